@@ -25,9 +25,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = (
-    *("tests/test_lua.py", "tests/test_driver.py", "tests/test_put_in_by_hand.py", "tests/test_refusals.py"),
-    *("tests/test_beyond_the_contract.py", "tests/test_late_pushes.py"),
-    "tests/test_drivers_agree.py",
+    *(
+        "tests/drivers/test_lua.py",
+        "tests/drivers/test_driver.py",
+        "tests/drivers/test_put_in_by_hand.py",
+        "tests/drivers/test_refusals.py",
+    ),
+    *("tests/drivers/test_beyond_the_contract.py", "tests/client/test_late_pushes.py"),
+    "tests/drivers/test_drivers_agree.py",
 )
 """Those that are run for each mutant, the quickest to fail first."""
 

@@ -55,6 +55,8 @@ _PAGES = {
     "middleware": "middleware",
     "retry": "retries",
     "schedules": "schedules",
+    "scheduler": "schedules",
+    "stored": "schedules",
     "service": "workers",
     "errors": "errors",
 }
@@ -78,7 +80,8 @@ def api() -> dict[Path, str]:
     groups: dict[str, list[Documented]] = {page: [] for page in _TITLES}
     for name in package.exports or ():
         found = _documented(package[str(name)])
-        groups[_PAGES.get(found.path.split(".")[1], "queues")].append(found)
+        _, *rooms, _ = found.path.split(".")
+        groups[next((_PAGES[room] for room in reversed(rooms) if room in _PAGES), "queues")].append(found)
     sync = package["sync"]
     groups["metrics"] = [package["metrics"][name] for name in ("Metrics", "QueueMetrics")]
     groups["metrics"].append(package["tracing"]["Tracing"])

@@ -16,13 +16,13 @@ import redis
 
 from benchmarks.report import number, table
 from redisjobs import server
-from redisjobs.driver import Consumer
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.job import OnConflict, State
-from redisjobs.queries import Ask, Count, FindLimits, Scan, Tidy
-from redisjobs.schedules.stored import Fire, Firing
-from redisjobs.transitions import MOST_JOBS, Ack, Lease, NewJob, ReportProgress, Settlement
+from redisjobs.model.driver import Consumer
+from redisjobs.model.job import OnConflict, State
+from redisjobs.model.queries import Ask, Count, FindLimits, Scan, Tidy
+from redisjobs.model.stored import Fire, Firing
+from redisjobs.model.transitions import MOST_JOBS, Ack, Lease, NewJob, ReportProgress, Settlement
 
 LINES, WORKERS, WAITERS = 50_000, 5_000, 100
 LARGE, MANY = 500_000, 500  # bytes of a large job, and how many there are

@@ -15,12 +15,13 @@ from pathlib import Path
 from benchmarks.systems import Failed
 from redisjobs import server
 from redisjobs.errors import DriverError
-from redisjobs.torture import lines
-from redisjobs.torture.fleet import Fleet, Kind
-from redisjobs.torture.follow_ups import follow_up
-from redisjobs.torture.jobs import Step
-from redisjobs.torture.store import Final, Store
-from redisjobs.torture.stories import Line, tell
+from redisjobs.events.recording import Line
+from redisjobs.torture.checks import lines
+from redisjobs.torture.checks.follow_ups import follow_up
+from redisjobs.torture.checks.stories import tell
+from redisjobs.torture.fleet.fleet import Fleet, Kind
+from redisjobs.torture.fleet.jobs import Step
+from redisjobs.torture.fleet.store import Final, Store
 
 _WORKERS = 2
 _LEASE = 0.5  # seconds: nobody takes a job over who has not lived for a lease, and few live for long here

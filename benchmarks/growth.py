@@ -14,11 +14,11 @@ from benchmarks.report import DASH, number, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
 from redisjobs import server
-from redisjobs.driver import Beat
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.model.driver import Beat
+from redisjobs.model.stored import Declarer, Definition, ListSchedules, Put, PutSchedules
+from redisjobs.model.transitions import NewJob
 from redisjobs.schedules.schedule import Schedule
-from redisjobs.schedules.stored import Declarer, Definition, ListSchedules, Put, PutSchedules
-from redisjobs.transitions import NewJob
 
 Cost = tuple[float, float, float]  # jobs/s; CPU of worker and of server, µs a job
 _DRAINED = 20_000  # jobs that are timed, at most

@@ -25,8 +25,9 @@ from benchmarks.measures import Figures
 from benchmarks.report import number, ratios, spread, table
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import CHECKOUT, SYSTEMS, US, Failed, python
-from redisjobs import JobName, JobQueue, recording, server
-from redisjobs.transitions import MOST_JOBS, Ack
+from redisjobs import JobName, JobQueue, server
+from redisjobs.events import recording
+from redisjobs.model.transitions import MOST_JOBS, Ack
 
 _QUEUE = "bench"
 _WORKERS, _KILLS = 4, 10  # processes; how many of them are killed in a run

@@ -11,7 +11,7 @@ import uvloop
 
 from redisjobs import JobContext, JobQueue, Worker
 from redisjobs.events import LeasesLost
-from redisjobs.recording import Recording
+from redisjobs.events.recording import Recording
 
 AT_ONCE, RATE = 3, 50
 LEASE = 2.0  # seconds

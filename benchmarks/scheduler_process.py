@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import anyio
 
 from redisjobs import JobContext, JobQueue, Schedule, Scheduler, Worker
-from redisjobs.recording import Recording
+from redisjobs.events.recording import Recording
 
 SELDOM = Schedule.cron("0 0 29 2 *")
 """When schedules fire that are to be idle."""

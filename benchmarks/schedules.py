@@ -17,12 +17,13 @@ from benchmarks.scheduler_process import SELDOM, Tick
 from benchmarks.stepped_server import SteppedServer
 from benchmarks.systems import CHECKOUT, Failed
 from redisjobs import Schedule, server
-from redisjobs.schedules.stored import ScheduleInfo
+from redisjobs.events.recording import Line
+from redisjobs.model.stored import ScheduleInfo
 from redisjobs.sync import JobQueue
-from redisjobs.torture import lines
-from redisjobs.torture.slots import misfired
-from redisjobs.torture.store import Final
-from redisjobs.torture.stories import Line, tell
+from redisjobs.torture.checks import lines
+from redisjobs.torture.checks.slots import misfired
+from redisjobs.torture.checks.stories import tell
+from redisjobs.torture.fleet.store import Final
 
 _QUEUE = "bench"
 _SCHEDULERS = 3

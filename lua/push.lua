@@ -90,7 +90,7 @@ local repeated = since_ms ~= nil
 local first_job = 4
 
 -- What ended is remembered for 65 s. So that what ended since it was first tried is always found, a repetition must be
--- here sooner after it was sent; when the client sends the last one is in redisjobs/transitions.py.
+-- here sooner after it was sent; when the client sends the last one is in redisjobs/model/transitions.py.
 local oldest_ms, ahead_ms, remembered_ms = repeated and 8000 or 30000, 100, 60000
 if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
   return {exact_ms * 1000, 'STALE'}

@@ -22,11 +22,6 @@ if sys.version_info < (3, 11):  # noqa: UP036  (a checkout can be run without an
 
 if TYPE_CHECKING:
     # Queues
-    from redisjobs.codec import JobInfo
-
-    # Jobs
-    from redisjobs.context import JobContext, current_job
-
     # Errors
     from redisjobs.errors import (
         DecodeError,
@@ -57,42 +52,46 @@ if TYPE_CHECKING:
         WrongType,
     )
 
-    # Looking at many jobs
-    from redisjobs.filters import FilterOptions
-    from redisjobs.groups import DeadGroup
-    from redisjobs.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
-
-    # Limits
-    from redisjobs.limits import LimitedKey, LimitInfo
-
     # Middleware
     from redisjobs.middleware import Middleware
-    from redisjobs.options import HandlerOptions, PushOptions
-    from redisjobs.pauses import PauseInfo
-    from redisjobs.progress import Progress
-    from redisjobs.queries import Counts
-    from redisjobs.queue import JobFunction, JobHandle, JobQueue
+    from redisjobs.model.codec import JobInfo
+
+    # Jobs
+    from redisjobs.model.context import JobContext, current_job
+
+    # Looking at many jobs
+    from redisjobs.model.filters import FilterOptions
+    from redisjobs.model.groups import DeadGroup
+    from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
+
+    # Limits
+    from redisjobs.model.limits import LimitedKey, LimitInfo
+    from redisjobs.model.options import HandlerOptions, PushOptions
+    from redisjobs.model.pauses import PauseInfo
+    from redisjobs.model.progress import Progress
+    from redisjobs.model.queries import Counts
 
     # What is kept
-    from redisjobs.retention import Keep, Retention
+    from redisjobs.model.retention import Keep, Retention
 
     # Retries
-    from redisjobs.retry import RetryPolicy, exponential_jitter, no_retry
+    from redisjobs.model.retry import RetryPolicy, exponential_jitter, no_retry
+    from redisjobs.model.stored import Accuracy, ScheduleInfo
+    from redisjobs.model.transitions import Reply
+    from redisjobs.model.workers import WorkerInfo
+    from redisjobs.queue import JobFunction, JobHandle, JobQueue
+
+    # Whoever runs jobs
+    from redisjobs.scheduler.scheduler import Scheduler
 
     # Schedules
     from redisjobs.schedules.schedule import Schedule
-
-    # Whoever runs jobs
-    from redisjobs.schedules.scheduler import Scheduler
-    from redisjobs.schedules.stored import Accuracy, ScheduleInfo
     from redisjobs.service import Lifespan, Service
-    from redisjobs.transitions import Reply
     from redisjobs.worker.worker import Worker
-    from redisjobs.workers import WorkerInfo
 
 _MODULES = {
-    "codec": ["JobInfo"],
-    "context": ["JobContext", "current_job"],
+    "model.codec": ["JobInfo"],
+    "model.context": ["JobContext", "current_job"],
     "errors": [
         *("DecodeError", "DriverError", "EncodeError", "Fail", "JobCancelled", "JobFailed", "JobStalled"),
         *("JobTimeout", "NoResult", "ProcessDied", "QueueFull", "RedisJobsError", "RegistrationError"),
@@ -100,25 +99,25 @@ _MODULES = {
         *("Snooze", "Unavailable", "UniqueConflict", "UnknownJob", "UnknownSchedule", "UnwritableResult"),
         "WrongType",
     ],
-    "filters": ["FilterOptions"],
-    "groups": ["DeadGroup"],
-    "job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
-    "limits": ["LimitInfo", "LimitedKey"],
+    "model.filters": ["FilterOptions"],
+    "model.groups": ["DeadGroup"],
+    "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
+    "model.limits": ["LimitInfo", "LimitedKey"],
     "middleware": ["Middleware"],
-    "options": ["HandlerOptions", "PushOptions"],
-    "pauses": ["PauseInfo"],
-    "progress": ["Progress"],
-    "queries": ["Counts"],
+    "model.options": ["HandlerOptions", "PushOptions"],
+    "model.pauses": ["PauseInfo"],
+    "model.progress": ["Progress"],
+    "model.queries": ["Counts"],
     "queue": ["JobFunction", "JobHandle", "JobQueue"],
-    "retention": ["Keep", "Retention"],
-    "retry": ["RetryPolicy", "exponential_jitter", "no_retry"],
+    "model.retention": ["Keep", "Retention"],
+    "model.retry": ["RetryPolicy", "exponential_jitter", "no_retry"],
     "schedules.schedule": ["Schedule"],
-    "schedules.scheduler": ["Scheduler"],
-    "schedules.stored": ["Accuracy", "ScheduleInfo"],
+    "scheduler.scheduler": ["Scheduler"],
+    "model.stored": ["Accuracy", "ScheduleInfo"],
     "service": ["Lifespan", "Service"],
-    "transitions": ["Reply"],
+    "model.transitions": ["Reply"],
     "worker.worker": ["Worker"],
-    "workers": ["WorkerInfo"],
+    "model.workers": ["WorkerInfo"],
 }
 """The modules of what is exported. Each is imported once somebody asks for a name of it: whoever only pushes never
 loads what runs jobs, and the command line says its version without loading either."""

@@ -36,8 +36,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from redisjobs.durations import aware, seconds
-from redisjobs.visible import visible
+from redisjobs.base.durations import aware, seconds
+from redisjobs.base.visible import visible
 
 E = TypeVar("E", bound=BaseException)
 

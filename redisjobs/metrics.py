@@ -24,8 +24,10 @@ except ModuleNotFoundError as error:
         name="prometheus_client",
     ) from error
 
-from redisjobs.backoff import retrying_sync
-from redisjobs.driver import Driver, SyncDriver
+from redisjobs.base.logger import Log
+from redisjobs.base.visible import visible
+from redisjobs.client.backoff import retrying_sync
+from redisjobs.client.registry import Registry
 from redisjobs.drivers import sync_side
 from redisjobs.errors import DriverError, Snooze, Unavailable
 from redisjobs.events import (
@@ -45,14 +47,12 @@ from redisjobs.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from redisjobs.job import Priority
-from redisjobs.logger import Log
-from redisjobs.outcome import Raised
-from redisjobs.queries import COUNTERS, Backlog, Count, Counts, FindPauses, Measure, Pauses, Query
-from redisjobs.registry import Registry
-from redisjobs.schedules.stored import ScheduleInfo, schedule_infos, schedule_pages
-from redisjobs.transitions import DeadLetter
-from redisjobs.visible import visible
+from redisjobs.model.driver import Driver, SyncDriver
+from redisjobs.model.job import Priority
+from redisjobs.model.outcome import Raised
+from redisjobs.model.queries import COUNTERS, Backlog, Count, Counts, FindPauses, Measure, Pauses, Query
+from redisjobs.model.stored import ScheduleInfo, schedule_infos, schedule_pages
+from redisjobs.model.transitions import DeadLetter
 
 T = TypeVar("T")
 

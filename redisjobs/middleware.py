@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from redisjobs import codec
-from redisjobs.context import JobContext
+from redisjobs.base.eventloop import is_awaitable, is_cancelled
+from redisjobs.base.logger import Log, is_ctrl_c
+from redisjobs.base.visible import visible
 from redisjobs.errors import DecodeError
-from redisjobs.eventloop import is_awaitable, is_cancelled
-from redisjobs.job import Priority
-from redisjobs.logger import Log, is_ctrl_c
-from redisjobs.transitions import After, At, Lease, NewJob
-from redisjobs.visible import visible
+from redisjobs.model import codec
+from redisjobs.model.context import JobContext
+from redisjobs.model.job import Priority
+from redisjobs.model.transitions import After, At, Lease, NewJob
 
 if TYPE_CHECKING:
     from redisjobs.events import SettledJob
-    from redisjobs.outcome import Outcome
+    from redisjobs.model.outcome import Outcome
 
 logger = Log("redisjobs")
 

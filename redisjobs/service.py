@@ -13,15 +13,15 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
+from redisjobs.base.logger import Log
+from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable, single_cause
 from redisjobs.events import SourceUnavailable, WorkerStarted
-from redisjobs.job import Duration
-from redisjobs.logger import Log
 from redisjobs.middleware import Middleware
-from redisjobs.queries import Count
-from redisjobs.registry import Registry
-from redisjobs.schedules.scheduler import Scheduler
-from redisjobs.worker.health import Health
+from redisjobs.model.job import Duration
+from redisjobs.model.queries import Count
+from redisjobs.scheduler.scheduler import Scheduler
+from redisjobs.worker.settings.health import Health
 from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.service")

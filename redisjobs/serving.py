@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Unpack
 
-from redisjobs.registry import Registry
+from redisjobs.client.registry import Registry
 
 if TYPE_CHECKING:
     from redisjobs.service import AppLifespan, Lifespan, OnFailure, Service, WorkerOptions

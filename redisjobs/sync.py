@@ -13,14 +13,30 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
-from redisjobs import codec, drivers
-from redisjobs.arguments import flag, one_of, whole
-from redisjobs.backoff import retrying_sync
-from redisjobs.codec import JobInfo
-from redisjobs.context import JobContext
-from redisjobs.durations import seconds
+from redisjobs import drivers
+from redisjobs.base.arguments import flag, one_of, whole
+from redisjobs.base.durations import seconds
+from redisjobs.client.backoff import retrying_sync
+from redisjobs.client.push import Conflict, Push, raise_conflicts
+from redisjobs.client.registry import (
+    Args,
+    FunctionJob,
+    Given,
+    P,
+    Returned,
+    Returned_co,
+    Unchecked,
+    check_job_options,
+    id_of,
+)
+from redisjobs.client.schedules import SyncSchedules
+from redisjobs.client.waiting import Waitings, WaitingThread
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.filters import (
+from redisjobs.middleware import NOBODY, Middleware, before_push_sync
+from redisjobs.model import codec
+from redisjobs.model.codec import JobInfo
+from redisjobs.model.context import JobContext
+from redisjobs.model.filters import (
     AT_ONCE,
     FilterOptions,
     Requeuing,
@@ -33,15 +49,13 @@ from redisjobs.filters import (
     states_of,
     waiting_state,
 )
-from redisjobs.groups import DeadGroup, Groups
-from redisjobs.job import AppState, Duration, Expected, JobName, Named, PushedJob, State, TypedMapping
-from redisjobs.limits import Limit, LimitInfo, LimitKey, limit_infos, limited_name
-from redisjobs.middleware import NOBODY, Middleware, before_push_sync
-from redisjobs.options import HandlerOptions, PushOptions
-from redisjobs.pauses import PauseInfo, pause_info, paused_name
-from redisjobs.progress import Progress
-from redisjobs.push import Conflict, Push, raise_conflicts
-from redisjobs.queries import (
+from redisjobs.model.groups import DeadGroup, Groups
+from redisjobs.model.job import AppState, Duration, Expected, JobName, Named, PushedJob, State, TypedMapping
+from redisjobs.model.limits import Limit, LimitInfo, LimitKey, limit_infos, limited_name
+from redisjobs.model.options import HandlerOptions, PushOptions
+from redisjobs.model.pauses import PauseInfo, pause_info, paused_name
+from redisjobs.model.progress import Progress
+from redisjobs.model.queries import (
     Cancel,
     Change,
     Count,
@@ -67,26 +81,13 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
+from redisjobs.model.retention import ASIDE, Retention
+from redisjobs.model.retry import RetryPolicy
+from redisjobs.model.signature import Signature
+from redisjobs.model.transitions import MOST_JOBS, NewJob, Reply
+from redisjobs.model.workers import WorkerInfo, worker_infos
 from redisjobs.queue import gave_up, requeued
-from redisjobs.registry import (
-    Args,
-    FunctionJob,
-    Given,
-    P,
-    Returned,
-    Returned_co,
-    Unchecked,
-    check_job_options,
-    id_of,
-)
-from redisjobs.retention import ASIDE, Retention
-from redisjobs.retry import RetryPolicy
-from redisjobs.schedules.faces import SyncSchedules
 from redisjobs.serving import Serving
-from redisjobs.signature import Signature
-from redisjobs.transitions import MOST_JOBS, NewJob, Reply
-from redisjobs.waiting import Waitings, WaitingThread
-from redisjobs.workers import WorkerInfo, worker_infos
 
 R = TypeVar("R")
 T = TypeVar("T")

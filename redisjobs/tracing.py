@@ -24,11 +24,11 @@ except ModuleNotFoundError as error:
 import anyio
 
 from redisjobs._version import __version__
-from redisjobs.context import JobContext
 from redisjobs.errors import Snooze
 from redisjobs.middleware import CallNext, Middleware, OutgoingJob, RunningJob
-from redisjobs.outcome import text_of
-from redisjobs.worker.threads import NoThread
+from redisjobs.model.context import JobContext
+from redisjobs.model.outcome import text_of
+from redisjobs.worker.running.threads import NoThread
 
 # The names of OpenTelemetry's semantic conventions 1.44 for messaging spans, `messaging/messaging-spans.md` there,
 # which are still in development. Copied, as the package that has them changes their place as they become stable.

@@ -23,11 +23,11 @@ from redisjobs.drivers.redis import connection
 from redisjobs.errors import ServerNotFound
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.fixtures import worker as worker
-from redisjobs.worker.call import Means
-from redisjobs.worker.contexts import Contexts
-from redisjobs.worker.guard import Guard
 from redisjobs.worker.processor import Processor
-from redisjobs.worker.source import Source
+from redisjobs.worker.running.call import Means
+from redisjobs.worker.running.contexts import Contexts
+from redisjobs.worker.running.guard import Guard
+from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
 
 _CI = bool(os.environ.get("CI"))

@@ -11,19 +11,9 @@ from redisjobs.drivers.memory.ends import conclude
 from redisjobs.drivers.memory.include import fence
 from redisjobs.drivers.memory.shares import Limiter
 from redisjobs.drivers.memory.state import Memory, Record, Stream
-from redisjobs.job import OnConflict
-from redisjobs.queries import Measure
-from redisjobs.transitions import (
-    Ack,
-    Exchange,
-    Lease,
-    NewJob,
-    Pushed,
-    Reply,
-    Settlement,
-    Silent,
-    Turn,
-)
+from redisjobs.model.job import OnConflict
+from redisjobs.model.queries import Measure
+from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
 
 
 def pushes_what_is_there() -> None:

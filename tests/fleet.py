@@ -14,9 +14,9 @@ from typing import TypedDict
 
 from store import eventually
 
-from redisjobs.job import JobName
+from redisjobs.model.job import JobName
 from redisjobs.sync import JobQueue
-from redisjobs.torture.fleet import children
+from redisjobs.torture.fleet.fleet import children
 
 APP = """
 import asyncio, gc, os, signal, sys, threading, time

@@ -1,4 +1,4 @@
-"""Handlers for tests/test_processes.py, where a process finds them."""
+"""Handlers for tests/worker/running/test_processes.py, where a process finds them."""
 
 import contextvars
 import ctypes
@@ -28,7 +28,7 @@ from redisjobs import (
     current_job,
     no_retry,
 )
-from redisjobs.context import hearer_of
+from redisjobs.model.context import hearer_of
 
 START_TAKES = "START_TAKES"
 """For how many more seconds a process starts, by its environment."""

@@ -16,7 +16,6 @@ import anyio
 import redis
 from tenacity import wait_none
 
-from redisjobs.driver import Consumer, Driver
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.state import Memory, encoded
 from redisjobs.drivers.memory.worker import join
@@ -24,17 +23,18 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.job import Priority
-from redisjobs.queries import Tidy
-from redisjobs.retry import RetryPolicy
+from redisjobs.model.driver import Consumer, Driver
+from redisjobs.model.job import Priority
+from redisjobs.model.queries import Tidy
+from redisjobs.model.retry import RetryPolicy
+from redisjobs.model.transitions import Lease
 from redisjobs.testing.clock import Clock as Clock
 from redisjobs.testing.driver_contract.acts import Heart as Heart
 from redisjobs.testing.driver_contract.acts import happened as happened
 from redisjobs.testing.driver_contract.acts import take_over as take_over
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Lease
-from redisjobs.worker.batcher import Batch
-from redisjobs.worker.source import Source
+from redisjobs.worker.source.batcher import Batch
+from redisjobs.worker.source.source import Source
 
 ROLES = ("producer", "worker", "scheduler", "operator")
 """Who write, each by its rule in restrict-access.md."""

@@ -18,9 +18,9 @@ from benchmarks.schedules import commands_of, judge
 from benchmarks.session import commands_in
 from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, Failed, System
 from redisjobs import Schedule
-from redisjobs.schedules.stored import Accuracy, ScheduleInfo
-from redisjobs.torture.store import Final, Letter
-from redisjobs.torture.stories import Line
+from redisjobs.events.recording import Line
+from redisjobs.model.stored import Accuracy, ScheduleInfo
+from redisjobs.torture.fleet.store import Final, Letter
 
 MADE_UP: Samples = {
     "drain_1": {

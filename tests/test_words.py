@@ -49,7 +49,7 @@ def _texts() -> Iterator[tuple[Path, str]]:
             # Not what the benchmarks install.
             if not any(part.startswith(".") for part in path.relative_to(ROOT).parts):
                 yield path.relative_to(ROOT), path.read_text("utf-8")
-    for path in (*ROOT.glob("*.md"), *(path for path in ROOT.glob("tests/*.py") if path != Path(__file__))):
+    for path in (*ROOT.glob("*.md"), *(path for path in ROOT.glob("tests/**/*.py") if path != Path(__file__))):
         if path.name != "CHANGELOG.md":  # it tells of the past
             yield path.relative_to(ROOT), path.read_text("utf-8")
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypedDict, assert_type
 from pydantic import BaseModel
 
 from redisjobs import JobContext, JobHandle, JobName, JobQueue, Priority, Worker, sync
-from redisjobs.transitions import NewJob
+from redisjobs.model.transitions import NewJob
 
 
 @dataclass

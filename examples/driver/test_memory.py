@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from redisjobs.driver import Driver
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.drivers.memory.state import Memory
+from redisjobs.model.driver import Driver
 from redisjobs.testing.clock import Clock
 from redisjobs.testing.driver_contract import *  # noqa: F403
 from redisjobs.testing.store import DriverStore

@@ -14,10 +14,10 @@ import typer
 import typer.core
 
 from redisjobs._version import __version__
+from redisjobs.base.visible import visible
 from redisjobs.cli.errors import CommandError
 from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
-from redisjobs.visible import visible
 
 
 def _say_version(wanted: bool) -> None:
@@ -65,7 +65,9 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            from redisjobs.codec import plainly  # which takes longer to load than all that is needed for --help
+            from redisjobs.model.codec import (
+                plainly,  # which takes longer to load than all that is needed for --help
+            )
 
             error.message = plainly(error.message)
             raise

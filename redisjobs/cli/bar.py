@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from redisjobs.progress import Progress
-from redisjobs.visible import visible
+from redisjobs.base.visible import visible
+from redisjobs.model.progress import Progress
 
 
 class Bar:

@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
+from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.filters import FilterOptions
-from redisjobs.transitions import Reply
-from redisjobs.visible import number_of, visible
+from redisjobs.model.filters import FilterOptions
+from redisjobs.model.transitions import Reply
 
 
 def cancel(

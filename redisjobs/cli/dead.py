@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from redisjobs import codec, sync
+from redisjobs import sync
+from redisjobs.base.rates import pause_of
+from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure, Mistake
@@ -30,17 +32,16 @@ from redisjobs.cli.target import (
     queue_of,
     where,
 )
-from redisjobs.codec import JobInfo
+from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.events import JobsChanged
-from redisjobs.filters import FilterOptions
-from redisjobs.job import State
-from redisjobs.progress import Progress
+from redisjobs.model import codec
+from redisjobs.model.codec import JobInfo
+from redisjobs.model.filters import FilterOptions
+from redisjobs.model.job import State
+from redisjobs.model.progress import Progress
 from redisjobs.queue import JobQueue
-from redisjobs.rates import pause_of
-from redisjobs.registry import Registry
-from redisjobs.visible import number_of, visible
 
 app = typer.Typer(help="Dead letters: jobs set aside for a human.", no_args_is_help=True)
 

@@ -17,11 +17,11 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from redisjobs.base.logger import Log
 from redisjobs.cli import responder
 from redisjobs.cli.responder import Answer
+from redisjobs.client.registry import Registry
 from redisjobs.events import ProcessEnded
-from redisjobs.logger import Log
-from redisjobs.registry import Registry
 
 logger = Log("redisjobs")
 

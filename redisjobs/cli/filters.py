@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from redisjobs.arguments import is_text
+from redisjobs.base.arguments import is_text
 from redisjobs.cli.errors import Mistake, check_seconds
-from redisjobs.filters import FilterOptions
+from redisjobs.model.filters import FilterOptions
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 Text = Annotated[

@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
+from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Name, OlderThan, Text, Waiting, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.filters import FilterOptions
+from redisjobs.model.filters import FilterOptions
+from redisjobs.model.transitions import Reply
 from redisjobs.sync import JobQueue
-from redisjobs.transitions import Reply
-from redisjobs.visible import number_of, visible
 
 Id = Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id.")]
 WaitingState = Annotated[Waiting | None, typer.Option("--state", help="All jobs that are ready, or delayed.")]

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.bar import Bar, amount
 from redisjobs.cli.errors import Failure
@@ -18,10 +19,9 @@ from redisjobs.errors import (
     ResultNotKept,
     ResultRefused,
 )
-from redisjobs.job import State
-from redisjobs.retention import ASIDE
+from redisjobs.model.job import State
+from redisjobs.model.retention import ASIDE
 from redisjobs.sync import JobQueue
-from redisjobs.visible import visible
 
 
 def show_job(

@@ -7,7 +7,7 @@ import typer
 from redisjobs.cli import show
 from redisjobs.cli.filters import Name, OlderThan, Text, filters
 from redisjobs.cli.target import Json, Limit, QueueName, Url, named, where
-from redisjobs.job import State
+from redisjobs.model.job import State
 
 
 def list_jobs(

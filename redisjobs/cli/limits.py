@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.limits import Limit, LimitedKey, LimitInfo, limited_name
+from redisjobs.model.limits import Limit, LimitedKey, LimitInfo, limited_name
 from redisjobs.sync import JobQueue
-from redisjobs.visible import visible
 
 app = typer.Typer(
     help="Limits: how many jobs of a name run at once in the whole fleet, and how many start in a time.",

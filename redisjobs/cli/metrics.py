@@ -9,7 +9,7 @@ import typer
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say
 from redisjobs.cli.target import Moved, load, where
-from redisjobs.registry import Registry
+from redisjobs.client.registry import Registry
 
 _LOOK = 1.0  # seconds between looks: a signal that the system gave to another thread ends no wait
 

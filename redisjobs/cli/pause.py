@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
+from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.job import State
-from redisjobs.pauses import paused_name
+from redisjobs.model.job import State
+from redisjobs.model.pauses import paused_name
 from redisjobs.sync import JobQueue
-from redisjobs.visible import visible
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 

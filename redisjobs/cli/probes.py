@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from redisjobs.cli import responder
 from redisjobs.cli.responder import Answer
-from redisjobs.worker.health import Health
+from redisjobs.worker.settings.health import Health
 
 
 def serve(where: str, health: Callable[[], Health]) -> None:

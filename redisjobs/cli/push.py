@@ -9,25 +9,24 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from redisjobs import codec, sync
-from redisjobs.arguments import is_text
+from redisjobs import sync
+from redisjobs.base.arguments import is_text
+from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake, check_seconds
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Imports, Json, Moved, Target, load, naming, where
 from redisjobs.cli.wait import wait_for
+from redisjobs.client.registry import Registry
+from redisjobs.client.results import kept_for_a_while
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
-from redisjobs.job import OnConflict, Priority, PushedJob, UniqueUntil
-from redisjobs.limits import checked_key
-from redisjobs.options import PushOptions
+from redisjobs.model import codec
+from redisjobs.model.job import OnConflict, Priority, PushedJob, UniqueUntil
+from redisjobs.model.limits import checked_key
+from redisjobs.model.options import PushOptions
+from redisjobs.model.transitions import NewJob
 from redisjobs.queue import JobQueue
-from redisjobs.registry import Registry
-from redisjobs.results import kept_for_a_while
-from redisjobs.transitions import (
-    NewJob,
-)
-from redisjobs.visible import visible
 
 
 def push(

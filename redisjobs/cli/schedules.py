@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.errors import RegistrationError, UnknownSchedule
-from redisjobs.schedules.stored import ScheduleInfo
+from redisjobs.model.stored import ScheduleInfo
 from redisjobs.sync import JobQueue
-from redisjobs.visible import visible
 
 app = typer.Typer(help="Schedules: what is pushed again and again, and when.", no_args_is_help=True)
 

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from redisjobs.base.visible import visible
 from redisjobs.cli.bar import amount
 from redisjobs.cli.output import is_read, say
-from redisjobs.codec import JobInfo
-from redisjobs.job import State
-from redisjobs.pauses import PauseInfo
-from redisjobs.progress import Progress
-from redisjobs.queries import Counts
-from redisjobs.registry import Registry
-from redisjobs.visible import visible
+from redisjobs.client.registry import Registry
+from redisjobs.model.codec import JobInfo
+from redisjobs.model.job import State
+from redisjobs.model.pauses import PauseInfo
+from redisjobs.model.progress import Progress
+from redisjobs.model.queries import Counts
 
 _WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself
 _SHORT = 60  # characters of a long text in a list

@@ -16,8 +16,8 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
-from redisjobs.logger import Log, log_from_thread
-from redisjobs.worker.shutdown import Interrupts, stopping
+from redisjobs.base.logger import Log, log_from_thread
+from redisjobs.worker.settings.shutdown import Interrupts, stopping
 from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")

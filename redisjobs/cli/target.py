@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from redisjobs import sync
+from redisjobs.base.visible import visible
 from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, UniqueConflict
 from redisjobs.queue import JobQueue
-from redisjobs.registry import Registry
 from redisjobs.server import DEFAULT_URL
-from redisjobs.visible import visible
 
 _ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is unavailable
 

@@ -18,12 +18,12 @@ from rich.text import Text
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.errors import Mistake
 from redisjobs.torture import report
-from redisjobs.torture.checker import Verdict, check
+from redisjobs.torture.checks.checker import Verdict, check
 from redisjobs.torture.emptied import empty
+from redisjobs.torture.fleet.place import Place, check_url, place
+from redisjobs.torture.fleet.settable import settable
 from redisjobs.torture.nemesis import FAULTS, Fault
-from redisjobs.torture.place import Place, check_url, place
 from redisjobs.torture.run import LEASE, Torture
-from redisjobs.torture.settable import settable
 from redisjobs.torture.spoiled import spoil
 
 _SAY = 5.0  # seconds between lines where there is no terminal

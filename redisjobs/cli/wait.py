@@ -5,13 +5,13 @@ from typing import Any
 
 import anyio
 
+from redisjobs.base.visible import visible
 from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import CommandError, Failure
 from redisjobs.cli.target import where
+from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, JobFailed, NoResult
 from redisjobs.queue import JobQueue
-from redisjobs.registry import Registry
-from redisjobs.visible import visible
 
 
 class TimedOut(CommandError):

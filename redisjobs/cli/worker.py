@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from redisjobs.base.logger import Log
 from redisjobs.cli import settings
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.log import LogFormat, LogLevel, configure
@@ -19,12 +20,11 @@ from redisjobs.cli.metrics import need_library
 from redisjobs.cli.probes import serve
 from redisjobs.cli.shutdown import Shutdown
 from redisjobs.cli.target import Imports, Moved, Targets, load_all
+from redisjobs.client.registry import Registry
 from redisjobs.errors import RedisJobsError
-from redisjobs.logger import Log
-from redisjobs.registry import Registry
 from redisjobs.worker.child import PROGRAM, End, Pipe
-from redisjobs.worker.guard import run_as_main
-from redisjobs.worker.shutdown import Interrupts
+from redisjobs.worker.running.guard import run_as_main
+from redisjobs.worker.settings.shutdown import Interrupts
 from redisjobs.worker.supervisor import Supervisor
 from redisjobs.worker.worker import Worker
 

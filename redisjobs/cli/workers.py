@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from redisjobs.base.visible import number_of
 from redisjobs.cli import show
 from redisjobs.cli.output import say
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.visible import number_of
-from redisjobs.workers import WorkerInfo
+from redisjobs.model.workers import WorkerInfo
 
 _COLUMNS = ("worker", "state", "since", "running", "slots", "version", "job names")
 

@@ -9,10 +9,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from redisjobs.context import JobContext
 from redisjobs.demo.results import Line
+from redisjobs.events.recording import Recording
+from redisjobs.model.context import JobContext
 from redisjobs.queue import JobQueue
-from redisjobs.recording import Recording
 from redisjobs.server import DEFAULT_URL
 
 QUEUE, RECORDINGS = "REDISJOBS_DEMO_QUEUE", "REDISJOBS_DEMO_RECORDINGS"

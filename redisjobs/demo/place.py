@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from redisjobs import server
+from redisjobs.base.visible import without_password
 from redisjobs.drivers.redis.commands import Command, Commands
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.errors import DriverError, RedisJobsError
-from redisjobs.visible import without_password
 from redisjobs.worker.child import PROGRAM
 
 _LASTING = ("jobs", "stats", "due", "delayed", "dead", "large", "layout", "workers", "fenced")

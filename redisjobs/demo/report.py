@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from redisjobs.base.visible import number_of
 from redisjobs.demo.place import Place
 from redisjobs.demo.results import Line, Verdict
 from redisjobs.demo.workers import Kill
 from redisjobs.drivers.redis.commands import Commands
-from redisjobs.visible import number_of
 
 _NAMED = 10  # files named where there is something wrong with them
 

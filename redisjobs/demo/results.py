@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from redisjobs import recording
+from redisjobs.events import recording
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from redisjobs import sync
-from redisjobs.codec import JobInfo
 from redisjobs.demo.jobs import QUEUE, RECORDINGS
 from redisjobs.errors import RedisJobsError
-from redisjobs.job import State
+from redisjobs.model.codec import JobInfo
+from redisjobs.model.job import State
 from redisjobs.worker.child import PROGRAM
 
 _STOP_WITHIN = 5.0  # seconds

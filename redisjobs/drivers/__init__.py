@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from redisjobs.driver import Driver, SyncDriver
+from redisjobs.model.driver import Driver, SyncDriver
 
 
 def connect(where: Any, queue: str) -> Driver:

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any, Protocol
 
-from redisjobs.driver import Driver
-from redisjobs.queries import Change, Query
+from redisjobs.model.driver import Driver
+from redisjobs.model.queries import Change, Query
 from redisjobs.testing.clock import Clock
 
 

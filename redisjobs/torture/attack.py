@@ -6,10 +6,10 @@ from contextlib import suppress
 from functools import partial
 
 from redisjobs.errors import DriverError
-from redisjobs.recording import Recording
+from redisjobs.events.recording import Recording
 from redisjobs.torture import nemesis
 from redisjobs.torture.nemesis import Fault, Field, duration
-from redisjobs.torture.plan import Planned, plan
+from redisjobs.torture.nemesis.plan import Planned, plan
 from redisjobs.torture.progress import Progress
 from redisjobs.torture.watch import Watch
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from redisjobs import server
 from redisjobs.errors import DriverError
-from redisjobs.recording import Recording
-from redisjobs.torture import jobs, lines, schedules
-from redisjobs.torture.fleet import Fleet, Kind
-from redisjobs.torture.limits import over_the_limit
+from redisjobs.events.recording import Line, Recording
+from redisjobs.torture.checks import lines
+from redisjobs.torture.checks.limits import over_the_limit
+from redisjobs.torture.checks.stories import tell
+from redisjobs.torture.fleet import jobs, schedules
+from redisjobs.torture.fleet.fleet import Fleet, Kind
+from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis import Field
-from redisjobs.torture.store import Store
-from redisjobs.torture.stories import Line, tell
 
 _WITHIN = 60.0  # seconds that each step may take
 _LEASE = 2.0

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from redisjobs.errors import DriverError
-from redisjobs.queries import Counts
-from redisjobs.torture.store import Store
+from redisjobs.model.queries import Counts
+from redisjobs.torture.fleet.store import Store
 
 _EVERY = 0.5  # seconds between two lines
 _SHOWN = {"pushed": "pushed", "completed": "done", "dead": "dead", "cancelled": "cancelled"}

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from redisjobs.torture.checker import Verdict
-from redisjobs.torture.recovery import Recovery
+from redisjobs.torture.checks.checker import Verdict
+from redisjobs.torture.checks.recovery import Recovery
 
 _NAMED = 10  # of each thing that is wrong
 

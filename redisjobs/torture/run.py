@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from redisjobs.errors import RedisJobsError
-from redisjobs.recording import Recording
-from redisjobs.torture import lines, schedules
-from redisjobs.torture.answers import UNKNOWN
+from redisjobs.events.recording import Line, Recording
 from redisjobs.torture.attack import Attack
-from redisjobs.torture.fleet import Fleet
+from redisjobs.torture.checks import lines
+from redisjobs.torture.checks.answers import UNKNOWN
+from redisjobs.torture.fleet import schedules
+from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.place import Place
+from redisjobs.torture.fleet.producers import Producers
+from redisjobs.torture.fleet.store import Final
+from redisjobs.torture.fleet.waiters import wait_again
 from redisjobs.torture.nemesis import Fault, Field
-from redisjobs.torture.place import Place
-from redisjobs.torture.producers import Producers
 from redisjobs.torture.progress import Progress
-from redisjobs.torture.store import Final
-from redisjobs.torture.stories import Line
-from redisjobs.torture.waiters import wait_again
 from redisjobs.torture.watch import Watch
 
 LEASE = 2.0

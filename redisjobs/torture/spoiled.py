@@ -11,15 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from redisjobs.errors import DriverError
-from redisjobs.job import Priority, State
-from redisjobs.recording import Recording
-from redisjobs.torture import jobs, lines
-from redisjobs.torture.checker import check
-from redisjobs.torture.fleet import Fleet, Kind
+from redisjobs.events.recording import Recording
+from redisjobs.model.job import Priority, State
+from redisjobs.torture.checks import lines
+from redisjobs.torture.checks.checker import check
+from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.fleet import Fleet, Kind
+from redisjobs.torture.fleet.place import Place
+from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis import Field
 from redisjobs.torture.nemesis.processes import StopWorker
-from redisjobs.torture.place import Place
-from redisjobs.torture.store import Store
 
 _LARGEST = f"{2**64 - 1}-{2**64 - 1}"
 _WITHIN = 20.0  # seconds that all of it may take

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from redisjobs.recording import Recording
+from redisjobs.events.recording import Recording
 from redisjobs.torture.nemesis import Field
 from redisjobs.torture.progress import Progress
 

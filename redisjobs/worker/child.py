@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from redisjobs.visible import visible
-from redisjobs.worker.health import Health
+from redisjobs.base.visible import visible
+from redisjobs.worker.settings.health import Health
 
 # -P: without it the current directory comes first where Python looks for modules, and a `queue.py` there would be
 # taken for Python's own.

@@ -10,27 +10,27 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from redisjobs.base.eventloop import Gate, threadsafe_caller
+from redisjobs.base.logger import Log
 from redisjobs.errors import RedisJobsError
-from redisjobs.eventloop import Gate, threadsafe_caller
 from redisjobs.events import LoopBlocked, LoopResumed
-from redisjobs.logger import Log
-from redisjobs.outcome import Interrupted
-from redisjobs.worker.allocator import Allocator
-from redisjobs.worker.call import Means
-from redisjobs.worker.contexts import Contexts
-from redisjobs.worker.guard import Guard, keep_up
-from redisjobs.worker.health import Health, combined
-from redisjobs.worker.heartbeat import Heartbeat
-from redisjobs.worker.pool import Pool
+from redisjobs.model.outcome import Interrupted
 from redisjobs.worker.rss import rss
-from redisjobs.worker.settings import Settings
-from redisjobs.worker.shutdown import Shutdown
-from redisjobs.worker.source import Source
-from redisjobs.worker.threads import Threads
-from redisjobs.worker.watchdog import LoopWatchdog
+from redisjobs.worker.running.call import Means
+from redisjobs.worker.running.contexts import Contexts
+from redisjobs.worker.running.guard import Guard, keep_up
+from redisjobs.worker.running.threads import Threads
+from redisjobs.worker.settings.health import Health, combined
+from redisjobs.worker.settings.settings import Settings
+from redisjobs.worker.settings.shutdown import Shutdown
+from redisjobs.worker.source.allocator import Allocator
+from redisjobs.worker.source.heartbeat import Heartbeat
+from redisjobs.worker.source.pool import Pool
+from redisjobs.worker.source.source import Source
+from redisjobs.worker.source.watchdog import LoopWatchdog
 
 if TYPE_CHECKING:
-    from redisjobs.worker.processes import Processes
+    from redisjobs.worker.running.processes import Processes
 
 logger = Log("redisjobs.worker")
 
@@ -126,7 +126,7 @@ class Processor:
         queues = [source.member.settings.queue for source in self.sources]
         handlers = [each for queue in queues for each in queue.definitions.values() if each.in_process]
         if handlers:
-            from redisjobs.worker.processes import Processes  # here, for what it loads
+            from redisjobs.worker.running.processes import Processes  # here, for what it loads
 
             self.processes = Processes(handlers, self._processes_changed)
             await self.processes.open()

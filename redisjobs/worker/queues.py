@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from redisjobs.registry import Registry
-from redisjobs.worker.allocator import Allocator
+from redisjobs.client.registry import Registry
+from redisjobs.worker.source.allocator import Allocator
 
 Listed = Registry | tuple[Registry, float]
 """A queue, by itself or with its weight."""

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from redisjobs.backoff import retrying_sync
+from redisjobs.base.logger import Log
+from redisjobs.client.backoff import retrying_sync
+from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import ProcessEnded
-from redisjobs.logger import Log
-from redisjobs.registry import Registry
 from redisjobs.worker.child import Child, End, listen
-from redisjobs.worker.health import Health
+from redisjobs.worker.settings.health import Health
 
 logger = Log("redisjobs.supervisor")
 

@@ -12,20 +12,20 @@ from dataclasses import replace
 
 import anyio
 
-from redisjobs.arguments import whole
-from redisjobs.durations import seconds
+from redisjobs.base.arguments import whole
+from redisjobs.base.durations import seconds
+from redisjobs.base.logger import Log
+from redisjobs.base.visible import number_of
+from redisjobs.client.registry import Registry
 from redisjobs.errors import single_cause
-from redisjobs.job import Duration
-from redisjobs.logger import Log
 from redisjobs.middleware import Middleware, all_checked
-from redisjobs.registry import Registry
-from redisjobs.visible import number_of
-from redisjobs.worker.guard import keep_up
-from redisjobs.worker.health import Health, combined
+from redisjobs.model.job import Duration
 from redisjobs.worker.processor import Processor
 from redisjobs.worker.queues import Queues
-from redisjobs.worker.settings import Settings
-from redisjobs.worker.shutdown import Interrupts, stopping
+from redisjobs.worker.running.guard import keep_up
+from redisjobs.worker.settings.health import Health, combined
+from redisjobs.worker.settings.settings import Settings
+from redisjobs.worker.settings.shutdown import Interrupts, stopping
 
 logger = Log("redisjobs.worker")
 

@@ -10,13 +10,13 @@ from typing import TypeVar, cast
 import anyio
 import anyio.lowlevel
 
-from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
+from redisjobs.base.eventloop import threadsafe_caller
 from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.errors import Unavailable
-from redisjobs.eventloop import threadsafe_caller
-from redisjobs.queries import Change, Query
-from redisjobs.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
+from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until
+from redisjobs.model.queries import Change, Query
+from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """How jobs have ended, for who asks for results or waits for them: the twin of `lua/include/conclude.lua`."""
 
 from redisjobs.drivers.memory.state import SWEPT, Ends, Fields, Memory, Outcome, text_of
-from redisjobs.transitions import Result
+from redisjobs.model.transitions import Result
 
 _WATCHED = 60_000  # ms that the last progress outlives its job by
 _LONGER = 86_400_000  # ms that an outcome outlives its result by, at most

@@ -41,7 +41,7 @@ from redisjobs.drivers.memory.state import (
     text_of,
 )
 from redisjobs.errors import DriverError
-from redisjobs.transitions import (
+from redisjobs.model.transitions import (
     Ack,
     DeadLetter,
     Ended,

@@ -24,9 +24,9 @@ from redisjobs.drivers.memory.state import (
     encoded,
     text_of,
 )
-from redisjobs.job import Priority
-from redisjobs.retention import DEFAULT
-from redisjobs.transitions import After, At, Due, Result
+from redisjobs.model.job import Priority
+from redisjobs.model.retention import DEFAULT
+from redisjobs.model.transitions import After, At, Due, Result
 
 REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from redisjobs.driver import supported
 from redisjobs.drivers.memory.ends import conclude, forget_end
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
@@ -34,8 +33,9 @@ from redisjobs.drivers.memory.schedules import (
 )
 from redisjobs.drivers.memory.state import ALONE, RELEASED, Memory, encoded
 from redisjobs.drivers.memory.waiting import ask
-from redisjobs.job import Priority, State
-from redisjobs.queries import (
+from redisjobs.model.driver import supported
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import (
     Ask,
     Backlog,
     Cancel,
@@ -70,7 +70,7 @@ from redisjobs.queries import (
     WorkersFound,
     backlog_since,
 )
-from redisjobs.schedules.stored import (
+from redisjobs.model.stored import (
     Fire,
     ListSchedules,
     PauseSchedule,
@@ -78,7 +78,7 @@ from redisjobs.schedules.stored import (
     RemoveSchedule,
     WithdrawSchedules,
 )
-from redisjobs.transitions import After, Reply
+from redisjobs.model.transitions import After, Reply
 
 T = TypeVar("T")
 

@@ -5,9 +5,9 @@ import time
 from redisjobs.drivers.memory.include import holder, is_waiting, locate, may_not_start
 from redisjobs.drivers.memory.limits import give_turns
 from redisjobs.drivers.memory.state import PARKED, RELEASED, Memory, Pending, Stream
-from redisjobs.job import Priority
-from redisjobs.queries import FindPauses, Hold, Pause, Pauses, Resume, Unhold, Unpark
-from redisjobs.transitions import Reply
+from redisjobs.model.job import Priority
+from redisjobs.model.queries import FindPauses, Hold, Pause, Pauses, Resume, Unhold, Unpark
+from redisjobs.model.transitions import Reply
 
 
 def hold(memory: Memory, change: Hold) -> Reply:

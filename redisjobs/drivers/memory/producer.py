@@ -16,15 +16,8 @@ from redisjobs.drivers.memory.include import (
     stored,
 )
 from redisjobs.drivers.memory.state import Fields, Memory, Push, encoded, text_of
-from redisjobs.job import (
-    OnConflict,
-    Priority,
-)
-from redisjobs.transitions import (
-    NewJob,
-    Pushed,
-    Reply,
-)
+from redisjobs.model.job import OnConflict, Priority
+from redisjobs.model.transitions import NewJob, Pushed, Reply
 
 _STAYS = (b"nonce", b"queued_at", b"attempt", b"error", b"started_at")  # of a job that is replaced
 

@@ -4,9 +4,9 @@ from redisjobs.drivers.memory.include import REMEMBERED, remember
 from redisjobs.drivers.memory.pauses import unpark
 from redisjobs.drivers.memory.shares import give_lost_turns
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
-from redisjobs.queries import Declare, Retain, Tidied, Tidy, Unpark
-from redisjobs.retention import ASIDE, DEFAULT, Keep
-from redisjobs.transitions import Reply
+from redisjobs.model.queries import Declare, Retain, Tidied, Tidy, Unpark
+from redisjobs.model.retention import ASIDE, DEFAULT, Keep
+from redisjobs.model.transitions import Reply
 
 _DECLARED = 20  # declarations that are noted
 _TIDY_MS = 55_000  # nothing is done where it was done so lately

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from redisjobs.drivers.memory.include import address, holder, identify, is_waiting
 from redisjobs.drivers.memory.state import ALONE, LINE, Delayed, Fields, Memory, Stream, text_of
-from redisjobs.job import Priority, State, WhyWaiting
-from redisjobs.queries import Row
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import Row
 
 
 def ready_row(memory: Memory, stream: Stream, entry: str) -> Row:

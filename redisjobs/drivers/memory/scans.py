@@ -7,9 +7,9 @@ from functools import partial
 from redisjobs.drivers.memory.include import by_due
 from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
 from redisjobs.drivers.memory.state import Memory, text_of
-from redisjobs.job import State
-from redisjobs.queries import Filter, Group, GroupDead, Grouped, Row, Scan, Scanned
-from redisjobs.transitions import MOST_JOBS
+from redisjobs.model.job import State
+from redisjobs.model.queries import Filter, Group, GroupDead, Grouped, Row, Scan, Scanned
+from redisjobs.model.transitions import MOST_JOBS
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
 _MOST_NAMES = 50  # of the jobs of a group

@@ -8,7 +8,7 @@ from operator import itemgetter
 
 from redisjobs.drivers.memory.producer import add_or_replace, key_holder
 from redisjobs.drivers.memory.state import Memory, StoredSchedule
-from redisjobs.schedules.stored import (
+from redisjobs.model.stored import (
     THERE_MS,
     Declarer,
     Fire,
@@ -25,7 +25,7 @@ from redisjobs.schedules.stored import (
     ScheduleRow,
     WithdrawSchedules,
 )
-from redisjobs.transitions import Pushed, Reply
+from redisjobs.model.transitions import Pushed, Reply
 
 
 def put_schedule(memory: Memory, change: PutSchedules) -> PutAnswer:

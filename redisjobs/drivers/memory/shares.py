@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping
 
 from redisjobs.drivers.memory.state import LINE, RELEASED, Memory, Pending, Place, Stream, text_of
-from redisjobs.limits import Limit
-from redisjobs.transitions import MOST_JOBS
+from redisjobs.model.limits import Limit
+from redisjobs.model.transitions import MOST_JOBS
 
 _LOST_MS = 5_000  # after so long a line is looked at again that was given all its room
 _MOST_LINES = 50  # that one look hands back from

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from redisjobs.driver import Fenced, Notification
-from redisjobs.job import Priority
-from redisjobs.retention import ASIDE, Retention
-from redisjobs.schedules.stored import Definition
-from redisjobs.transitions import Exchange, Pushed
+from redisjobs.model.driver import Fenced, Notification
+from redisjobs.model.job import Priority
+from redisjobs.model.retention import ASIDE, Retention
+from redisjobs.model.stored import Definition
+from redisjobs.model.transitions import Exchange, Pushed
 
 Fields = dict[bytes, bytes]
 Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dead`; and the entry there

@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-from redisjobs.driver import IdTaken
 from redisjobs.drivers.memory.include import WATCHED, any_back, by_due, fence, hand_back, is_waiting, tell_released
 from redisjobs.drivers.memory.shares import tell_turn
 from redisjobs.drivers.memory.state import Memory, Record
-from redisjobs.transitions import MOST_JOBS, Lease, Reclaimed, Silent
+from redisjobs.model.driver import IdTaken
+from redisjobs.model.transitions import MOST_JOBS, Lease, Reclaimed, Silent
 
 _PROMOTES = 20_000  # ms for which a worker that asked looks when delayed jobs are due
 _LATE, _TURN_LATE = 250, 2_000  # ms after which others look as well

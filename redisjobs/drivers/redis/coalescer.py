@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from redisjobs.drivers.redis.crowd import WORTH, Batch, Crowd, WaitingPush, answer, jobs_of
 from redisjobs.errors import Unavailable
-from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
+from redisjobs.model.transitions import LONGEST_TRY, NewJob, Pushed
 
 _MOST = 2  # round trips at once
 

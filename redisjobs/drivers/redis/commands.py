@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
-from redisjobs.driver import Fenced, OtherVersion
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
-from redisjobs.job import Priority, checked_queue_name
-from redisjobs.transitions import After, At, Due, Reply
+from redisjobs.model.driver import Fenced, OtherVersion
+from redisjobs.model.job import Priority, checked_queue_name
+from redisjobs.model.transitions import After, At, Due, Reply
 
 T = TypeVar("T")
 Word = str | bytes

@@ -24,12 +24,12 @@ import redis.retry
 from hiredis import pack_command
 from redis.backoff import NoBackoff
 
+from redisjobs.base.logger import Log
+from redisjobs.base.visible import without_password
 from redisjobs.drivers.redis.commands import Command, Commands, Wire, Word, translate, value_of
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies, reader_of
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.logger import Log
-from redisjobs.transitions import LONGEST_TRY
-from redisjobs.visible import without_password
+from redisjobs.model.transitions import LONGEST_TRY
 
 ANSWER = LONGEST_TRY / 2
 """Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""
@@ -39,7 +39,7 @@ CLOCK_KEPT = 60.0
 
 T = TypeVar("T")
 
-logger = Log("redisjobs.driver")
+logger = Log("redisjobs.model.driver")
 
 _pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]  # it says tuples of one
 

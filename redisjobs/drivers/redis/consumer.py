@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from redisjobs.driver import Beat, Beaten, Fenced, Notification, Until
 from redisjobs.drivers.redis.commands import Command, Further, eviction_warning, hello, memory_policy
 from redisjobs.drivers.redis.connection import (
     ANSWER,
@@ -21,9 +20,10 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.job import Priority
-from redisjobs.queries import Change, Tidied
-from redisjobs.transitions import (
+from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until
+from redisjobs.model.job import Priority
+from redisjobs.model.queries import Change, Tidied
+from redisjobs.model.transitions import (
     LOWEST_RANK,
     MOST_JOBS,
     Ack,

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from redisjobs.driver import OtherVersion, PushedInPart
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
-from redisjobs.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again, weight_of
+from redisjobs.model.driver import OtherVersion, PushedInPart
+from redisjobs.model.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again, weight_of
 
 WORTH = 32
 """Callers waiting that are worth a second round trip at once."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from redisjobs.driver import Notification, PushedInPart
+from redisjobs.base.forks import begin_after_fork
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Command, Further
 from redisjobs.drivers.redis.connection import Connection, ServerClock, SyncConnection, Target, need_asyncio
@@ -20,9 +20,9 @@ from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, ar
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.forks import begin_after_fork
-from redisjobs.queries import Change, Query, Several
-from redisjobs.transitions import LONGEST_TRY, NewJob, Pushed
+from redisjobs.model.driver import Notification, PushedInPart
+from redisjobs.model.queries import Change, Query, Several
+from redisjobs.model.transitions import LONGEST_TRY, NewJob, Pushed
 
 T = TypeVar("T")
 Now = Callable[[], int] | None

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from redisjobs.driver import supported
 from redisjobs.drivers.redis.commands import (
     GROUP,
     Command,
@@ -22,8 +21,9 @@ from redisjobs.drivers.redis.commands import (
     text_id,
 )
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
-from redisjobs.job import Priority, State, WhyWaiting
-from redisjobs.queries import (
+from redisjobs.model.driver import supported
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import (
     Ask,
     Backlog,
     Cancel,
@@ -65,8 +65,8 @@ from redisjobs.queries import (
     WorkersFound,
     backlog_since,
 )
-from redisjobs.retention import ASIDE, DEFAULT
-from redisjobs.schedules.stored import (
+from redisjobs.model.retention import ASIDE, DEFAULT
+from redisjobs.model.stored import (
     Fire,
     ListSchedules,
     PauseSchedule,
@@ -74,8 +74,8 @@ from redisjobs.schedules.stored import (
     RemoveSchedule,
     WithdrawSchedules,
 )
-from redisjobs.transitions import MOST_JOBS, NewJob, Pushed, Reply
-from redisjobs.workers import FACTS
+from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, Reply
+from redisjobs.model.workers import FACTS
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import redis
 
-from redisjobs.driver import Notification, Until
 from redisjobs.drivers.redis.commands import Command, Commands, client_id, translate, unblock
 from redisjobs.drivers.redis.connection import Connection, Target
 from redisjobs.errors import DriverError, QueueFull, Unavailable
-from redisjobs.transitions import Lease
+from redisjobs.model.driver import Notification, Until
+from redisjobs.model.transitions import Lease
 
 BLOCK = 5.0
 """Seconds a blocking read may last."""

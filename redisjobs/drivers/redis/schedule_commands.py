@@ -3,8 +3,8 @@
 from typing import Any
 
 from redisjobs.drivers.redis.commands import Command, Commands, Word, due_word, pairs, raw_id, reply_of
-from redisjobs.job import OnConflict
-from redisjobs.schedules.stored import (
+from redisjobs.model.job import OnConflict
+from redisjobs.model.stored import (
     Fire,
     FireAnswer,
     Fired,
@@ -17,11 +17,7 @@ from redisjobs.schedules.stored import (
     ScheduleRow,
     WithdrawSchedules,
 )
-from redisjobs.transitions import (
-    NewJob,
-    Pushed,
-    Reply,
-)
+from redisjobs.model.transitions import NewJob, Pushed, Reply
 
 _REPLY_BYTES = 1024 * 1024  # of schedules in one page, more or less
 _CONFLICTS = {OnConflict.SKIP: "", OnConflict.REPLACE: "replace", OnConflict.RAISE: "raise"}

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
-from redisjobs.driver import Fenced, IdTaken
 from redisjobs.drivers.redis.commands import (
     GROUP,
     LAYOUT,
@@ -24,8 +23,9 @@ from redisjobs.drivers.redis.commands import (
 )
 from redisjobs.drivers.redis.schedule_commands import job_words
 from redisjobs.errors import DriverError
-from redisjobs.job import Priority
-from redisjobs.transitions import (
+from redisjobs.model.driver import Fenced, IdTaken
+from redisjobs.model.job import Priority
+from redisjobs.model.transitions import (
     LOWEST_RANK,
     MOST_JOBS,
     Ack,

@@ -4,11 +4,10 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from redisjobs.driver import Beat, Consumer, Driver, Fenced
-from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Counts, Delete, Find, Row, Scan
-from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
+from redisjobs.model.driver import Beat, Consumer, Driver, Fenced
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import Cancel, Counts, Delete, Find, Row, Scan
+from redisjobs.model.transitions import (
     MOST_JOBS,
     Ack,
     After,
@@ -23,6 +22,7 @@ from redisjobs.transitions import (
     RetryLater,
     Settlement,
 )
+from redisjobs.testing.store import DriverStore
 
 Open = Callable[..., Awaitable[Consumer]]
 FAILED = DeadLetter("failed", "ValueError: no", "the traceback", "ValueError", "0123456789ab")

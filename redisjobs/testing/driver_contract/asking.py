@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from redisjobs.codec import job_info
-from redisjobs.driver import Driver, Unsupported
 from redisjobs.drivers import sync_side
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.job import Priority, State, WhyWaiting
-from redisjobs.queries import (
+from redisjobs.model.codec import job_info
+from redisjobs.model.driver import Driver, Unsupported
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import (
     Cancel,
     Change,
     Count,
@@ -31,7 +31,19 @@ from redisjobs.queries import (
     Several,
     Tidy,
 )
-from redisjobs.retention import Keep, Retention
+from redisjobs.model.retention import Keep, Retention
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Lease,
+    Pushed,
+    Release,
+    Reply,
+    ReportProgress,
+    RetryLater,
+    Settlement,
+)
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
     Heart,
@@ -46,18 +58,6 @@ from redisjobs.testing.driver_contract.acts import (
 )
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    DeadLetter,
-    Lease,
-    Pushed,
-    Release,
-    Reply,
-    ReportProgress,
-    RetryLater,
-    Settlement,
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,21 @@ from typing import Any
 import anyio
 import pytest
 
-from redisjobs.driver import Notification
-from redisjobs.job import Priority
-from redisjobs.queries import Ask, Cancel, Delete, Ending, Find, Requeue, Standing
+from redisjobs.model.driver import Notification
+from redisjobs.model.job import Priority
+from redisjobs.model.queries import Ask, Cancel, Delete, Ending, Find, Requeue, Standing
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    NewJob,
+    Release,
+    Reply,
+    ReportProgress,
+    Result,
+    RetryLater,
+    Settlement,
+    Turn,
+)
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -25,18 +37,6 @@ from redisjobs.testing.driver_contract.acts import (
 )
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    NewJob,
-    Release,
-    Reply,
-    ReportProgress,
-    Result,
-    RetryLater,
-    Settlement,
-    Turn,
-)
 
 pytestmark = pytest.mark.anyio
 

@@ -1,17 +1,10 @@
 """Pushing, claiming and being done; delayed jobs, priorities, and what an exchange tells of what is left."""
 
-from redisjobs.job import Priority, State
-from redisjobs.queries import Find
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import Find
+from redisjobs.model.transitions import Ack, After, At, Lease, Pushed, Reply
 from redisjobs.testing.driver_contract.acts import PRIORITIES, Open, Slots, claim, found, ids, job, push, texts
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    At,
-    Lease,
-    Pushed,
-    Reply,
-)
 
 
 async def test_a_pushed_job_is_claimed_and_settled_once(store: DriverStore, worker: Open) -> None:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from redisjobs.driver import Consumer, Driver
+from redisjobs.model.driver import Consumer, Driver
 from redisjobs.testing.driver_contract.acts import Open
 from redisjobs.testing.store import DriverStore
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from redisjobs.driver import Consumer
-from redisjobs.job import OnConflict, Priority, State
-from redisjobs.queries import Cancel, Count, Find
+from redisjobs.model.driver import Consumer
+from redisjobs.model.job import OnConflict, Priority, State
+from redisjobs.model.queries import Cancel, Count, Find
+from redisjobs.model.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Settlement, Turn
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
     Open,
@@ -19,17 +20,6 @@ from redisjobs.testing.driver_contract.acts import (
     settle,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    Exchange,
-    Lease,
-    NewJob,
-    Release,
-    Reply,
-    Settlement,
-    Turn,
-)
 
 
 async def finish_with(consumer: Consumer, lease: Lease, *jobs: NewJob, turn: Turn | None = None) -> Exchange:

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from redisjobs.driver import Consumer
-from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count
+from redisjobs.model.driver import Consumer
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import Cancel, Count
+from redisjobs.model.transitions import Ack, Pushed, Release, Reply
 from redisjobs.testing.driver_contract.acts import (
     Open,
     beat,
@@ -25,12 +26,6 @@ from redisjobs.testing.driver_contract.acts import (
     texts,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    Pushed,
-    Release,
-    Reply,
-)
 
 
 async def test_a_unique_key_is_free_once_its_job_killed_its_workers(store: DriverStore, worker: Open) -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from redisjobs.driver import Fenced, IdTaken
-from redisjobs.job import Priority, State
+from redisjobs.model.driver import Fenced, IdTaken
+from redisjobs.model.job import Priority, State
+from redisjobs.model.transitions import Ack, Lease, NewJob, Reply, Turn
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
     Heart,
@@ -17,13 +18,6 @@ from redisjobs.testing.driver_contract.acts import (
     settle,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    Lease,
-    NewJob,
-    Reply,
-    Turn,
-)
 
 
 async def test_the_turns_of_a_worker_are_its_own_and_begin_anew_with_its_id(

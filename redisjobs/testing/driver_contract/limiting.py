@@ -7,9 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from redisjobs.driver import Consumer, Driver, Notification, Until
-from redisjobs.job import Priority, State, WhyWaiting
-from redisjobs.queries import (
+from redisjobs.model.driver import Consumer, Driver, Notification, Until
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import (
     Cancel,
     Count,
     Delete,
@@ -26,10 +26,21 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    Lease,
+    Lingers,
+    NewJob,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Turn,
+)
 from redisjobs.testing.driver_contract.acts import FAILED, LATER, Open, beat, outlive, row_of, rows_of, settle
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, Lease, Lingers, NewJob, Release, Reply, RetryLater, Settlement, Turn
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from redisjobs.queries import Change, Query
+from redisjobs.model.queries import Change, Query
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 

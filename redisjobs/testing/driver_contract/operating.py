@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Delete, Find, Requeue
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import Cancel, Count, Delete, Find, Requeue
+from redisjobs.model.transitions import Ack, After, NewJob, Pushed, Release, Reply, Turn
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -34,15 +35,6 @@ from redisjobs.testing.driver_contract.acts import (
     wait_in_line,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    NewJob,
-    Pushed,
-    Release,
-    Reply,
-    Turn,
-)
 
 
 async def test_a_released_job_passes_ahead_of_new_ones_even_behind_a_cancelled_one(

@@ -6,9 +6,9 @@ from typing import Any
 import anyio
 import pytest
 
-from redisjobs.driver import Consumer, Driver, Until
-from redisjobs.job import Priority, State, WhyWaiting
-from redisjobs.queries import (
+from redisjobs.model.driver import Consumer, Driver, Until
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import (
     Cancel,
     Count,
     Find,
@@ -23,10 +23,7 @@ from redisjobs.queries import (
     Unhold,
     Unpark,
 )
-from redisjobs.testing.driver_contract.acts import Open, row_of, rows_of
-from redisjobs.testing.driver_contract.needs import needs
-from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
+from redisjobs.model.transitions import (
     Ack,
     After,
     DeadLetter,
@@ -38,6 +35,9 @@ from redisjobs.transitions import (
     RetryLater,
     Settlement,
 )
+from redisjobs.testing.driver_contract.acts import Open, row_of, rows_of
+from redisjobs.testing.driver_contract.needs import needs
+from redisjobs.testing.store import DriverStore
 
 pytestmark = pytest.mark.anyio
 

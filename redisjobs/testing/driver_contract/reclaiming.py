@@ -5,9 +5,21 @@ from dataclasses import replace
 
 import pytest
 
-from redisjobs.driver import Consumer, Fenced, IdTaken
-from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Find
+from redisjobs.model.driver import Consumer, Fenced, IdTaken
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import Cancel, Count, Find
+from redisjobs.model.transitions import (
+    MOST_JOBS,
+    Ack,
+    After,
+    Lease,
+    Pushed,
+    Reclaimed,
+    Release,
+    Reply,
+    Silent,
+    Turn,
+)
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -29,18 +41,6 @@ from redisjobs.testing.driver_contract.acts import (
     take_over,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    MOST_JOBS,
-    Ack,
-    After,
-    Lease,
-    Pushed,
-    Reclaimed,
-    Release,
-    Reply,
-    Silent,
-    Turn,
-)
 
 
 async def test_a_job_whose_worker_died_goes_to_another(store: DriverStore, worker: Open) -> None:

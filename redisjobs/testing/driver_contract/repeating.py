@@ -6,8 +6,9 @@ from typing import Any
 import anyio
 import pytest
 
-from redisjobs.job import State
-from redisjobs.queries import Cancel, Count, Find, Requeue
+from redisjobs.model.job import State
+from redisjobs.model.queries import Cancel, Count, Find, Requeue
+from redisjobs.model.transitions import Ack, After, Due, Pushed, Reply, Settlement
 from redisjobs.testing.driver_contract import acts
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
@@ -37,14 +38,6 @@ from redisjobs.testing.driver_contract.acts import (
     wait_in_line,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    Due,
-    Pushed,
-    Reply,
-    Settlement,
-)
 
 
 async def seen(store: DriverStore) -> object:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from redisjobs.driver import Driver
-from redisjobs.job import Priority, State
-from redisjobs.queries import (
+from redisjobs.model.driver import Driver
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import (
     Cancel,
     Delete,
     DeleteAll,
@@ -22,10 +22,10 @@ from redisjobs.queries import (
     Scan,
     Taken,
 )
+from redisjobs.model.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
 from redisjobs.testing.driver_contract.acts import claim
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
 
 FAILED = DeadLetter("failed", "ValueError: no", "a trace", "ValueError", "0123456789ab")
 OTHER = DeadLetter("failed", "KeyError: 'é'", "a trace", "KeyError", "ba9876543210")

@@ -4,10 +4,23 @@ from typing import Any
 
 import pytest
 
-from redisjobs.driver import Consumer, Fenced
 from redisjobs.errors import DriverError
-from redisjobs.job import Priority, State
-from redisjobs.queries import Cancel, Count, Find
+from redisjobs.model.driver import Consumer, Fenced
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import Cancel, Count, Find
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    At,
+    Due,
+    Lease,
+    NewJob,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Turn,
+)
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -25,19 +38,6 @@ from redisjobs.testing.driver_contract.acts import (
     texts,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    At,
-    Due,
-    Lease,
-    NewJob,
-    Release,
-    Reply,
-    RetryLater,
-    Settlement,
-    Turn,
-)
 
 
 async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: DriverStore, worker: Open) -> None:

@@ -6,8 +6,9 @@ from contextlib import aclosing
 import anyio
 import pytest
 
-from redisjobs.driver import Driver, Fenced, Notification
-from redisjobs.queries import Cancel, Count
+from redisjobs.model.driver import Driver, Fenced, Notification
+from redisjobs.model.queries import Cancel, Count
+from redisjobs.model.transitions import Ack, After, Pushed, Reply
 from redisjobs.testing.driver_contract.acts import (
     Open,
     another,
@@ -21,7 +22,6 @@ from redisjobs.testing.driver_contract.acts import (
     settle,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import Ack, After, Pushed, Reply
 
 
 @pytest.fixture

@@ -5,12 +5,9 @@ from typing import Any
 
 import pytest
 
-from redisjobs.job import (
-    OnConflict,
-    Priority,
-    State,
-)
-from redisjobs.queries import Cancel, Count, Find, Hold, Pause, Requeue, Resume, Unhold, Unpark
+from redisjobs.model.job import OnConflict, Priority, State
+from redisjobs.model.queries import Cancel, Count, Find, Hold, Pause, Requeue, Resume, Unhold, Unpark
+from redisjobs.model.transitions import Ack, After, DeadLetter, NewJob, Pushed, Release, Reply
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -30,15 +27,6 @@ from redisjobs.testing.driver_contract.acts import (
 )
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    DeadLetter,
-    NewJob,
-    Pushed,
-    Release,
-    Reply,
-)
 
 EARLY, LATE = After(5000), After(9000)
 

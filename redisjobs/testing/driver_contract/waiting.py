@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from redisjobs.driver import Consumer, Notification
-from redisjobs.job import Priority
-from redisjobs.queries import Cancel
+from redisjobs.model.driver import Consumer, Notification
+from redisjobs.model.job import Priority
+from redisjobs.model.queries import Cancel
+from redisjobs.model.transitions import Ack, After, Lease, Release, Reply, RetryLater
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     Open,
@@ -22,14 +23,6 @@ from redisjobs.testing.driver_contract.acts import (
     settle,
 )
 from redisjobs.testing.store import DriverStore
-from redisjobs.transitions import (
-    Ack,
-    After,
-    Lease,
-    Release,
-    Reply,
-    RetryLater,
-)
 
 
 async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(

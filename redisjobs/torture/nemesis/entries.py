@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-from redisjobs.codec import new_job_id
-from redisjobs.torture import jobs
+from redisjobs.model.codec import new_job_id
+from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.store import Fields, Store, new_mark
 from redisjobs.torture.nemesis.fault import Fault, Field, marked
 from redisjobs.torture.nemesis.processes import IN_HAND
-from redisjobs.torture.store import Fields, Store, new_mark
 
 _HOUR = 3600
 _WORK: Fields = {"name": "Work", "parameters": '{"seconds": 0.001}'}

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, Unpack
 
 from redisjobs import server
-from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError
-from redisjobs.options import PushOptions
-from redisjobs.torture.fleet import Fleet
+from redisjobs.model.codec import new_job_id
+from redisjobs.model.options import PushOptions
+from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
-from redisjobs.torture.store import MARK, Fields, Store, new_mark
 
 
 @dataclass(slots=True)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from redisjobs.job import Priority
-from redisjobs.torture import jobs
+from redisjobs.model.job import Priority
+from redisjobs.torture.fleet import jobs
 from redisjobs.torture.nemesis.fault import Fault, Field
 
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from redisjobs import sync
-from redisjobs.codec import new_job_id
 from redisjobs.errors import DriverError
-from redisjobs.options import PushOptions
-from redisjobs.torture import jobs
+from redisjobs.model.codec import new_job_id
+from redisjobs.model.options import PushOptions
+from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.proxy import Proxy
-from redisjobs.torture.store import Store, through
 
 _PATIENCE = 2.0  # seconds that a push is tried for
 

@@ -6,8 +6,8 @@ import time
 from contextlib import suppress
 from typing import ClassVar
 
-from redisjobs.torture import jobs
-from redisjobs.torture.fleet import GRACE, HOSTS
+from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.fleet import GRACE, HOSTS
 from redisjobs.torture.nemesis.fault import Fault, Field
 
 IN_HAND = 10

@@ -5,7 +5,7 @@ import signal
 import time
 
 from redisjobs.drivers.redis.commands import GROUP
-from redisjobs.torture import jobs
+from redisjobs.torture.fleet import jobs
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
 

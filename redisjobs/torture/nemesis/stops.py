@@ -4,10 +4,10 @@ import time
 from contextlib import suppress
 
 from redisjobs.errors import DriverError
-from redisjobs.torture import jobs
+from redisjobs.model.transitions import Reply
+from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis.fault import Fault, Field
-from redisjobs.torture.store import Store
-from redisjobs.transitions import Reply
 
 _LINES = 60  # one look is at 50
 

@@ -1,0 +1,1 @@
+"""What every module may use: arguments, durations, loggers, forks, the event loop."""

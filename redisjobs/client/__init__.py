@@ -1,0 +1,1 @@
+"""What the async and the sync queue share: the registry, pushing, waiting for results."""

@@ -1,0 +1,103 @@
+"""What is told of a push, or of a change, that was made by a call on a queue."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from redisjobs.client.push import Told, name_in
+from redisjobs.errors import DriverError
+from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed, logs
+from redisjobs.model.filters import DONE
+from redisjobs.model.queries import (
+    Cancel,
+    Change,
+    Delete,
+    DeleteAll,
+    Hold,
+    JobChange,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    Several,
+    Taken,
+    Unhold,
+)
+from redisjobs.model.transitions import Reply
+
+_NAMES: dict[type[Change[Any]], str] = {
+    Cancel: "cancel",
+    Requeue: "requeue",
+    Delete: "delete",
+    Hold: "hold",
+    Unhold: "unhold",
+    RequeueAll: "requeue",
+    DeleteAll: "delete",
+}
+
+
+class Publisher:
+    """Publishes, as events of a queue, what calls on that queue came to.
+
+    A queue has one once somebody has asked for its events; else nobody listens. All that it needs is loaded with
+    it, not later: a release that takes this one's place on the disk must not reach into a run.
+
+    Args:
+        queue: The queue's name.
+
+    Attributes:
+        events: Who listens. The log does.
+    """
+
+    def __init__(self, queue: str) -> None:
+        self.events = Events()
+        logs.listen(self.events)
+        self._queue = queue
+
+    def pushed(self, told: Sequence[Told]) -> None:
+        """Tell what became of the jobs of a push."""
+        if self.events.wanted(JobsPushed):
+            self.events.publish(JobsPushed(self._queue, jobs=[each[:3] for each in told]))
+
+    def push_failed(self, error: DriverError) -> None:
+        """Tell that a push raised."""
+        if self.events.wanted(PushFailed):
+            jobs = [(job.job_id, name_in(job)) for job in error.jobs]
+            self.events.publish(PushFailed(self._queue, jobs=jobs, error=error))
+
+    def changed(self, change: Change[Any], answer: Any) -> None:
+        """Tell what a change came to."""
+        match change:
+            case Cancel() | Requeue() | Delete() | Hold() | Unhold():
+                self._tell_jobs([change], [answer])
+            case Several(changes):
+                self._tell_jobs(changes, answer)
+            case RequeueAll() | DeleteAll():
+                self._tell_taken(_NAMES[type(change)], answer)
+            case Pause(name):
+                self._tell(QueuePaused(self._queue, name=name))
+            case Resume(name):
+                self._tell(QueueResumed(self._queue, name=name))
+
+    def _tell_jobs(self, changes: Sequence[JobChange], replies: Sequence[Reply]) -> None:
+        if self.events.wanted(JobsChanged):
+            for name, jobs in _by_name(zip(changes, replies, strict=True)):
+                self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
+
+    def _tell_taken(self, name: str, taken: Taken) -> None:
+        if taken.job_ids and self.events.wanted(JobsChanged):
+            jobs = [(job_id, Reply.OK) for job_id in taken.job_ids]
+            self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
+
+    def _tell(self, event: Event) -> None:
+        if self.events.wanted(type(event)):
+            self.events.publish(event)
+
+
+def _by_name(
+    made: Iterable[tuple[JobChange, Reply]],
+) -> Iterator[tuple[str, list[tuple[str, Reply]]]]:
+    jobs: dict[str, list[tuple[str, Reply]]] = {}
+    for change, reply in made:
+        if reply in DONE:
+            jobs.setdefault(_NAMES[type(change)], []).append((change.job_id, reply))
+    yield from jobs.items()

@@ -1,0 +1,429 @@
+"""Events: what has happened on a queue, told after the fact to whoever listens.
+
+One event tells of a whole batch, so that nothing is done a job that nobody asked for. Logs and recordings listen.
+Who wants to take part in what happens is a middleware instead.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from redisjobs.base.logger import Log, is_ctrl_c
+from redisjobs.errors import DriverError
+from redisjobs.model.outcome import Outcome
+from redisjobs.model.transitions import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
+
+logger = Log("redisjobs")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that has happened.
+
+    Attributes:
+        queue: The queue's name.
+        at: When it was told, in seconds since 1970 by this machine's clock.
+    """
+
+    queue: str
+    _: KW_ONLY
+    at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsPushed(Event):
+    """A push was answered, and every job of it is on the queue, or was before.
+
+    Attributes:
+        jobs: Of each job its id, its name, and whether it was added.
+    """
+
+    jobs: Sequence[tuple[str, str, bool]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFired(Event):
+    """A schedule has fired: a scheduler of this process was the first to see to its slot.
+
+    Attributes:
+        schedule: Its name.
+        slot: The slot; the last of them, if there were several to make up for.
+        missed: How many slots before it have no job of their own.
+        jobs: Of each job its id, its name, and whether it was added: not where another holds its unique key.
+    """
+
+    schedule: str
+    slot: datetime
+    missed: int
+    jobs: Sequence[tuple[str, str, bool]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushFailed(Event):
+    """A push raised: its jobs are not on the queue, or nobody knows whether they are.
+
+    Attributes:
+        jobs: Of each job that is not known to be there its id and its name.
+        error: What it raised.
+    """
+
+    jobs: Sequence[tuple[str, str]]
+    error: DriverError
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsChanged(Event):
+    """Jobs were cancelled, requeued, deleted, held or let go, by a call on this queue.
+
+    Attributes:
+        change: `cancel`, `requeue`, `delete`, `hold` or `unhold`.
+        jobs: Of each job to which it was done its id, as it was named in the call, and what the store said: OK,
+            CANCELLED, CANCELLING or HELD.
+    """
+
+    change: str
+    jobs: Sequence[tuple[str, Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueuePaused(Event):
+    """A queue, or a job name, was paused by a call on this queue, or was before.
+
+    Attributes:
+        name: The job name; '' for the whole queue.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueResumed(Event):
+    """A queue, or a job name, was resumed by a call on this queue, or was not paused.
+
+    Attributes:
+        name: The job name; '' for the whole queue.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class WorkerEvent(Event):
+    """Something that has happened to a worker.
+
+    Attributes:
+        worker: Its id at that time.
+        queues: The names of all queues of that worker, in order, where it has several; else empty.
+    """
+
+    worker: str
+    _: KW_ONLY
+    queues: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStarted(WorkerEvent):
+    """A worker has reached the store and begins to claim.
+
+    Attributes:
+        slots: How many jobs it may run at once.
+        names: The job names it has handlers for, in alphabetical order.
+        server: Where the queue is, without a password.
+        busy: Tells how many of the slots run a job, at any time and for any thread. Equal for queues that share
+            the slots of one worker.
+    """
+
+    slots: int
+    names: Sequence[str]
+    server: str = ""
+    busy: Callable[[], int] = int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDraining(WorkerEvent):
+    """A worker was asked to stop: it claims no more, and lets what it runs come to its end.
+
+    Attributes:
+        jobs: How many it holds.
+    """
+
+    jobs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStopped(WorkerEvent):
+    """A worker's run has ended, in order or not: all is settled or released, or is yet to run again.
+
+    Attributes:
+        started_as: Its id when it started; it may have another by now. '' if it never reached its store.
+        server: Where the store is, as a URL without a password; '' where its driver does not say it.
+    """
+
+    started_as: str = ""
+    server: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceUnavailable(WorkerEvent):
+    """The store of a worker did not answer, or refuses; the worker tries on.
+
+    Attributes:
+        why: What is wrong.
+        refuses: Whether the store answers, but refuses: it is full, or a key was spoiled by hand.
+        leases: How many jobs the worker holds meanwhile; None: it has not begun yet.
+        server: Where the store is, as a URL without a password; '' where its driver does not say it.
+    """
+
+    why: str
+    refuses: bool
+    leases: int | None
+    server: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceAvailable(WorkerEvent):
+    """The store of a worker answers again.
+
+    Attributes:
+        server: Where it is, as of `SourceUnavailable`.
+    """
+
+    server: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopBlocked(WorkerEvent):
+    """A worker's event loop is blocked: no other job can start or end. Told from a thread of its own.
+
+    Attributes:
+        seconds: For how long so far.
+        where: In which job, and which line.
+    """
+
+    seconds: float
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopResumed(WorkerEvent):
+    """A worker's event loop that was blocked runs again. Told from a thread of its own.
+
+    Attributes:
+        seconds: For how long it was blocked.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessEnded(WorkerEvent):
+    """A worker process has ended; told by its supervisor.
+
+    Attributes:
+        ended: The process' id.
+        in_order: Whether it said before that all was settled.
+        expected: Whether that was to happen: it was asked to, drained the queue, or had its share of jobs.
+        how: In words, as `was killed by SIGKILL`.
+    """
+
+    ended: int
+    in_order: bool
+    expected: bool
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsClaimed(WorkerEvent):
+    """A worker was delivered jobs, and begins to run them, at once or in a moment.
+
+    Attributes:
+        leases: The jobs.
+    """
+
+    leases: Sequence[Lease]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsReclaimed(WorkerEvent):
+    """A worker found others that had sent no heartbeat for a lease, and handed back what they held.
+
+    Attributes:
+        lost: The ids of those it fenced just now.
+        jobs: How many jobs it handed back, in this look or in a row of them.
+    """
+
+    lost: Sequence[str]
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettledJob:
+    """What became of one job.
+
+    Attributes:
+        job_id: Its id.
+        name: Its name; '?' if it could not be read, or was not.
+        attempt: Which run of it this was, from 1, as its entry says; 0 where there is no lease.
+        lease: By which it was settled; None: the store itself ended it when a worker claimed, and nobody ran it.
+        outcome: What the run came to; None likewise.
+        settlement: What the worker asked for; None likewise.
+        reply: What the store said to that.
+        waited: Seconds from when it was ready until it was started, a deliberate delay aside; 0 if it was not.
+        ran: Seconds from its start until its handler ended, or until this was told where it had not, or where
+            nobody listened then; 0 if it was not started.
+        sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
+        resent: Whether it was sent before, and the reply lost.
+        attempts: How many attempts its retry policy allows, of one that is tried again; None: it does not say.
+    """
+
+    job_id: str
+    reply: Reply
+    name: str = "?"
+    attempt: int = 0
+    lease: Lease | None = None
+    outcome: Outcome | None = None
+    settlement: Settlement | None = None
+    waited: float = 0.0
+    ran: float = 0.0
+    sent_at: float = 0.0
+    resent: bool = False
+    attempts: int | None = None
+
+    @property
+    def kind(self) -> "type[JobsSettled]":
+        """Which event tells of it: in which way it was settled."""
+        return kind_of(self.settlement, self.reply)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsSettled(WorkerEvent):
+    """Jobs were settled, in one way; the events of each way follow.
+
+    Attributes:
+        jobs: The jobs.
+    """
+
+    jobs: Sequence[SettledJob]
+
+
+class JobsCompleted(JobsSettled):
+    """Handlers returned, and their jobs are done."""
+
+
+class JobsRetried(JobsSettled):
+    """Jobs run again later."""
+
+
+class JobsReleased(JobsSettled):
+    """Jobs were handed back without an outcome."""
+
+
+class JobsCancelled(JobsSettled):
+    """Jobs are gone, as somebody asked."""
+
+
+class JobsDead(JobsSettled):
+    """Jobs became dead letters."""
+
+
+class LeasesLost(JobsSettled):
+    """Settlements were refused, as the jobs are another worker's by now; nothing was written."""
+
+
+E_ = TypeVar("E_", bound=Event)
+Listener = Callable[[Any], object]
+
+
+def kind_of(settlement: Settlement | None, reply: Reply) -> type[JobsSettled]:
+    """Which event tells of a settlement and of what the store said to it."""
+    match reply, settlement:
+        case Reply.LEASE_LOST, _:
+            return LeasesLost
+        case (Reply.CANCELLED, _) | (_, Ack(cancelled=True)):
+            return JobsCancelled
+        case _, RetryLater():
+            return JobsRetried
+        case (Reply.DEAD, _) | (_, DeadLetter()):
+            return JobsDead
+        case _, Ack():
+            return JobsCompleted
+        case _:
+            return JobsReleased
+
+
+def _always() -> bool:
+    return True
+
+
+def _listens(kind: type[Event], when: Callable[[], bool]) -> bool:
+    try:
+        return when()
+    except BaseException as error:
+        _show(kind, error)
+        return False
+
+
+def _show(kind: type[Event], error: BaseException) -> None:
+    """Log what a listener raised: whatever that is, it must not end who tells."""
+    if is_ctrl_c(error):
+        raise error
+    logger.error("a listener to %s raised; nothing else is changed by it", kind.__name__, exc_info=error)
+
+
+class Events:
+    """Who listens to the events of one queue, in this process. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal's handler may push, in the thread that holds it
+        self._listeners: Sequence[tuple[type[Event], Listener, Callable[[], bool]]] = ()
+        self._by_kind: Mapping[type[Event], Sequence[tuple[Listener, Callable[[], bool]]]] = {}
+
+    def subscribe(
+        self, kind: type[E_], listener: Callable[[E_], object], *, when: Callable[[], bool] = _always
+    ) -> Callable[[], None]:
+        """Let a function be called with each event of a kind from now on; what ends that.
+
+        It is called in the thread in which the event happened, most often the event loop's: so it is to be quick,
+        and what it raises is logged, no more.
+
+        Args:
+            kind: The class of the events. A class that others derive from stands for all of them.
+            listener: What is called.
+            when: Whether it listens just now. Asked before an event is made, which costs time where there are
+                many jobs in it.
+        """
+        entry = (kind, listener, when)
+        with self._lock:
+            self._listeners, self._by_kind = [*self._listeners, entry], {}
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._listeners = [each for each in self._listeners if each is not entry]
+                self._by_kind = {}
+
+        return unsubscribe
+
+    def wanted(self, kind: type[Event]) -> bool:
+        """Whether anybody listens to events of a kind just now: else they need not be made."""
+        return any(_listens(kind, when) for _, when in self._of(kind))
+
+    def publish(self, event: Event) -> None:
+        """Tell everybody who listens to events of its kind."""
+        for listener, when in self._of(type(event)):
+            if not _listens(type(event), when):
+                continue
+            try:
+                listener(event)
+            except BaseException as error:
+                _show(type(event), error)
+
+    def _of(self, kind: type[Event]) -> Sequence[tuple[Listener, Callable[[], bool]]]:
+        found = self._by_kind.get(kind)
+        if found is None:
+            with self._lock:
+                found = [(listener, when) for each, listener, when in self._listeners if issubclass(kind, each)]
+                self._by_kind = {**self._by_kind, kind: found}
+        return found

@@ -1,0 +1,77 @@
+"""Recordings: what processes write down even while they are being killed; events, and lines of their own.
+
+One file a process, one JSON object a line. A line goes out in one write, so a process killed by SIGKILL can at
+most cut its last line; a cut line counts as not written.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from redisjobs.events import Event, Events, SettledJob
+from redisjobs.model.transitions import Lease
+
+Line = Mapping[str, Any]
+"""A line of a recording."""
+
+
+class Recording:
+    """This process' own file, made with its first line. For any number of threads.
+
+    Args:
+        directory: Where it is, beside those of other processes.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._path = Path(directory) / f"{os.getpid()}.jsonl"
+        self._lock = threading.Lock()
+        self._file = -1
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line."""
+        with self._lock:
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+
+    def listen(self, events: Events, **facts: Any) -> None:
+        """Append every event from now on: its kind as `what`, the process, what it tells, and these facts."""
+        events.subscribe(Event, lambda event: self.write({**_line(event), **facts}))
+
+
+def read(directory: str | Path) -> Iterator[dict[str, Any]]:
+    """Every line that was written whole, of all processes; of each process in its order."""
+    for path in sorted(Path(directory).glob("*.jsonl")):
+        *whole, _cut = path.read_bytes().split(b"\n")
+        for text in whole:
+            yield json.loads(text)
+
+
+def _line(event: Event) -> dict[str, Any]:
+    return {"what": type(event).__name__, "pid": os.getpid(), **_fields(event)}
+
+
+def _fields(value: Event | SettledJob) -> dict[str, Any]:
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
+def _plain(value: object) -> Any:
+    """A value as JSON has it: of a lease what tells it from others, of an outcome or a settlement its kind."""
+    match value:
+        case str() | int() | float() | None:
+            return value
+        case datetime():
+            return value.isoformat()
+        case list() | tuple():
+            return [_plain(each) for each in value]
+        case SettledJob():
+            return _fields(value)
+        case Lease():
+            return {"job_id": value.job_id, "deliveries": value.deliveries}
+        case _:
+            return type(value).__name__

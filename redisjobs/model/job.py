@@ -1,0 +1,335 @@
+"""What a job is: its name, the type of its parameters, its handler, and what a push comes to."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from functools import cached_property
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    NotRequired,
+    Protocol,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+
+from redisjobs.base.arguments import is_text
+from redisjobs.errors import RegistrationError
+from redisjobs.model.retry import RetryPolicy
+from redisjobs.model.roundtrip import RoundTrip
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:
+    from typing_extensions import TypedDict
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
+
+P = TypeVar("P")
+TypedMapping = TypeVar("TypedMapping", bound=Mapping[str, object])
+AppState = TypeVar("AppState", default=None)
+
+Duration = float | timedelta
+"""Seconds, or a timedelta."""
+
+logger = logging.getLogger("redisjobs")
+
+
+class Priority(StrEnum):
+    """Which jobs go first: strictly high before normal before low, first in first out inside."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class UniqueUntil(StrEnum):
+    """What of its job a unique key is held until."""
+
+    START = "start"
+    END = "end"
+
+
+class OnConflict(StrEnum):
+    """What becomes of a push whose unique key another job holds."""
+
+    SKIP = "skip"
+    REPLACE = "replace"
+    RAISE = "raise"
+
+
+class State(StrEnum):
+    """Where a job is in its life. The last two are only known of jobs that the queue keeps: see `Retention`."""
+
+    DELAYED = "delayed"
+    READY = "ready"
+    RUNNING = "running"
+    DEAD = "dead"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+class WhyWaiting(StrEnum):
+    """Why a job does not start, beside its place in line and its due time."""
+
+    HELD = "held"
+    """You held this job."""
+    PAUSED = "paused"
+    """The queue is paused."""
+    NAME_PAUSED = "name paused"
+    """Jobs of this name are paused."""
+    LIMIT = "limit"
+    """It waits in line for the limit of its name."""
+    NO_WORKER = "no worker"
+    """No worker of the queue is alive."""
+    NO_HANDLER = "no handler"
+    """The workers that looked at it have no handler of its name; they look again."""
+    LAST_DELIVERY = "last delivery"
+    """Its workers died, so it waits for one that runs nothing else."""
+
+
+class Named(Protocol):
+    """Parameters whose type says the name of its job."""
+
+    job_name: ClassVar[str]
+
+
+@dataclass(slots=True, unsafe_hash=True)  # one a push; to freeze it costs as much again
+class PushedJob:
+    """What a push came to; `str` of it is the job's id. Both faces of a queue make a handle of it.
+
+    Attributes:
+        id: The job's id; where another job holds the unique key, that job's.
+        name: The name that was pushed.
+        added: Whether the push added a job; False if the id is on the queue, or the unique key is held. None if it
+            is not known yet: a job that another one pushes is added as that ends.
+        replaced: Whether that other job waited, and is by now what was pushed: see `on_conflict`.
+        is_other: Whether it is that other job, as it was: it may be of another name.
+    """
+
+    id: str
+    name: str
+    added: bool | None
+    replaced: bool
+    is_other: bool = field(default=False, kw_only=True, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+def checked_queue_name(name: str) -> str:
+    """A queue's name, if it can be one: it stands in braces inside each of the queue's keys.
+
+    Raises:
+        ValueError: It can't.
+    """
+    if not is_text(name, r"[^{}\s\x00-\x1f]{1,200}"):
+        raise ValueError(f"{name!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
+    return name
+
+
+@dataclass(frozen=True)
+class JobName(Generic[P]):
+    """A job's name with the type of its parameters, so that one type can serve many names.
+
+    Args:
+        name: What goes on the wire: no spaces or control characters.
+        parameters: A dataclass, a pydantic model or a TypedDict.
+    """
+
+    name: str
+    parameters: type[P]
+    what: ClassVar[str] = "parameters"
+    is_result: ClassVar[bool] = False
+    wanted: ClassVar[str] = "a dataclass, a pydantic model or a TypedDict"
+
+    def __post_init__(self) -> None:
+        if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
+            raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
+        if not _may_be_type(self.parameters):
+            told = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is no type"
+            raise RegistrationError(f"{told}; give {self.wanted}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Taken to another process as it was made."""
+        return type(self), (self.name, self.parameters)
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[P]:
+        """How pydantic dumps and validates the parameters.
+
+        Raises:
+            RegistrationError: pydantic has no schema for the type.
+        """
+        return adapter_for(self.parameters, "result" if self.is_result else "parameters")
+
+    @cached_property
+    def round_trip(self) -> RoundTrip:
+        """What of the parameters their type leaves open."""
+        return RoundTrip(self.adapter.core_schema)
+
+
+class ReturnType(JobName[P]):
+    """What the handler of a job returns, where that is kept: written and read by its type, as parameters are."""
+
+    what: ClassVar[str] = "the result"
+    is_result: ClassVar[bool] = True
+    wanted: ClassVar[str] = "what the handler returns, as int or a dataclass"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known here of the result of a job, by whoever waits for it.
+
+    Attributes:
+        returns: The type of it; None: it is what its JSON says.
+        is_certain: Whether it is of that type; else it may be the result of a job of another name.
+        unkept_by: The name of the job, if its handler here keeps no result: then only the push can say that one is
+            kept, or the registration in another process. '' if it does, or is not known here.
+    """
+
+    returns: ReturnType[Any] | None = None
+    is_certain: bool = True
+    unkept_by: str = ""
+
+
+def _may_be_type(parameters: object) -> bool:
+    """Whether something is a type, or a form of one such as `list[int]`."""
+    forms = ("typing", "types", "typing_extensions")
+    return isinstance(parameters, type) or parameters is None or type(parameters).__module__ in forms
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+
+
+def adapter_for(parameters: Any, what: str = "parameters") -> TypeAdapter[Any]:
+    """Pydantic's adapter for the type of a job's parameters, or of its result.
+
+    Raises:
+        RegistrationError: pydantic has no schema for the type.
+    """
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(_readable(parameters))
+    except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
+        raise RegistrationError(f"{parameters!r} can't be a job's {what}: {error}") from error
+    if not adapter.pydantic_complete:
+        raise RegistrationError(f"{parameters!r} can't be a job's {what}: it names a type that isn't there")
+    return adapter
+
+
+def _readable(parameters: Any) -> Any:
+    """A type that pydantic reads: before Python 3.12 it refuses `typing.TypedDict`, for want of a detail."""
+    if sys.version_info >= (3, 12) or not is_typeddict(parameters):
+        return parameters
+    hints = get_type_hints(parameters, include_extras=True)
+    optional = parameters.__optional_keys__
+    keys = {
+        key: NotRequired[hint] if key in optional and get_origin(hint) is not NotRequired else hint
+        for key, hint in hints.items()
+    }
+    return TypedDict(parameters.__name__, keys)  # type: ignore[operator]
+
+
+def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
+    """The job name of a parameter type that says its own in `job_name`.
+
+    Raises:
+        RegistrationError: It does not say one, or has that of another.
+    """
+    if isinstance(parameters, JobName):
+        return parameters
+    if not _may_be_type(parameters):
+        raise RegistrationError(
+            f"{_shown(parameters)} is no type: give a dataclass, a pydantic model or a TypedDict, or a JobName"
+        )
+    name = getattr(parameters, "job_name", None)
+    if not isinstance(name, str):
+        given = getattr(parameters, "__name__", repr(parameters))
+        raise RegistrationError(
+            f"{given} has no job name: give the class a `job_name: ClassVar[str]`, or use JobName('...', {given})"
+        )
+    if why := borrowed(parameters):
+        raise RegistrationError(why)
+    return JobName(name, parameters)
+
+
+def borrowed(kind: type[Any]) -> str:
+    """What is wrong with a type's job name if it inherits that of another parameter type; '' for nothing.
+
+    The handler of that name takes the base, and what the subclass adds would be lost on the way.
+    """
+    if not isinstance(kind, type) or "job_name" in vars(kind):
+        return ""
+    generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin")  # Box, of a Box[int]
+    for base in kind.__mro__[1:]:
+        has_fields = vars(base).keys() & {"__dataclass_fields__", "__pydantic_core_schema__"}  # so it is no mixin
+        if has_fields and base is not generic and (name := getattr(base, "job_name", None)):
+            its, other = kind.__name__, base.__name__
+            return (
+                f"{name}: a {its} would arrive as a {other}, which has that job name; push a {other}, give {its} "
+                f"a job_name and a handler of its own, or use JobName('...', {its})"
+            )
+    return ""
+
+
+@dataclass(frozen=True)
+class JobDefinition(Generic[P]):
+    """A job name with its handler: what a worker needs to run such jobs.
+
+    Attributes:
+        name: Name and parameter type.
+        call: Takes (parameters, context); what it returns may be awaitable.
+        is_async: Whether `call` is a coroutine function; a sync one runs in a thread.
+        retry: When a failed run is tried again.
+        timeout: Seconds a run may take; None: no limit.
+        stalled_after: Seconds a run may go on without reporting progress; None: no limit.
+        keep_ms: For how long what it returns is kept, in ms, where the push does not say; 0: not at all.
+        strict_result: Whether a job fails whose result can't be kept.
+        in_process: Whether it runs in a process of its own.
+        function: The handler itself, as that process finds it.
+        by_name: Whether that takes its parameters by name.
+        returned: Gives the type that it returns, by its annotation.
+        limit_key: Says under which key a job is counted; None: by its name alone.
+        limit: How many of its jobs may run at once, or start in a time, as its code declares; '' for no limit.
+        priority: Of its jobs, where the push does not say; None: normal.
+        unique: Says the unique key of a job, where the push does not; None: it has none.
+    """
+
+    name: JobName[P]
+    call: Callable[[P, Any], Any]
+    is_async: bool
+    retry: RetryPolicy
+    timeout: float | None = None
+    stalled_after: float | None = None
+    keep_ms: int = 0
+    strict_result: bool = False
+    in_process: bool = False
+    function: Any = None
+    by_name: bool = False
+    limit: str = ""
+    returned: Callable[[], Any] = lambda: Any
+    limit_key: Callable[[P], str | int] | None = None
+    priority: Priority | None = None
+    unique: Callable[[P], str | None] | None = None
+
+    @cached_property
+    def returns(self) -> ReturnType[Any]:
+        """What the handler returns, by its annotation.
+
+        Raises:
+            RegistrationError: The annotation can't be read, or pydantic has no schema for the type.
+        """
+        kind = ReturnType(self.name.name, self.returned())
+        _ = kind.round_trip
+        return kind

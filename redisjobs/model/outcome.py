@@ -1,0 +1,254 @@
+"""A job's settlement is a value: what a run came to, and what follows from it. Pure; the worker carries it out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from redisjobs.base.durations import milliseconds
+from redisjobs.base.visible import visible
+from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
+from redisjobs.model.fingerprint import Fingerprint, fingerprint_of
+from redisjobs.model.retry import RetryPolicy
+from redisjobs.model.tracebacks import format_exception
+from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Release, Result, RetryLater, Settlement
+
+_UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
+_UNPLACED = 1_000  # ms between tries of a job that no worker at hand can start
+_ERROR_CHARACTERS = 1_000
+_FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The handler returned.
+
+    Attributes:
+        result: What is kept of that; None: nothing.
+        pushes: Jobs that it has pushed, to be added as its own ends.
+    """
+
+    result: Result | None = None
+    pushes: Sequence[NewJob] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised, or outran its timeout."""
+
+    error: BaseException
+
+
+class RemoteTraceback(Exception):
+    """The cause of an error that a handler raised in another process: its traceback there, as text.
+
+    Attributes:
+        fingerprint: Of the error there, where its class and its frames were known.
+    """
+
+    def __init__(self, text: str, fingerprint: Fingerprint | None = None) -> None:
+        super().__init__(text)
+        self.fingerprint = fingerprint or Fingerprint()
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Somebody cancelled the job while it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The worker shuts down, or never had a slot for the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """The worker has no thread, or no process, for its handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGone:
+    """Another worker holds the job by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """The entry is not a job that the handler could be given."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpushable:
+    """The handler returned, and the jobs that it has pushed can't be added, so its own can't end as it should."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The job was not started in time."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownName:
+    """No handler is registered here for the name.
+
+    Attributes:
+        name: The name.
+        since_ms: Since when no worker knew it; None: this is the first to say so.
+        give_up_ms: After how long it becomes a dead letter.
+    """
+
+    name: str
+    since_ms: int | None
+    give_up_ms: int
+
+
+Outcome = (
+    Done
+    | Raised
+    | CancelAsked
+    | Interrupted
+    | Unplaced
+    | LeaseGone
+    | Undecodable
+    | Unpushable
+    | Expired
+    | UnknownName
+)
+
+
+def decide(
+    outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy
+) -> Settlement | None:
+    """What becomes of a job.
+
+    Args:
+        outcome: What its run came to.
+        attempt: Which attempt that was, from 1.
+        started_ms: When its first run that had an outcome began, by the server's clock.
+        now_ms: The server's clock.
+        policy: When its handler's failures are tried again.
+
+    Returns:
+        How to settle it; None if it is no longer ours to settle.
+    """
+    match outcome:
+        case Done(result, pushes):
+            return Ack(result=result, pushes=pushes)
+        case CancelAsked():
+            return Ack(cancelled=True)
+        case Interrupted():
+            return Release()
+        case Unplaced():
+            return RetryLater(After(_UNPLACED))
+        case LeaseGone():
+            return None
+        case Undecodable(text):
+            return DeadLetter("undecodable", _clip(text))
+        case Unpushable(text):
+            return DeadLetter("failed", _clip(text), error_type=WrongType.__name__)
+        case Expired(text):
+            return DeadLetter("expired", text)
+        case UnknownName():
+            return _park(outcome, now_ms)
+        case Raised(error):
+            return _after(error, attempt, started_ms, now_ms, policy)
+
+
+def _park(unknown: UnknownName, now_ms: int) -> Settlement:
+    """In a rolling deploy another worker will know the name soon; wait longer each time, then give up."""
+    since = now_ms if unknown.since_ms is None else unknown.since_ms
+    waited = now_ms - since
+    if waited >= unknown.give_up_ms:
+        said = f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s"
+        return DeadLetter("unknown name", _clip(said))
+    # As long again as it has waited already: 1, 1, 2, 4, 8 ... s apart.
+    delay = min(max(waited, _UNKNOWN_FIRST), _UNKNOWN_LONGEST)
+    error = _clip(f"no handler registered for '{unknown.name}'")
+    return RetryLater(After(delay), {"unknown_since": str(since), "error": error})
+
+
+def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Settlement:
+    # Whoever runs it next can't see that it has run before but by this: it no longer expires.
+    changes = {"started_at": str(started_ms), "unknown_since": ""}
+    match error:
+        case Fail() | UnwritableResult():
+            return _failed(_clip(text_of(error)), error)
+        case Snooze(until=None, for_=pause) if pause is not None:
+            return RetryLater(After(milliseconds(pause)), changes)
+        case Snooze(until=until) if until is not None:
+            return RetryLater(At(max(0, milliseconds(until.timestamp()))), changes)
+    elapsed = (now_ms - started_ms) / 1000
+    delay = policy.delay_after(error, attempt, elapsed, asked=isinstance(error, Retry))
+    if delay is None:
+        return _failed(describe(error), error)
+    if isinstance(error, Retry) and error.delay is not None:
+        delay = error.delay
+    changes |= {"attempt": str(attempt + 1), "error": describe(error)}
+    return RetryLater(After(milliseconds(delay)), changes)
+
+
+def _failed(text: str, error: BaseException) -> DeadLetter:
+    known = known_as(error)
+    return DeadLetter("failed", text, traceback_of(error), known.error_type, known.digest)
+
+
+def known_as(error: BaseException) -> Fingerprint:
+    """The fingerprint of an error; of one in another process the one from there."""
+    cause = BaseException.__dict__["__cause__"].__get__(error)
+    return cause.fingerprint if type(cause) is RemoteTraceback else fingerprint_of(error)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, as `ValueError: not a number`."""
+    text = " ".join(text_of(error).split())
+    return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def text_of(error: BaseException) -> str:
+    """Its text, which its own code makes; that may fail, and must not cost the error its type and its policy."""
+    try:
+        return plain(error)
+    except BaseException as broken:
+        return f"its text is not to be had, for __str__ raised {type(broken).__name__}"
+
+
+def plain(value: object) -> str:
+    """The text of something. It may be of a class derived from str, which can do anything else than str does."""
+    return str.__str__(str(value))
+
+
+def attach(error: BaseException, slot: Literal["__cause__", "__context__"], other: BaseException | None) -> None:
+    """Say from what an error came, also where its class lets nobody set that."""
+    BaseException.__dict__[slot].__set__(error, other)
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback; of what is too long the last frames and the beginning of the message."""
+    try:
+        if isinstance(error.__cause__, RemoteTraceback):
+            return str(error.__cause__)
+        parts = format_exception(error)
+    except BaseException as broken:
+        return f"the traceback is not to be had: {type(broken).__name__}"
+    frames = max((at + 1 for at, part in enumerate(parts) if part.lstrip(" |").startswith('File "')), default=0)
+    # A message of an exception further up may be as long as one at the end.
+    stack = "".join(_shorten(part, _MESSAGE_CHARACTERS) for part in parts[:frames])
+    message = _shorten("".join(parts[frames:]), _MESSAGE_CHARACTERS)
+    return _writable(stack[-_FRAMES_CHARACTERS:] + message)
+
+
+def _clip(text: str) -> str:
+    return visible(text, _ERROR_CHARACTERS)
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _writable(text: str) -> str:
+    """Text that UTF-8 can carry: an exception may quote half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,207 @@
+"""What a running handler says of itself: how far it is, and that it needs more time."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from numbers import Integral, Number
+from typing import Any, Generic, Protocol, TypeVar
+
+from redisjobs.base.visible import visible
+
+Item = TypeVar("Item")
+
+_NOTE = 200  # characters of a note that are kept
+_LARGEST = 2**53  # up to here JSON carries whole numbers to whoever reads it
+_ROUNDING = 1e-9  # by how much a sum of fractions may exceed 1
+_GIVE = "give a fraction from 0 to 1, as progress(0.4), or what is done and the total, as progress(12, 30)"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running job is, as its handler said last.
+
+    Attributes:
+        fraction: From 0 to 1; None if the handler gave neither that nor a total.
+        done: How much is done, in a unit of the handler's own; None if it gave a fraction, or a note alone.
+        total: Of how much. It may be an estimate: more than that can be done, and the fraction then stays at 1.
+        note: A line of text, of up to 200 characters; '' for none.
+    """
+
+    fraction: float | None = None
+    done: float | None = None
+    total: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A run needs more time.
+
+    Attributes:
+        seconds: How much, from when this is heard.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pushing:
+    """A run pushes a job.
+
+    Attributes:
+        parameters: What that job's handler gets.
+        name: Its name, as for `JobQueue.push`.
+        options: Push options.
+    """
+
+    parameters: Any
+    name: Any
+    options: Any
+
+
+Said = Progress | Extension | Pushing
+"""What a handler says to whoever runs it."""
+
+
+class Hearer(Protocol):
+    """Who runs a handler, and hears what it says."""
+
+    def hear(self, said: Said) -> Any:
+        """Take it in, in any thread, without waiting for anything; nothing once the run is over.
+
+        Returns:
+            Of a push the job, as a `PushedJob`; else None.
+        """
+
+
+def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Progress:
+    """The progress that a handler gave as arguments.
+
+    Args:
+        said: A fraction, or what is done and the total; then the note, if it stands here. The total may be None.
+        note: The note, if it was given by name; else None.
+        before: What the handler said before: a note alone leaves its numbers as they were.
+
+    Raises:
+        ValueError: A number can't be one of these, or the note is no text.
+        TypeError: There is nothing, or too much.
+    """
+    if said and isinstance(said[-1], str):
+        if note is not None:
+            raise TypeError(
+                f"progress{said!r} has a note already: give it once, as progress(0.4, 'page 12 of 30')"
+            )
+        said, note = said[:-1], said[-1]
+    text = "" if note is None else note_of(note)
+    if said:
+        return measured(said, text)
+    if note is None:
+        raise TypeError(f"progress() says nothing: {_GIVE}, or a note")
+    return replace(before, note=text) if before else Progress(note=text)
+
+
+def measured(numbers: tuple[Any, ...], note: str) -> Progress:
+    """The progress that one number says, a fraction, or two: what is done and the total, which may be None.
+
+    Raises:
+        ValueError: One can't be that.
+        TypeError: They are more.
+    """
+    match numbers:
+        case (fraction,):
+            return Progress(_fraction(fraction), note=note)
+        case (done, total):
+            return counted(_count(done), None if total is None else _count(total), note)
+        case _:
+            raise TypeError(f"progress{numbers!r}: {_GIVE}; and then a note")
+
+
+def counted(done: float, total: float | None, note: str) -> Progress:
+    """The progress of work that is counted; nothing is left of nothing, so 0 of 0 is all of it."""
+    fraction = None if total is None else min(1.0, done / total) if total else 1.0
+    return Progress(fraction, done, total, note)
+
+
+def _fraction(value: Any) -> float:
+    fraction = float(_number(value))
+    if not 0 <= fraction <= 1 + _ROUNDING:
+        raise ValueError(f"progress({value!r}): {_GIVE}")
+    return min(1.0, fraction)
+
+
+def _count(value: Any) -> float:
+    count = _number(value)
+    if not 0 <= count <= _LARGEST:
+        raise ValueError(f"progress: {value!r} is no amount of work: {_GIVE}, both from 0 to 2**53")
+    return count
+
+
+def _number(value: Any) -> float:
+    """Any kind of number, one of numpy's say, but for bool, which is one by its class only."""
+    if type(value) in (int, float):
+        return value  # type: ignore[no-any-return]
+    try:
+        if isinstance(value, Number) and not isinstance(value, bool):
+            return int(value) if isinstance(value, Integral) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):  # a complex one
+        pass
+    raise ValueError(f"progress: {value!r} is no number: {_GIVE}")
+
+
+def note_of(note: Any) -> str:
+    """A note as it is kept: in one line, and of bounded length.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    if not isinstance(note, str):
+        raise ValueError(f"note={note!r}: give text, as progress(0.4, 'page 12 of 30')")
+    # Of a class derived from str the text itself; and no more of it than can be shown.
+    return visible(str.__str__(note)[: _NOTE + 1], _NOTE)
+
+
+def total_of(items: Iterable[Any] | AsyncIterable[Any], total: Any) -> float | None:
+    """How many items there are: as the caller says, or as they know by themselves; None if nobody does.
+
+    Raises:
+        ValueError: What the caller says is no such number.
+    """
+    if total is not None:
+        return _count(total)
+    try:
+        return len(items)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def tracked(items: Iterable[Item], report: Callable[[int], None]) -> Iterator[Item]:
+    """The items; how many of them were seen to is reported at first, and as each next one is asked for."""
+    done = 0
+    report(done)
+    for item in items:
+        yield item
+        done += 1
+        report(done)
+
+
+class AsyncTracked(Generic[Item]):
+    """The same of items for `async for`.
+
+    No generator: one that a handler leaves before its end would wait for the event loop to close it.
+    """
+
+    def __init__(self, items: AsyncIterable[Item], report: Callable[[int], None]) -> None:
+        self._items = items
+        self._report = report
+        self._begun: AsyncIterator[Item] | None = None
+        self._done = 0
+
+    def __aiter__(self) -> AsyncIterator[Item]:
+        return self
+
+    async def __anext__(self) -> Item:
+        if self._begun is None:
+            self._begun = aiter(self._items)
+        else:
+            self._done += 1
+        self._report(self._done)
+        return await anext(self._begun)

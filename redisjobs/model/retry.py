@@ -1,0 +1,147 @@
+"""When to try a failed job again: tenacity's vocabulary. Pure: no clock, no sleep, no I/O.
+
+tenacity's `wait`, `stop` and `retry_if` objects are taken as they are; here they judge a job whose attempts
+may lie on different hosts, so the state they look at is built from the job rather than from a running loop.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_base
+
+from redisjobs.base.arguments import number, whole
+from redisjobs.base.durations import seconds
+
+Stop = Callable[[RetryCallState], bool]
+Wait = Callable[[RetryCallState], float]
+RetryIf = Callable[[RetryCallState], bool]
+
+_LONGEST = 1e9  # seconds, 31 years: tenacity's own cap, 146 billion years, is no time that a store can keep
+_MOST_ATTEMPTS = 10_000  # that a `wait` is told of: what is raised to a higher power keeps the interpreter locked
+
+
+class wait_jitter(wait_base):
+    """Wait min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) seconds.
+
+    Source: Hummingbird's `.exponentialJitter`; the jitter comes after the cap, so the longest wait by its
+    defaults is 180 s.
+    """
+
+    def __init__(
+        self, max_backoff: float | timedelta = 120, min_jitter: float = -0.5, max_jitter: float = 0.5
+    ) -> None:
+        if not -1 <= number(min_jitter, "min_jitter") < number(max_jitter, "max_jitter") < math.inf:
+            raise ValueError(
+                f"jitter from {min_jitter} to {max_jitter}: needs -1 <= min_jitter < max_jitter < inf"
+            )
+        self.max_backoff = seconds(max_backoff, "max_backoff")
+        self.min_jitter = min_jitter
+        self.max_jitter = max_jitter
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        """The wait in seconds after `retry_state.attempt_number` failed attempts."""
+        # 2.0 ** 1024 overflows; the cap was reached long before.
+        backoff = min(2.0 ** min(retry_state.attempt_number, 1000), self.max_backoff)
+        return backoff * (1 + random.uniform(self.min_jitter, self.max_jitter))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed job is tried again, and after how long.
+
+    Attributes:
+        stop: True once no attempt is left. Defaults to four attempts.
+        wait: Seconds until the next attempt. Defaults to exponential backoff with jitter.
+        retry_if: Whether this failure is worth another attempt. Defaults to any exception.
+    """
+
+    stop: Stop = stop_after_attempt(4)
+    wait: Wait = wait_jitter()
+    retry_if: RetryIf = retry_if_exception_type(BaseException)
+
+    def __post_init__(self) -> None:
+        for field, example in _EXAMPLES.items():
+            given = getattr(self, field)
+            if not callable(given) or isinstance(given, type):  # a class: the error's, or one that was not called
+                raise ValueError(f"RetryPolicy({field}={_shown(given)}): give {example}")
+
+    @property
+    def max_attempts(self) -> int | None:
+        """How many attempts `stop` allows; None where it goes by something else."""
+        return self.stop.max_attempt_number if isinstance(self.stop, stop_after_attempt) else None
+
+    def delay_after(
+        self, error: BaseException, attempt: int, elapsed: float, *, asked: bool = False
+    ) -> float | None:
+        """Seconds until the next attempt, or None for no more.
+
+        Args:
+            error: What the handler raised.
+            attempt: Which attempt failed, from 1.
+            elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`. A run that was lost
+                with its worker, or handed back, is none.
+            asked: The handler asked for a retry itself, so `retry_if` has no say.
+        """
+        state = _state(error, attempt, elapsed)
+        if not asked and not self.retry_if(state):
+            return None
+        if self.stop(state):
+            return None
+        state.upcoming_sleep = self._wait_after(state)
+        return None if self.stop(state) else state.upcoming_sleep  # again, as some stops look at the wait
+
+    def _wait_after(self, state: RetryCallState) -> float:
+        attempt, state.attempt_number = state.attempt_number, min(state.attempt_number, _MOST_ATTEMPTS)
+        try:
+            return min(max(0.0, float(self.wait(state))), _LONGEST)
+        except OverflowError:
+            return _LONGEST
+        finally:
+            state.attempt_number = attempt
+
+
+_EXAMPLES = {
+    "stop": "tenacity's stop_after_attempt(3), say, or use exponential_jitter(max_attempts=3)",
+    "wait": "tenacity's wait_fixed(30), say",
+    "retry_if": "tenacity's retry_if_exception_type(OSError), say",
+}
+
+
+def _shown(given: object) -> str:
+    return given.__name__ if isinstance(given, type) else repr(given)
+
+
+def _state(error: BaseException, attempt: int, elapsed: float) -> RetryCallState:
+    unused: Any = None
+    state = RetryCallState(retry_object=unused, fn=None, args=(), kwargs={})
+    state.attempt_number = attempt
+    state.set_exception((type(error), error, error.__traceback__))
+    state.start_time, state.outcome_timestamp = 0.0, elapsed
+    return state
+
+
+def exponential_jitter(
+    max_attempts: int = 4,
+    max_backoff: float | timedelta = 120,
+    min_jitter: float = -0.5,
+    max_jitter: float = 0.5,
+) -> RetryPolicy:
+    """Up to `max_attempts` runs, min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) s apart.
+
+    Source: Hummingbird's retry strategy of the same name, with its defaults.
+
+    Raises:
+        ValueError: There can't be so many attempts, so long a wait or such a jitter.
+    """
+    stop = stop_after_attempt(whole(max_attempts, "max_attempts"))
+    return RetryPolicy(stop=stop, wait=wait_jitter(max_backoff, min_jitter, max_jitter))
+
+
+def no_retry() -> RetryPolicy:
+    """One run; a failure is a dead letter. Hummingbird's `.dontRetry`."""
+    return RetryPolicy(stop=stop_after_attempt(1))

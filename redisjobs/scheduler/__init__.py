@@ -1,0 +1,1 @@
+"""Pushes the jobs that schedules say are due."""

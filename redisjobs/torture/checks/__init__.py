@@ -1,0 +1,1 @@
+"""What must hold in the recordings of a torture. Pure."""

@@ -1,0 +1,51 @@
+"""What the server's clocks said in a run in which they were set ahead and back. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from redisjobs.events.recording import Line
+
+
+class Clock:
+    """The clocks of the databases, as it was written down when they were set.
+
+    Args:
+        lines: What was written down, by time.
+    """
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._steps: defaultdict[int, list[tuple[float, float, float]]] = defaultdict(list)
+        for line in lines:
+            if line["what"] == "clock":
+                self._steps[line["db"]].append((line["asked"], line["at"], line["seconds"]))
+
+    def earliest(self, db: int, since: float, until: float) -> float:
+        """The earliest that a clock said in that time."""
+        return min([since + self._ahead(db, since), *self._said(db, since, until)])
+
+    def latest(self, db: int, since: float, until: float) -> float:
+        """The latest that a clock said in that time."""
+        return max([until + self._ahead(db, until), *self._said(db, since, until)])
+
+    def told(self, db: int, said: float, since: float) -> float:
+        """When it was that a clock said that, the first time since then."""
+        steps = [(0.0, 0.0, 0.0), *self._steps[db]]
+        ends = [asked for asked, _, _ in steps[1:]] + [float("inf")]
+        times = [
+            said - seconds
+            for (_, at, seconds), end in zip(steps, ends, strict=True)
+            if max(at, since) <= said - seconds <= end
+        ]
+        return min(times, default=said)
+
+    def _ahead(self, db: int, at: float) -> float:
+        """How far ahead it was."""
+        return next((seconds for _, done, seconds in reversed(self._steps[db]) if done <= at), 0.0)
+
+    def _said(self, db: int, since: float, until: float) -> Iterator[float]:
+        """What it said just before and just after it was set, each time in that span."""
+        before = 0.0
+        for asked, at, seconds in self._steps[db]:
+            if asked <= until and at >= since:
+                yield from (asked + before, at + before, asked + seconds, at + seconds)
+            before = seconds

@@ -1,0 +1,62 @@
+"""Whether those that were stopped for longer than their lease, or killed, were fenced meanwhile. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from redisjobs.events.recording import Line
+from redisjobs.torture.checks.causes import Leases, holds_up, noticed_by
+
+_WITHIN = 2.5  # seconds after the end of a lease in which somebody fences whose it was
+
+
+def unfenced(lines: Sequence[Line], faults: Sequence[Line], leases: Leases) -> Iterator[str]:
+    """Workers that nobody has taken for dead though they sent no heartbeat for long enough, in words.
+
+    Where others could not have known, as something kept them from beating as well, nothing is asked of them. Nor
+    where nobody was there for long enough to be sure.
+
+    Args:
+        lines: What was written down, by time.
+        faults: Faults and stalls of these.
+        leases: Of the workers.
+    """
+    for fault in faults:
+        for what, worker, pid in _to_be_fenced(fault):
+            lease, db = leases.of(pid), _database(lines, pid, fault)
+            if fault["ended"] - fault["began"] < lease + _WITHIN or _held_up(fault, faults, db, leases):
+                continue
+            seen = [line["at"] for line in lines if line["what"] == "fenced" and line["worker"] == worker]
+            in_time = any(fault["began"] <= at <= fault["ended"] for at in seen)
+            if not in_time and _is_watched(lines, fault, db, lease):
+                seconds = fault["ended"] - fault["began"]
+                yield f"{worker} {what} for {seconds:.1f} s, by a lease of {lease:g} s, and was not fenced"
+
+
+def _to_be_fenced(fault: Line) -> Iterator[tuple[str, str, int]]:
+    for what, key in (("stood still", "silent"), ("was gone", "lost")):
+        for worker, pid in zip(fault.get(key, ()), fault["pids"], strict=False):
+            yield what, worker, pid
+
+
+def _database(lines: Sequence[Line], pid: int, fault: Line) -> int:
+    return next((int(line["db"]) for line in lines if line.get("pid") == pid), fault["db"] or 0)
+
+
+def _held_up(fault: Line, faults: Sequence[Line], db: int, leases: Leases) -> bool:
+    """Whether the others may have been kept from fencing a worker that a fault has stopped."""
+    return any(
+        other is not fault
+        and holds_up(other, db)
+        and other["began"] <= fault["ended"]
+        and fault["began"] <= noticed_by(other) + leases.longest
+        for other in faults
+    )
+
+
+def _is_watched(lines: Sequence[Line], fault: Line, db: int, lease: float) -> bool:
+    """Whether another worker was there all the while in which it could have become sure, and acted."""
+    heard: dict[int, list[float]] = {}
+    for line in lines:
+        if line.get("db") == db and line.get("pid", fault["pids"][0]) not in fault["pids"]:
+            heard.setdefault(line["pid"], []).append(line["at"])
+    came_by = fault["ended"] - lease - _WITHIN
+    return any(times[0] <= came_by and fault["ended"] <= times[-1] for times in heard.values())

@@ -1,0 +1,38 @@
+"""Of versions that were pushed one in place of the other, the last that was taken is run, or a later one. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from redisjobs.events.recording import Line
+from redisjobs.torture.fleet.store import Final
+
+_Thing = tuple[int, str]  # a database, and a key there
+
+
+def outdated(lines: Sequence[Line], finals: Sequence[Final]) -> Iterator[str]:
+    """Things of which the last version was not run, and versions that were refused, in words.
+
+    Args:
+        lines: What was written down, of all processes.
+        finals: What is in each database now; of a thing with a dead letter nothing is said.
+    """
+    taken: defaultdict[_Thing, int] = defaultdict(int)
+    run: defaultdict[_Thing, int] = defaultdict(int)
+    jobs: defaultdict[_Thing, set[str]] = defaultdict(set)
+    for line in lines:
+        if line["what"] == "version":
+            thing = line["db"], line["key"]
+            jobs[thing].add(line["holder"])
+            taken[thing] = max(taken[thing], line["version"])
+            if not line["taken"]:
+                yield (
+                    f"version {line['version']} of {line['key']} was told that {line['holder']} holds its key, "
+                    "though that waits, and is replaced, or has begun, and holds none"
+                )
+        elif line["what"] == "start" and "version" in line:
+            thing = line["db"], line["key"]
+            run[thing] = max(run[thing], int(line["version"]))
+    dead = {(db, letter.job) for db, final in enumerate(finals) for letter in final.letters}
+    for (db, key), version in taken.items():
+        if run[db, key] < version and not dead & {(db, job) for job in jobs[db, key]}:
+            yield f"version {version} of {key} was taken, and the last that was run is {run[db, key]}"

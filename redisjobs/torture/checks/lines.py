@@ -1,0 +1,43 @@
+"""What the recordings of a run hold, as a line for each thing that happened to a job."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from redisjobs.events import JobsCancelled, JobsSettled, ScheduleFired, recording
+
+_SETTLED = {kind.__name__ for kind in JobsSettled.__subclasses__()}
+
+
+def read(directory: str | Path) -> Iterator[dict[str, Any]]:
+    """Every line; an event of several jobs as one for each: `settled`, `ended` by the store itself, or `fired`."""
+    for line in recording.read(directory):
+        if line["what"] in _SETTLED:
+            yield from (_of_one(line, job) for job in line["jobs"])
+        elif line["what"] == ScheduleFired.__name__:
+            yield from (_of_slot(line, *job) for job in line["jobs"])
+        else:
+            yield line
+
+
+def _of_slot(event: Mapping[str, Any], job_id: str, name: str, added: bool) -> dict[str, Any]:
+    line = {key: event[key] for key in ("pid", "db", "at", "missed")}
+    return line | {"what": "fired", "job": job_id, "name": name, "added": added}
+
+
+def _of_one(event: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    line = {key: event[key] for key in ("pid", "db", "at", "worker")} | {"job": job["job_id"]}
+    line["cancelled"] = event["what"] == JobsCancelled.__name__
+    if job["lease"] is None:
+        return line | {"what": "ended"}
+    is_read = job["name"] != "?"  # else it never came so far as to know its attempt
+    told = {key: job[key] for key in ("name", "reply", "settlement", "sent_at", "resent")}
+    return (
+        line
+        | told
+        | {
+            "what": "settled",
+            "attempt": job["attempt"] if is_read else 0,
+            "deliveries": job["lease"]["deliveries"],
+        }
+    )

@@ -1,0 +1,135 @@
+"""How long it took until all was well again after each fault. Pure."""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from redisjobs.events.recording import Line
+
+_STUCK = 20.0  # seconds after which a worker that has started nothing is stuck
+
+
+@dataclass(slots=True)
+class Recovery:
+    """One kind of fault.
+
+    Attributes:
+        times: How often it happened.
+        seconds: How long recovery took each time there was something to recover from, and no other fault that is
+            about all was in force meanwhile.
+        disturbed: The same where one was.
+    """
+
+    times: int = 0
+    seconds: list[float] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)
+
+
+def measure(lines: Sequence[Line]) -> tuple[dict[str, Recovery], list[str]]:
+    """How long recovery took, by the fault's name; and which workers did not recover at all."""
+    faults = [line for line in lines if line["what"] == "fault"]
+    found: defaultdict[str, Recovery] = defaultdict(Recovery)
+    starts = _Starts(lines)
+    stuck: list[str] = []
+    for fault in faults:
+        recovery = found[fault["name"]]
+        recovery.times += 1
+        for since, seconds in _recoveries(stuck, starts, fault, faults):
+            if seconds is not None:
+                clear = not any(_disturbs(other, fault, since, since + seconds) for other in faults)
+                (recovery.seconds if clear else recovery.disturbed).append(seconds)
+        if fault.get("silent"):
+            _workers_again(stuck, starts, fault, faults, fault["pids"])
+    return dict(found), stuck
+
+
+def _recoveries(
+    stuck: list[str], starts: "_Starts", fault: Line, faults: Sequence[Line]
+) -> Iterable[tuple[float, float | None]]:
+    """From when on, and how long; None where there was nothing to recover from."""
+    match fault["recovery"]:
+        case "killers":  # from each death that one of these jobs caused
+            for death in (line for line in starts.lines if line["job"] in fault["jobs"]):
+                yield death["at"], starts.jobs_again([death["pid"]], death["at"])
+        case "jobs":
+            yield fault["began"], starts.jobs_again(fault["pids"], fault["began"])
+        case "workers":
+            yield fault["ended"], _workers_again(stuck, starts, fault, faults, fault["workers"])
+
+
+def _disturbs(other: Line, fault: Line, since: float, until: float) -> bool:
+    about_all = other is not fault and other["recovery"] == "workers"
+    return about_all and other["began"] <= until and other["ended"] + other["lingers"] >= since
+
+
+def _workers_again(
+    stuck: list[str], starts: "_Starts", fault: Line, faults: Sequence[Line], pids: Sequence[int]
+) -> float | None:
+    """Seconds from a fault's end until the last of those that lived through it has started a job."""
+    last = None
+    for pid in pids:
+        if not starts.before(pid, fault["began"]):
+            continue  # it was not at work yet
+        again = starts.after(pid, fault["ended"])
+        if again is not None:
+            last = max(last or 0.0, again - fault["ended"])
+            continue
+        later = [other for other in faults if other is not fault and other["began"] >= fault["began"]]
+        hit = [other["began"] for other in later if pid in other["pids"]]
+        watched = min([*hit, starts.poisoned.get(pid, starts.over)]) - fault["ended"]
+        if watched > _STUCK:
+            stuck.append(f"process {pid} has started nothing in {watched:.0f} s since '{fault['name']}' was over")
+    return last
+
+
+class _Starts:
+    """Starts of handlers, by process and by job.
+
+    Attributes:
+        lines: All of them, in order.
+        poisoned: When each process started a job that kills it.
+        over: When the last job was pushed: from then on there may be nothing to start.
+    """
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = [line for line in lines if line["what"] == "start"]
+        self.poisoned = {line["pid"]: line["at"] for line in self.lines if line["name"] == "Poison"}
+        self.over = max((line["at"] for line in lines if line["what"] == "pushed"), default=0.0)
+        self._by_pid: defaultdict[int, list[float]] = defaultdict(list)
+        self._by_job: defaultdict[tuple[int, str], list[Line]] = defaultdict(list)
+        self._held: defaultdict[int, list[Line]] = defaultdict(list)
+        for line in self.lines:
+            self._by_pid[line["pid"]].append(line["at"])
+            self._by_job[line["db"], line["job"]].append(line)
+            self._held[line["pid"]].append(line)
+        self._settled = {
+            (line["job"], line["pid"], line["attempt"]): line["at"] for line in lines if line["what"] == "settled"
+        }
+
+    def before(self, pid: int, at: float) -> bool:
+        """Whether the process had started a job by then."""
+        return bool(self._by_pid[pid]) and self._by_pid[pid][0] < at
+
+    def after(self, pid: int, at: float) -> float | None:
+        """When the process started the next job from then on."""
+        times = self._by_pid[pid]
+        index = bisect_left(times, at)
+        return times[index] if index < len(times) else None
+
+    def jobs_again(self, pids: Sequence[int], at: float) -> float | None:
+        """Seconds from then until the last job in the hands of these processes was started elsewhere.
+
+        Those that had ended by then, unknown to the one that was killed, start no more: they don't count.
+        """
+        last = None
+        for pid in pids:
+            for held in self._held[pid]:
+                settled = self._settled.get((held["job"], pid, held["attempt"]))
+                if held["at"] > at or (settled is not None and settled <= at):
+                    continue
+                of_it = self._by_job[held["db"], held["job"]]
+                later = [line["at"] for line in of_it if line["at"] > at and line["pid"] != pid]
+                if later:
+                    last = max(last or 0.0, later[0] - at)
+        return last

@@ -1,0 +1,112 @@
+"""Whether each slot of a schedule was fired once. Pure.
+
+A scheduler that was killed, or whose reply was lost, tells of no slot that it fired. So a slot counts as fired as
+well where its job ran, was settled, or is a dead letter.
+"""
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from redisjobs.model.stored import Accuracy, ScheduleInfo, ms_of, slot_id
+from redisjobs.torture.checks.stories import Key, Story
+from redisjobs.torture.fleet.rules import SPAN
+from redisjobs.torture.fleet.store import Final
+
+Slots = Mapping[datetime, Story]
+"""The jobs of one schedule by their slots."""
+
+_TICK = timedelta(milliseconds=1)
+
+
+def take_as_pushed(stories: MutableMapping[Key, Story], finals: Sequence[Final]) -> int:
+    """Take the jobs of slots as pushed, for nobody else pushes them; how many there are."""
+    number = 0
+    for db, final in enumerate(finals):
+        ids = {story.job for story in stories.values() if story.db == db} | {
+            letter.job for letter in final.letters
+        }
+        for job in sorted(ids):
+            if any(_slot(info, job) for info in final.schedules):
+                story = stories.setdefault((db, job), Story(db=db, job=job))
+                story.attempted = story.acknowledged = True
+                number += 1
+    return number
+
+
+def misfired(stories: Mapping[Key, Story], finals: Sequence[Final]) -> Iterator[str]:
+    """What was fired twice, or never, or out of turn, in words.
+
+    Args:
+        stories: All jobs, those of slots taken as pushed.
+        finals: What is in each database now that nothing is fired any more.
+    """
+    for db, final in enumerate(finals):
+        for info in final.schedules:
+            mine = [story for story in stories.values() if story.db == db and not story.mark]
+            slots = {slot: story for story in mine if (slot := _slot(info, story.job))}
+            where = f"database {db}: " if db else ""
+            yield from (where + what for what in _of_one(info, slots))
+
+
+def _of_one(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
+    if info.error or info.rule is None or info.last_slot is None or not slots:
+        yield f"schedule '{info.name}' has {len(slots)} jobs, and its last slot is {info.last_slot}; {info.error}"
+        return
+    yield from _twice(slots)
+    if info.accuracy is Accuracy.ALL and _rules(slots):
+        yield from _left_out_by_either(info, slots)
+        return
+    due = set(info.rule.between(min(slots) - _TICK, info.last_slot))
+    for slot in sorted(slots.keys() - due):
+        yield f"{slots[slot].job} was fired, and the last slot of '{info.name}' is {info.last_slot:%H:%M:%S}"
+    missing = sorted(due - slots.keys())
+    if info.accuracy is Accuracy.ALL:
+        yield from (f"{slot_id(info.name, ms_of(slot))} was never fired" for slot in missing)
+        if info.missed:
+            yield f"schedule '{info.name}' has missed {info.missed} slots, and is to make up for all"
+    elif not _are_counted(len(missing), info.missed, slots[min(slots)]):
+        yield f"schedule '{info.name}' has {len(missing)} slots without a job, and counts {info.missed} as missed"
+
+
+def _rules(slots: Slots) -> bool:
+    """Whether some of the slots are of the rule of a release that was rolled back."""
+    return any(slot.microsecond for slot in slots)
+
+
+def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
+    """What was left out where one of two rules counted at a time.
+
+    Up to some moment between two slots the rule of the first counted, and from then on that of the second. So two
+    slots of different rules may be one span and a half apart, and two of one rule only one span.
+    """
+    for first, second in pairwise(sorted(slots)):
+        is_change = first.microsecond != second.microsecond
+        if second - first > (1.5 * SPAN if is_change else SPAN):
+            yield f"between {slots[first].job} and {slots[second].job} slots were never fired"
+    if max(slots) != info.last_slot:
+        yield f"the last slot of '{info.name}' is {info.last_slot}, and its last job {slots[max(slots)].job}"
+    if info.missed:
+        yield f"schedule '{info.name}' has missed {info.missed} slots, and is to make up for all"
+
+
+def _are_counted(missing: int, counted: int, first: Story) -> bool:
+    """Whether slots without a job are counted as missed, once; who fired first tells how many lie before that."""
+    if not first.fired:
+        return counted >= missing
+    return bool(counted - first.fired[0]["missed"] == missing)
+
+
+def _twice(slots: Slots) -> Iterator[str]:
+    for _, story in sorted(slots.items()):
+        if len(story.fired) > 1:
+            processes = " and ".join(str(line["pid"]) for line in story.fired)
+            yield f"{story.job} was fired {len(story.fired)} times, by processes {processes}"
+        elif any(not line["added"] for line in story.fired):
+            yield f"{story.job} was fired by process {story.fired[0]['pid']} when its job was there already"
+
+
+def _slot(info: ScheduleInfo, job: str) -> datetime | None:
+    """The slot of a schedule that a job is for; None if it is for none."""
+    name, _, slot = job.rpartition("@")
+    return datetime.fromisoformat(slot) if name == info.name else None

@@ -1,0 +1,1 @@
+"""The torture's producers and workers, and the store that they share."""

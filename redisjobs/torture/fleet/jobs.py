@@ -1,0 +1,439 @@
+"""The torture's jobs. Its workers import this as `redisjobs.torture.fleet.jobs:queue`.
+
+Every start and every end of a handler is written into this process' recording.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import anyio
+from tenacity import stop_after_attempt, wait_exponential_jitter
+
+from redisjobs.errors import DriverError, Fail, QueueFull
+from redisjobs.model.codec import new_job_id
+from redisjobs.model.context import JobContext
+from redisjobs.model.job import Priority
+from redisjobs.model.options import PushOptions
+from redisjobs.model.retry import RetryPolicy, exponential_jitter, no_retry
+from redisjobs.model.transitions import MOST_JOBS
+from redisjobs.queue import JobQueue
+from redisjobs.server import DEFAULT_URL
+from redisjobs.torture.fleet import process
+from redisjobs.torture.fleet.rules import OTHER_RULE, RULE
+
+ATTEMPTS = 3
+"""Runs that a job gets which fails each time."""
+
+KEPT = 6 * 3600
+"""Seconds for which results are kept: longer than any torture lasts."""
+
+AT_ONCE = 2
+"""Jobs of a key that run at once, of those that are limited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Runs for so many seconds."""
+
+    job_name: ClassVar[str] = "Work"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadWork:
+    """The same in a thread."""
+
+    job_name: ClassVar[str] = "ThreadWork"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flaky:
+    """Fails until its attempt of this number."""
+
+    job_name: ClassVar[str] = "Flaky"
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """Raises `Fail`."""
+
+    job_name: ClassVar[str] = "Hopeless"
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A job that only workers of the newer release know, as in a rolling deploy."""
+
+    job_name: ClassVar[str] = "Newcomer"
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """Kills its process, each time."""
+
+    job_name: ClassVar[str] = "Poison"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Blocks the event loop for so many seconds."""
+
+    job_name: ClassVar[str] = "Blocker"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pusher:
+    """Pushes another job."""
+
+    job_name: ClassVar[str] = "Pusher"
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Runs for so many seconds, `AT_ONCE` of a key at once."""
+
+    job_name: ClassVar[str] = "Limited"
+    key: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seldom:
+    """One of a key starts in an hour: all others of that key wait for as long as the torture lasts."""
+
+    job_name: ClassVar[str] = "Seldom"
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """One of so many that may start in a second."""
+
+    job_name: ClassVar[str] = "Paced"
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """A version of a thing, pushed in place of an older one that waits."""
+
+    job_name: ClassVar[str] = "Latest"
+    key: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Pushes follow-ups, others in each run; takes so many seconds, and fails until its attempt of this number."""
+
+    job_name: ClassVar[str] = "Parent"
+    seconds: float = 0.0
+    until: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Takes so many seconds, and pushes the next step of its chain as long as some are left.
+
+    Each holds the chain's unique key, if it has one.
+    """
+
+    job_name: ClassVar[str] = "Step"
+    left: int
+    key: str = ""
+    seconds: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """Reports progress, so often."""
+
+    job_name: ClassVar[str] = "Reporting"
+    times: int
+
+
+class Unheard(BaseException):
+    """What no `except Exception` catches."""
+
+
+RAISED: Mapping[str, type[BaseException]] = {
+    kind.__name__: kind
+    for kind in (KeyboardInterrupt, GeneratorExit, SystemExit, asyncio.CancelledError, StopAsyncIteration, Unheard)
+}
+"""What handlers raise, by name."""
+
+UPSET = ("cancel all tasks", "cancel a task a turn", "stop the loop", "hold a cancel scope")
+"""What else handlers do to the event loop before they fail; what runs beside them goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raiser:
+    """Raises one of `RAISED`."""
+
+    job_name: ClassVar[str] = "Raiser"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upsetter:
+    """Does one of `UPSET`, and fails."""
+
+    job_name: ClassVar[str] = "Upsetter"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRaiser:
+    """Raises one of `RAISED`, in a thread."""
+
+    job_name: ClassVar[str] = "ThreadRaiser"
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Raises one of `RAISED` where its parameters are made; by a worker only."""
+
+    job_name: ClassVar[str] = "Trap"
+    what: str
+
+    def __post_init__(self) -> None:
+        """Raise it."""
+        if process.RECORDINGS in os.environ:
+            raise RAISED[self.what]()
+
+
+@dataclass(frozen=True, slots=True)
+class Steep:
+    """Fails, and its wait grows tenfold with each attempt."""
+
+    job_name: ClassVar[str] = "Steep"
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What schedules push."""
+
+    job_name: ClassVar[str] = "Tick"
+
+
+_retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
+queue = JobQueue(DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), retry=_retry)
+
+
+@queue.register(Work)
+async def work(parameters: Work, context: JobContext) -> dict[str, Any]:
+    """Take a while."""
+    with process.noted(context):
+        await anyio.sleep(parameters.seconds)
+    return process.result(context)
+
+
+@queue.register(ThreadWork)
+def work_in_a_thread(parameters: ThreadWork, context: JobContext) -> dict[str, Any]:
+    """Take a while, and can't be interrupted."""
+    with process.noted(context):
+        time.sleep(parameters.seconds)
+    return process.result(context)
+
+
+@queue.register(Flaky)
+async def fail_at_first(parameters: Flaky, context: JobContext) -> dict[str, Any]:
+    """Fail, and fail, and succeed, or not even then."""
+    with process.noted(context):
+        await anyio.sleep(0.005)
+        _fail_until(parameters.until, context)
+    return process.result(context)
+
+
+@queue.register(Hopeless, retry=no_retry())
+async def give_up(parameters: Hopeless, context: JobContext) -> None:
+    """Ask to be a dead letter."""
+    with process.noted(context):
+        raise Fail("as it should")
+
+
+if process.OLD not in os.environ:
+
+    @queue.register(Newcomer)
+    async def welcome(parameters: Newcomer, context: JobContext) -> None:
+        """Be known here."""
+        with process.noted(context):
+            pass
+
+
+@queue.register(Poison)
+async def kill(parameters: Poison, context: JobContext) -> None:
+    """Take the process, and what else it runs, along."""
+    with process.noted(context):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@queue.register(Blocker)
+async def block(parameters: Blocker, context: JobContext) -> None:
+    """Be written badly."""
+    with process.noted(context):
+        time.sleep(parameters.seconds)  # noqa: ASYNC251
+
+
+@queue.register(Pusher)
+async def push_another(parameters: Pusher, context: JobContext) -> dict[str, Any]:
+    """Push as any producer does, on the connection of this process."""
+    with process.noted(context):
+        job_id, pushed = new_job_id(), Work(0.001)
+        process.note("push", job=job_id, name=pushed.job_name)
+        try:
+            handle = await queue.push(pushed, job_id=job_id)
+        except DriverError as error:  # it may be there, or not
+            process.note("refused", jobs=[job_id], full=isinstance(error, QueueFull), error=str(error))
+        else:
+            process.note("pushed", job=job_id, holder="", added=handle.added, delay=0.0)
+    return process.result(context)
+
+
+@queue.register(Parent)
+async def push_follow_ups(parameters: Parent, context: JobContext) -> dict[str, Any]:
+    """Push one to three, as no other run of this job does; they are there only if this run ends it."""
+    with process.noted(context):
+        options: Sequence[PushOptions] = (
+            {},
+            {"delay": 0.3, "keep_result": KEPT},
+            {"job_id": f"of-{context.job_id}", "priority": Priority.HIGH},
+        )
+        for each in options[: 1 + (context.attempt + context.deliveries) % len(options)]:
+            process.follow_up(context, Work(0.001), **each)
+        await anyio.sleep(parameters.seconds)
+        _fail_until(parameters.until, context)
+    return process.result(context)
+
+
+@queue.register(Step)
+def go_on(parameters: Step, context: JobContext) -> dict[str, Any]:
+    """Push the next step, in a thread."""
+    with process.noted(context):
+        if parameters.left:
+            following = replace(parameters, left=parameters.left - 1)
+            process.follow_up(context, following, unique=parameters.key or None)
+        time.sleep(parameters.seconds)
+    return process.result(context)
+
+
+@queue.register(Reporting)
+async def report(parameters: Reporting, context: JobContext) -> dict[str, Any]:
+    """Say how far it is, and whose that is."""
+    with process.noted(context):
+        for number in range(parameters.times):
+            context.progress(number, parameters.times, context.job_id)
+            await anyio.sleep(0.1)
+    return process.result(context)
+
+
+def _fail_until(attempt: int, context: JobContext) -> None:
+    if context.attempt < attempt:
+        raise RuntimeError(f"attempt {context.attempt} fails, as it should")
+
+
+@queue.register(Raiser, retry=no_retry())
+async def raise_it(parameters: Raiser, context: JobContext) -> None:
+    """Raise what nobody expects."""
+    with process.noted(context):
+        raise RAISED[parameters.what]()
+
+
+@queue.register(Upsetter, retry=no_retry())
+async def upset(parameters: Upsetter, context: JobContext) -> None:
+    """Let the worker's event loop have all that a handler can do to it."""
+    with process.noted(context, does=parameters.what):
+        match parameters.what:
+            case "cancel all tasks":
+                for task in asyncio.all_tasks():
+                    task.cancel()
+                await anyio.sleep(0.05)
+            case "cancel a task a turn":  # the worker hears of each by itself, and between them goes on
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                    await asyncio.sleep(0)
+            case "stop the loop":
+                asyncio.get_running_loop().stop()
+                await anyio.sleep(0.05)
+            case "hold a cancel scope":
+                await anext(_held_scope())
+        raise RuntimeError(f"{parameters.what}: fails, as it should")
+
+
+async def _held_scope() -> AsyncIterator[None]:
+    with anyio.CancelScope():
+        yield
+
+
+@queue.register(ThreadRaiser, retry=no_retry())
+def raise_in_a_thread(parameters: ThreadRaiser, context: JobContext) -> None:
+    """Raise what nobody expects, in a thread."""
+    with process.noted(context):
+        raise RAISED[parameters.what]()
+
+
+@queue.register(Trap, retry=no_retry())
+async def never_reached(parameters: Trap, context: JobContext) -> None:
+    """Its parameters can't be made."""
+    with process.noted(context):
+        pass
+
+
+@queue.register(Steep, retry=RetryPolicy(stop_after_attempt(ATTEMPTS), wait_exponential_jitter(exp_base=10)))
+async def climb(parameters: Steep, context: JobContext) -> None:
+    """Fail."""
+    with process.noted(context):
+        raise RuntimeError("fails, as it should")
+
+
+@queue.register(Latest)
+async def be_the_latest(parameters: Latest, context: JobContext) -> None:
+    """Say which version this is."""
+    with process.noted(context, key=parameters.key, version=str(parameters.version)):
+        await anyio.sleep(0.02)
+
+
+@queue.register(Limited, max_concurrency=AT_ONCE, limit_key=lambda limited: limited.key)
+async def run_few(parameters: Limited, context: JobContext) -> dict[str, Any]:
+    """Be one of few."""
+    with process.noted(context, key=parameters.key):
+        await anyio.sleep(parameters.seconds)
+    return process.result(context)
+
+
+@queue.register(Seldom, rate="1/h", limit_key=lambda seldom: seldom.key)
+async def come_seldom(parameters: Seldom, context: JobContext) -> dict[str, Any]:
+    """Be the one of this hour."""
+    with process.noted(context, key=parameters.key):
+        pass
+    return process.result(context)
+
+
+@queue.register(Paced, rate="20/s", burst=5)
+async def pace(parameters: Paced, context: JobContext) -> dict[str, Any]:
+    """Start in time."""
+    with process.noted(context):
+        pass
+    return process.result(context)
+
+
+@queue.register(Tick)
+async def tick(parameters: Tick, context: JobContext) -> None:
+    """Be the job of a slot."""
+    with process.noted(context):
+        pass
+
+
+rule = OTHER_RULE if process.OTHER_RULE in os.environ else RULE
+queue.schedule(Tick(), rule, name="all", accuracy="all", at_most=MOST_JOBS)
+
+if process.RECORDINGS in os.environ:
+    process.begin(queue.events)

@@ -1,0 +1,62 @@
+"""What producers push: a mix of everything, drawn at random."""
+
+import random
+from typing import Any
+
+from redisjobs import queue, sync
+from redisjobs.model.codec import new_job_id
+from redisjobs.model.job import Priority
+from redisjobs.model.options import PushOptions
+from redisjobs.model.transitions import NewJob
+from redisjobs.torture.fleet import jobs
+
+_UNIQUE_KEYS = 5
+_LIMIT_KEYS = 2
+
+
+def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
+    """One of the mix: mostly short work, and some of all else."""
+    options: PushOptions = {"job_id": f"own-{new_job_id()}"} if rng.random() < 0.3 else {"job_id": new_job_id()}
+    options["priority"] = rng.choices(list(Priority), (1, 8, 1))[0]
+    if rng.random() < 0.1:
+        options["delay"] = rng.uniform(0.05, 3)
+    if rng.random() < 0.02:
+        options["unique"] = f"key {rng.randrange(_UNIQUE_KEYS)}"
+    if rng.random() < 0.2:
+        options["keep_result"] = jobs.KEPT
+    chance = rng.random()
+    if chance < 0.63:
+        kind: Any = jobs.Work(some_seconds(rng))
+    elif chance < 0.7:
+        kind = jobs.Limited(rng.randrange(_LIMIT_KEYS), rng.uniform(0.001, 0.3))
+    elif chance < 0.72:
+        kind = jobs.Paced()
+    elif chance < 0.86:
+        kind = jobs.ThreadWork(some_seconds(rng))
+    elif chance < 0.89:
+        kind = jobs.Pusher()
+    elif chance < 0.926:
+        kind = jobs.Parent(some_seconds(rng), rng.choice((1, 1, 2)))
+    elif chance < 0.93:
+        kind = a_chain(rng, options)
+    elif chance < 0.98:
+        kind = jobs.Flaky(rng.randint(2, jobs.ATTEMPTS))
+    elif chance < 0.99:
+        kind = jobs.Flaky(jobs.ATTEMPTS + 1)
+    else:
+        kind = jobs.Hopeless()
+    return queue.prepare(kind, **options)
+
+
+def a_chain(rng: random.Random, options: PushOptions) -> jobs.Step:
+    """The first step of a chain. Half of them have a key, which each step hands on to the next."""
+    key = options["unique"] = f"chain {rng.getrandbits(64)}" if rng.random() < 0.5 else None
+    return jobs.Step(rng.randint(3, 20), key or "")
+
+
+def some_seconds(rng: random.Random) -> float:
+    """Mostly a few ms; now and then longer than a lease."""
+    chance = rng.random()
+    if chance < 0.8:
+        return rng.uniform(0.001, 0.02)
+    return rng.uniform(0.05, 0.2) if chance < 0.97 else rng.uniform(1, 3)

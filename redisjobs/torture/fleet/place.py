@@ -1,0 +1,112 @@
+"""Where the torture's queue is: a server of its own or the user's, two databases, and what stands between."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from urllib.parse import urlsplit
+
+from redisjobs import server
+from redisjobs.base.visible import without_password
+from redisjobs.drivers.redis.connection import Target
+from redisjobs.errors import DriverError
+from redisjobs.torture.fleet.store import Store, through
+from redisjobs.torture.proxy import Proxy
+
+
+class Place:
+    """Where the queue is, and what stands between it and its users.
+
+    Attributes:
+        description: For people.
+        own: The server, if it is ours to break.
+        workers: The proxy between workers and server; None where there can be none.
+        producers: The one between producers and server.
+        queue: The queue's name, the same in all databases.
+        stores: The queue in each database.
+    """
+
+    def __init__(
+        self,
+        urls: list[str],
+        description: str,
+        own: server.Server | None,
+        workers: Proxy | None,
+        producers: Proxy | None,
+    ) -> None:
+        self.description, self.own = description, own
+        self.workers, self.producers = workers, producers
+        self.queue = f"torture-{secrets.token_hex(4)}"
+        self.stores = [Store(url, self.queue, db) for db, url in enumerate(urls)]
+
+    def urls(self, proxy: Proxy | None) -> list[str]:
+        """Where the queue is in each database, by way of a proxy."""
+        return [through(store.url, proxy.port) if proxy else store.url for store in self.stores]
+
+    def aside(self, name: str) -> Store:
+        """Another queue in the last of the databases."""
+        last = self.stores[-1]
+        return Store(last.url, f"{self.queue}-{name}", 0)
+
+
+def check_url(url: str) -> None:
+    """Make sure that this is the URL of a server.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        Target(url)
+    except ValueError as error:
+        raise ValueError(f"{without_password(url)!r}: {error}") from error
+
+
+@contextmanager
+def place(url: str) -> Iterator[Place]:
+    """A place for the torture, gone afterwards: a server of its own, or a queue on the user's.
+
+    Raises:
+        DriverError: Nobody answers there.
+    """
+    with ExitStack() as stack:
+        own = None
+        if not url:
+            # What was acknowledged is on the disk: then a kill may lose nothing.
+            own = stack.enter_context(server.start(options=("--appendfsync", "always")))
+        there = own.url if own else url
+        parts = urlsplit(there)
+        target = (parts.hostname or server.HOST, parts.port or 6379)
+        proxies: list[Proxy | None] = [None, None]
+        if parts.scheme == "redis":
+            proxies = [stack.enter_context(Proxy(*target)) for _ in range(2)]
+        description = f"{own.description}, {there}" if own else without_password(there)
+        found = Place(databases_of(there), description, own, *proxies)
+        try:
+            found.stores[0].counts()  # says so if it does not answer
+            _leave_out_what_is_not_there(found)
+            yield found
+        finally:
+            for store in found.stores:
+                if own is None:
+                    with suppress(DriverError):
+                        store.remove()
+                store.close()
+
+
+def databases_of(url: str) -> list[str]:
+    """The database that a URL names, and one beside it, where that can be told."""
+    parts = urlsplit(url)
+    number = parts.path.strip("/")
+    if parts.scheme not in ("redis", "rediss") or (number and not number.isdigit()):
+        return [url]
+    return [url, parts._replace(path="/1" if int(number or 0) == 0 else "/0").geturl()]
+
+
+def _leave_out_what_is_not_there(place: Place) -> None:
+    """A cluster has but one database, and a user may be kept from the others."""
+    for store in place.stores[1:]:
+        try:
+            store.counts()
+        except DriverError:
+            store.close()
+            place.stores.remove(store)
+            place.description += " (one database)"

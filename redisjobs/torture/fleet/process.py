@@ -1,0 +1,128 @@
+"""A worker process of the torture, beside its jobs: what it is told, what it writes down, and when it ends."""
+
+import functools
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Unpack
+
+from redisjobs.events import Events
+from redisjobs.events.recording import Recording
+from redisjobs.model.context import JobContext
+from redisjobs.model.job import Named
+from redisjobs.model.options import PushOptions
+from redisjobs.torture.fleet.store import MARK
+
+QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD, OTHER_RULE = (
+    f"REDISJOBS_TORTURE_{what}"
+    for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD", "OTHER_RULE")
+)
+"""What the torture tells its workers by the environment: the queue's name, the recordings' directory, the port
+whose silence means that it is over, which of the databases it is, the lease, whether this worker is one of an
+older release, and whether its schedule has another rule."""
+
+_LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of delay from which on it stood still
+
+
+def begin(events: Events) -> None:
+    """Be such a process from now on, and write down every event."""
+    _end_with_the_torture()
+    _keep_the_log_readable()
+    _watch_the_interpreter()
+    note("hello", parent=os.getppid(), lease=float(os.environ[LEASE]))
+    _recording().listen(events, db=_database())
+
+
+@contextmanager
+def noted(context: JobContext, **facts: str | int) -> Iterator[None]:
+    """Write down the start and the end of a handler, and how it ended."""
+    line = {"job": context.job_id, "mark": context.headers.get(MARK, ""), **_lease(context)}
+    note("start", name=context.job_name, **facts, **line)
+    result = "cut"
+    try:
+        yield
+        result = "done"
+    except Exception:
+        result = "raised"
+        raise
+    finally:
+        note("end", result=result, **line)
+
+
+def result(context: JobContext) -> dict[str, Any]:
+    """What a handler returns: by it everybody knows which run of which job that was."""
+    return {"job": context.job_id, **_lease(context)}
+
+
+def follow_up(context: JobContext, parameters: Named, **options: Unpack[PushOptions]) -> None:
+    """Push a job as this one ends, and write down that this run means to."""
+    pushed = context.push(parameters, **options)
+    facts = {"kept": bool(options.get("keep_result")), "delay": options.get("delay") or 0.0}
+    note("follow-up", job=pushed.id, name=parameters.job_name, parent=context.job_id, **facts, **_lease(context))
+
+
+def _lease(context: JobContext) -> dict[str, Any]:
+    """By which lease a handler runs."""
+    return {"worker": context.worker_id, "attempt": context.attempt, "deliveries": context.deliveries}
+
+
+def note(what: str, **facts: object) -> None:
+    """Write a line into this process' recording."""
+    _recording().write({"what": what, "pid": os.getpid(), "db": _database(), "at": time.time(), **facts})
+
+
+def _database() -> int:
+    return int(os.environ.get(DATABASE, "0"))
+
+
+@functools.cache
+def _recording() -> Recording:
+    return Recording(os.environ[RECORDINGS])
+
+
+def _end_with_the_torture() -> None:
+    """End as soon as the torture does, even if it is killed: then its listening socket is gone.
+
+    Not by standard input, as a supervisor's children may have another one.
+    """
+    line = socket.create_connection(("127.0.0.1", int(os.environ[LIFELINE])))
+
+    def wait() -> None:
+        try:
+            while line.recv(1):
+                pass
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _watch_the_interpreter() -> None:
+    """Write down when this thread did not get to run: then leases may run out.
+
+    Where the process was at work meanwhile, it was one of its own threads that let no other into the interpreter;
+    else it was stopped, or the machine had no time for it, and nobody is to blame.
+    """
+
+    def watch() -> None:
+        while True:
+            began, used = time.time(), time.process_time()
+            time.sleep(_LOOK)
+            now, late = time.time(), time.time() - began - _LOOK
+            if late > _STALL:
+                busy = time.process_time() - used > _STALL
+                facts = {"busy": busy, "hits": "" if busy else "pids", "pids": [os.getpid()]}
+                note(
+                    "stall", name="process stood still", began=began, ended=now, lingers=0.0, reaches=0.0, **facts
+                )
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _keep_the_log_readable() -> None:
+    """Leave out of the log what became of each job: most fail on purpose here, and the recording has it."""
+    logging.getLogger("redisjobs.worker").addFilter(lambda record: getattr(record, "reply", "") != "OK")

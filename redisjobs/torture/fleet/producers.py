@@ -1,0 +1,224 @@
+"""Producers: threads that push and cancel, and write down what they were told."""
+
+import random
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import anyio
+
+from redisjobs import queue, sync
+from redisjobs.errors import DriverError, QueueFull
+from redisjobs.events.recording import Recording
+from redisjobs.model.codec import new_job_id
+from redisjobs.model.job import PushedJob
+from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.book import PAUSE, Book
+from redisjobs.torture.fleet.mix import a_job, some_seconds
+from redisjobs.torture.fleet.reused import ReusedId
+from redisjobs.torture.fleet.waiters import wait, wait_in_async
+
+_DEADLINE = 2.0  # seconds that one push is tried for
+_BATCH = 8
+_TWINS = 0.4  # seconds between two of one id
+_LONG = 40.0  # seconds that a job is delayed for which is to be there all the while
+
+_Kind = Callable[[Book, random.Random], None]
+
+
+class Producers:
+    """Some threads that push until told to stop. A context manager that waits for them.
+
+    Args:
+        urls: Where the queue is, in each database.
+        name: The queue's.
+        recording: What they write into.
+        seed: Of what they push.
+        rate: Jobs a second, of all together.
+
+    Attributes:
+        errors: What went wrong in them, that must not.
+    """
+
+    def __init__(self, urls: Sequence[str], name: str, recording: Recording, *, seed: int, rate: float) -> None:
+        self.errors: list[str] = []
+        self._urls, self._name, self._seed = urls, name, seed
+        self._over = threading.Event()
+        kinds: list[tuple[_Kind, int]] = [
+            *((kind, 0) for kind in (self._one_by_one, self._in_batches, self._in_async)),
+            *((self._one_by_one, db) for db in range(1, len(urls))),
+        ]
+        self._every = len(kinds) / rate
+        kinds += [(kind, db) for db in range(len(urls)) for kind in (self._again, self._versions)]
+        kinds += [(self._waits, len(urls) - 1), (self._waits_in_async, 0)]
+        if len(urls) > 1:
+            kinds.append((self._twins, 0))
+        self._threads = [
+            threading.Thread(
+                target=self._guarded,
+                args=(kind, Book(recording, db), number),
+                name=f"producer {number}",
+                daemon=True,
+            )
+            for number, (kind, db) in enumerate(kinds)
+        ]
+
+    def __enter__(self) -> "Producers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Push nothing new; what is under way is brought to its end."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _guarded(self, kind: _Kind, book: Book, number: int) -> None:
+        try:
+            kind(book, random.Random(f"{self._seed} {number}"))
+        except Exception:
+            self.errors.append(traceback.format_exc())
+
+    def _queue(self, db: int) -> sync.JobQueue:
+        return sync.JobQueue(self._urls[db], self._name, deadline=_DEADLINE)
+
+    # Those that push a mix of everything
+
+    def _one_by_one(self, book: Book, rng: random.Random) -> None:
+        with self._queue(book.db) as queue:
+            cancels = _Cancels(rng)
+            while not self._over.wait(self._every):
+                job_id = _push_one(book, queue, rng)
+                if job_id and rng.random() < 0.05:
+                    cancels.plan(job_id)
+                for job_id in cancels.due():
+                    book.cancel(queue, job_id)
+
+    def _in_batches(self, book: Book, rng: random.Random) -> None:
+        with self._queue(book.db) as queue:
+            while not self._over.wait(self._every * _BATCH):
+                batch = [a_job(queue, rng) for _ in range(_BATCH)]
+                book.push(batch, partial(queue.push_many, batch))
+
+    def _in_async(self, book: Book, rng: random.Random) -> None:
+        async def push() -> None:
+            async with queue.JobQueue(self._urls[book.db], self._name, deadline=_DEADLINE) as store:
+                while not self._over.is_set():
+                    await anyio.sleep(self._every)
+                    job = a_job(store, rng)
+                    await book.push_async([job], partial(store.push_many, [job]))
+
+        anyio.run(push)
+
+    # Those that wait for what becomes of a job
+
+    def _waits(self, book: Book, rng: random.Random) -> None:
+        with self._queue(book.db) as queue:
+            wait(book, queue, rng, self._over)
+
+    def _waits_in_async(self, book: Book, rng: random.Random) -> None:
+        async def push_and_wait() -> None:
+            async with queue.JobQueue(self._urls[book.db], self._name, deadline=_DEADLINE) as store:
+                await wait_in_async(book, store, rng, self._over)
+
+        anyio.run(push_and_wait)
+
+    # Those that push one id more than once
+
+    def _twins(self, book: Book, rng: random.Random) -> None:
+        """Push each id into both databases at once; sometimes cancel one of the two."""
+        other = Book(book.recording, 1)
+        with self._queue(0) as first, self._queue(1) as second:
+            both = ((book, first), (other, second))
+            while not self._over.wait(_TWINS):
+                job_id, seconds = f"twin-{new_job_id()}", rng.uniform(0.1, 0.6)
+                for page, queue in both:
+                    job = queue.prepare(jobs.Work(seconds), job_id=job_id)
+                    page.push([job], partial(queue.push_many, [job]))
+                if rng.random() < 0.6:
+                    time.sleep(rng.choice((0, 0.05, 0.1)))
+                    page, queue = rng.choice(both)
+                    page.cancel(queue, job_id)
+
+    def _again(self, book: Book, rng: random.Random) -> None:
+        """Push an id after its job's end, while a job has it, and after its cancel; an id ends where one fails."""
+        with self._queue(book.db) as queue:
+            while not self._over.is_set():
+                reused = ReusedId(book, queue, f"again-{new_job_id()}")
+                for _ in range(rng.randint(1, 3)):
+                    work = jobs.Work(rng.uniform(0, 0.05))
+                    if not (reused.push(work, keep_result=jobs.KEPT) and reused.wait_for_end(self._over)):
+                        break
+                    reused.ask()
+                else:
+                    sure = reused.push(jobs.Work(0.001), delay=_LONG) and reused.push_meanwhile()
+                    if reused.cancel() and sure:
+                        reused.push(jobs.Work(0.001))
+                self._over.wait(PAUSE)
+
+    def _versions(self, book: Book, rng: random.Random) -> None:
+        """Push versions of one thing after the other under one key, each in place of one that waits."""
+        with self._queue(book.db) as queue:
+            while not self._over.is_set():
+                key = f"latest {new_job_id()}"
+                for version in range(1, rng.randint(3, 7)):
+                    _push_version(book, queue, jobs.Latest(key, version))
+                    self._over.wait(rng.choice((0, 0.02, 0.2)))
+                self._over.wait(PAUSE)
+
+
+def _push_version(book: Book, queue: sync.JobQueue, latest: jobs.Latest) -> None:
+    """Push a version; if it was acknowledged, write down who has the key, and whether that one is this version."""
+    job = queue.prepare(latest, unique=latest.key, unique_until="start", on_conflict="replace")
+    told: list[PushedJob] = []
+
+    def send() -> Sequence[PushedJob]:
+        told[:] = queue.push_many([job])
+        return told
+
+    if book.push([job], send):
+        taken = told[0].added or told[0].replaced
+        book.note("version", key=latest.key, version=latest.version, holder=told[0].id, taken=taken)
+
+
+def _push_one(book: Book, queue: sync.JobQueue, rng: random.Random) -> str:
+    """Push a job, half the time under an id that the queue makes; its id, '' if it was not acknowledged."""
+    if rng.random() < 0.5:
+        job = a_job(queue, rng)
+        return job.job_id if book.push([job], partial(queue.push_many, [job])) else ""
+    try:
+        handle = queue.push(jobs.Work(some_seconds(rng)))
+    except DriverError as error:
+        if not error.jobs:  # the queue is full: nothing was written
+            book.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
+            return ""
+        # Whether it is there is not known; the same push can be made again.
+        pushed = book.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
+        return error.jobs[0].job_id if pushed else ""
+    book.note("push", job=handle.id, name="Work")
+    book.note("pushed", job=handle.id, holder="", added=handle.added)
+    return handle.id
+
+
+class _Cancels:
+    """Jobs to be cancelled: at once, or a little later, when they may run or be done."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._planned: deque[tuple[float, str]] = deque()
+
+    def plan(self, job_id: str) -> None:
+        self._planned.append((time.monotonic() + self._rng.choice((0, 0.05, 0.5)), job_id))
+
+    def due(self) -> list[str]:
+        now = time.monotonic()
+        due = [job_id for at, job_id in self._planned if at <= now]
+        self._planned = deque(item for item in self._planned if item[0] > now)
+        return due

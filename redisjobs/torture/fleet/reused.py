@@ -1,0 +1,72 @@
+"""One id that is pushed again and again."""
+
+import threading
+import time
+from functools import partial
+from typing import Any
+
+from redisjobs import sync
+from redisjobs.errors import DriverError, QueueFull
+from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.book import PAUSE, Book
+from redisjobs.torture.fleet.store import MARK, new_mark
+from redisjobs.torture.fleet.waiters import answer
+
+_LOOK = 0.02  # seconds between looks at whether a job has ended
+_PATIENCE = 15.0  # seconds that its end is waited for
+
+
+class ReusedId:
+    """One id, pushed again and again."""
+
+    def __init__(self, book: Book, queue: sync.JobQueue, job_id: str) -> None:
+        self._book, self._queue = book, queue
+        self._job_id = job_id
+        self._mark = ""
+
+    def push(self, parameters: Any, *, expected: str = "new", **options: Any) -> bool:
+        """Push it; whether that is known to have been done. `expected` says whether a job has the id."""
+        mark = new_mark()
+        if expected == "new":
+            self._mark = mark
+        line = {"job": self._job_id, MARK: mark}
+        self._book.note("push", name=parameters.job_name, expected=expected, **line)
+        try:
+            handle = self._queue.push(parameters, job_id=self._job_id, headers={MARK: mark}, **options)
+        except DriverError as error:
+            full = isinstance(error, QueueFull)
+            self._book.note("refused", jobs=[self._job_id], full=full, error=str(error))
+            return False
+        self._book.note("pushed", holder="", added=handle.added, delay=options.get("delay", 0.0), **line)
+        return True
+
+    def push_meanwhile(self) -> bool:
+        """Push it while a job has it."""
+        return self.push(jobs.Work(0.001), expected="there")
+
+    def wait_for_end(self, over: threading.Event) -> bool:
+        """Wait until the job has ended, but not for ever; whether it has."""
+        until = time.monotonic() + _PATIENCE
+        while not over.is_set() and time.monotonic() < until:
+            try:
+                if self._queue.get(self._job_id) is None:
+                    return True
+            except DriverError:
+                pass
+            time.sleep(_LOOK)
+        return False
+
+    def ask(self) -> None:
+        """Ask for the result of the job, which has ended, and write down what was said."""
+        answer(
+            self._book, self._job_id, partial(self._queue.result, self._job_id, timeout=_PATIENCE), mark=self._mark
+        )
+
+    def cancel(self) -> bool:
+        """Cancel the job, which waits; whether it is known to be gone."""
+        until = time.monotonic() + _PATIENCE
+        while not (reply := self._book.cancel(self._queue, self._job_id, self._mark)):
+            if time.monotonic() > until:
+                return False
+            time.sleep(PAUSE)
+        return reply in ("CANCELLED", "NOT_FOUND")

@@ -1,0 +1,112 @@
+"""A worker's handlers with middleware around them, composed when it starts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from redisjobs.base.eventloop import is_awaitable
+from redisjobs.middleware import Handler, Middleware, chained, hooks
+from redisjobs.model.context import JobContext, hearer_of
+from redisjobs.model.job import JobDefinition
+from redisjobs.worker.running.threads import Job, NoThread, Threads, call_in
+
+if TYPE_CHECKING:
+    from redisjobs.worker.running.processes import Processes  # only where it is needed, for what it loads
+
+Find = Callable[[str], JobDefinition[Any] | None]
+"""The definition of a job name; None if there is none."""
+
+
+def finder(
+    definitions: Mapping[str, JobDefinition[Any]],
+    middleware: Iterable[Middleware],
+    threads: Threads,
+    processes: "Processes | None",
+) -> Find:
+    """What finds a job's definition: as it was registered, unless a middleware runs around handlers."""
+    around = hooks(middleware, "around")
+    if not around:
+        return definitions.get
+    chains = _Chains(definitions, around, threads, processes)
+    for name in list(definitions):
+        chains.find(name)
+    return chains.find
+
+
+class _Chains:
+    """Definitions whose call runs in the event loop, wherever the handler runs: so its middleware can be async."""
+
+    def __init__(
+        self,
+        definitions: Mapping[str, JobDefinition[Any]],
+        around: tuple[Callable[..., Any], ...],
+        threads: Threads,
+        processes: "Processes | None",
+    ) -> None:
+        self._definitions = definitions
+        self._around = around
+        self._threads = threads
+        self._processes = processes
+        self._composed: dict[str, JobDefinition[Any]] = {}
+        self._turned_away: set[JobContext] = set()
+
+    def find(self, name: str) -> JobDefinition[Any] | None:
+        """The definition of a job name, composed once: for one that was registered later when it is first met."""
+        if (composed := self._composed.get(name)) is not None:
+            return composed
+        definition = self._definitions.get(name)
+        if definition is not None:
+            self._composed[name] = replace(definition, call=self._compose(definition), is_async=True)
+        return self._composed.get(name)
+
+    def _compose(self, definition: JobDefinition[Any]) -> Handler:
+        if definition.is_async:
+            return chained(definition.call, definition.name.name, self._around)
+        place = self._in_process if definition.in_process else self._in_thread
+        chain = chained(self._placed(partial(place, definition)), definition.name.name, self._around)
+
+        async def run(parameters: Any, context: JobContext) -> Any:
+            try:
+                return await chain(parameters, context)
+            finally:
+                if context in self._turned_away:  # whatever the middleware made of that
+                    self._turned_away.discard(context)
+                    raise NoThread
+
+        return run
+
+    def _placed(self, call: Handler) -> Handler:
+        async def run(parameters: Any, context: JobContext) -> Any:
+            try:
+                return await call(parameters, context)
+            except NoThread:
+                self._turned_away.add(context)
+                raise
+
+        return run
+
+    async def _in_thread(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
+        if self._threads.full:
+            raise NoThread("too many threads of handlers that were given up still run")
+        # A copy, for a thread that was given up stays in it; the middleware runs on in its own.
+        call = partial(call_in, copy_context(), definition.call, parameters, context)
+        run = cast(Job, hearer_of(context))  # as the run has made the context
+        return await _come_to(*await self._threads.run(call, run))
+
+    async def _in_process(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
+        assert self._processes is not None  # or the job was refused before
+        await self._processes.prepare()  # another job may have taken the one that was, as the middleware waited
+        return await _come_to(*await self._processes.run(definition, parameters, context))
+
+
+async def _come_to(returned: Any, raised: BaseException | None) -> Any:
+    """What a handler returned elsewhere, or raised."""
+    try:
+        if raised is not None:
+            raise raised
+        # A plain function may return a coroutine, as decorators make them.
+        return await returned if is_awaitable(returned) else returned
+    finally:
+        del raised  # or it would hold itself, through its traceback

@@ -1,0 +1,119 @@
+"""How long runs may take: until their timeout, and for as long as they report progress."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import anyio
+
+from redisjobs.base.eventloop import Wakeup
+from redisjobs.errors import JobStalled, JobTimeout, RedisJobsError
+
+
+class Deadline:
+    """When one run has to have ended, counted from now. What it says of itself moves that, in any thread.
+
+    All times are by the monotonic clock, less what a blocked event loop has cost the run until then.
+
+    Args:
+        timeout: Seconds that it may take; None: any number. One of the two is given.
+        stalled_after: Seconds that it may go on without reporting progress; None: any number.
+    """
+
+    # Of the class, as few runs say anything: one is made for each.
+    _extended_to: float = -math.inf
+    _reported_at: float = -math.inf
+
+    def __init__(self, timeout: float | None, stalled_after: float | None) -> None:
+        self._timeout = timeout
+        self._stalled_after = stalled_after
+        self._begun_at = time.monotonic()
+
+    def extend(self, seconds: float, now: float) -> None:
+        """Let the timeout be over so many seconds from now, if not later anyway; without one nothing changes."""
+        self._extended_to = max(self._extended_to, now + seconds)
+
+    def progressed(self, now: float) -> None:
+        """Take in that it reported progress."""
+        self._reported_at = now
+
+    @property
+    def at(self) -> float:
+        """When that is, as far as is known now: it moves to later times only."""
+        return self._ends_at if self._stalled_after is None else min(self._ends_at, self._stalls_at)
+
+    @property
+    def _ends_at(self) -> float:
+        if self._timeout is None:
+            return math.inf
+        return max(self._begun_at + self._timeout, self._extended_to)
+
+    @property
+    def _stalls_at(self) -> float:
+        if self._stalled_after is None:
+            return math.inf
+        return max(self._begun_at, self._reported_at) + self._stalled_after
+
+    @property
+    def error(self) -> RedisJobsError:
+        """What a run has failed by that was still running then."""
+        if self._stalls_at < self._ends_at:
+            return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
+        if self._ends_at == self._begun_at + (self._timeout or 0):
+            return JobTimeout(f"the handler was still running after its timeout of {self._timeout:g} s")
+        return JobTimeout(
+            f"the handler was still running after {round(self._ends_at - self._begun_at, 3):g} s, to which it had "
+            f"extended its timeout of {self._timeout:g} s"
+        )
+
+
+class Timed(Protocol):
+    """A run."""
+
+    @property
+    def deadline(self) -> Deadline | None:
+        """When it has to have ended; None: whenever."""
+
+    def outran(self, now: float) -> float:
+        """End it, if its time is over, less what a blocked event loop has cost; else say when to look again."""
+
+
+class Deadlines:
+    """Ends the runs whose time is over, by one timer for all: one for each costs a third of a short job.
+
+    Args:
+        runs: Gives what runs now.
+    """
+
+    def __init__(self, runs: Callable[[], Iterable[Timed]]) -> None:
+        self._runs = runs
+        self._look_at = math.inf  # by the monotonic clock; no deadline is before that
+        self._wakeup = Wakeup()
+
+    def add(self, deadline: Deadline) -> None:
+        """Keep the deadline of a run that begins."""
+        if (at := deadline.at) < self._look_at:
+            self._look_at = at
+            self._wakeup.wake()
+
+    async def run(self) -> None:
+        """Look whenever one may be over, until cancelled."""
+        while True:
+            self._wakeup.begin()
+            self._look()
+            with anyio.move_on_after(max(0.0, self._look_at - time.monotonic())):
+                await self._wakeup.wait()
+
+    def _look(self) -> None:
+        now, over = time.monotonic(), list[Timed]()
+        self._look_at = math.inf
+        for run in self._runs():
+            if (deadline := run.deadline) is None:
+                continue
+            if deadline.at <= now:
+                over.append(run)
+            else:
+                self._look_at = min(self._look_at, deadline.at)
+        for run in over:
+            self._look_at = min(self._look_at, run.outran(now))

@@ -1,0 +1,142 @@
+"""Calls the hooks of middleware that hear of jobs after the fact, in a task that no exchange waits for."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from redisjobs.base.eventloop import is_awaitable, was_asked
+from redisjobs.base.logger import Log
+from redisjobs.events import Events, JobsClaimed, JobsSettled, WorkerEvent
+from redisjobs.middleware import ClaimedJob, Hook, Middleware, hooks, log_raised
+from redisjobs.worker.running.contexts import Contexts, run_in
+from redisjobs.worker.running.guard import OpenScopes, keep_up, set_author
+
+_MOST = 10_000  # jobs that may wait for their hooks
+_LAST = 2.0  # seconds that those which wait at the end may take
+_IN_A_ROW = 20  # jobs whose hooks are called before other tasks have a turn
+
+
+class Hooks:
+    """The hooks `on_claim` and `on_settled` of one run of a worker, called one after another.
+
+    What waits is bounded: where hooks are slower than the jobs for long, they are not called for some, and for how
+    many is logged. A hook runs in a context of its own, and what it does to other tasks is told from what was
+    meant for them, as with a handler.
+
+    Args:
+        middleware: All of it, the outermost first.
+        worker_id: Tells who the worker is: other workers of the queue tell their events as well.
+        log: Where it tells of the queue.
+
+    Attributes:
+        ended: Never: hooks run on for as long as the worker does. For the guard, whose author they are.
+    """
+
+    ended = False
+
+    def __init__(self, middleware: Sequence[Middleware], worker_id: Callable[[], str], log: Log) -> None:
+        self._on_claim = hooks(middleware, "on_claim")
+        self._on_settled = hooks(middleware, "on_settled")
+        self._contexts = Contexts()
+        self._worker_id = worker_id
+        self._log = log
+        self._waiting: deque[tuple[Sequence[Hook], Sequence[Any]]] = deque()
+        self._left_out = 0
+        self._wakeup = anyio.Event()
+        self._turn = anyio.Lock()  # of who calls hooks: the task, or who waits for the rest at the end
+        self._unsubscribe: list[Callable[[], None]] = []
+
+    def start(self, tasks: TaskGroup, events: Events) -> None:
+        """Hear from now on what is claimed and settled, if a hook asks for it."""
+        if self._on_claim:
+            self._unsubscribe.append(events.subscribe(JobsClaimed, self._claimed))
+        if self._on_settled:
+            self._unsubscribe.append(events.subscribe(JobsSettled, self._settled))
+        if self._unsubscribe:
+            tasks.start_soon(keep_up, self._run)
+
+    def _claimed(self, event: JobsClaimed) -> None:
+        if self._is_ours(event):
+            self._add(self._on_claim, ((ClaimedJob(lease),) for lease in event.leases))
+
+    def _settled(self, event: JobsSettled) -> None:
+        if self._is_ours(event):
+            self._add(self._on_settled, ((job, job.outcome) for job in event.jobs))
+
+    def _is_ours(self, event: WorkerEvent) -> bool:
+        return event.worker == self._worker_id()
+
+    def _add(self, called: Sequence[Hook], jobs: Iterable[Sequence[Any]]) -> None:
+        for job in jobs:
+            if len(self._waiting) < _MOST:
+                self._waiting.append((called, job))
+                continue
+            if not self._left_out:
+                self._log.warning("hooks of middleware are slower than the jobs: they are not called for some")
+            self._left_out += 1
+        self._wakeup.set()
+
+    async def _run(self) -> None:
+        """Call them as there is something to tell, for as long as the worker works."""
+        while True:
+            if not self._waiting:
+                self._wakeup = anyio.Event()
+                await self._wakeup.wait()
+            async with self._turn:
+                await self._call_all()
+
+    async def finish(self) -> None:
+        """Give what waits a last moment, and hear no more."""
+        if not self._unsubscribe:
+            return
+        with anyio.move_on_after(_LAST, shield=True):
+            async with self._turn:
+                await self._call_all()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._unsubscribe.clear()
+        self._left_out += len(self._waiting)
+        self._waiting.clear()
+        self._say_left_out()
+
+    async def _call_all(self) -> None:
+        scopes, number = OpenScopes(), 0
+        while self._waiting:
+            called, arguments = self._waiting.popleft()
+            for hook in called:
+                await self._call(hook, arguments, scopes)
+            number += 1
+            if number % _IN_A_ROW == 0:
+                await anyio.lowlevel.checkpoint()
+        self._say_left_out()
+
+    async def _call(self, hook: Hook, arguments: Sequence[Any], scopes: OpenScopes) -> None:
+        context = self._contexts.fresh()
+        context.run(set_author, self)
+        innermost = scopes.innermost()
+        raised = await run_in(context, None, _awaited, hook, arguments)
+        if scopes.innermost() is not innermost:
+            scopes.close_inside(innermost)
+        if raised is None:
+            return
+        try:
+            if isinstance(raised, anyio.get_cancelled_exc_class()) and was_asked():
+                raise raised
+            log_raised(hook, raised)
+        finally:
+            del raised  # or it would hold itself: its traceback leads to the frames that called the hook
+
+    def _say_left_out(self) -> None:
+        if self._left_out:
+            self._log.warning("for %d jobs hooks of middleware were not called: they are too slow", self._left_out)
+            self._left_out = 0
+
+
+async def _awaited(hook: Hook, arguments: Sequence[Any]) -> None:
+    returned = hook(*arguments)
+    if is_awaitable(returned):
+        await returned

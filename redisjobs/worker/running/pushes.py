@@ -1,0 +1,150 @@
+"""The jobs that a handler pushes: kept until it has returned, and then added by the step that ends its own job."""
+
+import threading
+from collections.abc import Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from redisjobs.base.visible import visible
+from redisjobs.client.push import name_in
+from redisjobs.client.registry import FunctionJob, Registry, prepared_by
+from redisjobs.errors import DriverError
+from redisjobs.middleware import NOBODY, PushEnds, before_push
+from redisjobs.model.job import OnConflict
+from redisjobs.model.progress import Pushing
+from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of
+from redisjobs.worker.running.contexts import run_in
+
+
+@dataclass(slots=True)
+class _Pushed:
+    """A job that was pushed.
+
+    Attributes:
+        job: What is added.
+        context: Where it was pushed, so that a hook finds what is current there, as the span of a trace.
+        ends: Who of the middleware wants to hear what becomes of it.
+    """
+
+    job: NewJob
+    context: Context
+    ends: PushEnds = NOBODY
+
+
+class Pushes:
+    """What one run pushes; its handler may do so in any thread.
+
+    Args:
+        queue: Where to: that of its own job.
+        lease: Of that.
+    """
+
+    def __init__(self, queue: Registry, lease: Lease) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._pushed: list[_Pushed] = []
+        self._bytes = 0
+        self._is_closed = False
+
+    def add(self, pushing: Pushing) -> NewJob | None:
+        """Take one more; None if it is too late, as the handler has returned.
+
+        Raises:
+            UnknownJob: No handler here has that name.
+            EncodeError: The parameters don't fit their declared type, or are too large.
+            ValueError: An option makes no sense, the id is that of the job itself, another queue prepared it, or
+                these are too many, or too large, for one job.
+            TypeError: There is no such option.
+        """
+        job = self._prepared(pushing)
+        if job.on_conflict is OnConflict.RAISE:
+            raise ValueError(
+                'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
+                '"skip" or "replace"'
+            )
+        if job.job_id == self._lease.job_id:
+            raise ValueError(
+                f"job_id='{visible(job.job_id)}' is the id of the job that runs, taken until that has ended: "
+                "this would not be added. Raise Snooze or Retry to have the job run again, or give another job_id"
+            )
+        size = weight_of(job)
+        with self._lock:
+            if self._is_closed:
+                return None
+            if len(self._pushed) >= MOST_JOBS:
+                raise ValueError(
+                    f"this run has pushed {MOST_JOBS} jobs, and one step adds no more: push one that does the rest"
+                )
+            if self._pushed and self._bytes + size > MOST_BYTES:
+                raise ValueError(
+                    f"this run has pushed {self._bytes:,} bytes of jobs (those that may replace others count 8 "
+                    f"times), and one step adds {MOST_BYTES:,} at most: keep large data elsewhere and push where "
+                    "it is"
+                )
+            named = self._named(job, len(self._pushed))
+            self._pushed.append(_Pushed(named, copy_context()))
+            self._bytes += size
+        return named
+
+    def _prepared(self, pushing: Pushing) -> NewJob:
+        given = pushing.parameters
+        if isinstance(given, FunctionJob):
+            raise TypeError(
+                f"{given.__name__} is a job itself: push its arguments, as "
+                f"context.push({given.__name__}.prepare(...)), for {given.__name__}.push(...) would not wait"
+            )
+        if not isinstance(given, NewJob):
+            return self._queue.prepare(given, pushing.name, **pushing.options)
+        if pushing.name is not None or pushing.options:
+            raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
+        return replace(prepared_by(self._queue.name, given), tries=None)
+
+    def _named(self, job: NewJob, number: int) -> NewJob:
+        """The job under an id that it has in each run of its parent that pushes the same."""
+        parent, name = self._lease.job_id, name_in(job)
+        seed = b"\0".join([_raw(parent), self._lease.nonce, b"%d" % number, _raw(name)])
+        digest = blake2b(seed, digest_size=14).hexdigest()
+        fields = [*job.fields, "parent", parent]
+        if job.nonce:  # the id was given: what tells this push from others of it has to be the same, too
+            return replace(job, fields=fields, nonce=digest[:16])
+        return replace(job, fields=fields, job_id=digest)
+
+    async def close(self) -> Sequence[NewJob]:
+        """All of them, once the handler has returned; the queue's middleware has seen them. No more are taken."""
+        with self._lock:
+            self._is_closed = True
+        if self._queue.on_push:
+            for pushed in self._pushed:
+                raised = await run_in(pushed.context, None, self._show, pushed)
+                if raised is not None:
+                    raise raised
+        return [pushed.job for pushed in self._pushed]
+
+    async def _show(self, pushed: _Pushed) -> None:
+        pushed.ends = await before_push(self._queue.on_push, [pushed.job], self._queue.name)
+
+    def told(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
+        """Tell the middleware what became of them: whether each was added.
+
+        Returns:
+            Of each its id, its name, and whether it was added.
+        """
+        told = []
+        for pushed, each in zip(self._pushed, added, strict=True):
+            pushed.ends.tell([each])
+            told.append((pushed.job.job_id, name_in(pushed.job), each))
+        return told
+
+    def lost(self) -> None:
+        """Tell the middleware that none was added: the job that pushes them did not end so."""
+        job_id = visible(self._lease.job_id)
+        error = DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
+        for pushed in self._pushed:
+            ends, pushed.ends = pushed.ends, NOBODY  # once: the handler may go on after its job was given up
+            ends.tell((), error)
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,191 @@
+"""The threads of sync handlers. One that was given up can't be killed: it runs on, and its thread is abandoned."""
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+
+from redisjobs.base.eventloop import threadsafe_caller
+
+
+class NoThread(Exception):
+    """The system starts no more threads, or processes; said where that is not known yet."""
+
+
+class ThreadTimes:
+    """When a handler was given to a thread, began and ended there, and when the event loop heard of that.
+
+    A blocked loop starts no thread, and hears late that one has ended: both is no time of the handler's.
+
+    Attributes:
+        began_at: When it began, by the monotonic clock; infinity: not yet. Set in the thread.
+        ended_at: When it ended, likewise.
+        heard_at: When the loop went on with its job: it has ended, or was given up; likewise.
+    """
+
+    __slots__ = ("_given_at", "began_at", "ended_at", "heard_at")
+
+    def __init__(self) -> None:
+        self._given_at = time.monotonic()
+        self.began_at = self.ended_at = self.heard_at = math.inf
+
+    def lost(self, now: float) -> float:
+        """How many seconds until now were no time of the handler's, and of nothing else that its job waits for."""
+        until = min(now, self.heard_at)
+        return min(self.began_at, until) - self._given_at + max(0.0, until - self.ended_at)
+
+
+class Job(Protocol):
+    """A job whose handler runs in a thread.
+
+    Attributes:
+        times: When it did; None: not yet.
+        has_thread: Whether it was given up, and its thread runs on.
+    """
+
+    times: ThreadTimes | None
+    has_thread: bool
+
+    def has_left(self) -> None:
+        """Take note that such a thread has ended."""
+
+
+class Trouble:
+    """Why handlers of some kind can't be started.
+
+    Args:
+        changed: Called when that begins, and when it is over.
+
+    Attributes:
+        why: In a few words; '' if they can.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.why = ""
+        self._changed = changed
+
+    def note(self, why: str) -> None:
+        """Say why they can't be, or with '' that they can."""
+        changed, self.why = bool(why) != bool(self.why), why
+        if changed:
+            self._changed()
+
+
+class Threads:
+    """Runs sync handlers, until too many threads are abandoned.
+
+    Args:
+        most: With so many threads abandoned no other handler is started. Those that run then may add to them.
+        changed: Called when no handler can be started any more, and when that is over.
+
+    Attributes:
+        full: Whether no handler may be started.
+        trouble: Why none can be started.
+        turned_away: Whether a job has found no thread, or process, and waits for the next try.
+        abandoned: How many threads are.
+        call_soon: Runs a function soon in the event loop that their handlers are waited for in.
+    """
+
+    def __init__(self, most: int, changed: Callable[[], None]) -> None:
+        self.full = False
+        self.trouble = Trouble(changed)
+        self.turned_away = False
+        self.abandoned = 0
+        self._most = most
+        # The slots are the limit; on trio an abandoned thread would keep its share.
+        self._limiter = anyio.CapacityLimiter(math.inf)
+        self.call_soon = threadsafe_caller()
+
+    async def run(self, call: Callable[[], Any], job: Job) -> tuple[Any, BaseException | None]:
+        """Call a job's handler in a thread; what it returned, and what it raised.
+
+        Raises:
+            NoThread: It was not called.
+            BaseException: A cancellation, at once; the handler may run on.
+        """
+        times = job.times = ThreadTimes()
+        errand = _Errand(call, times, partial(self._end, job))
+        try:
+            await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError as error:  # not the handler's
+            self.trouble.note(f"the system starts no more threads: {error}")
+            raise NoThread from None
+        except anyio.get_cancelled_exc_class():
+            if errand.abandon():
+                self._count(1)
+                job.has_thread = True
+            raise
+        finally:
+            times.heard_at = time.monotonic()
+        if self.trouble.why and not self.full:
+            self.trouble.note("")
+        return errand.take_result()
+
+    def _end(self, job: Job) -> None:  # called in the thread
+        def end() -> None:
+            self._count(-1)
+            job.has_left()
+
+        self.call_soon(end)
+
+    def _count(self, number: int) -> None:
+        self.abandoned += number
+        self.full = self.abandoned >= self._most
+        said = f"{self.abandoned} threads of handlers that were given up still run"
+        self.trouble.note(said if self.full else "")
+
+
+def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a handler in a thread, in the context of its job."""
+    if sniffio := sys.modules.get("sniffio"):  # anyio and trio ask it: it would say that this is the loop's thread
+        surroundings.run(sniffio.current_async_library_cvar.set, None)
+    return surroundings.run(call, *arguments)
+
+
+class _Errand:
+    """One call in a thread, that may be given up before it begins, meanwhile, or when it is over."""
+
+    __slots__ = ("_abandoned", "_begun", "_call", "_end", "_lock", "_over", "_result", "_times")
+
+    def __init__(self, call: Callable[[], Any], times: ThreadTimes, end: Callable[[], None]) -> None:
+        self._call = call
+        self._times = times
+        self._end = end
+        self._lock = threading.Lock()
+        self._begun = self._over = self._abandoned = False
+        self._result: tuple[Any, BaseException | None] = None, None
+
+    def run(self) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._begun = True
+        self._times.began_at = time.monotonic()
+        try:
+            self._result = self._call(), None
+        except BaseException as error:
+            self._result = None, error
+        finally:
+            self._times.ended_at = time.monotonic()
+            with self._lock:
+                self._over, runs_on = True, self._abandoned
+            if runs_on:
+                self._end()
+
+    def take_result(self) -> tuple[Any, BaseException | None]:
+        """What was returned and raised; not kept, for the thread may keep this errand until its next one."""
+        result, self._result = self._result, (None, None)
+        return result
+
+    def abandon(self) -> bool:
+        """Give it up; whether it runs on."""
+        with self._lock:
+            self._abandoned = True
+            return self._begun and not self._over

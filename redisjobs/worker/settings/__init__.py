@@ -1,0 +1,1 @@
+"""A worker's settings, its health, and how it stops."""

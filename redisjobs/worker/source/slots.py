@@ -1,0 +1,162 @@
+"""Slots: each is a task that runs one job after another, for as long as the worker works."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from redisjobs.base.eventloop import Gate, gates
+from redisjobs.model.outcome import Outcome, Raised
+from redisjobs.worker.running.call import DONE, awaited
+from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.guard import Guard, OpenScopes, be_task_of, cancel_counter, forget_cancels
+
+
+class Slots:
+    """As many slots as jobs may run at once. A task a job would cost more than all the rest of it.
+
+    Args:
+        count: How many.
+
+    Attributes:
+        held: How many jobs were given that have not ended: those that run, and those that wait for a slot.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._slots: list[_Slot] = []
+        self._idle: list[_Slot] = []
+        self._woken = 0  # slots that are about to look for jobs
+        self._waiting: deque[Execution] = deque()
+        self.held = 0
+
+    def start(self, tasks: TaskGroup, guard: Guard) -> None:
+        """Start all of them."""
+        self._guard = guard
+        self._new_gate = gates()
+        for _ in range(self._count):
+            tasks.start_soon(self._serve)
+
+    def count_busy(self) -> int:
+        """How many run a job; for any thread."""
+        return min(self.held, self._count)
+
+    def running(self) -> Iterator[Execution]:
+        """What runs now."""
+        return (slot.run for slot in self._slots if slot.run is not None)
+
+    @property
+    def oldest(self) -> float:
+        """When the first job was given that waits for a slot, by the monotonic clock; infinity: none does."""
+        return self._waiting[0].given_at if self._waiting else float("inf")
+
+    def take_back(self, given_before: float) -> list[Execution]:
+        """Those that wait, and were given before a time of the monotonic clock; none if slots are free."""
+        late: list[Execution] = []
+        while self.oldest <= given_before and not (self._woken or self._idle):
+            late.append(self._waiting.popleft())
+        self.held -= len(late)
+        return late
+
+    def give(self, run: Execution) -> None:
+        """Let a slot run a job: the first that is idle, or is so soon."""
+        self.held += 1
+        self._waiting.append(run)
+        if not self._woken:
+            self._wake(1)
+
+    def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
+        """Wake so many idle slots, if there are.
+
+        One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait
+        for nothing it runs them all: to wake a slot for each costs as much as all the rest. The one that stands
+        by it is up once a job waits for something, and wakes one for each that is left.
+
+        Args:
+            count: How many.
+            stands_by: By which slot the woken one stands; None: it is to take a job itself.
+        """
+        for _ in range(min(count, len(self._idle))):
+            self._woken += 1
+            slot = self._idle.pop()
+            slot.is_woken, slot.stands_by = True, stands_by
+            slot.gate.open()
+
+    async def _serve(self) -> None:
+        slot = _Slot(self._new_gate)
+        self._slots.append(slot)
+        be_task_of(slot)
+        while True:
+            try:
+                with anyio.CancelScope() as scope:
+                    await self._run_jobs(slot, scope)
+            except anyio.get_cancelled_exc_class():
+                # Else this task was cancelled by the job it runs, or by code that is no job's.
+                if self._guard.was_meant():
+                    raise
+                forget_cancels()
+                if slot in self._idle:
+                    self._idle.remove(slot)
+                self._is_up(slot)
+            except BaseException as error:
+                # What a handler raised or returned has code of its own, which runs as we look at it.
+                if slot.run is None or isinstance(error, GeneratorExit):
+                    raise
+                self._end(slot, Raised(error))
+            # A scope cancels only once, so after a job that was given up it goes on with a new one.
+            if slot.run is not None:
+                self._end(slot, slot.run.given_up)
+
+    async def _run_jobs(self, slot: "_Slot", scope: anyio.CancelScope) -> None:
+        if slot.cancels():  # by a job that was given up, and by itself as well
+            forget_cancels()
+            await checkpoint()
+        while not scope.cancel_called:
+            run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
+            if self._waiting and not self._woken:  # should this job wait for something
+                self._wake(1, stands_by=slot)
+            came_to = run.begin(scope, slot.scopes)
+            outcome = came_to if came_to is DONE else await awaited(came_to)
+            was_cancelled = not scope.cancel_called and slot.cancels()
+            if was_cancelled:
+                forget_cancels()
+            self._end(slot, outcome)
+            del outcome, came_to  # what a handler raised is not to wait here for the next job
+            if was_cancelled:
+                await checkpoint()  # a cancel that the task has not heard of yet would hit the next job
+
+    async def _next(self, slot: "_Slot") -> Execution:
+        while not self._waiting:  # also where one that was faster has run what this one was woken for
+            slot.gate = self._new_gate()
+            self._idle.append(slot)
+            await slot.gate.wait()
+            self._is_up(slot)
+        run = self._waiting.popleft()
+        if slot.stands_by is not None and slot.stands_by.run is not None:  # else these came when it had run all
+            self._wake(len(self._waiting) - self._woken)
+        return run
+
+    def _is_up(self, slot: "_Slot") -> None:
+        self._woken -= slot.is_woken
+        slot.is_woken = False
+
+    def _end(self, slot: "_Slot", outcome: Outcome) -> None:
+        run, slot.run = slot.run, None
+        assert run is not None
+        run.ended = True
+        self.held -= 1
+        run.owner.ran(run, outcome)
+
+
+class _Slot:
+    __slots__ = ("cancels", "gate", "is_woken", "run", "scopes", "stands_by")
+
+    def __init__(self, new_gate: Callable[[], Gate]) -> None:
+        self.gate = new_gate()
+        self.is_woken = False
+        self.stands_by: _Slot | None = None  # by which one
+        self.run: Execution | None = None
+        self.scopes = OpenScopes()
+        self.cancels = cancel_counter()

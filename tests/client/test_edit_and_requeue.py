@@ -1,0 +1,172 @@
+"""A dead letter is requeued with other parameters: by the type of its handler, or as JSON where there is none."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from store import RedisStore, Store
+
+from redisjobs import EncodeError, JobQueue, Worker, sync
+from redisjobs.model.driver import Driver
+from redisjobs.model.job import State
+from redisjobs.model.queries import Find, Requeue
+from redisjobs.model.transitions import DeadLetter, NewJob, Reply
+from redisjobs.queue import JobQueue as AsyncQueue
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Mail:
+    job_name: ClassVar[str] = "Mail"
+    to: str
+    copies: int = 1
+
+
+async def done(answer: Any) -> Any:
+    """What a call of either face answers."""
+    return await answer if hasattr(answer, "__await__") else answer
+
+
+@pytest.fixture
+async def driver(store: Store) -> AsyncIterator[Driver]:
+    async with aclosing(store.driver) as open_driver:
+        yield open_driver
+
+
+@pytest.fixture(params=["async", "sync"])
+async def queue(request: pytest.FixtureRequest, store: Store, driver: Driver) -> AsyncIterator[Any]:
+    """A queue of either face on the store, with a handler for mails."""
+    where: Any = store.url if isinstance(store, RedisStore) else driver
+    make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
+    queue = make(where, store.queue_name, max_parameters=1000)
+    queue.register(Mail)(print)
+    yield queue
+    await (queue.aclose() if isinstance(queue, AsyncQueue) else queue.disconnect())
+
+
+async def die(store: Store, job_id: str, name: str = "Mail", parameters: str = '{"to":"joe"}') -> None:
+    """Push a job, and make it a dead letter."""
+    worker = store.consumer(f"killer-of-{job_id}")
+    await worker.open()
+    fields = ["name", name, "parameters", parameters, "headers", '{"trace":"1"}']
+    await store.driver.push([NewJob(job_id, fields)], repeated=False)
+    answer = await worker.exchange([], 1)
+    while not answer.leases:
+        answer = await worker.exchange([], 1)
+    await worker.exchange([(answer.leases[0], DeadLetter("failed", "ValueError: no"))], None)
+    await worker.aclose()
+
+
+async def test_a_letter_gets_other_parameters_and_keeps_all_else(store: Store, driver: Driver) -> None:
+    await die(store, "a")
+
+    assert await driver.change(Requeue("a", parameters=b'{"to":"jane"}')) is Reply.OK
+
+    row = await driver.read(Find("a"))
+    assert row is not None
+    assert row.state is State.READY
+    fields = {name: row.fields[name] for name in (b"name", b"parameters", b"headers")}
+    assert fields == {b"name": b"Mail", b"parameters": b'{"to":"jane"}', b"headers": b'{"trace":"1"}'}
+    assert b"reason" not in row.fields
+
+
+@pytest.mark.parametrize("parameters", [Mail("jane", 2), {"to": "jane", "copies": 2}], ids=["typed", "a dict"])
+async def test_parameters_of_a_known_name_are_those_of_its_type(store: Store, queue: Any, parameters: Any) -> None:
+    await die(store, "a")
+
+    assert await done(queue.requeue("a", parameters=parameters)) is True
+
+    job = await done(queue.get("a"))
+    assert (job.state, job.parameters) == ("ready", '{"to":"jane","copies":2}')
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"to": 5}, r"^Mail\.to: should be a valid string \(got int\)$"),
+        ({"to": "joe", "cc": "x"}, "Mail: can't make a Mail of what was given: .*cc"),
+        (["jane"], r"Mail: .*\(got list\)"),
+        (Mail("j" * 1000), "Mail: parameters take 1,020 bytes of JSON, the limit is 1,000"),
+    ],
+    ids=["another type", "a key too many", "no mail", "too large"],
+)
+async def test_what_does_not_fit_the_type_is_refused_and_the_letter_stays(
+    store: Store, queue: Any, parameters: Any, said: str
+) -> None:
+    await die(store, "a")
+
+    with pytest.raises(EncodeError, match=said):
+        await done(queue.requeue("a", parameters=parameters))
+
+    job = await done(queue.get("a"))
+    assert (job.state, job.parameters) == ("dead", '{"to":"joe"}')
+
+
+async def test_a_job_with_other_parameters_is_counted_under_the_key_that_its_handler_gives_for_these(
+    store: Store, queue: Any
+) -> None:
+    @dataclass
+    class Export:
+        job_name: ClassVar[str] = "Export"
+        tenant: str
+
+    queue.register(Export, limit_key=lambda export: export.tenant)(print)
+    await die(store, "a", name="Export", parameters='{"tenant":"ann"}')
+
+    with pytest.raises(EncodeError, match="Export: limit_key= gave no key for these parameters"):
+        await done(queue.requeue("a", parameters={"tenant": ""}))
+    assert (await done(queue.get("a"))).state == "dead"
+    assert await done(queue.requeue("a", parameters={"tenant": "joe"})) is True
+
+    row = await store.driver.read(Find("a"))
+    assert row is not None
+    assert (row.fields[b"parameters"], row.fields[b"limit_key"]) == (b'{"tenant":"joe"}', b"joe")
+
+
+async def test_parameters_of_a_name_that_is_not_known_here_are_what_json_can_say(store: Store, queue: Any) -> None:
+    await die(store, "a", name="Other")
+    value: Any = {"é": [1, 2.5, True, None, 2**70, []]}
+
+    assert await done(queue.requeue("a", parameters=value)) is True
+
+    job = await done(queue.get("a"))
+    assert job.parameters == '{"é":[1,2.5,true,null,1180591620717411303424,[]]}'
+
+
+@pytest.mark.parametrize(
+    "parameters", [(1, 2), {1: "a"}, float("nan"), {"a": Mail("joe")}, b"{}", "\ud800", ["x" * 1000]]
+)
+async def test_what_json_can_not_say_as_it_is_is_refused(store: Store, queue: Any, parameters: Any) -> None:
+    await die(store, "a", name="Other")
+
+    with pytest.raises(EncodeError, match=r"^Other: "):
+        await done(queue.requeue("a", parameters=parameters))
+
+    assert (await done(queue.get("a"))).state == "dead"
+
+
+async def test_there_is_nothing_to_edit_in_a_job_that_is_no_dead_letter(store: Store, queue: Any) -> None:
+    job = await done(queue.push(Mail("joe")))
+
+    assert await done(queue.requeue(job, parameters=Mail("jane"))) is False
+    assert await done(queue.requeue("nobody", parameters=Mail("jane"))) is False
+
+    assert (await done(queue.get(job))).parameters == '{"to":"joe","copies":1}'
+
+
+async def test_the_handler_gets_what_the_letter_was_given(store: Store, driver: Driver) -> None:
+    got: list[str] = []
+    queue = JobQueue(driver, store.queue_name)
+
+    @queue.job
+    async def charge(card: str, cents: int) -> None:
+        got.append(f"{card} {cents}")
+
+    await die(store, "a", name="charge", parameters='{"card":"visa"}')
+    assert await queue.requeue("a", parameters={"card": "amex", "cents": 5})
+    await Worker(queue).run(until_idle=True)
+
+    assert got == ["amex 5"]

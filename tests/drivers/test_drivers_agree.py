@@ -1,0 +1,1121 @@
+"""Memory and Redis do the same verbs, at random: they have to agree on every reply and state, and with a model.
+
+The model is plain: which jobs are on the queue and which are over, who holds which lease, who was fenced, and how
+often each thing was done. Workers stall, come back, are fenced between any two calls, and send again what had no
+answer.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import anyio.from_thread
+import pytest
+import redis
+from anyio.from_thread import BlockingPortal
+from conftest import ENGINES, Servers
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from store import Heart, MemoryStore, RedisStore, Store
+
+from redisjobs.drivers.memory.retention import trim
+from redisjobs.drivers.redis import scripts
+from redisjobs.errors import DriverError
+from redisjobs.model.driver import Consumer, Driver, Fenced
+from redisjobs.model.job import OnConflict, Priority, State
+from redisjobs.model.queries import (
+    Ask,
+    Cancel,
+    Change,
+    Count,
+    Declare,
+    Delete,
+    DeleteAll,
+    Ending,
+    Filter,
+    Find,
+    FindLimits,
+    FindPauses,
+    Hold,
+    Measure,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    Retain,
+    Row,
+    Scan,
+    SetLimit,
+    Standing,
+    Taken,
+    Tidy,
+    Unhold,
+    Unpark,
+)
+from redisjobs.model.retention import DEFAULT, Keep, Retention
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Ended,
+    Lease,
+    NewJob,
+    Reclaimed,
+    Release,
+    Reply,
+    ReportProgress,
+    Result,
+    RetryLater,
+    Settlement,
+    Silent,
+    Turn,
+)
+from redisjobs.testing.driver_contract.acts import rows_of
+
+T = TypeVar("T")
+
+Held = tuple[str, tuple[Lease, Lease]]  # whose it is, and what memory and Redis gave
+
+WORKERS = ("w1", "w2", "w3")
+LEASE = 1000.0  # seconds: no example is so long, so that leases run out only when they are made to
+LONGEST = 50  # seconds an example lasts by the set clock: a job that ended is remembered for a minute
+SCRIPTS = scripts.names()
+PAUSED = ("", "Work", "Other")  # the queue, and names
+HOUR = 3_600_000  # ms for which results are kept: by its own clock, so none ends in an example
+RULES = ("", "max_concurrency=1", "max_concurrency=2", "rate=2/m burst=2", "max_concurrency=2 rate=2/m burst=3")
+"""Limits; a rate is slow, as a server lets what it knows of one expire by its own clock."""
+
+AGAIN = {"attempt": "2", "error": "é"}
+LATER = After(9000)  # of which `later` makes one of its own
+CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
+    "cancel": lambda job_id, due: Cancel(job_id),
+    "requeue": lambda job_id, due: Requeue(job_id),
+    "requeue later": lambda job_id, due: Requeue(job_id, due, ended=True),
+    "edit": lambda job_id, due: Requeue(job_id, parameters=b'{"edited":true}'),
+    "delete": lambda job_id, due: Delete(job_id),
+}
+
+COUNTERS = {
+    "cancel": "cancelled",
+    "requeue": "requeued",
+    "requeue later": "requeued",
+    "edit": "requeued",
+    "delete": "deleted",
+}
+
+LIVE = (State.READY, State.RUNNING, State.DELAYED, State.DEAD)
+RETENTIONS = [
+    Retention(),
+    Retention(completed=Keep(), cancelled=Keep()),
+    Retention(completed=Keep(), dead=Keep(count=2)),
+]
+"""By number alone: of age each store has a clock of its own. Of jobs that end at once the order is nobody's."""
+
+workers = st.sampled_from(WORKERS)
+picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier
+new_jobs = st.fixed_dictionaries(
+    {
+        "job_id": st.sampled_from("abcdefghijklmnop"),
+        "name": st.sampled_from(["Work", "Work", "Other"]),
+        "key": st.sampled_from(["", "", "x y"]),
+        "priority": st.sampled_from(Priority),
+        "delay": st.sampled_from([None, None, None, 0, 5, 20]),
+        "unique": st.sampled_from(["", "", "k", "l m"]),
+        "unique_for_ms": st.sampled_from([None, None, 3_600_000]),
+        "unique_until": st.sampled_from([[], [], ["unique_until", "start"]]),
+        "on_conflict": st.sampled_from(
+            [OnConflict.SKIP, OnConflict.REPLACE, OnConflict.REPLACE, OnConflict.RAISE]
+        ),
+        "expires_in_ms": st.sampled_from([None, 9000]),
+        "keep_result": st.sampled_from([None, None, 0, HOUR]),
+    }
+)
+new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options: options["job_id"])
+settlements = st.sampled_from(
+    [
+        *[Ack(), Ack(), Ack(cancelled=True), Release(), DeadLetter("failed", "ValueError: no", "a trace")],
+        RetryLater(After(0), AGAIN),
+        RetryLater(LATER, {"attempt": "", "headers": "{}"}),
+        RetryLater(LATER, {"keep_result": str(HOUR)}),
+        Ack(result=Result(HOUR, b"5")),
+        Ack(result=Result(HOUR, refused="too large")),
+        Ack(cancelled=True, result=Result(HOUR)),
+        Ack(reported=True),
+        DeadLetter("failed", "ValueError: no", reported=True),
+        ReportProgress(b'{"fraction":0.5}'),
+    ]
+)
+
+lanes = st.integers(1, 2)
+several_settlements = st.lists(settlements, min_size=6, max_size=6)
+
+
+@dataclass
+class Sent:
+    """A batch that was settled, and might be sent again.
+
+    Attributes:
+        turn: By what the store knows it.
+        settlements: For memory, and for Redis.
+        replies: What it was answered.
+    """
+
+    turn: Turn
+    settlements: tuple[list[tuple[Lease, Settlement]], list[tuple[Lease, Settlement]]]
+    replies: list[Reply]
+
+
+@dataclass
+class Claimed:
+    """What an exchange settled, and claims brought until there was no more to have, or enough."""
+
+    replies: list[Reply]
+    leases: list[Lease]
+    ended: list[Ended]
+    waits: bool
+    added: dict[int, list[bool]] = field(default_factory=dict)
+
+
+def token(worker: str, lease: Lease) -> tuple[str, str, int, str]:
+    """What proves that a worker holds a job."""
+    return worker, lease.key, lease.deliveries, lease.job_id
+
+
+class Side:
+    """One of the two: its store, its workers, and what it calls each job that was put in by hand."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.names: dict[str, str] = {}  # entry id -> our name for it
+        self.ids: dict[str, str] = {}  # and back
+        self.consumers: dict[str, Consumer] = {}
+
+    async def open(self) -> None:
+        for worker in WORKERS:
+            self.consumers[worker] = self.store.consumer(worker, lease=LEASE, max_deliveries=2)
+            await self.consumers[worker].open()
+
+    async def aclose(self) -> None:
+        for worker in WORKERS:
+            await self.consumers[worker].aclose()
+        await self.store.driver.aclose()
+
+    def beat(self, worker: str, held: Sequence[Lease]) -> list[str] | None:
+        """The names of those of these jobs that somebody has asked to cancel; None: the worker is fenced."""
+        heart = Heart(self.consumers[worker])
+        try:
+            return sorted(self.name(lease.job_id) for lease in heart.beat(lambda: held, {}))
+        except Fenced:
+            return None
+        finally:
+            heart.close()
+
+    async def claim(
+        self,
+        worker: str,
+        count: int,
+        *,
+        idle: bool,
+        settlements: Sequence[tuple[Lease, Settlement]] = (),
+        turn: Turn | None = None,
+    ) -> Claimed:
+        """All that memory brings in one exchange, Redis may bring in several."""
+        claimed, consumer = Claimed([], [], [], False), self.consumers[worker]
+        while True:
+            asks, left = idle and not claimed.leases, count - len(claimed.leases)
+            answer = await consumer.exchange(settlements, left, turn=turn, idle=asks)
+            claimed.replies += answer.replies
+            settlements = []
+            claimed.leases += answer.leases
+            claimed.ended += [(self.name(job_id), reply) for job_id, reply in answer.ended]
+            claimed.waits = claimed.waits or answer.waits is not None
+            runs_alone = asks and any(lease.deliveries > 1 for lease in answer.leases)
+            if runs_alone or len(claimed.leases) >= count or not answer.more:
+                return claimed
+
+    def look_again(self, *, forget: Sequence[str] = ()) -> None:
+        """Let it be time to look at those who were fenced, and for some of them to be forgotten by that look."""
+        if isinstance(self.store, MemoryStore):
+            for worker_id in forget:
+                if worker_id in self.store.memory.fenced:
+                    self.store.memory.fenced[worker_id] = 0.0
+            return
+        assert isinstance(self.store, RedisStore)
+        admin, prefix = self.store.admin, self.store.prefix
+        for worker_id, _ in admin.zrange(f"{prefix}fenced", 0, -1, withscores=True):
+            admin.zadd(f"{prefix}fenced", {worker_id: self.store.clock()})
+            if worker_id.decode() in forget:
+                admin.hset(f"{prefix}worker:{worker_id.decode()}", "watched_until", 0)
+
+    def name(self, job_id: str) -> str:
+        entry, at, place = job_id.partition("@")
+        return self.names.get(entry, entry) + at + place
+
+    def id_of(self, name: str) -> str:
+        entry, at, place = name.partition("@")
+        return self.ids.get(entry, entry) + at + place
+
+    async def standings(self, names: Sequence[str], process: str = "") -> list[Standing]:
+        """How jobs stand, by our names for them."""
+        return await self.store.driver.change(Ask([self.id_of(name) for name in names], process))
+
+    def waiters(self) -> dict[str, list[str]]:
+        """Who waits for which job."""
+        if isinstance(self.store, MemoryStore):
+            waiters = self.store.memory.ends.waiters
+            return {self.name(job_id): list(processes) for job_id, processes in waiters.items()}
+        assert isinstance(self.store, RedisStore)
+        noted = self.store.admin.hgetall(f"{self.store.prefix}waiters")
+        return {self.name(job_id.decode()): processes.decode().split() for job_id, processes in noted.items()}
+
+    def _fields(self, row: Lease | Row) -> dict[bytes, bytes]:
+        # Entry ids are the store's own, and so are a time of push that is read from them, and how long a run took.
+        job_id = row.fields.get(b"id", row.key.rpartition(" ")[2].encode()).decode()
+        known = {
+            **row.fields,
+            b"id": self.name(job_id).encode(),
+            b"queued_at": b"known" if b"queued_at" in row.fields else b"",
+        }
+        if b"ran_ms" in known:
+            known[b"ran_ms"] = b"known"
+        return dict(sorted(known.items()))  # rows are sorted by their text
+
+    def lease(self, lease: Lease) -> object:
+        return self.name(lease.job_id), lease.token[0], lease.deliveries, self._fields(lease)
+
+    def row(self, row: Row) -> Any:
+        if row.state not in LIVE and row.job_id.startswith(f"{row.key}@"):  # its id is another job's by now
+            return f"{row.fields[b'name']!r}@{row.state}", self._fields(row)
+        where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
+        return self.name(row.job_id), (*where, row.why_waiting, row.progress), self._fields(row)
+
+
+async def scan(driver: Driver, state: State) -> list[Row]:
+    """All jobs of a state, in steps of two."""
+    step = await driver.read(Scan(state, limit=2))
+    rows = list(step.rows)
+    while step.after:
+        step = await driver.read(Scan(state, after=step.after, limit=2))
+        rows += step.rows
+    return rows
+
+
+class TwoDrivers(RuleBasedStateMachine):
+    """Does everything to both, and remembers what must be true of either."""
+
+    portal: BlockingPortal
+    make: Callable[[], RedisStore]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis = self.make()
+        self.sides = (Side(MemoryStore(self.redis.queue_name)), Side(self.redis))
+        now_ms = self.redis.clock()
+        for side in self.sides:
+            side.store.clock.set_to = now_ms
+            self.portal.call(side.open)
+        for name in SCRIPTS:  # one that is missing would run after others of its round trip
+            self.redis.admin.script_load(scripts.script(name).source)
+        self.redis.admin.script_load(scripts.script("settle").careful.source)
+        self.ids = {worker: worker for worker in WORKERS}  # under which each goes on
+        self.starts = len(WORKERS)
+        self.fenced: set[str] = set()  # ids
+        self.silent: set[str] = set()  # ids of those whose lease is over, and who are not fenced yet
+        self.sent: dict[tuple[str, int], list[Sent]] = {}  # by worker and lane, the last one last
+        self.turns = 0
+        self.jobs = [0, 0]  # that memory, and Redis, have handed back of those who were fenced
+        self.held: dict[str, Held] = {}  # by place: the last lease of each job that was given out, by whose id
+        self.stale: list[Held] = []  # those before them, and those that were settled
+        self.gone: set[str] = set()  # places that are nobody's for ever
+        self.names = list("abcdefghijklmnop")
+        self.there: dict[str, State] = {}  # as of the last look
+        self.looks = 0
+        self.passed = 0
+        self.dues = self.pushes = 0
+        self.put_in = 0
+        self.replaced: set[tuple[str, str]] = set()  # pushes that have replaced a job
+        self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
+        self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
+        self.restricted = self.to_unpark = False  # some jobs may not start; some may again, and are parked
+        self.limited = False  # a limit was set
+        self.running: Counter[str] = Counter()  # jobs under a limit, as of the last look
+        self.over: set[str] = set()  # jobs that ended, and were not pushed again
+        self.done: Counter[str] = Counter()  # what was done how often, as the replies said
+        self.retention = DEFAULT
+        self.kept: Counter[str] = Counter()  # jobs that have ended and are kept, by state
+        self.revived = self.deleted_dead = self.requeued_dead = self.trimmed_dead = 0
+
+    def teardown(self) -> None:
+        faults = [] if self.shared else self.redis.faults()
+        for side in self.sides:
+            self.portal.call(side.aclose)
+        self.redis.end()
+        assert faults == []
+
+    # How both are asked
+
+    def ask(self, what: Callable[[Side], Awaitable[T]]) -> tuple[T, T]:
+        async def both() -> tuple[T, T]:
+            return await what(self.sides[0]), await what(self.sides[1])
+
+        return self.portal.call(both)
+
+    def agree(self, what: Callable[[Side], Awaitable[T]]) -> T:
+        memory, redis = self.ask(what)
+        assert memory == redis
+        return memory
+
+    def take(self, worker: str, given: tuple[Sequence[Lease], Sequence[Lease]]) -> None:
+        """Both gave the same jobs to this worker."""
+        memory, redis = (
+            [side.lease(lease) for lease in leases] for side, leases in zip(self.sides, given, strict=True)
+        )
+        assert memory == redis
+        for pair in zip(*given, strict=True):
+            self.retire(pair[0].key)
+            self.held[pair[0].key] = self.ids[worker], pair
+
+    def ended(self, ends: tuple[Sequence[Ended], Sequence[Ended]]) -> None:
+        """Both ended the same jobs instead of giving them to somebody."""
+        assert ends[0] == ends[1]
+        for name, reply in ends[0]:
+            if reply is Reply.CANCELLED:
+                self.finished("cancelled", name)
+            else:
+                self.done["dead"] += 1
+
+    def lose_all(self, worker_id: str) -> None:
+        """Nothing is this worker's any more."""
+        for place, (owner, _) in list(self.held.items()):
+            if owner == worker_id:
+                self.retire(place)
+
+    def living(self) -> list[str]:
+        return [worker for worker in WORKERS if self.ids[worker] not in self.fenced]
+
+    def unless_fenced(self, worker: str, what: Callable[[Side], Awaitable[T]]) -> tuple[T, T] | None:
+        """What both answer; None: both refuse, and so they must, as the worker was fenced."""
+
+        async def do(side: Side) -> T | None:
+            try:
+                return await what(side)
+            except Fenced as error:
+                if error.worker_id != self.ids[worker]:
+                    raise
+                return None
+
+        memory, redis = self.ask(do)
+        is_fenced = self.ids[worker] in self.fenced
+        assert (memory is None, redis is None) == (is_fenced, is_fenced)
+        return None if memory is None or redis is None else (memory, redis)
+
+    def retire(self, place: str) -> None:
+        if place in self.held:
+            self.stale.append(self.held.pop(place))
+
+    def finished(self, state: str, name: str) -> None:
+        """This job was done or cancelled, and may be kept."""
+        self.done[state] += 1
+        self.kept[state] += self.retention.of(state) is not None
+        self.end(name)
+
+    def end(self, name: str) -> None:
+        """This job must never be seen again, unless it is pushed again."""
+        self.pushed.discard(name)
+        self.over.add(name)
+
+    def current(self) -> set[tuple[str, str, int, str]]:
+        """The tokens that may settle; all others are stale."""
+        return {token(owner, lease) for owner, (lease, _) in self.held.values() if owner not in self.fenced}
+
+    def later(self, seconds: int) -> After:
+        """A delay that makes no two due times the same: which goes first then depends on their ids."""
+        self.dues += 1
+        return After(seconds * 1000 + self.dues)
+
+    def picked(self, worker: str, numbers: list[int]) -> list[tuple[Lease, Lease]]:
+        """Some of a worker's leases, each once: mostly current ones; among the others, what it held before."""
+        now = [pair for owner, pair in self.held.values() if owner == self.ids[worker]]
+        before = [pair for owner, pair in self.stale if owner.partition(" ")[0] == worker]
+        chosen = [(now if n >= 0 else before, n) for n in numbers]
+        found = [leases[n % len(leases)] for leases, n in chosen if leases]
+        return list({pair[0].key: pair for pair in found}.values())
+
+    # What is done
+
+    @initialize(jobs=new_batch)
+    def begin(self, jobs: list[dict[str, Any]]) -> None:
+        self.push(jobs, False)
+
+    @rule(jobs=new_batch, again=st.booleans(), nonce=st.sampled_from(["", "first", "second"]))
+    def push(self, jobs: list[dict[str, Any]], again: bool, nonce: str = "") -> None:
+        """A push of some ids, a new one or one that may have been made before."""
+        made = self.made(jobs, nonce if again else None)
+
+        async def do(side: Side) -> list[Any]:
+            return await side.store.driver.push(made, repeated=again)
+
+        for job, answer in zip(made, self.agree(do), strict=True):
+            if answer.reply is Reply.OK:
+                self.added(job)
+            elif answer.reply is Reply.REPLACED:
+                self.replaced.add((job.job_id, job.nonce))
+        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
+
+    def added(self, job: NewJob) -> None:
+        self.done["pushed"] += 1
+        self.over.discard(job.job_id)
+        self.pushed |= {job.job_id} - self.shared
+
+    def made(self, jobs: list[dict[str, Any]], nonce: str | None = None) -> list[NewJob]:
+        """Jobs to be pushed; by a push of their own where no nonce is given."""
+        self.pushes += 1
+        made = []
+        for options in jobs:
+            delay = options["delay"]
+            due = None if delay is None else self.later(delay)
+            name = options["name"]
+            keep = options["keep_result"]
+            left_out = ("delay", "name", "key", "keep_result", "unique_until")
+            rest = {key: value for key, value in options.items() if key not in left_out}
+            rest["nonce"] = f"push-{self.pushes}" if nonce is None else nonce
+            fields = ["name", name, "parameters", f"[{self.pushes}]", "headers", "", *options["unique_until"]]
+            fields += [] if keep is None else ["keep_result", str(keep)]
+            fields += ["limit_key", options["key"]] if options["key"] else []
+            made.append(NewJob(fields=fields, due=due, **rest))
+        return made
+
+    @rule(job_id=st.sampled_from([None, None, "a", "mine"]), unique=st.sampled_from([{}, {"unique": "k"}]))
+    def put_by_hand(self, job_id: str | None, unique: dict[str, str]) -> None:
+        fields = {"name": "Work", "parameters": "{}", **({"id": job_id} if job_id else {}), **unique}
+        self.put_in += 1
+        name = f"put {self.put_in}"
+        for side in self.sides:
+            entry = side.store.put(fields, Priority.LOW)
+            side.names[entry], side.ids[name] = name, entry
+        self.names += [name, "mine"] if job_id == "mine" else [name]
+        if job_id:
+            self.shared.add(job_id)
+            self.pushed.discard(job_id)
+            self.over.discard(job_id)
+
+    @rule(worker=workers, count=st.integers(0, 6), idle=st.booleans())
+    def claim(self, worker: str, count: int, idle: bool) -> None:
+        """Promote what is due and hear what there is; then claim."""
+
+        async def promote(side: Side) -> Any:
+            answer = await side.consumers[worker].exchange([], 0)
+            due_in = None if self.limited else answer.due_in  # a fleet looks a little later than one process does
+            return due_in, answer.server_ms, answer.paused
+
+        heard = self.unless_fenced(worker, promote)
+        assert heard is None or heard[0] == heard[1]
+        if not count:
+            return
+        claimed = self.unless_fenced(worker, lambda side: side.claim(worker, count, idle=idle))
+        if claimed is not None:
+            memory, redis = claimed
+            assert memory.waits == redis.waits
+            self.ended((memory.ended, redis.ended))
+            self.take(worker, (memory.leases, redis.leases))
+
+    @rule(worker=workers, count=st.integers(1, 6), idle=st.booleans(), chosen=several_settlements, lane=lanes)
+    def work(self, worker: str, count: int, idle: bool, chosen: list[Settlement], lane: int) -> None:
+        """Claim some, and settle what was claimed."""
+        before = set(self.held)
+        self.claim(worker, count, idle)
+        claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
+        self._settle(worker, claimed, chosen[: len(claimed)], lane)
+
+    @rule(worker=workers, other=workers, jobs=new_batch, chosen=several_settlements, late=st.booleans())
+    def work_and_be_fenced_meanwhile(
+        self, worker: str, other: str, jobs: list[dict[str, Any]], chosen: list[Settlement], late: bool
+    ) -> None:
+        """As the worker stalls others run its jobs; it settles them, to no avail, and goes on as somebody new."""
+        if worker == other:
+            other = WORKERS[WORKERS.index(worker) - 1]
+        for each in (worker, other):
+            self.come_back(each, True)
+        before = set(self.held)
+        self.claim(worker, 3, False)
+        claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
+        self.fall_silent([worker])
+        self.look_for_the_lost(other, False)
+        assert self.ids[worker] in self.fenced
+        self._settle(worker, claimed, chosen[: len(claimed)], 1)
+        self.beat(worker, [])
+        self.claim(other, 2, False)
+        self._settle(worker, claimed, chosen[: len(claimed)], 0)
+        if late:
+            self.push(jobs, False)
+            self.wait(worker, 2)
+        self.come_back(worker, True)
+
+    @rule(
+        worker=workers,
+        numbers=picks,
+        chosen=several_settlements,
+        lane=st.integers(0, 2),
+        count=st.sampled_from([None, None, 3]),
+    )
+    def settle(
+        self, worker: str, numbers: list[int], chosen: list[Settlement], lane: int, count: int | None
+    ) -> None:
+        """Settle some of what a worker holds, or held: with a turn, or, in lane 0, without; it may claim too."""
+        owners = [each for each in WORKERS if any(owner == self.ids[each] for owner, _ in self.held.values())]
+        worker = worker if worker in owners else (owners or [worker])[0]
+        held = self.picked(worker, numbers)
+        self._settle(worker, held, chosen[: len(held)], lane, count)
+
+    @rule(worker=workers, count=st.integers(1, 4), jobs=new_batch, chosen=several_settlements, lane=lanes)
+    def work_and_push(
+        self, worker: str, count: int, jobs: list[dict[str, Any]], chosen: list[Settlement], lane: int
+    ) -> None:
+        """Claim some, and settle what was claimed; every other job pushes some as it ends."""
+        before = set(self.held)
+        self.claim(worker, count, False)
+        claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
+        made = self.made([options | {"on_conflict": OnConflict.SKIP} for options in jobs])
+        pushing = [Ack(pushes=made[at::count], result=Result(HOUR, b"1")) for at in range(count)]
+        settlements: list[Settlement] = [pushing[at] if at % 2 == 0 else chosen[at] for at in range(len(claimed))]
+        self._settle(worker, claimed, settlements, lane)
+
+    @rule(worker=workers, owner=workers, chosen=several_settlements)
+    def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Settlement]) -> None:
+        if worker != owner:
+            theirs = [pair for holder, pair in self.held.values() if holder == self.ids[owner]][: len(chosen)]
+            replies = self._settle(worker, theirs, chosen[: len(theirs)], 0)
+            assert replies is None or replies == [Reply.LEASE_LOST] * len(theirs)
+
+    @rule(worker=workers, lane=lanes)
+    def send_again(self, worker: str, lane: int) -> None:
+        """The last of a lane is answered as it was before; and nothing is done twice.
+
+        An older one is refused. Only Redis may answer it as it was: settlements that push jobs go by a call of
+        their own, and so an exchange without such has none that is later.
+        """
+        for age, batch in enumerate(self.sent.get((worker, lane), [])[:-3:-1]):
+            answers = self.unless_fenced(worker, partial(self._repeat, worker, batch))
+            if answers is not None:
+                memory, redis = answers
+                assert memory == ([Reply.STALE] if age else batch.replies)
+                assert redis in (memory, batch.replies)
+
+    async def _repeat(self, worker: str, batch: Sent, side: Side) -> list[Reply]:
+        settlements = batch.settlements[self.sides.index(side)]
+        try:
+            return list((await side.consumers[worker].exchange(settlements, None, turn=batch.turn)).replies)
+        except DriverError as error:
+            if isinstance(error, Fenced):
+                raise
+            return [Reply.STALE]
+
+    def dated(self, settlement: Settlement) -> Settlement:
+        if isinstance(settlement, RetryLater) and settlement.due is LATER:
+            return RetryLater(self.later(9), settlement.changes)
+        return settlement
+
+    def _settle(
+        self,
+        worker: str,
+        held: list[tuple[Lease, Lease]],
+        chosen: list[Settlement],
+        lane: int,
+        count: int | None = None,
+    ) -> list[Reply] | None:
+        dated = [self.dated(settlement) for settlement in chosen]
+        turn = None
+        if lane:
+            self.turns += 1
+            turn = Turn(lane, self.turns)
+        settlements = (
+            [(pair[0], settlement) for pair, settlement in zip(held, dated, strict=True)],
+            [(pair[1], settlement) for pair, settlement in zip(held, dated, strict=True)],
+        )
+
+        if any(
+            isinstance(settlement, Release) or settlement == RetryLater(After(0), AGAIN) for settlement in dated
+        ):
+            count = None  # what becomes ready by an exchange may come before, or after, what it claims
+        if count is not None:
+            self.claim(worker, 0, False)  # for both to know what there is
+
+        async def do(side: Side) -> Claimed:
+            mine = settlements[self.sides.index(side)]
+            if count is not None:
+                return await side.claim(worker, count, idle=False, settlements=mine, turn=turn)
+            answer = await side.consumers[worker].exchange(mine, None, turn=turn)
+            return Claimed(list(answer.replies), [], [], False, {at: [*each] for at, each in answer.added.items()})
+
+        current = self.current()
+        answers = self.unless_fenced(worker, do)
+        if answers is None:
+            return None
+        memory, redis = answers
+        replies = memory.replies
+        assert replies == redis.replies
+        assert memory.waits == redis.waits
+        assert memory.added == redis.added
+        if turn is not None and held:
+            self.sent.setdefault((worker, lane), []).append(Sent(turn, settlements, replies))
+        for (lease, _), settlement, reply in zip(held, dated, replies, strict=True):
+            assert (reply is not Reply.LEASE_LOST) == (token(self.ids[worker], lease) in current)
+            self.settled(lease, settlement, reply)
+        for at, flags in memory.added.items():  # after the ends: it may be an id that ends beside it
+            for job, is_added in zip(cast("Ack", dated[at]).pushes, flags, strict=True):
+                if is_added:
+                    self.added(job)
+        self.ended((memory.ended, redis.ended))
+        self.take(worker, (memory.leases, redis.leases))
+        return replies
+
+    def settled(self, lease: Lease, settlement: Settlement, reply: Reply) -> None:
+        if reply is Reply.LEASE_LOST:
+            return
+        if isinstance(settlement, ReportProgress):
+            return
+        self.retire(lease.key)
+        if not isinstance(settlement, Release):
+            self.gone.add(lease.key)
+        match reply, settlement:
+            case (Reply.CANCELLED, _) | (Reply.OK, Ack(cancelled=True)):
+                self.finished("cancelled", self.sides[0].name(lease.job_id))
+            case Reply.OK, Ack():
+                self.finished("completed", self.sides[0].name(lease.job_id))
+            case Reply.OK, RetryLater():
+                self.done["retried"] += 1
+            case Reply.OK, DeadLetter():
+                self.done["dead"] += 1
+            case Reply.OK, Release():
+                self.done["released"] += 1
+
+    @rule(worker=workers, count=st.integers(1, 3))
+    def wait(self, worker: str, count: int) -> None:
+        if (self.restricted or self.limited) and self.ids[worker] in self.fenced:
+            return  # what it read is nobody's until somebody looks for it
+        memory = self.sides[0].store
+        assert isinstance(memory, MemoryStore)
+        # Where nothing new is there it would block, for as long as the server's timer is coarse.
+        if any(stream.unread for stream in memory.memory.streams):
+            self.take(worker, self.ask(lambda side: side.consumers[worker].wait(count, 0.001)))
+
+    @rule(stalled=st.lists(workers, min_size=1, max_size=2, unique=True))
+    def fall_silent(self, stalled: list[str]) -> None:
+        """The leases of some end, as all the others beat; they are not lost before somebody looks."""
+        for side in self.sides:
+            side.store.age(2 * LEASE)
+        self.silent = {self.ids[worker] for worker in self.living()}
+        for worker in self.living():
+            if worker not in stalled:
+                self.beat(worker, [])
+
+    @rule(worker=workers, numbers=picks)
+    def beat(self, worker: str, numbers: list[int]) -> None:
+        """A worker lives, and hears what of some jobs it holds is to be cancelled; none that was fenced does."""
+        pairs = [pair for pair in self.picked(worker, numbers) if pair[0].key in self.held] if numbers else []
+        memory, redis = (side.beat(worker, [pair[n] for pair in pairs]) for n, side in enumerate(self.sides))
+        assert memory == redis
+        assert (memory is None) == (self.ids[worker] in self.fenced)
+        if memory is not None:
+            self.silent.discard(self.ids[worker])
+
+    @rule(worker=workers, returns=st.booleans())
+    def look_for_the_lost(self, worker: str, returns: bool) -> None:
+        """Fence who is silent, but for one that beats just in time, and hand back what fenced ones hold."""
+        named = self._reclaim(worker, ([], []))
+        if named is None:
+            return
+        others = tuple([each for each in look.silent if each.worker_id != self.ids[worker]] for look in named)
+        if returns and others[0]:
+            (spared,) = [each for each in WORKERS if self.ids[each] == others[0][0].worker_id]
+            self.beat(spared, [])
+        self._reclaim(worker, others)
+        for _ in range(2 + len(self.fenced) // 10):  # ten at a time
+            self._reclaim(worker, ([], []))
+
+    def _reclaim(self, worker: str, silent: tuple[Sequence[Silent], ...]) -> tuple[Reclaimed, Reclaimed] | None:
+        for side in self.sides:
+            side.look_again()
+        looks = self.unless_fenced(
+            worker, lambda side: side.consumers[worker].reclaim(silent[self.sides.index(side)], others=True)
+        )
+        if looks is None:
+            return None
+        memory, redis = looks
+        lost = {each.worker_id for each in silent[0]} & self.silent
+        assert sorted(memory.fenced) == sorted(redis.fenced) == sorted(lost)
+        self.fenced |= lost
+        self.silent -= lost
+        assert {each.worker_id for each in memory.silent} == self.silent
+        assert {each.worker_id for each in redis.silent} == self.silent
+        assert {each.lease for look in looks for each in look.silent} <= {LEASE}
+        if len(self.fenced) <= 10:
+            assert (memory.jobs, memory.released, memory.others) == (redis.jobs, redis.released, redis.others)
+        for worker_id in self.fenced:
+            self.lose_all(worker_id)
+        self.jobs[0] += memory.jobs
+        self.jobs[1] += redis.jobs
+        return looks
+
+    @rule(worker=workers, releases=st.booleans())
+    def come_back(self, worker: str, releases: bool) -> None:
+        """One that was fenced goes on under a new id."""
+        if self.ids[worker] in self.fenced:
+            if releases:
+                self._release(worker, refund=True, watch=True)
+            self._begin(worker)
+
+    @rule(worker=workers, refund=st.booleans(), watch=st.booleans())
+    def leave(self, worker: str, refund: bool, watch: bool) -> None:
+        """A worker hands back all that it holds, and another begins in its place."""
+        self._release(worker, refund=refund, watch=watch)
+        self._begin(worker)
+
+    def _release(self, worker: str, *, refund: bool, watch: bool) -> None:
+        self.done["released"] += self.agree(
+            lambda side: side.consumers[worker].release(refund=refund, watch=watch)
+        )
+        self.lose_all(self.ids[worker])
+        self.fenced.add(self.ids[worker])
+        self.silent.discard(self.ids[worker])
+        assert self.unless_fenced(worker, lambda side: side.consumers[worker].exchange([], None)) is None
+
+    def _begin(self, worker: str) -> None:
+        self.starts += 1
+        self.ids[worker] = f"{worker} {self.starts}"
+        for lane in (1, 2):
+            self.sent.pop((worker, lane), None)
+        self.ask(lambda side: side.consumers[worker].open(self.ids[worker]))
+
+    @rule()
+    def forget_the_fenced(self) -> None:
+        """Time passes for those who were fenced and have come back; the next look forgets them."""
+        forgotten = self.fenced - set(self.ids.values())
+        for side in self.sides:
+            side.look_again(forget=sorted(forgotten))
+
+    @rule(worker=workers, numbers=picks)
+    def recover(self, worker: str, numbers: list[int]) -> None:
+        """What a lost reply brought is found, as it was; and nothing else is."""
+        known = self.picked(worker, numbers)
+        places = {pair[0].key for pair in known}
+
+        async def do(side: Side) -> Any:
+            mine = [pair[self.sides.index(side)] for pair in known]
+            return sorted(map(repr, map(side.lease, await side.consumers[worker].recover(mine))))
+
+        if self.restricted or self.limited:
+            return  # some of them are for others then
+        found = self.unless_fenced(worker, do)
+        if found is not None:
+            missing = [pair for owner, pair in self.held.values() if owner == self.ids[worker]]
+            expected = [self.sides[0].lease(pair[0]) for pair in missing if pair[0].key not in places]
+            assert found == (sorted(map(repr, expected)),) * 2
+
+    @rule(verb=st.sampled_from(list(CHANGES)), number=st.integers(0, 9), any_state=st.booleans())
+    def act(self, verb: str, number: int, any_state: bool) -> None:
+        dead = [name for name, state in self.there.items() if (state is State.DEAD) == (verb != "cancel")]
+        names = self.names if any_state else dead
+        name = names[number % len(names)] if names else "a"
+
+        due = self.later(9)
+
+        async def do(side: Side) -> Reply:
+            return await side.store.driver.change(CHANGES[verb](side.id_of(name), due))
+
+        async def look(side: Side) -> State | None:
+            row = await side.store.driver.read(Find(side.id_of(name)))
+            return row.state if row else None
+
+        state = self.agree(look)
+        reply = self.agree(do)
+        if reply is Reply.CANCELLED:
+            self.finished("cancelled", name)
+        elif reply is Reply.CANCELLING:
+            self.pushed.discard(name)
+        elif reply is Reply.OK:
+            self.done[COUNTERS[verb]] += 1
+            self.acted(verb, name, state)
+
+    def acted(self, verb: str, name: str, state: State | None) -> None:
+        """A dead letter, or a job that was kept, was requeued or deleted."""
+        if state is State.DEAD:
+            self.deleted_dead += verb == "delete"
+            self.requeued_dead += verb != "delete"
+        else:
+            self.kept[str(state)] -= 1
+            self.revived += verb != "delete"
+        if verb == "delete":
+            self.end(name)
+        else:
+            self.over.discard(name)
+
+    @rule(
+        verb=st.sampled_from(["requeue", "requeue later", "delete"]),
+        reason=st.sampled_from(["", "", "failed", "worker lost"]),
+        again=st.booleans(),
+    )
+    def act_on_all(self, verb: str, reason: str, again: bool) -> None:
+        """Dead letters that a filter lets through; `again` as one whose answer was lost."""
+        wanted = Filter(reason=reason)
+
+        async def do(side: Side) -> list[str]:
+            driver = side.store.driver
+
+            def step(after: str) -> RequeueAll | DeleteAll:
+                if verb == "delete":
+                    return DeleteAll(wanted, after)
+                return RequeueAll(wanted, after, 9000 if verb == "requeue later" else 0, 1000)
+
+            begin = await driver.change(step(""))
+            taken = await driver.change(step(begin.after))
+            assert (list(begin.job_ids), taken.after) == ([], "")
+            if again and begin.after:
+                assert await driver.change(step(begin.after)) == Taken([])
+            return [side.name(job_id) for job_id in taken.job_ids]
+
+        for name in self.agree(do):
+            self.done[COUNTERS[verb]] += 1
+            self.acted(verb, name, State.DEAD)
+
+    @rule(retention=st.sampled_from(RETENTIONS))
+    def retain(self, retention: Retention) -> None:
+        """Somebody says what is kept; what is kept no longer is there until it is trimmed."""
+        assert self.agree(lambda side: side.store.driver.change(Retain(retention))) is Reply.OK
+        self.retention = retention
+
+    @rule(declaration=st.sampled_from([f"{number:x}" for number in range(25)]), done=st.booleans())
+    def declare(self, declaration: str, done: bool) -> None:
+        """A worker notes what its code declares, or asks whether that is noted."""
+        self.agree(lambda side: side.store.driver.change(Declare(declaration, done)))
+
+    @rule()
+    def trim(self) -> None:
+        """What is kept no longer goes: of what tidies, the part that both do alike."""
+
+        async def do(side: Side) -> int:
+            if isinstance(side.store, MemoryStore):
+                return trim(side.store.memory)
+            return (await side.store.driver.change(Tidy("trim "))).trimmed
+
+        async def dead(side: Side) -> list[Any]:
+            return [side.row(row)[0] for row in await rows_of(side.store.driver, State.DEAD, 500)]
+
+        before = self.agree(dead)
+        most = self.retention.dead.count or 500
+        over = {state: kept for state, kept in self.kept.items() if self.retention.of(state) is None}
+        self.trimmed_dead += max(0, len(before) - most)
+        assert self.agree(do) == sum(over.values()) + max(0, len(before) - most)
+        self.done["trimmed"] += sum(over.values()) + max(0, len(before) - most)
+        self.kept -= Counter(over)
+        for name in before[most:]:
+            self.end(name)
+
+    @rule(
+        name=st.sampled_from(["", "Work", "Other"]), worker=workers, count=st.integers(0, 4), reads=st.booleans()
+    )
+    def pause(self, name: str, worker: str, count: int, reads: bool) -> None:
+        """Pause the queue or a name; then somebody asks for jobs."""
+        self.agree(lambda side: side.store.driver.change(Pause(name)))
+        self.both_know_the_same()
+        self.claim(worker, count, False)
+        if reads:
+            self.wait(worker, 2)
+
+    @rule(unparks=st.booleans())
+    def resume_all(self, unparks: bool) -> None:
+        """What was parked is passed on at once, or later."""
+        for name in PAUSED:
+            self.agree(lambda side, name=name: side.store.driver.change(Resume(name)))  # type: ignore[misc]
+        self.to_unpark = True
+        if unparks:
+            self.unpark()
+
+    @rule()
+    def unpark(self) -> None:
+        self.agree(lambda side: side.store.driver.change(Unpark()))
+        self.to_unpark = False
+
+    @precondition(lambda self: self.restricted)
+    @rule()
+    def go_on(self) -> None:
+        """More often than not nothing is paused."""
+        self.resume_all(True)
+
+    @rule(name=st.sampled_from(PAUSED[1:]), limit=st.sampled_from(RULES), worker=workers, count=st.integers(0, 4))
+    def limit(self, name: str, limit: str, worker: str, count: int) -> None:
+        """Set a limit, or remove it; then somebody asks for jobs."""
+        self.limited = True
+        assert self.agree(lambda side: side.store.driver.change(SetLimit(name, limit))) == ""
+        self.running |= Counter(dict.fromkeys((name, f"{name} x y"), 1_000))  # what ran before is counted
+        self.both_know_the_same()
+        self.claim(worker, count, False)
+
+    @rule(number=st.integers(0, 9), holds=st.booleans())
+    def hold(self, number: int, holds: bool) -> None:
+        waiting = [name for name, state in self.there.items() if state in (State.READY, State.DELAYED)]
+        names = waiting or self.names
+        name = names[number % len(names)]
+        verb = Hold if holds else Unhold
+        self.agree(lambda side: side.store.driver.change(verb(side.id_of(name))))
+
+    @rule(numbers=picks, process=st.sampled_from(["", "p1", "p2"]))
+    def ask_for(self, numbers: list[int], process: str) -> None:
+        """A process waits for some jobs, or only asks how they stand."""
+        names = [self.names[number % len(self.names)] for number in numbers]
+        self.agree(lambda side: side.standings(names, process))
+
+    @rule(seconds=st.integers(1, 10))
+    def advance(self, seconds: int) -> None:
+        if self.passed + seconds <= LONGEST:
+            self.passed += seconds
+            for side in self.sides:
+                side.store.clock.advance(seconds)
+
+    # What is true after each step
+
+    @invariant()
+    def both_know_the_same(self) -> None:
+        async def look(side: Side) -> Any:
+            driver = side.store.driver
+            found = [await driver.read(Find(side.id_of(name))) for name in names]
+            return (
+                await driver.read(FindPauses()),
+                await self.limits(side),
+                await driver.read(Count()),
+                sorted((await driver.read(Measure())).oldest),
+                {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
+                {
+                    state: sorted([side.row(row) for row in await rows_of(driver, state, 500)], key=str)
+                    for state in (State.COMPLETED, State.CANCELLED)
+                },
+                [row and side.row(row) for row in found],
+                await side.standings(names),
+                side.waiters(),
+                sorted([side.row(row) for row in await scan(driver, scanned)], key=str),
+            )
+
+        assert self.jobs[0] == self.jobs[1]
+        self.done["reclaimed"] = self.jobs[0]
+        self.looks += 1
+        names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
+        scanned = list(State)[self.looks % len(State)]
+        look_at = self.agree(look)
+        pauses, (limits, _, shares), counts, waiting, listed, kept, found, standings, waiters, stepped = look_at
+        assert stepped == sorted((listed | kept)[scanned], key=str)
+
+        self.restricted = bool(pauses.names or pauses.held or pauses.queue is not None)
+        self.keeps_limits(limits, shares)
+        if not (self.restricted or self.to_unpark or self.limited):
+            assert {where[1] for _, where, _ in listed[State.READY]} <= set(waiting)
+        # The counters add up, and nothing is lost or there twice.
+        assert {state: len(rows) for state, rows in listed.items()} == {
+            State.READY: sum(counts.ready.values()),
+            State.RUNNING: counts.running,
+            State.DELAYED: counts.delayed,
+            State.DEAD: counts.dead,
+        }
+        total = {counter: counts.totals.get(counter, 0) for counter in (*counts.totals, *self.done)}
+        assert total == {counter: self.done[counter] for counter in total}
+        gone = self.deleted_dead + self.trimmed_dead
+        ended = self.done["completed"] + self.done["cancelled"] + gone
+        assert self.done["pushed"] + self.put_in + self.revived == ended + sum(map(len, listed.values()))
+        assert counts.dead == self.done["dead"] - self.requeued_dead - gone
+        assert {state: len(rows) for state, rows in kept.items()} == {
+            State.COMPLETED: self.kept["completed"],
+            State.CANCELLED: self.kept["cancelled"],
+        }
+        assert (counts.completed, counts.cancelled) == (self.kept["completed"], self.kept["cancelled"])
+        there = [(name, state) for state, rows in listed.items() for name, *_ in rows if name not in self.shared]
+        self.there = dict(there)
+        assert len(there) == len(self.there)
+        assert self.pushed <= self.there.keys()
+        assert not self.over & self.there.keys() - self.shared
+        # Whatever runs is held by one worker, the last it was given to.
+        holds = {(self.sides[0].name(lease.job_id), o, lease.deliveries) for o, (lease, _) in self.held.values()}
+        # One put in by hand under an id of its own runs under that id, and is looked up by its place.
+        runs = [(name, where[3], where[4]) for name, where, _ in listed[State.RUNNING] if "@" not in name]
+        assert set(runs) <= holds
+        assert len([run for run in runs if run[0] not in self.shared]) == len(
+            {name for name, *_ in runs} - self.shared
+        )
+        # Who has ended is waited for no more, and says so.
+        assert waiters.keys() - self.shared <= self.there.keys()
+        for name, standing in zip(names, standings, strict=True):
+            is_pending = name in self.there and self.there[name] is not State.DEAD
+            assert (standing.ending is Ending.PENDING) == is_pending or name in self.shared
+        # A key that is held to the end has one job at most: an entry by hand has none, nor has what was requeued.
+        alone = Counter(
+            fields[b"unique"]
+            for state in (State.READY, State.RUNNING, State.DELAYED)
+            for name, _, fields in listed[state]
+            if b"unique" in fields and b"unique_until" not in fields and b"nonce" in fields
+        )
+        assert max(alone.values(), default=1) == 1
+        rows = {row[0]: row for rows in (listed | kept).values() for row in rows}
+        for name, row in zip(names, found, strict=True):
+            assert row == rows.get(name) or name in self.shared
+
+    async def limits(self, side: Side) -> Any:
+        """The limits, how many wait in each line, and what runs under each."""
+        step = await side.store.driver.read(FindLimits())
+        lines, running, limits = [*step.lines], [*step.running], dict(step.limits)
+        while step.after:
+            step = await side.store.driver.read(FindLimits(step.after))
+            lines += step.lines
+            running += step.running
+        held = sorted((bucket, worker, side.name(job_id)) for bucket, worker, job_id in running)
+        return limits, [(bucket, count) for bucket, count, _ in lines], held
+
+    def keeps_limits(self, limits: dict[str, str], shares: list[tuple[str, str, str]]) -> None:
+        """No more run under a limit than it allows, unless it was lower when they began."""
+        running = Counter(bucket for bucket, _, _ in shares)
+        for bucket, count in running.items():
+            found = re.search(r"max_concurrency=(\d+)", limits.get(bucket.partition(" ")[0], ""))
+            most = int(found[1]) if found else 1_000
+            assert count <= max(most, self.running[bucket])
+        self.running = running
+
+
+@pytest.fixture(params=ENGINES)
+def machine(request: pytest.FixtureRequest, servers: Servers) -> Iterator[type[TwoDrivers]]:
+    """The machine, with an event loop of its own and a fresh queue for each example, on each server at hand."""
+    url = servers.url(request.param)
+    admin = redis.Redis.from_url(url)
+    numbers = iter(range(1_000_000))
+    with anyio.from_thread.start_blocking_portal() as portal:
+
+        class Machine(TwoDrivers):
+            pass
+
+        Machine.portal = portal
+        Machine.make = staticmethod(
+            lambda: RedisStore(redis.Redis.from_url(url), url, f"agree-{id(portal)}-{next(numbers)}")
+        )
+        yield Machine
+    admin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # where they don't, the shortest way there is worth a wait
+def test_memory_and_redis_agree_whatever_is_done_to_them(machine: type[TwoDrivers]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=30,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,257 @@
+"""Every redis-cli command that is written down works on a live queue, and shows something."""
+
+import functools
+import re
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from subprocess import PIPE
+from typing import Any, ClassVar
+
+import pytest
+import redis
+from anyio.from_thread import start_blocking_portal
+from pages import PAGES, PROJECT, Page
+from store import Heart, RedisStore
+
+from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
+from redisjobs import JobQueue as AsyncJobQueue
+from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.model.queries import Ask, SetLimit
+from redisjobs.model.transitions import NewJob
+from redisjobs.sync import JobQueue
+
+pytestmark = pytest.mark.anyio
+
+_RULES = "docs/how-to/restrict-access.md"  # its commands are test_acl.py's
+_PAGES = (*(page for page in PAGES if page.name != _RULES), Page(PROJECT / "lua/README.md"))
+_WORKER = "web-1:4242:9f3c2a1b"
+_SAMPLE_ENTRY, _SAMPLE_SLOT = "1732438800000-0", "346487760"
+_SAMPLE_RELEASE = "5e28fca0c2e00b30"
+KEPT = Retention(completed=Keep(count=100), cancelled=Keep(count=100))
+
+
+@dataclass
+class SendEmail:
+    """As in the README."""
+
+    job_name: ClassVar[str] = "SendEmail"
+    to: str
+    subject: str
+
+
+def documented() -> list[str]:
+    """Every redis-cli command of the pages: a line of a block, or code within a line."""
+    text = "".join(page.text for page in _PAGES)
+    found = re.findall(r"^(?:\$ )?(redis-cli .+)$|`(redis-cli [^`]+)`", text, re.MULTILINE)
+    return list(dict.fromkeys(line or code for line, code in found))
+
+
+@dataclass
+class Live:
+    """A server with the queue `emails`, in which there are jobs in every state, and a worker that runs one."""
+
+    url: str
+    samples: dict[str, str]  # what the pages say -> what it is here
+
+    def here(self, command: str) -> str:
+        """A command of the pages, with this queue's ids in place of the samples."""
+        for sample, real in self.samples.items():
+            command = command.replace(sample, real)
+        return command
+
+    def pause(self) -> None:
+        """As one of these commands undoes it."""
+        with redis.Redis.from_url(self.url) as admin:
+            admin.set("redisjobs:{emails}:paused", "by-hand")
+            admin.hdel("redisjobs:{emails}:limits", "Thumbnail")
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    started, ended = threading.Event(), threading.Event()
+    with (
+        server.start() as running,
+        JobQueue(running.url, name="emails", retention=KEPT) as queue,
+        start_blocking_portal() as portal,
+    ):
+        register(queue, started, ended)
+        put_behind(queue)
+        portal.call(functools.partial(Worker(queue).run, until_idle=True))
+        worker = Worker(queue, concurrency=1)
+        worker.settings = replace(worker.settings, worker_id=_WORKER)
+        queue.push({"long": True}, job_name(queue, "Run"), priority=Priority.HIGH, unique="joe")
+        ran = portal.start_task_soon(worker.run)
+        assert started.wait(30)
+        portal.call(wait_for_a_rate, running.url)
+        put_in_line(queue)
+        portal.call(die, running.url)
+        portal.call(wait, running.url)
+        yield Live(running.url, samples(running.url))
+        ended.set()
+        portal.call(worker.stop)
+        ran.result(30)
+
+
+def register(queue: JobQueue, started: threading.Event, ended: threading.Event) -> None:
+    @queue.job(name="Run")
+    def run(long: bool = False) -> dict[str, int]:
+        if long:
+            started.set()
+            ended.wait(60)
+        return {"pages": 3}
+
+    @queue.job(name="Break")
+    def break_down() -> None:
+        raise Fail("no such mailbox")
+
+
+async def die(url: str) -> None:
+    """A worker that its supervisor has found dead; it is looked after for an hour, as its lease is that long."""
+    driver = RedisDriver(url, "emails")
+    worker = driver.consumer("web-2:17:5d2f01aa", lease=3600, max_deliveries=3)
+    await worker.open()
+    with closing(Heart(worker)) as heart:
+        heart.release()
+    await worker.aclose()
+    await driver.aclose()
+
+
+async def wait(url: str) -> None:
+    """A process waits for a job, which has reported how far it is."""
+    driver = RedisDriver(url, "emails")
+    await driver.change(Ask(["invoice-42"], "4242-9f3c2a1b"))
+    await driver.aclose()
+    with redis.Redis.from_url(url) as admin:
+        admin.set("redisjobs:{emails}:progress:invoice-42", '{"fraction":0.5}', ex=86400)
+
+
+async def wait_for_a_rate(url: str) -> None:
+    """Of two jobs of a tenant one runs, for as long as its worker's lease is; one waits for an hour."""
+    driver = RedisDriver(url, "emails")
+    worker = driver.consumer("web-3:99:7a1c22bd", lease=3600, max_deliveries=3)
+    await worker.open()
+    await driver.change(SetLimit("SendEmail", "max_concurrency=5 rate=1/h burst=1"))
+    fields = ["name", "SendEmail", "parameters", "{}", "limit_key", "joe"]
+    await driver.push([NewJob("tenant-1", fields), NewJob("tenant-2", fields)], repeated=False)
+    assert [lease.job_id for lease in (await worker.exchange([], 9)).leases] == ["tenant-1"]
+    await worker.aclose()
+    await driver.aclose()
+
+
+def job_name(queue: JobQueue, name: str) -> JobName[Any]:
+    return queue.definition(name).name
+
+
+def put_behind(queue: JobQueue) -> None:
+    """Jobs that the first worker finishes: one well, one as a dead letter."""
+    queue.push({}, job_name(queue, "Run"), job_id="invoice-40", keep_result=3600)
+    queue.push({}, job_name(queue, "Break"), job_id="invoice-41")
+
+
+def put_in_line(queue: JobQueue) -> None:
+    """Jobs that stay where they are put, as the only slot is taken."""
+    run = job_name(queue, "Run")
+    queue.push({}, run, job_id="invoice-42")
+    queue.schedules.put("nightly", {}, Schedule.daily(hour=4), job=run)
+    queue.push({}, run, job_id="invoice-43", delay=3600)
+    queue.push({}, run, job_id="invoice-44", priority=Priority.LOW, headers={"note": "x" * 20_000})
+    queue.push({}, run, unique="jim", delay=3600)
+    replacing = queue.prepare({}, run, unique="jim", delay=7200, on_conflict="replace")
+    queue.push_many([replace(replacing, job_id="invoice-45")])
+    queue.hold("invoice-43")
+    queue.pause("Break")
+
+
+def samples(url: str) -> dict[str, str]:
+    """What stands here for the entry and the five seconds that the pages show."""
+    with redis.Redis.from_url(url, decode_responses=True) as admin:
+        place = str(admin.hget("redisjobs:{emails}:jobs", "invoice-42"))
+        finished, *_ = admin.scan_iter("redisjobs:{emails}:finished:*")
+        release, *_ = admin.zrange("redisjobs:{emails}:schedulers", 0, 0)
+        admin.persist("redisjobs:{emails}:conflict:invoice-45")
+    return {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_SLOT: finished.rpartition(":")[2], _SAMPLE_RELEASE: release}
+
+
+def by_redis_cli(url: str, command: str) -> str:
+    """What the real redis-cli prints, as a shell runs the very words of the page."""
+    shell = f'redis-cli() {{ exec redis-cli -e -u {url} "$@"; }}\n{command}'
+    with subprocess.Popen(["bash", "-c", shell], text=True, stdout=PIPE, stderr=PIPE) as process:
+        if "SUBSCRIBE" in command:  # it would go on for ever
+            assert process.stdout
+            line = process.stdout.readline()
+            process.kill()
+            return line
+        shown, complaint = process.communicate(timeout=20)
+    assert process.returncode == 0, complaint or shown
+    return shown
+
+
+def by_the_same_words(url: str, command: str) -> str:
+    """What the server says to the same words; for a machine without redis-cli."""
+    _, *words = shlex.split(command)
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        if words[:2] == ["--scan", "--pattern"]:
+            return "\n".join(client.scan_iter(words[2]))
+        if words[0] in ("SUBSCRIBE", "PSUBSCRIBE"):
+            with client.pubsub() as ear:
+                (ear.subscribe if words[0] == "SUBSCRIBE" else ear.psubscribe)(words[1])
+                return str(ear.get_message(timeout=10) or "")
+        client.response_callbacks.clear()  # the reply as it is
+        reply: Any = client.execute_command(*words)
+        return str(reply or "")
+
+
+WAYS = [by_the_same_words, by_redis_cli] if shutil.which("redis-cli") else [by_the_same_words]
+
+
+@pytest.mark.parametrize("run", WAYS)
+@pytest.mark.parametrize("command", documented())
+def test_a_documented_command_shows_something(live: Live, run: Callable[[str, str], str], command: str) -> None:
+    live.pause()
+    shown = run(live.url, live.here(command))
+
+    assert shown.strip() not in ("", "(nil)", "(empty array)", "0")
+
+
+@pytest.mark.parametrize("run", WAYS)
+async def test_a_job_pushed_by_the_documented_words_runs(
+    run: Callable[[str, str], str], redis_store: RedisStore
+) -> None:
+    command, *others = (command for command in documented() if command.startswith("redis-cli XADD"))
+    assert all(" broken-" in other for other in others)  # the tutorial's, which is to fail
+    seen = []
+
+    async with AsyncJobQueue(redis_store.url, name=redis_store.queue_name) as queue:
+
+        @queue.register(SendEmail)
+        async def send(parameters: SendEmail, context: JobContext) -> None:
+            seen.append((context.job_id, parameters))
+
+        entry = run(redis_store.url, command.replace("{emails}", f"{{{queue.name}}}")).strip()
+        await Worker(queue).run(until_idle=True)
+
+    assert seen == [(entry, SendEmail("joe@email.com", "By hand"))]
+
+
+def test_the_list_of_workers_tells_who_is_alive_and_the_idle_time_how_long_a_job_has_been_running(
+    live: Live,
+) -> None:
+    shown = by_the_same_words(live.url, "redis-cli ZRANGE 'redisjobs:{emails}:workers' 0 -1 WITHSCORES")
+    with redis.Redis.from_url(live.url, decode_responses=True) as admin:
+        seconds, micros = admin.time()
+        stream = "redisjobs:{emails}:ready:high"
+        (first,) = admin.xpending_range(stream, "workers", "-", "+", 9)
+        (end,) = re.findall(rf"{_WORKER}\D+(\d+)", shown)
+        time.sleep(0.1)
+        (later,) = admin.xpending_range(stream, "workers", "-", "+", 9)
+
+    assert "web-2" not in shown
+    assert 0 < int(end) - (seconds * 1000 + micros // 1000) <= 15_000
+    assert first["consumer"] == _WORKER
+    assert later["time_since_delivered"] - first["time_since_delivered"] >= 100

@@ -1,0 +1,1256 @@
+"""A refusal has written nothing: each script that writes, with each of its keys made something else by hand."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+from store import Heart, RedisStore, eventually, inherit, take_over
+from tenacity import stop_after_attempt, wait_none
+
+from redisjobs.drivers.redis import scripts
+from redisjobs.drivers.redis.consumer import RedisConsumer
+from redisjobs.errors import DriverError, WrongType
+from redisjobs.model.codec import when
+from redisjobs.model.driver import Consumer, Fenced
+from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
+from redisjobs.model.queries import (
+    COUNTERS,
+    Ask,
+    Cancel,
+    Change,
+    Count,
+    Declare,
+    Delete,
+    DeleteAll,
+    Find,
+    Hold,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    Retain,
+    Scan,
+    SetLimit,
+    Taken,
+    Tidy,
+    Unhold,
+    Unpark,
+)
+from redisjobs.model.retention import Keep, Retention
+from redisjobs.model.retry import RetryPolicy, no_retry
+from redisjobs.model.stored import (
+    Declarer,
+    Definition,
+    Fire,
+    Firing,
+    PauseSchedule,
+    Put,
+    PutSchedules,
+    RemoveSchedule,
+    WithdrawSchedules,
+)
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    DeadLetter,
+    Lease,
+    NewJob,
+    Pushed,
+    Release,
+    Reply,
+    RetryLater,
+    Settlement,
+    Silent,
+    Turn,
+)
+from redisjobs.queue import JobQueue
+from redisjobs.schedules.schedule import Schedule
+from redisjobs.testing.driver_contract.acts import rows_of
+from redisjobs.worker.source import drain, leases, recovery
+from redisjobs.worker.worker import Worker
+
+pytestmark = pytest.mark.anyio
+
+FAILED = DeadLetter("failed", "ValueError: no")
+
+
+def job(job_id: str, **options: object) -> NewJob:
+    return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)  # type: ignore[arg-type]
+
+
+LEAVING = Declarer("s", "leaving")
+
+
+@dataclass
+class Scene:
+    """A queue with jobs in every state, who works on it, and whom the store has lost sight of."""
+
+    store: RedisStore
+    worker: Consumer
+    heir: Consumer
+    lost: Consumer
+    gone: Consumer
+    leases: dict[str, Lease] = field(default_factory=dict)
+
+    async def settle(self, *settlements: Settlement) -> None:
+        """The jobs `a` and `held`: the latter has a unique key."""
+        pairs = list(zip((self.leases["a"], self.leases["held"]), settlements * 2, strict=False))
+        await self.worker.exchange(pairs, None, turn=Turn(1, 1))
+
+    async def push(self) -> None:
+        jobs = [
+            job("n1"),
+            job("n2", due=After(9000), unique="new"),
+            job("n3", priority=Priority.LOW, unique="held"),
+            job("n4", unique="held", on_conflict=OnConflict.RAISE),
+            job("n5", due=After(9000), unique="ready", on_conflict=OnConflict.REPLACE),
+        ]
+        jobs += [job(there, nonce="another") for there in ("dead", "twice", "a", "high")]
+        await self.store.driver.push(jobs, repeated=True)
+
+    async def claim(self) -> None:
+        await self.heir.exchange([], 9, idle=True)
+
+    async def reclaim(self) -> None:
+        await self.heir.reclaim([Silent("lost", str(self.store.clock() - 1), 15)])
+
+    async def adopt(self) -> None:
+        """As a read does with what it brings."""
+        consumer = cast("RedisConsumer", self.worker)
+        await consumer._adopt([self.leases["by hand"], self.leases["low by hand"]])
+
+    async def beat(self) -> None:
+        with closing(Heart(self.worker)) as heart:
+            heart.beat(lambda: list(self.leases.values()), {"host": "h"})
+
+    async def recover(self) -> None:
+        """One that was removed by hand is forgotten, the others are found."""
+        await self.worker.recover([self.leases["a"]])
+
+    async def join(self) -> None:
+        await self.heir.open("w3")
+
+    async def fire(self) -> None:
+        """One job at once, one later, one that is there; one whose key is held, one that replaces who holds it."""
+        jobs = [
+            job("f1"),
+            job("f2", due=After(9000), unique="new"),
+            job("dead"),
+            job("f3", priority=Priority.LOW, unique="held"),
+            job("f4", unique="ready", on_conflict=OnConflict.REPLACE),
+        ]
+        now_ms = self.store.clock()
+        await self.store.driver.change(
+            Fire("s", [Firing("nightly", NIGHTLY.fingerprint, now_ms - 5000, now_ms, 2, jobs)])
+        )
+
+    async def put(self, by: Declarer | None = None) -> None:
+        other = replace(NIGHTLY, rule=Schedule.every(7))
+        named = [Put.whole(replace(other, name=name)) for name in ("nightly", "new")]
+        await self.store.driver.change(PutSchedules(named, by))
+
+    async def screen(self) -> None:
+        """As a read does with what it brings while something may not start."""
+        consumer = cast("RedisConsumer", self.worker)
+        await consumer._screen([self.leases["a"], self.leases["held"]])
+
+    async def change(self, change: Change[Any]) -> None:
+        await self.store.driver.change(change)
+
+    async def take(self, step: Callable[..., Change[Taken]]) -> None:
+        begin = await self.store.driver.change(step(after=""))
+        await self.store.driver.change(step(after=begin.after))
+
+    async def restore(self) -> None:
+        await self.store.driver.change(Tidy("restore 1 -"))
+
+
+ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
+    "push": Scene.push,
+    "push_plain": lambda scene: scene.store.driver.push([job("p1"), job("p2")], repeated=False),
+    "push_one": lambda scene: scene.store.driver.push([job("p1")], repeated=False),
+    "join": Scene.join,
+    "claim": Scene.claim,
+    "beat": Scene.beat,
+    "recover": Scene.recover,
+    "settle: done": lambda scene: scene.settle(Ack()),
+    "settle: one by one": lambda scene: scene.settle(Ack(), Ack(cancelled=True)),
+    "settle: cancelled": lambda scene: scene.settle(Ack(cancelled=True)),
+    "settle: retry": lambda scene: scene.settle(RetryLater(After(5000), {"attempt": "2"})),
+    "settle: release": lambda scene: scene.settle(Release()),
+    "settle: fail": lambda scene: scene.settle(FAILED),
+    "settle: all": lambda scene: scene.settle(RetryLater(After(0)), FAILED),
+    "settle: none": lambda scene: scene.worker.exchange([], 0),
+    "reclaim": Scene.reclaim,
+    "release": lambda scene: scene.worker.release(refund=True, watch=False),
+    "release: of one that died": lambda scene: scene.worker.release(refund=False, watch=True),
+    "release: of one that was fenced": lambda scene: scene.gone.release(refund=True, watch=True),
+    "tidy": lambda scene: scene.store.driver.change(Tidy()),
+    "trim": lambda scene: scene.store.driver.change(Tidy("trim ")),
+    "limit": lambda scene: scene.change(SetLimit("Work", "max_concurrency=1")),
+    "limit: removed": lambda scene: scene.change(SetLimit("Work", "")),
+    "limit: of jobs that run": lambda scene: scene.change(SetLimit("Other", "max_concurrency=1")),
+    "shares": lambda scene: scene.change(Tidy("shares ")),
+    "retain": lambda scene: scene.store.driver.change(Retain(Retention(Keep(5), Keep(count=5)))),
+    "declare": lambda scene: scene.store.driver.change(Declare("c0ffee", done=True)),
+    "restore": Scene.restore,
+    "screen": Scene.screen,
+    "pause": lambda scene: scene.change(Pause()),
+    "pause: of a name": lambda scene: scene.change(Pause("Other")),
+    "resume": lambda scene: scene.change(Resume()),
+    "resume: of a name": lambda scene: scene.change(Resume("Paused")),
+    "unpark": lambda scene: scene.change(Unpark()),
+    "hold": lambda scene: scene.change(Hold("ready")),
+    "unhold": lambda scene: scene.change(Unhold("ready")),
+    "ask": lambda scene: scene.change(Ask(["ready", "dead", "a"], "me")),
+    "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
+    "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),
+    "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),
+    "requeue: later": lambda scene: scene.store.driver.change(Requeue("dead", After(5000))),
+    "delete": lambda scene: scene.store.driver.change(Delete("dead")),
+    "requeue_all": lambda scene: scene.take(RequeueAll),
+    "requeue_all: later": lambda scene: scene.take(lambda after: RequeueAll(after=after, wait_ms=5000)),
+    "delete_all": lambda scene: scene.take(DeleteAll),
+    "adopt": Scene.adopt,
+    "fire": Scene.fire,
+    "put_schedule": Scene.put,
+    "put_schedule: declared": lambda scene: scene.put(LEAVING),
+    "withdraw_schedules": lambda scene: scene.store.driver.change(WithdrawSchedules(LEAVING)),
+    "pause_schedule": lambda scene: scene.store.driver.change(PauseSchedule("nightly", pause=True)),
+    "remove_schedule": lambda scene: scene.store.driver.change(RemoveSchedule("nightly")),
+}
+"""What is done, by its script and which of its ways."""
+
+CHANNELS = ("control", "waiter:")
+READERS = {"find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers"}
+
+NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
+
+MAY_NOT_START = ("paused:names", "held")  # what is looked at only where jobs are claimed
+KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
+
+LATER = ("due", "delayed", "dead")  # where a job is that does not just end
+
+SPARED = {
+    *[(act, "unique:") for act in ACTS if act not in ("push", "fire")],  # not held then
+    *[(act, key) for act in ACTS for key in ("holders:", "rate:")],  # nor is one share, or one rate
+    *[("resume", key) for key in ("turns", "lines")],
+    *[("push_plain", key) for key in ("ready:high", "ready:low")],  # where they do not go
+    ("put_schedule", "schedulers:"),  # which no scheduler declares
+    *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
+    *[
+        ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
+    ],  # where it is not
+    *[("cancel: of one that runs", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low")],
+    *[(act, "paused") for act in ACTS],  # that it is there is all that counts
+    *[(act, key) for act in ACTS if act.startswith("settle") and "none" not in act for key in MAY_NOT_START],
+    *[("pause", "paused:names"), ("resume", "paused:names"), ("pause: of a name", "paused")],
+    *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
+    ("unhold", "dead"),
+    *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
+    *[(act, "waiters") for act in ACTS if act != "ask"],  # to be told is not worth a job
+    *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
+    *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
+    *[(act, "large") for act in ACTS],  # what can't be noted costs nobody a job
+    *[(act, "promoter") for act in ACTS],  # what can't be read says nobody
+    *[(act, "layout") for act in ("beat", "reclaim")],  # a lease is worth more than a look at all consumers
+    *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],
+    *[("settle: release", key) for key in (*LATER, "finished:")],
+    *[("settle: fail", key) for key in ("due", "delayed", "finished:")],
+    ("settle: retry", "dead"),
+    *[("requeue", key) for key in ("due", "delayed")],
+    *[("requeue: later", key) for key in ("ready:high", "ready:normal", "ready:low")],
+    ("settle: none", "dead"),
+    ("settle: none", "finished:"),
+    *[(act, "worker:") for act in ACTS if act.startswith("release")],  # it goes, whatever it is
+    ("tidy", "worker:"),
+    ("join", "schedules"),  # which is looked at only where a queue of an older version is taken over
+    *[(act, key) for act in ("settle: release", "settle: fail", "settle: none") for key in KEPT],
+    *[("cancel: of one that runs", key) for key in KEPT],
+    *[(act, key) for act in ("requeue", "requeue: later", "delete") for key in ("completed", "cancelled")],
+}
+"""What a script can do without, for these jobs."""
+
+
+def script_of(act: str) -> str:
+    return act.partition(":")[0]
+
+
+def pairs() -> list[tuple[str, str]]:
+    return [(act, key) for act in ACTS for key in scripts.script(script_of(act)).keys if key not in CHANNELS]
+
+
+def test_every_script_that_writes_is_walked() -> None:
+    assert set(scripts.names()) == {*map(script_of, ACTS), *READERS}
+
+
+async def claim(consumer: Consumer) -> list[Lease]:
+    """All that there is: each exchange brings of one priority, and tells what is next."""
+    answer = await consumer.exchange([], 9)
+    leases = list(answer.leases)
+    while answer.more:
+        answer = await consumer.exchange([], 9)
+        leases += answer.leases
+    return leases
+
+
+@pytest.fixture
+async def scene(redis_store: RedisStore) -> AsyncIterator[Scene]:
+    store = redis_store
+    workers = [store.consumer(name, max_deliveries=2) for name in ("w1", "w2", "lost", "gone")]
+    worker, heir, lost, gone = workers
+    scene = Scene(store, worker, heir, lost, gone)
+    for consumer in workers:
+        await consumer.open()
+    yield scene
+    for consumer in workers:
+        await consumer.aclose()
+    await store.driver.aclose()
+
+
+async def fill(scene: Scene) -> None:
+    """Put a job into each state; on all three priorities. `lost` holds one, and `gone`, by a late read."""
+    store = scene.store
+    store.clock.advance(0)
+    await fence(scene, "gone")
+    for consumer in (scene.lost, scene.gone):
+        await store.driver.push([job(f"of {consumer.worker_id}")], repeated=False)
+        assert len(await consumer.wait(1, 0.01)) == 1
+    store.admin.zadd(f"{store.prefix}fenced", {"gone": store.clock() - 1})
+    await store.driver.change(SetLimit("Work", "max_concurrency=100 rate=100/h burst=1000"))
+    await store.driver.push([job("dead"), job("back"), job("twice"), job("a")], repeated=False)
+    await store.driver.push([job("held", priority=Priority.LOW, unique="held")], repeated=False)
+    store.put({"name": "Work", "parameters": "{}"})
+    store.put({"name": "Work", "parameters": "{}"}, Priority.LOW)
+    taken = (await scene.worker.exchange([], 9)).leases
+    names = ("dead", "back", "twice", "a", "by hand", "held", "low by hand")
+    scene.leases = dict(zip(names, taken, strict=True))
+    dead, back, twice = (scene.leases.pop(name) for name in names[:3])
+    await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
+    ready = [job("ready", unique="ready"), job("high", priority=Priority.HIGH)]
+    await store.driver.push(ready, repeated=False)
+    await store.driver.change(PutSchedules([Put.whole(NIGHTLY)]))
+    await store.driver.change(PutSchedules([], LEAVING))
+    store.admin.hset(f"{store.prefix}schedule:nightly", "last_slot", store.clock() - 5000)
+    await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
+    store.admin.zadd(f"{store.prefix}lines", {"Work": 0})
+
+
+async def fence(scene: Scene, worker_id: str) -> None:
+    end = scene.store.clock() - 1
+    scene.store.admin.zadd(f"{scene.store.prefix}workers", {worker_id: end})
+    reclaimed = await scene.heir.reclaim([Silent(worker_id, str(end), 15)])
+    assert reclaimed.fenced == [worker_id]
+
+
+def prepare(store: RedisStore, script: str) -> None:
+    """Let there be something to write for it, which is not there else."""
+    match script:
+        case "claim":
+            store.clock.advance(60)  # what is set aside for that time is to be there
+        case "reclaim":  # one lease is over, and one ends later than it can
+            ends = {"lost": store.clock() - 1, "w1": store.clock() + 3_600_000}
+            store.admin.zadd(f"{store.prefix}workers", ends)
+        case "tidy":
+            store.admin.zrem(f"{store.prefix}workers", "w1", "lost")
+            store.admin.delete(f"{store.prefix}worker:lost")
+            store.admin.xgroup_createconsumer(store.stream(Priority.HIGH), "workers", "idler")
+        case "shares":
+            store.admin.hset(f"{store.prefix}shares", "normal 1-1", "Work")
+        case "trim":
+            store.admin.hset(f"{store.prefix}retention", "dead", "0 -")
+        case "restore":
+            store.admin.xgroup_delconsumer(store.stream(), "workers", "w1")
+        case "recover":
+            (entry, _, _), *_ = [row for row in store.pending() if row[1] == "w1"][1:]
+            store.admin.xdel(store.stream(), entry)
+        case "screen":
+            store.admin.hset(f"{store.prefix}held", "a", "1")
+        case "resume":
+            store.admin.set(f"{store.prefix}paused", "1")
+            store.admin.hset(f"{store.prefix}paused:names", "Paused", "1")
+        case "unpark" | "unhold":
+            store.admin.xreadgroup("workers", "parked", {store.stream(): ">"})
+            store.admin.hset(
+                f"{store.prefix}held", mapping={"ready": "1"} if script == "unhold" else {"other": "1"}
+            )
+        case "adopt":
+            store.admin.delete(f"{store.prefix}jobs")
+        case "join":
+            store.admin.xgroup_destroy(store.stream(Priority.HIGH), "workers")
+
+
+OWN = {"claim": "w2", "reclaim": "w2", "join": "w3", "release: of one that was fenced": "gone"}
+
+
+def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
+    """Let this key be of another type than it should."""
+    names = {
+        "ready:": "ready:normal",
+        "unique:": "unique:held",
+        "finished:": f"finished:{store.clock() // 5000}",
+        "conflict:": "conflict:n5",
+    }
+    names |= {"schedulers:": f"schedulers:{LEAVING.release}"}
+    names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
+    name = store.prefix + names.get(key, key)
+    store.admin.delete(name)
+    if key in ("unique:", "conflict:"):
+        store.admin.rpush(name, "by hand")
+    else:
+        store.admin.set(name, "by hand")
+
+
+def dump(store: RedisStore) -> dict[str, bytes]:
+    return {key: store.admin.dump(store.prefix + key) for key, _ in store.keys().items()}
+
+
+@pytest.mark.parametrize(("act", "key"), pairs())
+async def test_a_script_that_is_refused_by_one_key_has_written_none(scene: Scene, act: str, key: str) -> None:
+    store = scene.store
+    await fill(scene)
+    prepare(store, script_of(act))
+    spoil(store, key, OWN.get(act, "w1"))
+    before = dump(store)
+
+    if (act, key) in SPARED:
+        await ACTS[act](scene)
+    else:
+        with pytest.raises(WrongType, match="WRONGTYPE"):
+            await ACTS[act](scene)
+        assert changed(before, dump(store)) == set()
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_what_is_refused_there_is_done_where_no_key_is_spoiled(scene: Scene, act: str) -> None:
+    store = scene.store
+    await fill(scene)
+    prepare(store, script_of(act))
+    before = dump(store)
+
+    await ACTS[act](scene)
+
+    if act != "settle: none":
+        assert changed(before, dump(store)) != set()
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+@pytest.mark.parametrize("key", ["worker:lost", "worker:gone"])
+@pytest.mark.parametrize("way", ["spoiled", "removed"])
+async def test_another_workers_record_is_in_nobodys_way_whatever_became_of_it(
+    scene: Scene, key: str, way: str
+) -> None:
+    store = scene.store
+    await fill(scene)
+    prepare(store, "reclaim")
+    store.admin.delete(store.prefix + key)
+    if way == "spoiled":
+        store.admin.set(store.prefix + key, "by hand")
+
+    await ACTS["reclaim"](scene)
+
+    holders = [
+        row.worker for row in [await store.driver.read(Find(f"of {name}")) for name in ("lost", "gone")] if row
+    ]
+    assert holders == ["", ""]  # they are ready
+    assert {store.admin.type(f"{store.prefix}worker:{name}") for name in ("lost", "gone")} == {b"hash"}
+
+
+async def test_a_worker_whose_record_was_spoiled_is_told_so_and_then_that_it_was_fenced(scene: Scene) -> None:
+    store = scene.store
+    await fill(scene)
+    spoil(store, "worker:", "lost")
+    with closing(Heart(scene.lost)) as heart, pytest.raises(WrongType, match="worker:lost is a string"):
+        heart.beat(list, {})
+    prepare(store, "reclaim")
+    await ACTS["reclaim"](scene)
+
+    with closing(Heart(scene.lost)) as heart, pytest.raises(Fenced):
+        heart.beat(list, {})
+    await scene.lost.release(refund=False, watch=True)
+    await scene.lost.open("lost-again")
+
+
+@pytest.mark.parametrize("key", ["due", "delayed", "dead", "ready:low"])
+async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do_without(
+    scene: Scene, key: str
+) -> None:
+    store = scene.store
+    await store.driver.push([job("before")], repeated=False)
+    spoil(store, key)
+
+    assert await store.driver.push([job("after", unique="key")], repeated=False) == [Pushed(Reply.OK)]
+    if key in ("delayed", "dead"):  # what is due, and what is ready, is asked each time
+        assert [lease.job_id for lease in (await scene.worker.exchange([], 9)).leases] == ["before", "after"]
+    store.admin.delete(store.prefix + key)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "key"),
+    [([job("a"), job("b", priority=Priority.LOW)], "ready:low"), ([job("a", due=After(1000))], "delayed")],
+)
+async def test_a_push_that_meets_a_spoiled_key_after_its_first_write_has_written_nothing(
+    scene: Scene, jobs: list[NewJob], key: str
+) -> None:
+    store = scene.store
+    spoil(store, key)
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await store.driver.push(jobs, repeated=False)
+    assert dump(store) == before
+    store.admin.delete(store.prefix + key)
+
+
+@pytest.mark.parametrize("key", ["jobs", "dead", "finished:"])
+async def test_a_claim_of_what_was_handed_back_has_leased_nothing_where_it_is_refused(
+    scene: Scene, key: str
+) -> None:
+    """Nothing is due, and a new job of a higher priority would have been leased first."""
+    store = scene.store
+    await fill(scene)
+    spoil(store, key)
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.heir.exchange([], 9)
+    assert dump(store) == before
+    assert store.pending(Priority.HIGH) == []
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+async def test_a_job_that_was_done_long_after_its_push_needs_nothing_of_what_remembers_pushes(
+    scene: Scene,
+) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("old"), job("young")], repeated=False)
+    old, young = (await scene.worker.exchange([], 2)).leases
+    spoil(store, "finished:")
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange([(young, Ack())], None)
+    assert dump(store) == before
+
+    store.clock.advance(66)
+    await scene.worker.exchange([], 0)  # so that it hears what time it is
+    spoil(store, "finished:")
+    assert (await scene.worker.exchange([(old, Ack())], None)).replies == [Reply.OK]
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+async def test_a_claim_of_none_promotes_nothing_where_one_stream_was_spoiled(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    delayed = [job("a", due=After(1)), job("b", due=After(1), priority=Priority.LOW)]
+    await store.driver.push(delayed, repeated=False)
+    store.clock.advance(1)
+    spoil(store, "ready:low")
+    before = dump(store)
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange([], 0)
+    assert dump(store) == before
+    store.admin.delete(store.stream(Priority.LOW))
+
+
+@pytest.mark.parametrize("key", ["due", "delayed"])
+async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_written_neither(
+    scene: Scene, key: str
+) -> None:
+    store = scene.store
+    await fill(scene)
+    spoil(store, key)
+    before = dump(store)
+    both: list[tuple[Lease, Settlement]] = [
+        (scene.leases["a"], RetryLater(After(0))),
+        (scene.leases["held"], RetryLater(After(5000))),
+    ]
+    with pytest.raises(DriverError, match="WRONGTYPE"):
+        await scene.worker.exchange(both, None)
+    assert dump(store) == before
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+@pytest.mark.parametrize("act", ["settle: release", "settle: fail", "settle: done", "claim", "adopt"])
+async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has_to_be(
+    scene: Scene, act: str
+) -> None:
+    store = scene.store
+    await fill(scene)
+    spoil(store, "jobs")
+    said = (
+        f"WRONGTYPE {store.prefix}jobs is a string, it must be a hash; nothing was written: rename it or delete it"
+    )
+    with pytest.raises(DriverError, match=re.escape(said)):
+        await ACTS[act](scene)
+    for name in list(store.keys()):
+        store.admin.delete(store.prefix + name)
+
+
+PUSHED_INTO = {"jobs": "hash", "ready:normal": "stream", "finished": "set"}
+COUNTED = {"ready:low": "stream", "due": "zset", "dead": "stream", "cancelled": "stream", "stats": "hash"}
+PUSHES = {
+    "one": [NewJob("P7SeCo0BTZMleAxBUF", ["name", "Work", "parameters", "{}"])],
+    "plain": [NewJob(f"P7SeCo0BTZMleAxBU{n}", ["name", "Work", "parameters", "{}"]) for n in range(2)],
+    "given": [NewJob("a", ["name", "Work"], nonce="n", unique="key")],
+}
+
+
+@pytest.mark.parametrize(
+    ("act", "key", "kind"),
+    [
+        *((act, key, kind) for act in ("one", "plain", "given") for key, kind in PUSHED_INTO.items()),
+        *(("counts", key, kind) for key, kind in COUNTED.items()),
+    ],
+)
+async def test_a_push_and_a_count_name_the_key_that_has_a_wrong_type(
+    redis_store: RedisStore, act: str, key: str, kind: str
+) -> None:
+    store = redis_store
+    store.clock.advance(0)
+    slot = store.clock() // 5000
+    spoiled = [f"finished:{number}" for number in range(slot - 1, slot + 2)] if key == "finished" else [key]
+    for each in spoiled:
+        spoil(store, each)
+
+    jobs = [replace(job) for job in PUSHES.get(act, ())]
+
+    with pytest.raises(WrongType) as caught:
+        await (store.driver.push(jobs, repeated=False) if jobs else store.driver.read(Count()))
+
+    assert str(caught.value).startswith(f"WRONGTYPE {store.prefix}{key}")
+    assert str(caught.value).endswith(
+        f" is a string, it must be a {kind}; nothing was written: rename it or delete it"
+    )
+    assert {*store.keys()} == {*spoiled}
+    for each in spoiled:
+        store.admin.delete(store.prefix + each)
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("act", ["one", "plain", "given"])
+async def test_a_push_that_lacks_a_permission_says_so(redis_store: RedisStore, act: str) -> None:
+    store = redis_store
+    store.admin.execute_command("ACL", "SETUSER", store.user, "-xadd")
+
+    with pytest.raises(DriverError, match=r"the server's ACL forbids what this role needs: .*'xadd'"):
+        await store.driver.push([replace(job) for job in PUSHES[act]], repeated=False)
+
+    await store.driver.aclose()
+
+
+SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal","nonce",{}]', "[" * 2000]
+"""What a delayed job's fields can't be."""
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+async def test_a_delayed_job_that_was_spoiled_by_hand_costs_no_other_push(
+    redis_store: RedisStore, spoiled: str
+) -> None:
+    store, ran = redis_store, Counter[int]()
+    async with JobQueue(store.url, store.queue_name) as queue:
+
+        @queue.job(name="Work", retry=no_retry())
+        async def work(n: int) -> None:
+            ran[n] += 1
+
+        await work.options(job_id="x", delay=3600).push(0)
+        store.admin.hset(f"{store.prefix}delayed", "x", spoiled)
+        added: dict[int, bool | None] = {}
+
+        async def push(n: int) -> None:
+            options = {"job_id": "x"} if n == 20 else {"unique": f"key {n}"}
+            added[n] = (await work.options(**options).push(n)).added  # type: ignore[arg-type]
+
+        async with anyio.create_task_group() as tasks:
+            for n in range(40):
+                tasks.start_soon(push, n)
+        await Worker(queue).run(until_idle=True)
+
+    assert {n for n, is_added in added.items() if not is_added} == {20}
+    assert ran == Counter(set(range(40)) - {20})
+    for name in ("due", "delayed", "jobs"):
+        store.admin.delete(store.prefix + name)
+
+
+@pytest.mark.parametrize("number", ["x", str(2**63 - 1)])
+async def test_a_counter_that_cannot_count_costs_no_push(redis_store: RedisStore, number: str) -> None:
+    store = redis_store
+    store.admin.hset(f"{store.prefix}stats", "pushed", number)
+    pushed = await store.driver.push([job("a", unique="key"), job("b", due=After(1000))], repeated=False)
+    assert pushed == [Pushed(Reply.OK)] * 2
+    assert await store.driver.push([job("a"), job("b")], repeated=True) == [Pushed(Reply.REPEATED)] * 2
+    await store.driver.aclose()
+
+
+@pytest.mark.parametrize("command", ["hincrby", "publish"])
+async def test_a_producer_that_may_not_count_or_tell_pushes_all_the_same(
+    redis_store: RedisStore, command: str
+) -> None:
+    store = redis_store
+    store.admin.execute_command("ACL", "SETUSER", store.user, f"-{command}")
+    assert await store.driver.push([job("a", due=After(1000)), job("b")], repeated=False) == [Pushed(Reply.OK)] * 2
+    await store.driver.aclose()
+
+
+async def test_who_may_neither_count_nor_tell_cancels_a_job_that_runs_all_the_same(scene: Scene) -> None:
+    store = scene.store
+    await store.driver.push([job("a"), job("b")], repeated=False)
+    leases = (await scene.worker.exchange([], 2)).leases
+    store.admin.execute_command("ACL", "SETUSER", store.user, "-hincrby", "-publish")
+
+    assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
+
+    with closing(Heart(scene.worker)) as heart:  # which looks each time
+        assert [lease.job_id for lease in heart.beat(lambda: leases, {})] == ["b"]
+
+
+async def test_where_a_producer_lacks_a_permission_half_way_what_it_added_is_found_when_it_is_repeated(
+    redis_store: RedisStore,
+) -> None:
+    store = redis_store
+    store.admin.execute_command("ACL", "SETUSER", store.user, "-set")
+    jobs = [job("a"), job("b", unique="key"), job("c")]
+    with pytest.raises(DriverError, match="ACL"):
+        await store.driver.push(jobs, repeated=False)
+    store.admin.execute_command("ACL", "SETUSER", store.user, "+set")
+
+    again = await store.driver.push(jobs, repeated=True)
+
+    assert [answer.reply for answer in again] == [Reply.REPEATED, Reply.REPEATED, Reply.OK]
+    assert store.admin.xlen(store.stream()) == 3
+    await store.driver.aclose()
+
+
+# Streams without ids
+
+
+def exhaust(store: RedisStore, *priorities: Priority) -> None:
+    """Write the largest entry id there is, by hand."""
+    largest = 2**64 - 1
+    for priority in priorities:
+        store.admin.xadd(store.stream(priority), {"name": "Last", "parameters": "{}"}, id=f"{largest}-{largest}")
+
+
+async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("later", due=After(1000)), job("again"), job("dead")], repeated=False)
+    again, dead = (await scene.worker.exchange([], 9)).leases
+    await scene.worker.exchange([(dead, FAILED)], None)
+    exhaust(store, Priority.NORMAL)
+
+    pushed = await store.driver.push([job("new"), job("low", priority=Priority.LOW)], repeated=False)
+    assert pushed == [Pushed(Reply.OK)] * 2
+    assert await store.driver.push([job("alone")], repeated=False) == [Pushed(Reply.OK)]
+    assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.OK]
+    assert await store.driver.change(Requeue("dead")) is Reply.OK
+    store.clock.advance(2)
+
+    taken = [lease.job_id for lease in await claim(scene.worker)]
+    assert taken[1:] == ["new", "low", "alone", "again", "dead", "later"]
+    assert taken[0].endswith(f"-{2**64 - 1}")
+
+
+async def test_where_the_entry_ids_end_within_a_push_its_other_jobs_go_to_another_priority(scene: Scene) -> None:
+    store, largest = scene.store, 2**64 - 1
+    store.clock.advance(0)
+    store.admin.xadd(store.stream(), {"name": "Last", "parameters": "{}"}, id=f"{largest}-{largest - 2}")
+
+    pushed = await store.driver.push([job(name) for name in "abcd"], repeated=False)
+
+    assert pushed == [Pushed(Reply.OK)] * 4
+    streams = [store.admin.xrange(store.stream(priority)) for priority in (Priority.NORMAL, Priority.LOW)]
+    ids = [[fields.get(b"id") for _, fields in entries] for entries in streams]
+    assert ids == [[None, b"a", b"b"], [b"c", b"d"]]
+    for name in "abcd":
+        assert await store.driver.read(Find(name)) is not None
+    assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"4"
+    await store.driver.aclose()
+
+
+async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_claimed(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push(
+        [job("later", due=After(1000)), job("again"), job("dead"), job("waits")], repeated=False
+    )
+    again, dead = (await scene.worker.exchange([], 2)).leases
+    await scene.worker.exchange([(dead, FAILED)], None)
+    exhaust(store, *Priority)
+
+    pushed = await store.driver.push([job("new", unique="key"), job("delayed", due=After(9000))], repeated=False)
+    assert [each.reply for each in pushed] == [Reply.NO_IDS, Reply.OK]
+    assert await store.driver.push([job("alone")], repeated=False) == [Pushed(Reply.NO_IDS)]
+    assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.NO_IDS]
+    assert await store.driver.change(Requeue("dead")) is Reply.NO_IDS
+    store.clock.advance(2)
+
+    assert len(await claim(scene.worker)) == 4  # one of them the job that waited
+    row = await store.driver.read(Find("later"))
+    assert row is not None
+    assert row.state is State.DELAYED
+    assert not store.admin.exists(f"{store.prefix}unique:key")
+    assert (await store.driver.read(Find("new"))) is None
+
+
+async def test_with_no_entry_ids_left_a_job_that_was_to_be_replaced_stays_as_it_is(scene: Scene) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("ready", unique="r"), job("later", unique="l", due=After(5000))], repeated=False)
+    exhaust(store, *Priority)
+    before = dump(store)
+
+    replacing = {"fields": ["name", "New", "parameters", "1"], "on_conflict": OnConflict.REPLACE}
+    at_once = [replace(job(key), unique=key, **replacing) for key in ("r", "l")]  # type: ignore[arg-type]
+    assert await store.driver.push(at_once, repeated=False) == [Pushed(Reply.NO_IDS)] * 2
+    assert changed(before, dump(store)) == set()
+    delayed = replace(at_once[0], due=After(9000))
+    assert await store.driver.push([delayed], repeated=False) == [Pushed(Reply.REPLACED, "ready")]
+
+    rows = [await store.driver.read(Find(job_id)) for job_id in ("ready", "later")]
+    assert [(row.state, row.fields[b"name"]) for row in rows if row] == [
+        (State.DELAYED, b"New"),
+        (State.DELAYED, b"Work"),
+    ]
+
+
+def exhaust_dead(store: RedisStore) -> str:
+    """Write the largest entry id there is, by hand, to the dead letters; that id."""
+    largest = f"{2**64 - 1}-{2**64 - 1}"
+    store.admin.xadd(f"{store.prefix}dead", {"by": "hand"}, id=largest)
+    return largest
+
+
+async def test_with_no_id_left_for_a_dead_letter_its_job_stays_and_the_others_are_settled(scene: Scene) -> None:
+    store = scene.store
+    await store.driver.push([job(job_id, unique=job_id) for job_id in ("a", "b", "c", "d")], repeated=False)
+    leases = (await scene.worker.exchange([], 4)).leases
+    exhaust_dead(store)
+    before = store.pending()
+
+    settlements: list[Settlement] = [Ack(), FAILED, RetryLater(After(60000)), FAILED]
+    replies = (await scene.worker.exchange(list(zip(leases, settlements, strict=True)), None)).replies
+
+    assert replies == [Reply.OK, Reply.NO_IDS, Reply.OK, Reply.NO_IDS]
+    assert store.pending() == [before[1], before[3]]
+    assert store.located().keys() == {"b", "c", "d"}
+    assert store.admin.get(f"{store.prefix}unique:b") == b"b"
+    assert (await store.driver.read(Count())).totals["dead"] == 0
+
+
+@pytest.mark.parametrize("way", ["reclaimed", "released"])
+async def test_with_no_id_left_for_a_dead_letter_a_killer_is_neither_run_nor_in_anybodys_way(
+    scene: Scene, way: str
+) -> None:
+    store, lost = scene.store, store_consumer(scene, "dying")
+    await store.driver.push([job("killer"), job("well")], repeated=False)
+    await lost.exchange([], 1)
+    largest = exhaust_dead(store)
+    if way == "released":
+        with closing(Heart(lost)) as heart:
+            heart.release()
+    else:
+        store.age(60)
+    heir = store_consumer(scene, "heir")
+
+    for _ in range(2):
+        await take_over(heir)
+        answer = await heir.exchange([], 9, idle=True)
+        (well,) = answer.leases
+        assert (well.job_id, well.deliveries) == ("well", 1)
+        assert answer.ended == [("killer", Reply.NO_IDS)]
+        await heir.exchange([(well, Release())], None)
+        assert [(worker, deliveries) for _, worker, deliveries in store.pending()] == [
+            *[("released", 1), ("released", 0)]
+        ]
+
+    keep_letters(store, largest)
+    await take_over(heir)
+    answer = await heir.exchange([], 9, idle=True)
+    assert [lease.job_id for lease in answer.leases] == ["well"]
+    assert answer.ended == [("killer", Reply.DEAD)]
+    for consumer in (lost, heir):
+        await consumer.aclose()
+
+
+def store_consumer(scene: Scene, name: str) -> Consumer:
+    """One for whom a job is delivered once at most."""
+    return scene.store.consumer(name, max_deliveries=1)
+
+
+def keep_letters(store: RedisStore, largest: str) -> None:
+    """What lua/README.md says is to be done about that."""
+    page = (Path(__file__).parents[2] / "lua" / "README.md").read_text("utf-8")
+    (script,) = re.findall(r"^redis-cli EVAL \"(.+)\" 2 ", page, re.MULTILINE)
+    assert largest in script
+    store.admin.eval(script, 2, f"{store.prefix}dead", f"{store.prefix}dead:kept")
+
+
+UNREADABLE = [
+    *["no JSON", "", "null", "5", '"x"', "[]", "{}", '{"1":"normal","2":"a","3":"b"}', "[" * 2000],
+    *['["normal"]', '["normal","id"]', '["urgent","a","b"]', '[["normal"],"a","b"]', '["normal",null,"b"]'],
+    *[f'["normal","a",{value}]' for value in ("{}", "[]", "null", "true", "1.5")],
+    json.dumps(["normal", *["field"] * 9000]),
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:30])
+async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("bad", due=After(1000)), job("good", due=After(2000))], repeated=False)
+    store.admin.hset(f"{store.prefix}delayed", "bad", text)
+    store.clock.advance(3)
+
+    exchange = await scene.worker.exchange([], 9)
+    assert [lease.job_id for lease in exchange.leases] == ["good"]
+    assert exchange.due_in == 60  # nobody asks for it again before
+
+    store.admin.hset(f"{store.prefix}delayed", "bad", '["normal","id","bad","name","Work","parameters","{}"]')
+    store.clock.advance(61)
+    assert [lease.job_id for lease in await claim(scene.worker)] == ["bad"]
+
+
+@pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:30])
+async def test_a_delayed_job_that_cannot_be_read_is_listed_with_the_others_and_can_be_cancelled(
+    scene: Scene, text: str
+) -> None:
+    store = scene.store
+    await store.driver.push([job("bad", due=After(1000)), job("good", due=After(2000))], repeated=False)
+    store.admin.hset(f"{store.prefix}delayed", "bad", text)
+    async with JobQueue(store.url, store.queue_name) as queue:
+        listed = await queue.jobs("delayed")
+        looked_up = await queue.get("bad")
+
+        assert [each.job_id for each in listed] == ["bad", "good"]
+        assert looked_up == listed[0]
+        assert "put in by hand" in listed[0].error
+        assert await queue.cancel("bad") is Reply.CANCELLED
+        assert [each.job_id for each in await queue.jobs("delayed")] == ["good"]
+
+
+@pytest.mark.parametrize("score", [math.inf, -math.inf, 1e300])
+async def test_a_due_time_may_be_any_number(scene: Scene, score: float) -> None:
+    store = scene.store
+    await store.driver.push([job("odd", due=After(1000))], repeated=False)
+    store.admin.zadd(f"{store.prefix}due", {store.admin.zrange(f"{store.prefix}due", 0, 0)[0]: score})
+    async with JobQueue(store.url, store.queue_name) as queue:
+        (listed,) = await queue.jobs("delayed")
+
+    answer = await scene.worker.exchange([], 9)
+
+    assert listed.due_at == when(10**15 if score > 0 else 0)
+    assert [lease.job_id for lease in answer.leases] == ([] if score > 0 else ["odd"])
+    assert answer.due_in is None if score < 0 else (answer.due_in or 0) > 1e8
+
+
+# Members of `due` that somebody has added
+
+
+@pytest.mark.parametrize("job_id", ["old", "order 7", "7", "1-1", " "])
+async def test_a_member_of_due_without_a_place_in_line_is_a_job_by_that_id(scene: Scene, job_id: str) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("7" if job_id != "7" else "8")], repeated=False)
+    bystander = store.located()
+    fields = json.dumps(["normal", "id", job_id, "name", "Work", "parameters", "{}"])
+    store.admin.zadd(f"{store.prefix}due", {job_id: store.clock() + 1000})
+    store.admin.hset(f"{store.prefix}delayed", job_id, fields)
+    store.admin.hset(f"{store.prefix}jobs", job_id, "delayed")
+    row = await store.driver.read(Find(job_id))
+    assert row is not None
+    assert (row.state, row.due_ms) == (State.DELAYED, store.clock() + 1000)
+    assert [row.job_id for row in await rows_of(store.driver, State.DELAYED, 9)] == [job_id]
+    store.clock.advance(2)
+
+    await scene.worker.exchange([], 0)
+
+    located = store.located()
+    assert located.pop(job_id).startswith("normal ")
+    assert located == bystander
+
+
+async def test_a_member_of_due_without_a_place_in_line_is_cancelled_whole(scene: Scene) -> None:
+    store = scene.store
+    store.admin.zadd(f"{store.prefix}due", {"order 7": store.clock() + 1000})
+    store.admin.hset(f"{store.prefix}delayed", "order 7", '["normal","id","order 7"]')
+    store.admin.hset(f"{store.prefix}jobs", "order 7", "delayed")
+
+    assert await store.driver.change(Cancel("order 7")) is Reply.CANCELLED
+
+    assert store.admin.zcard(f"{store.prefix}due") == 0
+
+
+async def test_a_member_of_due_of_which_nothing_is_known_goes_and_no_other_job_loses_its_place(
+    scene: Scene,
+) -> None:
+    store = scene.store
+    store.clock.advance(0)
+    await store.driver.push([job("7"), job("later", due=After(60000))], repeated=False)
+    located, now = store.located(), store.clock()
+    store.admin.zadd(f"{store.prefix}due", {"order 7": now, "7": now, "1-1 7": now, "": now, "1-1 gone": now})
+    store.admin.hset(f"{store.prefix}jobs", "gone", "delayed 1-1")
+
+    await scene.worker.exchange([], 0)
+
+    assert store.located() == located
+    assert store.admin.zcard(f"{store.prefix}due") == 1
+
+
+# Counters
+
+
+@pytest.mark.parametrize("counter", ["x", "", str(2**63 - 1), "1.5"])
+async def test_what_cannot_be_counted_is_done_all_the_same(scene: Scene, counter: str) -> None:
+    store, driver, worker = scene.store, scene.store.driver, scene.worker
+    await driver.push([job(job_id) for job_id in ("a", "b", "c", "d", "e", "f", "g", "h")], repeated=False)
+    for name in COUNTERS:
+        store.admin.hset(f"{store.prefix}stats", name, counter)
+    leases = (await worker.exchange([], 7)).leases
+
+    settlements: list[Settlement] = [
+        Ack(),
+        FAILED,
+        FAILED,
+        RetryLater(After(60000)),
+        RetryLater(After(0)),
+        Release(),
+    ]
+    assert (await worker.exchange(list(zip(leases, settlements, strict=False)), None)).replies == [Reply.OK] * 6
+    assert await driver.change(Requeue("b")) is Reply.OK
+    assert await driver.change(Delete("c")) is Reply.OK
+    assert await driver.change(Cancel("d")) is Reply.CANCELLED
+    assert await worker.release(refund=True, watch=False) == 1
+    await worker.open("w1-again")
+    assert [lease.job_id for lease in await claim(worker)] == ["f", "g", "h", "e", "b"]
+    store.age(60)
+    heir = store.consumer("w3", max_deliveries=9)
+    assert len(await inherit(heir)) == 5
+    await heir.aclose()
+
+    known = int(counter) if counter.isdigit() else 0
+    assert (await driver.read(Count())).totals == dict.fromkeys(COUNTERS, known)
+
+
+async def test_what_is_no_number_among_the_counters_is_left_out(scene: Scene) -> None:
+    store = scene.store
+    stats = {b"mine": 3, b"\xff": 4, b"text": b"\xff", b"huge": "9" * 5000, "completed": "no", "retried": 2}
+    store.admin.hset(f"{store.prefix}stats", mapping=stats)
+
+    totals = (await store.driver.read(Count())).totals
+
+    assert totals == dict.fromkeys(COUNTERS, 0) | {"mine": 3, "\ufffd": 4, "retried": 2}
+
+
+# A worker meanwhile
+
+
+def fail_at_once(store: RedisStore, starts: list[int]) -> JobQueue:
+    """A queue with a handler that fails for good."""
+    queue = JobQueue(store.url, store.queue_name)
+
+    @queue.job(name="Work", retry=no_retry())
+    async def work() -> None:
+        starts.append(1)
+        raise ValueError("as it should")
+
+    return queue
+
+
+async def fail_without_a_stream(store: RedisStore, starts: list[int]) -> JobQueue:
+    """A queue with one job, whose handler fails for good; its dead letters can't be written."""
+    queue = fail_at_once(store, starts)
+    await queue.push({}, "Work", job_id="a")
+    store.admin.set(f"{store.prefix}dead", "by hand")
+    return queue
+
+
+async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recovery, "_REFUSED", 0.05)
+    starts: list[int] = []
+    async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
+        worker = Worker(queue, lease=2)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "dead is a string, it must be a stream" in caplog.text)
+        await eventually(lambda: "dead is a string, it must be a stream" in worker.health.why)
+        assert worker.health.why.startswith("the store refuses: WRONGTYPE ")
+        assert (worker.health.live, worker.health.ready) == (True, False)
+
+        redis_store.admin.delete(f"{redis_store.prefix}dead")
+
+        await eventually(lambda: redis_store.admin.xlen(f"{redis_store.prefix}dead") == 1)
+        worker.stop()
+        info = await queue.get("a")
+    assert info is not None
+    assert (info.reason, len(starts)) == ("failed", 1)
+
+
+async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_once_it_is_mended(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = redis_store.stream()
+    redis_store.admin.set(key, "by hand")
+    async with JobQueue(redis_store.url, redis_store.queue_name) as queue, anyio.create_task_group() as tasks:
+        worker = Worker(queue, lease=2)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "refuses" in worker.health.why)
+
+        assert (worker.health.live, worker.health.ready) == (True, False)
+        assert worker.health.why.startswith("the store refuses: WRONGTYPE ")
+        assert "the store is unavailable" not in caplog.text
+        redis_store.admin.delete(key)
+        await eventually(lambda: worker.health.ready)
+        worker.stop()
+
+
+async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_delivery(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drain, "_DRAIN", 0.2)
+    starts: list[int] = []
+    async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
+        worker = Worker(queue, lease=60, grace=0)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "it must be a stream" in caplog.text)
+        worker.stop()
+    assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("released", 0)]
+    redis_store.admin.delete(f"{redis_store.prefix}dead")
+
+
+@pytest.mark.slow
+async def test_a_failure_whose_dead_letter_has_no_id_left_is_kept_until_it_can_be_written_and_holds_nobody_up(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(leases, "_REFUSED", 0.05)
+    starts: list[int] = []
+    others: list[int] = []
+    queue = fail_at_once(redis_store, starts)
+
+    @queue.job(name="Well")
+    async def well(n: int) -> None:
+        others.append(n)
+
+    largest = exhaust_dead(redis_store)
+    async with queue, anyio.create_task_group() as tasks:
+        await queue.push({}, "Work", job_id="a")
+        await well.push(0)
+        tasks.start_soon(Worker(queue, lease=0.4, concurrency=1, worker_id="w").run)
+        await eventually(lambda: redis_store.pending())
+        await eventually(lambda: "has no entry ids left" in caplog.text)
+        for n in range(1, 4):
+            await well.push(n)
+            await eventually(lambda: len(others) == n + 1)  # noqa: B023  (called at once)
+        await anyio.sleep(1)  # longer than the lease, which is renewed, and several tries
+        assert [(worker[:2], deliveries) for _, worker, deliveries in redis_store.pending()] == [("w:", 1)]
+
+        keep_letters(redis_store, largest)
+
+        await eventually(lambda: redis_store.admin.xlen(f"{redis_store.prefix}dead") == 1)
+        info = await queue.get("a")
+        tasks.cancel_scope.cancel()
+    assert info is not None
+    assert (info.reason, len(starts), others) == ("failed", 1, [0, 1, 2, 3])
+    assert caplog.text.count("has no entry ids left") == 1
+
+
+@pytest.mark.parametrize("grace", [0, 60])
+async def test_a_failure_whose_dead_letter_has_no_id_left_is_handed_back_at_the_workers_end(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture, grace: float
+) -> None:
+    starts: list[int] = []
+    queue = fail_at_once(redis_store, starts)
+    exhaust_dead(redis_store)
+    async with queue, anyio.create_task_group() as tasks:
+        await queue.push({}, "Work", job_id="a")
+        worker = Worker(queue, lease=60, grace=grace)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "has no entry ids left" in caplog.text)
+        worker.stop()
+    assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("released", 0)]
+    assert "1 jobs could not be settled" in caplog.text
+
+
+async def test_a_job_that_ran_alone_and_whose_dead_letter_has_no_id_left_lets_others_run(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts: list[int] = []
+    queue = fail_at_once(redis_store, starts)
+
+    @queue.job(name="Well")
+    async def well() -> None:
+        starts.append(2)
+
+    exhaust_dead(redis_store)
+    async with queue, anyio.create_task_group() as tasks:
+        await queue.push({}, "Work", job_id="a")
+        lost = redis_store.consumer("lost", max_deliveries=2)
+        await lost.exchange([], 1)
+        with closing(Heart(lost)) as heart:
+            heart.release()
+        await lost.aclose()
+        worker = Worker(queue, lease=60, max_deliveries=2)
+        tasks.start_soon(worker.run)
+        await eventually(lambda: "has no entry ids left" in caplog.text)
+        await well.push()
+        await eventually(lambda: starts == [1, 2])
+        worker.stop()
+
+
+async def test_a_retry_for_which_no_ready_stream_has_an_id_left_is_delayed_instead_and_counts(
+    redis_store: RedisStore,
+) -> None:
+    queue = JobQueue(redis_store.url, redis_store.queue_name)
+
+    @queue.job(name="Work", retry=RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3)))
+    async def work() -> None:
+        exhaust(redis_store, *Priority)
+        raise ValueError("as it should")
+
+    async with queue:
+        await queue.push({}, "Work", job_id="a")
+        with anyio.fail_after(20):
+            await Worker(queue, concurrency=1).run(until_idle=True)
+
+        info = await queue.get("a")
+        assert info is not None
+        assert (info.state, info.attempt) == (State.DELAYED, 2)
+        assert info.due_at is not None
+        assert 30 < (info.due_at - datetime.now(UTC)).total_seconds() <= 60
+        assert (await queue.counts()).totals["retried"] >= 1
+
+
+@pytest.mark.parametrize("key", ["paused:names", "held", "workers", "progress:ready"])
+async def test_a_job_is_shown_though_what_says_why_it_waits_was_spoiled_by_hand(
+    redis_store: RedisStore, key: str
+) -> None:
+    store = redis_store
+    async with aclosing(store.driver) as driver:
+        await driver.push([job("ready")], repeated=False)
+        spoil(store, key)
+        found = await driver.read(Find("ready"))
+        listed = (await driver.read(Scan(State.READY))).rows
+
+    assert found is not None
+    assert [row.job_id for row in (found, *listed)] == ["ready", "ready"]
+    assert {row.why_waiting for row in (found, *listed)} == {None if key == "workers" else WhyWaiting.NO_WORKER}
+    store.admin.delete(store.prefix + key)

@@ -1,0 +1,64 @@
+"""Waiting for results, as several tests do it."""
+
+import threading
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from store import MemoryStore, RedisStore, Store, eventually
+
+import redisjobs.sync
+from redisjobs import (
+    JobQueue,
+    NoResult,
+    Worker,
+)
+
+
+async def drain(queue: JobQueue) -> None:
+    with anyio.fail_after(30):
+        await Worker(queue).run(until_idle=True)
+
+
+async def result(awaitable: Awaitable[Any]) -> Any:
+    """What comes of it, in time; or the error."""
+    with anyio.fail_after(30):
+        try:
+            return await awaitable
+        except NoResult as error:
+            return error
+
+
+def listening(store: RedisStore) -> list[Any]:
+    """The connections that listen for a process that waits."""
+    user = [each for each in store.admin.client_list(_type="pubsub") if each["user"] == store.user]
+    return [each for each in user if each["cmd"] == "subscribe" and int(each["sub"]) == 1]
+
+
+async def waited_for(store: Store, *job_ids: str) -> None:
+    """Wait until it is noted that somebody waits for these jobs."""
+
+    def are_noted() -> bool:
+        if isinstance(store, MemoryStore):
+            return store.memory.ends.waiters.keys() >= {*job_ids}
+        assert isinstance(store, RedisStore)
+        noted = store.admin.hkeys(f"{store.prefix}waiters")
+        return {job_id.encode() for job_id in job_ids} <= {*noted}
+
+    await eventually(are_noted, within=20)
+
+
+@contextmanager
+def worker_in_thread(queue: redisjobs.sync.JobQueue, **options: Any) -> Iterator[None]:
+    """A worker runs in a thread of its own while the block does."""
+    worker = Worker(queue, **options)
+    thread = threading.Thread(target=anyio.run, args=[worker.run])
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()

@@ -1,0 +1,1453 @@
+"""Handlers, and other code of the user's, that would end a worker: they end their own job, and no other."""
+
+import asyncio
+import contextvars
+import decimal
+import gc
+import logging
+import signal
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import anyio
+import anyio.lowlevel
+import pytest
+import uvloop
+from pydantic import BaseModel, field_validator
+from store import MemoryStore, RedisStore, Store, eventually
+from tenacity import stop_after_attempt, wait_none
+
+from redisjobs import (
+    DriverError,
+    JobInfo,
+    JobName,
+    JobQueue,
+    RedisJobsError,
+    Retry,
+    RetryPolicy,
+    Snooze,
+    State,
+    Worker,
+    no_retry,
+)
+from redisjobs.base.logger import Log
+
+TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    number: int = 0
+
+
+@dataclass
+class Odd:
+    job_name: ClassVar[str] = "Odd"
+    number: int = 0
+
+
+@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
+def setting(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def anyio_backend(setting: str) -> str:
+    return setting.split()[1]
+
+
+@pytest.fixture
+def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
+    if setting.startswith("memory"):
+        return MemoryStore(queue_name)
+    store: RedisStore = request.getfixturevalue("redis_store")
+    return store
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        yield queue
+
+
+async def drain(queue: JobQueue, **options: Any) -> None:
+    with anyio.fail_after(20):
+        await Worker(queue, **options).run(until_idle=True)
+
+
+def keep(queue: JobQueue) -> list[int]:
+    """Register a handler that does no harm; the numbers that it was given."""
+    ran: list[int] = []
+    queue.register(Work)(lambda work: ran.append(work.number))
+    return ran
+
+
+# What code of the user's raises
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that nothing can be set on."""
+
+    number: int = 1
+
+
+class Fixed(Exception):
+    """An error that says itself from what it came."""
+
+    __cause__ = __context__ = property(lambda _: None)
+
+
+RAISED = [
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    SystemExit(3),
+    BaseException("odd"),
+    asyncio.CancelledError(),
+    StopIteration(1),
+    RecursionError(),
+]
+
+
+def in_an_async_handler(queue: JobQueue, error: BaseException) -> None:
+    @queue.register(Odd, retry=TWICE)
+    async def odd(_: Odd) -> None:
+        raise error
+
+
+def in_an_async_handler_that_waited(queue: JobQueue, error: BaseException) -> None:
+    @queue.register(Odd, retry=TWICE, timeout=20)
+    async def odd(_: Odd) -> None:
+        await anyio.sleep(0.001)
+        raise error
+
+
+def in_a_sync_handler(queue: JobQueue, error: BaseException) -> None:
+    @queue.register(Odd, retry=TWICE)
+    def odd(_: Odd) -> None:
+        raise error
+
+
+def in_what_a_sync_handler_returned(queue: JobQueue, error: BaseException) -> None:
+    async def odd() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise error
+
+    queue.register(Odd, retry=TWICE)(lambda _: odd())
+
+
+def in_a_post_init(queue: JobQueue, error: BaseException) -> None:
+    @dataclass
+    class Strict:
+        number: int = 0
+
+        def __post_init__(self) -> None:
+            if self.number:
+                raise error
+
+    @queue.register(JobName("Odd", Strict), retry=TWICE)
+    async def odd(_: Strict) -> None: ...
+
+
+def in_a_validator(queue: JobQueue, error: BaseException) -> None:
+    class Strict(BaseModel):
+        number: int = 0
+
+        @field_validator("number")
+        @classmethod
+        def refuse(cls, number: int) -> int:
+            raise error
+
+    @queue.register(JobName("Odd", Strict), retry=TWICE)
+    async def odd(_: Strict) -> None: ...
+
+
+PLACES = [
+    in_an_async_handler,
+    in_an_async_handler_that_waited,
+    in_a_sync_handler,
+    in_what_a_sync_handler_returned,
+    in_a_post_init,
+    in_a_validator,
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", PLACES)
+async def test_nothing_a_handler_raises_ends_the_worker(
+    queue: JobQueue, place: Callable[[JobQueue, BaseException], None], error: BaseException
+) -> None:
+    place(queue, error)
+    ran = keep(queue)
+    odd = await queue.push(Odd(1))
+    await queue.push_many([Work(n) for n in range(5)])
+
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd)
+    assert ran == [0, 1, 2, 3, 4]
+    assert info is not None
+    assert info.state is State.DEAD
+    assert info.reason in ("failed", "undecodable")  # what a validator raises as an Exception is no valid value
+    if not isinstance(error, Exception):
+        assert (info.reason, info.attempt, info.error) == (
+            "failed",
+            2,
+            f"{type(error).__name__}: {error}".rstrip(": "),
+        )
+
+
+class OddTraceback(Exception):
+    def with_traceback(self, trace: Any) -> Any:
+        raise RuntimeError("no traceback")
+
+
+class OddClass(Exception):
+    @property
+    def __class__(self) -> Any:  # as lazy proxies have it
+        raise RuntimeError("no class")
+
+    @__class__.setter
+    def __class__(self, kind: Any) -> None: ...
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [OddTraceback, OddClass])
+@pytest.mark.parametrize("place", PLACES)
+async def test_nothing_that_a_raised_object_does_when_it_is_looked_at_ends_the_worker(
+    queue: JobQueue, place: Callable[[JobQueue, BaseException], None], kind: type[Exception]
+) -> None:
+    place(queue, kind())
+    ran = keep(queue)
+    odd = await queue.push(Odd(1))
+    await queue.push_many([Work(n) for n in range(5)])
+
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd)
+    assert ran == [0, 1, 2, 3, 4]
+    assert info is not None
+    assert info.state in (State.DEAD, State.DELAYED)  # what is raised in its place has the default policy
+
+
+@pytest.mark.anyio
+async def test_a_handler_may_return_what_cannot_be_looked_at(queue: JobQueue) -> None:
+    @queue.register(Odd, retry=no_retry())
+    def odd(_: Odd) -> Any:
+        return OddClass()
+
+    ran = keep(queue)
+    await queue.push_many([Odd(), Work(1)])
+
+    await drain(queue, concurrency=1)
+
+    assert ran == [1]
+    assert (await queue.counts()).totals["completed"] == 2
+
+
+class OddRetry(Retry):
+    error: BaseException
+
+    def __init__(self) -> None: ...
+
+    @property
+    def delay(self) -> float:  # type: ignore[override]
+        raise self.error
+
+
+class OddSnooze(Snooze):
+    error: BaseException
+    until = None
+
+    def __init__(self) -> None: ...
+
+    @property
+    def for_(self) -> float:  # type: ignore[override]
+        raise self.error
+
+
+def raising(error: BaseException) -> Any:
+    def call(_: object) -> Any:
+        raise error
+
+    return call
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [*RAISED, Frozen(), Fixed()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("part", ["stop", "wait", "retry_if", OddRetry, OddSnooze])
+async def test_nothing_that_decides_on_a_retry_ends_the_worker(
+    queue: JobQueue, part: Any, error: BaseException
+) -> None:
+    policy = RetryPolicy(**{part: raising(error)}) if isinstance(part, str) else RetryPolicy()
+
+    @queue.register(Odd, retry=policy)
+    async def odd(_: Odd) -> None:
+        if isinstance(part, str):
+            raise ValueError
+        steering = part()
+        steering.error = error
+        raise steering
+
+    ran = keep(queue)
+    odd_id = await queue.push(Odd())
+    await queue.push(Work(1))
+
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd_id)
+    assert ran == [1]
+    assert info is not None
+    assert (info.state, info.attempt) == (State.DELAYED, 2)
+    assert info.error.startswith(type(error).__name__)
+
+
+@pytest.mark.anyio
+async def test_a_cancellation_out_of_nowhere_is_a_failure_like_any_other(queue: JobQueue) -> None:
+    @queue.register(Odd, retry=no_retry())
+    async def odd(odd: Odd) -> None:
+        kept: list[BaseException] = []
+        with anyio.CancelScope() as scope:  # trio's can't be made by hand
+            scope.cancel()
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class() as error:
+                kept.append(error)
+        raise kept[0]
+
+    ran = keep(queue)
+    odd_id = await queue.push(Odd())
+    await queue.push(Work(1))
+    await drain(queue, concurrency=1)
+
+    info = await queue.get(odd_id)
+    assert ran == [1]
+    assert info is not None
+    assert (info.state, info.error.partition(":")[0].lower()) == (
+        State.DEAD,
+        anyio.get_cancelled_exc_class().__name__.lower(),
+    )
+
+
+@pytest.mark.anyio
+async def test_cancelling_the_run_while_handlers_raise_releases_them_with_a_refund(queue: JobQueue) -> None:
+    started = anyio.Event()
+
+    @queue.register(Odd, retry=no_retry())
+    async def odd(_: Odd) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with suppress(anyio.get_cancelled_exc_class()):
+                await anyio.lowlevel.checkpoint()
+
+    job_id = await queue.push(Odd())
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Worker(queue).run)
+            await started.wait()
+            tasks.cancel_scope.cancel()
+
+    info = await queue.get(job_id)
+    assert info is not None
+    assert (info.state, info.deliveries, info.attempt) == (State.READY, 0, 1)
+
+
+# What handlers leave behind
+
+
+@pytest.mark.anyio
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+@pytest.mark.parametrize("timeout", [None, 20])
+@pytest.mark.parametrize("end", ["return", "raise", "cancel"])
+async def test_a_cancel_scope_that_an_async_generator_leaves_open_hits_no_other_job(
+    queue: JobQueue, timeout: float | None, end: str
+) -> None:
+    kept: list[Any] = []
+
+    async def leaky() -> AsyncIterator[anyio.CancelScope]:
+        with anyio.CancelScope() as scope:
+            yield scope
+
+    @queue.register(Odd, retry=no_retry(), timeout=timeout)
+    async def odd(_: Odd) -> None:
+        generator = leaky()
+        kept.append(generator)
+        scope = await anext(generator)
+        kept.append(scope)
+        if end == "raise":
+            raise ValueError("leaky")
+        if end == "cancel":
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    ran = []
+
+    @queue.register(Work)
+    async def work(work: Work) -> None:
+        for scope in kept[1::2]:
+            scope.cancel()
+        await anyio.sleep(0.001)
+        ran.append(work.number)
+
+    ids = await queue.push_many([Odd(), Odd(), Odd()])
+    await queue.push_many([Work(n) for n in range(4)])
+    await drain(queue, concurrency=2)
+
+    infos = [await queue.get(job_id) for job_id in ids]
+    assert sorted(ran) == [0, 1, 2, 3]
+    assert [info and info.state for info in infos] == [None if end == "return" else State.DEAD] * 3
+
+
+variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("timeout", [None, 20])
+async def test_each_job_has_a_fresh_context(queue: JobQueue, timeout: float | None) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        seen.append((variable.get(), decimal.getcontext().prec))
+        variable.set(variable.get() + 1)
+        decimal.getcontext().prec += 1
+
+    @dataclass
+    class Looking:
+        def __post_init__(self) -> None:
+            look()
+
+    def judge(_: object) -> bool:
+        look()
+        return True
+
+    @queue.register(Work, timeout=timeout)
+    async def in_the_loop(_: Work) -> None:
+        look()
+        await anyio.lowlevel.checkpoint()
+        assert variable.get() == 1  # its own
+
+    queue.register(Odd, timeout=timeout)(lambda _: look())
+    queue.register(JobName("Looking", Looking), timeout=timeout)(lambda _: None)
+
+    @queue.job(retry=RetryPolicy(stop=judge))
+    async def judged() -> None:
+        raise ValueError
+
+    before = decimal.getcontext().prec
+    for _ in range(3):
+        await queue.push_many([Work(), Odd()])
+        await queue.push(Looking(), JobName("Looking", Looking))
+        await judged.push()
+    # To push some of them ran some of that here.
+    variable.set(0)
+    decimal.getcontext().prec = before
+    seen.clear()
+    await drain(queue, concurrency=1)
+
+    assert set(seen) == {(0, before)}
+    assert len(seen) == 12
+    assert decimal.getcontext().prec == before
+
+
+@pytest.mark.anyio
+async def test_a_job_runs_in_the_context_the_worker_was_started_in_and_so_do_its_tasks(queue: JobQueue) -> None:
+    seen: list[int] = []
+
+    async def look() -> None:
+        seen.append(variable.get())
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        seen.append(variable.get())
+        variable.set(8)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+        seen.append(await anyio.to_thread.run_sync(variable.get))
+
+    await queue.push(Work())
+    variable.set(7)
+    await drain(queue)
+
+    assert seen == [7, 8, 8]
+
+
+class Kept(Exception):
+    pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("place", [in_an_async_handler, in_a_sync_handler, in_a_post_init, "timed out", "policy"])
+async def test_a_failed_job_leaves_no_reference_cycle(queue: JobQueue, place: Any, setting: str) -> None:
+    gone: list[weakref.ref[BaseException]] = []
+
+    def make() -> BaseException:
+        error = Kept()
+        gone.append(weakref.ref(error))
+        return error
+
+    async def handler(_: Odd) -> None:
+        if place == "timed out":
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise make()
+        raise make()
+
+    def sync_handler(_: Odd) -> None:
+        raise make()
+
+    @dataclass
+    class Strict:
+        number: int = 0
+
+        def __post_init__(self) -> None:
+            if self.number:
+                raise make()
+
+    def stop(_: object) -> bool:
+        raise make()
+
+    if place is in_a_post_init:
+        queue.register(JobName("Odd", Strict), retry=no_retry())(handler)  # type: ignore[arg-type]
+    elif place is in_a_sync_handler:
+        queue.register(Odd, retry=no_retry())(sync_handler)
+    else:
+        retry = RetryPolicy(stop=stop) if place == "policy" else no_retry()
+        queue.register(Odd, retry=retry, timeout=0.05 if place == "timed out" else None)(handler)
+    ran = keep(queue)
+    await queue.push(Odd(1))
+    await queue.push_many([Work(n) for n in range(3)])
+    logging.getLogger("redisjobs").addHandler(nothing := logging.NullHandler())
+    logging.getLogger("redisjobs").propagate = False  # pytest keeps all records
+    gc.collect()
+    gc.disable()
+    try:
+        await drain(queue, concurrency=1)
+        assert ran == [0, 1, 2]
+        assert gone
+        assert [ref() for ref in gone] == [None] * len(gone)
+    finally:
+        gc.enable()
+        logging.getLogger("redisjobs").propagate = True
+        logging.getLogger("redisjobs").removeHandler(nothing)
+
+
+# What a log goes to
+
+
+class Raising(logging.Handler):
+    def __init__(self, error: BaseException, places: list[str]) -> None:
+        super().__init__(logging.DEBUG)
+        self.error = error
+        self.places = places
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.places.append(record.funcName)
+        raise self.error
+
+
+class RaisingFilter(Raising):
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.emit(record)
+        return True
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [Raising, RaisingFilter])
+@pytest.mark.parametrize("error", [OSError("disk full"), SystemExit(1)], ids=lambda error: type(error).__name__)
+async def test_a_logging_handler_that_raises_ends_nothing(
+    queue: JobQueue, kind: type[Raising], error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @queue.register(Odd, retry=no_retry())
+    async def odd(_: Odd) -> None:
+        raise ValueError
+
+    ran = keep(queue)
+    places: list[str] = []
+    log = logging.getLogger("redisjobs")
+    log.setLevel(logging.DEBUG)
+    log.addHandler(handler := kind(error, places))
+    log.propagate = False
+    try:
+        await queue.push_many([Odd(), Work(1)])
+        await drain(queue, concurrency=1)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        log.propagate = True
+
+    assert ran == [1]
+    assert {"_started", "_settled", "_stopped"} <= set(places)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError])
+def test_what_a_log_raises_in_a_thread_is_shown_and_no_more(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Log("redisjobs.test")
+    went_on = threading.Event()
+
+    def speak() -> None:
+        log.warning("said")
+        went_on.set()
+
+    log.logger.addHandler(handler := Raising(error(), []))
+    try:
+        thread = threading.Thread(target=speak)
+        thread.start()
+        thread.join()
+    finally:
+        log.logger.removeHandler(handler)
+    assert went_on.is_set()
+    assert error.__name__ in capsys.readouterr().err
+
+
+def test_a_ctrl_c_while_the_main_thread_logs_is_not_the_logs() -> None:
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    log = Log("redisjobs.test")
+    log.logger.addHandler(handler := Interrupted())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            log.warning("said")
+    finally:
+        log.logger.removeHandler(handler)
+
+
+@pytest.mark.anyio
+async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat's thread says that it fails, and that it goes on; there is neither log nor thread for that."""
+    beats: list[int] = []
+    finish = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        await finish.wait()
+
+    await queue.push(Work())
+    log = logging.getLogger("redisjobs")
+    log.addHandler(handler := Raising(OSError("disk full"), []))
+    log.propagate = False
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if threading.current_thread().name == "redisjobs heartbeat":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    worker = Worker(queue, lease=0.3)
+    try:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await eventually(lambda: worker._processor and worker._processor.sources[0].dispatcher.leases)
+                monkeypatch.setattr(threading.Thread, "start", no_thread)
+                assert worker._processor is not None
+                heart = worker._processor.sources[0].beats.heartbeat
+                sync = worker._processor.sources[0].member.consumer.sync
+                beat = sync.beat
+
+                def failing(*arguments: Any) -> Any:
+                    beats.append(1)
+                    if len(beats) == 2:
+                        raise ValueError("no beat")
+                    return beat(*arguments)
+
+                monkeypatch.setattr(sync, "beat", failing)
+                await eventually(lambda: len(beats) > 5)
+                finish.set()
+                await eventually(lambda: worker._processor and not worker._processor.sources[0].dispatcher.leases)
+                worker.stop()
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
+    assert heart._thread.is_alive() is False
+
+
+# What handlers do to the event loop that they share with their worker
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine as a program does: what cancels all tasks would cancel those of pytest too."""
+
+    def run(main: Coroutine[Any, Any, Any]) -> Any:
+        # A task that is cancelled before its first step leaves its coroutine behind.
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+            with asyncio.Runner(loop_factory=request.param) as runner:
+                result = runner.run(main)
+            gc.collect()
+        return result
+
+    return run
+
+
+@pytest.fixture(params=["memory", "redis"])
+def kind(request: pytest.FixtureRequest, queue_name: str) -> Store:
+    if request.param == "memory":
+        return MemoryStore(queue_name)
+    store: RedisStore = request.getfixturevalue("redis_store")
+    return store
+
+
+def cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+
+
+async def by_itself() -> None:
+    cancel_all()
+
+
+async def by_itself_and_waits() -> None:
+    cancel_all()
+    await asyncio.sleep(10)
+
+
+async def again_and_again() -> None:
+    for _ in range(10):
+        cancel_all()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.001)
+    raise ValueError("that's it")
+
+
+async def in_a_task() -> None:
+    async def attack() -> None:
+        cancel_all()
+
+    task = asyncio.create_task(attack())
+    with suppress(asyncio.CancelledError):
+        await task
+    raise ValueError("that's it")
+
+
+async def from_a_thread() -> None:
+    loop = asyncio.get_running_loop()
+    await anyio.to_thread.run_sync(lambda: loop.call_soon_threadsafe(cancel_all))
+    await asyncio.sleep(10)
+
+
+async def while_it_is_cancelled() -> None:
+    try:
+        async with asyncio.timeout(0.001):
+            await asyncio.sleep(10)
+    finally:
+        cancel_all()
+
+
+ATTACKS = [by_itself, by_itself_and_waits, again_and_again, in_a_task, from_a_thread, while_it_is_cancelled]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_handler_that_cancels_all_tasks_hits_its_own_job_only(
+    kind: Store, run: Callable[..., Any], attack: Callable[[], Awaitable[None]]
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            beside = asyncio.Event()
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                await beside.wait()
+                await attack()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                beside.set()
+                await asyncio.sleep(0.05)
+                ran.append(work.number)
+
+            await queue.push_many([Odd(), *(Work(n) for n in range(10)), Odd(), *(Work(n) for n in range(10, 40))])
+            worker = Worker(queue, concurrency=8)
+            other = asyncio.create_task(Worker(queue, concurrency=2, worker_id="other").run())
+            await worker.run(until_idle=True)
+            with suppress(asyncio.CancelledError):
+                other.cancel()
+                await other
+            await drain(queue)
+            counts = await queue.counts()
+            attacked = [info.error for info in await queue.jobs(State.DEAD)]
+            assert (counts.dead, sum(counts.ready.values()), counts.running) == (
+                0 if attack is by_itself else 2,
+                0,
+                0,
+            ), attacked
+
+    run(main())
+
+    assert sorted(set(ran)) == list(range(40))
+
+
+@pytest.mark.slow
+def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    """Its reads, its listening, its timer and its beats are hit as well, and go on."""
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started = asyncio.Event()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                ran.append(work.number)
+                if work.number < 3:
+                    cancel_all()
+                elif work.number == 9:
+                    started.set()
+                    await asyncio.sleep(30)
+
+            worker = Worker(queue, concurrency=2, lease=0.5)
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(20):
+                for number in range(3):
+                    await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
+                    with suppress(asyncio.CancelledError):  # these are this task's own, too
+                        await queue.push(Work(number))
+                        await eventually(partial(ran.__contains__, number))
+                        await asyncio.sleep(0.01)
+                    asyncio.current_task().uncancel()  # type: ignore[union-attr]
+                await queue.push(Work(5), delay=0.2)
+                await eventually(lambda: 5 in ran)
+                job_id = await queue.push(Work(9))
+                await started.wait()
+                await asyncio.sleep(1)  # two leases
+                info = await queue.get(job_id)
+                assert info is not None
+                assert info.state is State.RUNNING
+                await queue.cancel(job_id)
+                await eventually(
+                    lambda: not worker._processor or not worker._processor.sources[0].dispatcher.leases
+                )
+                worker.stop()
+                await running
+
+    run(main())
+    assert ran == [0, 1, 2, 5, 9]
+
+
+async def cancels_itself() -> None:
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+    await asyncio.sleep(10)
+
+
+async def cancels_itself_and_returns() -> None:
+    asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+
+async def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(10)
+
+
+async def exits_in_a_task() -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    await asyncio.gather(leave(), asyncio.sleep(10))
+
+
+async def interrupts_in_a_task_group() -> None:
+    async def leave() -> None:
+        raise KeyboardInterrupt
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave)
+
+
+@pytest.mark.parametrize(
+    ("attack", "error"),
+    [
+        (exits_in_a_task, "RuntimeError: a task of the handler's raised SystemExit: 3"),
+        (interrupts_in_a_task_group, "ExceptionGroup: unhandled errors in a TaskGroup"),
+        (cancels_itself, "CancelledError"),
+        (cancels_itself_and_returns, None),
+        (stops_the_loop, "RuntimeError: a handler can't stop the event loop"),
+    ],
+)
+@pytest.mark.parametrize("timeout", [None, 20])
+def test_a_handler_that_would_end_what_it_runs_in_ends_its_own_job_only(
+    kind: Store,
+    run: Callable[..., Any],
+    attack: Callable[[], Awaitable[None]],
+    error: str | None,
+    timeout: float | None,
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd, retry=no_retry(), timeout=timeout)
+            async def odd(_: Odd) -> None:
+                await attack()
+
+            queue.register(Work)(lambda work: ran.append(work.number))
+            await queue.push_many([Odd(), *(Work(n) for n in range(5))])
+            await drain(queue, concurrency=1)
+            errors = [info.error for info in await queue.jobs(State.DEAD)]
+            assert len(errors) == (error is not None)
+            assert all(said.startswith(error or "") for said in errors)
+
+    run(main())
+    assert ran == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "group"])
+@pytest.mark.parametrize("struck", [False, True])
+def test_who_cancels_the_workers_own_task_ends_it_at_once_and_gets_the_jobs_back(
+    kind: Store, run: Callable[..., Any], how: str, struck: bool
+) -> None:
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started = asyncio.Event()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(_: Work) -> None:
+                started.set()
+                await asyncio.sleep(30)
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                for task in asyncio.all_tasks() - {main_task}:
+                    task.cancel()
+                await asyncio.sleep(1)
+
+            main_task = asyncio.current_task()
+            if struck:
+                await queue.push(Odd())
+            job_id = await queue.push(Work())
+            worker = Worker(queue)
+            before = time.monotonic()
+            if how == "cancel":
+                task = asyncio.create_task(worker.run())
+                await started.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            elif how == "timeout":
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await worker.run()
+            else:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(worker.run)
+                    await started.wait()
+                    tasks.cancel_scope.cancel()
+            assert time.monotonic() - before < 5
+            info = await queue.get(job_id)
+            assert info is not None
+            assert (info.state, info.deliveries, info.attempt) == (State.READY, 0, 1)
+
+    run(main())
+
+
+def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Callable[..., Any]) -> None:
+    """A SystemExit in a callback that a handler left in the event loop ends the loop; no worker outlasts that."""
+    started: list[str] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd)
+            async def odd(odd: Odd) -> None:
+                def leave() -> None:
+                    raise SystemExit(3)
+
+                started.append(f"odd {odd.number}")
+                asyncio.get_running_loop().call_soon(leave)
+                await asyncio.sleep(10)
+
+            await queue.push(Odd(), job_id="killer")
+            await queue.push(Work(), job_id="waits")
+            await Worker(queue, concurrency=1).run(until_idle=True)
+
+    async def look() -> list[JobInfo]:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            queue.register(Work)(lambda _: None)
+            infos = [await queue.get("killer"), await queue.get("waits")]
+            return [info for info in infos if info]
+
+    for deliveries in (1, 2):
+        with pytest.raises(SystemExit):
+            run(main())
+        killer, waits = run(look())
+        assert (killer.state, killer.deliveries, killer.attempt) == (State.READY, deliveries, 1)
+        assert (waits.state, waits.deliveries) == (State.READY, 0)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+def test_a_handler_that_cancels_one_task_after_another_hits_nobody_else(
+    kind: Store, run: Callable[..., Any], turns: int
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            over = asyncio.Event()
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                    for _turn in range(turns):
+                        await asyncio.sleep(0)
+                over.set()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                await over.wait()
+                ran.append(work.number)
+
+            await queue.push_many([*(Work(n) for n in range(5)), Odd(), *(Work(n) for n in range(5, 10))])
+            await drain(queue, concurrency=8)
+            counts = await queue.counts()
+            assert (counts.totals["completed"], counts.totals["released"], counts.dead) == (11, 0, 0)
+
+    run(main())
+    assert sorted(ran) == list(range(10))
+
+
+def test_a_cancellation_that_a_sync_handler_raises_is_its_failure_whatever_another_cancels_meanwhile(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started, struck = threading.Event(), threading.Event()
+
+            @queue.register(Work, retry=no_retry())
+            def work(_: Work) -> None:
+                started.set()
+                struck.wait(20)
+                raise asyncio.CancelledError
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                await eventually(started.is_set)
+                cancel_all()
+                struck.set()
+
+            job = await queue.push(Work())
+            await queue.push(Odd())
+            await drain(queue, concurrency=2)
+            info = await job.info()
+            assert info is not None
+            assert (info.state, info.error) == (State.DEAD, "CancelledError")
+            assert (await queue.counts()).totals["released"] == 0
+
+    run(main())
+
+
+def test_what_the_driver_starts_in_a_workers_task_is_not_cancelled_by_a_handler(
+    redis_store: RedisStore, run: Callable[..., Any]
+) -> None:
+    cancelled: list[str] = []
+
+    async def main() -> None:
+        async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                pings = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
+                cancelled.extend(str(ping.cancel()) for ping in pings)
+                worker.stop()
+
+            worker = Worker(queue)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                await eventually(lambda: any("_ping" in task.get_name() for task in asyncio.all_tasks()))
+                await queue.push(Odd())
+
+    run(main())
+    assert set(cancelled) == {"False"}
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_cancel_of_the_worker_just_after_a_handler_cancelled_all_tasks_ends_it(
+    kind: Store, run: Callable[..., Any], turns: int
+) -> None:
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            loop, application, me = asyncio.get_running_loop(), contextvars.copy_context(), asyncio.current_task()
+
+            def cancel_later(turns: int) -> None:
+                if turns:
+                    loop.call_soon(cancel_later, turns - 1, context=application)
+                else:
+                    worker.cancel()
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                loop.call_soon(cancel_later, turns, context=application)
+                for task in asyncio.all_tasks() - {me}:
+                    task.cancel()
+                await asyncio.sleep(0.05)
+
+            await queue.push(Odd())
+            worker = asyncio.create_task(Worker(queue, concurrency=2).run())
+            with pytest.raises(asyncio.CancelledError):
+                async with asyncio.timeout(20):
+                    await worker
+
+    run(main())
+
+
+def test_a_worker_one_of_whose_tasks_somebody_cancels_ends_by_an_error(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    """It can't know by whom, and must not look as if it had ended in order."""
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            started = asyncio.Event()
+
+            @queue.register(Work, retry=no_retry())
+            async def work(_: Work) -> None:
+                started.set()
+                await asyncio.sleep(30)
+
+            job = await queue.push(Work())
+            before = asyncio.all_tasks()
+            worker = asyncio.create_task(Worker(queue, concurrency=2).run())
+            await started.wait()
+            for task in asyncio.all_tasks() - before - {worker}:
+                task.cancel()
+            with pytest.raises(RedisJobsError, match="by code that is no job's"):
+                await worker
+            info = await job.info()
+            assert info is not None
+            assert (info.state, info.deliveries) == (State.READY, 1)
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
+def test_a_worker_runs_where_tasks_start_eagerly_and_leaves_them_so(kind: Store) -> None:
+    ran: list[int] = []
+
+    async def group() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(anyio.sleep, 0.01)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                async def leave() -> None:
+                    raise SystemExit(3)
+
+                await asyncio.create_task(leave())
+
+            queue.register(Work)(lambda work: ran.append(work.number))
+            await queue.push_many([Odd(), *(Work(n) for n in range(5))])
+            for _ in range(2):  # the second finds what the first has left
+                await drain(queue, concurrency=2)
+                await group()
+            assert (await queue.counts()).dead == 1
+            begun: list[int] = []
+
+            async def eager() -> None:
+                begun.append(1)
+
+            task = asyncio.create_task(eager())
+            assert begun
+            await task
+
+    asyncio.run(main())
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+
+
+def test_a_job_whose_own_thread_cancels_all_tasks_is_a_dead_letter_in_the_end(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    """Nobody can tell who did that, so it ends the worker; but not one worker after another, for ever."""
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            @queue.register(Odd)
+            async def odd(_: Odd) -> None:
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=lambda: loop.call_soon_threadsafe(cancel_all)).start()
+                await asyncio.sleep(10)
+
+            queue.register(Work)(lambda work: ran.append(work.number))
+            if await queue.get("killer") is None:
+                await queue.push(Odd(), job_id="killer")
+                await queue.push_many([Work(n) for n in range(5)])
+            async with asyncio.timeout(20):
+                await Worker(queue, concurrency=1, max_deliveries=2).run(until_idle=True)
+
+    async def look() -> JobInfo | None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            return await queue.get("killer")
+
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError):
+            run(main())
+    run(main())
+    info = run(look())
+    assert info is not None
+    assert (info.state, info.reason) == (State.DEAD, "worker lost")
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:Async generator .* was garbage collected:ResourceWarning")
+def test_a_timeout_that_an_async_generator_leaves_open_hits_no_other_job(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            kept: list[Any] = []
+
+            async def leaky() -> AsyncIterator[asyncio.Timeout]:
+                async with asyncio.timeout(0.05) as limit:
+                    yield limit
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                generator = leaky()
+                kept.extend((generator, await anext(generator)))
+
+            @queue.register(Work, retry=no_retry())
+            async def work(work: Work) -> None:
+                await eventually(kept[1].expired)
+                await asyncio.sleep(0.001)
+                ran.append(work.number)
+
+            await queue.push_many([Odd(), Work(1), Work(2)])
+            await drain(queue, concurrency=1)
+            assert (await queue.counts()).dead == 0
+
+    run(main())
+    assert ran == [1, 2]
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_handler_may_cancel_its_tasks_before_their_first_step(loop: Any) -> None:
+    """They leave no coroutine behind that was never awaited, which would be a warning, and so an error here."""
+    ran: list[str] = []
+
+    async def nap() -> None:
+        ran.append("nap")
+
+    async def main() -> None:
+        async with JobQueue("memory://", name="tasks") as queue:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                task = asyncio.create_task(nap())
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(nap)
+                    tasks.cancel_scope.cancel()
+                ran.append("done")
+
+            await queue.push(Odd())
+            await Worker(queue).run(until_idle=True)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+    gc.collect()
+    assert ran[-1] == "done"
+
+
+@pytest.mark.parametrize("inside", ["async", "sync"])
+def test_a_handler_may_run_a_worker(kind: Store, run: Callable[..., Any], inside: str) -> None:
+    ran: list[int] = []
+    left: set[str] = set()
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+
+            async def run_another() -> None:
+                async with JobQueue("memory://", name="inner") as inner:
+                    inner.register(Work)(lambda work: ran.append(work.number))
+                    await inner.push(Work(1))
+                    await Worker(inner).run(until_idle=True)
+
+            if inside == "async":
+
+                @queue.register(Odd, retry=no_retry(), timeout=10)
+                async def odd(_: Odd) -> None:
+                    before = asyncio.all_tasks()
+                    await run_another()
+                    more = asyncio.all_tasks() - before  # the worker around this has some that come and go
+                    left.update(name for task in more if "guard" in (name := task.get_name()))
+                    cancel_all()  # it is a job's code still
+                    await asyncio.sleep(1)
+
+            else:
+                queue.register(Odd, retry=no_retry(), timeout=10)(lambda _: asyncio.run(run_another()))
+            queue.register(Work)(lambda work: ran.append(work.number))
+            await queue.push_many([Odd(), Work(2)])
+            await drain(queue, concurrency=1)
+            assert [info.error for info in await queue.jobs(State.DEAD)] == (
+                ["CancelledError"] if inside == "async" else []
+            )
+
+    run(main())
+    assert ran == [1, 2]
+    assert not left
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+def test_a_handler_may_cancel_the_worker_that_it_runs(kind: Store, run: Callable[..., Any], how: str) -> None:
+    ended: list[str] = []
+
+    async def main() -> None:
+        async with JobQueue(kind.driver, kind.queue_name) as queue, JobQueue("memory://", name="inner") as inner:
+
+            @queue.register(Odd, retry=no_retry())
+            async def odd(_: Odd) -> None:
+                worker = asyncio.create_task(Worker(inner).run())
+                try:
+                    if how == "timeout":
+                        async with asyncio.timeout(0.1):
+                            await Worker(inner).run()
+                    else:
+                        await asyncio.sleep(0.1)
+                        worker.cancel()
+                        await worker
+                except (TimeoutError, asyncio.CancelledError) as error:
+                    ended.append(type(error).__name__)
+                finally:
+                    worker.cancel()
+
+            await queue.push(Odd())
+            async with asyncio.timeout(10):
+                await drain(queue, concurrency=1)
+
+    run(main())
+    assert ended == [{"timeout": "TimeoutError", "cancel": "CancelledError"}[how]]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [ValueError("unexpected"), DriverError("refused")])
+async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_of_what_ran(
+    queue: JobQueue, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    ran, waits = await queue.push_many([Work(), Work()])
+    worker = Worker(queue, concurrency=1)
+
+    def fail(*_: object) -> Any:
+        raise error
+
+    async def spoil() -> None:
+        await started.wait()
+        assert worker._processor is not None
+        (source,) = worker._processor.sources
+        monkeypatch.setattr(source.stepper, "_step", fail)
+        source._wakeup.wake()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(spoil)
+            with pytest.raises(type(error)):
+                await worker.run()
+    monkeypatch.undo()
+
+    infos = [await queue.get(job_id) for job_id in (ran, waits)]
+    assert [(info.state, info.deliveries) for info in infos if info] == [(State.READY, 1), (State.READY, 0)]
+
+
+class Rude(asyncio.Future[None]):
+    """Raises where somebody cancels it."""
+
+    def cancel(self, msg: object = None) -> bool:
+        raise ValueError("no")
+
+
+def test_a_handler_that_waits_for_what_cannot_be_cancelled_outlasts_its_timeout_and_hits_nobody_else(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    async def main() -> dict[str, int]:
+        rude = Rude()
+        async with JobQueue(kind.driver, kind.queue_name, retry=no_retry()) as queue:
+
+            @queue.register(Odd, timeout=0.05)
+            async def odd(_: Odd) -> None:
+                await rude
+
+            @queue.register(Work, timeout=0.1)
+            async def work(_: Work) -> None:
+                await asyncio.sleep(10)
+
+            await queue.push_many([Odd(), Work()])
+            worker = Worker(queue)
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(10):
+                while not await queue.jobs(State.DEAD):  # noqa: ASYNC110  (no event tells of it)
+                    await asyncio.sleep(0.01)
+                rude.set_result(None)
+                while (await queue.counts()).running:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            worker.stop()
+            await running
+            return dict((await queue.counts()).totals)
+
+    totals = run(main())
+    assert (totals["completed"], totals["dead"]) == (1, 1)
+
+
+def test_a_handler_that_outruns_its_timeout_and_cancels_its_own_task_does_not_hit_the_next_job(
+    kind: Store, run: Callable[..., Any]
+) -> None:
+    async def main() -> dict[str, int]:
+        async with JobQueue(kind.driver, kind.queue_name, retry=no_retry()) as queue:
+
+            @queue.register(Odd, timeout=0.05)
+            async def odd(_: Odd) -> None:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(10)
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+
+            @queue.register(Work)
+            async def work(_: Work) -> None:
+                await asyncio.sleep(0.001)
+
+            await queue.push_many([Odd(), Work(1), Work(2)])
+            await Worker(queue, concurrency=1).run(until_idle=True)
+            return dict((await queue.counts()).totals)
+
+    totals = run(main())
+    assert (totals["completed"], totals["dead"]) == (3, 0)

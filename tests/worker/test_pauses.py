@@ -1,0 +1,511 @@
+"""What may not start: paused queues and names, and held jobs, on memory and on every server at hand."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+from store import MemoryStore, RedisStore, Store, eventually
+
+from redisjobs import JobName, JobQueue, Reply, State, Worker, sync
+from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.model.driver import Consumer, Driver, Until
+from redisjobs.model.job import Priority
+from redisjobs.model.queries import (
+    Change,
+    Count,
+    FindPauses,
+    Hold,
+    Pause,
+    Pauses,
+    Resume,
+    Scan,
+    Tidy,
+    Unhold,
+    Unpark,
+)
+from redisjobs.model.transitions import Ack, Exchange, NewJob
+from redisjobs.testing.driver_contract.acts import rows_of
+from redisjobs.testing.driver_contract.pausing import claims, ids_of_claim, push, unpark
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Work:
+    job_name: ClassVar[str] = "Work"
+    number: int = 0
+
+
+@dataclass
+class Other:
+    job_name: ClassVar[str] = "Other"
+    number: int = 0
+
+
+def job(job_id: str, name: str = "Work", **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", name, "parameters", "{}"], **options)
+
+
+@pytest.fixture
+async def driver(store: Store) -> AsyncIterator[Driver]:
+    store.clock.advance(0)
+    async with aclosing(store.driver) as open_driver:
+        yield open_driver
+
+
+@pytest.fixture
+async def worker(store: Store, driver: Driver) -> AsyncIterator[Consumer]:
+    async with aclosing(store.consumer("w1")) as consumer:
+        await consumer.open()
+        yield consumer
+
+
+async def ids(driver: Driver, state: State = State.READY) -> list[str]:
+    listed = [row.job_id for row in await rows_of(driver, state, 500)]
+    if state is not State.RUNNING:
+        scanned = (await driver.read(Scan(state))).rows
+        assert [row.job_id for row in scanned] == listed
+    return listed
+
+
+# By hand
+
+
+async def test_a_job_that_was_put_in_by_hand_can_be_held(store: Store, driver: Driver, worker: Consumer) -> None:
+    entry = store.put({"name": "Work", "parameters": "{}"})
+    assert await driver.change(Hold(entry)) is Reply.HELD
+    assert await ids_of_claim(worker) == []
+    assert await driver.change(Unhold(entry)) is Reply.OK
+    assert await ids_of_claim(worker) == [entry]
+
+
+async def test_a_queue_is_paused_by_the_key_alone(engine_store: RedisStore) -> None:
+    store = engine_store
+    store.admin.set(f"{store.prefix}paused", "by hand")
+    async with aclosing(store.driver), aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        await push(store.driver, job("a"))
+        assert (await worker.exchange([], 5)).paused
+        assert await store.driver.read(FindPauses()) == Pauses(0, {}, 0)
+        store.admin.delete(f"{store.prefix}paused")
+        assert await ids_of_claim(worker) == ["a"]
+
+
+async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_store: RedisStore) -> None:
+    store = engine_store
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        entry = store.put({"name": "Work", "parameters": "{}"})
+        await push(driver, job("there"))
+        await driver.change(Pause("Work"))
+        assert await ids_of_claim(worker) == []
+        store.admin.xdel(store.stream(), entry)
+        await driver.change(Resume("Work"))
+        await unpark(driver)
+        assert await ids_of_claim(worker) == ["there"]
+        assert store.located().keys() == {"there"}
+        assert (await driver.read(Count())).ready[Priority.NORMAL] == 0
+
+
+async def test_a_read_that_had_to_make_the_group_anew_brings_nothing_that_may_not_start(
+    engine_store: RedisStore,
+) -> None:
+    store, until, found = engine_store, Until(), list[str]()
+
+    async def wait(worker: Consumer) -> None:
+        found.extend(lease.job_id for lease in await worker.wait(5, 5, until))
+
+    def blocks() -> bool:
+        return any("b" in client["flags"] and client["user"] == store.user for client in store.admin.client_list())
+
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for priority in Priority:
+            store.admin.xgroup_destroy(store.stream(priority), "workers")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, worker)
+            await eventually(blocks)
+            await driver.change(Pause())
+            await push(driver, job("a"))
+        assert found == []
+        await driver.change(Resume())
+        assert await ids_of_claim(worker) == ["a"]
+
+
+# Workers
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        yield queue
+
+
+@pytest.fixture
+def ran(queue: JobQueue) -> list[Any]:
+    """What the handlers were given."""
+    ran: list[Any] = []
+
+    @queue.register(Work)
+    async def work(parameters: Work) -> None:
+        ran.append(parameters)
+
+    @queue.register(Other)
+    async def other(parameters: Other) -> None:
+        ran.append(parameters)
+
+    return ran
+
+
+async def test_workers_start_nothing_while_their_queue_is_paused_and_go_on_at_once(
+    queue: JobQueue, ran: list[Any]
+) -> None:
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            workers = [Worker(queue, concurrency=4) for _ in range(2)]
+            for worker in workers:
+                tasks.start_soon(worker.run)
+            await queue.push(Work(0))
+            await eventually(lambda: ran)
+
+            await queue.pause()
+            assert await queue.is_paused()
+            await queue.push_many([Work(number) for number in range(1, 20)])
+            await everybody_has_looked(queue, workers)
+            assert ran == [Work(0)]
+
+            await queue.resume()
+            await eventually(lambda: len(ran) == 20)
+            assert not await queue.is_paused()
+            for worker in workers:
+                worker.stop()
+
+
+async def everybody_has_looked(queue: JobQueue, workers: list[Worker]) -> None:
+    """Wait until each has heard from the store once more, whatever it does now."""
+    for worker in workers:
+        assert worker._processor
+        exchanger = worker._processor.sources[0].exchanger
+        await eventually(partial(getattr, exchanger, "queue_paused"))
+
+
+async def test_a_worker_that_is_started_on_a_paused_queue_waits(queue: JobQueue, ran: list[Any]) -> None:
+    await queue.pause()
+    await queue.push(Work(1))
+    worker = Worker(queue)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker._processor and worker._processor.sources[0].exchanger.queue_paused)
+            assert (worker.health.live, worker.health.ready) == (True, True)
+            assert ran == []
+            await queue.resume()
+            await eventually(lambda: ran == [Work(1)])
+            worker.stop()
+
+
+async def test_workers_run_other_names_and_other_jobs_meanwhile(queue: JobQueue, ran: list[Any]) -> None:
+    worker = Worker(queue, concurrency=2)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await queue.pause(name="Work")
+            assert [await queue.is_paused(), await queue.is_paused("Work")] == [False, True]
+            await queue.push_many([Work(number) for number in range(5)])
+            held = await queue.push(Other(1), delay=0.05)
+            assert await queue.hold(held) is Reply.HELD
+            await queue.push(Other(2))
+            await eventually(lambda: ran == [Other(2)])
+
+            await queue.resume(JobName("Work", Work))
+            await eventually(lambda: len(ran) == 6)
+            assert await queue.unhold(held)
+            await eventually(lambda: len(ran) == 7)
+            worker.stop()
+
+    assert ran[1:6] == [Work(number) for number in range(5)]
+    assert (await queue.counts()).totals["completed"] == 7
+
+
+@pytest.mark.parametrize("what", ["the queue", "a name", "jobs"])
+async def test_a_worker_that_runs_until_idle_does_not_wait_for_what_may_not_start(
+    queue: JobQueue, ran: list[Any], what: str
+) -> None:
+    stop: dict[str, Callable[[], Awaitable[object]]] = {
+        "the queue": queue.pause,
+        "a name": partial(queue.pause, "Work"),
+        "jobs": partial(queue.hold_all, "ready"),
+    }
+    await queue.push_many([Work(1), Work(2)])
+    await stop[what]()
+    await queue.push(Other(1))
+    with anyio.fail_after(20):
+        await Worker(queue, lease=0.5).run(until_idle=True)
+    assert ran == ([] if what == "the queue" else [Other(1)])
+
+    await queue.resume()
+    await queue.resume("Work")
+    await queue.unhold_all("ready")
+    with anyio.fail_after(20):
+        await Worker(queue, lease=0.5).run(until_idle=True)
+    assert {type(one) for one in ran} == {Work, Other}
+    assert len(ran) == 3
+
+
+async def test_a_job_that_runs_as_its_queue_is_paused_finishes(queue: JobQueue) -> None:
+    began, finish = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        began.set()
+        await finish.wait()
+
+    handle = await queue.push(Work())
+    worker = Worker(queue)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await began.wait()
+            await queue.pause()
+            finish.set()
+            while await handle.info() is not None:
+                await anyio.lowlevel.checkpoint()
+            worker.stop()
+    await queue.resume()
+
+
+# Both faces
+
+
+async def test_many_jobs_are_held_and_let_go_by_a_filter(queue: JobQueue) -> None:
+    await queue.push_many([Work(number) for number in range(5)] + [Other(1)])
+    await queue.push_many([Work(9)], delay=60)
+    assert await queue.hold_all("ready", name="Work") == 5
+    assert await queue.hold_all("delayed") == 1
+    assert [info.held for info in await queue.jobs(State.READY)] == [True] * 5 + [False]
+    assert (await queue.pauses()).held == 6
+    assert await queue.unhold_all("ready", text='"number":3') == 1
+    assert await queue.unhold_all("ready", name="Other") == 0
+    assert await queue.unhold_all("ready") == 4
+    assert await queue.unhold_all("delayed") == 1
+    assert (await queue.pauses()).held == 0
+
+
+async def test_the_sync_face_does_the_same(store: Store) -> None:
+    url = store.url if isinstance(store, RedisStore) else store.driver
+    with sync.JobQueue(url, store.queue_name) as queue:
+        queue.register(Work)(lambda _: None)
+        handles = queue.push_many([Work(1), Work(2)])
+        queue.pause()
+        queue.pause("Work")
+        assert [queue.is_paused(), queue.is_paused("Work"), queue.is_paused("Other")] == [True, True, False]
+        info = queue.pauses()
+        assert (info.since is not None, [*info.names], info.held) == (True, ["Work"], 0)
+        assert queue.hold(handles[0]) is Reply.HELD
+        assert queue.hold_all("ready") == 2
+        assert queue.unhold(handles[0]) is True
+        assert queue.unhold(handles[0]) is False
+        assert queue.unhold_all("ready") == 1
+        queue.resume()
+        queue.resume("Work")
+        assert queue.pauses() == type(info)(None, {}, 0)
+
+
+async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwhile(
+    driver: Driver, worker: Consumer
+) -> None:
+    for start in range(0, 800, 400):
+        await push(driver, *(job(f"{number:04}") for number in range(start, start + 400)))
+    await driver.change(Pause("Work"))
+    assert await ids_of_claim(worker) == []
+    after = await driver.change(Unpark())  # of somebody who resumes another name
+    await driver.change(Resume("Work"))  # and whoever resumed it dies
+    while after:
+        after = await driver.change(Unpark(after))
+
+    tidied = await driver.change(Tidy())
+    while tidied.after:
+        tidied = await driver.change(Tidy(tidied.after))
+    if isinstance(driver, MemoryDriver):
+        await unpark(driver)  # it dies with whoever resumes
+    assert await ids_of_claim(worker) == [f"{number:04}" for number in range(800)]
+
+
+async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_store: RedisStore) -> None:
+    store = engine_store
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        await push(driver, job("a"))
+        await driver.change(Hold("a"))
+        assert await ids_of_claim(worker) == []
+        store.admin.delete(f"{store.prefix}held")
+        assert await driver.change(Unhold("a")) is Reply.OK
+        assert await ids_of_claim(worker) == ["a"]
+        assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
+
+
+async def test_of_two_jobs_with_one_entry_id_the_held_one_is_let_go_after_the_other_has_ended(
+    engine_store: RedisStore,
+) -> None:
+    store = engine_store
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for priority in (Priority.HIGH, Priority.LOW):
+            store.admin.xadd(store.stream(priority), {"name": "Work", "parameters": "{}"}, id="9999999999999-1")
+        assert await driver.change(Hold("9999999999999-1@low")) is Reply.HELD
+        ran = [lease for answer in await claims(worker) for lease in answer.leases]
+        assert [lease.job_id for lease in ran] == ["9999999999999-1"]
+        await worker.exchange([(ran[0], Ack())], None)
+        assert await driver.change(Unhold("9999999999999-1@low")) is Reply.OK
+        assert len(await ids_of_claim(worker)) == 1
+        assert store.admin.exists(f"{store.prefix}held") == 0
+
+
+async def test_a_claim_passes_over_about_a_megabyte_of_what_was_handed_back(engine_store: RedisStore) -> None:
+    store = engine_store
+    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
+        await worker.open()
+        for _ in range(12):
+            store.put({"name": "Work", "parameters": "{}", "padding": b"x" * 400_000})
+        assert len(await ids_of_claim(worker)) == 12
+        await worker.release(refund=True, watch=False)
+        await worker.open()
+        await driver.change(Pause("Work"))
+
+        answer = await worker.exchange([], 50)
+        assert (answer.leases, answer.more) == ([], True)
+        assert [consumer for _, consumer, _ in store.pending()].count("parked") == 3
+        assert await ids_of_claim(worker) == []
+        assert [consumer for _, consumer, _ in store.pending()].count("parked") == 12
+        await driver.change(Resume("Work"))
+        await unpark(driver)
+        assert len(await ids_of_claim(worker)) == 12
+
+
+@asynccontextmanager
+async def relay(target: str, caught: anyio.Event, go_on: anyio.Event) -> AsyncIterator[str]:
+    """A way to a server on which the first plain read of new jobs comes later than what was sent with it."""
+    host, port = target.rpartition("@")[2].split("/")[0].split(":")
+    writers: list[asyncio.StreamWriter] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                before, read, after = chunk.partition(b"$10\r\nXREADGROUP")
+                if read and b"BLOCK" not in after and not caught.is_set():
+                    before, count = before[: before.rindex(b"*")], before[before.rindex(b"*") :]
+                    writer.write(before)
+                    caught.set()
+                    await go_on.wait()
+                    chunk = count + read + after
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        writers.extend((writer, back))
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    try:
+        yield target.replace(f":{port}/", f":{server.sockets[0].getsockname()[1]}/")
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+
+
+@pytest.mark.parametrize("stop", [Pause(), Pause("Work"), Hold("a")])
+async def test_a_job_does_not_start_that_was_stopped_between_the_settle_and_the_read(
+    engine_store: RedisStore, stop: Change[Any]
+) -> None:
+    store = engine_store
+    caught, go_on, answers = anyio.Event(), anyio.Event(), list[Exchange]()
+
+    async def exchange(worker: Consumer) -> None:
+        answers.append(await worker.exchange([], 5))
+
+    async with relay(store.url, caught, go_on) as url, aclosing(store.driver) as driver:
+        late = RedisDriver(url, store.queue_name)
+        async with aclosing(late), aclosing(late.consumer("w1", lease=15, max_deliveries=3)) as worker:
+            await worker.open()
+            await worker.exchange([], 5)
+            await push(driver, job("a"))
+            await worker.exchange([], 0)  # hears of it
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(exchange, worker)
+                    await caught.wait()
+                    assert await driver.change(stop) in (Reply.OK, Reply.HELD)
+                    go_on.set()
+            assert not answers[0].leases
+            await driver.change(Unhold("a") if isinstance(stop, Hold) else Resume(getattr(stop, "name", "")))
+            await unpark(driver)
+            assert await ids_of_claim(worker) == ["a"]
+
+
+async def test_a_worker_that_runs_until_idle_ends_though_its_queue_is_paused_as_it_works(queue: JobQueue) -> None:
+    began, finish = anyio.Event(), anyio.Event()
+
+    @queue.register(Work)
+    async def work(_: Work) -> None:
+        began.set()
+        await finish.wait()
+
+    await queue.push(Work())
+    worker = Worker(queue, concurrency=2, lease=0.5)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(worker.run, until_idle=True))
+            await began.wait()
+            await queue.pause()
+            await everybody_has_looked(queue, [worker])
+            finish.set()
+    assert (await queue.counts()).totals["completed"] == 1
+    await queue.resume()
+
+
+async def test_a_worker_of_several_queues_runs_until_idle_though_one_is_paused(
+    queue: JobQueue, ran: list[Any]
+) -> None:
+    async with JobQueue("memory://", "another") as another:
+
+        @another.job
+        async def remind() -> None:
+            ran.append("remind")
+
+        await queue.pause()
+        await queue.push(Work(1))
+        for _ in range(3):
+            await remind.push()
+        with anyio.fail_after(20):
+            await Worker([queue, another], concurrency=1, lease=0.5).run(until_idle=True)
+        assert ran == ["remind"] * 3
+    await queue.resume()
+    await queue.cancel_all("ready")
+
+
+async def test_a_worker_that_is_not_told_that_its_queue_is_resumed_asks_within_a_lease(
+    store: Store, queue: JobQueue, ran: list[Any]
+) -> None:
+    worker = Worker(queue, lease=0.5)
+    await queue.pause()
+    await queue.push(Work(1))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            await eventually(lambda: worker._processor and worker._processor.sources[0].exchanger.queue_paused)
+            if isinstance(store, RedisStore):
+                store.admin.delete(f"{store.prefix}paused")
+            else:
+                assert isinstance(store, MemoryStore)
+                store.memory.paused = None
+            await eventually(lambda: ran == [Work(1)], within=15)
+            worker.stop()

@@ -20,7 +20,7 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import OnConflict, State
-from redisjobs.model.queries import Ask, Count, FindLimits, Scan, Tidy
+from redisjobs.model.queries import Count, FindLimits, GetStatus, Scan, Tidy
 from redisjobs.model.stored import Fire, Firing
 from redisjobs.model.transitions import MOST_JOBS, Ack, Lease, NewJob, ReportProgress, Settlement
 
@@ -203,7 +203,7 @@ async def _settles_awaited(place: Place, settlement: Settlement) -> Act:
 
 async def _asks(place: Place) -> Act:
     await _push_awaited(place)
-    return lambda: place.driver.change(Ask([f"job-{i}" for i in range(MANY)], "another"))
+    return lambda: place.driver.change(GetStatus([f"job-{i}" for i in range(MANY)], "another"))
 
 
 async def _scans(place: Place, *, workers: int, lines: int) -> Act:

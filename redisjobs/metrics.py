@@ -50,7 +50,7 @@ from redisjobs.events import (
 from redisjobs.model.driver import Driver, SyncDriver
 from redisjobs.model.job import Priority
 from redisjobs.model.outcome import Raised
-from redisjobs.model.queries import COUNTERS, Backlog, Count, Counts, FindPauses, Measure, Pauses, Query
+from redisjobs.model.queries import COUNTERS, Backlog, Count, Counts, FindPauses, GetBacklog, Pauses, Query
 from redisjobs.model.stored import ScheduleInfo, schedule_infos, schedule_pages
 from redisjobs.model.transitions import DeadLetter
 
@@ -414,7 +414,7 @@ class _Store:
         until = time.monotonic() + patience
         try:
             schedules = schedule_infos(schedule_pages(lambda query: self._read(query, until)))
-            counts, backlog = self._read(Count(), until), self._read(Measure(), until)
+            counts, backlog = self._read(Count(), until), self._read(GetBacklog(), until)
             return State(counts, backlog, self._read(FindPauses(), until), schedules)
         except DriverError as error:
             logger.warning("no metrics of queue '%s': %s", self.queue.name, error)

@@ -64,8 +64,10 @@ from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.pauses import PauseInfo, pause_info, paused_name
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import (
+    BulkResult,
     Cancel,
     Change,
+    ChangeMany,
     Count,
     Counts,
     Delete,
@@ -84,8 +86,6 @@ from redisjobs.model.queries import (
     Row,
     Scan,
     SetLimit,
-    Several,
-    Taken,
     Unhold,
     Unpark,
 )
@@ -696,15 +696,17 @@ class JobQueue(Serving):
         """Let go of all held jobs that are meant; see `hold_all`."""
         return await self._change_all(waiting_state(state), filter_of(options), letting_go)
 
-    async def _take_all(self, step: Callable[[Taken], Change[Taken]]) -> int:
-        taken, total = Taken(()), 0
+    async def _take_all(self, step: Callable[[BulkResult], Change[BulkResult]]) -> int:
+        taken, total = BulkResult(()), 0
         while True:
             taken = await self._change(step(taken))
             total += len(taken.job_ids)
             if not taken.after:
                 return total
 
-    async def _change_all(self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], Several]) -> int:
+    async def _change_all(
+        self, state: State, wanted: Filter, change: Callable[[Sequence[Row]], ChangeMany]
+    ) -> int:
         total, after = 0, None
         while after != "":
             step = await self._read(Scan(state, wanted, after or "", AT_ONCE))

@@ -23,8 +23,8 @@ from redisjobs.drivers.redis import connection
 from redisjobs.errors import ServerNotFound
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.fixtures import worker as worker
-from redisjobs.worker.processor import Processor
-from redisjobs.worker.running.call import Means
+from redisjobs.worker.run import WorkerRun
+from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.guard import Guard
 from redisjobs.worker.source.source import Source
@@ -221,11 +221,11 @@ def slots() -> int:
 
 
 @pytest.fixture
-async def processor(queue: JobQueue, slots: int) -> AsyncIterator[Processor]:
+async def processor(queue: JobQueue, slots: int) -> AsyncIterator[WorkerRun]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
-    processor = Processor([Worker(queue, concurrency=slots).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue, concurrency=slots).settings], until_idle=False)
     guard = Guard()
-    processor.pool.means = Means(guard, Contexts(), processor.pool.deadlines, processor.threads, None)
+    processor.pool.means = HandlerRuntime(guard, Contexts(), processor.pool.deadlines, processor.threads, None)
     (source,) = processor.sources
     await source.member.join()
     source.member.opened = True
@@ -235,7 +235,7 @@ async def processor(queue: JobQueue, slots: int) -> AsyncIterator[Processor]:
 
 
 @pytest.fixture
-def source(processor: Processor) -> Source:
+def source(processor: WorkerRun) -> Source:
     """The one source of that run."""
     return processor.sources[0]
 

@@ -12,7 +12,7 @@ from redisjobs.drivers.memory.include import fence
 from redisjobs.drivers.memory.shares import Limiter
 from redisjobs.drivers.memory.state import Memory, Record, Stream
 from redisjobs.model.job import OnConflict
-from redisjobs.model.queries import Measure
+from redisjobs.model.queries import GetBacklog
 from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
 
 
@@ -161,7 +161,7 @@ def forgets_no_end() -> None:
 
 def lacks_measure() -> None:
     """One query is not known; no fault in a driver that says so."""
-    operator._READS = {query: answer for query, answer in operator._READS.items() if query is not Measure}
+    operator._READS = {query: answer for query, answer in operator._READS.items() if query is not GetBacklog}
 
 
 def lacks(*verbs: str) -> None:

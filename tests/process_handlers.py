@@ -28,7 +28,7 @@ from redisjobs import (
     current_job,
     no_retry,
 )
-from redisjobs.model.context import hearer_of
+from redisjobs.model.context import message_sink_of
 
 START_TAKES = "START_TAKES"
 """For how many more seconds a process starts, by its environment."""
@@ -333,7 +333,7 @@ def push_late_from_process(folder: str, context: JobContext) -> None:
     if _threads:
         _threads[0].join(20)
         return
-    teller: Any = hearer_of(context)
+    teller: Any = message_sink_of(context)
 
     def push() -> None:
         try:

@@ -5,17 +5,17 @@ import weakref
 from typing import Protocol
 
 
-class Begun(Protocol):
+class ForkReset(Protocol):
     """Something that a forked process begins anew."""
 
     def begin(self) -> None:
         """Let go of all that is there, without using it, and begin with nothing."""
 
 
-_begun: "weakref.WeakSet[Begun]" = weakref.WeakSet()
+_begun: "weakref.WeakSet[ForkReset]" = weakref.WeakSet()
 
 
-def begin_after_fork(thing: Begun) -> None:
+def begin_after_fork(thing: ForkReset) -> None:
     """Have a forked process begin something anew, for as long as that is there.
 
     It is done as the process begins: there is only one thread then, so none sees it half done.

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from redisjobs.client.push import Told, name_in
+from redisjobs.client.push import PushOutcome, name_in
 from redisjobs.errors import DriverError
 from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed, logs
 from redisjobs.model.filters import DONE
 from redisjobs.model.queries import (
+    BulkResult,
     Cancel,
     Change,
+    ChangeMany,
     Delete,
     DeleteAll,
     Hold,
@@ -18,8 +20,6 @@ from redisjobs.model.queries import (
     Requeue,
     RequeueAll,
     Resume,
-    Several,
-    Taken,
     Unhold,
 )
 from redisjobs.model.transitions import Reply
@@ -53,7 +53,7 @@ class Publisher:
         logs.listen(self.events)
         self._queue = queue
 
-    def pushed(self, told: Sequence[Told]) -> None:
+    def pushed(self, told: Sequence[PushOutcome]) -> None:
         """Tell what became of the jobs of a push."""
         if self.events.wanted(JobsPushed):
             self.events.publish(JobsPushed(self._queue, jobs=[each[:3] for each in told]))
@@ -69,7 +69,7 @@ class Publisher:
         match change:
             case Cancel() | Requeue() | Delete() | Hold() | Unhold():
                 self._tell_jobs([change], [answer])
-            case Several(changes):
+            case ChangeMany(changes):
                 self._tell_jobs(changes, answer)
             case RequeueAll() | DeleteAll():
                 self._tell_taken(_NAMES[type(change)], answer)
@@ -83,7 +83,7 @@ class Publisher:
             for name, jobs in _by_name(zip(changes, replies, strict=True)):
                 self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
 
-    def _tell_taken(self, name: str, taken: Taken) -> None:
+    def _tell_taken(self, name: str, taken: BulkResult) -> None:
         if taken.job_ids and self.events.wanted(JobsChanged):
             jobs = [(job_id, Reply.OK) for job_id in taken.job_ids]
             self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))

@@ -14,7 +14,7 @@ from redisjobs.model.driver import OtherVersion, PushedInPart
 from redisjobs.model.job import OnConflict
 from redisjobs.model.transitions import REPEATABLE, NewJob, Pushed, Reply, Tries
 
-Told = tuple[str, str, bool, bool]
+PushOutcome = tuple[str, str, bool, bool]
 """Of a job that was pushed: its id, or that of the job which holds its key; its name; whether it was added; and
 whether it has replaced that other job."""
 
@@ -90,13 +90,13 @@ class Push:
         self._note()
         self.repeated = self._is_unknown = True
 
-    def told(self, answers: Sequence[Pushed]) -> list[Told]:
+    def told(self, answers: Sequence[Pushed]) -> list[PushOutcome]:
         """What became of each job.
 
         Raises:
             DriverError: One could not be added.
         """
-        told: list[Told] = []
+        told: list[PushOutcome] = []
         refused: list[NewJob] = []
         unknown: list[NewJob] = []
         conflicts: list[Conflict] = []

@@ -31,7 +31,7 @@ from typing import (
 from redisjobs.base.arguments import one_of, whole
 from redisjobs.base.durations import seconds
 from redisjobs.base.visible import visible
-from redisjobs.client.push import Chunk, Push, Told, name_in
+from redisjobs.client.push import Chunk, Push, PushOutcome, name_in
 from redisjobs.client.results import kept_for_a_while
 from redisjobs.errors import DriverError, EncodeError, RegistrationError, UnknownJob
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
@@ -517,7 +517,7 @@ class Registry:
         self.expected(self.handle(job.job_id, name_in(job), added=None), None)
         return job
 
-    def _told(self, push: Push, answers: Sequence[Pushed]) -> list[Told]:
+    def _told(self, push: Push, answers: Sequence[Pushed]) -> list[PushOutcome]:
         """What became of each job of a push; whoever listens is told as well.
 
         Raises:

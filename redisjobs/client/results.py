@@ -16,7 +16,7 @@ from redisjobs.errors import (
 )
 from redisjobs.model import codec
 from redisjobs.model.job import Expected, ReturnType
-from redisjobs.model.queries import Ending, Standing
+from redisjobs.model.queries import Ending, JobStatus
 from redisjobs.model.transitions import NewJob
 
 KEPT = 3600
@@ -39,12 +39,12 @@ def kept_for_a_while(job: NewJob) -> NewJob:
     return replace(job, fields=[*job.fields, "keep_result", str(KEPT * 1000)])
 
 
-def has_ended(standing: Standing) -> bool:
+def has_ended(standing: JobStatus) -> bool:
     """Whether there is nothing more to wait for."""
     return standing.ending not in (Ending.PENDING, Ending.LATER)
 
 
-def result_of(job_id: str, standing: Standing, expected: Expected, *, was_there: bool) -> Any:
+def result_of(job_id: str, standing: JobStatus, expected: Expected, *, was_there: bool) -> Any:
     """What the handler of a job returned that has ended.
 
     Args:
@@ -78,7 +78,7 @@ def _whichever(said: str, returns: ReturnType[Any], raw: bytes) -> Any:
     return value if codec.decode_untyped(said, written) == untyped else untyped
 
 
-def not_kept_yet(job_id: str, standing: Standing) -> ResultNotKept | None:
+def not_kept_yet(job_id: str, standing: JobStatus) -> ResultNotKept | None:
     """The error for whoever waits for a job of which it is known that nothing will be kept; None for any other."""
     if standing.ending is not Ending.PENDING or standing.keep != 0:
         return None
@@ -88,7 +88,7 @@ def not_kept_yet(job_id: str, standing: Standing) -> ResultNotKept | None:
     )
 
 
-def not_ended(job_id: str, standing: Standing | None, expected: Expected, timeout: float) -> str:
+def not_ended(job_id: str, standing: JobStatus | None, expected: Expected, timeout: float) -> str:
     """What to tell who has waited long enough.
 
     Args:
@@ -106,7 +106,7 @@ def not_ended(job_id: str, standing: Standing | None, expected: Expected, timeou
     )
 
 
-def _no_result(job_id: str, standing: Standing, *, was_there: bool) -> NoResult:
+def _no_result(job_id: str, standing: JobStatus, *, was_there: bool) -> NoResult:
     job = f"job {visible(job_id)}"
     match standing.ending:
         case Ending.DEAD:

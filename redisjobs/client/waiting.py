@@ -32,7 +32,7 @@ from redisjobs.model.context import keeper_of_only_slot
 from redisjobs.model.driver import Driver, Notification
 from redisjobs.model.job import Expected, State, WhyWaiting
 from redisjobs.model.progress import Progress
-from redisjobs.model.queries import Ask, Ending, Find, Row, Standing
+from redisjobs.model.queries import Ending, Find, GetStatus, JobStatus, Row
 
 T = TypeVar("T")
 
@@ -75,15 +75,15 @@ class Waiter:
         self._job_id = job_id
         self._begin = begin
         self._late = late
-        self._news: Standing | DriverError | None = None
+        self._news: JobStatus | DriverError | None = None
         self._wakeup = Wakeup()
 
-    def tell(self, news: Standing | DriverError | None) -> None:
+    def tell(self, news: JobStatus | DriverError | None) -> None:
         """Note how the job stands now, or why that can't be known; None: nobody asks any more."""
         self._news = news if news is not None else self._news
         self._wakeup.wake()
 
-    async def changed(self) -> Standing:
+    async def changed(self) -> JobStatus:
         """Wait until there is news, and tell it.
 
         Raises:
@@ -135,7 +135,7 @@ class Waiting:
         self._end: Callable[[], object] | None = None  # of the task that does all of this
         self._run_number = 0
 
-    async def standings(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[Standing, None]:
+    async def standings(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[JobStatus, None]:
         """How a job stands, now and each time that it has changed; the last says how it has ended.
 
         Args:
@@ -181,14 +181,14 @@ class Waiting:
         keeper = keeper_of_only_slot(self._queue) if row.state is State.READY else None
         return "" if keeper is None else _OWN_SLOT
 
-    async def _looks(self, job_id: str, *, once: bool, warns: bool) -> AsyncGenerator[Standing, None]:
+    async def _looks(self, job_id: str, *, once: bool, warns: bool) -> AsyncGenerator[JobStatus, None]:
         """How a job stands: by one look, or as `standings` has it."""
         if not once:
             async with aclosing(self.standings(job_id, warns=warns)) as standings:
                 async for standing in standings:
                     yield standing
             return
-        (standing,) = await self._driver.change(Ask([job_id]))
+        (standing,) = await self._driver.change(GetStatus([job_id]))
         yield standing
         if not has_ended(standing):
             raise TimeoutError
@@ -315,7 +315,9 @@ class Waiting:
             return
         try:
             standings = await retrying(
-                lambda: self._driver.change(Ask(wanted, self._process)), on=NOT_NOW, failed=self._failed_to_ask
+                lambda: self._driver.change(GetStatus(wanted, self._process)),
+                on=NOT_NOW,
+                failed=self._failed_to_ask,
             )
         except DriverError as error:
             self._tell_all(error)
@@ -330,7 +332,7 @@ class Waiting:
     def _failed_to_ask(self, error: DriverError) -> None:
         self.trouble = error
 
-    def _tell(self, job_id: str, standing: Standing) -> None:
+    def _tell(self, job_id: str, standing: JobStatus) -> None:
         for waiter in self._waiters.get(job_id, ()):
             waiter.tell(standing)
         if has_ended(standing):

@@ -23,8 +23,8 @@ from redisjobs.model.options import PushOptions
 from redisjobs.model.progress import (
     AsyncTracked,
     Extension,
-    Hearer,
     Item,
+    MessageSink,
     Progress,
     Pushing,
     counted,
@@ -72,7 +72,7 @@ class JobContext(Generic[AppState]):
         read_headers: Callable[[], Mapping[str, str]],
         worker_id: str,
         state: AppState,
-        hearer: Hearer | None = None,
+        sink: MessageSink | None = None,
         keeps_result: bool = False,
     ) -> None:
         self.job_id = job_id
@@ -87,7 +87,7 @@ class JobContext(Generic[AppState]):
         self.worker_id = worker_id
         self.keeps_result = keeps_result
         self._state = state
-        self._hearer = hearer
+        self._hearer = sink
         self.cancelled = False
         """Whether this run was given up: timed out, cancelled, shut down or its lease lost. An async handler is
         interrupted then; a sync one runs on in its thread, its outcome ignored, and may look here."""
@@ -325,14 +325,14 @@ def keeper_of_only_slot(queue: str) -> str | None:
     return context.job_id if context is not None and queue in context._only_slot_of else None
 
 
-def hearer_of(context: JobContext[Any]) -> Hearer | None:
+def message_sink_of(context: JobContext[Any]) -> MessageSink | None:
     """Who hears what a handler says to its context; None: nobody."""
     return context._hearer
 
 
-def set_hearer(context: JobContext[Any], hearer: Hearer) -> None:
+def set_message_sink(context: JobContext[Any], sink: MessageSink) -> None:
     """Let somebody hear it: where the context was taken to another process."""
-    context._hearer = hearer
+    context._hearer = sink
 
 
 class _JobLogger(logging.LoggerAdapter["logging.Logger"]):

@@ -163,7 +163,7 @@ class Driver(Protocol):
 
         Args:
             on_notification: What to call.
-            process: To hear of what this one waits for, by `Ask`, and of nothing else.
+            process: To hear of what this one waits for, by `GetStatus`, and of nothing else.
         """
 
     async def aclose(self) -> None:

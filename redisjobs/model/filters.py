@@ -9,7 +9,7 @@ from redisjobs.base.arguments import is_text, one_of
 from redisjobs.base.durations import milliseconds, seconds
 from redisjobs.base.rates import pause_of
 from redisjobs.model.job import State
-from redisjobs.model.queries import Cancel, Filter, Hold, RequeueAll, Row, Several, Taken, Unhold
+from redisjobs.model.queries import BulkResult, Cancel, ChangeMany, Filter, Hold, RequeueAll, Row, Unhold
 from redisjobs.model.transitions import Reply
 
 AT_ONCE = 100
@@ -112,7 +112,7 @@ class Requeuing:
         self._began = time.monotonic()
         self._number = 0
 
-    def step(self, taken: Taken) -> RequeueAll:
+    def step(self, taken: BulkResult) -> RequeueAll:
         """The step that comes after one; the first comes after nothing."""
         self._number += len(taken.job_ids)
         passed_ms = (time.monotonic() - self._began) * 1000
@@ -120,19 +120,19 @@ class Requeuing:
         return RequeueAll(self._wanted, taken.after, wait_ms, self._pause_ms)
 
 
-def cancellation(rows: Sequence[Row]) -> Several:
+def cancellation(rows: Sequence[Row]) -> ChangeMany:
     """The change that cancels these jobs, also where they run by now."""
-    return Several([Cancel(row.job_id) for row in rows])
+    return ChangeMany([Cancel(row.job_id) for row in rows])
 
 
-def holding(rows: Sequence[Row]) -> Several:
+def holding(rows: Sequence[Row]) -> ChangeMany:
     """The change that holds these jobs, but for those that run by now."""
-    return Several([Hold(row.job_id) for row in rows])
+    return ChangeMany([Hold(row.job_id) for row in rows])
 
 
-def letting_go(rows: Sequence[Row]) -> Several:
+def letting_go(rows: Sequence[Row]) -> ChangeMany:
     """The change that lets go of those of these jobs that are held."""
-    return Several([Unhold(row.job_id) for row in rows if row.held])
+    return ChangeMany([Unhold(row.job_id) for row in rows if row.held])
 
 
 def done(replies: Sequence[Reply]) -> int:

@@ -58,14 +58,14 @@ class Pushing:
     options: Any
 
 
-Said = Progress | Extension | Pushing
+HandlerMessage = Progress | Extension | Pushing
 """What a handler says to whoever runs it."""
 
 
-class Hearer(Protocol):
+class MessageSink(Protocol):
     """Who runs a handler, and hears what it says."""
 
-    def hear(self, said: Said) -> Any:
+    def hear(self, said: HandlerMessage) -> Any:
         """Take it in, in any thread, without waiting for anything; nothing once the run is over.
 
         Returns:

@@ -241,7 +241,7 @@ class Count(Query[Counts]):
 
 
 @dataclass(frozen=True, slots=True)
-class Measure(Query[Backlog]):
+class GetBacklog(Query[Backlog]):
     """For how long jobs have been ready, and how many workers there are."""
 
 
@@ -333,7 +333,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class JobStatus:
     """How a job stands that somebody waits for.
 
     Attributes:
@@ -401,7 +401,7 @@ class Delete(Change[Reply]):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class BulkResult:
     """What a step that goes through dead letters came to.
 
     Attributes:
@@ -414,7 +414,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class RequeueAll(Change[Taken]):
+class RequeueAll(Change[BulkResult]):
     """Make dead letters ready again that a filter lets through, the newest first; a bounded step.
 
     One that is put in by hand and too large stays.
@@ -434,7 +434,7 @@ class RequeueAll(Change[Taken]):
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteAll(Change[Taken]):
+class DeleteAll(Change[BulkResult]):
     """Throw dead letters away that a filter lets through, the newest first; a bounded step.
 
     Attributes:
@@ -517,7 +517,7 @@ JobChange = Cancel | Requeue | Delete | Hold | Unhold
 
 
 @dataclass(frozen=True, slots=True)
-class Several(Change[list[Reply]]):
+class ChangeMany(Change[list[Reply]]):
     """Some changes, each an atomic step of its own, in one round trip; a reply for each.
 
     Others may come between. If there is no answer, some may be made and some not.
@@ -527,7 +527,7 @@ class Several(Change[list[Reply]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask(Change[list[Standing]]):
+class GetStatus(Change[list[JobStatus]]):
     """How jobs stand, for a process that waits for them: it is told by a notification when one has ended.
 
     A notification `changed` with the job's id comes to the process by `Driver.listen`, once, when the job ends,

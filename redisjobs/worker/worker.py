@@ -1,4 +1,4 @@
-"""A worker: what it is told, how it is stopped. What it does is a `Processor`."""
+"""A worker: what it is told, how it is stopped. What it does is a `WorkerRun`."""
 
 import math
 import os
@@ -20,8 +20,8 @@ from redisjobs.client.registry import Registry
 from redisjobs.errors import single_cause
 from redisjobs.middleware import Middleware, all_checked
 from redisjobs.model.job import Duration
-from redisjobs.worker.processor import Processor
 from redisjobs.worker.queues import Queues
+from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings
@@ -170,7 +170,7 @@ class Worker:
         """Called when `run` begins to end by an error or a cancel; it may still wait for handlers."""
         self._has_run = False
         self._running = threading.Lock()  # held while it runs
-        self._processor: Processor | None = None
+        self._current: WorkerRun | None = None
         self._stop_asked = False  # of the run under way, or else of the next one
 
     async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
@@ -203,7 +203,7 @@ class Worker:
             self._begin_anew()
             await self._run(until_idle, handle_signals)
         finally:
-            self._processor, self._stop_asked = None, False
+            self._current, self._stop_asked = None, False
             self._running.release()
 
     @property
@@ -217,8 +217,8 @@ class Worker:
     @property
     def worker_ids(self) -> tuple[str, ...]:
         """Who it is now in each of its queues: the same, until it was taken for dead in one of them."""
-        processor = self._processor
-        return (self.settings.worker_id,) * len(self.queues) if processor is None else processor.worker_ids
+        current = self._current
+        return (self.settings.worker_id,) * len(self.queues) if current is None else current.worker_ids
 
     def _next_id(self) -> str:
         return _new_id(self._name or _own_name())
@@ -237,13 +237,13 @@ class Worker:
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
         fires = self.settings.schedules and not until_idle
-        self._processor = processor = Processor(
+        self._current = current = WorkerRun(
             [replace(self.settings, queue=queue, schedules=fires) for queue in self.queues],
             until_idle=until_idle,
             allocator=self._queues.allocator(),
             breaking=self.breaking,
         )
-        if self._stop_asked:  # asked for before there was a processor to tell
+        if self._stop_asked:  # asked for before there was a run to tell
             return
         if len(self.queues) > 1:
             slots = number_of(self.settings.concurrency, "slot")
@@ -252,8 +252,8 @@ class Worker:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
                     tasks.start_soon(keep_up, self._watch_signals)
-                await processor.run()
-                self.recycled, self.hindered = processor.shutdown.recycled, processor.shutdown.hindered
+                await current.run()
+                self.recycled, self.hindered = current.shutdown.recycled, current.shutdown.hindered
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
@@ -272,22 +272,22 @@ class Worker:
         self._stop(0.0)
 
     def _stop(self, grace: float) -> None:
-        self._stop_asked = True  # before we look whether there is a processor to tell
-        if (processor := self._processor) is not None:
-            processor.call_soon(lambda: processor.stop(grace))
+        self._stop_asked = True  # before we look whether there is a run to tell
+        if (current := self._current) is not None:
+            current.call_soon(lambda: current.stop(grace))
 
     @property
     def busy(self) -> int:
         """How many jobs it runs now; for any thread."""
-        processor = self._processor
-        return 0 if processor is None else processor.pool.slots.count_busy()
+        current = self._current
+        return 0 if current is None else current.pool.slots.count_busy()
 
     @property
     def health(self) -> Health:
         """Whether it works, and of several queues each one, by what it got done; for any thread."""
-        processor = self._processor  # once: it may be gone a moment later
-        if processor is not None:
-            return processor.health
+        current = self._current  # once: it may be gone a moment later
+        if current is not None:
+            return current.health
         return combined(Health(True, False, "not running"), [(name, None) for name in self._queues.names])
 
     def __repr__(self) -> str:

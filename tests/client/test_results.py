@@ -42,7 +42,7 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
-from redisjobs.model.queries import Ask, Ending
+from redisjobs.model.queries import Ending, GetStatus
 from redisjobs.testing.driver_contract.awaiting import ends_by_itself
 
 pytestmark = pytest.mark.anyio
@@ -269,7 +269,7 @@ async def test_a_worker_that_runs_until_idle_runs_a_job_that_a_handler_waits_for
     worker = Worker(queue, concurrency=4)
 
     def waits() -> bool:
-        return worker._processor is not None and worker._processor.sources[0].fetcher.waiting
+        return worker._current is not None and worker._current.sources[0].fetcher.waiting
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
@@ -811,7 +811,7 @@ async def test_any_number_of_waiters_use_one_connection_and_few_questions(
     change = type(store.driver).change
 
     async def noted(self: Any, wanted: Any) -> Any:
-        if isinstance(wanted, Ask):
+        if isinstance(wanted, GetStatus):
             asked.append(len(wanted.job_ids))
         return await change(self, wanted)
 

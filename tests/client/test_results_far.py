@@ -11,7 +11,7 @@ from store import RedisStore
 import redisjobs
 import redisjobs.client.waiting
 from redisjobs import JobQueue, Unavailable, server
-from redisjobs.model.queries import Ask, Ending
+from redisjobs.model.queries import Ending, GetStatus
 from redisjobs.model.transitions import After, NewJob
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,10 @@ async def test_large_results_come_some_at_a_time(far: JobQueue, engine_store: Re
 
     handles = await far.push_many([large.prepare(number) for number in range(9)])
     await drain(far)
-    (standings, got) = await engine_store.driver.change(Ask([handle.id for handle in handles])), dict[str, Any]()
+    (standings, got) = (
+        await engine_store.driver.change(GetStatus([handle.id for handle in handles])),
+        dict[str, Any](),
+    )
     assert {standing.ending for standing in standings} == {Ending.COMPLETED, Ending.LATER}
 
     async def wait(job_id: str) -> None:
@@ -62,7 +65,7 @@ async def test_jobs_that_are_large_are_asked_about_some_at_a_time(
 
     left, steps = [job.job_id for job in reversed(jobs)], list[int]()
     while left:
-        standings = await engine_store.driver.change(Ask(left, "me"))
+        standings = await engine_store.driver.change(GetStatus(left, "me"))
         assert {standing.ending for standing in standings} <= {Ending.PENDING, Ending.LATER}
         later = [each for each, standing in zip(left, standings, strict=True) if standing.ending is Ending.LATER]
         steps.append(len(left) - len(later))

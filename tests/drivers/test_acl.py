@@ -21,7 +21,7 @@ from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.driver import Consumer, Driver, Notification
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Ask, Count, Declare, Measure, Requeue, Retain, SetLimit, Tidy
+from redisjobs.model.queries import Count, Declare, GetBacklog, GetStatus, Requeue, Retain, SetLimit, Tidy
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.stored import (
     Declarer,
@@ -170,7 +170,7 @@ async def end_by_a_cancel(queue: SyncJobQueue, store: RedisStore) -> None:
     """A job is cancelled that somebody waits for, and whose end is written down."""
     fields = ["name", "Add", "parameters", '{"a": 1}', "keep_result", "60000"]
     assert await store.driver.push([NewJob("waited", fields)], repeated=False)
-    await store.driver.change(Ask(["waited"], "somebody"))
+    await store.driver.change(GetStatus(["waited"], "somebody"))
     assert queue.cancel("waited") is Reply.CANCELLED
     assert store.admin.get(f"{store.prefix}outcome:waited") == b"cancelled"
     assert not store.admin.exists(f"{store.prefix}waiters")
@@ -226,7 +226,7 @@ async def work(url: str, store: RedisStore) -> None:
         assert len(leases) == 9
         with closing(Heart(worker)) as heart:
             assert heart.beat(lambda: list(leases.values()), {"host": "h"}) == ()
-        await store.driver.change(Ask(["done"], "somebody"))
+        await store.driver.change(GetStatus(["done"], "somebody"))
         with telling(store, "due", "released"), telling_waiters(store), forgetting(store):
             await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
         assert [lease.job_id for lease in await worker.recover([leases["killer"]])] == ["unseen"]
@@ -456,7 +456,7 @@ def look(queue: SyncJobQueue) -> None:
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
-    assert sync_side(queue.driver).read(Measure()).oldest.keys() == {Priority.NORMAL}
+    assert sync_side(queue.driver).read(GetBacklog()).oldest.keys() == {Priority.NORMAL}
     assert [(group.count, group.job_id) for group in queue.dead_groups()] == [(2, "y")]
     with pytest.raises(JobFailed):
         queue.result("z", timeout=0)

@@ -16,7 +16,7 @@ from store import (
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import OnConflict, Priority
-from redisjobs.model.queries import Ask, Count, Find, FindWorkers, Hold, Requeue, Tidy, Unhold
+from redisjobs.model.queries import Count, Find, FindWorkers, GetStatus, Hold, Requeue, Tidy, Unhold
 from redisjobs.model.transitions import Ack, After, Lease, NewJob, Pushed, Release, Reply, Result, Settlement
 from redisjobs.model.workers import worker_infos
 from redisjobs.testing.driver_contract.acts import (
@@ -428,7 +428,7 @@ async def test_of_many_processes_that_wait_for_one_job_the_newest_hundred_are_to
     p = [f"p{number:022}" for number in range(101)]  # as long as the names that processes have
     async with told(store, p[0]) as first, told(store, p[1]) as second, told(store, p[100]) as last:
         for process in p:
-            await store.driver.change(Ask(["a"], process))
+            await store.driver.change(GetStatus(["a"], process))
         await settle(one, lease, Ack())
         await until_told(second)
         await until_told(last)
@@ -444,7 +444,7 @@ async def test_an_outcome_outlives_its_result_by_as_long_again_and_a_day_at_most
     one = store.consumer("w1")
     await push(store, "a", "b")
     a, b = await claim(one)
-    await store.driver.change(Ask(["b"], "me"))
+    await store.driver.change(GetStatus(["b"], "me"))
     assert day - 60_000 < store.keys()["waiters"] <= day
     await settle(one, a, Ack(result=Result(int(days * day), b"5")))
     await settle(one, b, Ack(result=Result(int(days * day), refused="no")))
@@ -461,7 +461,7 @@ async def test_what_was_reported_of_a_job_goes_a_minute_after_its_end_where_its_
     store, one = engine_store, engine_store.consumer("w1")
     await push(store, "a")
     store.admin.set(f"{store.prefix}progress:a", "{}", ex=3600)
-    (standing,) = await store.driver.change(Ask(["a"]))
+    (standing,) = await store.driver.change(GetStatus(["a"]))
     assert standing.progress == b"{}"
     await settle(one, await claim_one(one), Ack(result=Result(60_000, b"5")))
     await one.aclose()

@@ -162,7 +162,7 @@ async def test_a_push_that_has_waited_for_so_long_that_it_would_be_late_is_not_s
     pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
-    monkeypatch.setattr("redisjobs.drivers.redis.crowd._PATIENCE", 0.0)
+    monkeypatch.setattr("redisjobs.drivers.redis.pending_pushes._PATIENCE", 0.0)
 
     wire.go.set()
 

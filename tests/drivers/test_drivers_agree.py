@@ -35,7 +35,7 @@ from redisjobs.errors import DriverError
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import (
-    Ask,
+    BulkResult,
     Cancel,
     Change,
     Count,
@@ -47,8 +47,10 @@ from redisjobs.model.queries import (
     Find,
     FindLimits,
     FindPauses,
+    GetBacklog,
+    GetStatus,
     Hold,
-    Measure,
+    JobStatus,
     Pause,
     Requeue,
     RequeueAll,
@@ -57,8 +59,6 @@ from redisjobs.model.queries import (
     Row,
     Scan,
     SetLimit,
-    Standing,
-    Taken,
     Tidy,
     Unhold,
     Unpark,
@@ -266,9 +266,9 @@ class Side:
         entry, at, place = name.partition("@")
         return self.ids.get(entry, entry) + at + place
 
-    async def standings(self, names: Sequence[str], process: str = "") -> list[Standing]:
+    async def standings(self, names: Sequence[str], process: str = "") -> list[JobStatus]:
         """How jobs stand, by our names for them."""
-        return await self.store.driver.change(Ask([self.id_of(name) for name in names], process))
+        return await self.store.driver.change(GetStatus([self.id_of(name) for name in names], process))
 
     def waiters(self) -> dict[str, list[str]]:
         """Who waits for which job."""
@@ -882,7 +882,7 @@ class TwoDrivers(RuleBasedStateMachine):
             taken = await driver.change(step(begin.after))
             assert (list(begin.job_ids), taken.after) == ([], "")
             if again and begin.after:
-                assert await driver.change(step(begin.after)) == Taken([])
+                assert await driver.change(step(begin.after)) == BulkResult([])
             return [side.name(job_id) for job_id in taken.job_ids]
 
         for name in self.agree(do):
@@ -994,7 +994,7 @@ class TwoDrivers(RuleBasedStateMachine):
                 await driver.read(FindPauses()),
                 await self.limits(side),
                 await driver.read(Count()),
-                sorted((await driver.read(Measure())).oldest),
+                sorted((await driver.read(GetBacklog())).oldest),
                 {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
                 {
                     state: sorted([side.row(row) for row in await rows_of(driver, state, 500)], key=str)

@@ -24,7 +24,7 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Ask, Count, Find, FindLimits, Scan, Tidy
+from redisjobs.model.queries import Count, Find, FindLimits, GetStatus, Scan, Tidy
 from redisjobs.model.stored import Declarer, Definition, Fire, Fired, Firing, ListSchedules, Put, PutSchedules
 from redisjobs.model.transitions import (
     Ack,
@@ -1082,7 +1082,7 @@ async def test_of_the_processes_that_wait_for_a_job_some_100_are_noted_the_newes
     handle = await bench.queue.push(Work())
     for name in processes(150) * 2 + processes(150)[-20:]:
         with bench.counted() as counts:
-            await bench.store.driver.change(Ask([handle.id], name))
+            await bench.store.driver.change(GetStatus([handle.id], name))
 
     (noted,) = bench.store.admin.hvals(f"{bench.store.prefix}waiters")
     kept = noted.decode().split()
@@ -1094,9 +1094,9 @@ async def test_of_the_processes_that_wait_for_a_job_some_100_are_noted_the_newes
 async def test_to_note_who_waits_for_500_jobs_asks_once_who_else_does(bench: Bench) -> None:
     handles = await bench.queue.push_many(Work() for _ in range(500))
     with bench.counted() as unnoted:
-        await bench.store.driver.change(Ask([handle.id for handle in handles], ""))
+        await bench.store.driver.change(GetStatus([handle.id for handle in handles], ""))
     with bench.counted() as noted:
-        await bench.store.driver.change(Ask([handle.id for handle in handles], "a process"))
+        await bench.store.driver.change(GetStatus([handle.id for handle in handles], "a process"))
 
     assert noted - unnoted == {"hmget": 1, "hset": 500, "pexpire": 1}
 

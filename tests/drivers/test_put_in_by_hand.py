@@ -11,7 +11,7 @@ from store import (
 )
 
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Delete, Find, Measure, Requeue
+from redisjobs.model.queries import Cancel, Count, Delete, Find, GetBacklog, Requeue
 from redisjobs.model.transitions import Ack, After, DeadLetter, Due, Pushed, Release, Reply, Settlement
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
@@ -545,5 +545,5 @@ async def test_an_id_put_in_by_hand_need_not_be_text(store: Store, worker: Open)
 async def test_an_entry_id_that_can_be_no_time_says_nothing_of_the_backlog(store: Store) -> None:
     store.put({"name": "Work", "parameters": "{}"}, entry="5-0")
 
-    assert (await store.driver.read(Measure())).oldest == {}
+    assert (await store.driver.read(GetBacklog())).oldest == {}
     await store.driver.aclose()

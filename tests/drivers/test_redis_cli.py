@@ -22,7 +22,7 @@ from store import Heart, RedisStore
 from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.queries import Ask, SetLimit
+from redisjobs.model.queries import GetStatus, SetLimit
 from redisjobs.model.transitions import NewJob
 from redisjobs.sync import JobQueue
 
@@ -125,7 +125,7 @@ async def die(url: str) -> None:
 async def wait(url: str) -> None:
     """A process waits for a job, which has reported how far it is."""
     driver = RedisDriver(url, "emails")
-    await driver.change(Ask(["invoice-42"], "4242-9f3c2a1b"))
+    await driver.change(GetStatus(["invoice-42"], "4242-9f3c2a1b"))
     await driver.aclose()
     with redis.Redis.from_url(url) as admin:
         admin.set("redisjobs:{emails}:progress:invoice-42", '{"fraction":0.5}', ex=86400)

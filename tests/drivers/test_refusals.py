@@ -24,7 +24,7 @@ from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
 from redisjobs.model.queries import (
     COUNTERS,
-    Ask,
+    BulkResult,
     Cancel,
     Change,
     Count,
@@ -32,6 +32,7 @@ from redisjobs.model.queries import (
     Delete,
     DeleteAll,
     Find,
+    GetStatus,
     Hold,
     Pause,
     Requeue,
@@ -40,7 +41,6 @@ from redisjobs.model.queries import (
     Retain,
     Scan,
     SetLimit,
-    Taken,
     Tidy,
     Unhold,
     Unpark,
@@ -166,7 +166,7 @@ class Scene:
     async def change(self, change: Change[Any]) -> None:
         await self.store.driver.change(change)
 
-    async def take(self, step: Callable[..., Change[Taken]]) -> None:
+    async def take(self, step: Callable[..., Change[BulkResult]]) -> None:
         begin = await self.store.driver.change(step(after=""))
         await self.store.driver.change(step(after=begin.after))
 
@@ -211,7 +211,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "unpark": lambda scene: scene.change(Unpark()),
     "hold": lambda scene: scene.change(Hold("ready")),
     "unhold": lambda scene: scene.change(Unhold("ready")),
-    "ask": lambda scene: scene.change(Ask(["ready", "dead", "a"], "me")),
+    "ask": lambda scene: scene.change(GetStatus(["ready", "dead", "a"], "me")),
     "cancel": lambda scene: scene.store.driver.change(Cancel("ready")),
     "cancel: of one that runs": lambda scene: scene.store.driver.change(Cancel("a")),
     "requeue": lambda scene: scene.store.driver.change(Requeue("dead")),

@@ -41,7 +41,7 @@ from redisjobs.model.outcome import Done
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.transitions import Ack, Reply
 from redisjobs.torture.fleet.fleet import children
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 
 pytestmark = pytest.mark.anyio
 
@@ -222,7 +222,7 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     queue = JobQueue("memory://", "q")
     queue.register(Work)(work)
     Metrics(registry).listen(queue)
-    processor = Processor([Worker(queue).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue).settings], until_idle=False)
     dispatcher = processor.sources[0].dispatcher
 
     class Run:
@@ -418,7 +418,7 @@ async def test_with_metrics_a_slot_calls_the_function_that_was_registered(
 ) -> None:
     Metrics(registry).listen(queue)
 
-    processor = Processor([Worker(queue).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue).settings], until_idle=False)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(processor.run)

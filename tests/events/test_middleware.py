@@ -38,10 +38,10 @@ from redisjobs import (
 )
 from redisjobs.events import JobsCompleted, JobsDead, JobsRetried, SettledJob
 from redisjobs.middleware import CallNext, ClaimedJob, OutgoingJob, RunningJob
-from redisjobs.model.context import set_hearer
+from redisjobs.model.context import set_message_sink
 from redisjobs.model.outcome import Done, Outcome, Raised
 from redisjobs.model.transitions import Reply
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running import hooks
 from redisjobs.worker.running.chain import finder
 from redisjobs.worker.running.threads import NoThread, Threads
@@ -135,7 +135,7 @@ async def test_without_middleware_a_slot_calls_the_function_that_was_registered(
 
     queue.register(Work)(work)
     queue.add_middleware(OnPush(lambda _: None))
-    processor = Processor([Worker(queue).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue).settings], until_idle=False)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(processor.run)
@@ -525,7 +525,7 @@ async def test_a_job_that_finds_no_thread_is_put_off_whatever_the_middleware_mak
     found = finder(queue.definitions, queue.middleware, threads, None)("Work")
     assert found is not None
     context, run = a_context(), cast(Any, SimpleNamespace())
-    set_hearer(context, run)
+    set_message_sink(context, run)
 
     with pytest.raises(NoThread):
         await found.call(Work(1), context)

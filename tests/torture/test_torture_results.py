@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from test_torture import Lines, cut, done, ended, killed, pushed, retried, settled, started
 
-from redisjobs.model.queries import Ending, Standing
+from redisjobs.model.queries import Ending, JobStatus
 from redisjobs.torture.checks.checker import Verdict, check
 from redisjobs.torture.fleet.store import Final, Letter
 
@@ -18,13 +18,13 @@ def kept(job: str, at: float, name: str = "Work") -> Lines:
     return [push | {"kept": True}, told]
 
 
-def result_of(job: str, worker: int, deliveries: int = 1) -> Standing:
+def result_of(job: str, worker: int, deliveries: int = 1) -> JobStatus:
     said = {"job": job, "worker": f"w{worker}", "attempt": 1, "deliveries": deliveries}
-    return Standing(Ending.COMPLETED, value=json.dumps(said).encode())
+    return JobStatus(Ending.COMPLETED, value=json.dumps(said).encode())
 
 
 def answered(
-    job: str, at: float, standing: Standing | None = None, error: str = "", **more: Any
+    job: str, at: float, standing: JobStatus | None = None, error: str = "", **more: Any
 ) -> dict[str, Any]:
     result = json.loads(standing.value) if standing else None
     return {
@@ -66,8 +66,8 @@ class Kept:
             standings={
                 "a": result_of("a", 1),
                 "b": result_of("b", 2, 2),
-                "c": Standing(Ending.DEAD),
-                "d": Standing(Ending.CANCELLED),
+                "c": JobStatus(Ending.DEAD),
+                "d": JobStatus(Ending.CANCELLED),
             },
         )
 
@@ -91,7 +91,7 @@ def test_a_run_passes_in_which_everybody_is_told_what_became_of_each_job(run: Ke
 @pytest.mark.parametrize("ending", [Ending.NOT_FOUND, Ending.EXPIRED, Ending.NOT_KEPT, Ending.PENDING])
 def test_a_result_that_is_missing_is_found(run: Kept, job: str, ending: Ending) -> None:
     run.lines = [line for line in run.lines if line["what"] != "answered"]
-    run.final.standings[job] = Standing(ending)
+    run.final.standings[job] = JobStatus(ending)
 
     (wrong,) = run.verdict().wrong
 
@@ -104,7 +104,7 @@ def test_a_result_that_is_missing_is_found(run: Kept, job: str, ending: Ending) 
 )
 def test_an_end_that_is_another_than_the_jobs_own_is_found(run: Kept, job: str, ending: Ending) -> None:
     run.lines = [line for line in run.lines if line["what"] != "answered"]
-    run.final.standings[job] = Standing(ending)
+    run.final.standings[job] = JobStatus(ending)
 
     assert len(run.verdict().wrong) == 1
 
@@ -157,7 +157,7 @@ def test_a_result_may_be_that_of_a_run_whose_answer_nobody_heard(run: Kept) -> N
 
 def test_of_a_push_that_nobody_was_told_of_nothing_may_be_known(run: Kept) -> None:
     run.lines += kept("e", 102)[:1]
-    run.final.standings["e"] = Standing(Ending.NOT_FOUND)
+    run.final.standings["e"] = JobStatus(Ending.NOT_FOUND)
 
     assert run.verdict().passed
 
@@ -244,7 +244,7 @@ def test_who_watches_a_job_is_told_of_its_end_and_not_before(run: Kept, watch: d
     ],
 )
 def test_of_jobs_that_had_an_id_after_one_another_each_has_its_own_result(
-    run: Kept, standing: Standing | None, error: str, wrong: str
+    run: Kept, standing: JobStatus | None, error: str, wrong: str
 ) -> None:
     for mark, worker, at in (("first", 1, 102), ("second", 2, 106)):
         lines = [*pushed("r", at - 1), *done("r", worker, at)]

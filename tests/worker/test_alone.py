@@ -14,7 +14,7 @@ from store import Begun, Heart, Store, eventually
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobName, Priority
 from redisjobs.queue import JobQueue
-from redisjobs.worker.source.clearance import Clearance
+from redisjobs.worker.source.quarantine import Quarantine
 from redisjobs.worker.source.subscriber import Subscriber
 from redisjobs.worker.worker import Worker
 
@@ -133,7 +133,7 @@ async def test_those_that_run_alone_follow_one_another_where_nothing_else_is_rea
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._RECLAIM", 600)
-    monkeypatch.setattr("redisjobs.worker.source.clearance._OTHERS", 1_000_000)
+    monkeypatch.setattr("redisjobs.worker.source.quarantine._OTHERS", 1_000_000)
     watched = Watched(store)
     worker = Worker(watched.queue, max_deliveries=2, concurrency=3, lease=600)
     async with watched.queue, anyio.create_task_group() as tasks:
@@ -251,79 +251,79 @@ async def test_a_supervised_worker_with_a_thread_that_never_ends_makes_room_for_
 
 
 def test_room_is_made_after_about_a_lease_for_two_and_then_for_longer() -> None:
-    clearance = Clearance(lease=10)
-    clearance.hear(4, now=0, more=True)
-    assert not clearance.is_on(0)
-    clearance.hear(16, now=100, more=True)
-    assert clearance.is_on(100)
-    assert clearance.is_on(119)
-    assert not clearance.is_on(120)
-    clearance.hear(36, now=121, more=True)  # it works on for a lease
-    assert not clearance.is_on(121)
-    clearance.hear(46, now=131, more=True)
-    assert clearance.is_on(170)
-    assert not clearance.is_on(171)
-    clearance.hear(None, now=200, more=True)
-    assert not clearance.is_on(200)
-    clearance.hear(16, now=201, more=True)
-    assert clearance.is_on(220)
-    assert not clearance.is_on(221)
+    quarantine = Quarantine(lease=10)
+    quarantine.hear(4, now=0, more=True)
+    assert not quarantine.is_on(0)
+    quarantine.hear(16, now=100, more=True)
+    assert quarantine.is_on(100)
+    assert quarantine.is_on(119)
+    assert not quarantine.is_on(120)
+    quarantine.hear(36, now=121, more=True)  # it works on for a lease
+    assert not quarantine.is_on(121)
+    quarantine.hear(46, now=131, more=True)
+    assert quarantine.is_on(170)
+    assert not quarantine.is_on(171)
+    quarantine.hear(None, now=200, more=True)
+    assert not quarantine.is_on(200)
+    quarantine.hear(16, now=201, more=True)
+    assert quarantine.is_on(220)
+    assert not quarantine.is_on(221)
 
 
 def test_after_one_that_ran_others_have_their_turn_for_nine_times_as_long_as_it_took() -> None:
-    clearance = Clearance(lease=10)
-    clearance.hear(100, now=0, more=True)
-    assert clearance.is_on(0)
-    clearance.took(now=4)
-    clearance.hear(104, now=4, more=True)
-    clearance.ran(now=5)
-    clearance.hear(105, now=5, more=True)
-    assert not clearance.is_on(5)  # it took 5 s, of which it ran for one
-    assert not clearance.seeks(49)
-    clearance.hear(149, now=49, more=True)
-    assert not clearance.is_on(49)
-    assert clearance.seeks(50)
-    clearance.hear(150, now=50, more=True)
-    assert clearance.is_on(50)
+    quarantine = Quarantine(lease=10)
+    quarantine.hear(100, now=0, more=True)
+    assert quarantine.is_on(0)
+    quarantine.started(now=4)
+    quarantine.hear(104, now=4, more=True)
+    quarantine.finished(now=5)
+    quarantine.hear(105, now=5, more=True)
+    assert not quarantine.is_on(5)  # it took 5 s, of which it ran for one
+    assert not quarantine.wants(49)
+    quarantine.hear(149, now=49, more=True)
+    assert not quarantine.is_on(49)
+    assert quarantine.wants(50)
+    quarantine.hear(150, now=50, more=True)
+    assert quarantine.is_on(50)
 
-    clearance.took(now=51)
-    clearance.ran(now=52)
-    clearance.hear(152, now=52, more=False)
-    assert clearance.seeks(52)  # there are no others that wait
-    assert not clearance.is_on(52)  # but some may run, and more may come
-    clearance.hear(169, now=69, more=False)
-    assert not clearance.is_on(69)
-    clearance.hear(170, now=70, more=False)  # 9 times 2, with the second in which no others were taken
-    assert clearance.is_on(70)
-    clearance.hear(None, now=71, more=False)
-    assert not clearance.seeks(71)
+    quarantine.started(now=51)
+    quarantine.finished(now=52)
+    quarantine.hear(152, now=52, more=False)
+    assert quarantine.wants(52)  # there are no others that wait
+    assert not quarantine.is_on(52)  # but some may run, and more may come
+    quarantine.hear(169, now=69, more=False)
+    assert not quarantine.is_on(69)
+    quarantine.hear(170, now=70, more=False)  # 9 times 2, with the second in which no others were taken
+    assert quarantine.is_on(70)
+    quarantine.hear(None, now=71, more=False)
+    assert not quarantine.wants(71)
 
 
 def test_while_others_wait_it_is_not_near_until_room_is_made() -> None:
-    clearance = Clearance(lease=10)
-    assert clearance.is_near(0)
-    clearance.hear(1, now=0, more=True)
-    assert clearance.seeks(0)
-    assert not clearance.is_near(0)
-    clearance.hear(16, now=15, more=True)
-    assert clearance.is_near(15)
+    quarantine = Quarantine(lease=10)
+    assert quarantine.is_near(0)
+    quarantine.hear(1, now=0, more=True)
+    assert quarantine.wants(0)
+    assert not quarantine.is_near(0)
+    quarantine.hear(16, now=15, more=True)
+    assert quarantine.is_near(15)
 
 
 def test_one_that_was_found_by_chance_counts_for_as_long_as_it_ran() -> None:
-    clearance = Clearance(lease=10)
-    clearance.took(now=100)
-    clearance.ran(now=101)
-    clearance.hear(5, now=101, more=True)
-    assert not clearance.seeks(109)
-    assert clearance.seeks(110)
+    quarantine = Quarantine(lease=10)
+    quarantine.started(now=100)
+    quarantine.finished(now=101)
+    quarantine.hear(5, now=101, more=True)
+    assert not quarantine.wants(109)
+    assert quarantine.wants(110)
 
 
 def test_room_is_made_by_one_worker_sooner_than_by_another_but_by_all_after_one_and_a_half_leases() -> None:
     def making_room(waits: float) -> int:
-        fleet = [Clearance(lease=10) for _ in range(300)]
-        for clearance in fleet:
-            clearance.hear(waits, now=0, more=True)
-        return sum(clearance.is_on(0) for clearance in fleet)
+        fleet = [Quarantine(lease=10) for _ in range(300)]
+        for quarantine in fleet:
+            quarantine.hear(waits, now=0, more=True)
+        return sum(quarantine.is_on(0) for quarantine in fleet)
 
     assert making_room(4.9) == 0
     assert 0 < making_room(7) < making_room(13) < 300

@@ -39,7 +39,7 @@ def test_before_the_first_answer_nothing_is_known_and_nobody_is_taken_for_dead()
     clock = Clock()
 
     assert not clock.is_known
-    assert not clock.vouches(LEASE, 1000.0)
+    assert not clock.is_trusted(LEASE, 1000.0)
 
 
 def test_the_first_answer_shows_no_step_however_the_clocks_differ() -> None:
@@ -50,20 +50,21 @@ def test_the_first_answer_shows_no_step_however_the_clocks_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "vouches"), [(0.0, False), (LEASE / 2, False), (LEASE - 0.1, False), (LEASE + 0.1, True), (60, True)]
+    ("after", "is_trusted"),
+    [(0.0, False), (LEASE / 2, False), (LEASE - 0.1, False), (LEASE + 0.1, True), (60, True)],
 )
-def test_nobody_is_taken_for_dead_within_a_lease_of_ones_own_start(after: float, vouches: bool) -> None:
+def test_nobody_is_taken_for_dead_within_a_lease_of_ones_own_start(after: float, is_trusted: bool) -> None:
     clock = Clock()
     in_touch(clock, 100.0, 100.0 + after)
 
-    assert clock.vouches(LEASE, 100.0 + after + 2 * TRIP) is vouches
+    assert clock.is_trusted(LEASE, 100.0 + after + 2 * TRIP) is is_trusted
 
 
 def test_it_is_the_lease_of_whom_is_judged_that_counts() -> None:
     clock = Clock()
     in_touch(clock, 100.0, 110.0)
 
-    assert [clock.vouches(lease, 110.1) for lease in (2.0, 9.0, 11.0, 60.0)] == [True, True, False, False]
+    assert [clock.is_trusted(lease, 110.1) for lease in (2.0, 9.0, 11.0, 60.0)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("step", [3600.0, 5.0, 0.2, -0.2, -5.0, -3600.0])
@@ -72,16 +73,16 @@ def test_a_step_of_the_servers_clock_is_told_by_its_length_and_nobody_is_taken_f
 ) -> None:
     clock = Clock()
     assert in_touch(clock, 100.0, 130.0) == []
-    assert clock.vouches(LEASE, 130.5)
+    assert clock.is_trusted(LEASE, 130.5)
 
     seen = told(clock, 131.0, set_by=step)
 
     assert seen == pytest.approx(step, abs=0.1)
-    assert not clock.vouches(LEASE, 131.1)
+    assert not clock.is_trusted(LEASE, 131.1)
     assert in_touch(clock, 132.0, 139.0, set_by=step) == []
-    assert not clock.vouches(LEASE, 139.5)
+    assert not clock.is_trusted(LEASE, 139.5)
     in_touch(clock, 140.0, 141.0, set_by=step)
-    assert clock.vouches(LEASE, 141.1)
+    assert clock.is_trusted(LEASE, 141.1)
 
 
 @pytest.mark.parametrize("step", [0.01, -0.01])
@@ -90,7 +91,7 @@ def test_what_may_be_the_way_of_an_answer_is_no_step(step: float) -> None:
     in_touch(clock, 100.0, 130.0)
 
     assert told(clock, 131.0, set_by=step) == 0
-    assert clock.vouches(LEASE, 131.1)
+    assert clock.is_trusted(LEASE, 131.1)
 
 
 @pytest.mark.parametrize("there", [0.0, 0.4, 2.0])
@@ -121,15 +122,15 @@ def test_a_clock_that_runs_otherwise_than_ours_vouches_for_nobodys_death(pace: f
     steps = [told(clock, at, set_by=(pace - 1) * (at - 130.0)) for at in (131.0, 132.0, 133.0, 134.0)]
 
     assert all(step * (pace - 1) > 0 for step in steps)
-    assert not clock.vouches(LEASE, 134.1)
+    assert not clock.is_trusted(LEASE, 134.1)
 
 
 @pytest.mark.parametrize(
-    ("silence", "vouches"),
+    ("silence", "is_trusted"),
     [(1.0, True), (SILENCE - 0.1, True), (SILENCE + 0.2, False), (LEASE, False), (600.0, False)],
 )
 def test_after_a_time_when_the_server_gave_no_answer_nobody_is_taken_for_dead_for_a_lease(
-    silence: float, vouches: bool
+    silence: float, is_trusted: bool
 ) -> None:
     """Others could not be heard either; and a frozen worker sees its own absence as a silence of the server's."""
     clock = Clock()
@@ -137,19 +138,19 @@ def test_after_a_time_when_the_server_gave_no_answer_nobody_is_taken_for_dead_fo
     back = 130.0 + silence
 
     assert told(clock, back) == 0  # no step
-    assert clock.vouches(LEASE, back + 0.1) is vouches
+    assert clock.is_trusted(LEASE, back + 0.1) is is_trusted
     in_touch(clock, back + 1, back + LEASE - 1)
-    assert clock.vouches(LEASE, back + LEASE - 0.9) is vouches
+    assert clock.is_trusted(LEASE, back + LEASE - 0.9) is is_trusted
     in_touch(clock, back + LEASE, back + LEASE + 1)
-    assert clock.vouches(LEASE, back + LEASE + 1.1)
+    assert clock.is_trusted(LEASE, back + LEASE + 1.1)
 
 
 def test_while_the_server_is_silent_nobody_is_taken_for_dead() -> None:
     clock = Clock()
     in_touch(clock, 100.0, 130.0)
 
-    assert clock.vouches(LEASE, 130.0 + SILENCE - 0.1)
-    assert not clock.vouches(LEASE, 130.0 + SILENCE + 0.2)
+    assert clock.is_trusted(LEASE, 130.0 + SILENCE - 0.1)
+    assert not clock.is_trusted(LEASE, 130.0 + SILENCE + 0.2)
 
 
 def test_a_silence_too_short_for_one_lease_may_be_too_long_for_another() -> None:
@@ -157,8 +158,8 @@ def test_a_silence_too_short_for_one_lease_may_be_too_long_for_another() -> None
     in_touch(clock, 100.0, 130.0)
     in_touch(clock, 133.2, 133.7, every=0.1)
 
-    assert clock.vouches(LEASE, 133.8)
-    assert not clock.vouches(5.0, 133.8)
+    assert clock.is_trusted(LEASE, 133.8)
+    assert not clock.is_trusted(5.0, 133.8)
 
 
 def test_an_older_answer_that_was_overtaken_changes_nothing() -> None:
@@ -169,7 +170,7 @@ def test_an_older_answer_that_was_overtaken_changes_nothing() -> None:
     assert clock.hear((129.0 + AHEAD + 3600) * 1000, 129.5, 130.4) == 0
 
     assert clock.now_ms(130.5) == now_ms
-    assert clock.vouches(LEASE, 130.5)
+    assert clock.is_trusted(LEASE, 130.5)
     assert told(clock, 131.0) == 0
 
 
@@ -205,14 +206,14 @@ def test_of_the_past_only_the_longest_silences_are_remembered() -> None:
     now = 400.0
 
     assert len(busy._gaps) < 10
-    assert busy.vouches(60.0, now)
-    assert busy.vouches(290.0, now)
-    assert not busy.vouches(310.0, now)
+    assert busy.is_trusted(60.0, now)
+    assert busy.is_trusted(290.0, now)
+    assert not busy.is_trusted(310.0, now)
 
 
 def test_answers_that_come_thick_and_fast_need_no_memory() -> None:
     clock = ages([0.001] * 20_000)  # 20 s
 
     assert len(clock._gaps) == 0
-    assert clock.vouches(LEASE, 120.0)
-    assert not clock.vouches(21.0, 120.0)
+    assert clock.is_trusted(LEASE, 120.0)
+    assert not clock.is_trusted(21.0, 120.0)

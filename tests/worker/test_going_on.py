@@ -16,8 +16,8 @@ from redisjobs.model.job import Priority
 from redisjobs.model.queries import Cancel, Count
 from redisjobs.model.transitions import Ack, Exchange, NewJob, Reply, Settlements
 from redisjobs.queue import JobQueue
-from redisjobs.worker.processor import Processor
-from redisjobs.worker.running.call import Means
+from redisjobs.worker.run import WorkerRun
+from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.guard import Guard
@@ -103,7 +103,7 @@ async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_jo
 ) -> None:
     worker = Worker(queue)
     first, tries = worker.worker_id, list[str]()
-    processor = Processor([worker.settings], until_idle=True)
+    processor = WorkerRun([worker.settings], until_idle=True)
     (source,) = processor.sources
     join = source.member.consumer.open
 
@@ -130,9 +130,9 @@ async def test_a_worker_leaves_no_connection_open_though_nobody_closes_its_queue
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
-            assert worker._processor is not None
-            (source,) = worker._processor.sources
+            await eventually(lambda: worker._current and worker._current.sources[0].fetcher.waiting)
+            assert worker._current is not None
+            (source,) = worker._current.sources
             source.reclaimer.tidy_at = 0.0
             source.fetcher.interrupt()
             await eventually(lambda: source.reclaimer.tidy_at > 0)
@@ -251,7 +251,7 @@ async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_j
 async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_reply_that_brought_it(
     queue: JobQueue, source: Source, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source.reclaimer._clock, "vouches", lambda lease, now: True)
+    monkeypatch.setattr(source.reclaimer._clock, "is_trusted", lambda lease, now: True)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     asked_at = time.monotonic()
     late = await source.member.consumer.wait(1, 1)
@@ -274,9 +274,11 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
 ) -> None:
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
         worker = Worker(queue)
-        processor = Processor([worker.settings], until_idle=False)
+        processor = WorkerRun([worker.settings], until_idle=False)
         (source,) = processor.sources
-        processor.pool.means = Means(Guard(), Contexts(), processor.pool.deadlines, processor.threads, None)
+        processor.pool.means = HandlerRuntime(
+            Guard(), Contexts(), processor.pool.deadlines, processor.threads, None
+        )
         await source.member.join()
         source.member.opened = True
         if lost:
@@ -328,11 +330,11 @@ async def test_a_fenced_worker_cancels_its_handlers_though_a_call_of_its_own_han
             tasks.start_soon(worker.run)
             await queue.push(Long())
             await started.wait()
-            assert worker._processor is not None
-            monkeypatch.setattr(worker._processor.sources[0].member.consumer, "reclaim", hang)
+            assert worker._current is not None
+            monkeypatch.setattr(worker._current.sources[0].member.consumer, "reclaim", hang)
             await hangs.wait()
             await fence(store, worker.worker_id)
-            worker._processor.sources[0].beats.heartbeat.hurry()
+            worker._current.sources[0].beats.heartbeat.hurry()
 
             await cancelled.wait()
             worker.stop_now()
@@ -358,7 +360,7 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
-    processor = Processor([Worker(queue).settings], until_idle=True)
+    processor = WorkerRun([Worker(queue).settings], until_idle=True)
     (source,) = processor.sources
     exchange, lost = source.member.consumer.exchange, list[str]()
 
@@ -419,8 +421,8 @@ async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_a
             await queue.push(Long())
             await eventually(lambda: len(runs) == 1)
             store.admin.xgroup_delconsumer(store.stream(), "workers", worker.worker_id)
-            assert worker._processor is not None
-            worker._processor.sources[0].reclaimer.tidy_at = 0
+            assert worker._current is not None
+            worker._current.sources[0].reclaimer.tidy_at = 0
 
             await eventually(lambda: [name for _, name, _ in store.pending()] == [worker.worker_id], within=20)
             ends.set()

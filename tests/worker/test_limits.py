@@ -35,7 +35,7 @@ from redisjobs.model.queries import Cancel, Count, FindLimits, SetLimit, Tidy
 from redisjobs.model.transitions import Ack, NewJob, Release
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.promoter import Promoter
 
 pytestmark = pytest.mark.anyio
@@ -383,7 +383,7 @@ async def test_a_worker_runs_until_idle_only_once_it_has_claimed_after_the_other
         await alone.push("a")
         await alone.push("b")
         (held,) = (await stopping.exchange([], 9)).leases
-        processor = Processor([Worker(queue).settings], until_idle=True)
+        processor = WorkerRun([Worker(queue).settings], until_idle=True)
         (source,) = processor.sources
         consumer, settled = source.member.consumer, list[Reply]()
         look = consumer.reclaim

@@ -26,7 +26,7 @@ from redisjobs.model.job import State
 from redisjobs.model.queries import Find
 from redisjobs.model.transitions import Exchange, Lease
 from redisjobs.torture.proxy import Proxy
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 
 pytestmark = pytest.mark.anyio
 LEASE = 1.5  # seconds
@@ -348,7 +348,7 @@ def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given
 
 
 async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) -> None:
-    processor = Processor([Worker(queue_at(store.driver, store.queue_name)).settings], until_idle=True)
+    processor = WorkerRun([Worker(queue_at(store.driver, store.queue_name)).settings], until_idle=True)
     (source,) = processor.sources
     now = time.monotonic()
     source.promoter.learn(Exchange(due_in=0.5), now)

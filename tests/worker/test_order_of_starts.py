@@ -238,7 +238,7 @@ async def test_a_job_that_was_claimed_ahead_is_passed_by_one_of_higher_priority(
     worker = Worker(queue, concurrency=1)
     await push(queue, [f"below {number}" for number in range(20)])
     async with working(worker):
-        await eventually(lambda: worker._processor and worker._processor.pool.slots.held == 5)
+        await eventually(lambda: worker._current and worker._current.pool.slots.held == 5)
         await push(queue, ["above"], HIGH)
         starts.end("below 0")  # the next one is in the slot at once, and there is room to claim one more
         await eventually(lambda: any(b'"above"' in run.lease.fields[b"parameters"] for run in leases(worker)))
@@ -250,8 +250,8 @@ async def test_a_job_that_was_claimed_ahead_is_passed_by_one_of_higher_priority(
 
 
 def leases(worker: Worker) -> Any:
-    assert worker._processor
-    return worker._processor.sources[0].dispatcher.leases
+    assert worker._current
+    return worker._current.sources[0].dispatcher.leases
 
 
 @pytest.mark.parametrize("why", ["a limit", "a name is paused", "a job is held"])
@@ -429,7 +429,7 @@ async def test_a_queue_that_is_joined_late_has_its_slots_of_a_worker_that_starts
     await push(second, [f"second {number}" for number in range(9)])
     worker = Worker([first, second], concurrency=3, strict=strict)
     async with second, working(worker):
-        await eventually(lambda: worker._processor and worker._processor.sources[1].member.opened)
+        await eventually(lambda: worker._current and worker._current.sources[1].member.opened)
         await anyio.sleep(0.3)  # in which nothing is to start
         assert starts.all == []
         slow.answer()

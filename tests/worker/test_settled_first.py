@@ -86,8 +86,8 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
         await eventually(lambda: "reclaim" in driver.asked)  # in touch for long enough to do so
         driver.unavailable = True
         go.set()
-        await eventually(lambda: worker._processor and worker._processor.sources[0].member.unavailable)
-        worker._processor.sources[0].reclaimer.look_at = 0.0  # type: ignore[union-attr]
+        await eventually(lambda: worker._current and worker._current.sources[0].member.unavailable)
+        worker._current.sources[0].reclaimer.look_at = 0.0  # type: ignore[union-attr]
         driver.asked.clear()
         driver.unavailable = False
         await eventually(lambda: {"settle", "reclaim"} <= set(driver.asked))

@@ -242,9 +242,9 @@ async def test_a_worker_that_is_alone_looks_for_the_dead_less_often_until_anothe
     worker = Worker(JobQueue(driver, "q"), lease=60)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: len(driver.looks) == 1 and worker._processor)
-        assert worker._processor is not None
-        reclaimer = worker._processor.sources[0].reclaimer
+        await eventually(lambda: len(driver.looks) == 1 and worker._current)
+        assert worker._current is not None
+        reclaimer = worker._current.sources[0].reclaimer
         await eventually(lambda: reclaimer.every == 7.5)
         await MemoryDriver(driver.memory).consumer("other", lease=3600, max_deliveries=3).open()
         await eventually(lambda: reclaimer.every == 2)
@@ -258,8 +258,8 @@ async def test_a_worker_that_comes_as_another_hears_that_it_is_alone_is_heard_of
     worker = Worker(JobQueue(driver, "q"), lease=60)
 
     async def come() -> None:
-        assert worker._processor is not None
-        reclaimer, heard = worker._processor.sources[0].reclaimer, anyio.Event()
+        assert worker._current is not None
+        reclaimer, heard = worker._current.sources[0].reclaimer, anyio.Event()
         hear = reclaimer.hear_of_another
 
         def note() -> None:
@@ -273,9 +273,9 @@ async def test_a_worker_that_comes_as_another_hears_that_it_is_alone_is_heard_of
     driver.on_its_way = come
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._processor and worker._processor.sources[0].reclaimer.asked_at > 0)
-        assert worker._processor is not None
-        assert worker._processor.sources[0].reclaimer.every == 2
+        await eventually(lambda: worker._current and worker._current.sources[0].reclaimer.asked_at > 0)
+        assert worker._current is not None
+        assert worker._current.sources[0].reclaimer.every == 2
         worker.stop()
 
 

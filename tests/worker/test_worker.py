@@ -105,7 +105,7 @@ async def until(queue: JobQueue, state: State, number: int) -> None:
 
 async def until_it_waits(worker: Worker) -> None:
     """Wait until a worker has found nothing to do, and waits in a blocking read."""
-    await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
+    await eventually(lambda: worker._current and worker._current.sources[0].fetcher.waiting)
 
 
 # Running
@@ -844,7 +844,7 @@ async def one_runs_and_two_wait(queue: JobQueue) -> AsyncIterator[tuple[Worker, 
     await queue.push_many(Work(number) for number in range(3))
     worker = Worker(queue, concurrency=1)
     async with working(worker):
-        await eventually(lambda: worker._processor and worker._processor.pool.slots.held == 3)
+        await eventually(lambda: worker._current and worker._current.pool.slots.held == 3)
         yield worker, began, may_end
 
 
@@ -890,8 +890,8 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_a_slot_never_starts(
 ) -> None:
     monkeypatch.setattr(exchanger, "PATIENCE", 60.0)
     async with one_runs_and_two_wait(queue) as (worker, began, may_end):
-        assert worker._processor
-        leases = worker._processor.sources[0].dispatcher.leases
+        assert worker._current
+        leases = worker._current.sources[0].dispatcher.leases
         for job in await queue.jobs(State.RUNNING):
             if '"number":1' in job.parameters:
                 await queue.cancel(job.job_id)
@@ -969,8 +969,8 @@ async def test_nothing_is_claimed_ahead_where_some_jobs_have_a_limit_or_a_worker
 
     @queue.register(Work)
     async def work(_: Work) -> None:
-        assert worker._processor
-        held.append(worker._processor.pool.slots.held)
+        assert worker._current
+        held.append(worker._current.pool.slots.held)
         await anyio.sleep(0.001)
 
     if why == "a limit":

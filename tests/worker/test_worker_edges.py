@@ -121,7 +121,7 @@ async def test_another_thread_can_stop_an_idle_worker_at_once(queue: JobQueue, h
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
+            await eventually(lambda: worker._current and worker._current.sources[0].fetcher.waiting)
 
             asked = time.monotonic()
             await in_a_thread(getattr(worker, how))
@@ -283,7 +283,7 @@ async def test_a_worker_that_could_not_beat_for_a_lease_is_live_and_not_ready_un
 async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_ends(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.processor.Heartbeat", Mortal)
+    monkeypatch.setattr("redisjobs.worker.run.Heartbeat", Mortal)
     monkeypatch.setattr(Mortal, "dying", False)
     worker = Worker(queue, lease=2)
 

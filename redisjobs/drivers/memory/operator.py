@@ -36,10 +36,11 @@ from redisjobs.drivers.memory.waiting import ask
 from redisjobs.model.driver import supported
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import (
-    Ask,
     Backlog,
+    BulkResult,
     Cancel,
     Change,
+    ChangeMany,
     Count,
     Counts,
     Declare,
@@ -50,9 +51,10 @@ from redisjobs.model.queries import (
     FindLimits,
     FindPauses,
     FindWorkers,
+    GetBacklog,
+    GetStatus,
     GroupDead,
     Hold,
-    Measure,
     Pause,
     Query,
     Requeue,
@@ -62,8 +64,6 @@ from redisjobs.model.queries import (
     Row,
     Scan,
     SetLimit,
-    Several,
-    Taken,
     Tidy,
     Unhold,
     Unpark,
@@ -161,7 +161,7 @@ def delete(memory: Memory, change: Delete) -> Reply:
         return Reply.OK
 
 
-def requeue_all(memory: Memory, change: RequeueAll) -> Taken:
+def requeue_all(memory: Memory, change: RequeueAll) -> BulkResult:
     """Give dead letters another life, one step."""
     wait_ms = change.wait_ms
 
@@ -175,18 +175,18 @@ def requeue_all(memory: Memory, change: RequeueAll) -> Taken:
     return _take(memory, change.filter, change.after, take)
 
 
-def delete_all(memory: Memory, change: DeleteAll) -> Taken:
+def delete_all(memory: Memory, change: DeleteAll) -> BulkResult:
     """Throw dead letters away, one step."""
     return _take(memory, change.filter, change.after, lambda letter: delete(memory, Delete(letter)) is Reply.OK)
 
 
-def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[str], bool]) -> Taken:
+def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[str], bool]) -> BulkResult:
     with memory.lock:
         if not after:
             newest = next(reversed(memory.aside["dead"]), "")
-            return Taken([], newest and _next_to(newest))
+            return BulkResult([], newest and _next_to(newest))
         step = scan(memory, Scan(State.DEAD, wanted, after, _MOST_TAKEN))
-        return Taken([row.job_id for row in step.rows if take(f"{row.key}@dead")], step.after)
+        return BulkResult([row.job_id for row in step.rows if take(f"{row.key}@dead")], step.after)
 
 
 def _next_to(entry: str) -> str:
@@ -194,7 +194,7 @@ def _next_to(entry: str) -> str:
     return f"{ms}-{int(sequence) + 1}"
 
 
-def several(memory: Memory, changes: Several) -> list[Reply]:
+def several(memory: Memory, changes: ChangeMany) -> list[Reply]:
     """Make some changes, one after another."""
     return [change(memory, each) for each in changes.changes]
 
@@ -221,7 +221,7 @@ def counts(memory: Memory, query: Count) -> Counts:
         return Counts(ready, sum(running.values()), len(memory.delayed), totals=dict(memory.totals), **aside)
 
 
-def backlog(memory: Memory, query: Measure) -> Backlog:
+def backlog(memory: Memory, query: GetBacklog) -> Backlog:
     """Tell since when the oldest ready jobs have been ready, and how many workers there are."""
     with memory.lock:
         since: list[tuple[Priority, float]] = []
@@ -255,16 +255,16 @@ _READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
     GroupDead: groups,
     Count: counts,
     ListSchedules: schedules,
-    Measure: backlog,
+    GetBacklog: backlog,
 }
 _CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
     Cancel: cancel,
     Requeue: requeue,
     Delete: delete,
-    Several: several,
+    ChangeMany: several,
     RequeueAll: requeue_all,
     DeleteAll: delete_all,
-    Ask: ask,
+    GetStatus: ask,
     Retain: retain,
     Declare: declare,
     Tidy: tidy,

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from redisjobs.drivers.redis.crowd import WORTH, Batch, Crowd, WaitingPush, answer, jobs_of
+from redisjobs.drivers.redis.pending_pushes import WORTH, Batch, PendingPush, PendingPushes, answer, jobs_of
 from redisjobs.errors import Unavailable
 from redisjobs.model.transitions import LONGEST_TRY, NewJob, Pushed
 
@@ -28,7 +28,7 @@ class Coalescer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._crowd = Crowd()
+        self._crowd = PendingPushes()
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -46,7 +46,7 @@ class Coalescer:
                 if self._crowd:
                     self._set_out()
         future: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
-        self._crowd.add(WaitingPush(jobs, repeated, future))
+        self._crowd.add(PendingPush(jobs, repeated, future))
         self._set_out()
         return await future
 

@@ -21,7 +21,7 @@ from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import Notification, PushedInPart
-from redisjobs.model.queries import Change, Query, Several
+from redisjobs.model.queries import Change, ChangeMany, Query
 from redisjobs.model.transitions import LONGEST_TRY, NewJob, Pushed
 
 T = TypeVar("T")
@@ -187,7 +187,7 @@ class RedisDriver:
         return await self._run(self.commands.read(query))
 
     async def change(self, change: Change[T]) -> T:
-        if isinstance(change, Several):
+        if isinstance(change, ChangeMany):
             replies: Any = await self._run_all([self.commands.change(each) for each in change.changes])
             return replies  # type: ignore[no-any-return]
         return await self._run(self.commands.change(change))
@@ -328,7 +328,7 @@ class SyncRedisDriver:
         return self._run(self.commands.read(query), until)
 
     def change(self, change: Change[T], *, until: float = math.inf) -> T:
-        if isinstance(change, Several):
+        if isinstance(change, ChangeMany):
             commands = [self.commands.change(each) for each in change.changes]
             replies: Any = self._call(lambda connection: connection.run_all(commands, until), until)
             return replies  # type: ignore[no-any-return]

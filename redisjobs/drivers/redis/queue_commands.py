@@ -24,8 +24,8 @@ from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_word
 from redisjobs.model.driver import supported
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import (
-    Ask,
     Backlog,
+    BulkResult,
     Cancel,
     Change,
     Count,
@@ -39,12 +39,14 @@ from redisjobs.model.queries import (
     FindLimits,
     FindPauses,
     FindWorkers,
+    GetBacklog,
+    GetStatus,
     Group,
     GroupDead,
     Grouped,
     Hold,
+    JobStatus,
     LimitsFound,
-    Measure,
     Pause,
     Pauses,
     Query,
@@ -56,8 +58,6 @@ from redisjobs.model.queries import (
     Scan,
     Scanned,
     SetLimit,
-    Standing,
-    Taken,
     Tidied,
     Tidy,
     Unhold,
@@ -196,7 +196,7 @@ class QueueCommands(ScheduleCommands):
 
         return self._run("counts", [], partial(parse, {}))
 
-    def backlog(self, query: Measure) -> Command[Backlog]:
+    def backlog(self, query: GetBacklog) -> Command[Backlog]:
         return self._run("backlog", [self._now], _backlog)
 
     def workers(self, query: FindWorkers) -> Command[WorkersFound]:
@@ -274,14 +274,14 @@ class QueueCommands(ScheduleCommands):
     def delete(self, change: Delete) -> Command[Reply]:
         return self._run("delete", [raw_id(change.job_id), self._now], reply_of)
 
-    def requeue_all(self, change: RequeueAll) -> Command[Taken]:
+    def requeue_all(self, change: RequeueAll) -> Command[BulkResult]:
         waits = [f"{change.wait_ms:.3f}", f"{change.pause_ms:.3f}"]
         return self._run("requeue_all", [change.after, *_words(change.filter), *waits, self._now], _taken)
 
-    def delete_all(self, change: DeleteAll) -> Command[Taken]:
+    def delete_all(self, change: DeleteAll) -> Command[BulkResult]:
         return self._run("delete_all", [change.after, *_words(change.filter), self._now], _taken)
 
-    def ask(self, change: Ask) -> Command[list[Standing]]:
+    def ask(self, change: GetStatus) -> Command[list[JobStatus]]:
         arguments: list[Word] = [change.process, str(_REPLY_BYTES), *map(raw_id, change.job_ids)]
         return self._run("ask", arguments, lambda reply: [*map(_standing, reply)])
 
@@ -404,9 +404,9 @@ def _words(wanted: Filter) -> list[bytes | str]:
     return [*texts, "" if wanted.older_ms is None else str(wanted.older_ms)]
 
 
-def _taken(reply: Any) -> Taken:
+def _taken(reply: Any) -> BulkResult:
     after, *job_ids = reply
-    return Taken([*map(text_id, job_ids)], after.decode())
+    return BulkResult([*map(text_id, job_ids)], after.decode())
 
 
 _DUTIES: Mapping[str, Callable[[QueueCommands, str], Command[Tidied]]] = {
@@ -425,7 +425,7 @@ _READS: Mapping[type[Query[Any]], Callable[[QueueCommands, Any], Command[Any]]] 
     GroupDead: QueueCommands.groups,
     Count: QueueCommands.counts,
     ListSchedules: QueueCommands.schedules,
-    Measure: QueueCommands.backlog,
+    GetBacklog: QueueCommands.backlog,
 }
 _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]]] = {
     Cancel: QueueCommands.cancel,
@@ -433,7 +433,7 @@ _CHANGES: Mapping[type[Change[Any]], Callable[[QueueCommands, Any], Command[Any]
     Delete: QueueCommands.delete,
     RequeueAll: QueueCommands.requeue_all,
     DeleteAll: QueueCommands.delete_all,
-    Ask: QueueCommands.ask,
+    GetStatus: QueueCommands.ask,
     Retain: QueueCommands.retain,
     Declare: QueueCommands.declare,
     Tidy: QueueCommands.tidy,
@@ -497,27 +497,27 @@ def _row(reply: Any) -> Row:
     )
 
 
-def _standing(reply: Any) -> Standing:
+def _standing(reply: Any) -> JobStatus:
     if reply[0] == b"LATER":
-        return Standing(Ending.LATER)
+        return JobStatus(Ending.LATER)
     word, *facts, progress = reply
     return replace(_ended(Ending(word.decode()), facts), progress=progress)
 
 
-def _ended(ending: Ending, facts: Sequence[bytes]) -> Standing:
+def _ended(ending: Ending, facts: Sequence[bytes]) -> JobStatus:
     match ending:
         case Ending.PENDING:
             place, keep = facts
-            return Standing(ending, place.decode(), keep=_whole(keep) if keep.isdigit() else None)
+            return JobStatus(ending, place.decode(), keep=_whole(keep) if keep.isdigit() else None)
         case Ending.COMPLETED:
-            return Standing(ending, value=facts[0])
+            return JobStatus(ending, value=facts[0])
         case Ending.REFUSED:
-            return Standing(ending, error=_shown(facts[0]))
+            return JobStatus(ending, error=_shown(facts[0]))
         case Ending.DEAD:
             error, error_type, traceback, reason = map(_shown, facts)
-            return Standing(ending, error=error, error_type=error_type, traceback=traceback, reason=reason)
+            return JobStatus(ending, error=error, error_type=error_type, traceback=traceback, reason=reason)
         case _:
-            return Standing(ending)
+            return JobStatus(ending)
 
 
 def _group(reply: Any) -> Group:

@@ -17,18 +17,18 @@ from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import (
     Cancel,
     Change,
+    ChangeMany,
     Count,
     Delete,
     Filter,
     Find,
     FindWorkers,
+    GetBacklog,
     GroupDead,
-    Measure,
     Query,
     Requeue,
     Retain,
     Scan,
-    Several,
     Tidy,
 )
 from redisjobs.model.retention import Keep, Retention
@@ -102,7 +102,7 @@ QUERIES: list[Query[Any]] = [
     *(Scan(state, Filter(older_ms=0)) for state in State),
     GroupDead(),
     Count(),
-    Measure(),
+    GetBacklog(),
 ]
 
 
@@ -243,7 +243,7 @@ async def test_workers_are_found_with_what_they_said_at_their_last_heartbeat(
     assert all(lease > 0 for lease, _ in found.values())
 
 
-@needs(Measure)
+@needs(GetBacklog)
 async def test_the_oldest_ready_job_of_each_priority_tells_how_far_the_queue_is_behind(
     store: DriverStore, driver: Driver
 ) -> None:
@@ -252,14 +252,14 @@ async def test_the_oldest_ready_job_of_each_priority_tells_how_far_the_queue_is_
     store.clock.advance(20)
     await driver.push([job("second")], repeated=False)
 
-    backlog = await driver.read(Measure())
+    backlog = await driver.read(GetBacklog())
 
     assert backlog.oldest.keys() == {Priority.HIGH, Priority.NORMAL}
     # An entry's id is by the server's own clock, and later than when this one was stopped.
     assert all(0 < seconds <= 20 for seconds in backlog.oldest.values())
 
 
-@needs(Measure)
+@needs(GetBacklog)
 async def test_a_job_that_was_handed_back_waits_since_it_was_pushed_and_one_that_runs_does_not(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:
@@ -267,41 +267,41 @@ async def test_a_job_that_was_handed_back_waits_since_it_was_pushed_and_one_that
     consumer = await worker("w")
     await driver.push([job("back"), job("runs")], repeated=False)
     leases = (await consumer.exchange([], 2)).leases
-    assert (await driver.read(Measure())).oldest == {}
+    assert (await driver.read(GetBacklog())).oldest == {}
 
     store.clock.advance(20)
     await consumer.exchange([(lease, Release()) for lease in leases if lease.job_id == "back"], None)
 
-    assert 0 < (await driver.read(Measure())).oldest[Priority.NORMAL] <= 20
+    assert 0 < (await driver.read(GetBacklog())).oldest[Priority.NORMAL] <= 20
 
 
-@needs(Measure)
+@needs(GetBacklog)
 async def test_a_delayed_job_that_is_due_waits_though_no_worker_has_made_it_ready(
     store: DriverStore, driver: Driver
 ) -> None:
     store.clock.advance(0)
     await driver.push([job("late", due=After(5000), priority=Priority.LOW)], repeated=False)
-    assert (await driver.read(Measure())).oldest == {}
+    assert (await driver.read(GetBacklog())).oldest == {}
 
     store.clock.advance(35)
 
-    assert (await driver.read(Measure())).oldest == {Priority.LOW: pytest.approx(30, abs=0.01)}
+    assert (await driver.read(GetBacklog())).oldest == {Priority.LOW: pytest.approx(30, abs=0.01)}
 
 
-@needs(Measure)
+@needs(GetBacklog)
 async def test_workers_are_counted_for_as_long_as_their_leases_run(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:
     for worker_id in ("one", "two"):
         await worker(worker_id, lease=30)
-    assert (await driver.read(Measure())).workers == 2
+    assert (await driver.read(GetBacklog())).workers == 2
 
     store.age(60)
 
-    assert (await driver.read(Measure())).workers == 0
+    assert (await driver.read(GetBacklog())).workers == 0
 
 
-@needs(Several)
+@needs(ChangeMany)
 async def test_several_changes_are_made_and_each_is_answered(store: DriverStore, driver: Driver) -> None:
     await put_in_each_state(store)
     changes: list[Cancel | Requeue | Delete] = [
@@ -311,12 +311,15 @@ async def test_several_changes_are_made_and_each_is_answered(store: DriverStore,
         Cancel("running"),
     ]
 
-    replies = await driver.change(Several(changes))
+    replies = await driver.change(ChangeMany(changes))
 
     assert replies == [Reply.CANCELLED, Reply.NOT_FOUND, Reply.OK, Reply.CANCELLING]
     assert await driver.change(Cancel("dead")) is Reply.CANCELLED
     with closing(sync_side(store.driver)) as sync:
-        assert sync.change(Several([Cancel("delayed"), Cancel("unknown")])) == [Reply.CANCELLED, Reply.NOT_FOUND]
+        assert sync.change(ChangeMany([Cancel("delayed"), Cancel("unknown")])) == [
+            Reply.CANCELLED,
+            Reply.NOT_FOUND,
+        ]
 
 
 @needs(Tidy)

@@ -10,7 +10,7 @@ import pytest
 
 from redisjobs.model.driver import Notification
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Ask, Cancel, Delete, Ending, Find, Requeue, Standing
+from redisjobs.model.queries import Cancel, Delete, Ending, Find, GetStatus, JobStatus, Requeue
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -50,8 +50,8 @@ def kept(job_id: str, keep_ms: int = HOUR, **options: Any) -> NewJob:
     return NewJob(job_id, fields, **options)
 
 
-async def standing(store: DriverStore, job_id: str = "a", process: str = "") -> Standing:
-    (answer,) = await store.driver.change(Ask([job_id], process))
+async def standing(store: DriverStore, job_id: str = "a", process: str = "") -> JobStatus:
+    (answer,) = await store.driver.change(GetStatus([job_id], process))
     return answer
 
 
@@ -90,32 +90,32 @@ async def until_told(heard: list[str], many: int = 1) -> None:
             await anyio.sleep(0.005)
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: DriverStore, worker: Open) -> None:
     await push(store, kept("a"), job("b"), kept("c", 0, due=After(9000)))
     await push(store, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH))
 
-    assert await store.driver.change(Ask(["a", "b", "c", "low", "high"])) == [
-        Standing(Ending.PENDING, "normal", keep=HOUR),
-        Standing(Ending.PENDING, "normal"),
-        Standing(Ending.PENDING, "delayed", keep=0),
-        Standing(Ending.PENDING, "low"),
-        Standing(Ending.PENDING, "high"),
+    assert await store.driver.change(GetStatus(["a", "b", "c", "low", "high"])) == [
+        JobStatus(Ending.PENDING, "normal", keep=HOUR),
+        JobStatus(Ending.PENDING, "normal"),
+        JobStatus(Ending.PENDING, "delayed", keep=0),
+        JobStatus(Ending.PENDING, "low"),
+        JobStatus(Ending.PENDING, "high"),
     ]
     await claim(await worker())
-    assert await standing(store) == Standing(Ending.PENDING, "normal", keep=HOUR)
+    assert await standing(store) == JobStatus(Ending.PENDING, "normal", keep=HOUR)
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, kept("a"))
 
     assert await settle(one, await claim_one(one), RESULT) == Reply.OK
-    assert await standing(store) == Standing(Ending.COMPLETED, value=b'{"total":5}')
+    assert await standing(store) == JobStatus(Ending.COMPLETED, value=b'{"total":5}')
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_result_is_kept_though_only_the_worker_knew_that_it_is_to_be(
     store: DriverStore, worker: Open
 ) -> None:
@@ -126,7 +126,7 @@ async def test_a_result_is_kept_though_only_the_worker_knew_that_it_is_to_be(
     assert (await standing(store)).value == b'{"total":5}'
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, *(kept(name) for name in "abcd"), job("e"))
@@ -140,13 +140,13 @@ async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, worker:
     answer = await one.exchange([(leases[name], results[name]) for name in "eabcd"], None)
 
     assert [*answer.replies] == [Reply.OK] * 5
-    standings = await store.driver.change(Ask([*"abcde"]))
+    standings = await store.driver.change(GetStatus([*"abcde"]))
     assert [each.value for each in standings] == [b'"a"', b'"b"', b'"c"', b"", b""]
-    assert standings[3] == Standing(Ending.REFUSED, error="too large")
-    assert standings[4] == Standing(Ending.NOT_FOUND)
+    assert standings[3] == JobStatus(Ending.REFUSED, error="too large")
+    assert standings[4] == JobStatus(Ending.NOT_FOUND)
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, kept("a"), kept("b"), kept("c"))
@@ -165,7 +165,7 @@ async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore,
     assert (await standing(store, "c")).ending is Ending.NOT_FOUND
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, kept("a"))
@@ -178,7 +178,7 @@ async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverSt
     assert (await standing(store)).ending is Ending.PENDING
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStore, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, kept("delayed", due=After(9000)), kept("ready"))
@@ -193,11 +193,11 @@ async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStor
     await outlive(store, two)
     await claim(two)
 
-    standings = await store.driver.change(Ask(["delayed", "ready", "runs", "again", "lost"]))
-    assert standings == [Standing(Ending.CANCELLED)] * 5
+    standings = await store.driver.change(GetStatus(["delayed", "ready", "runs", "again", "lost"]))
+    assert standings == [JobStatus(Ending.CANCELLED)] * 5
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_knew_that_this_is_kept(
     store: DriverStore, worker: Open
 ) -> None:
@@ -210,37 +210,37 @@ async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_
     assert (await standing(store)).ending is Ending.CANCELLED
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_dead_letter_says_why(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, kept("a"), job("b"))
     for lease in await claim(one):
         await settle(one, lease, FAILED)
 
-    why = Standing(
+    why = JobStatus(
         Ending.DEAD,
         error="ValueError: no",
         error_type="ValueError",
         traceback="the traceback",
         reason="failed",
     )
-    assert await store.driver.change(Ask(["a", "b"])) == [why, why]
+    assert await store.driver.change(GetStatus(["a", "b"])) == [why, why]
     await store.driver.change(Delete("a"))
     await store.driver.change(Delete("b"))
-    left = Standing(Ending.DEAD, error="ValueError: no", error_type="ValueError")
-    assert await store.driver.change(Ask(["a", "b"])) == [left, Standing(Ending.NOT_FOUND)]
+    left = JobStatus(Ending.DEAD, error="ValueError: no", error_type="ValueError")
+    assert await store.driver.change(GetStatus(["a", "b"])) == [left, JobStatus(Ending.NOT_FOUND)]
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, "a")
     await settle(one, await claim_one(one), Ack())
 
-    assert await store.driver.change(Ask(["a", "never"], "me")) == [Standing(Ending.NOT_FOUND)] * 2
+    assert await store.driver.change(GetStatus(["a", "never"], "me")) == [JobStatus(Ending.NOT_FOUND)] * 2
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
     store: DriverStore, worker: Open
 ) -> None:
@@ -253,7 +253,7 @@ async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
     await ends_by_itself(store, Ending.NOT_FOUND)
 
 
-@needs(Ask)
+@needs(GetStatus)
 @pytest.mark.parametrize("begin", ["push", "requeue"])
 async def test_a_new_life_of_an_id_forgets_how_the_last_one_ended(
     store: DriverStore, worker: Open, begin: str
@@ -280,7 +280,7 @@ ENDS: dict[str, Callable[[DriverStore, Any, Any], Awaitable[Any]]] = {
 }
 
 
-@needs(Ask)
+@needs(GetStatus)
 @pytest.mark.parametrize("end", ENDS)
 async def test_a_process_that_waits_is_told_once_when_the_job_ends(
     store: DriverStore, worker: Open, end: str
@@ -289,8 +289,8 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
     await push(store, "a", "b")
     a, b = await claim(one)
     async with told(store) as heard, told(store, "other") as others:
-        await store.driver.change(Ask(["a", "b", "never"], "me"))
-        await store.driver.change(Ask(["b"], "other"))
+        await store.driver.change(GetStatus(["a", "b", "never"], "me"))
+        await store.driver.change(GetStatus(["b"], "other"))
 
         await ENDS[end](store, one, a)
         await until_told(heard)
@@ -300,9 +300,9 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
         await until_told(others)
         await push(store, "d")
         await settle(one, await claim_one(one), RESULT)  # nobody waits for this one
-        await store.driver.change(Ask(["b"], "me"))
+        await store.driver.change(GetStatus(["b"], "me"))
         await push(store, "c")
-        await store.driver.change(Ask(["c"], "me"))
+        await store.driver.change(GetStatus(["c"], "me"))
         await store.driver.change(Cancel("c"))
         await until_told(heard, 3)
 
@@ -310,7 +310,7 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
     assert others == ["changed b"]
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_asked(
     store: DriverStore, worker: Open
 ) -> None:
@@ -319,34 +319,34 @@ async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_a
     lease = await claim_one(one)
     async with told(store, "p1") as first, told(store, "p2") as second, told(store, "p3") as third:
         for process in ("p1", "p2", "p3", "p2", "p1"):
-            await store.driver.change(Ask(["a"], process))
+            await store.driver.change(GetStatus(["a"], process))
         await settle(one, lease, Ack())
         for heard in (first, second, third):
             await until_told(heard)
-        await store.driver.change(Ask(["a"], "p1"))
+        await store.driver.change(GetStatus(["a"], "p1"))
 
     assert first == second == third == ["changed a"]
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, *"abcd")
     leases = await claim(one)
     async with told(store) as heard:
-        await store.driver.change(Ask(["b", "d"], "me"))
+        await store.driver.change(GetStatus(["b", "d"], "me"))
         await one.exchange([(lease, Ack()) for lease in leases], None)
         await until_told(heard, 2)
 
     assert sorted(heard) == ["changed b", "changed d"]
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, kept("a"))
     async with told(store) as heard:
-        await store.driver.change(Ask(["a"], "me"))
+        await store.driver.change(GetStatus(["a"], "me"))
         await settle(one, await claim_one(one), Release())
         await settle(one, await claim_one(one), AGAIN)
         assert (await standing(store)).ending is Ending.PENDING
@@ -356,18 +356,18 @@ async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: Driv
     assert heard == ["changed a"]
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, "a")
     lease = await claim_one(one)
-    await store.driver.change(Ask(["a"]))  # asks, and does not wait
+    await store.driver.change(GetStatus(["a"]))  # asks, and does not wait
     before = store.contents()
-    await store.driver.change(Ask(["a"], "me"))
+    await store.driver.change(GetStatus(["a"], "me"))
     assert store.contents() != before
     await settle(one, lease, Ack())
     after = store.contents()
-    await store.driver.change(Ask(["a"], "me"))
+    await store.driver.change(GetStatus(["a"], "me"))
 
     assert store.contents() == after
 
@@ -375,7 +375,7 @@ async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverSt
 SOME = ReportProgress(b'{"fraction":0.5}')
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_told(
     store: DriverStore, worker: Open
 ) -> None:
@@ -383,7 +383,7 @@ async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_t
     await push(store, "a", "b")
     a, b = await claim(one)
     async with told(store) as heard:
-        await store.driver.change(Ask(["a"], "me"))
+        await store.driver.change(GetStatus(["a"], "me"))
         assert await settle(one, a, SOME) == Reply.OK
         assert await settle(one, b, SOME) == Reply.OK
         await until_told(heard)
@@ -397,7 +397,7 @@ async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_t
     assert heard == ["changed a"] * 3
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, "a", "b", kept("c"))
@@ -411,7 +411,7 @@ async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, wor
     assert await settle(one, a, Ack(reported=True)) == Reply.OK
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_worker_that_lost_its_lease_reports_nothing(store: DriverStore, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
@@ -433,7 +433,7 @@ REPORTED: dict[str, Settlement] = {
 }
 
 
-@needs(Ask)
+@needs(GetStatus)
 @pytest.mark.parametrize("delivery", [1, 2])
 @pytest.mark.parametrize("end", REPORTED)
 async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_new_job_of_its_id(
@@ -461,7 +461,7 @@ async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_
     assert (await standing(store)).progress == b""
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, "a")
@@ -473,7 +473,7 @@ async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverSt
     await settle(one, await claim_one(one), Ack(reported=True))
 
 
-@needs(Ask)
+@needs(GetStatus)
 @pytest.mark.parametrize("end", ["cancelled while it waits", "done", "failed"])
 async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
     store: DriverStore, worker: Open, end: str
@@ -493,10 +493,10 @@ async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
     else:
         await push(store, another("a"))
 
-    assert await standing(store) == Standing(Ending.PENDING, "normal")
+    assert await standing(store) == JobStatus(Ending.PENDING, "normal")
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, worker: Open) -> None:
     one = await worker()
     await push(store, "parent")
@@ -504,12 +504,12 @@ async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, 
 
     assert await settle(one, await claim_one(one), settlement) == Reply.OK
 
-    parent, following = await store.driver.change(Ask(["parent", "next"]))
+    parent, following = await store.driver.change(GetStatus(["parent", "next"]))
     assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
     assert following.ending is Ending.PENDING
 
 
-@needs(Ask)
+@needs(GetStatus)
 async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_of_it(
     store: DriverStore, worker: Open
 ) -> None:
@@ -524,8 +524,8 @@ async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_o
 
     await settle(one, second, pushing)
 
-    (standing,) = await store.driver.change(Ask(["next"]))
+    (standing,) = await store.driver.change(GetStatus(["next"]))
     assert (standing.ending, standing.progress) == (Ending.PENDING, b"")
     await settle(one, await claim_one(one), Ack())
-    (standing,) = await store.driver.change(Ask(["next"]))
+    (standing,) = await store.driver.change(GetStatus(["next"]))
     assert standing.ending is Ending.NOT_FOUND

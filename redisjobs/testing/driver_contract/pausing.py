@@ -13,8 +13,8 @@ from redisjobs.model.queries import (
     Count,
     Find,
     FindPauses,
+    GetBacklog,
     Hold,
-    Measure,
     Pause,
     Pauses,
     Resume,
@@ -414,7 +414,7 @@ async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
     await driver.change(Pause("Work"))
     assert await ids_of_claim(consumer) == []
     store.clock.advance(60)
-    assert (await driver.read(Measure())).oldest == {}
+    assert (await driver.read(GetBacklog())).oldest == {}
 
 
 @needs(*STOPS)

@@ -10,6 +10,7 @@ import pytest
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import (
+    BulkResult,
     Cancel,
     Delete,
     DeleteAll,
@@ -20,7 +21,6 @@ from redisjobs.model.queries import (
     RequeueAll,
     Row,
     Scan,
-    Taken,
 )
 from redisjobs.model.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
 from redisjobs.testing.driver_contract.acts import claim
@@ -289,8 +289,8 @@ async def test_a_step_that_is_sent_again_takes_no_job_that_died_anew_since(
 
 @needs(RequeueAll, DeleteAll)
 async def test_where_there_is_no_dead_letter_nothing_is_taken(driver: Driver) -> None:
-    assert await driver.change(RequeueAll()) == Taken([])
-    assert await driver.change(DeleteAll()) == Taken([])
+    assert await driver.change(RequeueAll()) == BulkResult([])
+    assert await driver.change(DeleteAll()) == BulkResult([])
 
 
 @needs(RequeueAll, DeleteAll)

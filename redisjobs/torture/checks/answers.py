@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from redisjobs.events.recording import Line
-from redisjobs.model.queries import Ending, Standing
+from redisjobs.model.queries import Ending, JobStatus
 from redisjobs.torture.checks.causes import noticed_by
 from redisjobs.torture.checks.stories import Key, Story
 from redisjobs.torture.fleet.store import Final
@@ -46,7 +46,7 @@ def misanswered(stories: Mapping[Key, Story], finals: Sequence[Final], faults: S
                 yield from _of_watch(story, watch, faults)
 
 
-def _of_kept(story: Story, standing: Standing, *, is_dead: bool) -> Iterator[str]:
+def _of_kept(story: Story, standing: JobStatus, *, is_dead: bool) -> Iterator[str]:
     may_be = _endings(story, is_dead=is_dead)
     if standing.ending not in may_be:
         expected = " or ".join(sorted(may_be))
@@ -91,7 +91,7 @@ def _of_result(story: Story, said: Any) -> Iterator[str]:
         yield f"{label} is that of {whose}, and another one ended it"
 
 
-def _of_answer(story: Story, answer: Line, standing: Standing, faults: Sequence[Line]) -> Iterator[str]:
+def _of_answer(story: Story, answer: Line, standing: JobStatus, faults: Sequence[Line]) -> Iterator[str]:
     label = f"who waited for {story.label} ({story.name})"
     error = answer["error"]
     if not error:

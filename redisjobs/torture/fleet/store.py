@@ -14,7 +14,7 @@ from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
-from redisjobs.model.queries import Ask, Counts, Ending, Standing, Tidy
+from redisjobs.model.queries import Counts, Ending, GetStatus, JobStatus, Tidy
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.transitions import MOST_JOBS
 from redisjobs.torture.fleet.settable import KEY
@@ -89,7 +89,7 @@ class Final:
     located: dict[str, str] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     schedules: list[ScheduleInfo] = field(default_factory=list)
-    standings: dict[str, Standing] = field(default_factory=dict)
+    standings: dict[str, JobStatus] = field(default_factory=dict)
 
 
 class Store:
@@ -240,13 +240,13 @@ class Store:
         final.left += self._watched_for_long()
         return final
 
-    def _ask(self, job_ids: Sequence[str]) -> dict[str, Standing]:
+    def _ask(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """How these jobs have ended; in steps, as not all may be said at once."""
-        found: dict[str, Standing] = {}
+        found: dict[str, JobStatus] = {}
         left = list(dict.fromkeys(job_ids))
         while left:
             some, left = left[:MOST_JOBS], left[MOST_JOBS:]
-            standings = self._connection.run(self._commands.ask(Ask(some)))
+            standings = self._connection.run(self._commands.ask(GetStatus(some)))
             for job, standing in zip(some, standings, strict=True):
                 if standing.ending is Ending.LATER:
                     left.append(job)

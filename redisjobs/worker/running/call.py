@@ -19,12 +19,12 @@ from redisjobs.model.transitions import Result
 from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadlines
 from redisjobs.worker.running.guard import Author, Guard, OpenScopes
-from redisjobs.worker.running.place import NotPacked
+from redisjobs.worker.running.handler_ref import NotPacked
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.threads import Job, NoThread, Threads, call_in
 
 if TYPE_CHECKING:
-    from redisjobs.worker.running.processes import Processes  # only where it is needed, for what it loads
+    from redisjobs.worker.running.handler_pool import HandlerPool  # only where it is needed, for what it loads
 
 DONE = Done()
 OUTRAN = Interrupted()
@@ -40,14 +40,14 @@ async def awaited(run: Run) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class HandlerRuntime:
     """What one run of a worker runs handlers with."""
 
     guard: Guard
     contexts: Contexts
     deadlines: Deadlines
     threads: Threads
-    processes: "Processes | None"
+    processes: "HandlerPool | None"
 
     def unplaced(self) -> Outcome:
         """The outcome of a job that found no thread to run in."""
@@ -93,7 +93,7 @@ class Call:
     def __init__(
         self,
         caller: Caller,
-        means: Means,
+        means: HandlerRuntime,
         definition: JobDefinition[Any],
         context: JobContext,
         scopes: OpenScopes,
@@ -220,7 +220,7 @@ class Call:
             return self._call_in_process(self._means.processes, parameters)
         return self._call_in_thread(parameters)
 
-    async def _call_in_process(self, processes: "Processes", parameters: Any) -> BaseException | None:
+    async def _call_in_process(self, processes: "HandlerPool", parameters: Any) -> BaseException | None:
         self._returned, raised = await processes.run(self._definition, parameters, self._context)
         return raised
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redisjobs.base.eventloop import is_awaitable
 from redisjobs.middleware import Handler, Middleware, chained, hooks
-from redisjobs.model.context import JobContext, hearer_of
+from redisjobs.model.context import JobContext, message_sink_of
 from redisjobs.model.job import JobDefinition
 from redisjobs.worker.running.threads import Job, NoThread, Threads, call_in
 
 if TYPE_CHECKING:
-    from redisjobs.worker.running.processes import Processes  # only where it is needed, for what it loads
+    from redisjobs.worker.running.handler_pool import HandlerPool  # only where it is needed, for what it loads
 
 Find = Callable[[str], JobDefinition[Any] | None]
 """The definition of a job name; None if there is none."""
@@ -23,7 +23,7 @@ def finder(
     definitions: Mapping[str, JobDefinition[Any]],
     middleware: Iterable[Middleware],
     threads: Threads,
-    processes: "Processes | None",
+    processes: "HandlerPool | None",
 ) -> Find:
     """What finds a job's definition: as it was registered, unless a middleware runs around handlers."""
     around = hooks(middleware, "around")
@@ -43,7 +43,7 @@ class _Chains:
         definitions: Mapping[str, JobDefinition[Any]],
         around: tuple[Callable[..., Any], ...],
         threads: Threads,
-        processes: "Processes | None",
+        processes: "HandlerPool | None",
     ) -> None:
         self._definitions = definitions
         self._around = around
@@ -92,7 +92,7 @@ class _Chains:
             raise NoThread("too many threads of handlers that were given up still run")
         # A copy, for a thread that was given up stays in it; the middleware runs on in its own.
         call = partial(call_in, copy_context(), definition.call, parameters, context)
-        run = cast(Job, hearer_of(context))  # as the run has made the context
+        run = cast(Job, message_sink_of(context))  # as the run has made the context
         return await _come_to(*await self._threads.run(call, run))
 
     async def _in_process(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:

@@ -27,7 +27,7 @@ from redisjobs.model.outcome import (
     attach,
     decide,
 )
-from redisjobs.model.progress import Extension, Progress, Pushing, Said
+from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
 from redisjobs.model.retry import exponential_jitter
 from redisjobs.model.transitions import (
     Ack,
@@ -40,7 +40,7 @@ from redisjobs.model.transitions import (
     RetryLater,
     Settlement,
 )
-from redisjobs.worker.running.call import DONE, OUTRAN, Call, Means, Run, awaited
+from redisjobs.worker.running.call import DONE, OUTRAN, Call, HandlerRuntime, Run, awaited
 from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.deadline import Deadline
 from redisjobs.worker.running.guard import OpenScopes, set_author
@@ -138,7 +138,7 @@ class Execution:
         "why",
     )
 
-    def __init__(self, lease: Lease, settings: Settings, means: Means, owner: Owner) -> None:
+    def __init__(self, lease: Lease, settings: Settings, means: HandlerRuntime, owner: Owner) -> None:
         self.lease = lease
         self.key = lease.key
         self.owner = owner
@@ -218,7 +218,7 @@ class Execution:
         self.has_thread = False
         self.owner.thread_ended(self)
 
-    def hear(self, said: Said) -> PushedJob | None:
+    def hear(self, said: HandlerMessage) -> PushedJob | None:
         """Take in what its handler says, in any thread; nothing once it is over, or was given up."""
         if self.over or self.why is not None:
             return None
@@ -345,7 +345,7 @@ class Execution:
             read_headers=job.read_headers,
             worker_id=self._settings.worker_id,
             state=self._settings.queue.state,
-            hearer=self,
+            sink=self,
             keeps_result=self._keep_ms > 0,
         )
         if self._settings.concurrency == 1:

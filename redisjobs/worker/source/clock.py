@@ -78,7 +78,7 @@ class Clock:
             return there - least
         return 0.0
 
-    def vouches(self, lease: float, now: float) -> bool:
+    def is_trusted(self, lease: float, now: float) -> bool:
         """Whether a lease of so many seconds that seems to be over surely is.
 
         Its worker beats every third of it. So it had every chance to be heard if, for as long as that lease, the

@@ -30,11 +30,11 @@ from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.batcher import Batch
-from redisjobs.worker.source.clearance import Clearance
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.pool import Pool
+from redisjobs.worker.source.quarantine import Quarantine
 
 logger = Log("redisjobs.worker")
 
@@ -133,7 +133,7 @@ class Dispatcher:
         member: As whom the jobs are held.
         pool: The worker's slots.
         clock: The server's.
-        clearance: Says whether a job waits that has to run alone.
+        quarantine: Says whether a job waits that has to run alone.
         wakeup: Wakes who claims and settles.
         owner: Who claims them.
 
@@ -149,7 +149,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, member: Member, pool: Pool, clock: Clock, clearance: Clearance, wakeup: Wakeup, owner: Owner
+        self, member: Member, pool: Pool, clock: Clock, quarantine: Quarantine, wakeup: Wakeup, owner: Owner
     ) -> None:
         retention = member.settings.queue.retention
         self.leases = Leases(keeps_done=retention is not None and retention.completed is not None)
@@ -164,7 +164,7 @@ class Dispatcher:
         self._member = member
         self._pool = pool
         self._clock = clock
-        self._clearance = clearance
+        self._quarantine = quarantine
         self._owner = owner
         self._wakeup = wakeup
 
@@ -264,7 +264,7 @@ class Dispatcher:
                 run.given_at = now
                 self._pool.give(run, alone=alone)
                 if alone:
-                    self._clearance.took(now)
+                    self._quarantine.started(now)
             elif alone:
                 self.hand_back(run)
             else:
@@ -431,12 +431,12 @@ class Dispatcher:
         self.leases.let_go(run)
         if self._pool.alone is run:
             self._end_alone(run)
-        if self._clearance.one_waits:
+        if self._quarantine.one_waits:
             self._owner.emptied()
 
     def _end_alone(self, run: Execution) -> None:
         self._pool.alone = None
-        self._clearance.ran(run.ended_at or time.monotonic())  # to settle it may have taken an outage longer
+        self._quarantine.finished(run.ended_at or time.monotonic())  # to settle it may have taken an outage longer
 
     def cancel(self, leases: Sequence[Lease]) -> None:
         """Cancel the handlers of some jobs, as somebody asked."""
@@ -476,7 +476,7 @@ class Dispatcher:
         self.report.tell()
         self.lose_pushes()
         self.leases.forget()
-        self._clearance.one_waits = True
+        self._quarantine.one_waits = True
 
     def lose_pushes(self) -> None:
         """Tell the middleware of what was pushed by jobs that this worker can't settle any more."""

@@ -8,11 +8,11 @@ from redisjobs.model.driver import Consumer
 from redisjobs.model.transitions import Exchange, Lingers
 from redisjobs.worker.running.prefetch import PATIENCE
 from redisjobs.worker.source.batcher import Batch, Batcher, most_of
-from redisjobs.worker.source.clearance import Clearance
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.pool import RESERVED, Pool
 from redisjobs.worker.source.promoter import Promoter
+from redisjobs.worker.source.quarantine import Quarantine
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
@@ -30,7 +30,7 @@ class Exchanger:
         fetcher: The blocking read: none is claimed meanwhile, but by it.
         promoter: Says when a delayed job may be due.
         reclaimer: Is told what time it is at the server.
-        clearance: Says whether a job waits that has to run alone.
+        quarantine: Says whether a job waits that has to run alone.
         progress: Is told of each answer.
         wakeup: Wakes the source.
         until_idle: Whether the worker claims no more once it found nothing, with no job running that may push one.
@@ -42,7 +42,7 @@ class Exchanger:
         lost_at: When one failed last, by the monotonic clock.
         found_nothing: The last one neither settled nor claimed anything.
         claimed_at: When the latest claim was sent that was answered, by the monotonic clock.
-        dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
+        skip_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
         busy_until: Until when the source keeps its turn though it does something else, by the monotonic clock;
             infinity: it does nothing else.
         emptied_at: How many jobs of the worker had ended when the last claim was sent, if that left nothing; None:
@@ -58,7 +58,7 @@ class Exchanger:
         fetcher: Fetcher,
         promoter: Promoter,
         reclaimer: Reclaimer,
-        clearance: Clearance,
+        quarantine: Quarantine,
         progress: ProgressWatchdog,
         wakeup: Wakeup,
         *,
@@ -66,7 +66,7 @@ class Exchanger:
     ) -> None:
         self.batcher = Batcher(consumer, self)
         self.fetcher = fetcher
-        self.clearance = clearance
+        self.quarantine = quarantine
         self.dispatcher = dispatcher
         self.trouble: DriverError | None = None
         self.needs_recovery = self.found_nothing = self.queue_paused = self._has_lines = False
@@ -83,12 +83,12 @@ class Exchanger:
         self._wakeup = wakeup
         self._until_idle = until_idle
         self._claims_once_more = False
-        self.dry_until = float("-inf")
+        self.skip_until = float("-inf")
 
     # As the pool sees it
 
     @property
-    def is_hungry(self) -> bool:
+    def wants_jobs(self) -> bool:
         """Whether it would claim, were it given slots, or does so as soon as it has done something else.
 
         Not while its store is away, or hangs: others are not to starve for it.
@@ -100,7 +100,7 @@ class Exchanger:
 
     def make_room(self) -> None:
         """End the blocking read, for no slot is free for what it would bring."""
-        self.dry_until = time.monotonic() + _DRY
+        self.skip_until = time.monotonic() + _DRY
         self.fetcher.interrupt()
 
     def wake(self) -> None:
@@ -161,12 +161,12 @@ class Exchanger:
     @property
     def _leaves_slots(self) -> bool:
         """Whether it had nothing just now, and leaves slots to others; in strict order those that were free."""
-        return time.monotonic() < self.dry_until and not self._pool.has_new_slots_for(self)
+        return time.monotonic() < self.skip_until and not self._pool.has_new_slots_for(self)
 
     @property
     def _has_to_be_single(self) -> bool:
         """Whether there is to be no exchange beside the one under way: a job has to run alone, and may soon."""
-        return bool(self.batcher.under_way) and self.clearance.is_near(time.monotonic())
+        return bool(self.batcher.under_way) and self.quarantine.is_near(time.monotonic())
 
     @property
     def has_batch(self) -> bool:
@@ -194,8 +194,8 @@ class Exchanger:
     @property
     def look_at(self) -> float:
         """When there may be more to do, though nobody wakes the source, by the monotonic clock."""
-        dry_until = self.dry_until if self.dry_until > time.monotonic() else float("inf")
-        look_at = min(dry_until, min(self._pool.slots.oldest, self.dispatcher.over_since) + PATIENCE)
+        skip_until = self.skip_until if self.skip_until > time.monotonic() else float("inf")
+        look_at = min(skip_until, min(self._pool.slots.oldest, self.dispatcher.over_since) + PATIENCE)
         if self.batcher.under_way:  # its answer wakes the source
             return look_at
         if self._awaits_turn:
@@ -233,7 +233,7 @@ class Exchanger:
             self._promoter.is_due = self._turns_wait = False
             self._promoted_at = time.monotonic()
         # Only where one may wait: beside an exchange that may bring such a job the pool lets no other claim.
-        alone = bool(count) and self.clearance.seeks(time.monotonic()) and len(settling) == leases.running
+        alone = bool(count) and self.quarantine.wants(time.monotonic()) and len(settling) == leases.running
         reporting = self.dispatcher.take_reports(most - len(settling))
         idle = alone and self._pool.runs_nothing_but(self)
         after = self._pool.begun if self._until_idle and count and not self._pool.holds else None
@@ -264,20 +264,20 @@ class Exchanger:
             wanted = answer.more and not (answer.restricted or self.dispatcher.has_priorities)
             self._pool.claim_ahead(batch.sent, wanted=wanted)
             more = answer.more or self._pool.is_sought_beside(self)
-            self.clearance.hear(answer.waits, time.monotonic(), more=more)
+            self.quarantine.hear(answer.waits, time.monotonic(), more=more)
             self._pool.hear_of_one_alone(self)
         elif answer.turns:
             self._promoter.is_due = self._turns_wait = True  # for others, should there be no room here
             self.hear_of_released()
         one_more = (
-            self.clearance.one_waits and not self.dispatcher.leases.running and self._pool.runs_nothing_but(self)
+            self.quarantine.one_waits and not self.dispatcher.leases.running and self._pool.runs_nothing_but(self)
         )
         settled = any(not isinstance(run.settlement, Lingers) for run in batch.settling)
         found = settled or answer.leases or answer.more or one_more
         is_late = batch.sent <= self._pause_heard_at  # it was sent before the queue was paused, or resumed
         self.found_nothing = (not found or self.queue_paused) and not is_late
         self._claimed_after = batch.after
-        if one_more and not batch.idle and self.clearance.seeks(time.monotonic()):
+        if one_more and not batch.idle and self.quarantine.wants(time.monotonic()):
             self.fetcher.interrupt()  # this claim was not to bring it, as others had their turn: the next one is
         elif batch.count and not answer.more and not (self.queue_paused or self.dispatcher.over):
             self._read(batch.sent)
@@ -341,7 +341,7 @@ class Exchanger:
             self.emptied_at = None  # as soon as it ends
             self.fetcher.begin(most, sent_at)
         elif self._pool.is_shared:
-            self.dry_until = time.monotonic() + _DRY
+            self.skip_until = time.monotonic() + _DRY
 
     def look_after_lines(self) -> None:
         """End the blocking read where the next of a line may start: a claim takes it, no other worker is woken."""
@@ -356,19 +356,19 @@ class Exchanger:
     async def end_read(self) -> None:
         """End the blocking read: there is something that only a claim finds."""
         await self.fetcher.end()
-        self.clearance.one_waits = True  # perhaps: it may be what was released
+        self.quarantine.one_waits = True  # perhaps: it may be what was released
 
     def hear_of_released(self) -> None:
         """Claim what was handed back."""
         self.found_nothing = False
         # One that has to run alone would not be had. With several sources it is asked for all the same: it may
         # have waited long enough for room to be made, and the jobs of the others bring no claim here.
-        if not (self.clearance.one_waits and self._pool.holds) or self._pool.is_shared:
+        if not (self.quarantine.one_waits and self._pool.holds) or self._pool.is_shared:
             self.fetcher.interrupt()  # only a claim takes it
 
     def emptied(self) -> None:
         """Look whether a job that has to run alone can start: one was let go, or some time has gone by."""
-        if self.clearance.one_waits and self._pool.quiet(self):
+        if self.quarantine.one_waits and self._pool.quiet(self):
             self.found_nothing = False
             self.fetcher.interrupt()  # only a claim takes it
 

@@ -72,9 +72,9 @@ class Idleness:
     @property
     def _is_dry(self) -> bool:
         is_paused = self._exchanger.queue_paused  # then no claim looks once more, whoever asked for one
-        if not (self._exchanger.is_dry or is_paused) or self._pool.holds or self._recovery.must:
+        if not (self._exchanger.is_dry or is_paused) or self._pool.holds or self._recovery.is_required:
             return False
-        if self._exchanger.clearance.one_waits and not is_paused:  # for a thread to end
+        if self._exchanger.quarantine.one_waits and not is_paused:  # for a thread to end
             return False
         # What found no thread is ready in truth, and only put off.
         is_put_off = self._promoter.is_due or self._promoter.expects(_PUT_OFF)

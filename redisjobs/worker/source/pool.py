@@ -7,7 +7,7 @@ from typing import Protocol
 from anyio.abc import TaskGroup
 
 from redisjobs.base.visible import number_of
-from redisjobs.worker.running.call import Means
+from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.deadline import Deadlines
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.guard import keep_up
@@ -17,9 +17,9 @@ from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
 from redisjobs.worker.source.allocator import Allocator
 from redisjobs.worker.source.batcher import Batcher
-from redisjobs.worker.source.clearance import Clearance
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.leases import Leases
+from redisjobs.worker.source.quarantine import Quarantine
 from redisjobs.worker.source.slots import Slots
 
 _WORTH = 25  # free slots that are worth a claim beside another source's
@@ -37,16 +37,16 @@ class Claimant(Protocol):
         batcher: Its exchanges.
         fetcher: Its blocking read.
         dispatcher: Its jobs.
-        clearance: Says whether the worker is to take no new jobs for it.
-        dry_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
+        quarantine: Says whether the worker is to take no new jobs for it.
+        skip_until: It had nothing, and leaves the slots to other sources until then, by the monotonic clock.
         emptied_at: How many jobs of the worker had ended when it claimed last, and left nothing; None: it may have
             jobs.
     """
 
     batcher: Batcher
     fetcher: Fetcher
-    clearance: Clearance
-    dry_until: float
+    quarantine: Quarantine
+    skip_until: float
     emptied_at: int | None
 
     @property
@@ -54,7 +54,7 @@ class Claimant(Protocol):
         """Who gives its jobs to slots."""
 
     @property
-    def is_hungry(self) -> bool:
+    def wants_jobs(self) -> bool:
         """Whether it would claim, were it given slots."""
 
     def make_room(self) -> None:
@@ -108,7 +108,7 @@ class Pool:
         means: What handlers are run with; set when the worker's run begins.
     """
 
-    means: Means
+    means: HandlerRuntime
 
     def __init__(
         self, settings: Settings, threads: Threads, allocator: Allocator, shutdown: Shutdown, owner: Owner
@@ -152,7 +152,7 @@ class Pool:
                 if source.batcher.brings_one_alone(since):
                     return 0
                 asked += source.batcher.asked(since)
-            one_waits = one_waits or source.clearance.one_waits
+            one_waits = one_waits or source.quarantine.one_waits
         if one_waits and self._is_clearing:
             return 0
         places = min(self.concurrency + ahead - self.slots.held, self._max_jobs - self.begun)
@@ -194,7 +194,7 @@ class Pool:
         What is held at a store that is away can't be let go: then there is no end to wait for.
         """
         now = time.monotonic()
-        if not any(each.clearance.is_on(now) for each in self.sources):
+        if not any(each.quarantine.is_on(now) for each in self.sources):
             return False
         holders = [each.dispatcher for each in self.sources if each.dispatcher.leases.running]
         return bool(holders) and (not self.is_shared or not any(holder.is_away for holder in holders))
@@ -212,7 +212,7 @@ class Pool:
         claims = sum(other.batcher.asked(since) > 0 for other in self.sources if other is not source)
         if claims >= _MOST_CLAIMS or (claims and room < _WORTH):
             return 0
-        turn = self._allocator.next([each is source or each.is_hungry for each in self.sources])
+        turn = self._allocator.next([each is source or each.wants_jobs for each in self.sources])
         if turn is None or self.sources[turn] is source:
             return room
         self.sources[turn].wake()
@@ -224,12 +224,12 @@ class Pool:
         for other in self.sources:
             if other is source:
                 break
-            if other.is_hungry:
+            if other.wants_jobs:
                 left = min(left, room - self._new_to(other, room))
                 if not left:
                     other.wake()
                     return 0
-        if time.monotonic() < source.dry_until:
+        if time.monotonic() < source.skip_until:
             left -= room - self._new_to(source, room)
         return max(0, left)
 
@@ -248,7 +248,7 @@ class Pool:
         """Note that a source claims, which was its turn."""
         if self.is_shared:
             number = self.sources.index(source)
-            self._allocator.claimed(number, [each is source or each.is_hungry for each in self.sources])
+            self._allocator.claimed(number, [each is source or each.wants_jobs for each in self.sources])
             self.changed()
 
     def brought(self, source: Claimant, jobs: int, *, more: bool) -> None:
@@ -261,7 +261,7 @@ class Pool:
             return
         number = self.sources.index(source)
         if jobs > 1:  # the first was counted when it was claimed
-            hungry = [each is source or each.is_hungry for each in self.sources]
+            hungry = [each is source or each.wants_jobs for each in self.sources]
             self._allocator.claimed(number, hungry, jobs - 1)
         if not more:
             self._allocator.emptied(number)
@@ -283,7 +283,7 @@ class Pool:
         A thread of a handler that was given up may be what ends this process. It may also run for ever: who has
         waited long enough for it takes the job, or, where there is another to do that, makes room.
         """
-        if (self.threads.abandoned and not source.clearance.is_on(time.monotonic())) or self.slots.held:
+        if (self.threads.abandoned and not source.quarantine.is_on(time.monotonic())) or self.slots.held:
             return False
         return not any(
             each.batcher.under_way or (each.fetcher.waiting and each is not source) for each in self.sources
@@ -291,7 +291,7 @@ class Pool:
 
     def is_sought_beside(self, source: Claimant) -> bool:
         """Whether other sources would claim, were they given slots."""
-        return any(each is not source and each.is_hungry for each in self.sources)
+        return any(each is not source and each.wants_jobs for each in self.sources)
 
     def quiet(self, source: Claimant) -> bool:
         """Let a source that holds a job back claim with nothing beside it, if it holds no job and none runs."""
@@ -304,7 +304,7 @@ class Pool:
 
     def hear_of_one_alone(self, source: Claimant) -> None:
         """Make room for a job that has to run alone; with threads that never end another worker has to."""
-        if self._supervised and self.threads.abandoned and source.clearance.is_on(time.monotonic()):
+        if self._supervised and self.threads.abandoned and source.quarantine.is_on(time.monotonic()):
             self._owner.recycle("a job has to run alone, and threads of handlers that were given up still run")
 
     def give(self, run: Execution, *, alone: bool) -> None:

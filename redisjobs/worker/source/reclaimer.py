@@ -110,7 +110,7 @@ class Reclaimer:
             Whether any job was handed back: a claim takes it.
         """
         sent = time.monotonic()
-        lost = [each for each in self.silent if self._clock.vouches(each.lease, sent)]
+        lost = [each for each in self.silent if self._clock.is_trusted(each.lease, sent)]
         thorough, self._thorough = self._thorough, False
         answer = await self._consumer.reclaim(lost, others=others, thorough=thorough)
         self.hear_time(answer.server_ms, sent)
@@ -123,7 +123,7 @@ class Reclaimer:
         if answer.untidy:
             self.tidy_at = 0.0
         now = time.monotonic()
-        sure = any(self._clock.vouches(each.lease, now) for each in self.silent)
+        sure = any(self._clock.is_trusted(each.lease, now) for each in self.silent)
         self.look_at = 0.0 if answer.more or sure else now + self.every
         return bool(answer.released)
 

@@ -58,7 +58,7 @@ class Recovery:
         self._shutdown = shutdown
 
     @property
-    def must(self) -> bool:
+    def is_required(self) -> bool:
         """Whether jobs may be ours of which we don't know, or outcomes be settled that we hold."""
         doubt = self._exchanger.needs_recovery or self._fetcher.needs_recovery or self._dispatcher.needs_recovery
         return self.is_needed or doubt or bool(self._batcher.unanswered)
@@ -72,7 +72,7 @@ class Recovery:
     def may_read_late(self) -> bool:
         """Whether a read that was given up may still be served."""
         lost_at = max(self._exchanger.lost_at, self._fetcher.lost_at)
-        return self.must or time.monotonic() - lost_at < self._member.settings.lease + _LATEST
+        return self.is_required or time.monotonic() - lost_at < self._member.settings.lease + _LATEST
 
     async def recover(self) -> None:
         """Settle what may be settled, and find what was delivered into a lost reply: it is ours, so we run it.
@@ -100,7 +100,7 @@ class Recovery:
         lease, began = self._member.settings.lease, time.monotonic()
         self.missed_at = began + lease
         late = min(self._batcher.oldest, self._fetcher.reading_since) < began - 0.9 * lease
-        if late or not self._clock.vouches(lease, began):
+        if late or not self._clock.is_trusted(lease, began):
             return  # what is on its way may bring them; and their age is told by the server's clock
         held = self._dispatcher.leases
         with held.missed(10 * lease) as new:

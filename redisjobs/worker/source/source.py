@@ -25,7 +25,6 @@ from redisjobs.worker.running.hooks import Hooks
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.beats import Beats
-from redisjobs.worker.source.clearance import Clearance
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.drain import Drain
@@ -35,6 +34,7 @@ from redisjobs.worker.source.idleness import Idleness
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.promoter import Promoter
+from redisjobs.worker.source.quarantine import Quarantine
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
 from redisjobs.worker.source.stepper import Stepper
@@ -92,10 +92,10 @@ class Source:
         until_idle: bool,
     ) -> None:
         lease, wakeup = settings.lease, Wakeup()
-        clock, clearance = Clock(), Clearance(lease)
+        clock, quarantine = Clock(), Quarantine(lease)
         self.member = member = Member(settings)
         consumer = member.consumer
-        self.dispatcher = Dispatcher(member, pool, clock, clearance, wakeup, self)
+        self.dispatcher = Dispatcher(member, pool, clock, quarantine, wakeup, self)
         self.beats = Beats(member, self.dispatcher, self, call_soon)
         self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
         self.promoter = Promoter(clock, wakeup, until_idle=until_idle)
@@ -108,7 +108,7 @@ class Source:
             self.fetcher,
             self.promoter,
             self.reclaimer,
-            clearance,
+            quarantine,
             self.progress,
             wakeup,
             until_idle=until_idle,
@@ -252,7 +252,7 @@ class Source:
     @property
     def must_recover(self) -> bool:
         """Whether it waits for a heartbeat to get through."""
-        return self.recovery.must
+        return self.recovery.is_required
 
     def beaten(self) -> None:
         """A heartbeat got through."""

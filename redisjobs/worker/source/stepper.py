@@ -136,7 +136,7 @@ class Stepper:
     def _situation(self) -> Situation:
         return Situation(
             has_failed=self._exchanger.trouble is not None,
-            must_recover=self._recovery.must,
+            must_recover=self._recovery.is_required,
             is_interrupted=self._exchanger.fetcher.interrupted,
             knows_clock=self._clock.is_known,
             look_at=float("inf") if self._exchanger.is_stopping else self._reclaimer.look_at,

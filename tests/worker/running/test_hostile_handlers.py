@@ -656,11 +656,11 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker.run)
-                await eventually(lambda: worker._processor and worker._processor.sources[0].dispatcher.leases)
+                await eventually(lambda: worker._current and worker._current.sources[0].dispatcher.leases)
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
-                assert worker._processor is not None
-                heart = worker._processor.sources[0].beats.heartbeat
-                sync = worker._processor.sources[0].member.consumer.sync
+                assert worker._current is not None
+                heart = worker._current.sources[0].beats.heartbeat
+                sync = worker._current.sources[0].member.consumer.sync
                 beat = sync.beat
 
                 def failing(*arguments: Any) -> Any:
@@ -672,7 +672,7 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
                 monkeypatch.setattr(sync, "beat", failing)
                 await eventually(lambda: len(beats) > 5)
                 finish.set()
-                await eventually(lambda: worker._processor and not worker._processor.sources[0].dispatcher.leases)
+                await eventually(lambda: worker._current and not worker._current.sources[0].dispatcher.leases)
                 worker.stop()
     finally:
         log.removeHandler(handler)
@@ -822,7 +822,7 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
             running = asyncio.create_task(worker.run())
             async with asyncio.timeout(20):
                 for number in range(3):
-                    await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
+                    await eventually(lambda: worker._current and worker._current.sources[0].fetcher.waiting)
                     with suppress(asyncio.CancelledError):  # these are this task's own, too
                         await queue.push(Work(number))
                         await eventually(partial(ran.__contains__, number))
@@ -837,9 +837,7 @@ def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
                 assert info is not None
                 assert info.state is State.RUNNING
                 await queue.cancel(job_id)
-                await eventually(
-                    lambda: not worker._processor or not worker._processor.sources[0].dispatcher.leases
-                )
+                await eventually(lambda: not worker._current or not worker._current.sources[0].dispatcher.leases)
                 worker.stop()
                 await running
 
@@ -1372,8 +1370,8 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
 
     async def spoil() -> None:
         await started.wait()
-        assert worker._processor is not None
-        (source,) = worker._processor.sources
+        assert worker._current is not None
+        (source,) = worker._current.sources
         monkeypatch.setattr(source.stepper, "_step", fail)
         source._wakeup.wake()
 

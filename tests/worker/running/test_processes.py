@@ -38,7 +38,8 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.worker.running import process, processes
+from redisjobs.worker.running import handler_pool as processes
+from redisjobs.worker.running import handler_process as process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -206,7 +207,7 @@ async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
 def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it() -> None:
     """Whoever starts a process asks after all others too; the system tells each end once, to who asks first."""
 
-    class Told:
+    class PushOutcome:
         codes: ClassVar[list[int | None]] = [7, None, None]
 
         @property
@@ -214,7 +215,7 @@ def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it()
             return self.codes.pop()
 
     ended = object.__new__(process.Process)
-    ended._process = Told()  # type: ignore[assignment]
+    ended._process = PushOutcome()  # type: ignore[assignment]
     assert ended._exit_code() == 7
 
 
@@ -250,7 +251,7 @@ async def test_a_process_that_dies_before_it_begins_a_job_fails_no_job(queue: Jo
             os.kill(pid, signal.SIGSTOP)
             second = await queue.push(Do("", str(tmp_path)))
             await eventually(
-                lambda: worker._processor and worker._processor.processes and worker._processor.processes._busy
+                lambda: worker._current and worker._current.processes and worker._current.processes._busy
             )
             os.kill(pid, signal.SIGKILL)
             while await second.info() is not None:
@@ -273,9 +274,9 @@ async def test_without_a_process_to_be_had_jobs_wait_and_the_worker_is_not_ready
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
             await eventually(lambda: worker.health.ready, within=20)
-            assert worker._processor
-            assert worker._processor.processes
-            pid = worker._processor.processes._idle[0]._process.pid
+            assert worker._current
+            assert worker._current.processes
+            pid = worker._current.processes._idle[0]._process.pid
             assert pid
             monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
             os.kill(pid, signal.SIGKILL)

@@ -22,7 +22,7 @@ from store import MemoryStore, RedisStore, Store, eventually
 from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
 from redisjobs.middleware import RunningJob
 from redisjobs.model.codec import decode_progress, encode_progress
-from redisjobs.model.progress import Said, progress_of
+from redisjobs.model.progress import HandlerMessage, progress_of
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.reporter import Reported, Reporter
@@ -33,9 +33,9 @@ class Listener:
     """Keeps what a handler says."""
 
     def __init__(self) -> None:
-        self.heard: list[Said] = []
+        self.heard: list[HandlerMessage] = []
 
-    def hear(self, said: Said) -> None:
+    def hear(self, said: HandlerMessage) -> None:
         self.heard.append(said)
 
 
@@ -46,7 +46,7 @@ def listener() -> Listener:
 
 @pytest.fixture
 def context(listener: Listener) -> JobContext:
-    return context_of(hearer=listener)
+    return context_of(sink=listener)
 
 
 def context_of(**changes: Any) -> JobContext:
@@ -192,7 +192,7 @@ def test_of_what_somebody_wrote_the_numbers_count_and_the_note_is_made_fit() -> 
 # Tracking
 
 
-def seen_to(heard: list[Said]) -> list[tuple[float | None, float | None]]:
+def seen_to(heard: list[HandlerMessage]) -> list[tuple[float | None, float | None]]:
     return [(each.done, each.total) for each in heard if isinstance(each, Progress)]
 
 

@@ -320,7 +320,7 @@ async def test_a_thread_that_cannot_be_started_is_not_the_jobs_failure(
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._processor and worker._processor.sources[0].member.opened)
+            await eventually(lambda: worker._current and worker._current.sources[0].member.opened)
             monkeypatch.setattr(threading.Thread, "start", no_thread)
             await gone(await queue.push(Sync()), await queue.push(Async()))
             worker.stop()

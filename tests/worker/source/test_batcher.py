@@ -13,7 +13,7 @@ from redisjobs import JobQueue, Worker
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.transitions import Ack, Exchange, Release, Settlements, Turn
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.batcher import Batch, Batcher
 
 pytestmark = pytest.mark.anyio
@@ -351,14 +351,14 @@ async def test_those_without_an_answer_are_given_up_for_good_when_they_concern_n
 
 @pytest.mark.parametrize(("slots", "jobs"), [(1, 1), (50, 50), (80, 50), (301, 151), (3000, 500)])
 async def test_a_claim_asks_for_half_of_many_slots_so_that_two_fill_them(slots: int, jobs: int) -> None:
-    processor = Processor([Worker(JobQueue("memory://", "q"), concurrency=slots).settings], until_idle=False)
+    processor = WorkerRun([Worker(JobQueue("memory://", "q"), concurrency=slots).settings], until_idle=False)
     (source,) = processor.sources
 
     assert source.exchanger.next_batch().count == jobs
 
 
 async def test_a_claim_asks_for_half_of_the_slots_and_what_may_be_claimed_ahead() -> None:
-    processor = Processor([Worker(JobQueue("memory://", "q"), concurrency=100).settings], until_idle=False)
+    processor = WorkerRun([Worker(JobQueue("memory://", "q"), concurrency=100).settings], until_idle=False)
     (source,) = processor.sources
     processor.pool.ahead = 80
 

@@ -12,7 +12,7 @@ from redisjobs.events import JobsClaimed, LeasesLost, SettledJob
 from redisjobs.model.outcome import Raised
 from redisjobs.model.progress import Progress
 from redisjobs.model.transitions import Exchange, Lease, Lingers, Reply, ReportProgress, RetryLater
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.reporter import Reported
 from redisjobs.worker.source.batcher import Batch
@@ -21,10 +21,10 @@ from redisjobs.worker.source.dispatcher import Dispatcher
 pytestmark = pytest.mark.anyio
 
 
-def processor_of(*queues: JobQueue, concurrency: int = 1) -> Processor:
+def run_of(*queues: JobQueue, concurrency: int = 1) -> WorkerRun:
     """A worker whose slots begin nothing."""
     settings = Worker(queues[0], concurrency=concurrency).settings
-    processor = Processor([replace(settings, queue=queue) for queue in queues], until_idle=False)
+    processor = WorkerRun([replace(settings, queue=queue) for queue in queues], until_idle=False)
     processor.pool.means = None  # type: ignore[assignment]
     return processor
 
@@ -43,7 +43,7 @@ def ids(runs: Sequence[Execution]) -> list[str]:
 
 
 async def test_a_job_that_waits_for_a_slot_is_never_handed_back_on_another_queue() -> None:
-    processor = processor_of(JobQueue("memory://", "a"), JobQueue("memory://", "b"))
+    processor = run_of(JobQueue("memory://", "a"), JobQueue("memory://", "b"))
     a, b = (source.dispatcher for source in processor.sources)
     claimed(b, a_lease("b"))
     a._came_at = [time.monotonic()] * 3  # it has had jobs of several priorities lately
@@ -62,7 +62,7 @@ async def test_a_job_that_was_claimed_ahead_and_taken_back_is_told_of_as_claimed
     queue = JobQueue("memory://", "q")
     told: list[str] = []
     queue.events.subscribe(JobsClaimed, lambda event: told.extend(lease.job_id for lease in event.leases))
-    processor = processor_of(queue)
+    processor = run_of(queue)
     (source,) = processor.sources
     dispatcher = source.dispatcher
     claimed(dispatcher, a_lease("a"), a_lease("b"), count=2, ahead=1)
@@ -78,7 +78,7 @@ async def test_a_job_that_was_claimed_ahead_and_taken_back_is_told_of_as_claimed
 
 
 async def test_a_job_that_was_to_run_alone_leaves_room_for_others_as_soon_as_it_is_handed_back() -> None:
-    processor = processor_of(JobQueue("memory://", "q"))
+    processor = run_of(JobQueue("memory://", "q"))
     (source,) = processor.sources
     claimed(source.dispatcher, a_lease("alone", deliveries=3))
     assert processor.pool.room == 0
@@ -103,7 +103,7 @@ def given_up(dispatcher: Dispatcher, *, says: bool = False) -> Execution:
 
 @pytest.mark.parametrize("says", [False, True])
 async def test_the_settlement_of_a_job_counts_as_sent_again_only_if_it_was_itself(says: bool) -> None:
-    (source,) = processor_of(JobQueue("memory://", "q")).sources
+    (source,) = run_of(JobQueue("memory://", "q")).sources
     run = given_up(source.dispatcher, says=says)
     source.exchanger.failed(Batch(source.dispatcher.leases.next(1), None), None)
     assert run.resent
@@ -119,7 +119,7 @@ async def test_a_lost_lease_is_told_of_with_what_the_job_had_come_to(says: bool)
     queue = JobQueue("memory://", "q")
     told: list[SettledJob] = []
     queue.events.subscribe(LeasesLost, lambda event: told.extend(event.jobs))
-    (source,) = processor_of(queue).sources
+    (source,) = run_of(queue).sources
     run = given_up(source.dispatcher, says=says)
     assert isinstance(run.settlement, ReportProgress if says else Lingers)
 
@@ -131,7 +131,7 @@ async def test_a_lost_lease_is_told_of_with_what_the_job_had_come_to(says: bool)
 
 
 async def test_an_answer_that_a_thread_runs_on_settles_nothing() -> None:
-    (source,) = processor_of(JobQueue("memory://", "q")).sources
+    (source,) = run_of(JobQueue("memory://", "q")).sources
     run = given_up(source.dispatcher)
 
     source.exchanger.answered(Batch(source.dispatcher.leases.next(1), None), Exchange(replies=(Reply.RUNNING,)))
@@ -143,7 +143,7 @@ async def test_an_answer_that_a_thread_runs_on_settles_nothing() -> None:
 async def test_what_is_kept_is_tried_again_in_time_however_many_more_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (source,) = processor_of(JobQueue("memory://", "q")).sources
+    (source,) = run_of(JobQueue("memory://", "q")).sources
     leases = source.dispatcher.leases
     run = given_up(source.dispatcher)
     leases.unsettled = []

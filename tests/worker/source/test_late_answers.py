@@ -24,7 +24,7 @@ from redisjobs.model.outcome import CancelAsked, Done, LeaseGone, Outcome, Raise
 from redisjobs.model.queries import Tidied, Tidy
 from redisjobs.model.transitions import Exchange, Lease, Settlement, Settlements, Turn
 from redisjobs.torture.proxy import HOST, Proxy
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.clock import Clock
@@ -461,7 +461,7 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
 
 def source_of(queue: JobQueue) -> Source:
     """One whose store has just said that it is 1,000,000 ms there."""
-    processor = Processor([Worker(queue).settings], until_idle=True)
+    processor = WorkerRun([Worker(queue).settings], until_idle=True)
     (source,) = processor.sources
     now = time.monotonic()
     source.reclaimer._clock.hear(1_000_000, now, now)
@@ -642,7 +642,7 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
 
 @pytest.mark.parametrize("slots", [2])
 async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_began_and_of_nothing_else(
-    queue: JobQueue, processor: Processor, source: Source
+    queue: JobQueue, processor: WorkerRun, source: Source
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     dispatch(source, (await source.member.consumer.exchange([], 2)).leases)
@@ -659,7 +659,7 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     queue: JobQueue,
 ) -> None:
     """What the read brings has the free slots for itself."""
-    processor = Processor([Worker(queue, concurrency=2).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue, concurrency=2).settings], until_idle=False)
     (source,) = processor.sources
     assert source.exchanger.next_batch().count == 2
 
@@ -671,7 +671,7 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
 
 
 async def test_a_worker_that_stops_settles_and_claims_nothing_but_lets_others_have_what_is_due(
-    queue: JobQueue, processor: Processor, source: Source, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, processor: WorkerRun, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.source.exchanger._BUSY", 0)  # now and then it does
     assert source.exchanger.next_batch().count
@@ -685,7 +685,7 @@ async def test_an_idle_worker_with_one_slot_takes_one_job_at_a_time(queue: JobQu
     worker = Worker(queue, concurrency=1)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._processor and settled(worker._processor.sources[0].fetcher))
+        await eventually(lambda: worker._current and settled(worker._current.sources[0].fetcher))
 
         await queue.push_many([Work(n) for n in range(5)])
 
@@ -711,7 +711,7 @@ async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQ
 
 
 async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_late(queue: JobQueue) -> None:
-    processor = Processor([Worker(queue).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue).settings], until_idle=False)
     promoter = processor.sources[0].promoter
     promoter.learn(Exchange(due_in=60), time.monotonic())
     promoter.hear_of_others(2, promotes=False, late=False)
@@ -731,7 +731,7 @@ async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_lat
 async def test_a_few_workers_look_after_a_line_a_second_later_than_the_one_that_is_to_look(
     queue: JobQueue,
 ) -> None:
-    promoters = [Processor([Worker(queue).settings], until_idle=False).sources[0].promoter for _ in range(200)]
+    promoters = [WorkerRun([Worker(queue).settings], until_idle=False).sources[0].promoter for _ in range(200)]
 
     def stand_ins(workers: int) -> int:
         for promoter in promoters:
@@ -747,7 +747,7 @@ async def test_a_few_workers_look_after_a_line_a_second_later_than_the_one_that_
 async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks_at_once_who_is_next(
     queue: JobQueue,
 ) -> None:
-    processor = Processor([Worker(queue).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue).settings], until_idle=False)
     (source,) = processor.sources
     source.reclaimer.look_at = time.monotonic() + 60
 
@@ -757,7 +757,7 @@ async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks
 
 
 async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(queue: JobQueue) -> None:
-    processor = Processor([Worker(queue).settings], until_idle=False)
+    processor = WorkerRun([Worker(queue).settings], until_idle=False)
     promoter = processor.sources[0].promoter
     promoter.hear_of_others(2, promotes=True, late=False)
     assert not promoter.expects(within=60)
@@ -781,7 +781,7 @@ async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_whoever
 
 async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:
     settings = Worker(queue, concurrency=3000).settings
-    processor = Processor([settings], until_idle=False)
+    processor = WorkerRun([settings], until_idle=False)
     (source,) = processor.sources
 
     assert source.exchanger.next_batch().count == 500
@@ -802,14 +802,14 @@ async def test_jobs_released_while_a_claim_is_answered_are_found_by_the_next(red
             return
         stop_holding()
         await other.release(refund=True, watch=False)
-        await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher._claim_after > began)
+        await eventually(lambda: worker._current and worker._current.sources[0].fetcher._claim_after > began)
 
     began = 0.0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
-        await eventually(lambda: worker._processor and worker._processor.sources[0].fetcher.waiting)
-        assert worker._processor is not None
-        consumer = worker._processor.sources[0].member.consumer
+        await eventually(lambda: worker._current and worker._current.sources[0].fetcher.waiting)
+        assert worker._current is not None
+        consumer = worker._current.sources[0].member.consumer
         assert isinstance(consumer, RedisConsumer)
         stop_holding = hold_answers(consumer, hand_back)
         began = time.monotonic()
@@ -937,7 +937,7 @@ async def test_jobs_that_took_a_lease_to_arrive_are_run_but_not_before_a_beat_go
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         if verb == "wait":
-            await eventually(lambda: worker._processor and settled(worker._processor.sources[0].fetcher))
+            await eventually(lambda: worker._current and settled(worker._current.sources[0].fetcher))
             await queue.push(Late())
         with anyio.fail_after(10):
             await arrived.wait()

@@ -25,7 +25,7 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.model.transitions import Exchange, NewJob
 from redisjobs.torture.proxy import HOST, Proxy
-from redisjobs.worker.processor import Processor
+from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
@@ -54,18 +54,18 @@ async def queues(stores: tuple[Store, Store], seen: Seen) -> AsyncIterator[tuple
         yield first, second
 
 
-def processor_of(
+def run_of(
     queues: Sequence[JobQueue], *, until_idle: bool = False, allocator: Allocator | None = None, **options: Any
-) -> Processor:
+) -> WorkerRun:
     """One run of a worker of several queues."""
     settings = Worker(queues[0], **options).settings
-    return Processor(
+    return WorkerRun(
         [replace(settings, queue=queue) for queue in queues], until_idle=until_idle, allocator=allocator
     )
 
 
 @asynccontextmanager
-async def running(processor: Processor, *, grace: float = 10) -> AsyncIterator[Processor]:
+async def running(processor: WorkerRun, *, grace: float = 10) -> AsyncIterator[WorkerRun]:
     """A worker that runs, and is stopped at the end."""
     with anyio.fail_after(40):
         async with anyio.create_task_group() as tasks:
@@ -176,15 +176,15 @@ def test_only_the_hungry_have_turns_and_none_of_them_waits_for_ever(
 class Claimant:
     """A source, as the pool sees it, that says what a test lets it say."""
 
-    def __init__(self, *, is_hungry: bool = True, asked: int = 0, holds: int = 0) -> None:
+    def __init__(self, *, wants_jobs: bool = True, asked: int = 0, holds: int = 0) -> None:
         self.batcher: Any = SimpleNamespace(
             asked=lambda since: asked, brings_one_alone=lambda since: False, under_way=int(asked > 0)
         )
         self.fetcher: Any = SimpleNamespace(waiting=False)
-        self.clearance: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
+        self.quarantine: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
         self.dispatcher: Any = SimpleNamespace(leases=[None] * holds, is_away=False)
-        self.is_hungry = is_hungry
-        self.dry_until = float("-inf")
+        self.wants_jobs = wants_jobs
+        self.skip_until = float("-inf")
         self.emptied_at: int | None = None
         self.made_room = self.woken = 0
 
@@ -220,20 +220,20 @@ def test_whoevers_turn_it_is_may_claim_for_all_free_slots_and_the_other_for_none
 
 
 def test_a_source_that_is_not_hungry_is_passed_over() -> None:
-    a, b = Claimant(is_hungry=False), Claimant()
+    a, b = Claimant(wants_jobs=False), Claimant()
 
     assert pool_of(a, b).share(b) == 100
 
 
 @pytest.mark.parametrize(("asked", "share"), [(76, 0), (75, 25)])
 def test_beside_anothers_claim_a_second_is_made_only_for_a_batch_worth_it(asked: int, share: int) -> None:
-    a, b = Claimant(is_hungry=False, asked=asked), Claimant()
+    a, b = Claimant(wants_jobs=False, asked=asked), Claimant()
 
     assert pool_of(a, b).share(b) == share
 
 
 def test_beside_two_claims_of_others_there_is_no_third() -> None:
-    a, b, c = Claimant(is_hungry=False, asked=10), Claimant(is_hungry=False, asked=10), Claimant()
+    a, b, c = Claimant(wants_jobs=False, asked=10), Claimant(wants_jobs=False, asked=10), Claimant()
 
     assert pool_of(a, b, c).share(c) == 0
 
@@ -252,7 +252,7 @@ def test_with_one_source_nobody_is_asked_whose_turn_it_is() -> None:
 
         claimed = next  # type: ignore[assignment]
 
-    a = Claimant(is_hungry=False)
+    a = Claimant(wants_jobs=False)
     pool = pool_of(a, allocator=Unasked([1]))
 
     assert pool.share(a) == 100
@@ -310,7 +310,7 @@ async def test_jobs_of_both_queues_run_in_the_slots_of_one_worker(
         await queue.push_many([Work(number) for number in range(40)])
 
     with anyio.fail_after(40):
-        await processor_of(queues, until_idle=True, concurrency=5).run()
+        await run_of(queues, until_idle=True, concurrency=5).run()
 
     assert Counter(seen.ended) == {queue.name: 40 for queue in queues}
     assert seen.most <= 5
@@ -323,7 +323,7 @@ async def test_a_queue_that_found_nothing_waits_for_its_turn_to_look_once_more_a
 ) -> None:
     for queue in queues:
         await queue.push(Work())
-    processor, looks = processor_of(queues, until_idle=True), 0
+    processor, looks = run_of(queues, until_idle=True), 0
 
     def counted(look: Callable[[], bool]) -> Callable[[], bool]:
         def count() -> bool:
@@ -363,7 +363,7 @@ async def test_a_job_that_a_handler_pushes_to_the_other_queue_is_run_before_an_i
     chain(second, first)
     await first.push(Chain(6))
     with anyio.fail_after(40):
-        await processor_of(queues, until_idle=True).run()
+        await run_of(queues, until_idle=True).run()
 
     assert [happened(await queue.counts())["completed"] for queue in queues] == [4, 3]
 
@@ -384,7 +384,7 @@ async def test_a_job_of_the_other_queue_that_a_handler_waits_for_is_run_by_a_wor
         return 10 * await inner.run(a)
 
     handle = await outer.push(4)
-    processor = processor_of(queues, until_idle=True, concurrency=4)
+    processor = run_of(queues, until_idle=True, concurrency=4)
     with anyio.fail_after(40):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(processor.run)
@@ -407,7 +407,7 @@ async def test_a_job_that_was_pushed_after_the_last_claim_was_sent_is_run_before
     for number in range(20):
         await pushes.push(number)
         with anyio.fail_after(40):
-            await processor_of(queues, until_idle=True, concurrency=1 + number % 3).run()
+            await run_of(queues, until_idle=True, concurrency=1 + number % 3).run()
         assert not any((await second.counts()).ready.values())
 
 
@@ -419,7 +419,7 @@ async def test_with_a_backlog_in_both_queues_jobs_begin_by_weight(
         await queue.push_many([Work(number, seconds=0.01) for number in range(60)])
 
     with anyio.fail_after(40):
-        await processor_of(queues, until_idle=True, concurrency=1, allocator=Allocator([3, 1])).run()
+        await run_of(queues, until_idle=True, concurrency=1, allocator=Allocator([3, 1])).run()
 
     first = Counter(seen.started[:40])[queues[0].name]
     assert 28 <= first <= 32  # three of four, but for the first claims
@@ -433,7 +433,7 @@ async def test_in_strict_order_the_second_queue_is_served_once_the_first_is_empt
 
     with anyio.fail_after(40):
         allocator = Allocator([1, 1], strict=True)
-        await processor_of(queues, until_idle=True, concurrency=2, allocator=allocator).run()
+        await run_of(queues, until_idle=True, concurrency=2, allocator=allocator).run()
 
     assert set(seen.started[2:30]) == {queues[0].name}  # who joins first may have the first claim
     assert Counter(seen.ended) == {queue.name: 30 for queue in queues}
@@ -444,7 +444,7 @@ async def test_while_one_queue_fills_the_slots_jobs_of_the_other_are_left_to_oth
 ) -> None:
     seen.may_end = anyio.Event()
     busy, other = queues
-    async with running(processor_of(queues, concurrency=2)):
+    async with running(run_of(queues, concurrency=2)):
         await busy.push_many([Work(1), Work(2), Work(3)])
         await eventually(lambda: seen.now == 2)
         await other.push(Work(4))
@@ -466,7 +466,7 @@ async def test_while_one_queue_fills_the_slots_jobs_of_the_other_are_left_to_oth
 async def test_jobs_pushed_to_either_queue_of_an_idle_worker_begin_at_once(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:
-    async with running(processor_of(queues, concurrency=4)) as processor:
+    async with running(run_of(queues, concurrency=4)) as processor:
         await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
         for _ in range(5):
             for queue in queues:
@@ -490,7 +490,7 @@ async def test_a_job_that_has_to_run_alone_runs_beside_none_of_the_other_queue(
     await busy.push_many([Work(number, seconds=0.02) for number in range(60)])
 
     with anyio.fail_after(40):
-        await processor_of(queues, until_idle=True, concurrency=4, lease=0.5).run()
+        await run_of(queues, until_idle=True, concurrency=4, lease=0.5).run()
 
     assert Counter(seen.ended) == {suspect.name: 1, busy.name: 60}
     assert seen.beside[job_id] == 0
@@ -515,7 +515,7 @@ async def test_room_is_made_for_a_job_to_run_alone_though_the_other_queue_is_nev
             await busy.push(Work(seconds=0.3))
             await anyio.sleep(0.1)
 
-    processor = processor_of(queues, concurrency=10, lease=1)
+    processor = run_of(queues, concurrency=10, lease=1)
     async with running(processor), anyio.create_task_group() as tasks:
         tasks.start_soon(keep_busy)
         await eventually(lambda: seen.now > 1 and processor.sources[0].fetcher.waiting)
@@ -540,7 +540,7 @@ async def test_a_queue_whose_store_is_away_backs_off_alone(store: Store, seen: S
     there.events.subscribe(SourceUnavailable, lambda event: told.append("away"))
     there.events.subscribe(SourceAvailable, lambda event: told.append("back"))
     here.events.subscribe(SourceUnavailable, lambda event: told.append("wrong"))
-    async with here, running(processor_of([here, there], concurrency=2)) as processor:
+    async with here, running(run_of([here, there], concurrency=2)) as processor:
         await eventually(lambda: all(source.member.opened for source in processor.sources))
         await there.push_many([Work(), Work()])
         await eventually(lambda: len(seen.ended) == 2)
@@ -565,7 +565,7 @@ async def test_a_worker_one_of_whose_queues_can_not_be_reached_begins_with_the_o
     away.is_away = True
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(away, "away"))
     await there.push(Work())
-    async with here, running(processor_of([there, here])) as processor:
+    async with here, running(run_of([there, here])) as processor:
         await here.push(Work())
         await eventually(lambda: seen.ended == [here.name])
         assert processor.health.ready
@@ -578,7 +578,7 @@ async def test_a_worker_that_can_reach_none_of_its_queues_is_not_ready(seen: See
     for store in stores:
         store.is_away = True
     queues = [seen.handle(JobQueue(store, f"q{number}")) for number, store in enumerate(stores)]
-    async with running(processor_of(queues)) as processor:
+    async with running(run_of(queues)) as processor:
         await eventually(lambda: processor.health.why == "the store is unavailable")
         assert (processor.health.live, processor.health.ready) == (True, False)
         stores[1].is_away = False
@@ -589,7 +589,7 @@ async def test_a_worker_that_can_reach_none_of_its_queues_is_not_ready(seen: See
 async def test_a_store_that_hangs_keeps_no_slots_from_the_other_queue_for_long(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
-    async with here, running(processor_of([here, there], concurrency=2)) as processor:
+    async with here, running(run_of([here, there], concurrency=2)) as processor:
         await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
         hanging.hang()
         calls = hanging.calls
@@ -625,7 +625,7 @@ async def test_a_job_that_ran_alone_and_can_not_be_settled_keeps_no_slots_from_a
     seen.may_end = anyio.Event()
     await far.push(Work())
     await lose_twice(away)
-    async with running(processor_of([near, far], lease=1)):
+    async with running(run_of([near, far], lease=1)):
         await eventually(lambda: seen.now == 1)
         await near.push_many([Work()] * 5)
         away.is_away = True
@@ -641,15 +641,15 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
     near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
 ) -> None:
     near, far, away = near_and_far
-    async with running(processor_of([near, far])) as processor:
+    async with running(run_of([near, far])) as processor:
         source = processor.sources[0]
         await far.push(Work(seconds=0.1))
         await eventually(lambda: seen.now == 1)
         away.is_away = True
         await eventually(lambda: processor.sources[1].member.unavailable, within=10)
         assert processor.pool.holds == 1  # as long as that store is away
-        source.exchanger.clearance.hear(60, time.monotonic(), more=True)
-        assert source.exchanger.clearance.is_on(time.monotonic())
+        source.exchanger.quarantine.hear(60, time.monotonic(), more=True)
+        assert source.exchanger.quarantine.is_on(time.monotonic())
 
         await near.push_many([Work()] * 5)
         await eventually(lambda: seen.ended.count(near.name) == 5)
@@ -661,7 +661,7 @@ async def test_a_job_that_has_to_run_alone_does_though_what_has_run_elsewhere_ca
 ) -> None:
     driver, away = MemoryDriver(), Away()
     near, far = seen.handle(JobQueue(driver, "near")), seen.handle(JobQueue(away, "far"))
-    async with running(processor_of([near, far], lease=1)) as processor:
+    async with running(run_of([near, far], lease=1)) as processor:
         await far.push(Work(seconds=0.1))
         await eventually(lambda: seen.now == 1)
         away.is_away = True
@@ -693,7 +693,7 @@ async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
 
     back = anyio.Event()
     await chain.push()
-    processor = processor_of([first, second], until_idle=True, lease=1)
+    processor = run_of([first, second], until_idle=True, lease=1)
     far = processor.sources[1]
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
@@ -714,7 +714,7 @@ async def test_a_claim_that_fails_keeps_the_slots_from_another_queue_no_longer(
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._RECLAIM", 1000.0)  # or it would look again by itself
     near, far, away = near_and_far
-    processor = processor_of([far, near], concurrency=1, lease=1000, allocator=Allocator([1, 1], strict=True))
+    processor = run_of([far, near], concurrency=1, lease=1000, allocator=Allocator([1, 1], strict=True))
     async with running(processor):
         consumer, denied = processor.sources[0].member.consumer, anyio.Event()
         exchange = consumer.exchange
@@ -748,7 +748,7 @@ async def test_a_blocked_loop_is_noticed_though_the_first_queue_was_never_reache
         while not said and time.monotonic() < until:
             time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
 
-    async with running(processor_of([far, near], lease=1.5)):
+    async with running(run_of([far, near], lease=1.5)):
         await block.push()
         await eventually(lambda: said, within=30)
 
@@ -764,14 +764,14 @@ def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
 async def test_a_store_that_hangs_as_it_is_to_settle_has_no_turns_meanwhile(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
-    async with here, running(processor_of([here, there], concurrency=2)) as processor:
+    async with here, running(run_of([here, there], concurrency=2)) as processor:
         seen.may_end = anyio.Event()
         await there.push_many([Work()] * 4)
         await eventually(lambda: seen.now == 2)
         hanging.hang()
         seen.may_end.set()
         await eventually(lambda: seen.now == 0)
-        assert not processor.sources[1].exchanger.clearance.one_waits
+        assert not processor.sources[1].exchanger.quarantine.one_waits
 
         await here.push_many([Work()] * 10)
         await eventually(lambda: Counter(seen.ended)[here.name] == 10, within=10)
@@ -788,7 +788,7 @@ async def test_a_server_that_hangs_costs_the_leases_of_no_queue_elsewhere(
         far = pair[1].url.replace(f"{HOST}:{port}", f"{HOST}:{proxy.port}")
         here = seen.handle(JobQueue(redis_store.url, redis_store.queue_name))
         there = seen.handle(JobQueue(far, pair[1].queue_name))
-        async with here, there, running(processor_of([here, there], lease=0.6), grace=0) as processor:
+        async with here, there, running(run_of([here, there], lease=0.6), grace=0) as processor:
             await eventually(lambda: processor.health.ready)
             members = [source.member for source in processor.sources]
             await eventually(lambda: all(member.opened for member in members))
@@ -820,7 +820,7 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
     monkeypatch.setattr(SyncConnection, "run_all", spy)
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user, who may do everything
     queues = [seen.handle(JobQueue(server, store.queue_name)) for store in pair]
-    async with queues[0], queues[1], running(processor_of(queues, lease=0.6)) as processor:
+    async with queues[0], queues[1], running(run_of(queues, lease=0.6)) as processor:
         await eventually(lambda: together.count(2) > 3)
         assert len(processor.heartbeats) == 1
         assert not any(source.member.may_be_dead for source in processor.sources)
@@ -832,7 +832,7 @@ async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_ot
 ) -> None:
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user: they beat together
     spoiled, sound = (seen.handle(JobQueue(server, store.queue_name)) for store in pair)
-    async with spoiled, sound, running(processor_of([spoiled, sound], lease=0.6), grace=0) as processor:
+    async with spoiled, sound, running(run_of([spoiled, sound], lease=0.6), grace=0) as processor:
         members = [source.member for source in processor.sources]
         await eventually(lambda: all(member.opened for member in members))
         client, key = redis.Redis.from_url(server), f"redisjobs:{{{spoiled.name}}}:workers"
@@ -854,7 +854,7 @@ async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_
     queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
 ) -> None:
     seen.may_end = anyio.Event()
-    async with running(processor_of(queues, lease=1)) as processor:
+    async with running(run_of(queues, lease=1)) as processor:
         for queue in queues:
             await queue.push(Work())
         await eventually(lambda: seen.now == 2)
@@ -882,7 +882,7 @@ async def test_a_worker_that_is_stopped_leaves_all_queues_at_once_and_by_one_dea
     released: list[str] = []
     for queue in queues:
         queue.events.subscribe(JobsReleased, lambda event: released.append(event.queue))
-    async with running(processor_of(queues), grace=0.3):
+    async with running(run_of(queues), grace=0.3):
         for queue in queues:
             await queue.push_many([Work(), Work()])
         await eventually(lambda: seen.now == 4)
@@ -903,7 +903,7 @@ async def test_what_is_told_of_a_job_names_its_queue(queues: tuple[JobQueue, Job
         )
         await queue.push(Work())
     with anyio.fail_after(40):
-        await processor_of(queues, until_idle=True).run()
+        await run_of(queues, until_idle=True).run()
 
     assert sorted(claimed) == sorted((queue.name, queue.name) for queue in queues)
 
@@ -923,7 +923,7 @@ async def test_a_queue_that_was_left_is_not_taken_for_stuck_while_jobs_of_anothe
             time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
         said.append(processor.health)
 
-    async with near, far, running(processor_of([near, far], lease=1.2)) as processor:
+    async with near, far, running(run_of([near, far], lease=1.2)) as processor:
         await block.push()
         await eventually(lambda: processor.pool.slots.held)
         processor.stop(30)

@@ -5,7 +5,7 @@ import random
 _OTHERS = 9  # for so many times as long as a job took that ran alone, others have their turn
 
 
-class Clearance:
+class Quarantine:
     """Says when a worker is to take no new jobs.
 
     A job that is delivered for the last time runs on a worker that runs nothing else. Mostly one is idle anyway.
@@ -45,23 +45,23 @@ class Clearance:
         elif waits >= self._patience and now >= max(self._until + self._lease, self._others_until):
             self._began, self._until, self._length = now, now + self._length, 2 * self._length
 
-    def took(self, now: float) -> None:
+    def started(self, now: float) -> None:
         """Take in that one runs alone from now on."""
         self._taken = self._began if self.is_on(now) else now
 
-    def ran(self, now: float) -> None:
+    def finished(self, now: float) -> None:
         """Take in that it runs no more. There may be others of its kind."""
         self.one_waits = True
         self._others_until = now + _OTHERS * (now - self._taken)
         self._until, self._length = float("-inf"), 2 * self._lease
 
-    def seeks(self, now: float) -> bool:
+    def wants(self, now: float) -> bool:
         """Whether the worker is to take such a job, and no others have their turn."""
         return self.one_waits and not (self._others_wait and now < self._others_until)
 
     def is_near(self, now: float) -> bool:
         """Whether the worker may run nothing before long: by one exchange at a time it finds that it does."""
-        return self.seeks(now) and (self.is_on(now) or not self._others_wait)
+        return self.wants(now) and (self.is_on(now) or not self._others_wait)
 
     def is_on(self, now: float) -> bool:
         """Whether the worker is to take no new jobs while it runs any."""

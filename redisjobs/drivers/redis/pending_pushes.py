@@ -32,7 +32,7 @@ class Answer(Protocol):
         """Give an error instead."""
 
 
-class WaitingPush:
+class PendingPush:
     """One caller's.
 
     Args:
@@ -56,7 +56,7 @@ class WaitingPush:
         self.told: Sequence[Pushed | None] = ()
         self.since = time.monotonic()
 
-    def goes_with(self, other: "WaitingPush") -> bool:
+    def goes_with(self, other: "PendingPush") -> bool:
         """Whether the two may share a round trip: of a repetition more is asked, and more remembered."""
         return self.repeated == other.repeated and not (self.by_itself or other.by_itself)
 
@@ -87,20 +87,20 @@ class WaitingPush:
             self.answer.set_exception(own)
 
 
-Batch = Sequence[WaitingPush]
+Batch = Sequence[PendingPush]
 """Some that go together, the one that has waited longest first."""
 
 
-class Crowd:
+class PendingPushes:
     """The pushes that wait, the one that has waited longest first. Its length is how many callers that are."""
 
     def __init__(self) -> None:
-        self._waiting: deque[WaitingPush] = deque()
+        self._waiting: deque[PendingPush] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, push: WaitingPush) -> None:
+    def add(self, push: PendingPush) -> None:
         """Let one wait."""
         self._waiting.append(push)
 
@@ -114,9 +114,9 @@ class Crowd:
         while self._waiting:
             self._waiting.popleft().fail(error)
 
-    def take(self) -> list[WaitingPush]:
+    def take(self) -> list[PendingPush]:
         """Take those out that go together next; none where nobody waits."""
-        batch: list[WaitingPush] = []
+        batch: list[PendingPush] = []
         jobs = size = 0
         # Half of a crowd: the other half is on its way while the answers to the first are taken in.
         most = max(WORTH, len(self._waiting) // 2)

@@ -16,7 +16,7 @@ from redisjobs.errors import RedisJobsError
 from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
 from redisjobs.worker.rss import rss
-from redisjobs.worker.running.call import Means
+from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.guard import Guard, keep_up
 from redisjobs.worker.running.threads import Threads
@@ -30,7 +30,7 @@ from redisjobs.worker.source.source import Source
 from redisjobs.worker.source.watchdog import LoopWatchdog
 
 if TYPE_CHECKING:
-    from redisjobs.worker.running.processes import Processes
+    from redisjobs.worker.running.handler_pool import HandlerPool
 
 logger = Log("redisjobs.worker")
 
@@ -38,7 +38,7 @@ _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their j
 _MEMORY = 2.0  # seconds between looks at the memory in use; less for a short lease
 
 
-class Processor:
+class WorkerRun:
     """One run of a worker.
 
     Args:
@@ -77,7 +77,7 @@ class Processor:
         patience = min(max(1.0, first.lease / 3), 5.0)
         self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
-        self.processes: Processes | None = None
+        self.processes: HandlerPool | None = None
         self.broken = False
 
     def _make_heartbeats(self) -> list[Heartbeat]:
@@ -106,7 +106,7 @@ class Processor:
         try:
             with self._opening:
                 await guard.outlast(self._open_processes)
-            self.pool.means = Means(guard, Contexts(), self.pool.deadlines, self.threads, self.processes)
+            self.pool.means = HandlerRuntime(guard, Contexts(), self.pool.deadlines, self.threads, self.processes)
             try:
                 await self._work(guard)
             except BaseException as error:
@@ -126,9 +126,9 @@ class Processor:
         queues = [source.member.settings.queue for source in self.sources]
         handlers = [each for queue in queues for each in queue.definitions.values() if each.in_process]
         if handlers:
-            from redisjobs.worker.running.processes import Processes  # here, for what it loads
+            from redisjobs.worker.running.handler_pool import HandlerPool  # here, for what it loads
 
-            self.processes = Processes(handlers, self._processes_changed)
+            self.processes = HandlerPool(handlers, self._processes_changed)
             await self.processes.open()
 
     async def _work(self, guard: Guard) -> None:

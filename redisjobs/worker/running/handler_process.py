@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 from redisjobs.base.forks import begin_after_fork
 from redisjobs.base.visible import visible
 from redisjobs.errors import EncodeError
-from redisjobs.model.context import set_current_job, set_hearer
+from redisjobs.model.context import set_current_job, set_message_sink
 from redisjobs.model.job import PushedJob
 from redisjobs.model.outcome import RemoteTraceback, attach, describe, known_as, plain, text_of, traceback_of
-from redisjobs.model.progress import Progress, Pushing, Said
-from redisjobs.worker.running.place import NotPacked, call_of
+from redisjobs.model.progress import HandlerMessage, Progress, Pushing
+from redisjobs.worker.running.handler_ref import NotPacked, call_of
 
 _LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
 _TOLD = 1.0  # seconds that another thread may take to write down how a process ended
@@ -73,7 +73,7 @@ class Process:
             self.kill()
         return self._hear() == _READY
 
-    def ask(self, task: bytes, said: Callable[[Said], object]) -> bytes | None:
+    def ask(self, task: bytes, said: Callable[[HandlerMessage], object]) -> bytes | None:
         """Run a handler there.
 
         Args:
@@ -93,7 +93,7 @@ class Process:
             answer = self._hear()
         return answer
 
-    def _answer(self, packed: bytes, said: Callable[[Said], Any]) -> None:
+    def _answer(self, packed: bytes, said: Callable[[HandlerMessage], Any]) -> None:
         """Pass on what the handler says; who pushes a job waits to hear what it is called."""
         answer: PushedJob | Exception | None
         try:
@@ -273,7 +273,7 @@ class _Teller:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def hear(self, said: Said) -> PushedJob | None:
+    def hear(self, said: HandlerMessage) -> PushedJob | None:
         """Send it soon; nothing once the handler is over, or of a process that it forked: the pipe is ours."""
         if self._over.is_set() or os.getpid() != self._pid:
             return None
@@ -333,7 +333,7 @@ class _Teller:
             if last:
                 self._over.set()
 
-    def _send(self, said: Said) -> None:
+    def _send(self, said: HandlerMessage) -> None:
         if not self._over.is_set():
             with suppress(OSError):  # the worker is gone
                 self._pipe.send_bytes(_SAID + pickle.dumps(said))
@@ -371,7 +371,7 @@ def _end_fork(raised: BaseException | None) -> NoReturn:
 def _run(task: bytes, teller: _Teller) -> tuple[bytes | NotPacked, BaseException | None]:
     try:
         place, parameters, context, is_kept = pickle.loads(task)
-        set_hearer(context, teller)
+        set_message_sink(context, teller)
         set_current_job(context)
         returned = call_of(place)(parameters, context)
         if hasattr(type(returned), "__await__"):

@@ -16,18 +16,18 @@ import anyio
 import anyio.to_thread
 
 from redisjobs.errors import ProcessDied, RegistrationError
-from redisjobs.model.context import JobContext, hearer_of
+from redisjobs.model.context import JobContext, message_sink_of
 from redisjobs.model.job import JobDefinition
-from redisjobs.model.progress import Said
-from redisjobs.worker.running.place import place_of
-from redisjobs.worker.running.process import Process, load
+from redisjobs.model.progress import HandlerMessage
+from redisjobs.worker.running.handler_process import Process, load
+from redisjobs.worker.running.handler_ref import place_of
 from redisjobs.worker.running.threads import NoThread, Trouble
 
 _END = 2.0  # seconds that idle processes have to end by themselves
 _TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
 
 
-class Processes:
+class HandlerPool:
     """As many processes as run handlers at once, each started when first needed and then kept.
 
     Args:
@@ -103,8 +103,8 @@ class Processes:
             task = pickle.dumps((self._places[id(definition)], parameters, context, context.keeps_result))
         except BaseException as error:
             return None, error
-        hearer = hearer_of(context)
-        said: Callable[[Said], object] = hearer.hear if hearer is not None else bool
+        sink = message_sink_of(context)
+        said: Callable[[HandlerMessage], object] = sink.hear if sink is not None else bool
         for _ in range(_TRIES):
             process = self._idle.pop()
             answer = await self._in_thread(process, functools.partial(process.ask, task, said))

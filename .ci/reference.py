@@ -198,8 +198,8 @@ def _parsed(found: griffe.Object) -> list[griffe.DocstringSection]:
     return found.docstring.parse(griffe.Parser.google, **_PARSER) if found.docstring else []
 
 
-def _item(what: str, told: str) -> str:
-    return f"- {what}: {' '.join(told.split())}"
+def _item(what: str, text: str) -> str:
+    return f"- {what}: {' '.join(text.split())}"
 
 
 def _signature(function: griffe.Function, name: str) -> str:

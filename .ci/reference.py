@@ -1,10 +1,10 @@
-"""Writes the pages of docs/reference/ that are made from the code: the API and the command line.
+"""Write the pages of docs/reference/ that are generated from the code: the API and the command line.
 
     .venv/bin/python .ci/reference.py           # write them
-    .venv/bin/python .ci/reference.py --check   # write nothing; exit code 1 if one is not as it would be written
+    .venv/bin/python .ci/reference.py --check   # write nothing; exit code 1 if a page is out of date
 
 The API comes from the docstrings, which griffe reads without importing anything. The command line comes from the
-commands themselves; what stands above the marker on its page is written by hand, and kept.
+commands; the text above the marker on its page is kept.
 """
 
 import argparse
@@ -25,26 +25,23 @@ DOCS = ROOT / "docs/reference"
 MARKER = "<!-- What follows is written by .ci/reference.py. -->"
 
 _TITLES = {
-    "queues": ("Queues and pushing", "For whoever pushes jobs, looks at them or registers handlers."),
-    "jobs": ("Names, contexts and states", "For whoever writes handlers, or reads what is known of a job."),
-    "workers": ("Workers", "For whoever runs workers in code of their own; else see the command line."),
-    "middleware": (
-        "Middleware",
-        "For whoever takes part in what happens to jobs: before a push, around a handler.",
-    ),
-    "retries": ("Retry policies", "For whoever says when a failed job is tried again."),
-    "schedules": ("Schedules", "For whoever has jobs pushed again and again."),
-    "errors": ("Errors and steering", "For whoever catches errors, or raises what chooses a job's outcome."),
+    "queues": ("Queues and pushing", "For developers who push jobs, inspect them or register handlers."),
+    "jobs": ("Names, contexts and states", "For developers who write handlers or read what is known about a job."),
+    "workers": ("Workers", "For developers who run workers from their own code instead of the command line."),
+    "middleware": ("Middleware", "For developers who add code before a push or around a handler."),
+    "retries": ("Retry policies", "For developers who decide when a failed job is tried again."),
+    "schedules": ("Schedules", "For developers who push jobs at fixed times."),
+    "errors": ("Errors and steering", "For developers who catch errors, or raise one to choose a job's outcome."),
     "metrics": (
         "Metrics and tracing",
-        "For whoever watches: `from redisjobs.metrics import Metrics`, `from redisjobs.tracing import Tracing`.",
+        "For operators: `from redisjobs.metrics import Metrics`, `from redisjobs.tracing import Tracing`.",
     ),
     "sync": (
         "The sync queue",
-        "For whoever pushes from code without an event loop: `from redisjobs.sync import JobQueue`.",
+        "For developers whose code has no event loop: `from redisjobs.sync import JobQueue`.",
     ),
 }
-"""Each page's title, and whom it is for."""
+"""The title of each page, and its first line."""
 
 _PAGES = {
     "job": "jobs",
@@ -60,7 +57,7 @@ _PAGES = {
     "service": "workers",
     "errors": "errors",
 }
-"""Which page a module's names are on; those of all others are on that of the queues."""
+"""The page of each module's names. The names of all other modules are on the page of the queues."""
 
 _WIDTH = 88
 _KINDS = {int: "NUMBER", float: "NUMBER", str: "TEXT", Path: "PATH"}
@@ -75,7 +72,7 @@ Documented = griffe.Class | griffe.Function
 
 
 def api() -> dict[Path, str]:
-    """The pages of the API: where each is to be, and its text."""
+    """Return the pages of the API: path and text."""
     package = griffe.load("redisjobs", search_paths=[ROOT], docstring_parser="google")
     groups: dict[str, list[Documented]] = {page: [] for page in _TITLES}
     for name in package.exports or ():
@@ -103,9 +100,8 @@ def _is_protocol(kind: griffe.Class) -> bool:
 def _index(groups: dict[str, list[Documented]]) -> str:
     lines = [
         "# The API",
-        "For whoever writes code: every public name, as its docstring tells it. Names are imported from "
-        "`redisjobs`, those of the sync queue from `redisjobs.sync`, those of metrics and tracing as their page "
-        "says.",
+        "For developers: every public name with its docstring. Import names from `redisjobs`, those of the sync "
+        "queue from `redisjobs.sync`, and those of metrics and tracing as their page says.",
     ]
     for page, members in groups.items():
         rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]
@@ -144,17 +140,17 @@ def _class(found: griffe.Class) -> Iterator[str]:
 
 
 def _attributes(found: griffe.Class) -> Iterator[str]:
-    """Those that the class, or a base without a place of its own here, documents; then those with a docstring."""
-    told: set[str] = set()
+    """Yield the attributes that the class or a private base documents, then those with a docstring."""
+    documented: set[str] = set()
     for kind in (found, *(base for base in found.mro() if not _is_public(base))):
         for section in _parsed(kind):
             if section.kind is griffe.DocstringSectionKind.attributes:
                 for each in section.value:
-                    told.add(each.name)
+                    documented.add(each.name)
                     yield _item(f"`{each.name}`", each.description)
     for name, member in found.all_members.items():
         target = member.final_target if isinstance(member, griffe.Alias) else member
-        if not isinstance(target, griffe.Attribute) or name in told or name.startswith("_"):
+        if not isinstance(target, griffe.Attribute) or name in documented or name.startswith("_"):
             continue
         if member.inherited and isinstance(target.parent, griffe.Class) and _is_public(target.parent):
             continue
@@ -188,7 +184,9 @@ def _prose(found: Documented) -> Iterator[str]:
 def _items(section: griffe.DocstringSection, returned: str) -> Iterator[str]:
     for each in section.value:
         if section.kind is griffe.DocstringSectionKind.returns:
-            begin = "" if str(each.annotation) == returned else f"{each.annotation}: "  # words, taken for a type
+            begin = (
+                "" if str(each.annotation) == returned else f"{each.annotation}: "
+            )  # words that griffe takes for a type
             yield " ".join(f"{begin}{each.description}".split())
         elif section.kind is griffe.DocstringSectionKind.raises:
             yield _item(f"`{each.annotation}`", each.description)
@@ -200,12 +198,12 @@ def _parsed(found: griffe.Object) -> list[griffe.DocstringSection]:
     return found.docstring.parse(griffe.Parser.google, **_PARSER) if found.docstring else []
 
 
-def _item(what: str, told: str) -> str:
-    return f"- {what}: {' '.join(told.split())}"
+def _item(what: str, text: str) -> str:
+    return f"- {what}: {' '.join(text.split())}"
 
 
 def _signature(function: griffe.Function, name: str) -> str:
-    """Name and arguments, on one line or with one a line."""
+    """Return name and arguments, on one line or one argument a line."""
     parts = list(_arguments(function))
     whole = f"{name}({', '.join(parts)})"
     return whole if len(whole) <= _WIDTH else "\n".join([f"{name}(", *(f"    {part}," for part in parts), ")"])
@@ -225,10 +223,10 @@ def _arguments(function: griffe.Function) -> Iterator[str]:
         stars = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}.get(
             each.kind, ""
         )
-        told = f"{stars}{each.name}" + (f": {each.annotation}" if each.annotation is not None else "")
+        argument = f"{stars}{each.name}" + (f": {each.annotation}" if each.annotation is not None else "")
         if each.default is not None and not stars:
-            told += f" = {each.default}" if each.annotation is not None else f"={each.default}"
-        yield told
+            argument += f" = {each.default}" if each.annotation is not None else f"={each.default}"
+        yield argument
     if before is griffe.ParameterKind.positional_only:
         yield "/"
 
@@ -242,11 +240,11 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def command_line() -> dict[Path, str]:
-    """The page of the command line, what was written by hand first."""
+    """Return the page of the command line, with the text above the marker kept."""
     path = DOCS / "command-line.md"
-    by_hand = path.read_text("utf-8").partition(MARKER)[0]
+    written = path.read_text("utf-8").partition(MARKER)[0]
     root: Any = typer.main.get_command(make())
-    return {path: by_hand + MARKER + "\n\n" + _joined(_commands(root, "redisjobs"))}
+    return {path: written + MARKER + "\n\n" + _joined(_commands(root, "redisjobs"))}
 
 
 def _commands(command: Any, called: str) -> Iterator[str]:
@@ -291,7 +289,7 @@ def _names(option: Any, kind: Any) -> str:
 
 
 def _kinds(command: Any) -> dict[str, Any]:
-    """What each option and argument is read as, by name: of `Annotated[list[str] | None, ...]` that is str."""
+    """Return the type of each option and argument by name; for `Annotated[list[str] | None, ...]` that is str."""
     kinds = {}
     for name, hint in get_type_hints(command.callback, include_extras=True).items():
         kind = hint
@@ -302,10 +300,10 @@ def _kinds(command: Any) -> dict[str, Any]:
 
 
 def _default(option: Any) -> str:
-    told = "required" if option.required else ""
+    shown = "required" if option.required else ""
     if not (option.required or option.default is None or option.default is False or option.default == ""):
-        told = f"`{getattr(option.default, 'value', option.default)}`"
-    return " or ".join(filter(None, [f"`${option.envvar}`" if option.envvar else "", told]))
+        shown = f"`{getattr(option.default, 'value', option.default)}`"
+    return " or ".join(filter(None, [f"`${option.envvar}`" if option.envvar else "", shown]))
 
 
 def _cell(text: str | None) -> str:
@@ -313,7 +311,7 @@ def _cell(text: str | None) -> str:
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
     check = parser.parse_args().check
@@ -327,7 +325,7 @@ def main() -> int:
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(pages[path], "utf-8")
-    for path in left:  # of a page that there is no more
+    for path in left:  # pages of removed groups
         path.unlink()
     return 0
 

@@ -52,7 +52,7 @@ FEATURES = {
     for feature in (
         Feature("plain", "plain"),
         Feature("kept", "its result is kept"),
-        Feature("wait", "its result is kept, and somebody waits for it", waited=True),
+        Feature("wait", "its result is kept and awaited", waited=True),
         Feature("progress", "reports progress once, and ends at once"),
         Feature("nap", "takes 10 ms", base="nap"),
         Feature("progress_nap", "takes 10 ms, and reports progress once", base="nap"),
@@ -84,7 +84,7 @@ COSTS = (
     Figure("worker", "worker"),
     Figure("drain", "Redis"),
     Figure("push", "Redis, the push"),
-    Figure("waiter", "who waits"),
+    Figure("waiter", "the waiting process"),
 )
 
 
@@ -287,16 +287,16 @@ def _turned(items: Sequence[Item], by: int) -> list[Item]:
 # What is said
 
 _METHOD = """\
-One worker process with 100 slots drains a queue: CPU a job, of the worker, of Redis meanwhile, of Redis while the
-jobs were pushed, and of the process that waits. Medians of the rounds, the least and the most in brackets. A
-difference is to the job without the feature in the same round: where 0 lies between its least and its most, it is
-within the noise. To repeat it: `python -m benchmarks.features --docs`."""
+One worker process with 100 slots drains a queue. The figures are CPU time a job: of the worker, of Redis, of
+Redis while the jobs were pushed, and of the process that waits for results. They are medians, with the least
+and the most in brackets. A difference compares a job with a plain job of the same round; if 0 lies between its
+least and its most, it is noise. To repeat it: `python -m benchmarks.features --docs`."""
 
 _BESIDE = """\
-Beside others: CPU of the worker and of Redis together, that of the push in it, µs a job. Compare what a feature
-costs a system with what a plain job costs it; and mind that BullMQ's worker is JavaScript. Only redisjobs adds a
-follow-up in the step that ends its parent: others push it in the handler, so one may be pushed twice. Docket opens
-a connection for each who waits, so 1,000 wait; in ardiq 500, as 3,000 had timed out; else as many as jobs."""
+Other systems: CPU time of worker and Redis together, with the push, in µs a job. Compare the cost of a feature
+with the cost of a plain job of the same system; BullMQ's worker is JavaScript. Only redisjobs adds a follow-up
+in the step that ends its parent. The others push it in the handler, so it may be pushed twice. Docket opens a
+connection for each waiting task, so only 1,000 tasks wait there, and 500 in ardiq, where 3,000 timed out."""
 
 
 def more(run: Run, system: str, feature: Feature, figure: Figure) -> list[float]:

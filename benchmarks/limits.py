@@ -331,14 +331,14 @@ def said_of(judged: Judged, seconds: float) -> str:
     """The run under kills; Markdown."""
     rows = [
         [f"max_concurrency={AT_ONCE}: most at once, by the workers", str(judged.at_once)],
-        ["the same, as the server counts", str(judged.counted)],
-        ["runs that a kill has cut off, whose lease has to end", str(judged.cut_off)],
-        ["of what is allowed, leased while jobs waited", f"{judged.used:.1%}"],
+        ["the same, by the server's count", str(judged.counted)],
+        ["runs ended by a kill, whose lease has to end", str(judged.cut_off)],
+        ["share of the allowed leases in use while jobs waited", f"{judged.used:.1%}"],
         [f"rate={RATE}/s: most starts in a second, the burst of {RATE} in it", str(judged.most_a_second)],
-        ["of what is allowed after the first burst, started while jobs waited", f"{judged.allowed:.1%}"],
+        ["share of the allowed starts after the first burst", f"{judged.allowed:.1%}"],
     ]
     head = f"{_WORKERS} worker processes, {seconds:g} s, {_KILLS} kills"
-    return table([head, ""], rows) + "\n\n" + "\n".join(judged.wrong or ["As it should be."])
+    return table([head, ""], rows) + "\n\n" + "\n".join(judged.wrong or ["All limits held."])
 
 
 Drains = Mapping[str, Sequence[Figures]]

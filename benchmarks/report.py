@@ -15,7 +15,7 @@ from benchmarks.systems import FLOOR, PEER_NAMES, SYSTEMS, US
 DASH = "\N{EN DASH}"
 PARTS = {
     "features": "What each feature costs",
-    "waiters": "Many who wait",
+    "waiters": "Many waiting tasks",
     "limits": "Limits, under kills",
     "growth": "How the cost grows",
     "fleet": "A fleet, simulated",
@@ -252,9 +252,9 @@ def prices(run: Run) -> list[str]:
     if not said:
         return []
     about = (
-        "What redisjobs does in every figure above, and a peer does not: as read in its code and documents, or as "
-        "seen when it was run. redisjobs checks who settles a job, adds a push once however often it is sent, "
-        "renews what it holds, keeps each job to its timeout, and runs a crashed worker's jobs within 17 s."
+        "What redisjobs does in every figure above and the peer does not, from its code, its documents or a run. "
+        "redisjobs checks which worker settles a job, adds a repeated push once, renews its leases, applies each "
+        "timeout, and runs the jobs of a crashed worker within 17 seconds."
     )
     return ["## What each gives up", about, "\n".join(said)]
 
@@ -264,9 +264,9 @@ def page(run: Run) -> str:
     lost, past = losses(run.samples), pasts(run.samples)
     parts = [
         "# Benchmarks",
-        "For whoever compares queues, or plans for many jobs. Written by `python -m benchmarks`; how it measures, "
-        "and what that can't tell, is in `benchmarks/README.md` of the checkout. Compare ratios within this "
-        "page, never absolute figures with those of another machine or another day.",
+        "For teams that compare queues or plan for many jobs. `python -m benchmarks` writes this page; "
+        "`benchmarks/README.md` in the checkout explains the method and its limits. Compare ratios within this "
+        "page, not figures from other machines or days.",
         f"- {run.date}, {run.rounds} {'interleaved rounds' if run.rounds > 1 else 'round'}; medians, the least "
         f"and the most in brackets{' (a quick run: fewer jobs)' if run.quick else ''}\n"
         f"- {run.machine}\n- {run.server}\n- "
@@ -276,7 +276,7 @@ def page(run: Run) -> str:
         "![Drain, push, latency and CPU, redisjobs beside its peers](benchmarks.svg)",
         "## Beside the best peer",
         comparison(run.samples),
-        "## Where we lose, or fall short",
+        "## Where redisjobs is slower, or misses its target",
         "\n".join(f"- {line}" for line in lost) if lost else "Nowhere in this run.",
         *(["## Beside the past", *past] if past else []),
         "## Every system",

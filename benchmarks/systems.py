@@ -222,8 +222,8 @@ SYSTEMS = {
             "tarsk-redis",
             "100 slots a child; pushes in flight from threads",
             _tarsk,
-            gives_up="A crashed worker's jobs wait for their timeout and 30 s more. Delayed jobs are "
-            "looked for once a second. No types of parameters.",
+            gives_up="A crashed worker's jobs wait for their timeout and 30 s more. It looks for delayed "
+            "jobs once a second. No typed parameters.",
         ),
         System(
             "taskiq-redis",
@@ -233,8 +233,8 @@ SYSTEMS = {
             "streams, uvloop, hiredis, orjson, prefetch 100, no parsing",
             _taskiq,
             scale=0.4,
-            gives_up="A crashed worker's jobs wait 10 minutes, and for ever where nothing else comes. What "
-            "has run stays in the stream. No delayed jobs in the broker, no dead letters.",
+            gives_up="A crashed worker's jobs wait 10 minutes, and for ever if no other job comes. Finished "
+            "jobs stay in the stream. No delayed jobs in the broker, no dead letters.",
         ),
         System(
             "ardiq",
@@ -243,8 +243,8 @@ SYSTEMS = {
             "ardiq",
             "uvloop, prefetch as it comes",
             _ardiq,
-            gives_up="Runs jobs twice that it has fetched ahead, with nothing wrong. A job that kills its "
-            "worker is tried for ever. A worker ends when its connection breaks once.",
+            gives_up="It runs prefetched jobs twice without any failure. A job that kills its worker is "
+            "tried for ever. A worker ends when its connection breaks once.",
         ),
         System(
             "cauli",
@@ -253,8 +253,8 @@ SYSTEMS = {
             "cauli",
             "a worker in Rust that embeds Python, acknowledges by 64",
             _cauli,
-            gives_up="An acknowledgement asks nothing: who has lost a job settles it all the same. Nothing "
-            "is renewed, so a long job runs twice; recovery takes minutes.",
+            gives_up="Acknowledgements are unchecked: a worker that lost a job still settles it. No lease is "
+            "renewed, so a long job runs twice. Recovery takes minutes.",
         ),
         System(
             "blitzq",
@@ -263,8 +263,8 @@ SYSTEMS = {
             "blitzq",
             "its reliable mode, uvloop, hiredis, results not kept",
             _blitzq,
-            gives_up="A push that is tried again adds the job twice. An acknowledgement asks nothing: who "
-            "has lost a job settles it all the same.",
+            gives_up="A repeated push adds the job twice. Acknowledgements are unchecked: a worker that lost "
+            "a job still settles it.",
         ),
         System(
             "mayu",
@@ -274,8 +274,8 @@ SYSTEMS = {
             "a client in Rust, 2 threads (100 where jobs sleep), prefetch 200, results not kept",
             _mayu,
             concurrency=2,
-            gives_up="A crashed worker's jobs wait 30 s. Rate limits are of a process, not of the fleet. "
-            "Handlers run in threads, which no timeout can end. It says that it is alpha.",
+            gives_up="A crashed worker's jobs wait 30 s. Rate limits hold for a process, not for the fleet. "
+            "Handlers run in threads, which no timeout can end. It is alpha, by its own words.",
         ),
         System(
             "dramatiq",
@@ -286,9 +286,8 @@ SYSTEMS = {
             _dramatiq,
             scale=0.4,
             concurrency=8,
-            gives_up="A crashed worker's jobs come back by maintenance that chance decides on, a minute "
-            "later at best. Delayed jobs wait in the memory of a worker. Dead letters have no way "
-            "back.",
+            gives_up="A crashed worker's jobs come back by maintenance that runs at random, after a minute "
+            "at best. Delayed jobs wait in a worker's memory. Dead letters can't be requeued.",
         ),
         System(
             "streaq",
@@ -298,8 +297,8 @@ SYSTEMS = {
             "uvloop, prefetch as it comes, silent, results not kept",
             _streaq,
             scale=0.2,
-            gives_up="A crashed worker's jobs wait 60 to 120 s. A worker ends where the server is away for "
-            "6 s. Most exceptions are never retried; no dead letters.",
+            gives_up="A crashed worker's jobs wait 60 to 120 s. A worker ends if the server is away for 6 s. "
+            "Most exceptions are never retried. No dead letters.",
         ),
         System(
             "arq",
@@ -309,7 +308,8 @@ SYSTEMS = {
             "uvloop, hiredis, polls each 50 ms, results not kept",
             _arq,
             scale=0.2,
-            gives_up="A crashed worker's jobs wait some 5 minutes; nothing is renewed. It polls. No dead letters.",
+            gives_up="A crashed worker's jobs wait about 5 minutes. No lease is renewed. It polls. No dead "
+            "letters.",
         ),
     )
 }

@@ -146,15 +146,18 @@ def _wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]",
 
 def text(count: int, rate: float, paced: Sequence[Waited], full: Sequence[Waited]) -> str:
     """A table; Markdown."""
-    kinds = [kind for kind in ((f"{rate:g} end a second", paced), ("as many as can", full)) if kind[1]]
+    kinds = [kind for kind in ((f"{rate:g} end a second", paced), ("as fast as possible", full)) if kind[1]]
     rows = [["jobs that ended, 1/s", *(spread([one.per_second for one in rounds], 1.0) for _, rounds in kinds)]]
-    for what, of in (("from its settlement sent", "from_sent"), ("from the answer to that", "from_told")):
+    for what, of in (("from sending the settlement", "from_sent"), ("from its reply", "from_told")):
         for label, part in (("p50", 0.5), ("p99", 0.99), ("most", 1.0)):
             figures = ([percentile(getattr(one, of), part) for one in rounds] for _, rounds in kinds)
             rows.append([f"{what} to the result, {label}, ms", *(spread(each, 1e3) for each in figures)])
-    for label, of in (("connections of who waits", "connections"), ("of these that listen", "listening")):
+    for label, of in (
+        ("connections of the waiting process", "connections"),
+        ("of these, subscribed", "listening"),
+    ):
         rows.append([label, *(spread([getattr(one, of) for one in rounds], 1.0) for _, rounds in kinds)])
-    return table([f"{count:,} who wait in one process", *(head for head, _ in kinds)], rows)
+    return table([f"{count:,} tasks wait in one process", *(head for head, _ in kinds)], rows)
 
 
 def verdict(paced: Sequence[Waited]) -> str:

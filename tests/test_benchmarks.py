@@ -624,7 +624,7 @@ def test_the_tables_of_features_say_costs_and_differences_with_their_spread() ->
     ]
     assert cells_of(costs, "plain")[-1] == DASH
     assert cells_of(differences, "pushes a plain job")[1:3] == ["plain", f"15 (10{DASH}20)"]
-    assert cells_of(differences, "its result is kept, and")[-1] == f"65 (60{DASH}70)"
+    assert cells_of(differences, "its result is kept and")[-1] == f"65 (60{DASH}70)"
 
 
 def test_what_a_system_lacks_is_said_in_the_table_and_what_failed_below_it() -> None:
@@ -633,7 +633,7 @@ def test_what_a_system_lacks_is_said_in_the_table_and_what_failed_below_it() -> 
 
     table = features.beside(run)
     assert cells_of(table, "pushes a plain job")[-1] == "has no such thing"
-    assert cells_of(table, "its result is kept, and")[-1] == "failed"
+    assert cells_of(table, "its result is kept and")[-1] == "failed"
     assert cells_of(table, "plain")[-2:] == [f"41 (35{DASH}47)", f"1,250 (1,200{DASH}1,300)"]
     assert "- docket, wait: failed: it died" in features.text(run)
     assert "- docket, follow" not in features.text(run)

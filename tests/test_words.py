@@ -1,6 +1,8 @@
-"""One name per thing, the field's own: names that were ours alone do not come back."""
+"""One name per thing, the field's own: names that were ours alone do not come back. Prose is plain English."""
 
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -68,3 +70,99 @@ def test_the_word_that_was_ours_alone_is_not_said_any_more(old: str) -> None:
 
 def test_no_module_goes_by_a_name_of_old() -> None:
     assert {path.stem for path in (ROOT / "redisjobs").rglob("*.py")} & MODULES == set()
+
+
+# Plain English
+
+PLAIN = (
+    "docs/explanation",
+    "docs/benchmarks.md",
+    "docs/drivers.md",
+    "docs/reference/errors.md",
+    "docs/reference/job-states.md",
+    "docs/reference/metrics.md",
+    "docs/reference/modules.md",
+    "docs/reference/push-options.md",
+    "docs/reference/schedule-rules.md",
+)
+"""Files, and folders with all their pages, Python and Lua, whose prose has none of the words below."""
+
+BANNED = {
+    # A word or phrase, as a pattern: what to write instead.
+    "whoever": "who acts: the worker, the producer, you",
+    "whomever": "who acts: the worker, the producer, you",
+    "nobody": "no worker, no process, no job",
+    "somebody": "who it is: a process, an operator, another worker",
+    "so (?:many|much|often)": "the number, or 'this many'",
+    "anew": "again, or a new one",
+    "mend(?:s|ed|ing)?": "fix, correct",
+    "by hand": "with redis-cli, or outside redisjobs",
+    "(?:in|into|from|out of) (?:its|his|their|the|a worker's) hands": "hold: the worker holds the job",
+    "in (?:nobody|no one)(?: else)?'s way": "does not block others",
+    "none of (?:your|its|his|their) business": "nothing: leave it out",
+    "(?:is|are|was|were|be|been|being) told": "gets a notification, reads, learns",
+    "of which": "two sentences",
+    "whatever it came to": "its outcome",
+    "without more ado": "at once",
+}
+
+_CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_WRITTEN = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+
+
+def prose(path: Path) -> str:
+    """A page without its code; the strings and comments of Python; the comments of Lua."""
+    text = path.read_text("utf-8")
+    match path.suffix:
+        case ".py":
+            tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+            written = (token.string.lstrip("# ") for token in tokens if token.type in _WRITTEN)
+            return "\n".join(
+                re.sub(r"\{[^{}]*\}", "", each) for each in written
+            )  # before 3.12 with an f-string's code
+        case ".lua":
+            return "\n".join(re.findall(r"--+ ?(.*)", text))
+    return _CODE.sub("", text)
+
+
+@cache
+def plain() -> list[tuple[Path, str]]:
+    """Each covered file with its prose."""
+    found = []
+    for name in PLAIN:
+        there = ROOT / name
+        paths = [there] if there.is_file() else sorted(there.rglob("*"))
+        some = [(path.relative_to(ROOT), prose(path)) for path in paths if path.suffix in (".md", ".py", ".lua")]
+        assert some, f"{name} is not there"
+        found += some
+    return found
+
+
+def uses(banned: str, text: str) -> list[str]:
+    """Each use with some words around it, also of a phrase that goes over the end of a line."""
+    pattern = rf"(?:\S+\s+){{0,4}}\b{banned.replace(' ', chr(92) + 's+')}\b(?:\s+\S+){{0,4}}"
+    return [" ".join(use.split()) for use in re.findall(pattern, text, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("banned", BANNED)
+def test_prose_is_plain(banned: str) -> None:
+    said = [f"{path}: {use}" for path, text in plain() for use in uses(banned, text)]
+
+    assert said == [], f"write instead: {BANNED[banned]}"
+
+
+def test_words_are_found_in_prose_over_the_ends_of_lines_and_not_in_code(tmp_path: Path) -> None:
+    for name, text in {
+        "a.md": "Put in by\nhand, so `nobody = 1`.\n\n```python\nnobody = 1  # somebody\n```\n",
+        "a.py": "nobody = f'put in by hand {nobody}'  # to see how\n# so\n# many there are\n",
+        "a.lua": "local nobody = 1 -- put in by\n-- hand\n",
+    }.items():
+        (tmp_path / name).write_text(text, "utf-8")
+
+    def found(name: str) -> list[str]:
+        text = prose(tmp_path / name)
+        return [banned for banned in BANNED if uses(banned, text)]
+
+    assert found("a.md") == ["by hand"]
+    assert found("a.py") == ["so (?:many|much|often)", "by hand"]
+    assert found("a.lua") == ["by hand"]

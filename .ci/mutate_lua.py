@@ -49,7 +49,7 @@ _SWAPS = (
     (r"\bnot ", ""),
 )
 _CONDITION = re.compile(r"^(\s*(?:else)?if )(.+)( then.*)$")
-_KEYS = re.compile(r"KEYS\[(\d+)\]")
+_KEYS = re.compile(r"\bKEYS(?:\.\w+|\['[\w:]+'\])")
 _NUMBER = re.compile(r"(?<![\w.\[])\d+(?![\w.])")
 
 
@@ -76,9 +76,10 @@ class Mutant:
 
 def mutants(script: str, text: str) -> Iterator[Mutant]:
     """Every mutant of a script."""
+    keys = sorted({*_KEYS.findall(text)})
     for number, line in enumerate(text.splitlines(), 1):
         seen = {line}
-        for after in _changes(line):
+        for after in (*_changes(line), *_with_other_keys(line, keys)):
             if after not in seen:
                 seen.add(after)
                 yield Mutant(script, number, line, after)
@@ -93,7 +94,6 @@ def _changes(line: str) -> Iterator[str]:
         yield f"{condition[1]}not ({condition[2]}){condition[3]}"
     if _is_statement(line):
         yield ""  # a write that is not made, a key that is not freed
-    yield from _with_other_keys(line)
     yield from _with_other_words(line)
 
 
@@ -122,12 +122,11 @@ def _is_statement(line: str) -> bool:
     return bool(re.fullmatch(r"\s+[\w.]+\(.*\)?|[\w.]+\(.*\)", text)) and text.count("(") == text.count(")")
 
 
-def _with_other_keys(line: str) -> Iterator[str]:
-    """One key instead of its neighbour."""
-    for found in _KEYS.finditer(_blanked(line)):
-        for other in (int(found[1]) - 1, int(found[1]) + 1):
-            if other > 0:
-                yield f"{line[: found.start()]}KEYS[{other}]{line[found.end() :]}"
+def _with_other_keys(line: str, keys: list[str]) -> Iterator[str]:
+    """Another key of the script in place of one."""
+    for found in _KEYS.finditer(_bare(line)):
+        other = keys[(keys.index(found[0]) + 1) % len(keys)]
+        yield f"{line[: found.start()]}{other}{line[found.end() :]}"
 
 
 def _with_other_words(line: str) -> Iterator[str]:

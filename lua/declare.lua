@@ -3,21 +3,19 @@
 -- record is gone asks: where the server has lost its data, or has older data, it sets them once more. Where it is noted, an operator may
 -- have changed them since, and they stay.
 --
--- KEYS[1]  layout        hash    `declared`: the last 20 declarations, the newest first
---
 -- ARGV[1]  declaration   hex     a hash of what is declared
 -- ARGV[2]  done          '1': note it; '': only ask
 --
 -- Returns  1 if it was noted before, else 0
 
---- @include "include/expect"
+--- @include expect
 
-local layout, declaration, done = KEYS[1], ARGV[1], ARGV[2] == '1'
+local declaration, done = ARGV[1], ARGV[2] == '1'
 local most = 20
 
-expect('hash', layout)
+expect('hash', KEYS.layout)
 local is_known, noted = 0, {declaration}
-for each in string.gmatch(redis.call('HGET', layout, 'declared') or '', '%x+') do
+for each in string.gmatch(redis.call('HGET', KEYS.layout, 'declared') or '', '%x+') do
   if each == declaration then
     is_known = 1
   elseif #noted < most then
@@ -25,5 +23,5 @@ for each in string.gmatch(redis.call('HGET', layout, 'declared') or '', '%x+') d
   end
 end
 
-if done then redis.call('HSET', layout, 'declared', table.concat(noted, ' ')) end
+if done then redis.call('HSET', KEYS.layout, 'declared', table.concat(noted, ' ')) end
 return is_known

@@ -4,19 +4,6 @@
 -- Any number of schedulers, on any hosts, ask for the same slots. Who asks first moves the schedule's last slot, and
 -- pushes; whoever comes after finds it moved. So no lock is needed, and none that dies leaves anything behind.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
--- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
--- KEYS[7]  dead          stream  dead letters
--- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  schedule:     hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
--- KEYS[10] stats         hash    counters
--- KEYS[11] control       channel notifications
--- KEYS[12] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
---
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
 -- ARGV[2]  scheduler who fires; tells one that asks again from others
 -- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as far as the caller knows, the
@@ -38,44 +25,15 @@
 --          CHANGED  its definition is another one by now, or it is gone; nothing was written
 --          NO_IDS   the ready streams have no entry ids left, by somebody's hand; nothing was written
 
---- @include "include/now"
---- @include "include/due_time"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/entry_at"
---- @include "include/unpacked"
---- @include "include/stored"
---- @include "include/push_of"
---- @include "include/pushed_at"
---- @include "include/field"
---- @include "include/member"
---- @include "include/leases"
---- @include "include/holder"
---- @include "include/bytes_of"
---- @include "include/is_waiting"
---- @include "include/key_holder"
---- @include "include/line"
---- @include "include/delay"
---- @include "include/note_large"
---- @include "include/enqueue"
---- @include "include/remove"
---- @include "include/add_job"
---- @include "include/count"
---- @include "include/tell"
---- @include "include/schedule"
+--- @include now expect streams stream_of stored bytes_of key_holder schedule add_job whole count tell
 
-local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
-local due, delayed, dead, unique = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local prefix, stats, control = KEYS[9], KEYS[10], KEYS[11]
-local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, large = KEYS[12]}
 local now_ms, exact_ms = now(ARGV[1])
 local scheduler = ARGV[2]
 
 -- All is read before the first write.
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', jobs, delayed)
-expect('zset', due)
-local places = {high = streams[1], normal = streams[2], low = streams[3], dead = dead}
+expect('hash', KEYS.jobs, KEYS.delayed)
+expect('zset', KEYS.due)
 local first_schedule = 3
 local function verdict(known, at)
   local fingerprint, last, slot = ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -104,18 +62,18 @@ end
 local holders, bytes, most_bytes = {}, 0, 1048576
 local function look_at(one)
   local job, key = ARGV[one.at], ARGV[one.at + 4]
-  local located = redis.call('HGET', jobs, job)
+  local located = redis.call('HGET', KEYS.jobs, job)
   local place = located and string.match(located, '^%l*')
   if bytes >= most_bytes then
-    one.is_there = place == 'delayed' or places[place or ''] ~= nil
+    one.is_there = place == 'delayed' or stream_of[place or ''] ~= nil
   elseif located then
-    local fields = stored(places, delayed, job, located)
+    local fields = stored(stream_of, job, located)
     local stale = not fields and string.match(located, '^delayed (%S+)')
     one.is_there, one.stale = fields ~= nil, stale and stale .. ' ' .. job
     bytes = bytes + bytes_of(fields or {})
   end
   if key ~= '' and holders[key] == nil then
-    local holding, read = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms)
+    local holding, read = key_holder(key, asked[key], now_ms)
     holders[key], bytes = holding or false, bytes + read
   end
 end
@@ -123,7 +81,7 @@ end
 local looked = 0
 for i, firing in ipairs(firings) do
   if bytes >= most_bytes then break end
-  looked, firing.known = i, schedule(prefix, ARGV[firing.at])
+  looked, firing.known = i, schedule(ARGV[firing.at])
   firing.word = verdict(firing.known, firing.at)
   for _, one in ipairs(firing.word == 'OK' and firing.starts or {}) do look_at(one) end
 end
@@ -135,7 +93,7 @@ local function add(one)
   if one.is_there then return 'EXISTS' end
   local holder = holders[key]
   if holder and not (ARGV[one.at + 7] == 'replace' and holder.notes) then return 'DUPLICATE ' .. holder.id end
-  local is_added, first, waits = add_job(keys, ARGV, one.at, now_ms, exact_ms, number, one.stale, nil, holder)
+  local is_added, first, waits = add_job(ARGV, one.at, now_ms, exact_ms, number, one.stale, nil, holder)
   if not is_added then return 'NO_IDS' end
   if key ~= '' then holders[key] = waits end
   earliest = first or earliest
@@ -158,14 +116,14 @@ for i = 1, looked do
     if answer[2] == 'NO_IDS' then
       answer = {'NO_IDS'}
     else
-      redis.call('HSET', prefix .. name, 'last_slot', slot, 'fired_slot', slot, 'fired_by', scheduler)
+      redis.call('HSET', KEYS['schedule:'] .. name, 'last_slot', slot, 'fired_slot', slot, 'fired_by', scheduler)
       local before = tonumber(firing.known.missed) or 0
-      if missed > 0 then redis.call('HSET', prefix .. name, 'missed', whole(before + missed)) end
+      if missed > 0 then redis.call('HSET', KEYS['schedule:'] .. name, 'missed', whole(before + missed)) end
     end
   end
   answers[i] = answer
 end
-if pushed > 0 then count(stats, 'pushed', pushed) end
-if replaced > 0 then count(stats, 'replaced', replaced) end
-if earliest then tell(control, 'due ' .. whole(earliest)) end
+if pushed > 0 then count('pushed', pushed) end
+if replaced > 0 then count('replaced', replaced) end
+if earliest then tell('due ' .. whole(earliest)) end
 return {exact_ms * 1000, unpack(answers)}

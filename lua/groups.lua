@@ -2,26 +2,14 @@
 -- groups: dead letters by kind of failure, in steps, newest first: how many there are of each fingerprint, or of each reason
 -- where a letter has none. A step looks at 500 letters at most, and at about 1 MB. Writes nothing.
 --
--- KEYS[1] jobs  hash    the locator: job id -> where it is
--- KEYS[2] dead  stream  dead letters
---
 -- ARGV[1] after where the step before has left off; '' to begin
 --
 -- Returns {after, group, ...}: where the next step goes on, '' where there is no more; and for each kind among these letters
 --         {fingerprint, reason, error type, count, first ms, last ms, job id, error, name, ...}: when the first and the last
 --         died, the id and the error of the newest, and the names of up to 50 jobs. What is long, by hand, is cut off
 
---- @include "include/field"
---- @include "include/time_of"
---- @include "include/page"
---- @include "include/bytes_of"
---- @include "include/entry_at"
---- @include "include/identify"
---- @include "include/first_id"
---- @include "include/is_older"
---- @include "include/before"
+--- @include field identify time_of first_id page before bytes_of
 
-local jobs, dead = KEYS[1], KEYS[2]
 local after = ARGV[1]
 
 local groups, by_kind = {}, {}
@@ -34,7 +22,7 @@ local function group_of(letter, fields, at_ms)
   local fingerprint, reason = text_of(fields, 'fingerprint'), text_of(fields, 'reason')
   local kind = fingerprint ~= '' and 'f' .. fingerprint or 'r' .. reason
   if not by_kind[kind] then
-    local _, _, job = identify({dead = dead}, jobs, 'dead', letter, fields)
+    local _, _, job = identify({dead = KEYS.dead}, 'dead', letter, fields)
     local row = {fingerprint, reason, text_of(fields, 'error_type'), 0, at_ms, at_ms, job, text_of(fields, 'error')}
     by_kind[kind] = {row = row, names = {}}
     groups[#groups + 1] = row
@@ -53,10 +41,10 @@ local function add(letter, fields)
   end
 end
 
-local looked, bytes, first = 0, 0, first_id(dead)
+local looked, bytes, first = 0, 0, first_id(KEYS.dead)
 local many = page(looked, bytes)
 while many > 0 do
-  local found = before(dead, first, after, many)
+  local found = before(KEYS.dead, first, after, many)
   if found.err then -- nothing comes before the smallest entry id there is
     if not string.find(found.err, 'invalid %a+ ID') then return error(found) end
     found = {}

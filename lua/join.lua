@@ -3,17 +3,6 @@
 -- Without a lease it only makes the groups, for a worker that has begun before, after a stream was deleted. A script, as the
 -- bare command is refused on a full server, which is to be drained.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
--- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
--- KEYS[6]  layout        hash    the version of the keys
--- KEYS[7]  control       channel notifications
--- KEYS[8]  jobs          hash    the locator: job id -> where it is
--- KEYS[9]  schedules     zset    schedule name -> the number of its last change
--- KEYS[10] schedule:     hash    prefix; schedule:<name> holds one schedule
---
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lease_ms      int ms  the worker's lease; '' only makes the groups
 -- ARGV[3]  run           text    random: tells this worker from another one of the same id
@@ -27,26 +16,15 @@
 --          or what version the keys have, where it is another one; nothing was written. An older one counts only while any job is
 --          there, or a worker of it: else the worker takes the queue over, with its schedules
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/alive"
---- @include "include/field"
---- @include "include/group"
---- @include "include/make_group"
---- @include "include/tell"
---- @include "include/last_change"
---- @include "include/changed_schedules"
+--- @include now expect streams whole changed_schedules alive group make_group tell
 
-local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local workers, record, layout, control, jobs = KEYS[4], KEYS[5] .. ARGV[1], KEYS[6], KEYS[7], KEYS[8]
-local schedules, schedule = KEYS[9], KEYS[10]
+local record = KEYS['worker:'] .. ARGV[1]
 local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now_ms = now(ARGV[5])
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('zset', workers)
-expect('hash', record, layout, jobs)
+expect('zset', KEYS.workers)
+expect('hash', record, KEYS.layout, KEYS.jobs)
 
 -- Whether an older release has left nothing that only it can read.
 local function may_take_over(found)
@@ -54,40 +32,40 @@ local function may_take_over(found)
   for _, stream in ipairs(streams) do
     if redis.call('XLEN', stream) > 0 then return false end
   end
-  return redis.call('EXISTS', jobs) == 0 and #redis.call('ZRANGEBYSCORE', workers, whole(now_ms), '+inf', 'LIMIT', 0, 1) == 0
+  return redis.call('EXISTS', KEYS.jobs) == 0 and #redis.call('ZRANGEBYSCORE', KEYS.workers, whole(now_ms), '+inf', 'LIMIT', 0, 1) == 0
 end
 
 -- Up to version 3, `schedules` was a hash: name -> the last slot that was seen to. The slot goes to the schedule itself. All of
 -- them in one call, 5 ms for 1,000: this happens once in the life of a queue, while it has no jobs.
 local function take_schedules_over()
-  if redis.call('TYPE', schedules).ok ~= 'hash' then return end
-  local slots, names = redis.call('HGETALL', schedules), {}
-  redis.call('DEL', schedules)
+  if redis.call('TYPE', KEYS.schedules).ok ~= 'hash' then return end
+  local slots, names = redis.call('HGETALL', KEYS.schedules), {}
+  redis.call('DEL', KEYS.schedules)
   for i = 1, #slots, 2 do
     local name, last_slot = slots[i], slots[i + 1]
-    if redis.call('TYPE', schedule .. name).ok == 'hash' then
-      redis.call('HSET', schedule .. name, 'last_slot', last_slot)
+    if redis.call('TYPE', KEYS['schedule:'] .. name).ok == 'hash' then
+      redis.call('HSET', KEYS['schedule:'] .. name, 'last_slot', last_slot)
     end
     names[#names + 1] = name
   end
-  changed_schedules(schedules, layout, control, now_ms, names)
+  changed_schedules(now_ms, names)
 end
 
-local found = redis.call('HGET', layout, 'version')
+local found = redis.call('HGET', KEYS.layout, 'version')
 if found and found ~= version and not may_take_over(found) then return found end
-if not lease_ms and not alive(record) then return 'FENCED' end
+if not lease_ms and not alive(worker) then return 'FENCED' end
 if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then return 'EXISTS' end
 
 if found ~= version then
   take_schedules_over()
-  redis.call('HSET', layout, 'version', version)
+  redis.call('HSET', KEYS.layout, 'version', version)
 end
 for _, stream in ipairs(streams) do
   if not group(stream) then make_group(stream) end -- XPENDING would tell of each consumer
 end
 if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))
-  redis.call('ZADD', workers, whole(now_ms + lease_ms), worker)
-  tell(control, 'joined') -- who was alone has somebody to look after now
+  redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker)
+  tell('joined') -- who was alone has somebody to look after now
 end
 return 'OK'

@@ -1,34 +1,14 @@
 #!lua flags=no-writes,allow-oom
 -- limits: which job names have limits, what runs under them, and what waits in line; in steps. Writes nothing.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  limits        hash    job name -> its limit, in words
--- KEYS[6]  shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
--- KEYS[7]  turns         zset    names and keys with a waiting line -> when one of it may start, ms
--- KEYS[8]  lines         zset    names and keys that have a waiting line, in alphabetical order
---
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 --
 -- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; and as far as this step came, each a flat list: job
 --          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id.
 --          And the streams, 1..3, that have too many consumers to count those waiting in them: XPENDING tells
 
---- @include "include/leases"
---- @include "include/holder"
---- @include "include/is_waiting"
---- @include "include/field"
---- @include "include/group"
---- @include "include/has_many"
---- @include "include/bytes_of"
---- @include "include/entry_at"
---- @include "include/identify"
+--- @include streams has_many leases stream_of holder is_waiting entry_at bytes_of identify
 
-local streams, jobs, limits, shares = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6]
-local turns, lines = KEYS[7], KEYS[8]
-local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 
 local function waiting_lines(last)
@@ -37,7 +17,7 @@ local function waiting_lines(last)
     if has_many(stream) then others[#others + 1] = number end
   end
   local most = #others > 0 and 2000 or 500 -- a client counts those of many lines in the time of a few
-  local page = redis.call('ZRANGE', lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, most)
+  local page = redis.call('ZRANGE', KEYS.lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, most)
   for _, bucket in ipairs(page) do waiting['line:' .. bucket] = 0 end
   for _, stream in ipairs(#page > 0 and streams or {}) do -- of all lines there are, as it can't be asked for some
     for _, consumer in ipairs(not has_many(stream) and (leases(stream) or {})[4] or {}) do
@@ -48,22 +28,22 @@ local function waiting_lines(last)
   for _, bucket in ipairs(page) do
     local many = waiting['line:' .. bucket]
     if many > 0 or #others > 0 then
-      for _, word in ipairs({bucket, many, redis.call('ZSCORE', turns, bucket) or ''}) do found[#found + 1] = word end
+      for _, word in ipairs({bucket, many, redis.call('ZSCORE', KEYS.turns, bucket) or ''}) do found[#found + 1] = word end
     end
   end
   return found, #page == most and 'line ' .. page[most] or 'share 0', others
 end
 
 local function running(cursor)
-  local page, found, bytes = redis.call('HSCAN', shares, cursor, 'COUNT', 200), {}, 0
+  local page, found, bytes = redis.call('HSCAN', KEYS.shares, cursor, 'COUNT', 200), {}, 0
   for i = 1, #page[2], 2 do
     local place, entry = string.match(page[2][i], '^(%S+) (%d+%-%d+)$')
-    local worker = places[place] and holder(places[place], entry)
+    local worker = stream_of[place] and holder(stream_of[place], entry)
     local id = not is_waiting(worker) and entry .. '@' .. place
     if id and bytes < 1048576 then -- the jobs may be large: once so much of them was read, the others go by their place
-      local fields = entry_at(places[place], entry)
+      local fields = entry_at(stream_of[place], entry)
       bytes = bytes + bytes_of(fields or {})
-      id = fields and identify(places, jobs, place, entry, fields)
+      id = fields and identify(stream_of, place, entry, fields)
     end
     if id then found[#found + 1], found[#found + 2], found[#found + 3] = page[2][i + 1], worker, id end
   end
@@ -75,4 +55,4 @@ if part == 'share' then
   return {left_off, {}, {}, found, {}}
 end
 local found, left_off, others = waiting_lines(part and after)
-return {left_off, part and {} or redis.call('HGETALL', limits), found, {}, others}
+return {left_off, part and {} or redis.call('HGETALL', KEYS.limits), found, {}, others}

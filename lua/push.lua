@@ -5,23 +5,6 @@
 -- was refused when it was repeated, is looked for; and it says when it was sent, by the clock of this server: one
 -- older than what is remembered adds nothing.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
--- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
--- KEYS[7]  dead          stream  dead letters
--- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
--- KEYS[10] stats         hash    counters
--- KEYS[11] control       channel notifications
--- KEYS[12] conflict:     string  prefix; conflict:<push> holds what a push was answered that met a held key, gone after 65 s
--- KEYS[13] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
--- KEYS[14] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
--- KEYS[15] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
--- KEYS[16] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
---
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  since_ms      int ms  when these were first sent, by the server's clock, if they may have been pushed before: then
@@ -49,41 +32,9 @@
 --          or, for all of them, one word:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
---- @include "include/now"
---- @include "include/due_time"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/checked"
---- @include "include/field"
---- @include "include/entry_at"
---- @include "include/unpacked"
---- @include "include/stored"
---- @include "include/push_of"
---- @include "include/pushed_at"
---- @include "include/member"
---- @include "include/leases"
---- @include "include/holder"
---- @include "include/bytes_of"
---- @include "include/is_waiting"
---- @include "include/key_holder"
---- @include "include/slot"
---- @include "include/mark"
---- @include "include/remember"
---- @include "include/line"
---- @include "include/delay"
---- @include "include/note_large"
---- @include "include/enqueue"
---- @include "include/remove"
---- @include "include/add_job"
---- @include "include/forget_ends"
---- @include "include/count"
---- @include "include/tell"
+--- @include now push_of checked stored stream_of field bytes_of key_holder mark whole expect streams add_job forget_ends
+--- @include remember count tell
 
-local streams, jobs = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4]
-local due, delayed, dead, unique, finished = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local stats, control, conflict = KEYS[10], KEYS[11], KEYS[12]
-local result, outcome, progress = KEYS[13], KEYS[14], KEYS[15]
-local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, unique = unique, large = KEYS[16]}
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
 local repeated = since_ms ~= nil
@@ -98,7 +49,6 @@ end
 
 -- All is read before the first write: who is refused for what somebody put in a key's place has written nothing.
 -- What is asked for, in columns: what is asked of the server about all of them is asked once.
-local places = {high = streams[1], normal = streams[2], low = streams[3], dead = dead}
 local ids, pushes, starts, delays, replaces = {}, {}, {}, false, false
 local asked, answered = {}, {} -- keys whose holder a push would replace; what pushes were answered before
 local at = first_job
@@ -106,11 +56,11 @@ while at <= #ARGV do
   local job, nonce, key, on_conflict = ARGV[at], ARGV[at + 1], ARGV[at + 4], ARGV[at + 7]
   ids[#ids + 1], pushes[#pushes + 1], starts[#starts + 1] = job, push_of(job, nonce), at
   if key ~= '' and on_conflict == 'replace' then asked[key], replaces = true, true end
-  if on_conflict ~= '' then answered[#ids] = redis.call('GET', conflict .. pushes[#ids]) end
+  if on_conflict ~= '' then answered[#ids] = redis.call('GET', KEYS['conflict:'] .. pushes[#ids]) end
   delays = delays or ARGV[at + 3] ~= ''
   at = at + 9 + tonumber(ARGV[at + 8])
 end
-local located = checked('hash', jobs, redis.pcall('HMGET', jobs, unpack(ids)))
+local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ids)))
 local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
 
 -- The jobs that have these ids and keys. They may be large, and the server does nothing else while they are read.
@@ -121,12 +71,12 @@ for i, start in ipairs(starts) do
   local key = ARGV[start + 4]
   if located[i] and kept[string.match(located[i], '^%l*')] then located[i] = false end
   if located[i] and ids[i] ~= pushes[i] then
-    local fields = stored(places, delayed, ids[i], located[i]) -- nil: its entry was deleted, the locator stands for nothing
+    local fields = stored(stream_of, ids[i], located[i]) -- nil: its entry was deleted, the locator stands for nothing
     there[i] = fields and {nonce = field(fields, 'nonce')}
     bytes = bytes + bytes_of(fields or {})
   end
   if key ~= '' and holders[key] == nil then
-    local holding, read = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms)
+    local holding, read = key_holder(key, asked[key], now_ms)
     holders[key], bytes = holding or false, bytes + read
   end
 end
@@ -141,7 +91,7 @@ local looked_in = {}
 local function look_from(from_ms, until_ms)
   for n = math.floor(from_ms / 5000), math.floor(until_ms / 5000) do -- as slot counts
     if not looked_in[n] then
-      local set = finished .. whole(n)
+      local set = KEYS['finished:'] .. whole(n)
       for i, found in ipairs(checked('set', set, redis.pcall('SMISMEMBER', set, unpack(look)))) do
         if found == 1 then ended[i] = true end
       end
@@ -177,18 +127,18 @@ for i, start in ipairs(starts) do
 end
 
 if #ids > 1 or replaces then expect('stream', unpack(streams)) end -- the first write of one alone shows it
-if delays or replaces then expect('hash', delayed) end
-if delays or replaces or next(lines) then expect('zset', due) end
+if delays or replaces then expect('hash', KEYS.delayed) end
+if delays or replaces or next(lines) then expect('zset', KEYS.due) end
 
 local words, pushed, replaced, earliest, newly, refused = {}, 0, 0, nil, {}, {}
 local function answer(push, word)
-  redis.call('SET', conflict .. push, word, 'PX', 65000)
+  redis.call('SET', KEYS['conflict:'] .. push, word, 'PX', 65000)
   return word
 end
 
 local function add(i, at, holder)
   local stale = lines[i] and lines[i] .. ' ' .. ids[i]
-  local is_added, first, waits = add_job(keys, ARGV, at, now_ms, exact_ms, i, stale, newly, holder)
+  local is_added, first, waits = add_job(ARGV, at, now_ms, exact_ms, i, stale, newly, holder)
   if not is_added then return 'NO_IDS' end
   earliest = first or earliest
   if ARGV[at + 4] ~= '' then holders[ARGV[at + 4]] = waits end
@@ -225,18 +175,18 @@ local function add_all()
       if words[i] == 'OK' and ids[i] ~= pushes[i] then renewed[#renewed + 1] = ids[i] end
     end
   end
-  forget_ends(result, outcome, progress, renewed) -- an id that was made for its push nobody had before
+  forget_ends(renewed) -- an id that was made for its push nobody had before
 end
 
 -- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
 local whole_of_it, failure = pcall(add_all)
-if #newly > 0 then redis.call('HSET', jobs, unpack(newly)) end
+if #newly > 0 then redis.call('HSET', KEYS.jobs, unpack(newly)) end
 if not whole_of_it then
   if #newly == 0 then expect('stream', unpack(streams)) end
   return error({err = failure}) -- pcall has made text of it
 end
-remember(slot(finished, now_ms), refused)
-if pushed > 0 then count(stats, 'pushed', pushed) end
-if replaced > 0 then count(stats, 'replaced', replaced) end
-if earliest then tell(control, 'due ' .. whole(earliest)) end
+remember(refused, now_ms)
+if pushed > 0 then count('pushed', pushed) end
+if replaced > 0 then count('replaced', replaced) end
+if earliest then tell('due ' .. whole(earliest)) end
 return {exact_ms * 1000, unpack(words)}

@@ -5,11 +5,6 @@
 -- Most jobs are pushed one by one. A script that runs now and then finds nothing of itself in the processor's caches, so each
 -- step of it shows in the time of the push: this is push_plain without what many jobs need.
 --
--- KEYS[1]  ready:     stream  prefix; ready:<priority> holds jobs to run and running; group `workers`
--- KEYS[2]  jobs       hash    the locator: job id -> where it is
--- KEYS[3]  finished:  set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
--- KEYS[4]  stats      hash    counters
---
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
 -- ARGV[2]  sent_ms     int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  priority    high, normal or low
@@ -22,14 +17,8 @@
 --          PARTIAL nothing was written; push is to say what it is
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/checked"
---- @include "include/mark"
---- @include "include/count"
+--- @include now checked whole mark count expect
 
-local ready, jobs, finished, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, priority, id, name, parameters = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
@@ -38,21 +27,21 @@ if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms th
   return {exact_ms * 1000, 'STALE'}
 end
 
-if checked('hash', jobs, redis.pcall('HGET', jobs, id)) then return {exact_ms * 1000, 'PARTIAL'} end
+if checked('hash', KEYS.jobs, redis.pcall('HGET', KEYS.jobs, id)) then return {exact_ms * 1000, 'PARTIAL'} end
 for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-  local set = finished .. whole(n)
+  local set = KEYS['finished:'] .. whole(n)
   local found = checked('set', set, redis.pcall('SMISMEMBER', set, mark(id)))
   if found[1] == 1 then return {exact_ms * 1000, 'PARTIAL'} end
 end
 
-local entry = redis.pcall('XADD', ready .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
+local entry = redis.pcall('XADD', KEYS['ready:'] .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
 if type(entry) == 'string' then
-  redis.call('HSET', jobs, id, priority .. ' ' .. entry)
-  count(stats, 'pushed', 1)
+  redis.call('HSET', KEYS.jobs, id, priority .. ' ' .. entry)
+  count('pushed', 1)
   return {exact_ms * 1000, 'OK'}
 end
 if not string.find(entry.err, 'exhausted', 1, true) then
-  expect('stream', ready .. priority)
+  expect('stream', KEYS['ready:'] .. priority)
   return error(entry)
 end
 return {exact_ms * 1000, 'PARTIAL'} -- the stream has no entry ids left, by somebody's hand

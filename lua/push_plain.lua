@@ -5,14 +5,6 @@
 -- It asks what push asks, of all of them at once, and takes half as long. Where one may be on the queue already, or may have
 -- ended, as when these very bytes come late, it writes nothing: push has to look at each.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
--- KEYS[6]  stats         hash    counters
--- KEYS[7]  large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
---
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  stream        int     1 to 3
@@ -24,15 +16,8 @@
 --                  was written for those
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/checked"
---- @include "include/mark"
---- @include "include/count"
---- @include "include/note_large"
+--- @include now streams checked mark whole expect note_large count
 
-local streams, jobs, finished, stats, large = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, stream = tonumber(ARGV[2]), streams[tonumber(ARGV[3])]
 local first_id = 4
@@ -46,7 +31,7 @@ end
 
 -- Whether none of the ids is known: none has a locator, none has ended since it was sent, none comes twice.
 local function all_are_new()
-  local located = checked('hash', jobs, redis.pcall('HMGET', jobs, unpack(ARGV, first_id, first_id + many - 1)))
+  local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ARGV, first_id, first_id + many - 1)))
   local seen, marks = {}, {}
   for i = 1, many do
     local id = ARGV[first_id + i - 1]
@@ -54,7 +39,7 @@ local function all_are_new()
     seen[id], marks[i] = true, mark(id)
   end
   for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-    local set = finished .. whole(n)
+    local set = KEYS['finished:'] .. whole(n)
     local ended = checked('set', set, redis.pcall('SMISMEMBER', set, unpack(marks)))
     for i = 1, many do
       if ended[i] == 1 then return false end
@@ -75,13 +60,13 @@ for i = 0, many - 1 do
     break
   end
   newly[2 * i + 1], newly[2 * i + 2] = id, place .. entry
-  note_large(large, stream, entry, #parameters)
+  note_large(stream, entry, #parameters)
 end
 -- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
 local added = #newly / 2
 if added > 0 then
-  redis.call('HSET', jobs, unpack(newly))
-  count(stats, 'pushed', added)
+  redis.call('HSET', KEYS.jobs, unpack(newly))
+  count('pushed', added)
 end
 if not failure then return {exact_ms * 1000, 'OK'} end
 if not string.find(failure.err, 'exhausted', 1, true) then return error(failure) end

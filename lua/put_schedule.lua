@@ -5,13 +5,6 @@
 -- differently, that of the scheduler that began later counts, for as long as a scheduler of that release is there. Others
 -- are put at run time: these stay until they are removed, whatever any release declares.
 --
--- KEYS[1] schedules   zset    schedule name -> the number of its last change; of one that is gone, too
--- KEYS[2] schedule:   hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
--- KEYS[3] schedulers  zset    release -> when one of its schedulers last said that it is there, ms
--- KEYS[4] schedulers: zset    prefix; schedulers:<release> holds its schedulers: id -> when it last said so, ms
--- KEYS[5] layout      hash    version of the keys; the number of the last change of a schedule
--- KEYS[6] control     channel notifications
---
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
 -- ARGV[2]  declared_by int ms  when the scheduler that declares them began, by the server's clock; '0' now, which the
 --                      answer says; '' nobody: they are put at run time
@@ -31,31 +24,23 @@
 --          CHANGED   it has another rule: see to the slots of that one, and say which was the last; nothing was written
 --          SPOILED   what is there is none, by somebody's hand; nothing was written
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/tell"
---- @include "include/last_change"
---- @include "include/changed_schedules"
---- @include "include/schedule"
---- @include "include/is_declared"
+--- @include now whole expect is_declared schedule changed_schedules
 
-local schedules, prefix, schedulers, layout, control = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6]
 local now_ms, exact_ms = now(ARGV[1])
 local is_put = ARGV[2] == ''
 local declared_by = ARGV[2] == '0' and whole(now_ms) or ARGV[2]
 local scheduler, release = ARGV[3], ARGV[4]
-local mates = KEYS[4] .. release
+local mates = KEYS['schedulers:'] .. release
 local there_ms = 30000 -- see is_declared
 local forgotten_ms = 31 * 86400000 -- of one that no release declares any more; all are declared once a day
 
-expect('hash', layout)
-expect('zset', schedules, schedulers, mates)
+expect('hash', KEYS.layout)
+expect('zset', KEYS.schedules, KEYS.schedulers, mates)
 
 local present = 0
 if not is_put then
   local seen_at = redis.call('ZSCORE', mates, scheduler)
-  for key, who in pairs({[mates] = scheduler, [schedulers] = release}) do
+  for key, who in pairs({[mates] = scheduler, [KEYS.schedulers] = release}) do
     -- A time in the future too, after the clock was set back: it would count once the clock comes to it.
     for first, last in pairs({['-inf'] = whole(now_ms - there_ms), [whole(now_ms + there_ms)] = '+inf'}) do
       local silent = redis.call('ZRANGE', key, first, last, 'BYSCORE', 'LIMIT', 0, 100)
@@ -66,15 +51,15 @@ if not is_put then
   end
   if seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms then present = redis.call('ZCARD', mates) end
   -- Of some that have been removed, or have expired, the name goes too.
-  for _, name in ipairs(redis.call('ZRANDMEMBER', schedules, 20)) do
-    if redis.call('TYPE', prefix .. name).ok == 'none' then redis.call('ZREM', schedules, name) end
+  for _, name in ipairs(redis.call('ZRANDMEMBER', KEYS.schedules, 20)) do
+    if redis.call('TYPE', KEYS['schedule:'] .. name).ok == 'none' then redis.call('ZREM', KEYS.schedules, name) end
   end
 end
 
 -- What is there against it; nil for nothing.
 local function against(there, is_same, rule, last_ms)
   if there == 'SPOILED' then return there end
-  local is_there = is_declared(schedulers, there, now_ms)
+  local is_there = is_declared(there, now_ms)
   if is_put then return is_there and 'DECLARED' or nil end
   if there and not there.declared_by then return 'KEPT' end
   if is_same then return nil end
@@ -84,7 +69,7 @@ local function against(there, is_same, rule, last_ms)
 end
 
 local function write(name, fingerprint, there, since, definition)
-  local record = prefix .. name
+  local record = KEYS['schedule:'] .. name
   local last_ms = there and tonumber(there.last_slot) or 0
   if not (there and there.rule == definition[2]) then
     -- Not before a slot that was fired: the clock may have been set back.
@@ -99,8 +84,8 @@ end
 
 -- Whose it is from now on; returns whether that is another release. One that declares the same stays, if it began later.
 local function attribute(name, there, is_same)
-  local record = prefix .. name
-  local is_there = is_same and is_declared(schedulers, there, now_ms)
+  local record = KEYS['schedule:'] .. name
+  local is_there = is_same and is_declared(there, now_ms)
   local is_other = not is_same or there.release ~= release
   redis.call('PEXPIRE', record, whole(forgotten_ms))
   if is_there and tonumber(there.declared_by) > tonumber(declared_by) then return false end
@@ -112,7 +97,7 @@ local first_schedule = 5
 local words, changed, at = {}, {}, first_schedule
 while at <= #ARGV do
   local name, fingerprint, last_ms, since, values = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
-  local there = schedule(prefix, name)
+  local there = schedule(name)
   local is_same = type(there) == 'table' and there.fingerprint == fingerprint
   local rule = values > 0 and ARGV[at + 6]
   local word = against(there, is_same, rule, last_ms)
@@ -125,5 +110,5 @@ while at <= #ARGV do
   end
   at = at + 5 + values
 end
-local change = changed_schedules(schedules, layout, control, now_ms, changed)
+local change = changed_schedules(now_ms, changed)
 return {exact_ms * 1000, change, present, unpack(words)}

@@ -7,25 +7,6 @@
 -- the while; and only if the worker has not beaten since. A beat that lies in the future, as the clock was set back,
 -- starts anew.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
--- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
--- KEYS[6]  fenced        zset    ids of fenced workers by when their consumer is looked at next, ms
--- KEYS[7]  stats         hash    counters
--- KEYS[8]  control       channel notifications
--- KEYS[9]  jobs          hash    the locator: job id -> where it is
--- KEYS[10] limits        hash    job name -> its limit, in words
--- KEYS[11] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
--- KEYS[12] holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
--- KEYS[13] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
--- KEYS[14] turns         zset    names and keys with a waiting line -> when one of it may start, ms
--- KEYS[15] lines         zset    names and keys that have a waiting line, in alphabetical order
--- KEYS[16] promoter      string  until when, ms, and which worker looks when delayed jobs are due
--- KEYS[17] due           zset    delayed jobs by due time, ms: place in line, job id
--- KEYS[18] layout        hash    when all consumers were looked at last
---
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to hand back
 -- ARGV[3]  others        '1': count the jobs that other workers hold
@@ -43,109 +24,84 @@
 --          a script to count what others hold there: the caller asks XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/leases"
---- @include "include/field"
---- @include "include/group"
---- @include "include/has_many"
---- @include "include/any_back"
---- @include "include/is_waiting"
---- @include "include/alive"
---- @include "include/count"
---- @include "include/tell"
---- @include "include/tell_turn"
---- @include "include/lease_of"
---- @include "include/fence"
---- @include "include/unlocate"
---- @include "include/hand_back"
---- @include "include/limit_of"
---- @include "include/give_up"
---- @include "include/hand_back_held"
---- @include "include/forget"
+--- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
+--- @include leases is_waiting
 
-local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local workers, record, fenced, stats, control, jobs = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local promoter, due = KEYS[16], KEYS[17]
 local worker, most, counts_others = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local looks_at_all, now_ms, exact_ms = ARGV[4] == '1', now(ARGV[5])
 local first_silent = 6
-local keys = {workers = workers, fenced = fenced, record = record, streams = streams, jobs = jobs}
-keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
-  KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 
-local lease_ms = alive(record .. worker)
+local lease_ms = alive(worker)
 if not lease_ms then return 'FENCED' end
 expect('stream', streams[1], streams[2], streams[3])
-expect('zset', workers, fenced, due)
-expect('string', promoter)
-expect('hash', jobs, keys.limits, keys.shares)
-expect('zset', keys.turns, keys.lines)
-local looked_at = redis.call('ZRANGEBYSCORE', fenced, '-inf', now_ms, 'LIMIT', 0, 10)
+expect('zset', KEYS.workers, KEYS.fenced, KEYS.due)
+expect('string', KEYS.promoter)
+expect('hash', KEYS.jobs, KEYS.limits, KEYS.shares)
+expect('zset', KEYS.turns, KEYS.lines)
+local looked_at = redis.call('ZRANGEBYSCORE', KEYS.fenced, '-inf', now_ms, 'LIMIT', 0, 10)
 if #looked_at < 10 then -- later than the next second is none, unless the clock was set back
-  local later = redis.call('ZRANGEBYSCORE', fenced, whole(now_ms + 1001), '+inf', 'LIMIT', 0, 10 - #looked_at)
+  local later = redis.call('ZRANGEBYSCORE', KEYS.fenced, whole(now_ms + 1001), '+inf', 'LIMIT', 0, 10 - #looked_at)
   for _, id in ipairs(later) do looked_at[#looked_at + 1] = id end
 end
 
 -- Those whose lease ends later than it can. One that is hidden behind ten others ends no later than theirs, who live. (Behind
 -- 2,500 where all are looked at, which takes some 6 ms.)
-local latest = redis.call('ZREVRANGE', workers, 0, looks_at_all and 2499 or 9, 'WITHSCORES')
+local latest = redis.call('ZREVRANGE', KEYS.workers, 0, looks_at_all and 2499 or 9, 'WITHSCORES')
 for i = 1, #latest, 2 do
   if looks_at_all or tonumber(latest[i + 1]) > now_ms + lease_ms then
-    local whole_lease = lease_of(record .. latest[i])
+    local whole_lease = lease_of(latest[i])
     if tonumber(latest[i + 1]) > now_ms + whole_lease then
-      redis.call('ZADD', workers, whole(now_ms + whole_lease), latest[i])
+      redis.call('ZADD', KEYS.workers, whole(now_ms + whole_lease), latest[i])
     end
   end
 end
 
 local gone = {}
 for at = first_silent, #ARGV, 2 do
-  if redis.call('ZSCORE', workers, ARGV[at]) == ARGV[at + 1] then
-    fence(keys, ARGV[at], now_ms)
+  if redis.call('ZSCORE', KEYS.workers, ARGV[at]) == ARGV[at + 1] then
+    fence(ARGV[at], now_ms)
     gone[#gone + 1] = ARGV[at]
     table.insert(looked_at, 1, ARGV[at])
   end
 end
 
 local silent = {}
-local over = redis.call('ZRANGEBYSCORE', workers, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 100)
+local over = redis.call('ZRANGEBYSCORE', KEYS.workers, '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 100)
 for i = 1, #over, 2 do
-  silent[#silent + 1] = {over[i], over[i + 1], lease_of(record .. over[i])}
+  silent[#silent + 1] = {over[i], over[i + 1], lease_of(over[i])}
 end
 
 -- What fenced workers hold, also what late reads of theirs have fetched since.
 local handed_back, more, is_gone = 0, 0, #gone > 0
 for _, id in ipairs(looked_at) do
-  if redis.call('TYPE', record .. id).ok ~= 'hash' then fence(keys, id, now_ms) end -- by hand: as if it were fenced now
-  local some = most > handed_back and hand_back_held(keys, id, most - handed_back, 0, now_ms) or 0
+  if redis.call('TYPE', KEYS['worker:'] .. id).ok ~= 'hash' then fence(id, now_ms) end -- by hand: as if it were fenced now
+  local some = most > handed_back and hand_back_held(id, most - handed_back, 0, now_ms) or 0
   handed_back = handed_back + some
-  local watched = redis.call('HMGET', record .. id, 'watch_ms', 'watched_until')
+  local watched = redis.call('HMGET', KEYS['worker:'] .. id, 'watch_ms', 'watched_until')
   if some > 0 then
-    redis.call('HSET', record .. id, 'watched_until', whole(now_ms + tonumber(watched[1] or 20000)))
+    redis.call('HSET', KEYS['worker:'] .. id, 'watched_until', whole(now_ms + tonumber(watched[1] or 20000)))
   elseif most == handed_back then
     more = 1 -- it was not looked at
   elseif now_ms < tonumber(watched[2] or 0) then
-    redis.call('ZADD', fenced, whole(now_ms + 1000), id)
+    redis.call('ZADD', KEYS.fenced, whole(now_ms + 1000), id)
     local latest_ms = now_ms + tonumber(watched[1] or 20000)
     if tonumber(watched[2]) > latest_ms then -- the clock was set back
-      redis.call('HSET', record .. id, 'watched_until', whole(latest_ms))
+      redis.call('HSET', KEYS['worker:'] .. id, 'watched_until', whole(latest_ms))
     end
   else
-    forget(streams, id)
-    redis.call('ZREM', fenced, id)
-    redis.call('DEL', record .. id)
+    forget(id)
+    redis.call('ZREM', KEYS.fenced, id)
+    redis.call('DEL', KEYS['worker:'] .. id)
     is_gone = true
   end
   if some > 0 then more = 1 end
 end
 
 if handed_back > 0 then
-  count(stats, 'reclaimed', handed_back)
-  tell(control, 'released ' .. handed_back)
+  count('reclaimed', handed_back)
+  tell('released ' .. handed_back)
 end
-if is_gone then tell_turn(keys.turns, control) end -- it may be the one that was to look then
+if is_gone then tell_turn() end -- it may be the one that was to look then
 local released, others, uncounted = 0, 0, {}
 for number, stream in ipairs(streams) do
   if released == 0 and any_back(stream) then released = 1 end
@@ -154,23 +110,23 @@ for number, stream in ipairs(streams) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
-local known = redis.call('ZCARD', workers) + redis.call('ZCARD', fenced)
+local known = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced)
 
 -- One worker looks when delayed jobs are due, and stays that one by looking here again within 20 s. Where it is gone, or said until
 -- when before the clock was set back, whoever comes is the next.
 local function may_promote()
-  local until_ms, other = string.match(redis.call('GET', promoter) or '', '^(%d+) (.+)$')
+  local until_ms, other = string.match(redis.call('GET', KEYS.promoter) or '', '^(%d+) (.+)$')
   until_ms = tonumber(until_ms or 0)
   local is_valid = until_ms > now_ms and until_ms <= now_ms + 20000
-  if other ~= worker and is_valid and redis.call('ZSCORE', workers, other) then return false end
+  if other ~= worker and is_valid and redis.call('ZSCORE', KEYS.workers, other) then return false end
   if other ~= worker or not is_valid or until_ms < now_ms + 10000 then
-    redis.call('SET', promoter, whole(now_ms + 20000) .. ' ' .. worker, 'PX', 20000)
+    redis.call('SET', KEYS.promoter, whole(now_ms + 20000) .. ' ' .. worker, 'PX', 20000)
   end
   return true
 end
 
 local function is_late(zset, ms) return #redis.call('ZRANGEBYSCORE', zset, '-inf', whole(now_ms - ms), 'LIMIT', 0, 1) > 0 end
 local promotes = may_promote() and 1 or 0
-local late = (is_late(due, 250) or is_late(keys.turns, 2000)) and 1 or 0
-local untidy = redis.pcall('HGET', KEYS[18], 'tidied_at') == '0' and 1 or 0
+local late = (is_late(KEYS.due, 250) or is_late(KEYS.turns, 2000)) and 1 or 0
+local untidy = redis.pcall('HGET', KEYS.layout, 'tidied_at') == '0' and 1 or 0
 return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known, promotes, late, untidy, uncounted}

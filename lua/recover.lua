@@ -3,17 +3,6 @@
 -- when it had been given up. It has found their entries in the pending list. They are still its own, so it can run them; the
 -- deliveries stay as they are.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  worker:       hash    prefix; worker:<id> is the record of one worker
--- KEYS[5]  limits        hash    job name -> its limit, in words
--- KEYS[6]  shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
--- KEYS[7]  holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
--- KEYS[8]  rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
--- KEYS[9]  turns         zset    names and keys with a waiting line -> when one of it may start, ms
--- KEYS[10] lines         zset    names and keys that have a waiting line, in alphabetical order
---
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  most_bytes    int     no further job once there are so many
 -- ARGV[3]  idle_ms       int ms  only those that were delivered at least so long ago
@@ -24,26 +13,16 @@
 --          worker's {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/leases"
---- @include "include/alive"
---- @include "include/entry_at"
---- @include "include/bytes_of"
---- @include "include/limit_of"
---- @include "include/give_up"
+--- @include now expect streams alive leases entry_at bytes_of give_up
 
-local streams, record = {KEYS[1], KEYS[2], KEYS[3]}, KEYS[4] .. ARGV[1]
 local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now_ms = now(ARGV[4])
 local first_entry = 5
-local keys = {limits = KEYS[5], shares = KEYS[6], holders = KEYS[7], rate = KEYS[8], turns = KEYS[9], lines = KEYS[10]}
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', keys.limits, keys.shares)
-expect('zset', keys.turns, keys.lines)
-if not alive(record) then return 'FENCED' end
+expect('hash', KEYS.limits, KEYS.shares)
+expect('zset', KEYS.turns, KEYS.lines)
+if not alive(worker) then return 'FENCED' end
 
 local found, bytes = {}, 0
 for at = first_entry, #ARGV do
@@ -57,7 +36,7 @@ for at = first_entry, #ARGV do
     bytes = bytes + bytes_of(fields)
   elseif pending then -- removed by hand while it was leased
     redis.call('XACK', stream, 'workers', entry)
-    give_up(keys, {string.match(stream, '[^:]+$') .. ' ' .. entry}, now_ms)
+    give_up({string.match(stream, '[^:]+$') .. ' ' .. entry}, now_ms)
   end
 end
 return {#ARGV - first_entry + 1, found}

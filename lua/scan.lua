@@ -5,21 +5,6 @@
 -- A step goes on after the last job that the one before has looked at, by its place, and that job may be gone. So a dead letter
 -- that comes meanwhile is newer than all that are still to be looked at, and a job is never looked at twice in one place.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
--- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
--- KEYS[7]  dead          stream  dead letters
--- KEYS[8]  completed     stream  jobs that are done, where they are kept
--- KEYS[9]  cancelled     stream  jobs that were cancelled, where they are kept
--- KEYS[10] held          hash    ids of jobs that are held -> since when, ms
--- KEYS[11] paused        string  there while the queue is paused
--- KEYS[12] paused:names  hash    job names that are paused -> since when, ms
--- KEYS[13] workers       zset    worker ids by the end of their lease, ms
--- KEYS[14] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
---
 -- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
 -- ARGV[2]  after         where the step before has left off; '' to begin
 -- ARGV[3]  limit         int     most jobs to list
@@ -32,49 +17,24 @@
 --
 -- Returns  {after, row, ...}: where the next step goes on, '' where there is no more; and jobs as find tells one
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/leases"
---- @include "include/holder"
---- @include "include/is_waiting"
---- @include "include/field"
---- @include "include/group"
---- @include "include/has_many"
---- @include "include/time_of"
---- @include "include/page"
---- @include "include/bytes_of"
---- @include "include/entry_at"
---- @include "include/identify"
---- @include "include/unpacked"
---- @include "include/stored"
---- @include "include/parted"
---- @include "include/is_held"
---- @include "include/obstacle"
---- @include "include/reported"
---- @include "include/first_id"
---- @include "include/is_older"
---- @include "include/before"
---- @include "include/passes"
+--- @include now obstacle whole identify stream_of is_held reported passes time_of holder is_waiting page bytes_of streams
+--- @include leases has_many parted stored first_id before
 
-local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local jobs, due, delayed, held = KEYS[4], KEYS[5], KEYS[6], KEYS[10]
-local aside = {dead = KEYS[7], completed = KEYS[8], cancelled = KEYS[9]}
-local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
+local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7]}
 local now_ms = now(ARGV[9])
 wanted.until_ms = older_ms and now_ms - older_ms
-local keys = {paused = KEYS[11], paused_names = KEYS[12], workers = KEYS[13], progress = KEYS[14]}
-local why = obstacle(keys, now_ms)
+local why = obstacle(now_ms)
 
 local rows, looked, bytes, at = {}, 0, 0, whole(now_ms)
 
 local function add(stream, entry, consumer, deliveries, idle)
   local place = string.match(stream, '[^:]+$')
-  local id, mark, address = identify(places, jobs, place, entry[1], entry[2])
-  local is_on_hold, kept_from = is_held(held, id), ''
+  local id, mark, address = identify(stream_of, place, entry[1], entry[2])
+  local is_on_hold, kept_from = is_held(id), ''
   if state == 'ready' then kept_from = why(consumer, is_on_hold, entry[2]) end
-  local said = aside[state] and '' or reported(keys, id)
+  local said = aside[state] and '' or reported(id)
   rows[#rows + 1] = {address, place, entry[1], '', state == 'running' and consumer or '', deliveries or '', mark or '', is_on_hold,
     entry[2], at, idle or '', kept_from, said}
 end
@@ -195,10 +155,10 @@ end
 
 -- The rank of the first delayed job that comes after a place; whoever had that may be gone.
 local function rank_after(score, member)
-  local low, high = 0, redis.call('ZCARD', due)
+  local low, high = 0, redis.call('ZCARD', KEYS.due)
   while low < high do
     local middle = math.floor((low + high) / 2)
-    local found = redis.call('ZRANGE', due, middle, middle, 'WITHSCORES')
+    local found = redis.call('ZRANGE', KEYS.due, middle, middle, 'WITHSCORES')
     local other = tonumber(found[2])
     if other < score or other == score and not is_before(member, found[1]) then
       low = middle + 1
@@ -211,21 +171,21 @@ end
 
 local function add_delayed(member, score)
   local line, job = parted(member)
-  local fields, priority = stored(places, delayed, job, 'delayed')
+  local fields, priority = stored(stream_of, job, 'delayed')
   bytes = bytes + bytes_of(fields or {})
   if not fields then return end
   local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)
   if passes(wanted, fields, time_of(fields, 'queued_at', string.format('%.0f', since_ms))) then
-    local is_on_hold = is_held(held, job)
+    local is_on_hold = is_held(job)
     rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', is_on_hold, fields, at, '',
-      why(nil, is_on_hold, fields), reported(keys, job)}
+      why(nil, is_on_hold, fields), reported(job)}
   end
 end
 
 local function walk_delayed()
   local score, last = string.match(after, '^(%S+) (.*)$')
   local rank = score and rank_after(tonumber(score), last) or 0
-  local members = redis.call('ZRANGE', due, rank, rank + 499, 'WITHSCORES')
+  local members = redis.call('ZRANGE', KEYS.due, rank, rank + 499, 'WITHSCORES')
   for i = 1, #members, 2 do
     looked = looked + 1
     add_delayed(members[i], members[i + 1])

@@ -4,11 +4,6 @@
 -- One that is changed between two pages comes again, so a reader misses none. One that reads from the last change it knows
 -- reads only what is new to it, however many schedules there are.
 --
--- KEYS[1] schedules  zset    schedule name -> the number of its last change; of one that is gone, too
--- KEYS[2] schedule:  hash    prefix; schedule:<name> holds one schedule: its rule, its job, what became of it
--- KEYS[3] schedulers zset    release -> when one of its schedulers last said that it is there, ms
--- KEYS[4] layout     hash    version of the keys; the number of the last change of a schedule
---
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   only this one; '': all of them
 -- ARGV[3] after  int  only those whose last change has a higher number; '': all of them
@@ -19,28 +14,23 @@
 --         the names of those that are gone; and the schedules, each with 1 if a scheduler that is there declares it.
 --         One that no script has written may lack anything.
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/last_change"
---- @include "include/is_declared"
+--- @include now expect is_declared whole last_change
 
-local schedules, prefix, schedulers, layout = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now_ms, exact_ms = now(ARGV[1])
 local name, after, bytes = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local most, there_ms = 500, 30000
 
-expect('zset', schedules, schedulers)
+expect('zset', KEYS.schedules, KEYS.schedulers)
 local flat, first = {name, ''}, after == '' and '-inf' or '(' .. after
 if name == '' then
-  flat = redis.call('ZRANGE', schedules, first, '+inf', 'BYSCORE', 'LIMIT', 0, most + 1, 'WITHSCORES')
+  flat = redis.call('ZRANGE', KEYS.schedules, first, '+inf', 'BYSCORE', 'LIMIT', 0, most + 1, 'WITHSCORES')
 end
 
 local lives = {} -- by release: many schedules have few
 local function is_there(release, declared_by)
   if not declared_by then return 0 end
   if lives[release] == nil then
-    lives[release] = is_declared(schedulers, {declared_by = declared_by, release = release}, now_ms) and 1 or 0
+    lives[release] = is_declared({declared_by = declared_by, release = release}, now_ms) and 1 or 0
   end
   return lives[release]
 end
@@ -51,7 +41,7 @@ for i = 1, #flat, 2 do
     more = whole(tonumber(flat[i - 1]))
     break
   end
-  local fields = redis.pcall('HGETALL', prefix .. flat[i])
+  local fields = redis.pcall('HGETALL', KEYS['schedule:'] .. flat[i])
   local is_other = fields.err and string.find(fields.err, 'WRONGTYPE.+') -- by hand
   if fields.err and not is_other then return error(fields) end
   local release, declared_by = '', nil
@@ -66,5 +56,5 @@ for i = 1, #flat, 2 do
     gone[#gone + 1] = flat[i]
   end
 end
-local lively = redis.call('ZRANGE', schedulers, now_ms - there_ms + 1, now_ms + there_ms - 1, 'BYSCORE', 'LIMIT', 0, 1)
-return {exact_ms * 1000, last_change(layout), more, #lively, gone, unpack(rows)}
+local lively = redis.call('ZRANGE', KEYS.schedulers, now_ms - there_ms + 1, now_ms + there_ms - 1, 'BYSCORE', 'LIMIT', 0, 1)
+return {exact_ms * 1000, last_change(), more, #lively, gone, unpack(rows)}

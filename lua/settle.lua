@@ -8,37 +8,6 @@
 -- twice. Jobs that push others go in a batch of their own, which is sent without the flag `allow-oom`: so a server that is
 -- out of memory refuses it whole, and only it.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  jobs          hash    the locator: job id -> where it is
--- KEYS[5]  due           zset    delayed jobs by due time, ms: place in line, job id
--- KEYS[6]  delayed       hash    delayed job id -> JSON list: priority, then names and values
--- KEYS[7]  dead          stream  dead letters: the entry's fields, and the notes
--- KEYS[8]  unique:       string  prefix; unique:<key> holds the id of the job that has the key
--- KEYS[9]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
--- KEYS[10] stats         hash    counters
--- KEYS[11] control       channel notifications
--- KEYS[12] worker:       hash    prefix; worker:<id> is the record of one worker, with its last answers
--- KEYS[13] retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
--- KEYS[14] completed     stream  jobs that are done, where they are kept
--- KEYS[15] cancelled     stream  jobs that were cancelled, where they are kept
--- KEYS[16] paused        string  there while the queue is paused
--- KEYS[17] paused:names  hash    job names that are paused -> since when, ms
--- KEYS[18] held          hash    ids of jobs that are held -> since when, ms
--- KEYS[19] limits        hash    job name -> its limit, in words
--- KEYS[20] shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
--- KEYS[21] holders:      zset    prefix; holders:<name> <key> has those places, since when, ms
--- KEYS[22] rate:         string  prefix; rate:<name> <key> has the theoretical arrival time of its next job, µs
--- KEYS[23] turns         zset    names and keys with a waiting line -> when one of it may start, ms
--- KEYS[24] lines         zset    names and keys that have a waiting line, in alphabetical order
--- KEYS[25] result:       string  prefix; result:<id> is what the job's handler returned, JSON, where that is kept
--- KEYS[26] outcome:      string  prefix; outcome:<id> is how the job has ended, where its result is kept
--- KEYS[27] progress:     string  prefix; progress:<id> is what the job has reported last, JSON
--- KEYS[28] waiters       hash    job id -> processes that wait for its end
--- KEYS[29] waiter:       channel prefix; waiter:<process> has the notifications to one that waits
--- KEYS[30] large         hash    priority -> of unread jobs of 16 KB or more: the last entry, most bytes, bytes of all
---
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
 -- ARGV[3]  number        int     of this batch in its lane, greater each time; 0: it is never sent again
@@ -91,52 +60,10 @@
 --          FENCED      the worker has no record any more; nothing was written for any job
 --          STALE       a later batch of its lane came before this one; nothing was written for any job
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/leases"
---- @include "include/field"
---- @include "include/group"
---- @include "include/entry_at"
---- @include "include/unpacked"
---- @include "include/pushed_at"
---- @include "include/line"
---- @include "include/bytes_of"
---- @include "include/note_large"
---- @include "include/enqueue"
---- @include "include/free"
---- @include "include/member"
---- @include "include/holder"
---- @include "include/slot"
---- @include "include/mark"
---- @include "include/remember"
---- @include "include/count"
---- @include "include/tell"
---- @include "include/remove"
---- @include "include/ends"
---- @include "include/tell_waiters"
---- @include "include/conclude"
---- @include "include/tell_others"
---- @include "include/set_aside"
---- @include "include/kept"
---- @include "include/keep"
---- @include "include/finish"
---- @include "include/hand_back"
---- @include "include/parted"
---- @include "include/promote"
---- @include "include/any_back"
---- @include "include/ahead"
---- @include "include/may_not_start"
---- @include "include/restrictions"
---- @include "include/prospect"
+--- @include now expect leases streams slot kept whole entry_at conclude finish keep field enqueue stream_of bytes_of
+--- @include hand_back remove count tell restrictions ends tell_others promote prospect
 
-local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local places = {high = KEYS[1], normal = KEYS[2], low = KEYS[3], dead = KEYS[7]}
-local jobs, due, delayed, dead, unique, finished = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local stats, control, record = KEYS[10], KEYS[11], KEYS[12] .. ARGV[1]
-local retention, completed, cancelled = KEYS[13], KEYS[14], KEYS[15]
-local paused, paused_names, held = KEYS[16], KEYS[17], KEYS[18]
-local result, outcome, progress, waiters, waiter = KEYS[25], KEYS[26], KEYS[27], KEYS[28], KEYS[29]
+local record = KEYS['worker:'] .. ARGV[1]
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}
@@ -148,13 +75,9 @@ local first_young = first_done + 2 * total
 local first_unique = first_young + young
 local first_result = first_unique + 2 * uniques
 local first_other = first_result + 5 * results
-local keys = {streams = streams, jobs = jobs, due = due, delayed = delayed, dead = dead, unique = unique, stats = stats}
-keys.ending = slot(finished, now_ms)
-keys.limits, keys.shares, keys.holders, keys.rate, keys.turns, keys.lines =
-  KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[23], KEYS[24]
-keys.paused_names, keys.large = paused_names, KEYS[30]
+local ending = {}
 -- For what ends though the locator of its id is another job's.
-local unlocated = {unique = unique, stats = stats, ending = keys.ending}
+local unlocated = {is_unlocated = true}
 
 local known = redis.pcall('HMGET', record, 'lease_ms', lane)
 if known.err then
@@ -187,7 +110,7 @@ local function all_in_order()
   for number, many in ipairs(done) do
     if many > 0 then
       local place = string.match(streams[number], '[^:]+$') .. ' '
-      local located = redis.call('HMGET', jobs, unpack(ARGV, at + many, at + 2 * many - 1))
+      local located = redis.call('HMGET', KEYS.jobs, unpack(ARGV, at + many, at + 2 * many - 1))
       local known, text = pcall(table.concat, located, ',')
       if not known or text ~= place .. table.concat(ARGV, ',' .. place, at, at + many - 1) then return false end
       if not has(streams[number], at, at + many - 1) then return false end
@@ -206,17 +129,17 @@ local function expect_all(well)
     at = at + 6 + tonumber(ARGV[at + 5])
   end
   if settlements.retry or settlements.pushes then
-    expect('zset', due)
-    expect('hash', delayed)
+    expect('zset', KEYS.due)
+    expect('hash', KEYS.delayed)
   end
-  if settlements.fail then expect('stream', dead) end
+  if settlements.fail then expect('stream', KEYS.dead) end
   local ends_some = settlements.done or settlements.cancelled or settlements.pushes or settlements.retry
   local remembers = total > 0 and (not well or only_ids or young > 0)
-  if remembers or ends_some then expect('set', keys.ending) end
+  if remembers or ends_some then expect('set', slot(now_ms)) end
   if total > 0 or ends_some then
-    keys.kept = kept(retention, completed, cancelled)
+    ending.kept = kept()
   end
-  unlocated.kept = keys.kept
+  unlocated.kept = ending.kept
 end
 
 -- What is kept of the run of a job, beside the job.
@@ -243,40 +166,31 @@ end
 
 -- What those come to that are done, all at once: for whoever asks for their results, or waits for their end.
 local function conclude_all(ids)
-  local places = {0, done[1], done[1] + done[2]}
+  local before = {0, done[1], done[1] + done[2]}
   for at = first_result, first_other - 1, 5 do
-    local id = ids[places[tonumber(ARGV[at])] + tonumber(ARGV[at + 1])]
-    conclude(keys.ends, id, ARGV[at + 3], ARGV[at + 4], ARGV[at + 2])
+    local id = ids[before[tonumber(ARGV[at])] + tonumber(ARGV[at + 1])]
+    conclude(ending.ends, id, ARGV[at + 3], ARGV[at + 4], ARGV[at + 2])
   end
-  if not keys.ends.awaited then return end
-  for i, processes in ipairs(redis.call('HMGET', waiters, unpack(ids))) do
-    if processes then conclude(keys.ends, ids[i], 'completed') end
+  if not ending.ends.awaited then return end
+  for i, processes in ipairs(redis.call('HMGET', KEYS.waiters, unpack(ids))) do
+    if processes then conclude(ending.ends, ids[i], 'completed') end
   end
 end
 
 -- What needs many functions is made where it is needed alone: most batches need none, and to make one takes a server a tenth
 -- of a µs. Here it is whether any job runs that has a limit, or waits for one.
-local is_limited = redis.call('EXISTS', keys.shares, keys.turns) > 0
+local is_limited = redis.call('EXISTS', KEYS.shares, KEYS.turns) > 0
 local free_shares, is_counted, look_at_turns, turn_in
 if is_limited then
---- @include "include/unlocate"
---- @include "include/limit_of"
---- @include "include/arrival"
---- @include "include/room"
---- @include "include/give_up"
---- @include "include/hand_back_held"
---- @include "include/forget"
---- @include "include/false_holder"
---- @include "include/take_turns"
---- @include "include/next_turn"
-  free_shares = function(places, is_refunded) give_up(keys, places, now_ms, is_refunded) end
+  --- @include give_up limit_of take_turns next_turn
+  free_shares = function(places, is_refunded) give_up(places, now_ms, is_refunded) end
   is_counted = function(place)
-    local bucket = redis.call('HGET', keys.shares, place)
-    local limit = bucket and limit_of(keys.limits, string.match(bucket, '^%S*'))
+    local bucket = redis.call('HGET', KEYS.shares, place)
+    local limit = bucket and limit_of(string.match(bucket, '^%S*'))
     return limit and limit.most
   end
-  look_at_turns = function() return take_turns(keys, now_ms, math.floor(exact_ms * 1000 + 0.5)) end
-  turn_in = function() return next_turn(keys.turns, exact_ms) end
+  look_at_turns = function() return take_turns(now_ms, math.floor(exact_ms * 1000 + 0.5)) end
+  turn_in = function() return next_turn(exact_ms) end
 end
 
 local function end_all()
@@ -292,9 +206,9 @@ local function end_all()
       at = at + 2 * many
     end
   end
-  local held = {unpack(ARGV, first_unique, first_result - 1)}
+  local unique_keys = {unpack(ARGV, first_unique, first_result - 1)}
   local pushes = only_ids and ids or {unpack(ARGV, first_young, first_young + young - 1)}
-  local read = keys.kept.completed and fields_of_all() or {}
+  local read = ending.kept.completed and fields_of_all() or {}
   conclude_all(ids)
   if is_limited then
     local places = {}
@@ -304,27 +218,16 @@ local function end_all()
     end
     free_shares(places)
   end
-  finish(keys, 'completed', entries, ids, held, pushes)
+  finish('completed', entries, ids, unique_keys, pushes, now_ms)
   for _, one in ipairs(read) do
-    keep(keys, 'completed', one.priority, one.entry, one.job, one.fields, one.notes, now_ms)
+    keep(ending, 'completed', one.priority, one.entry, one.job, one.fields, one.notes, now_ms)
   end
 end
 
 -- Settle the others, one by one; and all of them, where one of those that are done is not as it should be.
 local function settle_others(in_order)
---- @include "include/due_time"
---- @include "include/identify"
---- @include "include/stored"
---- @include "include/with"
---- @include "include/delay"
---- @include "include/push_of"
---- @include "include/is_waiting"
---- @include "include/key_holder"
---- @include "include/add_job"
---- @include "include/forget_ends"
---- @include "include/dead_letter"
---- @include "include/finish_one"
---- @include "include/unlocate"
+  --- @include due_time identify stored with delay key_holder add_job forget_ends dead_letter finish_one unlocate line pushed_at
+  --- @include member free tell_waiters
   local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
   local bytes, most_bytes = 0, 1048576 -- of jobs that have the ids or keys of those that others push
   local function again(number, entry, job, fields, changes, due_at)
@@ -336,9 +239,9 @@ local function settle_others(in_order)
     if due_at > now_ms then
       local priority = string.match(streams[number], '}:ready:(.+)$')
       local place = line(exact_ms, retried + pushed + replaced)
-      if delay(jobs, due, delayed, job, priority, fields, due_at, place) then earliest = due_at end
+      if delay(job, priority, fields, due_at, place) then earliest = due_at end
     else
-      if not enqueue(keys, number, job, fields) then return false end
+      if not enqueue(number, job, fields) then return false end
     end
     retried = retried + 1
     return true
@@ -347,7 +250,7 @@ local function settle_others(in_order)
   local settlements = {}
 
   settlements.done = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
-    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries, ran_ms)
+    local at, notes = hold == 'unlocated' and unlocated or ending, ran(deliveries, ran_ms)
     fields = fields or {'unique', values[1], 'nonce', values[2]}
     local told = {values[3], values[4], values[5]}
     finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes, nil, told)
@@ -355,7 +258,7 @@ local function settle_others(in_order)
   end
 
   settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
-    local at, notes = hold == 'unlocated' and unlocated or keys, ran(deliveries, ran_ms)
+    local at, notes = hold == 'unlocated' and unlocated or ending, ran(deliveries, ran_ms)
     fields = fields or {'unique', values[1], 'nonce', values[2]}
     local told = {values[3], values[4], values[5]}
     finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes, nil, told)
@@ -365,11 +268,11 @@ local function settle_others(in_order)
   -- Whether the id of a job that is pushed is another's that has not ended; if not, what `due` still has of one that had it,
   -- and whose fields somebody took away. Where `dead` is no stream any more, by hand, who is said to be there is there.
   local function is_taken(job)
-    local located = redis.call('HGET', jobs, job)
+    local located = redis.call('HGET', KEYS.jobs, job)
     local place, line = string.match(located or '', '^(%S+) ?(%S*)')
     if not place or place == 'completed' or place == 'cancelled' then return false end
-    if place == 'dead' and redis.call('TYPE', dead).ok ~= 'stream' then return redis.call('EXISTS', dead) == 1 end
-    local fields = stored(places, delayed, job, located)
+    if place == 'dead' and redis.call('TYPE', KEYS.dead).ok ~= 'stream' then return redis.call('EXISTS', KEYS.dead) == 1 end
+    local fields = stored(stream_of, job, located)
     bytes = bytes + bytes_of(fields or {})
     if fields then return true end
     return false, place == 'delayed' and member(line, job) or nil
@@ -391,11 +294,11 @@ local function settle_others(in_order)
       local key = values[one.at + 4]
       one.is_taken, one.stale = is_taken(values[one.at])
       if key ~= '' and holders[key] == nil then
-        local is_right, why = pcall(expect, 'string', unique .. key)
+        local is_right, why = pcall(expect, 'string', KEYS['unique:'] .. key)
         if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
         local holding, read = nil, 0
-        if key ~= own_key or redis.call('GET', unique .. key) ~= parent then
-          holding, read = key_holder(places, jobs, delayed, unique, key, asked[key], now_ms)
+        if key ~= own_key or redis.call('GET', KEYS['unique:'] .. key) ~= parent then
+          holding, read = key_holder(key, asked[key], now_ms)
         end
         holders[key], bytes = holding or false, bytes + read
         one.was_held = read > 0 and not holding
@@ -410,7 +313,7 @@ local function settle_others(in_order)
     local holding = holders[key]
     if one.is_taken or added[id] or holding and not (replaces and holding.notes) then return '0' end
     local number = retried + pushed + replaced
-    local is_added, first, waits = add_job(keys, values, one.at, now_ms, exact_ms, number, one.stale, nil, holding)
+    local is_added, first, waits = add_job(values, one.at, now_ms, exact_ms, number, one.stale, nil, holding)
     if not is_added then return nil end
     earliest = first or earliest
     if key ~= '' then holders[key] = waits end
@@ -440,13 +343,13 @@ local function settle_others(in_order)
       end
       if not told[i] then break end
     end
-    forget_ends(result, outcome, progress, added)
+    forget_ends(added)
     if #told < looked then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
     if looked < #found then
       -- To read again that a running job holds a key no longer may take all of the next call.
       for i, word in ipairs(told) do
         local key = values[found[i].at + 4]
-        if word == '1' and found[i].was_held then free(unique, key, redis.call('GET', unique .. key)) end
+        if word == '1' and found[i].was_held then free(key, redis.call('GET', KEYS['unique:'] .. key)) end
       end
       return 'PARTIAL' .. ':' .. table.concat(told)
     end
@@ -455,9 +358,9 @@ local function settle_others(in_order)
 
   settlements.report = function(_, _, _, job, _, values, hold)
     if hold == 'unlocated' then return 'OK' end -- the id is another job's by now
-    redis.call('SET', progress .. job, values[1], 'PX', 86400000)
-    local processes = keys.ends.awaited and redis.call('HGET', waiters, job)
-    if processes then tell_waiters(keys.ends, job, processes) end
+    redis.call('SET', KEYS['progress:'] .. job, values[1], 'PX', 86400000)
+    local processes = ending.ends.awaited and redis.call('HGET', KEYS.waiters, job)
+    if processes then tell_waiters(ending.ends, job, processes) end
     return 'OK'
   end
 
@@ -468,7 +371,7 @@ local function settle_others(in_order)
   settlements.release = function(number, entry, deliveries, _, _, values)
     local there = hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
     if #there == 0 then
-      unlocate(jobs, streams[number], entry)
+      unlocate(streams[number], entry)
       return 'LEASE_LOST'
     end
     released = released + 1
@@ -478,7 +381,7 @@ local function settle_others(in_order)
   settlements.retry = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
     if hold == 'cancelling' then
       local told = {field(values, 'keep_result')} -- where only its worker knew
-      finish_one(keys, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries, ran_ms), nil, told)
+      finish_one(ending, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries, ran_ms), nil, told)
       return 'CANCELLED'
     end
     if #fields > 1000 then return 'OVERSIZED' end
@@ -497,8 +400,8 @@ local function settle_others(in_order)
     for i = 1, #told, 2 do
       if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
     end
-    if not dead_letter(keys, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
-    if values[6] == '1' then redis.call('PEXPIRE', progress .. job, 60000) end
+    if not dead_letter(ending.ends, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
+    if values[6] == '1' then redis.call('PEXPIRE', KEYS['progress:'] .. job, 60000) end
     return 'OK'
   end
 
@@ -513,7 +416,7 @@ local function settle_others(in_order)
     local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
     if not pending or pending[4] ~= deliveries then return nil end
 
-    local located = redis.call('HGET', jobs, job)
+    local located = redis.call('HGET', KEYS.jobs, job)
     local place = string.match(stream, '[^:]+$')
     local here = place .. ' ' .. entry
     if located == here or located == here .. ' alone' then return 'here', job, pending[3] end
@@ -522,14 +425,14 @@ local function settle_others(in_order)
     local fields = entry_at(stream, entry)
     local said = fields and field(fields, 'id') or ''
     if not fields or said ~= job and (said ~= '' or string.match(job, '^[^@]+') ~= entry) then return nil end
-    local id, mark = identify(places, jobs, place, entry, fields)
+    local id, mark = identify(stream_of, place, entry, fields)
     if not mark then return 'unlocated', id, pending[3] end
     return mark == 'cancelling' and mark or 'here', id, pending[3]
   end
 
   -- Which of them go by the fields of their entry. An entry may be large: the others, and those of what ends and is not kept,
   -- know enough from the worker.
-  local kept = keys.kept or {}
+  local kept = ending.kept or {}
   local needs = {retry = true, fail = true, pushes = true}
   local reads = {retry = true, fail = true, pushes = true, done = kept.completed, cancelled = kept.cancelled}
 
@@ -600,14 +503,14 @@ local function settle_others(in_order)
     words = end_each()
   end
   end_others(words)
-  if retried > 0 then count(stats, 'retried', retried) end
-  if pushed > 0 then count(stats, 'pushed', pushed) end
-  if replaced > 0 then count(stats, 'replaced', replaced) end
+  if retried > 0 then count('retried', retried) end
+  if pushed > 0 then count('pushed', pushed) end
+  if replaced > 0 then count('replaced', replaced) end
   if released > 0 then
-    count(stats, 'released', released)
-    tell(control, 'released ' .. released)
+    count('released', released)
+    tell('released ' .. released)
   end
-  if earliest then tell(control, 'due ' .. whole(earliest)) end
+  if earliest then tell('due ' .. whole(earliest)) end
   return table.concat(words, ' ')
 end
 
@@ -619,23 +522,23 @@ local function settle(in_order)
 end
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('hash', jobs)
+expect('hash', KEYS.jobs)
 if is_limited then
-  expect('hash', keys.limits, keys.shares)
-  expect('zset', keys.turns, keys.lines)
+  expect('hash', KEYS.limits, KEYS.shares)
+  expect('zset', KEYS.turns, KEYS.lines)
 end
 local restricted = nil
 if promotes then
-  restricted = restrictions(paused, paused_names, held, keys.limits)
-  expect('zset', due)
-  if redis.call('EXISTS', due) == 1 then expect('hash', delayed) end
+  restricted = restrictions()
+  expect('zset', KEYS.due)
+  if redis.call('EXISTS', KEYS.due) == 1 then expect('hash', KEYS.delayed) end
 end
 if turn == 0 or turn > last then -- else it was applied before, and is only answered
   local in_order = all_in_order()
-  keys.ends = ends(result, outcome, progress, waiters, waiter)
+  ending.ends = ends()
   expect_all(in_order)
   answer = settle(in_order)
-  tell_others(keys.ends)
+  tell_others(ending.ends)
 end
 if turn > last then
   redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer)
@@ -647,16 +550,16 @@ if turn > last then
 end
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0, 0, 0}, -1}
 if promotes then
-  reply[2] = promote(keys, now_ms, exact_ms)
+  reply[2] = promote(now_ms, exact_ms)
   local is_paused, turned, sees_to_turns = restricted and restricted.all, 0, false
   if is_limited and not is_paused then
     turned, sees_to_turns = look_at_turns()
-    if turned > 0 then tell(control, 'released ' .. turned) end -- this worker may have no room for them
+    if turned > 0 then tell('released ' .. turned) end -- this worker may have no room for them
   end
-  reply[3], reply[4] = prospect(streams, restricted, keys.large)
+  reply[3], reply[4] = prospect(restricted)
   if sees_to_turns then reply[3] = reply[3] + 16 end
   if is_limited and not is_paused then reply[5] = turn_in() end
-elseif is_limited and #redis.call('ZRANGEBYSCORE', keys.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then
+elseif is_limited and #redis.call('ZRANGEBYSCORE', KEYS.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then
   reply[3] = 8
 end
 for word in string.gmatch(answer, '%S+') do reply[#reply + 1] = word end

@@ -4,16 +4,6 @@
 -- removed; among very many only where there are more than are known. Of the consumers of waiting lines 500 are looked at,
 -- each time others, and more while any of them is not in `lines`, by somebody's hand.
 --
--- KEYS[1]  ready:high    stream  jobs to run and running; group `workers`
--- KEYS[2]  ready:normal  stream
--- KEYS[3]  ready:low     stream
--- KEYS[4]  workers       zset    worker ids by the end of their lease, ms
--- KEYS[5]  worker:       hash    prefix; worker:<id> is the record of one worker
--- KEYS[6]  fenced        zset    ids of fenced workers by when their consumer is looked at next, ms
--- KEYS[7]  layout        hash    when this was done last; `unpark`: jobs may be parked that may start
--- KEYS[8]  lines         zset    names and keys that have a waiting line, in alphabetical order
--- KEYS[9]  shares        hash    place and entry of each limited job that runs -> what it is counted under: name, key
---
 -- ARGV[1]  idle_ms       int ms  a consumer that holds nothing and is unheard of for this long is removed
 -- ARGV[2]  every_ms      int ms  nothing is begun where it was begun so lately
 -- ARGV[3]  after         where to go on, as the last step said; '' to begin
@@ -29,35 +19,21 @@
 --          call that resumed them was cut off: see unpark; 1 if this was begun now, and so what is kept no longer is to be
 --          trimmed; and 1 if jobs run that have limits, or wait for one: see shares
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/leases"
---- @include "include/is_waiting"
---- @include "include/alive"
---- @include "include/field"
---- @include "include/group"
---- @include "include/has_many"
---- @include "include/lease_of"
---- @include "include/fence"
+--- @include now expect streams leases is_waiting alive whole fence group field has_many
 
-local streams = {KEYS[1], KEYS[2], KEYS[3]}
-local workers, record, fenced, layout = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local lines, shares = KEYS[8], KEYS[9]
 local idle_ms, every_ms, after, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], now(ARGV[4])
 local is_listed = ARGV[5] == '1'
 local first_consumer = 6
-local keys = {workers = workers, fenced = fenced, record = record}
 local most = 500
 
 expect('stream', streams[1], streams[2], streams[3])
-expect('zset', workers, fenced, lines)
-expect('hash', layout, shares)
-local last_ms = tonumber(redis.call('HGET', layout, 'tidied_at') or nil)
+expect('zset', KEYS.workers, KEYS.fenced, KEYS.lines)
+expect('hash', KEYS.layout, KEYS.shares)
+local last_ms = tonumber(redis.call('HGET', KEYS.layout, 'tidied_at') or nil)
 if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0, 0} end
 
 local total, living = 0, {}
-for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', workers, 0, -1)) do
+for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', KEYS.workers, 0, -1)) do
   living[id] = true -- to ask for each takes twice as long
 end
 
@@ -67,18 +43,18 @@ local function holds(stream, name, pending)
 end
 
 local function look_at(stream, name, pending, idle)
-  if is_waiting(name) or redis.call('ZSCORE', fenced, name) then return end
-  if is_listed and redis.call('ZSCORE', workers, name) then return end
-  local kind = redis.call('TYPE', record .. name).ok
-  local lease_ms = kind == 'hash' and alive(record .. name)
+  if is_waiting(name) or redis.call('ZSCORE', KEYS.fenced, name) then return end
+  if is_listed and redis.call('ZSCORE', KEYS.workers, name) then return end
+  local kind = redis.call('TYPE', KEYS['worker:'] .. name).ok
+  local lease_ms = kind == 'hash' and alive(name)
   if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
-    redis.call('ZADD', workers, whole(now_ms + lease_ms), name)
+    redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), name)
   elseif holds(stream, name, pending) then
-    fence(keys, name, now_ms)
+    fence(name, now_ms)
     total = total + 1
   elseif idle > idle_ms then
     redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
-    redis.call('DEL', record .. name) -- of one that was fenced, of which `fenced` lost the note
+    redis.call('DEL', KEYS['worker:'] .. name) -- of one that was fenced, of which `fenced` lost the note
     total = total + 1
   end
 end
@@ -91,9 +67,9 @@ local function look_at_lines(stream, found, at, from)
     page[#page + 1] = found[is_listed and i + 1 or (from + i) % #found + 1]
     buckets[#buckets + 1] = string.sub(page[#page][at.name], 6)
   end
-  for i, known in ipairs(redis.call('ZMSCORE', lines, unpack(buckets))) do
+  for i, known in ipairs(redis.call('ZMSCORE', KEYS.lines, unpack(buckets))) do
     if not known and holds(stream, page[i][at.name], tonumber(page[i][at.pending])) then
-      redis.call('ZADD', lines, 0, buckets[i])
+      redis.call('ZADD', KEYS.lines, 0, buckets[i])
       was_missing = true
     elseif not known then
       redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', page[i][at.name])
@@ -105,7 +81,7 @@ end
 
 -- Whether a number of consumers is no more than are known.
 local function are_known(many)
-  return many <= redis.call('ZCARD', workers) + redis.call('ZCARD', fenced) + redis.call('ZCARD', lines) + 3
+  return many <= redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) + redis.call('ZCARD', KEYS.lines) + 3
 end
 
 -- The consumers of a stream, and where in each its name stands, how many it has pending, and for how long it is unheard of.
@@ -169,6 +145,6 @@ for _, stream in ipairs(streams) do
   local unread = ours and field(ours, 'lag') -- none where the server has lost count
   if ours and (not unread or redis.call('XLEN', stream) > field(ours, 'pending') + unread) then suspects = 1 end
 end
-redis.call('HSET', layout, 'tidied_at', whole(now_ms))
-local parked, limited = redis.call('HGET', layout, 'unpark') and 1 or 0, redis.call('EXISTS', shares, lines)
+redis.call('HSET', KEYS.layout, 'tidied_at', whole(now_ms))
+local parked, limited = redis.call('HGET', KEYS.layout, 'unpark') and 1 or 0, redis.call('EXISTS', KEYS.shares, KEYS.lines)
 return {total, left_off, suspects, parked, 1, math.min(limited, 1), lists}

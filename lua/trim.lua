@@ -2,43 +2,18 @@
 -- trim: throw away what is kept no longer, the oldest first: dead letters, and jobs that have ended and were kept. A step
 -- looks at 500 of them at most, and at about 1 MB. It notes that it goes on, so that no other worker begins meanwhile.
 --
--- KEYS[1]  jobs          hash    the locator: job id -> where it is
--- KEYS[2]  retention     hash    state -> how long its jobs are kept: ms and count, `-` for no limit; '' not at all
--- KEYS[3]  dead          stream  dead letters
--- KEYS[4]  completed     stream  jobs that are done, where they are kept
--- KEYS[5]  cancelled     stream  jobs that were cancelled, where they are kept
--- KEYS[6]  finished:     set     prefix; finished:<n> holds what ended in those 5 s: see include/mark
--- KEYS[7]  stats         hash    counters
--- KEYS[8]  layout        hash    when all consumers were looked at last, and this was done
---
 -- ARGV[1]  dead          how long dead letters are kept where nothing is said, as the hash has it
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  {count, more}: how many were thrown away; and 1 if there may be more
 
---- @include "include/now"
---- @include "include/whole"
---- @include "include/expect"
---- @include "include/field"
---- @include "include/page"
---- @include "include/bytes_of"
---- @include "include/push_of"
---- @include "include/remove"
---- @include "include/free"
---- @include "include/slot"
---- @include "include/mark"
---- @include "include/remember"
---- @include "include/count"
---- @include "include/finish"
+--- @include now expect slot page bytes_of field push_of finish whole
 
-local jobs, retention, dead, completed, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local finished, stats, layout = KEYS[6], KEYS[7], KEYS[8]
 local usual, now_ms = ARGV[1], now(ARGV[2])
-local keys = {jobs = jobs, ending = slot(finished, now_ms), stats = stats}
 
-expect('stream', dead, completed, cancelled)
-expect('hash', jobs, retention, layout)
-expect('set', keys.ending)
+expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled)
+expect('hash', KEYS.jobs, KEYS.retention, KEYS.layout)
+expect('set', slot(now_ms))
 
 local looked, bytes = 0, 0
 
@@ -74,22 +49,22 @@ local function throw_away(stream, going)
       pushes[#pushes + 1] = push_of(ids[i], field(entry[2], 'nonce'))
     end
   end
-  for i, located in ipairs(redis.call('HMGET', jobs, unpack(ids))) do
+  for i, located in ipairs(redis.call('HMGET', KEYS.jobs, unpack(ids))) do
     if located ~= place .. ' ' .. entries[i] then ids[i] = '' end -- which is nobody's id
   end
-  finish(keys, 'trimmed', {[stream] = entries}, ids, {}, pushes)
+  finish('trimmed', {[stream] = entries}, ids, {}, pushes, now_ms)
 end
 
-local told = redis.call('HMGET', retention, 'dead', 'completed', 'cancelled')
+local told = redis.call('HMGET', KEYS.retention, 'dead', 'completed', 'cancelled')
 local total, more = 0, 0
-for i, stream in ipairs({dead, completed, cancelled}) do
-  local age, most = string.match(told[i] or (stream == dead and usual or ''), '^(%S+) (%S+)$')
-  if not age and stream ~= dead then most = 0 end -- not kept any more
+for i, stream in ipairs({KEYS.dead, KEYS.completed, KEYS.cancelled}) do
+  local age, most = string.match(told[i] or (stream == KEYS.dead and usual or ''), '^(%S+) (%S+)$')
+  if not age and stream ~= KEYS.dead then most = 0 end -- not kept any more
   local there = redis.call('XLEN', stream)
   local going, left_off = over(stream, tonumber(age or nil), there - (tonumber(most or nil) or there))
   if #going > 0 then throw_away(stream, going) end
   total = total + #going
   if left_off then more = 1 end
 end
-redis.call('HSET', layout, 'tidied_at', whole(now_ms))
+redis.call('HSET', KEYS.layout, 'tidied_at', whole(now_ms))
 return {total, more}

@@ -1,9 +1,6 @@
 #!lua flags=no-writes,allow-oom
 -- workers: a queue's workers, and what each has said of itself with its last beat; a step at a time, some 100 workers. Writes nothing.
 --
--- KEYS[1]  workers       zset    worker ids by the end of their lease, ms
--- KEYS[2]  worker:       hash    prefix; worker:<id> is the record of one worker
---
 -- ARGV[1]  after         where the step before has left off; '0' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
@@ -11,16 +8,16 @@
 --          no more; then three for each worker, with the values of host, pid, started, concurrency, running, version, names.
 --          A worker that was there all the while comes at least once
 
---- @include "include/now"
+--- @include now
 
-local workers, records, after, now_ms = KEYS[1], KEYS[2], ARGV[1], now(ARGV[2])
+local after, now_ms = ARGV[1], now(ARGV[2])
 
 -- By cursor: the order by lease changes with each beat, so pages of it would leave workers out.
-local step = redis.call('ZSCAN', workers, after, 'COUNT', 100)
+local step = redis.call('ZSCAN', KEYS.workers, after, 'COUNT', 100)
 local found = {step[1], string.format('%.0f', now_ms)}
 for i = 1, #step[2], 2 do
   local worker, until_ms = step[2][i], step[2][i + 1]
-  local told = redis.pcall('HMGET', records .. worker, 'host', 'pid', 'started', 'concurrency', 'running', 'version', 'names')
+  local told = redis.pcall('HMGET', KEYS['worker:'] .. worker, 'host', 'pid', 'started', 'concurrency', 'running', 'version', 'names')
   found[#found + 1], found[#found + 2], found[#found + 3] = worker, until_ms, told.err and {} or told
 end
 return found

@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 from pages import DOCS, PROJECT, README, Page, commands_below, of
-from test_readme import keys_in, scripts
+from test_readme import keys_of_scripts
 
 from redisjobs.cli.app import make, run
 
@@ -171,7 +171,7 @@ def test_the_page_of_the_keys_has_every_key_and_no_other(project: Path) -> None:
     first_column = "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))
     mapped = {key.partition("<")[0] for key in re.findall(r"`([^`]+)`", first_column)}
 
-    assert mapped == keys_in("".join(scripts(project).values()))
+    assert mapped == keys_of_scripts()
 
 
 def test_the_pages_of_the_api_have_every_public_name() -> None:

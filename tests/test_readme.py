@@ -21,6 +21,7 @@ from pages import DOCS, PAGES, PROJECT, README, Page, blocks, commands_below, of
 
 from redisjobs import server
 from redisjobs.cli.app import make
+from redisjobs.drivers.redis import scripts as lua
 
 pytestmark = pytest.mark.anyio
 
@@ -288,9 +289,9 @@ def scripts(project: Path) -> dict[str, str]:
     return {path.name: path.read_text("utf-8") for path in (project / "lua").glob("*.lua")}
 
 
-def keys_in(headers: str) -> set[str]:
-    """The keys that scripts name; `ready:` is how `push_one` names those three that all others do."""
-    return set(re.findall(r"^-- KEYS\[\d+\] +(\S+)", headers, re.MULTILINE)) - {"ready:"}
+def keys_of_scripts() -> set[str]:
+    """The keys that scripts use; `ready:` is how `push_one` names the three streams."""
+    return {key for name in lua.names() for key in lua.script(name).keys} - {"ready:"}
 
 
 def test_the_key_map_has_every_key_and_the_script_list_every_script(project: Path) -> None:
@@ -300,9 +301,8 @@ def test_the_key_map_has_every_key_and_the_script_list_every_script(project: Pat
     )
     first_column = "".join(re.findall(r"^\| (`.*?) \|", key_table, re.MULTILINE))
     mapped = {key.partition("<")[0] for key in re.findall(r"`([^`]+)`", first_column)}
-    headers = "".join(scripts(project).values())
 
-    assert mapped == keys_in(headers)
+    assert mapped == keys_of_scripts()
     assert set(re.findall(r"^\| `(\w+\.lua)`", script_table, re.MULTILINE)) == set(scripts(project))
 
 

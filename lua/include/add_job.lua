@@ -1,14 +1,12 @@
--- add_job: put a job on the queue as push takes one: from `at` on, `arguments` has its id, nonce, priority, due, unique key,
--- unique_for, expires_in, on_conflict, the number of field values, and those. `keys` has streams, jobs, due, delayed, unique, large;
--- `stale` is a member of `due` that stands for nothing any more, nil for none; `number` is the job's in this call; for
--- `newly` see enqueue. `replaced` is a job that waits, as key_holder has it: all that it is but its id and its notes is
--- replaced, and it goes where the new one is to be. Needs push_of, due_time, whole, line, member, delay, enqueue, remove
--- beside it.
+-- add_job: add one job, as a push takes it. From `at` on, `arguments` has its id, nonce, priority, due, unique key, unique_for,
+-- expires_in, on_conflict, the number of field values, and those values. `stale` is a leftover member of `due` to remove, or nil.
+-- `number` is the job's number in this call; for `newly` see enqueue. `replaced` is a waiting job, as key_holder returns it: it
+-- keeps its id and its notes, everything else becomes the new job's.
 --
--- Returns whether it was added: not where the ready streams have no entry ids left, then nothing was written; when it
--- is due, if it is now the first of the delayed jobs; and, where it has a key, the job that holds it and waits by now, as
--- key_holder would find it
-local function add_job(keys, arguments, at, now_ms, exact_ms, number, stale, newly, replaced)
+-- Returns whether it was added: not where the ready streams have no entry ids left; then nothing was written. Then its due time
+-- if it is now the earliest. Then, if it has a unique key, its holder as key_holder would return it.
+--- @include due_time push_of whole line member delay enqueue remove
+local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, replaced)
   local numbers = {high = 1, normal = 2, low = 3}
   local job, nonce, priority = arguments[at], arguments[at + 1], arguments[at + 2]
   local due_at, key = due_time(arguments[at + 3], exact_ms), arguments[at + 4]
@@ -24,24 +22,24 @@ local function add_job(keys, arguments, at, now_ms, exact_ms, number, stale, new
   local earliest, member_of_due, entry, stream
   if due_at > now_ms then
     if not replaced then fields[#fields + 1], fields[#fields + 2] = 'queued_at', whole(now_ms) end
-    if stale then redis.call('ZREM', keys.due, stale) end
+    if stale then redis.call('ZREM', KEYS.due, stale) end
     local place = line(exact_ms, number)
     member_of_due = member(place, job)
-    if delay(keys.jobs, keys.due, keys.delayed, job, priority, fields, due_at, place) then earliest = due_at end
-    -- It may have become ready in this very call, and what `newly` says is written after this.
+    if delay(job, priority, fields, due_at, place) then earliest = due_at end
+    -- This very call may have made it ready before, and the caller writes `newly` after this.
     if replaced and newly then newly[#newly + 1], newly[#newly + 2] = job, 'delayed ' .. place end
   else
-    entry, stream = enqueue(keys, numbers[priority], job, fields, newly)
+    entry, stream = enqueue(numbers[priority], job, fields, newly)
     if not entry then return false end
-    if stale then redis.call('ZREM', keys.due, stale) end
-    if replaced and replaced.member then redis.call('HDEL', keys.delayed, job) end
+    if stale then redis.call('ZREM', KEYS.due, stale) end
+    if replaced and replaced.member then redis.call('HDEL', KEYS.delayed, job) end
   end
   if replaced and replaced.entry then remove(replaced.stream, replaced.entry) end
   if key == '' then return true, earliest end
   if unique_for == '' then
-    redis.call('SET', keys.unique .. key, job)
+    redis.call('SET', KEYS['unique:'] .. key, job)
   else
-    redis.call('SET', keys.unique .. key, job, 'PX', unique_for)
+    redis.call('SET', KEYS['unique:'] .. key, job, 'PX', unique_for)
   end
   notes = notes or {}
   if not replaced then notes[#notes + 1], notes[#notes + 2] = 'queued_at', whole(now_ms) end

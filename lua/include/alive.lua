@@ -1,6 +1,7 @@
--- alive: the lease, in ms, of the worker that a record is about; nil: there is no such worker, or it was fenced. A record
--- that somebody made something else by hand ends the script, and is named. Needs expect beside it.
-local function alive(record)
+-- alive: a worker's lease in ms; nil if it has no record, or was fenced. A record of another type is an error.
+--- @include expect
+local function alive(worker)
+  local record = KEYS['worker:'] .. worker
   local lease_ms = redis.pcall('HGET', record, 'lease_ms')
   if type(lease_ms) == 'table' then
     expect('hash', record)

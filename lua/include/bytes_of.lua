@@ -1,4 +1,4 @@
--- bytes_of: how long the names and values of an entry are in all.
+-- bytes_of: the bytes of an entry's names and values.
 local function bytes_of(fields)
   local bytes = 0
   for _, part in ipairs(fields) do bytes = bytes + #part end

@@ -1,5 +1,5 @@
--- checked: a reply of redis.pcall to a command that reads a key. Where the key has another type, the error names
--- it. Needs expect beside it.
+-- checked: the reply of a redis.pcall that reads a key. If the key has another type, the error names it.
+--- @include expect
 local function checked(kind, key, reply)
   if type(reply) == 'table' and reply.err then
     expect(kind, key)

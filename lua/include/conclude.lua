@@ -1,23 +1,21 @@
--- conclude: write down how a job has ended, where its result is kept, and tell the processes that wait for it. `word` is
--- `completed`, `cancelled`, `refused` or `dead`; `text` is its result as JSON, or why; nil for a job that is done and of which
--- no result is known: then nothing is written down. So too where `word` is `reported`. What it has reported last is there for
--- another minute, for those who watch it. `keep_ms` is how long, as text; what is no time counts as 0.
---
--- `ends` has the prefixes result, outcome, progress and waiter; waiters; and `awaited`, whether anybody waits for any job. It is
--- nil where the id is another job's by now. The outcome outlives the result, so that one that is over can be told from one that
--- never was. Needs whole, tell_waiters beside it.
+-- conclude: note how a job has ended, if its result is kept, and tell the processes that wait for it. `word` is `completed`,
+-- `cancelled`, `refused`, `dead`, or `reported`, which notes nothing; `text` is the result as JSON, or the reason; nil: not
+-- known, and nothing is noted. `keep_ms` is text; what is no number counts as 0. `ends` is as the include of that name returns
+-- it; nil if the id is another job's by now. Its progress stays for another minute, for those who watch it.
+--- @include whole tell_waiters
 local function conclude(ends, job, word, text, keep_ms)
   if not ends then return end
   local ms = #(keep_ms or '') < 14 and string.match(keep_ms or '', '^%d+$')
   ms = tonumber(ms or 0)
   if ms > 0 and word ~= 'reported' and (text or word ~= 'completed') then
     local outcome = (word == 'completed' or (text or '') == '') and word or word .. ' ' .. text
-    redis.call('SET', ends.outcome .. job, outcome, 'PX', whole(ms + math.min(ms, 86400000)))
-    if word == 'completed' then redis.call('SET', ends.result .. job, text, 'PX', whole(ms)) end
+    -- It outlives the result, to tell an expired result from a job that never was.
+    redis.call('SET', KEYS['outcome:'] .. job, outcome, 'PX', whole(ms + math.min(ms, 86400000)))
+    if word == 'completed' then redis.call('SET', KEYS['result:'] .. job, text, 'PX', whole(ms)) end
   end
-  if ms > 0 or word == 'reported' then redis.call('PEXPIRE', ends.progress .. job, 60000) end
-  local processes = ends.awaited and redis.call('HGET', ends.waiters, job)
+  if ms > 0 or word == 'reported' then redis.call('PEXPIRE', KEYS['progress:'] .. job, 60000) end
+  local processes = ends.awaited and redis.call('HGET', KEYS.waiters, job)
   if not processes then return end
-  redis.call('HDEL', ends.waiters, job)
+  redis.call('HDEL', KEYS.waiters, job)
   tell_waiters(ends, job, processes)
 end

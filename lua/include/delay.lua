@@ -1,11 +1,10 @@
--- delay: let a job wait until `due_at` (ms), packed as claim unpacks it. `line` is its place among those due at the same
--- time: as text, so that what came later is greater. Returns whether it is now the earliest; then whoever sleeps until
--- the next due time has to hear of it.
-local function delay(jobs, due, delayed, job, priority, fields, due_at, line)
-  local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
+-- delay: let a job wait until `due_at` (ms), packed as promote unpacks it. `line` is its place among jobs due at the same time,
+-- as text that sorts by time of arrival. Returns whether it is now the earliest, so that sleeping workers have to hear of it.
+local function delay(job, priority, fields, due_at, line)
+  local first = redis.call('ZRANGE', KEYS.due, 0, 0, 'WITHSCORES')[2]
   table.insert(fields, 1, priority)
-  redis.call('ZADD', due, string.format('%.0f', due_at), line .. ' ' .. job)
-  redis.call('HSET', delayed, job, cjson.encode(fields))
-  redis.call('HSET', jobs, job, 'delayed ' .. line)
+  redis.call('ZADD', KEYS.due, string.format('%.0f', due_at), line .. ' ' .. job)
+  redis.call('HSET', KEYS.delayed, job, cjson.encode(fields))
+  redis.call('HSET', KEYS.jobs, job, 'delayed ' .. line)
   return not first or due_at < tonumber(first)
 end

@@ -1,8 +1,5 @@
--- ends: what conclude takes; `told` and `others` are tell_waiters' and tell_others'. Where `waiters` is no hash, no process gets a
--- notification: a job is worth more than that.
-local function ends(result, outcome, progress, waiters, waiter)
-  local awaited = redis.call('TYPE', waiters).ok == 'hash'
-  local keys = {result = result, outcome = outcome, progress = progress, waiters = waiters, waiter = waiter}
-  keys.awaited, keys.told, keys.others = awaited, 0, {}
-  return keys
+-- ends: what a call knows of waiting processes, for conclude, tell_waiters and tell_others: whether any process waits for any
+-- job, how many were told, and which were left for the end. If `waiters` is no hash, none is told: jobs matter more.
+local function ends()
+  return {awaited = redis.call('TYPE', KEYS.waiters).ok == 'hash', told = 0, others = {}}
 end

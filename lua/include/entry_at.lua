@@ -1,5 +1,4 @@
--- entry_at: the fields of a stream's entry; nil if there is none of this very id. `01732-0` is not how an entry's id
--- is written, and a number that no id can be is not one.
+-- entry_at: the fields of a stream's entry; nil if there is none, or if this is no entry id as Redis writes it.
 local function entry_at(stream, entry)
   local found = redis.pcall('XRANGE', stream, entry, entry)
   if found.err then

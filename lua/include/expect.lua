@@ -1,4 +1,4 @@
--- expect: end the script, before anything is written, where one of these keys was made by hand as something else.
+-- expect: end the script, before anything is written, if one of these keys has another type.
 local function expect(kind, ...)
   for _, key in ipairs({...}) do
     local there = redis.call('TYPE', key).ok

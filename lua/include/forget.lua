@@ -1,5 +1,6 @@
--- forget: remove a worker's consumers, which must hold nothing: their pending jobs would be lost with them.
-local function forget(streams, worker)
+-- forget: remove a worker's consumers, unless they hold jobs, which would be lost with them.
+--- @include streams leases
+local function forget(worker)
   for _, stream in ipairs(streams) do
     local held = leases(stream, '-', '+', 1, worker)
     if held and #held == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', worker) end

@@ -1,9 +1,9 @@
--- free: give up a unique key, if this job is the one that holds it. One that is no string, by hand, it does not hold.
-local function free(prefix, key, job)
+-- free: give up a unique key if this job holds it. A key of another type it does not hold.
+local function free(key, job)
   if (key or '') == '' then return end
-  local holder = redis.pcall('GET', prefix .. key)
+  local holder = redis.pcall('GET', KEYS['unique:'] .. key)
   if holder == job then
-    redis.call('DEL', prefix .. key)
+    redis.call('DEL', KEYS['unique:'] .. key)
   elseif type(holder) == 'table' and holder.err and not string.find(holder.err, 'WRONGTYPE', 1, true) then
     error(holder)
   end

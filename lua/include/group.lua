@@ -1,5 +1,5 @@
--- group: what XINFO GROUPS tells of a stream's group `workers`, as names and values; nil where it has none, or there is no
--- such stream. Needs field beside it.
+-- group: what XINFO GROUPS says of a stream's group `workers`, as a flat list; nil if there is no group, or no stream.
+--- @include field
 local function group(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   if groups.err then

@@ -1,5 +1,5 @@
--- holder: which consumer has this entry pending, by which delivery, and for how many ms; nil: none (also before
--- the group was made, which the first worker does). Needs leases beside it.
+-- holder: the consumer that holds an entry, its delivery count, and for how many ms; nil: none, or there is no group yet.
+--- @include leases
 local function holder(stream, entry)
   local pending = (leases(stream, entry, entry, 1) or {})[1]
   if not pending then return nil end

@@ -1,17 +1,15 @@
--- identify: the id that the job of an entry goes by: the one that the entry says, or its entry id where it says none.
--- An id that another job has is told apart by the stream: `1732-0@low`. `place` is as in the locator, and `places`
--- has the key of each place. Where all of five ids were given to other jobs, which somebody did on purpose, the last is
--- taken over: what had it goes by its place from then on. Needs field, entry_at beside it.
+-- identify: the id of an entry's job: the one in the entry; of one without an id its entry id, or, if another job has that, entry and
+-- place, as `1732-0@low`. `places` has the stream of each place.
 --
--- Returns the id; the mark that the locator has beside it, nil if the locator does not point here; and how to name
--- the job to an operator: by that id, or by its place where the id is not looked up
-local function identify(places, jobs, place, entry, fields)
+-- Returns the id; the mark in its locator, nil if that does not point here; and how an operator can name the job
+--- @include field entry_at
+local function identify(places, place, entry, fields)
   local here, suffix = place .. ' ' .. entry, '@' .. place
   local said = field(fields, 'id')
   if said == '' then said = nil end
   local ids = {said or entry}
   for more = 1, 4 do ids[1 + more] = entry .. string.rep(suffix, more) end
-  local located = redis.call('HMGET', jobs, unpack(ids))
+  local located = redis.call('HMGET', KEYS.jobs, unpack(ids))
   for i, id in ipairs(ids) do
     if located[i] == here then return id, '', id end
     local mark = located[i] and string.match(located[i], '^(%S+ %S+) ') == here and string.match(located[i], '%S+$')

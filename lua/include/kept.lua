@@ -1,12 +1,12 @@
--- kept: where jobs stay that have ended, of those states that the queue keeps: see retention. A key that was made something
--- else by hand ends the script, before anything is written. Needs expect beside it.
-local function kept(retention, completed, cancelled)
-  local told = redis.pcall('HMGET', retention, 'completed', 'cancelled')
+-- kept: the streams of ended jobs that the queue keeps, by state. A key of another type ends the script before it writes.
+--- @include expect
+local function kept()
+  local told = redis.pcall('HMGET', KEYS.retention, 'completed', 'cancelled')
   if told.err then
-    expect('hash', retention)
+    expect('hash', KEYS.retention)
     return error(told)
   end
-  local streams = {completed = told[1] and told[1] ~= '' and completed, cancelled = told[2] and told[2] ~= '' and cancelled}
-  if streams.completed or streams.cancelled then expect('stream', completed, cancelled) end
-  return streams
+  local completed, cancelled = told[1] and told[1] ~= '' and KEYS.completed, told[2] and told[2] ~= '' and KEYS.cancelled
+  if completed or cancelled then expect('stream', KEYS.completed, KEYS.cancelled) end
+  return {completed = completed, cancelled = cancelled}
 end

@@ -1,28 +1,26 @@
--- key_holder: the job that holds a unique key; nil where the key is free. It is free too where its job holds it until its start
--- only, and a worker has that job in its hands: who pushes now is not to lose what they push to a run that has begun.
+-- key_holder: the job that holds a unique key; nil if the key is free. It is free too if its job holds it only until it starts,
+-- and a worker has that job: a new push must not be lost to a run that has begun. A key of another type ends the script before
+-- anything is written.
 --
--- A key that was made something else by hand ends the script, before anything is written, and is named.
---
--- Returns {id}; where `replaces`, and the job waits, also where: `stream` and `entry`, or of a delayed one its `member` of
--- `due`; and `notes`, a flat list of what stays of it though all else is replaced. One that waits only to be cancelled does
--- not count as waiting, and a key that outlives its job is that of no waiting one. Then how many bytes of a job were read, of
--- a free key too. Needs field, entry_at, unpacked, stored, leases, holder, is_waiting, member, pushed_at, bytes_of, expect
--- beside it.
-local function key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
-  local id = redis.pcall('GET', unique .. key)
+-- Returns {id}; if `replaces`, and the job waits, also `stream` and `entry`, or the `member` of `due` of a delayed one; and
+-- `notes`, a flat list of what it keeps when it is replaced. A job with a cancel request does not count as waiting; a key that
+-- outlives its job is no waiting job's. Then how many bytes of jobs were read, for a free key too.
+--- @include expect stream_of is_waiting holder stored bytes_of field pushed_at member
+local function key_holder(key, replaces, now_ms)
+  local id = redis.pcall('GET', KEYS['unique:'] .. key)
   if type(id) == 'table' then
-    expect('string', unique .. key)
+    expect('string', KEYS['unique:'] .. key)
     return error(id)
   end
   if not id then return nil, 0 end
-  local found, located = {id = id}, redis.call('HGET', jobs, id)
+  local found, located = {id = id}, redis.call('HGET', KEYS.jobs, id)
   local place, entry, mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)$')
-  local is_ready = place and place ~= 'dead' and places[place]
+  local is_ready = place and place ~= 'dead' and stream_of[place]
   if not is_ready and place ~= 'delayed' then return found, 0 end
-  local waits = not is_ready or is_waiting((holder(places[place], entry)))
+  local waits = not is_ready or is_waiting((holder(stream_of[place], entry)))
   if waits and (not replaces or mark == 'cancelling') then return found, 0 end
 
-  local fields = stored(places, delayed, id, located)
+  local fields = stored(stream_of, id, located)
   local bytes = bytes_of(fields or {})
   if not fields or field(fields, 'id') ~= id then return found, bytes end
   if not waits then
@@ -36,7 +34,7 @@ local function key_holder(places, jobs, delayed, unique, key, replaces, now_ms)
     if value then found.notes[#found.notes + 1], found.notes[#found.notes + 2] = name, value end
   end
   if is_ready then
-    found.stream, found.entry = places[place], entry
+    found.stream, found.entry = stream_of[place], entry
   else
     found.member = member(entry, id)
   end

@@ -1,7 +1,6 @@
--- lease_of: the lease, in ms, of another worker. One whose record is gone, or was made something else by hand, is in
--- nobody's way: it is taken to have had the usual one.
-local function lease_of(record)
-  local lease_ms = redis.pcall('HGET', record, 'lease_ms') -- one command: it is asked about thousands
+-- lease_of: another worker's lease in ms; the usual one if its record is gone or has another type, so that it blocks no other.
+local function lease_of(worker)
+  local lease_ms = redis.pcall('HGET', KEYS['worker:'] .. worker, 'lease_ms') -- one command, as thousands are asked about
   if type(lease_ms) == 'table' and not string.find(lease_ms.err, 'WRONGTYPE', 1, true) then return error(lease_ms) end
   return type(lease_ms) == 'string' and tonumber(lease_ms) or 15000
 end

@@ -1,6 +1,5 @@
--- leases: what XPENDING tells of a stream's leases (the arguments are what follows the group); nil where the
--- stream has no group: nothing is leased there. Asked so, a script never stops half-way for want of a group, nor where
--- it asks for what comes after the largest entry id there is: that is nothing.
+-- leases: XPENDING of a stream's group, with these arguments after the group; nil if there is no group, {} after the largest
+-- entry id. So no script stops half-way for want of a group.
 local function leases(stream, ...)
   local pending = redis.pcall('XPENDING', stream, 'workers', ...)
   if not pending.err then return pending end

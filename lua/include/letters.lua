@@ -1,42 +1,42 @@
--- letters: dead letters that a filter lets through, the newest first; up to 200, of 500 that are looked at, and of about 1 MB. They
--- come before the one that `after` names, or begin with it where that is `=` and an entry. '' only asks where to begin: so a
--- step that is sent again, as its answer was lost, finds none of those that died anew since.
+-- letters: up to 200 dead letters that a filter lets through, newest first, of the 500 or about 1 MB that a step looks at. They
+-- come before the one that `after` names, or start with it if that is `=` and an entry. '' only asks where to start: a step that
+-- is sent again, as its answer was lost, then finds no letters that came since.
 --
--- Returns for each its entry, its fields and the id of its job; and where the next step goes on, '' where there is no more. Needs
--- field, time_of, page, bytes_of, entry_at, identify, first_id, is_older, before, passes beside it.
-local function letters(jobs, dead, after, wanted)
-  local some, looked, bytes, first, places = {}, 0, 0, first_id(dead), {dead = dead}
+-- Returns entry, fields and job id of each; and where the next step goes on, '' at the end
+--- @include first_id field bytes_of passes time_of identify page before
+local function letters(after, wanted)
+  local some, looked, bytes, first, here = {}, 0, 0, first_id(KEYS.dead), {dead = KEYS.dead}
 
   local function add(found)
     if #found == 0 then return end
     local said = {}
     for i, entry in ipairs(found) do said[i] = field(entry[2], 'id') or '' end
-    local located = redis.call('HMGET', jobs, unpack(said))
+    local located = redis.call('HMGET', KEYS.jobs, unpack(said))
     for i, entry in ipairs(found) do
       looked, bytes, after = looked + 1, bytes + bytes_of(entry[2]), entry[1]
       if passes(wanted, entry[2], time_of(entry[2], 'failed_at', entry[1])) then
         local is_there = said[i] ~= '' and located[i] == 'dead ' .. entry[1]
-        some[#some + 1] = {entry[1], entry[2], is_there and said[i] or identify(places, jobs, 'dead', entry[1], entry[2])}
+        some[#some + 1] = {entry[1], entry[2], is_there and said[i] or identify(here, 'dead', entry[1], entry[2])}
       end
       if #some == 200 then return end
     end
   end
 
   if after == '' then
-    local newest = redis.call('XREVRANGE', dead, '+', '-', 'COUNT', 1)[1]
+    local newest = redis.call('XREVRANGE', KEYS.dead, '+', '-', 'COUNT', 1)[1]
     return some, newest and '=' .. newest[1] or ''
   end
   local begin = string.match(after, '^=(.+)$')
   if begin then
     after = begin
-    add(redis.call('XRANGE', dead, begin, begin))
+    add(redis.call('XRANGE', KEYS.dead, begin, begin))
   end
   while #some < 200 do
     local many = page(looked, bytes)
     if many == 0 then break end
-    local found = before(dead, first, after, many)
+    local found = before(KEYS.dead, first, after, many)
     if found.err and not string.find(found.err, 'invalid %a+ ID') then return error(found) end
-    if found.err or #found == 0 then return some, '' end -- nothing comes before the smallest entry id there is
+    if found.err or #found == 0 then return some, '' end -- nothing comes before the smallest possible entry id
     add(found)
   end
   return some, after

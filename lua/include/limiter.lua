@@ -1,48 +1,45 @@
--- limiter: lets jobs start under the limits of their names, or wait in line. `keys` has limits, shares, holders, rate, turns,
--- lines. Needs whole, field, limit_of, arrival, room, take_share, give_up, hand_back beside it.
---
--- Returns a table:
---   start(place, fields, waited)  a share for the job of that place, if it needs one: then, and where it needs none, nil. Else
---                                 the bucket in whose line it has to wait. `waited` is true of one that was handed back:
---                                 those in line do not come before it
---   line_up(stream, deliveries, entries, bucket)  let entries wait there
---   pass(fields)                  a job that was handed back does not start: whoever is next in line may
---   has_turned                    whether anything of that changed when the next turn is
-local function limiter(keys, now_ms, now_us)
+-- limiter: lets jobs start under the limits of their names, or puts them in a waiting line. Returns a table:
+--   start(place, fields, waited)  take a share for the job of that place, if it needs one; nil: it may start. Else the bucket in
+--                                 whose line it has to wait. `waited`: it was handed back, so those in line are not before it
+--   line_up(stream, deliveries, entries, bucket)  put entries in that line
+--   pass(fields)                  a job that was handed back does not start: the next in line may
+--   has_turned                    whether the time of the next turn has changed
+--- @include field limit_of whole room give_up take_share hand_back
+local function limiter(now_ms, now_us)
   local limits, full, limiting = {}, {}, {has_turned = false}
 
   local function bucket_of(fields)
     local name, key = field(fields, 'name') or '', field(fields, 'limit_key') or ''
     if limits[name] == nil then
-      limits[name] = not string.find(name, '%s') and limit_of(keys.limits, name) or false
+      limits[name] = not string.find(name, '%s') and limit_of(name) or false
     end
     return limits[name] and (key == '' and name or name .. ' ' .. key), limits[name]
   end
 
   local function turn(bucket, at_ms)
-    if redis.call('ZADD', keys.turns, 'LT', 'CH', whole(at_ms), bucket) == 1 then limiting.has_turned = true end
+    if redis.call('ZADD', KEYS.turns, 'LT', 'CH', whole(at_ms), bucket) == 1 then limiting.has_turned = true end
   end
 
-  -- After a start: whoever is next in line waits for a share, or for the rate.
+  -- After a start: the next in line waits for a share, or for the rate.
   local function turn_on(bucket, limit)
-    local free, from_us = room(keys, bucket, limit, now_us)
-    if free > 0 or not redis.call('ZSCORE', keys.lines, bucket) then return end
-    redis.call('ZREM', keys.turns, bucket)
+    local free, from_us = room(bucket, limit, now_us)
+    if free > 0 or not redis.call('ZSCORE', KEYS.lines, bucket) then return end
+    redis.call('ZREM', KEYS.turns, bucket)
     if from_us then turn(bucket, math.ceil(from_us / 1000)) end
   end
 
   limiting.start = function(place, fields, waited)
     local bucket, limit = bucket_of(fields)
     if not bucket then return nil end
-    -- First: a job that is found again has its share, also where others find none.
-    local share = redis.call('HGET', keys.shares, place)
+    -- First: a job that is delivered again has its share already.
+    local share = redis.call('HGET', KEYS.shares, place)
     if share == bucket then return nil end
-    if share then give_up(keys, {place}, now_ms) end -- an entry id that came again
+    if share then give_up({place}, now_ms) end -- an entry id that came again
     if full[bucket] then return bucket end
-    local free, from_us = room(keys, bucket, limit, now_us)
-    local is_behind = not waited and redis.call('ZSCORE', keys.lines, bucket)
+    local free, from_us = room(bucket, limit, now_us)
+    local is_behind = not waited and redis.call('ZSCORE', KEYS.lines, bucket)
     if free > 0 and not is_behind then
-      take_share(keys, bucket, limit, place, now_ms, now_us)
+      take_share(bucket, limit, place, now_ms, now_us)
       turn_on(bucket, limit)
       return nil
     end
@@ -57,12 +54,12 @@ local function limiter(keys, now_ms, now_us)
 
   limiting.line_up = function(stream, deliveries, entries, bucket)
     hand_back(stream, deliveries, entries, 'line:' .. bucket)
-    redis.call('ZADD', keys.lines, 0, bucket)
+    redis.call('ZADD', KEYS.lines, 0, bucket)
   end
 
   limiting.pass = function(fields)
     local bucket = bucket_of(fields)
-    if bucket and redis.call('ZSCORE', keys.lines, bucket) then turn(bucket, now_ms) end
+    if bucket and redis.call('ZSCORE', KEYS.lines, bucket) then turn(bucket, now_ms) end
   end
 
   return limiting

@@ -1,8 +1,8 @@
--- locate: where a job is: its place (`normal`, `delayed`, `dead`), the entry there, the mark beside it, its id.
--- A job put in by hand may have no locator; it goes by its entry id, and any entry by its place: `1732-0@low`,
--- `1732-0@dead`. Nil: nowhere. Needs field, entry_at, identify beside it.
-local function locate(places, jobs, job)
-  local located = redis.call('HGET', jobs, job)
+-- locate: where a job is: its place (`normal`, `delayed`, `dead`), the entry there, the mark beside it, its id; nil: nowhere. A job
+-- without a locator goes by its entry id, and any entry by its place: `1732-0@low`, `1732-0@dead`.
+--- @include entry_at identify
+local function locate(places, job)
+  local located = redis.call('HGET', KEYS.jobs, job)
   if located then
     local place, entry, mark = string.match(located, '^(%S+) ?(%S*) ?(%S*)$')
     return place, entry, mark, job
@@ -14,7 +14,7 @@ local function locate(places, jobs, job)
   for _, place in ipairs(entry and among or {}) do
     local fields = places[place] and entry_at(places[place], entry)
     if fields then
-      local id, mark = identify(places, jobs, place, entry, fields)
+      local id, mark = identify(places, place, entry, fields)
       if name or id == job then return place, entry, mark or '', id end
     end
   end

@@ -1,12 +1,10 @@
--- note_large: note of a job that was added to a stream that it is large, if so, until it was read: a read says how many jobs it
--- wants, and knows nothing of their sizes. What has less than 16 KB is not large. The note has the last such entry, how
--- many bytes the largest has, and how many all of them. A hint only: what can't be noted, by somebody's hand, costs nobody
--- a job.
-local function note_large(large, stream, entry, bytes)
+-- note_large: note that a job of 16 KB or more was added to a stream, until it is read: a read asks for a number of jobs without
+-- knowing their sizes. The note is the last such entry, the bytes of the largest, and of all. A hint only, which never fails.
+local function note_large(stream, entry, bytes)
   if bytes < 16384 then return end
   local place = string.match(stream, '[^:]+$')
-  local noted = redis.pcall('HGET', large, place)
+  local noted = redis.pcall('HGET', KEYS.large, place)
   local most, total = string.match(type(noted) == 'string' and noted or '', ' (%d+) (%d+)$')
   most, total = math.max(bytes, tonumber(most or 0)), bytes + tonumber(total or 0)
-  redis.pcall('HSET', large, place, string.format('%s %.0f %.0f', entry, most, total))
+  redis.pcall('HSET', KEYS.large, place, string.format('%s %.0f %.0f', entry, most, total))
 end

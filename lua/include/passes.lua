@@ -1,5 +1,6 @@
--- passes: whether a filter lets a job through. `wanted` has name, text, fingerprint, reason, each '' for any, and until_ms, nil for
--- any; `since_ms` is what that is compared with. Needs field beside it.
+-- passes: whether a filter lets a job through. `wanted` has name, text, fingerprint and reason, '' for any, and until_ms, nil for
+-- any, which `since_ms` is compared with.
+--- @include field
 local function passes(wanted, fields, since_ms)
   if wanted.name ~= '' and field(fields, 'name') ~= wanted.name then return false end
   if wanted.fingerprint ~= '' and field(fields, 'fingerprint') ~= wanted.fingerprint then return false end

@@ -1,5 +1,5 @@
--- reported: what a job has reported last of how far it is, as JSON; '' for nothing, or where the key has another type.
-local function reported(keys, job)
-  local said = redis.pcall('GET', keys.progress .. job)
+-- reported: what a job last reported of its progress, as JSON; '' for nothing, or a key of another type.
+local function reported(job)
+  local said = redis.pcall('GET', KEYS['progress:'] .. job)
   return type(said) == 'string' and said or ''
 end

@@ -1,7 +1,6 @@
--- requeuing: gives dead letters, and jobs that were kept, another life. Returns two functions: one for each of them, then one that
--- writes what is left to be written, for all at once. `keys` has streams, jobs, due, delayed, large, stats, control, result, outcome, progress. Needs
--- whole, field, with, line, delay, enqueue, remove, forget_ends, count, tell beside it.
-local function requeuing(keys, now_ms, exact_ms)
+-- requeuing: requeues dead letters and kept jobs. Returns two functions: one for each job; one that writes the rest, for all.
+--- @include field with delay line enqueue remove forget_ends count tell whole
+local function requeuing(now_ms, exact_ms)
   local numbers, dropped = {high = 1, normal = 2, low = 3}, {}
   for _, name in ipairs({
     'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
@@ -9,10 +8,10 @@ local function requeuing(keys, now_ms, exact_ms)
   }) do dropped[name] = true end
   local ids, located, gone, first_due = {}, {}, {}, nil
 
-  -- `changes` is as `with` takes it. Returns whether it lives again; if not, nothing was written, and whether it is too large, by
-  -- somebody's hand: else no ready stream has entry ids left.
+  -- `changes` is as `with` takes it. Returns whether it was requeued. If not, nothing was written; then whether it has too many
+  -- fields for a script, else no ready stream has entry ids left.
   local function add(stream, letter, id, found, changes, due_at)
-    if field(found, 'entry') and not field(found, 'queued_at') then return false, true end -- as dead_letter packs it
+    if field(found, 'entry') and not field(found, 'queued_at') then return false, true end -- as set_aside packs it
     local fields, priority = {}, 'normal'
     for i = 1, #found, 2 do
       local name, value = found[i], found[i + 1]
@@ -23,9 +22,8 @@ local function requeuing(keys, now_ms, exact_ms)
     if #changes > 0 then fields = with(fields, changes) end
     if #fields > 1000 then return false, true end
     if due_at > now_ms then
-      local is_first = delay(keys.jobs, keys.due, keys.delayed, id, priority, fields, due_at, line(exact_ms, #ids))
-      if is_first then first_due = due_at end
-    elseif not enqueue(keys, numbers[priority], id, fields, located) then
+      if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
+    elseif not enqueue(numbers[priority], id, fields, located) then
       return false, false
     end
     ids[#ids + 1] = id
@@ -34,15 +32,15 @@ local function requeuing(keys, now_ms, exact_ms)
     return true
   end
 
-  -- Returns the ids of those that live again.
+  -- Returns the ids of the requeued jobs.
   local function write()
-    if #located > 0 then redis.call('HSET', keys.jobs, unpack(located)) end
+    if #located > 0 then redis.call('HSET', KEYS.jobs, unpack(located)) end
     for stream, letters in pairs(gone) do remove(stream, unpack(letters)) end
     if #ids > 0 then
-      forget_ends(keys.result, keys.outcome, keys.progress, ids)
-      count(keys.stats, 'requeued', #ids)
+      forget_ends(ids)
+      count('requeued', #ids)
     end
-    if first_due then tell(keys.control, 'due ' .. whole(first_due)) end
+    if first_due then tell('due ' .. whole(first_due)) end
     return ids
   end
   return add, write

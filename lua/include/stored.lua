@@ -1,9 +1,10 @@
--- stored: the fields of a job, and its priority if it is delayed, where its locator says it is; nil if there are none. Of a
--- delayed job that can't be read, by somebody's hand, they are an `error` that says so. Needs entry_at, unpacked beside it.
-local function stored(places, delayed, job, located)
+-- stored: the fields of a job where its locator says it is, and its priority if it is delayed; nil if there are none. For a
+-- delayed job that can't be read they are an `error` that says so.
+--- @include entry_at unpacked
+local function stored(places, job, located)
   local place, entry = string.match(located, '^(%S+) ?(%S*)')
   if place ~= 'delayed' then return places[place] and entry_at(places[place], entry) end
-  local packed = redis.call('HGET', delayed, job)
+  local packed = redis.call('HGET', KEYS.delayed, job)
   if not packed then return nil end
   local fields, priority = unpacked(packed)
   if fields then return fields, priority end

@@ -1,5 +1,4 @@
--- tell: publish a notification. It is a hint only, and a permission that is missing is not worth a job: the state is
--- changed already.
-local function tell(control, text)
-  redis.pcall('PUBLISH', control, text)
+-- tell: publish a notification. Only a hint, so it never fails: the state has changed already.
+local function tell(text)
+  redis.pcall('PUBLISH', KEYS.control, text)
 end

@@ -1,6 +1,5 @@
--- tell_waiters: tell the processes that wait for a job that it has changed. To tell many takes its time: once 1,000 were told
--- in a call, the others are left to tell_others, which a script that may change many jobs calls last. `ends` is as ends has it.
--- Needs tell beside it.
+-- tell_waiters: tell the processes that wait for a job that it has changed. After 1,000 in a call the rest are left to tell_others,
+-- which a script that changes many jobs calls last. For `ends` see the include of that name.
 local function tell_waiters(ends, job, processes)
   if ends.told >= 1000 then
     ends.others[processes] = true
@@ -8,6 +7,6 @@ local function tell_waiters(ends, job, processes)
   end
   for process in string.gmatch(processes, '%S+') do
     ends.told = ends.told + 1
-    tell(ends.waiter .. process, 'changed ' .. job)
+    redis.pcall('PUBLISH', KEYS['waiter:'] .. process, 'changed ' .. job)
   end
 end

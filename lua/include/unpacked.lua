@@ -1,5 +1,5 @@
--- unpacked: the fields of a delayed job, and its priority, of the JSON text that `delayed` has; nil where somebody has put
--- in what is no list of a priority, then names and values, all of them strings, or one too long for XADD.
+-- unpacked: fields and priority of a delayed job, from its JSON in `delayed`; nil if that is no list of a priority, names and
+-- values, all strings, or too long for XADD.
 local function unpacked(packed)
   local readable, list = pcall(cjson.decode, packed)
   if not readable or type(list) ~= 'table' or #list < 3 or #list > 2001 or #list % 2 == 0 then return nil end

@@ -47,6 +47,7 @@ LUA = Path(__file__).parents[2] / "lua"
 MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
+TABLES = {"streams", "stream_of"}  # includes that are no functions
 PRODUCERS = {"push", "push_plain", "push_one", "fire"}  # what may be refused when the server is full
 READERS = {"find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers"}
 FAILED = DeadLetter("failed", "ValueError: no")
@@ -77,7 +78,14 @@ def include(name: str) -> str:
 
 
 def included(name: str) -> list[str]:
-    return re.findall(r'^--- @include "include/(\w+)"$', (LUA / f"{name}.lua").read_text("utf-8"), re.MULTILINE)
+    """What a script, or `include/<name>`, includes by itself."""
+    text = (LUA / f"{name}.lua").read_text("utf-8")
+    return [one for line in re.findall(r"^ *--- @include (.+)$", text, re.MULTILINE) for one in line.split()]
+
+
+def needed(name: str) -> set[str]:
+    """All that it includes, also by its includes."""
+    return {name for one in included(name) for name in {one, *needed(f"include/{one}")}}
 
 
 def calls(source: str, begin: str = r"redis\.p?call\(") -> list[str]:
@@ -93,10 +101,16 @@ def calls(source: str, begin: str = r"redis\.p?call\(") -> list[str]:
     return found
 
 
-def keys(name: str) -> list[tuple[int, str, str]]:
-    return [
-        (int(n), key, kind) for n, key, kind in re.findall(r"^-- KEYS\[(\d+)\] +(\S+) +(\w+)", header(name), re.M)
-    ]
+def keys(source: str) -> list[str]:
+    """The keys that a source names, as they follow `redisjobs:{queue}:`."""
+    return [plain or quoted for plain, quoted in re.findall(r"\bKEYS(?:\.(\w+)|\['([\w:]+)'\])", source)]
+
+
+def key_map() -> dict[str, str]:
+    """The type of each key, or of all that begin so, as the table of lua/README.md has it."""
+    table = (LUA / "README.md").read_text("utf-8").split("## The keys")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| (?:pub/sub )?(\w+)", table, re.MULTILINE)
+    return {key.partition("<")[0]: kind for keys, kind in rows for key in re.findall(r"`([^`]+)`", keys)}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -113,20 +127,28 @@ def test_the_header_begins_with_the_name_and_the_purpose(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_the_header_names_the_keys_that_the_body_binds(name: str) -> None:
-    numbers = [number for number, _, _ in keys(name)]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert sorted(set(map(int, re.findall(r"KEYS\[(\d+)\]", body(name))))) == numbers
-    assert body(name).count("KEYS") == len(re.findall(r"KEYS\[\d+\]", body(name)))
-    assert scripts.script(name).keys == tuple(key for _, key, _ in keys(name))
+def test_a_script_declares_the_keys_that_it_and_its_includes_name_and_no_others(name: str) -> None:
+    named = keys(body(name)) + [key for one in needed(name) for key in keys(include(one))]
+    script = scripts.script(name)
+
+    assert sorted(script.keys) == sorted(set(named))
+    assert set(re.findall(r"\bKEYS\S", without_comments(script.source))) <= {"KEYS["}
+    assert {int(n) for n in re.findall(r"\bKEYS\[(.+?)\]", without_comments(script.source))} == {
+        *range(1, len(script.keys) + 1)
+    }
 
 
-def test_a_key_is_of_one_type_in_every_header() -> None:
-    kinds: dict[str, set[str]] = {}
-    for name in SCRIPTS:
-        for _, key, kind in keys(name):
-            kinds.setdefault(key, set()).add(kind)
-    assert {key: len(of) for key, of in kinds.items()} == dict.fromkeys(kinds, 1)
+@pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
+def test_a_key_has_a_name_that_is_in_the_key_map_and_no_number(source: str) -> None:
+    assert source.count("KEYS") == len(keys(source))
+    assert {*keys(source)} <= {*key_map(), "ready:"}  # as push_one names the three streams
+
+
+@pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
+def test_a_key_is_expected_to_be_of_the_type_that_the_key_map_says(source: str) -> None:
+    for call in calls(source, r"\bexpect\("):
+        kind = re.search(r"'(\w+)'", call)
+        assert kind is None or {key_map().get(key, "stream") for key in keys(call)} <= {kind[1]}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -185,30 +207,62 @@ def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
     assert said <= {*Reply, *Ending}
 
 
+def uses(source: str) -> set[str]:
+    """The includes that a source names: those that are tables, and those that it calls."""
+    code = re.sub(r"'[^']*'", "''", source)
+    found = {name for name in INCLUDES if re.search(rf"(?<![.:\w]){name}\(|\bpcall\({name}\b", code)}
+    return found | {name for name in TABLES if re.search(rf"(?<![.:\w]){name}\b", code)}
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, *(f"include/{name}" for name in INCLUDES)])
+def test_a_script_and_an_include_say_what_they_include_and_use_all_of_it(name: str) -> None:
+    own = name.removeprefix("include/")
+    assert sorted(included(name)) == sorted(uses(body(name)) - ({own} if own != name else set()))
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_includes_what_it_uses_in_an_order_that_works(name: str) -> None:
-    assert set(included(name)) <= set(INCLUDES)
-    spliced = without_comments(scripts.script(name).source)
-    for helper in INCLUDES:
-        uses = [match.start() for match in re.finditer(rf"(?<![.:\w]){helper}\(", spliced)]
-        defined = spliced.find(f"local function {helper}(")
-        assert (helper in included(name)) == (defined >= 0)
-        assert not uses or uses[0] == defined + len("local function ")
-        assert (defined >= 0) == (len(uses) > 1), f"{helper} is included for nothing, or missing"
+def test_each_include_is_in_a_script_once_and_before_it_is_used(name: str) -> None:
+    source = without_comments(scripts.script(name).source)
+    blocks = re.search(r"^ +--- @include", (LUA / f"{name}.lua").read_text("utf-8"), re.M)  # for a block each
+    for helper in needed(name):
+        defined = [found.end() for found in re.finditer(rf"^local (?:function )?{helper}\b", source, re.M)]
+        assert len(defined) == 1 or blocks is not None
+        used = [
+            found.start() for found in re.finditer(rf"(?<![.:\w'])(?<!function )(?<!local ){helper}[(\[]", source)
+        ]
+        assert not used or used[0] > defined[0]
+
+
+def test_includes_that_need_each_other_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "include").mkdir()
+    (tmp_path / "act.lua").write_text("#!lua\n--- @include one\n")
+    (tmp_path / "include/one.lua").write_text("--- @include other\n")
+    (tmp_path / "include/other.lua").write_text("--- @include one\n")
+    monkeypatch.setattr(scripts, "folder", lambda: tmp_path)
+    scripts.forget()
+    try:
+        with pytest.raises(ValueError, match="one needs other needs one"):
+            scripts.script("act")
+    finally:
+        scripts.forget()
 
 
 def test_an_include_is_born_with_its_second_user() -> None:
-    users = {helper: sum(helper in included(name) for name in SCRIPTS) for helper in INCLUDES}
+    users = {helper: sum(helper in needed(name) for name in SCRIPTS) for helper in INCLUDES}
     assert {helper: count for helper, count in users.items() if count < 2} == {}
 
 
 @pytest.mark.parametrize("name", INCLUDES)
-def test_an_include_is_one_local_function_that_takes_all_it_uses(name: str) -> None:
+def test_an_include_is_one_local_function_that_takes_all_it_uses_but_keys(name: str) -> None:
     assert (LUA / "include" / f"{name}.lua").read_text("utf-8").startswith(f"-- {name}: ")
-    assert not re.search(r"\b(KEYS|ARGV)\b", include(name))
+    assert not re.search(r"\bARGV\b", include(name))
     outermost = [line for line in include(name).splitlines() if re.match(r"\S", line)]
-    assert outermost[0].startswith(f"local function {name}(")
-    assert outermost[1:] == ["end"]
+    if name in TABLES:
+        assert outermost[0].startswith(f"local {name} = {{")
+        assert outermost[1:] == []
+    else:
+        assert outermost[0].startswith(f"local function {name}(")
+        assert outermost[1:] == ["end"]
 
 
 @pytest.mark.parametrize(
@@ -236,9 +290,9 @@ WRITTEN_BY = {
     r"'XDEL'": {"remove"},
     r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed by hand
     r"'XCLAIM', \S+, 'workers', to": {"hand_back"},
-    r"'HDEL', (?:keys\.)?jobs": {"finish", "promote", "unlocate"},  # these two: of jobs that were removed by hand
+    r"'HDEL', KEYS\.jobs": {"finish", "promote", "unlocate"},  # these two: of jobs that were removed by hand
     r"'SADD'": {"remember"},
-    r"'DEL', (?:prefix|(?:keys\.)?unique)": {"free"},
+    r"'DEL', KEYS\['unique:'\]": {"free"},
     r"'HINCRBY'": {"count"},
 }
 """Who alone writes what makes a job ready, hands it back or ends it: all that comes with that has one place."""

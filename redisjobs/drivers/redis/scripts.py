@@ -1,6 +1,15 @@
-"""Reads `lua/*.lua`: one file, one script, one transition. The header of a script names its keys."""
+"""Reads `lua/*.lua`: one file, one script, one transition.
+
+What several scripts need is in `lua/include/`, one function a file. A script says what it includes, and so does an
+include: `--- @include now expect`. Each gets into the script once, after what it needs itself. Where the line is
+indented, it is for that block only.
+
+Scripts write keys by name: `KEYS.jobs`, `KEYS['paused:names']`. The server is sent `KEYS[1]`, `KEYS[2]`: so a
+script declares the keys it uses, and no others.
+"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import sha1
@@ -8,19 +17,20 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-_INCLUDE = re.compile(r'^--- @include "(include/[a-z_]+)"$', re.MULTILINE)
-_KEY = re.compile(r"^-- KEYS\[\d+\] +(\S+)", re.MULTILINE)
+_INCLUDE = re.compile(r"^( *)--- @include ([a-z_ ]+)\n", re.MULTILINE)
+_KEY = re.compile(r"--.*|\bKEYS(?:\.(\w+)|\['([\w:]+)'\])")
+"""A comment, or a key by its name."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """One Lua script, includes spliced in.
+    """One Lua script, with its includes.
 
     Attributes:
         name: As in `lua/<name>.lua`.
         source: What the server is given.
         sha: How EVALSHA calls it: content-addressed, so two releases can share a server.
-        keys: What follows `redisjobs:{queue}:` in each of its keys, in the order of its header.
+        keys: What follows `redisjobs:{queue}:` in each of its keys, in the order of `KEYS`.
     """
 
     name: str
@@ -48,12 +58,52 @@ def folder() -> Traversable:
 @cache
 def script(name: str) -> Script:
     """The script `lua/<name>.lua`, ready to be sent."""
-    text = _text(name)
-    source = _INCLUDE.sub(lambda line: _text(line[1]), text)
-    return _script(name, source, tuple(_KEY.findall(text)))
+    there: list[str] = []  # what is included for the whole script
+
+    def splice(line: re.Match[str]) -> str:
+        indent, names = line[1], line[2].split()
+        added = _in_order(names, [*there])
+        if not indent:
+            there.extend(added)
+        return "".join(_include(one)[1] for one in added)
+
+    return _with_numbers(name, _INCLUDE.sub(splice, _text(name)))
 
 
-@cache  # most of the scripts have includes, and the same ones
+def _in_order(names: Sequence[str], there: Sequence[str], needed_by: tuple[str, ...] = ()) -> list[str]:
+    """These includes and those they need, each after what it needs, without what is there.
+
+    Raises:
+        ValueError: One of them needs itself.
+    """
+    added: list[str] = []
+    for name in names:
+        if name in needed_by:
+            raise ValueError(f"lua/include: {' needs '.join((*needed_by, name))}")
+        if name not in there and name not in added:
+            added += _in_order(_include(name)[0], [*there, *added], (*needed_by, name))
+            added.append(name)
+    return added
+
+
+@cache  # most of the scripts have the same ones
+def _include(name: str) -> tuple[Sequence[str], str]:
+    """What an include needs, and its text without that."""
+    text = _text(f"include/{name}")
+    return [needed for line in _INCLUDE.findall(text) for needed in line[1].split()], _INCLUDE.sub("", text)
+
+
+def _with_numbers(name: str, source: str) -> Script:
+    """The script with numbers in place of the names of its keys."""
+    keys: dict[str, int] = {}
+
+    def number(found: re.Match[str]) -> str:
+        key = found[1] or found[2]
+        return f"KEYS[{keys.setdefault(key, len(keys) + 1)}]" if key else found[0]
+
+    return _script(name, _KEY.sub(number, source), tuple(keys))
+
+
 def _text(name: str) -> str:
     return folder().joinpath(f"{name}.lua").read_text("utf-8")
 
@@ -65,12 +115,12 @@ def names() -> list[str]:
 
 @cache
 def load() -> None:
-    """Read every script now: a release that takes this one's place on the disk must not reach into its run."""
+    """Read every script now: an upgrade that replaces the files must not reach into a running process."""
     for name in names():
         script(name)
 
 
 def forget() -> None:
-    """Read every script anew when it is needed next: others were put in their place."""
-    for cached in (load, script, _text):
+    """Read every script again when it is next needed: the files were replaced."""
+    for cached in (load, script, _include):
         cached.cache_clear()

@@ -1,0 +1,2 @@
+-- streams: the ready streams, highest priority first.
+local streams = {KEYS['ready:high'], KEYS['ready:normal'], KEYS['ready:low']}

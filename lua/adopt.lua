@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- adopt: give jobs that were put in by hand, without an id, the id that they go by from now on, and a locator.
+-- adopt: give an id and a locator to jobs whose entries have no id.
 --
 -- ARGV[1..] for each job: stream 1..3, entry
 --
--- Returns  for each job its id: the entry id, as 1732-0; where another job has that, with the stream, as 1732-0@low
+-- Returns  for each job its id: the entry id, as 1732-0; if another job has that, entry and stream, as 1732-0@low
 
 --- @include expect streams entry_at identify stream_of
 
 local first_job = 1
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
 
 local ids = {}

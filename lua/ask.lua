@@ -1,40 +1,41 @@
 #!lua flags=allow-oom
--- ask: say how jobs stand, to a process that waits for them, and note that it does where they have not ended: whatever ends
--- one tells it then, and what it reports meanwhile is told too.
+-- ask: how jobs stand, for a process that waits for them. Note that it waits for those that have not ended: it is told
+-- when they end, and when they report progress.
 --
--- ARGV[1]  process       who waits: by what its channel is called; '' = nothing is noted
--- ARGV[2]  most_bytes    int     of what is read of jobs, and answered about them; one that has more is answered alone
+-- ARGV[1]  process       who waits: the name of its channel; '' = nothing is noted
+-- ARGV[2]  most_bytes    int     of what is read of jobs and returned; a larger job is returned alone
 -- ARGV[3..] job ids
 --
 -- Returns  for each job a list of a word and what belongs to it:
---          PENDING    it has not ended: place; for how long its result is to be kept, ms, '0' for not at all, '' where the
---                     entry does not say
+--          PENDING    it has not ended: place; how long its result is to be kept, ms, '0' for not at all, '' if the entry does
+--                     not say
 --          COMPLETED  it is done: its result, JSON
---          REFUSED    it is done, but what it returned could not be kept: why
---          DEAD       it is a dead letter, or was one that somebody has deleted: error, error type, traceback, reason
+--          REFUSED    it is done, but its result could not be kept: why
+--          DEAD       it is a dead letter, or was one that was deleted: error, error type, traceback, reason
 --          CANCELLED  it was cancelled
 --          EXPIRED    it is done, and its result was kept until a while ago
 --          NOT_KEPT   it is done, and no result was kept
---          NOT_FOUND  no such job, or it has ended, and nothing is known of it
---          LATER      not looked at, as what came before it is large: ask again
---          Last in each list but LATER is its progress, JSON or '': that of a job that has ended for a minute
+--          NOT_FOUND  no such job, or it has ended and nothing is known of it
+--          LATER      not looked at, as the jobs before it are large: ask again
+--          Last in each list but LATER is its progress, JSON or '': of an ended job for a minute
 
---- @include expect locate stream_of stored bytes_of field
+--- @include stream_of expect locate stored bytes_of field
 
+stream_of.dead = KEYS.dead
 local process, most_bytes = ARGV[1], tonumber(ARGV[2])
 local first_job = 3
 
 expect('hash', KEYS.jobs, KEYS.waiters)
 local bytes, pending = 0, {}
 
--- What somebody has made something else by hand is as if it were not there.
+-- A key of another type counts as missing.
 local function text_at(key)
   local text = redis.pcall('GET', key)
   return type(text) == 'string' and text or nil
 end
 
--- Note that the process waits. A job for which many do tells the newest of them, as many as have 2,400 bytes of names, some 100;
--- the others ask once a minute. The names are not taken apart: 500 jobs may have as many each.
+-- Note that the process waits. At most 2,400 bytes of names are kept for a job, the newest, some 100; the others ask once a
+-- minute. The names are not taken apart: 500 jobs may have as many each.
 local function note(id, names)
   local first, last = string.find(names, process, 1, true)
   local before, behind = string.byte(names, (first or 1) - 1) or 32, string.byte(names, (last or 0) + 1) or 32
@@ -83,7 +84,7 @@ for i = first_job, #ARGV do
   end
   answers[#answers + 1] = said
 end
--- Last, when all is read.
+-- The first write, when all is read.
 if process ~= '' and #pending > 0 then
   for i, names in ipairs(redis.call('HMGET', KEYS.waiters, unpack(pending))) do note(pending[i], names or '') end
   redis.call('PEXPIRE', KEYS.waiters, 86400000)

@@ -3,9 +3,8 @@
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now ms, workers, {priority, since, priority, since, ...}}: since is an entry's id, or a due time in ms: what
---          is due and was not promoted yet is as good as ready. A priority that nothing waits in is left out, one may
---          come several times
+-- Returns  {now ms, workers, {priority, since, priority, since, ...}}: since is an entry id, or a due time in ms, as a due job that is
+--          not promoted yet is as good as ready. A priority without waiting jobs is left out, one may come several times
 
 --- @include now group field streams leases parted unpacked
 
@@ -16,7 +15,7 @@ local function add(priority, value)
   since[#since + 1], since[#since + 2] = priority, value
 end
 
--- The oldest that nobody has read.
+-- The oldest unread entry.
 local function oldest_unread(stream)
   local ours = group(stream)
   local start = ours and '(' .. field(ours, 'last-delivered-id') or '-'

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- beat: a worker lives: its lease starts anew, and with it that of all it holds.
+-- beat: renew a worker's lease, which covers all its jobs, and note what it says of itself.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
--- ARGV[3..] names and values that tell of the worker
+-- ARGV[3..] names and values of its facts
 --
--- Returns  how often somebody has asked to cancel a job of it. Or one word:
---          FENCED  it has no record any more: its jobs are for others; nothing was written
+-- Returns  how often a cancel was asked for one of its jobs. Or one word:
+--          FENCED  it has no record any more, and its jobs go to others; nothing was written
 
 --- @include now expect alive whole
 
@@ -20,7 +20,7 @@ local lease_ms = alive(worker)
 if not lease_ms then return 'FENCED' end
 
 if redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker) == 1 then
-  -- It was taken out of there; so may others have been that are gone since. Where `layout` is no hash, a beat is worth more.
+  -- It was missing, so dead workers may be too: have tidy look at all. A `layout` of another type does not stop a beat.
   redis.pcall('HSET', KEYS.layout, 'tidied_at', 0)
 end
 if #ARGV >= first_fact then redis.call('HSET', record, unpack(ARGV, first_fact)) end

@@ -1,17 +1,18 @@
 #!lua flags=allow-oom
--- cancel: make a waiting job go away, or ask the worker that runs it to cancel its handler.
+-- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler.
 --
--- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
+-- ARGV[1]  job           job id, or entry and place, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  CANCELLED   it was delayed or ready: gone
---          CANCELLING  it runs: noted beside its place and in its worker's record, which hears of it with its next
---                      beat; it won't run again
+--          CANCELLING  it runs: noted in its locator and in its worker's record, where the next beat finds it; it won't run
+--                      again
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 
---- @include now locate stream_of stored expect slot ends kept member holder is_waiting whole tell finish_one
+--- @include stream_of now locate stored expect slot ends kept member holder is_waiting whole tell finish_one
 
+stream_of.dead = KEYS.dead
 local job, now_ms = ARGV[1], now(ARGV[2])
 local ending = {}
 
@@ -36,7 +37,7 @@ else
     expect('hash', KEYS['worker:'] .. consumer)
     redis.call('HSET', KEYS.jobs, id, place .. ' ' .. entry .. ' cancelling')
     local known = redis.call('HMGET', KEYS['worker:'] .. consumer, 'lease_ms', 'cancels')
-    if known[1] then -- no HINCRBY: who may not count may cancel all the same
+    if known[1] then -- not HINCRBY: a role without it may cancel
       redis.call('HSET', KEYS['worker:'] .. consumer, 'cancels', whole((tonumber(known[2] or nil) or 0) + 1))
     end
     tell('cancel ' .. id)

@@ -1,25 +1,21 @@
 #!lua flags=allow-oom
--- claim: promote what is due, then lease up to `count` jobs to a worker, strictly by priority, first in
--- first out; a job that was released keeps its place before the new ones. One that has to run alone goes to the consumer
--- `alone`, unless this worker runs nothing, which takes it from there in its place; one that may not start now, as its name is
--- paused or it is held, to `parked`; one over its limit to a waiting line. Whose turn it is in such a line is handed back
--- first. Of a paused queue nothing is leased. A group that is missing is made.
+-- claim: promote due jobs, then lease jobs by priority: first those that were handed back, then new ones. Jobs that may
+-- not start are parked, or put in a waiting line.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
--- ARGV[3]  most_bytes    int     no further job once those that were looked at have so many
--- ARGV[4]  max_deliveries int    this often a job is delivered without an outcome, the last time alone; then it is dead
--- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may be given a job that
---                        has to run alone, as its workers were lost whenever it ran before
+-- ARGV[3]  most_bytes    int     stop once the jobs that were looked at have this many bytes
+-- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter, the last one alone
+-- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has to run alone,
+--                        because its workers were lost whenever it ran
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as settle
---          does, after this claim; for how many ms a job has been waiting that needs a worker with nothing else to run, the
---          first of a stream (-1: none); for each job {stream 1..3, entry, deliveries, {name, value, ...}}; and for each that
---          was ended instead {id, word}. Or one word, FENCED:
---          CANCELLED  as was asked while it ran: gone
+-- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as settle returns
+--          them, after this claim; for how many ms a job has waited for an idle worker, the first of a stream (-1: none); for each
+--          job {stream 1..3, entry, deliveries, {name, value, ...}}; for each that was ended instead {id, word}. Or one word, FENCED:
+--          CANCELLED  a cancel was asked for while it ran: gone
 --          DEAD       it kills its workers: it is a dead letter
---          NO_IDS     as DEAD, but it stays, as `dead` has no entry ids left, by somebody's hand; nothing was written
+--          NO_IDS     as DEAD, but it stays, as `dead` has no entry ids left; nothing was written
 --          FENCED     the worker has no record any more; nothing was written
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends promote take_turns entry_at
@@ -33,7 +29,7 @@ local now_us = math.floor(exact_ms * 1000 + 0.5)
 local ending = {}
 
 if not alive(worker) then return 'FENCED' end
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
 expect('zset', KEYS.due)
 if redis.call('EXISTS', KEYS.due) == 1 then expect('hash', KEYS.delayed) end
@@ -55,8 +51,7 @@ local function runs_nothing()
   return true
 end
 
--- Put the next one that has to run alone among those that were handed back, in its place, if this worker runs nothing: others
--- look at none of them.
+-- Put the next job that has to run alone in its place among those that were handed back, if this worker is idle.
 local function with_one_alone(stream, from, page)
   local first = runs_nothing() and leases(stream, from, '+', 1, 'alone')[1]
   if not first then return page end
@@ -66,7 +61,7 @@ local function with_one_alone(stream, from, page)
   return page
 end
 
--- Those that were handed back, from there on, as many as may be claimed; nil where the stream has no group.
+-- The jobs that were handed back, from `from` on, as many as may be claimed; nil if the stream has no group.
 local function handed_back(stream, from)
   local page = leases(stream, from, '+', most - #claimed, 'released')
   return page and with_one_alone(stream, from, page)
@@ -93,22 +88,21 @@ if takes_turns then
 end
 
 local ended, bytes, goes_on = {}, 0, false
-local parked = 0 -- or waiting in line, or for a worker that runs nothing
+local parked = 0 -- or put in a waiting line, or with those that have to run alone
 local passed_over = 0 -- bytes of those
 
--- Give this worker an entry that was delivered before, as XPENDING tells of it. If a cancel was asked for while
--- it ran, it is forgotten instead. If it was delivered `max_deliveries` times without an outcome, and its worker was lost
--- while it ran nothing else, it is what kills its workers, and becomes a dead letter. Before that it is delivered for the
--- last time to a worker that runs nothing beside it, so that no other job dies, or is judged, in its place; the locator
--- has the mark `alone` then. (With a `max_deliveries` of 1 no job is delivered twice: no proof can be had.)
+-- Give this worker an entry that was delivered before, as XPENDING returned it. If a cancel was asked for while it ran, it ends
+-- instead. If it was delivered `max_deliveries` times without an outcome, the last time alone, it kills its workers, and becomes
+-- a dead letter. That last delivery goes to an idle worker, so that no other job dies with it or is blamed for it; its locator
+-- gets the mark `alone`. (A `max_deliveries` of 1 allows no second delivery, so it is blamed without that.)
 --
--- Returns the fields if it was given, and whether it is to run alone; or nil, and why it was not: `ended`; `parked`, or in
--- line, or with those that have to run alone; or `stays`, with NO_IDS, or as one of these after others: nothing was written
+-- Returns the fields, and whether it has to run alone; or nil, and why: `ended`; `parked`, which includes a waiting line and
+-- `alone`; or `stays`: nothing was written, as there are NO_IDS, or this worker is not idle
 local function deliver(stream, pending)
   if pending[2] == 'alone' and not runs_nothing() then return nil, 'stays' end
   local entry, deliveries = pending[1], pending[4] + 1
   local fields = entry_at(stream, entry)
-  if not fields then -- removed by hand while it was leased
+  if not fields then -- deleted while it was leased
     unlocate(stream, entry)
     redis.call('XACK', stream, 'workers', entry)
     return nil, 'ended'
@@ -184,12 +178,12 @@ local function take_released(number, stream)
       elseif how == 'parked' and passed_over >= most_bytes then
         goes_on = true
         return
-      elseif pending[2] == 'alone' then -- the next of its kind may come before the rest
+      elseif pending[2] == 'alone' then -- the next that has to run alone may come before the rest
         rest = {unpack(page, i + 1)}
         break
       end
     end
-    -- Again where some of them were not to be delivered, or new jobs would pass those behind.
+    -- Again if some did not start: new jobs must not pass those behind them.
     if looked >= 500 then
       goes_on = #ended + parked > 0 -- else the next claim would look at the same ones
       return
@@ -204,7 +198,7 @@ local function read_new(stream, many)
   return reply and reply[1][2] or {}
 end
 
--- Whether a new entry may start. If not it is parked, or noted in `lines`, by what it is to wait in line for.
+-- Whether a new entry may start. If not it is parked, or noted in `lines` under its bucket.
 local function may_start(stream, place, id, fields, lines)
   if not restricted then return true end
   if restricted.job and restricted.job(identify(stream_of, place, id, fields), fields) then
@@ -218,8 +212,7 @@ local function may_start(stream, place, id, fields, lines)
   return false
 end
 
--- Few at a time, as a read says nothing of sizes: one, then one more than were seen by then, up to 32, or four where large
--- ones are noted. (They are noted but for those put in by hand.)
+-- Few at a time, as a read does not know sizes: one, then one more than were seen so far, up to 32, or 4 if large ones are noted.
 local function take_new(number, stream)
   local looked, lines, place = 0, {}, string.match(stream, '[^:]+$')
   local at_once = redis.pcall('HGET', KEYS.large, place) and 4 or 32
@@ -250,7 +243,7 @@ for _, stream in ipairs(most > 0 and streams or {}) do
   if first then waits_ms = math.max(waits_ms, first[3]) end
 end
 
--- Where there was room for more, and all were looked at, what is left waits for a worker that runs nothing.
+-- If there was room for more and all were looked at, the rest waits for an idle worker.
 local finds, unread = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(restricted) end
 if turned > 0 and finds % 2 == 1 then tell('released ' .. turned) end -- more than this worker has room for

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- delete: throw a dead letter away, or a job that has ended and was kept. Its push is remembered, as that of any job that ends.
+-- delete: delete a dead letter, or a job that has ended and was kept. Its push is remembered, like that of every job
+-- that ends.
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         gone
---          NOT_FOUND  no dead letter, and no job that was kept, has this id; nothing was written
+--          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
 
 --- @include now locate entry_at expect slot finish push_of field
 

@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
--- delete_all: throw dead letters away that a filter lets through, the newest first; a step, as of requeue_all. Their pushes are
--- remembered, as that of any job that ends.
+-- delete_all: delete the dead letters that a filter lets through, newest first, a step at a time, as requeue_all does.
+-- Their pushes are remembered, like those of all jobs that end.
 --
--- ARGV[1]  after         where the step before has left off; '' only asks where to begin
+-- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any
--- ARGV[3]  text          what its parameters or its error have in them, as it stands; '': any
+-- ARGV[3]  text          part of its parameters or its error; '': any
 -- ARGV[4]  fingerprint   of its failure; '': any
 -- ARGV[5]  reason        of the dead letter; '': any
 -- ARGV[6]  older_ms      int ms  since it died; '': any
 -- ARGV[7]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {after, id, ...}: where the next step goes on, '' where there is no more; and the ids of those that are gone
+-- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids that were deleted
 
 --- @include now expect slot letters push_of field finish
 

@@ -1,14 +1,14 @@
 #!lua flags=no-writes,allow-oom
 -- find: where one job is, and all that is known of it. Writes nothing.
 --
--- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
+-- ARGV[1]  job           job id, or entry and place, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  {} if there is no such job, else
 --          {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}, now ms, idle ms, why, progress};
---          '' for what does not apply; mark is `cancelling` if a cancel was asked for while the job ran, `alone` if it runs,
---          or ran last, with nothing beside it; held is 1 if the job is; idle is for how long its consumer has had it; why is
---          what keeps one that waits from starting: see include/obstacle
+--          '' for what does not apply. mark: `cancelling` if a cancel was asked for while it ran, `alone` if it runs, or last ran,
+--          alone. held: 1 if it is. idle: how long its consumer has had it. why: what keeps it from starting, see
+--          include/obstacle
 
 --- @include now stream_of locate stored obstacle whole member is_held reported identify holder is_waiting
 

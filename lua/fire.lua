@@ -1,37 +1,37 @@
 #!lua
--- fire: push the jobs that schedules ask for, each slot once. Refused whole when the server is out of memory.
+-- fire: push the jobs of schedules, each slot once. Refused whole when Redis is out of memory.
 --
--- Any number of schedulers, on any hosts, ask for the same slots. Who asks first moves the schedule's last slot, and
--- pushes; whoever comes after finds it moved. So no lock is needed, and none that dies leaves anything behind.
+-- Any number of schedulers, on any hosts, ask for the same slots. The first moves the schedule's last slot and pushes;
+-- the others find it moved. So there is no lock, and a scheduler that dies leaves nothing behind.
 --
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
--- ARGV[2]  scheduler who fires; tells one that asks again from others
--- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as far as the caller knows, the
---           slot up to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job what push
+-- ARGV[2]  scheduler who fires; tells a repeated call from another scheduler's
+-- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as the caller knows it, the slot up
+--           to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job what push
 --           takes: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict, number of field values, names
 --           and values
 --
--- Returns  {now_us, {word, ...}, ...}: the server's clock, and for each schedule a word. Where jobs that have the ids or keys are
---          large, only for the first schedules, until 1 MB was read of such: ask for the others in another call. The words:
---          OK       the slots are seen to; after it a word for each job: OK, or one of the next three
---          EXISTS   a job of this id is on the queue; nothing was written of this one
---          DUPLICATE <id> that job holds the unique key; nothing was written of this one
---          REPLACED <id> that job holds it, and waits: it is what this one says by now, as push has it
---          REPEATED they were by this very call, of which the reply was lost; nothing was written
---          FIRED    they were by another scheduler, or lie behind: after it the slot that was seen to last; nothing
---                   was written
+-- Returns  {now_us, {word, ...}, ...}: the server's clock, and a word for each schedule. If the jobs that have the ids or keys are
+--          large, only for the first schedules, until 1 MB of them was read: ask for the others in another call. The words:
+--          OK       fired; after it a word for each job: OK, or one of the next three
+--          EXISTS   a job of this id is on the queue; nothing was written for this one
+--          DUPLICATE <id> that job holds the unique key; nothing was written for this one
+--          REPLACED <id> that waiting job held it, and is now what this one says; see push
+--          REPEATED this very call fired them before; nothing was written
+--          FIRED    another scheduler fired them, or they lie behind: after it the last slot; nothing was written
 --          EARLY    the last of them is yet to come; nothing was written
---          PAUSED   it is paused; nothing was written
---          CHANGED  its definition is another one by now, or it is gone; nothing was written
---          NO_IDS   the ready streams have no entry ids left, by somebody's hand; nothing was written
+--          PAUSED   the schedule is paused; nothing was written
+--          CHANGED  it has another definition by now, or is gone; nothing was written
+--          NO_IDS   the ready streams have no entry ids left; nothing was written
 
---- @include now expect streams stream_of stored bytes_of key_holder schedule add_job whole count tell
+--- @include stream_of now expect streams stored bytes_of key_holder schedule add_job whole count tell
 
+stream_of.dead = KEYS.dead
 local now_ms, exact_ms = now(ARGV[1])
 local scheduler = ARGV[2]
 
 -- All is read before the first write.
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.jobs, KEYS.delayed)
 expect('zset', KEYS.due)
 local first_schedule = 3
@@ -57,8 +57,8 @@ while at <= #ARGV do
   firings[#firings + 1] = firing
 end
 
--- The jobs that have these ids and keys may be large, and the server does nothing else while they are read. So of slots that another
--- scheduler has seen to none is read; and where one schedule meets very much, its other ids are where their locators say.
+-- The jobs that have these ids and keys may be large, and Redis serves nothing else while they are read. So none is read for
+-- slots that are fired already; and once 1 MB was read, a locator is taken at its word.
 local holders, bytes, most_bytes = {}, 0, 1048576
 local function look_at(one)
   local job, key = ARGV[one.at], ARGV[one.at + 4]

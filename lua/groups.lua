@@ -1,12 +1,12 @@
 #!lua flags=no-writes,allow-oom
--- groups: dead letters by kind of failure, in steps, newest first: how many there are of each fingerprint, or of each reason
--- where a letter has none. A step looks at 500 letters at most, and at about 1 MB. Writes nothing.
+-- groups: count dead letters by kind of failure, newest first: by fingerprint, or by reason if a letter has none. A
+-- step looks at 500 letters or about 1 MB. Writes nothing.
 --
--- ARGV[1] after where the step before has left off; '' to begin
+-- ARGV[1] after where the step before stopped; '' to begin
 --
--- Returns {after, group, ...}: where the next step goes on, '' where there is no more; and for each kind among these letters
+-- Returns {after, group, ...}: where the next step goes on, '' at the end; and for each kind among these letters
 --         {fingerprint, reason, error type, count, first ms, last ms, job id, error, name, ...}: when the first and the last
---         died, the id and the error of the newest, and the names of up to 50 jobs. What is long, by hand, is cut off
+--         died, id and error of the newest, and up to 50 job names. A text is cut off after 1,000 bytes
 
 --- @include field identify time_of first_id page before bytes_of
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- hold: let one waiting job not start, until it is let go. It keeps its due time, its priority and its place.
+-- hold: keep one waiting job from starting. It keeps its due time, priority and place.
 --
--- ARGV[1]  job           job id, or entry and place of one put in by hand, as 1732-0@low
+-- ARGV[1]  job           job id, or entry and place, as 1732-0@low
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  HELD       it is held; that may be what it was before
@@ -9,8 +9,9 @@
 --          DEAD       it is a dead letter; nothing was written
 --          NOT_FOUND  no such job, or it ended; nothing was written
 
---- @include now locate stream_of entry_at holder is_waiting expect whole
+--- @include stream_of now locate entry_at holder is_waiting expect whole
 
+stream_of.dead = KEYS.dead
 local job, now_ms = ARGV[1], now(ARGV[2])
 
 local place, entry, _, id = locate(stream_of, job)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- join: let a worker begin, under an id that is new: its record, its first beat. The groups that are missing are made.
--- Without a lease it only makes the groups, for a worker that has begun before, after a stream was deleted. A script, as the
--- bare command is refused on a full server, which is to be drained.
+-- join: let a worker begin, under a new id: its record, its first beat, the groups that are missing. Without a lease it
+-- only makes the groups, for a worker that has begun before, after a stream was deleted. A script, as a full server
+-- refuses the bare command.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lease_ms      int ms  the worker's lease; '' only makes the groups
@@ -9,12 +9,12 @@
 -- ARGV[4]  version       int     of the keys, as the caller knows them
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 --
--- Returns  OK       it may begin; also where it was told before
+-- Returns  OK       it may begin; also if it was told before
 --          EXISTS   the id is another worker's, or was; nothing was written
---          FENCED   of one that has begun before: it has no record any more, as where the server has lost its data; nothing was
+--          FENCED   of one that has begun before: it has no record any more, as when the server has lost its data; nothing was
 --                   written
---          or what version the keys have, where it is another one; nothing was written. An older one counts only while any job is
---          there, or a worker of it: else the worker takes the queue over, with its schedules
+--          or the version of the keys, if it is another; nothing was written. An older one counts only while there is any job or
+--          worker of it: else this worker takes the queue over, with its schedules
 
 --- @include now expect streams whole changed_schedules alive group make_group tell
 
@@ -22,7 +22,7 @@ local record = KEYS['worker:'] .. ARGV[1]
 local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now_ms = now(ARGV[5])
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('zset', KEYS.workers)
 expect('hash', record, KEYS.layout, KEYS.jobs)
 
@@ -35,8 +35,8 @@ local function may_take_over(found)
   return redis.call('EXISTS', KEYS.jobs) == 0 and #redis.call('ZRANGEBYSCORE', KEYS.workers, whole(now_ms), '+inf', 'LIMIT', 0, 1) == 0
 end
 
--- Up to version 3, `schedules` was a hash: name -> the last slot that was seen to. The slot goes to the schedule itself. All of
--- them in one call, 5 ms for 1,000: this happens once in the life of a queue, while it has no jobs.
+-- Up to version 3, `schedules` was a hash: name -> last slot. The slot moves to the schedule itself. All in one call, 5 ms for
+-- 1,000: it happens once in the life of a queue, while it has no jobs.
 local function take_schedules_over()
   if redis.call('TYPE', KEYS.schedules).ok ~= 'hash' then return end
   local slots, names = redis.call('HGETALL', KEYS.schedules), {}
@@ -61,11 +61,11 @@ if found ~= version then
   redis.call('HSET', KEYS.layout, 'version', version)
 end
 for _, stream in ipairs(streams) do
-  if not group(stream) then make_group(stream) end -- XPENDING would tell of each consumer
+  if not group(stream) then make_group(stream) end -- XPENDING would list each consumer
 end
 if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))
   redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker)
-  tell('joined') -- who was alone has somebody to look after now
+  tell('joined') -- a worker that was alone has another to watch now
 end
 return 'OK'

@@ -1,19 +1,19 @@
 #!lua flags=allow-oom
--- limit: set the limit of a job name, or remove it, at once: jobs of it that run are counted, up to 500 of those that were
--- started without one, and no further one once they have 4 MB, and its waiting lines each get a turn.
+-- limit: set or remove the limit of a job name, at once: running jobs of it are counted, up to 500, and none after the
+-- first 4 MB; and its waiting lines get a turn.
 --
 -- ARGV[1]  name          of the jobs
 -- ARGV[2]  limit         as the hash has it: `max_concurrency=3 rate=50/s burst=50`; '' removes it
 -- ARGV[3]  after         where to go on with the lines, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
--- Returns  where to go on: 500 lines have a turn in one step; '' at the end, and where the limit was what it is
+-- Returns  where to go on: 500 lines get a turn in one step; '' at the end, and if the limit does not change
 
 --- @include now expect streams entry_at bytes_of field whole leases give_turns
 
 local name, limit, after, now_ms = ARGV[1], ARGV[2], ARGV[3], now(ARGV[4])
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.limits, KEYS.shares)
 expect('zset', KEYS.workers, KEYS.turns, KEYS.lines)
 local before = redis.call('HGET', KEYS.limits, name) or ''

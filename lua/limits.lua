@@ -3,9 +3,9 @@
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 --
--- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; and as far as this step came, each a flat list: job
+-- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; and for this step, each a flat list: job
 --          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id.
---          And the streams, 1..3, that have too many consumers to count those waiting in them: XPENDING tells
+--          And the streams, 1..3, with too many consumers for a script to count: ask XPENDING
 
 --- @include streams has_many leases stream_of holder is_waiting entry_at bytes_of identify
 
@@ -19,7 +19,7 @@ local function waiting_lines(last)
   local most = #others > 0 and 2000 or 500 -- a client counts those of many lines in the time of a few
   local page = redis.call('ZRANGE', KEYS.lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, most)
   for _, bucket in ipairs(page) do waiting['line:' .. bucket] = 0 end
-  for _, stream in ipairs(#page > 0 and streams or {}) do -- of all lines there are, as it can't be asked for some
+  for _, stream in ipairs(#page > 0 and streams or {}) do -- of all lines: Redis can't list some
     for _, consumer in ipairs(not has_many(stream) and (leases(stream) or {})[4] or {}) do
       local many = waiting[consumer[1]]
       if many then waiting[consumer[1]] = many + tonumber(consumer[2]) end
@@ -40,7 +40,7 @@ local function running(cursor)
     local place, entry = string.match(page[2][i], '^(%S+) (%d+%-%d+)$')
     local worker = stream_of[place] and holder(stream_of[place], entry)
     local id = not is_waiting(worker) and entry .. '@' .. place
-    if id and bytes < 1048576 then -- the jobs may be large: once so much of them was read, the others go by their place
+    if id and bytes < 1048576 then -- the jobs may be large: after 1 MB the others go by their place
       local fields = entry_at(stream_of[place], entry)
       bytes = bytes + bytes_of(fields or {})
       id = fields and identify(stream_of, place, entry, fields)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- pause: let nothing of a queue start, or no job of one name. What runs goes on.
+-- pause: let no job of a queue start, or none of one name. Running jobs go on.
 --
 -- ARGV[1] name         of the jobs; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock

@@ -7,7 +7,7 @@
 --
 -- Returns one word:
 --          OK        it is as asked; that may be what it was before
---          NOT_FOUND there is none, or what is there is none, by somebody's hand; nothing was written
+--          NOT_FOUND there is none, or its key holds no schedule; nothing was written
 
 --- @include now expect schedule whole changed_schedules
 

@@ -6,5 +6,5 @@
 
 
 local since = redis.pcall('GET', KEYS.paused) or ''
-if type(since) == 'table' then since = '0' end -- made by hand as something else: that it is there is what counts
+if type(since) == 'table' then since = '0' end -- another type: that it exists is what counts
 return {since, redis.call('HGETALL', KEYS['paused:names']), redis.call('HLEN', KEYS.held)}

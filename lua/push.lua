@@ -1,56 +1,57 @@
 #!lua
--- push: put jobs on the queue, each id once. Refused whole when the server is out of memory.
+-- push: add jobs, each id once. Refused whole when Redis is out of memory.
 --
--- A push may come late, after one that repeated it, and even after the job's end. So what ended since it was sent, or
--- was refused when it was repeated, is looked for; and it says when it was sent, by the clock of this server: one
--- older than what is remembered adds nothing.
+-- A push may arrive late: after one that repeated it, even after its job ended. So it looks for what ended since it was
+-- sent, and for what was refused when it was repeated. It says when it was sent, by the server's clock; one that is
+-- older than what Redis remembers adds nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
--- ARGV[3]  since_ms      int ms  when these were first sent, by the server's clock, if they may have been pushed before: then
---           all that ended since, or in the last minute, is looked for; else ''
+-- ARGV[3]  since_ms      int ms  when these were first sent, by the server's clock, if they may have been pushed before: then all
+--           that ended since, or in the last minute, is looked for; else ''
 -- ARGV[4..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
 --           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
---           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (where another
---           job holds the key: 'replace' has it replaced while it waits, 'raise' wants to hear of it; '' neither),
+--           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (another job holds
+--           the key: 'replace' it while it waits, 'raise' reports it; '' neither),
 --           number of field values, then the entry's names and values
 --
--- Returns  {now_us, word, ...}: the server's clock, and one word for each job. Where jobs that have these ids or keys are large,
---          only for the first ones, until 1 MB was read of such: push the others in another call. The words:
+-- Returns  {now_us, word, ...}: the server's clock, and a word for each job. If the jobs that have these ids or keys are large, only
+--          for the first, until 1 MB of them was read: push the others in another call. The words:
 --          OK             on the queue
---          REPEATED       this very push was here before: its job is on the queue, or ended; nothing was written
---          REFUSED        this very push was refused before, when it was repeated, and stays so; nothing was written
+--          REPEATED       this very push arrived before: its job is on the queue, or ended; nothing was written
+--          REFUSED        this very push was refused before, when it was repeated; nothing was written
 --          EXISTS         another push's job of this id is on the queue, or this call names the job twice
 --          DUPLICATE <id> that job holds the unique key
---          REPLACED <id>  that job holds it and waits: it is what this push says by now, its id, nonce, attempt and time
---                         of push aside, and waits where a new job would
---          UNKNOWN        it is not known whether this very push was here before: what ended since is forgotten, as the
---                         clock was set ahead meanwhile; nothing was written
---          NO_IDS         the ready streams have no entry ids left, by somebody's hand; nothing was written
---          After EXISTS and DUPLICATE nothing was written either, but that the push was refused, if it is `repeated`. A push
---          with an on_conflict is answered REPLACED or such a DUPLICATE again when it comes once more.
---          or, for all of them, one word:
+--          REPLACED <id>  that waiting job held it, and is now what this push says, in its place; it kept its id, nonce, attempt
+--                         and time of push
+--          UNKNOWN        Redis can't know whether this very push arrived before: the clock was set ahead, and what ended since is
+--                         forgotten; nothing was written
+--          NO_IDS         the ready streams have no entry ids left; nothing was written
+--          EXISTS and DUPLICATE wrote nothing either, but that a repeated push was refused. A push with an on_conflict gets the
+--          same REPLACED or DUPLICATE when it is repeated.
+--          or one word for all:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
---- @include now push_of checked stored stream_of field bytes_of key_holder mark whole expect streams add_job forget_ends
+--- @include stream_of now push_of checked stored field bytes_of key_holder mark whole expect streams add_job forget_ends
 --- @include remember count tell
 
+stream_of.dead = KEYS.dead
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
 local repeated = since_ms ~= nil
 local first_job = 4
 
--- What ended is remembered for 65 s. So that what ended since it was first tried is always found, a repetition must be
--- here sooner after it was sent; when the client sends the last one is in redisjobs/model/transitions.py.
+-- What ended is remembered for 65 s. A repetition must arrive sooner after it was sent, so that what ended since the first try
+-- is always found; model/transitions.py says when the client sends the last one.
 local oldest_ms, ahead_ms, remembered_ms = repeated and 8000 or 30000, 100, 60000
 if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
   return {exact_ms * 1000, 'STALE'}
 end
 
--- All is read before the first write: who is refused for what somebody put in a key's place has written nothing.
--- What is asked for, in columns: what is asked of the server about all of them is asked once.
+-- All is read before the first write: a push that is refused for a key of another type has written nothing. The jobs are in
+-- columns, to ask Redis once about all of them.
 local ids, pushes, starts, delays, replaces = {}, {}, {}, false, false
-local asked, answered = {}, {} -- keys whose holder a push would replace; what pushes were answered before
+local asked, answered = {}, {} -- keys whose holder a push would replace; earlier answers to these pushes
 local at = first_job
 while at <= #ARGV do
   local job, nonce, key, on_conflict = ARGV[at], ARGV[at + 1], ARGV[at + 4], ARGV[at + 7]
@@ -61,9 +62,9 @@ while at <= #ARGV do
   at = at + 9 + tonumber(ARGV[at + 8])
 end
 local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ids)))
-local kept = {completed = true, cancelled = true} -- where jobs are that have ended: their ids are free
+local kept = {completed = true, cancelled = true} -- jobs that have ended: their ids are free
 
--- The jobs that have these ids and keys. They may be large, and the server does nothing else while they are read.
+-- The jobs that have these ids and keys. They may be large, and Redis serves nothing else while they are read.
 local holders, there, bytes, looked = {}, {}, 0, 0
 for i, start in ipairs(starts) do
   if bytes >= 1048576 then break end
@@ -71,7 +72,7 @@ for i, start in ipairs(starts) do
   local key = ARGV[start + 4]
   if located[i] and kept[string.match(located[i], '^%l*')] then located[i] = false end
   if located[i] and ids[i] ~= pushes[i] then
-    local fields = stored(stream_of, ids[i], located[i]) -- nil: its entry was deleted, the locator stands for nothing
+    local fields = stored(stream_of, ids[i], located[i]) -- nil: its entry was deleted
     there[i] = fields and {nonce = field(fields, 'nonce')}
     bytes = bytes + bytes_of(fields or {})
   end
@@ -100,12 +101,12 @@ local function look_from(from_ms, until_ms)
   end
 end
 look_from(repeated and now_ms - remembered_ms or sent_ms - ahead_ms, now_ms + ahead_ms)
--- What ended before the clock was set back goes by the clock as it was.
+-- What ended before the clock was set back is noted under the old clock's time.
 if repeated then look_from(since_ms - ahead_ms, since_ms + remembered_ms) end
--- And what ended before it was set ahead may be forgotten.
+-- What ended before it was set ahead may be forgotten.
 local is_unknown = repeated and now_ms - since_ms > remembered_ms
 
--- Whether the job that holds a key, if one does, may not be replaced by the push that begins there.
+-- Whether a key has a holder that the push at `at` may not replace.
 local function is_kept(holder, at)
   return holder and not (ARGV[at + 7] == 'replace' and holder.notes)
 end
@@ -165,7 +166,7 @@ local function add_all()
     elseif found[i] or added[ids[i]] or holder and is_kept(holder, start) then
       local is_there = found[i] or added[ids[i]]
       words[i] = is_there and 'EXISTS' or 'DUPLICATE ' .. holder.id
-      if repeated then -- its first try may come yet, and find the way free
+      if repeated then -- its first try may arrive later, and find the key free
         refused[#refused + 1], refused[#refused + 2] = pushes[i], 'refused ' .. pushes[i]
         if ARGV[start + 7] ~= '' and not is_there then answer(pushes[i], words[i]) end
       end
@@ -175,10 +176,10 @@ local function add_all()
       if words[i] == 'OK' and ids[i] ~= pushes[i] then renewed[#renewed + 1] = ids[i] end
     end
   end
-  forget_ends(renewed) -- an id that was made for its push nobody had before
+  forget_ends(renewed) -- an id that was made for its push is new
 end
 
--- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
+-- If a permission is missing half-way, the jobs that were added have locators, so that a repetition finds them.
 local whole_of_it, failure = pcall(add_all)
 if #newly > 0 then redis.call('HSET', KEYS.jobs, unpack(newly)) end
 if not whole_of_it then

@@ -1,20 +1,19 @@
 #!lua
--- push_one: put one job on the queue that push_plain would take, and that is small. Refused whole when the server is out of
--- memory.
+-- push_one: add one small job that push_plain would take. Refused whole when Redis is out of memory.
 --
--- Most jobs are pushed one by one. A script that runs now and then finds nothing of itself in the processor's caches, so each
--- step of it shows in the time of the push: this is push_plain without what many jobs need.
+-- Most jobs are pushed one by one. A script that runs now and then finds nothing of itself in the processor's caches,
+-- so each of its steps shows: this is push_plain without what many jobs need.
 --
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
 -- ARGV[2]  sent_ms     int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  priority    high, normal or low
 -- ARGV[4]  id          one that was made for this push
 -- ARGV[5]  name
--- ARGV[6]  parameters  less than 16 KB, or include/note_large has to hear of it
+-- ARGV[6]  parameters  less than 16 KB; larger ones need include/note_large
 --
--- Returns  {now_us, word}: the server's clock, and one word of the job:
+-- Returns  {now_us, word}: the server's clock, and one word:
 --          OK      on the queue
---          PARTIAL nothing was written; push is to say what it is
+--          PARTIAL nothing was written; call push
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include now checked whole mark count expect
@@ -44,4 +43,4 @@ if not string.find(entry.err, 'exhausted', 1, true) then
   expect('stream', KEYS['ready:'] .. priority)
   return error(entry)
 end
-return {exact_ms * 1000, 'PARTIAL'} -- the stream has no entry ids left, by somebody's hand
+return {exact_ms * 1000, 'PARTIAL'} -- the stream has no entry ids left

@@ -1,19 +1,18 @@
 #!lua
--- push_plain: put jobs on the queue that have a name and parameters and nothing else, are ready at once, and go by an id that
--- was made for this push, which was not tried before. Refused whole when the server is out of memory.
+-- push_plain: add jobs that have a name and parameters only, run now, and have an id that was made for this push, on
+-- its first try. Refused whole when Redis is out of memory.
 --
--- It asks what push asks, of all of them at once, and takes half as long. Where one may be on the queue already, or may have
--- ended, as when these very bytes come late, it writes nothing: push has to look at each.
+-- It checks what push checks, for all jobs at once, in half the time. If one may be on the queue already, or may have
+-- ended, as when these very bytes arrive late, it writes nothing: push looks at each job.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  stream        int     1 to 3
 -- ARGV[4..] the ids of all, at most 500; the names of all; the parameters of all
 --
--- Returns  {now_us, word, added}: the server's clock, and of all of them one word:
+-- Returns  {now_us, word, added}: the server's clock, and one word for all:
 --          OK      on the queue
---          PARTIAL the first of them, so many as `added` says, are on the queue; push is to say what the others are. Nothing
---                  was written for those
+--          PARTIAL the first `added` of them are on the queue; call push for the others. Nothing was written for those
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include now streams checked mark whole expect note_large count
@@ -62,7 +61,7 @@ for i = 0, many - 1 do
   newly[2 * i + 1], newly[2 * i + 2] = id, place .. entry
   note_large(stream, entry, #parameters)
 end
--- Where a permission is missing half-way, what is there has its locator, so that a repetition finds it.
+-- If a permission is missing half-way, the jobs that were added have locators, so that a repetition finds them.
 local added = #newly / 2
 if added > 0 then
   redis.call('HSET', KEYS.jobs, unpack(newly))
@@ -70,4 +69,4 @@ if added > 0 then
 end
 if not failure then return {exact_ms * 1000, 'OK'} end
 if not string.find(failure.err, 'exhausted', 1, true) then return error(failure) end
-return {exact_ms * 1000, 'PARTIAL', added} -- the stream has no entry ids left, by somebody's hand
+return {exact_ms * 1000, 'PARTIAL', added} -- the stream has no entry ids left

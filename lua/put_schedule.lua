@@ -1,28 +1,28 @@
 #!lua flags=allow-oom
--- put_schedule: put schedules on a queue, or declare them, or say that a scheduler is still there.
+-- put_schedule: put schedules on a queue, or declare them, or report that a scheduler is still there.
 --
--- A scheduler declares those of its release when it begins, and says every 10 s that it is there. Where two releases declare one
--- differently, that of the scheduler that began later counts, for as long as a scheduler of that release is there. Others
--- are put at run time: these stay until they are removed, whatever any release declares.
+-- A scheduler declares the schedules of its release when it starts, and reports every 10 s. If two releases declare one
+-- differently, the scheduler that started later counts, while any scheduler of its release is there. Schedules that are
+-- put at run time stay until they are removed, whatever a release declares.
 --
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
--- ARGV[2]  declared_by int ms  when the scheduler that declares them began, by the server's clock; '0' now, which the
---                      answer says; '' nobody: they are put at run time
+-- ARGV[2]  declared_by int ms  when the scheduler that declares them started, by the server's clock; '0' now, which the answer
+--                      says; '' they are put at run time
 -- ARGV[3]  scheduler   who declares them
 -- ARGV[4]  release     of that scheduler: all who declare the same are of one
--- ARGV[5..] for each schedule: name; fingerprint (tells its definition from others); last slot (ms) that was seen to of the one
---           that it replaces, as far as the caller knows, or ''; since when its slots count (ms), or '' for now; number of field
---           values, then the names and values of the definition, `rule` first; none to say no more than that it is declared
+-- ARGV[5..] for each schedule: name; fingerprint of its definition; last slot (ms) that was fired of the one that it replaces, as
+--           the caller knows it, or ''; since when its slots count (ms), or '' for now; number of field values, then the names
+--           and values of the definition, `rule` first; none to say only that it is declared
 --
 -- Returns  {now_us, change, present, word, ...}: the server's clock, the number of the last change of all, how many schedulers of the
---          release are there with this one, or 0 if it had not said within 30 s that it is, and one word each:
+--          release are there, this one included, or 0 if it had not reported within 30 s, and one word each:
 --          OK        it counts
 --          NEWER     a later release declares it differently; nothing was written
 --          KEPT      it was put at run time; nothing was written
 --          DECLARED  a scheduler that is there declares it, so it can't be put; nothing was written
 --          NOT_FOUND give the definition; nothing was written
---          CHANGED   it has another rule: see to the slots of that one, and say which was the last; nothing was written
---          SPOILED   what is there is none, by somebody's hand; nothing was written
+--          CHANGED   it has another rule: fire the slots of that one, and say which was the last; nothing was written
+--          SPOILED   its key holds no schedule; nothing was written
 
 --- @include now whole expect is_declared schedule changed_schedules
 
@@ -32,7 +32,7 @@ local declared_by = ARGV[2] == '0' and whole(now_ms) or ARGV[2]
 local scheduler, release = ARGV[3], ARGV[4]
 local mates = KEYS['schedulers:'] .. release
 local there_ms = 30000 -- see is_declared
-local forgotten_ms = 31 * 86400000 -- of one that no release declares any more; all are declared once a day
+local forgotten_ms = 31 * 86400000 -- one that no release declares any more; all are declared once a day
 
 expect('hash', KEYS.layout)
 expect('zset', KEYS.schedules, KEYS.schedulers, mates)
@@ -50,13 +50,13 @@ if not is_put then
     redis.call('PEXPIRE', key, there_ms)
   end
   if seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms then present = redis.call('ZCARD', mates) end
-  -- Of some that have been removed, or have expired, the name goes too.
+  -- Drop the names of some that were removed or have expired.
   for _, name in ipairs(redis.call('ZRANDMEMBER', KEYS.schedules, 20)) do
     if redis.call('TYPE', KEYS['schedule:'] .. name).ok == 'none' then redis.call('ZREM', KEYS.schedules, name) end
   end
 end
 
--- What is there against it; nil for nothing.
+-- Why this schedule does not count; nil: it does.
 local function against(there, is_same, rule, last_ms)
   if there == 'SPOILED' then return there end
   local is_there = is_declared(there, now_ms)
@@ -82,7 +82,7 @@ local function write(name, fingerprint, there, since, definition)
   end
 end
 
--- Whose it is from now on; returns whether that is another release. One that declares the same stays, if it began later.
+-- Note who declares it; returns whether that is another release. A scheduler that declares the same and started later stays.
 local function attribute(name, there, is_same)
   local record = KEYS['schedule:'] .. name
   local is_there = is_same and is_declared(there, now_ms)

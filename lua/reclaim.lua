@@ -1,27 +1,25 @@
 #!lua flags=allow-oom
--- reclaim: take over the jobs of workers that are lost. Fence those that the caller is sure of, hand back what their
--- consumers hold, and name the workers whose lease is over, which the caller may be sure of next time.
+-- reclaim: take over the jobs of lost workers. Fence the workers that the caller is sure of, hand back what fenced
+-- workers hold, and name those whose lease is over, which the caller may be sure of next time.
 --
--- Whether a lease is over is said by this server's clock, which may have been set, or may have stood still. So the caller
--- fences a worker only if, by its own clock, this one ran evenly for as long as that worker's lease, and gave answers all
--- the while; and only if the worker has not beaten since. A beat that lies in the future, as the clock was set back,
--- starts anew.
+-- The server's clock says whether a lease is over, and it may have been set or have stood still. So the caller fences a
+-- worker only if, by its own clock, the server's ran evenly and the server answered for as long as that lease; and only
+-- if the worker has not beaten since. A beat in the future, as the clock was set back, counts as now.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to hand back
 -- ARGV[3]  others        '1': count the jobs that other workers hold
--- ARGV[4]  all           '1': the caller has just come, or has seen the clock set back: look at all beats for such that
---                        lie in the future, not only at the latest ten
+-- ARGV[4]  all           '1': the caller has just started, or has seen the clock set back: look for beats in the future among all
+--                        workers, not only the latest ten
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
 --
 -- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, untidy, uncounted}: the clock; for each
---          worker whose lease is over {worker id, its end, lease in ms}, 100 at most; the ids of those that were fenced now; how many jobs were handed
---          back; 1 if there are more; 1 if any job was handed back that no worker has; how many jobs others hold; how many workers
---          there are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has
---          been due for 250 ms, or the next of a waiting line might have started 2 s ago; 1 if `workers` may lack some that
---          are gone, so that all consumers are to be looked at: see tidy; and the streams, 1..3, with too many consumers for
---          a script to count what others hold there: the caller asks XPENDING. Or one word:
+--          worker whose lease is over {worker id, its end, lease in ms}, at most 100; the ids fenced now; how many jobs were handed
+--          back; 1 if there are more; 1 if any handed back job has no worker yet; how many jobs others hold; how many workers there
+--          are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has been due for
+--          250 ms, or a waiting line's turn for 2 s; 1 if `workers` may lack some that are gone, so that tidy has to look at all
+--          consumers; and the streams, 1..3, with too many consumers for a script to count: the caller asks XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
@@ -33,19 +31,19 @@ local first_silent = 6
 
 local lease_ms = alive(worker)
 if not lease_ms then return 'FENCED' end
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('zset', KEYS.workers, KEYS.fenced, KEYS.due)
 expect('string', KEYS.promoter)
 expect('hash', KEYS.jobs, KEYS.limits, KEYS.shares)
 expect('zset', KEYS.turns, KEYS.lines)
 local looked_at = redis.call('ZRANGEBYSCORE', KEYS.fenced, '-inf', now_ms, 'LIMIT', 0, 10)
-if #looked_at < 10 then -- later than the next second is none, unless the clock was set back
+if #looked_at < 10 then -- later than the next second only if the clock was set back
   local later = redis.call('ZRANGEBYSCORE', KEYS.fenced, whole(now_ms + 1001), '+inf', 'LIMIT', 0, 10 - #looked_at)
   for _, id in ipairs(later) do looked_at[#looked_at + 1] = id end
 end
 
--- Those whose lease ends later than it can. One that is hidden behind ten others ends no later than theirs, who live. (Behind
--- 2,500 where all are looked at, which takes some 6 ms.)
+-- Correct leases that end later than they can. One behind the latest ten ends no later than theirs, and those workers live. (Behind
+-- the latest 2,500 if all are looked at, which takes some 6 ms.)
 local latest = redis.call('ZREVRANGE', KEYS.workers, 0, looks_at_all and 2499 or 9, 'WITHSCORES')
 for i = 1, #latest, 2 do
   if looks_at_all or tonumber(latest[i + 1]) > now_ms + lease_ms then
@@ -71,10 +69,10 @@ for i = 1, #over, 2 do
   silent[#silent + 1] = {over[i], over[i + 1], lease_of(over[i])}
 end
 
--- What fenced workers hold, also what late reads of theirs have fetched since.
+-- What fenced workers hold, and what late reads of theirs have fetched since.
 local handed_back, more, is_gone = 0, 0, #gone > 0
 for _, id in ipairs(looked_at) do
-  if redis.call('TYPE', KEYS['worker:'] .. id).ok ~= 'hash' then fence(id, now_ms) end -- by hand: as if it were fenced now
+  if redis.call('TYPE', KEYS['worker:'] .. id).ok ~= 'hash' then fence(id, now_ms) end -- lost or of another type
   local some = most > handed_back and hand_back_held(id, most - handed_back, 0, now_ms) or 0
   handed_back = handed_back + some
   local watched = redis.call('HMGET', KEYS['worker:'] .. id, 'watch_ms', 'watched_until')
@@ -101,7 +99,7 @@ if handed_back > 0 then
   count('reclaimed', handed_back)
   tell('released ' .. handed_back)
 end
-if is_gone then tell_turn() end -- it may be the one that was to look then
+if is_gone then tell_turn() end -- a lost worker may have been the one to look then
 local released, others, uncounted = 0, 0, {}
 for number, stream in ipairs(streams) do
   if released == 0 and any_back(stream) then released = 1 end
@@ -112,8 +110,8 @@ for number, stream in ipairs(streams) do
 end
 local known = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced)
 
--- One worker looks when delayed jobs are due, and stays that one by looking here again within 20 s. Where it is gone, or said until
--- when before the clock was set back, whoever comes is the next.
+-- One worker looks when delayed jobs are due, and renews that here within 20 s. If it is gone, or the clock was set back since,
+-- the caller becomes the next.
 local function may_promote()
   local until_ms, other = string.match(redis.call('GET', KEYS.promoter) or '', '^(%d+) (.+)$')
   until_ms = tonumber(until_ms or 0)

@@ -1,15 +1,14 @@
 #!lua flags=allow-oom
--- recover: jobs that a worker holds without knowing: they were delivered into a reply that it never saw, or to a read that arrived
--- when it had been given up. It has found their entries in the pending list. They are still its own, so it can run them; the
--- deliveries stay as they are.
+-- recover: jobs that a worker holds without knowing: it lost the reply that delivered them, or had given up the read.
+-- It found their entries in the pending list. They are still its own, so it can run them; their delivery count stays.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  most_bytes    int     no further job once there are so many
--- ARGV[3]  idle_ms       int ms  only those that were delivered at least so long ago
+-- ARGV[2]  most_bytes    int     stop once the jobs have this many bytes
+-- ARGV[3]  idle_ms       int ms  only jobs that were delivered at least this long ago
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5..] entries, as `1 1732-0`: stream 1..3, entry; up to 100
 --
--- Returns  {looked, jobs}: at how many of the entries it looked, so call again with the others; for each job that is still this
+-- Returns  {looked, jobs}: how many of the entries it looked at, so call again with the others; for each job that is still this
 --          worker's {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
@@ -19,7 +18,7 @@ local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now_ms = now(ARGV[4])
 local first_entry = 5
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.limits, KEYS.shares)
 expect('zset', KEYS.turns, KEYS.lines)
 if not alive(worker) then return 'FENCED' end
@@ -34,7 +33,7 @@ for at = first_entry, #ARGV do
   if fields then
     found[#found + 1] = {tonumber(number), entry, pending[4], fields}
     bytes = bytes + bytes_of(fields)
-  elseif pending then -- removed by hand while it was leased
+  elseif pending then -- deleted while it was leased
     redis.call('XACK', stream, 'workers', entry)
     give_up({string.match(stream, '[^:]+$') .. ' ' .. entry}, now_ms)
   end

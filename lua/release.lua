@@ -1,21 +1,20 @@
 #!lua flags=allow-oom
--- release: hand back all that a worker holds, and forget the worker: it ends, or is known to have died. Its jobs are for
--- others at once, in their place.
+-- release: hand back all jobs of a worker that ends, or is known to be dead, and forget the worker. Other workers may
+-- take them at once, in their old order.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  refund        '1': the deliveries do not count, as nothing runs any more; '0': they do, as what ran may be what
---                        ended it; and so they do where the worker was fenced before
--- ARGV[3]  watch         '1': a read of it may still be under way, so its consumer is looked at again, as that of a
---                        worker that was fenced is
+-- ARGV[2]  refund        '1': the deliveries do not count, as nothing runs any more; '0': they do, as a job may have killed the
+--                        worker. They always count if the worker was fenced before
+-- ARGV[3]  watch         '1': a read of it may be under way, so its consumer is looked at again, like a fenced worker's
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 --
--- Returns  how many jobs were handed back: some 500 a call, so call again while there are any
+-- Returns  how many jobs were handed back: up to 500 a call, so call again while there are any
 
 --- @include now expect streams tell fence hand_back_held forget count tell_turn
 
 local worker, refund, watch, now_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', now(ARGV[4])
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('zset', KEYS.workers, KEYS.fenced)
 expect('string', KEYS.promoter)
 expect('hash', KEYS.jobs, KEYS.limits, KEYS.shares)
@@ -23,7 +22,7 @@ expect('zset', KEYS.turns, KEYS.lines)
 
 if string.match(redis.call('GET', KEYS.promoter) or '', '^%d+ (.+)$') == worker then
   redis.call('DEL', KEYS.promoter)
-  tell('left') -- whoever looks next for lost workers is the next
+  tell('left') -- the next worker that calls reclaim takes over
 end
 local was_fenced = redis.call('ZSCORE', KEYS.fenced, worker)
 if was_fenced then
@@ -46,5 +45,5 @@ if released > 0 then
   count('released', released)
   tell('released ' .. released)
 end
-tell_turn() -- it may be the one that was to look then
+tell_turn() -- this worker may have been the one to look then
 return released

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- remove_schedule: forget a schedule, unless a release that is there declares it.
+-- remove_schedule: remove a schedule, unless a scheduler that is there declares it.
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   the schedule
 --
 -- Returns one word:
---          OK        it is gone, and so is what somebody had put in its place by hand
+--          OK        it is gone, also if its key held no schedule
 --          DECLARED  a scheduler that is there declares it, so it would be back at once; nothing was written
 --          NOT_FOUND there was none
 
@@ -21,5 +21,5 @@ if not there then return 'NOT_FOUND' end
 if is_declared(there, now_ms) then return 'DECLARED' end
 local record = KEYS['schedule:'] .. name
 redis.call('DEL', record)
-changed_schedules(now_ms, {name}) -- the name stays for a while, so that schedulers read of it
+changed_schedules(now_ms, {name}) -- the name stays for a while, so that schedulers notice
 return 'OK'

@@ -1,18 +1,17 @@
 #!lua flags=allow-oom
--- requeue: give a dead letter another life: ready again, or delayed, under its old id, with all its attempts. Where it is
--- asked for, also a job that has ended and was kept.
+-- requeue: run a dead letter again, or a job that ended and was kept, now or later.
 --
 -- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
--- ARGV[3]  parameters    JSON text in place of what it had; '' = as they are
--- ARGV[4]  limit_key     what its limit is counted under, in place of what it had; '' = as it is
+-- ARGV[3]  parameters    JSON text, new ones; '' = as they are
+-- ARGV[4]  limit_key     a new one; '' = as it is
 -- ARGV[5]  ended         '1': also a job that has ended and was kept; '' = a dead letter only
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         ready, or delayed
---          NOT_FOUND  no dead letter, and no job that was kept and asked for, has this id; nothing was written
---          OVERSIZED  put in by hand with more values than a script can add; nothing was written
---          NO_IDS     the ready streams have no entry ids left, by somebody's hand; nothing was written
+--          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
+--          OVERSIZED  it has more values than a script can add; nothing was written
+--          NO_IDS     the ready streams have no entry ids left; nothing was written
 
 --- @include now due_time locate entry_at expect streams requeuing
 
@@ -30,7 +29,7 @@ if due_at > now_ms then
   expect('zset', KEYS.due)
   expect('hash', KEYS.delayed)
 else
-  expect('stream', streams[1], streams[2], streams[3])
+  expect('stream', unpack(streams))
 end
 
 local add, write = requeuing(now_ms, exact_ms)

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- restore: hand back jobs that are neither pending nor still to be read. Somebody has removed their consumer by hand, with
--- all that it had pending, or has moved the group on. One step through what the streams have delivered; `tidy` says when
--- there may be something to find. How often such a job was delivered nobody knows any more: it counts as never.
+-- restore: hand back jobs that are neither pending nor unread: their consumer was deleted outside redisjobs with all it
+-- held, or the group was moved on. One step through what the streams have delivered; tidy says when to look. Their
+-- delivery count is lost: it starts at 0.
 --
 -- ARGV[1]  number        1..3: the stream to look at; 1 to begin
 -- ARGV[2]  from          where in it to go on, as the last step said; - to begin
@@ -14,7 +14,7 @@
 
 local number, from, most_bytes, now_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), now(ARGV[4])
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.limits, KEYS.shares)
 expect('zset', KEYS.turns, KEYS.lines)
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- retain: say what the queue keeps, and for how long. Whoever says so last is right.
+-- retain: set what the queue keeps, and for how long. The last call counts.
 --
 -- ARGV[1]  completed     as the hash has it
 -- ARGV[2]  cancelled     as the hash has it

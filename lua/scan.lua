@@ -1,21 +1,22 @@
 #!lua flags=no-writes,allow-oom
--- scan: jobs of one state that a filter lets through, in steps: ready and running by priority and age, delayed by due time, dead letters
--- and those that have ended newest first. A step looks at 500 jobs at most, and at about 1 MB. Writes nothing.
+-- scan: list jobs of one state that a filter lets through, in steps: ready and running ones by priority and age,
+-- delayed ones by due time, dead letters and ended ones newest first. A step looks at 500 jobs or about 1 MB. Writes
+-- nothing.
 --
--- A step goes on after the last job that the one before has looked at, by its place, and that job may be gone. So a dead letter
--- that comes meanwhile is newer than all that are still to be looked at, and a job is never looked at twice in one place.
+-- A step goes on after the place of the last job that the one before looked at, even if that job is gone. So a new dead
+-- letter does not come up in a later step, and no job comes twice in one place.
 --
 -- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
--- ARGV[2]  after         where the step before has left off; '' to begin
+-- ARGV[2]  after         where the step before stopped; '' to begin
 -- ARGV[3]  limit         int     most jobs to list
 -- ARGV[4]  name          of the job; '': any
--- ARGV[5]  text          what its parameters or its error have in them, as it stands; '': any
+-- ARGV[5]  text          part of its parameters or its error; '': any
 -- ARGV[6]  fingerprint   of the failure of a dead letter; '': any
 -- ARGV[7]  reason        of a dead letter; '': any
--- ARGV[8]  older_ms      int ms  since it was pushed, a dead letter since it died, one that has ended since then; '': any
+-- ARGV[8]  older_ms      int ms  since it was pushed, died or ended; '': any
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {after, row, ...}: where the next step goes on, '' where there is no more; and jobs as find tells one
+-- Returns  {after, row, ...}: where the next step goes on, '' at the end; and jobs as find returns them
 
 --- @include now obstacle whole identify stream_of is_held reported passes time_of holder is_waiting page bytes_of streams
 --- @include leases has_many parted stored first_id before
@@ -54,7 +55,7 @@ local function is_over()
   return #rows >= limit or page(looked, bytes) == 0
 end
 
--- Look at the entries of a stream that come after one; where that has left off, nil at the end.
+-- Look at the entries of a stream after `last`. Returns where it stopped; nil at the end.
 local function walk(stream, last, read, offer)
   while not is_over() do
     local many = page(looked, bytes)
@@ -88,8 +89,7 @@ local function walk_streams(walk_stream)
   return ''
 end
 
--- The oldest of those that these consumers have, as far as it is known of all of them which these are: up to some 2,000, fewer
--- where one has very many more than others.
+-- The oldest leases of these consumers, as far as all of them are known: up to some 2,000, fewer if one has far more than others.
 local function leases_of(stream, consumers, from)
   local most, page, orders, known = math.max(4, math.floor(2000 / #consumers)), {}, {}, nil
   for _, consumer in ipairs(consumers) do
@@ -107,8 +107,8 @@ local function leases_of(stream, consumers, from)
   return page, not known
 end
 
--- The next leases, those of who run jobs among them, the oldest first; and whether there are no more. What waits may be very much
--- more than what runs: then each consumer is asked, if there are few, and in one step no more than twice.
+-- The next leases, oldest first, with those of running jobs; and whether there are no more. Far more may wait than run: then each
+-- consumer is asked, if there are few, and at most twice in a step.
 local asked = 0
 local function running(stream, from)
   local consumers, waiting = {}, 0
@@ -144,7 +144,7 @@ local function walk_running(stream, last)
   return nil
 end
 
--- As the server compares members that are due at once; Lua's own `<` goes by the locale.
+-- As Redis compares members of one score; Lua's own `<` depends on the locale.
 local function is_before(one, other)
   for i = 1, math.min(#one, #other) do
     local a, b = string.byte(one, i), string.byte(other, i)
@@ -153,7 +153,7 @@ local function is_before(one, other)
   return #one < #other
 end
 
--- The rank of the first delayed job that comes after a place; whoever had that may be gone.
+-- The rank of the first delayed job after a place; the job of that place may be gone.
 local function rank_after(score, member)
   local low, high = 0, redis.call('ZCARD', KEYS.due)
   while low < high do

@@ -1,18 +1,18 @@
 #!lua flags=no-writes,allow-oom
--- schedules: the schedules of a queue, in the order of their last changes; writes nothing.
+-- schedules: the schedules of a queue, in the order of their last changes. Writes nothing.
 --
--- One that is changed between two pages comes again, so a reader misses none. One that reads from the last change it knows
--- reads only what is new to it, however many schedules there are.
+-- One that changes between two pages comes again, so a reader misses none. A reader that starts at the last change it
+-- knows reads only what is new to it.
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   only this one; '': all of them
 -- ARGV[3] after  int  only those whose last change has a higher number; '': all of them
--- ARGV[4] bytes  int  how much of them to return, more or less
+-- ARGV[4] bytes  int  about how much to return
 --
 -- Returns {now_us, change, more, there, {name, ...}, {name, there, {field, value, ...}}, ...}: the server's clock; the number of
---         the last change of all; the one after which there are more, '' for none; 1 if a scheduler is there, else 0;
---         the names of those that are gone; and the schedules, each with 1 if a scheduler that is there declares it.
---         One that no script has written may lack anything.
+--         the last change of all; the one after which there are more, '' for none; 1 if any scheduler is there, else 0;
+--         the names of those that are gone; and the schedules, each with 1 if a scheduler that is there declares it. Fields
+--         may be missing in one that no script has written.
 
 --- @include now expect is_declared whole last_change
 
@@ -42,7 +42,7 @@ for i = 1, #flat, 2 do
     break
   end
   local fields = redis.pcall('HGETALL', KEYS['schedule:'] .. flat[i])
-  local is_other = fields.err and string.find(fields.err, 'WRONGTYPE.+') -- by hand
+  local is_other = fields.err and string.find(fields.err, 'WRONGTYPE.+') -- no schedule
   if fields.err and not is_other then return error(fields) end
   local release, declared_by = '', nil
   for j = 1, #fields, 2 do

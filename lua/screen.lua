@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- screen: of jobs that a worker has just read, keep it those that may start. The others count as never delivered: they are
--- parked where their name is paused or they are held, and else, where the queue is paused, handed back; those over their
--- limit wait in line.
+-- screen: of jobs that a worker has just read, keep those that may start. The others count as never delivered: they are
+-- parked if their name is paused or they are held, handed back if the queue is paused, and put in a waiting line if
+-- they are over their limit.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -16,14 +16,14 @@ local worker, now_ms, exact_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
 
 if not alive(worker) then return 'FENCED' end
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
 expect('hash', KEYS.shares)
 expect('zset', KEYS.turns, KEYS.lines)
 local restricted = restrictions()
 local limiting = restricted and restricted.limited and limiter(now_ms, math.floor(exact_ms * 1000 + 0.5))
 
--- Let a job that may not start go elsewhere. Returns whether the worker keeps it.
+-- Pass on a job that may not start. Returns whether the worker keeps it.
 local function keeps(stream, entry, deliveries)
   local fields = restricted and entry_at(stream, entry)
   if not fields then return true end
@@ -31,7 +31,7 @@ local function keeps(stream, entry, deliveries)
   local is_parked = restricted.job and restricted.job(identify(stream_of, place, entry, fields), fields)
   if is_parked or restricted.all then
     hand_back(stream, deliveries, {entry}, is_parked and 'parked' or 'released')
-    give_up({place .. ' ' .. entry}, now_ms, true) -- of one that was claimed into a lost reply
+    give_up({place .. ' ' .. entry}, now_ms, true) -- it has a share if it was claimed into a lost reply
     return false
   end
   local bucket = limiting and limiting.start(place .. ' ' .. entry, fields)
@@ -45,6 +45,6 @@ for at = first_job, #ARGV, 2 do
   local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
   answers[#answers + 1] = pending and keeps(stream, entry, math.max(0, pending[4] - 1)) and 1 or 0
 end
--- A read tells nobody when to look next, and few jobs come by one: so all are told.
+-- A read does not say when to look next, so tell all workers; few jobs arrive by a read here.
 if limiting and limiting.has_turned then tell_turn() end
 return answers

@@ -1,25 +1,24 @@
 #!lua flags=allow-oom
--- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or is a dead letter. What they
--- held of the limits of their names is free. Then promote what is due, and say what a claim would find.
+-- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or becomes a dead
+-- letter. Their shares of limits become free. Then promote due jobs, and say what a claim would find.
 --
--- Every check comes before the first write: the worker has a record, and each job's locator names the very entry that it
--- settles. So a batch of jobs that are all done takes a few commands, however many they are; where one of them is not as
--- it should be, each is looked at by itself. A batch has a number: sent again, it is answered as before, and not applied
--- twice. Jobs that push others go in a batch of their own, which is sent without the flag `allow-oom`: so a server that is
--- out of memory refuses it whole, and only it.
+-- Every check comes before the first write: the worker has a record, and each job's locator names the very entry that
+-- is settled. So a batch of jobs that are done takes a few commands; only if one of them is not as expected is each
+-- looked at. A batch has a number: if it is sent again, it gets the same answer and is not applied twice. Jobs that
+-- push others are sent in a batch of their own without the flag `allow-oom`, so that a full server refuses only those.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  lane          which of the worker's exchanges this is: there may be two under way
+-- ARGV[2]  lane          which of the worker's exchanges this is: two may be under way
 -- ARGV[3]  number        int     of this batch in its lane, greater each time; 0: it is never sent again
 -- ARGV[4]  promote       '1': promote, and say what a claim would find
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
--- ARGV[6]  high          int     so many jobs of ready:high are done, by their first delivery
+-- ARGV[6]  high          int     how many jobs of ready:high are done, by their first delivery
 -- ARGV[7]  normal        int     the same of ready:normal
 -- ARGV[8]  low           int     the same of ready:low
--- ARGV[9]  young         int     so many pushes of those may still be repeated; 'ids': all, and each is its id alone
--- ARGV[10] uniques       int     so many unique keys those have
--- ARGV[11] results       int     so many of those have a result: for how long it is kept, ms; `completed` or `refused`; JSON,
---          or why. So has one that has reported progress: '', `reported`, ''
+-- ARGV[9]  young         int     how many pushes of those may still be repeated; 'ids': all, and each is its id alone
+-- ARGV[10] uniques       int     how many unique keys those have
+-- ARGV[11] results       int     how many of those have a result: how long it is kept, ms; `completed` or `refused`; JSON, or
+--          why. One that has reported progress counts too: '', `reported`, ''
 -- ARGV[12..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; for each
 --          result: stream 1..3, which entry of that, from 1, keep, word, text; then for
 --          each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
@@ -34,35 +33,33 @@
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
 --
 -- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed
---          job (-1: none); what a claim would find, as a sum: 1 if jobs were handed back, 2 if some jobs may not start, so
---          that only the script claims, 4 if the queue is paused, and then nothing else is said; 32 or 64 if the first that
---          were handed back are of the second or third stream; where nothing was promoted, 8 if the next of a waiting
---          line may start, so that a claim is needed; 16 if this call has looked at lines whose turn it was, so that this
---          worker sees to the next turn too; how many jobs of each stream were never delivered, and how many of these one
---          read may bring, as there are large ones (0: any number); µs until the next of a line may start (-1: none
---          waits for a time); and one word for each job, in their order, or OK alone for all of them. Or one word for the
---          whole call, FENCED or STALE:
---          OK          settled, as it says. Of a job that pushes others, after `:`, for each of these 1 if it was added, 0 if
---                      its id was another's, or the job that holds its unique key stays, or was replaced
+--          job (-1: none); what a claim would find, a sum: 1 jobs were handed back; 2 some jobs may not start, so only the script
+--          may claim; 4 the queue is paused, and nothing else is said; 32 or 64 the first handed back are of the second or third
+--          stream; 8, where nothing was promoted, the next of a waiting line may start, so a claim is needed; 16 this call looked at
+--          lines, so this worker sees to the next turn too; unread jobs of each stream, and how many of them one read may fetch, as
+--          some are large (0: any number); µs until the next of a line may start (-1: none waits for a time); and a word for each
+--          job in order, or OK alone for all. Or one word for the whole call, FENCED or STALE:
+--          OK          settled as asked. If it pushes jobs, after `:`, for each 1 if it was added, 0 if another job has its id or
+--                      keeps its unique key, or was replaced
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
---          OVERSIZED   put in by hand with more values than a script can add; nothing was written
---          NO_IDS      no stream that could take it has entry ids left, by somebody's hand; nothing was written
---          PARTIAL     it pushes others, and the jobs that have their ids or keys are large: until 1 MB of such was read, after
---                      `:`, for each of the first 0 as after OK, which is settled, or 1 if it may be added. Settle the job
---                      again, with these and those that were not looked at. Of it nothing was written but what was replaced,
---                      and that keys are free which running jobs held until their start. So each call comes further
---          SPOILED     the unique key of a job that it pushes was made something else by hand; nothing was written. After `:`
---                      what is wrong, each space and % of it as %20
---          RUNNING     it lingers, and counts for the max_concurrency of its name: to be settled when the thread has ended;
---                      nothing was written
---          LEASE_LOST  the job is no longer this worker's; nothing was written. Or its entry was removed by hand as it ran;
---                      then there is no lease any more of one that was to be handed back
+--          OVERSIZED   it has more values than a script can add; nothing was written
+--          NO_IDS      no stream that could take it has entry ids left; nothing was written
+--          PARTIAL     it pushes jobs, and the jobs that have their ids or keys are large: until 1 MB of them was read, after `:`,
+--                      for each of the first 0 as after OK, which is final, or 1 if it may be added. Settle the job again, with
+--                      these and the others. Only replaced jobs and keys that running jobs held until their start were written
+--          SPOILED     the unique key of a job that it pushes has another type; nothing was written. After `:` what is wrong, each
+--                      space and % of it as %20
+--          RUNNING     it lingers, and counts for the max_concurrency of its name: settle it when the thread has ended; nothing
+--                      was written
+--          LEASE_LOST  the job is no longer this worker's; nothing was written. Or its entry was deleted while it ran; then the
+--                      lease of one that was to be handed back is gone
 --          FENCED      the worker has no record any more; nothing was written for any job
 --          STALE       a later batch of its lane came before this one; nothing was written for any job
 
---- @include now expect leases streams slot kept whole entry_at conclude finish keep field enqueue stream_of bytes_of
+--- @include stream_of now expect leases streams slot kept whole entry_at conclude finish keep field enqueue bytes_of
 --- @include hand_back remove count tell restrictions ends tell_others promote prospect
 
+stream_of.dead = KEYS.dead
 local record = KEYS['worker:'] .. ARGV[1]
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
@@ -76,7 +73,7 @@ local first_unique = first_young + young
 local first_result = first_unique + 2 * uniques
 local first_other = first_result + 5 * results
 local ending = {}
--- For what ends though the locator of its id is another job's.
+-- For a job that ends though its id's locator is another job's.
 local unlocated = {is_unlocated = true}
 
 local known = redis.pcall('HMGET', record, 'lease_ms', lane)
@@ -89,11 +86,11 @@ local last, answer = string.match(known[2] or '0 ', '^(%d+) (.*)$')
 last = tonumber(last) or 0
 if turn > 0 and turn < last then return 'STALE' end
 
--- Those that are done, all at once: whether each is this worker's, is where it should be, and nothing is noted beside its
--- place. The places as one text, which costs a tenth of looking at each; where one has no locator there is none.
+-- Whether each job that is done is this worker's, where its locator says, without a mark. All places are compared as one text,
+-- which costs a tenth of comparing each.
 local function all_in_order()
-  -- Whether this worker has each pending, by its first delivery. Those of a batch are mostly neighbours; any that stand
-  -- among too many others are asked for one by one.
+  -- Whether this worker holds each by its first delivery. A batch is mostly neighbours; entries among too many others are asked
+  -- for one by one.
   local function has(stream, first, last)
     local deliveries = {}
     for _, pending in ipairs(leases(stream, ARGV[first], ARGV[last], 2 * (last - first + 1), worker) or {}) do
@@ -120,7 +117,7 @@ local function all_in_order()
   return true
 end
 
--- What these jobs take is of the right type, before anything is written: what they do without may be as it likes.
+-- Check the types of the keys that these jobs need, before anything is written.
 local function expect_all(well)
   local settlements = {}
   local at = first_other
@@ -142,12 +139,12 @@ local function expect_all(well)
   unlocated.kept = ending.kept
 end
 
--- What is kept of the run of a job, beside the job.
+-- The notes on a job's run, as kept jobs have them.
 local function ran(deliveries, ran_ms)
   return {'worker', worker, 'deliveries', whole(deliveries), 'ran_ms', whole(ran_ms or 0)}
 end
 
--- What those that are done are kept by, before they go. One that was removed by hand as it ran is not kept.
+-- The jobs that are done, as `completed` is to keep them, read before they go. One whose entry was deleted is not kept.
 local function fields_of_all()
   local read, at = {}, first_done
   for number, many in ipairs(done) do
@@ -164,7 +161,7 @@ local function fields_of_all()
   return read
 end
 
--- What those come to that are done, all at once: for whoever asks for their results, or waits for their end.
+-- Note the results of the jobs that are done, and tell the processes that wait for them.
 local function conclude_all(ids)
   local before = {0, done[1], done[1] + done[2]}
   for at = first_result, first_other - 1, 5 do
@@ -177,8 +174,8 @@ local function conclude_all(ids)
   end
 end
 
--- What needs many functions is made where it is needed alone: most batches need none, and to make one takes a server a tenth
--- of a µs. Here it is whether any job runs that has a limit, or waits for one.
+-- Functions that few batches need are made only there, as each costs a tenth of a µs: here, if any job runs under a limit, or
+-- waits for one.
 local is_limited = redis.call('EXISTS', KEYS.shares, KEYS.turns) > 0
 local free_shares, is_counted, look_at_turns, turn_in
 if is_limited then
@@ -224,12 +221,12 @@ local function end_all()
   end
 end
 
--- Settle the others, one by one; and all of them, where one of those that are done is not as it should be.
+-- Settle the other jobs one by one; and all jobs, if one of those that are done is not as expected.
 local function settle_others(in_order)
   --- @include due_time identify stored with delay key_holder add_job forget_ends dead_letter finish_one unlocate line pushed_at
   --- @include member free tell_waiters
   local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
-  local bytes, most_bytes = 0, 1048576 -- of jobs that have the ids or keys of those that others push
+  local bytes, most_bytes = 0, 1048576 -- read of jobs that have the ids or keys of pushed ones
   local function again(number, entry, job, fields, changes, due_at)
     if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
     if not field(fields, 'queued_at') then
@@ -265,8 +262,8 @@ local function settle_others(in_order)
     return 'OK'
   end
 
-  -- Whether the id of a job that is pushed is another's that has not ended; if not, what `due` still has of one that had it,
-  -- and whose fields somebody took away. Where `dead` is no stream any more, by hand, who is said to be there is there.
+  -- Whether another job that has not ended has this id; if not, its leftover member of `due`, if the fields are gone. If `dead` is no
+  -- stream, the locator is taken at its word.
   local function is_taken(job)
     local located = redis.call('HGET', KEYS.jobs, job)
     local place, line = string.match(located or '', '^(%S+) ?(%S*)')
@@ -278,10 +275,9 @@ local function settle_others(in_order)
     return false, place == 'delayed' and member(line, job) or nil
   end
 
-  -- What the jobs meet that one pushes, before any is written: where in `values` each begins, whether its id is taken, what
-  -- is to go from `due`; by each unique key the job that holds it; and how many were looked at, as what they meet may be
-  -- large. A key that its parent holds until it ends, `own_key`, is free, as it ends now: the parent, which may be large too, is
-  -- not read for that. Nil, and why, where a unique key has another type.
+  -- What pushed jobs meet, before any is written: where in `values` each begins, whether its id is taken, what has to go from
+  -- `due`; the holder of each unique key; and how many were looked at, as holders may be large. A key that the parent holds until
+  -- it ends, `own_key`, is free; the parent is not read for that. Nil, and why, if a unique key has another type.
   local function look_at_pushes(values, many, parent, own_key)
     local found, asked, holders, at = {}, {}, {}, 7
     for i = 1, many do
@@ -295,7 +291,7 @@ local function settle_others(in_order)
       one.is_taken, one.stale = is_taken(values[one.at])
       if key ~= '' and holders[key] == nil then
         local is_right, why = pcall(expect, 'string', KEYS['unique:'] .. key)
-        if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall tells
+        if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall returns
         local holding, read = nil, 0
         if key ~= own_key or redis.call('GET', KEYS['unique:'] .. key) ~= parent then
           holding, read = key_holder(key, asked[key], now_ms)
@@ -307,7 +303,7 @@ local function settle_others(in_order)
     return found, holders, many
   end
 
-  -- Push one of them: '1' if it was added, '0' if not; nil where no stream has entry ids left.
+  -- Push one of them. Returns '1' if it was added, '0' if not; nil if no stream has entry ids left.
   local function push_one(values, one, holders, added)
     local id, key, replaces = values[one.at], values[one.at + 4], values[one.at + 7] == 'replace'
     local holding = holders[key]
@@ -344,9 +340,9 @@ local function settle_others(in_order)
       if not told[i] then break end
     end
     forget_ends(added)
-    if #told < looked then return 'NO_IDS' end -- those before it are there: the next try finds them, by their ids
+    if #told < looked then return 'NO_IDS' end -- those before it are added: the next try finds their ids
     if looked < #found then
-      -- To read again that a running job holds a key no longer may take all of the next call.
+      -- Free such keys now: to read their holders again may take all of the next call.
       for i, word in ipairs(told) do
         local key = values[found[i].at + 4]
         if word == '1' and found[i].was_held then free(key, redis.call('GET', KEYS['unique:'] .. key)) end
@@ -380,14 +376,14 @@ local function settle_others(in_order)
 
   settlements.retry = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
     if hold == 'cancelling' then
-      local told = {field(values, 'keep_result')} -- where only its worker knew
+      local told = {field(values, 'keep_result')} -- only its worker may know that
       finish_one(ending, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries, ran_ms), nil, told)
       return 'CANCELLED'
     end
     if #fields > 1000 then return 'OVERSIZED' end
     local due_at = due_time(table.remove(values, 1), exact_ms)
     if not again(number, entry, job, fields, values, due_at) then return 'NO_IDS' end
-    -- Last: should the server refuse to add the job again, it still has it here.
+    -- Last: if Redis refuses to add the job again, the old entry is still there.
     remove(streams[number], entry)
     return 'OK'
   end
@@ -405,13 +401,12 @@ local function settle_others(in_order)
     return 'OK'
   end
 
-  -- Does this worker hold this job by this very lease? Proof: the pending entry names the worker and the delivery count;
-  -- and the entry is this job's (after a failover an entry id may come again for another job). Returns nil (no: also where
-  -- there is no group), or how the locator knows the job, the job's id, and for how many ms the worker has it:
-  --   'here'        it points at this entry
-  --   'cancelling'  so it does, and a cancel was asked for while the job ran
-  --   'unlocated'   it does not: put in by hand, or a lost locator; the entry's own id is the proof. Where another job
-  --                 has that id, this one is told apart by its stream from here on
+  -- Whether this worker holds this job by this lease: the pending entry has the worker and the delivery count, and the entry is
+  -- this job's (after a failover an entry id may come again for another job). Returns nil if not, or what the locator says, the job's
+  -- id, and for how many ms the worker has had it:
+  --   'here'        it names this entry
+  --   'cancelling'  it does, and a cancel was asked for while the job ran
+  --   'unlocated'   it does not, but the entry has this id
   local function owns(stream, entry, deliveries, job)
     local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
     if not pending or pending[4] ~= deliveries then return nil end
@@ -430,8 +425,7 @@ local function settle_others(in_order)
     return mark == 'cancelling' and mark or 'here', id, pending[3]
   end
 
-  -- Which of them go by the fields of their entry. An entry may be large: the others, and those of what ends and is not kept,
-  -- know enough from the worker.
+  -- Which settlements read the entry, as it may be large. For the others the worker's word is enough.
   local kept = ending.kept or {}
   local needs = {retry = true, fail = true, pushes = true}
   local reads = {retry = true, fail = true, pushes = true, done = kept.completed, cancelled = kept.cancelled}
@@ -452,8 +446,7 @@ local function settle_others(in_order)
     return word
   end
 
-  -- What the worker says of a job that is done, by its first delivery: its unique key, and the nonce of its push, as of one
-  -- whose entry was removed by hand as it ran nobody else can say them; and its result.
+  -- What the worker says of a job that is done: its unique key and nonce, as its entry may be deleted; and its result.
   local function told_of(job, number, place)
     local key, nonce
     for i = first_young, first_young + young - 1 do
@@ -521,7 +514,7 @@ local function settle(in_order)
   return 'OK'
 end
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
 if is_limited then
   expect('hash', KEYS.limits, KEYS.shares)
@@ -533,7 +526,7 @@ if promotes then
   expect('zset', KEYS.due)
   if redis.call('EXISTS', KEYS.due) == 1 then expect('hash', KEYS.delayed) end
 end
-if turn == 0 or turn > last then -- else it was applied before, and is only answered
+if turn == 0 or turn > last then -- else it was applied before
   local in_order = all_in_order()
   ending.ends = ends()
   expect_all(in_order)
@@ -543,7 +536,7 @@ end
 if turn > last then
   redis.call('HSET', record, lane, ARGV[3] .. ' ' .. answer)
   if first_other <= #ARGV and string.match(lane, '%+%d+$') then
-    -- The answers to the steps of the batch before this one are asked for no more.
+    -- Drop the answers to the steps of the batch before this one.
     local step = 1
     while redis.call('HDEL', record, lane .. '.' .. step) == 1 do step = step + 1 end
   end

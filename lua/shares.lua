@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
--- shares: give up the shares of jobs that do not run, as their entries were removed by hand, or their lease was lost with a
--- server. Then see to it that of each line somebody looks when its next job may start: its turn may be lost, or be far off,
--- as the clock was set back; one of a line that waits for a share is given by whoever has that. One step through the
--- shares, or through 500 lines; tidy says once a minute that it is time. Workers are told of turns that nobody took.
+-- shares: give up the shares of jobs that do not run: their entries were deleted, or their lease was lost with a
+-- server. Then give waiting lines the turns they lack: a turn may be lost, or far off, as the clock was set back. (A
+-- line that waits for a share gets its turn from the job that has it.) One step through the shares, or through 500
+-- lines. Workers are told of turns that none took.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  {after, count}: where to go on, '' at the end; and how many shares were given up, or turns given
 
---- @include now expect stream_of holder is_waiting give_up limit_of room false_holder whole tell_turn
+--- @include now expect streams stream_of holder is_waiting give_up limit_of room false_holder whole tell_turn
 
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 local now_ms, exact_ms = now(ARGV[2])
 
-expect('stream', KEYS['ready:high'], KEYS['ready:normal'], KEYS['ready:low'])
+expect('stream', unpack(streams))
 expect('hash', KEYS.limits, KEYS.shares, KEYS['paused:names'])
 expect('zset', KEYS.turns, KEYS.lines)
 
@@ -30,7 +30,7 @@ local function give_up_false_ones(cursor)
   return page[1] == '0' and 'line ' or 'share ' .. page[1], #false_ones
 end
 
--- When somebody is to look at a line, ms; nil: it waits for a share, or for its name to be resumed.
+-- When a worker has to look at a line, ms; nil: it waits for a share, or for its name to be resumed.
 local function due_at(bucket)
   local name = string.match(bucket, '^%S*')
   if redis.call('HGET', KEYS['paused:names'], name) then return nil end
@@ -44,7 +44,7 @@ end
 local function give_turn(bucket)
   local known, due_ms = tonumber(redis.call('ZSCORE', KEYS.turns, bucket) or nil), due_at(bucket)
   if not due_ms or known and known <= due_ms then return 0 end
-  -- One that was given all its room a moment ago is looked at again in time.
+  -- One that was given all its room a moment ago has a turn in 5 s.
   if known and due_ms == now_ms and known <= now_ms + 5000 then return 0 end
   redis.call('ZADD', KEYS.turns, whole(due_ms), bucket)
   return 1

@@ -1,23 +1,22 @@
 #!lua flags=allow-oom
--- tidy: look at all consumers, once a minute in the whole fleet. What one without a record holds is reclaimed from now
--- on, as that of a fenced worker is: its record was lost in a failover, or taken away by hand. One that holds nothing is
--- removed; among very many only where there are more than are known. Of the consumers of waiting lines 500 are looked at,
--- each time others, and more while any of them is not in `lines`, by somebody's hand.
+-- tidy: look at all consumers, once a minute in the whole fleet. Fence those without a record that hold jobs: the
+-- record was lost in a failover, or deleted. Remove those that hold nothing; if there are very many, only while there
+-- are more than are known. Of the consumers of waiting lines, compare 500 with `lines`, others each time, and more
+-- while any is missing there.
 --
--- ARGV[1]  idle_ms       int ms  a consumer that holds nothing and is unheard of for this long is removed
--- ARGV[2]  every_ms      int ms  nothing is begun where it was begun so lately
+-- ARGV[1]  idle_ms       int ms  a consumer that holds nothing and was silent for this long is removed
+-- ARGV[2]  every_ms      int ms  do nothing if this began less than this long ago
 -- ARGV[3]  after         where to go on, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5]  listed        '1': the caller has listed the consumers of the stream where this goes on, and gives some; '' else
--- ARGV[6..] for each of these: name, how many jobs it has pending, for how long it is unheard of, ms
+-- ARGV[6..] for each of these: name, how many jobs it has pending, how long it was silent, ms
 --
--- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed, or are to be looked at;
---          where to go on, '' at the end; and where a script takes too long to list the consumers of that stream, by
---          what the caller is to list them, else 0: 1 XPENDING, 2 XINFO CONSUMERS. It gives those that are in `workers` no
---          more, and 500 lines, those that come after as many as `after` says, and round. The first step also says: 1 if there may
---          be entries that are neither pending nor still to be read: see restore; 1 if jobs may be parked that may start, as the
---          call that resumed them was cut off: see unpark; 1 if this was begun now, and so what is kept no longer is to be
---          trimmed; and 1 if jobs run that have limits, or wait for one: see shares
+-- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed or fenced; where to go on,
+--          '' at the end; 1 if some entries may be neither pending nor unread: see restore; 1 if parked jobs may be free to
+--          start, as the call that resumed them was cut off: see unpark; 1 if this began now, so that trim is due; 1 if jobs run
+--          that have limits, or wait for one: see shares; and how the caller is to list the consumers of that stream, if a script
+--          takes too long: 1 by XPENDING, 2 by XINFO CONSUMERS, else 0. It gives those that are not in `workers`, and 500 lines,
+--          from the number in `after` on and round. Only the first step says what is between `after` and `lists`
 
 --- @include now expect streams leases is_waiting alive whole fence group field has_many
 
@@ -26,7 +25,7 @@ local is_listed = ARGV[5] == '1'
 local first_consumer = 6
 local most = 500
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('zset', KEYS.workers, KEYS.fenced, KEYS.lines)
 expect('hash', KEYS.layout, KEYS.shares)
 local last_ms = tonumber(redis.call('HGET', KEYS.layout, 'tidied_at') or nil)
@@ -34,10 +33,10 @@ if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms
 
 local total, living = 0, {}
 for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', KEYS.workers, 0, -1)) do
-  living[id] = true -- to ask for each takes twice as long
+  living[id] = true -- one ZSCORE each takes twice as long
 end
 
--- Whether a consumer holds a job; since the caller has listed it, it may have got one.
+-- Whether a consumer holds a job; it may have got one since the caller listed it.
 local function holds(stream, name, pending)
   return pending > 0 or is_listed and #(leases(stream, '-', '+', 1, name) or {}) > 0
 end
@@ -47,19 +46,19 @@ local function look_at(stream, name, pending, idle)
   if is_listed and redis.call('ZSCORE', KEYS.workers, name) then return end
   local kind = redis.call('TYPE', KEYS['worker:'] .. name).ok
   local lease_ms = kind == 'hash' and alive(name)
-  if lease_ms then -- `workers` was taken away; it lives, or is fenced a lease from now
+  if lease_ms then -- it was deleted from `workers`; it lives, or is fenced a lease from now
     redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), name)
   elseif holds(stream, name, pending) then
     fence(name, now_ms)
     total = total + 1
   elseif idle > idle_ms then
     redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', name)
-    redis.call('DEL', KEYS['worker:'] .. name) -- of one that was fenced, of which `fenced` lost the note
+    redis.call('DEL', KEYS['worker:'] .. name) -- of a fenced worker whose member of `fenced` was lost
     total = total + 1
   end
 end
 
--- Up to 500 lines, from that one on and round, are in `lines`, or have no consumer. Returns where to go on, if one was not.
+-- Add up to 500 lines, from that one on and round, to `lines`, or remove their consumer. Returns where to go on, if one was missing.
 local function look_at_lines(stream, found, at, from)
   if #found == 0 then return nil end
   local page, buckets, was_missing = {}, {}, false
@@ -79,14 +78,13 @@ local function look_at_lines(stream, found, at, from)
   return was_missing and (is_listed or #found > most) and from + most or nil
 end
 
--- Whether a number of consumers is no more than are known.
+-- Whether these are no more consumers than are known.
 local function are_known(many)
   return many <= redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) + redis.call('ZCARD', KEYS.lines) + 3
 end
 
--- The consumers of a stream, and where in each its name stands, how many it has pending, and for how long it is unheard of.
--- Of very many, if they are no more than are known, only those that hold something: to ask about all takes twice as long,
--- and one that holds nothing is in nobody's way.
+-- The consumers of a stream, and at which index each has its name, its pending count and its idle time. Of very many, if no more
+-- than are known, only those that hold jobs: all of them takes twice as long.
 local function consumers_of(stream)
   if is_listed then
     local given = {}
@@ -99,11 +97,11 @@ local function consumers_of(stream)
     return leases(stream)[4] or {}, {name = 1, pending = 2, idle = 3}
   end
   local all, at = ours and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}
-  for i = 1, #(all[1] or {}), 2 do at[all[1][i]] = i + 1 end -- in each the same: this is asked of very many
+  for i = 1, #(all[1] or {}), 2 do at[all[1][i]] = i + 1 end -- the same in each
   return all, at
 end
 
--- Returns how many consumers there were, and, if some lines are to be looked at yet, from which on.
+-- Returns how many consumers there were, and from which line to go on, if there are more.
 local function look_at_all(stream, from)
   local all, at = consumers_of(stream)
   local found = {}
@@ -142,7 +140,7 @@ if after ~= '' then return {total, left_off, 0, 0, 0, 0, lists} end
 local suspects = 0
 for _, stream in ipairs(streams) do
   local ours = group(stream)
-  local unread = ours and field(ours, 'lag') -- none where the server has lost count
+  local unread = ours and field(ours, 'lag') -- none if Redis has lost count
   if ours and (not unread or redis.call('XLEN', stream) > field(ours, 'pending') + unread) then suspects = 1 end
 end
 redis.call('HSET', KEYS.layout, 'tidied_at', whole(now_ms))

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- trim: throw away what is kept no longer, the oldest first: dead letters, and jobs that have ended and were kept. A step
--- looks at 500 of them at most, and at about 1 MB. It notes that it goes on, so that no other worker begins meanwhile.
+-- trim: delete what is kept no longer, oldest first: dead letters, and jobs that have ended and were kept. A step looks
+-- at 500 of them or about 1 MB. It notes that it goes on, so that no other worker begins.
 --
--- ARGV[1]  dead          how long dead letters are kept where nothing is said, as the hash has it
+-- ARGV[1]  dead          how long dead letters are kept if `retention` does not say, in its words
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {count, more}: how many were thrown away; and 1 if there may be more
+-- Returns  {count, more}: how many were deleted; and 1 if there may be more
 
 --- @include now expect slot page bytes_of field push_of finish whole
 
@@ -17,7 +17,7 @@ expect('set', slot(now_ms))
 
 local looked, bytes = 0, 0
 
--- What goes of one stream, as this step may: its entries, and whether it ends before all were looked at.
+-- The entries of one stream that go in this step, and whether the step ended before all were looked at.
 local function over(stream, age_ms, excess)
   local going, last = {}, '-'
   while page(looked, bytes) > 0 do
@@ -38,19 +38,19 @@ local function over(stream, age_ms, excess)
   return going, true
 end
 
--- The locator of an id may be another job's by now: only one that names this very entry goes with it.
+-- An id's locator may be another job's by now: only one that names this entry goes with it.
 local function throw_away(stream, going)
   local place = string.match(stream, '[^:]+$')
   local entries, ids, pushes = {}, {}, {}
   for i, entry in ipairs(going) do
     entries[i], ids[i] = entry[1], field(entry[2], 'id') or ''
-    -- The push of one that came here longer ago can't be repeated any more.
+    -- The push of an older one can't be repeated any more.
     if tonumber(string.match(entry[1], '^%d+')) > now_ms - 60000 and ids[i] ~= '' then
       pushes[#pushes + 1] = push_of(ids[i], field(entry[2], 'nonce'))
     end
   end
   for i, located in ipairs(redis.call('HMGET', KEYS.jobs, unpack(ids))) do
-    if located ~= place .. ' ' .. entries[i] then ids[i] = '' end -- which is nobody's id
+    if located ~= place .. ' ' .. entries[i] then ids[i] = '' end -- which is no id
   end
   finish('trimmed', {[stream] = entries}, ids, {}, pushes, now_ms)
 end

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- unpark: hand parked jobs back that may start now, in their place. One step through what is parked.
+-- unpark: hand back parked jobs that may start now, in their place. One step through what is parked.
 --
 -- ARGV[1]  note          of `layout` when the first step began; '' to begin
 -- ARGV[2]  number        1..3: the stream to look at
@@ -12,15 +12,15 @@
 
 local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
-expect('stream', streams[1], streams[2], streams[3])
+expect('stream', unpack(streams))
 expect('hash', KEYS.jobs, KEYS['paused:names'], KEYS.held, KEYS.layout)
--- Of a walk that began without a note it is `-`: one that comes meanwhile is not its own.
+-- `-` if the walk began without a note: one that comes meanwhile is not its own.
 if note == '' then note = redis.call('HGET', KEYS.layout, 'unpark') or '-' end
 
 local total, looked, bytes = 0, 0, 0
 local function look_at(stream, entry, deliveries)
   local fields = entry_at(stream, entry)
-  if not fields then -- removed by hand while it was parked
+  if not fields then -- deleted while it was parked
     hand_back(stream, deliveries, {entry})
     unlocate(stream, entry)
     return

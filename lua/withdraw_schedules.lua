@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- withdraw_schedules: a scheduler ends, and declares its schedules no longer.
 --
--- If it was the last of its release, another release may declare them from now on; its schedulers get a notification.
+-- If it was the last of its release, another release may declare them now, and its schedulers are told.
 --
 -- ARGV[1] now_ms    int ms; '' = the server's clock
 -- ARGV[2] scheduler who ends

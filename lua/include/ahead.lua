@@ -1,7 +1,7 @@
--- ahead: what a claim would find. Returns the first stream with jobs that were handed back, or 0; then for each stream how many
--- jobs were never delivered; then for each how many of those one read may fetch (0: any number). A read may fetch 16 MB, which
--- takes Redis some 10 ms, if all were as large as the largest in `large`. Redis loses count of the unread where an unread entry
--- was deleted; then the answer is the length of the stream.
+-- ahead: what a claim would find. Returns the first stream with jobs that were handed back, or 0; then for each stream
+-- how many jobs were never delivered; then for each how many of those one read may fetch (0: any number). A read may
+-- fetch 16 MB, which takes Redis some 10 ms, if all were as large as the largest in `large`. Redis loses count of the
+-- unread where an unread entry was deleted; then the answer is the length of the stream.
 --- @include streams any_back group field
 local function ahead()
   local released, unread, most_bytes = 0, {0, 0, 0, 0, 0, 0}, 16777216

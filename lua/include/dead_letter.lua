@@ -1,6 +1,6 @@
--- dead_letter: move a job from a ready stream to the dead letters. Its locator follows it, its unique key becomes free, and it is
--- counted. Its push need not be remembered (see finish), as the locator still has its id. `notes` is a flat list of fields to
--- add; for `ends` see conclude.
+-- dead_letter: move a job from a ready stream to the dead letters. Its locator follows it, its unique key becomes free,
+-- and it is counted. Its push need not be remembered (see finish), as the locator still has its id. `notes` is a flat
+-- list of fields to add; for `ends` see conclude.
 --
 -- Returns whether it was moved: not where `dead` has no entry ids left; then nothing was written
 --- @include set_aside remove free field count conclude

@@ -1,5 +1,6 @@
--- enqueue: make a job ready: its entry in a stream, and its locator. If that stream has no entry ids left, the lowest priority
--- that has any takes the job. A caller that adds many passes a list, `located`: it gets ids and places, for one HSET.
+-- enqueue: make a job ready: its entry in a stream, and its locator. If that stream has no entry ids left, the lowest
+-- priority that has any takes the job. A caller that adds many passes a list, `located`: it gets ids and places, for
+-- one HSET.
 --
 -- Returns the entry and the stream; nil where no stream has entry ids left: then nothing was written
 --- @include streams note_large bytes_of

@@ -1,8 +1,9 @@
--- finish: end jobs, one or many: done, cancelled or deleted. Their entries, leases, locators and unique keys go; their pushes are
--- remembered, and they are counted. (A dead letter has not ended: its id is still taken.)
+-- finish: end jobs, one or many: done, cancelled or deleted. Their entries, leases, locators and unique keys go; their
+-- pushes are remembered, and they are counted. (A dead letter has not ended: its id is still taken.)
 --
--- `entries` has those of each stream; the caller removes a delayed job itself. `uniques` is a flat list: a unique key, the id of
--- its holder. `pushes` are those that may still be repeated: see push_of. `is_unlocated`: the locators are other jobs'.
+-- `entries` has those of each stream; the caller removes a delayed job itself. `uniques` is a flat list: a unique key,
+-- the id of its holder. `pushes` are those that may still be repeated: see push_of. `is_unlocated`: the locators are
+-- other jobs'.
 --- @include remove free remember count
 local function finish(counter, entries, ids, uniques, pushes, now_ms, is_unlocated)
   for stream, ended in pairs(entries) do remove(stream, unpack(ended)) end

@@ -1,7 +1,7 @@
--- finish_one: finish, for one job whose fields are known; `stream` is nil and `priority` given if it was delayed. The push of a
--- job that is done over a minute later is not remembered: it can't be repeated any more. `ending` has `ends`, for conclude, and
--- `kept`, for keep, which also takes `notes`. `told` is what its worker says of the result: for how long it is kept (else the
--- entry says it), word, text.
+-- finish_one: finish, for one job whose fields are known; `stream` is nil and `priority` given if it was delayed. The
+-- push of a job that is done over a minute later is not remembered: it can't be repeated any more. `ending` has `ends`,
+-- for conclude, and `kept`, for keep, which also takes `notes`. `told` is what its worker says of the result: for how
+-- long it is kept (else the entry says it), word, text.
 --- @include push_of field conclude finish keep
 local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, told)
   local entries = stream and {[stream] = {entry}} or {}

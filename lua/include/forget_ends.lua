@@ -1,4 +1,5 @@
--- forget_ends: drop what earlier jobs of these ids left: results, outcomes, progress. 300 a command, as unpack takes 1,000 values.
+-- forget_ends: drop what earlier jobs of these ids left: results, outcomes, progress. 300 a command, as unpack takes
+-- 1,000 values.
 local function forget_ends(ids)
   for first = 1, #ids, 300 do
     local known = {}

@@ -1,5 +1,5 @@
--- identify: the id of an entry's job: the one in the entry; of one without an id its entry id, or, if another job has that, entry and
--- place, as `1732-0@low`. `places` has the stream of each place.
+-- identify: the id of an entry's job: the one in the entry; of one without an id its entry id, or, if another job has
+-- that, entry and place, as `1732-0@low`. `places` has the stream of each place.
 --
 -- Returns the id; the mark in its locator, nil if that does not point here; and how an operator can name the job
 --- @include field entry_at

@@ -1,4 +1,5 @@
--- is_waiting: whether a job with this consumer is ready: handed back, parked, in a waiting line, has to run alone, or no consumer.
+-- is_waiting: whether a job with this consumer is ready: handed back, parked, in a waiting line, has to run alone, or
+-- no consumer.
 local function is_waiting(consumer)
   if not consumer or string.sub(consumer, 1, 5) == 'line:' then return true end
   return consumer == 'released' or consumer == 'alone' or consumer == 'parked'

@@ -1,4 +1,5 @@
--- lease_of: another worker's lease in ms; the usual one if its record is gone or has another type, so that it blocks no other.
+-- lease_of: another worker's lease in ms; the usual one if its record is gone or has another type, so that it blocks no
+-- other.
 local function lease_of(worker)
   local lease_ms = redis.pcall('HGET', KEYS['worker:'] .. worker, 'lease_ms') -- one command, as thousands are asked about
   if type(lease_ms) == 'table' and not string.find(lease_ms.err, 'WRONGTYPE', 1, true) then return error(lease_ms) end

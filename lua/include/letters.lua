@@ -1,6 +1,6 @@
--- letters: up to 200 dead letters that a filter lets through, newest first, of the 500 or about 1 MB that a step looks at. They
--- come before the one that `after` names, or start with it if that is `=` and an entry. '' only asks where to start: a step that
--- is sent again, as its answer was lost, then finds no letters that came since.
+-- letters: up to 200 dead letters that a filter lets through, newest first, of the 500 or about 1 MB that a step looks
+-- at. They come before the one that `after` names, or start with it if that is `=` and an entry. '' only asks where to
+-- start: a step that is sent again, as its answer was lost, then finds no letters that came since.
 --
 -- Returns entry, fields and job id of each; and where the next step goes on, '' at the end
 --- @include first_id field bytes_of passes time_of identify page before

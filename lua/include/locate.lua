@@ -1,5 +1,5 @@
--- locate: where a job is: its place (`normal`, `delayed`, `dead`), the entry there, the mark beside it, its id; nil: nowhere. A job
--- without a locator goes by its entry id, and any entry by its place: `1732-0@low`, `1732-0@dead`.
+-- locate: where a job is: its place (`normal`, `delayed`, `dead`), the entry there, the mark beside it, its id; nil:
+-- nowhere. A job without a locator goes by its entry id, and any entry by its place: `1732-0@low`, `1732-0@dead`.
 --- @include entry_at identify
 local function locate(places, job)
   local located = redis.call('HGET', KEYS.jobs, job)

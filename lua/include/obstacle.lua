@@ -1,5 +1,6 @@
--- obstacle: returns a function that says why a job does not start, other than its place in line and due time; '' for no reason. It
--- takes the job's consumer, whether it is held, and its fields. A key of another type is no reason: a look at a job answers.
+-- obstacle: returns a function that says why a job does not start, other than its place in line and due time; '' for no
+-- reason. It takes the job's consumer, whether it is held, and its fields. A key of another type is no reason: a look
+-- at a job answers.
 --- @include field
 local function obstacle(now_ms)
   -- Commands that every role with read access has.

@@ -9,7 +9,8 @@ local function promote(now_ms, exact_ms)
     return math.min(math.max(0, (tonumber(first) - exact_ms) * 1000), 1e15) -- a score may be `inf`
   end
 
-  -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only those, to the byte.
+  -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only those, to
+  -- the byte.
   local numbers, bytes = {high = 1, normal = 2, low = 3}, 0
   local function promote_one(member)
     local line, job = parted(member)

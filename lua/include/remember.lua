@@ -1,8 +1,9 @@
--- remember: remember the pushes of jobs that ended, so that a repeated or late push adds nothing. For 65 s; push looks at the
--- last minute at most.
+-- remember: remember the pushes of jobs that ended, so that a repeated or late push adds nothing. For 65 s; push looks
+-- at the last minute at most.
 --
--- The slot that no push looks at any more goes here, in the background. Redis would free an expired one in one go: 284,000 ids
--- block it for 100 ms, unless `lazyfree-lazy-expire` is on. If the permission for UNLINK is missing, it expires.
+-- The slot that no push looks at any more goes here, in the background. Redis would free an expired one in one go:
+-- 284,000 ids block it for 100 ms, unless `lazyfree-lazy-expire` is on. If the permission for UNLINK is missing, it
+-- expires.
 --- @include slot mark
 local function remember(pushes, now_ms)
   if #pushes == 0 then return end

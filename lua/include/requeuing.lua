@@ -1,4 +1,5 @@
--- requeuing: requeues dead letters and kept jobs. Returns two functions: one for each job; one that writes the rest, for all.
+-- requeuing: requeues dead letters and kept jobs. Returns two functions: one for each job; one that writes the rest,
+-- for all.
 --- @include field with delay line enqueue remove forget_ends count tell whole
 local function requeuing(now_ms, exact_ms)
   local numbers, dropped = {high = 1, normal = 2, low = 3}, {}
@@ -8,8 +9,8 @@ local function requeuing(now_ms, exact_ms)
   }) do dropped[name] = true end
   local ids, located, gone, first_due = {}, {}, {}, nil
 
-  -- `changes` is as `with` takes it. Returns whether it was requeued. If not, nothing was written; then whether it has too many
-  -- fields for a script, else no ready stream has entry ids left.
+  -- `changes` is as `with` takes it. Returns whether it was requeued. If not, nothing was written; then whether it has
+  -- too many fields for a script, else no ready stream has entry ids left.
   local function add(stream, letter, id, found, changes, due_at)
     if field(found, 'entry') and not field(found, 'queued_at') then return false, true end -- as set_aside packs it
     local fields, priority = {}, 'normal'

@@ -1,6 +1,6 @@
--- set_aside: copy an entry's job to `dead`, `completed` or `cancelled`, which is `aside`. Its locator follows it, unless the job is
--- `unlocated`: then the locator is another job's. `notes` is a flat list of fields to add. An entry with more values than unpack
--- takes is kept whole, as JSON in one field, `entry`. The old entry stays where it is.
+-- set_aside: copy an entry's job to `dead`, `completed` or `cancelled`, which is `aside`. Its locator follows it,
+-- unless the job is `unlocated`: then the locator is another job's. `notes` is a flat list of fields to add. An entry
+-- with more values than unpack takes is kept whole, as JSON in one field, `entry`. The old entry stays where it is.
 --
 -- Returns false where the stream has no entry ids left; then nothing was written
 --- @include field pushed_at

@@ -1,8 +1,8 @@
 """What a command is, without I/O: keys and arguments in, the reply's meaning out.
 
 Those of producers and operators are in `queue_commands.py`, a worker's in `worker_commands.py`. The async driver,
-the sync one and the heartbeat thread run these same definitions. A script says itself which keys it needs, in which
-order.
+the sync one and the heartbeat thread run these same definitions. A script says itself which keys it needs, and in
+which order.
 """
 
 import re

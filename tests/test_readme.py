@@ -19,7 +19,7 @@ import pytest
 import redis
 import typer
 import yaml
-from pages import DOCS, PAGES, PROJECT, README, Page, blocks, commands_below, of
+from pages import DOCS, GUIDES, PAGES, PROJECT, README, Page, blocks, commands_below, of
 
 from redisjobs import server
 from redisjobs.cli.app import make
@@ -155,6 +155,11 @@ async def run_block(code: str, names: dict[str, Any], where: str) -> None:
         await eval(compiled, names)
     else:
         await anyio.to_thread.run_sync(eval, compiled, names)  # a thread without an event loop
+
+
+@pytest.mark.parametrize("page", of(*(page for page in GUIDES if page.parts)))
+def test_the_parts_of_a_guide_can_be_pasted_into_a_file(page: Page) -> None:
+    compile("\n".join(page.parts), page.name, "exec", dont_inherit=True)  # without `await` at its top level
 
 
 def test_there_are_parts_enough_to_show_everything() -> None:

@@ -83,4 +83,5 @@ def commands_below(command: Any) -> dict[str, Any]:
 
 README = Page(PROJECT / "README.md")
 DOCS = [Page(path) for path in sorted((PROJECT / "docs").rglob("*.md"))]
+GUIDES = [page for page in DOCS if page.path.parent.name == "how-to"]
 PAGES = [README, Page(PROJECT / "CONTRIBUTING.md"), *DOCS]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -13,11 +14,12 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 import redis
 import typer
 import yaml
-from pages import DOCS, PAGES, PROJECT, README, Page, blocks, commands_below, of
+from pages import DOCS, GUIDES, PAGES, PROJECT, README, Page, blocks, commands_below, of
 
 from redisjobs import server
 from redisjobs.cli.app import make
@@ -148,11 +150,17 @@ async def test_the_parts_run_from_top_to_bottom_and_print_what_they_say(
 
 
 async def run_block(code: str, names: dict[str, Any], where: str) -> None:
-    """Run code that may `await` at its top level, as `python -m asyncio` does."""
+    """Run code that may `await` at its top level, as `python -m asyncio` does, or call `asyncio.run`."""
     compiled = compile(code, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    awaited = eval(compiled, names)
-    if awaited is not None:
-        await awaited
+    if compiled.co_flags & inspect.CO_COROUTINE:
+        await eval(compiled, names)
+    else:
+        await anyio.to_thread.run_sync(eval, compiled, names)  # a thread without an event loop
+
+
+@pytest.mark.parametrize("page", of(*(page for page in GUIDES if page.parts)))
+def test_the_parts_of_a_guide_can_be_pasted_into_a_file(page: Page) -> None:
+    compile("\n".join(page.parts), page.name, "exec", dont_inherit=True)  # without `await` at its top level
 
 
 def test_there_are_parts_enough_to_show_everything() -> None:

@@ -508,7 +508,7 @@ def test_a_time_is_recorded_as_one(tmp_path: Path) -> None:
 
 
 def test_the_page_about_events_names_every_event() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/listen-to-events.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs/reference/events.md").read_text("utf-8")
     events = [
         kind for kind in vars(redisjobs.events).values() if isinstance(kind, type) and issubclass(kind, Event)
     ]

@@ -59,9 +59,41 @@ _PAGES = {
 }
 """The page of each module's names. The names of all other modules are on the page of the queues."""
 
+_FIRST = (
+    *("JobQueue", "JobHandle", "JobFunction", "JobInfo", "Counts", "FilterOptions"),
+    *("JobContext", "current_job", "HandlerOptions", "PushOptions", "JobName", "PushedJob", "Priority", "State"),
+    *("Worker", "Service", "Schedule", "exponential_jitter", "no_retry"),
+    *("Retry", "Snooze", "Fail", "RedisJobsError"),
+)
+"""The names that stand first on their pages, in this order. The others follow by the alphabet."""
+
+_FIRST_METHODS = (
+    *("job", "register", "push", "push_many", "prepare", "run", "result", "watch"),
+    *("get", "jobs", "scan", "counts", "schedule", "service", "lifespan"),
+)
+"""The methods of a queue that stand first, in this order. The others follow as the code has them."""
+
+_INTERNAL = {
+    "JobQueue": {
+        *("declared", "define", "definition", "disconnect", "driver", "edited", "expected", "handle", "on_push"),
+        *("prepare_many", "register_function"),
+    },
+    "JobName": {"adapter", "round_trip"},
+    "Retention": {"of"},
+    "Scheduler": {"hear"},
+}
+"""Members of a class that only redisjobs itself uses."""
+
+_MADE_FOR_YOU = {"JobContext", "JobFunction"}
+"""Classes that you never construct: their arguments are left out."""
+
 _WIDTH = 88
 _KINDS = {int: "NUMBER", float: "NUMBER", str: "TEXT", Path: "PATH"}
-_PARSER: dict[str, Any] = {"returns_multiple_items": False, "returns_named_value": False}
+_PARSER: dict[str, Any] = {
+    "returns_multiple_items": False,
+    "returns_named_value": False,
+    "warn_missing_types": False,  # of a property that is called
+}
 _SECTIONS = {
     griffe.DocstringSectionKind.parameters: "Arguments",
     griffe.DocstringSectionKind.returns: "Returns",
@@ -83,6 +115,8 @@ def api() -> dict[Path, str]:
     groups["metrics"] = [package["metrics"][name] for name in ("Metrics", "QueueMetrics")]
     groups["metrics"].append(package["tracing"]["Tracing"])
     groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]
+    for members in groups.values():
+        members.sort(key=lambda each: _FIRST.index(each.name) if each.name in _FIRST else len(_FIRST))
     pages = {DOCS / f"api/{page}.md": _api_page(page, members) for page, members in groups.items()}
     return pages | {DOCS / "api/index.md": _index(groups)}
 
@@ -117,47 +151,69 @@ def _summary(member: Documented) -> str:
 def _api_page(page: str, members: Iterable[Documented]) -> str:
     lines = [f"# {_TITLES[page][0]}", _TITLES[page][1]]
     for member in members:
-        lines += _class(member) if isinstance(member, griffe.Class) else _function(member, "##")
+        if isinstance(member, griffe.Class):
+            lines += _class(member, inherited=page != "sync")  # the async page has what both queues inherit
+        else:
+            lines += _function(member, "##")
     return _joined(lines)
 
 
-def _class(found: griffe.Class) -> Iterator[str]:
+def _class(found: griffe.Class, *, inherited: bool) -> Iterator[str]:
     bases = [str(base) for base in found.bases if not str(base).startswith(("Generic", "Protocol"))]
     init = found.members.get("__init__")
     yield f"## {found.name}"
-    if isinstance(init, griffe.Function) and not (found.labels & {"dataclass"}):
+    if isinstance(init, griffe.Function) and not (found.labels & {"dataclass"} or found.name in _MADE_FOR_YOU):
         yield _block(_signature(init, found.name))
     else:
         yield _block(f"class {found.name}({', '.join(bases)})" if bases else f"class {found.name}")
     yield from _prose(found)
-    if attributes := list(_attributes(found)):
+    if attributes := list(_attributes(found, inherited=inherited)):
         yield "**Attributes**"
         yield "\n".join(attributes)
-    for name, member in found.all_members.items():
-        target = member.final_target if isinstance(member, griffe.Alias) else member
-        if isinstance(target, griffe.Function) and not name.startswith("_") and target.docstring:
-            yield from _function(target, "###", f"{found.name}.{name}")
+    for name, member in _members(found, inherited=inherited):
+        if isinstance(member, griffe.Function) and member.docstring:
+            yield from _function(member, "###", f"{found.name}.{name}")
+        elif isinstance(member, griffe.Attribute) and _is_decorator(member):
+            yield f"### {found.name}.{name}"
+            yield _block(f"{name}: " + str(member.annotation).strip("'\""))
+            yield from _prose(member)
 
 
-def _attributes(found: griffe.Class) -> Iterator[str]:
+def _members(found: griffe.Class, *, inherited: bool) -> Iterator[tuple[str, griffe.Object]]:
+    """Yield the public members of a class in reading order: those to know first, its own, those of its bases."""
+    own = {**found.members, **(found.all_members if inherited else {})}
+    names = [name for name in own if not (name.startswith("_") or name in _INTERNAL.get(found.name, ()))]
+    if found.name == "JobQueue":
+        names.sort(key=lambda name: _FIRST_METHODS.index(name) if name in _FIRST_METHODS else len(_FIRST_METHODS))
+    for name in names:
+        member = own[name]
+        yield name, member.final_target if isinstance(member, griffe.Alias) else member
+
+
+def _is_decorator(attribute: griffe.Attribute) -> bool:
+    """Return whether a property is called as a method is: it documents arguments."""
+    return any(section.kind is griffe.DocstringSectionKind.parameters for section in _parsed(attribute))
+
+
+def _attributes(found: griffe.Class, *, inherited: bool) -> Iterator[str]:
     """Yield the attributes that the class or a private base documents, then those with a docstring."""
-    documented: set[str] = set()
-    for kind in (found, *(base for base in found.mro() if not _is_public(base))):
+    documented = set(_INTERNAL.get(found.name, ()))
+    for kind in (found, *(base for base in found.mro() if inherited and not _is_public(base))):
         for section in _parsed(kind):
             if section.kind is griffe.DocstringSectionKind.attributes:
                 for each in section.value:
+                    if each.name not in documented:
+                        yield _item(f"`{each.name}`", each.description)
                     documented.add(each.name)
-                    yield _item(f"`{each.name}`", each.description)
-    for name, member in found.all_members.items():
-        target = member.final_target if isinstance(member, griffe.Alias) else member
-        if not isinstance(target, griffe.Attribute) or name in documented or name.startswith("_"):
+    for name, member in _members(found, inherited=inherited):
+        if not isinstance(member, griffe.Attribute) or name in documented or _is_decorator(member):
             continue
-        if member.inherited and isinstance(target.parent, griffe.Class) and _is_public(target.parent):
+        if member.parent is not found and isinstance(member.parent, griffe.Class) and _is_public(member.parent):
             continue
         if found.bases and str(found.bases[0]) == "StrEnum":
-            yield f"- `{name}` = `{target.value}`"
-        elif target.docstring:
-            yield _item(f"`{name}`", target.docstring.value)
+            yield f"- `{name}` = `{member.value}`"
+        elif member.docstring:
+            yield _item(f"`{name}`", member.docstring.value)
 
 
 def _is_public(kind: griffe.Class) -> bool:
@@ -172,7 +228,7 @@ def _function(function: griffe.Function, heading: str, title: str = "") -> Itera
     yield from _prose(function)
 
 
-def _prose(found: Documented) -> Iterator[str]:
+def _prose(found: griffe.Object) -> Iterator[str]:
     for section in _parsed(found):
         if section.kind is griffe.DocstringSectionKind.text:
             yield section.value.strip()

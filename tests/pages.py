@@ -1,5 +1,7 @@
 """The pages that are shown to users, and what is in their code blocks."""
 
+import ast
+import inspect
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (\w[\w/]*\.py): ")
+_FILE = re.compile(r"# (\w[\w/]*\.py)(?:: |\n)")
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -71,6 +73,12 @@ class Page:
         return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", title.lower())) for title in titles}
 
 
+def awaits(code: str) -> bool:
+    """Return whether code awaits outside of a function, as a file cannot."""
+    compiled = compile(code, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    return bool(compiled.co_flags & inspect.CO_COROUTINE)
+
+
 def of(*pages: Page) -> list[Any]:
     """Parameters of a test, one a page."""
     return [pytest.param(page, id=page.name) for page in pages]
@@ -83,5 +91,4 @@ def commands_below(command: Any) -> dict[str, Any]:
 
 README = Page(PROJECT / "README.md")
 DOCS = [Page(path) for path in sorted((PROJECT / "docs").rglob("*.md"))]
-GUIDES = [page for page in DOCS if page.path.parent.name == "how-to"]
 PAGES = [README, Page(PROJECT / "CONTRIBUTING.md"), *DOCS]

@@ -14,6 +14,7 @@ import yaml
 from pages import DOCS, PROJECT, README, Page, commands_below, of
 from test_readme import keys_of_scripts
 
+import redisjobs
 from redisjobs.cli.app import make, run
 
 
@@ -26,7 +27,8 @@ def test_every_page_says_first_what_it_is_for(page: Page) -> None:
     title, first = page.text.split("\n\n")[:2]
 
     assert re.fullmatch(r"# \S.*", title)
-    assert re.match(r"\w", first)  # a sentence, before any code or table
+    assert re.match(r"\w", first)  # prose, before any list, table or code
+    assert len(first.split()) <= 50
 
 
 def targets(nav: Any) -> Iterator[str]:
@@ -79,6 +81,46 @@ def test_every_page_can_be_reached_from_the_first_one() -> None:
 def test_the_site_needs_no_plugin_and_fetches_nothing_from_elsewhere(site: dict[str, Any]) -> None:
     assert "plugins" not in site
     assert site["theme"]["font"] is False
+    assert not [page.name for page in DOCS if "mermaid" in page.languages]  # the theme would fetch its script
+
+
+def test_the_site_says_its_version(site: dict[str, Any]) -> None:
+    assert site["site_name"] == f"redisjobs {redisjobs.__version__}"
+
+
+@pytest.mark.parametrize("page", of(*DOCS))
+def test_pictures_are_there_and_say_what_they_show(page: Page) -> None:
+    for says, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.prose):
+        assert says
+        picture = (page.path.parent / target).read_text("utf-8")
+        assert not re.findall(r"""(?:href|src|url)[=(]["']?(?!#)\S*""", picture)  # it fetches nothing either
+
+
+def test_the_picture_of_the_rooms_has_each_of_them_above_those_that_it_imports(project: Path) -> None:
+    house = project / "redisjobs"
+    picture = (project / "docs/pictures/rooms.svg").read_text("utf-8")
+    drawn = {room: int(y) for y, room in re.findall(r'y="(\d+)" font-weight="600">(\w+)/<', picture)}
+    rooms = [path.parent.relative_to(house) for path in house.rglob("__init__.py")][1:]
+
+    assert set(drawn) == {room.name for room in rooms if room.parts[0] not in ("torture", "testing")} | {
+        "torture",
+        "testing",
+    }
+    first = [room for room in drawn if (house / room).is_dir()]
+    for room in first:
+        source = "".join(path.read_text("utf-8") for path in (house / room).rglob("*.py"))
+        imported = set(re.findall(r"^ *(?:from|import) redisjobs\.(\w+)", source, re.MULTILINE)) & set(first)
+        assert {other: drawn[other] for other in imported if drawn[other] < drawn[room]} == {}, room
+
+
+def test_the_architecture_names_files_that_are_there(project: Path) -> None:
+    page = (project / "docs/architecture.md").read_text("utf-8")
+
+    for name in re.findall(r"`([\w/]+\.(?:py|lua|md))`", page):
+        places = [project / name, project / "redisjobs" / name, project / "lua" / name]
+        assert any(place.exists() for place in places), name
+    for name in re.findall(r"`([\w/]+/)`", page):
+        assert any((project / below / name).is_dir() for below in ("", "redisjobs")), name
 
 
 def test_pages_of_the_site_link_to_nothing_outside_of_it() -> None:
@@ -175,8 +217,6 @@ def test_the_page_of_the_keys_has_every_key_and_no_other(project: Path) -> None:
 
 
 def test_the_pages_of_the_api_have_every_public_name() -> None:
-    import redisjobs
-
     page = (PROJECT / "docs/reference/api/index.md").read_text("utf-8")
     named = re.findall(r"^\| \[`(\w+)`\]\((?!sync|metrics)", page, re.MULTILINE)
 

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import inspect
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ import pytest
 import redis
 import typer
 import yaml
-from pages import DOCS, GUIDES, PAGES, PROJECT, README, Page, blocks, commands_below, of
+from pages import PAGES, PROJECT, README, Page, awaits, blocks, commands_below, of
 
 from redisjobs import server
 from redisjobs.cli.app import make
@@ -35,7 +34,11 @@ _PROGRAMS = {
 }
 _RUN_HERE = {"python", "sh", "console"}  # each such block is run, or its commands are held to be right
 _READ_HERE = {"ini", "yaml"}  # parsed, and their commands held to be right
-_SHOWN = {"text", "pyi"}  # output and drawings; signatures, which test_docs.py compares with the code
+_SHOWN = {
+    "text",
+    "pyi",
+    "py",
+}  # output and drawings; signatures, as test_docs.py has them; code for other libraries
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +72,11 @@ def write_files(page: Page, folder: Path, url: str) -> None:
 
 # The files that pages show
 
-
-def test_the_files_of_the_readme_are_those_of_the_examples(project: Path) -> None:
-    examples = {path.name: path.read_text("utf-8") for path in (project / "examples/emails").glob("*.py")}
-
-    assert README.files == examples
+_WITH_FILES = [page for page in PAGES if page.files]
 
 
-@pytest.mark.parametrize("page", of(*(page for page in DOCS if page.files)))
-def test_the_files_of_a_page_are_among_the_examples(page: Page, project: Path) -> None:
+@pytest.mark.parametrize("page", of(*_WITH_FILES))
+def test_the_files_of_a_page_are_an_example(page: Page, project: Path) -> None:
     examples = {
         str(path.relative_to(folder)): path.read_text("utf-8")
         for folder in (project / "examples").iterdir()
@@ -88,27 +87,12 @@ def test_the_files_of_a_page_are_among_the_examples(page: Page, project: Path) -
 
 
 @pytest.mark.slow
-def test_the_first_queue_runs_in_processes_of_its_own(tmp_path: Path, running: server.Server) -> None:
-    assert all(_SAMPLE_URL in code or name == "jobs.py" for name, code in README.files.items())
-    write_files(README, tmp_path, running.url)
-
-    produce, in_sync_code, work = "python signup.py", "python signup_sync.py", "redisjobs worker app:queue"
-    assert {produce, in_sync_code, work} <= set(README.commands)
-
-    job_ids = [python(*command.split()[1:], folder=tmp_path) for command in (produce, in_sync_code)]
-    ran = python("-m", *work.split(), "--until-idle", folder=tmp_path)
-
-    assert all(re.fullmatch(r"[-0-9A-Z_a-z]{18}\n", job_id) for job_id in job_ids)
-    assert "to joe@email.com: Welcome (attempt 1)" in ran
-    assert "to ann@email.com: Welcome (attempt 1)" in ran
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", of(*(page for page in DOCS if page.files)))
+@pytest.mark.parametrize("page", of(*_WITH_FILES))
 def test_the_commands_of_a_page_with_files_work_one_after_another_and_print_what_they_say(
     page: Page, tmp_path: Path, running: server.Server
 ) -> None:
     write_files(page, tmp_path, running.url)
+    assert page.commands
     printed = ""
 
     for command in page.commands:
@@ -129,8 +113,17 @@ def test_the_commands_of_a_page_with_files_work_one_after_another_and_print_what
 
     promised = [line for code in page.files.values() for line in _PRINTS.findall(code)]
     promised += "".join(blocks(page.text, "text")).splitlines()
-    assert promised
     assert [line for line in promised if line not in printed.splitlines()] == []
+
+
+def test_the_readme_and_the_tutorial_begin_with_one_file_that_a_worker_can_run() -> None:
+    for page in (README, Page(PROJECT / "docs/tutorial/first-queue.md")):
+        name, code = next(iter(page.files.items()))
+        assert name == "app.py"
+        assert "\n@queue.job\n" in code
+        assert {"python app.py", "redisjobs worker app:queue"} <= {
+            command.removesuffix(" --until-idle") for command in page.commands
+        }
 
 
 # The other Python blocks
@@ -152,15 +145,15 @@ async def test_the_parts_run_from_top_to_bottom_and_print_what_they_say(
 async def run_block(code: str, names: dict[str, Any], where: str) -> None:
     """Run code that may `await` at its top level, as `python -m asyncio` does, or call `asyncio.run`."""
     compiled = compile(code, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    if compiled.co_flags & inspect.CO_COROUTINE:
+    if awaits(code):
         await eval(compiled, names)
     else:
         await anyio.to_thread.run_sync(eval, compiled, names)  # a thread without an event loop
 
 
-@pytest.mark.parametrize("page", of(*(page for page in GUIDES if page.parts)))
-def test_the_parts_of_a_guide_can_be_pasted_into_a_file(page: Page) -> None:
-    compile("\n".join(page.parts), page.name, "exec", dont_inherit=True)  # without `await` at its top level
+@pytest.mark.parametrize("page", of(*(page for page in PAGES if page.parts)))
+def test_the_parts_of_a_page_can_be_pasted_into_a_file(page: Page) -> None:
+    assert not awaits("\n".join(page.parts))
 
 
 def test_there_are_parts_enough_to_show_everything() -> None:
@@ -171,6 +164,7 @@ def test_there_are_parts_enough_to_show_everything() -> None:
 def test_every_block_says_its_language_and_is_held_to_the_truth_by_a_test(page: Page) -> None:
     assert page.languages <= _RUN_HERE | _READ_HERE | _SHOWN
     assert "pyi" not in page.languages or page.name.startswith("docs/reference/api/")
+    assert "py" not in page.languages or page.name.startswith("docs/coming-from/")
 
 
 # Commands

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from pages import PAGES
+from pages import PAGES, awaits
 
 CHECKERS = {
     "mypy": ["-m", "mypy", "--strict", "--cache-dir", ".mypy"],
@@ -16,7 +16,7 @@ CHECKERS = {
 
 
 def write_modules(folder: Path) -> set[Path]:
-    """The blocks of each page as modules; those that are no files of their own, in one function that may await."""
+    """Write the files of each page, and its other blocks as one module: a function if they await."""
     written = set()
     for page in PAGES:
         for name, code in page.files.items():  # the same on each page that shows it: an example
@@ -24,9 +24,11 @@ def write_modules(folder: Path) -> set[Path]:
             (folder / name).write_text(code, "utf-8")
             written.add(folder / name)
         if page.parts:
-            whole = textwrap.indent("\n".join(page.parts), "    ")
+            whole = "\n".join(page.parts)
+            if awaits(whole):
+                whole = f"async def blocks() -> None:\n{textwrap.indent(whole, '    ')}"
             path = folder / f"{re.sub(r'[^a-z]', '_', page.name.lower())}_blocks.py"
-            path.write_text(f"async def blocks() -> None:\n{whole}", "utf-8")
+            path.write_text(whole, "utf-8")
             written.add(path)
     return written
 

@@ -75,6 +75,13 @@ def test_no_module_goes_by_a_name_of_old() -> None:
 # Plain English
 
 PLAIN = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/index.md",
+    "docs/architecture.md",
+    "docs/glossary.md",
+    "docs/tutorial",
+    "docs/coming-from",
     "docs/explanation",
     "docs/benchmarks.md",
     "docs/drivers.md",

@@ -1,4 +1,4 @@
-# jobs.py: what both sides know
+# jobs.py: the parameters, which both sides import
 from dataclasses import dataclass
 from typing import ClassVar
 

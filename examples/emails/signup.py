@@ -1,15 +1,8 @@
-# signup.py: the producer's side, which needs no handler
-import asyncio
-
+# signup.py: a producer without an event loop
 from jobs import SendEmail
 
-from redisjobs import JobQueue
+from redisjobs.sync import JobQueue
 
-
-async def main() -> None:
-    async with JobQueue("redis://127.0.0.1:6379/0", name="emails") as queue:
-        job = await queue.push(SendEmail(to="joe@email.com", subject="Welcome"))
-        print(job.id)
-
-
-asyncio.run(main())
+with JobQueue("redis://127.0.0.1:6379/0", name="emails") as queue:
+    job = queue.push(SendEmail(to="joe@email.com", subject="Welcome"))
+    print("pushed", job.id)

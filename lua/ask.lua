@@ -60,26 +60,25 @@ local function ended(id, place)
 end
 
 local function standing(job)
-  local place, entry, _, id = locate(stream_of, job)
-  local fields = place and stored(stream_of, id, place .. ' ' .. entry)
-  if not fields then return ended(id or job, place), id or job end
+  local place, entry = locate(job)
+  local fields = place and stored(stream_of, job, place .. ' ' .. entry)
+  if not fields then return ended(job, place) end
   bytes = bytes + bytes_of(fields)
   if place == 'dead' then
     local said = {'DEAD'}
     for i, name in ipairs({'error', 'error_type', 'traceback', 'reason'}) do said[i + 1] = field(fields, name) or '' end
-    return said, id
+    return said
   end
-  pending[#pending + 1] = id
-  return {'PENDING', place, field(fields, 'keep_result') or ''}, id
+  pending[#pending + 1] = job
+  return {'PENDING', place, field(fields, 'keep_result') or ''}
 end
 
 local answers = {}
 for i = first_job, #ARGV do
   local said = {'LATER'}
   if bytes < most_bytes then
-    local id
-    said, id = standing(ARGV[i])
-    said[#said + 1] = text_at(KEYS['progress:'] .. id) or ''
+    said = standing(ARGV[i])
+    said[#said + 1] = text_at(KEYS['progress:'] .. ARGV[i]) or ''
     for _, text in ipairs(said) do bytes = bytes + #text end
   end
   answers[#answers + 1] = said

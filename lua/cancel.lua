@@ -16,10 +16,10 @@ stream_of.dead = KEYS.dead
 local job, now_ms = ARGV[1], now(ARGV[2])
 local ending = {}
 
-local place, entry, _, id = locate(stream_of, job)
+local place, entry = locate(job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
-local fields, priority = stored(stream_of, id, place .. ' ' .. entry)
+local fields, priority = stored(stream_of, job, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
 expect('set', slot(now_ms))
 expect('hash', KEYS.held)
@@ -29,23 +29,23 @@ local stream = stream_of[place] -- nil: delayed
 if place == 'delayed' then
   expect('zset', KEYS.due)
   ending.kept = kept()
-  redis.call('ZREM', KEYS.due, member(entry, id))
-  redis.call('HDEL', KEYS.delayed, id)
+  redis.call('ZREM', KEYS.due, member(entry, job))
+  redis.call('HDEL', KEYS.delayed, job)
 else
   local consumer = holder(stream, entry)
   if not is_waiting(consumer) then
     expect('hash', KEYS['worker:'] .. consumer)
-    redis.call('HSET', KEYS.jobs, id, place .. ' ' .. entry .. ' cancelling')
+    redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. ' cancelling')
     local known = redis.call('HMGET', KEYS['worker:'] .. consumer, 'lease_ms', 'cancels')
     if known[1] then -- not HINCRBY: a role without it may cancel
       redis.call('HSET', KEYS['worker:'] .. consumer, 'cancels', whole((tonumber(known[2] or nil) or 0) + 1))
     end
-    tell('cancel ' .. id)
+    tell('cancel ' .. job)
     return 'CANCELLING'
   end
 end
 
 ending.kept = ending.kept or kept()
-redis.call('HDEL', KEYS.held, id)
-finish_one(ending, 'cancelled', stream, entry, id, fields, now_ms, {}, priority)
+redis.call('HDEL', KEYS.held, job)
+finish_one(ending, 'cancelled', stream, entry, job, fields, now_ms, {}, priority)
 return 'CANCELLED'

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- claim: promote due jobs, then lease jobs by priority: first those that were handed back, then new ones. Jobs that may
--- not start are parked, or put in a waiting line.
+-- claim: push what is in the inbox, promote due jobs, then lease jobs by priority: first those that were handed back,
+-- then new ones. Jobs that may not start are parked, or put in a waiting line.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
@@ -15,11 +15,11 @@
 --          job {stream 1..3, entry, deliveries, {name, value, ...}}; for each that was ended instead {id, word}. Or one word, FENCED:
 --          CANCELLED  a cancel was asked for while it ran: gone
 --          DEAD       it kills its workers: it is a dead letter
---          NO_IDS     as DEAD, but it stays, as `dead` has no entry ids left; nothing was written
+--          UNDECODABLE no push has added it: it is a dead letter
 --          FENCED     the worker has no record any more; nothing was written
 
---- @include now alive expect streams restrictions limiter leases is_older slot kept ends promote take_turns entry_at
---- @include unlocate identify stream_of finish_one whole hand_back bytes_of dead_letter make_group tell_others prospect
+--- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
+--- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter make_group tell_others prospect
 --- @include tell next_turn
 
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -81,6 +81,7 @@ if any_released then
   ending.kept = kept()
   ending.ends = ends()
 end
+take_in(now_ms, exact_ms)
 local due_in, turned, sees_to_turns = promote(now_ms, exact_ms), 0, false
 if takes_turns then
   turned, sees_to_turns = take_turns(now_ms, now_us)
@@ -97,18 +98,23 @@ local passed_over = 0 -- bytes of those
 -- gets the mark `alone`. (A `max_deliveries` of 1 allows no second delivery, so it is blamed without that.)
 --
 -- Returns the fields, and whether it has to run alone; or nil, and why: `ended`; `parked`, which includes a waiting line and
--- `alone`; or `stays`: nothing was written, as there are NO_IDS, or this worker is not idle
+-- `alone`; or `stays`: this worker is not idle, nothing was written
 local function deliver(stream, pending)
   if pending[2] == 'alone' and not runs_nothing() then return nil, 'stays' end
   local entry, deliveries = pending[1], pending[4] + 1
   local fields = entry_at(stream, entry)
   if not fields then -- deleted while it was leased
-    unlocate(stream, entry)
     redis.call('XACK', stream, 'workers', entry)
     return nil, 'ended'
   end
   local place = string.match(stream, '[^:]+$')
-  local job, mark = identify(stream_of, place, entry, fields)
+  local job = field(fields, 'id')
+  local mark = mark_of(job, place, entry)
+  if not mark then
+    local why = (job or '') == '' and 'no job: its entry has no id' or 'no job: the job ' .. job .. ' is elsewhere'
+    table.insert(ended, {reject(stream, entry, fields, why, now_ms), 'UNDECODABLE'})
+    return nil, 'ended'
+  end
   if mark == 'cancelling' then
     finish_one(ending, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(deliveries - 1)})
     if restricted and restricted.job then redis.call('HDEL', KEYS.held, job) end
@@ -127,15 +133,11 @@ local function deliver(stream, pending)
   end
   if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
     local alone = mark == 'alone' and ', the last time with nothing beside it' or ''
-    local is_dead = dead_letter(ending.ends, stream, entry, job, fields, {
+    dead_letter(ending.ends, stream, entry, job, fields, {
       'reason', 'worker lost',
       'error', 'delivered ' .. (deliveries - 1) .. ' times without an outcome' .. alone .. ': it may kill its workers',
       'failed_at', whole(now_ms), 'worker', worker, 'deliveries', tostring(deliveries - 1),
     }, now_ms)
-    if not is_dead then
-      table.insert(ended, {job, 'NO_IDS'})
-      return nil, 'stays'
-    end
     if limiting then limiting.pass(fields) end
     table.insert(ended, {job, 'DEAD'})
     return nil, 'ended'
@@ -201,7 +203,7 @@ end
 -- Whether a new entry may start. If not it is parked, or noted in `lines` under its bucket.
 local function may_start(stream, place, id, fields, lines)
   if not restricted then return true end
-  if restricted.job and restricted.job(identify(stream_of, place, id, fields), fields) then
+  if restricted.job and restricted.job(field(fields, 'id') or '', fields) then
     hand_back(stream, 0, {id}, 'parked') -- as never delivered
     return false
   end

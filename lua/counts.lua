@@ -1,13 +1,13 @@
 #!lua flags=no-writes,allow-oom
 -- counts: how many jobs are in each state at one instant, and the counters. Writes nothing.
 --
--- Returns  {{high, normal, low}, {high, normal, low}, delayed, dead, completed, cancelled, {counter, value, ...}}: first how many
---          entries each stream has, then how many of these run; -1 if a stream has too many consumers for a script: ask XPENDING
+-- Returns  {{high, normal, low}, {high, normal, low}, delayed, dead, completed, cancelled, {counter, value, ...}, inbox}: first how
+--          many entries each stream has, then how many of these run; -1 if a stream has too many consumers for a script: ask XPENDING
 
 --- @include expect streams has_many leases is_waiting
 
 
-expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
+expect('stream', KEYS.inbox, KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
 expect('zset', KEYS.due)
 expect('hash', KEYS.stats)
 
@@ -25,4 +25,5 @@ for number, stream in ipairs(streams) do
   lengths[number], running[number] = redis.call('XLEN', stream), leased(stream)
 end
 local aside = {redis.call('XLEN', KEYS.dead), redis.call('XLEN', KEYS.completed), redis.call('XLEN', KEYS.cancelled)}
-return {lengths, running, redis.call('ZCARD', KEYS.due), aside[1], aside[2], aside[3], redis.call('HGETALL', KEYS.stats)}
+return {lengths, running, redis.call('ZCARD', KEYS.due), aside[1], aside[2], aside[3], redis.call('HGETALL', KEYS.stats),
+  redis.call('XLEN', KEYS.inbox)}

@@ -13,11 +13,11 @@
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local job, now_ms = ARGV[1], now(ARGV[2])
 
-local place, letter, _, id = locate(aside, job)
+local place, letter = locate(job)
 local fields = aside[place] and entry_at(aside[place], letter)
 if not fields then return 'NOT_FOUND' end
 expect('set', slot(now_ms))
 
 -- None of them holds a unique key: it was given up before.
-finish('deleted', {[aside[place]] = {letter}}, {id}, {}, {push_of(id, field(fields, 'nonce'))}, now_ms)
+finish('deleted', {[aside[place]] = {letter}}, {job}, {}, {push_of(job, field(fields, 'nonce'))}, now_ms)
 return 'OK'

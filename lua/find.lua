@@ -10,27 +10,25 @@
 --          alone. held: 1 if it is. idle: how long its consumer has had it. why: what keeps it from starting, see
 --          include/obstacle
 
---- @include now stream_of locate stored obstacle whole member is_held reported identify holder is_waiting
+--- @include now stream_of locate stored obstacle whole member is_held reported holder is_waiting
 
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local job, now_ms = ARGV[1], now(ARGV[2])
 for place, stream in pairs(aside) do stream_of[place] = stream end
 
-local place, entry, mark, id = locate(stream_of, job)
+local place, entry, mark = locate(job)
 if not place then return {} end
-local fields, priority = stored(stream_of, id, place .. ' ' .. entry)
+local fields, priority = stored(stream_of, job, place .. ' ' .. entry)
 if not fields then return {} end
 local why, at = obstacle(now_ms), whole(now_ms)
 if place == 'delayed' then
-  local due_ms, is_on_hold = redis.call('ZSCORE', KEYS.due, member(entry, id)) or '', is_held(id)
+  local due_ms, is_on_hold = redis.call('ZSCORE', KEYS.due, member(entry, job)) or '', is_held(job)
   local kept_from = why(nil, is_on_hold, fields)
-  return {id, 'delayed:' .. priority, '', due_ms, '', '', '', is_on_hold, fields, at, '', kept_from, reported(id)}
+  return {job, 'delayed:' .. priority, '', due_ms, '', '', '', is_on_hold, fields, at, '', kept_from, reported(job)}
 end
 
-local known, _, address = identify(stream_of, place, entry, fields)
-local is_on_hold = is_held(known)
-if aside[place] then return {address, place, entry, '', '', '', mark, is_on_hold, fields, at, '', '', ''} end
+local is_on_hold = is_held(job)
+if aside[place] then return {job, place, entry, '', '', '', mark, is_on_hold, fields, at, '', '', ''} end
 local consumer, deliveries, idle = holder(stream_of[place], entry)
 local kept_from = is_waiting(consumer) and why(consumer, is_on_hold, fields) or ''
-local said = reported(known)
-return {address, place, entry, '', consumer or '', deliveries or '', mark, is_on_hold, fields, at, idle or '', kept_from, said}
+return {job, place, entry, '', consumer or '', deliveries or '', mark, is_on_hold, fields, at, idle or '', kept_from, reported(job)}

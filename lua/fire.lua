@@ -22,7 +22,6 @@
 --          EARLY    the last of them is yet to come; nothing was written
 --          PAUSED   the schedule is paused; nothing was written
 --          CHANGED  it has another definition by now, or is gone; nothing was written
---          NO_IDS   the ready streams have no entry ids left; nothing was written
 
 --- @include stream_of now expect streams stored bytes_of key_holder schedule add_job whole count tell
 
@@ -93,8 +92,7 @@ local function add(one)
   if one.is_there then return 'EXISTS' end
   local holder = holders[key]
   if holder and not (ARGV[one.at + 7] == 'replace' and holder.notes) then return 'DUPLICATE ' .. holder.id end
-  local is_added, first, waits = add_job(ARGV, one.at, now_ms, exact_ms, number, one.stale, nil, holder)
-  if not is_added then return 'NO_IDS' end
+  local first, waits = add_job(ARGV, one.at, now_ms, exact_ms, number, one.stale, nil, holder)
   if key ~= '' then holders[key] = waits end
   earliest = first or earliest
   if holder then
@@ -113,13 +111,9 @@ for i = 1, looked do
   if answer[1] == 'FIRED' then answer[2] = firing.known.last_slot end
   if answer[1] == 'OK' then
     for _, one in ipairs(firing.starts) do answer[#answer + 1] = add(one) end
-    if answer[2] == 'NO_IDS' then
-      answer = {'NO_IDS'}
-    else
-      redis.call('HSET', KEYS['schedule:'] .. name, 'last_slot', slot, 'fired_slot', slot, 'fired_by', scheduler)
-      local before = tonumber(firing.known.missed) or 0
-      if missed > 0 then redis.call('HSET', KEYS['schedule:'] .. name, 'missed', whole(before + missed)) end
-    end
+    redis.call('HSET', KEYS['schedule:'] .. name, 'last_slot', slot, 'fired_slot', slot, 'fired_by', scheduler)
+    local before = tonumber(firing.known.missed) or 0
+    if missed > 0 then redis.call('HSET', KEYS['schedule:'] .. name, 'missed', whole(before + missed)) end
   end
   answers[i] = answer
 end

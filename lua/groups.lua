@@ -8,7 +8,7 @@
 --         {fingerprint, reason, error type, count, first ms, last ms, job id, error, name, ...}: when the first and the last
 --         died, id and error of the newest, and up to 50 job names. A text is cut off after 1,000 bytes
 
---- @include field identify time_of first_id page before bytes_of
+--- @include field time_of first_id page before bytes_of
 
 local after = ARGV[1]
 
@@ -22,8 +22,7 @@ local function group_of(letter, fields, at_ms)
   local fingerprint, reason = text_of(fields, 'fingerprint'), text_of(fields, 'reason')
   local kind = fingerprint ~= '' and 'f' .. fingerprint or 'r' .. reason
   if not by_kind[kind] then
-    local _, _, job = identify({dead = KEYS.dead}, 'dead', letter, fields)
-    local row = {fingerprint, reason, text_of(fields, 'error_type'), 0, at_ms, at_ms, job, text_of(fields, 'error')}
+    local row = {fingerprint, reason, text_of(fields, 'error_type'), 0, at_ms, at_ms, field(fields, 'id') or '', text_of(fields, 'error')}
     by_kind[kind] = {row = row, names = {}}
     groups[#groups + 1] = row
   end

@@ -14,7 +14,7 @@
 stream_of.dead = KEYS.dead
 local job, now_ms = ARGV[1], now(ARGV[2])
 
-local place, entry, _, id = locate(stream_of, job)
+local place, entry = locate(job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
 local stream = stream_of[place] -- nil: delayed, or it has ended
@@ -25,5 +25,5 @@ if stream then
   if not is_waiting(consumer) then return 'RUNNING' end
 end
 expect('hash', KEYS.held)
-if not redis.call('HGET', KEYS.held, id) then redis.call('HSET', KEYS.held, id, whole(now_ms)) end
+if not redis.call('HGET', KEYS.held, job) then redis.call('HSET', KEYS.held, job, whole(now_ms)) end
 return 'HELD'

@@ -22,7 +22,7 @@ local record = KEYS['worker:'] .. ARGV[1]
 local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now_ms = now(ARGV[5])
 
-expect('stream', unpack(streams))
+expect('stream', KEYS.inbox, unpack(streams))
 expect('zset', KEYS.workers)
 expect('hash', record, KEYS.layout, KEYS.jobs)
 
@@ -60,7 +60,7 @@ if found ~= version then
   take_schedules_over()
   redis.call('HSET', KEYS.layout, 'version', version)
 end
-for _, stream in ipairs(streams) do
+for _, stream in ipairs({KEYS.inbox, unpack(streams)}) do
   if not group(stream) then make_group(stream) end -- XPENDING would list each consumer
 end
 if lease_ms then

@@ -7,7 +7,7 @@
 --          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id.
 --          And the streams, 1..3, with too many consumers for a script to count: ask XPENDING
 
---- @include streams has_many leases stream_of holder is_waiting entry_at bytes_of identify
+--- @include streams has_many leases stream_of holder is_waiting entry_at bytes_of field
 
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 
@@ -39,11 +39,11 @@ local function running(cursor)
   for i = 1, #page[2], 2 do
     local place, entry = string.match(page[2][i], '^(%S+) (%d+%-%d+)$')
     local worker = stream_of[place] and holder(stream_of[place], entry)
-    local id = not is_waiting(worker) and entry .. '@' .. place
-    if id and bytes < 1048576 then -- the jobs may be large: after 1 MB the others go by their place
+    local id = not is_waiting(worker) and ''
+    if id and bytes < 1048576 then -- the jobs may be large: after 1 MB the others have no id
       local fields = entry_at(stream_of[place], entry)
       bytes = bytes + bytes_of(fields or {})
-      id = fields and identify(stream_of, place, entry, fields)
+      id = fields and field(fields, 'id') or ''
     end
     if id then found[#found + 1], found[#found + 2], found[#found + 3] = page[2][i + 1], worker, id end
   end

@@ -26,7 +26,6 @@
 --                         and time of push
 --          UNKNOWN        Redis can't know whether this very push arrived before: the clock was set ahead, and what ended since is
 --                         forgotten; nothing was written
---          NO_IDS         the ready streams have no entry ids left; nothing was written
 --          EXISTS and DUPLICATE wrote nothing either, but that a repeated push was refused. A push with an on_conflict gets the
 --          same REPLACED or DUPLICATE when it is repeated.
 --          or one word for all:
@@ -139,8 +138,7 @@ end
 
 local function add(i, at, holder)
   local stale = lines[i] and lines[i] .. ' ' .. ids[i]
-  local is_added, first, waits = add_job(ARGV, at, now_ms, exact_ms, i, stale, newly, holder)
-  if not is_added then return 'NO_IDS' end
+  local first, waits = add_job(ARGV, at, now_ms, exact_ms, i, stale, newly, holder)
   earliest = first or earliest
   if ARGV[at + 4] ~= '' then holders[ARGV[at + 4]] = waits end
   if holder then
@@ -172,7 +170,7 @@ local function add_all()
       end
     else
       words[i] = add(i, start, holder)
-      added[ids[i]], again[pushes[i]] = words[i] == 'OK', words[i] ~= 'NO_IDS'
+      added[ids[i]], again[pushes[i]] = words[i] == 'OK', true
       if words[i] == 'OK' and ids[i] ~= pushes[i] then renewed[#renewed + 1] = ids[i] end
     end
   end

@@ -34,13 +34,10 @@ for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) 
 end
 
 local entry = redis.pcall('XADD', KEYS['ready:'] .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
-if type(entry) == 'string' then
-  redis.call('HSET', KEYS.jobs, id, priority .. ' ' .. entry)
-  count('pushed', 1)
-  return {exact_ms * 1000, 'OK'}
-end
-if not string.find(entry.err, 'exhausted', 1, true) then
+if type(entry) ~= 'string' then
   expect('stream', KEYS['ready:'] .. priority)
   return error(entry)
 end
-return {exact_ms * 1000, 'PARTIAL'} -- the stream has no entry ids left
+redis.call('HSET', KEYS.jobs, id, priority .. ' ' .. entry)
+count('pushed', 1)
+return {exact_ms * 1000, 'OK'}

@@ -10,9 +10,9 @@
 -- ARGV[3]  stream        int     1 to 3
 -- ARGV[4..] the ids of all, at most 500; the names of all; the parameters of all
 --
--- Returns  {now_us, word, added}: the server's clock, and one word for all:
+-- Returns  {now_us, word}: the server's clock, and one word for all:
 --          OK      on the queue
---          PARTIAL the first `added` of them are on the queue; call push for the others. Nothing was written for those
+--          PARTIAL nothing was written; call push
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include now streams checked mark whole expect note_large count
@@ -47,7 +47,7 @@ local function all_are_new()
   return true
 end
 
-if not all_are_new() then return {exact_ms * 1000, 'PARTIAL', 0} end
+if not all_are_new() then return {exact_ms * 1000, 'PARTIAL'} end
 expect('stream', stream)
 local place, newly, failure = string.match(stream, '[^:]+$') .. ' ', {}, nil
 for i = 0, many - 1 do
@@ -62,11 +62,9 @@ for i = 0, many - 1 do
   note_large(stream, entry, #parameters)
 end
 -- If a permission is missing half-way, the jobs that were added have locators, so that a repetition finds them.
-local added = #newly / 2
-if added > 0 then
+if #newly > 0 then
   redis.call('HSET', KEYS.jobs, unpack(newly))
-  count('pushed', added)
+  count('pushed', #newly / 2)
 end
-if not failure then return {exact_ms * 1000, 'OK'} end
-if not string.find(failure.err, 'exhausted', 1, true) then return error(failure) end
-return {exact_ms * 1000, 'PARTIAL', added} -- the stream has no entry ids left
+if failure then return error(failure) end
+return {exact_ms * 1000, 'OK'}

@@ -18,7 +18,7 @@
 --
 -- Returns  {after, row, ...}: where the next step goes on, '' at the end; and jobs as find returns them
 
---- @include now obstacle whole identify stream_of is_held reported passes time_of holder is_waiting page bytes_of streams
+--- @include now obstacle whole field mark_of stream_of is_held reported passes time_of holder is_waiting page bytes_of streams
 --- @include leases has_many parted stored first_id before
 
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
@@ -32,11 +32,13 @@ local rows, looked, bytes, at = {}, 0, 0, whole(now_ms)
 
 local function add(stream, entry, consumer, deliveries, idle)
   local place = string.match(stream, '[^:]+$')
-  local id, mark, address = identify(stream_of, place, entry[1], entry[2])
+  local id = field(entry[2], 'id') or ''
+  local mark = aside[state] and '' or mark_of(id, place, entry[1])
+  if id == '' or not mark then return end -- it is no job
   local is_on_hold, kept_from = is_held(id), ''
   if state == 'ready' then kept_from = why(consumer, is_on_hold, entry[2]) end
   local said = aside[state] and '' or reported(id)
-  rows[#rows + 1] = {address, place, entry[1], '', state == 'running' and consumer or '', deliveries or '', mark or '', is_on_hold,
+  rows[#rows + 1] = {id, place, entry[1], '', state == 'running' and consumer or '', deliveries or '', mark, is_on_hold,
     entry[2], at, idle or '', kept_from, said}
 end
 

@@ -10,7 +10,7 @@
 -- Returns  for each job 1 if the worker has it and it may start, else 0. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
---- @include now alive expect streams restrictions limiter entry_at identify stream_of hand_back give_up leases tell_turn
+--- @include now alive expect streams restrictions limiter entry_at field hand_back give_up leases tell_turn
 
 local worker, now_ms, exact_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
@@ -28,7 +28,7 @@ local function keeps(stream, entry, deliveries)
   local fields = restricted and entry_at(stream, entry)
   if not fields then return true end
   local place = string.match(stream, '[^:]+$')
-  local is_parked = restricted.job and restricted.job(identify(stream_of, place, entry, fields), fields)
+  local is_parked = restricted.job and restricted.job(field(fields, 'id') or '', fields)
   if is_parked or restricted.all then
     hand_back(stream, deliveries, {entry}, is_parked and 'parked' or 'released')
     give_up({place .. ' ' .. entry}, now_ms, true) -- it has a share if it was claimed into a lost reply

@@ -33,7 +33,7 @@
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
 --
 -- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed
---          job (-1: none); what a claim would find, a sum: 1 jobs were handed back; 2 some jobs may not start, so only the script
+--          job (-1: none); what a claim would find, a sum: 1 jobs were handed back, or wait in the inbox; 2 some jobs may not start, so only the script
 --          may claim; 4 the queue is paused, and nothing else is said; 32 or 64 the first handed back are of the second or third
 --          stream; 8, where nothing was promoted, the next of a waiting line may start, so a claim is needed; 16 this call looked at
 --          lines, so this worker sees to the next turn too; unread jobs of each stream, and how many of them one read may fetch, as
@@ -43,7 +43,6 @@
 --                      keeps its unique key, or was replaced
 --          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
 --          OVERSIZED   it has more values than a script can add; nothing was written
---          NO_IDS      no stream that could take it has entry ids left; nothing was written
 --          PARTIAL     it pushes jobs, and the jobs that have their ids or keys are large: until 1 MB of them was read, after `:`,
 --                      for each of the first 0 as after OK, which is final, or 1 if it may be added. Settle the job again, with
 --                      these and the others. Only replaced jobs and keys that running jobs held until their start were written
@@ -73,8 +72,6 @@ local first_unique = first_young + young
 local first_result = first_unique + 2 * uniques
 local first_other = first_result + 5 * results
 local ending = {}
--- For a job that ends though its id's locator is another job's.
-local unlocated = {is_unlocated = true}
 
 local known = redis.pcall('HMGET', record, 'lease_ms', lane)
 if known.err then
@@ -136,7 +133,6 @@ local function expect_all(well)
   if total > 0 or ends_some then
     ending.kept = kept()
   end
-  unlocated.kept = ending.kept
 end
 
 -- The notes on a job's run, as kept jobs have them.
@@ -223,12 +219,11 @@ end
 
 -- Settle the other jobs one by one; and all jobs, if one of those that are done is not as expected.
 local function settle_others(in_order)
-  --- @include due_time identify stored with delay key_holder add_job forget_ends dead_letter finish_one unlocate line pushed_at
+  --- @include due_time mark_of reject stored with delay key_holder add_job forget_ends dead_letter finish_one line pushed_at
   --- @include member free tell_waiters
   local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
   local bytes, most_bytes = 0, 1048576 -- read of jobs that have the ids or keys of pushed ones
   local function again(number, entry, job, fields, changes, due_at)
-    if field(fields, 'id') ~= job then table.insert(changes, 1, job) table.insert(changes, 1, 'id') end
     if not field(fields, 'queued_at') then
       changes[#changes + 1], changes[#changes + 2] = 'queued_at', pushed_at(entry, now_ms)
     end
@@ -238,27 +233,24 @@ local function settle_others(in_order)
       local place = line(exact_ms, retried + pushed + replaced)
       if delay(job, priority, fields, due_at, place) then earliest = due_at end
     else
-      if not enqueue(number, job, fields) then return false end
+      enqueue(number, job, fields)
     end
     retried = retried + 1
-    return true
   end
 
   local settlements = {}
 
-  settlements.done = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
-    local at, notes = hold == 'unlocated' and unlocated or ending, ran(deliveries, ran_ms)
+  settlements.done = function(number, entry, deliveries, job, fields, values, mark, ran_ms)
     fields = fields or {'unique', values[1], 'nonce', values[2]}
     local told = {values[3], values[4], values[5]}
-    finish_one(at, 'completed', streams[number], entry, job, fields, now_ms, notes, nil, told)
+    finish_one(ending, 'completed', streams[number], entry, job, fields, now_ms, ran(deliveries, ran_ms), nil, told)
     return 'OK'
   end
 
-  settlements.cancelled = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
-    local at, notes = hold == 'unlocated' and unlocated or ending, ran(deliveries, ran_ms)
+  settlements.cancelled = function(number, entry, deliveries, job, fields, values, mark, ran_ms)
     fields = fields or {'unique', values[1], 'nonce', values[2]}
     local told = {values[3], values[4], values[5]}
-    finish_one(at, 'cancelled', streams[number], entry, job, fields, now_ms, notes, nil, told)
+    finish_one(ending, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries, ran_ms), nil, told)
     return 'OK'
   end
 
@@ -303,14 +295,13 @@ local function settle_others(in_order)
     return found, holders, many
   end
 
-  -- Push one of them. Returns '1' if it was added, '0' if not; nil if no stream has entry ids left.
+  -- Push one of them. Returns '1' if it was added, '0' if not.
   local function push_one(values, one, holders, added)
     local id, key, replaces = values[one.at], values[one.at + 4], values[one.at + 7] == 'replace'
     local holding = holders[key]
     if one.is_taken or added[id] or holding and not (replaces and holding.notes) then return '0' end
     local number = retried + pushed + replaced
-    local is_added, first, waits = add_job(values, one.at, now_ms, exact_ms, number, one.stale, nil, holding)
-    if not is_added then return nil end
+    local first, waits = add_job(values, one.at, now_ms, exact_ms, number, one.stale, nil, holding)
     earliest = first or earliest
     if key ~= '' then holders[key] = waits end
     if holding then
@@ -322,7 +313,7 @@ local function settle_others(in_order)
     return '1'
   end
 
-  settlements.pushes = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
+  settlements.pushes = function(number, entry, deliveries, job, fields, values, mark, ran_ms)
     local own_key = fields and field(fields, 'unique') or values[1]
     local found, holders, looked = look_at_pushes(values, tonumber(values[6]), job, own_key)
     if not found then
@@ -337,10 +328,8 @@ local function settle_others(in_order)
       else
         told[i] = push_one(values, found[i], holders, added)
       end
-      if not told[i] then break end
     end
     forget_ends(added)
-    if #told < looked then return 'NO_IDS' end -- those before it are added: the next try finds their ids
     if looked < #found then
       -- Free such keys now: to read their holders again may take all of the next call.
       for i, word in ipairs(told) do
@@ -349,11 +338,10 @@ local function settle_others(in_order)
       end
       return 'PARTIAL' .. ':' .. table.concat(told)
     end
-    return settlements.done(number, entry, deliveries, job, fields, values, hold, ran_ms) .. ':' .. table.concat(told)
+    return settlements.done(number, entry, deliveries, job, fields, values, mark, ran_ms) .. ':' .. table.concat(told)
   end
 
-  settlements.report = function(_, _, _, job, _, values, hold)
-    if hold == 'unlocated' then return 'OK' end -- the id is another job's by now
+  settlements.report = function(_, _, _, job, _, values)
     redis.call('SET', KEYS['progress:'] .. job, values[1], 'PX', 86400000)
     local processes = ending.ends.awaited and redis.call('HGET', KEYS.waiters, job)
     if processes then tell_waiters(ending.ends, job, processes) end
@@ -366,23 +354,20 @@ local function settle_others(in_order)
 
   settlements.release = function(number, entry, deliveries, _, _, values)
     local there = hand_back(streams[number], math.max(0, deliveries - tonumber(values[1])), {entry})
-    if #there == 0 then
-      unlocate(streams[number], entry)
-      return 'LEASE_LOST'
-    end
+    if #there == 0 then return 'LEASE_LOST' end
     released = released + 1
     return 'OK'
   end
 
-  settlements.retry = function(number, entry, deliveries, job, fields, values, hold, ran_ms)
-    if hold == 'cancelling' then
+  settlements.retry = function(number, entry, deliveries, job, fields, values, mark, ran_ms)
+    if mark == 'cancelling' then
       local told = {field(values, 'keep_result')} -- only its worker may know that
       finish_one(ending, 'cancelled', streams[number], entry, job, fields, now_ms, ran(deliveries, ran_ms), nil, told)
       return 'CANCELLED'
     end
     if #fields > 1000 then return 'OVERSIZED' end
     local due_at = due_time(table.remove(values, 1), exact_ms)
-    if not again(number, entry, job, fields, values, due_at) then return 'NO_IDS' end
+    again(number, entry, job, fields, values, due_at)
     -- Last: if Redis refuses to add the job again, the old entry is still there.
     remove(streams[number], entry)
     return 'OK'
@@ -396,33 +381,27 @@ local function settle_others(in_order)
     for i = 1, #told, 2 do
       if told[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = told[i], told[i + 1] end
     end
-    if not dead_letter(ending.ends, streams[number], entry, job, fields, notes, now_ms) then return 'NO_IDS' end
+    dead_letter(ending.ends, streams[number], entry, job, fields, notes, now_ms)
     if values[6] == '1' then redis.call('PEXPIRE', KEYS['progress:'] .. job, 60000) end
     return 'OK'
   end
 
   -- Whether this worker holds this job by this lease: the pending entry has the worker and the delivery count, and the entry is
-  -- this job's (after a failover an entry id may come again for another job). Returns nil if not, or what the locator says, the job's
-  -- id, and for how many ms the worker has had it:
-  --   'here'        it names this entry
-  --   'cancelling'  it does, and a cancel was asked for while the job ran
-  --   'unlocated'   it does not, but the entry has this id
+  -- this job's (after a failover an entry id may come again for another job). Returns nil if not, else the mark of its locator, which
+  -- says whether a cancel was asked for while it ran, and for how many ms the worker has had it. An entry of this id whose job is
+  -- elsewhere by now becomes a dead letter.
   local function owns(stream, entry, deliveries, job)
     local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
     if not pending or pending[4] ~= deliveries then return nil end
 
-    local located = redis.call('HGET', KEYS.jobs, job)
     local place = string.match(stream, '[^:]+$')
-    local here = place .. ' ' .. entry
-    if located == here or located == here .. ' alone' then return 'here', job, pending[3] end
-    if located == here .. ' cancelling' then return 'cancelling', job, pending[3] end
-
+    local mark, is_located = mark_of(job, place, entry)
+    if mark and is_located then return mark, pending[3] end
     local fields = entry_at(stream, entry)
-    local said = fields and field(fields, 'id') or ''
-    if not fields or said ~= job and (said ~= '' or string.match(job, '^[^@]+') ~= entry) then return nil end
-    local id, mark = identify(stream_of, place, entry, fields)
-    if not mark then return 'unlocated', id, pending[3] end
-    return mark == 'cancelling' and mark or 'here', id, pending[3]
+    if not fields or field(fields, 'id') ~= job then return nil end
+    if mark then return mark, pending[3] end
+    reject(stream, entry, fields, 'no job: the job ' .. job .. ' is elsewhere', now_ms)
+    return nil
   end
 
   -- Which settlements read the entry, as it may be large. For the others the worker's word is enough.
@@ -431,13 +410,13 @@ local function settle_others(in_order)
   local reads = {retry = true, fail = true, pushes = true, done = kept.completed, cancelled = kept.cancelled}
 
   local function end_one(settlement, number, entry, deliveries, job, values)
-    local hold, id, ran_ms = owns(streams[number], entry, deliveries, job)
-    if not hold then return 'LEASE_LOST' end
+    local mark, ran_ms = owns(streams[number], entry, deliveries, job)
+    if not mark then return 'LEASE_LOST' end
     local fields = reads[settlement] and entry_at(streams[number], entry) or nil
     if needs[settlement] and not fields then return 'LEASE_LOST' end
     local is_release = settlement == 'release'
     local is_refunded = is_release and values[1] == '1'
-    local word = settlements[settlement](number, entry, deliveries, id, fields, values, hold, ran_ms)
+    local word = settlements[settlement](number, entry, deliveries, job, fields, values, mark, ran_ms)
     local runs_on = settlement == 'report' or settlement == 'lingers'
     local is_over = is_release or not runs_on and (string.sub(word, 1, 2) == 'OK' or word == 'CANCELLED')
     if is_limited and is_over then

@@ -13,14 +13,14 @@ local job = ARGV[1]
 
 expect('stream', unpack(streams))
 expect('hash', KEYS['paused:names'], KEYS.held)
-local place, entry, _, id = locate(stream_of, job)
+local place, entry = locate(job)
 -- Of two entries with one entry id, the one that is left goes by it once the other has ended.
-local let_go = redis.call('HDEL', KEYS.held, job, id or job) > 0
+local let_go = redis.call('HDEL', KEYS.held, job) > 0
 local stream = place and stream_of[place]
 local fields = stream and entry_at(stream, entry)
 local consumer, deliveries = nil, nil
 if fields then consumer, deliveries = holder(stream, entry) end
-if consumer == 'parked' and not may_not_start(id, fields) then
+if consumer == 'parked' and not may_not_start(job, fields) then
   hand_back(stream, deliveries, {entry})
   tell('released 1')
   let_go = true

@@ -8,7 +8,7 @@
 --
 -- Returns  {note, number, from}: what the next step takes; number 0 at the end
 
---- @include expect streams entry_at hand_back unlocate bytes_of identify stream_of may_not_start page leases tell
+--- @include expect streams entry_at hand_back bytes_of field may_not_start page leases tell
 
 local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
@@ -22,12 +22,10 @@ local function look_at(stream, entry, deliveries)
   local fields = entry_at(stream, entry)
   if not fields then -- deleted while it was parked
     hand_back(stream, deliveries, {entry})
-    unlocate(stream, entry)
     return
   end
   bytes = bytes + bytes_of(fields)
-  local id = identify(stream_of, string.match(stream, '[^:]+$'), entry, fields)
-  if may_not_start(id, fields) then return end
+  if may_not_start(field(fields, 'id') or '', fields) then return end
   hand_back(stream, deliveries, {entry})
   total = total + 1
 end

@@ -52,7 +52,7 @@ from redisjobs.model.job import Priority
 from redisjobs.model.outcome import Raised
 from redisjobs.model.queries import COUNTERS, Backlog, Count, Counts, FindPauses, GetBacklog, Pauses, Query
 from redisjobs.model.stored import ScheduleInfo, schedule_infos, schedule_pages
-from redisjobs.model.transitions import DeadLetter
+from redisjobs.model.transitions import DeadLetter, Reply
 
 T = TypeVar("T")
 
@@ -223,7 +223,9 @@ def _outcome(kind: type[JobsSettled], job: SettledJob) -> str:
 
 
 def _reason(job: SettledJob) -> str:
-    return job.settlement.reason if isinstance(job.settlement, DeadLetter) else "worker lost"
+    if isinstance(job.settlement, DeadLetter):
+        return job.settlement.reason
+    return "undecodable" if job.reply is Reply.UNDECODABLE else "worker lost"
 
 
 class _Slots:

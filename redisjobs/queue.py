@@ -256,7 +256,7 @@ class JobQueue(Serving):
             UnknownJob: No handler here has that name; nothing was sent.
             UniqueConflict: Another job holds the unique key, and `on_conflict` is `"raise"`; nothing was written.
             QueueFull: The server is out of memory; nothing was written.
-            WrongType: A key was made by hand as something else; nothing was written.
+            WrongType: A key has another type; nothing was written.
             Unavailable: No answer until the deadline. The job may or may not be there.
             DriverError: Any of these, or another error of the store. It has the job in `jobs`: up to 50 s after
                 the push began, `push_many(error.jobs)` makes the same push again, and adds nothing twice; after
@@ -440,8 +440,6 @@ class JobQueue(Serving):
         """Look a job up, by its id or handle: delayed, ready, running or dead; None if it ended or never was.
 
         One that has ended is found where the queue keeps such: see `Retention`.
-
-        A job put in by hand goes by its entry id; where that is taken, by entry and stream, as `1732-0@low`.
         """
         row = await self._read(Find(id_of(job)))
         return None if row is None else codec.job_info(row)
@@ -626,7 +624,7 @@ class JobQueue(Serving):
 
         Raises:
             EncodeError: The parameters don't fit their type, or are too large; it stays as it is.
-            DecodeError: The entry, put in by hand, is too large to be moved; it stays.
+            DecodeError: The dead letter has too many fields to be moved; it stays.
         """
         job_id, is_ended = id_of(job), flag(ended, "ended")
         if parameters is None:
@@ -644,7 +642,7 @@ class JobQueue(Serving):
         """Give all dead letters that are meant another life, the newest first; who dies anew is not taken again.
 
         It is done in steps. Should the connection end, what was done stays done, and the same call does the rest.
-        Letters put in by hand with too many fields to be moved stay.
+        Dead letters with too many fields to be moved stay.
 
         Args:
             rate: How many may run in a time, as `100/s`, `20/m` or `5/h`. The others are delayed, each by its own
@@ -870,12 +868,8 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
 
 def requeued(job_id: str, reply: Reply) -> bool:
     """What a requeue's reply means to the caller."""
-    if reply is Reply.NO_IDS:
-        raise DriverError(
-            f"{job_id}: no ready stream has entry ids left, by somebody's hand; it stays a dead letter"
-        )
     if reply is Reply.OVERSIZED:
-        raise DecodeError(f"{job_id}: the entry was put in by hand with more fields than can be moved; it stays")
+        raise DecodeError(f"{job_id}: its entry has more fields than a script can move; it stays a dead letter")
     return reply is Reply.OK
 
 

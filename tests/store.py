@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import re
 import secrets
 import shlex
@@ -136,7 +137,7 @@ class Store(DriverStore, Protocol):
     def put(
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
     ) -> str:
-        """Add an entry by hand, as redis-cli's XADD does; its entry id."""
+        """Add a ready job as it stands, past all checks of a push; its id."""
 
 
 class MemoryStore:
@@ -177,11 +178,19 @@ class MemoryStore:
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
     ) -> str:
         with self.memory.lock:
-            raw = {encoded(name): encoded(value) for name, value in fields.items()}
-            return self.memory.append(self.memory.stream(priority), raw, entry)
+            job_id = _text_of(fields.get("id")) or f"put-{next(_numbers)}"
+            raw = {b"id": encoded(job_id)} | {encoded(name): encoded(value) for name, value in fields.items()}
+            stream = self.memory.stream(priority)
+            self.memory.located[job_id] = (priority, self.memory.append(stream, raw, entry))
+            return job_id
 
 
 _loaded = set[str]()  # servers
+_numbers = itertools.count(1)
+
+
+def _text_of(value: str | bytes | None) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value or ""
 
 
 def _load_scripts(server: str, admin: Any) -> None:
@@ -261,6 +270,15 @@ class RedisStore:
     def put(
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
     ) -> str:
+        job_id = _text_of(fields.get("id")) or f"put-{next(_numbers)}"
+        made = self.add_entry({"id": job_id, **fields}, priority, entry=entry)
+        self.admin.hset(f"{self.prefix}jobs", job_id.encode("utf-8", "surrogateescape"), f"{priority} {made}")
+        return job_id
+
+    def add_entry(
+        self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
+    ) -> str:
+        """Add an entry to a ready stream that no push has added, as redis-cli's XADD does; its entry id."""
         made: bytes = self.admin.xadd(self.stream(priority), dict(fields), id=entry)
         return made.decode()
 
@@ -299,10 +317,7 @@ class RedisStore:
         for line, _, job in lines:
             there.setdefault(job, set()).add(f"delayed {line}")
         for job, place in located.items():
-            unlocated = (
-                job.partition("-")[0].isdigit() and place.split()[1:2] == job.split("@")[:1]
-            )  # put in by hand
-            if re.sub(" (cancelling|alone)$", "", place) not in there.get(job, ()) and not unlocated:
+            if re.sub(" (cancelling|alone)$", "", place) not in there.get(job, ()):
                 faults.append(f"{job} is located at {place} but is at {there.get(job)}")
         for key, ttl in keys.items():
             if key.startswith("unique:") and ttl == -1:
@@ -310,11 +325,9 @@ class RedisStore:
                 if holder not in located:
                     faults.append(f"{key} is held by {holder}, which is gone")
         held = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}held")}
-        faults += [f"{job} is held, and gone" for job in held - located.keys() if not job[:1].isdigit()]
+        faults += [f"{job} is held, and gone" for job in held - located.keys()]
         waited_for = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}waiters")}
-        faults += [
-            f"{job} is waited for, and gone" for job in waited_for - located.keys() if not job[:1].isdigit()
-        ]
+        faults += [f"{job} is waited for, and gone" for job in waited_for - located.keys()]
         return faults + self._parked_for_nothing(held) + self._limited_for_nothing()
 
     def _parked_for_nothing(self, held: set[str]) -> list[str]:
@@ -367,7 +380,7 @@ class RedisStore:
         return [pending["message_id"] for pending in found]
 
     def _has_reason(self, key: str, ttl: int) -> bool:
-        streams = ("ready:high", "ready:normal", "ready:low", "dead")
+        streams = ("inbox", "ready:high", "ready:normal", "ready:low", "dead")
         lasting = (
             *(*streams, "completed", "cancelled", "retention", "paused", "paused:names", "held", "limits"),
             *("jobs", "due", "delayed", "large", "stats", "workers", "fenced", "layout", "schedules"),

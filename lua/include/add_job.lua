@@ -3,8 +3,7 @@
 -- `due` to remove, or nil. `number` is the job's number in this call; for `newly` see enqueue. `replaced` is a waiting
 -- job, as key_holder returns it: it keeps its id and its notes, everything else becomes the new job's.
 --
--- Returns whether it was added: not where the ready streams have no entry ids left; then nothing was written. Then its
--- due time if it is now the earliest. Then, if it has a unique key, its holder as key_holder would return it.
+-- Returns its due time if it is now the earliest. Then, if it has a unique key, its holder as key_holder would return it.
 --- @include due_time push_of whole line member delay enqueue remove
 local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, replaced)
   local numbers = {high = 1, normal = 2, low = 3}
@@ -30,12 +29,11 @@ local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, re
     if replaced and newly then newly[#newly + 1], newly[#newly + 2] = job, 'delayed ' .. place end
   else
     entry, stream = enqueue(numbers[priority], job, fields, newly)
-    if not entry then return false end
     if stale then redis.call('ZREM', KEYS.due, stale) end
     if replaced and replaced.member then redis.call('HDEL', KEYS.delayed, job) end
   end
   if replaced and replaced.entry then remove(replaced.stream, replaced.entry) end
-  if key == '' then return true, earliest end
+  if key == '' then return earliest end
   if unique_for == '' then
     redis.call('SET', KEYS['unique:'] .. key, job)
   else
@@ -43,5 +41,5 @@ local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, re
   end
   notes = notes or {}
   if not replaced then notes[#notes + 1], notes[#notes + 2] = 'queued_at', whole(now_ms) end
-  return true, earliest, {id = job, notes = notes, stream = stream, entry = entry, member = member_of_due}
+  return earliest, {id = job, notes = notes, stream = stream, entry = entry, member = member_of_due}
 end

@@ -1,11 +1,9 @@
 -- conclude: note how a job has ended, if its result is kept, and tell the processes that wait for it. `word` is
 -- `completed`, `cancelled`, `refused`, `dead`, or `reported`, which notes nothing; `text` is the result as JSON, or the
 -- reason; nil: not known, and nothing is noted. `keep_ms` is text; what is no number counts as 0. `ends` is as the
--- include of that name returns it; nil if the id is another job's by now. Its progress stays for another minute, for
--- those who watch it.
+-- include of that name returns it. Its progress stays for another minute, for those who watch it.
 --- @include whole tell_waiters
 local function conclude(ends, job, word, text, keep_ms)
-  if not ends then return end
   local ms = #(keep_ms or '') < 14 and string.match(keep_ms or '', '^%d+$')
   ms = tonumber(ms or 0)
   if ms > 0 and word ~= 'reported' and (text or word ~= 'completed') then

@@ -11,7 +11,7 @@ local function finish_one(ending, counter, stream, entry, job, fields, now_ms, n
   if (keep_ms or '') == '' then keep_ms = field(fields, 'keep_result') end
   if (word or '') == '' then word, text = counter, nil end
   conclude(ending.ends, job, word, text, keep_ms)
-  finish(counter, entries, {job}, {field(fields, 'unique') or '', job}, pushes, now_ms, ending.is_unlocated)
+  finish(counter, entries, {job}, {field(fields, 'unique') or '', job}, pushes, now_ms)
   priority = priority or string.match(stream, '}:ready:(.+)$')
   keep(ending, counter, priority, entry, job, fields, notes, now_ms)
 end

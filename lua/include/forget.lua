@@ -5,4 +5,5 @@ local function forget(worker)
     local held = leases(stream, '-', '+', 1, worker)
     if held and #held == 0 then redis.call('XGROUP', 'DELCONSUMER', stream, 'workers', worker) end
   end
+  redis.pcall('XGROUP', 'DELCONSUMER', KEYS.inbox, 'workers', worker) -- a read of it is only a hint
 end

@@ -1,6 +1,6 @@
 -- hand_back_held: hand back up to `most` entries that a consumer holds, and give up their shares. `refund` is 1 if the last
 -- delivery of each does not count, else 0. Returns how many entries there were.
---- @include streams leases hand_back unlocate give_up
+--- @include streams leases hand_back give_up
 local function hand_back_held(worker, most, refund, now_ms)
   local total = 0
   for _, stream in ipairs(streams) do
@@ -13,11 +13,7 @@ local function hand_back_held(worker, most, refund, now_ms)
       located[i] = string.match(stream, '[^:]+$') .. ' ' .. pending[1]
     end
     for deliveries, entries in pairs(delivered) do
-      local there = {}
-      for _, entry in ipairs(hand_back(stream, math.max(0, deliveries - refund), entries)) do there[entry] = true end
-      for _, entry in ipairs(entries) do
-        if not there[entry] then unlocate(stream, entry) end
-      end
+      hand_back(stream, math.max(0, deliveries - refund), entries)
     end
     give_up(located, now_ms, refund > 0)
     total = total + #page

@@ -5,5 +5,5 @@
 local function keep(ending, state, priority, entry, job, fields, notes, now_ms)
   if not ending.kept[state] or not field(fields, 'name') then return end
   local noted = {'finished_at', whole(now_ms), unpack(notes)}
-  set_aside(ending.kept[state], priority, entry, job, fields, noted, now_ms, ending.is_unlocated)
+  set_aside(ending.kept[state], priority, entry, job, fields, noted, now_ms)
 end

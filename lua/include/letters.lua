@@ -3,9 +3,9 @@
 -- start: a step that is sent again, as its answer was lost, then finds no letters that came since.
 --
 -- Returns entry, fields and job id of each; and where the next step goes on, '' at the end
---- @include first_id field bytes_of passes time_of identify page before
+--- @include first_id field bytes_of passes time_of page before
 local function letters(after, wanted)
-  local some, looked, bytes, first, here = {}, 0, 0, first_id(KEYS.dead), {dead = KEYS.dead}
+  local some, looked, bytes, first = {}, 0, 0, first_id(KEYS.dead)
 
   local function add(found)
     if #found == 0 then return end
@@ -14,9 +14,9 @@ local function letters(after, wanted)
     local located = redis.call('HMGET', KEYS.jobs, unpack(said))
     for i, entry in ipairs(found) do
       looked, bytes, after = looked + 1, bytes + bytes_of(entry[2]), entry[1]
-      if passes(wanted, entry[2], time_of(entry[2], 'failed_at', entry[1])) then
-        local is_there = said[i] ~= '' and located[i] == 'dead ' .. entry[1]
-        some[#some + 1] = {entry[1], entry[2], is_there and said[i] or identify(here, 'dead', entry[1], entry[2])}
+      local is_ours = located[i] == 'dead ' .. entry[1]
+      if is_ours and passes(wanted, entry[2], time_of(entry[2], 'failed_at', entry[1])) then
+        some[#some + 1] = {entry[1], entry[2], said[i]}
       end
       if #some == 200 then return end
     end

@@ -17,7 +17,7 @@ local function promote(now_ms, exact_ms)
     local packed = redis.call('HGET', KEYS.delayed, job)
     if packed then -- added before it is removed: if Redis refuses the first, it has not done the second
       local fields, priority = unpacked(packed)
-      if not fields or not enqueue(numbers[priority], job, fields) then return false end
+      if not fields or not pcall(enqueue, numbers[priority], job, fields) then return false end
       redis.call('HDEL', KEYS.delayed, job)
       bytes = bytes + #packed
     elseif redis.call('HGET', KEYS.jobs, job) == (line == '' and 'delayed' or 'delayed ' .. line) then

@@ -9,10 +9,10 @@ local function requeuing(now_ms, exact_ms)
   }) do dropped[name] = true end
   local ids, located, gone, first_due = {}, {}, {}, nil
 
-  -- `changes` is as `with` takes it. Returns whether it was requeued. If not, nothing was written; then whether it has
-  -- too many fields for a script, else no ready stream has entry ids left.
+  -- `changes` is as `with` takes it. Returns whether it was requeued: not if it has too many fields for a script; then nothing was
+  -- written.
   local function add(stream, letter, id, found, changes, due_at)
-    if field(found, 'entry') and not field(found, 'queued_at') then return false, true end -- as set_aside packs it
+    if field(found, 'entry') and not field(found, 'queued_at') then return false end -- as set_aside packs it
     local fields, priority = {}, 'normal'
     for i = 1, #found, 2 do
       local name, value = found[i], found[i + 1]
@@ -21,11 +21,11 @@ local function requeuing(now_ms, exact_ms)
     end
     if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
     if #changes > 0 then fields = with(fields, changes) end
-    if #fields > 1000 then return false, true end
+    if #fields > 1000 then return false end
     if due_at > now_ms then
       if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
-    elseif not enqueue(numbers[priority], id, fields, located) then
-      return false, false
+    else
+      enqueue(numbers[priority], id, fields, located)
     end
     ids[#ids + 1] = id
     gone[stream] = gone[stream] or {}

@@ -1,10 +1,10 @@
--- set_aside: copy an entry's job to `dead`, `completed` or `cancelled`, which is `aside`. Its locator follows it,
--- unless the job is `unlocated`: then the locator is another job's. `notes` is a flat list of fields to add. An entry
--- with more values than unpack takes is kept whole, as JSON in one field, `entry`. The old entry stays where it is.
+-- set_aside: copy an entry's job to `dead`, `completed` or `cancelled`, which is `aside`. Its locator follows it.
+-- `notes` is a flat list of fields to add. An entry with more values than unpack takes is kept whole, as JSON in one
+-- field, `entry`. The old entry stays where it is.
 --
 -- Returns false where the stream has no entry ids left; then nothing was written
 --- @include field pushed_at
-local function set_aside(aside, priority, entry, job, fields, notes, now_ms, is_unlocated)
+local function set_aside(aside, priority, entry, job, fields, notes, now_ms)
   local kept = {'id', job}
   local noted = {id = true, priority = true}
   for i = 1, #notes, 2 do noted[notes[i]] = true end
@@ -24,6 +24,6 @@ local function set_aside(aside, priority, entry, job, fields, notes, now_ms, is_
     if string.find(there.err, 'exhausted', 1, true) then return false end
     return error(there)
   end
-  if not is_unlocated then redis.call('HSET', KEYS.jobs, job, string.match(aside, '[^:]+$') .. ' ' .. there) end
+  redis.call('HSET', KEYS.jobs, job, string.match(aside, '[^:]+$') .. ' ' .. there)
   return true
 end

@@ -8,5 +8,5 @@ local function stored(places, job, located)
   if not packed then return nil end
   local fields, priority = unpacked(packed)
   if fields then return fields, priority end
-  return {'error', 'put in by hand: its value in `delayed` is no JSON list of priority, names and values'}, 'normal'
+  return {'error', 'changed outside redisjobs: its value in `delayed` is no JSON list of priority, names and values'}, 'normal'
 end

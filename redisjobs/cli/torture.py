@@ -24,7 +24,6 @@ from redisjobs.torture.fleet.place import Place, check_url, place
 from redisjobs.torture.fleet.settable import settable
 from redisjobs.torture.nemesis import FAULTS, Fault
 from redisjobs.torture.run import LEASE, Torture
-from redisjobs.torture.spoiled import spoil
 
 _SAY = 5.0  # seconds between lines where there is no terminal
 
@@ -67,10 +66,8 @@ def torture(
             place(url) as there,
         ):
             found = _torture(there, folder, seed, minutes, kinds, console)
-            if not faults:
-                found.verdict.wrong += spoil(there, folder / "spoiled", seed)
-                if not url:
-                    found.verdict.wrong += empty(folder / "emptied", seed)
+            if not faults and not url:
+                found.verdict.wrong += empty(folder / "emptied", seed)
     except KeyboardInterrupt:
         print("redisjobs: interrupted; nothing was left running", file=sys.stderr)
         sys.exit(130)

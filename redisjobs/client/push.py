@@ -97,7 +97,6 @@ class Push:
             DriverError: One could not be added.
         """
         told: list[PushOutcome] = []
-        refused: list[NewJob] = []
         unknown: list[NewJob] = []
         conflicts: list[Conflict] = []
         for job, answer in zip(self.jobs, answers, strict=True):
@@ -109,36 +108,25 @@ class Push:
                 unknown.append(job)
                 continue
             is_added = self._is_added(job, reply)
-            if reply is Reply.NO_IDS:
-                refused.append(job)
-            elif reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE:
+            if reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE:
                 conflicts.append((job.unique, answer.holder))
             told.append((answer.holder or job.job_id, name_in(job), is_added, reply is Reply.REPLACED))
-        if refused or unknown:
-            raise self._not_added(refused, unknown, answers)
+        if unknown:
+            raise self._not_added(unknown, answers)
         self.conflicts = conflicts
         return told
 
-    def _not_added(
-        self, refused: Sequence[NewJob], unknown: Sequence[NewJob], answers: Sequence[Pushed]
-    ) -> DriverError:
-        said = []
-        if refused:
-            said.append(
-                f"{len(refused)} of {len(self.jobs)} jobs were not added: the ready streams have no entry ids "
-                "left, as an entry with the largest id was added; use a queue of another name"
-            )
-        if unknown:
-            names = visible(unknown[0].job_id) + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            said.append(
-                f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and "
-                f"have ended, or may not ({names}): the server's clock was set ahead since, so that it has "
-                "forgotten. Nothing was written for them now; look what they did, and if they are to run all the "
-                "same, push them again"
-            )
+    def _not_added(self, unknown: Sequence[NewJob], answers: Sequence[Pushed]) -> DriverError:
+        names = visible(unknown[0].job_id) + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+        said = (
+            f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and "
+            f"have ended, or may not ({names}): the server's clock was set ahead since, so that it has "
+            "forgotten. Nothing was written for them now; look what they did, and if they are to run all the "
+            "same, push them again"
+        )
         kept_out = sum(answer.reply in _KEPT_OUT for answer in answers)
         others = f", but for {kept_out} that met another job of their id or unique key" if kept_out else ""
-        return DriverError(f"{'. '.join(said)}. The others are there{others}", jobs=[*refused, *unknown])
+        return DriverError(f"{said}. The others are there{others}", jobs=unknown)
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
         """Whether this push made the job, and this is the first time that its caller is told."""
@@ -226,7 +214,7 @@ def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
 
 def _is_open(answer: Pushed | None) -> bool:
     """Whether a job that was answered so is not known to be on the queue, nor kept out by another job."""
-    return answer is None or answer.reply in (Reply.NO_IDS, Reply.UNKNOWN)
+    return answer is None or answer.reply is Reply.UNKNOWN
 
 
 def name_in(job: NewJob) -> str:

@@ -471,17 +471,16 @@ class Registry:
             TypeError: What is given is something else, such as a class.
         """
         name = row.fields.get(b"name", b"").decode("utf-8", "replace")
-        letter = f"{row.key}@{row.state}"  # and not what becomes of its job after
         if name in self.definitions:
             known = self.definitions[name]
             given = codec.instance(known.name, parameters)
             encoded = self._encode(known.name, given)
             key = _key_of(known, given) if known.limit_key is not None else ""
-            return Requeue(letter, parameters=encoded, limit_key=key, ended=True)
+            return Requeue(row.job_id, parameters=encoded, limit_key=key, ended=True, key=row.key)
         if why := _no_parameters(parameters):
             raise TypeError(why)
         untyped = codec.encode_untyped(visible(name), parameters, self.max_parameters)
-        return Requeue(letter, parameters=untyped, ended=True)
+        return Requeue(row.job_id, parameters=untyped, ended=True, key=row.key)
 
     def handle(self, job_id: str, name: str, *, added: bool | None) -> PushedJob:
         """The handle of a job of this queue."""

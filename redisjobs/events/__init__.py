@@ -346,7 +346,7 @@ def kind_of(settlement: Settlement | None, reply: Reply) -> type[JobsSettled]:
             return JobsCancelled
         case _, RetryLater():
             return JobsRetried
-        case (Reply.DEAD, _) | (_, DeadLetter()):
+        case ((Reply.DEAD | Reply.UNDECODABLE), _) | (_, DeadLetter()):
             return JobsDead
         case _, Ack():
             return JobsCompleted

@@ -30,7 +30,7 @@ from redisjobs.events import (
 )
 from redisjobs.model.codec import when
 from redisjobs.model.outcome import Raised, UnknownName, describe
-from redisjobs.model.transitions import Ack, After, DeadLetter, Due, RetryLater
+from redisjobs.model.transitions import Ack, After, DeadLetter, Due, Reply, RetryLater
 
 worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
@@ -148,6 +148,8 @@ def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> t
             return _retried(job, due, error)
         case JobsDead(), DeadLetter(reason, text):
             return logging.ERROR, f"dead letter, {reason}: {text}"
+        case JobsDead(), _ if job.reply is Reply.UNDECODABLE:
+            return logging.ERROR, "dead letter, undecodable: no push has added it; put jobs into the inbox"
         case JobsDead(), _:
             return logging.ERROR, "dead letter, worker lost: its workers were lost with it"
         case JobsReleased(), _:

@@ -73,6 +73,7 @@ class Counts:
             by hand, is left out: 0, or not there.
         completed: Jobs that are done and were kept: see `Retention`.
         cancelled: Jobs that were cancelled and kept.
+        inbox: Entries that redis-cli put in, and that no worker has pushed yet.
     """
 
     ready: Mapping[Priority, int]
@@ -82,6 +83,7 @@ class Counts:
     totals: Mapping[str, int]
     completed: int = 0
     cancelled: int = 0
+    inbox: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))
@@ -376,7 +378,7 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED or NO_IDS.
+    """Make a dead letter ready again: OK, NOT_FOUND or OVERSIZED.
 
     Attributes:
         job_id: Which.
@@ -384,6 +386,7 @@ class Requeue(Change[Reply]):
         parameters: JSON in place of what it had; None: as they are.
         limit_key: What its limit is counted under, beside its name, in place of what it had; '': as it is.
         ended: Whether to take a job that has ended and was kept, too.
+        key: Only the one with this `Row.key`; '': whichever there is.
     """
 
     job_id: str
@@ -391,6 +394,7 @@ class Requeue(Change[Reply]):
     parameters: bytes | None = None
     limit_key: str = ""
     ended: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +421,7 @@ class BulkResult:
 class RequeueAll(Change[BulkResult]):
     """Make dead letters ready again that a filter lets through, the newest first; a bounded step.
 
-    One that is put in by hand and too large stays.
+    One with too many fields to be moved stays.
 
     Attributes:
         filter: Which of them.

@@ -398,7 +398,7 @@ class Fired:
     """What became of a firing.
 
     Attributes:
-        reply: OK, REPEATED, FIRED, EARLY, PAUSED, CHANGED or NO_IDS.
+        reply: OK, REPEATED, FIRED, EARLY, PAUSED or CHANGED.
         pushed: If OK, what became of each job.
         last_ms: If FIRED, the slot that was seen to last.
     """

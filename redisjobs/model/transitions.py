@@ -45,9 +45,9 @@ class Reply(StrEnum):
     HELD = "HELD"  # written: it does not start
     RUNNING = "RUNNING"
     DEAD = "DEAD"
+    UNDECODABLE = "UNDECODABLE"  # written: an entry that no push has added is a dead letter
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
-    NO_IDS = "NO_IDS"
     FULL = "FULL"  # no script says it: the server refused to run it, for want of memory
     # Of a schedule; or of a job, as the unique key of one that it pushes is of the wrong type, by somebody's hand.
     SPOILED = "SPOILED"
@@ -311,8 +311,8 @@ Settlements = Sequence[tuple[Lease, Settlement]]
 
 
 Ended = tuple[str, Reply]
-"""A job that a claim ended instead of delivering it again: its id; and DEAD, as it kills its workers, or
-CANCELLED, as somebody had asked. Or NO_IDS: it stays where it is, as no dead letter can be written."""
+"""A job that a claim ended instead of delivering it again: its id; and DEAD, as it kills its
+workers, CANCELLED, as was asked while it ran, or UNDECODABLE, as no push has added it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +333,7 @@ class Exchange:
     """The answer to one round trip of a worker.
 
     Attributes:
-        replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED or NO_IDS where it can't be done;
+        replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED where it can't be done;
             FULL for one with pushes where the store is out of memory, SPOILED where the unique key of one of these
             has another type; RUNNING as `Lingers` says. The job is still the worker's then.
         added: By the position of a settlement with pushes that was OK: whether each was added. It was not where

@@ -450,8 +450,6 @@ class Scheduler:
                 return
             case Reply.FIRED if self._has_moved(plan, fired.last_ms):
                 pass
-            case Reply.NO_IDS:
-                self._put_off(plan, "the ready streams have no entry ids left, by somebody's hand")
             case Reply.EARLY:  # the server's clock was set back: it was heard just now
                 pass
             case Reply.CHANGED if firing.name in self._fingerprints:  # or the store has lost it

@@ -275,16 +275,16 @@ async def test_a_connection_learns_the_servers_clock_anew_once_it_was_set(
 
 
 def test_an_error_of_some_jobs_names_all_that_are_not_there_and_says_how_many_others_are_not() -> None:
-    replies = [Reply.OK, Reply.NO_IDS, Reply.UNKNOWN, Reply.EXISTS, Reply.DUPLICATE, Reply.REPEATED]
+    replies = [Reply.OK, Reply.UNKNOWN, Reply.EXISTS, Reply.DUPLICATE, Reply.REPEATED]
     jobs = [NewJob(str(reply), FIELDS, nonce="n", on_conflict=OnConflict.RAISE) for reply in replies]
 
     with pytest.raises(
         DriverError,
-        match=r"1 of 6 jobs were not .*\. 1 of 6 jobs may .*\. The others are there, but for 2 that met ",
+        match=r"1 of 5 jobs may .*\. The others are there, but for 2 that met ",
     ) as refused:
         Push(jobs, 10, held=True).told([*map(Pushed, replies)])
 
-    assert list(refused.value.jobs) == jobs[1:3]
+    assert list(refused.value.jobs) == jobs[1:2]
 
 
 @pytest.mark.parametrize("why", ["full", "spoiled"])

@@ -71,19 +71,24 @@ async def test_a_step_groups_five_hundred_letters(store: Store, driver: Driver) 
     assert [(group.count, group.job_id) for group in await groups(driver)] == [(500, "j799"), (300, "j299")]
 
 
-async def test_what_a_hand_has_put_among_the_dead_letters_is_scanned_and_grouped(redis_store: RedisStore) -> None:
+LARGEST = f"{2**64 - 1}-{2**64 - 1}"
+
+
+async def test_dead_letters_that_were_added_outside_redisjobs_are_scanned_and_grouped(
+    redis_store: RedisStore,
+) -> None:
     dead = f"{redis_store.prefix}dead"
-    redis_store.admin.xadd(dead, {"reason": "x" * 5000, "failed_at": "nan", "error": b"\xff"}, id="1-0")
     redis_store.admin.xadd(
-        dead, {"any": "thing", "failed_at": "9" * 400}, id="18446744073709551615-18446744073709551615"
+        dead, {"id": "1-0", "reason": "x" * 5000, "failed_at": "nan", "error": b"\xff"}, id="1-0"
     )
+    redis_store.admin.xadd(dead, {"id": LARGEST, "any": "thing", "failed_at": "9" * 400}, id=LARGEST)
     driver = redis_store.driver
 
     rows = await scan(driver, State.DEAD, limit=1)
     told = await groups(driver)
     ids = [row.job_id for row in rows]
 
-    assert ids == ["18446744073709551615-18446744073709551615", "1-0"]
+    assert ids == [LARGEST, "1-0"]
     assert [(group.job_id, group.count, len(group.reason)) for group in told] == [
         (ids[0], 1, 0),
         (ids[1], 1, 1000),

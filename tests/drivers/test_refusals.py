@@ -7,14 +7,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, cast
 
 import anyio
 import pytest
-from store import Heart, RedisStore, eventually, inherit, take_over
-from tenacity import stop_after_attempt, wait_none
+from store import Heart, RedisStore, eventually, inherit
 
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
@@ -46,7 +43,7 @@ from redisjobs.model.queries import (
     Unpark,
 )
 from redisjobs.model.retention import Keep, Retention
-from redisjobs.model.retry import RetryPolicy, no_retry
+from redisjobs.model.retry import no_retry
 from redisjobs.model.stored import (
     Declarer,
     Definition,
@@ -75,7 +72,7 @@ from redisjobs.model.transitions import (
 from redisjobs.queue import JobQueue
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.testing.driver_contract.acts import rows_of
-from redisjobs.worker.source import drain, leases, recovery
+from redisjobs.worker.source import drain, recovery
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -123,10 +120,10 @@ class Scene:
     async def reclaim(self) -> None:
         await self.heir.reclaim([Silent("lost", str(self.store.clock() - 1), 15)])
 
-    async def adopt(self) -> None:
-        """As a read does with what it brings."""
+    async def reject(self) -> None:
+        """As a read does with what it brings, and is no job."""
         consumer = cast("RedisConsumer", self.worker)
-        await consumer._adopt([self.leases["by hand"], self.leases["low by hand"]])
+        await consumer._run(consumer._commands.reject([self.leases["put"], self.leases["low put"]]))
 
     async def beat(self) -> None:
         with closing(Heart(self.worker)) as heart:
@@ -220,7 +217,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "requeue_all": lambda scene: scene.take(RequeueAll),
     "requeue_all: later": lambda scene: scene.take(lambda after: RequeueAll(after=after, wait_ms=5000)),
     "delete_all": lambda scene: scene.take(DeleteAll),
-    "adopt": Scene.adopt,
+    "reject": Scene.reject,
     "fire": Scene.fire,
     "put_schedule": Scene.put,
     "put_schedule: declared": lambda scene: scene.put(LEAVING),
@@ -252,6 +249,7 @@ SPARED = {
     ],  # where it is not
     *[("cancel: of one that runs", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low")],
     *[(act, "paused") for act in ACTS],  # that it is there is all that counts
+    *[(act, "inbox") for act in ACTS if act not in ("claim", "join")],  # only these take it in, or make its group
     *[(act, key) for act in ACTS if act.startswith("settle") and "none" not in act for key in MAY_NOT_START],
     *[("pause", "paused:names"), ("resume", "paused:names"), ("pause: of a name", "paused")],
     *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
@@ -332,7 +330,7 @@ async def fill(scene: Scene) -> None:
     store.put({"name": "Work", "parameters": "{}"})
     store.put({"name": "Work", "parameters": "{}"}, Priority.LOW)
     taken = (await scene.worker.exchange([], 9)).leases
-    names = ("dead", "back", "twice", "a", "by hand", "held", "low by hand")
+    names = ("dead", "back", "twice", "a", "put", "held", "low put")
     scene.leases = dict(zip(names, taken, strict=True))
     dead, back, twice = (scene.leases.pop(name) for name in names[:3])
     await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
@@ -588,7 +586,7 @@ async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_w
         store.admin.delete(store.prefix + name)
 
 
-@pytest.mark.parametrize("act", ["settle: release", "settle: fail", "settle: done", "claim", "adopt"])
+@pytest.mark.parametrize("act", ["settle: release", "settle: fail", "settle: done", "claim", "reject"])
 async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has_to_be(
     scene: Scene, act: str
 ) -> None:
@@ -742,166 +740,25 @@ async def test_where_a_producer_lacks_a_permission_half_way_what_it_added_is_fou
 # Streams without ids
 
 
-def exhaust(store: RedisStore, *priorities: Priority) -> None:
-    """Write the largest entry id there is, by hand."""
-    largest = 2**64 - 1
-    for priority in priorities:
-        store.admin.xadd(store.stream(priority), {"name": "Last", "parameters": "{}"}, id=f"{largest}-{largest}")
-
-
-async def test_where_a_priority_has_no_entry_ids_left_its_jobs_go_to_another(scene: Scene) -> None:
-    store = scene.store
-    store.clock.advance(0)
-    await store.driver.push([job("later", due=After(1000)), job("again"), job("dead")], repeated=False)
-    again, dead = (await scene.worker.exchange([], 9)).leases
-    await scene.worker.exchange([(dead, FAILED)], None)
-    exhaust(store, Priority.NORMAL)
-
-    pushed = await store.driver.push([job("new"), job("low", priority=Priority.LOW)], repeated=False)
-    assert pushed == [Pushed(Reply.OK)] * 2
-    assert await store.driver.push([job("alone")], repeated=False) == [Pushed(Reply.OK)]
-    assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.OK]
-    assert await store.driver.change(Requeue("dead")) is Reply.OK
-    store.clock.advance(2)
-
-    taken = [lease.job_id for lease in await claim(scene.worker)]
-    assert taken[1:] == ["new", "low", "alone", "again", "dead", "later"]
-    assert taken[0].endswith(f"-{2**64 - 1}")
-
-
-async def test_where_the_entry_ids_end_within_a_push_its_other_jobs_go_to_another_priority(scene: Scene) -> None:
+async def test_a_priority_whose_stream_has_the_largest_entry_id_refuses_pushes_and_the_others_go_on(
+    scene: Scene,
+) -> None:
     store, largest = scene.store, 2**64 - 1
     store.clock.advance(0)
-    store.admin.xadd(store.stream(), {"name": "Last", "parameters": "{}"}, id=f"{largest}-{largest - 2}")
+    await store.driver.push([job("later", due=After(1000))], repeated=False)
+    store.put({"name": "Last", "parameters": "{}"}, entry=f"{largest}-{largest}")
 
-    pushed = await store.driver.push([job(name) for name in "abcd"], repeated=False)
+    for jobs in (["one"], ["a", "b"]):
+        with pytest.raises(DriverError, match="exhausted"):
+            await store.driver.push([job(name) for name in jobs], repeated=False)
+    pushed = await store.driver.push([job("low", priority=Priority.LOW)], repeated=False)
 
-    assert pushed == [Pushed(Reply.OK)] * 4
-    streams = [store.admin.xrange(store.stream(priority)) for priority in (Priority.NORMAL, Priority.LOW)]
-    ids = [[fields.get(b"id") for _, fields in entries] for entries in streams]
-    assert ids == [[None, b"a", b"b"], [b"c", b"d"]]
-    for name in "abcd":
-        assert await store.driver.read(Find(name)) is not None
-    assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"4"
-    await store.driver.aclose()
-
-
-async def test_with_no_entry_ids_left_at_all_whatever_is_there_stays_and_is_claimed(scene: Scene) -> None:
-    store = scene.store
-    store.clock.advance(0)
-    await store.driver.push(
-        [job("later", due=After(1000)), job("again"), job("dead"), job("waits")], repeated=False
-    )
-    again, dead = (await scene.worker.exchange([], 2)).leases
-    await scene.worker.exchange([(dead, FAILED)], None)
-    exhaust(store, *Priority)
-
-    pushed = await store.driver.push([job("new", unique="key"), job("delayed", due=After(9000))], repeated=False)
-    assert [each.reply for each in pushed] == [Reply.NO_IDS, Reply.OK]
-    assert await store.driver.push([job("alone")], repeated=False) == [Pushed(Reply.NO_IDS)]
-    assert (await scene.worker.exchange([(again, RetryLater(After(0)))], None)).replies == [Reply.NO_IDS]
-    assert await store.driver.change(Requeue("dead")) is Reply.NO_IDS
-    store.clock.advance(2)
-
-    assert len(await claim(scene.worker)) == 4  # one of them the job that waited
+    assert pushed == [Pushed(Reply.OK)]
+    store.clock.advance(2)  # what is due there waits, and keeps no other from being claimed
+    assert sorted(lease.job_id[:3] for lease in await claim(scene.worker)) == ["low", "put"]
     row = await store.driver.read(Find("later"))
     assert row is not None
     assert row.state is State.DELAYED
-    assert not store.admin.exists(f"{store.prefix}unique:key")
-    assert (await store.driver.read(Find("new"))) is None
-
-
-async def test_with_no_entry_ids_left_a_job_that_was_to_be_replaced_stays_as_it_is(scene: Scene) -> None:
-    store = scene.store
-    store.clock.advance(0)
-    await store.driver.push([job("ready", unique="r"), job("later", unique="l", due=After(5000))], repeated=False)
-    exhaust(store, *Priority)
-    before = dump(store)
-
-    replacing = {"fields": ["name", "New", "parameters", "1"], "on_conflict": OnConflict.REPLACE}
-    at_once = [replace(job(key), unique=key, **replacing) for key in ("r", "l")]  # type: ignore[arg-type]
-    assert await store.driver.push(at_once, repeated=False) == [Pushed(Reply.NO_IDS)] * 2
-    assert changed(before, dump(store)) == set()
-    delayed = replace(at_once[0], due=After(9000))
-    assert await store.driver.push([delayed], repeated=False) == [Pushed(Reply.REPLACED, "ready")]
-
-    rows = [await store.driver.read(Find(job_id)) for job_id in ("ready", "later")]
-    assert [(row.state, row.fields[b"name"]) for row in rows if row] == [
-        (State.DELAYED, b"New"),
-        (State.DELAYED, b"Work"),
-    ]
-
-
-def exhaust_dead(store: RedisStore) -> str:
-    """Write the largest entry id there is, by hand, to the dead letters; that id."""
-    largest = f"{2**64 - 1}-{2**64 - 1}"
-    store.admin.xadd(f"{store.prefix}dead", {"by": "hand"}, id=largest)
-    return largest
-
-
-async def test_with_no_id_left_for_a_dead_letter_its_job_stays_and_the_others_are_settled(scene: Scene) -> None:
-    store = scene.store
-    await store.driver.push([job(job_id, unique=job_id) for job_id in ("a", "b", "c", "d")], repeated=False)
-    leases = (await scene.worker.exchange([], 4)).leases
-    exhaust_dead(store)
-    before = store.pending()
-
-    settlements: list[Settlement] = [Ack(), FAILED, RetryLater(After(60000)), FAILED]
-    replies = (await scene.worker.exchange(list(zip(leases, settlements, strict=True)), None)).replies
-
-    assert replies == [Reply.OK, Reply.NO_IDS, Reply.OK, Reply.NO_IDS]
-    assert store.pending() == [before[1], before[3]]
-    assert store.located().keys() == {"b", "c", "d"}
-    assert store.admin.get(f"{store.prefix}unique:b") == b"b"
-    assert (await store.driver.read(Count())).totals["dead"] == 0
-
-
-@pytest.mark.parametrize("way", ["reclaimed", "released"])
-async def test_with_no_id_left_for_a_dead_letter_a_killer_is_neither_run_nor_in_anybodys_way(
-    scene: Scene, way: str
-) -> None:
-    store, lost = scene.store, store_consumer(scene, "dying")
-    await store.driver.push([job("killer"), job("well")], repeated=False)
-    await lost.exchange([], 1)
-    largest = exhaust_dead(store)
-    if way == "released":
-        with closing(Heart(lost)) as heart:
-            heart.release()
-    else:
-        store.age(60)
-    heir = store_consumer(scene, "heir")
-
-    for _ in range(2):
-        await take_over(heir)
-        answer = await heir.exchange([], 9, idle=True)
-        (well,) = answer.leases
-        assert (well.job_id, well.deliveries) == ("well", 1)
-        assert answer.ended == [("killer", Reply.NO_IDS)]
-        await heir.exchange([(well, Release())], None)
-        assert [(worker, deliveries) for _, worker, deliveries in store.pending()] == [
-            *[("released", 1), ("released", 0)]
-        ]
-
-    keep_letters(store, largest)
-    await take_over(heir)
-    answer = await heir.exchange([], 9, idle=True)
-    assert [lease.job_id for lease in answer.leases] == ["well"]
-    assert answer.ended == [("killer", Reply.DEAD)]
-    for consumer in (lost, heir):
-        await consumer.aclose()
-
-
-def store_consumer(scene: Scene, name: str) -> Consumer:
-    """One for whom a job is delivered once at most."""
-    return scene.store.consumer(name, max_deliveries=1)
-
-
-def keep_letters(store: RedisStore, largest: str) -> None:
-    """What lua/README.md says is to be done about that."""
-    page = (Path(__file__).parents[2] / "lua" / "README.md").read_text("utf-8")
-    (script,) = re.findall(r"^redis-cli EVAL \"(.+)\" 2 ", page, re.MULTILINE)
-    assert largest in script
-    store.admin.eval(script, 2, f"{store.prefix}dead", f"{store.prefix}dead:kept")
 
 
 UNREADABLE = [
@@ -942,7 +799,7 @@ async def test_a_delayed_job_that_cannot_be_read_is_listed_with_the_others_and_c
 
         assert [each.job_id for each in listed] == ["bad", "good"]
         assert looked_up == listed[0]
-        assert "put in by hand" in listed[0].error
+        assert "changed outside redisjobs" in listed[0].error
         assert await queue.cancel("bad") is Reply.CANCELLED
         assert [each.job_id for each in await queue.jobs("delayed")] == ["good"]
 
@@ -1135,108 +992,6 @@ async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_
         worker.stop()
     assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("released", 0)]
     redis_store.admin.delete(f"{redis_store.prefix}dead")
-
-
-@pytest.mark.slow
-async def test_a_failure_whose_dead_letter_has_no_id_left_is_kept_until_it_can_be_written_and_holds_nobody_up(
-    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(leases, "_REFUSED", 0.05)
-    starts: list[int] = []
-    others: list[int] = []
-    queue = fail_at_once(redis_store, starts)
-
-    @queue.job(name="Well")
-    async def well(n: int) -> None:
-        others.append(n)
-
-    largest = exhaust_dead(redis_store)
-    async with queue, anyio.create_task_group() as tasks:
-        await queue.push({}, "Work", job_id="a")
-        await well.push(0)
-        tasks.start_soon(Worker(queue, lease=0.4, concurrency=1, worker_id="w").run)
-        await eventually(lambda: redis_store.pending())
-        await eventually(lambda: "has no entry ids left" in caplog.text)
-        for n in range(1, 4):
-            await well.push(n)
-            await eventually(lambda: len(others) == n + 1)  # noqa: B023  (called at once)
-        await anyio.sleep(1)  # longer than the lease, which is renewed, and several tries
-        assert [(worker[:2], deliveries) for _, worker, deliveries in redis_store.pending()] == [("w:", 1)]
-
-        keep_letters(redis_store, largest)
-
-        await eventually(lambda: redis_store.admin.xlen(f"{redis_store.prefix}dead") == 1)
-        info = await queue.get("a")
-        tasks.cancel_scope.cancel()
-    assert info is not None
-    assert (info.reason, len(starts), others) == ("failed", 1, [0, 1, 2, 3])
-    assert caplog.text.count("has no entry ids left") == 1
-
-
-@pytest.mark.parametrize("grace", [0, 60])
-async def test_a_failure_whose_dead_letter_has_no_id_left_is_handed_back_at_the_workers_end(
-    redis_store: RedisStore, caplog: pytest.LogCaptureFixture, grace: float
-) -> None:
-    starts: list[int] = []
-    queue = fail_at_once(redis_store, starts)
-    exhaust_dead(redis_store)
-    async with queue, anyio.create_task_group() as tasks:
-        await queue.push({}, "Work", job_id="a")
-        worker = Worker(queue, lease=60, grace=grace)
-        tasks.start_soon(worker.run)
-        await eventually(lambda: "has no entry ids left" in caplog.text)
-        worker.stop()
-    assert [(worker, deliveries) for _, worker, deliveries in redis_store.pending()] == [("released", 0)]
-    assert "1 jobs could not be settled" in caplog.text
-
-
-async def test_a_job_that_ran_alone_and_whose_dead_letter_has_no_id_left_lets_others_run(
-    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    starts: list[int] = []
-    queue = fail_at_once(redis_store, starts)
-
-    @queue.job(name="Well")
-    async def well() -> None:
-        starts.append(2)
-
-    exhaust_dead(redis_store)
-    async with queue, anyio.create_task_group() as tasks:
-        await queue.push({}, "Work", job_id="a")
-        lost = redis_store.consumer("lost", max_deliveries=2)
-        await lost.exchange([], 1)
-        with closing(Heart(lost)) as heart:
-            heart.release()
-        await lost.aclose()
-        worker = Worker(queue, lease=60, max_deliveries=2)
-        tasks.start_soon(worker.run)
-        await eventually(lambda: "has no entry ids left" in caplog.text)
-        await well.push()
-        await eventually(lambda: starts == [1, 2])
-        worker.stop()
-
-
-async def test_a_retry_for_which_no_ready_stream_has_an_id_left_is_delayed_instead_and_counts(
-    redis_store: RedisStore,
-) -> None:
-    queue = JobQueue(redis_store.url, redis_store.queue_name)
-
-    @queue.job(name="Work", retry=RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3)))
-    async def work() -> None:
-        exhaust(redis_store, *Priority)
-        raise ValueError("as it should")
-
-    async with queue:
-        await queue.push({}, "Work", job_id="a")
-        with anyio.fail_after(20):
-            await Worker(queue, concurrency=1).run(until_idle=True)
-
-        info = await queue.get("a")
-        assert info is not None
-        assert (info.state, info.attempt) == (State.DELAYED, 2)
-        assert info.due_at is not None
-        assert 30 < (info.due_at - datetime.now(UTC)).total_seconds() <= 60
-        assert (await queue.counts()).totals["retried"] >= 1
 
 
 @pytest.mark.parametrize("key", ["paused:names", "held", "workers", "progress:ready"])

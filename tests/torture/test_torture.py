@@ -1323,7 +1323,7 @@ def test_a_push_of_an_id_that_a_job_has_must_add_nothing_and_say_so(book: Book) 
 
 
 def put(mark: str, at: float, job: str = "9-0") -> dict[str, Any]:
-    return {"what": "by hand", "job": job, "db": 0, "mark": mark, "at": at}
+    return {"what": "by hand", "job": job, "db": 0, "mark": mark, "at": at, "pushed": False}
 
 
 def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Book) -> None:

@@ -756,14 +756,6 @@ async def test_a_rate_of_any_size_that_was_set_by_hand_is_obeyed(stage: Stage, r
     assert job_ids(await claim(worker)) == ["a", "b", "c"]
 
 
-async def test_a_name_with_a_space_that_was_put_in_by_hand_is_under_no_limit(stage: Stage) -> None:
-    store, _, worker = stage
-    store.admin.hset(f"{store.prefix}limits", "Limited x", "max_concurrency=1")
-    for _ in range(2):
-        store.put({"name": "Limited x", "parameters": "{}"})
-    assert len(await claim(worker)) == 2
-
-
 async def test_of_a_line_that_is_at_its_end_nothing_is_left(stage: Stage) -> None:
     store, driver, worker = stage
     await push(driver, *(limited(f"{key}{number}", key) for number in range(3) for key in "ab"))

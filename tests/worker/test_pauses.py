@@ -29,9 +29,9 @@ from redisjobs.model.queries import (
     Unhold,
     Unpark,
 )
-from redisjobs.model.transitions import Ack, Exchange, NewJob
+from redisjobs.model.transitions import Exchange, NewJob
 from redisjobs.testing.driver_contract.acts import rows_of
-from redisjobs.testing.driver_contract.pausing import claims, ids_of_claim, push, unpark
+from redisjobs.testing.driver_contract.pausing import ids_of_claim, push, unpark
 
 pytestmark = pytest.mark.anyio
 
@@ -77,14 +77,6 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
 # By hand
 
 
-async def test_a_job_that_was_put_in_by_hand_can_be_held(store: Store, driver: Driver, worker: Consumer) -> None:
-    entry = store.put({"name": "Work", "parameters": "{}"})
-    assert await driver.change(Hold(entry)) is Reply.HELD
-    assert await ids_of_claim(worker) == []
-    assert await driver.change(Unhold(entry)) is Reply.OK
-    assert await ids_of_claim(worker) == [entry]
-
-
 async def test_a_queue_is_paused_by_the_key_alone(engine_store: RedisStore) -> None:
     store = engine_store
     store.admin.set(f"{store.prefix}paused", "by hand")
@@ -97,19 +89,18 @@ async def test_a_queue_is_paused_by_the_key_alone(engine_store: RedisStore) -> N
         assert await ids_of_claim(worker) == ["a"]
 
 
-async def test_a_parked_entry_that_is_removed_by_hand_is_in_nobodys_way(engine_store: RedisStore) -> None:
+async def test_a_parked_entry_that_was_deleted_blocks_no_other_job(engine_store: RedisStore) -> None:
     store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()
-        entry = store.put({"name": "Work", "parameters": "{}"})
-        await push(driver, job("there"))
+        await push(driver, job("gone"), job("there"))
         await driver.change(Pause("Work"))
         assert await ids_of_claim(worker) == []
-        store.admin.xdel(store.stream(), entry)
+        store.admin.xdel(store.stream(), store.located()["gone"].split()[1])
         await driver.change(Resume("Work"))
         await unpark(driver)
         assert await ids_of_claim(worker) == ["there"]
-        assert store.located().keys() == {"there"}
+        store.admin.hdel(f"{store.prefix}jobs", "gone")
         assert (await driver.read(Count())).ready[Priority.NORMAL] == 0
 
 
@@ -348,23 +339,6 @@ async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_store: R
         assert await driver.change(Unhold("a")) is Reply.OK
         assert await ids_of_claim(worker) == ["a"]
         assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
-
-
-async def test_of_two_jobs_with_one_entry_id_the_held_one_is_let_go_after_the_other_has_ended(
-    engine_store: RedisStore,
-) -> None:
-    store = engine_store
-    async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
-        await worker.open()
-        for priority in (Priority.HIGH, Priority.LOW):
-            store.admin.xadd(store.stream(priority), {"name": "Work", "parameters": "{}"}, id="9999999999999-1")
-        assert await driver.change(Hold("9999999999999-1@low")) is Reply.HELD
-        ran = [lease for answer in await claims(worker) for lease in answer.leases]
-        assert [lease.job_id for lease in ran] == ["9999999999999-1"]
-        await worker.exchange([(ran[0], Ack())], None)
-        assert await driver.change(Unhold("9999999999999-1@low")) is Reply.OK
-        assert len(await ids_of_claim(worker)) == 1
-        assert store.admin.exists(f"{store.prefix}held") == 0
 
 
 async def test_a_claim_passes_over_about_a_megabyte_of_what_was_handed_back(engine_store: RedisStore) -> None:

@@ -444,7 +444,7 @@ async def test_a_fenced_worker_hands_back_what_a_late_read_of_its_old_id_brought
             with redis_store.admin.pipeline() as at_once:
                 at_once.zrem(f"{redis_store.prefix}workers", before)
                 at_once.delete(record)
-                at_once.xadd(redis_store.stream(), {"name": "Work", "parameters": "{}"})
+                at_once.xadd(redis_store.stream(), {"id": "late", "name": "Work", "parameters": "{}"})
                 at_once.execute()
             with anyio.fail_after(10):
                 await lost.wait()

@@ -502,21 +502,6 @@ async def test_entries_that_are_no_jobs_become_dead_letters_and_the_others_run(
     assert row.fields[b"parameters"] == b"\xff\xfe not json"
 
 
-async def test_an_entry_put_in_by_hand_runs_under_its_entry_id(queue: JobQueue, store: Store) -> None:
-    ran: list[tuple[str, int]] = []
-
-    @queue.register(Work)
-    async def work(work: Work, context: JobContext) -> None:
-        ran.append((context.job_id, work.number))
-        if context.attempt == 1:
-            raise Retry(delay=0)
-
-    entry = store.put({"name": "Work", "parameters": '{"number": 8}'})
-    await drain(queue)
-
-    assert ran == [(entry, 8), (entry, 8)]
-
-
 async def test_a_job_whose_name_nobody_knows_waits_longer_each_time(queue: JobQueue, store: Store) -> None:
     job_id = (await queue.push(Work(), JobName("NewName", Work))).id
     waits = []

@@ -75,9 +75,7 @@ def _is_taken_above(memory: Memory, place: str, entry: str) -> bool:
 
 def address(memory: Memory, place: str, entry: str) -> str:
     """How to name the job of an entry to an operator, so that it is found; the last of what `identify` returns."""
-    job_id = identify(memory, place, entry)
-    is_located = memory.located.get(job_id) == (place, entry)
-    return f"{entry}@{place}" if not is_located and text_of(memory.entries(place)[entry], b"id") else job_id
+    return text_of(memory.entries(place)[entry], b"id")
 
 
 def stored(memory: Memory, job_id: str) -> Fields:

@@ -130,6 +130,8 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
         job_id, place, letter = locate(memory, change.job_id)
         if place not in memory.aside or not (place == State.DEAD or change.ended):
             return Reply.NOT_FOUND
+        if change.key and change.key != letter:
+            return Reply.NOT_FOUND
         fields = memory.aside[place][letter]
         kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
         if len(kept) > MOST_FIELDS:

@@ -90,6 +90,7 @@ class RedisConsumer:
         self._turn_us = 0  # by the server's clock: when somebody in line may start, and we are the one to look
         self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
         self.has_found = False  # jobs that may have been cancelled before we knew of them
+        self._rejected: list[Ended] = []  # entries that were no jobs, and became dead letters; not reported yet
 
     @property
     def server(self) -> Hashable:
@@ -299,12 +300,13 @@ class RedisConsumer:
         self._told_at = time.monotonic()
         self._clock.hear(told.now_us / 1000)
         self._weigh(leases)
-        await self._adopt(leases)
+        leases = await self._jobs_among(leases)
+        rejected, self._rejected = self._rejected, []
         return Exchange(
             settled.replies,
             leases,
             bool(ahead),
-            ended,
+            [*ended, *rejected],
             self._due_in(told),
             self._waits,
             told.now_us / 1000,
@@ -370,24 +372,30 @@ class RedisConsumer:
         if some:
             self._job_bytes = max(sum(map(_bytes_of, some)) / len(some), (self._job_bytes or 0) / 4, 1.0)
 
-    async def _adopt(self, leases: Sequence[Lease]) -> None:
-        nameless = [lease for lease in leases if lease.job_id == lease.token[1]]
-        for some in _in_parts(nameless):
-            (ids,) = await self._run(self._commands.adopt(some))
-            for lease, job_id in zip(some, ids, strict=True):
-                lease.job_id = job_id
+    async def _jobs_among(self, leases: list[Lease]) -> list[Lease]:
+        """Return these without entries that no push has added: those become dead letters."""
+        others = [lease for lease in leases if not lease.job_id]
+        if not others:
+            return leases
+        for some in _in_parts(others):
+            (ids,) = await self._run(self._commands.reject(some))
+            self._rejected += [(job_id, Reply.UNDECODABLE) for job_id in ids]
+        return [lease for lease in leases if lease.job_id]
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         block = max(1, int(min(timeout, BLOCK) * 1000))  # 0 would block for ever
         most = max(1, self._readable(3 * count) // 3)  # of each stream
         command = self._commands.wait(self.worker_id, most, block)
         after = self._commands.is_restricted_or_lost(self.worker_id)
-        leases, restricted = await self._reader.read(command, after, until or Until())
+        (leases, inbox), restricted = await self._reader.read(command, after, until or Until())
+        if inbox:  # the script that claims pushes it on; the next read finds the jobs
+            await self._run(
+                self._commands.claim(self.worker_id, 0, _REPLY_BYTES, self._max_deliveries, idle=False)
+            )
         if leases and restricted:
             leases = await self._screen(leases)
         self._weigh(leases)
-        await self._adopt(leases)
-        return leases
+        return await self._jobs_among(leases)
 
     @property
     def _is_receiving(self) -> bool:
@@ -407,9 +415,8 @@ class RedisConsumer:
             found += await self._screen(leases) if restricted else leases
             if not unknown:
                 break
-        await self._adopt(found)
         self.has_found = self.has_found or bool(found)
-        return found
+        return await self._jobs_among(found)
 
     async def _unknown(self, held: Set[str], idle_ms: int) -> list[str]:
         """The places that are pending for this worker beyond those that it knows it holds."""

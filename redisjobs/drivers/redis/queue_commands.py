@@ -143,10 +143,10 @@ class QueueCommands(ScheduleCommands):
         arguments += [job.fields[3] for job in jobs]
 
         def parse(reply: Any) -> PushAnswer:
-            now_us, word, *added = reply
+            now_us, word = reply
             if word == b"STALE":
                 return PushAnswer(now_us / 1000, None)
-            return PushAnswer(now_us / 1000, [_ADDED] * (added[0] if added else len(jobs)))
+            return PushAnswer(now_us / 1000, [_ADDED] * len(jobs) if word == b"OK" else [])
 
         return self._run("push_plain", arguments, parse)
 
@@ -268,7 +268,8 @@ class QueueCommands(ScheduleCommands):
 
     def requeue(self, change: Requeue) -> Command[Reply]:
         changed = [change.parameters or "", raw_id(change.limit_key)]
-        arguments = [raw_id(change.job_id), due_word(change.due), *changed, "1" if change.ended else "", self._now]
+        ended = "1" if change.ended else ""
+        arguments = [raw_id(change.job_id), due_word(change.due), *changed, ended, change.key, self._now]
         return self._run("requeue", arguments, reply_of)
 
     def delete(self, change: Delete) -> Command[Reply]:
@@ -554,7 +555,7 @@ def _whole(value: bytes) -> int:
 
 
 def _counts(reply: Any) -> Counts:
-    lengths, running, delayed, dead, completed, cancelled, totals = reply
+    lengths, running, delayed, dead, completed, cancelled, totals, inbox = reply
     counted = {}
     for name, value in pairs(totals).items():
         with suppress(ValueError):  # by hand
@@ -562,7 +563,7 @@ def _counts(reply: Any) -> Counts:
     ready = {
         priority: max(0, length - runs) for priority, length, runs in zip(Priority, lengths, running, strict=True)
     }
-    return Counts(ready, sum(running), delayed, dead, counted, completed, cancelled)
+    return Counts(ready, sum(running), delayed, dead, counted, completed, cancelled, inbox)
 
 
 def _backlog(reply: Any) -> Backlog:

@@ -50,8 +50,8 @@ class Reader:
         await self._connection.aclose()
 
     async def read(
-        self, command: Command[list[Lease]], after: Command[bool], until: Until
-    ) -> tuple[list[Lease], bool]:
+        self, command: Command[tuple[list[Lease], bool]], after: Command[bool], until: Until
+    ) -> tuple[tuple[list[Lease], bool], bool]:
         """Read, and end in order where `until` is set meanwhile, if the server lets us.
 
         Args:
@@ -70,10 +70,10 @@ class Reader:
             try:
                 if not self._connection.is_open:
                     await self._ask_id()  # that may hang, too
-                leases: list[Lease] = []
+                found: tuple[list[Lease], bool] = [], False
                 answer = False
                 if not until.is_set:
-                    leases, answer = await self._connection.run_all((command, after))
+                    found, answer = await self._connection.run_all((command, after))
             except BaseException:
                 for task in ending:
                     task.cancel()
@@ -83,7 +83,7 @@ class Reader:
                 over.set()
             for task in ending:  # not cancelled: what is under way on its connection would be lost
                 await task
-            return leases, answer
+            return found, answer
         # It can still be delivered to, until the server sees that the connection is closed.
         raise Unavailable("a blocking read that was to end had to be cut off")
 

@@ -187,19 +187,15 @@ class WorkerCommands(Commands):
 
     def cancelled(self, leases: Sequence[Lease]) -> Command[list[Lease]]:
         """Which of these jobs somebody has asked to cancel."""
-        # What was put in by hand may go by its mere entry id since it was leased: what had that has ended.
-        twins = [lease for lease in leases if lease.job_id.startswith(f"{lease.token[1]}@")]
-        asked = [*leases, *twins]
 
         def parse(reply: Any) -> list[Lease]:
             return [
                 lease
-                for lease, located in zip(asked, reply, strict=True)
+                for lease, located in zip(leases, reply, strict=True)
                 if located == f"{self._place(lease)} cancelling".encode()
             ]
 
-        names = [*(raw_id(lease.job_id) for lease in leases), *(lease.token[1] for lease in twins)]
-        return Command(["HMGET", f"{self.prefix}jobs", *names], parse)
+        return Command(["HMGET", f"{self.prefix}jobs", *(raw_id(lease.job_id) for lease in leases)], parse)
 
     def _place(self, lease: Lease) -> str:
         stream, entry = lease.token
@@ -279,9 +275,16 @@ class WorkerCommands(Commands):
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "STREAMS", *keys, *">" * len(keys)]
         return Command(wire, self._read, worker=worker)
 
-    def wait(self, worker: str, count: int, timeout_ms: int) -> Command[list[Lease]]:
+    def wait(self, worker: str, count: int, timeout_ms: int) -> Command[tuple[list[Lease], bool]]:
+        """Wait for jobs; parses to those that came, and whether something is in the inbox."""
+        inbox = f"{self.prefix}inbox"
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "BLOCK", str(timeout_ms), "STREAMS"]
-        return Command([*wire, *self.streams, ">", ">", ">"], self._read, worker=worker)
+
+        def parse(reply: Any) -> tuple[list[Lease], bool]:
+            read = [found for found in reply or () if found[0] != inbox.encode()]
+            return self._read(read), len(read) < len(reply or ())
+
+        return Command([*wire, *self.streams, inbox, *">>>>"], parse, worker=worker)
 
     def is_restricted(self) -> Command[bool]:
         """Whether some jobs may not start: what was just read has to be screened."""
@@ -316,10 +319,10 @@ class WorkerCommands(Commands):
                 leases.append(_lease(number, entry, 1, fields or []))
         return leases
 
-    def adopt(self, leases: Sequence[Lease]) -> Command[list[str]]:
-        """Ids for jobs that were put in by hand without one."""
-        arguments = [word for lease in leases for word in _token(lease)]
-        return self._run("adopt", arguments, lambda reply: [job_id.decode() for job_id in reply])
+    def reject(self, leases: Sequence[Lease]) -> Command[list[str]]:
+        """Make dead letters of entries without an id; parses to the ids of these."""
+        arguments = [self._now, *(word for lease in leases for word in _token(lease))]
+        return self._run("reject", arguments, lambda reply: [job_id.decode() for job_id in reply if job_id])
 
     def pending(self, worker: str, stream: int, idle_ms: int, start: str) -> Command[list[str]]:
         """The entries that a worker has been holding for so long: up to 500 of a stream, from there on."""
@@ -521,7 +524,7 @@ def _unless_fenced(reply: Any, worker: str) -> Any:
 def _lease(stream: int, entry: bytes, deliveries: int, flat: Sequence[bytes]) -> Lease:
     fields = pairs(flat)
     place = entry.decode()
-    job_id = fields.get(b"id", b"").decode("utf-8", "surrogateescape") or place
+    job_id = fields.get(b"id", b"").decode("utf-8", "surrogateescape")
     queued_ms = queued_ms_of(place)
     return Lease(f"{stream} {place}", (stream, place), deliveries, job_id, fields, queued_ms, stream - 1)
 

@@ -195,7 +195,8 @@ class _Judge:
             if story.runs and not (story.attempted or story.by_hand):
                 verdict.wrong.append(f"{story.label} ran, and nobody had pushed it")
             if story.by_hand:
-                self._by_hand += 1
+                self._by_hand += not story.counted
+                self._arrived += story.counted
                 self._judge_by_hand(key, story)
             elif (story.attempted or story.runs) and self._was_added(key, story):
                 self._judge_end(key, story)

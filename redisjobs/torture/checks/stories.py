@@ -73,6 +73,7 @@ class Story:
         attempted: Somebody tried to push it.
         acknowledged: He was told it is there.
         by_hand: It was put in as an entry.
+        counted: The store counts it as pushed.
         fired: What schedulers were told when they fired its slot: each that it did.
         expected: What its producer knew of the id when he pushed: `new`, it was free; `there`, a job had it.
         added: What he was told of that: whether it is a new job; None if he was told nothing.
@@ -100,6 +101,7 @@ class Story:
     attempted: bool = False
     acknowledged: bool = False
     by_hand: bool = False
+    counted: bool = True
     fired: list[Line] = field(default_factory=list)
     expected: str = "new"
     added: bool | None = None
@@ -270,7 +272,7 @@ def _note(story: Story, what: str, line: Line) -> None:
         case "watched":
             story.watches.append(line)
         case "by hand":
-            story.by_hand, story.name = True, "by hand"
+            story.by_hand, story.name, story.counted = True, "by hand", line["pushed"]
             story.ready_at = line["at"]
         case "fired":
             story.name = line["name"]

@@ -22,28 +22,16 @@ from redisjobs.torture.fleet.settable import KEY
 Fields = Mapping[str, str | bytes]
 
 MARK = "mark"
-"""The header that tells jobs of one id apart; an entry put in by hand has it as a field, too."""
+"""The header that tells jobs of one id apart; an entry that no producer pushed has it as a field, too."""
 
 _PAGE = 1000
 _STEP = 1_000_000  # bytes
 _HOUR_MS = 3_600_000
 _UNWATCHED = 30.0  # seconds within which it is seen that a fenced worker's consumer need not be watched any more
 _DEADLINE = 2.0  # seconds that one call is tried for
-_PUT_TOGETHER = """
-local time = redis.call('TIME')
-local ms = time[1] * 1000 + math.floor(time[2] / 1000)
-for _, stream in ipairs(KEYS) do
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if last then ms = math.max(ms, tonumber(string.match(last[1], '^%d+'))) end
-end
-local entries, at = {}, 1
-while at <= #ARGV do
-  local last = at + 2 + tonumber(ARGV[at + 2])
-  local entry = string.format('%.0f-%s', ms + 1, ARGV[at + 1])
-  redis.call('XADD', KEYS[tonumber(ARGV[at])], entry, unpack(ARGV, at + 3, last))
-  entries[#entries + 1], at = entry, last + 1
-end
-return entries
+_PUT = """
+local entry = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+if ARGV[1] ~= '' then redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. entry) end
 """
 
 
@@ -139,25 +127,18 @@ class Store:
             counts = self.counts()
         except DriverError:
             return False
-        return not (sum(counts.ready.values()) or counts.running or counts.delayed)
+        return not (sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox)
 
-    def put(self, fields: Fields, stream: int = 1, entry: str = "*") -> str:
-        """Add an entry by hand; its id."""
+    def put(self, fields: Fields, stream: int = 1) -> None:
+        """Add a ready job as it stands, past all checks of a push; with an `id`, or it is no job."""
         flat = [text for pair in fields.items() for text in pair]
-        return str(self.run("XADD", self.streams[stream], entry, *flat).decode())
+        place = self.streams[stream].rpartition(":")[2]
+        self.run("EVAL", _PUT, 2, self.streams[stream], f"{self.prefix}jobs", fields["id"], place, *flat)
 
-    def put_together(self, entries: Sequence[tuple[int, int, Fields]]) -> list[str]:
-        """Add entries by hand, all of one ms; their ids.
-
-        Args:
-            entries: For each its stream, its number within the ms, and its fields.
-        """
-        arguments: list[Any] = []
-        for stream, number, fields in entries:
-            flat = [text for pair in fields.items() for text in pair]
-            arguments += [stream + 1, number, len(flat), *flat]
-        found = self.run("EVAL", _PUT_TOGETHER, len(self.streams), *self.streams, *arguments)
-        return [entry.decode() for entry in found]
+    def put_into_inbox(self, fields: Fields) -> str:
+        """Push a job as people do with redis-cli; its entry id."""
+        flat = [text for pair in fields.items() for text in pair]
+        return str(self.run("XADD", f"{self.prefix}inbox", "*", *flat).decode())
 
     def publish(self, message: bytes) -> None:
         """Say something on every channel that this queue's workers hear."""
@@ -215,6 +196,7 @@ class Store:
             if number := self.run(command, self.prefix + kind):
                 final.left.append(f"{number} jobs in {kind}")
         lasting = {
+            "inbox",
             "ready:high",
             "ready:normal",
             "ready:low",
@@ -321,7 +303,7 @@ def through(url: str, port: int) -> str:
 def _mark_in(fields: Mapping[bytes, bytes]) -> str:
     """The mark of a dead letter; of an entry that was too large it is within the one field that keeps it."""
     if b"entry" in fields:
-        flat = json.loads(fields[b"entry"])
+        flat = json.loads(fields[b"entry"].decode("utf-8", "surrogateescape"))
         return str(dict(zip(flat[::2], flat[1::2], strict=False)).get(MARK, ""))
     if MARK.encode() in fields:
         return _text(fields[MARK.encode()])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from redisjobs.errors import DriverError
-from redisjobs.torture.nemesis.entries import PutHostile, PutMalformed, PutSteep, PutTogether, SayAnything
+from redisjobs.torture.nemesis.entries import PutHostile, PutIntoInbox, PutMalformed, PutSteep, SayAnything
 from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.handlers import BlockLoop, PushPoison, RaiseAnything, TwoKillers
 from redisjobs.torture.nemesis.network import (
@@ -54,7 +54,7 @@ FAULTS: Sequence[type[Fault]] = (
     *(KillWorker, KillChild, KillHost, FreezeWorker, FreezeInTurn, StopWorker, UpgradeInPlace),
     RollBack,
     *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
-    *(PutMalformed, PutHostile, PutSteep, PutTogether, SayAnything),
+    *(PutMalformed, PutHostile, PutSteep, PutIntoInbox, SayAnything),
     *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),
     *(
         KillServer,

@@ -1,13 +1,12 @@
 """Faults by hand: entries that redisjobs did not write, and notifications that it did not send."""
 
 import time
-from collections.abc import Sequence
-from typing import ClassVar
 
 from redisjobs.model.codec import new_job_id
+from redisjobs.model.job import Priority
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.fleet.store import Fields, Store, new_mark
-from redisjobs.torture.nemesis.fault import Fault, Field, marked
+from redisjobs.torture.fleet.store import Fields
+from redisjobs.torture.nemesis.fault import Fault, Field
 from redisjobs.torture.nemesis.processes import IN_HAND
 
 _HOUR = 3600
@@ -110,43 +109,34 @@ class PutSteep(Fault):
         self.jobs.append(field.put({"name": "Steep", "parameters": "{}", "attempt": "100000000"}, store))
 
 
-class PutTogether(Fault):
-    """Entries put in by hand, many in one ms and in two or three priorities, so that their entry ids are the same.
+class PutIntoInbox(Fault):
+    """Entries of the inbox: jobs of each priority, some delayed, one with an id; and what can be no job.
 
-    Some say no id, some all the same, and some that of a job which is on the queue already.
+    Beside them entries of the ready streams that no push has added.
     """
 
-    name = "entries of one ms"
+    name = "inbox"
     holds = 1.5
-    EACH: ClassVar[int] = 8
 
     def begin(self, field: Field) -> None:  # noqa: D102
         store = field.some_store()
-        streams = field.rng.sample(range(3), field.rng.choice((2, 3)))
-        shared = f"together-{new_job_id()}"
-        entries: list[tuple[int, int, Fields]] = []
-        for number in range(self.EACH):
-            kind = field.rng.choice((_FLAKY, _HOPELESS))
-            entries += [(stream, number, kind) for stream in streams]
-        entries += [(stream, self.EACH, {**_FLAKY, "id": shared}) for stream in streams]
-        # A job that waits, and an entry that takes its id and fails: it waits as well, or is a dead letter.
-        for number, (parameters, kind) in enumerate(((jobs.Flaky(2), _FLAKY), (jobs.Hopeless(), _HOPELESS))):
-            job_id = field.push(parameters, store, mark=new_mark(), delay=0.5)
-            entries.append((streams[0], self.EACH + 1 + number, {**kind, "id": job_id}))
-        self._put(field, store, entries)
-        self.detail = f"{len(entries)} entries in {len(streams)} streams"
-
-    def _put(self, field: Field, store: Store, entries: Sequence[tuple[int, int, Fields]]) -> None:
-        marks = [new_mark() for _ in entries]
-        put = store.put_together(
-            [
-                (stream, number, marked(fields, mark))
-                for (stream, number, fields), mark in zip(entries, marks, strict=True)
-            ]
-        )
-        for (_, _, fields), entry, mark in zip(entries, put, marks, strict=True):
-            field.note_entry(fields, store, entry, mark)
-            self.jobs.append(mark)
+        good: list[Fields] = [
+            *({**kind, "priority": priority} for kind in (_FLAKY, _HOPELESS) for priority in Priority),
+            *({**_FLAKY, "delay": delay} for delay in ("0", "0.3", "1")),
+            {**_WORK, "id": f"inbox-{new_job_id()}"},
+        ]
+        bad: list[Fields] = [
+            {"parameters": "{}"},
+            {**_WORK, "priority": "urgent"},
+            {**_WORK, "delay": "soon"},
+            {**_WORK, "prioritty": "high"},
+            {f"field {number}": b"\xff" for number in range(1_000)},
+        ]
+        entries = [(each, True) for each in good] + [(each, False) for each in bad]
+        field.rng.shuffle(entries)
+        self.jobs += dict.fromkeys(field.put_into_inbox(each, store, pushed=pushed) for each, pushed in entries)
+        self.jobs += [field.put({**_WORK, "id": ""}, store, field.rng.randrange(3)) for _ in range(2)]
+        self.detail = f"{len(entries)} entries"
 
 
 class SayAnything(Fault):

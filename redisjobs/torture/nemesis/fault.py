@@ -94,18 +94,21 @@ class Field:
         self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
         return job_id
 
-    def put(self, fields: Fields, store: Store, stream: int = 1, entry: str = "*") -> str:
-        """Add an entry by hand; its mark."""
-        mark = new_mark()
-        put = store.put(marked(fields, mark), stream, entry)
-        self.note_entry(fields, store, put, mark)
+    def put(self, fields: Fields, store: Store, stream: int = 1) -> str:
+        """Add a ready job as it stands, past all checks of a push; its mark."""
+        mark, fields = new_mark(), {"id": new_job_id(), **fields}
+        store.put(marked(fields, mark), stream)
+        said = fields["id"]
+        job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
+        self.note("by hand", job=job, db=store.db, mark=mark, pushed=False)
         return mark
 
-    def note_entry(self, fields: Fields, store: Store, entry: str, mark: str) -> None:
-        """Write down that an entry was put in by hand."""
-        said = fields.get("id", "")
-        job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
-        self.note("by hand", job=job or entry, db=store.db, mark=mark)
+    def put_into_inbox(self, fields: Fields, store: Store, *, pushed: bool) -> str:
+        """Put an entry into the inbox; the id of its job, or of its dead letter where it is not `pushed`."""
+        entry = store.put_into_inbox(fields)
+        job = str(fields.get("id") or entry) if pushed else entry
+        self.note("by hand", job=job, db=store.db, pushed=pushed)
+        return job
 
     def note(self, what: str, **facts: Any) -> None:
         """Have something written down."""

@@ -14,7 +14,6 @@ from redisjobs.model.outcome import CancelAsked, Done, Interrupted, LeaseGone, O
 from redisjobs.model.transitions import (
     LOWEST_RANK,
     Ack,
-    After,
     Ended,
     Exchange,
     Lease,
@@ -22,7 +21,6 @@ from redisjobs.model.transitions import (
     Release,
     Reply,
     ReportProgress,
-    RetryLater,
     Settlement,
 )
 from redisjobs.worker.running.chain import Find
@@ -39,12 +37,6 @@ from redisjobs.worker.source.quarantine import Quarantine
 logger = Log("redisjobs.worker")
 
 _MIXED = 60.0  # seconds after which a job of another priority is taken to have been the last of its kind
-_LATER = After(60_000)  # ms until a job runs again for which no ready stream has an entry id left
-_NO_DEAD_LETTERS = (
-    "no dead letter can be written: the stream redisjobs:{%s}:dead has no entry ids left, as somebody has written "
-    "the largest. The jobs are kept and tried again. Copy the letters to a new stream, as lua/README.md shows; or "
-    "requeue or delete them, then delete the key"
-)
 _FULL = (
     "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
     "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
@@ -70,7 +62,7 @@ class Report:
         self._member = member
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
         self.is_wanted = True
-        self._told_no_ids = self._told_full = False
+        self._told_full = False
 
     def begin(self) -> None:
         """Begin a batch: does anybody want to know of the jobs that are done?"""
@@ -94,10 +86,7 @@ class Report:
     def note_ended(self, ended: Sequence[Ended]) -> None:
         """Keep what the store ended when we claimed: nobody ran those jobs, so nobody else would say it."""
         for job_id, reply in ended:
-            if reply is Reply.NO_IDS:
-                self.tell_no_ids()
-            else:
-                self._settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
+            self._settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
 
     def tell(self) -> None:
         """Tell it."""
@@ -111,12 +100,6 @@ class Report:
         if not self._told_full:
             self._told_full = True
             logger.error(_FULL, self._member.settings.queue.name)
-
-    def tell_no_ids(self) -> None:
-        """Say once that no dead letter can be written."""
-        if not self._told_no_ids:
-            self._told_no_ids = True
-            logger.error(_NO_DEAD_LETTERS, self._member.settings.queue.name)
 
 
 class Owner(Protocol):
@@ -369,11 +352,6 @@ class Dispatcher:
         elif reply is Reply.FULL:
             self.leases.keep(run)
             self.report.tell_full()
-        elif reply is Reply.NO_IDS:  # a dead letter: it must not run again, and no other waits for it
-            self.leases.keep(run)
-            self.report.tell_no_ids()
-            if self._pool.alone is run:
-                self._end_alone(run)
         else:
             self.let_go(run)
             self.refused += reply is Reply.LEASE_LOST
@@ -389,8 +367,6 @@ class Dispatcher:
             case Lingers() as asked if reply in (Reply.OK, Reply.RUNNING):
                 self._settle_lingering(run, asked, waits=reply is Reply.RUNNING)
                 return True
-            case RetryLater(changes=changes) if reply is Reply.NO_IDS:
-                run.settlement = RetryLater(_LATER, changes)  # nothing was written; but it can be delayed
             case _:
                 return False
         self.leases.unsettled.append(run)

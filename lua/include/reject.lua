@@ -1,0 +1,13 @@
+-- reject: make a dead letter of an entry that no push has added. It gets an id of its own: its entry id or, if a job has
+-- that, the time beside it. Returns the id.
+--- @include set_aside remove count whole
+local function reject(stream, entry, fields, why, now_ms, priority)
+  local job = entry
+  if redis.call('HGET', KEYS.jobs, job) then job = entry .. '-' .. whole(now_ms) end
+  local notes = {'reason', 'undecodable', 'error', why, 'failed_at', whole(now_ms)}
+  priority = priority or string.match(stream, '}:ready:(.+)$')
+  assert(set_aside(KEYS.dead, priority, entry, job, fields, notes, now_ms), KEYS.dead .. ' has no entry ids left')
+  remove(stream, entry)
+  count('dead', 1)
+  return job
+end

@@ -26,7 +26,6 @@ from redisjobs.testing.driver_contract.fixtures import worker as worker
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
-from redisjobs.worker.running.guard import Guard
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
 
@@ -224,14 +223,12 @@ def slots() -> int:
 async def processor(queue: JobQueue, slots: int) -> AsyncIterator[WorkerRun]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
     processor = WorkerRun([Worker(queue, concurrency=slots).settings], until_idle=False)
-    guard = Guard()
-    processor.pool.means = HandlerRuntime(guard, Contexts(), processor.pool.deadlines, processor.threads, None)
+    processor.pool.means = HandlerRuntime(Contexts(), processor.pool.deadlines, processor.threads, None)
     (source,) = processor.sources
     await source.member.join()
     source.member.opened = True
     yield processor
     await source.member.consumer.aclose()
-    guard.end()
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from redisjobs.cli.target import Imports, Moved, Targets, load_all
 from redisjobs.client.registry import Registry
 from redisjobs.errors import RedisJobsError
 from redisjobs.worker.child import PROGRAM, End, Pipe
-from redisjobs.worker.running.guard import run_as_main
 from redisjobs.worker.settings.shutdown import Interrupts
 from redisjobs.worker.supervisor import Supervisor
 from redisjobs.worker.worker import Worker
@@ -197,7 +196,7 @@ def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             try:
-                run_as_main(runner.get_loop(), worker.run(until_idle=until_idle))
+                runner.get_loop().run_until_complete(worker.run(until_idle=until_idle))
                 code = 0
                 if pipe is not None:
                     pipe.end(_end(worker, drained=until_idle and not shutdown.asked))

@@ -57,7 +57,13 @@ class CancelAsked:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The worker shuts down, or never had a slot for the job."""
+    """The worker shuts down, or never had a slot for the job; or other code in its event loop cut the run off.
+
+    Attributes:
+        counts: Whether the delivery counts, as the job itself may be what cut it off.
+    """
+
+    counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +146,8 @@ def decide(
             return Ack(result=result, pushes=pushes)
         case CancelAsked():
             return Ack(cancelled=True)
-        case Interrupted():
-            return Release()
+        case Interrupted(counts):
+            return Release(refund=not counts)
         case Unplaced():
             return RetryLater(After(_UNPLACED))
         case LeaseGone():

@@ -10,15 +10,15 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from redisjobs.base.eventloop import Gate, threadsafe_caller
+from redisjobs.base.eventloop import Gate, threadsafe_caller, was_asked
 from redisjobs.base.logger import Log
 from redisjobs.errors import RedisJobsError
 from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
 from redisjobs.worker.rss import rss
 from redisjobs.worker.running.call import HandlerRuntime
+from redisjobs.worker.running.cancels import CancelWatch
 from redisjobs.worker.running.contexts import Contexts
-from redisjobs.worker.running.guard import Guard, keep_up
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings
@@ -102,21 +102,21 @@ class WorkerRun:
 
     async def run(self) -> None:
         """Work until stopped, or until idle if so asked; what is still held at the end is released."""
-        guard = Guard()
+        watch = CancelWatch()
         try:
             with self._opening:
-                await guard.outlast(self._open_processes)
-            self.pool.means = HandlerRuntime(guard, Contexts(), self.pool.deadlines, self.threads, self.processes)
+                await self._open_processes()
+            self.pool.means = HandlerRuntime(Contexts(), self.pool.deadlines, self.threads, self.processes)
             try:
-                await self._work(guard)
+                await self._work(watch)
             except BaseException as error:
-                self.broken = guard.broken or not isinstance(error, anyio.get_cancelled_exc_class())
+                self.broken = watch.blames_jobs or not isinstance(error, anyio.get_cancelled_exc_class())
                 raise
             finally:
                 with anyio.CancelScope(shield=True):
-                    await guard.outlast(self._close)
+                    await self._close()
         finally:
-            guard.end()
+            await watch.end()
             if self.processes is not None:
                 await self.processes.close()
             for source in self.sources:
@@ -131,42 +131,41 @@ class WorkerRun:
             self.processes = HandlerPool(handlers, self._processes_changed)
             await self.processes.open()
 
-    async def _work(self, guard: Guard) -> None:
+    async def _work(self, watch: CancelWatch) -> None:
         try:
             async with anyio.create_task_group() as tasks:
-                with guard.own_tasks():
-                    self._start(tasks)
+                self._start(tasks)
                 try:
-                    await guard.outlast(partial(self._wait_for_end, guard))
+                    await self._wait_for_end(watch)
                 except BaseException:
                     self._breaking()  # a handler that swallows its cancellation may keep us here for ever
                     raise
                 tasks.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
-            if not guard.forgive():
+            if was_asked() or not watch.attacked:
                 raise
-        if not self._is_done:  # by whoever cancelled one of its tasks
-            raise RedisJobsError("one of the worker's tasks was cancelled, by code that is no job's")
+            watch.forget()
+        if not self._is_done:
+            raise cut_off()
 
     def _start(self, tasks: TaskGroup) -> None:
         self.pool.start(tasks)
         for source in self.sources:
-            tasks.start_soon(keep_up, partial(source.run, tasks))
-        tasks.start_soon(keep_up, self._watch_grace)
+            tasks.start_soon(source.run, tasks)
+        tasks.start_soon(self._watch_grace)
         if self._settings.max_rss < math.inf:
-            tasks.start_soon(keep_up, self._watch_memory)
+            tasks.start_soon(self._watch_memory)
 
-    async def _wait_for_end(self, guard: Guard) -> None:
+    async def _wait_for_end(self, watch: CancelWatch) -> None:
         while not self._is_done:
-            self._ending = guard.gate()
+            self._ending = watch.gate()
             await self._ending.wait()
 
     async def _close(self) -> None:
         """Leave every queue, all of them at once."""
         async with anyio.create_task_group() as tasks:
-            with self.pool.means.guard.own_tasks():
-                for source in self.sources:
-                    tasks.start_soon(keep_up, source.close)
+            for source in self.sources:
+                tasks.start_soon(source.close)
         for heartbeat in self.heartbeats:
             try:
                 # With a limiter of its own: the application's threads may have taken all of the default one.
@@ -305,3 +304,11 @@ class WorkerRun:
     def _limit_last_turns(self) -> None:
         for source in self.sources:
             source.stepper.limit()
+
+
+def cut_off() -> RedisJobsError:
+    """Return what a run ends by when other code has cancelled its tasks."""
+    return RedisJobsError(
+        "one of the worker's tasks was cancelled, by a handler or other code in its event loop; the jobs that ran "
+        "are handed back, and this delivery of them counts"
+    )

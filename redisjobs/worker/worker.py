@@ -21,8 +21,7 @@ from redisjobs.errors import single_cause
 from redisjobs.middleware import Middleware, all_checked
 from redisjobs.model.job import Duration
 from redisjobs.worker.queues import Queues
-from redisjobs.worker.run import WorkerRun
-from redisjobs.worker.running.guard import keep_up
+from redisjobs.worker.run import WorkerRun, cut_off
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Interrupts, stopping
@@ -248,17 +247,21 @@ class Worker:
         if len(self.queues) > 1:
             slots = number_of(self.settings.concurrency, "slot")
             logger.info("worker %s has %s for queues %s", self.worker_id, slots, self._queues)
+        ended = False
         try:
             async with anyio.create_task_group() as tasks:
                 if handle_signals:
-                    tasks.start_soon(keep_up, self._watch_signals)
+                    tasks.start_soon(self._watch_signals)
                 await current.run()
                 self.recycled, self.hindered = current.shutdown.recycled, current.shutdown.hindered
+                ended = True
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One cause, one error: that tasks were involved is no business of the caller's.
             error = single_cause(group)
             raise error from error.__cause__
+        if not ended:
+            raise cut_off()
 
     def stop(self) -> None:
         """Claim no more; let running jobs finish for `grace` seconds, then release them; then `run` returns.

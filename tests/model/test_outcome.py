@@ -66,6 +66,7 @@ def dead(outcome: Outcome, **more: Any) -> DeadLetter:
         (Done(), Ack()),
         (CancelAsked(), Ack(cancelled=True)),
         (Interrupted(), Release()),
+        (Interrupted(counts=True), Release(refund=False)),
         (Unplaced(), RetryLater(After(1000))),
         (LeaseGone(), None),
         (Undecodable("no name"), DeadLetter("undecodable", "no name")),

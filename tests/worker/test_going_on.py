@@ -20,7 +20,6 @@ from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.guard import Guard
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.source import Source
@@ -276,9 +275,7 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
         worker = Worker(queue)
         processor = WorkerRun([worker.settings], until_idle=False)
         (source,) = processor.sources
-        processor.pool.means = HandlerRuntime(
-            Guard(), Contexts(), processor.pool.deadlines, processor.threads, None
-        )
+        processor.pool.means = HandlerRuntime(Contexts(), processor.pool.deadlines, processor.threads, None)
         await source.member.join()
         source.member.opened = True
         if lost:

@@ -880,7 +880,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_a_slot_never_starts(
         for job in await queue.jobs(State.RUNNING):
             if '"number":1' in job.parameters:
                 await queue.cancel(job.job_id)
-        await eventually(lambda: any(isinstance(run.given_up, CancelAsked) for run in leases))
+        await eventually(lambda: any(isinstance(run.why, CancelAsked) for run in leases))
         may_end.set()
         await until(queue, State.RUNNING, 0)
         assert began == [0, 2]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from redisjobs.base.eventloop import is_awaitable
+from redisjobs.base.eventloop import is_awaitable, was_asked
 from redisjobs.base.visible import visible
 from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
 from redisjobs.model import codec
@@ -16,9 +16,9 @@ from redisjobs.model.context import JobContext, set_current_job
 from redisjobs.model.job import JobDefinition
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Undecodable, Unplaced
 from redisjobs.model.transitions import Result
+from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadlines
-from redisjobs.worker.running.guard import Author, Guard, OpenScopes
 from redisjobs.worker.running.handler_ref import NotPacked
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.threads import Job, NoThread, Threads, call_in
@@ -43,7 +43,6 @@ async def awaited(run: Run) -> Outcome:
 class HandlerRuntime:
     """What one run of a worker runs handlers with."""
 
-    guard: Guard
     contexts: Contexts
     deadlines: Deadlines
     threads: Threads
@@ -55,7 +54,7 @@ class HandlerRuntime:
         return Unplaced()
 
 
-class Caller(Author, Job, Protocol):
+class Caller(Job, Protocol):
     """The job whose handler is called.
 
     Attributes:
@@ -80,14 +79,14 @@ class Call:
         means: What handlers are run with.
         definition: Whose handler it is.
         context: What the handler is given beside its parameters.
-        scopes: The current task's.
+        cancels: The current task's.
         keep_ms: For how long what it returns is kept, in ms; 0: it is not.
         max_bytes: How many bytes of JSON that may be.
     """
 
     __slots__ = (
-        *("_caller", "_context", "_definition", "_keep_ms", "_max_bytes", "_means"),
-        *("_opened", "_returned", "_scopes", "_strikes", "_surroundings"),
+        *("_caller", "_cancels", "_context", "_definition", "_keep_ms", "_max_bytes", "_means"),
+        *("_returned", "_surroundings"),
     )
 
     def __init__(
@@ -96,7 +95,7 @@ class Call:
         means: HandlerRuntime,
         definition: JobDefinition[Any],
         context: JobContext,
-        scopes: OpenScopes,
+        cancels: TaskCancels,
         keep_ms: int,
         max_bytes: int,
     ) -> None:
@@ -104,15 +103,13 @@ class Call:
         self._means = means
         self._definition = definition
         self._context = context
-        self._scopes = scopes
+        self._cancels = cancels
         self._keep_ms = keep_ms
         self._max_bytes = max_bytes
-        self._strikes = means.guard.strikes
         # Here, for the fresh one to have it: to enter that once more would cost a job ten times as much.
         set_current_job(context)
         # A fresh one each: what a handler sets in it is no business of the next job's.
         self._surroundings: Context = means.contexts.fresh()
-        self._opened = scopes.innermost()  # those inside of it are what the handler has left open
 
     def begin(self, parameters: bytes) -> Run:
         """Read the parameters, and let the handler begin.
@@ -131,10 +128,12 @@ class Call:
         except BaseException as error:  # the parameters' own code
             return Raised(error)
         if not definition.is_async:
+            self._cancels.by_job = False
             return self._wait_for(self._call_elsewhere(decoded))
         begun = begin_in(surroundings, self._taker, definition.call, decoded, self._context)
         if isinstance(begun, tuple):
-            return self._wait_for(go_on_in(surroundings, begun, self._taker))
+            return self._wait_for(go_on_in(surroundings, begun, self._taker, self._cancels))
+        self._cancels.by_job = True  # as it has waited for nothing
         try:
             return self._ended(begun)
         finally:
@@ -155,8 +154,6 @@ class Call:
     def _ended(self, raised: BaseException | None) -> Run:
         """What the handler came to: by what it raised, and else by what it returned and pushed."""
         self._caller.has_returned = True
-        if self._scopes.innermost() is not self._opened:
-            self._scopes.close_inside(self._opened)
         if raised is None:
             if not self._keep_ms and self._caller.pushes is None:
                 return DONE
@@ -196,21 +193,16 @@ class Call:
         """What it means that the handler raised; a cancellation that was meant for the worker goes on."""
         if type(raised) is NoThread:  # found only inside of the middleware
             return self._means.unplaced()
-        guard, why = self._means.guard, self._caller.why
+        why = self._caller.why
         if why is OUTRAN:
             return self._caller.late(raised)
-        cancelled = isinstance(raised, anyio.get_cancelled_exc_class())
-        if cancelled and guard.was_meant():
+        by_others = was_asked() or (self._cancels.count() and not self._cancels.by_job)
+        if by_others and isinstance(raised, anyio.get_cancelled_exc_class()):
             try:
                 raise raised
             finally:
                 del raised  # as above
-        if why is not None:
-            return why
-        # One that ran in a thread raised it itself: nobody can cancel what runs there.
-        if cancelled and self._definition.is_async and guard.hit(self._caller, self._strikes):
-            return Interrupted()
-        return Raised(raised)
+        return Raised(raised) if why is None else why
 
     # Where it is called
 

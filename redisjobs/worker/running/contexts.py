@@ -6,6 +6,8 @@ from contextvars import Context, copy_context
 from types import CoroutineType, coroutine
 from typing import Any
 
+from redisjobs.worker.running.cancels import TaskCancels
+
 
 class Contexts:
     """Contexts like the one that is current now, for one job each: what it sets is no business of the next one's.
@@ -93,13 +95,25 @@ async def _awaiting(called: Awaitable[Any]) -> Any:
 
 @coroutine
 def go_on_in(
-    context: Context, begun: Begun, take: Callable[[Any], object] | None
+    context: Context, begun: Begun, take: Callable[[Any], object] | None, cancels: TaskCancels | None = None
 ) -> Generator[Any, Any, BaseException | None]:
-    """Await a handler that was begun by `begin_in`, with the same context and `take`; what it raised, or None."""
+    """Await a handler that was begun by `begin_in`, with the same context and `take`; what it raised, or None.
+
+    Args:
+        context: The context.
+        begun: What `begin_in` has returned.
+        take: Is given what it returned in the end, if somebody wants that.
+        cancels: Where it is noted whether the handler itself has cancelled this task.
+    """
     steps, waits_for = begun
     step: Callable[[Any], Any]
     value: Any
+    count: Callable[[], int] = int
+    if cancels is not None:
+        cancels.by_job, count = False, cancels.count
     while True:
+        if count() and cancels is not None:
+            cancels.by_job = True
         try:
             step, value = steps.send, (yield waits_for)
         except GeneratorExit:

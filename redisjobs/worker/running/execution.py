@@ -11,7 +11,7 @@ import anyio
 
 from redisjobs.base.visible import visible
 from redisjobs.client.push import name_in
-from redisjobs.errors import DecodeError, RegistrationError
+from redisjobs.errors import DecodeError, RedisJobsError, RegistrationError
 from redisjobs.events import SettledJob
 from redisjobs.model import codec
 from redisjobs.model.context import JobContext, keep_only_slot
@@ -41,9 +41,9 @@ from redisjobs.model.transitions import (
     Settlement,
 )
 from redisjobs.worker.running.call import DONE, OUTRAN, Call, HandlerRuntime, Run, awaited
+from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.deadline import Deadline
-from redisjobs.worker.running.guard import OpenScopes, set_author
 from redisjobs.worker.running.prefetch import PATIENCE
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reported
@@ -260,22 +260,23 @@ class Execution:
         """Whether anything of the user's was run for it."""
         return self._started > 0
 
-    @property
-    def given_up(self) -> Outcome:
-        """The outcome of a job that was given up, and whose handler did not object."""
-        if self.why is OUTRAN:
-            return self.late()
-        return self.why if self.why is not None else Interrupted()
+    def cut_off(self) -> Outcome:
+        """The outcome of a job whose task ended by a cancel: it was given up, or other code sent that."""
+        if self.why is not None:
+            return self.late() if self.why is OUTRAN else self.why
+        if self.lease.deliveries >= self._settings.max_deliveries > 1:  # it ran alone: it was its own code
+            return Raised(RedisJobsError("the task of the handler was cancelled, and not by its worker"))
+        return Interrupted(counts=True)
 
-    def begin(self, scope: anyio.CancelScope, scopes: OpenScopes) -> Run:
+    def begin(self, scope: anyio.CancelScope, cancels: TaskCancels) -> Run:
         """Read the job and let its handler begin; whatever that raises, the outcome says.
 
         Nothing is awaited here for a handler that waits for nothing: that costs less than anything that can be.
 
         Args:
             scope: What `give_up` cancels, around this call and the rest of the run; should it cut the run off,
-                `given_up` is the outcome.
-            scopes: The current task's.
+                `cut_off` is the outcome.
+            cancels: The current task's.
 
         Returns:
             The outcome, or what is to be awaited for it, in the same task.
@@ -302,11 +303,11 @@ class Execution:
             return Undecodable(str(error))
         self._scope = scope
         if definition.in_process:
-            return self._begin_in_process(definition, job, scopes)
-        return self._begin(definition, job, scopes)
+            return self._begin_in_process(definition, job, cancels)
+        return self._begin(definition, job, cancels)
 
     async def _begin_in_process(
-        self, definition: JobDefinition[Any], job: codec.Job, scopes: OpenScopes
+        self, definition: JobDefinition[Any], job: codec.Job, cancels: TaskCancels
     ) -> Outcome:
         """Wait for the process that the handler is to run in; its time runs only from then."""
         if self._means.processes is None:
@@ -315,17 +316,16 @@ class Execution:
             await self._means.processes.prepare()
         except NoThread:
             return self._means.unplaced()
-        return self.why if self.why is not None else await awaited(self._begin(definition, job, scopes))
+        return self.why if self.why is not None else await awaited(self._begin(definition, job, cancels))
 
-    def _begin(self, definition: JobDefinition[Any], job: codec.Job, scopes: OpenScopes) -> Run:
+    def _begin(self, definition: JobDefinition[Any], job: codec.Job, cancels: TaskCancels) -> Run:
         self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
         context = self._make_context(job)
-        set_author(self)
         if definition.timeout is not None or definition.stalled_after is not None:
             self.deadline = Deadline(definition.timeout, definition.stalled_after)
             self._means.deadlines.add(self.deadline)
         longest = self._settings.queue.max_parameters
-        call = Call(self, self._means, definition, context, scopes, self._keep_ms, longest)
+        call = Call(self, self._means, definition, context, cancels, self._keep_ms, longest)
         return call.begin(job.parameters)
 
     def _has_started(self, job: codec.Job) -> bool:
@@ -370,7 +370,7 @@ class Execution:
             self.settlement = Ack(reported=True) if self._may_have_reported else _ACK
             return
         if isinstance(outcome, Interrupted):
-            self.settlement = self.hand_back()
+            self.settlement = self.hand_back(refund=not outcome.counts)
             return
         if isinstance(outcome, CancelAsked):
             kept = Result(self._keep_ms) if self._keep_ms else None

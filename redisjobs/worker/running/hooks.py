@@ -13,7 +13,6 @@ from redisjobs.base.logger import Log
 from redisjobs.events import Events, JobsClaimed, JobsSettled, WorkerEvent
 from redisjobs.middleware import ClaimedJob, Hook, Middleware, hooks, log_raised
 from redisjobs.worker.running.contexts import Contexts, run_in
-from redisjobs.worker.running.guard import OpenScopes, keep_up, set_author
 
 _MOST = 10_000  # jobs that may wait for their hooks
 _LAST = 2.0  # seconds that those which wait at the end may take
@@ -24,19 +23,13 @@ class Hooks:
     """The hooks `on_claim` and `on_settled` of one run of a worker, called one after another.
 
     What waits is bounded: where hooks are slower than the jobs for long, they are not called for some, and for how
-    many is logged. A hook runs in a context of its own, and what it does to other tasks is told from what was
-    meant for them, as with a handler.
+    many is logged. A hook runs in a context of its own.
 
     Args:
         middleware: All of it, the outermost first.
         worker_id: Tells who the worker is: other workers of the queue tell their events as well.
         log: Where it tells of the queue.
-
-    Attributes:
-        ended: Never: hooks run on for as long as the worker does. For the guard, whose author they are.
     """
-
-    ended = False
 
     def __init__(self, middleware: Sequence[Middleware], worker_id: Callable[[], str], log: Log) -> None:
         self._on_claim = hooks(middleware, "on_claim")
@@ -57,7 +50,7 @@ class Hooks:
         if self._on_settled:
             self._unsubscribe.append(events.subscribe(JobsSettled, self._settled))
         if self._unsubscribe:
-            tasks.start_soon(keep_up, self._run)
+            tasks.start_soon(self._run)
 
     def _claimed(self, event: JobsClaimed) -> None:
         if self._is_ours(event):
@@ -104,23 +97,18 @@ class Hooks:
         self._say_left_out()
 
     async def _call_all(self) -> None:
-        scopes, number = OpenScopes(), 0
+        number = 0
         while self._waiting:
             called, arguments = self._waiting.popleft()
             for hook in called:
-                await self._call(hook, arguments, scopes)
+                await self._call(hook, arguments)
             number += 1
             if number % _IN_A_ROW == 0:
                 await anyio.lowlevel.checkpoint()
         self._say_left_out()
 
-    async def _call(self, hook: Hook, arguments: Sequence[Any], scopes: OpenScopes) -> None:
-        context = self._contexts.fresh()
-        context.run(set_author, self)
-        innermost = scopes.innermost()
-        raised = await run_in(context, None, _awaited, hook, arguments)
-        if scopes.innermost() is not innermost:
-            scopes.close_inside(innermost)
+    async def _call(self, hook: Hook, arguments: Sequence[Any]) -> None:
+        raised = await run_in(self._contexts.fresh(), None, _awaited, hook, arguments)
         if raised is None:
             return
         try:

@@ -14,14 +14,13 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.base.eventloop import Gate, gates, was_asked
+from redisjobs.base.eventloop import Gate, gates
 from redisjobs.client.backoff import NOT_NOW
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.transitions import MOST_JOBS, Exchange, Lease, ReportProgress, Settlement, Turn
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.guard import keep_up
 
 _MOST = 2  # exchanges at once
 _BATCH = 50  # jobs of one exchange, at least, before there is a second one beside it
@@ -133,8 +132,7 @@ class Batcher:
         """Start the tasks that carry batches; what fails for good fails them all."""
         self._new_gate = gates()
         for _ in range(_MOST):
-            # They last: a task for each batch could be cancelled before its first step, and nobody would know.
-            tasks.start_soon(keep_up, self._carry_on)
+            tasks.start_soon(self._carry_on)
 
     def begin(self, batch: Batch) -> None:
         """Carry a batch, in one of these tasks; where they have ended it fails at once."""
@@ -245,10 +243,6 @@ class Batcher:
                 error = Unavailable("the exchange was broken off")
         except DriverError as failure:
             error = failure
-        except anyio.get_cancelled_exc_class():
-            if was_asked():
-                raise
-            error = Unavailable("the exchange was cut off, by a handler that cancelled all tasks")
         finally:
             self._scopes.discard(scope)
             self._arrive(batch)

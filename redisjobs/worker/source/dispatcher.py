@@ -471,8 +471,7 @@ class Dispatcher:
         for run in self.leases:
             if not run.over:
                 run.give_up(Interrupted())
-                counts = run.began and (broken or self._pool.means.guard.blames(run))
-                run.over, run.settlement = True, run.hand_back(refund=not counts)
+                run.over, run.settlement = True, run.hand_back(refund=not (broken and run.began))
                 self.leases.unsettled.append(run)
         self.over = []
         self.leases.try_again()

@@ -10,7 +10,6 @@ from redisjobs.base.visible import number_of
 from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.deadline import Deadlines
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.running.prefetch import Prefetch
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.settings import Settings
@@ -134,8 +133,8 @@ class Pool:
 
     def start(self, tasks: TaskGroup) -> None:
         """Start the slots."""
-        self.slots.start(tasks, self.means.guard)
-        tasks.start_soon(keep_up, self.deadlines.run)
+        self.slots.start(tasks)
+        tasks.start_soon(self.deadlines.run)
 
     @property
     def room(self) -> int:
@@ -311,7 +310,7 @@ class Pool:
         """Let a slot run a job."""
         self.alone = run if alone else self.alone
         self.begun += 1
-        self.slots.give(run)
+        (self.slots.give_alone if alone else self.slots.give)(run)
 
     def claim_ahead(self, sent_at: float, *, wanted: bool) -> None:
         """Decide how many jobs may be claimed before a slot is free for them; of a worker's last jobs none waits.

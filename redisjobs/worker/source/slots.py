@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from redisjobs.base.eventloop import Gate, gates
 from redisjobs.model.outcome import Outcome, Raised
 from redisjobs.worker.running.call import DONE, awaited
+from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.guard import Guard, OpenScopes, be_task_of, cancel_counter, forget_cancels
 
 
 class Slots:
@@ -32,9 +32,8 @@ class Slots:
         self._waiting: deque[Execution] = deque()
         self.held = 0
 
-    def start(self, tasks: TaskGroup, guard: Guard) -> None:
+    def start(self, tasks: TaskGroup) -> None:
         """Start all of them."""
-        self._guard = guard
         self._new_gate = gates()
         for _ in range(self._count):
             tasks.start_soon(self._serve)
@@ -67,6 +66,12 @@ class Slots:
         if not self._woken:
             self._wake(1)
 
+    def give_alone(self, run: Execution) -> None:
+        """Run a job while no other runs. All slots get new tasks first: what earlier jobs left there is gone."""
+        for slot in self._slots:
+            slot.scope.cancel()
+        self.give(run)
+
     def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
         """Wake so many idle slots, if there are.
 
@@ -85,54 +90,58 @@ class Slots:
             slot.gate.open()
 
     async def _serve(self) -> None:
+        """Have jobs run in a task, and in a new one once that was cancelled.
+
+        A handler may cancel its task, or leave a cancel scope or a timeout open there: that could hit later jobs.
+        """
         slot = _Slot(self._new_gate)
         self._slots.append(slot)
-        be_task_of(slot)
         while True:
             try:
-                with anyio.CancelScope() as scope:
-                    await self._run_jobs(slot, scope)
-            except anyio.get_cancelled_exc_class():
-                # Else this task was cancelled by the job it runs, or by code that is no job's.
-                if self._guard.was_meant():
-                    raise
-                forget_cancels()
-                if slot in self._idle:
-                    self._idle.remove(slot)
-                self._is_up(slot)
-            except BaseException as error:
-                # What a handler raised or returned has code of its own, which runs as we look at it.
-                if slot.run is None or isinstance(error, GeneratorExit):
-                    raise
-                self._end(slot, Raised(error))
-            # A scope cancels only once, so after a job that was given up it goes on with a new one.
+                async with anyio.create_task_group() as tasks:
+                    slot.scope = tasks.cancel_scope
+                    tasks.start_soon(self._run_jobs, slot)
+            except* RuntimeError:  # a scope is open there: anyio and trio say so as the task ends
+                pass
+            await checkpoint_if_cancelled()  # if the worker ends; on trio nothing else says so here
+            if slot.failure is not None:
+                raise slot.failure
             if slot.run is not None:
-                self._end(slot, slot.run.given_up)
+                self._end(slot, slot.run.cut_off())
 
-    async def _run_jobs(self, slot: "_Slot", scope: anyio.CancelScope) -> None:
-        if slot.cancels():  # by a job that was given up, and by itself as well
-            forget_cancels()
-            await checkpoint()
-        while not scope.cancel_called:
-            run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
-            if self._waiting and not self._woken:  # should this job wait for something
-                self._wake(1, stands_by=slot)
-            came_to = run.begin(scope, slot.scopes)
-            outcome = came_to if came_to is DONE else await awaited(came_to)
-            was_cancelled = not scope.cancel_called and slot.cancels()
-            if was_cancelled:
-                forget_cancels()
-            self._end(slot, outcome)
-            del outcome, came_to  # what a handler raised is not to wait here for the next job
-            if was_cancelled:
-                await checkpoint()  # a cancel that the task has not heard of yet would hit the next job
+    async def _run_jobs(self, slot: "_Slot") -> None:
+        cancels, scope = TaskCancels(), slot.scope
+        try:
+            while not (scope.cancel_called or cancels.count()):
+                run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
+                if self._waiting and not self._woken:  # should this job wait for something
+                    self._wake(1, stands_by=slot)
+                try:
+                    came_to = run.begin(scope, cancels)
+                    outcome = came_to if came_to is DONE else await awaited(came_to)
+                except (anyio.get_cancelled_exc_class(), GeneratorExit):
+                    raise
+                except BaseException as error:
+                    # What a handler raised or returned has code of its own, which runs as we look at it.
+                    outcome = Raised(error)
+                self._end(slot, outcome)
+                came_to = outcome = DONE  # what a handler raised is not to wait here for the next job
+        except anyio.get_cancelled_exc_class():
+            pass  # a scope that is open here may have sent it; if the worker ends, the task above hears of it too
+        except Exception as error:  # of our own
+            slot.failure = error
 
     async def _next(self, slot: "_Slot") -> Execution:
-        while not self._waiting:  # also where one that was faster has run what this one was woken for
+        # Again where a faster one has run what this one was woken for; or for the cancel, where that is to come.
+        while not self._waiting or slot.scope.cancel_called:
             slot.gate = self._new_gate()
             self._idle.append(slot)
-            await slot.gate.wait()
-            self._is_up(slot)
+            try:
+                await slot.gate.wait()
+            finally:
+                if slot in self._idle:  # cancelled
+                    self._idle.remove(slot)
+                self._is_up(slot)
         run = self._waiting.popleft()
         if slot.stands_by is not None and slot.stands_by.run is not None:  # else these came when it had run all
             self._wake(len(self._waiting) - self._woken)
@@ -151,12 +160,12 @@ class Slots:
 
 
 class _Slot:
-    __slots__ = ("cancels", "gate", "is_woken", "run", "scopes", "stands_by")
+    __slots__ = ("failure", "gate", "is_woken", "run", "scope", "stands_by")
 
     def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
         self.is_woken = False
         self.stands_by: _Slot | None = None  # by which one
         self.run: Execution | None = None
-        self.scopes = OpenScopes()
-        self.cancels = cancel_counter()
+        self.scope = anyio.CancelScope()  # of the task that runs its jobs
+        self.failure: Exception | None = None  # of our own, in that

@@ -8,7 +8,6 @@ waiting to a blocking read on a connection of its own.
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 import anyio
@@ -20,7 +19,6 @@ from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, Worke
 from redisjobs.model.driver import Fenced
 from redisjobs.scheduler.scheduler import Scheduler
 from redisjobs.worker.running.chain import finder
-from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.running.hooks import Hooks
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
@@ -148,9 +146,7 @@ class Source:
         try:
             if not self.member.opened:
                 self.exchanger.keep_turn(_JOINING)
-                with anyio.CancelScope() as self.member.opening:  # a new one: this may be done again
-                    if self._pool.shutdown.stopping:
-                        self.member.opening.cancel()
+                with self.member.opening:
                     await self.member.join()
                 if self.member.opening.cancel_called:
                     await self._drain.leave_unopened()
@@ -162,7 +158,7 @@ class Source:
             await self.drain()
             self._owner.ended()
         except anyio.get_cancelled_exc_class():
-            self.recovery.is_needed = True  # should it go on
+            self.recovery.is_needed = True  # what was under way may still be served
             raise
 
     def _start(self, tasks: TaskGroup) -> None:
@@ -176,9 +172,9 @@ class Source:
         self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, server=server, busy=busy)
         parts = (self.fetcher, self.subscriber, self.promoter, self.progress)
         for duty in (*(part.run for part in parts), self._watch_leases):
-            tasks.start_soon(keep_up, duty)
+            tasks.start_soon(duty)
         if self.scheduler is not None:
-            tasks.start_soon(keep_up, partial(self._fire_schedules, self.scheduler))
+            tasks.start_soon(self._fire_schedules, self.scheduler)
         self.exchanger.batcher.start(tasks)
         threads, processes = self._pool.threads, self._pool.means.processes
         self.dispatcher.find = finder(settings.queue.definitions, self._middleware, threads, processes)

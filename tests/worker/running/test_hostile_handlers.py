@@ -14,7 +14,6 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import anyio
@@ -27,6 +26,7 @@ from tenacity import stop_after_attempt, wait_none
 
 from redisjobs import (
     DriverError,
+    JobContext,
     JobInfo,
     JobName,
     JobQueue,
@@ -688,12 +688,16 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
     """Runs a coroutine as a program does: what cancels all tasks would cancel those of pytest too."""
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:
-        # A task that is cancelled before its first step leaves its coroutine behind.
+        # A task that is cancelled before its first step leaves its coroutine. To be collected in code without
+        # builtins, as pydantic evaluates, would be more than a warning.
         with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-            with asyncio.Runner(loop_factory=request.param) as runner:
-                result = runner.run(main)
-            gc.collect()
-        return result
+            gc.disable()
+            try:
+                with asyncio.Runner(loop_factory=request.param) as runner:
+                    return runner.run(main)
+            finally:
+                gc.enable()
+                gc.collect()
 
     return run
 
@@ -752,97 +756,146 @@ async def while_it_is_cancelled() -> None:
         cancel_all()
 
 
-ATTACKS = [by_itself, by_itself_and_waits, again_and_again, in_a_task, from_a_thread, while_it_is_cancelled]
+async def one_after_another() -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+        await asyncio.sleep(0)
+
+
+async def from_a_plain_thread() -> None:
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=lambda: loop.call_soon_threadsafe(cancel_all)).start()
+    await asyncio.sleep(10)
+
+
+async def by_the_workers_own_task() -> None:
+    main = next(task for task in asyncio.all_tasks() if "main" in repr(task.get_coro()))
+    main.cancel()
+    await asyncio.sleep(10)
+
+
+async def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(10)
+
+
+async def exits() -> None:
+    raise SystemExit(3)
+
+
+async def exits_in_a_task() -> None:
+    task = asyncio.create_task(exits())
+    await asyncio.sleep(10)
+    await task
+
+
+async def interrupts_in_a_task_group() -> None:
+    async def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(interrupt)
+
+
+async def exits_in_a_callback() -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    asyncio.get_running_loop().call_soon(leave)
+    await asyncio.sleep(10)
+
+
+ATTACKS = [
+    *(by_itself, by_itself_and_waits, again_and_again, in_a_task, from_a_thread, while_it_is_cancelled),
+    *(one_after_another, from_a_plain_thread, by_the_workers_own_task),
+    *(stops_the_loop, exits_in_a_task, interrupts_in_a_task_group, exits_in_a_callback),
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_handler_that_cancels_all_tasks_hits_its_own_job_only(
+def test_a_handler_that_attacks_the_event_loop_may_end_its_worker_but_no_other_job_and_not_for_ever(
     kind: Store, run: Callable[..., Any], attack: Callable[[], Awaitable[None]]
 ) -> None:
+    """That is a crash like any other: deliveries count, and the last one runs by itself."""
     ran: list[int] = []
 
-    async def main() -> None:
+    async def main(*, first: bool) -> None:
         async with JobQueue(kind.driver, kind.queue_name) as queue:
             beside = asyncio.Event()
 
             @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                await beside.wait()
+            async def odd(_: Odd, context: JobContext) -> None:
+                if context.deliveries == 1:
+                    await beside.wait()
                 await attack()
 
             @queue.register(Work, retry=no_retry())
             async def work(work: Work) -> None:
                 beside.set()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
                 ran.append(work.number)
 
-            await queue.push_many([Odd(), *(Work(n) for n in range(10)), Odd(), *(Work(n) for n in range(10, 40))])
-            worker = Worker(queue, concurrency=8)
-            other = asyncio.create_task(Worker(queue, concurrency=2, worker_id="other").run())
-            await worker.run(until_idle=True)
-            with suppress(asyncio.CancelledError):
-                other.cancel()
-                await other
-            await drain(queue)
+            if first:
+                await queue.push_many([Odd(), *(Work(n) for n in range(20))])
+            async with asyncio.timeout(20):
+                await Worker(queue, concurrency=8, lease=0.5, max_deliveries=2).run(until_idle=True)
+
+    async def look() -> tuple[set[str], int]:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
             counts = await queue.counts()
-            attacked = [info.error for info in await queue.jobs(State.DEAD)]
-            assert (counts.dead, sum(counts.ready.values()), counts.running) == (
-                0 if attack is by_itself else 2,
-                0,
-                0,
-            ), attacked
+            dead = await queue.jobs(State.DEAD)
+            return {job.name for job in dead}, sum(counts.ready.values()) + counts.running
 
-    run(main())
+    crashes = 0
+    while crashes < 5:
+        try:
+            run(main(first=not crashes))
+            break
+        except (RedisJobsError, asyncio.CancelledError, SystemExit, KeyboardInterrupt, RuntimeError):
+            crashes += 1
 
-    assert sorted(set(ran)) == list(range(40))
+    assert 0 < crashes <= 2
+    assert sorted(set(ran)) == list(range(20))
+    dead, left = run(look())
+    assert dead <= {"Odd"}
+    assert not left
 
 
-@pytest.mark.slow
-def test_a_worker_that_waits_for_work_outlasts_a_handler_that_cancels_all_tasks(
-    kind: Store, run: Callable[..., Any]
+@pytest.mark.parametrize("attack", [from_a_plain_thread, by_itself_and_waits, by_the_workers_own_task])
+def test_a_job_that_ends_each_of_its_workers_is_told_by_its_last_delivery(
+    kind: Store, run: Callable[..., Any], attack: Callable[[], Awaitable[None]]
 ) -> None:
-    """Its reads, its listening, its timer and its beats are hit as well, and go on."""
-    ran: list[int] = []
-
     async def main() -> None:
         async with JobQueue(kind.driver, kind.queue_name) as queue:
-            started = asyncio.Event()
 
-            @queue.register(Work, retry=no_retry())
-            async def work(work: Work) -> None:
-                ran.append(work.number)
-                if work.number < 3:
-                    cancel_all()
-                elif work.number == 9:
-                    started.set()
-                    await asyncio.sleep(30)
+            @queue.register(Odd)
+            async def odd(_: Odd) -> None:
+                await attack()
 
-            worker = Worker(queue, concurrency=2, lease=0.5)
-            running = asyncio.create_task(worker.run())
+            queue.register(Work)(lambda _: None)
+            if await queue.get("killer") is None:
+                await queue.push(Odd(), job_id="killer")
+                await queue.push(Work(), job_id="waits")
             async with asyncio.timeout(20):
-                for number in range(3):
-                    await eventually(lambda: worker._current and worker._current.sources[0].fetcher.waiting)
-                    with suppress(asyncio.CancelledError):  # these are this task's own, too
-                        await queue.push(Work(number))
-                        await eventually(partial(ran.__contains__, number))
-                        await asyncio.sleep(0.01)
-                    asyncio.current_task().uncancel()  # type: ignore[union-attr]
-                await queue.push(Work(5), delay=0.2)
-                await eventually(lambda: 5 in ran)
-                job_id = await queue.push(Work(9))
-                await started.wait()
-                await asyncio.sleep(1)  # two leases
-                info = await queue.get(job_id)
-                assert info is not None
-                assert info.state is State.RUNNING
-                await queue.cancel(job_id)
-                await eventually(lambda: not worker._current or not worker._current.sources[0].dispatcher.leases)
-                worker.stop()
-                await running
+                await Worker(queue, concurrency=1, max_deliveries=2).run(until_idle=True)
 
+    async def look() -> list[JobInfo | None]:
+        async with JobQueue(kind.driver, kind.queue_name) as queue:
+            return [await queue.get("killer"), await queue.get("waits")]
+
+    for deliveries in (1, 2):
+        with pytest.raises(RedisJobsError, match="one of the worker's tasks was cancelled"):
+            run(main())
+        killer, waits = run(look())
+        assert killer is not None
+        assert (killer.state, killer.deliveries, killer.attempt) == (State.READY, deliveries, 1)
+        assert waits is None or (waits.state, waits.deliveries) == (State.READY, 0)
     run(main())
-    assert ran == [0, 1, 2, 5, 9]
+    killer, waits = run(look())
+    assert killer is not None
+    assert (killer.state, killer.reason) == (State.DEAD, "worker lost")
+    assert waits is None
 
 
 async def cancels_itself() -> None:
@@ -854,38 +907,15 @@ async def cancels_itself_and_returns() -> None:
     asyncio.current_task().cancel()  # type: ignore[union-attr]
 
 
-async def stops_the_loop() -> None:
-    asyncio.get_running_loop().stop()
-    await asyncio.sleep(10)
-
-
-async def exits_in_a_task() -> None:
-    async def leave() -> None:
-        raise SystemExit(3)
-
-    await asyncio.gather(leave(), asyncio.sleep(10))
-
-
-async def interrupts_in_a_task_group() -> None:
-    async def leave() -> None:
-        raise KeyboardInterrupt
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(leave)
-
-
 @pytest.mark.parametrize(
     ("attack", "error"),
     [
-        (exits_in_a_task, "RuntimeError: a task of the handler's raised SystemExit: 3"),
-        (interrupts_in_a_task_group, "ExceptionGroup: unhandled errors in a TaskGroup"),
         (cancels_itself, "CancelledError"),
         (cancels_itself_and_returns, None),
-        (stops_the_loop, "RuntimeError: a handler can't stop the event loop"),
     ],
 )
 @pytest.mark.parametrize("timeout", [None, 20])
-def test_a_handler_that_would_end_what_it_runs_in_ends_its_own_job_only(
+def test_a_handler_that_cancels_its_own_task_ends_its_own_job_only(
     kind: Store,
     run: Callable[..., Any],
     attack: Callable[[], Awaitable[None]],
@@ -913,9 +943,8 @@ def test_a_handler_that_would_end_what_it_runs_in_ends_its_own_job_only(
 
 
 @pytest.mark.parametrize("how", ["cancel", "timeout", "group"])
-@pytest.mark.parametrize("struck", [False, True])
 def test_who_cancels_the_workers_own_task_ends_it_at_once_and_gets_the_jobs_back(
-    kind: Store, run: Callable[..., Any], how: str, struck: bool
+    kind: Store, run: Callable[..., Any], how: str
 ) -> None:
     async def main() -> None:
         async with JobQueue(kind.driver, kind.queue_name) as queue:
@@ -926,15 +955,6 @@ def test_who_cancels_the_workers_own_task_ends_it_at_once_and_gets_the_jobs_back
                 started.set()
                 await asyncio.sleep(30)
 
-            @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                for task in asyncio.all_tasks() - {main_task}:
-                    task.cancel()
-                await asyncio.sleep(1)
-
-            main_task = asyncio.current_task()
-            if struck:
-                await queue.push(Odd())
             job_id = await queue.push(Work())
             worker = Worker(queue)
             before = time.monotonic()
@@ -995,122 +1015,6 @@ def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Cal
         assert (waits.state, waits.deliveries) == (State.READY, 0)
 
 
-@pytest.mark.parametrize("turns", [0, 1, 5])
-def test_a_handler_that_cancels_one_task_after_another_hits_nobody_else(
-    kind: Store, run: Callable[..., Any], turns: int
-) -> None:
-    ran: list[int] = []
-
-    async def main() -> None:
-        async with JobQueue(kind.driver, kind.queue_name) as queue:
-            over = asyncio.Event()
-
-            @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                    task.cancel()
-                    for _turn in range(turns):
-                        await asyncio.sleep(0)
-                over.set()
-
-            @queue.register(Work, retry=no_retry())
-            async def work(work: Work) -> None:
-                await over.wait()
-                ran.append(work.number)
-
-            await queue.push_many([*(Work(n) for n in range(5)), Odd(), *(Work(n) for n in range(5, 10))])
-            await drain(queue, concurrency=8)
-            counts = await queue.counts()
-            assert (counts.totals["completed"], counts.totals["released"], counts.dead) == (11, 0, 0)
-
-    run(main())
-    assert sorted(ran) == list(range(10))
-
-
-def test_a_cancellation_that_a_sync_handler_raises_is_its_failure_whatever_another_cancels_meanwhile(
-    kind: Store, run: Callable[..., Any]
-) -> None:
-    async def main() -> None:
-        async with JobQueue(kind.driver, kind.queue_name) as queue:
-            started, struck = threading.Event(), threading.Event()
-
-            @queue.register(Work, retry=no_retry())
-            def work(_: Work) -> None:
-                started.set()
-                struck.wait(20)
-                raise asyncio.CancelledError
-
-            @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                await eventually(started.is_set)
-                cancel_all()
-                struck.set()
-
-            job = await queue.push(Work())
-            await queue.push(Odd())
-            await drain(queue, concurrency=2)
-            info = await job.info()
-            assert info is not None
-            assert (info.state, info.error) == (State.DEAD, "CancelledError")
-            assert (await queue.counts()).totals["released"] == 0
-
-    run(main())
-
-
-def test_what_the_driver_starts_in_a_workers_task_is_not_cancelled_by_a_handler(
-    redis_store: RedisStore, run: Callable[..., Any]
-) -> None:
-    cancelled: list[str] = []
-
-    async def main() -> None:
-        async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
-
-            @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                pings = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
-                cancelled.extend(str(ping.cancel()) for ping in pings)
-                worker.stop()
-
-            worker = Worker(queue)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(worker.run)
-                await eventually(lambda: any("_ping" in task.get_name() for task in asyncio.all_tasks()))
-                await queue.push(Odd())
-
-    run(main())
-    assert set(cancelled) == {"False"}
-
-
-@pytest.mark.parametrize("turns", range(4))
-def test_a_cancel_of_the_worker_just_after_a_handler_cancelled_all_tasks_ends_it(
-    kind: Store, run: Callable[..., Any], turns: int
-) -> None:
-    async def main() -> None:
-        async with JobQueue(kind.driver, kind.queue_name) as queue:
-            loop, application, me = asyncio.get_running_loop(), contextvars.copy_context(), asyncio.current_task()
-
-            def cancel_later(turns: int) -> None:
-                if turns:
-                    loop.call_soon(cancel_later, turns - 1, context=application)
-                else:
-                    worker.cancel()
-
-            @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                loop.call_soon(cancel_later, turns, context=application)
-                for task in asyncio.all_tasks() - {me}:
-                    task.cancel()
-                await asyncio.sleep(0.05)
-
-            await queue.push(Odd())
-            worker = asyncio.create_task(Worker(queue, concurrency=2).run())
-            with pytest.raises(asyncio.CancelledError):
-                async with asyncio.timeout(20):
-                    await worker
-
-    run(main())
-
-
 def test_a_worker_one_of_whose_tasks_somebody_cancels_ends_by_an_error(
     kind: Store, run: Callable[..., Any]
 ) -> None:
@@ -1131,7 +1035,7 @@ def test_a_worker_one_of_whose_tasks_somebody_cancels_ends_by_an_error(
             await started.wait()
             for task in asyncio.all_tasks() - before - {worker}:
                 task.cancel()
-            with pytest.raises(RedisJobsError, match="by code that is no job's"):
+            with pytest.raises(RedisJobsError, match="one of the worker's tasks was cancelled"):
                 await worker
             info = await job.info()
             assert info is not None
@@ -1154,19 +1058,13 @@ def test_a_worker_runs_where_tasks_start_eagerly_and_leaves_them_so(kind: Store)
         loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
         async with JobQueue(kind.driver, kind.queue_name) as queue:
 
-            @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                async def leave() -> None:
-                    raise SystemExit(3)
-
-                await asyncio.create_task(leave())
-
-            queue.register(Work)(lambda work: ran.append(work.number))
-            await queue.push_many([Odd(), *(Work(n) for n in range(5))])
-            for _ in range(2):  # the second finds what the first has left
-                await drain(queue, concurrency=2)
+            @queue.register(Work)
+            async def work(work: Work) -> None:
                 await group()
-            assert (await queue.counts()).dead == 1
+                ran.append(work.number)
+
+            await queue.push_many([Work(n) for n in range(5)])
+            await drain(queue, concurrency=2)
             begun: list[int] = []
 
             async def eager() -> None:
@@ -1177,42 +1075,6 @@ def test_a_worker_runs_where_tasks_start_eagerly_and_leaves_them_so(kind: Store)
             await task
 
     asyncio.run(main())
-    assert sorted(ran) == [0, 1, 2, 3, 4]
-
-
-def test_a_job_whose_own_thread_cancels_all_tasks_is_a_dead_letter_in_the_end(
-    kind: Store, run: Callable[..., Any]
-) -> None:
-    """Nobody can tell who did that, so it ends the worker; but not one worker after another, for ever."""
-    ran: list[int] = []
-
-    async def main() -> None:
-        async with JobQueue(kind.driver, kind.queue_name) as queue:
-
-            @queue.register(Odd)
-            async def odd(_: Odd) -> None:
-                loop = asyncio.get_running_loop()
-                threading.Thread(target=lambda: loop.call_soon_threadsafe(cancel_all)).start()
-                await asyncio.sleep(10)
-
-            queue.register(Work)(lambda work: ran.append(work.number))
-            if await queue.get("killer") is None:
-                await queue.push(Odd(), job_id="killer")
-                await queue.push_many([Work(n) for n in range(5)])
-            async with asyncio.timeout(20):
-                await Worker(queue, concurrency=1, max_deliveries=2).run(until_idle=True)
-
-    async def look() -> JobInfo | None:
-        async with JobQueue(kind.driver, kind.queue_name) as queue:
-            return await queue.get("killer")
-
-    for _ in range(2):
-        with pytest.raises(asyncio.CancelledError):
-            run(main())
-    run(main())
-    info = run(look())
-    assert info is not None
-    assert (info.state, info.reason) == (State.DEAD, "worker lost")
     assert sorted(ran) == [0, 1, 2, 3, 4]
 
 
@@ -1246,38 +1108,7 @@ def test_a_timeout_that_an_async_generator_leaves_open_hits_no_other_job(
             assert (await queue.counts()).dead == 0
 
     run(main())
-    assert ran == [1, 2]
-
-
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_a_handler_may_cancel_its_tasks_before_their_first_step(loop: Any) -> None:
-    """They leave no coroutine behind that was never awaited, which would be a warning, and so an error here."""
-    ran: list[str] = []
-
-    async def nap() -> None:
-        ran.append("nap")
-
-    async def main() -> None:
-        async with JobQueue("memory://", name="tasks") as queue:
-
-            @queue.register(Odd, retry=no_retry())
-            async def odd(_: Odd) -> None:
-                task = asyncio.create_task(nap())
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(nap)
-                    tasks.cancel_scope.cancel()
-                ran.append("done")
-
-            await queue.push(Odd())
-            await Worker(queue).run(until_idle=True)
-
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(main())
-    gc.collect()
-    assert ran[-1] == "done"
+    assert sorted(ran) == [1, 2]
 
 
 @pytest.mark.parametrize("inside", ["async", "sync"])
@@ -1301,18 +1132,14 @@ def test_a_handler_may_run_a_worker(kind: Store, run: Callable[..., Any], inside
                     before = asyncio.all_tasks()
                     await run_another()
                     more = asyncio.all_tasks() - before  # the worker around this has some that come and go
-                    left.update(name for task in more if "guard" in (name := task.get_name()))
-                    cancel_all()  # it is a job's code still
-                    await asyncio.sleep(1)
+                    left.update(name for task in more if "watch" in (name := task.get_name()))
 
             else:
                 queue.register(Odd, retry=no_retry(), timeout=10)(lambda _: asyncio.run(run_another()))
             queue.register(Work)(lambda work: ran.append(work.number))
             await queue.push_many([Odd(), Work(2)])
             await drain(queue, concurrency=1)
-            assert [info.error for info in await queue.jobs(State.DEAD)] == (
-                ["CancelledError"] if inside == "async" else []
-            )
+            assert await queue.jobs(State.DEAD) == []
 
     run(main())
     assert ran == [1, 2]

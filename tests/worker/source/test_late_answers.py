@@ -25,7 +25,6 @@ from redisjobs.model.queries import Tidied, Tidy
 from redisjobs.model.transitions import Exchange, Lease, Settlement, Settlements, Turn
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.run import WorkerRun
-from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.fetcher import Fetcher
@@ -526,7 +525,7 @@ async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_c
     monkeypatch.setattr(source.member.consumer, "wait", wait)
     async with anyio.create_task_group() as tasks:
         for part in (source.fetcher, source.subscriber, source.promoter):
-            tasks.start_soon(keep_up, part.run)
+            tasks.start_soon(part.run)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
         await eventually(lambda: not source.fetcher.waiting)
@@ -547,7 +546,7 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         monkeypatch.setattr(source.member.consumer._reader, "_unblock", unanswered)
     async with anyio.create_task_group() as tasks:
         for part in (source.fetcher, source.subscriber, source.promoter):
-            tasks.start_soon(keep_up, part.run)
+            tasks.start_soon(part.run)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
         consumer = source.member.consumer
@@ -612,9 +611,9 @@ async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_an
 
     source.dispatcher.cancel([settled_since, ours])
 
-    assert not isinstance(run.given_up, CancelAsked)
+    assert not isinstance(run.why, CancelAsked)
     source.dispatcher.cancel([settled_since, again])
-    assert isinstance(run.given_up, CancelAsked)
+    assert isinstance(run.why, CancelAsked)
 
 
 async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_worker_is_now(
@@ -636,7 +635,7 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
     source.fenced(Fenced(before))
 
     assert (source.member.consumer.worker_id, source.exchanger.trouble) == (now, None)
-    assert not isinstance(run.given_up, LeaseGone)
+    assert not isinstance(run.why, LeaseGone)
     assert list(source.dispatcher.leases) == [run]
 
 
@@ -829,7 +828,7 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     job_id = await queue.push(Work())
     async with anyio.create_task_group() as tasks:
         for part in (source.fetcher, source.subscriber, source.promoter):
-            tasks.start_soon(keep_up, part.run)
+            tasks.start_soon(part.run)
         source.exchanger.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()

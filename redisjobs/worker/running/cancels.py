@@ -1,0 +1,117 @@
+"""Tells the cancels of a worker's tasks apart: by a scope, by the job that runs there, or by other code.
+
+Handlers share the event loop with their worker, and code there can cancel any task. A cancel scope says by itself
+that it was cancelled. A bare `Task.cancel()` does not, and only asyncio has it.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from redisjobs.base.eventloop import AsyncioGate, Gate, gates
+from redisjobs.model.context import JobContext, current_job
+
+
+class TaskCancels:
+    """The bare cancels of the current task, for as long as that lasts.
+
+    Attributes:
+        count: Returns how many it has got, and not undone.
+        by_job: Whether the job that runs there has sent them itself.
+    """
+
+    __slots__ = ("by_job", "count")
+
+    def __init__(self) -> None:
+        task = _current_task()
+        self.count: Callable[[], int] = task.cancelling if task is not None else int
+        self.by_job = False
+
+
+class CancelWatch:
+    """Watches for cancels of all tasks, and of the worker's own one by a job; for the task that a worker runs in.
+
+    Attributes:
+        attacked: Whether there was one: the worker ends by an error.
+        blames_jobs: Whether there was one, or an exception has ended the event loop: a job may be why.
+    """
+
+    def __init__(self) -> None:
+        self.attacked = self.blames_jobs = False
+        self._handled = sys.exc_info()[1]
+        self._around = _job_here()  # a job may run a worker, and may cancel that one
+        task = _current_task()
+        self._cancelling = task.cancelling() if task is not None else 0
+        self._bystander: asyncio.Task[None] | None = None
+        if task is not None:
+            self._everyone = _Watched(self._all_cancelled)
+            self._bystander = asyncio.create_task(_wait_for(self._everyone), name="redisjobs watch")
+
+    async def end(self) -> None:
+        """Watch no more."""
+        if self._bystander is not None:
+            with anyio.CancelScope(shield=True):
+                if not self._everyone.done():
+                    self._everyone.set_result(None)
+                await asyncio.wait({self._bystander})
+
+    def gate(self) -> Gate:
+        """Return what the worker's own task is to wait by: so it shows whether a job cancels that task."""
+        if self._bystander is None:
+            return gates()()
+        return AsyncioGate(_Watched(self._worker_cancelled))
+
+    def forget(self) -> None:
+        """Let the current task, which is the worker's own, forget what an attack did to it.
+
+        On Python 3.13 a task group in a task that remembers cancels takes every error for one.
+        """
+        task = _current_task()
+        while task is not None and task.cancelling() > self._cancelling:
+            task.uncancel()
+
+    def _all_cancelled(self) -> None:
+        # A loop that ends in order cancels what is left once it has stopped; one that an exception ends does so
+        # while that is being handled.
+        running = self._everyone.get_loop().is_running()
+        self.attacked = self.attacked or running
+        self.blames_jobs = self.blames_jobs or running or sys.exc_info()[1] is not self._handled
+
+    def _worker_cancelled(self) -> None:
+        if _job_here() is not self._around:
+            self.attacked = self.blames_jobs = True
+
+
+class _Watched(asyncio.Future[None]):
+    """What a task waits for; a cancel of the task comes by here, in the context of the code that sends it."""
+
+    def __init__(self, cancelled: Callable[[], None]) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._note = cancelled
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        self._note()
+        return super().cancel(msg)
+
+
+async def _wait_for(future: asyncio.Future[None]) -> None:
+    with suppress(asyncio.CancelledError):
+        await future
+
+
+def _current_task() -> "asyncio.Task[Any] | None":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # this is trio
+        return None
+
+
+def _job_here() -> JobContext[Any] | None:
+    try:
+        return current_job()
+    except LookupError:
+        return None

@@ -23,7 +23,6 @@ from redisjobs.torture import report
 from redisjobs.torture.checks.checker import Verdict, check
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.recovery import Recovery
-from redisjobs.torture.fleet.jobs import UPSET
 from redisjobs.torture.fleet.place import databases_of
 from redisjobs.torture.fleet.release import Release
 from redisjobs.torture.fleet.store import Final, Letter
@@ -675,23 +674,6 @@ def test_poison_excuses_the_jobs_that_were_beside_it() -> None:
     assert again(A, B, settled("x", 1, 200.1, reply="LEASE_LOST"), *pushed("p", 199, "Poison"), poison) == "none"
 
 
-def upset(worker: int, at: float, does: str) -> Lines:
-    return [*pushed("u", 199, "Upsetter"), started("u", worker, at, name="Upsetter") | {"does": does}]
-
-
-@pytest.mark.parametrize("does", UPSET)
-def test_a_handler_that_upsets_the_loop_excuses_no_other_job(does: str) -> None:
-    assert again(A, started("x", 2, 203), *upset(1, 200.2, does)) == "none"
-
-
-@pytest.mark.parametrize("does", UPSET)
-def test_a_handler_that_upsets_the_loop_is_no_excuse_for_its_own_second_run(does: str) -> None:
-    released = settled("u", 1, 200.3, settlement="Release")
-    second = started("u", 2, 201, name="Upsetter") | {"does": does}
-
-    assert check([*upset(1, 200.2, does), released, second], [Final()]).again == {"none": 1}
-
-
 def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
     late = started("x", 1, 206)  # the first delivery, after the second has been done
     frozen = killed(1, 199.5) | {"name": "worker frozen"}
@@ -1153,7 +1135,7 @@ def test_a_run_that_was_cut_is_retried_where_a_fault_cut_it() -> None:
     cut_off = [started("f", 1, 200), ended("f", 1, 200.3, result="cut"), retried(1, 200.4)]
 
     assert judged(*cut_off, *DONE, stopped(1, 200.2))[0] == {"worker stopped": 1}
-    assert judged(*cut_off, *DONE, *upset(1, 200.2, "cancel all tasks"))[0] == {"none": 1}
+    assert judged(*cut_off, *DONE)[0] == {"none": 1}
 
 
 def test_an_attempt_that_is_left_out_is_wrong() -> None:

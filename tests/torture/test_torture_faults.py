@@ -550,9 +550,12 @@ def test_any_end_of_a_supervised_worker_that_no_fault_made_is_complained_of(flee
     assert fleet.complaints() == [f"worker process 7 {how}"]
 
 
-@pytest.mark.parametrize("by", ["fault", "poison"])
-def test_a_worker_that_a_fault_or_poison_killed_is_not_complained_of(fleet: Fleet, by: str) -> None:
-    tell_end(fleet, 7, "was killed by SIGKILL")
+@pytest.mark.parametrize(
+    ("by", "how"),
+    [("fault", "was killed by SIGKILL"), ("poison", "was killed by SIGKILL"), ("poison", "ended with code 1")],
+)
+def test_a_worker_that_a_fault_or_poison_ended_is_not_complained_of(fleet: Fleet, by: str, how: str) -> None:
+    tell_end(fleet, 7, how)
     if by == "fault":
         fleet.victims.add(7)
     else:

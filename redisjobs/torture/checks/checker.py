@@ -26,11 +26,10 @@ _KILLERS = ("Poison",)
 _UNSEEN = 2  # jobs of a database, at most, that die with one who was given them and had not yet started them
 _LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
 _DEATHS: Mapping[str, Sequence[str]] = {
-    "Poison": ("worker lost",),
+    "Poison": ("worker lost", "failed"),  # the latter where it was first to hear of the cancel that it sent
     "Flaky": ("failed",),
     "Hopeless": ("failed",),
     "Raiser": ("failed",),
-    "Upsetter": ("failed",),
     "ThreadRaiser": ("failed",),
     "by hand": ("failed", "undecodable", "unknown name", "expired"),
 }
@@ -253,7 +252,7 @@ class _Judge:
             verdict.done += 1
             if not story.done:
                 verdict.wrong.append(f"{story.label} was settled as done, and its handler never ended")
-            if story.name in ("Hopeless", "Raiser", "Upsetter", "ThreadRaiser"):
+            if story.name in ("Hopeless", "Raiser", "ThreadRaiser"):
                 verdict.wrong.append(f"{story.label} was to fail, and did not")
         elif story.cancel_asked and not located:
             verdict.cancelled += 1

@@ -24,7 +24,7 @@ from redisjobs.worker.child import PROGRAM
 GRACE = 1.0  # seconds that a worker's jobs may finish in
 CONCURRENCY = 10
 _LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: what the command line promises itself
-_KILLED, _TERMINATED = "was killed by SIGKILL", "was killed by SIGTERM"
+_KILLED, _TERMINATED, _FAILED = "was killed by SIGKILL", "was killed by SIGTERM", "ended with code 1"
 _AGAIN = 0.2  # seconds until a host that ended is started again
 
 
@@ -111,7 +111,7 @@ class Fleet:
     asked: set[int] = field(default_factory=set)
     release: Release = field(init=False)
     _closing: bool = False
-    _killed: list[int] = field(default_factory=list)
+    _ended: list[tuple[int, str]] = field(default_factory=list)  # by a fault or poison, as the recordings tell
     _lifeline: socket.socket | None = None
     _parents: dict[int, int] = field(default_factory=dict)
 
@@ -198,8 +198,8 @@ class Fleet:
             elif (code := host.process.poll()) is not None:
                 host.again_at = time.monotonic() + _AGAIN
                 pid = host.process.pid
-                if code == -signal.SIGKILL:
-                    self._killed.append(pid)  # by a fault, or by poison: the recordings tell
+                if code in (-signal.SIGKILL, 1):
+                    self._ended.append((pid, _FAILED if code == 1 else _KILLED))
                 elif host.leaving and code not in (0, -signal.SIGTERM):
                     self.unasked.append(f"worker {pid} was asked to end, and did with code {code}")
                 elif not host.leaving:
@@ -280,13 +280,12 @@ class Fleet:
 
     def complaints(self) -> list[str]:
         """Which processes ended and should not have: any end but that of one which a fault or poison killed."""
-        ends, known = [(pid, _KILLED) for pid in self._killed], set(self.victims)
+        ends, expected = list(self._ended), {(pid, _KILLED) for pid in self.victims}
         for line in recording.read(self.directory):
             if line["what"] == "start" and line["name"] == "Poison":
-                known.add(line["pid"])
+                expected |= {(line["pid"], _KILLED), (line["pid"], _FAILED)}
             elif line["what"] == ProcessEnded.__name__ and not self._was_asked(line):
                 ends.append((line["ended"], line["how"]))
-        expected = {(pid, _KILLED) for pid in known}
         return [f"worker process {pid} {how}" for pid, how in ends if (pid, how) not in expected]
 
     def _was_asked(self, ended: Line) -> bool:

@@ -76,9 +76,10 @@ class Newcomer:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Kills its process, each time."""
+    """Ends its process, each time, by one of `POISONS`."""
 
     job_name: ClassVar[str] = "Poison"
+    does: str = "kill the process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,23 +170,18 @@ RAISED: Mapping[str, type[BaseException]] = {
 }
 """What handlers raise, by name."""
 
-UPSET = ("cancel all tasks", "cancel a task a turn", "stop the loop", "hold a cancel scope")
-"""What else handlers do to the event loop before they fail; what runs beside them goes on."""
+LEAVES_SCOPE = "leave a cancel scope open"
+"""What a handler may do as well before it raises."""
+
+POISONS = ("kill the process", "cancel all tasks", "cancel a task a turn", "stop the loop")
+"""What ends a worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raiser:
-    """Raises one of `RAISED`."""
+    """Raises one of `RAISED`, or does `LEAVES_SCOPE`."""
 
     job_name: ClassVar[str] = "Raiser"
-    what: str
-
-
-@dataclass(frozen=True, slots=True)
-class Upsetter:
-    """Does one of `UPSET`, and fails."""
-
-    job_name: ClassVar[str] = "Upsetter"
     what: str
 
 
@@ -269,11 +265,23 @@ if process.OLD not in os.environ:
             pass
 
 
-@queue.register(Poison)
-async def kill(parameters: Poison, context: JobContext) -> None:
+@queue.register(Poison, retry=no_retry())
+async def end_process(parameters: Poison, context: JobContext) -> None:
     """Take the process, and what else it runs, along."""
     with process.noted(context):
-        os.kill(os.getpid(), signal.SIGKILL)
+        match parameters.does:
+            case "cancel all tasks":
+                for task in asyncio.all_tasks():
+                    task.cancel()
+            case "cancel a task a turn":  # the worker hears of each by itself
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                    await asyncio.sleep(0)
+            case "stop the loop":
+                asyncio.get_running_loop().stop()
+            case _:
+                os.kill(os.getpid(), signal.SIGKILL)
+        await anyio.sleep_forever()
 
 
 @queue.register(Blocker)
@@ -344,31 +352,12 @@ def _fail_until(attempt: int, context: JobContext) -> None:
 async def raise_it(parameters: Raiser, context: JobContext) -> None:
     """Raise what nobody expects."""
     with process.noted(context):
-        raise RAISED[parameters.what]()
+        if parameters.what == LEAVES_SCOPE:
+            await anext(_left_scope())
+        raise RAISED.get(parameters.what, RuntimeError)()
 
 
-@queue.register(Upsetter, retry=no_retry())
-async def upset(parameters: Upsetter, context: JobContext) -> None:
-    """Let the worker's event loop have all that a handler can do to it."""
-    with process.noted(context, does=parameters.what):
-        match parameters.what:
-            case "cancel all tasks":
-                for task in asyncio.all_tasks():
-                    task.cancel()
-                await anyio.sleep(0.05)
-            case "cancel a task a turn":  # the worker hears of each by itself, and between them goes on
-                for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                    task.cancel()
-                    await asyncio.sleep(0)
-            case "stop the loop":
-                asyncio.get_running_loop().stop()
-                await anyio.sleep(0.05)
-            case "hold a cancel scope":
-                await anext(_held_scope())
-        raise RuntimeError(f"{parameters.what}: fails, as it should")
-
-
-async def _held_scope() -> AsyncIterator[None]:
+async def _left_scope() -> AsyncIterator[None]:
     with anyio.CancelScope():
         yield
 

@@ -1,4 +1,4 @@
-"""Faults of handlers: they kill their process, block its event loop, raise what nobody expects."""
+"""Faults of handlers: they end their worker, block its event loop, raise what is no Exception."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -9,15 +9,16 @@ from redisjobs.torture.nemesis.fault import Fault, Field
 
 
 class PushPoison(Fault):
-    """A job that kills its worker, each time."""
+    """A job that ends its worker, each time."""
 
     name = "poison job"
     holds = 1.0
     recovery = "killers"
 
     def begin(self, field: Field) -> None:  # noqa: D102
-        self.jobs = [field.push(jobs.Poison())]
-        self.detail = self.jobs[0]
+        poison = jobs.Poison(field.rng.choice(jobs.POISONS))
+        self.jobs = [field.push(poison)]
+        self.detail = f"{self.jobs[0]}: {poison.does}"
 
 
 class BlockLoop(Fault):
@@ -66,7 +67,7 @@ class TwoKillers(Fault):
 
 
 class RaiseAnything(Fault):
-    """Handlers that raise what is no Exception, cancel every task there is, or stop the event loop."""
+    """Handlers that raise what is no Exception, or leave a cancel scope open."""
 
     name = "handlers raise"
     holds = 3.0
@@ -75,9 +76,8 @@ class RaiseAnything(Fault):
     def begin(self, field: Field) -> None:  # noqa: D102
         store = field.some_store()
         self.db = store.db
-        ways: Sequence[jobs.Raiser | jobs.Upsetter | jobs.ThreadRaiser] = [
-            *(jobs.Upsetter(what) for what in jobs.UPSET),
-            *(jobs.Raiser(what) for what in jobs.RAISED),
+        ways: Sequence[jobs.Raiser | jobs.ThreadRaiser] = [
+            *(jobs.Raiser(what) for what in (*jobs.RAISED, jobs.LEAVES_SCOPE)),
             *(jobs.ThreadRaiser(what) for what in jobs.RAISED),
         ]
         for way in field.rng.sample(ways, len(ways)):

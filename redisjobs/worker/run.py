@@ -15,7 +15,7 @@ from redisjobs.base.logger import Log
 from redisjobs.errors import RedisJobsError
 from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
-from redisjobs.worker.rss import rss
+from redisjobs.worker.memory import watch_memory
 from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.guard import Guard, keep_up
@@ -23,7 +23,7 @@ from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
-from redisjobs.worker.source.allocator import Allocator
+from redisjobs.worker.source.claiming import Allocator
 from redisjobs.worker.source.heartbeat import Heartbeat
 from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.source import Source
@@ -154,7 +154,10 @@ class WorkerRun:
             tasks.start_soon(keep_up, partial(source.run, tasks))
         tasks.start_soon(keep_up, self._watch_grace)
         if self._settings.max_rss < math.inf:
-            tasks.start_soon(keep_up, self._watch_memory)
+            every = min(_MEMORY, self._settings.lease / 4)
+            tasks.start_soon(
+                keep_up, partial(watch_memory, self.pool, self._settings.max_rss, every, self.recycle)
+            )
 
     async def _wait_for_end(self, guard: Guard) -> None:
         while not self._is_done:
@@ -272,24 +275,6 @@ class WorkerRun:
             logger.info("handlers in processes are started again")
         else:
             logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
-
-    # Watching
-
-    async def _watch_memory(self) -> None:
-        every = min(_MEMORY, self._settings.lease / 4)
-        while not self.shutdown.stopping:
-            await anyio.sleep(every)
-            self._mind_memory()
-
-    def _mind_memory(self) -> None:
-        used, most = rss(), self._settings.max_rss
-        if used > most and not self.pool.begun:  # whoever is started in its place would fare no better
-            raise RedisJobsError(
-                f"{used / 1e6:.0f} MB of memory are in use though no job was run yet, and max_rss is "
-                f"{most / 1e6:.0f} MB: give it more"
-            )
-        if used > most and not self.shutdown.stopping:
-            self.recycle(f"{used / 1e6:.0f} MB of memory are in use")
 
     async def _watch_grace(self) -> None:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""

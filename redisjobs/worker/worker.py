@@ -20,12 +20,12 @@ from redisjobs.client.registry import Registry
 from redisjobs.errors import single_cause
 from redisjobs.middleware import Middleware, all_checked
 from redisjobs.model.job import Duration
-from redisjobs.worker.queues import Queues
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.settings.health import Health, combined
-from redisjobs.worker.settings.settings import Settings
+from redisjobs.worker.settings.settings import Queues, Settings
 from redisjobs.worker.settings.shutdown import Interrupts, stopping
+from redisjobs.worker.source.claiming import Allocator
 
 logger = Log("redisjobs.worker")
 
@@ -240,7 +240,7 @@ class Worker:
         self._current = current = WorkerRun(
             [replace(self.settings, queue=queue, schedules=fires) for queue in self.queues],
             until_idle=until_idle,
-            allocator=self._queues.allocator(),
+            allocator=Allocator(self._queues.weights, strict=self._queues.strict),
             breaking=self.breaking,
         )
         if self._stop_asked:  # asked for before there was a run to tell

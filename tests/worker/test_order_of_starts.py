@@ -13,7 +13,7 @@ from two_queues import Away, another
 
 from redisjobs import JobContext, JobQueue, Priority, Worker
 from redisjobs.model.transitions import After, NewJob, Release, RetryLater
-from redisjobs.worker.running.prefetch import Prefetch
+from redisjobs.worker.source.claiming import Prefetch
 
 pytestmark = pytest.mark.anyio
 

@@ -37,8 +37,8 @@ from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.transitions import Lease, Release
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.worker.running import execution
-from redisjobs.worker.running.prefetch import Prefetch
 from redisjobs.worker.source import exchanger, reclaimer
+from redisjobs.worker.source.claiming import Prefetch
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.promoter import Promoter
 

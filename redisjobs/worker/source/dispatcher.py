@@ -28,11 +28,11 @@ from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.batcher import Batch
+from redisjobs.worker.source.claiming import Quarantine
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.pool import Pool
-from redisjobs.worker.source.quarantine import Quarantine
 
 logger = Log("redisjobs.worker")
 

@@ -7,8 +7,8 @@ import anyio
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.model.driver import Fenced
-from redisjobs.worker.source.beats import Beats
 from redisjobs.worker.source.exchanger import Exchanger
+from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.recovery import Recovery
 

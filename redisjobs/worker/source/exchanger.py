@@ -6,13 +6,13 @@ from redisjobs.base.eventloop import Wakeup
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Consumer
 from redisjobs.model.transitions import Exchange, Lingers
-from redisjobs.worker.running.prefetch import PATIENCE
+from redisjobs.worker.running.execution import PATIENCE
 from redisjobs.worker.source.batcher import Batch, Batcher, most_of
+from redisjobs.worker.source.claiming import Quarantine
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.pool import RESERVED, Pool
 from redisjobs.worker.source.promoter import Promoter
-from redisjobs.worker.source.quarantine import Quarantine
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 

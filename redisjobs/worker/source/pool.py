@@ -11,15 +11,13 @@ from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.deadline import Deadlines
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.guard import keep_up
-from redisjobs.worker.running.prefetch import Prefetch
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
-from redisjobs.worker.source.allocator import Allocator
 from redisjobs.worker.source.batcher import Batcher
+from redisjobs.worker.source.claiming import Allocator, Prefetch, Quarantine
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.leases import Leases
-from redisjobs.worker.source.quarantine import Quarantine
 from redisjobs.worker.source.slots import Slots
 
 _WORTH = 25  # free slots that are worth a claim beside another source's

@@ -7,10 +7,10 @@ from redisjobs.errors import DriverError, Unavailable, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable
 from redisjobs.model.driver import Fenced
 from redisjobs.worker.settings.shutdown import Shutdown
-from redisjobs.worker.source.beats import Beats
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.exchanger import Exchanger
+from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member, refuses
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 

@@ -24,20 +24,19 @@ from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.running.hooks import Hooks
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
-from redisjobs.worker.source.beats import Beats
+from redisjobs.worker.source.claiming import Quarantine
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.drain import Drain
 from redisjobs.worker.source.exchanger import Exchanger
 from redisjobs.worker.source.fetcher import Fetcher
-from redisjobs.worker.source.idleness import Idleness
+from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.promoter import Promoter
-from redisjobs.worker.source.quarantine import Quarantine
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
-from redisjobs.worker.source.stepper import Stepper
+from redisjobs.worker.source.stepper import Idleness, Stepper
 from redisjobs.worker.source.subscriber import Subscriber
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 

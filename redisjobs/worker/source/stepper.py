@@ -1,6 +1,8 @@
-"""The task in which a source decides what it says to the store: one step after another, as `step` orders them."""
+"""The task in which a source decides what it says to the store: one step after another, by what matters most."""
 
 import time
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 import anyio
@@ -10,14 +12,158 @@ from redisjobs.client.backoff import NOT_NOW
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.exchanger import Exchanger
-from redisjobs.worker.source.idleness import Idleness
-from redisjobs.worker.source.pool import RESERVED
+from redisjobs.worker.source.pool import RESERVED, Pool
+from redisjobs.worker.source.promoter import Promoter
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
-from redisjobs.worker.source.step import Situation, Step, next_step
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was told to stop
+_PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
+
+
+class Step(Enum):
+    """One thing to do."""
+
+    FAIL = auto()
+    """Raise what an exchange failed by: the store is away, or took the worker for dead."""
+    RECOVER = auto()
+    """Settle what had no answer, and find the jobs whose delivery was lost."""
+    END_READ = auto()
+    """End the blocking read: there is something that only a claim finds."""
+    READ_CLOCK = auto()
+    """Hear what time it is at the server, before any job is judged by that; and that one gets through."""
+    RECLAIM = auto()
+    """Look for lost workers."""
+    FIND_MISSED = auto()
+    """Look for jobs that are the worker's, and of which it never heard."""
+    TIDY = auto()
+    """Look for what dead workers left behind."""
+    EXCHANGE = auto()
+    """Settle outcomes, and claim jobs for free slots."""
+    REST = auto()
+    """Nothing: wait until something changes."""
+
+
+@dataclass(slots=True)
+class Situation:
+    """What the next step depends on. Times are by the monotonic clock, in seconds.
+
+    Attributes:
+        has_failed: An exchange has failed.
+        must_recover: Jobs may be the worker's of which it does not know, or outcomes be settled that it holds.
+        is_interrupted: The blocking read is to be ended.
+        knows_clock: The server has said what time it is.
+        look_at: When the next look for lost workers is due.
+        missed_at: When the next one for jobs that were missed is.
+        tidy_at: When the next one for what dead workers left behind is.
+        has_batch: There are outcomes to settle, or free slots to claim for.
+        silent_at: When nothing was said to the store for so long that one has to see whether it still answers, or
+            nothing was heard of a paused queue, so that one has to see whether it still is.
+    """
+
+    has_failed: bool
+    must_recover: bool
+    is_interrupted: bool
+    knows_clock: bool
+    look_at: float
+    missed_at: float
+    tidy_at: float
+    has_batch: bool
+    silent_at: float
+
+
+def next_step(it: Situation, now: float) -> Step:
+    """Choose a source's next step."""
+    if it.has_failed:
+        return Step.FAIL
+    if it.must_recover:
+        return Step.RECOVER
+    if it.is_interrupted:
+        return Step.END_READ
+    if not it.knows_clock:
+        return Step.READ_CLOCK
+    if now >= it.look_at:
+        return Step.RECLAIM
+    if now >= it.missed_at:
+        return Step.FIND_MISSED
+    if now >= it.tidy_at:
+        return Step.TIDY
+    if it.has_batch:
+        return Step.EXCHANGE
+    if now >= it.silent_at:
+        return Step.READ_CLOCK
+    return Step.REST
+
+
+class Idleness:
+    """Looks whether anything is left: ready, running here, or held by others who may be dead.
+
+    A thread that was given up may run for ever too; while it counts for a limit, jobs may wait for its end.
+
+    Args:
+        pool: The worker's slots.
+        exchanger: The source's exchanges.
+        promoter: Its delayed jobs.
+        reclaimer: What is known of other workers.
+        recovery: What is to be made good.
+        lease: Seconds a lease lasts.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        exchanger: Exchanger,
+        promoter: Promoter,
+        reclaimer: Reclaimer,
+        recovery: Recovery,
+        *,
+        lease: float,
+    ) -> None:
+        self._pool = pool
+        self._exchanger = exchanger
+        self._promoter = promoter
+        self._reclaimer = reclaimer
+        self._recovery = recovery
+        self._lease = lease
+        self._since: float | None = None  # since when nothing is left to do here
+
+    def look(self) -> bool:
+        """Whether nothing is left. Others may hold jobs: whether they do is asked first, and waited for a lease.
+
+        Then a claim looks once more. What others held when the last one looked may have kept a line from moving,
+        or may have pushed jobs, and a notification of that may still be under way.
+        """
+        if self._exchanger.fetcher.waiting or not self._is_dry:
+            self._since = self._reclaimer.others = None
+            return False
+        if self._exchanger.batcher.under_way:
+            return False
+        now = time.monotonic()
+        if self._since is None:
+            self._since, self._reclaimer.look_at = now, 0.0  # do others hold anything?
+            self._exchanger.wake()
+        # Of those who do one may be dead: a look shows that after a lease. By its time, as this process may stall.
+        waited = self._reclaimer.asked_at - self._since > self._lease + 2 * self._reclaimer.every
+        has_waited = waited and not self._reclaimer.silent
+        held = self._reclaimer.others or self._pool.lingering
+        if self._reclaimer.others is None or (held and not has_waited):
+            return False
+        if self._exchanger.queue_paused or self._exchanger.claimed_at > self._reclaimer.asked_at:
+            return True
+        self._exchanger.claim_once_more()
+        return False
+
+    @property
+    def _is_dry(self) -> bool:
+        is_paused = self._exchanger.queue_paused  # then no claim looks once more, whoever asked for one
+        if not (self._exchanger.is_dry or is_paused) or self._pool.holds or self._recovery.is_required:
+            return False
+        if self._exchanger.quarantine.one_waits and not is_paused:  # for a thread to end
+            return False
+        # What found no thread is ready in truth, and only put off.
+        is_put_off = self._promoter.is_due or self._promoter.expects(_PUT_OFF)
+        return not (self._pool.threads.turned_away and is_put_off)
 
 
 class Owner(Protocol):

@@ -8,8 +8,8 @@ import re
 from redisjobs.client.backoff import retrying
 from redisjobs.model.driver import Consumer, Notification
 from redisjobs.scheduler.scheduler import Scheduler
-from redisjobs.worker.source.beats import Beats
 from redisjobs.worker.source.exchanger import Exchanger
+from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.promoter import Promoter
 from redisjobs.worker.source.reclaimer import Reclaimer
 

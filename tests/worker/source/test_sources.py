@@ -29,9 +29,9 @@ from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
-from redisjobs.worker.source.allocator import Allocator
+from redisjobs.worker.source.claiming import Allocator
 from redisjobs.worker.source.pool import Pool
-from redisjobs.worker.source.step import Situation, Step, next_step
+from redisjobs.worker.source.stepper import Situation, Step, next_step
 
 pytestmark = pytest.mark.anyio
 

@@ -23,9 +23,9 @@ from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
-from redisjobs.worker.source.claiming import Allocator
 from redisjobs.worker.source.heartbeat import Heartbeat
-from redisjobs.worker.source.pool import Pool
+from redisjobs.worker.source.policy import Allocator
+from redisjobs.worker.source.pool import Pool, Turns
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.source.watchdog import LoopWatchdog
 
@@ -52,7 +52,6 @@ class WorkerRun:
         pool: The slots that they share.
         shutdown: Whether it stops, and how.
         call_soon: Runs a function soon in the event loop.
-        broken: Whether it ends by an error.
         processes: Where handlers run that need a process of their own; None: there are none.
     """
 
@@ -71,14 +70,17 @@ class WorkerRun:
         self._ending: Gate | None = None  # opens when it ends in order
         self.shutdown = Shutdown()
         self.call_soon = threadsafe_caller()
-        self.pool = Pool(first, self.threads, allocator or Allocator([1] * len(settings)), self.shutdown, self)
-        self.sources = [Source(each, self.pool, self, self.call_soon, until_idle=until_idle) for each in settings]
-        self.pool.share_among([source.exchanger for source in self.sources])
+        self.pool = Pool(first, self.threads, self.shutdown, self.recycle)
+        turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
+        self.sources = [
+            Source(each, self.pool, turns, self.call_soon, self._all_idle, until_idle=until_idle)
+            for each in settings
+        ]
+        self.pool.share_among([source.claims for source in self.sources])
         patience = min(max(1.0, first.lease / 3), 5.0)
         self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: HandlerPool | None = None
-        self.broken = False
 
     def _make_heartbeats(self) -> list[Heartbeat]:
         """A thread for each server."""
@@ -110,7 +112,7 @@ class WorkerRun:
             try:
                 await self._work(guard)
             except BaseException as error:
-                self.broken = guard.broken or not isinstance(error, anyio.get_cancelled_exc_class())
+                self.shutdown.broken = guard.broken or not isinstance(error, anyio.get_cancelled_exc_class())
                 raise
             finally:
                 with anyio.CancelScope(shield=True):
@@ -151,13 +153,19 @@ class WorkerRun:
     def _start(self, tasks: TaskGroup) -> None:
         self.pool.start(tasks)
         for source in self.sources:
-            tasks.start_soon(keep_up, partial(source.run, tasks))
+            tasks.start_soon(keep_up, partial(self._run_source, source, tasks))
         tasks.start_soon(keep_up, self._watch_grace)
         if self._settings.max_rss < math.inf:
             every = min(_MEMORY, self._settings.lease / 4)
             tasks.start_soon(
                 keep_up, partial(watch_memory, self.pool, self._settings.max_rss, every, self.recycle)
             )
+
+    async def _run_source(self, source: Source, tasks: TaskGroup) -> None:
+        await source.run(tasks)
+        self.pool.changed()
+        if self._is_done and self._ending is not None:
+            self._ending.open()
 
     async def _wait_for_end(self, guard: Guard) -> None:
         while not self._is_done:
@@ -190,11 +198,6 @@ class WorkerRun:
         self.shutdown.recycled = True
         logger.info("%s: this worker ends when those that run are done", why)
         self.stop(math.inf)
-
-    @property
-    def worker_id(self) -> str:
-        """Who it is now, in the first queue."""
-        return self.worker_ids[0]
 
     @property
     def worker_ids(self) -> tuple[str, ...]:
@@ -236,20 +239,12 @@ class WorkerRun:
 
     # What its parts tell it
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether every source has found that nothing is left to do."""
+    def _all_idle(self) -> bool:
         return all(source.stepper.is_idle for source in self.sources)
 
     @property
     def _is_done(self) -> bool:
         return all(source.member.left for source in self.sources)
-
-    def ended(self) -> None:
-        """Note that a source has ended in order."""
-        self.pool.changed()
-        if self._is_done and self._ending is not None:
-            self._ending.open()
 
     def _tell_blocked(self, seconds: float, where: str) -> None:
         for source in self.sources:
@@ -280,7 +275,7 @@ class WorkerRun:
         """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
         await self.shutdown.outlast_grace(self._limit_last_turns)
         for source in self.sources:
-            for run in source.dispatcher.leases:
+            for run in source.leases:
                 run.give_up(Interrupted())
         await anyio.sleep(_UNWIND)
         self.shutdown.over = True

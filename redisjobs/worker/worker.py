@@ -25,7 +25,7 @@ from redisjobs.worker.running.guard import keep_up
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Queues, Settings
 from redisjobs.worker.settings.shutdown import Interrupts, stopping
-from redisjobs.worker.source.claiming import Allocator
+from redisjobs.worker.source.policy import Allocator
 
 logger = Log("redisjobs.worker")
 

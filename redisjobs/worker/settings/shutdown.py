@@ -55,12 +55,13 @@ class Shutdown:
     Attributes:
         stopping: No more jobs are claimed.
         over: The grace is over, and so is the time to unwind.
+        broken: An error ends the run.
         recycled: It stops by itself, having had its share of jobs, memory or threads.
         hindered: That was for want of threads which the system does not give.
     """
 
     def __init__(self) -> None:
-        self.stopping = self.over = self.recycled = self.hindered = False
+        self.stopping = self.over = self.broken = self.recycled = self.hindered = False
         self._until = float("inf")  # by our monotonic clock
         self._asked = anyio.Event()
 

@@ -6,10 +6,9 @@ and goes together.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -74,30 +73,29 @@ def most_of(places: int) -> int:
     return min(MOST_JOBS, max(_BATCH, -(-places // 2)))
 
 
-class Owner(Protocol):
-    """Whose outcomes are settled, and who claims."""
+Answered = Callable[[Batch, Exchange], object]
+"""Takes a batch and the answer to it."""
 
-    def answered(self, batch: Batch, answer: Exchange) -> None:
-        """Take a batch and the answer to it."""
-
-    def failed(self, batch: Batch, error: DriverError | None) -> None:
-        """Take a batch that may or may not have arrived, and why; what it settles is sent again as it is."""
+Failed = Callable[[Batch, DriverError | None], object]
+"""Takes a batch that may or may not have arrived, and why. What it settles is sent again as it is."""
 
 
 class Batcher:
-    """Carries batches to the store.
+    """Sends batches to the server.
 
     Args:
-        consumer: The worker's side of the store.
-        owner: Who is told what became of them.
+        consumer: The worker's side of the driver.
+        answered: Is called for each answer.
+        failed: Is called for each batch that has no answer.
 
     Attributes:
-        unanswered: Batches that may or may not have arrived; they are to be sent again before any other.
+        unanswered: Batches that may or may not have arrived. They are sent again before any other.
     """
 
-    def __init__(self, consumer: Consumer, owner: Owner) -> None:
+    def __init__(self, consumer: Consumer, answered: Answered, failed: Failed) -> None:
         self._consumer = consumer
-        self._owner = owner
+        self._answered = answered
+        self._failed = failed
         self._scopes: set[anyio.CancelScope] = set()
         self._batches: list[Batch] = []  # for a carrier that is about to be idle
         self._idle: list[Gate] = []
@@ -116,7 +114,7 @@ class Batcher:
         """How many jobs were asked for since a time of the monotonic clock, and may still come."""
         return sum(batch.count or 0 for batch in self._under_way if batch.sent >= since)
 
-    def brings_one_alone(self, since: float = float("-inf")) -> bool:
+    def may_bring_isolated(self, since: float = float("-inf")) -> bool:
         """Whether an idle worker's claim is under way: what it brings may have to run alone."""
         return any(batch.idle and batch.sent >= since for batch in self._under_way)
 
@@ -226,7 +224,7 @@ class Batcher:
             self.unanswered.append(batch)
         else:
             self._free_lane(batch)
-        self._owner.failed(batch, error)
+        self._failed(batch, error)
 
     def _arrive(self, batch: Batch) -> None:
         self._under_way.remove(batch)
@@ -259,4 +257,4 @@ class Batcher:
         if error is not None:
             raise error
         assert answer is not None
-        self._owner.answered(batch, answer)
+        self._answered(batch, answer)

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 from redisjobs._version import __version__
 from redisjobs.base.logger import Log, log_from_thread
@@ -19,45 +18,116 @@ from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import Beat, Consumer, Fenced
 from redisjobs.model.transitions import Lease
 from redisjobs.model.workers import names_fact
-from redisjobs.worker.source.dispatcher import Dispatcher
+from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
+from redisjobs.worker.source.pool import Pool
+from redisjobs.worker.source.settler import Settler
+from redisjobs.worker.source.timer import Timer
 
 logger = Log("redisjobs.worker")
 
 _LOOK = 0.25  # seconds between looks at the loop; less than a loop may be silent for
 
 
-class Beating(Protocol):
-    """Who has a lease on a queue. The methods are called in the thread."""
+class Beats:
+    """What the heartbeats of one source say, and what they hear. The thread calls what it needs for a beat.
 
-    @property
-    def consumer(self) -> Consumer:
-        """Its side of the store."""
+    Args:
+        member: The worker, as the queue knows it.
+        pool: The worker's slots.
+        claims: The source's jobs.
+        settler: Cancels them.
+        timer: Wakes the source.
+        fenced: Acts in the event loop on the news that the store takes the worker for dead.
+        call_soon: Runs a function soon in the event loop.
 
-    @property
-    def is_beating(self) -> bool:
-        """Whether it wants heartbeats."""
+    Attributes:
+        heartbeat: The thread; set by the code that makes it.
+        is_beating: Whether heartbeats are wanted.
+    """
+
+    heartbeat: "Heartbeat"
+
+    def __init__(
+        self,
+        member: Member,
+        pool: Pool,
+        claims: Claims,
+        settler: Settler,
+        timer: Timer,
+        fenced: Callable[[Fenced], object],
+        call_soon: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self.is_beating = False
+        self._member = member
+        self._pool = pool
+        self._leases = claims.leases
+        self._settler = settler
+        self._timer = timer
+        self._fenced = fenced
+        self._call_soon = call_soon
+        self._names = names_fact(member.settings.queue.definitions)
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def start(self) -> None:
+        """Beat from now on."""
+        self.is_beating = True
+        self.heartbeat.start()
 
     @property
     def knows_it_is_away(self) -> bool:
-        """Whether it has found by itself that the store is away, and has said so."""
+        """Whether it was found that the store is away, and said."""
+        return bool(self._member.unavailable)
+
+    def end(self) -> None:
+        """Beat no more: the worker leaves the queue."""
+        self.is_beating = False
+
+    def hurry(self) -> None:
+        """Beat now, to hear now what there is to hear."""
+        self.heartbeat.hurry()
+
+    def hurry_for(self, job_id: str) -> None:
+        """Beat now if that job is held: somebody says that it is cancelled, and the store tells whether it is."""
+        # One look at all that is held is enough for many cancels: the beat that is to come hears of all of them.
+        if not self.heartbeat.hurries and any(lease.job_id == job_id for lease in self.held()):
+            self.hurry()
+
+    @property
+    def consumer(self) -> Consumer:
+        """The worker's side of the store."""
+        return self._member.consumer
 
     def held(self) -> Sequence[Lease]:
         """What it holds now."""
+        return self._leases.all
 
     def facts(self) -> Mapping[str, str]:
-        """What to tell of it."""
+        """What to tell of the worker."""
+        settings = self._member.settings
+        return {
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "started": self._started,
+            "concurrency": str(settings.concurrency),
+            "running": str(self._pool.slots.count_busy()),
+            "refused": str(self._settler.refused),
+            "version": __version__,
+            "names": self._names,
+        }
 
     def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
-        """Take what somebody has asked to cancel, by a heartbeat that got through.
+        """Take what somebody has asked to cancel, by a heartbeat that got through and began then."""
+        self._member.beat_at = began
+        self._call_soon(lambda: self._act(cancelled))
 
-        Args:
-            began: When it began, by this machine's monotonic clock.
-            cancelled: Those of what it holds.
-        """
+    def _act(self, cancelled: Sequence[Lease]) -> None:
+        self._settler.cancel(cancelled)
+        self._timer.wake()  # it may wait for a heartbeat to get through
 
     def fenced(self, error: Fenced) -> None:
         """Take the news that it was fenced."""
+        self._call_soon(lambda: self._fenced(error))
 
 
 class Heartbeat:
@@ -74,7 +144,7 @@ class Heartbeat:
     """
 
     def __init__(
-        self, beating: Sequence[Beating], lease: float, look: Callable[[], object], log: Log = logger
+        self, beating: Sequence[Beats], lease: float, look: Callable[[], object], log: Log = logger
     ) -> None:
         self._all = beating
         self._interval = lease / 3
@@ -158,13 +228,13 @@ class Heartbeat:
             self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
 
-    def _is_told(self, error: Exception, beating: Sequence[Beating]) -> bool:
+    def _is_told(self, error: Exception, beating: Sequence[Beats]) -> bool:
         """Whether others log it: a store that is away is one line, from the source that knows most of it."""
         if not isinstance(error, Unavailable):
             return False
         return self._failures == 1 or all(each.knows_it_is_away for each in beating)
 
-    def _beat_for(self, beating: Sequence[Beating], started: float) -> None:
+    def _beat_for(self, beating: Sequence[Beats], started: float) -> None:
         beats = [Beat(each.consumer, each.held, each.facts()) for each in beating]
         try:
             answers = beating[0].consumer.sync.beat(*beats)
@@ -181,7 +251,7 @@ class Heartbeat:
             else:
                 each.beaten(started, answer)
 
-    def _beat_for_each(self, beating: Sequence[Beating], started: float) -> None:
+    def _beat_for_each(self, beating: Sequence[Beats], started: float) -> None:
         """Beat for one after another: the server refuses one of them, and the others are to keep their leases."""
         refused: DriverError | None = None
         for each in beating:
@@ -193,110 +263,3 @@ class Heartbeat:
                 refused = error
         if refused is not None:
             raise refused
-
-
-class Owner(Protocol):
-    """Who acts on what the heartbeats hear, in the event loop."""
-
-    @property
-    def must_recover(self) -> bool:
-        """Whether it waits for a heartbeat to get through; asked in the thread."""
-
-    def beaten(self) -> None:
-        """A heartbeat got through."""
-
-    def fenced(self, error: Fenced) -> None:
-        """The store takes the worker for dead."""
-
-
-class Beats:
-    """The heartbeats of one source; see `Beating`.
-
-    Args:
-        member: The worker, as the queue knows it.
-        dispatcher: Its jobs.
-        owner: Who acts on what they hear.
-        call_soon: Runs a function soon in the event loop.
-
-    Attributes:
-        heartbeat: The thread; whoever makes it sets this.
-        is_beating: Whether heartbeats are wanted.
-    """
-
-    heartbeat: Heartbeat
-
-    def __init__(
-        self,
-        member: Member,
-        dispatcher: Dispatcher,
-        owner: Owner,
-        call_soon: Callable[[Callable[[], object]], None],
-    ) -> None:
-        self.is_beating = False
-        self._member = member
-        self._dispatcher = dispatcher
-        self._owner = owner
-        self._call_soon = call_soon
-        self._names = names_fact(member.settings.queue.definitions)
-        self._started = datetime.now(UTC).isoformat(timespec="seconds")
-
-    def start(self) -> None:
-        """Beat from now on."""
-        self.is_beating = True
-        self.heartbeat.start()
-
-    @property
-    def knows_it_is_away(self) -> bool:
-        """Whether it was found that the store is away, and said."""
-        return bool(self._member.unavailable)
-
-    def end(self) -> None:
-        """Beat no more: the worker leaves the queue."""
-        self.is_beating = False
-
-    def hurry(self) -> None:
-        """Beat now, to hear now what there is to hear."""
-        self.heartbeat.hurry()
-
-    def hurry_for(self, job_id: str) -> None:
-        """Beat now if that job is held: somebody says that it is cancelled, and the store tells whether it is."""
-        # One look at all that is held is enough for many cancels: the beat that is to come hears of all of them.
-        if not self.heartbeat.hurries and any(lease.job_id == job_id for lease in self.held()):
-            self.hurry()
-
-    @property
-    def consumer(self) -> Consumer:
-        """The worker's side of the store."""
-        return self._member.consumer
-
-    def held(self) -> Sequence[Lease]:
-        """What it holds now."""
-        return self._dispatcher.leases.all
-
-    def facts(self) -> Mapping[str, str]:
-        """What to tell of the worker."""
-        settings = self._member.settings
-        return {
-            "host": socket.gethostname(),
-            "pid": str(os.getpid()),
-            "started": self._started,
-            "concurrency": str(settings.concurrency),
-            "running": str(self._dispatcher.running),
-            "refused": str(self._dispatcher.refused),
-            "version": __version__,
-            "names": self._names,
-        }
-
-    def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
-        """Take what somebody has asked to cancel, by a heartbeat that got through and began then."""
-        self._member.beat_at = began
-        if cancelled or self._owner.must_recover:
-            self._call_soon(lambda: self._hear(cancelled))
-
-    def _hear(self, cancelled: Sequence[Lease]) -> None:
-        self._dispatcher.cancel(cancelled)
-        self._owner.beaten()
-
-    def fenced(self, error: Fenced) -> None:
-        """Take the news that it was fenced."""
-        self._call_soon(lambda: self._owner.fenced(error))

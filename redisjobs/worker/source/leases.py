@@ -62,12 +62,15 @@ class Leases:
         kept: Those that can't be settled now, to be tried again: a dead letter can't be written, say, or a thread
             of the handler runs on.
         kept_at: Since when any are kept, by the monotonic clock.
+        waiting: Those that have come and can't start yet: more than the claim asked for, as some of a higher
+            priority came too, or some that jobs left behind go before. They wait for the next claim, by priority.
     """
 
     def __init__(self, *, keeps_done: bool) -> None:
         self._keeps_done = keeps_done
         self.unsettled: list[Execution] = []
         self.kept: list[Execution] = []
+        self.waiting: list[Execution] = []
         self.kept_at = float("-inf")
         self._held: dict[str, Execution] = {}
         self._found: dict[str, float] = {}  # by key, when we found it: a late reply may bring it as well

@@ -1,5 +1,6 @@
 """A worker as a member of a queue: under which id it is known there, and whether its lease holds."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
 from redisjobs.model.driver import Consumer, IdTaken
 from redisjobs.model.queries import Declare, Retain, SetLimit
 from redisjobs.worker.settings.settings import Settings
+from redisjobs.worker.source.clock import Clock
 
 Facts = ParamSpec("Facts")
 
@@ -32,13 +34,16 @@ class Member:
     Attributes:
         settings: The same, under the id of the moment.
         consumer: Its side of the store.
-        log: Where it tells of this queue.
+        log: The log for this queue.
+        clock: The server's.
         opening: Cancel it to give up joining.
         beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
         opened: Whether it has joined, and begun to work.
         left: Whether all is settled or released; it is no member any more.
         is_renewing: It was fenced, and is not yet somebody new.
-        unavailable: How the store is, in words, if nothing can be done with it.
+        unavailable: Why nothing can be done with the server, in words; '' if it can.
+        needs_recovery: The worker may hold jobs that it does not know of.
+        lost_at: When a reply was last lost, by the monotonic clock.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,10 +52,13 @@ class Member:
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
         self.log = settings.log
+        self.clock = Clock()
         self.opening = anyio.CancelScope()
         self.beat_at = time.monotonic()
         self.opened = self.left = self.is_renewing = False
         self.unavailable = ""
+        self.needs_recovery = False
+        self.lost_at = -math.inf
         self._declared = ""  # a hash of what its code declared when that was set last; '' for nothing
 
     async def join(self) -> None:
@@ -115,11 +123,15 @@ class Member:
         """Note why nothing can be done with the store; a refusal with its reason, which holds no address."""
         self.unavailable = f"the store refuses: {error}" if refuses(error) else "the store is unavailable"
 
+    def note_lost_reply(self) -> None:
+        """Note that a reply was lost: it may have delivered jobs."""
+        self.needs_recovery, self.lost_at = True, time.monotonic()
+
     def renewed(self, joined_at: float) -> None:
         """Work under the new id, by which the consumer joined then."""
         self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
         self.beat_at = joined_at  # to join was a beat
-        self.is_renewing = False
+        self.is_renewing = self.needs_recovery = False
         self.log.info("this worker is now %s", self.settings.worker_id)
 
     @property

@@ -8,13 +8,13 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Protocol
 
 import anyio
 
 from redisjobs.base.logger import Log
 from redisjobs.errors import DriverError
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member
 
 logger = Log("redisjobs.worker")
@@ -110,30 +110,20 @@ def _where(frame: FrameType | None) -> tuple[str, str]:
     return "", line
 
 
-class Watched(Protocol):
-    """What is to make progress."""
-
-    @property
-    def lacks_heartbeat(self) -> bool:
-        """Whether the heartbeat's thread has ended."""
-
-    def break_off(self) -> None:
-        """Give up what is under way, and connect anew."""
-
-
 class ProgressWatchdog:
     """Notices that nothing gets through, though heartbeats do: then it is to start anew, and at last to give up.
 
     Args:
         member: The worker, as the queue knows it.
-        watched: What is to make progress.
-        lease: Seconds a lease lasts.
+        beats: Its heartbeats.
+        break_off: Gives up what is under way, so that the source connects again.
     """
 
-    def __init__(self, member: Member, watched: Watched, lease: float) -> None:
+    def __init__(self, member: Member, beats: Beats, break_off: Callable[[], object]) -> None:
         self._member = member
-        self._watched = watched
-        self._lease = lease
+        self._beats = beats
+        self._break_off = break_off
+        self._lease = member.settings.lease
         self._done, self._done_at = 0, time.monotonic()  # exchanges, and when the last one was
 
     def progressed(self) -> None:
@@ -171,7 +161,7 @@ class ProgressWatchdog:
         seen, still, lease = (-1, 0.0), 0, self._lease
         while True:
             await anyio.sleep(lease / 2)
-            if self._watched.lacks_heartbeat:
+            if self._beats.heartbeat.broken:
                 raise DriverError(
                     "the heartbeat thread has ended, so that this worker would soon count as dead; what is held "
                     "is released or runs again when its lease is over"
@@ -181,7 +171,7 @@ class ProgressWatchdog:
             seen = got
             if still == 2 * _STUCK:
                 self._member.log.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
-                self._watched.break_off()
+                self._break_off()
             elif still >= 4 * _STUCK:
                 raise DriverError(
                     f"stuck: nothing got through for {2 * _STUCK * lease:g} s though the store is there; "

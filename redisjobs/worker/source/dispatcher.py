@@ -83,14 +83,9 @@ class Dispatcher:
 
     def _held(self, leases: Sequence[Lease], asked_at: float) -> list[Execution]:
         """Hold those that are not held yet."""
-        settings, now = self._member.settings, time.monotonic()
-        runs = list[Execution]()
-        for lease in leases:
-            if not self._leases.is_known(lease, asked_at):
-                run = Execution(lease, settings, self._pool.means, self._settler)
-                run.given_at = now
-                self._leases.hold(run)
-                runs.append(run)
+        settings, means, settler = self._member.settings, self._pool.means, self._settler
+        runs = [Execution(lease, settings, means, settler) for lease in self._leases.new(leases, asked_at)]
+        self._leases.hold(runs)
         return runs
 
     @property
@@ -105,24 +100,25 @@ class Dispatcher:
         A job that has to run isolated and can't start now goes back: another worker may have nothing else to run.
         """
         most, now = self._member.settings.max_deliveries, time.monotonic()
-        begun, rest = list[Lease](), list[Execution]()
+        begun, rest = list[Execution](), list[Execution]()
         for run in runs:
             lease = run.lease
             isolated = lease.deliveries >= most > 1  # it is its last delivery
-            if room > 0 and lease.rank <= up_to and not (isolated and self._pool.slots.held):
+            if room > 0 and lease.rank <= up_to and not (isolated and (begun or self._pool.slots.held)):
                 room = 0 if isolated else room - 1
-                if not run.is_told:
-                    begun.append(lease)
                 run.given_at = now
-                self._pool.give(run, isolated=isolated)
+                begun.append(run)
                 if isolated:
+                    self._pool.isolated = run
                     self._claims.quarantine.started(now)
             elif isolated:
                 self._settler.hand_back(run)
             else:
+                run.given_at = min(run.given_at, now)
                 rest.append(run)
-        if begun:
-            self._member.tell(JobsClaimed, leases=begun)
+        self._pool.give(begun)
+        if told := [run.lease for run in begun if not run.is_told]:
+            self._member.tell(JobsClaimed, leases=told)
         return rest
 
     @property

@@ -127,7 +127,7 @@ class Exchanger:
     def answered(self, batch: Batch, answer: Exchange) -> None:
         """Take the answer to an exchange."""
         self._progress.progressed()
-        self._take_replies(batch, answer)
+        self._settler.answered(batch, answer)
         if batch.count is not None:
             self.learn(answer, batch.sent)
             self._settler.report.note_ended(answer.ended)
@@ -144,17 +144,6 @@ class Exchanger:
             self._claims.note_released()
         self._claims.go_on(batch, answer, is_late=batch.sent <= self._pause_noted_at)
         self._pool.changed()
-
-    def _take_replies(self, batch: Batch, answer: Exchange) -> None:
-        report = self._settler.report
-        report.begin()
-        replies = zip(batch.settling, batch.settlements, answer.replies, strict=False)
-        for at, (run, (lease, _), reply) in enumerate(replies):
-            if run.lease is lease:
-                self._settler.settled(run, reply, answer.added.get(at, ()), answer.spoiled.get(at, ""))
-            else:  # handed back, or run out, and claimed again by us meanwhile: that lease has to be settled too
-                self._leases.unsettled.append(run)
-        report.tell()
 
     def learn(self, answer: Exchange, sent_at: float) -> None:
         """Take in what an answer says of the clock, of delayed jobs and of a pause; sent at `sent_at`."""

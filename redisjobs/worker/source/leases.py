@@ -128,9 +128,17 @@ class Leases:
             mine.lease = lease
         return True
 
-    def hold(self, run: Execution) -> None:
-        """Hold a job from now on."""
-        self._held[run.key] = run
+    def new(self, leases: Sequence[Lease], asked_at: float) -> list[Lease]:
+        """Return those leases that have come of which `is_known` is false."""
+        if not self._found:  # as almost always
+            held = self._held
+            return [lease for lease in leases if lease.key not in held or not self.is_known(lease, asked_at)]
+        return [lease for lease in leases if not self.is_known(lease, asked_at)]
+
+    def hold(self, runs: Sequence[Execution]) -> None:
+        """Hold these jobs from now on."""
+        for run in runs:
+            self._held[run.key] = run
 
     def let_go(self, run: Execution) -> None:
         """Hold a job no more: it is settled, or another's."""

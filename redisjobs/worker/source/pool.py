@@ -216,12 +216,10 @@ class Pool:
         if self._supervised and self.threads.abandoned and source.quarantine.is_on(time.monotonic()):
             self._recycle("a job has to run alone, and threads of handlers that were given up still run")
 
-    def give(self, run: Execution, *, isolated: bool) -> None:
-        """Let a slot run a job."""
-        if isolated:
-            self.isolated = run
-        self.begun += 1
-        self.slots.give(run)
+    def give(self, runs: Sequence[Execution]) -> None:
+        """Let slots run these jobs, in this order."""
+        self.begun += len(runs)
+        self.slots.give(runs)
 
     def claim_ahead(self, sent_at: float, *, wanted: bool) -> None:
         """Decide how many jobs may be claimed before a slot is free for them; none of a worker's last jobs waits.

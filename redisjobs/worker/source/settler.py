@@ -12,6 +12,7 @@ from redisjobs.model.outcome import CancelAsked, Done, Interrupted, LeaseGone, O
 from redisjobs.model.transitions import (
     Ack,
     Ended,
+    Exchange,
     Lease,
     Lingers,
     Release,
@@ -23,6 +24,7 @@ from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter
+from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.pool import Pool
@@ -118,6 +120,7 @@ class Settler:
         self.refused = 0
         self._leases = claims.leases
         self._member = member
+        self._clock = member.clock
         self._pool = pool
         self._claims = claims
         self._timer = timer
@@ -128,7 +131,7 @@ class Settler:
     @property
     def server_ms(self) -> int:
         """The server's clock, as well as it is known."""
-        return self._member.clock.now_ms(time.monotonic())
+        return self._clock.now_ms(time.monotonic())
 
     @property
     def may_begin(self) -> bool:
@@ -184,6 +187,20 @@ class Settler:
 
     # What the server says
 
+    def answered(self, batch: Batch, answer: Exchange) -> None:
+        """Take the answers to a batch of settlements."""
+        self.report.begin()
+        replies = zip(batch.settling, batch.settlements, answer.replies, strict=False)
+        for at, (run, (lease, _), reply) in enumerate(replies):
+            if run.lease is not lease:
+                # It was handed back, or ran out, and we have claimed it again: that lease has to be settled too.
+                self._leases.unsettled.append(run)
+            elif answer.added or answer.spoiled:
+                self.settled(run, reply, answer.added.get(at, ()), answer.spoiled.get(at, ""))
+            else:
+                self.settled(run, reply)
+        self.report.tell()
+
     def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = (), spoiled: str = "") -> None:
         """Take the answer to a settlement.
 
@@ -196,6 +213,16 @@ class Settler:
         if type(run.settlement) is not Ack and self._has_another(run, reply):
             run.resent = False  # that is said of the settlement that comes next
             return
+        if reply is not Reply.OK and self._is_kept(run, reply, spoiled):
+            return
+        self.let_go(run)
+        self.refused += reply is Reply.LEASE_LOST
+        self.report.note(run, reply)
+        if run.pushes is not None:
+            self._tell_pushed(run.pushes, added)
+
+    def _is_kept(self, run: Execution, reply: Reply, spoiled: str) -> bool:
+        """Keep a job that can't be settled so, or not now; return whether it is such a job."""
         if reply is Reply.SPOILED:  # it has run, so it must not run again; nor may it block other jobs
             run.decide(Unpushable(_SPOILED % spoiled))
             self._leases.unsettled.append(run)
@@ -203,11 +230,8 @@ class Settler:
             self._leases.keep(run)
             self.report.log_full()
         else:
-            self.let_go(run)
-            self.refused += reply is Reply.LEASE_LOST
-            self.report.note(run, reply)
-            if run.pushes is not None:
-                self._tell_pushed(run.pushes, added)
+            return False
+        return True
 
     def _has_another(self, run: Execution, reply: Reply) -> bool:
         """Whether a job has one more settlement, after the answer to this one."""

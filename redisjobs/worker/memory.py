@@ -8,10 +8,13 @@ from pathlib import Path
 import anyio
 
 from redisjobs.errors import RedisJobsError
+from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.pool import Pool
 
 if sys.platform != "win32":
     import resource
+
+_EVERY = 2.0  # seconds between looks at the memory in use; less for a short lease
 
 
 def rss() -> int:
@@ -29,12 +32,13 @@ def rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-async def watch_memory(pool: Pool, most: float, every: float, recycle: Callable[[str], object]) -> None:
-    """Call `recycle` once the process uses more than `most` bytes; look every so many seconds until a stop.
+async def watch_memory(pool: Pool, settings: Settings, recycle: Callable[[str], object]) -> None:
+    """Call `recycle`, with the reason, once the process uses more than `max_rss` bytes; until a stop.
 
     Raises:
         RedisJobsError: It uses more though no job was run: the next worker would fare no better.
     """
+    most, every = settings.max_rss, min(_EVERY, settings.lease / 4)
     while not pool.shutdown.stopping:
         await anyio.sleep(every)
         used = rss()

@@ -35,20 +35,19 @@ if TYPE_CHECKING:
 logger = Log("redisjobs.worker")
 
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
-_MEMORY = 2.0  # seconds between looks at the memory in use; less for a short lease
 
 
 class WorkerRun:
     """One run of a worker.
 
     Args:
-        settings: What the worker is told, for each of its queues: they differ in the queue alone.
+        settings: The worker's, for each of its queues: only the queue differs.
         until_idle: Whether it ends as soon as nothing is left to do.
-        allocator: Says which queue is claimed from next. Defaults to one after another.
-        breaking: Called when it begins to end by an error, or is cancelled.
+        allocator: Which queue is claimed from next. Defaults to one after another.
+        breaking: Is called when it begins to end by an error, or is cancelled.
 
     Attributes:
-        sources: The queues.
+        sources: Its queues.
         pool: The slots that they share.
         shutdown: Whether it stops, and how.
         call_soon: Runs a function soon in the event loop.
@@ -70,11 +69,14 @@ class WorkerRun:
         self._ending: Gate | None = None  # opens when it ends in order
         self.shutdown = Shutdown()
         self.call_soon = threadsafe_caller()
+
+        def all_idle() -> bool:
+            return all(source.stepper.is_idle for source in self.sources)
+
         self.pool = Pool(first, self.threads, self.shutdown, self.recycle)
         turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
         self.sources = [
-            Source(each, self.pool, turns, self.call_soon, self._all_idle, until_idle=until_idle)
-            for each in settings
+            Source(each, self.pool, turns, self.call_soon, all_idle, until_idle=until_idle) for each in settings
         ]
         self.pool.share_among([source.claims for source in self.sources])
         patience = min(max(1.0, first.lease / 3), 5.0)
@@ -83,7 +85,7 @@ class WorkerRun:
         self.processes: HandlerPool | None = None
 
     def _make_heartbeats(self) -> list[Heartbeat]:
-        """A thread for each server."""
+        """Make a thread for each server."""
         by_server = defaultdict[Hashable, list[Source]](list)
         for source in self.sources:
             by_server[source.member.consumer.server].append(source)
@@ -98,12 +100,12 @@ class WorkerRun:
         return heartbeats
 
     def _look(self, number: int) -> None:
-        """Look after the event loop, from one heartbeat: the first server may not have been reached yet."""
+        """Watch the event loop from one heartbeat: the first whose server has been reached."""
         if not any(heartbeat.started for heartbeat in self.heartbeats[:number]):
             self.loop.look()
 
     async def run(self) -> None:
-        """Work until stopped, or until idle if so asked; what is still held at the end is released."""
+        """Work until stopped, or until idle; jobs still held at the end are released."""
         guard = Guard()
         try:
             with self._opening:
@@ -156,10 +158,8 @@ class WorkerRun:
             tasks.start_soon(keep_up, partial(self._run_source, source, tasks))
         tasks.start_soon(keep_up, self._watch_grace)
         if self._settings.max_rss < math.inf:
-            every = min(_MEMORY, self._settings.lease / 4)
-            tasks.start_soon(
-                keep_up, partial(watch_memory, self.pool, self._settings.max_rss, every, self.recycle)
-            )
+            watch = partial(watch_memory, self.pool, self._settings, self.recycle)
+            tasks.start_soon(keep_up, watch)
 
     async def _run_source(self, source: Source, tasks: TaskGroup) -> None:
         await source.run(tasks)
@@ -173,7 +173,7 @@ class WorkerRun:
             await self._ending.wait()
 
     async def _close(self) -> None:
-        """Leave every queue, all of them at once."""
+        """Leave all queues, at the same time."""
         async with anyio.create_task_group() as tasks:
             with self.pool.means.guard.own_tasks():
                 for source in self.sources:
@@ -186,7 +186,7 @@ class WorkerRun:
                 heartbeat.end()
 
     def stop(self, grace: float) -> None:
-        """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
+        """Claim no more, and give up jobs that still run after `grace` seconds; for a callback of the loop too."""
         is_first = not self.shutdown.stopping
         self.shutdown.ask(grace)
         self._opening.cancel()
@@ -194,21 +194,21 @@ class WorkerRun:
             source.stop(is_first=is_first)
 
     def recycle(self, why: str) -> None:
-        """End once all that runs has run, however long it takes."""
+        """End once all running jobs are done, however long they take."""
         self.shutdown.recycled = True
         logger.info("%s: this worker ends when those that run are done", why)
         self.stop(math.inf)
 
     @property
     def worker_ids(self) -> tuple[str, ...]:
-        """Who it is now, in each queue."""
+        """Its current id in each queue."""
         return tuple(source.member.settings.worker_id for source in self.sources)
 
     @property
     def health(self) -> Health:
-        """How it goes, by what its loop and its heartbeats got done; for any thread."""
+        """Its health, judged by what its loop and its heartbeats got done; for any thread."""
         common = self._common_health
-        # Who has left has nothing more to say to its store.
+        # A source that has left has nothing more to say to its server.
         have_left = [source.member.left for source in self.sources]
         own = [
             None if left and not all(have_left) else self._own_health(source, common)
@@ -230,17 +230,14 @@ class WorkerRun:
         return Health(True, True, f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy")
 
     def _own_health(self, source: Source, common: Health) -> Health | None:
-        """What is wrong with a source alone; None: nothing."""
+        """Return what is wrong with only this source; None: nothing."""
         wrong = source.health(loop_is_blocked=self.loop.blocked)
         unheard = source.member.unheard
         if wrong is None and common.ready and unheard >= self._settings.lease:
             return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
         return wrong
 
-    # What its parts tell it
-
-    def _all_idle(self) -> bool:
-        return all(source.stepper.is_idle for source in self.sources)
+    # What its parts report
 
     @property
     def _is_done(self) -> bool:
@@ -272,8 +269,13 @@ class WorkerRun:
             logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
 
     async def _watch_grace(self) -> None:
-        """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
-        await self.shutdown.outlast_grace(self._limit_last_turns)
+        """Once the grace is over, cancel the running jobs, give them a moment to clean up, then let go of them."""
+
+        def limit() -> None:
+            for source in self.sources:
+                source.stepper.limit()
+
+        await self.shutdown.outlast_grace(limit)
         for source in self.sources:
             for run in source.leases:
                 run.give_up(Interrupted())
@@ -281,7 +283,3 @@ class WorkerRun:
         self.shutdown.over = True
         for source in self.sources:
             source.stepper.cut()
-
-    def _limit_last_turns(self) -> None:
-        for source in self.sources:
-            source.stepper.limit()

@@ -347,7 +347,7 @@ async def test_a_run_until_idle_starts_jobs_by_priority_and_ends(queue: JobQueue
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A source has something else to do all the time."""
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._RECLAIM", 0.005)
-    monkeypatch.setattr("redisjobs.worker.source.reclaimer._ALONE", 0.005)
+    monkeypatch.setattr("redisjobs.worker.source.reclaimer._ONLY_WORKER", 0.005)
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._TIDY", 0.01)
 
 

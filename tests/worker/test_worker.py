@@ -909,7 +909,7 @@ async def test_jobs_that_find_no_slot_of_many_are_handed_back_as_soon(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reclaimer, "_RECLAIM", 60.0)  # nothing else wakes the worker meanwhile
-    monkeypatch.setattr(reclaimer, "_ALONE", 60.0)
+    monkeypatch.setattr(reclaimer, "_ONLY_WORKER", 60.0)
     monkeypatch.setattr(Prefetch, "answered", lambda self, *_: setattr(self, "jobs", 10))
     began, may_end = list[int](), anyio.Event()
 

@@ -13,18 +13,18 @@ from redisjobs.middleware import Middleware
 Listed = Registry | tuple[Registry, float]
 """A queue, by itself or with its weight."""
 
-_MOST = 1e9  # a weight: sums of larger ones would lose the small ones
+_MOST = 1e9  # the largest weight: sums of larger ones would lose the small ones
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker is told; see `Worker`. Seconds, but for `unknown_ms`; infinity for no limit.
+    """A worker's settings for one of its queues; see `Worker`. Times are in seconds; infinity is no limit.
 
     Attributes:
-        next_id: Makes the id under which the worker goes on, should the store take it for dead.
-        middleware: The worker's own, inside of the queue's.
-        schedules: Whether it fires the schedules of the queue, too.
-        queues: The names of all of its queues, where it has several.
+        next_id: Makes the id under which the worker goes on if the server takes it for dead.
+        middleware: The worker's own, inside the queue's.
+        schedules: Whether it fires the schedules of the queue.
+        queues: The names of all its queues, if it has several.
     """
 
     queue: Registry
@@ -44,7 +44,7 @@ class Settings:
 
     @property
     def log(self) -> Log:
-        """Where the worker tells of this queue; of one among several by its name."""
+        """The log for this queue; of several, each line names the queue."""
         return Log("redisjobs.worker", [self.queue.name] if self.queues else ())
 
 
@@ -54,8 +54,8 @@ class Queues:
 
     Attributes:
         all: The queues, in the order in which they were listed.
-        weights: Of each its weight.
-        strict: Whether the order is all that counts.
+        weights: The weight of each.
+        strict: Whether only the order counts.
     """
 
     all: tuple[Registry, ...]
@@ -66,11 +66,11 @@ class Queues:
     def of(
         cls, listed: Registry | Iterable[Listed], weights: Mapping[str, float] | None, *, strict: bool
     ) -> "Queues":
-        """Those that a caller lists; see `Worker`.
+        """Return the queues that a caller lists; see `Worker`.
 
         Raises:
             TypeError: Something is no queue, or `weights` no mapping.
-            ValueError: There is none, one is listed twice, or what is said of weights or order makes no sense.
+            ValueError: None is listed, one is listed twice, or the weights or the order are invalid.
         """
         if not isinstance(strict, bool):
             raise ValueError(f"strict={strict!r}: give True or False")
@@ -81,16 +81,16 @@ class Queues:
         own = [named.get(queue.name, weight) for queue, weight in pairs]
         heavy = {queue.name: weight for queue, weight in zip(queues, own, strict=True) if weight is not None}
         if strict and heavy:
-            raise ValueError(f"strict=True: the order is all that counts then, so give no weights, as {heavy}")
+            raise ValueError(f"strict=True: only the order counts then, so give no weights, as {heavy}")
         return cls(queues, tuple(1 if weight is None else weight for weight in own), strict)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each is called."""
+        """Their names."""
         return tuple(queue.name for queue in self.all)
 
     def __str__(self) -> str:
-        """As a line of a log has them."""
+        """Return them as in a line of the log."""
         if self.strict:
             return f"{quoted(self.names)}, in strict order"
         if len(set(self.weights)) == 1:
@@ -101,14 +101,14 @@ class Queues:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Names of queues, as a message has them."""
+    """Return the names of queues as in a message."""
     return ", ".join(f"'{name}'" for name in names)
 
 
 def _each(listed: Any) -> list[Any]:
     if isinstance(listed, Registry):
         return [listed]
-    # Text and bytes are single things here; a mapping would lose its values, and a set has no order.
+    # Text and bytes are no lists of queues; a mapping would lose its values, and a set has no order.
     if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | Set | type):
         raise _no_queue(listed)
     queues = list(listed)
@@ -157,7 +157,7 @@ def _weight(weight: Any, queue: Registry, where: str = "") -> float:
 
 
 def _by_name(pairs: list[tuple[Registry, float | None]], weights: Any) -> dict[str, float]:
-    """Weights by the names of queues, checked."""
+    """Return the weights by queue name, checked."""
     if weights is None:
         return {}
     if not isinstance(weights, Mapping):

@@ -18,16 +18,6 @@ _DRY = 0.05  # seconds for which a source that found nothing leaves the slots to
 class Claims:
     """What is known of the jobs that a source could claim.
 
-    Args:
-        member: The worker, as the queue knows it.
-        pool: The worker's slots.
-        turns: Whose turn it is to claim for them.
-        leases: The source's jobs.
-        batcher: Its exchanges.
-        fetcher: Its blocking read. Meanwhile no exchange claims.
-        timer: Wakes it.
-        until_idle: Whether the worker stops claiming once it found nothing and runs no job that may push one.
-
     Attributes:
         quarantine: Whether a job waits that has to run isolated.
         found_nothing: The last exchange neither settled nor claimed anything.

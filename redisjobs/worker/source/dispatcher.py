@@ -16,14 +16,7 @@ _MIXED = 60.0  # seconds after which a job of another priority counts as the las
 
 
 class Dispatcher:
-    """Gives leased jobs to slots, and hands back those that can't start soon.
-
-    Args:
-        member: The worker, as the queue knows it.
-        pool: The worker's slots.
-        claims: What is known of jobs to claim.
-        settler: Settles the jobs.
-    """
+    """Gives leased jobs to slots, and hands back those that can't start soon."""
 
     def __init__(self, member: Member, pool: Pool, claims: Claims, settler: Settler) -> None:
         self._came_at = [float("-inf")] * (LOWEST_RANK + 1)  # by rank: when a job last came, monotonic
@@ -100,24 +93,28 @@ class Dispatcher:
         A job that has to run isolated and can't start now goes back: another worker may have nothing else to run.
         """
         most, now = self._member.settings.max_deliveries, time.monotonic()
-        begun, rest = list[Execution](), list[Execution]()
+        given, rest, isolated = list[Execution](), list[Execution](), None
         for run in runs:
-            lease = run.lease
-            isolated = lease.deliveries >= most > 1  # it is its last delivery
-            if room > 0 and lease.rank <= up_to and not (isolated and (begun or self._pool.slots.held)):
-                room = 0 if isolated else room - 1
+            if run.lease.deliveries >= most > 1:  # it is its last delivery
+                if room > 0 and run.lease.rank <= up_to and not (given or self._pool.slots.held):
+                    isolated, room = run, 0
+                else:
+                    self._settler.hand_back(run)
+            elif room > 0 and run.lease.rank <= up_to:
+                room -= 1
                 run.given_at = now
-                begun.append(run)
-                if isolated:
-                    self._pool.isolated = run
-                    self._claims.quarantine.started(now)
-            elif isolated:
-                self._settler.hand_back(run)
+                given.append(run)
             else:
                 run.given_at = min(run.given_at, now)
                 rest.append(run)
-        self._pool.give(begun)
-        if told := [run.lease for run in begun if not run.is_told]:
+        if isolated is not None:
+            isolated.given_at = now
+            self._pool.isolate(isolated)
+            self._claims.quarantine.started(now)
+            given.append(isolated)
+        else:
+            self._pool.give(given)
+        if told := [run.lease for run in given if not run.is_told]:
             self._member.tell(JobsClaimed, leases=told)
         return rest
 

@@ -19,16 +19,7 @@ _LAST_TRY = 1.0  # seconds to hand back what could not be settled, or to leave b
 
 
 class Drain:
-    """Settles and releases what is left at the end.
-
-    Args:
-        member: The worker, as the queue knows it.
-        claims: Its jobs, exchanges and blocking read.
-        settler: Settles its jobs.
-        exchanger: Makes up the last exchanges.
-        recovery: Whether a lost reply may still bring jobs.
-        beats: Its heartbeats.
-    """
+    """Settles and releases what is left at the end."""
 
     def __init__(
         self,
@@ -113,5 +104,5 @@ class Drain:
             self._settler.lose_pushes()
         else:
             self._member.log.info(
-                "the store did not hear that this worker has ended, and forgets it later: %s", why
+                "the server does not know that this worker has ended, and forgets it later: %s", why
             )

@@ -19,16 +19,6 @@ from redisjobs.worker.source.watchdog import ProgressWatchdog
 class Exchanger:
     """Settles and claims for one source.
 
-    Args:
-        member: The worker, as the queue knows it.
-        pool: The worker's slots.
-        claims: Whether it claims.
-        settler: Settles its jobs.
-        dispatcher: Gives claimed jobs to slots.
-        promoter: Knows when a delayed job may be due.
-        reclaimer: Is told the server's time.
-        progress: Is told of each answer.
-
     Attributes:
         failure: Why an exchange failed; raised where the next step is decided.
     """

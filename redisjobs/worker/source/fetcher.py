@@ -1,6 +1,6 @@
-"""The blocking read: how a worker with free slots is given jobs the moment they are there.
+"""The blocking read: a worker with free slots gets jobs the moment they are there.
 
-It has a task and a connection of its own, so that it waits behind nothing, and nothing waits behind it.
+It has a task and a connection of its own, so that it waits for nothing else, and nothing waits for it.
 """
 
 import time
@@ -55,13 +55,13 @@ class Fetcher:
         return self.interrupted or (self._until is not None and self._until.is_set)
 
     def begin(self, count: int, sent_at: float) -> None:
-        """Let the read begin, if nothing was heard meanwhile that only a claim can find.
+        """Begin to read, unless it is known that there are jobs that only a claim finds.
 
         Nor when the task that would read has ended: a worker's tasks are cancelled together, in any order.
 
         Args:
             count: Most jobs of each priority that it may lease.
-            sent_at: When the claim was sent that found nothing more, by our monotonic clock.
+            sent_at: When the claim was sent that found nothing more, by the monotonic clock.
         """
         if self._task_ended or sent_at <= self._claim_after:
             return
@@ -71,7 +71,7 @@ class Fetcher:
         self._begun.set()
 
     def interrupt(self) -> None:
-        """Ask for a claim sent from now on, before any read.
+        """Require a claim that is sent from now on, before any read.
 
         A read that is under way has to be ended: the source's task calls `end`.
         """

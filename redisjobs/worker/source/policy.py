@@ -5,22 +5,22 @@ from collections.abc import Sequence
 
 from redisjobs.worker.running.execution import PATIENCE
 
-_TRIPS = 3  # round trips for which there are to be jobs: 1.5 leave slots idle yet
+_TRIPS = 3  # round trips for which there are jobs: 1.5 still leave slots idle
 _EVERY = 0.05  # seconds between looks, at least
-_SMOOTH = 0.5  # seconds over which the rate is smoothed, so that jobs that end together are no sign of short ones
-_OTHERS = 9  # for so many times as long as a job took that ran alone, others have their turn
+_SMOOTH = 0.5  # seconds over which the rate is smoothed: jobs that end together need not be short
+_OTHERS = 9  # times as long as an isolated job took, for which other jobs have their turn
 
 
 class Allocator:
     """Gives sources their turns: by weight, or strictly in order.
 
-    By weight they take turns smoothly: at weights 2 and 1 these are a, b, a, and not a, a, b (nginx's smooth
-    weighted round robin). A turn is for one job: a claim that brings several is as many turns, had at once.
-    In strict order the first that is hungry has every turn.
+    By weight they take turns smoothly: with weights 2 and 1 these are a, b, a, and not a, a, b (nginx's smooth
+    weighted round robin). A turn is for one job: a claim that brings several jobs takes as many turns at once.
+    In strict order the first source that wants jobs has every turn.
 
     Args:
         weights: One for each source, each above 0.
-        strict: Whether the order of the sources is all that counts.
+        strict: Whether only the order of the sources counts.
 
     Attributes:
         is_strict: The same.
@@ -31,51 +31,51 @@ class Allocator:
         self.is_strict = strict
         self._credit = [0.0] * len(weights)
 
-    def next(self, hungry: Sequence[bool]) -> int | None:
-        """Whose turn it is among those that are hungry; None if none is."""
-        waiting = [source for source, wants in enumerate(hungry) if wants]
+    def next(self, wanting: Sequence[bool]) -> int | None:
+        """Return whose turn it is among those that want jobs; None if none does."""
+        waiting = [source for source, wants in enumerate(wanting) if wants]
         if self.is_strict or len(waiting) < 2:
             return min(waiting, default=None)
         return max(waiting, key=lambda source: (self._credit[source] + self._weights[source], -source))
 
-    def claimed(self, source: int, hungry: Sequence[bool], turns: int = 1) -> None:
-        """Note that a source has had its turn, or several at once, while these were hungry."""
+    def claimed(self, source: int, wanting: Sequence[bool], turns: int = 1) -> None:
+        """Note that a source has had a turn, or several at once, while these wanted jobs."""
         total = 0.0
-        for each, wants in enumerate(hungry):
+        for each, wants in enumerate(wanting):
             if wants:
                 self._credit[each] += turns * self._weights[each]
                 total += turns * self._weights[each]
         self._credit[source] -= total
 
     def emptied(self, source: int) -> None:
-        """Note that a source had no more jobs than it got: it saves no turns for the time when it has some."""
+        """Note that a source had no more jobs than it got: it saves no turns for later."""
         saved, debts = self._credit[source], -sum(credit for credit in self._credit if credit < 0)
         if saved > 0:
-            left = max(0.0, 1 - saved / debts)  # of what the others owe: credits add up to 0
+            left = max(0.0, 1 - saved / debts)  # of the others' debts: credits add up to 0
             self._credit = [credit * left if credit < 0 else credit for credit in self._credit]
             self._credit[source] = 0.0
 
 
 class Prefetch:
-    """As many jobs as end in three round trips, by how many ended a second lately.
+    """How many jobs to claim before a slot is free: as many as end in three round trips, by the rate of late.
 
-    A slot would stand idle from the end of its job until the next one has come. With jobs of 10 ms that is a
-    tenth of its time, or more; with jobs of some seconds it is nothing, and none is claimed ahead.
+    Without them a slot is idle from the end of its job until the next one has come. With jobs of 10 ms that is a
+    tenth of its time, or more. With jobs of some seconds it is nothing, and none is claimed ahead.
 
     Args:
-        most: The most there may be.
+        most: The limit.
 
     Attributes:
-        jobs: How many there are to be.
+        jobs: How many to claim ahead.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._took = 0.0  # seconds of a round trip
+        self._took = 0.0  # seconds of a round trip, smoothed
         self.forget()
 
     def forget(self) -> None:
-        """Claim none ahead until it is known anew how long jobs take: longer than they did."""
+        """Claim none ahead until it is known again how long jobs take: longer than they did."""
         self._rate = 0.0  # jobs that end a second
         self._known_for = 0.0  # seconds over which the rate is known, up to _SMOOTH
         self._ended = 0
@@ -88,7 +88,7 @@ class Prefetch:
         Args:
             ended: How many jobs have ended since the start.
             sent_at: When it was sent, by the monotonic clock.
-            now: What time it is, by the same.
+            now: The current time, by the same clock.
         """
         took = now - sent_at
         self._took += (took - self._took) / 8 if self._took else took
@@ -102,20 +102,19 @@ class Prefetch:
 
 
 class Quarantine:
-    """Says when a worker is to take no new jobs.
+    """When a worker takes no new jobs, so that a job that has to run isolated can start.
 
-    A job that is delivered for the last time runs on a worker that runs nothing else. Mostly one is idle anyway.
-    Where all are busy, and such a job has been waiting for about a lease, a worker takes no new jobs for two
-    leases, to have nothing to run at their end. If that was not enough it works on for one lease, and tries for
-    twice as long. After one that it ran it works on for nine times as long as that took, the last time without
-    new jobs before it too: so however many wait, they take a tenth of a worker's time, unless it has nothing else
-    to run.
+    A job that is delivered for the last time runs isolated: on a worker that runs no other job. Mostly some worker
+    is idle anyway. If all are busy, and such a job has waited for about a lease, a worker takes no new jobs for
+    two leases, so that its running jobs can end. If that was not enough, it works on for one lease, and tries for
+    twice as long. After an isolated job it works on for nine times as long as that took, with the time without new
+    jobs before it. So isolated jobs use at most a tenth of a worker's time, unless it has nothing else to run.
 
     Args:
         lease: Seconds.
 
     Attributes:
-        one_waits: Whether such a job may be there, as far as claims and notifications tell.
+        one_waits: Whether such a job may be waiting, as far as claims and notifications say.
     """
 
     def __init__(self, lease: float) -> None:
@@ -123,15 +122,15 @@ class Quarantine:
         self._lease = lease
         self._patience = lease * random.uniform(0.5, 1.5)  # not all workers at once
         self._length = 2 * lease
-        self._began = self._until = float("-inf")  # of the last time without new jobs
+        self._began = self._until = float("-inf")  # the last time without new jobs
         self._taken = self._others_until = float("-inf")
         self._others_wait = False
 
     def hear(self, waits: float | None, now: float, *, more: bool) -> None:
-        """Take in what a claim told.
+        """Take in a claim's answer.
 
         Args:
-            waits: For how many seconds a job has been waiting that has to run alone; None: there is none.
+            waits: For how many seconds a job has waited that has to run isolated; None: there is none.
             now: By the monotonic clock.
             more: Whether the claim left jobs behind.
         """
@@ -142,23 +141,23 @@ class Quarantine:
             self._began, self._until, self._length = now, now + self._length, 2 * self._length
 
     def started(self, now: float) -> None:
-        """Take in that one runs alone from now on."""
+        """Note that a job runs isolated from now on."""
         self._taken = self._began if self.is_on(now) else now
 
     def finished(self, now: float) -> None:
-        """Take in that it runs no more. There may be others of its kind."""
+        """Note that it has ended. Other such jobs may wait."""
         self.one_waits = True
         self._others_until = now + _OTHERS * (now - self._taken)
         self._until, self._length = float("-inf"), 2 * self._lease
 
     def wants(self, now: float) -> bool:
-        """Whether the worker is to take such a job, and no others have their turn."""
+        """Return whether the worker is to take such a job, as it is not the turn of others."""
         return self.one_waits and not (self._others_wait and now < self._others_until)
 
     def is_near(self, now: float) -> bool:
-        """Whether the worker may run nothing before long: by one exchange at a time it finds that it does."""
+        """Return whether the worker may soon run no job: with one exchange at a time it notices."""
         return self.wants(now) and (self.is_on(now) or not self._others_wait)
 
     def is_on(self, now: float) -> bool:
-        """Whether the worker is to take no new jobs while it runs any."""
+        """Return whether the worker takes no new jobs while it runs any."""
         return now < self._until

@@ -216,6 +216,11 @@ class Pool:
         if self._supervised and self.threads.abandoned and source.quarantine.is_on(time.monotonic()):
             self._recycle("a job has to run alone, and threads of handlers that were given up still run")
 
+    def isolate(self, run: Execution) -> None:
+        """Let a slot run a job with no other job beside it."""
+        self.isolated = run
+        self.give([run])
+
     def give(self, runs: Sequence[Execution]) -> None:
         """Let slots run these jobs, in this order."""
         self.begun += len(runs)

@@ -22,16 +22,6 @@ _REFUSED = 5.0  # seconds between tries while a key has the wrong type
 class Recovery:
     """Makes what a source holds agree with what Redis says.
 
-    Args:
-        member: The worker, as the queue knows it.
-        claims: What is known of jobs to claim.
-        settler: Settles its jobs.
-        dispatcher: Gives jobs to slots.
-        exchanger: Knows why an exchange failed.
-        beats: Its heartbeats.
-        shutdown: Whether the worker stops.
-        progress: Whether anything gets through.
-
     Attributes:
         missed_at: When to look next for jobs of ours that no answer brought, by the monotonic clock.
     """

@@ -46,9 +46,6 @@ _FULL = (
 class Report:
     """Collects what became of jobs, and publishes it with the rest of their batch.
 
-    Args:
-        member: The worker, as the queue knows it.
-
     Attributes:
         is_wanted: Whether a listener wants to know about completed jobs, as of the last batch.
     """
@@ -99,12 +96,6 @@ class Report:
 
 class Settler:
     """Decides how jobs are settled, and acts on the answers.
-
-    Args:
-        member: The worker, as the queue knows it.
-        pool: The worker's slots.
-        claims: Is asked for an isolated job once another job is let go.
-        timer: Wakes the source.
 
     Attributes:
         report: What became of jobs, to be published.

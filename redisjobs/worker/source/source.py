@@ -63,10 +63,22 @@ class Source:
         until_idle: Whether it ends as soon as nothing is left to do.
 
     Attributes:
+        timer: Wakes its task.
         member: The worker, as this queue knows it.
         leases: The jobs that it holds here.
-        beats: Its heartbeats here.
-        stepper: What it does, step by step.
+        batcher: Its exchanges under way.
+        fetcher: Its blocking read.
+        claims: Whether it claims jobs.
+        settler: Settles its jobs.
+        dispatcher: Gives its jobs to slots.
+        promoter: Knows when delayed jobs are due.
+        reclaimer: Looks for lost workers.
+        beats: Its heartbeats.
+        progress: Whether anything gets through.
+        exchanger: What it says in the next exchange, and what the answer means.
+        recovery: Recovers from what went wrong.
+        stepper: Decides what it does next.
+        scheduler: Fires its schedules; None: it fires none.
     """
 
     def __init__(
@@ -79,17 +91,18 @@ class Source:
         *,
         until_idle: bool,
     ) -> None:
-        retention = settings.queue.retention
+        self._pool = pool
         self.timer = timer = Timer()
         self.member = member = Member(settings)
+        retention = settings.queue.retention
         self.leases = leases = Leases(keeps_done=retention is not None and retention.completed is not None)
-        # A claimed job goes from left to right: an exchange or the read brings it, it has a slot, and is settled.
+        # A job is claimed by an exchange or by the read, has a slot, and is settled by another exchange.
         self.batcher = batcher = Batcher(member.consumer, self._answered, self._failed)
         self.fetcher = fetcher = Fetcher(member, self._fetched, timer)
         self.claims = claims = Claims(member, pool, turns, leases, batcher, fetcher, timer, until_idle=until_idle)
         self.settler = settler = Settler(member, pool, claims, timer)
         self.dispatcher = dispatcher = Dispatcher(member, pool, claims, settler)
-        # The server says when a job is due, whether other workers are lost, and whether this one is.
+        # The server says when jobs are due, whether other workers are lost, and whether this one is.
         self.promoter = promoter = Promoter(member.clock, timer, until_idle=until_idle)
         self.reclaimer = reclaimer = Reclaimer(member, promoter, timer)
         self.beats = beats = Beats(member, pool, claims, settler, timer, self.fenced, call_soon)
@@ -101,25 +114,15 @@ class Source:
         self.recovery = recovery = Recovery(
             member, claims, settler, dispatcher, exchanger, beats, pool.shutdown, progress
         )
-        idleness = Idleness(pool, claims, promoter, reclaimer, recovery, lease=settings.lease)
+        idleness = Idleness(member, pool, claims, promoter, reclaimer, recovery) if until_idle else None
         self.stepper = Stepper(
-            member,
-            claims,
-            dispatcher,
-            exchanger,
-            recovery,
-            reclaimer,
-            idleness if until_idle else None,
-            progress,
-            timer,
-            all_idle,
+            member, claims, dispatcher, exchanger, recovery, reclaimer, idleness, progress, timer, all_idle
         )
         self.scheduler = Scheduler(settings.queue) if settings.schedules else None
+        self._drain = Drain(member, claims, settler, exchanger, recovery, beats)
         self._middleware = (*settings.queue.middleware, *settings.middleware)
         self._hooks = Hooks(self._middleware, lambda: self.member.settings.worker_id, member.log)
-        self._drain = Drain(member, claims, settler, exchanger, recovery, beats)
         self._started_as = ""
-        self._pool = pool
 
     # Its life
 

@@ -102,32 +102,23 @@ class Idleness:
     """Whether anything is left to do: ready, running here, or held by other workers that may be dead.
 
     An abandoned thread may run for ever too. While it counts for a limit, jobs may wait for its end.
-
-    Args:
-        pool: The worker's slots.
-        claims: What is known of jobs to claim.
-        promoter: Knows when a delayed job is due.
-        reclaimer: What is known of other workers.
-        recovery: Whether jobs may be the worker's that it does not know of.
-        lease: Seconds a lease lasts.
     """
 
     def __init__(
         self,
+        member: Member,
         pool: Pool,
         claims: Claims,
         promoter: Promoter,
         reclaimer: Reclaimer,
         recovery: Recovery,
-        *,
-        lease: float,
     ) -> None:
         self._pool = pool
         self._claims = claims
         self._promoter = promoter
         self._reclaimer = reclaimer
         self._recovery = recovery
-        self._lease = lease
+        self._lease = member.settings.lease
         self._since: float | None = None  # since when nothing is left to do here
 
     def look(self) -> bool:
@@ -169,18 +160,6 @@ class Idleness:
 
 class Stepper:
     """Takes a source's steps until it is asked to stop, or nothing is left to do.
-
-    Args:
-        member: The worker, as the queue knows it.
-        claims: What is known of jobs to claim.
-        dispatcher: Gives jobs to slots.
-        exchanger: Settles and claims.
-        recovery: Recovers from what went wrong.
-        reclaimer: Looks for lost workers.
-        idleness: Whether anything is left, of a worker that runs until idle; None of one that does not.
-        progress: Is told of each answer.
-        timer: Wakes this task.
-        all_idle: Whether each source of the worker has found that nothing is left to do.
 
     Attributes:
         is_idle: Whether it has found that nothing is left to do.

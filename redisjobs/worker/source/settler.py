@@ -204,16 +204,6 @@ class Settler:
         if type(run.settlement) is not Ack and self._has_another(run, reply):
             run.resent = False  # that is said of the settlement that comes next
             return
-        if reply is not Reply.OK and self._is_kept(run, reply, spoiled):
-            return
-        self.let_go(run)
-        self.refused += reply is Reply.LEASE_LOST
-        self.report.note(run, reply)
-        if run.pushes is not None:
-            self._tell_pushed(run.pushes, added)
-
-    def _is_kept(self, run: Execution, reply: Reply, spoiled: str) -> bool:
-        """Keep a job that can't be settled so, or not now; return whether it is such a job."""
         if reply is Reply.SPOILED:  # it has run, so it must not run again; nor may it block other jobs
             run.decide(Unpushable(_SPOILED % spoiled))
             self._leases.unsettled.append(run)
@@ -221,8 +211,11 @@ class Settler:
             self._leases.keep(run)
             self.report.log_full()
         else:
-            return False
-        return True
+            self.let_go(run)
+            self.refused += reply is Reply.LEASE_LOST
+            self.report.note(run, reply)
+            if run.pushes is not None:
+                self._tell_pushed(run.pushes, added)
 
     def _has_another(self, run: Execution, reply: Reply) -> bool:
         """Whether a job has one more settlement, after the answer to this one."""

@@ -113,7 +113,7 @@ def dispatch(source: Source, leases: Sequence[Lease], asked_at: float = float("i
 
 def settling(source: Source) -> Batch:
     """An exchange that settles what there is, and claims nothing."""
-    return Batch(source.dispatcher.leases.next(500), None)
+    return Batch(source.leases.next(500), None)
 
 
 async def inherit(heir: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:

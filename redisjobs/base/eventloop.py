@@ -135,19 +135,23 @@ def _spawn_on_trio(call: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[]
 class Wakeup:
     """Wakes one task of the event loop, again and again: it looks what is to be done, then waits here."""
 
-    __slots__ = ("_gate", "_new_gate")
+    __slots__ = ("_gate", "_is_woken", "_new_gate")
 
     def __init__(self) -> None:
         self._new_gate = gates()
         self._gate = self._new_gate()
+        self._is_woken = False
 
     def begin(self) -> None:
         """Look now: what changes from here on ends the next wait."""
         self._gate = self._new_gate()
+        self._is_woken = False
 
     def wake(self) -> None:
         """Something has changed."""
-        self._gate.open()
+        if not self._is_woken:  # each job that ends wakes its source
+            self._is_woken = True
+            self._gate.open()
 
     def wait(self) -> Awaitable[object]:
         """Wait until something has changed since `begin`."""

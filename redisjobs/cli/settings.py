@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from redisjobs.cli.errors import Mistake, check_seconds
-from redisjobs.worker.queues import Listed
+from redisjobs.worker.settings.settings import Listed
 from redisjobs.worker.worker import Worker
 
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)

@@ -11,7 +11,7 @@ from redisjobs.base.visible import without_password
 from redisjobs.drivers.redis.commands import Command, Commands
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.errors import DriverError, RedisJobsError
-from redisjobs.worker.child import PROGRAM
+from redisjobs.worker.supervisor import PROGRAM
 
 _LASTING = ("jobs", "stats", "due", "delayed", "dead", "large", "layout", "workers", "fenced")
 

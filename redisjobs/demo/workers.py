@@ -15,7 +15,7 @@ from redisjobs.demo.jobs import QUEUE, RECORDINGS
 from redisjobs.errors import RedisJobsError
 from redisjobs.model.codec import JobInfo
 from redisjobs.model.job import State
-from redisjobs.worker.child import PROGRAM
+from redisjobs.worker.supervisor import PROGRAM
 
 _STOP_WITHIN = 5.0  # seconds
 

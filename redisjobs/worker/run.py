@@ -15,7 +15,7 @@ from redisjobs.base.logger import Log
 from redisjobs.errors import RedisJobsError
 from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
-from redisjobs.worker.rss import rss
+from redisjobs.worker.memory import watch_memory
 from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.cancels import CancelWatch
 from redisjobs.worker.running.contexts import Contexts
@@ -23,9 +23,9 @@ from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
-from redisjobs.worker.source.allocator import Allocator
 from redisjobs.worker.source.heartbeat import Heartbeat
-from redisjobs.worker.source.pool import Pool
+from redisjobs.worker.source.policy import Allocator
+from redisjobs.worker.source.pool import Pool, Turns
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.source.watchdog import LoopWatchdog
 
@@ -35,24 +35,22 @@ if TYPE_CHECKING:
 logger = Log("redisjobs.worker")
 
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
-_MEMORY = 2.0  # seconds between looks at the memory in use; less for a short lease
 
 
 class WorkerRun:
     """One run of a worker.
 
     Args:
-        settings: What the worker is told, for each of its queues: they differ in the queue alone.
+        settings: The worker's, for each of its queues: only the queue differs.
         until_idle: Whether it ends as soon as nothing is left to do.
-        allocator: Says which queue is claimed from next. Defaults to one after another.
-        breaking: Called when it begins to end by an error, or is cancelled.
+        allocator: Which queue is claimed from next. Defaults to one after another.
+        breaking: Is called when it begins to end by an error, or is cancelled.
 
     Attributes:
-        sources: The queues.
+        sources: Its queues.
         pool: The slots that they share.
         shutdown: Whether it stops, and how.
         call_soon: Runs a function soon in the event loop.
-        broken: Whether it ends by an error.
         processes: Where handlers run that need a process of their own; None: there are none.
     """
 
@@ -71,17 +69,23 @@ class WorkerRun:
         self._ending: Gate | None = None  # opens when it ends in order
         self.shutdown = Shutdown()
         self.call_soon = threadsafe_caller()
-        self.pool = Pool(first, self.threads, allocator or Allocator([1] * len(settings)), self.shutdown, self)
-        self.sources = [Source(each, self.pool, self, self.call_soon, until_idle=until_idle) for each in settings]
-        self.pool.share_among([source.exchanger for source in self.sources])
+
+        def all_idle() -> bool:
+            return all(source.stepper.is_idle for source in self.sources)
+
+        self.pool = Pool(first, self.threads, self.shutdown, self.recycle)
+        turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
+        self.sources = [
+            Source(each, self.pool, turns, self.call_soon, all_idle, until_idle=until_idle) for each in settings
+        ]
+        self.pool.share_among([source.claims for source in self.sources])
         patience = min(max(1.0, first.lease / 3), 5.0)
         self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: HandlerPool | None = None
-        self.broken = False
 
     def _make_heartbeats(self) -> list[Heartbeat]:
-        """A thread for each server."""
+        """Make a thread for each server."""
         by_server = defaultdict[Hashable, list[Source]](list)
         for source in self.sources:
             by_server[source.member.consumer.server].append(source)
@@ -96,12 +100,12 @@ class WorkerRun:
         return heartbeats
 
     def _look(self, number: int) -> None:
-        """Look after the event loop, from one heartbeat: the first server may not have been reached yet."""
+        """Watch the event loop from one heartbeat: the first whose server has been reached."""
         if not any(heartbeat.started for heartbeat in self.heartbeats[:number]):
             self.loop.look()
 
     async def run(self) -> None:
-        """Work until stopped, or until idle if so asked; what is still held at the end is released."""
+        """Work until stopped, or until idle; jobs still held at the end are released."""
         watch = CancelWatch()
         try:
             with self._opening:
@@ -110,7 +114,7 @@ class WorkerRun:
             try:
                 await self._work(watch)
             except BaseException as error:
-                self.broken = watch.blames_jobs or not isinstance(error, anyio.get_cancelled_exc_class())
+                self.shutdown.broken = watch.blames_jobs or not isinstance(error, anyio.get_cancelled_exc_class())
                 raise
             finally:
                 with anyio.CancelScope(shield=True):
@@ -151,10 +155,16 @@ class WorkerRun:
     def _start(self, tasks: TaskGroup) -> None:
         self.pool.start(tasks)
         for source in self.sources:
-            tasks.start_soon(source.run, tasks)
+            tasks.start_soon(self._run_source, source, tasks)
         tasks.start_soon(self._watch_grace)
         if self._settings.max_rss < math.inf:
-            tasks.start_soon(self._watch_memory)
+            tasks.start_soon(watch_memory, self.pool, self._settings, self.recycle)
+
+    async def _run_source(self, source: Source, tasks: TaskGroup) -> None:
+        await source.run(tasks)
+        self.pool.changed()
+        if self._is_done and self._ending is not None:
+            self._ending.open()
 
     async def _wait_for_end(self, watch: CancelWatch) -> None:
         while not self._is_done:
@@ -162,7 +172,7 @@ class WorkerRun:
             await self._ending.wait()
 
     async def _close(self) -> None:
-        """Leave every queue, all of them at once."""
+        """Leave all queues, at the same time."""
         async with anyio.create_task_group() as tasks:
             for source in self.sources:
                 tasks.start_soon(source.close)
@@ -174,7 +184,7 @@ class WorkerRun:
                 heartbeat.end()
 
     def stop(self, grace: float) -> None:
-        """Claim no more, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
+        """Claim no more, and give up jobs that still run after `grace` seconds; for a callback of the loop too."""
         is_first = not self.shutdown.stopping
         self.shutdown.ask(grace)
         self._opening.cancel()
@@ -182,26 +192,21 @@ class WorkerRun:
             source.stop(is_first=is_first)
 
     def recycle(self, why: str) -> None:
-        """End once all that runs has run, however long it takes."""
+        """End once all running jobs are done, however long they take."""
         self.shutdown.recycled = True
         logger.info("%s: this worker ends when those that run are done", why)
         self.stop(math.inf)
 
     @property
-    def worker_id(self) -> str:
-        """Who it is now, in the first queue."""
-        return self.worker_ids[0]
-
-    @property
     def worker_ids(self) -> tuple[str, ...]:
-        """Who it is now, in each queue."""
+        """Its current id in each queue."""
         return tuple(source.member.settings.worker_id for source in self.sources)
 
     @property
     def health(self) -> Health:
-        """How it goes, by what its loop and its heartbeats got done; for any thread."""
+        """Its health, judged by what its loop and its heartbeats got done; for any thread."""
         common = self._common_health
-        # Who has left has nothing more to say to its store.
+        # A source that has left has nothing more to say to its server.
         have_left = [source.member.left for source in self.sources]
         own = [
             None if left and not all(have_left) else self._own_health(source, common)
@@ -223,29 +228,18 @@ class WorkerRun:
         return Health(True, True, f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy")
 
     def _own_health(self, source: Source, common: Health) -> Health | None:
-        """What is wrong with a source alone; None: nothing."""
+        """Return what is wrong with only this source; None: nothing."""
         wrong = source.health(loop_is_blocked=self.loop.blocked)
         unheard = source.member.unheard
         if wrong is None and common.ready and unheard >= self._settings.lease:
             return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
         return wrong
 
-    # What its parts tell it
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether every source has found that nothing is left to do."""
-        return all(source.stepper.is_idle for source in self.sources)
+    # What its parts report
 
     @property
     def _is_done(self) -> bool:
         return all(source.member.left for source in self.sources)
-
-    def ended(self) -> None:
-        """Note that a source has ended in order."""
-        self.pool.changed()
-        if self._is_done and self._ending is not None:
-            self._ending.open()
 
     def _tell_blocked(self, seconds: float, where: str) -> None:
         for source in self.sources:
@@ -272,38 +266,21 @@ class WorkerRun:
         else:
             logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
 
-    # Watching
-
-    async def _watch_memory(self) -> None:
-        every = min(_MEMORY, self._settings.lease / 4)
-        while not self.shutdown.stopping:
-            await anyio.sleep(every)
-            self._mind_memory()
-
-    def _mind_memory(self) -> None:
-        used, most = rss(), self._settings.max_rss
-        if used > most and not self.pool.begun:  # whoever is started in its place would fare no better
-            raise RedisJobsError(
-                f"{used / 1e6:.0f} MB of memory are in use though no job was run yet, and max_rss is "
-                f"{most / 1e6:.0f} MB: give it more"
-            )
-        if used > most and not self.shutdown.stopping:
-            self.recycle(f"{used / 1e6:.0f} MB of memory are in use")
-
     async def _watch_grace(self) -> None:
-        """When the grace is over: cancel what runs, give it a moment to clean up, then let go of it."""
-        await self.shutdown.outlast_grace(self._limit_last_turns)
+        """Once the grace is over, cancel the running jobs, give them a moment to clean up, then let go of them."""
+
+        def limit() -> None:
+            for source in self.sources:
+                source.stepper.limit()
+
+        await self.shutdown.outlast_grace(limit)
         for source in self.sources:
-            for run in source.dispatcher.leases:
+            for run in source.leases:
                 run.give_up(Interrupted())
         await anyio.sleep(_UNWIND)
         self.shutdown.over = True
         for source in self.sources:
             source.stepper.cut()
-
-    def _limit_last_turns(self) -> None:
-        for source in self.sources:
-            source.stepper.limit()
 
 
 def cut_off() -> RedisJobsError:

@@ -1,50 +1,155 @@
-"""Keeps worker processes running: starts them anew when they end, and releases a dead one's jobs at once.
+"""Keeps worker processes running: restarts those that end, and releases a dead one's jobs at once.
 
-The supervisor runs no jobs and no event loop. It waits for one thing after another in one queue of events: a child
-that ended, a stop. A dead child's jobs need not wait for their lease to run out, for who has seen a process end
-knows that it holds nothing any more.
+The supervisor runs no jobs and no event loop. It waits for the next event: a child that ended, or a stop. It has
+seen a dead child end, so that child's jobs need not wait for their lease to run out. Through a pipe each child
+reports its health, and learns that its supervisor is gone.
 """
 
 import logging
+import os
 import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
 from queue import Empty, SimpleQueue
 
 from redisjobs.base.logger import Log
+from redisjobs.base.visible import visible
 from redisjobs.client.backoff import retrying_sync
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import ProcessEnded
-from redisjobs.worker.child import Child, End, listen
 from redisjobs.worker.settings.health import Health
 
 logger = Log("redisjobs.supervisor")
 
-_HEALTHY = 10.0  # seconds after which a child that dies is started anew at once
+_HEALTHY = 10.0  # seconds after which a child that dies is restarted at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
-_MARGIN = 12.0  # seconds beyond the grace after which a child is killed: by then it should have ended itself
+_MARGIN = 12.0  # seconds beyond the grace after which a child is killed: it should have ended by then
 _RELEASING = 5.0  # seconds that dead children's jobs may take to be released at the end
-_LAST_WORDS = 0.5  # seconds that a dead child's words may take to arrive
-_LOOK = 1.0  # seconds between looks: a signal that the system gave to another of our threads ends no wait
+_LAST_WORDS = 0.5  # seconds that a dead child's last line may take to arrive
+_LOOK = 1.0  # seconds between looks: a signal that another of our threads got ends no wait
 _STARTING = 60.0  # seconds that a child may take to import what it runs
 _LEFT = "its jobs could not be released, and run once their leases are over: %s"
-_MISTAKE = 2  # the exit code of a process that was started wrongly: another start would end the same way
+_MISTAKE = 2  # the exit status of wrong usage: another start would end the same way
+# -P: without it Python looks for modules in the current directory first, and would import a `queue.py` there
+# instead of its own.
+PROGRAM = (sys.executable, "-P", "-m", "redisjobs")
+"""The command line that runs redisjobs in another process."""
+
+_REPORT = 1.0  # seconds between a child's reports of its health
+_BETWEEN = "}"  # between two ids in a line of the pipe: none has a brace
+
+
+class End(StrEnum):
+    """The last line of a supervised worker, once all is settled; a handler may set the exit status."""
+
+    DRAINED = "drained"  # nothing is left to run
+    STOPPED = "stopped"
+    SHARE = "share"  # a limit of jobs, memory or threads was reached: another takes its place at once
+    HINDERED = "hindered"  # the system gives it no threads, and may give none to the next one
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker process.
+
+    Attributes:
+        process: The process.
+        worker_ids: Its id in each of its queues; empty until it has said so, before it claims anything.
+        health: Its last report.
+        is_partial: Whether it takes jobs of some of its queues only.
+        heard_at: When that came, by the monotonic clock.
+        started_at: When it was started.
+        end: Its last line; None until then.
+        is_late: Whether it was killed, as it ran on after the grace.
+    """
+
+    process: subprocess.Popen[bytes]
+    worker_ids: tuple[str, ...] = ()
+    health: Health = field(default_factory=lambda: Health(True, False, "starting"))
+    is_partial: bool = False
+    heard_at: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
+    end: End | None = None
+    is_late: bool = False
+
+
+def listen(child: Child, line: socket.socket) -> None:
+    """Read a child's reports until its end."""
+    with line, line.makefile("rb") as words:
+        for word in words:
+            if not word.endswith(b"\n"):
+                return  # cut off by its end
+            ids, what, *rest = word.decode().rstrip("\n").split(" ", 3)
+            child.worker_ids = tuple(ids.split(_BETWEEN))
+            if not rest:
+                child.end = End(what)
+                continue
+            ready, why = rest
+            child.health = Health(what == "live", ready in ("ready", "partly"), why)
+            child.is_partial = ready == "partly"
+            child.heard_at = time.monotonic()
+
+
+class Pipe:
+    """A child's end of the pipe: it reports the worker's health, and learns that the supervisor is gone.
+
+    Args:
+        descriptor: The file descriptor.
+        worker_ids: Returns its id in each of its queues; sent at once, and with each report.
+    """
+
+    def __init__(self, descriptor: int, worker_ids: Callable[[], Sequence[str]]) -> None:
+        os.set_inheritable(descriptor, False)  # not for processes that handlers start
+        self._socket = socket.socket(fileno=descriptor)
+        self._worker_ids = worker_ids
+        self._report(Health(True, False, "starting"))
+
+    def _report(self, health: Health) -> None:
+        takes = "ready" if all(queue.ready for queue in health.queues) else "partly"
+        live, ready = "live" if health.live else "-", takes if health.ready else "-"
+        self._socket.sendall(f"{self._ids()} {live} {ready} {visible(health.why)}\n".encode())
+
+    def _ids(self) -> str:
+        return _BETWEEN.join(self._worker_ids())
+
+    def end(self, end: End) -> None:
+        """Report that the worker has ended in order; nothing follows."""
+        with suppress(OSError):  # the supervisor is gone
+            self._socket.sendall(f"{self._ids()} {end.value}\n".encode())
+
+    def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
+        """Report the health every second, in a thread; call `orphaned` once the supervisor is gone."""
+
+        def follow() -> None:
+            self._socket.settimeout(_REPORT)
+            with suppress(OSError):
+                while True:
+                    self._report(health())
+                    with suppress(TimeoutError):
+                        if not self._socket.recv(1):
+                            break
+            orphaned()
+
+        threading.Thread(target=follow, name="redisjobs supervisor pipe", daemon=True).start()
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of one child after another.
+    """The place of a child, and of those that follow it.
 
     Attributes:
         child: The child that runs; None between two.
         start_at: When the next one is to be started, by the monotonic clock; None: not at all.
-        deaths: How many ended in a row, each but the first soon after its start.
+        deaths: How many children ended in a row, each but the first soon after its start.
     """
 
     child: Child | None = None
@@ -53,14 +158,14 @@ class Slot:
 
 
 class Supervisor:
-    """Runs `processes` workers until it is stopped, or until each says that it has drained the queue.
+    """Runs `processes` workers until it is stopped, or until each reports that it has drained the queue.
 
     Args:
-        queues: The queues, to release what a dead child held.
-        command: Starts a worker that is told by `--supervised FD` where its supervisor listens.
+        queues: The queues, to release a dead child's jobs.
+        command: Starts a worker; `--supervised FD` is added, the pipe to the supervisor.
         processes: How many.
-        lease: Seconds; the children's.
-        grace: Seconds; the children's.
+        lease: The children's lease, in seconds.
+        grace: The children's grace, in seconds.
 
     Attributes:
         queues: The queues.
@@ -84,7 +189,7 @@ class Supervisor:
         self._stops = 0
         self._kill_at = float("inf")
         self._code = 0
-        self._began = False  # a child has come as far as to say who it is, so it was started rightly
+        self._began = False  # a child has said its id, so the command line is right
         self._releases: list[threading.Thread] = []
 
     def stop(self) -> None:
@@ -109,10 +214,10 @@ class Supervisor:
         return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready{why}")
 
     def run(self) -> int:
-        """Supervise.
+        """Run the workers.
 
         Returns:
-            The exit code: 0 after a stop that was asked for, or a finished drain; else a child's.
+            The exit status: 0 after a stop that was asked for, or a finished drain; else a child's.
         """
         while any(slot.child is not None or slot.start_at is not None for slot in self._slots):
             self._start_due()
@@ -131,7 +236,7 @@ class Supervisor:
         return self._code
 
     def _pause(self) -> float:
-        """Seconds until something is to be done."""
+        """Return the seconds until there is something to do."""
         times = [slot.start_at for slot in self._slots if slot.start_at is not None] + [self._kill_at]
         return min(_LOOK, max(0.0, min(times) - time.monotonic()))
 
@@ -153,7 +258,7 @@ class Supervisor:
                     [*self._command, "--supervised", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # Ctrl-C is for us to handle
+                    start_new_session=True,  # only the supervisor handles Ctrl-C
                 )
         except BaseException:
             ours.close()
@@ -161,7 +266,7 @@ class Supervisor:
         return self._attend(Child(process), ours)
 
     def _attend(self, child: Child, line: socket.socket) -> Child:
-        """Listen to a child and wait for its end; one that can't be attended is killed."""
+        """Start threads that read a child's reports and wait for its end; without them the child is killed."""
         listening = threading.Thread(target=listen, args=(child, line), daemon=True)
 
         def wait() -> None:
@@ -188,8 +293,8 @@ class Supervisor:
         slot.child = None
         code, in_order = child.process.returncode, child.end is not None
         self._began = self._began or bool(child.worker_ids)
-        was_to = self._stops or child.end in (End.DRAINED, End.SHARE)
-        self._tell_end(child, in_order and code == 0, bool(was_to))
+        was_expected = self._stops or child.end in (End.DRAINED, End.SHARE)
+        self._tell_end(child, in_order and code == 0, bool(was_expected))
         if not in_order:
             for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no id: it had not begun
                 self._release(queue, worker_id)
@@ -203,10 +308,10 @@ class Supervisor:
         elif child.end is not End.DRAINED:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 
-    def _tell_end(self, child: Child, in_order: bool, was_to: bool) -> None:
+    def _tell_end(self, child: Child, in_order: bool, was_expected: bool) -> None:
         ended, code = child.process.pid, child.process.returncode
         is_late = child.is_late and code == -signal.SIGKILL  # else it had ended by itself just then
-        how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_to)
+        how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_expected)
         names = [queue.name for queue in self.queues] if len(self.queues) > 1 else []
         ids = child.worker_ids or ("",) * len(self.queues)
         for queue, worker_id in zip(self.queues, ids, strict=False):
@@ -216,14 +321,14 @@ class Supervisor:
                     worker_id,
                     ended=ended,
                     in_order=in_order,
-                    expected=was_to,
+                    expected=was_expected,
                     how=how,
                     queues=names,
                 )
             )
 
     def _backoff(self, slot: Slot, lived: float) -> float:
-        """Seconds until the slot's next start; its last child lived for so many."""
+        """Return the seconds until the slot's next start; its last child lived for `lived` seconds."""
         slot.deaths = 1 if lived >= _HEALTHY else slot.deaths + 1
         if slot.deaths <= 1:
             return 0.0
@@ -256,18 +361,18 @@ class Supervisor:
             self._releases.append(thread)
 
     def _stop(self) -> None:
-        """Pass a stop on; and see to it that it is heeded."""
+        """Pass a stop on to the children, and set when they are killed."""
         self._stops += 1
         grace = self._grace if self._stops == 1 else 0.0
         self._kill_at = min(self._kill_at, time.monotonic() + grace + _MARGIN)
         for slot in self._slots:
             slot.start_at = None
             if slot.child is not None:
-                # By another signal than the first: that one may come twice, from us and from a service manager.
+                # Not the first signal again: that one may arrive twice, from us and from a service manager.
                 slot.child.process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGINT)
 
     def _kill_late(self) -> None:
-        """Kill the children that ignored the grace."""
+        """Kill the children that run on after the grace."""
         if time.monotonic() < self._kill_at:
             return
         self._kill_at = float("inf")
@@ -278,10 +383,10 @@ class Supervisor:
                 slot.child.process.kill()
 
 
-def _how(code: int, in_order: bool, was_to: bool) -> str:
-    """How a process ended, in words."""
+def _how(code: int, in_order: bool, was_expected: bool) -> str:
+    """Return how a process ended, in words."""
     if in_order:
-        return "ended" if was_to else "stopped, though its supervisor did not ask for it"
+        return "ended" if was_expected else "stopped, though its supervisor did not ask for it"
     if code == 0:
         return "ended with code 0 and without a word: something in it exited"
     if code > 0:

@@ -1,4 +1,4 @@
-"""A worker: what it is told, how it is stopped. What it does is a `WorkerRun`."""
+"""A worker: its settings, and how it is stopped. What it does is a `WorkerRun`."""
 
 import math
 import os
@@ -20,86 +20,101 @@ from redisjobs.client.registry import Registry
 from redisjobs.errors import single_cause
 from redisjobs.middleware import Middleware, all_checked
 from redisjobs.model.job import Duration
-from redisjobs.worker.queues import Queues
 from redisjobs.worker.run import WorkerRun, cut_off
 from redisjobs.worker.settings.health import Health, combined
-from redisjobs.worker.settings.settings import Settings
+from redisjobs.worker.settings.settings import Queues, Settings
 from redisjobs.worker.settings.shutdown import Interrupts, stopping
+from redisjobs.worker.source.policy import Allocator
 
 logger = Log("redisjobs.worker")
 
-_TAKEN = ("released", "alone", "parked")
+_RESERVED = ("released", "alone", "parked")
 _LINE = "line:"
-"""Under these names wait jobs that were handed back, have to run alone, or may not start: they are no worker's."""
+"""Consumers that are no workers: jobs wait there that were handed back, run isolated, or may not start."""
 
 
 def _own_name() -> str:
-    """Host and process, for a worker that was given no name."""
+    """Return the host and process id, for a worker without a name."""
     host = re.sub(r"[\s{}]+", "-", "".join(filter(str.isprintable, socket.gethostname())))[:150]
     return f"{host}:{os.getpid()}"
 
 
 def _new_id(name: str) -> str:
-    """An id of one run: a worker that was frozen is another one than its successor of the same name."""
+    """Return an id for one run: a worker that was frozen and its successor of the same name must differ."""
     return f"{name}:{secrets.token_hex(4)}"
 
 
 def _checked_name(worker_id: str) -> str:
-    """A name that can begin a consumer's name, and stand in a line of text."""
+    """Return the name if it can begin a consumer's name and stand in a line of text."""
     fits = isinstance(worker_id, str) and re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
-    if not fits or worker_id in _TAKEN or worker_id.startswith(_LINE):
+    if not fits or worker_id in _RESERVED or worker_id.startswith(_LINE):
         raise ValueError(
             f"worker_id={worker_id!r}: give 1 to 200 printable characters without spaces or braces, and not "
-            f"{' or '.join(map(repr, _TAKEN))}, and nothing that begins with {_LINE!r}"
+            f"{' or '.join(map(repr, _RESERVED))}, and nothing that begins with {_LINE!r}"
         )
     return worker_id
 
 
-_SLOTS, _ASYNC_SLOTS = 10, 100  # where nobody says how many; a thread each is dear, a task is not
+def _checked_limit(limit: int | None, what: str) -> int | None:
+    """Return the limit if it is none, or a whole number of at least 1."""
+    if limit is not None:
+        whole(limit, what)
+    return limit
+
+
+def _checked_lease(lease: Duration) -> float:
+    """Return the seconds of a lease that a worker can renew in time."""
+    if seconds(lease, "lease") < 0.1:
+        raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
+    return seconds(lease, "lease")
+
+
+_SLOTS, _ASYNC_SLOTS = 10, 100  # by default: a thread for each is expensive, a task is not
 
 
 class Worker:
-    """Runs the jobs of a queue, or of several.
+    """Runs the jobs of one or more queues.
 
     Args:
-        queue: The queue with its handlers, async or sync; or several, as a list of queues, or of pairs of a queue
-            and its weight. They share this worker's slots and all that follows, but each keeps its own handlers,
-            retry policies and middleware.
-        weights: Of several queues by their names, where these differ: how often each has its turn while others
-            have jobs as well. At 3 and 1 three of four jobs that begin are of the first. Defaults to 1 each.
-        strict: Of several queues the first one listed that has jobs comes first. A later one then starts no job
-            while an earlier one has enough to fill the slots: it may starve, which is meant.
-        concurrency: How many jobs run at once, of all queues together. Defaults to 100 where every handler is
-            async as a run begins, and to 10 where one is a plain function, which needs a thread or a process.
+        queue: The queue with its handlers, async or sync. Or a list of queues, or of pairs of a queue and its
+            weight. They share this worker's slots and all settings below. Each keeps its own handlers, retry
+            policies and middleware.
+        weights: The weights of several queues by name: the share of jobs that each starts while others have jobs
+            too. With 3 and 1, three of four jobs that start are of the first queue. Defaults to 1 each.
+        strict: Start a job of a later queue only while no earlier queue has enough jobs to fill the slots. Later
+            queues may starve, by intent.
+        concurrency: How many jobs run at once, of all queues together. Defaults to 100 if every handler is async
+            when a run begins, and to 10 if one is a plain function, which needs a thread or a process.
         lease: Seconds without a heartbeat after which this worker counts as dead, and its jobs run again
-            elsewhere. It gives one every third of that. Workers of a queue may differ in it. Defaults to 15 s.
-        max_deliveries: So often a job is delivered without an outcome, the last time with nothing beside it; then
-            it is a dead letter, for it kills its workers. With 1 no job is delivered twice. Defaults to 3.
-        grace: Seconds that running jobs may finish in after a stop. Then they are cancelled and handed on.
-        unknown_for: Seconds that a job whose name no worker knows is kept, as in a rolling deploy, before it
-            is a dead letter. Defaults to an hour.
-        max_jobs: After so many jobs `run` returns, once all of them are done. Defaults to no limit.
-        max_rss: Bytes of memory that the process may have in use; with more `run` returns as well, once what
-            runs is done, for whoever started it to start it anew. One that has run nothing yet raises instead.
-            Defaults to no limit.
-        abandoned: With so many threads that still run a sync handler which timed out or was cancelled, and can't
-            be killed, the worker starts no other sync handler, and is not ready. Those that run then may be
-            abandoned too, so there are at most `abandoned - 1 + concurrency`. Defaults to `concurrency`.
-        supervised: Somebody starts another worker when `run` returns with `recycled`. Then it returns as well with
-            too many abandoned threads; else it goes on with async handlers.
+            elsewhere. It beats every third of that. Workers of a queue may differ in it. Defaults to 15 s.
+        max_deliveries: Deliveries before a job that never finishes becomes a dead letter: it kills its workers.
+            The last time it runs isolated, with no other job beside it. With 1 no job is delivered twice.
+            Defaults to 3.
+        grace: Seconds in which running jobs may finish after a stop. Then they are cancelled and handed back.
+        unknown_for: Seconds for which a job waits for a worker that has a handler of its name, as in a rolling
+            deploy. Then it becomes a dead letter. Defaults to an hour.
+        max_jobs: The number of jobs after which `run` returns, once all of them are done. Defaults to no limit.
+        max_rss: Bytes of memory above which `run` returns too, once the running jobs are done, so that the process
+            can be restarted. If no job has run yet, it raises instead. Defaults to no limit.
+        abandoned: The number of abandoned threads at which the worker starts no other sync handler, and is not
+            ready. An abandoned thread still runs a handler that timed out or was cancelled; it can't be killed.
+            Handlers that run then may be abandoned too, so there are at most `abandoned - 1 + concurrency`.
+            Defaults to `concurrency`.
+        supervised: Whether a supervisor starts another worker once `run` returns with `recycled`. Then `run`
+            returns with too many abandoned threads, too. Else the worker goes on with async handlers.
         worker_id: The name of this worker, such as that of its pod: 1 to 200 printable characters, no spaces or
-            braces. Each run adds a random part, as in `web-0:5f3a9c1e`, so the next one of this name is another
+            braces. Each run adds a random part, as in `web-0:5f3a9c1e`, so the next run of this name is another
             worker. Defaults to the host and the process id.
-        middleware: Who takes part in the jobs that this worker runs, of each queue, inside of that queue's own
+        middleware: Middleware around the jobs that this worker runs, of each queue, inside that queue's own
             middleware; the outermost first. A worker pushes nothing, so `on_push` is not called.
-        schedules: Fire the schedules of its queues as well, until it is stopped. Any number of workers may. A run
-            `until_idle` fires none.
+        schedules: Whether it fires the schedules of its queues, until it is stopped. Any number of workers may. A
+            run `until_idle` fires none.
 
-    `stop` and `stop_now` may be called by any thread and at any time: a stop ends the run that is under way, or
-    else the next one, before that claims anything.
+    You may call `stop` and `stop_now` from any thread at any time. A stop ends the current run, or else the next
+    one, before that claims anything.
 
-    A free slot waits for no queue in particular: whichever has jobs fills it. What is wrong with the store of one
-    queue concerns that queue alone.
+    No slot is reserved for a queue: the next job of any queue fills it. A server that fails affects its own queues
+    only.
 
     Attributes:
         queues: The queues, in the order in which they were listed.
@@ -107,8 +122,8 @@ class Worker:
     Raises:
         TypeError: `queue` is no queue or list of them, or one of `middleware` is none, or has a hook that can't be
             called.
-        ValueError: Another argument has a value that can't be worked with: no queue is listed, or one twice; a
-            weight is none, or of no queue that is listed; or there are weights beside `strict`.
+        ValueError: Another argument has an invalid value: no queue is listed, or one twice; a weight is no
+            positive number, or of a queue that is not listed; or there are weights together with `strict`.
     """
 
     def __init__(
@@ -132,41 +147,34 @@ class Worker:
     ) -> None:
         self._queues = Queues.of(queue, weights, strict=strict)
         self.queues = self._queues.all
-        whole(max_deliveries, "max_deliveries")
-        for what, limit in (
-            *(("concurrency", concurrency), ("max_jobs", max_jobs)),
-            *(("max_rss", max_rss), ("abandoned", abandoned)),
-        ):
-            if limit is not None:
-                whole(limit, what)
-        if seconds(lease, "lease") < 0.1:
-            raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
+        self._concurrency = _checked_limit(concurrency, "concurrency")
+        self._abandoned = _checked_limit(abandoned, "abandoned")
         self._name = None if worker_id is None else _checked_name(worker_id)
+        whole(max_deliveries, "max_deliveries")
         self.settings = Settings(
             queue=self.queues[0],
             queues=self._queues.names if len(self.queues) > 1 else (),
             worker_id=self._next_id(),
             next_id=self._next_id,
-            concurrency=0,  # these two as `_count_slots` says
-            lease=seconds(lease, "lease"),
+            concurrency=0,  # `_count_slots` sets these two
+            lease=_checked_lease(lease),
             max_deliveries=max_deliveries,
             unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
             abandoned=0,
             supervised=supervised,
-            max_jobs=math.inf if max_jobs is None else max_jobs,
-            max_rss=math.inf if max_rss is None else max_rss,
+            max_jobs=_checked_limit(max_jobs, "max_jobs") or math.inf,
+            max_rss=_checked_limit(max_rss, "max_rss") or math.inf,
             middleware=all_checked(middleware, awaits_push=True),
             schedules=schedules,
         )
-        self._concurrency, self._abandoned = concurrency, abandoned
         self._count_slots()
         self.grace = seconds(grace, "grace")
         self.recycled = False
-        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or had no threads."""
+        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or as it got no threads."""
         self.hindered = False
-        """Whether it was for want of threads, which the system may give the next one no sooner."""
+        """Whether it got no threads: the system may refuse them to the next run too."""
         self.breaking: Callable[[], object] = int
-        """Called when `run` begins to end by an error or a cancel; it may still wait for handlers."""
+        """Is called when `run` begins to end by an error or a cancel; `run` may still wait for handlers."""
         self._has_run = False
         self._running = threading.Lock()  # held while it runs
         self._current: WorkerRun | None = None
@@ -176,20 +184,19 @@ class Worker:
         """Run jobs until `stop` is called or the task is cancelled.
 
         Args:
-            until_idle: Return as soon as nothing is ready in any queue and nothing runs here. Delayed jobs that
-                are not due are left, and so are those that wait for their rate; no schedule is fired. Jobs for
-                which there was no thread or process are waited for. While other workers hold jobs it stays for a
-                lease, as they may be dead: then it runs what they held. It stays as long for a thread that was
-                given up and counts for a limit.
+            until_idle: Return as soon as no job is ready in any queue and none runs here. Delayed jobs that are
+                not due stay, and so do jobs that wait for their rate; no schedule is fired. The run waits for jobs
+                that found no thread or process. While other workers hold jobs it waits for a lease, as they may be
+                dead; then it runs their jobs. It waits as long for an abandoned thread that counts for a limit.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
-        An async handler that swallows its cancellation keeps this from returning, though not from releasing its
-        job; the command line ends such a process by force.
+        An async handler that swallows its cancellation keeps this from returning. Its job is released all the
+        same; the command line ends such a process by force.
 
         Raises:
             RuntimeError: This worker runs already.
-            DriverError: The store refuses what a worker needs (too old, no permission), be it that of one of
-                several queues; while it is only away the worker waits for it. Whatever this worker held is
+            DriverError: The server of one of its queues refuses what a worker needs: it is too old, or a
+                permission is missing. While a server is only away, the worker waits for it. The jobs it held are
                 released.
             RedisJobsError: More memory than `max_rss` was in use before any job had run.
         """
@@ -199,7 +206,7 @@ class Worker:
                 "make another Worker"
             )
         try:
-            self._begin_anew()
+            self._reset()
             await self._run(until_idle, handle_signals)
         finally:
             self._current, self._stop_asked = None, False
@@ -207,29 +214,29 @@ class Worker:
 
     @property
     def worker_id(self) -> str:
-        """Who it is now: each run has an id of its own, and who was taken for dead goes on under a new one.
+        """Its current id: each run has its own, and a worker that was taken for dead goes on under a new one.
 
-        Of several queues it is who it is in the first.
+        Of several queues it is the id in the first.
         """
         return self.worker_ids[0]
 
     @property
     def worker_ids(self) -> tuple[str, ...]:
-        """Who it is now in each of its queues: the same, until it was taken for dead in one of them."""
+        """Its current id in each of its queues: the same, until it is taken for dead in one of them."""
         current = self._current
         return (self.settings.worker_id,) * len(self.queues) if current is None else current.worker_ids
 
     def _next_id(self) -> str:
         return _new_id(self._name or _own_name())
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         if self._has_run:
             self.settings = replace(self.settings, worker_id=self._next_id())
         self._has_run, self.recycled, self.hindered = True, False, False
         self._count_slots()
 
     def _count_slots(self) -> None:
-        """Say how many there are, where nobody has; at each run, as handlers may have been registered since."""
+        """Set the default number of slots; at each run, as handlers may have been registered since."""
         all_async = all(each.is_async for queue in self.queues for each in queue.definitions.values())
         slots = self._concurrency or (_ASYNC_SLOTS if all_async else _SLOTS)
         self.settings = replace(self.settings, concurrency=slots, abandoned=self._abandoned or slots)
@@ -239,10 +246,10 @@ class Worker:
         self._current = current = WorkerRun(
             [replace(self.settings, queue=queue, schedules=fires) for queue in self.queues],
             until_idle=until_idle,
-            allocator=self._queues.allocator(),
+            allocator=Allocator(self._queues.weights, strict=self._queues.strict),
             breaking=self.breaking,
         )
-        if self._stop_asked:  # asked for before there was a run to tell
+        if self._stop_asked:  # before there was a run to stop
             return
         if len(self.queues) > 1:
             slots = number_of(self.settings.concurrency, "slot")
@@ -257,7 +264,7 @@ class Worker:
                 ended = True
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            # One cause, one error: that tasks were involved is no business of the caller's.
+            # One cause, one error: the caller need not know that there were tasks.
             error = single_cause(group)
             raise error from error.__cause__
         if not ended:
@@ -266,28 +273,28 @@ class Worker:
     def stop(self) -> None:
         """Claim no more; let running jobs finish for `grace` seconds, then release them; then `run` returns.
 
-        For any thread. Where nothing runs, the next `run` returns at once.
+        For any thread. If the worker does not run, the next `run` returns at once.
         """
         self._stop(self.grace)
 
     def stop_now(self) -> None:
-        """Cancel and release what runs, at once; then `run` returns. For any thread, as `stop` is."""
+        """Cancel and release the running jobs at once; then `run` returns. For any thread, like `stop`."""
         self._stop(0.0)
 
     def _stop(self, grace: float) -> None:
-        self._stop_asked = True  # before we look whether there is a run to tell
+        self._stop_asked = True  # before we look whether there is a run
         if (current := self._current) is not None:
             current.call_soon(lambda: current.stop(grace))
 
     @property
     def busy(self) -> int:
-        """How many jobs it runs now; for any thread."""
+        """How many jobs run now; for any thread."""
         current = self._current
         return 0 if current is None else current.pool.slots.count_busy()
 
     @property
     def health(self) -> Health:
-        """Whether it works, and of several queues each one, by what it got done; for any thread."""
+        """Whether it works, and of several queues each, judged by what it got done; for any thread."""
         current = self._current  # once: it may be gone a moment later
         if current is not None:
             return current.health

@@ -1061,7 +1061,7 @@ def test_requeue_all_takes_every_dead_letter(
         ),
         (["worker", "shop:queue", "--import", "nowhere"], r"there is no module 'nowhere' in /.* or on sys\.path"),
         (["dead", "requeue", "x", "--parameters", "{}", "--import", "work"], r"--import is for --target"),
-        (["worker", "shop:queue=2", "shop:plain", "--strict"], r"strict=True: the order is all that counts then"),
+        (["worker", "shop:queue=2", "shop:plain", "--strict"], r"strict=True: only the order counts then"),
         (
             ["push", "shop:queue", "Male", "{}"],
             r"no handler for 'Male'; registered: Mail, add, block, boom, rest,",

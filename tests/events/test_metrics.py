@@ -223,7 +223,7 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     queue.register(Work)(work)
     Metrics(registry).listen(queue)
     processor = WorkerRun([Worker(queue).settings], until_idle=False)
-    dispatcher = processor.sources[0].dispatcher
+    settler = processor.sources[0].settler
 
     class Run:
         over, settlement, ended_at, reported = False, Ack(), 0.0, None
@@ -232,12 +232,12 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
         def decide(self, outcome: object) -> None: ...
 
     run: Any = Run()
-    dispatcher.ran(run, Done())
+    settler.ran(run, Done())
 
     assert 0 < run.ended_at <= time.monotonic()
-    dispatcher.report.is_wanted = False
+    settler.report.is_wanted = False
     unheard: Any = Run()
-    dispatcher.ran(unheard, Done())
+    settler.ran(unheard, Done())
     assert unheard.ended_at == 0.0
 
 
@@ -423,7 +423,7 @@ async def test_with_metrics_a_slot_calls_the_function_that_was_registered(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(processor.run)
             await eventually(lambda: processor.health.ready)
-            found = processor.sources[0].dispatcher.find("Work")
+            found = processor.sources[0].settler.find("Work")
             processor.stop(0)
 
     assert found is queue.definitions["Work"]

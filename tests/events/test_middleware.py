@@ -141,12 +141,12 @@ async def test_without_middleware_a_slot_calls_the_function_that_was_registered(
             tasks.start_soon(processor.run)
             await eventually(lambda: processor.health.ready)
             (source,) = processor.sources
-            found = source.dispatcher.find("Work")
+            found = source.settler.find("Work")
             processor.stop(0)
 
     assert found is queue.definitions["Work"]
     assert found.call is work
-    assert source.dispatcher.find("Odd") is None
+    assert source.settler.find("Odd") is None
 
 
 async def test_hooks_that_are_not_overridden_are_neither_called_nor_listened_for(queue: JobQueue) -> None:

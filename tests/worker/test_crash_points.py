@@ -162,8 +162,8 @@ def open_nursery(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     code = (
         "import sys; from test_crash_points import nurse; nurse(sys.argv[1], sys.argv[2], sys.argv[3] == 'True')"
     )
-    here = Path(__file__).parents[1]
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(here), str(here.parent)]))
+    here = Path(__file__).parents
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, here[:3])))  # this file, the helpers, redisjobs
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=log, env=env

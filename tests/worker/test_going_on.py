@@ -21,7 +21,7 @@ from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.source.batcher import Batch
-from redisjobs.worker.source.dispatcher import Dispatcher
+from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
 
@@ -64,14 +64,14 @@ async def test_what_a_read_of_the_old_id_brings_while_a_worker_goes_on_is_not_ru
         await end()
 
     monkeypatch.setattr(source.fetcher, "end", end_with_a_reply)
-    await source.recovery.begin_anew(Fenced(old))
+    await source.recovery.rejoin(Fenced(old))
 
     assert source.member.consumer.worker_id != old
-    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.held) == ([], 0)
+    assert (source.leases.all, source.settler._pool.slots.held) == ([], 0)
     (lease,) = (await source.member.consumer.exchange([], 1)).leases  # it was handed back, for anybody
     assert lease.deliveries == 2
     dispatch(source, [lease])
-    assert [held.key for held in source.dispatcher.leases] == [lease.key]
+    assert [held.key for held in source.leases] == [lease.key]
 
 
 async def test_a_worker_that_is_cut_off_as_soon_as_it_has_joined_runs_jobs_under_its_new_id(
@@ -87,14 +87,14 @@ async def test_a_worker_that_is_cut_off_as_soon_as_it_has_joined_runs_jobs_under
     monkeypatch.setattr(source.member.consumer, "open", join_and_hang)
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(source.recovery.begin_anew, Fenced(old))
+            tasks.start_soon(source.recovery.rejoin, Fenced(old))
             await eventually(lambda: source.member.consumer.worker_id != old)
             scope.cancel()
 
     assert source.member.settings.worker_id == source.member.consumer.worker_id
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
-    assert len(source.dispatcher.leases) == 1
+    assert len(source.leases) == 1
 
 
 async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_joined_takes_another(
@@ -175,13 +175,13 @@ async def test_what_has_ended_is_noted_only_while_missed_jobs_are_looked_for(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[object] = []
-    let_go = Dispatcher.let_go
+    let_go = Settler.let_go
 
-    def spy(dispatcher: Dispatcher, run: Execution) -> None:
-        let_go(dispatcher, run)
-        noted.append(dispatcher.leases._ended)
+    def spy(settler: Settler, run: Execution) -> None:
+        let_go(settler, run)
+        noted.append(settler._leases._ended)
 
-    monkeypatch.setattr(Dispatcher, "let_go", spy)
+    monkeypatch.setattr(Settler, "let_go", spy)
     await queue.driver.push([NewJob(f"job-{n}", JOB) for n in range(20)], repeated=False)
     await Worker(queue).run(until_idle=True)
 
@@ -250,7 +250,7 @@ async def test_a_cancel_from_before_a_worker_knew_of_its_job_is_heard_once_the_j
 async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_reply_that_brought_it(
     queue: JobQueue, source: Source, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source.reclaimer._clock, "is_trusted", lambda lease, now: True)
+    monkeypatch.setattr(source.member.clock, "is_trusted", lambda lease, now: True)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     asked_at = time.monotonic()
     late = await source.member.consumer.wait(1, 1)
@@ -258,13 +258,13 @@ async def test_a_job_that_was_found_and_has_run_is_not_run_again_by_the_late_rep
 
     await source.recovery.find_missed()
 
-    (run,) = source.dispatcher.leases
+    (run,) = source.leases
     assert run.lease.job_id == "a"
-    source.dispatcher.let_go(run)
+    source.settler.let_go(run)
     dispatch(source, late, asked_at)
-    assert source.dispatcher.leases.all == []
+    assert source.leases.all == []
     dispatch(source, late, time.monotonic())  # asked for since: a delivery of its own
-    assert [held.key for held in source.dispatcher.leases] == [run.key]
+    assert [held.key for held in source.leases] == [run.key]
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -347,10 +347,10 @@ async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
     source.fenced(Fenced(source.member.consumer.worker_id))
     dispatch(source, leases, time.monotonic())
 
-    assert (source.dispatcher.leases.all, source.dispatcher._pool.slots.held) == ([], 0)
-    await source.recovery.begin_anew(Fenced(source.member.consumer.worker_id))
+    assert (source.leases.all, source.settler._pool.slots.held) == ([], 0)
+    await source.recovery.rejoin(Fenced(source.member.consumer.worker_id))
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
-    assert len(source.dispatcher.leases) == 1
+    assert len(source.leases) == 1
 
 
 async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
@@ -375,7 +375,7 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
 
     assert lost != [source.member.settings.worker_id]
     assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}
-    assert source.dispatcher.refused == 0
+    assert source.settler.refused == 0
     assert "job a: it was settled, or is another's; no answer came" in caplog.messages
 
 
@@ -386,14 +386,14 @@ async def test_an_outcome_that_was_on_its_way_as_its_job_was_handed_back_by_hand
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     (lease,) = (await source.member.consumer.exchange([], 1)).leases
     dispatch(source, [lease])
-    (run,) = source.dispatcher.leases
+    (run,) = source.leases
     run.over, run.settlement = True, Ack()
     batch = Batch([run], None)
     dispatch(source, [replace(lease)])
 
     source.exchanger.answered(batch, await source.member.consumer.exchange(batch.settlements, None))
 
-    assert (source.dispatcher.leases.all, source.dispatcher.leases.unsettled, source.dispatcher.refused) == (
+    assert (source.leases.all, source.leases.unsettled, source.settler.refused) == (
         [],
         [],
         0,

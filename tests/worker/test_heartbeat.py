@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from store import lease_at
@@ -12,7 +12,7 @@ from store import lease_at
 from redisjobs.errors import Unavailable
 from redisjobs.model.driver import Beat, Beaten, Fenced
 from redisjobs.model.transitions import Lease
-from redisjobs.worker.source.heartbeat import Heartbeat
+from redisjobs.worker.source.heartbeat import Beats, Heartbeat
 
 SOON = 5.0  # seconds: many times the lease
 LONG = 3600.0  # seconds of a lease, a third of which no test waits for
@@ -34,7 +34,7 @@ class Bench:
         self.beat_at = 0.0
         self.is_beating = True
         self.knows_it_is_away = False
-        self.heartbeat = Heartbeat([self], lease, self.look)
+        self.heartbeat = Heartbeat([cast(Beats, self)], lease, self.look)
 
     def _maybe_fail(self, part: str) -> None:
         if part == self._failing and self.failures_left:

@@ -36,7 +36,7 @@ from redisjobs.model.transitions import Ack, NewJob, Release
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
 from redisjobs.worker.run import WorkerRun
-from redisjobs.worker.source.promoter import Promoter
+from redisjobs.worker.source.timer import Promoter
 
 pytestmark = pytest.mark.anyio
 
@@ -343,13 +343,13 @@ async def test_a_line_goes_on_at_once_beside_many_that_wait_for_their_rate(store
 async def test_a_rate_goes_on_though_the_worker_that_was_to_look_was_killed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hear, ran = Promoter.hear_of_others, anyio.Event()
+    hear, ran = Promoter.note_others, anyio.Event()
 
     def hear_of_none_late(self: Promoter, workers: int, *, promotes: bool, late: bool) -> None:
         assert not promotes
         hear(self, workers, promotes=promotes, late=False)  # else a worker looks every 2 s for what is that late
 
-    monkeypatch.setattr(Promoter, "hear_of_others", hear_of_none_late)
+    monkeypatch.setattr(Promoter, "note_others", hear_of_none_late)
     async with queue_of(store) as queue, aclosing(store.consumer("killed", lease=600)) as killed:
 
         @queue.job(rate="2/s", burst=1)
@@ -389,12 +389,12 @@ async def test_a_worker_runs_until_idle_only_once_it_has_claimed_after_the_other
         look = consumer.reclaim
 
         async def look_as_it_leaves(*arguments: Any, others: bool = False, **options: Any) -> Any:
-            if source.exchanger.found_nothing and not settled:
+            if source.claims.found_nothing and not settled:
                 settled.extend((await stopping.exchange([(held, Ack())], None)).replies)
             return await look(*arguments, others=others, **options)
 
         monkeypatch.setattr(consumer, "reclaim", look_as_it_leaves)
-        monkeypatch.setattr(source.subscriber, "run", anyio.sleep_forever)  # it may hear too late
+        monkeypatch.setattr(source, "listen", anyio.sleep_forever)  # it may hear too late
         with anyio.fail_after(20):
             await processor.run()
 

@@ -13,7 +13,7 @@ from two_queues import Away, another
 
 from redisjobs import JobContext, JobQueue, Priority, Worker
 from redisjobs.model.transitions import After, NewJob, Release, RetryLater
-from redisjobs.worker.running.prefetch import Prefetch
+from redisjobs.worker.source.policy import Prefetch
 
 pytestmark = pytest.mark.anyio
 
@@ -232,7 +232,7 @@ async def test_short_jobs_are_not_claimed_ahead_where_jobs_of_several_priorities
 async def test_a_job_that_was_claimed_ahead_is_passed_by_one_of_higher_priority(
     queue: JobQueue, starts: Starts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.source.exchanger.PATIENCE", 60.0)
+    monkeypatch.setattr("redisjobs.worker.source.dispatcher.PATIENCE", 60.0)
     monkeypatch.setattr(Prefetch, "answered", lambda self, *_: setattr(self, "jobs", 4))
     starts.handle(queue)
     worker = Worker(queue, concurrency=1)
@@ -251,7 +251,7 @@ async def test_a_job_that_was_claimed_ahead_is_passed_by_one_of_higher_priority(
 
 def leases(worker: Worker) -> Any:
     assert worker._current
-    return worker._current.sources[0].dispatcher.leases
+    return worker._current.sources[0].leases
 
 
 @pytest.mark.parametrize("why", ["a limit", "a name is paused", "a job is held"])
@@ -347,7 +347,7 @@ async def test_a_run_until_idle_starts_jobs_by_priority_and_ends(queue: JobQueue
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A source has something else to do all the time."""
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._RECLAIM", 0.005)
-    monkeypatch.setattr("redisjobs.worker.source.reclaimer._ALONE", 0.005)
+    monkeypatch.setattr("redisjobs.worker.source.reclaimer._ONLY_WORKER", 0.005)
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._TIDY", 0.01)
 
 

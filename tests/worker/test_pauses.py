@@ -182,8 +182,8 @@ async def everybody_has_looked(queue: JobQueue, workers: list[Worker]) -> None:
     """Wait until each has heard from the store once more, whatever it does now."""
     for worker in workers:
         assert worker._current
-        exchanger = worker._current.sources[0].exchanger
-        await eventually(partial(getattr, exchanger, "queue_paused"))
+        claims = worker._current.sources[0].claims
+        await eventually(partial(getattr, claims, "queue_paused"))
 
 
 async def test_a_worker_that_is_started_on_a_paused_queue_waits(queue: JobQueue, ran: list[Any]) -> None:
@@ -193,7 +193,7 @@ async def test_a_worker_that_is_started_on_a_paused_queue_waits(queue: JobQueue,
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._current and worker._current.sources[0].exchanger.queue_paused)
+            await eventually(lambda: worker._current and worker._current.sources[0].claims.queue_paused)
             assert (worker.health.live, worker.health.ready) == (True, True)
             assert ran == []
             await queue.resume()
@@ -475,7 +475,7 @@ async def test_a_worker_that_is_not_told_that_its_queue_is_resumed_asks_within_a
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: worker._current and worker._current.sources[0].exchanger.queue_paused)
+            await eventually(lambda: worker._current and worker._current.sources[0].claims.queue_paused)
             if isinstance(store, RedisStore):
                 store.admin.delete(f"{store.prefix}paused")
             else:

@@ -148,12 +148,12 @@ A, B, SAME = JobQueue("memory://", "a"), JobQueue("memory://", "b"), JobQueue("m
         (
             {"weights": {"a": 2}, "strict": True},
             ValueError,
-            r"^strict=True: the order is all that counts then, so",
+            r"^strict=True: only the order counts then, so",
         ),
         (
             {"queue": [(A, 2), B], "strict": True},
             ValueError,
-            r"^strict=True: the order is all that counts then, so",
+            r"^strict=True: only the order counts then, so",
         ),
         ({"strict": "yes"}, ValueError, r"^strict='yes': give True or False$"),
     ],

@@ -27,8 +27,7 @@ from redisjobs.events import ProcessEnded
 from redisjobs.model.job import State
 from redisjobs.torture.fleet.fleet import children
 from redisjobs.torture.proxy import Proxy
-from redisjobs.worker.child import End
-from redisjobs.worker.supervisor import Supervisor
+from redisjobs.worker.supervisor import End, Supervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

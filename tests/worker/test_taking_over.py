@@ -260,13 +260,13 @@ async def test_a_worker_that_comes_as_another_hears_that_it_is_alone_is_heard_of
     async def come() -> None:
         assert worker._current is not None
         reclaimer, heard = worker._current.sources[0].reclaimer, anyio.Event()
-        hear = reclaimer.hear_of_another
+        hear = reclaimer.note_another
 
         def note() -> None:
             hear()
             heard.set()
 
-        reclaimer.hear_of_another = note  # type: ignore[method-assign]
+        reclaimer.note_another = note  # type: ignore[method-assign]
         await other.open()
         await heard.wait()
 

@@ -37,10 +37,10 @@ from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.transitions import Lease, Release
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.worker.running import execution
-from redisjobs.worker.running.prefetch import Prefetch
-from redisjobs.worker.source import exchanger, reclaimer
-from redisjobs.worker.source.dispatcher import Dispatcher
-from redisjobs.worker.source.promoter import Promoter
+from redisjobs.worker.source import dispatcher, reclaimer
+from redisjobs.worker.source.policy import Prefetch
+from redisjobs.worker.source.settler import Settler
+from redisjobs.worker.source.timer import Promoter
 
 pytestmark = pytest.mark.anyio
 
@@ -178,7 +178,7 @@ async def test_where_nobody_says_how_many_a_hundred_async_handlers_run_at_once_o
 async def test_a_worker_that_has_no_room_promotes_now_and_then_and_at_once_when_it_has(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.source.exchanger._BUSY", 0.3)
+    monkeypatch.setattr("redisjobs.worker.source.timer._BUSY", 0.3)
     ran, asked, may_end = list[int](), list[float](), anyio.Event()
     consumer = type(queue.driver.consumer("w", lease=15, max_deliveries=3))
     exchange = consumer.exchange
@@ -221,14 +221,14 @@ async def test_a_delayed_job_runs_soon_though_the_worker_that_was_to_look_for_it
     gone = store.consumer("gone")
     assert (await gone.reclaim()).promotes
     await gone.aclose()
-    ran, told, hear = anyio.Event(), anyio.Event(), Promoter.hear_of_others
+    ran, told, hear = anyio.Event(), anyio.Event(), Promoter.note_others
 
     def heard(self: Promoter, workers: int, *, promotes: bool, late: bool) -> None:
         hear(self, workers, promotes=promotes, late=late)
         assert not promotes
         told.set()
 
-    monkeypatch.setattr(Promoter, "hear_of_others", heard)
+    monkeypatch.setattr(Promoter, "note_others", heard)
 
     @queue.register(Work)
     async def work(_: Work) -> None:
@@ -857,7 +857,7 @@ async def test_jobs_that_wait_long_for_a_slot_are_handed_back_and_run_elsewhere(
 async def test_jobs_that_wait_for_a_slot_do_not_start_once_a_worker_stops_or_the_queue_is_paused(
     queue: JobQueue, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchanger, "PATIENCE", 60.0)
+    monkeypatch.setattr(dispatcher, "PATIENCE", 60.0)
     async with one_runs_and_two_wait(queue) as (worker, began, may_end):
         if how == "stop":
             worker.stop()
@@ -873,10 +873,10 @@ async def test_jobs_that_wait_for_a_slot_do_not_start_once_a_worker_stops_or_the
 async def test_a_job_that_is_cancelled_while_it_waits_for_a_slot_never_starts(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchanger, "PATIENCE", 60.0)
+    monkeypatch.setattr(dispatcher, "PATIENCE", 60.0)
     async with one_runs_and_two_wait(queue) as (worker, began, may_end):
         assert worker._current
-        leases = worker._current.sources[0].dispatcher.leases
+        leases = worker._current.sources[0].leases
         for job in await queue.jobs(State.RUNNING):
             if '"number":1' in job.parameters:
                 await queue.cancel(job.job_id)
@@ -909,7 +909,7 @@ async def test_jobs_that_find_no_slot_of_many_are_handed_back_as_soon(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reclaimer, "_RECLAIM", 60.0)  # nothing else wakes the worker meanwhile
-    monkeypatch.setattr(reclaimer, "_ALONE", 60.0)
+    monkeypatch.setattr(reclaimer, "_ONLY_WORKER", 60.0)
     monkeypatch.setattr(Prefetch, "answered", lambda self, *_: setattr(self, "jobs", 10))
     began, may_end = list[int](), anyio.Event()
 
@@ -932,11 +932,11 @@ async def test_jobs_that_find_no_slot_of_many_are_handed_back_as_soon(
 async def test_a_job_that_has_waited_for_a_slot_does_not_begin_where_the_lease_may_be_over(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchanger, "PATIENCE", 60.0)
+    monkeypatch.setattr(dispatcher, "PATIENCE", 60.0)
     monkeypatch.setattr(execution, "PATIENCE", 0.0)
     answers = list[bool]()
     may_begin = property(lambda self: answers.pop() if answers else True)
-    monkeypatch.setattr(Dispatcher, "may_begin", may_begin)
+    monkeypatch.setattr(Settler, "may_begin", may_begin)
     async with one_runs_and_two_wait(queue) as (_, began, may_end):
         answers[:] = [False, False]
         may_end.set()
@@ -999,7 +999,7 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
 async def test_a_cancel_that_no_notification_told_of_is_learnt_with_the_next_beat(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.source.subscriber.Subscriber._heard", lambda *_: None)
+    monkeypatch.setattr("redisjobs.worker.source.source.Source.notified", lambda *_: None)
     started, cancelled = anyio.Event(), anyio.Event()
 
     @queue.register(Work)

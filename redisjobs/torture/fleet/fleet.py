@@ -19,7 +19,7 @@ from redisjobs.events import ProcessEnded, ScheduleFired, recording
 from redisjobs.events.recording import Line
 from redisjobs.torture.fleet.process import DATABASE, LEASE, LIFELINE, OLD, OTHER_RULE, QUEUE, RECORDINGS
 from redisjobs.torture.fleet.release import Release
-from redisjobs.worker.child import PROGRAM
+from redisjobs.worker.supervisor import PROGRAM
 
 GRACE = 1.0  # seconds that a worker's jobs may finish in
 CONCURRENCY = 10

@@ -44,11 +44,13 @@ from redisjobs.worker.running.call import DONE, OUTRAN, Call, HandlerRuntime, Ru
 from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.deadline import Deadline
-from redisjobs.worker.running.prefetch import PATIENCE
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reported
 from redisjobs.worker.running.threads import NoThread, ThreadTimes
 from redisjobs.worker.settings.settings import Settings
+
+PATIENCE = 0.1
+"""Seconds that a job may wait for a slot. Then it is handed back, as running jobs take longer than they did."""
 
 _ACK = Ack()
 _first_push = threading.Lock()

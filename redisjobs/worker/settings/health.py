@@ -1,4 +1,4 @@
-"""What a worker says of its own health."""
+"""The health of a worker, as it reports it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class QueueHealth:
-    """How a worker is at one of its queues.
+    """The health of a worker in one of its queues.
 
     Attributes:
         queue: The queue's name.
-        live: It gets something done there, or can't by no fault of its own.
+        live: It gets something done there, or the cause is elsewhere.
         ready: It takes jobs of that queue.
-        why: In a few words.
+        why: The reason, in a few words.
     """
 
     queue: str
@@ -26,10 +26,10 @@ class Health:
     """Whether a worker works, judged by what it got done.
 
     Attributes:
-        live: It is worth keeping. A worker whose store is unavailable is: to start it again would not help.
-        ready: It takes jobs; of one queue at least, where it has several.
-        why: In a few words; also what is wrong with single queues.
-        queues: Each of its queues, in order, where it has several; else empty.
+        live: It need not be restarted. If the server is unavailable, a restart would not help.
+        ready: It takes jobs, of at least one of its queues.
+        why: The reason, in a few words; also what is wrong with single queues.
+        queues: Each of its queues, in order, if it has several; else empty.
     """
 
     live: bool
@@ -39,11 +39,11 @@ class Health:
 
 
 def combined(common: Health, single: Sequence[tuple[str, Health | None]]) -> Health:
-    """The health of a worker.
+    """Return the health of a worker from that of its queues.
 
     Args:
-        common: How that is which all of its queues share.
-        single: The name of each queue, and what is wrong with that one alone; None: nothing.
+        common: The health of what its queues share.
+        single: The name of each queue, and what is wrong with only that one; None: nothing.
     """
     if len(single) == 1:
         return common if not common.live else single[0][1] or common
@@ -55,7 +55,7 @@ def combined(common: Health, single: Sequence[tuple[str, Health | None]]) -> Hea
     told = [f"queue '{name}': {health.why}" for name, health in wrong]
     if some_are_well:
         told = [common.why, *told]
-    elif len({health.why for _, health in wrong}) == 1:  # said once it is said of all
+    elif len({health.why for _, health in wrong}) == 1:  # said once if it is true of all
         told = [wrong[0][1].why]
     live = all(health.live for _, health in wrong)
     return Health(live, live and common.ready and some_are_well, "; ".join(told), queues)

@@ -1,23 +1,30 @@
-"""What a worker is told to be."""
+"""A worker's settings, and which queues it takes jobs from."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 from redisjobs.base.logger import Log
 from redisjobs.client.registry import Registry
 from redisjobs.middleware import Middleware
 
+Listed = Registry | tuple[Registry, float]
+"""A queue, by itself or with its weight."""
+
+_MOST = 1e9  # the largest weight: sums of larger ones would lose the small ones
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a worker is told; see `Worker`. Seconds, but for `unknown_ms`; infinity for no limit.
+    """A worker's settings for one of its queues; see `Worker`. Times are in seconds; infinity is no limit.
 
     Attributes:
-        next_id: Makes the id under which the worker goes on, should the store take it for dead.
-        middleware: The worker's own, inside of the queue's.
-        schedules: Whether it fires the schedules of the queue, too.
-        queues: The names of all of its queues, where it has several.
+        next_id: Makes the id under which the worker goes on if the server takes it for dead.
+        middleware: The worker's own, inside the queue's.
+        schedules: Whether it fires the schedules of the queue.
+        queues: The names of all its queues, if it has several.
     """
 
     queue: Registry
@@ -37,5 +44,136 @@ class Settings:
 
     @property
     def log(self) -> Log:
-        """Where the worker tells of this queue; of one among several by its name."""
+        """The log for this queue; of several, each line names the queue."""
         return Log("redisjobs.worker", [self.queue.name] if self.queues else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The queues of a worker.
+
+    Attributes:
+        all: The queues, in the order in which they were listed.
+        weights: The weight of each.
+        strict: Whether only the order counts.
+    """
+
+    all: tuple[Registry, ...]
+    weights: tuple[float, ...]
+    strict: bool
+
+    @classmethod
+    def of(
+        cls, listed: Registry | Iterable[Listed], weights: Mapping[str, float] | None, *, strict: bool
+    ) -> "Queues":
+        """Return the queues that a caller lists; see `Worker`.
+
+        Raises:
+            TypeError: Something is no queue, or `weights` no mapping.
+            ValueError: None is listed, one is listed twice, or the weights or the order are invalid.
+        """
+        if not isinstance(strict, bool):
+            raise ValueError(f"strict={strict!r}: give True or False")
+        pairs = [_pair(each) for each in _each(listed)]
+        queues = tuple(queue for queue, _ in pairs)
+        _check_once(queues)
+        named = _by_name(pairs, weights)
+        own = [named.get(queue.name, weight) for queue, weight in pairs]
+        heavy = {queue.name: weight for queue, weight in zip(queues, own, strict=True) if weight is not None}
+        if strict and heavy:
+            raise ValueError(f"strict=True: only the order counts then, so give no weights, as {heavy}")
+        return cls(queues, tuple(1 if weight is None else weight for weight in own), strict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(queue.name for queue in self.all)
+
+    def __str__(self) -> str:
+        """Return them as in a line of the log."""
+        if self.strict:
+            return f"{quoted(self.names)}, in strict order"
+        if len(set(self.weights)) == 1:
+            return quoted(self.names)
+        return ", ".join(
+            f"'{name}' (weight {weight:g})" for name, weight in zip(self.names, self.weights, strict=True)
+        )
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Return the names of queues as in a message."""
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _each(listed: Any) -> list[Any]:
+    if isinstance(listed, Registry):
+        return [listed]
+    # Text and bytes are no lists of queues; a mapping would lose its values, and a set has no order.
+    if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | Set | type):
+        raise _no_queue(listed)
+    queues = list(listed)
+    if not queues:
+        raise ValueError(f"Worker({listed!r}): there is no queue to run jobs of; list at least one")
+    return queues
+
+
+def _pair(each: Any) -> tuple[Registry, float | None]:
+    match each:
+        case Registry():
+            return each, None
+        case (Registry() as queue, weight) if isinstance(each, tuple):
+            return queue, _weight(weight, queue)
+    raise _no_queue(each)
+
+
+def _no_queue(given: object) -> TypeError:
+    # Not its text, which may have a password.
+    shown = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    return TypeError(
+        f"Worker runs the jobs of a queue, not of {shown}: give a JobQueue with its handlers, as "
+        "Worker(JobQueue('redis://HOST:PORT/0')), or a list of queues or of pairs (queue, weight)"
+    )
+
+
+def _check_once(queues: tuple[Registry, ...]) -> None:
+    if len(queues) == 1:
+        return
+    places = Counter(queue.driver.place for queue in queues)
+    for queue in queues:
+        if places[queue.driver.place] > 1:
+            raise ValueError(
+                f"queue '{queue.name}' is listed twice: list each once, and for more turns with a weight, as "
+                "(queue, 2)"
+            )
+
+
+def _weight(weight: Any, queue: Registry, where: str = "") -> float:
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not (is_number and 0 < weight <= _MOST):
+        raise ValueError(
+            f"{where}weight {weight!r} of queue '{queue.name}': give a number above 0, and at most {_MOST:g}"
+        )
+    return float(weight)
+
+
+def _by_name(pairs: list[tuple[Registry, float | None]], weights: Any) -> dict[str, float]:
+    """Return the weights by queue name, checked."""
+    if weights is None:
+        return {}
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights={weights!r}: give numbers by the names of queues, as {{'emails': 3}}")
+    names = Counter(queue.name for queue, _ in pairs)
+    by_name = {queue.name: (queue, weight) for queue, weight in pairs}
+    for name, weight in weights.items():
+        if name not in names:
+            raise ValueError(f"weights={weights!r}: {name!r} is none of the queues {quoted(names)}")
+        if names[name] > 1:
+            raise ValueError(
+                f"weights={weights!r}: several of the queues are called '{name}'; give each its weight where it "
+                "is listed, as (queue, 2)"
+            )
+        queue, own = by_name[name]
+        if own is not None:
+            raise ValueError(f"weights={weights!r}: queue '{name}' is listed with the weight {own:g} already")
+        _weight(weight, queue, f"weights={weights!r}: ")
+    return {name: float(weight) for name, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""How a worker's run comes to its end: it claims no more, what runs has a grace, and then is given up."""
+"""How a worker's run ends: it claims no more, running jobs have a grace, and then they are given up."""
 
 import math
 import signal
@@ -9,17 +9,17 @@ from datetime import UTC, datetime, timedelta
 import anyio
 
 _DAY = 86_400.0
-_TWICE = 0.2  # seconds in which one Ctrl-C may come twice: from the terminal, and from the program that started us
+_TWICE = 0.2  # seconds within which one Ctrl-C may arrive twice: from the terminal and from the parent process
 
 
 class Interrupts:
-    """Tells a Ctrl-C from the second delivery of the one before."""
+    """Recognises the second delivery of one Ctrl-C."""
 
     def __init__(self) -> None:
         self._at = -math.inf
 
     def is_new(self, number: int) -> bool:
-        """Whether a signal that has just come counts: a SIGINT within 0.2 s of the last one does not."""
+        """Return whether a signal that has just come counts: a SIGINT within 0.2 s of the last one does not."""
         now = time.monotonic()
         if number == signal.SIGINT and now - self._at < _TWICE:
             return False
@@ -29,13 +29,13 @@ class Interrupts:
 
 
 def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
-    """What a stop by a signal waits for, for people.
+    """Return the log line that says what a stop by a signal waits for.
 
     Args:
         number: The signal.
-        jobs: How many run now.
-        grace: Seconds that they may finish in.
-        at_once: Whether they may not.
+        jobs: How many jobs run now.
+        grace: Seconds in which they may finish.
+        at_once: Whether they are cancelled at once instead.
     """
     name, running = signal.Signals(number).name, f"{jobs} job{'' if jobs == 1 else 's'}"
     if at_once:
@@ -50,33 +50,34 @@ def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
 
 
 class Shutdown:
-    """Whether a run is to end, and how long what runs may take. A later stop may shorten that, not lengthen it.
+    """Whether a run ends, and how long its running jobs may take. A later stop may shorten that, not lengthen it.
 
     Attributes:
         stopping: No more jobs are claimed.
         over: The grace is over, and so is the time to unwind.
-        recycled: It stops by itself, having had its share of jobs, memory or threads.
-        hindered: That was for want of threads which the system does not give.
+        broken: An error ends the run.
+        recycled: It stops by itself: a limit of jobs, memory or abandoned threads is reached.
+        hindered: It stops because the system gives it no threads.
     """
 
     def __init__(self) -> None:
-        self.stopping = self.over = self.recycled = self.hindered = False
+        self.stopping = self.over = self.broken = self.recycled = self.hindered = False
         self._until = float("inf")  # by our monotonic clock
         self._asked = anyio.Event()
 
     def ask(self, grace: float) -> None:
-        """Stop, and give up what still runs after `grace` seconds. A callback of the loop may call it."""
+        """Stop, and give up the jobs that still run after `grace` seconds. A callback of the loop may call it."""
         self.stopping = True
         self._until = min(self._until, time.monotonic() + grace)
         self._asked.set()
 
     async def wait(self, most: float) -> None:
-        """Wait until it is asked for, at most so many seconds."""
+        """Wait until a stop is asked for, at most `most` seconds."""
         with anyio.move_on_after(most):
             await self._asked.wait()
 
     async def outlast_grace(self, asked: Callable[[], object]) -> None:
-        """Wait until the grace is over; `asked` is called at first, and whenever a stop was asked for."""
+        """Wait until the grace is over; call `asked` at first, and each time that a stop was asked for."""
         while (left := self._until - time.monotonic()) > 0:
             self._asked = anyio.Event()
             asked()

@@ -1,15 +1,14 @@
-"""The exchanges of a worker with its store that are under way: outcomes go, jobs come.
+"""The exchanges of a worker with the server that are under way: outcomes go, jobs come.
 
-One at a time would leave the worker idle while the store works, and the store while the worker does. So there may
-be two, but the second only for a batch worth its round trip: what comes singly waits for the answer to the first,
-and goes together.
+With one at a time the worker would be idle while the server works, and the server while the worker does. So there
+may be two, but the second only for a batch that is worth a round trip. Outcomes that come one by one wait for the
+answer to the first exchange, and go together.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -35,17 +34,16 @@ class Batch:
         settling: Jobs with a settlement.
         count: How many jobs to claim; 0 only promotes, None asks for nothing.
         ahead: How many of those may have to wait for a slot.
-        idle: Whether the worker then runs nothing, and asks for nothing else.
-        turn: By what the store knows it; given when it sets out.
-        sent: When it was sent last, by the monotonic clock.
-        unknown: Whether nobody knows if it was applied: a try had no answer.
-        reporting: Others that run on, and have said how far they are.
-        after: How many jobs the worker had begun, where it claims and held none; None: else. Kept only where it
-            runs until idle: if none has begun since, none has pushed any.
+        idle: Whether the worker runs nothing once it is applied, and makes no other exchange.
+        turn: By what the server knows it; given when it sets out.
+        sent: When it was last sent, by the monotonic clock.
+        unknown: Whether it may have been applied: a try had no answer.
+        reporting: Jobs that run on, and whose progress it publishes.
+        after: How many jobs the worker had begun, if it claims and the worker held none; else None. Only set where
+            the worker runs until idle: if none has begun since, none has pushed a job.
         ended: How many jobs of the worker had ended when it set out.
-        waiting: Jobs that were claimed before, and wait for this claim to tell that none goes before them.
-        settlements: What was sent of those with a settlement, and then of those that report: by now a job may have
-            another lease.
+        waiting: Jobs that were claimed before. They wait for this claim to say that none goes before them.
+        settlements: What was sent: the settlements, and then the reports. By now a job may have another lease.
     """
 
     settling: list[Execution]
@@ -69,38 +67,37 @@ class Batch:
 
 
 def most_of(places: int) -> int:
-    """How many jobs one batch takes, where a worker has so many places: half of them, so that two fill them."""
+    """Return how many jobs one batch takes: half of the worker's places, so that two batches fill them."""
     return min(MOST_JOBS, max(_BATCH, -(-places // 2)))
 
 
-class Owner(Protocol):
-    """Whose outcomes are settled, and who claims."""
+Answered = Callable[[Batch, Exchange], object]
+"""Takes a batch and the answer to it."""
 
-    def answered(self, batch: Batch, answer: Exchange) -> None:
-        """Take a batch and the answer to it."""
-
-    def failed(self, batch: Batch, error: DriverError | None) -> None:
-        """Take a batch that may or may not have arrived, and why; what it settles is sent again as it is."""
+Failed = Callable[[Batch, DriverError | None], object]
+"""Takes a batch that may or may not have arrived, and why. What it settles is sent again as it is."""
 
 
 class Batcher:
-    """Carries batches to the store.
+    """Sends batches to the server.
 
     Args:
-        consumer: The worker's side of the store.
-        owner: Who is told what became of them.
+        consumer: The worker's side of the driver.
+        answered: Is called for each answer.
+        failed: Is called for each batch that has no answer.
 
     Attributes:
-        unanswered: Batches that may or may not have arrived; they are to be sent again before any other.
+        unanswered: Batches that may or may not have arrived. They are sent again before any other.
     """
 
-    def __init__(self, consumer: Consumer, owner: Owner) -> None:
+    def __init__(self, consumer: Consumer, answered: Answered, failed: Failed) -> None:
         self._consumer = consumer
-        self._owner = owner
+        self._answered = answered
+        self._failed = failed
         self._scopes: set[anyio.CancelScope] = set()
-        self._batches: list[Batch] = []  # for a carrier that is about to be idle
+        self._batches: list[Batch] = []  # for a task that is about to be idle
         self._idle: list[Gate] = []
-        self._ended = False  # the carriers have
+        self._ended = False  # the tasks have
         self._done = anyio.Event()
         self._under_way: list[Batch] = []  # at most two
         self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free ones, and the number each used last
@@ -112,30 +109,30 @@ class Batcher:
         return len(self._under_way)
 
     def asked(self, since: float = float("-inf")) -> int:
-        """How many jobs were asked for since a time of the monotonic clock, and may still come."""
+        """Return how many jobs were asked for since a time of the monotonic clock, and may still come."""
         return sum(batch.count or 0 for batch in self._under_way if batch.sent >= since)
 
-    def brings_one_alone(self, since: float = float("-inf")) -> bool:
-        """Whether an idle worker's claim is under way: what it brings may have to run alone."""
+    def may_bring_isolated(self, since: float = float("-inf")) -> bool:
+        """Return whether an idle worker's claim is under way: it may bring a job that has to run isolated."""
         return any(batch.idle and batch.sent >= since for batch in self._under_way)
 
     @property
     def oldest(self) -> float:
-        """When the first of those that are under way was sent, by the monotonic clock; infinity: none is."""
+        """When the oldest of those under way was sent, by the monotonic clock; infinity: none is."""
         return min((batch.sent for batch in self._under_way), default=float("inf"))
 
     def has_room(self, outcomes: int, free: int) -> bool:
-        """Whether to begin another, for so many outcomes and free slots."""
+        """Return whether to begin another one, for so many outcomes and free slots."""
         return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _WORTH)
 
     def start(self, tasks: TaskGroup) -> None:
-        """Start the tasks that carry batches; what fails for good fails them all."""
+        """Start the tasks that send batches; an error that stays ends them all."""
         self._new_gate = gates()
         for _ in range(_MOST):
             tasks.start_soon(self._carry_on)
 
     def begin(self, batch: Batch) -> None:
-        """Carry a batch, in one of these tasks; where they have ended it fails at once."""
+        """Send a batch, in one of these tasks; where they have ended it fails at once."""
         self._set_out(batch)
         if self._ended:
             self._arrive(batch)
@@ -146,19 +143,19 @@ class Batcher:
             self._idle.pop().open()
 
     async def carry(self, batch: Batch) -> None:
-        """Carry a batch, here and now.
+        """Send a batch in the current task.
 
         Raises:
-            DriverError: It may or may not have arrived; its owner was told.
+            DriverError: It may or may not have arrived; `failed` was called.
         """
         self._set_out(batch)
         await self._carry(batch)
 
     async def send_again(self) -> None:
-        """Carry the batches that had no answer, one after another: they are answered as if for the first time.
+        """Send the batches that had no answer again, one by one: they are answered as if for the first time.
 
         Raises:
-            DriverError: One has no answer once more.
+            DriverError: One has no answer this time either.
         """
         while self.unanswered:
             batch = self.unanswered.pop(0)
@@ -167,7 +164,7 @@ class Batcher:
             await self._carry(batch)
 
     def forget(self) -> None:
-        """Give up what had no answer: it concerns nobody any more."""
+        """Forget the batches that had no answer: their jobs are not ours any more."""
         while self.unanswered:
             self._free_lane(self.unanswered.pop(0))
 
@@ -178,7 +175,7 @@ class Batcher:
             await self._done.wait()
 
     def break_off(self) -> None:
-        """Let those that are under way fail, as if the store were away."""
+        """Let those that are under way fail, as if the server were away."""
         for scope in self._scopes:
             scope.cancel()
 
@@ -189,7 +186,7 @@ class Batcher:
 
     def _depart(self, batch: Batch) -> None:
         batch.sent = time.monotonic()
-        for other in self._under_way:  # should this one be answered first, its jobs may have the other's slots
+        for other in self._under_way:  # if this one is answered first, its jobs may get the other's slots
             other.ahead = max(other.ahead, batch.ahead)
         self._under_way.append(batch)
 
@@ -203,9 +200,9 @@ class Batcher:
                     try:
                         await gate.wait()
                     finally:
-                        if gate in self._idle:  # cancelled: nobody waits there any more
+                        if gate in self._idle:  # cancelled: no task waits there any more
                             self._idle.remove(gate)
-                with suppress(*NOT_NOW, Fenced):  # the owner was told
+                with suppress(*NOT_NOW, Fenced):  # `failed` was called
                     await self._carry(self._batches.pop(0))
         finally:
             self._ended = True
@@ -218,13 +215,13 @@ class Batcher:
         self._lanes[batch.turn.lane] = batch.turn.number
 
     def _fail(self, batch: Batch, error: DriverError | None) -> None:
-        """Keep a batch that may or may not have arrived; one that settles nothing is not worth it."""
+        """Keep a batch that may or may not have arrived, unless it settles nothing."""
         batch.unknown = batch.unknown or not isinstance(error, Fenced)
         if batch.settling:
             self.unanswered.append(batch)
         else:
             self._free_lane(batch)
-        self._owner.failed(batch, error)
+        self._failed(batch, error)
 
     def _arrive(self, batch: Batch) -> None:
         self._under_way.remove(batch)
@@ -253,4 +250,4 @@ class Batcher:
         if error is not None:
             raise error
         assert answer is not None
-        self._owner.answered(batch, answer)
+        self._answered(batch, answer)

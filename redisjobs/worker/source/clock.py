@@ -1,8 +1,8 @@
-"""The server's clock, as one worker knows it: what time it is there, and for how long it can be trusted. Pure.
+"""The server's clock, as one worker knows it: its time, and since when it can be trusted. Pure.
 
-Who is dead is judged by the end of a lease, by the server's clock. That may be set, or the server stand still;
-then all leases seem to be over at once. So one worker takes another for dead only if it has seen, by its own
-clock, that the server's ran evenly, and that the server answered, for as long as the other's lease.
+A worker is dead once its lease is over by the server's clock. If that clock is set, or the server stands still,
+all leases seem to be over at once. So a worker takes another one for dead only if it has seen, by its own clock,
+that the server's clock ran evenly and that the server answered, for as long as the other's lease.
 """
 
 from collections import deque
@@ -10,14 +10,12 @@ from collections import deque
 _SLACK = 0.05  # seconds that two clocks may seem to differ by
 _DRIFT = 0.001  # of the time that has passed
 _GAPS = 4096  # between answers, that are remembered
-_SILENCE = (
-    0.6  # of a lease, for which the server may say nothing: with a third, for the next beat, that is no lease
-)
+_SILENCE = 0.6  # of a lease, for which the server may be silent: with a third for the next beat, it is no lease
 _SHORT = 0.02  # seconds: a gap that no lease is short enough for
 
 
 class Clock:
-    """What the answers of a server tell of its clock. It is told the time in s, by this machine's monotonic clock.
+    """What the answers of a server say of its clock. Times are in seconds, by this machine's monotonic clock.
 
     Attributes:
         is_known: Whether any answer came.
@@ -29,31 +27,31 @@ class Clock:
         self._last_ms = 0.0  # what the last answer said
         self._last_sent = self._last_heard = float("-inf")
         self._even_since = float("inf")
-        # When each ended, and how long it was: each the longest of all since.
+        # When each gap ended, and how long it was: each is the longest of all since.
         self._gaps: deque[tuple[float, float]] = deque()
 
     def now_ms(self, now: float) -> int:
-        """What time it is there, as well as we know it."""
+        """Return the server's time, as well as it is known."""
         return int((now + self._offset) * 1000)
 
     def seconds_until(self, at_ms: int, now: float) -> float:
-        """How long it is until a time of the server's."""
+        """Return how long it is until a time of the server's."""
         return at_ms / 1000 - self._offset - now
 
     def hear(self, server_ms: float, sent: float, now: float) -> float:
         """Take in an answer.
 
         Args:
-            server_ms: What time it was there.
+            server_ms: The server's time.
             sent: When the question was sent.
             now: When the answer came.
 
         Returns:
-            By how many seconds that clock was surely set since the last answer: ahead, or, if negative, back; or
+            By how many seconds the clock was surely set since the last answer: ahead, or, if negative, back. Or
             this is another server.
         """
         if sent < self._last_sent:
-            return 0.0  # overtaken by a later one, which knew more
+            return 0.0  # a later answer came first, and knew more
         step = self._step(server_ms, sent, now) if self.is_known else 0.0
         if step or not self.is_known:
             self._even_since = now
@@ -79,9 +77,9 @@ class Clock:
         return 0.0
 
     def is_trusted(self, lease: float, now: float) -> bool:
-        """Whether a lease of so many seconds that seems to be over surely is.
+        """Return whether a lease of so many seconds that seems to be over surely is.
 
-        Its worker beats every third of it. So it had every chance to be heard if, for as long as that lease, the
+        Its worker beats every third of it. So its beats would have arrived if, for as long as that lease, the
         server's clock ran evenly and the server was never silent for much more than half of it.
         """
         since = now - lease

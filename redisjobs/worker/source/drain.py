@@ -1,4 +1,4 @@
-"""How a worker leaves a queue: what has an outcome is settled, and all the rest is handed back."""
+"""How a worker leaves a queue: it settles the jobs that have an outcome, and hands back the rest."""
 
 from contextlib import suppress
 
@@ -7,38 +7,45 @@ import anyio
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.model.driver import Fenced
-from redisjobs.worker.source.beats import Beats
+from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.exchanger import Exchanger
+from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.recovery import Recovery
+from redisjobs.worker.source.settler import Settler
 
 _DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
 _LAST_TRY = 1.0  # seconds to hand back what could not be settled, or to leave before anything was claimed
 
 
 class Drain:
-    """Settles and releases what is left at the end.
+    """Settles and releases what is left at the end."""
 
-    Args:
-        member: The worker, as the queue knows it.
-        exchanger: Its exchanges, and its jobs.
-        recovery: What is to be made good.
-        beats: Its heartbeats.
-    """
-
-    def __init__(self, member: Member, exchanger: Exchanger, recovery: Recovery, beats: Beats) -> None:
+    def __init__(
+        self,
+        member: Member,
+        claims: Claims,
+        settler: Settler,
+        exchanger: Exchanger,
+        recovery: Recovery,
+        beats: Beats,
+    ) -> None:
         self._member = member
+        self._leases = claims.leases
+        self._batcher = claims.batcher
+        self._fetcher = claims.fetcher
+        self._settler = settler
         self._exchanger = exchanger
         self._recovery = recovery
         self._beats = beats
 
     async def run(self, *, broken: bool) -> None:
-        """Settle what has an outcome and release all the rest, also what was delivered and never seen.
+        """Settle the jobs that have an outcome and release the rest, also those that no answer brought.
 
         Args:
-            broken: Whether an error ends the worker: what ran may be what ended it.
+            broken: Whether an error ends the worker: a job that ran may be the cause.
         """
-        self._exchanger.dispatcher.interrupt_all(broken=broken)
+        self._settler.interrupt_all(broken=broken)
         why = "no answer came in time"
 
         async def settle() -> None:
@@ -53,49 +60,49 @@ class Drain:
             with anyio.fail_after(_DRAIN):
                 await retrying(settle)
         except (DriverError, TimeoutError) as error:
-            self._tell_unsettled(str(error) or why)
+            self._log_unsettled(str(error) or why)
             if not broken:
                 await self._hand_back()
         self._member.left = True
 
     async def leave_unopened(self) -> None:
-        """Leave before anything was claimed; the store may know the worker all the same."""
+        """Leave before anything was claimed; the server may know the worker all the same."""
         with suppress(DriverError), anyio.move_on_after(_LAST_TRY):
             await self._member.consumer.release(refund=True, watch=False)
         self._member.left = True
 
     async def _settle(self) -> None:
-        batcher, leases = self._exchanger.batcher, self._exchanger.dispatcher.leases
-        await self._exchanger.fetcher.end()
-        await batcher.quiet()
+        leases = self._leases
+        await self._fetcher.end()
+        await self._batcher.quiet()
         try:
-            await batcher.send_again()
+            await self._batcher.send_again()
             while leases.unsettled:
-                await batcher.carry(self._exchanger.next_batch())
+                await self._batcher.carry(self._exchanger.next_batch())
         except Fenced as error:
             self._member.log.warning("%s; its %d jobs are for others", error, len(leases))
             self._recovery.lose_all()
         await self._release()
         if leases.kept:
             self._member.log.warning("%d jobs could not be settled, and run again", len(leases.kept))
-            self._exchanger.dispatcher.lose_pushes()
+            self._settler.lose_pushes()
 
     async def _release(self) -> None:
         self._beats.end()  # or they would be for a worker that has left
         await self._member.consumer.release(refund=True, watch=self._recovery.may_read_late)
 
     async def _hand_back(self) -> None:
-        """Hand back what could not be settled: a refusal by the store is no sign that a job kills its workers."""
+        """Hand back what could not be settled: a refusal by the server is no sign that a job kills its workers."""
         with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TRY):
             await self._release()
 
-    def _tell_unsettled(self, why: str) -> None:
-        if held := len(self._exchanger.dispatcher.leases):
+    def _log_unsettled(self, why: str) -> None:
+        if held := len(self._leases):
             self._member.log.warning(
                 "%d jobs could not be settled, and run again once their leases are over: %s", held, why
             )
-            self._exchanger.dispatcher.lose_pushes()
+            self._settler.lose_pushes()
         else:
             self._member.log.info(
-                "the store did not hear that this worker has ended, and forgets it later: %s", why
+                "the server does not know that this worker has ended, and forgets it later: %s", why
             )

@@ -1,54 +1,42 @@
-"""The blocking read: how a worker with free slots is given jobs the moment they are there.
+"""The blocking read: a worker with free slots gets jobs the moment they are there.
 
-It has a task and a connection of its own, so that it waits behind nothing, and nothing waits behind it.
+It has a task and a connection of its own, so that it waits for nothing else, and nothing waits for it.
 """
 
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import anyio
 
 from redisjobs.base.eventloop import Wakeup
 from redisjobs.client.backoff import NOT_NOW, Errors
-from redisjobs.model.driver import Consumer, Fenced, Until
+from redisjobs.model.driver import Fenced, Until
 from redisjobs.model.transitions import Lease
+from redisjobs.worker.source.member import Member
 
 _WAIT = 5.0  # seconds of one blocking read
-_BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # what recovery sees to
-
-
-class Owner(Protocol):
-    """Whose jobs are fetched."""
-
-    def take(self, leases: Sequence[Lease], asked_at: float) -> None:
-        """Take jobs; `asked_at` is when they were asked for, by the monotonic clock."""
+_BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # `Recovery` acts on these
 
 
 class Fetcher:
-    """Reads when told to, and until told otherwise.
+    """Reads from `begin` until jobs come, or until it is ended.
 
     Args:
-        consumer: The worker's side of the store.
-        owner: Who takes the jobs.
-        wakeup: Wakes whoever decides, when the read has ended, or is to be ended.
-        lease: Seconds a lease lasts.
+        member: The worker, as the queue knows it.
+        take: Takes jobs, and when they were asked for, by the monotonic clock.
+        wakeup: Wakes the source when the read has ended, or has to be ended.
 
     Attributes:
-        interrupted: The read is to be ended; somebody has to call `end`.
-        lost_at: When a read broke off last, by the monotonic clock.
-        reading_since: When the read began that is under way, by the monotonic clock; infinity: none is.
-        needs_recovery: A read broke off; jobs may have been delivered into the reply we did not see.
+        interrupted: The read has to be ended; the source's task calls `end`.
+        reading_since: When the read that is under way began, by the monotonic clock; infinity: none is.
     """
 
-    def __init__(self, consumer: Consumer, owner: Owner, wakeup: Wakeup, *, lease: float) -> None:
-        self.needs_recovery = self.interrupted = False
+    def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object], wakeup: Wakeup) -> None:
+        self.interrupted = False
         self.reading_since = float("inf")
-        self.lost_at = float("-inf")
-        self._consumer = consumer
-        self._owner = owner
+        self._member = member
+        self._take = take
         self._wakeup = wakeup
-        self._lease = lease
         self._count = 0  # most jobs of each priority that it may lease
         self._task_ended = False
         self._until: Until | None = None  # ends the read that is under way, or about to begin
@@ -67,14 +55,13 @@ class Fetcher:
         return self.interrupted or (self._until is not None and self._until.is_set)
 
     def begin(self, count: int, sent_at: float) -> None:
-        """Let the read begin, if nothing was heard meanwhile that only a claim can find.
+        """Begin to read, unless it is known that there are jobs that only a claim finds.
 
-        Nor when the task that would read has ended: a worker's tasks are cancelled together, and hear of it in
-        any order.
+        Nor when the task that would read has ended: a worker's tasks are cancelled together, in any order.
 
         Args:
             count: Most jobs of each priority that it may lease.
-            sent_at: When the claim was sent that found nothing more, by our monotonic clock.
+            sent_at: When the claim was sent that found nothing more, by the monotonic clock.
         """
         if self._task_ended or sent_at <= self._claim_after:
             return
@@ -84,9 +71,9 @@ class Fetcher:
         self._begun.set()
 
     def interrupt(self) -> None:
-        """Ask for a claim sent from now on, before any read.
+        """Require a claim that is sent from now on, before any read.
 
-        If one is under way it is to be ended; somebody has to call `end`.
+        A read that is under way has to be ended: the source's task calls `end`.
         """
         self._claim_after = time.monotonic()
         if self._until is not None:
@@ -101,7 +88,7 @@ class Fetcher:
             await self._over.wait()
 
     async def run(self) -> None:
-        """Read whenever told to, until cancelled."""
+        """Read after each `begin`, until cancelled."""
         self._task_ended = False
         try:
             while True:
@@ -112,24 +99,23 @@ class Fetcher:
                 self._end_read()
         finally:
             self._task_ended = True
-            self._end_read()  # also one that was to begin: nobody would end it
+            self._end_read()  # also one that was to begin: nothing else would end it
 
     async def _read(self, until: Until) -> None:
         leases: Sequence[Lease] = ()
-        ended = False
+        ended, most = False, min(_WAIT, self._member.settings.lease / 2)
         try:
-            # On and on: what else there may be to do, notifications and the clock tell.
+            # Again and again: notifications and the timer say what else there is to do.
             while not leases and not until.is_set:
                 self.reading_since = time.monotonic()
-                leases = await self._consumer.wait(self._count, min(_WAIT, self._lease / 2), until)
+                leases = await self._member.consumer.wait(self._count, most, until)
             ended = True
         except _BROKEN_OFF:
             return
         finally:
             if not ended:
-                self.needs_recovery = True
-                self.lost_at = time.monotonic()
-        self._owner.take(leases, self.reading_since)
+                self._member.note_lost_reply()
+        self._take(leases, self.reading_since)
 
     def _end_read(self) -> None:
         self._until = None

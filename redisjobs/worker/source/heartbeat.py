@@ -1,79 +1,147 @@
-"""Beats for a worker, from a thread of its own: a handler that blocks the event loop keeps its job.
+"""The heartbeat of a worker, from a thread of its own: a handler that blocks the event loop keeps its job.
 
-There is a thread for each server. One for all of them would lose every lease where one server hangs.
+There is a thread for each server. With one for all of them, a server that hangs would cost every lease.
 """
 
 import logging
+import os
+import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from datetime import UTC, datetime
 
+from redisjobs._version import __version__
 from redisjobs.base.logger import Log, log_from_thread
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import Beat, Consumer, Fenced
 from redisjobs.model.transitions import Lease
+from redisjobs.model.workers import names_fact
+from redisjobs.worker.source.claims import Claims
+from redisjobs.worker.source.member import Member
+from redisjobs.worker.source.pool import Pool
+from redisjobs.worker.source.settler import Settler
+from redisjobs.worker.source.timer import Timer
 
 logger = Log("redisjobs.worker")
 
 _LOOK = 0.25  # seconds between looks at the loop; less than a loop may be silent for
 
 
-class Beating(Protocol):
-    """Who has a lease on a queue. The methods are called in the thread."""
+class Beats:
+    """What the heartbeats of one source say, and what they hear. The thread calls what it needs for a beat.
 
-    @property
-    def consumer(self) -> Consumer:
-        """Its side of the store."""
+    Attributes:
+        heartbeat: The thread; set by the code that makes it.
+        is_beating: Whether heartbeats are wanted.
+    """
 
-    @property
-    def is_beating(self) -> bool:
-        """Whether it wants heartbeats."""
+    heartbeat: "Heartbeat"
+
+    def __init__(
+        self,
+        member: Member,
+        pool: Pool,
+        claims: Claims,
+        settler: Settler,
+        timer: Timer,
+        fenced: Callable[[Fenced], object],
+        call_soon: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self.is_beating = False
+        self._member = member
+        self._pool = pool
+        self._leases = claims.leases
+        self._settler = settler
+        self._timer = timer
+        self._fenced = fenced
+        self._call_soon = call_soon
+        self._names = names_fact(member.settings.queue.definitions)
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def start(self) -> None:
+        """Beat from now on; the first time at once."""
+        self.is_beating = True
+        self.heartbeat.start()
 
     @property
     def knows_it_is_away(self) -> bool:
-        """Whether it has found by itself that the store is away, and has said so."""
+        """Whether the source has found that the server is away, and has logged it."""
+        return bool(self._member.unavailable)
+
+    def end(self) -> None:
+        """Beat no more: the worker leaves the queue."""
+        self.is_beating = False
+
+    def hurry(self) -> None:
+        """Beat now: the answer says which jobs are cancelled."""
+        self.heartbeat.hurry()
+
+    def hurry_for(self, job_id: str) -> None:
+        """Beat now if that job is held: a notification says that it is cancelled, and the answer is the truth."""
+        # One look at all held jobs is enough for many cancels: the next beat's answer names them all.
+        if not self.heartbeat.hurries and any(lease.job_id == job_id for lease in self.held()):
+            self.hurry()
+
+    @property
+    def consumer(self) -> Consumer:
+        """The worker's side of the driver."""
+        return self._member.consumer
 
     def held(self) -> Sequence[Lease]:
-        """What it holds now."""
+        """Return the jobs it holds now."""
+        return self._leases.all
 
     def facts(self) -> Mapping[str, str]:
-        """What to tell of it."""
+        """Return what the worker's record says of it."""
+        settings = self._member.settings
+        return {
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "started": self._started,
+            "concurrency": str(settings.concurrency),
+            "running": str(self._pool.slots.count_busy()),
+            "refused": str(self._settler.refused),
+            "version": __version__,
+            "names": self._names,
+        }
 
     def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
-        """Take what somebody has asked to cancel, by a heartbeat that got through.
+        """Take the jobs to cancel, from a heartbeat that got through and began then."""
+        self._member.beat_at = began
+        self._call_soon(lambda: self._act(cancelled))
 
-        Args:
-            began: When it began, by this machine's monotonic clock.
-            cancelled: Those of what it holds.
-        """
+    def _act(self, cancelled: Sequence[Lease]) -> None:
+        self._settler.cancel(cancelled)
+        self._timer.wake()  # it may wait for a heartbeat to get through
 
     def fenced(self, error: Fenced) -> None:
-        """Take the news that it was fenced."""
+        """Take the news that the server takes the worker for dead."""
+        self._call_soon(lambda: self._fenced(error))
 
 
 class Heartbeat:
-    """The thread. It beats every third of a lease, and tries again sooner when that fails.
+    """The thread. It beats every third of a lease, and sooner after a beat that failed.
 
     Args:
-        beating: For whom, in one round trip: their consumers have the same `server`.
+        beating: The sources it beats for, in one round trip: their consumers have the same `server`.
         lease: Seconds a lease lasts.
-        look: Called in the thread four times a second, for what else is to be watched from outside of the loop.
-        log: Where it tells of these queues.
+        look: Called in the thread four times a second, to watch the event loop from outside.
+        log: The log for these queues.
 
     Attributes:
         started: Whether the thread was.
     """
 
     def __init__(
-        self, beating: Sequence[Beating], lease: float, look: Callable[[], object], log: Log = logger
+        self, beating: Sequence[Beats], lease: float, look: Callable[[], object], log: Log = logger
     ) -> None:
         self._all = beating
         self._interval = lease / 3
         self._look = look
         self._log = log
-        self._failing = False  # and that was said
+        self._failing = False  # and that was logged
         self._failures = 0  # in a row
         self._ended = False
         self._stir = threading.Event()
@@ -82,24 +150,24 @@ class Heartbeat:
 
     @property
     def broken(self) -> bool:
-        """Whether the thread has ended though nobody asked it to."""
+        """Whether the thread has ended though it was not asked to."""
         return self.started and not self._ended and not self._thread.is_alive()
 
     def start(self) -> None:
-        """Begin, if it has not; the first beat is at once."""
+        """Start the thread, if it has not started; the first beat is at once."""
         if self.started:
-            self.hurry()  # for whoever has come
+            self.hurry()  # for the source that has come
         else:
             self._thread.start()
             self.started = True
 
     def hurry(self) -> None:
-        """Beat now, to hear now what there is to hear."""
+        """Beat now: the answer says which jobs are cancelled."""
         self._stir.set()
 
     @property
     def hurries(self) -> bool:
-        """Whether it is about to beat, as somebody has asked for that."""
+        """Whether it is about to beat, as it was asked to."""
         return self._stir.is_set()
 
     def end(self) -> None:
@@ -108,7 +176,7 @@ class Heartbeat:
         self._stir.set()
 
     def stop(self, timeout: float) -> None:
-        """End, waiting up to `timeout` seconds for a beat that is under way."""
+        """End; wait up to `timeout` seconds for a beat that is under way."""
         self.end()
         if self.started:
             self._thread.join(timeout)
@@ -125,20 +193,20 @@ class Heartbeat:
             stirred = self._stir.wait(min(_LOOK, left))
             try:
                 self._look()
-            except Exception as error:  # it looks at the user's code; and a thread that ended would lose every job
+            except Exception as error:  # it looks at the user's code; without this thread every job would be lost
                 log_from_thread(logger, logging.WARNING, "could not look after the event loop: %r", error)
             if stirred:
                 self._stir.clear()
                 return
 
     def _beat(self) -> float:
-        """Beat once; seconds until the next time."""
+        """Beat once; return the seconds until the next time."""
         started = time.monotonic()
         beating = [each for each in self._all if each.is_beating]
         try:
             if beating:
                 self._beat_for(beating, started)
-        except Exception as error:  # whatever it is: a thread that ended would lose every job
+        except Exception as error:  # any at all: without this thread every job would be lost
             self._failures += 1
             if not self._failing and not self._is_told(error, beating):
                 self._failing = True
@@ -151,13 +219,13 @@ class Heartbeat:
             self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
 
-    def _is_told(self, error: Exception, beating: Sequence[Beating]) -> bool:
-        """Whether others log it: a store that is away is one line, from the source that knows most of it."""
+    def _is_told(self, error: Exception, beating: Sequence[Beats]) -> bool:
+        """Return whether a source logs it: a server that is away is one line, from the source."""
         if not isinstance(error, Unavailable):
             return False
         return self._failures == 1 or all(each.knows_it_is_away for each in beating)
 
-    def _beat_for(self, beating: Sequence[Beating], started: float) -> None:
+    def _beat_for(self, beating: Sequence[Beats], started: float) -> None:
         beats = [Beat(each.consumer, each.held, each.facts()) for each in beating]
         try:
             answers = beating[0].consumer.sync.beat(*beats)
@@ -174,8 +242,8 @@ class Heartbeat:
             else:
                 each.beaten(started, answer)
 
-    def _beat_for_each(self, beating: Sequence[Beating], started: float) -> None:
-        """Beat for one after another: the server refuses one of them, and the others are to keep their leases."""
+    def _beat_for_each(self, beating: Sequence[Beats], started: float) -> None:
+        """Beat for one after another: the server refuses one of them, and the others keep their leases."""
         refused: DriverError | None = None
         for each in beating:
             try:

@@ -1,4 +1,4 @@
-"""The book of a worker's jobs: those that run, and those whose outcome is still to be settled."""
+"""The jobs that a worker holds: running, or finished and waiting to be settled."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,15 +9,15 @@ from redisjobs.worker.running.execution import Execution
 
 _REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
 
-# What takes a store its time: the bytes of results, and of jobs that are read, as all are that are retried, push
-# others, are dead letters or may be kept. A delayed retry is the dearest: some 5 ms a MB, and 28 µs each; to take
-# out an entry of 500 kB that is not read takes 50 µs.
+# Settling costs Redis time by the bytes of results, and of the entries that it reads: jobs that are retried, push
+# others, become dead letters or may be kept. A delayed retry costs most: some 5 ms a MB, and 28 µs each. To remove
+# an entry of 500 kB that is not read takes 50 µs.
 _MOST_WEIGHT = 2 * 1024 * 1024
-_BY_ITSELF = 8 * 1024  # that each weighs beside its bytes which did not just end well by its first delivery
+_BY_ITSELF = 8 * 1024  # that a job weighs beside its bytes, unless it just completed by its first delivery
 
 
 def _together(runs: Sequence[Execution], *, kept: bool) -> int:
-    """How many of these are settled together, so that none holds a store up for long.
+    """Return how many of these fit into one call, limited by the bytes that Redis reads.
 
     Args:
         runs: The jobs.
@@ -42,7 +42,7 @@ def _together(runs: Sequence[Execution], *, kept: bool) -> int:
 
 
 def _bytes_read(run: Execution, *, kept: bool) -> int:
-    """How many bytes of a job's entry a store reads to settle it."""
+    """Return how many bytes of a job's entry Redis reads to settle it."""
     match run.settlement:
         case Release() | Lingers() | ReportProgress():
             return 0
@@ -52,64 +52,67 @@ def _bytes_read(run: Execution, *, kept: bool) -> int:
 
 
 class Leases:
-    """All jobs that a worker holds, by the key of their lease; its length is how many.
+    """All jobs that a worker holds in one queue. Its length is their number.
 
     Args:
         keeps_done: Whether the queue keeps jobs that are done.
 
     Attributes:
-        unsettled: Those that have a settlement, to be sent.
-        kept: Those that can't be settled now, to be tried again: a dead letter can't be written, say, or a thread
+        unsettled: Jobs whose settlement is to be sent.
+        kept: Jobs that can't be settled now, and are tried again: no dead letter can be written, say, or a thread
             of the handler runs on.
         kept_at: Since when any are kept, by the monotonic clock.
+        waiting: Jobs that can't start yet, by priority: more came than the claim asked for, as some of a higher
+            priority came too, or jobs that were left behind go first. They wait for the next claim.
     """
 
     def __init__(self, *, keeps_done: bool) -> None:
         self._keeps_done = keeps_done
         self.unsettled: list[Execution] = []
         self.kept: list[Execution] = []
+        self.waiting: list[Execution] = []
         self.kept_at = float("-inf")
         self._held: dict[str, Execution] = {}
-        self._found: dict[str, float] = {}  # by key, when we found it: a late reply may bring it as well
+        self._found: dict[str, float] = {}  # when we found each key: a late reply may bring it too
         self._ended: set[str] | None = (
-            None  # keys of those that ended while we look for missed ones; None: we don't
+            None  # keys of jobs that ended while we look for missed ones; None: we don't look
         )
 
     def __len__(self) -> int:
         return len(self._held)
 
     def __iter__(self) -> Iterator[Execution]:
-        """All of them, as they are now: they may come and go meanwhile, also in another thread."""
+        """Iterate over all jobs of this moment: they may come and go meanwhile, also in another thread."""
         return iter(list(self._held.values()))
 
     @property
     def running(self) -> int:
-        """How many there are but for those that are kept: nothing waits for the end of these."""
+        """How many there are, except for those that are kept: nothing waits for these."""
         return len(self._held) - len(self.kept)
 
     @property
     def lingering(self) -> int:
-        """How many are kept because a thread of their handler, which was given up, runs on."""
+        """How many are kept because an abandoned thread of their handler runs on."""
         return sum(isinstance(run.settlement, Lingers) for run in self.kept)
 
     @property
     def unwritable(self) -> int:
-        """How many are kept that the store does not take."""
+        """How many are kept because the server can't settle them now."""
         return len(self.kept) - self.lingering
 
     @property
     def all(self) -> list[Lease]:
-        """What is held now; for any thread."""
+        """The leases of all jobs held now; for any thread."""
         return [run.lease for run in self]
 
     def holder_of(self, lease: Lease) -> Execution | None:
-        """The job that is held under the key of a lease."""
+        """Return the job that is held under the key of a lease."""
         return self._held.get(lease.key)
 
     def is_known(self, lease: Lease, asked_at: float) -> bool:
-        """Whether a lease that has come is of a job that is held already, or was found meanwhile.
+        """Return whether a lease that has come is of a job that is held already, or was found meanwhile.
 
-        A job of our own may come again: handed back by somebody's hand while its handler still runs, or its
+        A job that we hold may come again: it was handed back from outside while its handler runs, or while its
         outcome is on its way. It has the newer lease from then on.
 
         Args:
@@ -125,46 +128,54 @@ class Leases:
             mine.lease = lease
         return True
 
-    def hold(self, run: Execution) -> None:
-        """Hold a job from now on."""
-        self._held[run.key] = run
+    def new(self, leases: Sequence[Lease], asked_at: float) -> list[Lease]:
+        """Return those leases that have come of which `is_known` is false."""
+        if not self._found:  # as almost always
+            held = self._held
+            return [lease for lease in leases if lease.key not in held or not self.is_known(lease, asked_at)]
+        return [lease for lease in leases if not self.is_known(lease, asked_at)]
+
+    def hold(self, runs: Sequence[Execution]) -> None:
+        """Hold these jobs from now on."""
+        for run in runs:
+            self._held[run.key] = run
 
     def let_go(self, run: Execution) -> None:
-        """Hold a job no more: it is settled, or another's."""
+        """Hold a job no more: it is settled, or another worker's."""
         if self._held.get(run.key) is run:  # after a failover another job may be in its place
             del self._held[run.key]
             if self._ended is not None:
                 self._ended.add(run.key)
 
     def next(self, most: int) -> list[Execution]:
-        """Take out up to so many of those that are to be settled, the oldest first; fewer if they are large."""
+        """Take up to `most` jobs to settle, the oldest first; fewer if they are large."""
         most = min(most, _together(self.unsettled[:most], kept=self._keeps_done))
         some, self.unsettled = self.unsettled[:most], self.unsettled[most:]
         return some
 
     def keep(self, run: Execution) -> None:
-        """Keep a job that can't be settled now: it must not run again, and no other waits for it."""
-        if not self.kept:  # else one after another could put off the next try
+        """Keep a job that can't be settled now: it must not run again, and no other job waits for it."""
+        if not self.kept:  # else each could put off the next try
             self.kept_at = time.monotonic()
         self.kept.append(run)
 
     def try_again_later(self) -> None:
-        """Settle those that were kept, if the first of them was long enough ago."""
+        """Settle the jobs that are kept, if the first of them is old enough."""
         if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
             self.try_again()
 
     def try_again(self) -> None:
-        """Settle those that were kept."""
+        """Settle the jobs that are kept."""
         self.unsettled, self.kept = self.unsettled + self.kept, []
 
     def forget(self) -> None:
-        """Hold nothing any more."""
+        """Hold no job any more."""
         self._held.clear()
         self.unsettled, self.kept = [], []
 
     @contextmanager
     def missed(self, keep: float) -> Iterator[Callable[[Sequence[Lease]], list[Lease]]]:
-        """While jobs are looked for that are ours and of which we never heard: which of those that come are.
+        """Return, while Redis looks for jobs of ours that no answer brought, a function that picks these out.
 
         Args:
             keep: Seconds for which it is remembered that they were found.

@@ -1,5 +1,6 @@
-"""A worker as a member of a queue: under which id it is known there, and whether its lease holds."""
+"""A worker as a member of a queue: its id there, and whether its lease holds."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,31 +15,35 @@ from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
 from redisjobs.model.driver import Consumer, IdTaken
 from redisjobs.model.queries import Declare, Retain, SetLimit
 from redisjobs.worker.settings.settings import Settings
+from redisjobs.worker.source.clock import Clock
 
 Facts = ParamSpec("Facts")
 
 
 def refuses(error: DriverError) -> bool:
-    """Whether the store answers, but refuses: it is full, or a key was spoiled by hand."""
+    """Return whether the server answers, but refuses: it is full, or a key has the wrong type."""
     return isinstance(error, QueueFull | WrongType)
 
 
 class Member:
-    """Joins a queue, and is known there until it leaves.
+    """A worker in one queue, from joining to leaving.
 
     Args:
-        settings: What the worker is told for this queue.
+        settings: The worker's, for this queue.
 
     Attributes:
-        settings: The same, under the id of the moment.
-        consumer: Its side of the store.
-        log: Where it tells of this queue.
+        settings: The same, with the worker's current id.
+        consumer: Its side of the driver.
+        log: The log for this queue.
+        clock: The server's.
         opening: Cancel it to give up joining.
         beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
         opened: Whether it has joined, and begun to work.
         left: Whether all is settled or released; it is no member any more.
-        is_renewing: It was fenced, and is not yet somebody new.
-        unavailable: How the store is, in words, if nothing can be done with it.
+        is_renewing: It was fenced, and has no new id yet.
+        unavailable: Why nothing can be done with the server, in words; '' if it can.
+        needs_recovery: The worker may hold jobs that it does not know of.
+        lost_at: When a reply was last lost, by the monotonic clock.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,17 +52,20 @@ class Member:
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
         self.log = settings.log
+        self.clock = Clock()
         self.opening = anyio.CancelScope()
         self.beat_at = time.monotonic()
         self.opened = self.left = self.is_renewing = False
         self.unavailable = ""
-        self._declared = ""  # a hash of what its code declared when that was set last; '' for nothing
+        self.needs_recovery = False
+        self.lost_at = -math.inf
+        self._declared = ""  # a hash of what its code declared, as it was last set; '' for nothing
 
     async def join(self) -> None:
-        """Reach the store, however long that takes, and become a member.
+        """Connect, however long that takes, and become a member.
 
         Raises:
-            DriverError: The store refuses for good.
+            DriverError: The server refuses for good.
         """
         for warning in await retrying(self._enter, failed=self._could_not_join):
             self.log.warning("%s", warning)
@@ -73,16 +81,16 @@ class Member:
         return warnings
 
     async def join_again(self) -> None:
-        """Join under a new id, and set what the code declares if the store has lost that.
+        """Join under a new id, and set what the code declares if the server has lost that.
 
-        If the store only took the worker for dead, what an operator has set since stays.
+        If the server only took the worker for dead, what an operator has set since stays.
         """
         await self.consumer.open(self.settings.next_id())
         if self._declared and not await self.consumer.change(Declare(self._declared)):
             await self._declare()
 
     async def _declare(self) -> None:
-        """Say what the queue keeps, and which limits its jobs have, if the code does."""
+        """Set what the queue keeps and which limits its jobs have, if the code says so."""
         retention, definitions = self.settings.queue.retention, self.settings.queue.definitions
         limits = {name: definition.limit for name, definition in definitions.items() if definition.limit}
         if retention is not None:
@@ -93,12 +101,12 @@ class Member:
                 after = await self.consumer.change(SetLimit(name, limit, after or ""))
         if retention or limits:
             self._declared = sha1(repr((retention, sorted(limits.items()))).encode()).hexdigest()[:16]
-            await self.consumer.change(Declare(self._declared, done=True))  # last: others rely on it
+            await self.consumer.change(Declare(self._declared, done=True))  # last: other workers rely on it
 
     async def _open(self) -> list[str]:
         try:
             return await self.consumer.open(self.settings.worker_id)
-        except IdTaken:  # by ourselves: an earlier try had no answer, and was fenced since
+        except IdTaken:  # by us: an earlier try had no answer, and was fenced since
             self.settings = replace(self.settings, worker_id=self.settings.next_id())
             return await self.consumer.open(self.settings.worker_id)
 
@@ -108,18 +116,22 @@ class Member:
 
     @property
     def server(self) -> str:
-        """Where the store is, for people."""
+        """Where the server is, for people."""
         return self.settings.queue.driver.where
 
     def note_unavailable(self, error: DriverError) -> None:
-        """Note why nothing can be done with the store; a refusal with its reason, which holds no address."""
+        """Note why nothing can be done with the server; a refusal with its reason, which holds no address."""
         self.unavailable = f"the store refuses: {error}" if refuses(error) else "the store is unavailable"
 
+    def note_lost_reply(self) -> None:
+        """Note that a reply was lost: it may have delivered jobs."""
+        self.needs_recovery, self.lost_at = True, time.monotonic()
+
     def renewed(self, joined_at: float) -> None:
-        """Work under the new id, by which the consumer joined then."""
+        """Work under the new id with which the consumer joined at that time."""
         self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
         self.beat_at = joined_at  # to join was a beat
-        self.is_renewing = False
+        self.is_renewing = self.needs_recovery = False
         self.log.info("this worker is now %s", self.settings.worker_id)
 
     @property
@@ -129,13 +141,13 @@ class Member:
 
     @property
     def may_be_dead(self) -> bool:
-        """Whether no heartbeat has got through for a lease: others may have our jobs by now."""
+        """Whether no heartbeat has got through for a lease: other workers may have our jobs by now."""
         return self.unheard >= self.settings.lease
 
     def tell(
         self, kind: Callable[Concatenate[str, str, Facts], WorkerEvent], *args: Facts.args, **facts: Facts.kwargs
     ) -> None:
-        """Tell whoever listens to events of the queue, if anybody does; `kind` is the event's class."""
+        """Publish an event of the queue, if it has a listener; `kind` is the event's class."""
         queue = self.settings.queue
         if queue.events.wanted(kind):  # type: ignore[arg-type]  # a class is a callable that knows its arguments
             event = kind(queue.name, self.settings.worker_id, *args, **facts)

@@ -1,7 +1,7 @@
 """Slots: each is a task that runs one job after another, for as long as the worker works."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import anyio
 from anyio.abc import TaskGroup
@@ -59,18 +59,18 @@ class Slots:
         self.held -= len(late)
         return late
 
-    def give(self, run: Execution) -> None:
-        """Let a slot run a job: the first that is idle, or is so soon."""
-        self.held += 1
-        self._waiting.append(run)
-        if not self._woken:
+    def give(self, runs: Sequence[Execution]) -> None:
+        """Let slots run these jobs, in this order: those that are idle, or are so soon."""
+        self.held += len(runs)
+        self._waiting += runs
+        if runs and not self._woken:
             self._wake(1)
 
     def give_alone(self, run: Execution) -> None:
         """Run a job while no other runs. All slots get new tasks first: what earlier jobs left there is gone."""
         for slot in self._slots:
             slot.scope.cancel()
-        self.give(run)
+        self.give([run])
 
     def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
         """Wake so many idle slots, if there are.

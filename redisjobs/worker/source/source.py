@@ -1,46 +1,47 @@
-"""One queue that a worker takes jobs from, and all that it says to the store of that queue.
+"""One queue that a worker takes jobs from, and all that the worker says to the server of that queue.
 
 One task decides what is said: an exchange settles the outcomes there are and, if slots are free, claims as many
-jobs at once. Outcomes that arrive while one is under way go together in the next. With nothing to do it leaves the
-waiting to a blocking read on a connection of its own.
+jobs at once. Outcomes that arrive meanwhile go together in the next exchange. With nothing to do the waiting is
+left to a blocking read on a connection of its own.
 """
 
-import random
-import time
+import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
 
-from redisjobs.base.eventloop import Wakeup
+from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError
-from redisjobs.events import JobsReclaimed, WorkerDraining, WorkerStarted, WorkerStopped
-from redisjobs.model.driver import Fenced
+from redisjobs.events import WorkerDraining, WorkerStarted, WorkerStopped
+from redisjobs.model.driver import Fenced, Notification
+from redisjobs.model.transitions import Exchange, Lease
 from redisjobs.scheduler.scheduler import Scheduler
 from redisjobs.worker.running.chain import finder
 from redisjobs.worker.running.hooks import Hooks
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
-from redisjobs.worker.source.beats import Beats
-from redisjobs.worker.source.clock import Clock
+from redisjobs.worker.source.batcher import Batch, Batcher
+from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.drain import Drain
 from redisjobs.worker.source.exchanger import Exchanger
 from redisjobs.worker.source.fetcher import Fetcher
-from redisjobs.worker.source.idleness import Idleness
+from redisjobs.worker.source.heartbeat import Beats
+from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
-from redisjobs.worker.source.promoter import Promoter
-from redisjobs.worker.source.quarantine import Quarantine
+from redisjobs.worker.source.pool import Pool, Turns
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
-from redisjobs.worker.source.stepper import Stepper
-from redisjobs.worker.source.subscriber import Subscriber
+from redisjobs.worker.source.settler import Settler
+from redisjobs.worker.source.stepper import Idleness, Stepper
+from redisjobs.worker.source.timer import Promoter, Timer
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
+_TIME = re.compile("[0-9]{1,15}")  # ms
 _JOINING = 5.0  # seconds for which other queues leave it its turn as it joins: then its server counts as away
-_FIRING_AGAIN = 60.0  # seconds until it is tried again to fire schedules, where the store refused
+_FIRING_AGAIN = 60.0  # seconds until schedules are tried again that the server refused to fire
 
 _NOT_FIRED = (
     "this worker fires no schedules of queue %s: %s. Allow what is refused, or leave schedules to others by "
@@ -48,96 +49,79 @@ _NOT_FIRED = (
 )
 
 
-class Owner(Protocol):
-    """The worker's run."""
-
-    @property
-    def broken(self) -> bool:
-        """Whether it ends by an error."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether every source has found that nothing is left to do."""
-
-    def ended(self) -> None:
-        """Note that a source has ended in order."""
-
-
 class Source:
     """One queue of a worker: joined, claimed from, settled and left by itself.
 
     Args:
-        settings: What the worker is told for this queue.
+        settings: The worker's, for this queue.
         pool: The worker's slots.
-        owner: The worker's run.
+        turns: Which of its sources claims for them.
         call_soon: Runs a function soon in the event loop.
+        all_idle: Whether each source of the worker has found that nothing is left to do; asked only of a worker
+            that runs until idle.
         until_idle: Whether it ends as soon as nothing is left to do.
 
     Attributes:
+        timer: Wakes its task.
         member: The worker, as this queue knows it.
-        dispatcher: The jobs that it holds here.
-        beats: Its heartbeats here.
-        stepper: What it does, step by step.
+        leases: The jobs that it holds here.
+        batcher: Its exchanges under way.
+        fetcher: Its blocking read.
+        claims: Whether it claims jobs.
+        settler: Settles its jobs.
+        dispatcher: Gives its jobs to slots.
+        promoter: Knows when delayed jobs are due.
+        reclaimer: Looks for lost workers.
+        beats: Its heartbeats.
+        progress: Whether anything gets through.
+        exchanger: What it says in the next exchange, and what the answer means.
+        recovery: Recovers from what went wrong.
+        stepper: Decides what it does next.
+        scheduler: Fires its schedules; None: it fires none.
     """
 
     def __init__(
         self,
         settings: Settings,
         pool: Pool,
-        owner: Owner,
+        turns: Turns,
         call_soon: Callable[[Callable[[], object]], None],
+        all_idle: Callable[[], bool],
         *,
         until_idle: bool,
     ) -> None:
-        lease, wakeup = settings.lease, Wakeup()
-        clock, quarantine = Clock(), Quarantine(lease)
+        self._pool = pool
+        self.timer = timer = Timer()
         self.member = member = Member(settings)
-        consumer = member.consumer
-        self.dispatcher = Dispatcher(member, pool, clock, quarantine, wakeup, self)
-        self.beats = Beats(member, self.dispatcher, self, call_soon)
-        self.fetcher = Fetcher(consumer, self.dispatcher, wakeup, lease=lease)
-        self.promoter = Promoter(clock, wakeup, until_idle=until_idle)
-        self.reclaimer = Reclaimer(consumer, clock, self.promoter, self, member.log, lease=lease)
-        self.progress = ProgressWatchdog(member, self, lease)
-        self.exchanger = Exchanger(
-            pool,
-            consumer,
-            self.dispatcher,
-            self.fetcher,
-            self.promoter,
-            self.reclaimer,
-            quarantine,
-            self.progress,
-            wakeup,
-            until_idle=until_idle,
+        retention = settings.queue.retention
+        self.leases = leases = Leases(keeps_done=retention is not None and retention.completed is not None)
+        # A job is claimed by an exchange or by the read, has a slot, and is settled by another exchange.
+        self.batcher = batcher = Batcher(member.consumer, self._answered, self._failed)
+        self.fetcher = fetcher = Fetcher(member, self._fetched, timer)
+        self.claims = claims = Claims(member, pool, turns, leases, batcher, fetcher, timer, until_idle=until_idle)
+        self.settler = settler = Settler(member, pool, claims, timer)
+        self.dispatcher = dispatcher = Dispatcher(member, pool, claims, settler)
+        # The server says when jobs are due, whether other workers are lost, and whether this one is.
+        self.promoter = promoter = Promoter(member.clock, timer, until_idle=until_idle)
+        self.reclaimer = reclaimer = Reclaimer(member, promoter, timer)
+        self.beats = beats = Beats(member, pool, claims, settler, timer, self.fenced, call_soon)
+        self.progress = progress = ProgressWatchdog(member, beats, self.break_off)
+        # One task decides what is said to the server.
+        self.exchanger = exchanger = Exchanger(
+            member, pool, claims, settler, dispatcher, promoter, reclaimer, progress
+        )
+        self.recovery = recovery = Recovery(
+            member, claims, settler, dispatcher, exchanger, beats, pool.shutdown, progress
+        )
+        idleness = Idleness(member, pool, claims, promoter, reclaimer, recovery) if until_idle else None
+        self.stepper = Stepper(
+            member, claims, dispatcher, exchanger, recovery, reclaimer, idleness, progress, timer, all_idle
         )
         self.scheduler = Scheduler(settings.queue) if settings.schedules else None
-        self.subscriber = Subscriber(
-            consumer, self.exchanger, self.promoter, self.beats, self.reclaimer, self.scheduler
-        )
-        self.recovery = Recovery(
-            member, self.dispatcher, self.exchanger, self.beats, clock, pool.shutdown, self.progress
-        )
-        idleness = Idleness(pool, self.exchanger, self.promoter, self.reclaimer, self.recovery, lease=lease)
-        self.stepper = Stepper(
-            consumer,
-            self.exchanger,
-            self.recovery,
-            self.reclaimer,
-            idleness if until_idle else None,
-            clock,
-            self.progress,
-            wakeup,
-            owner,
-            lease=lease,
-        )
+        self._drain = Drain(member, claims, settler, exchanger, recovery, beats)
         self._middleware = (*settings.queue.middleware, *settings.middleware)
         self._hooks = Hooks(self._middleware, lambda: self.member.settings.worker_id, member.log)
-        self._drain = Drain(member, self.exchanger, self.recovery, self.beats)
         self._started_as = ""
-        self._pool = pool
-        self._owner = owner
-        self._wakeup = wakeup
 
     # Its life
 
@@ -145,20 +129,18 @@ class Source:
         """Join the queue, work until there is nothing more to do, and leave it; for a task of the worker's own."""
         try:
             if not self.member.opened:
-                self.exchanger.keep_turn(_JOINING)
+                self.claims.keep_turn(_JOINING)
                 with self.member.opening:
                     await self.member.join()
                 if self.member.opening.cancel_called:
                     await self._drain.leave_unopened()
-                    self._owner.ended()
                     return
                 self._start(tasks)
             await self.stepper.run()
-            # Before the handlers are waited for: one that won't end must not keep the others' jobs.
+            # Before the handlers are waited for: one that does not end must not keep the jobs of others.
             await self.drain()
-            self._owner.ended()
         except anyio.get_cancelled_exc_class():
-            self.recovery.is_needed = True  # what was under way may still be served
+            self.member.needs_recovery = True  # what was under way may still be served
             raise
 
     def _start(self, tasks: TaskGroup) -> None:
@@ -170,18 +152,17 @@ class Source:
         names, busy = sorted(settings.queue.definitions), self._pool.slots.count_busy
         server = settings.queue.driver.where
         self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, server=server, busy=busy)
-        parts = (self.fetcher, self.subscriber, self.promoter, self.progress)
-        for duty in (*(part.run for part in parts), self._watch_leases):
+        for duty in (self.fetcher.run, self.listen, self.timer.run, self.progress.run):
             tasks.start_soon(duty)
         if self.scheduler is not None:
             tasks.start_soon(self._fire_schedules, self.scheduler)
-        self.exchanger.batcher.start(tasks)
+        self.batcher.start(tasks)
         threads, processes = self._pool.threads, self._pool.means.processes
-        self.dispatcher.find = finder(settings.queue.definitions, self._middleware, threads, processes)
+        self.settler.find = finder(settings.queue.definitions, self._middleware, threads, processes)
         self._hooks.start(tasks, settings.queue.events)
 
     async def _fire_schedules(self, scheduler: Scheduler) -> None:
-        """Fire schedules. Where the store refuses that, jobs run all the same, and it is tried again."""
+        """Fire schedules. Where the server refuses that, jobs run all the same, and it is tried again later."""
         told = ""
         while True:
             try:
@@ -199,9 +180,9 @@ class Source:
         if self.scheduler is not None:
             self.scheduler.stop()
         self.fetcher.interrupt()
-        self._wakeup.wake()
+        self.timer.wake()
         if is_first:
-            self.member.tell(WorkerDraining, jobs=len(self.dispatcher.leases))
+            self.member.tell(WorkerDraining, jobs=len(self.leases))
 
     async def close(self) -> None:
         """Leave the queue, if it has not yet, and close every connection."""
@@ -210,22 +191,22 @@ class Source:
         await self.member.consumer.aclose()
 
     async def drain(self) -> None:
-        """Settle what has an outcome, release all the rest, and leave the queue; once."""
+        """Settle the jobs that have an outcome, release the rest, and leave the queue; once."""
         if not self.member.left:
             self._pool.shutdown.stopping = True
-            await self._drain.run(broken=self._owner.broken)
+            await self._drain.run(broken=self._pool.shutdown.broken)
         await self._hooks.finish()
 
     def tell_stopped(self) -> None:
-        """Tell that the worker has stopped, if it had begun here, or has told that it could not."""
+        """Publish that the worker has stopped, if it had begun here or has said that it could not."""
         if self.member.opened or self.member.unavailable:
             self.member.tell(WorkerStopped, started_as=self._started_as, server=self.member.server)
 
     def health(self, *, loop_is_blocked: bool) -> Health | None:
-        """What is wrong with it, by what it got done; None: nothing. For any thread.
+        """Return what is wrong with it, by what it got done; None: nothing. For any thread.
 
         Args:
-            loop_is_blocked: Whether the event loop is: then nothing is wrong with the store.
+            loop_is_blocked: Whether the event loop is: then nothing is wrong with the server.
         """
         if not self.member.opened or self.member.unavailable:
             return Health(True, False, self.member.unavailable or "starting")
@@ -234,46 +215,60 @@ class Source:
             return Health(False, False, f"{what}: no exchange with the store for {self.progress.silent_for:.0f} s")
         return None
 
-    async def _watch_leases(self) -> None:
-        await anyio.sleep(self.reclaimer.every * random.random())  # who started together looks at different times
-        while True:
-            self.exchanger.emptied()  # one could not be had, for a thread that may have ended by now
-            self.dispatcher.leases.try_again_later()
-            self._wakeup.wake()
-            pause, until_look = self.reclaimer.every, self.reclaimer.next_at - time.monotonic()
-            await anyio.sleep(pause if self._pool.shutdown.stopping else min(pause, max(0.01, until_look)))
+    # Notifications
 
-    # What its parts tell it
+    async def listen(self) -> None:
+        """Listen for notifications until cancelled, on a connection of their own."""
+        while True:  # also where a handler has cancelled a task of the driver's, and the listening ended in order
+            await retrying(partial(self.member.consumer.listen, self.notified))
 
-    @property
-    def must_recover(self) -> bool:
-        """Whether it waits for a heartbeat to get through."""
-        return self.recovery.is_required
+    def notified(self, notification: Notification) -> None:
+        """Learn at once what the next claim or heartbeat would say later.
 
-    def beaten(self) -> None:
-        """A heartbeat got through."""
-        self._wakeup.wake()
+        Any client may write to the channel. So a notification is a hint; the truth is in a key.
+        """
+        if self.scheduler is not None:
+            self.scheduler.hear(notification)
+        match notification.kind:
+            case "cancel":
+                self.beats.hurry_for(notification.value)
+            case "joined":
+                self.reclaimer.note_another()
+            case "left":
+                self.reclaimer.look_at = 0.0  # the worker that looks first is to promote from now on
+                self.timer.wake()
+            case "released":
+                self.fetcher.interrupt()
+            case "paused":
+                self.dispatcher.hand_back_waiting(at_once=True)
+                self.exchanger.note_pause()
+            case "resumed":
+                self.exchanger.note_pause()
+            case "due" if _TIME.fullmatch(notification.value):
+                self.promoter.note_due(int(notification.value))
+            case "subscribed":  # earlier notifications were missed
+                self.reclaimer.note_another()
+                self.exchanger.note_pause()
+                self.beats.hurry()
+
+    # What its parts call
+
+    def _answered(self, batch: Batch, answer: Exchange) -> None:
+        self.exchanger.answered(batch, answer)
+
+    def _failed(self, batch: Batch, error: DriverError | None) -> None:
+        self.exchanger.failed(batch, error)
+
+    def _fetched(self, leases: Sequence[Lease], asked_at: float) -> None:
+        self.dispatcher.take(leases, asked_at)
 
     def fenced(self, error: Fenced) -> None:
-        """A heartbeat was told that the store takes the worker for dead."""
+        """Act on a heartbeat's news that the server takes the worker for dead."""
         self.recovery.fenced(error)
-        self._wakeup.wake()
-
-    def emptied(self) -> None:
-        """Look whether a job that has to run alone can start: one was let go."""
-        self.exchanger.emptied()
-
-    def reclaimed(self, lost: Sequence[str], jobs: int) -> None:
-        """Tell of lost workers, and of what they held."""
-        self.member.tell(JobsReclaimed, lost=lost, jobs=jobs)
-
-    @property
-    def lacks_heartbeat(self) -> bool:
-        """Whether the heartbeat's thread has ended."""
-        return self.beats.heartbeat.broken
+        self.timer.wake()
 
     def break_off(self) -> None:
-        """Give up what is under way, and connect anew: nothing gets through."""
-        self.recovery.is_needed = True
-        self.exchanger.batcher.break_off()
+        """Give up what is under way and connect again: nothing gets through."""
+        self.member.needs_recovery = True
+        self.batcher.break_off()
         self.stepper.cut()

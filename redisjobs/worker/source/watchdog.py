@@ -1,4 +1,4 @@
-"""Notices that a handler blocks the event loop, and says where; and that a source gets nothing through."""
+"""Notices that a handler blocks the event loop, and where; and that a source gets nothing through."""
 
 import gc
 import sys
@@ -8,31 +8,31 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Protocol
 
 import anyio
 
 from redisjobs.base.logger import Log
 from redisjobs.errors import DriverError
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.member import Member
 
 logger = Log("redisjobs.worker")
 
 _IN_HANDLER = 0.5  # seconds of silence in a handler after which the loop counts as blocked
-_STUCK = 3  # leases without a byte from the store, though beats get through: start anew; as many more: give up
+_STUCK = 3  # leases without a byte from the server though beats get through: reconnect; twice that: give up
 
 
 class LoopWatchdog:
-    """Asks the event loop for an answer, again and again, and says once when it stays silent.
+    """Asks the event loop for an answer, again and again, and reports once that there is none.
 
     Args:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
-        patience: Seconds of silence after which the loop counts as blocked for probes, and after which it is
-            logged if no handler runs: a busy machine does that too. If a handler runs it is logged after 0.5 s.
-        tell: Told then, for how long it has been so and where; in a thread of its own, as it may hang: what blocks
-            the loop may be the log.
-        resumed: Told once the loop runs again, for how long it was blocked; in a thread of its own, too.
+        patience: Seconds of silence after which probes see the loop as blocked, and after which it is logged if no
+            handler runs: a busy machine does that too. If a handler runs it is logged after 0.5 s.
+        tell: Is called then, with the seconds so far and the place. It has a thread of its own, as it may hang:
+            the log may be what blocks the loop.
+        resumed: Is called once the loop runs again, with the seconds it was blocked; in a thread of its own, too.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class LoopWatchdog:
 
     @property
     def blocked(self) -> bool:
-        """Whether the loop was found blocked, and has not answered since, for longer than a probe is to bear."""
+        """Whether the loop was found blocked, and has been silent for longer than `patience`."""
         is_silent = self._said and self._answered < self._asked
         return is_silent and time.monotonic() - self._asked >= self._patience
 
     def look(self) -> None:
-        """Look whether the loop lives; four times a second, from another thread than the loop's."""
+        """Look whether the loop answers; four times a second, from another thread than the loop's."""
         now = time.monotonic()
-        # A process that was stopped as a whole finds the loop silent too; that is nobody's fault.
+        # After the whole process was stopped, the loop is silent too, but not blocked.
         stopped, self._looked = now - self._looked > 2 * _IN_HANDLER, now
         if self._answered >= self._asked:
             if self._said:
@@ -84,14 +84,14 @@ class LoopWatchdog:
 
 def _in_thread(tell: Callable[..., object], *facts: object) -> None:
     telling = threading.Thread(target=tell, args=facts, daemon=True)
-    with suppress(RuntimeError):  # no thread can be started: nothing is said
+    with suppress(RuntimeError):  # no thread can be started: nothing is logged
         telling.start()
 
 
 def _frame_of(thread: int) -> FrameType | None:
-    """What a thread executes."""
+    """Return what a thread executes."""
     collects = gc.isenabled()
-    gc.disable()  # before 3.11.9 Python may stand still for ever if it collects garbage in there (gh-106883)
+    gc.disable()  # before 3.11.9 Python may hang for ever if it collects garbage in there (gh-106883)
     try:
         return sys._current_frames().get(thread)
     finally:
@@ -100,63 +100,47 @@ def _frame_of(thread: int) -> FrameType | None:
 
 
 def _where(frame: FrameType | None) -> tuple[str, str]:
-    """The job whose handler the loop's thread is in, '' for none, and the line."""
+    """Return the job whose handler the loop's thread is in, '' for none, and the line."""
     line = ""
     for at, number in traceback.walk_stack(frame):
         running = at.f_locals.get("self")
-        if type(running) is Execution:  # isinstance would ask it for its class: whatever is called `self` here
+        if type(running) is Execution:  # isinstance would ask any object called `self` for its class
             return running.description, line
         line = line or f"{at.f_code.co_filename}:{number}"
     return "", line
 
 
-class Watched(Protocol):
-    """What is to make progress."""
-
-    @property
-    def lacks_heartbeat(self) -> bool:
-        """Whether the heartbeat's thread has ended."""
-
-    def break_off(self) -> None:
-        """Give up what is under way, and connect anew."""
-
-
 class ProgressWatchdog:
-    """Notices that nothing gets through, though heartbeats do: then it is to start anew, and at last to give up.
+    """Notices that nothing gets through though heartbeats do: then the source reconnects, and at last gives up."""
 
-    Args:
-        member: The worker, as the queue knows it.
-        watched: What is to make progress.
-        lease: Seconds a lease lasts.
-    """
-
-    def __init__(self, member: Member, watched: Watched, lease: float) -> None:
+    def __init__(self, member: Member, beats: Beats, break_off: Callable[[], object]) -> None:
         self._member = member
-        self._watched = watched
-        self._lease = lease
+        self._beats = beats
+        self._break_off = break_off
+        self._lease = member.settings.lease
         self._done, self._done_at = 0, time.monotonic()  # exchanges, and when the last one was
 
     def progressed(self) -> None:
-        """Note that an exchange came to its end."""
+        """Note that an exchange was answered."""
         self._done, self._done_at = self._done + 1, time.monotonic()
 
     def resumed(self) -> None:
-        """Begin to count anew: until now nothing could get through."""
+        """Begin to count again: until now nothing could get through."""
         self._done_at = time.monotonic()
 
     @property
     def said_at(self) -> float:
-        """When an exchange came to its end last, by the monotonic clock."""
+        """When an exchange was last answered, by the monotonic clock."""
         return self._done_at
 
     @property
     def is_stuck(self) -> bool:
-        """Whether nothing has come through for so long that it is to start anew."""
+        """Whether nothing has got through for so long that the source reconnects."""
         return self.silent_for > _STUCK * self._lease
 
     @property
     def silent_for(self) -> float:
-        """For how many seconds no exchange came to its end, and no byte of one came in."""
+        """For how many seconds no exchange was answered, and no byte of an answer came in."""
         return time.monotonic() - max(self._done_at, self._member.consumer.heard_at)
 
     async def run(self) -> None:
@@ -165,13 +149,13 @@ class ProgressWatchdog:
         It counts its own ticks, not the time: a loop that was blocked could get nothing through.
 
         Raises:
-            DriverError: Nothing came through for too long. Or the heartbeat's thread has ended: without it no job
+            DriverError: Nothing got through for too long. Or the heartbeat's thread has ended: without it no job
                 can be kept.
         """
         seen, still, lease = (-1, 0.0), 0, self._lease
         while True:
             await anyio.sleep(lease / 2)
-            if self._watched.lacks_heartbeat:
+            if self._beats.heartbeat.broken:
                 raise DriverError(
                     "the heartbeat thread has ended, so that this worker would soon count as dead; what is held "
                     "is released or runs again when its lease is over"
@@ -180,10 +164,10 @@ class ProgressWatchdog:
             still = still + 1 if got == seen and not self._member.may_be_dead else 0
             seen = got
             if still == 2 * _STUCK:
-                self._member.log.error("stuck: nothing got through for %g s; connecting anew", _STUCK * lease)
-                self._watched.break_off()
+                self._member.log.error("stuck: nothing got through for %g s; reconnecting", _STUCK * lease)
+                self._break_off()
             elif still >= 4 * _STUCK:
                 raise DriverError(
-                    f"stuck: nothing got through for {2 * _STUCK * lease:g} s though the store is there; "
+                    f"stuck: nothing got through for {2 * _STUCK * lease:g} s though the server is there; "
                     "what is held is released or runs again when its lease is over"
                 )

@@ -656,7 +656,7 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(worker.run)
-                await eventually(lambda: worker._current and worker._current.sources[0].dispatcher.leases)
+                await eventually(lambda: worker._current and worker._current.sources[0].leases)
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 assert worker._current is not None
                 heart = worker._current.sources[0].beats.heartbeat
@@ -672,7 +672,7 @@ async def test_a_worker_beats_whatever_becomes_of_what_is_said_of_it(
                 monkeypatch.setattr(sync, "beat", failing)
                 await eventually(lambda: len(beats) > 5)
                 finish.set()
-                await eventually(lambda: worker._current and not worker._current.sources[0].dispatcher.leases)
+                await eventually(lambda: worker._current and not worker._current.sources[0].leases)
                 worker.stop()
     finally:
         log.removeHandler(handler)
@@ -1200,7 +1200,7 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
         assert worker._current is not None
         (source,) = worker._current.sources
         monkeypatch.setattr(source.stepper, "_step", fail)
-        source._wakeup.wake()
+        source.timer.wake()
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:

@@ -26,7 +26,7 @@ from redisjobs.model.progress import HandlerMessage, progress_of
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.reporter import Reported, Reporter
-from redisjobs.worker.source.dispatcher import Dispatcher
+from redisjobs.worker.source.settler import Settler
 
 
 class Listener:
@@ -393,13 +393,13 @@ async def queue(store: Store) -> AsyncIterator[JobQueue]:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Execution]:
     """All runs of the test that have said how far they are, as their owner heard of them."""
-    reported, heard = Dispatcher.reported, list[Execution]()
+    reported, heard = Settler.reported, list[Execution]()
 
-    def also(dispatcher: Dispatcher, run: Execution) -> None:
+    def also(settler: Settler, run: Execution) -> None:
         heard.append(run)
-        reported(dispatcher, run)
+        reported(settler, run)
 
-    monkeypatch.setattr(Dispatcher, "reported", also)
+    monkeypatch.setattr(Settler, "reported", also)
     return heard
 
 

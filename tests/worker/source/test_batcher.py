@@ -31,7 +31,7 @@ class Counter:
         self.sent: list[Settlements] = []
         self.has_answered: list[Batch] = []
         self.has_failed: list[tuple[Batch, DriverError | None]] = []
-        self.batcher = Batcher(cast(Consumer, self), self)
+        self.batcher = Batcher(cast(Consumer, self), self.answered, self.failed)
 
     async def exchange(
         self, settlements: Settlements, count: int | None, *, turn: Turn | None = None, **more: Any
@@ -113,20 +113,20 @@ async def test_one_that_may_bring_a_job_to_run_alone_is_known_until_it_is_answer
     async with carried() as store:
         exchanges = store.batcher
         exchanges.begin(Batch([], 1))
-        assert not exchanges.brings_one_alone()
+        assert not exchanges.may_bring_isolated()
         exchanges.begin(Batch([], 1, idle=True))
-        assert exchanges.brings_one_alone()
+        assert exchanges.may_bring_isolated()
         store.go.set()
         await exchanges.quiet()
-        assert not exchanges.brings_one_alone()
+        assert not exchanges.may_bring_isolated()
 
         store.go = anyio.Event()
         exchanges.begin(Batch([], 1, idle=True))
         exchanges.begin(Batch([], None))
-        assert exchanges.brings_one_alone()
+        assert exchanges.may_bring_isolated()
         store.go.set()
         await exchanges.quiet()
-        assert not exchanges.brings_one_alone()
+        assert not exchanges.may_bring_isolated()
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), DriverError("refused")])
@@ -268,7 +268,7 @@ async def test_one_without_an_answer_is_sent_again_as_what_it_was_and_claims_no_
         [("a-0", Ack()), ("b-0", Ack())]
     ] * 4
     assert store.counts == [5, None, None, None]
-    assert (store.batcher.asked(), store.batcher.under_way, store.batcher.brings_one_alone()) == (0, 0, False)
+    assert (store.batcher.asked(), store.batcher.under_way, store.batcher.may_bring_isolated()) == (0, 0, False)
     await store.batcher.send_again()
     assert len(store.turns) == 4  # there is nothing more to send
 

@@ -16,7 +16,7 @@ from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.reporter import Reported
 from redisjobs.worker.source.batcher import Batch
-from redisjobs.worker.source.dispatcher import Dispatcher
+from redisjobs.worker.source.source import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -34,8 +34,8 @@ def a_lease(job_id: str, *, stream: int = 2, deliveries: int = 1) -> Lease:
     return lease_at(stream, f"{len(job_id)}-{ord(job_id[-1])}", deliveries, job_id)
 
 
-def claimed(dispatcher: Dispatcher, *leases: Lease, count: int = 1, ahead: int = 0) -> None:
-    dispatcher.take_claimed(Batch([], count, ahead=ahead), Exchange(leases=leases))
+def claimed(source: Source, *leases: Lease, count: int = 1, ahead: int = 0) -> None:
+    source.dispatcher.take_claimed(Batch([], count, ahead=ahead), Exchange(leases=leases))
 
 
 def ids(runs: Sequence[Execution]) -> list[str]:
@@ -44,18 +44,18 @@ def ids(runs: Sequence[Execution]) -> list[str]:
 
 async def test_a_job_that_waits_for_a_slot_is_never_handed_back_on_another_queue() -> None:
     processor = run_of(JobQueue("memory://", "a"), JobQueue("memory://", "b"))
-    a, b = (source.dispatcher for source in processor.sources)
+    a, b = processor.sources
     claimed(b, a_lease("b"))
-    a._came_at = [time.monotonic()] * 3  # it has had jobs of several priorities lately
+    a.dispatcher._came_at = [time.monotonic()] * 3  # it has had jobs of several priorities lately
 
     claimed(a, a_lease("a", stream=1))
-    a.hand_back_over()
+    a.dispatcher.hand_back_unclaimed()
 
     assert ids(a.leases.unsettled) == ["a"]
     assert not any(run.over for run in b.leases)
     (of_b,) = b.leases
     with pytest.raises(AssertionError):
-        a.hand_back(of_b)
+        a.settler.hand_back(of_b)
 
 
 async def test_a_job_that_was_claimed_ahead_and_taken_back_is_told_of_as_claimed_once() -> None:
@@ -64,51 +64,50 @@ async def test_a_job_that_was_claimed_ahead_and_taken_back_is_told_of_as_claimed
     queue.events.subscribe(JobsClaimed, lambda event: told.extend(lease.job_id for lease in event.leases))
     processor = run_of(queue)
     (source,) = processor.sources
-    dispatcher = source.dispatcher
-    claimed(dispatcher, a_lease("a"), a_lease("b"), count=2, ahead=1)
+    claimed(source, a_lease("a"), a_lease("b"), count=2, ahead=1)
     assert told == ["a", "b"]
 
-    claimed(dispatcher, a_lease("urgent", stream=1))
-    assert ids(dispatcher.over) == ["a", "b"]
+    claimed(source, a_lease("urgent", stream=1))
+    assert ids(source.leases.waiting) == ["a", "b"]
     assert [run.lease.job_id for run in processor.pool.slots.take_back(time.monotonic())] == ["urgent"]
-    claimed(dispatcher)
+    claimed(source)
 
-    assert ids(dispatcher.over) == ["b"]
+    assert ids(source.leases.waiting) == ["b"]
     assert told == ["a", "b", "urgent"]
 
 
 async def test_a_job_that_was_to_run_alone_leaves_room_for_others_as_soon_as_it_is_handed_back() -> None:
     processor = run_of(JobQueue("memory://", "q"))
     (source,) = processor.sources
-    claimed(source.dispatcher, a_lease("alone", deliveries=3))
+    claimed(source, a_lease("alone", deliveries=3))
     assert processor.pool.room == 0
 
     for run in processor.pool.slots.take_back(time.monotonic()):
-        source.dispatcher.hand_back(run)
+        source.settler.hand_back(run)
 
-    assert ids(source.dispatcher.leases.unsettled) == ["alone"]
+    assert ids(source.leases.unsettled) == ["alone"]
     assert processor.pool.room == 1
 
 
-def given_up(dispatcher: Dispatcher, *, says: bool = False) -> Execution:
+def given_up(source: Source, *, says: bool = False) -> Execution:
     """A run whose handler was given up, and whose thread runs on; it may have said how far it is."""
-    dispatcher.take([a_lease("a")], float("inf"))
-    (run,) = dispatcher.leases
+    source.dispatcher.take([a_lease("a")], float("inf"))
+    (run,) = source.leases
     run.has_thread = True
     if says:
         run.reported = Reported(Progress(0.5), 0.0, is_noted=True)
-    dispatcher.ran(run, Raised(ValueError("given up")))
+    source.settler.ran(run, Raised(ValueError("given up")))
     return run
 
 
 @pytest.mark.parametrize("says", [False, True])
 async def test_the_settlement_of_a_job_counts_as_sent_again_only_if_it_was_itself(says: bool) -> None:
     (source,) = run_of(JobQueue("memory://", "q")).sources
-    run = given_up(source.dispatcher, says=says)
-    source.exchanger.failed(Batch(source.dispatcher.leases.next(1), None), None)
+    run = given_up(source, says=says)
+    source.exchanger.failed(Batch(source.leases.next(1), None), None)
     assert run.resent
 
-    source.dispatcher.settled(run, Reply.OK)
+    source.settler.settled(run, Reply.OK)
 
     assert isinstance(run.settlement, Lingers) is says
     assert not run.resent
@@ -120,11 +119,11 @@ async def test_a_lost_lease_is_told_of_with_what_the_job_had_come_to(says: bool)
     told: list[SettledJob] = []
     queue.events.subscribe(LeasesLost, lambda event: told.extend(event.jobs))
     (source,) = run_of(queue).sources
-    run = given_up(source.dispatcher, says=says)
+    run = given_up(source, says=says)
     assert isinstance(run.settlement, ReportProgress if says else Lingers)
 
-    source.dispatcher.settled(run, Reply.LEASE_LOST)
-    source.dispatcher.report.tell()
+    source.settler.settled(run, Reply.LEASE_LOST)
+    source.settler.report.tell()
 
     (job,) = told
     assert isinstance(job.settlement, RetryLater)
@@ -132,20 +131,20 @@ async def test_a_lost_lease_is_told_of_with_what_the_job_had_come_to(says: bool)
 
 async def test_an_answer_that_a_thread_runs_on_settles_nothing() -> None:
     (source,) = run_of(JobQueue("memory://", "q")).sources
-    run = given_up(source.dispatcher)
+    run = given_up(source)
 
-    source.exchanger.answered(Batch(source.dispatcher.leases.next(1), None), Exchange(replies=(Reply.RUNNING,)))
+    source.exchanger.answered(Batch(source.leases.next(1), None), Exchange(replies=(Reply.RUNNING,)))
 
-    assert source.dispatcher.leases.kept == [run]
-    assert source.exchanger.found_nothing
+    assert source.leases.kept == [run]
+    assert source.claims.found_nothing
 
 
 async def test_what_is_kept_is_tried_again_in_time_however_many_more_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (source,) = run_of(JobQueue("memory://", "q")).sources
-    leases = source.dispatcher.leases
-    run = given_up(source.dispatcher)
+    leases = source.leases
+    run = given_up(source)
     leases.unsettled = []
     now = time.monotonic()
     for seconds in range(5):

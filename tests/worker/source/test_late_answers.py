@@ -1,6 +1,7 @@
 """Two exchanges may be under way at once, and notifications come on their own: nothing orders their answers."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -76,7 +77,7 @@ def in_touch(source: Source, store: Store, seconds: float) -> None:
     now, now_ms = time.monotonic(), store.clock()
     for i in range(1001):
         ago = seconds * (1 - i / 1000)
-        source.reclaimer._clock.hear(now_ms - ago * 1000, now - ago, now - ago)
+        source.member.clock.hear(now_ms - ago * 1000, now - ago, now - ago)
 
 
 @asynccontextmanager
@@ -107,9 +108,9 @@ async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_no
 
     source.exchanger.answered(claiming, claimed)
     source.exchanger.answered(handing_back, handed_back)
-    source.dispatcher.hand_back_over()  # as once it has waited for too long
+    source.dispatcher.hand_back_unclaimed()  # as once it has waited for too long
 
-    (run,) = source.dispatcher.leases.unsettled
+    (run,) = source.leases.unsettled
     assert run.lease is claimed.leases[0]
     await source.member.consumer.exchange(source.exchanger.next_batch().settlements, None)
     assert len(await queue.jobs(State.READY)) == 1
@@ -131,9 +132,9 @@ async def test_a_job_that_ran_and_was_handed_back_by_hand_meanwhile_is_settled_a
     settling = source.exchanger.next_batch()
     source.exchanger.answered(settling, await source.member.consumer.exchange(settling.settlements, None))
 
-    assert source.dispatcher.leases.all == []
+    assert source.leases.all == []
     counts = await queue.counts()
-    assert (counts.running, counts.totals["retried"], source.dispatcher.refused) == (0, 1, 0)
+    assert (counts.running, counts.totals["retried"], source.settler.refused) == (0, 1, 0)
 
 
 async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_forgotten(
@@ -151,8 +152,8 @@ async def test_of_jobs_of_a_dead_worker_that_come_with_one_of_our_own_none_is_fo
 
     dispatch(source, (await claim(source.member.consumer, 2)).leases)
 
-    assert len(source.dispatcher.leases) == 2
-    (too_many,) = source.dispatcher.leases.unsettled
+    assert len(source.leases) == 2
+    (too_many,) = source.leases.unsettled
     await source.member.consumer.exchange(source.exchanger.next_batch().settlements, None)
     assert [job.job_id for job in await queue.jobs(State.READY)] == [too_many.lease.job_id]
     assert [job.job_id for job in await queue.jobs(State.RUNNING)] == [ours.job_id]
@@ -166,7 +167,7 @@ async def test_a_job_for_which_there_was_no_slot_is_handed_back_once_by_a_worker
 
     await source.drain()
 
-    assert source.dispatcher.refused == 0
+    assert source.settler.refused == 0
     totals = (await queue.counts()).totals
     assert (totals["released"], len(await queue.jobs(State.READY))) == (2, 2)
 
@@ -175,9 +176,9 @@ async def run_one(queue: JobQueue, source: Source, outcome: Outcome = _DONE) -> 
     """Let a job come to something that is yet to be settled."""
     await queue.push(Work())
     dispatch(source, (await claim(source.member.consumer, 1)).leases)
-    (run,) = (run for run in source.dispatcher.leases if not run.over)
-    source.dispatcher._pool.slots.held -= 1
-    source.dispatcher.ran(run, outcome)
+    (run,) = (run for run in source.leases if not run.over)
+    source.settler._pool.slots.held -= 1
+    source.settler.ran(run, outcome)
     return run.lease
 
 
@@ -215,10 +216,10 @@ async def test_a_worker_tells_how_many_settlements_were_refused_and_counts_what_
         wire.loses = [lost] if lost else []
         if lost:
             with pytest.raises(Unavailable):
-                await source.exchanger.batcher.carry(settling(source))
-            await source.exchanger.batcher.send_again()
+                await source.batcher.carry(settling(source))
+            await source.batcher.send_again()
         else:
-            await source.exchanger.batcher.carry(settling(source))
+            await source.batcher.carry(settling(source))
 
     for lost, ours, refused in (
         ("", False, "1"),
@@ -241,10 +242,10 @@ async def test_outcomes_of_a_worker_that_is_fenced_count_as_refused_and_are_told
         assert (await take_over(heir)).jobs == 1
 
     with pytest.raises(Fenced) as fenced:
-        await source.exchanger.batcher.carry(settling(source))
-    await source.recovery.begin_anew(fenced.value)
+        await source.batcher.carry(settling(source))
+    await source.recovery.rejoin(fenced.value)
 
-    assert (source.dispatcher.refused, source.dispatcher.leases.all, source.exchanger.batcher.unanswered) == (
+    assert (source.settler.refused, source.leases.all, source.batcher.unanswered) == (
         1,
         [],
         [],
@@ -269,17 +270,17 @@ async def test_what_had_no_answer_is_sent_again_with_its_turn_and_reported_by_th
     wire.loses = [lost, "question", "answer"]
 
     with pytest.raises(Unavailable, match=f"the {lost} was lost"):
-        await source.exchanger.batcher.carry(source.exchanger.next_batch())
+        await source.batcher.carry(source.exchanger.next_batch())
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await source.exchanger.batcher.send_again()
-    await source.exchanger.batcher.send_again()
+            await source.batcher.send_again()
+    await source.batcher.send_again()
 
     assert len({turn for turn, _, _ in wire.sent}) == 1
     assert all(settlements == wire.sent[0][1] for _, settlements, _ in wire.sent)
     assert [count for _, _, count in wire.sent[1:]] == [None] * 3  # the claim is not made again
     totals = (await queue.counts()).totals
-    assert (totals["completed"], source.dispatcher.leases.all, source.dispatcher.refused) == (1, [], 0)
+    assert (totals["completed"], source.leases.all, source.settler.refused) == (1, [], 0)
     replies = [record.__dict__["reply"] for record in caplog.records if "reply" in record.__dict__]
     assert replies == ["OK"]
 
@@ -292,18 +293,18 @@ async def test_an_exchange_after_one_that_had_no_answer_has_a_turn_of_its_own(
     wire.sent.clear()
     wire.loses = ["answer"]
     with pytest.raises(Unavailable):
-        await source.exchanger.batcher.carry(settling(source))
-    await source.exchanger.batcher.send_again()
+        await source.batcher.carry(settling(source))
+    await source.batcher.send_again()
 
     for _ in range(3):
         await run_one(queue, source)
-        await source.exchanger.batcher.carry(settling(source))
+        await source.batcher.carry(settling(source))
 
     turns = [turn for turn, settlements, _ in wire.sent if settlements]
     assert turns[0] == turns[1]
     assert len(set(turns)) == 4
     totals = (await queue.counts()).totals
-    assert (totals["completed"], source.dispatcher.refused) == (4, 0)
+    assert (totals["completed"], source.settler.refused) == (4, 0)
 
 
 @pytest.mark.parametrize("slots", [2])
@@ -312,15 +313,15 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_co
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
-    (run,) = source.dispatcher.leases
-    source.dispatcher.ran(run, Done())
+    (run,) = source.leases
+    source.settler.ran(run, Done())
     wire = Wire(source.member.consumer, monkeypatch)
     wire.loses = ["answer", ""]
 
     async with anyio.create_task_group() as tasks:
-        source.exchanger.batcher.start(tasks)
-        source.exchanger.batcher.begin(source.exchanger.next_batch())
-        await eventually(lambda: source.exchanger.trouble)
+        source.batcher.start(tasks)
+        source.batcher.begin(source.exchanger.next_batch())
+        await eventually(lambda: source.exchanger.failure)
         with pytest.raises(Unavailable, match="the answer was lost"):
             await source.stepper._step()
         assert await source.stepper._step()  # it recovers
@@ -328,9 +329,9 @@ async def test_what_was_sent_and_not_answered_is_sent_again_and_what_else_has_co
 
     counts = await queue.counts()
     assert (counts.totals["completed"], counts.totals["released"], counts.running) == (1, 0, 1)
-    (found,) = source.dispatcher.leases
-    assert (found.lease.deliveries, found.over, source.dispatcher.refused) == (1, False, 0)
-    assert not source.must_recover
+    (found,) = source.leases
+    assert (found.lease.deliveries, found.over, source.settler.refused) == (1, False, 0)
+    assert not source.recovery.is_required
 
 
 async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_back_unspent(
@@ -340,7 +341,7 @@ async def test_of_the_jobs_of_a_lost_reply_those_for_which_there_is_no_slot_go_b
     await source.member.consumer.exchange([], 2)  # and the answer is lost
 
     await source.recovery.recover()
-    await source.exchanger.batcher.carry(settling(source))
+    await source.batcher.carry(settling(source))
 
     assert [job.deliveries for job in await queue.jobs(State.RUNNING)] == [1]
     assert [job.deliveries for job in await queue.jobs(State.READY)] == [0]
@@ -352,7 +353,7 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
 ) -> None:
     await queue.push_many([Work(n) for n in range(3)])
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
-    (run,) = source.dispatcher.leases
+    (run,) = source.leases
     run._started = time.monotonic()
 
     for _ in range(2):  # told twice, it does so once
@@ -361,7 +362,7 @@ async def test_a_worker_that_ends_hands_back_what_it_runs_unspent_and_claims_not
     jobs = await queue.jobs(State.READY)
     assert [(job.deliveries, job.attempt) for job in jobs] == [(0, 1)] * 3
     totals = (await queue.counts()).totals
-    assert (totals["released"], source.dispatcher.refused) == (1, 0)
+    assert (totals["released"], source.settler.refused) == (1, 0)
 
 
 @pytest.mark.parametrize("step", [0.0, 4.0, 60.0, -60.0])
@@ -376,7 +377,7 @@ async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_a
     in_touch(source, store, 60)
     sent = time.monotonic()
 
-    source.reclaimer.hear_time(store.clock() + step * 1000, sent)
+    source.reclaimer.note_time(store.clock() + step * 1000, sent)
     for _ in range(2):
         await source.stepper._reclaim()
 
@@ -398,7 +399,7 @@ async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
         await source.stepper._reclaim()
     assert [each.worker_id for each in source.reclaimer.silent] == ["other-10"]
 
-    source.reclaimer._clock = Clock()
+    source.member.clock = Clock()
     in_touch(source, store, 11)
     await source.stepper._reclaim()
     assert source.reclaimer.silent == []
@@ -463,7 +464,7 @@ def source_of(queue: JobQueue) -> Source:
     processor = WorkerRun([Worker(queue).settings], until_idle=True)
     (source,) = processor.sources
     now = time.monotonic()
-    source.reclaimer._clock.hear(1_000_000, now, now)
+    source.member.clock.hear(1_000_000, now, now)
     return source
 
 
@@ -476,10 +477,10 @@ async def test_a_due_job_is_expected_by_the_time_that_the_last_claim_told(queue:
 
     assert promoter.expects(within=60)
     assert not promoter.expects(within=30)
-    source.subscriber._heard(Notification("due", str(1_000_000 + 20_000)))
+    source.notified(Notification("due", str(1_000_000 + 20_000)))
     assert promoter.expects(within=30)
     assert not promoter.expects(within=10)
-    source.subscriber._heard(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
+    source.notified(Notification("due", str(1_000_000 + 40_000)))  # later than what is known
     assert promoter.expects(within=30)
     promoter.learn(Exchange(), time.monotonic())
     assert not promoter.expects(within=3600)
@@ -502,7 +503,7 @@ async def test_when_listening_begins_what_was_said_before_is_learnt_by_a_claim_a
     monkeypatch.setattr(source.beats.heartbeat, "hurry", lambda: hurried.append(True))
     before = time.monotonic()
 
-    source.subscriber._heard(Notification("subscribed", ""))
+    source.notified(Notification("subscribed", ""))
 
     assert hurried
     source.fetcher.begin(1, before)
@@ -524,13 +525,13 @@ async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_c
 
     monkeypatch.setattr(source.member.consumer, "wait", wait)
     async with anyio.create_task_group() as tasks:
-        for part in (source.fetcher, source.subscriber, source.promoter):
-            tasks.start_soon(part.run)
+        for duty in (source.fetcher.run, source.listen, source.timer.run):
+            tasks.start_soon(duty)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
         await eventually(lambda: not source.fetcher.waiting)
 
-        assert source.fetcher.needs_recovery is breaks
+        assert source.member.needs_recovery is breaks
         tasks.cancel_scope.cancel()
 
 
@@ -545,8 +546,8 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         monkeypatch.setattr("redisjobs.drivers.redis.reader._IN_ORDER", 0.1)
         monkeypatch.setattr(source.member.consumer._reader, "_unblock", unanswered)
     async with anyio.create_task_group() as tasks:
-        for part in (source.fetcher, source.subscriber, source.promoter):
-            tasks.start_soon(part.run)
+        for duty in (source.fetcher.run, source.listen, source.timer.run):
+            tasks.start_soon(duty)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
         consumer = source.member.consumer
@@ -559,7 +560,7 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
 
         assert not source.fetcher.waiting
         # Something may have been delivered to it.
-        assert source.fetcher.needs_recovery is isinstance(source.member.consumer, RedisConsumer)
+        assert source.member.needs_recovery is isinstance(source.member.consumer, RedisConsumer)
         tasks.cancel_scope.cancel()
 
 
@@ -603,16 +604,16 @@ async def test_what_a_beat_tells_of_a_cancel_concerns_the_lease_that_it_named_an
     await queue.push_many([Work(1), Work(2)])
     settled_since, ours = (await source.member.consumer.exchange([], 2)).leases
     dispatch(source, [ours])
-    (run,) = source.dispatcher.leases
+    (run,) = source.leases
     give_to(store, ours, "released")
     await source.member.consumer.reclaim()
     (again,) = (await claim(source.member.consumer, 1)).leases
     dispatch(source, [again])  # from ourselves
 
-    source.dispatcher.cancel([settled_since, ours])
+    source.settler.cancel([settled_since, ours])
 
     assert not isinstance(run.why, CancelAsked)
-    source.dispatcher.cancel([settled_since, again])
+    source.settler.cancel([settled_since, again])
     assert isinstance(run.why, CancelAsked)
 
 
@@ -625,18 +626,18 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
     store.age(60)
     async with other(store) as heir:
         await take_over(heir)
-    await source.recovery.begin_anew(Fenced(before))
+    await source.recovery.rejoin(Fenced(before))
     now = source.member.consumer.worker_id
     assert now != before
     dispatch(source, (await claim(source.member.consumer, 1)).leases)
-    (run,) = source.dispatcher.leases
+    (run,) = source.leases
 
-    await source.recovery.begin_anew(Fenced(before))
+    await source.recovery.rejoin(Fenced(before))
     source.fenced(Fenced(before))
 
-    assert (source.member.consumer.worker_id, source.exchanger.trouble) == (now, None)
+    assert (source.member.consumer.worker_id, source.exchanger.failure) == (now, None)
     assert not isinstance(run.why, LeaseGone)
-    assert list(source.dispatcher.leases) == [run]
+    assert list(source.leases) == [run]
 
 
 @pytest.mark.parametrize("slots", [2])
@@ -645,9 +646,9 @@ async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_beg
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     dispatch(source, (await source.member.consumer.exchange([], 2)).leases)
-    began, _ = source.dispatcher.leases  # the other one has a slot too, which has not taken it up yet
+    began, _ = source.leases  # the other one has a slot too, which has not taken it up yet
     began._started = time.monotonic()
-    processor.broken = True
+    processor.shutdown.broken = True
 
     await source.drain()
 
@@ -665,17 +666,17 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     source.fetcher.begin(2, time.monotonic())
 
     assert source.exchanger.next_batch().count is None
-    source.promoter.is_due = True
+    source.promoter.due_at = 0.0
     assert [source.exchanger.next_batch().count for _ in range(2)] == [0, None]
 
 
 async def test_a_worker_that_stops_settles_and_claims_nothing_but_lets_others_have_what_is_due(
     queue: JobQueue, processor: WorkerRun, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.source.exchanger._BUSY", 0)  # now and then it does
+    monkeypatch.setattr("redisjobs.worker.source.timer._BUSY", 0)  # now and then it does
     assert source.exchanger.next_batch().count
     processor.stop(60)
-    source.promoter.is_due = True
+    source.promoter.due_at = 0.0
 
     assert [source.exchanger.next_batch().count for _ in range(2)] == [0, None]
 
@@ -700,30 +701,30 @@ async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQ
     promoter = source.promoter
 
     promoter.learn(Exchange(), sent)
-    source.subscriber._heard(Notification("due", str(1_000_000 + 50)))
+    source.notified(Notification("due", str(1_000_000 + 50)))
     for later in (0.0, 1e-6):  # two of them: "nothing is due", said before the push that the notification tells of
         promoter.learn(Exchange(), sent + later)
-        assert promoter._due_at is not None
+        assert promoter.due_at < math.inf
 
     promoter.learn(Exchange(), time.monotonic() + 1)  # said after it
-    assert promoter._due_at is None
+    assert promoter.due_at == math.inf
 
 
 async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_late(queue: JobQueue) -> None:
     processor = WorkerRun([Worker(queue).settings], until_idle=False)
     promoter = processor.sources[0].promoter
     promoter.learn(Exchange(due_in=60), time.monotonic())
-    promoter.hear_of_others(2, promotes=False, late=False)
+    promoter.note_others(2, promotes=False, late=False)
     assert promoter.expects(within=60)  # what it has heard of before costs a look at most
 
     promoter.learn(Exchange(due_in=60), time.monotonic())
     assert not promoter.expects(within=60)
-    promoter.hear(1)
+    promoter.note_due(1)
     assert not promoter.expects(within=60)
     promoter.learn(Exchange(due_in=60, turn_in=30), time.monotonic())
     assert promoter.expects(within=30)
     assert not promoter.expects(within=20)  # that is its own to look after
-    promoter.hear_of_others(2, promotes=False, late=True)
+    promoter.note_others(2, promotes=False, late=True)
     assert promoter.expects(within=0)
 
 
@@ -734,7 +735,7 @@ async def test_a_few_workers_look_after_a_line_a_second_later_than_the_one_that_
 
     def stand_ins(workers: int) -> int:
         for promoter in promoters:
-            promoter.hear_of_others(workers, promotes=False, late=False)
+            promoter.note_others(workers, promotes=False, late=False)
             promoter.learn(Exchange(due_in=20, late_in=31), time.monotonic())
         assert not any(promoter.expects(within=30) for promoter in promoters)
         return sum(promoter.expects(within=31) for promoter in promoters)
@@ -750,19 +751,19 @@ async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks
     (source,) = processor.sources
     source.reclaimer.look_at = time.monotonic() + 60
 
-    source.subscriber._heard(Notification("left", ""))
+    source.notified(Notification("left", ""))
 
-    assert source.reclaimer.next_at <= time.monotonic()
+    assert source.reclaimer.look_at <= time.monotonic()
 
 
 async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(queue: JobQueue) -> None:
     processor = WorkerRun([Worker(queue).settings], until_idle=False)
     promoter = processor.sources[0].promoter
-    promoter.hear_of_others(2, promotes=True, late=False)
+    promoter.note_others(2, promotes=True, late=False)
     assert not promoter.expects(within=60)
 
-    promoter.hear_of_others(2, promotes=False, late=False)
-    promoter.hear_of_others(2, promotes=True, late=False)
+    promoter.note_others(2, promotes=False, late=False)
+    promoter.note_others(2, promotes=True, late=False)
 
     assert promoter.expects(within=0)
 
@@ -772,7 +773,7 @@ async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_whoever
 ) -> None:
     source = source_of(queue)
 
-    source.promoter.hear_of_others(2, promotes=False, late=False)
+    source.promoter.note_others(2, promotes=False, late=False)
 
     source.promoter.learn(Exchange(due_in=60), time.monotonic())
     assert source.promoter.expects(within=60)
@@ -827,9 +828,9 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     """Its tasks hear of a cancel in any order: the one that asks may outlast the one that would read."""
     job_id = await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        for part in (source.fetcher, source.subscriber, source.promoter):
-            tasks.start_soon(part.run)
-        source.exchanger.batcher.start(tasks)
+        for duty in (source.fetcher.run, source.listen, source.timer.run):
+            tasks.start_soon(duty)
+        source.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
@@ -837,7 +838,7 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     if late == "read":
         source.fetcher.begin(1, time.monotonic())
     else:
-        source.exchanger.batcher.begin(Batch([], 1))
+        source.batcher.begin(Batch([], 1))
     with anyio.fail_after(4):  # sooner than a read or an exchange that nobody ends
         await source.drain()
 
@@ -852,26 +853,26 @@ async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_an
     """As when the worker is cancelled just then: it must not take over what it could not settle."""
     await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        source.exchanger.batcher.start(tasks)
+        source.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     dispatch(source, (await source.member.consumer.exchange([], 1)).leases)
-    (run,) = source.dispatcher.leases
-    source.dispatcher.ran(run, Done())
+    (run,) = source.leases
+    source.settler.ran(run, Done())
     store.age(60)
     tries: list[Batch] = []
-    begin = source.exchanger.batcher.begin
+    begin = source.batcher.begin
 
     def at_most_ten(batch: Batch) -> None:
         tries.append(batch)
         assert len(tries) < 10
         begin(batch)
 
-    monkeypatch.setattr(source.exchanger.batcher, "begin", at_most_ten)
+    monkeypatch.setattr(source.batcher, "begin", at_most_ten)
 
     await source.stepper._reclaim()
 
-    assert (source.dispatcher.leases.unsettled, run.lease.deliveries) == ([run], 1)
+    assert (source.leases.unsettled, run.lease.deliveries) == ([run], 1)
 
 
 def hold_answers(consumer: RedisConsumer, before: Callable[[Exchange], Awaitable[None]]) -> Callable[[], None]:

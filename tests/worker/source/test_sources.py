@@ -29,9 +29,9 @@ from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
-from redisjobs.worker.source.allocator import Allocator
-from redisjobs.worker.source.pool import Pool
-from redisjobs.worker.source.step import Situation, Step, next_step
+from redisjobs.worker.source.policy import Allocator
+from redisjobs.worker.source.pool import Pool, Turns
+from redisjobs.worker.source.stepper import Situation, Step, next_step
 
 pytestmark = pytest.mark.anyio
 
@@ -178,11 +178,12 @@ class Claimant:
 
     def __init__(self, *, wants_jobs: bool = True, asked: int = 0, holds: int = 0) -> None:
         self.batcher: Any = SimpleNamespace(
-            asked=lambda since: asked, brings_one_alone=lambda since: False, under_way=int(asked > 0)
+            asked=lambda since: asked, may_bring_isolated=lambda since: False, under_way=int(asked > 0)
         )
         self.fetcher: Any = SimpleNamespace(waiting=False)
         self.quarantine: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
-        self.dispatcher: Any = SimpleNamespace(leases=[None] * holds, is_away=False)
+        self.leases: Any = [None] * holds
+        self.is_away = False
         self.wants_jobs = wants_jobs
         self.skip_until = float("-inf")
         self.emptied_at: int | None = None
@@ -195,54 +196,53 @@ class Claimant:
         self.woken += 1
 
 
-class Never:
-    def recycle(self, why: str) -> None:
-        raise AssertionError(why)
+def never(why: str) -> None:
+    raise AssertionError(why)
 
 
-def pool_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None = None) -> Pool:
+def turns_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None = None) -> Turns:
     settings = cast(Settings, SimpleNamespace(concurrency=slots, max_jobs=float("inf"), supervised=False))
     threads: Any = SimpleNamespace(abandoned=0)
-    pool = Pool(settings, threads, allocator or Allocator([1] * len(sources)), Shutdown(), Never())
+    pool = Pool(settings, threads, Shutdown(), never)
     pool.share_among(sources)
-    return pool
+    return Turns(pool, allocator or Allocator([1] * len(sources)))
 
 
 def test_whoevers_turn_it_is_may_claim_for_all_free_slots_and_the_other_for_none() -> None:
     a, b = Claimant(), Claimant()
-    pool = pool_of(a, b)
+    turns = turns_of(a, b)
 
-    assert (pool.share(a), pool.share(b)) == (100, 0)
+    assert (turns.share(a), turns.share(b)) == (100, 0)
     assert a.woken == 1  # it is told that it is its turn
 
-    pool.claims(a)
-    assert (pool.share(a), pool.share(b)) == (0, 100)
+    turns.claiming(a)
+    assert (turns.share(a), turns.share(b)) == (0, 100)
 
 
 def test_a_source_that_is_not_hungry_is_passed_over() -> None:
     a, b = Claimant(wants_jobs=False), Claimant()
 
-    assert pool_of(a, b).share(b) == 100
+    assert turns_of(a, b).share(b) == 100
 
 
 @pytest.mark.parametrize(("asked", "share"), [(76, 0), (75, 25)])
 def test_beside_anothers_claim_a_second_is_made_only_for_a_batch_worth_it(asked: int, share: int) -> None:
     a, b = Claimant(wants_jobs=False, asked=asked), Claimant()
 
-    assert pool_of(a, b).share(b) == share
+    assert turns_of(a, b).share(b) == share
 
 
 def test_beside_two_claims_of_others_there_is_no_third() -> None:
     a, b, c = Claimant(wants_jobs=False, asked=10), Claimant(wants_jobs=False, asked=10), Claimant()
 
-    assert pool_of(a, b, c).share(c) == 0
+    assert turns_of(a, b, c).share(c) == 0
 
 
 def test_idle_reads_of_all_sources_together_ask_for_a_third_of_the_free_slots() -> None:
     a, b = Claimant(), Claimant()
 
-    assert [pool_of(a).to_read, pool_of(a, b).to_read] == [33, 16]
-    assert pool_of(a, b, slots=2).to_read == 1
+    assert [turns_of(a).pool.read_count, turns_of(a, b).pool.read_count] == [33, 16]
+    assert turns_of(a, b, slots=2).pool.read_count == 1
 
 
 def test_with_one_source_nobody_is_asked_whose_turn_it_is() -> None:
@@ -253,10 +253,10 @@ def test_with_one_source_nobody_is_asked_whose_turn_it_is() -> None:
         claimed = next  # type: ignore[assignment]
 
     a = Claimant(wants_jobs=False)
-    pool = pool_of(a, allocator=Unasked([1]))
+    turns = turns_of(a, allocator=Unasked([1]))
 
-    assert pool.share(a) == 100
-    pool.claims(a)
+    assert turns.share(a) == 100
+    turns.claiming(a)
 
 
 # What a source does next
@@ -648,8 +648,8 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
         away.is_away = True
         await eventually(lambda: processor.sources[1].member.unavailable, within=10)
         assert processor.pool.holds == 1  # as long as that store is away
-        source.exchanger.quarantine.hear(60, time.monotonic(), more=True)
-        assert source.exchanger.quarantine.is_on(time.monotonic())
+        source.claims.quarantine.hear(60, time.monotonic(), more=True)
+        assert source.claims.quarantine.is_on(time.monotonic())
 
         await near.push_many([Work()] * 5)
         await eventually(lambda: seen.ended.count(near.name) == 5)
@@ -771,7 +771,7 @@ async def test_a_store_that_hangs_as_it_is_to_settle_has_no_turns_meanwhile(stor
         hanging.hang()
         seen.may_end.set()
         await eventually(lambda: seen.now == 0)
-        assert not processor.sources[1].exchanger.quarantine.one_waits
+        assert not processor.sources[1].claims.quarantine.one_waits
 
         await here.push_many([Work()] * 10)
         await eventually(lambda: Counter(seen.ended)[here.name] == 10, within=10)
@@ -858,7 +858,7 @@ async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_
         for queue in queues:
             await queue.push(Work())
         await eventually(lambda: seen.now == 2)
-        before = processor.worker_id
+        before = processor.worker_ids[0]
         fenced = stores[0].driver.consumer(before, lease=1, max_deliveries=3)
         await fenced.release(refund=False, watch=True)
         await fenced.aclose()

@@ -14,8 +14,8 @@ from store import Begun, Heart, Store, eventually
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobName, Priority
 from redisjobs.queue import JobQueue
-from redisjobs.worker.source.quarantine import Quarantine
-from redisjobs.worker.source.subscriber import Subscriber
+from redisjobs.worker.source.policy import Quarantine
+from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +133,7 @@ async def test_those_that_run_alone_follow_one_another_where_nothing_else_is_rea
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._RECLAIM", 600)
-    monkeypatch.setattr("redisjobs.worker.source.quarantine._OTHERS", 1_000_000)
+    monkeypatch.setattr("redisjobs.worker.source.policy._OTHERS", 1_000_000)
     watched = Watched(store)
     worker = Worker(watched.queue, max_deliveries=2, concurrency=3, lease=600)
     async with watched.queue, anyio.create_task_group() as tasks:
@@ -146,7 +146,7 @@ async def test_those_that_run_alone_follow_one_another_where_nothing_else_is_rea
 async def test_one_of_which_a_worker_was_not_told_is_found_when_it_looks_for_the_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Subscriber, "_heard", lambda subscriber, notification: None)
+    monkeypatch.setattr(Source, "notified", lambda source, notification: None)
     watched = Watched(store)
     worker = Worker(watched.queue, max_deliveries=2, lease=0.4)
     async with watched.queue, anyio.create_task_group() as tasks:

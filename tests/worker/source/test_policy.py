@@ -1,6 +1,6 @@
 """How many jobs are claimed before a slot is free for them."""
 
-from redisjobs.worker.running.prefetch import Prefetch
+from redisjobs.worker.source.policy import Prefetch
 
 
 class Worker:

@@ -1,0 +1,356 @@
+"""A source's jobs from what their handlers came to, to the answer to their settlement."""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+from redisjobs.base.logger import Log
+from redisjobs.base.visible import visible
+from redisjobs.events import JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
+from redisjobs.model.codec import encode_progress
+from redisjobs.model.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome, Unpushable
+from redisjobs.model.transitions import (
+    Ack,
+    Ended,
+    Exchange,
+    Lease,
+    Lingers,
+    Release,
+    Reply,
+    ReportProgress,
+    Settlement,
+)
+from redisjobs.worker.running.chain import Find
+from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.pushes import Pushes
+from redisjobs.worker.running.reporter import Reporter
+from redisjobs.worker.source.batcher import Batch
+from redisjobs.worker.source.claims import Claims
+from redisjobs.worker.source.member import Member
+from redisjobs.worker.source.pool import Pool
+from redisjobs.worker.source.timer import Timer
+
+logger = Log("redisjobs.worker")
+
+_LINGERS = (
+    "%s: it was given up, but its thread runs on, so it still counts for max_concurrency. It is settled when the "
+    "thread has ended"
+)
+_SPOILED = "the handler has returned, and the jobs that it pushed can't be added: %s; then requeue this job"
+_FULL = (
+    "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
+    "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
+)
+
+
+class Report:
+    """Collects what became of jobs, and publishes it with the rest of their batch.
+
+    Attributes:
+        is_wanted: Whether a listener wants to know about completed jobs, as of the last batch.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
+        self.is_wanted = True
+        self._logged_full = False
+
+    def begin(self) -> None:
+        """Begin a batch: see whether a listener wants to know about completed jobs."""
+        self.is_wanted = self._member.settings.queue.events.wanted(JobsCompleted)
+
+    def note(self, run: Execution, reply: Reply) -> None:
+        """Keep what became of a job, unless no listener wants to know."""
+        settlement = run.settlement
+        if reply is Reply.OK and type(settlement) is Ack:
+            if settlement.result and settlement.result.refused:
+                # Logged here, as there may be no listener for completed jobs.
+                why = settlement.result.refused.removeprefix(f"{run.name}: ")  # the line begins with the name
+                self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
+            if not (settlement.cancelled or self.is_wanted):
+                return
+        elif reply is Reply.LEASE_LOST:
+            while isinstance(settlement, Lingers | ReportProgress) and settlement.then is not None:
+                run.settlement = settlement = settlement.then  # the event shows what the job came to
+        self._settled[kind_of(settlement, reply)].append(run.settled(reply))
+
+    def note_ended(self, ended: Sequence[Ended]) -> None:
+        """Keep which jobs a claim ended: no worker ran them, so no other part reports them."""
+        for job_id, reply in ended:
+            self._settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
+
+    def tell(self) -> None:
+        """Publish what was collected."""
+        if self._settled:
+            settled, self._settled = self._settled, defaultdict(list)
+            for kind, jobs in settled.items():
+                self._member.tell(kind, jobs=jobs)
+
+    def log_full(self) -> None:
+        """Log once that jobs wait to be settled, as the server has no memory for those that they push."""
+        if not self._logged_full:
+            self._logged_full = True
+            logger.error(_FULL, self._member.settings.queue.name)
+
+
+class Settler:
+    """Decides how jobs are settled, and acts on the answers.
+
+    Attributes:
+        report: What became of jobs, to be published.
+        reporter: Jobs whose progress is to be published.
+        find: Returns the definition of a job name, with middleware around its handler once the worker has begun.
+        refused: How many settlements were of jobs whose lease was lost.
+    """
+
+    def __init__(self, member: Member, pool: Pool, claims: Claims, timer: Timer) -> None:
+        self.report = Report(member)
+        self.reporter = Reporter[Execution](pool.threads.call_soon, timer)
+        self.find: Find = member.settings.queue.definitions.get
+        self.refused = 0
+        self._leases = claims.leases
+        self._member = member
+        self._clock = member.clock
+        self._pool = pool
+        self._claims = claims
+        self._timer = timer
+        self._leaves = False
+
+    # As a job sees it
+
+    @property
+    def server_ms(self) -> int:
+        """The server's clock, as well as it is known."""
+        return self._clock.now_ms(time.monotonic())
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether jobs may begin: the lease surely holds, and the worker goes on."""
+        member = self._member
+        return not (member.may_be_dead or member.is_renewing or self._pool.shutdown.stopping)
+
+    def hand_back(self, run: Execution) -> None:
+        """Hand back a job that has not begun."""
+        assert run.owner is self  # or it would be settled on another queue, and be held on its own for ever
+        if not run.over:
+            run.over, run.settlement = True, Release()
+            self._leases.unsettled.append(run)
+            if self._pool.isolated is run:
+                self._end_isolated(run)
+            self._timer.wake()
+
+    def reported(self, run: Execution) -> None:
+        """Note that a job has reported progress; for any thread."""
+        self.reporter.note(run)
+
+    def ran(self, run: Execution, outcome: Outcome) -> None:
+        """Take what a job came to."""
+        if not run.over:
+            run.over = True
+            # Else nothing asks for it.
+            if self.report.is_wanted or not isinstance(outcome, Done) or run is self._pool.isolated:
+                run.ended_at = time.monotonic()
+            run.decide(outcome)
+            if run.reported is not None:
+                self.reporter.forget(run)
+            if run.settlement is None:
+                self.let_go(run)
+            else:
+                if run.has_thread or run.reported is not None:
+                    run.settlement = _said_before(run, run.settlement)
+                self._leases.unsettled.append(run)
+        elif run.pushes is not None:  # the handler went on though the job was given up
+            run.pushes.lost()
+        if self._pool.is_shared:
+            self._pool.changed()
+        else:
+            self._timer.wake()
+
+    def thread_ended(self, run: Execution) -> None:
+        """Settle a job that has waited for the end of its thread; an isolated job may start now, too."""
+        self._claims.try_isolated()
+        if run in self._leases.kept and isinstance(run.settlement, Lingers):
+            self._leases.kept.remove(run)
+            run.settlement = run.settlement.then
+            self._leases.unsettled.append(run)
+            self._timer.wake()
+
+    # What the server says
+
+    def answered(self, batch: Batch, answer: Exchange) -> None:
+        """Take the answers to a batch of settlements."""
+        self.report.begin()
+        replies = zip(batch.settling, batch.settlements, answer.replies, strict=False)
+        for at, (run, (lease, _), reply) in enumerate(replies):
+            if run.lease is not lease:
+                # It was handed back, or ran out, and we have claimed it again: that lease has to be settled too.
+                self._leases.unsettled.append(run)
+            elif answer.added or answer.spoiled:
+                self.settled(run, reply, answer.added.get(at, ()), answer.spoiled.get(at, ""))
+            else:
+                self.settled(run, reply)
+        self.report.tell()
+
+    def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = (), spoiled: str = "") -> None:
+        """Take the answer to a settlement.
+
+        Args:
+            run: The job.
+            reply: The answer.
+            added: Of a job that pushes others, whether each was added.
+            spoiled: Of one that was SPOILED, which key is of the wrong type.
+        """
+        if type(run.settlement) is not Ack and self._has_another(run, reply):
+            run.resent = False  # that is said of the settlement that comes next
+            return
+        if reply is Reply.SPOILED:  # it has run, so it must not run again; nor may it block other jobs
+            run.decide(Unpushable(_SPOILED % spoiled))
+            self._leases.unsettled.append(run)
+        elif reply is Reply.FULL:
+            self._leases.keep(run)
+            self.report.log_full()
+        else:
+            self.let_go(run)
+            self.refused += reply is Reply.LEASE_LOST
+            self.report.note(run, reply)
+            if run.pushes is not None:
+                self._tell_pushed(run.pushes, added)
+
+    def _has_another(self, run: Execution, reply: Reply) -> bool:
+        """Whether a job has one more settlement, after the answer to this one."""
+        match run.settlement:
+            case ReportProgress(then=then) if reply is Reply.OK:
+                run.settlement = then
+            case Lingers() as asked if reply in (Reply.OK, Reply.RUNNING):
+                self._settle_lingering(run, asked, waits=reply is Reply.RUNNING)
+                return True
+            case _:
+                return False
+        self._leases.unsettled.append(run)
+        return True
+
+    def _settle_lingering(self, run: Execution, asked: Lingers, *, waits: bool) -> None:
+        """Settle a job whose handler was given up; if it has to wait for its thread, once that has ended."""
+        if not (waits and run.has_thread) or self._leaves:
+            run.settlement = asked.then
+            self._leases.unsettled.append(run)
+            return
+        if not asked.is_told:
+            self._member.log.warning(_LINGERS, run.description)
+        run.settlement = Lingers(asked.then, is_told=True)
+        self._leases.keep(run)
+        if self._pool.isolated is run:
+            self._end_isolated(run)
+
+    def _tell_pushed(self, pushes: Pushes, added: Sequence[bool]) -> None:
+        if not added:
+            pushes.lost()
+            return
+        told, queue = pushes.told(added), self._member.settings.queue
+        if queue.events.wanted(JobsPushed):
+            queue.events.publish(JobsPushed(queue.name, jobs=told))
+
+    def let_go(self, run: Execution) -> None:
+        """Hold a job no more."""
+        self._leases.let_go(run)
+        if self._pool.isolated is run:
+            self._end_isolated(run)
+        if self._claims.quarantine.one_waits:
+            self._claims.try_isolated()
+
+    def _end_isolated(self, run: Execution) -> None:
+        self._pool.isolated = None
+        # Not now: an outage may have delayed its settlement.
+        self._claims.quarantine.finished(run.ended_at or time.monotonic())
+
+    # Progress
+
+    def take_reports(self, most: int) -> Sequence[Execution]:
+        """Take up to `most` jobs whose progress is to be published now."""
+        if self.reporter.late_at == float("inf") or most <= 0:
+            return ()
+        return self.reporter.take(time.monotonic(), most)
+
+    def report_again(self, runs: Sequence[Execution]) -> None:
+        """Publish the progress of jobs once more: what was sent had no answer."""
+        for run in runs:
+            if run.reported is not None and not run.reported.is_noted:
+                run.reported.is_noted = True
+                self.reporter.note(run)
+
+    # Giving up
+
+    def cancel(self, leases: Sequence[Lease]) -> None:
+        """Cancel the handlers of jobs whose cancellation was asked for."""
+        for lease in leases:
+            run = self._leases.holder_of(lease)
+            if run is not None and run.lease is lease:  # else it was settled meanwhile
+                run.give_up(CancelAsked())
+
+    def cancel_all(self) -> None:
+        """Cancel the handlers that run: their jobs are no longer ours."""
+        for run in self._leases:
+            if not run.over:
+                self._member.log.warning(
+                    "job %s: the lease was lost; its handler is cancelled", visible(run.lease.job_id)
+                )
+                run.give_up(LeaseGone())
+                run.over, run.settlement = True, None
+                self._leases.let_go(run)
+                self._pool.let_go(run)
+        self._leases.waiting = []
+
+    def lose_all(self, unknown: Collection[int]) -> None:
+        """Let go of all jobs that have ended. What they came to was not written.
+
+        Args:
+            unknown: The `id` of those whose settlement had no answer: it may have been written.
+        """
+        for run in self._leases:
+            if id(run) in unknown:
+                self._member.log.warning(
+                    "job %s: it was settled, or is another's; no answer came", visible(run.lease.job_id)
+                )
+            else:
+                self.refused += 1
+                self.report.note(run, Reply.LEASE_LOST)
+            self._pool.let_go(run)
+        self.report.tell()
+        self.lose_pushes()
+        self._leases.forget()
+        self._claims.quarantine.one_waits = True
+
+    def lose_pushes(self) -> None:
+        """Tell the middleware about pushes by jobs that this worker can't settle any more: none was added."""
+        for run in self._leases:
+            if run.over and run.pushes is not None:
+                run.pushes.lost()
+
+    def interrupt_all(self, *, broken: bool) -> None:
+        """Give up what still runs, and settle it with all the rest.
+
+        Args:
+            broken: Whether an error ends the worker. A job that ran may be the cause. If its delivery did not
+                count, it would be delivered for ever.
+        """
+        self._leaves = True
+        for run in self._leases:
+            if not run.over:
+                run.give_up(Interrupted())
+                run.over, run.settlement = True, run.hand_back(refund=not (broken and run.began))
+                self._leases.unsettled.append(run)
+        self._leases.waiting = []
+        self._leases.try_again()
+
+
+def _said_before(run: Execution, settlement: Settlement) -> Settlement:
+    """What has to be said of a job before it is settled; if nothing, the settlement itself."""
+    if isinstance(settlement, Release):
+        return settlement
+    if run.has_thread:
+        settlement = Lingers(settlement)
+    if run.reported is not None and run.reported.is_noted:
+        # Clients that follow the job get the last report.
+        settlement = ReportProgress(encode_progress(run.reported.progress), settlement)
+    return settlement

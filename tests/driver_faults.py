@@ -1,19 +1,16 @@
 """Faults that a driver may have, put into the one in memory; for a process of its own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
-from redisjobs.drivers.memory import exchange, operator, producer, worker
+from redisjobs.drivers.memory import operator, pushes, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
-from redisjobs.drivers.memory.ends import conclude
-from redisjobs.drivers.memory.include import fence
-from redisjobs.drivers.memory.shares import Limiter
-from redisjobs.drivers.memory.state import Memory, Record, Stream
-from redisjobs.model.job import OnConflict
+from redisjobs.drivers.memory.limits import Limiter
+from redisjobs.drivers.memory.state import QUERIES, Job, Memory, Worker
+from redisjobs.model.job import OnConflict, State
 from redisjobs.model.queries import GetBacklog
-from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlement, Silent, Turn
+from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlements, Turn
 
 
 def pushes_what_is_there() -> None:
@@ -21,109 +18,109 @@ def pushes_what_is_there() -> None:
 
     def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         for job in jobs:
-            producer.add(memory, job, memory.now_ms())
+            pushes.add(memory, job)
         return [Pushed(Reply.OK) for _ in jobs]
 
-    producer.push = push
+    pushes.push = push
 
 
 def forgets_what_it_refused() -> None:
     """A push that was refused is made after all when it is repeated."""
-    push = producer.push
+    push = pushes.push
 
     def forget(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         memory.refused.clear()
         return push(memory, jobs, repeated=repeated)
 
-    producer.push = forget
+    pushes.push = forget
 
 
 def replaces_as_often_as_it_is_told() -> None:
     """A push that replaces a job does so again when it is repeated."""
-    producer._lately_answered = lambda memory, job, one: None
+    push = pushes.push
+
+    def forget(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        memory.answers.clear()
+        return push(memory, jobs, repeated=repeated)
+
+    pushes.push = forget
 
 
 def heeds_lost_leases() -> None:
     """A job is settled by whoever says so."""
 
-    def owns(stream: Stream, worker: str, lease: Lease) -> bool:
-        return lease.token[1] in stream.pending
+    def leased(memory: Memory, worker: Worker, lease: Lease) -> Job | None:
+        job = memory.jobs.get(lease.job_id)
+        return job if job and job.state is State.RUNNING else None
 
-    exchange._owns = owns
+    worker._leased = leased
 
 
 def settles_again() -> None:
     """What is sent again is taken for new."""
-    settle = exchange.settle
+    settle = worker.settle
 
-    def anew(
-        memory: Memory, worker: str, turn: Turn | None, settlements: Sequence[tuple[Lease, Settlement]]
-    ) -> Exchange:
-        return settle(memory, worker, None, settlements)
+    def anew(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settlements) -> Exchange:
+        return settle(memory, worker_id, None, settlements)
 
-    exchange.settle = anew
+    worker.settle = anew
 
 
 def forgets_deliveries() -> None:
     """What was handed back is claimed as if it had not been delivered before."""
-    deliver = exchange._deliver
+    deliver = worker._deliver
 
-    def forget(memory: Memory, claimed: Any, stream: Stream, entry: str) -> None:
-        stream.pending[entry] = replace(stream.pending[entry], deliveries=0)
-        deliver(memory, claimed, stream, entry)
+    def forget(memory: Memory, claimed: Any, job: Job) -> None:
+        job.deliveries = 0
+        deliver(memory, claimed, job)
 
-    exchange._deliver = forget
+    worker._deliver = forget
 
 
 def heeds_fenced_workers() -> None:
     """A worker that is not known is taken for a new one."""
 
-    def record(self: Memory, worker: str) -> Record:
-        return self.workers.setdefault(worker, Record(None, 15, float("inf")))
+    def worker(self: Memory, worker_id: str) -> Worker:
+        return self.workers.setdefault(worker_id, Worker(worker_id, "", 15, float("inf")))
 
-    Memory.record = record  # type: ignore[method-assign]
+    Memory.worker = worker  # type: ignore[method-assign]
 
 
 def spares_nobody() -> None:
     """Whoever was named is fenced, though it has beaten since."""
 
-    def fence_silent(memory: Memory, silent: Sequence[Silent]) -> list[str]:
-        for each in silent:
-            fence(memory, each.worker_id)
-        return [each.worker_id for each in silent]
-
-    worker._fence_silent = fence_silent
+    worker._until_ms = lambda worker: ""
 
 
 def leaves_no_killer_alone() -> None:
     """A job is delivered for the last time to a worker that runs others."""
-    exchange._runs_nothing = lambda memory, claimed: True
+    worker._Claim.runs_nothing = True  # type: ignore[assignment, method-assign]
 
 
 def tells_nothing() -> None:
     """Nobody hears of what happens."""
-    Memory.tell = lambda self, kind, value: None  # type: ignore[method-assign]
+    Memory.tell = lambda self, kind, value, channel="": None  # type: ignore[method-assign]
 
 
 def keeps_shares() -> None:
     """What was limited, and has ended, is counted on."""
-    exchange.give_up = lambda memory, place, *, refund=False: None  # type: ignore[attr-defined]
+    worker.give_up = lambda memory, job, *, refund=False: None  # type: ignore[attr-defined]
 
 
 def starts_over_a_limit() -> None:
     """A limit stops nobody."""
-    Limiter.start = lambda self, stream, entry, *, waited=False: None  # type: ignore[method-assign]
+    Limiter.start = lambda self, job, *, waited=False: None  # type: ignore[method-assign]
 
 
 def writes_as_it_reads() -> None:
     """A query leaves something behind."""
-    read = operator.read
+    for asked, answer in list(QUERIES.items()):
+        QUERIES[asked] = partial(_note, answer)
 
-    def note(memory: Memory, query: Any) -> Any:
-        memory.count("read")
-        return read(memory, query)
 
-    operator.read = note
+def _note(answer: Any, memory: Memory, query: Any) -> Any:
+    memory.count("read")
+    return answer(memory, query)
 
 
 def knows_only_what_it_did_itself() -> None:
@@ -138,30 +135,31 @@ def knows_only_what_it_did_itself() -> None:
 
 def keeps_results_of_lost_leases() -> None:
     """What a handler returned is kept, whoever holds its job by now."""
-    settle_one = exchange._settle_one
+    settle = worker.settle
 
-    def keep(memory: Memory, worker: str, lease: Lease, settlement: Settlement, added: Any) -> Reply:
-        reply = settle_one(memory, worker, lease, settlement, added)
-        if isinstance(settlement, Ack) and settlement.result is not None:
-            conclude(memory, lease.job_id, "completed", {}, settlement.result)
-        return reply
+    def keep(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settlements) -> Exchange:
+        answer = settle(memory, worker_id, turn, settlements)
+        for lease, settlement in settlements:
+            if isinstance(settlement, Ack) and settlement.result is not None:
+                memory.results[lease.job_id] = settlement.result.value or b"", float("inf")
+        return answer
 
-    exchange._settle_one = keep
+    worker.settle = keep
 
 
 def tells_nobody_who_waits() -> None:
     """A process that waits for a job does not hear of its end."""
-    Memory.tell_process = lambda self, process, job_id: None  # type: ignore[method-assign]
+    Memory.tell_processes = lambda self, job: None  # type: ignore[method-assign]
 
 
 def forgets_no_end() -> None:
     """How the last job of an id has ended is taken for the end of the next one."""
-    producer.forget_end = operator.forget_end = lambda memory, job_id: None  # type: ignore[attr-defined]
+    pushes.forget_end = operator.forget_end = lambda memory, job_id: None  # type: ignore[attr-defined]
 
 
 def lacks_measure() -> None:
     """One query is not known; no fault in a driver that says so."""
-    operator._READS = {query: answer for query, answer in operator._READS.items() if query is not GetBacklog}
+    del QUERIES[GetBacklog]
 
 
 def lacks(*verbs: str) -> None:
@@ -235,14 +233,14 @@ VERBS: dict[str, Callable[[], None]] = {
     "wait": _missing(MemoryConsumer, "wait"),
     "listen of a consumer": _missing(MemoryConsumer, "listen"),
     "the sync driver": _all(*(_missing(SyncMemoryDriver, name) for name in ("push", "read", "change"))),
-    "Measure": _asked("Measure", "read"),
+    "GetBacklog": _asked("GetBacklog", "read"),
     "GroupDead": _asked("GroupDead", "read"),
     **{name: _asked(name, "change") for name in ("Pause", "Resume", "Hold", "Unhold", "Unpark", "SetLimit")},
     "FindPauses": _asked("FindPauses", "read"),
     "FindLimits": _asked("FindLimits", "read"),
-    "Several": _asked("Several", "change"),
+    "ChangeMany": _asked("ChangeMany", "change"),
     "Tidy": _asked("Tidy", "change"),
     "listen of a driver": _missing(MemoryDriver, "listen"),
-    "Ask": _asked("Ask", "change"),
+    "GetStatus": _asked("GetStatus", "change"),
 }
 """What a driver's author may not have built yet."""

@@ -43,7 +43,8 @@ async def waited_for(store: Store, *job_ids: str) -> None:
 
     def are_noted() -> bool:
         if isinstance(store, MemoryStore):
-            return store.memory.ends.waiters.keys() >= {*job_ids}
+            jobs = [store.memory.jobs.get(job_id) for job_id in job_ids]
+            return all(job is not None and job.processes for job in jobs)
         assert isinstance(store, RedisStore)
         noted = store.admin.hkeys(f"{store.prefix}waiters")
         return {job_id.encode() for job_id in job_ids} <= {*noted}

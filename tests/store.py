@@ -8,7 +8,6 @@ import secrets
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,7 +17,7 @@ import redis
 from tenacity import wait_none
 
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.memory.state import Memory, encoded
+from redisjobs.drivers.memory.state import Job, Memory, encoded
 from redisjobs.drivers.memory.worker import join
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.connection import SyncConnection
@@ -154,25 +153,23 @@ class MemoryStore:
         return MemoryDriver(self.memory)
 
     def contents(self) -> object:
-        unstored = ("lock", "ears", "processes", "now_ms", "workers")
-        stored = {key: value for key, value in vars(self.memory).items() if key not in unstored}
-        workers = {worker: replace(record, run=id(record.run)) for worker, record in self.memory.workers.items()}
-        return copy.deepcopy((stored, workers))
+        unstored = ("lock", "channels", "now_ms")
+        return copy.deepcopy({key: value for key, value in vars(self.memory).items() if key not in unstored})
 
     def consumer(self, worker_id: str, *, lease: float = 15, max_deliveries: int = 3) -> Consumer:
         consumer = self.driver.consumer(worker_id, lease=lease, max_deliveries=max_deliveries)
         assert isinstance(consumer, MemoryConsumer)
         if worker_id in self.memory.workers:
-            self.memory.workers[worker_id].run = consumer
-        join(self.memory, worker_id, lease, consumer)
+            consumer._run = self.memory.workers[worker_id].run
+        join(self.memory, worker_id, lease, consumer._run)
         return consumer
 
     def age(self, seconds: float) -> None:
         with self.memory.lock:
-            for record in self.memory.workers.values():
-                record.until -= seconds
-            for pending in (each for stream in self.memory.streams for each in stream.pending.values()):
-                pending.since -= seconds
+            for worker in self.memory.workers.values():
+                worker.until -= seconds
+            for job in self.memory.jobs.values():
+                job.since -= seconds
 
     def put(
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
@@ -180,8 +177,7 @@ class MemoryStore:
         with self.memory.lock:
             job_id = _text_of(fields.get("id")) or f"put-{next(_numbers)}"
             raw = {b"id": encoded(job_id)} | {encoded(name): encoded(value) for name, value in fields.items()}
-            stream = self.memory.stream(priority)
-            self.memory.located[job_id] = (priority, self.memory.append(stream, raw, entry))
+            self.memory.enqueue(Job(job_id, priority, raw), 0)
             return job_id
 
 

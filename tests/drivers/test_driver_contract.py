@@ -140,18 +140,18 @@ def test_a_query_that_a_driver_says_it_lacks_is_not_tested(author: Author) -> No
     author.break_driver("lacks_measure")
     says_so = """
 
-from redisjobs.model.queries import Measure
+from redisjobs.model.queries import GetBacklog
 
 
 @pytest.fixture
 def driver_store():
     store = MemoryStore()
-    store.lacks = {Measure}
+    store.lacks = {GetBacklog}
     return store
 """
 
     assert author.run("asking", store=says_so) == []
-    assert author.output.count("this driver has no Measure") >= 1
+    assert author.output.count("this driver has no GetBacklog") >= 1
     assert author.passed > 40
 
 
@@ -169,13 +169,13 @@ BUILT = {
     "last_deliveries": ["idle"],
     "waiting": ["wait", "listen of a consumer"],
     "scanning": ["GroupDead", "RequeueAll", "DeleteAll"],
-    "asking": ["the sync driver", "Measure", "Several", "Tidy"],
+    "asking": ["the sync driver", "GetBacklog", "ChangeMany", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "limiting": ["SetLimit", "FindLimits"],
     "unique_keys": ["on_conflict"],
     "following": ["pushes"],
     "sharing": ["listen of a driver"],
-    "awaiting": ["Ask"],
+    "awaiting": ["GetStatus"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

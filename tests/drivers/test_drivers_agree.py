@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 from store import Heart, MemoryStore, RedisStore, Store
 
-from redisjobs.drivers.memory.retention import trim
+from redisjobs.drivers.memory.ends import trim
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Consumer, Driver, Fenced
@@ -50,7 +50,6 @@ from redisjobs.model.queries import (
     GetBacklog,
     GetStatus,
     Hold,
-    JobStatus,
     Pause,
     Requeue,
     RequeueAll,
@@ -193,12 +192,10 @@ def token(worker: str, lease: Lease) -> tuple[str, str, int, str]:
 
 
 class Side:
-    """One of the two: its store, its workers, and what it calls each job that was put in by hand."""
+    """One of the two: its store, and its workers."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.names: dict[str, str] = {}  # entry id -> our name for it
-        self.ids: dict[str, str] = {}  # and back
         self.consumers: dict[str, Consumer] = {}
 
     async def open(self) -> None:
@@ -212,10 +209,10 @@ class Side:
         await self.store.driver.aclose()
 
     def beat(self, worker: str, held: Sequence[Lease]) -> list[str] | None:
-        """The names of those of these jobs that somebody has asked to cancel; None: the worker is fenced."""
+        """The ids of those of these jobs that somebody has asked to cancel; None: the worker is fenced."""
         heart = Heart(self.consumers[worker])
         try:
-            return sorted(self.name(lease.job_id) for lease in heart.beat(lambda: held, {}))
+            return sorted(lease.job_id for lease in heart.beat(lambda: held, {}))
         except Fenced:
             return None
         finally:
@@ -238,7 +235,7 @@ class Side:
             claimed.replies += answer.replies
             settlements = []
             claimed.leases += answer.leases
-            claimed.ended += [(self.name(job_id), reply) for job_id, reply in answer.ended]
+            claimed.ended += answer.ended
             claimed.waits = claimed.waits or answer.waits is not None
             runs_alone = asks and any(lease.deliveries > 1 for lease in answer.leases)
             if runs_alone or len(claimed.leases) >= count or not answer.more:
@@ -249,7 +246,7 @@ class Side:
         if isinstance(self.store, MemoryStore):
             for worker_id in forget:
                 if worker_id in self.store.memory.fenced:
-                    self.store.memory.fenced[worker_id] = 0.0
+                    self.store.memory.fenced[worker_id].until = 0.0
             return
         assert isinstance(self.store, RedisStore)
         admin, prefix = self.store.admin, self.store.prefix
@@ -258,47 +255,30 @@ class Side:
             if worker_id.decode() in forget:
                 admin.hset(f"{prefix}worker:{worker_id.decode()}", "watched_until", 0)
 
-    def name(self, job_id: str) -> str:
-        entry, at, place = job_id.partition("@")
-        return self.names.get(entry, entry) + at + place
-
-    def id_of(self, name: str) -> str:
-        entry, at, place = name.partition("@")
-        return self.ids.get(entry, entry) + at + place
-
-    async def standings(self, names: Sequence[str], process: str = "") -> list[JobStatus]:
-        """How jobs stand, by our names for them."""
-        return await self.store.driver.change(GetStatus([self.id_of(name) for name in names], process))
-
     def waiters(self) -> dict[str, list[str]]:
         """Who waits for which job."""
         if isinstance(self.store, MemoryStore):
-            waiters = self.store.memory.ends.waiters
-            return {self.name(job_id): list(processes) for job_id, processes in waiters.items()}
+            jobs = self.store.memory.jobs.values()
+            return {job.id: list(job.processes) for job in jobs if job.processes}
         assert isinstance(self.store, RedisStore)
         noted = self.store.admin.hgetall(f"{self.store.prefix}waiters")
-        return {self.name(job_id.decode()): processes.decode().split() for job_id, processes in noted.items()}
+        return {job_id.decode(): processes.decode().split() for job_id, processes in noted.items()}
 
     def _fields(self, row: Lease | Row) -> dict[bytes, bytes]:
-        # Entry ids are the store's own, and so are a time of push that is read from them, and how long a run took.
-        job_id = row.fields.get(b"id", row.key.rpartition(" ")[2].encode()).decode()
-        known = {
-            **row.fields,
-            b"id": self.name(job_id).encode(),
-            b"queued_at": b"known" if b"queued_at" in row.fields else b"",
-        }
+        # A time of push that is read from an entry id, and how long a run took, are the store's own.
+        known = {**row.fields, b"queued_at": b"known" if b"queued_at" in row.fields else b""}
         if b"ran_ms" in known:
             known[b"ran_ms"] = b"known"
         return dict(sorted(known.items()))  # rows are sorted by their text
 
     def lease(self, lease: Lease) -> object:
-        return self.name(lease.job_id), lease.token[0], lease.deliveries, self._fields(lease)
+        return lease.job_id, lease.rank, lease.deliveries, self._fields(lease)
 
     def row(self, row: Row) -> Any:
-        if row.state not in LIVE and row.job_id.startswith(f"{row.key}@"):  # its id is another job's by now
-            return f"{row.fields[b'name']!r}@{row.state}", self._fields(row)
+        if row.state not in LIVE:  # its id may be another job's by now
+            return row.fields[b"id"].decode(), (row.state, row.priority), self._fields(row)
         where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
-        return self.name(row.job_id), (*where, row.why_waiting, row.progress), self._fields(row)
+        return row.job_id, (*where, row.why_waiting, row.progress), self._fields(row)
 
 
 async def scan(driver: Driver, state: State) -> list[Row]:
@@ -343,10 +323,8 @@ class TwoDrivers(RuleBasedStateMachine):
         self.looks = 0
         self.passed = 0
         self.dues = self.pushes = 0
-        self.put_in = 0
         self.replaced: set[tuple[str, str]] = set()  # pushes that have replaced a job
         self.pushed: set[str] = set()  # ids that are on the queue, but for those asked to be cancelled
-        self.shared: set[str] = set()  # ids that were put in by hand beside a pushed job
         self.restricted = self.to_unpark = False  # some jobs may not start; some may again, and are parked
         self.limited = False  # a limit was set
         self.running: Counter[str] = Counter()  # jobs under a limit, as of the last look
@@ -357,7 +335,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.revived = self.deleted_dead = self.requeued_dead = self.trimmed_dead = 0
 
     def teardown(self) -> None:
-        faults = [] if self.shared else self.redis.faults()
+        faults = self.redis.faults()
         for side in self.sides:
             self.portal.call(side.aclose)
         self.redis.end()
@@ -476,7 +454,7 @@ class TwoDrivers(RuleBasedStateMachine):
     def added(self, job: NewJob) -> None:
         self.done["pushed"] += 1
         self.over.discard(job.job_id)
-        self.pushed |= {job.job_id} - self.shared
+        self.pushed.add(job.job_id)
 
     def made(self, jobs: list[dict[str, Any]], nonce: str | None = None) -> list[NewJob]:
         """Jobs to be pushed; by a push of their own where no nonce is given."""
@@ -495,20 +473,6 @@ class TwoDrivers(RuleBasedStateMachine):
             fields += ["limit_key", options["key"]] if options["key"] else []
             made.append(NewJob(fields=fields, due=due, **rest))
         return made
-
-    @rule(job_id=st.sampled_from([None, None, "a", "mine"]), unique=st.sampled_from([{}, {"unique": "k"}]))
-    def put_by_hand(self, job_id: str | None, unique: dict[str, str]) -> None:
-        fields = {"name": "Work", "parameters": "{}", **({"id": job_id} if job_id else {}), **unique}
-        self.put_in += 1
-        name = f"put {self.put_in}"
-        for side in self.sides:
-            entry = side.store.put(fields, Priority.LOW)
-            side.names[entry], side.ids[name] = name, entry
-        self.names += [name, "mine"] if job_id == "mine" else [name]
-        if job_id:
-            self.shared.add(job_id)
-            self.pushed.discard(job_id)
-            self.over.discard(job_id)
 
     @rule(worker=workers, count=st.integers(0, 6), idle=st.booleans())
     def claim(self, worker: str, count: int, idle: bool) -> None:
@@ -690,9 +654,9 @@ class TwoDrivers(RuleBasedStateMachine):
             self.gone.add(lease.key)
         match reply, settlement:
             case (Reply.CANCELLED, _) | (Reply.OK, Ack(cancelled=True)):
-                self.finished("cancelled", self.sides[0].name(lease.job_id))
+                self.finished("cancelled", lease.job_id)
             case Reply.OK, Ack():
-                self.finished("completed", self.sides[0].name(lease.job_id))
+                self.finished("completed", lease.job_id)
             case Reply.OK, RetryLater():
                 self.done["retried"] += 1
             case Reply.OK, DeadLetter():
@@ -707,7 +671,7 @@ class TwoDrivers(RuleBasedStateMachine):
         memory = self.sides[0].store
         assert isinstance(memory, MemoryStore)
         # Where nothing new is there it would block, for as long as the server's timer is coarse.
-        if any(stream.unread for stream in memory.memory.streams):
+        if any(memory.memory.new.values()):
             self.take(worker, self.ask(lambda side: side.consumers[worker].wait(count, 0.001)))
 
     @rule(stalled=st.lists(workers, min_size=1, max_size=2, unique=True))
@@ -832,10 +796,10 @@ class TwoDrivers(RuleBasedStateMachine):
         due = self.later(9)
 
         async def do(side: Side) -> Reply:
-            return await side.store.driver.change(CHANGES[verb](side.id_of(name), due))
+            return await side.store.driver.change(CHANGES[verb](name, due))
 
         async def look(side: Side) -> State | None:
-            row = await side.store.driver.read(Find(side.id_of(name)))
+            row = await side.store.driver.read(Find(name))
             return row.state if row else None
 
         state = self.agree(look)
@@ -883,7 +847,7 @@ class TwoDrivers(RuleBasedStateMachine):
             assert (list(begin.job_ids), taken.after) == ([], "")
             if again and begin.after:
                 assert await driver.change(step(begin.after)) == BulkResult([])
-            return [side.name(job_id) for job_id in taken.job_ids]
+            return list(taken.job_ids)
 
         for name in self.agree(do):
             self.done[COUNTERS[verb]] += 1
@@ -968,13 +932,13 @@ class TwoDrivers(RuleBasedStateMachine):
         names = waiting or self.names
         name = names[number % len(names)]
         verb = Hold if holds else Unhold
-        self.agree(lambda side: side.store.driver.change(verb(side.id_of(name))))
+        self.agree(lambda side: side.store.driver.change(verb(name)))
 
     @rule(numbers=picks, process=st.sampled_from(["", "p1", "p2"]))
     def ask_for(self, numbers: list[int], process: str) -> None:
         """A process waits for some jobs, or only asks how they stand."""
         names = [self.names[number % len(self.names)] for number in numbers]
-        self.agree(lambda side: side.standings(names, process))
+        self.agree(lambda side: side.store.driver.change(GetStatus(names, process)))
 
     @rule(seconds=st.integers(1, 10))
     def advance(self, seconds: int) -> None:
@@ -989,7 +953,7 @@ class TwoDrivers(RuleBasedStateMachine):
     def both_know_the_same(self) -> None:
         async def look(side: Side) -> Any:
             driver = side.store.driver
-            found = [await driver.read(Find(side.id_of(name))) for name in names]
+            found = [await driver.read(Find(name)) for name in names]
             return (
                 await driver.read(FindPauses()),
                 await self.limits(side),
@@ -1001,7 +965,7 @@ class TwoDrivers(RuleBasedStateMachine):
                     for state in (State.COMPLETED, State.CANCELLED)
                 },
                 [row and side.row(row) for row in found],
-                await side.standings(names),
+                await driver.change(GetStatus(names)),
                 side.waiters(),
                 sorted([side.row(row) for row in await scan(driver, scanned)], key=str),
             )
@@ -1030,32 +994,29 @@ class TwoDrivers(RuleBasedStateMachine):
         assert total == {counter: self.done[counter] for counter in total}
         gone = self.deleted_dead + self.trimmed_dead
         ended = self.done["completed"] + self.done["cancelled"] + gone
-        assert self.done["pushed"] + self.put_in + self.revived == ended + sum(map(len, listed.values()))
+        assert self.done["pushed"] + self.revived == ended + sum(map(len, listed.values()))
         assert counts.dead == self.done["dead"] - self.requeued_dead - gone
         assert {state: len(rows) for state, rows in kept.items()} == {
             State.COMPLETED: self.kept["completed"],
             State.CANCELLED: self.kept["cancelled"],
         }
         assert (counts.completed, counts.cancelled) == (self.kept["completed"], self.kept["cancelled"])
-        there = [(name, state) for state, rows in listed.items() for name, *_ in rows if name not in self.shared]
+        there = [(name, state) for state, rows in listed.items() for name, *_ in rows]
         self.there = dict(there)
         assert len(there) == len(self.there)
         assert self.pushed <= self.there.keys()
-        assert not self.over & self.there.keys() - self.shared
+        assert not self.over & self.there.keys()
         # Whatever runs is held by one worker, the last it was given to.
-        holds = {(self.sides[0].name(lease.job_id), o, lease.deliveries) for o, (lease, _) in self.held.values()}
-        # One put in by hand under an id of its own runs under that id, and is looked up by its place.
-        runs = [(name, where[3], where[4]) for name, where, _ in listed[State.RUNNING] if "@" not in name]
+        holds = {(lease.job_id, o, lease.deliveries) for o, (lease, _) in self.held.values()}
+        runs = [(name, where[3], where[4]) for name, where, _ in listed[State.RUNNING]]
         assert set(runs) <= holds
-        assert len([run for run in runs if run[0] not in self.shared]) == len(
-            {name for name, *_ in runs} - self.shared
-        )
+        assert len(runs) == len({name for name, *_ in runs})
         # Who has ended is waited for no more, and says so.
-        assert waiters.keys() - self.shared <= self.there.keys()
+        assert waiters.keys() <= self.there.keys()
         for name, standing in zip(names, standings, strict=True):
             is_pending = name in self.there and self.there[name] is not State.DEAD
-            assert (standing.ending is Ending.PENDING) == is_pending or name in self.shared
-        # A key that is held to the end has one job at most: an entry by hand has none, nor has what was requeued.
+            assert (standing.ending is Ending.PENDING) == is_pending
+        # A key that is held to the end has one job at most: what was requeued has none.
         alone = Counter(
             fields[b"unique"]
             for state in (State.READY, State.RUNNING, State.DELAYED)
@@ -1063,9 +1024,10 @@ class TwoDrivers(RuleBasedStateMachine):
             if b"unique" in fields and b"unique_until" not in fields and b"nonce" in fields
         )
         assert max(alone.values(), default=1) == 1
-        rows = {row[0]: row for rows in (listed | kept).values() for row in rows}
+        # An id is that of the last job that had it.
+        rows = [row for rows in (listed | kept).values() for row in rows]
         for name, row in zip(names, found, strict=True):
-            assert row == rows.get(name) or name in self.shared
+            assert (row in rows) if row else name not in self.there
 
     async def limits(self, side: Side) -> Any:
         """The limits, how many wait in each line, and what runs under each."""
@@ -1075,7 +1037,7 @@ class TwoDrivers(RuleBasedStateMachine):
             step = await side.store.driver.read(FindLimits(step.after))
             lines += step.lines
             running += step.running
-        held = sorted((bucket, worker, side.name(job_id)) for bucket, worker, job_id in running)
+        held = sorted((bucket, worker, job_id) for bucket, worker, job_id in running)
         return limits, [(bucket, count) for bucket, count, _ in lines], held
 
     def keeps_limits(self, limits: dict[str, str], shares: list[tuple[str, str, str]]) -> None:

@@ -44,7 +44,6 @@ from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.worker.worker import Worker
 
 LUA = Path(__file__).parents[2] / "lua"
-MEMORY = LUA.parent / "redisjobs/drivers/memory"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 TABLES = {"streams", "stream_of"}  # includes that are no functions
@@ -264,21 +263,6 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses_but_keys(name: 
     else:
         assert outermost[0].startswith(f"local function {name}(")
         assert outermost[1:] == ["end"]
-
-
-@pytest.mark.parametrize(
-    "name", sorted({*SCRIPTS} - {"reject", "tidy", "restore", "shares", "screen", "push_plain", "push_one"})
-)  # no hand reaches into memory
-def test_each_script_has_one_twin_of_its_name_in_the_memory_driver(name: str) -> None:
-    modules = [
-        MEMORY / f"{module}.py"
-        for module in [
-            *("producer", "operator", "scans", "exchange", "worker", "schedules", "retention", "pauses"),
-            *("waiting", "limits"),
-        ]
-    ]
-    functions = [re.findall(r"^def (\w+)\(", module.read_text("utf-8"), re.M) for module in modules]
-    assert sum(found.count(name) for found in functions) == 1
 
 
 WRITTEN_BY = {

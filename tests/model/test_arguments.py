@@ -29,7 +29,8 @@ from redisjobs import (
     exponential_jitter,
     sync,
 )
-from redisjobs.drivers.memory.state import encoded
+from redisjobs.drivers.memory.state import Job, with_fields
+from redisjobs.model.job import Priority, State
 
 PACKAGE = redisjobs.__file__.removesuffix("__init__.py")
 
@@ -112,9 +113,10 @@ def put_letters(queue: Any) -> None:
     """Dead letters of a job that has a handler there, and of one that has none."""
     for job_id, name in (("known", "Card"), ("unknown", "Other")):
         fields = {"id": job_id, "name": name, "parameters": "{}", "priority": "normal"}
-        letter = queue.driver.memory.new_id()
-        queue.driver.memory.dead[letter] = {encoded(key): encoded(value) for key, value in fields.items()}
-        queue.driver.memory.located[job_id] = ("dead", letter)
+        if job_id in queue.driver.memory.jobs:
+            queue.driver.memory.remove(queue.driver.memory.jobs[job_id])
+        letter = Job(job_id, Priority.NORMAL, with_fields({}, fields))
+        queue.driver.memory.put(letter, queue.driver.memory.aside[State.DEAD])
 
 
 # For each call: how it is made of what is given in place of right arguments, those, and what to try for each.

@@ -216,7 +216,7 @@ class Machine(RuleBasedStateMachine):
 def jobs(side: Store) -> Iterator[str]:
     """The ids of all jobs there are."""
     if isinstance(side, MemoryStore):
-        yield from side.memory.located
+        yield from side.memory.jobs
     else:
         assert isinstance(side, RedisStore)
         yield from side.located()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypedDict
 
 import anyio
 import pytest
-from store import RedisStore, Store, eventually, restore
+from store import MemoryStore, RedisStore, Store, eventually, restore
 
 from redisjobs import (
     EncodeError,
@@ -586,20 +586,14 @@ BY_HAND = {
 """Limits as somebody may have written them, and which of five jobs start."""
 
 
-def write_limit(store: Store, name: str, text: str) -> None:
-    if isinstance(store, RedisStore):
-        store.admin.hset(f"{store.prefix}limits", name, text)
-    else:
-        assert isinstance(store.driver, MemoryDriver)
-        store.driver.memory.limits[name] = text
-
-
 @pytest.mark.parametrize("text", BY_HAND, ids=lambda text: text[:40])
-async def test_a_limit_that_somebody_wrote_is_read_alike_by_each_driver(store: Store, text: str) -> None:
+async def test_a_limit_that_was_written_with_redis_cli_is_read_as_python_reads_it(
+    engine_store: RedisStore, text: str
+) -> None:
+    store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()
-        write_limit(store, "Limited", text)
-        write_limit(store, "with space", "max_concurrency=1")
+        store.admin.hset(f"{store.prefix}limits", mapping={"Limited": text, "with space": "max_concurrency=1"})
         await push(driver, *"abcde", *(limited(f"s{number}", name="with space") for number in range(2)))
 
         assert job_ids(await claim(worker)) == [*BY_HAND[text], "s0", "s1"]
@@ -901,7 +895,11 @@ async def test_a_job_that_is_found_again_keeps_its_share_where_others_find_none(
         await limit(driver, "")
         await push(driver, limited("high", priority=Priority.HIGH))
         assert job_ids(await worker.wait(1, 5)) == ["high"]
-        write_limit(store, "Limited", "max_concurrency=1")
+        if isinstance(store, RedisStore):
+            store.admin.hset(f"{store.prefix}limits", "Limited", "max_concurrency=1")
+        else:
+            assert isinstance(store, MemoryStore)
+            store.memory.limits["Limited"] = Limit(1)
 
         found = await worker.recover([])
         assert job_ids(found) == ["a", "x"]

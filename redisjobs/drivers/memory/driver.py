@@ -1,6 +1,7 @@
 """The driver of `memory://`: both sides of a queue whose state is in this process."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ import anyio
 import anyio.lowlevel
 
 from redisjobs.base.eventloop import threadsafe_caller
-from redisjobs.drivers.memory import exchange, operator, producer, worker
-from redisjobs.drivers.memory.state import Memory
+from redisjobs.drivers.memory import limits, operator, pushes, schedules, worker
+from redisjobs.drivers.memory.state import CHANGES, CONTROL, QUERIES, READY, Listener, Memory
 from redisjobs.errors import Unavailable
-from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until
+from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until, supported
 from redisjobs.model.queries import Change, Query
 from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
 T = TypeVar("T")
+
+_ = (operator, schedules)  # which register what answers queries and changes
 
 
 class SyncMemoryDriver:
@@ -29,22 +32,27 @@ class SyncMemoryDriver:
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         _check_time(until)
-        return producer.push(self._memory, jobs, repeated=repeated)
+        with self._memory.lock:
+            return pushes.push(self._memory, jobs, repeated=repeated)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
         _check_time(until)
-        return operator.read(self._memory, query)
+        answer: Callable[[Memory, Query[T]], T] = supported(QUERIES, query, "memory")
+        with self._memory.lock:
+            return answer(self._memory, query)
 
     def change(self, change: Change[T], *, until: float = math.inf) -> T:
         _check_time(until)
-        return operator.change(self._memory, change)
+        make: Callable[[Memory, Change[T]], T] = supported(CHANGES, change, "memory")
+        with self._memory.lock:
+            return make(self._memory, change)
 
     def close(self) -> None:
         pass  # nothing is open
 
 
 def _check_time(until: float) -> None:
-    """What is in this process answers at once, and only a call that comes too late has no answer in time."""
+    """Fail a call that comes too late; any other one is answered at once."""
     if time.monotonic() >= until:
         raise Unavailable("the deadline is over")
 
@@ -54,7 +62,7 @@ class MemoryDriver:
 
     Args:
         memory: The state, if it is shared with another driver.
-        now_ms: What time it is; None for this machine's clock.
+        now_ms: Returns the time; None for this machine's clock.
 
     Attributes:
         memory: The state.
@@ -75,50 +83,44 @@ class MemoryDriver:
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         await anyio.lowlevel.checkpoint()
-        return producer.push(self.memory, jobs, repeated=repeated)
+        return self.sync.push(jobs, repeated=repeated)
 
     async def read(self, query: Query[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return operator.read(self.memory, query)
+        return self.sync.read(query)
 
     async def change(self, change: Change[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return operator.change(self.memory, change)
+        return self.sync.change(change)
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "MemoryConsumer":
         return MemoryConsumer(self.memory, worker_id, lease, max_deliveries)
 
     async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
-        await _listen(self.memory, on_notification, process)
+        await _listen(self.memory, process or CONTROL, on_notification)
 
     async def aclose(self) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def _listen(memory: Memory, on_notification: Callable[[Notification], None], process: str = "") -> None:
+async def _listen(memory: Memory, channel: str, on_notification: Callable[[Notification], None]) -> None:
     wake = threadsafe_caller()
-    ears = memory.processes.setdefault(process, []) if process else memory.ears
-
-    def hear(notification: Notification) -> None:
-        if notification.kind != "ready":  # that one is for `wait` alone
-            wake(lambda: on_notification(notification))
-
-    try:
-        with _listening(ears, hear):
-            on_notification(Notification("subscribed", ""))
-            await anyio.sleep_forever()
-    finally:
-        if process and not ears:
-            memory.processes.pop(process, None)
+    with _listening(memory, channel, lambda notification: wake(lambda: on_notification(notification))):
+        on_notification(Notification("subscribed", ""))
+        await anyio.sleep_forever()
 
 
 @contextmanager
-def _listening(ears: list[Callable[[Notification], None]], ear: Callable[[Notification], None]) -> Iterator[None]:
-    ears.append(ear)
+def _listening(memory: Memory, channel: str, listener: Listener) -> Iterator[None]:
+    with memory.lock:
+        memory.channels.setdefault(channel, []).append(listener)
     try:
         yield
     finally:
-        ears.remove(ear)
+        with memory.lock:
+            memory.channels[channel].remove(listener)
+            if not memory.channels[channel]:
+                del memory.channels[channel]
 
 
 class MemoryConsumer:
@@ -127,6 +129,7 @@ class MemoryConsumer:
     def __init__(self, memory: Memory, worker_id: str, lease: float, max_deliveries: int) -> None:
         self.worker_id = worker_id
         self._memory = memory
+        self._run = secrets.token_hex(8)
         self._lease = lease
         self._max_deliveries = max_deliveries
         self.server = "memory"
@@ -138,7 +141,8 @@ class MemoryConsumer:
 
     async def open(self, worker_id: str = "") -> list[str]:
         await anyio.lowlevel.checkpoint()
-        worker.join(self._memory, worker_id or self.worker_id, self._lease, self)
+        with self._memory.lock:
+            worker.join(self._memory, worker_id or self.worker_id, self._lease, self._run)
         self.worker_id = worker_id or self.worker_id
         return []
 
@@ -155,25 +159,21 @@ class MemoryConsumer:
         waiting: Sequence[Lease] = (),
     ) -> Exchange:
         await anyio.lowlevel.checkpoint()
-        settled = exchange.settle(self._memory, self.worker_id, turn, settlements)
-        if count is None:
-            return replace(settled, turns=exchange.has_turn(self._memory))
-        claimed = exchange.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
+        with self._memory.lock:
+            settled = worker.settle(self._memory, self.worker_id, turn, settlements)
+            if count is None:
+                return replace(settled, turns=limits.has_turn(self._memory))
+            claimed = worker.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
         return replace(claimed, replies=settled.replies, added=settled.added)
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
-        wake = threadsafe_caller()
-        there = anyio.Event()
-
-        def heard(notification: Notification) -> None:
-            if notification.kind == "ready":
-                wake(lambda: there.set())
-
-        until = until or Until()
+        wake, there, until = threadsafe_caller(), anyio.Event(), until or Until()
         until.when_set(lambda: there.set())
-        with _listening(self._memory.ears, heard), anyio.move_on_after(timeout):
+        listening = _listening(self._memory, READY, lambda _: wake(lambda: there.set()))
+        with listening, anyio.move_on_after(timeout):
             while not until.is_set:
-                leases = exchange.read(self._memory, self.worker_id, count)
+                with self._memory.lock:
+                    leases = worker.read(self._memory, self.worker_id, count)
                 if leases is not None:
                     return leases
                 await there.wait()
@@ -182,32 +182,37 @@ class MemoryConsumer:
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         await anyio.lowlevel.checkpoint()
-        return exchange.recover(self._memory, self.worker_id, held, older)
+        with self._memory.lock:
+            return worker.recover(self._memory, self.worker_id, held, older)
 
     async def reclaim(
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
     ) -> Reclaimed:
         await anyio.lowlevel.checkpoint()
-        return worker.reclaim(self._memory, self.worker_id, silent, others=others)
+        with self._memory.lock:
+            return worker.reclaim(self._memory, self.worker_id, silent, others=others)
 
     async def change(self, change: Change[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return operator.change(self._memory, change)
+        return SyncMemoryDriver(self._memory).change(change)
 
     async def release(self, *, refund: bool, watch: bool) -> int:
         await anyio.lowlevel.checkpoint()
-        return worker.release(self._memory, self.worker_id, refund=refund, watch=watch)
+        return self.sync.release(refund=refund, watch=watch)
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        await _listen(self._memory, on_notification)
+        await _listen(self._memory, CONTROL, on_notification)
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Beaten:
         """Beat as the worker of the moment; for any thread."""
         try:
-            asked = worker.beat(self._memory, self.worker_id, facts)
-            return worker.cancelled(self._memory, held()) if asked else ()
+            with self._memory.lock:
+                asked = worker.beat(self._memory, self.worker_id, facts)
         except Fenced as error:
             return error
+        leases = held() if asked else ()  # not under the lock, as it may wait for another thread
+        with self._memory.lock:
+            return worker.cancelled(self._memory, leases)
 
 
 class SyncMemoryConsumer:
@@ -220,7 +225,9 @@ class SyncMemoryConsumer:
         return [cast("MemoryConsumer", each.consumer).beat(each.held, each.facts) for each in beats]
 
     def release(self, *, refund: bool, watch: bool) -> int:
-        return worker.release(self._consumer._memory, self._consumer.worker_id, refund=refund, watch=watch)
+        memory = self._consumer._memory
+        with memory.lock:
+            return worker.release(memory, self._consumer.worker_id, refund=refund, watch=watch)
 
     def close(self) -> None:
         pass

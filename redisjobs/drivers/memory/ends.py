@@ -1,61 +1,147 @@
-"""How jobs have ended, for who asks for results or waits for them: the twin of `lua/include/conclude.lua`."""
+"""How jobs end: done, cancelled or dead; what is kept of them, and what waiting processes learn."""
 
-from redisjobs.drivers.memory.state import SWEPT, Ends, Fields, Memory, Outcome, text_of
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, answers, with_fields
+from redisjobs.model.job import State
+from redisjobs.model.queries import Ending, GetStatus, JobStatus
 from redisjobs.model.transitions import Result
 
-_WATCHED = 60_000  # ms that the last progress outlives its job by
-_LONGER = 86_400_000  # ms that an outcome outlives its result by, at most
+_WATCHED = 60_000  # ms for which the last progress outlives its job
+_DAY = 86_400_000  # ms for which progress is kept at most, and an outcome after its result
+_MOST_PROCESSES = 100  # that are told about one job
 
 
-def conclude(
-    memory: Memory, job_id: str, word: str, fields: Fields, result: Result | None = None, text: str = ""
+def finish(
+    memory: Memory,
+    job: Job,
+    state: State,
+    notes: Mapping[str, str],
+    result: Result | None = None,
+    *,
+    is_remembered: bool = True,
 ) -> None:
-    """Write down how a job has ended, where its result is kept, and tell the processes that wait for it."""
-    keep_ms = (result.keep_ms if result else 0) or kept_ms(fields) or 0
-    value = result.value if result else None
-    refused = result.refused if result else ""
-    if keep_ms > 0 and (refused or value is not None or word != "completed"):
-        now_ms = memory.now_ms()
-        known = Outcome("refused" if refused else word, refused or text, now_ms + keep_ms + min(keep_ms, _LONGER))
-        if value is not None:
-            known.value, known.value_until_ms = value, now_ms + keep_ms
-        memory.ends.outcomes[job_id] = known
-        end_progress(memory, job_id)
-        _sweep(memory.ends, now_ms)
-    for process in memory.ends.waiters.pop(job_id, ()):
-        memory.tell_process(process, job_id)
+    """End a job that is done or cancelled; keep it with some notes, if the queue keeps such."""
+    now_ms = memory.now_ms()
+    _conclude(memory, job, state, result)
+    memory.remove(job)
+    if is_remembered:
+        remember(memory, job)
+    memory.count(state)
+    if memory.retention.of(state) is not None:
+        _set_aside(memory, job, state, {"finished_at": str(now_ms), **notes})
 
 
-def kept_ms(fields: Fields) -> int | None:
-    """For how long an entry says that its result is to be kept, in ms; None: it does not say."""
-    text = text_of(fields, b"keep_result")
+def bury(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
+    """Make a job a dead letter, with what is known of the failure."""
+    known = {"deliveries": str(job.deliveries), "failed_at": str(memory.now_ms()), **notes}
+    memory.count("dead")
+    _set_aside(memory, job, State.DEAD, known)
+    _conclude(memory, job, State.DEAD)
+
+
+def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str]) -> None:
+    """Keep a job that waits for nothing, with some notes."""
+    queued_at = b"%d" % min(job.since_ms, memory.now_ms())
+    noted = {"id": job.id, "priority": str(job.priority), **notes}
+    job.fields = with_fields({b"queued_at": queued_at, **job.fields}, noted)
+    memory.put(job, memory.aside[state])
+
+
+def remember(memory: Memory, job: Job) -> None:
+    """Remember the push of a job, so that it adds nothing if it is repeated."""
+    now_ms = memory.now_ms()
+    memory.ended.put((job.id, job.fields.get(b"nonce", b"")), True, now_ms + REMEMBERED, now_ms)
+
+
+def _conclude(memory: Memory, job: Job, state: State, result: Result | None = None) -> None:
+    """Free a job's unique key, note how it ended if its result is kept, and tell waiting processes."""
+    key, now_ms = job.text(b"unique"), memory.now_ms()
+    if key and memory.uniques.get(key, ("", 0))[0] == job.id:
+        del memory.uniques[key]
+    result = result or Result(0)
+    keep_ms = result.keep_ms or kept_ms(job) or 0
+    if keep_ms > 0 and (result.refused or result.value is not None or state is not State.COMPLETED):
+        outcome = JobStatus(Ending.CANCELLED if state is State.CANCELLED else Ending.EXPIRED)
+        if result.refused:
+            outcome = JobStatus(Ending.REFUSED, error=result.refused)
+        elif state is State.DEAD:
+            outcome = JobStatus(Ending.DEAD, error=job.text(b"error"), error_type=job.text(b"error_type"))
+        elif result.value is not None:
+            memory.results.put(job.id, result.value, now_ms + keep_ms, now_ms)
+        memory.outcomes.put(job.id, outcome, now_ms + keep_ms + min(keep_ms, _DAY), now_ms)
+        end_progress(memory, job)
+    memory.tell_processes(job)
+    job.processes = ()
+
+
+def report(memory: Memory, job: Job, progress: bytes) -> None:
+    """Note what a job has reported, and tell the processes that wait for it."""
+    now_ms = memory.now_ms()
+    memory.progress.put(job.id, progress, now_ms + _DAY, now_ms)
+    memory.tell_processes(job)
+
+
+def end_progress(memory: Memory, job: Job) -> None:
+    """Keep what a job has reported for another minute, for those who watch it."""
+    progress = memory.progress.current(job.id, memory.now_ms())
+    if progress is not None:
+        memory.progress[job.id] = progress, memory.now_ms() + _WATCHED
+
+
+def kept_ms(job: Job) -> int | None:
+    """Return for how long a job's result is kept, in ms; None: the push did not say."""
+    text = job.text(b"keep_result")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 14 else None
 
 
-def forget_end(memory: Memory, job_id: str) -> None:
-    """Forget how a job of this id has ended, and what it has reported: there is a new one."""
-    memory.ends.outcomes.pop(job_id, None)
-    memory.progress.pop(job_id, None)
-    memory.ends.progress.pop(job_id, None)
+@answers(GetStatus)
+def status(memory: Memory, change: GetStatus) -> list[JobStatus]:
+    """Return how jobs stand, and note that a process waits for those that have not ended."""
+    statuses = []
+    for job_id in change.job_ids:
+        job = memory.jobs.get(job_id)
+        found = _ended(memory, job_id, job) if job is None or job.has_ended else _living(job, change.process)
+        progress = memory.progress.current(job_id, memory.now_ms())
+        statuses.append(replace(found, progress=progress or b""))
+    return statuses
 
 
-def end_progress(memory: Memory, job_id: str) -> None:
-    """Keep what a job that ends has reported last for another minute, for those who watch it."""
-    ended, now_ms = memory.ends.progress, memory.now_ms()
-    while ended and (first := next(iter(ended))) and ended[first][1] <= now_ms:
-        del ended[first]
-    if (said := memory.progress.pop(job_id, None)) is not None:
-        ended[job_id] = said, now_ms + _WATCHED
+def _living(job: Job, process: str) -> JobStatus:
+    if job.state is State.DEAD:
+        error, error_type = job.text(b"error"), job.text(b"error_type")
+        traceback, reason = job.text(b"traceback"), job.text(b"reason")
+        return JobStatus(Ending.DEAD, error=error, error_type=error_type, traceback=traceback, reason=reason)
+    if process and process not in job.processes:
+        job.processes = (*job.processes, process)[-_MOST_PROCESSES:]
+    place = "delayed" if job.state is State.DELAYED else job.priority
+    return JobStatus(Ending.PENDING, place, keep=kept_ms(job))
 
 
-def last_progress(memory: Memory, job_id: str) -> bytes:
-    """What a job that has ended has reported last; b'' for nothing, or if that was a minute ago."""
-    said, until_ms = memory.ends.progress.get(job_id, (b"", 0))
-    return said if until_ms > memory.now_ms() else memory.progress.get(job_id, b"")
+def _ended(memory: Memory, job_id: str, job: Job | None) -> JobStatus:
+    now_ms = memory.now_ms()
+    value = memory.results.current(job_id, now_ms)
+    if value is not None:
+        return JobStatus(Ending.COMPLETED, value=value)
+    kept = {State.COMPLETED: Ending.NOT_KEPT, State.CANCELLED: Ending.CANCELLED}
+    otherwise = JobStatus(kept[job.state] if job else Ending.NOT_FOUND)
+    return memory.outcomes.current(job_id, now_ms) or otherwise
 
 
-def _sweep(ends: Ends, now_ms: int) -> None:
-    """Drop what is over, each time that there is twice as much as was left the last time."""
-    if len(ends.outcomes) >= ends.sweep_at:
-        ends.outcomes = {job_id: known for job_id, known in ends.outcomes.items() if known.until_ms > now_ms}
-        ends.sweep_at = max(SWEPT, 2 * len(ends.outcomes))
+def trim(memory: Memory) -> int:
+    """Delete jobs that are kept no longer; return how many."""
+    total, now_ms = 0, memory.now_ms()
+    for state, place in memory.aside.items():
+        jobs, keep = list(place.values()), memory.retention.of(state)
+        most = 0 if keep is None else len(jobs) if keep.count is None else keep.count
+        oldest_ms = -math.inf if keep is None or keep.age_ms is None else now_ms - keep.age_ms
+        over = [job for at, job in enumerate(jobs) if at < len(jobs) - most or job.since_ms <= oldest_ms]
+        for job in over:
+            memory.remove(job)
+            if job.since_ms > now_ms - REMEMBERED:
+                remember(memory, job)
+        total += len(over)
+    memory.count("trimmed", total)
+    return total

@@ -1,57 +1,210 @@
-"""Limits of job names, set and looked at: the twins of `lua/{limit,limits}.lua`, each in one step."""
+"""Limits: which jobs have a share, which wait in line, and whose turn is next."""
 
-from redisjobs.drivers.memory.include import holder, identify, is_waiting
-from redisjobs.drivers.memory.shares import bucket_of, turn
-from redisjobs.drivers.memory.state import LINE, Memory, text_of
-from redisjobs.model.job import Priority
+import math
+
+from redisjobs.drivers.memory.state import Job, Line, Memory, answers, by_rank
+from redisjobs.model.limits import Limit
 from redisjobs.model.queries import FindLimits, LimitsFound, SetLimit
+from redisjobs.model.transitions import MOST_JOBS
+
+_LOST_MS = 5_000  # after which a line is looked at again, if jobs that had their turn did not start
+_MOST_LINES = 50  # that one claim hands back jobs from
 
 
-def limit(memory: Memory, change: SetLimit) -> str:
-    """Set the limit of a job name, or remove it."""
-    with memory.lock:
-        before = memory.limits.get(change.name, "")
-        if before == change.limit:
-            return ""
-        if change.limit:
-            memory.limits[change.name] = change.limit
-        else:
-            del memory.limits[change.name]
-        if change.limit and not before:
-            _count_running(memory, change.name)
-        give_turns(memory, change.name)
-        return ""
+class Limiter:
+    """Decides which jobs start under their limits, during one claim."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._full: set[str] = set()
+
+    def start(self, job: Job, *, waited: bool = False) -> Line | None:
+        """Give a job a share if it needs one; or return the line that it has to wait in."""
+        memory = self._memory
+        limit = memory.limits.get(job.name) if memory.limits else None
+        if limit is None:
+            return None
+        line = _line_of(memory, job)
+        if job.id in line.running:  # first: a job that is recovered has its share
+            return None
+        if line.counts_as in self._full:
+            return line
+        free, from_ms = _room(memory, line, limit)
+        if not free or (line.is_open and not waited):
+            self._full.add(line.counts_as)
+            if free or from_ms is not None:
+                _turn(memory, line, from_ms)
+            return line
+        line.running.add(job.id)
+        if limit.every_us is not None:
+            line.next_us = _next_us(line, limit, memory.now_ms() * 1000) + limit.every_us
+        free, from_ms = _room(memory, line, limit)
+        if line.is_open and not free:
+            memory.turns.pop(line.counts_as, None)  # until a share is given up
+            if from_ms is not None:
+                _turn(memory, line, from_ms)
+        return None
+
+    def pass_on(self, job: Job) -> None:
+        """Let the next in line have a turn, as this job, which had one, does not start."""
+        line = self._memory.lines.get(job.counts_as)
+        if line is not None and line.is_open and job.name in self._memory.limits:
+            _turn(self._memory, line)
 
 
-def _count_running(memory: Memory, name: str) -> None:
-    """Count jobs that were started without a limit."""
-    for stream in memory.streams:
-        for entry, pending in stream.pending.items():
-            fields, place = stream.entries[entry], (stream.priority, entry)
-            if text_of(fields, b"name") == name and not is_waiting(pending.worker) and place not in memory.shares:
-                memory.shares[place] = bucket_of(fields)
+def line_up(memory: Memory, job: Job, deliveries: int, line: Line) -> None:
+    """Let a job wait in line."""
+    memory.move(job, line.waiting)
+    job.deliveries, line.is_open = deliveries, True
+
+
+def give_up(memory: Memory, job: Job, *, refund: bool = False) -> None:
+    """Take the share of a job that runs no more; a refund lets its start not count for a rate."""
+    line = memory.lines.get(job.counts_as) if memory.lines else None
+    if line is None or job.id not in line.running:
+        return
+    line.running.remove(job.id)
+    limit = memory.limits.get(line.name)
+    if refund and limit is not None and limit.every_us is not None:
+        line.next_us -= limit.every_us
+    if line.is_open:
+        _turn(memory, line)
+
+
+def take_turns(memory: Memory) -> int:
+    """Hand back jobs whose turn it is; return how many."""
+    now_ms, total = memory.now_ms(), 0
+    due = sorted((at_ms, counts_as) for counts_as, at_ms in memory.turns.items() if at_ms <= now_ms)
+    for _, counts_as in due[:_MOST_LINES]:
+        if total == MOST_JOBS:
+            break
+        del memory.turns[counts_as]
+        total += _hand_on(memory, memory.lines[counts_as], MOST_JOBS - total)
+    return total
+
+
+def _hand_on(memory: Memory, line: Line, most: int) -> int:
+    """Hand back as many jobs of a line as may start."""
+    limit = memory.limits.get(line.name)
+    free, from_ms = _room(memory, line, limit)
+    if not free:
+        if from_ms is not None:
+            _turn(memory, line, from_ms)
+        return 0
+    wanted = int(min(free, most))
+    jobs = by_rank(line.waiting.values())[:wanted]
+    for job in jobs:
+        memory.hand_back(job, job.deliveries)
+    if len(jobs) == wanted:
+        _turn(memory, line, memory.now_ms() + (_LOST_MS if limit else 0))
+    else:
+        line.is_open = False
+    return len(jobs)
 
 
 def give_turns(memory: Memory, name: str) -> None:
-    """Let the next in line of a job name have a turn, in all of the name's lines."""
-    lines = [bucket for bucket in memory.waiting if bucket.partition(" ")[0] == name]
-    for bucket in lines:
-        turn(memory, bucket, memory.now_ms())
+    """Let the next in all lines of a job name have a turn."""
+    lines = [line for line in memory.lines.values() if line.is_open and line.name == name]
+    for line in lines:
+        _turn(memory, line)
     if lines:
         memory.tell("due", str(memory.now_ms()))
 
 
-def limits(memory: Memory, query: FindLimits) -> LimitsFound:
-    """Tell which job names have limits, and who holds what."""
-    with memory.lock:
-        waiting = {bucket: _in_line(memory, bucket) for bucket in sorted(memory.waiting)}
-        lines = [(bucket, count, memory.turns.get(bucket)) for bucket, count in waiting.items() if count]
-        running = []
-        for (priority, entry), bucket in memory.shares.items():
-            worker = holder(memory.stream(Priority(priority)), entry)
-            running.append((bucket, worker, identify(memory, priority, entry)))
-        return LimitsFound(dict(memory.limits), lines, running)
+def tidy_lines(memory: Memory) -> None:
+    """Give each line that could go on a turn, as the clock may have been set; drop those that have no jobs."""
+    now_ms, given = memory.now_ms(), False
+    for line in list(memory.lines.values()):
+        free, from_ms = _room(memory, line, memory.limits.get(line.name))
+        if line.is_open and (free or from_ms is not None):
+            given = _turn(memory, line, from_ms) or given
+        elif not (line.is_open or line.running) and line.next_us <= now_ms * 1000:
+            del memory.lines[line.counts_as]
+    if given or has_turn(memory):
+        tell_turn(memory)
 
 
-def _in_line(memory: Memory, bucket: str) -> int:
-    return sum(len(stream.held(LINE + bucket)) for stream in memory.streams)
+def has_turn(memory: Memory, since_ms: int = 0) -> bool:
+    """Whether a job that waits in line may start now, or might have for so long."""
+    return bool(memory.turns) and min(memory.turns.values()) <= memory.now_ms() - since_ms
+
+
+def next_turn(memory: Memory, due_in: float | None) -> float | None:
+    """Return in how many seconds a claim is needed, for a delayed job or for one in line."""
+    if not memory.turns:
+        return due_in
+    turn_in = max(0, min(memory.turns.values()) - memory.now_ms()) / 1000
+    return turn_in if due_in is None else min(due_in, turn_in)
+
+
+def tell_turn(memory: Memory) -> None:
+    """Tell all workers when the next turn is, as the worker that was to look then may be gone."""
+    if memory.turns:
+        memory.tell("due", str(min(memory.turns.values())))
+
+
+@answers(SetLimit)
+def set_limit(memory: Memory, change: SetLimit) -> str:
+    """Set the limit of a job name, or remove it."""
+    before = memory.limits.pop(change.name, None)
+    limit = Limit.read(change.limit) if change.limit else None
+    if limit is not None:
+        memory.limits[change.name] = limit
+    if limit == before:
+        return ""
+    if before is None:  # jobs that started without a limit count, too
+        for job in memory.running():
+            if job.name == change.name:
+                _line_of(memory, job).running.add(job.id)
+    give_turns(memory, change.name)
+    return ""
+
+
+@answers(FindLimits)
+def find_limits(memory: Memory, query: FindLimits) -> LimitsFound:
+    """Return the limits, which jobs have a share, and how many wait in line."""
+    lines = [line for _, line in sorted(memory.lines.items())]
+    shares = [(line.counts_as, job_id) for line in lines for job_id in sorted(line.running)]
+    running = [(counts_as, memory.jobs[job_id].place.worker, job_id) for counts_as, job_id in shares]
+    waiting = [
+        (line.counts_as, len(line.waiting), memory.turns.get(line.counts_as)) for line in lines if line.waiting
+    ]
+    return LimitsFound({name: limit.text for name, limit in memory.limits.items()}, waiting, running)
+
+
+def _line_of(memory: Memory, job: Job) -> Line:
+    counts_as = job.counts_as
+    if counts_as not in memory.lines:
+        memory.lines[counts_as] = Line(counts_as)
+    return memory.lines[counts_as]
+
+
+def _room(memory: Memory, line: Line, limit: Limit | None) -> tuple[float, int | None]:
+    """Return how many jobs of a line may start; and when one may, in ms, if the rate allows none now."""
+    if line.name in memory.paused_names:
+        return 0, None
+    free = math.inf
+    if limit is not None and limit.max_concurrency is not None:
+        free = max(0, limit.max_concurrency - len(line.running))
+    if not free or limit is None or limit.every_us is None or limit.ahead_us is None:
+        return free, None
+    now_us = memory.now_ms() * 1000  # once: no job is in time if the clock goes on between two looks
+    from_us = _next_us(line, limit, now_us) - limit.ahead_us
+    if from_us > now_us:
+        return 0, math.ceil(from_us / 1000)
+    return min(free, (now_us - from_us) // limit.every_us + 1), None
+
+
+def _next_us(line: Line, limit: Limit, now_us: int) -> int:
+    """Return when the next job starts at a steady rate; what is later than can be is corrected."""
+    line.next_us = min(line.next_us, now_us + (limit.ahead_us or 0) + (limit.every_us or 0))
+    return max(now_us, line.next_us)
+
+
+def _turn(memory: Memory, line: Line, at_ms: int | None = None) -> bool:
+    """Give the next in line a turn at that time, None for now; return False if it has an earlier one."""
+    turn_ms, known_ms = memory.now_ms() if at_ms is None else at_ms, memory.turns.get(line.counts_as)
+    is_sooner = known_ms is None or turn_ms < known_ms
+    if is_sooner:
+        memory.turns[line.counts_as] = turn_ms
+    return is_sooner

@@ -1,45 +1,17 @@
-"""What an operator does and sees: the twins of `lua/{cancel,requeue,delete,find,jobs,counts,backlog}.lua`."""
+"""An operator's side: what is seen of a queue, and what is changed; also what the code of workers declares."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
 
-from redisjobs.drivers.memory.ends import conclude, forget_end
-from redisjobs.drivers.memory.include import (
-    MOST_FIELDS,
-    by_due,
-    delay,
-    due_time,
-    enqueue,
-    finish,
-    forget_job,
-    holder,
-    is_waiting,
-    keep,
-    locate,
-)
-from redisjobs.drivers.memory.limits import limit, limits
-from redisjobs.drivers.memory.pauses import hold, pause, pauses, resume, unhold, unpark
-from redisjobs.drivers.memory.retention import declare, retain, tidy
-from redisjobs.drivers.memory.rows import aside_row, delayed_row, ready_row
-from redisjobs.drivers.memory.scans import groups, scan
-from redisjobs.drivers.memory.schedules import (
-    fire,
-    pause_schedule,
-    put_schedule,
-    remove_schedule,
-    schedules,
-    withdraw_schedules,
-)
-from redisjobs.drivers.memory.state import ALONE, RELEASED, Memory, encoded
-from redisjobs.drivers.memory.waiting import ask
-from redisjobs.model.driver import supported
-from redisjobs.model.job import Priority, State
+from redisjobs.drivers.memory.ends import finish, remember, trim
+from redisjobs.drivers.memory.limits import give_turns, tidy_lines
+from redisjobs.drivers.memory.pushes import due_time, forget_end, living
+from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
+from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import (
     Backlog,
     BulkResult,
     Cancel,
-    Change,
     ChangeMany,
     Count,
     Counts,
@@ -48,249 +20,363 @@ from redisjobs.model.queries import (
     DeleteAll,
     Filter,
     Find,
-    FindLimits,
     FindPauses,
     FindWorkers,
     GetBacklog,
-    GetStatus,
+    Group,
     GroupDead,
+    Grouped,
     Hold,
     Pause,
-    Query,
+    Pauses,
     Requeue,
     RequeueAll,
     Resume,
     Retain,
     Row,
     Scan,
-    SetLimit,
+    Scanned,
+    Tidied,
     Tidy,
     Unhold,
     Unpark,
     WorkersFound,
     backlog_since,
 )
-from redisjobs.model.stored import (
-    Fire,
-    ListSchedules,
-    PauseSchedule,
-    PutSchedules,
-    RemoveSchedule,
-    WithdrawSchedules,
-)
-from redisjobs.model.transitions import After, Reply
+from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
-T = TypeVar("T")
-
+_SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
+_MOST_NAMES = 50  # of the jobs of a group
 _MOST_TAKEN = 200  # dead letters of a step
-_STRIPPED = (  # what a requeued job leaves behind: its failure, its attempts, its claims on time and uniqueness
+_MOST_DECLARED = 20  # declarations that are noted
+_TIDY_MS = 55_000  # within which the queue is not tidied again
+_STRIPPED = (  # of a requeued job: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
     b"expires_at started_at unique unique_until window finished_at ran_ms"
 ).split()
 
 
+@answers(Find)
+def find(memory: Memory, query: Find) -> Row | None:
+    """Return what is known of one job."""
+    job = memory.jobs.get(query.job_id)
+    return None if job is None else _row(memory, job)
+
+
+def _row(memory: Memory, job: Job) -> Row:
+    is_running, is_delayed = job.state is State.RUNNING, job.state is State.DELAYED
+    is_waiting, now_ms = is_delayed or job.state is State.READY, memory.now_ms()
+    ran_ms = int((time.monotonic() - job.since) * 1000) if is_running else None
+    return Row(
+        job_id=job.id,
+        state=job.state,
+        priority=job.priority,
+        key="" if is_delayed else str(job.number),
+        queued_ms=0 if is_delayed else job.since_ms,
+        due_ms=job.due_ms if is_delayed else None,
+        worker=job.place.worker,
+        deliveries=job.deliveries,
+        cancelling=job.is_cancelling,
+        fields=job.fields,
+        held=job.id in memory.held if is_waiting else False,
+        started_ms=None if ran_ms is None else now_ms - ran_ms,
+        ran_ms=ran_ms,
+        why_waiting=_obstacle(memory, job) if is_waiting else None,
+        progress=((is_waiting or is_running) and memory.progress.current(job.id, now_ms)) or b"",
+    )
+
+
+def _obstacle(memory: Memory, job: Job) -> WhyWaiting | None:
+    """Return why a job that waits does not start; None: only its place in line, or its due time."""
+    line = memory.lines.get(job.counts_as)
+    obstacles = {
+        WhyWaiting.HELD: job.id in memory.held,
+        WhyWaiting.PAUSED: memory.paused is not None,
+        WhyWaiting.NAME_PAUSED: job.name in memory.paused_names,
+        WhyWaiting.LIMIT: line is not None and job.number in line.waiting,
+        WhyWaiting.NO_WORKER: all(worker.until <= time.monotonic() for worker in memory.workers.values()),
+        WhyWaiting.NO_HANDLER: b"unknown_since" in job.fields,
+        WhyWaiting.LAST_DELIVERY: job.place is memory.isolated,
+    }
+    return next((why for why, is_so in obstacles.items() if is_so), None)
+
+
+@answers(Scan)
+def scan(memory: Memory, query: Scan) -> Scanned:
+    """List jobs of a state that a filter lets through, a step at a time."""
+    rows: list[Row] = []
+    jobs = _after(memory, query.state, query.after)
+    for looked, (after, job) in enumerate(jobs, 1):
+        if _passes(job, query.filter, memory.now_ms()):
+            rows.append(_row(memory, job))
+        if looked == MOST_JOBS or len(rows) == query.limit:
+            return Scanned(rows, after)
+    return Scanned(rows)
+
+
+def _after(memory: Memory, state: State, after: str) -> list[tuple[str, Job]]:
+    """Return the jobs of a state behind a place, in order, each with its own place."""
+
+    def place(job: Job) -> tuple[int, int]:
+        if state in memory.aside:
+            return 0, -job.number  # the newest first
+        return job.due_ms if state is State.DELAYED else job.rank, job.number
+
+    jobs: Iterable[Job] = memory.aside.get(state, memory.delayed).values()
+    if state in (State.READY, State.RUNNING):
+        jobs = memory.waiting() if state is State.READY else memory.running()
+    begin = tuple(map(int, after.split())) if after else (-1, 0)
+    found = sorted(((place(job), job) for job in jobs), key=lambda each: each[0])
+    return [(f"{at[0]} {at[1]}", job) for at, job in found if at > begin]
+
+
+def _passes(job: Job, wanted: Filter, now_ms: int) -> bool:
+    exact = {b"name": wanted.name, b"fingerprint": wanted.fingerprint, b"reason": wanted.reason}
+    if any(text and job.text(name) != text for name, text in exact.items()):
+        return False
+    since_ms = _time_of(job, _SINCE.get(job.state, b"queued_at"))
+    if wanted.older_ms is not None and since_ms > now_ms - wanted.older_ms:
+        return False
+    return any(wanted.text in job.text(name) for name in (b"parameters", b"error"))
+
+
+def _time_of(job: Job, name: bytes) -> int:
+    """Return a time that a field says; without it, when the job came to its place."""
+    text = job.fields.get(name, b"")
+    return int(text) if text.isdigit() and len(text) < 16 else job.since_ms
+
+
+@answers(GroupDead)
+def group_dead(memory: Memory, query: GroupDead) -> Grouped:
+    """Group dead letters by kind of failure, a step at a time."""
+    kinds: dict[tuple[str, str], list[Job]] = {}
+    letters = _after(memory, State.DEAD, query.after)
+    for _, job in letters[:MOST_JOBS]:
+        fingerprint = job.text(b"fingerprint")
+        kind = ("fingerprint", fingerprint) if fingerprint else ("reason", job.text(b"reason"))
+        kinds.setdefault(kind, []).append(job)
+    after = letters[MOST_JOBS - 1][0] if len(letters) > MOST_JOBS else ""
+    return Grouped([_group(jobs) for jobs in kinds.values()], after)
+
+
+def _group(jobs: Sequence[Job]) -> Group:
+    newest, times = jobs[0], [_time_of(job, b"failed_at") for job in jobs]
+    return Group(
+        fingerprint=newest.text(b"fingerprint"),
+        reason=newest.text(b"reason"),
+        error_type=newest.text(b"error_type"),
+        count=len(jobs),
+        first_ms=min(times),
+        last_ms=max(times),
+        job_id=newest.id,
+        error=newest.text(b"error"),
+        names=list(dict.fromkeys(job.name for job in jobs))[:_MOST_NAMES],
+    )
+
+
+@answers(Count)
+def count(memory: Memory, query: Count) -> Counts:
+    """Count the jobs in each state, and return the counters."""
+    ready = dict.fromkeys(Priority, 0)
+    for job in memory.waiting():
+        ready[job.priority] += 1
+    aside = {str(state): len(place) for state, place in memory.aside.items()}
+    running = sum(1 for _ in memory.running())
+    return Counts(ready, running, len(memory.delayed), totals=dict(memory.totals), **aside)
+
+
+@answers(GetBacklog)
+def backlog(memory: Memory, query: GetBacklog) -> Backlog:
+    """Return since when the oldest ready jobs have been ready, and how many workers there are."""
+    new = [next(iter(place.values())) for place in memory.new.values() if place]
+    now_ms, now = memory.now_ms(), time.monotonic()
+    since = [
+        (job.priority, float(job.since_ms)) for job in (*memory.returned.values(), *memory.isolated.values(), *new)
+    ]
+    since += [(job.priority, float(job.due_ms)) for job in memory.due(now_ms)[:1]]
+    return backlog_since(since, now_ms, sum(worker.until > now for worker in memory.workers.values()))
+
+
+@answers(FindWorkers)
+def find_workers(memory: Memory, query: FindWorkers) -> WorkersFound:
+    """Return the workers, and what each said at its last heartbeat."""
+    now = time.monotonic()
+    return WorkersFound([(each.id, each.until - now, each.facts) for each in memory.workers.values()])
+
+
+@answers(FindPauses)
+def find_pauses(memory: Memory, query: FindPauses) -> Pauses:
+    """Return what may not start."""
+    return Pauses(memory.paused, dict(memory.paused_names), len(memory.held))
+
+
+@answers(Cancel)
 def cancel(memory: Memory, change: Cancel) -> Reply:
-    """Cancel a job, wherever it is."""
-    with memory.lock:
-        job_id, place, entry = locate(memory, change.job_id)
-        if not place or place in ("completed", "cancelled"):
-            return Reply.NOT_FOUND
-        if place == "dead":
-            return Reply.DEAD
-        if place == "delayed":
-            memory.held.pop(job_id, None)
-            job = memory.delayed.pop(job_id)
-            conclude(memory, job_id, "cancelled", job.fields)
-            forget_job(memory, job_id, job.fields)
-            memory.count("cancelled")
-            keep(memory, "cancelled", job.priority, entry, job_id, job.fields, {})
-            return Reply.CANCELLED
-        stream = memory.stream(Priority(place))
-        worker = holder(stream, entry)
-        if not is_waiting(worker):
-            _mark(memory, job_id, place, entry, worker)
-            return Reply.CANCELLING
-        memory.held.pop(job_id, None)
-        finish(memory, stream, entry, job_id, "cancelled", {})
+    """Cancel a job that waits; or ask its worker to."""
+    job = living(memory, change.job_id)
+    if job is None or job.state is State.DEAD:
+        return Reply.DEAD if job else Reply.NOT_FOUND
+    if job.state is not State.RUNNING:
+        memory.held.discard(job.id)
+        finish(memory, job, State.CANCELLED, {})
         return Reply.CANCELLED
+    job.is_cancelling = True
+    if job.place.worker in memory.workers:
+        memory.workers[job.place.worker].cancels += 1
+    memory.tell("cancel", job.id)
+    return Reply.CANCELLING
 
 
-def _mark(memory: Memory, job_id: str, place: str, entry: str, worker: str) -> None:
-    """Note beside the place of a job that runs, and in the record of who runs it, that it is to be cancelled."""
-    memory.located[job_id] = (place, entry)
-    memory.marks[place, entry] = "cancelling"
-    if worker in memory.workers:
-        memory.workers[worker].cancels += 1
-    memory.tell("cancel", job_id)
-
-
+@answers(Requeue)
 def requeue(memory: Memory, change: Requeue) -> Reply:
-    """Give a dead letter another life; where it is asked for, a job that was kept."""
-    with memory.lock:
-        job_id, place, letter = locate(memory, change.job_id)
-        if place not in memory.aside or not (place == State.DEAD or change.ended):
-            return Reply.NOT_FOUND
-        if change.key and change.key != letter:
-            return Reply.NOT_FOUND
-        fields = memory.aside[place][letter]
-        kept = {key: value for key, value in fields.items() if key not in _STRIPPED}
-        if len(kept) > MOST_FIELDS:
-            return Reply.OVERSIZED
-        if change.parameters is not None:
-            kept[b"parameters"] = change.parameters
-        if change.limit_key:
-            kept[b"limit_key"] = encoded(change.limit_key)
-        del memory.aside[place][letter]
-        priority, now_ms = Priority(fields[b"priority"].decode()), memory.now_ms()
-        due_ms = due_time(change.due, now_ms)
-        if due_ms > now_ms:
-            delay(memory, job_id, priority, kept, due_ms)
-        else:
-            enqueue(memory, job_id, memory.stream(priority), kept)
-        forget_end(memory, job_id)
-        memory.count("requeued")
-        return Reply.OK
+    """Make a dead letter ready again, or delayed; or a job that was kept, where that is asked for."""
+    job = memory.jobs.get(change.job_id)
+    if job is None or not (job.state is State.DEAD or (change.ended and job.has_ended)):
+        return Reply.NOT_FOUND
+    if change.key not in ("", str(job.number)):
+        return Reply.NOT_FOUND
+    fields = {name: value for name, value in job.fields.items() if name not in _STRIPPED}
+    if change.parameters is not None:
+        fields[b"parameters"] = change.parameters
+    if change.limit_key:
+        fields[b"limit_key"] = encoded(change.limit_key)
+    job.fields = fields
+    memory.enqueue(job, due_time(change.due, memory.now_ms()))
+    forget_end(memory, job.id)
+    memory.count("requeued")
+    return Reply.OK
 
 
+@answers(Delete)
 def delete(memory: Memory, change: Delete) -> Reply:
-    """Throw a dead letter away, or a job that was kept."""
-    with memory.lock:
-        job_id, place, letter = locate(memory, change.job_id)
-        if place not in memory.aside:
-            return Reply.NOT_FOUND
-        forget_job(memory, job_id, memory.aside[place].pop(letter))
-        memory.count("deleted")
-        return Reply.OK
+    """Delete a dead letter, or a job that was kept."""
+    job = memory.jobs.get(change.job_id)
+    if job is None or job.state not in memory.aside:
+        return Reply.NOT_FOUND
+    memory.remove(job)
+    remember(memory, job)
+    memory.count("deleted")
+    return Reply.OK
 
 
+@answers(RequeueAll)
 def requeue_all(memory: Memory, change: RequeueAll) -> BulkResult:
-    """Give dead letters another life, one step."""
+    """Make dead letters ready again, one step."""
     wait_ms = change.wait_ms
 
-    def take(letter: str) -> bool:
+    def take(job_id: str) -> None:
         nonlocal wait_ms
-        due = After(wait_ms) if wait_ms > 0 else None
-        is_taken = requeue(memory, Requeue(letter, due)) is Reply.OK
-        wait_ms += change.pause_ms if is_taken else 0.0
-        return is_taken
+        requeue(memory, Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
+        wait_ms += change.pause_ms
 
     return _take(memory, change.filter, change.after, take)
 
 
+@answers(DeleteAll)
 def delete_all(memory: Memory, change: DeleteAll) -> BulkResult:
-    """Throw dead letters away, one step."""
-    return _take(memory, change.filter, change.after, lambda letter: delete(memory, Delete(letter)) is Reply.OK)
+    """Delete dead letters, one step."""
+    return _take(memory, change.filter, change.after, lambda job_id: delete(memory, Delete(job_id)))
 
 
-def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[str], bool]) -> BulkResult:
-    with memory.lock:
-        if not after:
-            newest = next(reversed(memory.aside["dead"]), "")
-            return BulkResult([], newest and _next_to(newest))
-        step = scan(memory, Scan(State.DEAD, wanted, after, _MOST_TAKEN))
-        return BulkResult([row.job_id for row in step.rows if take(f"{row.key}@dead")], step.after)
+def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[str], object]) -> BulkResult:
+    """Do something with the dead letters that a filter lets through, from where an earlier step left off."""
+    if not after:  # where to begin: behind the newest
+        newest = next(reversed(memory.aside[State.DEAD]), None)
+        return BulkResult([], "" if newest is None else f"0 {-newest - 1}")
+    step = scan(memory, Scan(State.DEAD, wanted, after, _MOST_TAKEN))
+    job_ids = [row.job_id for row in step.rows]
+    for job_id in job_ids:
+        take(job_id)
+    return BulkResult(job_ids, step.after)
 
 
-def _next_to(entry: str) -> str:
-    ms, _, sequence = entry.partition("-")
-    return f"{ms}-{int(sequence) + 1}"
-
-
-def several(memory: Memory, changes: ChangeMany) -> list[Reply]:
+@answers(ChangeMany)
+def change_many(memory: Memory, changes: ChangeMany) -> list[Reply]:
     """Make some changes, one after another."""
-    return [change(memory, each) for each in changes.changes]
+    return [CHANGES[type(each)](memory, each) for each in changes.changes]
 
 
-def find(memory: Memory, query: Find) -> Row | None:
-    """Where one job is."""
-    with memory.lock:
-        job_id, place, entry = locate(memory, query.job_id)
-        if not place:
-            return None
-        if place in memory.aside:
-            return aside_row(memory, State(place), entry)
-        if place == "delayed":
-            return delayed_row(memory, job_id, memory.delayed[job_id])
-        return ready_row(memory, memory.stream(Priority(place)), entry)
+@answers(Hold)
+def hold(memory: Memory, change: Hold) -> Reply:
+    """Let one waiting job not start."""
+    job = living(memory, change.job_id)
+    if job is None or job.state not in (State.READY, State.DELAYED):
+        return Reply[job.state.name] if job else Reply.NOT_FOUND
+    memory.held.add(job.id)
+    return Reply.HELD
 
 
-def counts(memory: Memory, query: Count) -> Counts:
-    """Count the jobs in each state, and tell the counters."""
-    with memory.lock:
-        running = {s.priority: sum(not is_waiting(p.worker) for p in s.pending.values()) for s in memory.streams}
-        ready = {s.priority: len(s.entries) - running[s.priority] for s in memory.streams}
-        aside = {state: len(entries) for state, entries in memory.aside.items()}
-        return Counts(ready, sum(running.values()), len(memory.delayed), totals=dict(memory.totals), **aside)
+@answers(Unhold)
+def unhold(memory: Memory, change: Unhold) -> Reply:
+    """Let go of a job that is held."""
+    was_held = change.job_id in memory.held
+    memory.held.discard(change.job_id)
+    job = memory.jobs.get(change.job_id)
+    if job is not None and job.place is memory.parked and not memory.may_not_start(job):
+        memory.hand_back(job, job.deliveries)
+        memory.tell("released", "1")
+        return Reply.OK
+    return Reply.OK if was_held else Reply.NOT_FOUND
 
 
-def backlog(memory: Memory, query: GetBacklog) -> Backlog:
-    """Tell since when the oldest ready jobs have been ready, and how many workers there are."""
-    with memory.lock:
-        since: list[tuple[Priority, float]] = []
-        for stream in memory.streams:
-            back = stream.held(RELEASED, ALONE)
-            since += [(stream.priority, _ms_of(entry)) for entry in [*back, *stream.unread]]
-        now_ms, now = memory.now_ms(), time.monotonic()
-        first = next(iter(by_due(memory)), None)
-        if first is not None and first[1].due_ms <= now_ms:
-            since.append((first[1].priority, first[1].due_ms))
-        return backlog_since(since, now_ms, sum(record.until > now for record in memory.workers.values()))
+@answers(Pause)
+def pause(memory: Memory, change: Pause) -> Reply:
+    """Let nothing start, or no job of one name."""
+    if change.name:
+        memory.paused_names.setdefault(change.name, memory.now_ms())
+    elif memory.paused is None:
+        memory.paused = memory.now_ms()
+        memory.tell("paused", "")
+    return Reply.OK
 
 
-def workers(memory: Memory, query: FindWorkers) -> WorkersFound:
-    """Tell which workers there are, and what each said at its last heartbeat."""
-    with memory.lock:
-        now = time.monotonic()
-        return WorkersFound([(worker, each.until - now, each.facts) for worker, each in memory.workers.items()])
+@answers(Resume)
+def resume(memory: Memory, change: Resume) -> Reply:
+    """Let jobs start again."""
+    if change.name:
+        if memory.paused_names.pop(change.name, None) is not None:
+            give_turns(memory, change.name)
+    elif memory.paused is not None:
+        memory.paused = None
+        memory.tell("resumed", "")
+    return Reply.OK
 
 
-def _ms_of(entry: str) -> int:
-    return int(entry.partition("-")[0])
+@answers(Unpark)
+def unpark(memory: Memory, change: Unpark) -> str:
+    """Hand back the parked jobs that may start now."""
+    jobs = [job for job in memory.parked.values() if not memory.may_not_start(job)]
+    for job in jobs:
+        memory.hand_back(job, job.deliveries)
+    if jobs:
+        memory.tell("released", str(len(jobs)))
+    return ""
 
 
-_READS: Mapping[type[Query[Any]], Callable[[Memory, Any], Any]] = {
-    Find: find,
-    FindLimits: limits,
-    FindPauses: pauses,
-    FindWorkers: workers,
-    Scan: scan,
-    GroupDead: groups,
-    Count: counts,
-    ListSchedules: schedules,
-    GetBacklog: backlog,
-}
-_CHANGES: Mapping[type[Change[Any]], Callable[[Memory, Any], Any]] = {
-    Cancel: cancel,
-    Requeue: requeue,
-    Delete: delete,
-    ChangeMany: several,
-    RequeueAll: requeue_all,
-    DeleteAll: delete_all,
-    GetStatus: ask,
-    Retain: retain,
-    Declare: declare,
-    Tidy: tidy,
-    Hold: hold,
-    Unhold: unhold,
-    Pause: pause,
-    Resume: resume,
-    Unpark: unpark,
-    SetLimit: limit,
-    PutSchedules: put_schedule,
-    WithdrawSchedules: withdraw_schedules,
-    PauseSchedule: pause_schedule,
-    RemoveSchedule: remove_schedule,
-    Fire: fire,
-}
+@answers(Retain)
+def retain(memory: Memory, change: Retain) -> Reply:
+    """Set what the queue keeps."""
+    memory.retention = change.retention
+    return Reply.OK
 
 
-def read(memory: Memory, query: Query[T]) -> T:
-    """Answer a query."""
-    answer: T = supported(_READS, query, "memory")(memory, query)
-    return answer
+@answers(Declare)
+def declare(memory: Memory, change: Declare) -> bool:
+    """Return whether a declaration of a worker's code is noted; note it once it is done."""
+    is_known = change.declaration in memory.declared
+    if change.done:
+        others = (each for each in memory.declared if each != change.declaration)
+        memory.declared = [change.declaration, *others][:_MOST_DECLARED]
+    return is_known
 
 
-def change(memory: Memory, change: Change[T]) -> T:
-    """Make a change."""
-    answer: T = supported(_CHANGES, change, "memory")(memory, change)
-    return answer
+@answers(Tidy)
+def tidy(memory: Memory, change: Tidy) -> Tidied:
+    """Hand back what may start, give lines their turns, and delete what is kept no longer."""
+    now_ms = memory.now_ms()
+    if memory.tidied_ms is not None and memory.tidied_ms <= now_ms < memory.tidied_ms + _TIDY_MS:
+        return Tidied()
+    memory.tidied_ms = now_ms
+    unpark(memory, Unpark())
+    tidy_lines(memory)
+    return Tidied(trimmed=trim(memory))

@@ -1,286 +1,336 @@
-"""What a queue is made of: the keys of `lua/README.md` as dicts, and what Redis itself does to them.
+"""The state of one queue: its jobs and the place that each is in, workers, limits, and what is remembered.
 
-Streams are dicts in the order of their entry ids, with the pending list as a dict beside them. Nothing survives
-the process.
+Nothing outlives the process. Times that end in `_ms` or `_us` are the queue's; others are of the monotonic clock.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from redisjobs.model.driver import Fenced, Notification
-from redisjobs.model.job import Priority
-from redisjobs.model.retention import ASIDE, Retention
+from redisjobs.model.job import Priority, State
+from redisjobs.model.limits import Limit
+from redisjobs.model.queries import Change, JobStatus, Query
+from redisjobs.model.retention import DEFAULT, Retention
 from redisjobs.model.stored import Definition
 from redisjobs.model.transitions import Exchange, Pushed
 
-Fields = dict[bytes, bytes]
-Place = tuple[str, str]  # a priority, that of a ready stream, `delayed` or `dead`; and the entry there
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+
+Fields = Mapping[bytes, bytes]
 Push = tuple[str, bytes]  # job id, nonce
+Listener = Callable[[Notification], None]
 
-RELEASED = "released"  # who holds what was handed back
-ALONE = "alone"  # who holds what was too, and has to run alone
-PARKED = "parked"  # who holds what may not start
-SWEPT = 1_000  # outcomes below which nobody looks for those that are over
-LINE = "line:"  # who holds what waits for a limit; after it is what that is counted under
+REMEMBERED = 60_000  # ms for which a push is remembered after its job ended, as it may be repeated
+CONTROL, READY = " control", " ready"  # channels beside those of processes: for all, and for new jobs
+_SWEPT = 1_000  # values below which none is dropped
+
+
+class Place(dict[int, "Job"]):
+    """The jobs that are in one place, by number; their state, and the worker that runs them."""
+
+    __slots__ = ("state", "worker")
+
+    def __init__(self, state: State, worker: str = "") -> None:
+        super().__init__()
+        self.state, self.worker = state, worker
 
 
 @dataclass(slots=True)
-class Pending:
-    """An entry that was delivered: who holds it, by which delivery, since when (this process' monotonic clock)."""
+class Job:
+    """A job of the queue, in any state."""
 
-    worker: str
-    deliveries: int
-    since: float
-
-
-@dataclass(slots=True)
-class Stream:
-    """One ready stream: its entries, which of them the group has not read, and its pending list."""
-
-    number: int
+    id: str
     priority: Priority
-    entries: dict[str, Fields] = field(default_factory=dict)
-    unread: dict[str, None] = field(default_factory=dict)
-    pending: dict[str, Pending] = field(default_factory=dict)
+    fields: Fields  # what was pushed, and what was noted since
+    place: Place = field(init=False, compare=False, repr=False)
+    number: int = 0  # greater than that of each job that came to its place before
+    since_ms: int = 0  # when it became ready, was delayed or set aside
+    due_ms: int = 0  # of a delayed job
+    deliveries: int = 0
+    since: float = 0.0  # when it was delivered or handed back last
+    ran_alone: bool = False  # its last worker ran nothing else
+    is_cancelling: bool = False  # a cancel was asked for while it ran
+    processes: tuple[str, ...] = ()  # that wait for its end
 
-    def held(self, *workers: str) -> list[str]:
-        """XPENDING: the entries that these workers hold, `RELEASED`, `ALONE` or `PARKED`."""
-        return [entry for entry, pending in self.pending.items() if pending.worker in workers]
+    @property
+    def state(self) -> State:
+        return self.place.state
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is done or cancelled, and kept; its id is free."""
+        return self.place.state in (State.COMPLETED, State.CANCELLED)
+
+    @property
+    def rank(self) -> int:
+        return _RANKS[self.priority]
+
+    @property
+    def name(self) -> str:
+        return self.text(b"name")
+
+    @property
+    def counts_as(self) -> str:
+        """What it counts as under a limit: its name, or its name and its limit key."""
+        key = self.text(b"limit_key")
+        return f"{self.name} {key}" if key else self.name
+
+    def text(self, name: bytes) -> str:
+        """Return the value of a field; '' if it is absent."""
+        return self.fields.get(name, b"").decode("utf-8", "surrogateescape")
+
+
+_RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 
 
 @dataclass(slots=True)
-class Delayed:
-    """A delayed job; `line` is greater for each, its place among those due at the same time."""
+class Worker:
+    """A worker: its lease, and the jobs that it runs."""
 
-    priority: Priority
-    fields: Fields
-    due_ms: int
-    line: int
+    id: str
+    run: str  # tells it from another worker with this id
+    lease: float  # seconds
+    until: float  # when its lease ends; once it is fenced, until when its id stays taken
+    jobs: Place = field(init=False)
+    cancels: int = 0  # of its jobs that were asked for
+    facts: Mapping[str, str] = field(default_factory=dict)  # what its heartbeats said
+    answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)  # by lane, of the turn of that number
+
+    def __post_init__(self) -> None:
+        self.jobs = Place(State.RUNNING, self.id)
 
 
 @dataclass(slots=True)
-class Record:
-    """A worker's record.
+class Line:
+    """The jobs that count together under a limit: those of a name, or of a name and a key."""
 
-    Attributes:
-        run: Tells it from another one of the same id.
-        lease: In seconds.
-        until: When its lease ends, by this process' monotonic clock.
-        cancels: How often somebody has asked to cancel a job of it.
-        facts: What it said at its last heartbeat.
-        answers: The last turn of each lane, and what it was answered.
-    """
+    counts_as: str
+    waiting: Place = field(default_factory=lambda: Place(State.READY))
+    running: set[str] = field(default_factory=set)  # ids of jobs that have a share of the limit
+    is_open: bool = False  # jobs that come now wait in line
+    next_us: int = 0  # when the next job starts at a steady rate; a burst may start it earlier
 
-    run: object
-    lease: float
-    until: float
-    cancels: int = 0
-    facts: Mapping[str, str] = field(default_factory=dict)
-    answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)
+    @property
+    def name(self) -> str:
+        """The job name that the limit is of."""
+        return self.counts_as.partition(" ")[0]
 
 
 @dataclass(slots=True)
 class StoredSchedule:
-    """A schedule, and what became of it; see `schedule:<name>` in lua/README.md. Times in ms.
-
-    Attributes:
-        last_ms: The slot that was seen to last.
-        fired_ms: The slot that it fired last; None for none yet.
-        fired_by: Who did.
-        missed: How many slots had no job of their own.
-        change: The number of its last change.
-        declared_by: When the scheduler began whose declaration counts; None: it was put at run time.
-        release: Of that scheduler.
-    """
+    """A schedule, and what became of it."""
 
     definition: Definition
     fingerprint: str
-    last_ms: int
-    fired_ms: int | None = None
-    fired_by: str = ""
-    missed: int = 0
+    last_ms: int  # the slot that was seen to last
+    fired_ms: int | None = None  # the slot that it fired last
+    fired_by: str = ""  # the scheduler that did
+    missed: int = 0  # slots that had no job of their own
     is_paused: bool = False
-    change: int = 0
-    declared_by: int | None = None
-    release: str = ""
+    change: int = 0  # the number of its last change
+    declared_by: int | None = None  # when the scheduler began that declares it; None: it was put at run time
+    release: str = ""  # of that scheduler
 
 
-@dataclass(slots=True)
-class Outcome:
-    """How a job has ended, where its result is kept. Times in ms.
+class Expiring(dict[K, tuple[V, float]]):
+    """Values, each with the time in ms at which it is forgotten."""
 
-    Attributes:
-        word: `completed`, `cancelled`, `refused` or `dead`.
-        text: Why, of the last two.
-        until_ms: When it is forgotten.
-        value: What the handler returned, as JSON.
-        value_until_ms: When that is forgotten.
-    """
+    _sweep_at = _SWEPT
 
-    word: str
-    text: str
-    until_ms: int
-    value: bytes = b""
-    value_until_ms: int = 0
+    def current(self, key: K, now_ms: int) -> V | None:
+        """Return a value; None if it is absent, or its time is over."""
+        found = self.get(key)
+        return None if found is None or found[1] <= now_ms else found[0]
 
-
-@dataclass(slots=True)
-class Ends:
-    """What is known of jobs that have ended, and who waits for others."""
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    waiters: dict[str, list[str]] = field(default_factory=dict)
-    progress: dict[str, tuple[bytes, int]] = field(default_factory=dict)  # the last, and until when, in ms
-    sweep_at: int = SWEPT
+    def put(self, key: K, value: V, until_ms: float, now_ms: int) -> None:
+        """Keep a value until then; drop what is over, each time that twice as much is there as was left."""
+        self[key] = value, until_ms
+        if len(self) >= self._sweep_at:
+            for each in [each for each, (_, until_ms) in self.items() if until_ms <= now_ms]:
+                del self[each]
+            self._sweep_at = max(_SWEPT, 2 * len(self))
 
 
 class Memory:
-    """The state of one queue. Every transition takes the lock, as Redis runs one script at a time.
+    """The state of one queue. Who calls its methods has the lock.
 
     Args:
-        now_ms: What time it is; None for this machine's clock.
-
-    Attributes:
-        streams: `ready:high`, `ready:normal`, `ready:low`.
-        located: `jobs`, the locator: where each job is, by its id.
-        marks: What the locator has beside a place: `cancelling`, or `alone`.
-        delayed: `due` and `delayed`, by job id; of those due at the same time, the first is first in line.
-        aside: `dead`, `completed` and `cancelled`, each by entry.
-        retention: `retention`; None: nobody has said.
-        declared: What workers have declared lately; see `Declare`.
-        tidied_ms: When what is kept no longer was trimmed last; None: never.
-        paused: Since when the queue is paused, in ms; None: it is not.
-        paused_names: `paused:names`: job names that are paused, and since when, in ms.
-        held: Ids of jobs that are held, and since when, in ms.
-        limits: Job names, and the limit of each in words.
-        shares: Where each limited job is that runs, and what it is counted under: its name, or that and a key.
-        arrivals: `rate:<name> <key>`: the theoretical arrival time of its next job, in µs.
-        turns: What is counted together and has a waiting line, and when one of it may start, in ms.
-        waiting: `lines`: what has a waiting line.
-        uniques: `unique:<key>`: the id of the job that holds a key, and until when, in ms; None: until it ends.
-        finished: `finished:<n>`: pushes whose job ended, and when, in ms.
-        refused: `finished:<n>`: pushes that were refused when they were repeated, and when, in ms.
-        conflicts: `conflict:<push>`: what pushes were answered that met a held key, and when, in ms.
-        totals: `stats`.
-        schedules: `schedules` and `schedule:<name>`, by schedule name.
-        removed: Names of schedules that are gone, and the number of that change.
-        change: The number of the last change of a schedule.
-        releases: By release, when one of its schedulers last said that it is there, ms.
-        schedulers: By release and id, when a scheduler last said so, ms.
-        workers: `workers` and `worker:<id>`, by worker id.
-        lines: How many jobs were delayed so far.
-        fenced: Until when late reads of a fenced worker are looked for, by this process' monotonic clock.
-        ears: Who is subscribed to `control`, or blocks on a read: that one hears `ready`.
+        now_ms: Returns the time; None for this machine's clock.
     """
 
     def __init__(self, now_ms: Callable[[], int] | None = None) -> None:
         self.now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self.lock = threading.RLock()
-        self.streams = [Stream(number, priority) for number, priority in enumerate(Priority, 1)]
-        self.located: dict[str, Place] = {}
-        self.marks: dict[Place, str] = {}
-        self.delayed: dict[str, Delayed] = {}
-        self.lines = 0
-        self.aside: dict[str, dict[str, Fields]] = {state: {} for state in ASIDE}
-        self.retention: Retention | None = None
-        self.declared: list[str] = []
-        self.tidied_ms: int | None = None
-        self.paused: int | None = None
-        self.paused_names: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-        self.limits: dict[str, str] = {}
-        self.shares: dict[Place, str] = {}
-        self.arrivals: dict[str, int] = {}
-        self.turns: dict[str, int] = {}
-        self.waiting: set[str] = set()
-        self.uniques: dict[str, tuple[str, int | None]] = {}
-        self.finished: dict[Push, int] = {}
-        self.refused: dict[Push, int] = {}
-        self.conflicts: dict[Push, tuple[Pushed, int]] = {}
+        self.channels: dict[str, list[Listener]] = {}
+
+        self.jobs: dict[str, Job] = {}  # by id; the last job of each id
+        self.last_number = 0
+        self.new = {priority: Place(State.READY) for priority in Priority}  # never delivered
+        self.returned = Place(State.READY)  # handed back
+        self.isolated = Place(State.READY)  # handed back, and for a worker that runs nothing else
+        self.parked = Place(State.READY)  # passed over: they, or their names, may not start
+        self.delayed = Place(State.DELAYED)
+        self.aside = {state: Place(state) for state in (State.DEAD, State.COMPLETED, State.CANCELLED)}
         self.totals: dict[str, int] = {}
+
+        self.workers: dict[str, Worker] = {}
+        self.fenced: dict[str, Worker] = {}  # a late read may still bring them jobs
+        self.promoter = ("", 0)  # the worker that looks when delayed jobs are due, and until when in ms
+
+        self.paused: int | None = None  # since when, in ms
+        self.paused_names: dict[str, int] = {}
+        self.held: set[str] = set()  # ids of jobs
+        self.limits: dict[str, Limit] = {}  # by job name
+        self.lines: dict[str, Line] = {}  # by what their jobs count as
+        self.turns: dict[str, int] = {}  # when a job of a line may start, in ms
+
+        self.uniques = Expiring[str, str]()  # the job that holds a unique key
+        self.ended = Expiring[Push, bool]()
+        self.refused = Expiring[Push, bool]()  # when they were repeated
+        self.answers = Expiring[Push, Pushed]()  # to pushes that met a unique key
+        self.outcomes = Expiring[str, JobStatus]()  # of jobs whose result is kept
+        self.results = Expiring[str, bytes]()  # JSON
+        self.progress = Expiring[str, bytes]()
+
+        self.retention: Retention = DEFAULT
+        self.declared: list[str] = []  # by workers; see `Declare`
+        self.tidied_ms: int | None = None
         self.schedules: dict[str, StoredSchedule] = {}
-        self.removed: dict[str, int] = {}
-        self.change = 0
-        self.releases: dict[str, int] = {}
-        self.schedulers: dict[str, dict[str, int]] = {}
-        self.workers: dict[str, Record] = {}
-        self.fenced: dict[str, float] = {}
-        self.promoter = ("", 0)
-        self.ends = Ends()
-        self.progress: dict[str, bytes] = {}
-        self.ears: list[Callable[[Notification], None]] = []
-        self.processes: dict[str, list[Callable[[Notification], None]]] = {}
-        self._last_id = (0, 0)
+        self.removed: dict[str, int] = {}  # schedules, and the numbers of these changes
+        self.change = 0  # the number of the last change of a schedule
+        self.releases: dict[str, int] = {}  # when a scheduler of each was there last, in ms
+        self.schedulers: dict[str, dict[str, int]] = {}  # by release and id, likewise
 
-    def stream(self, priority: Priority) -> Stream:
-        return self.streams[list(Priority).index(priority)]
-
-    @property
-    def dead(self) -> dict[str, Fields]:
-        """The dead letters."""
-        return self.aside["dead"]
-
-    def entries(self, place: str) -> Mapping[str, Fields]:
-        """The entries of a ready stream, or of jobs that were set aside; of any other place none."""
-        if place in self.aside:
-            return self.aside[place]
-        return self.stream(Priority(place)).entries if place in list(Priority) else {}
-
-    def record(self, worker: str) -> Record:
-        """What is known of a worker; see lua/include/alive.
+    def worker(self, worker_id: str) -> Worker:
+        """Return a worker.
 
         Raises:
-            Fenced: Nothing is.
+            Fenced: It was fenced, or is not known.
         """
-        if worker not in self.workers:
-            raise Fenced(worker)
-        return self.workers[worker]
+        if worker_id not in self.workers:
+            raise Fenced(worker_id)
+        return self.workers[worker_id]
 
-    def new_id(self) -> str:
-        """The next entry id, of whichever stream."""
-        now_ms = self.now_ms()
-        last_ms, sequence = self._last_id
-        self._last_id = (now_ms, 0) if now_ms > last_ms else (last_ms, sequence + 1)
-        return f"{self._last_id[0]}-{self._last_id[1]}"
+    def put(self, job: Job, place: Place) -> None:
+        """Put a job in a place, behind the jobs that are there."""
+        if job.number:
+            del job.place[job.number]
+        self.last_number += 1
+        job.place, job.number, job.since_ms = place, self.last_number, self.now_ms()
+        job.deliveries, job.ran_alone, job.is_cancelling = 0, False, False
+        place[job.number] = self.jobs[job.id] = job
 
-    def append(self, stream: Stream, fields: Fields, entry: str = "*") -> str:
-        """XADD: its entry id."""
-        entry = self.new_id() if entry == "*" else entry
-        stream.entries[entry] = fields
-        stream.unread[entry] = None
-        self.tell("ready", entry)
-        return entry
+    def enqueue(self, job: Job, due_ms: int) -> None:
+        """Make a job ready, or delayed if its time is to come."""
+        if due_ms <= self.now_ms():
+            self.put(job, self.new[job.priority])
+            self.tell("ready", job.id, READY)
+            return
+        first = self.next_due()
+        job.due_ms = due_ms
+        self.put(job, self.delayed)
+        if first is None or due_ms < first:
+            self.tell("due", str(due_ms))
 
-    def drop(self, stream: Stream, entry: str) -> None:
-        """XACK and XDEL; what was noted beside the place goes, too."""
-        del stream.entries[entry]
-        stream.unread.pop(entry, None)
-        stream.pending.pop(entry, None)
-        self.marks.pop((stream.priority, entry), None)
+    def move(self, job: Job, place: Place) -> None:
+        """Move a job that is ready or runs; it keeps its number."""
+        del job.place[job.number]
+        job.place = place
+        place[job.number] = job
+
+    def deliver(self, job: Job, worker: Worker) -> None:
+        """Give a job to a worker."""
+        self.move(job, worker.jobs)
+        job.deliveries += 1
+        job.since = time.monotonic()
+
+    def hand_back(self, job: Job, deliveries: int) -> None:
+        """Take a job from its worker, or out of a line; it goes before new jobs."""
+        self.move(job, self.returned)
+        job.deliveries, job.since = max(0, deliveries), time.monotonic()
+
+    def remove(self, job: Job) -> None:
+        """Take a job off the queue."""
+        del job.place[job.number]
+        job.number = 0
+        if self.jobs.get(job.id) is job:  # of one that has ended, it may be another job's by now
+            del self.jobs[job.id]
+
+    def next_due(self) -> int | None:
+        """Return when the next delayed job is due, in ms; None if there is none."""
+        return min((job.due_ms for job in self.delayed.values()), default=None)
+
+    def due(self, until_ms: float) -> list[Job]:
+        """Return the delayed jobs that are due by then, in the order in which they are due."""
+        due = [job for job in self.delayed.values() if job.due_ms <= until_ms]
+        return sorted(due, key=lambda job: (job.due_ms, job.number))
+
+    def running(self) -> Iterator[Job]:
+        """Return the jobs that workers hold, also those that were fenced."""
+        for worker in (*self.workers.values(), *self.fenced.values()):
+            yield from worker.jobs.values()
+
+    def waiting(self) -> Iterator[Job]:
+        """Return the jobs that are ready."""
+        lines = (line.waiting for line in self.lines.values())
+        for place in (*self.new.values(), self.returned, self.isolated, self.parked, *lines):
+            yield from place.values()
+
+    def is_restricted(self) -> bool:
+        """Whether some jobs may not start."""
+        return self.paused is not None or bool(self.paused_names or self.held or self.limits)
+
+    def may_not_start(self, job: Job) -> bool:
+        """Whether a job is held, or its name is paused."""
+        return job.id in self.held or (bool(self.paused_names) and job.name in self.paused_names)
 
     def count(self, counter: str, number: int = 1) -> None:
         """Add to one of the counters."""
         if number:
             self.totals[counter] = self.totals.get(counter, 0) + number
 
-    def tell_process(self, process: str, job_id: str) -> None:
-        """PUBLISH: tell a process that waits for a job."""
-        for ear in list(self.processes.get(process, ())):
-            ear(Notification("changed", job_id))
+    def tell(self, kind: str, value: str, channel: str = CONTROL) -> None:
+        """Notify those who listen to a channel."""
+        for listener in list(self.channels.get(channel, ())):
+            listener(Notification(kind, value))
 
-    def tell(self, kind: str, value: str) -> None:
-        """PUBLISH: tell whoever listens."""
-        for ear in list(self.ears):
-            ear(Notification(kind, value))
+    def tell_processes(self, job: Job) -> None:
+        """Notify the processes that wait for a job."""
+        for process in job.processes:
+            self.tell("changed", job.id, process)
+
+
+QUERIES: dict[type[Any], Callable[[Memory, Any], Any]] = {}
+CHANGES: dict[type[Any], Callable[[Memory, Any], Any]] = {}
+
+
+def answers(asked: type[Query[T] | Change[T]]) -> Callable[[Callable[[Memory, V], T]], Callable[[Memory, V], T]]:
+    """Register a function as what answers a query, or makes a change."""
+
+    def register(answer: Callable[[Memory, V], T]) -> Callable[[Memory, V], T]:
+        (QUERIES if issubclass(asked, Query) else CHANGES)[asked] = answer
+        return answer
+
+    return register
+
+
+def by_rank(jobs: Iterable[Job]) -> list[Job]:
+    """Return jobs by priority, and the oldest first."""
+    return sorted(jobs, key=lambda job: (job.rank, job.number))
 
 
 def encoded(value: str | bytes) -> bytes:
-    """A name or a value as a field has it."""
+    """Return a name or a value as a field has it."""
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
-def text_of(fields: Mapping[bytes, bytes], name: bytes) -> str:
-    """The value of one field; '' if it is absent."""
-    return fields.get(name, b"").decode("utf-8", "surrogateescape")
+def with_fields(fields: Fields, changes: Mapping[str, str]) -> Fields:
+    """Return fields with some of them changed; '' removes one."""
+    changed = {encoded(name): encoded(value) for name, value in changes.items()}
+    kept = {name: value for name, value in fields.items() if name not in changed}
+    return kept | {name: value for name, value in changed.items() if value}

@@ -1,148 +1,398 @@
-"""How a worker begins, lives and ends: the twins of `lua/{join,reclaim,release,beat}.lua`.
+"""A worker's side: it joins, beats, settles jobs and claims others, takes over from the dead, and leaves."""
 
-There are none of tidy and restore: by nobody's hand are jobs taken here from those who hold them.
-"""
-
-import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from redisjobs.drivers.memory.include import WATCHED, any_back, by_due, fence, hand_back, is_waiting, tell_released
-from redisjobs.drivers.memory.shares import tell_turn
-from redisjobs.drivers.memory.state import Memory, Record
-from redisjobs.model.driver import IdTaken
-from redisjobs.model.transitions import MOST_JOBS, Lease, Reclaimed, Silent
+from redisjobs.drivers.memory.ends import bury, end_progress, finish, report
+from redisjobs.drivers.memory.limits import (
+    Limiter,
+    give_up,
+    has_turn,
+    line_up,
+    next_turn,
+    take_turns,
+    tell_turn,
+)
+from redisjobs.drivers.memory.pushes import due_time, push_with
+from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, Worker, by_rank, with_fields
+from redisjobs.errors import DriverError
+from redisjobs.model.driver import Fenced, IdTaken
+from redisjobs.model.job import Priority, State
+from redisjobs.model.transitions import (
+    MOST_JOBS,
+    Ack,
+    DeadLetter,
+    Ended,
+    Exchange,
+    Lease,
+    Lingers,
+    Reclaimed,
+    Release,
+    Reply,
+    ReportProgress,
+    Result,
+    RetryLater,
+    Settlement,
+    Settlements,
+    Silent,
+    Turn,
+)
 
-_PROMOTES = 20_000  # ms for which a worker that asked looks when delayed jobs are due
-_LATE, _TURN_LATE = 250, 2_000  # ms after which others look as well
+_WATCHED = 5.0  # seconds, beyond a lease, for which jobs are taken from a fenced worker
+_PROMOTES = 20_000  # ms for which one worker looks when delayed jobs are due
+_LATE, _TURN_LATE = 250, 2_000  # ms after which the others look, too
+_MOST_PROMOTED = 100  # jobs, by one claim
 _MOST_SILENT = 100  # workers that one look names
 
 
-def join(memory: Memory, worker: str, lease: float, run: object) -> None:
-    """Let a worker begin; `run` tells it from another one of its id."""
-    with memory.lock:
-        if worker in memory.workers and memory.workers[worker].run is run:
-            return
-        if worker in memory.workers or worker in memory.fenced:
-            raise IdTaken(worker)
-        memory.workers[worker] = Record(run, lease, time.monotonic() + lease)
-        memory.tell("joined", "")  # who was alone has somebody to look after now
+def join(memory: Memory, worker_id: str, lease: float, run: str) -> None:
+    """Let a worker begin; `run` tells it from another one with its id."""
+    there = memory.workers.get(worker_id)
+    if there is not None and there.run == run:
+        return
+    if there is not None or worker_id in memory.fenced:
+        raise IdTaken(worker_id)
+    memory.workers[worker_id] = Worker(worker_id, run, lease, time.monotonic() + lease)
+    memory.tell("joined", "")
 
 
-def reclaim(memory: Memory, worker: str, silent: Sequence[Silent], *, others: bool) -> Reclaimed:
-    """Fence workers that are lost, and hand back what fenced ones hold."""
-    with memory.lock:
-        memory.record(worker)
-        now = time.monotonic()
-        fenced = _fence_silent(memory, silent)
-        named = _silent(memory, now)
-        known = len(memory.fenced)
-        jobs = _hand_back_fenced(memory, now)
-        memory.count("reclaimed", jobs)
-        if jobs:
-            memory.tell("released", str(jobs))
-        if fenced or len(memory.fenced) < known:  # it may be the one that was to look then
-            tell_turn(memory)
-        return Reclaimed(
-            named,
-            fenced,
-            jobs,
-            jobs == MOST_JOBS,
-            any_back(memory),
-            _held_by_others(memory, worker) if others else 0,
-            memory.now_ms(),
-            len(memory.workers) + len(memory.fenced),
-            _may_promote(memory, worker),
-            _is_late(memory),
-        )
-
-
-def _may_promote(memory: Memory, worker: str) -> bool:
-    """Whether a worker is the one that looks when delayed jobs are due."""
-    now_ms, (other, until) = memory.now_ms(), memory.promoter
-    is_valid = now_ms < until <= now_ms + _PROMOTES and other in memory.workers
-    if is_valid and other != worker:
-        return False
-    memory.promoter = (worker, now_ms + _PROMOTES)
-    return True
-
-
-def _is_late(memory: Memory) -> bool:
-    """Whether a delayed job, or one that waited in line, should have been seen to by those who look for them."""
-    now_ms = memory.now_ms()
-    has_late_turn = min(memory.turns.values(), default=math.inf) <= now_ms - _TURN_LATE
-    return has_late_turn or bool(by_due(memory, now_ms - _LATE))
-
-
-def _fence_silent(memory: Memory, silent: Sequence[Silent]) -> list[str]:
-    """Fence those who have not beaten since they were named."""
-    fenced = []
-    for each in silent:
-        record = memory.workers.get(each.worker_id)
-        if record is not None and _until_ms(record) == each.until_ms:
-            fence(memory, each.worker_id)
-            fenced.append(each.worker_id)
-    return fenced
-
-
-def _silent(memory: Memory, now: float) -> list[Silent]:
-    """Those whose lease is over."""
-    over = ((worker, record) for worker, record in memory.workers.items() if record.until <= now)
-    return [Silent(worker, _until_ms(record), record.lease) for worker, record in over][:_MOST_SILENT]
-
-
-def _until_ms(record: Record) -> str:
-    return f"{record.until:.6f}"
-
-
-def _hand_back_fenced(memory: Memory, now: float) -> int:
-    """Hand back what fenced workers hold, also what late reads of theirs have fetched since; how many jobs."""
-    jobs = 0
-    for worker in list(memory.fenced):
-        some = hand_back(memory, worker, MOST_JOBS - jobs)
-        jobs += some
-        if some:
-            memory.fenced[worker] = max(memory.fenced[worker], now + WATCHED)
-        elif memory.fenced[worker] <= now and jobs < MOST_JOBS:
-            del memory.fenced[worker]
-    return jobs
-
-
-def _held_by_others(memory: Memory, worker: str) -> int:
-    holders = [pending.worker for stream in memory.streams for pending in stream.pending.values()]
-    return sum(holder != worker and not is_waiting(holder) for holder in holders)
-
-
-def release(memory: Memory, worker: str, *, refund: bool, watch: bool) -> int:
-    """Hand back all that a worker holds, and forget it."""
-    with memory.lock:
-        was_fenced = worker in memory.fenced
-        released = hand_back(memory, worker, refund=int(refund and not was_fenced))
-        if not was_fenced and (watch or not refund):
-            fence(memory, worker)
-        memory.workers.pop(worker, None)
-        if memory.promoter[0] == worker:
-            memory.promoter = ("", 0)
-            memory.tell("left", "")
-        tell_turn(memory)
-        tell_released(memory, released)
-        return released
-
-
-def beat(memory: Memory, worker: str, facts: Mapping[str, str]) -> int:
-    """Start a worker's lease anew; how often somebody has asked to cancel a job of it."""
-    with memory.lock:
-        record = memory.record(worker)
-        record.facts = {**record.facts, **facts}
-        record.until = time.monotonic() + record.lease
-        return record.cancels
+def beat(memory: Memory, worker_id: str, facts: Mapping[str, str]) -> int:
+    """Renew a worker's lease; return how often a cancel of one of its jobs was asked for."""
+    worker = memory.worker(worker_id)
+    worker.facts = {**worker.facts, **facts}
+    worker.until = time.monotonic() + worker.lease
+    return worker.cancels
 
 
 def cancelled(memory: Memory, leases: Sequence[Lease]) -> list[Lease]:
-    """Those of them that somebody has asked to cancel."""
-    with memory.lock:
-        places = [
-            (memory.streams[stream - 1].priority, entry) for stream, entry in (lease.token for lease in leases)
-        ]
-        marks = [memory.marks.get(place) for place in places]
-        return [lease for lease, mark in zip(leases, marks, strict=True) if mark == "cancelling"]
+    """Return the leases of jobs that are to be cancelled."""
+    jobs = ((lease, memory.jobs.get(lease.job_id)) for lease in leases)
+    return [lease for lease, job in jobs if job and job.number == lease.token and job.is_cancelling]
+
+
+def settle(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settlements) -> Exchange:
+    """Settle jobs of a worker; a turn that comes again is answered as before."""
+    worker = memory.worker(worker_id)
+    turn = turn if settlements else None  # what settles nothing is never sent again
+    last, answer = worker.answers.get(turn.lane, (0, Exchange())) if turn else (0, Exchange())
+    if turn and turn.number < last:
+        raise DriverError("these settlements came after later ones of this worker; nothing was written")
+    if turn and turn.number == last:
+        return answer
+    replies, added = [Reply.LEASE_LOST] * len(settlements), dict[int, list[bool]]()
+    released = 0
+    # Jobs that push others go first: an id that ends beside them is still taken.
+    in_order = sorted(enumerate(settlements), key=lambda each: not getattr(each[1][1], "pushes", ()))
+    for at, (lease, settlement) in in_order:
+        job = _leased(memory, worker, lease)
+        if job is None:
+            continue
+        if isinstance(settlement, Ack) and settlement.pushes:
+            added[at] = [push_with(memory, job, each) for each in settlement.pushes]
+        replies[at] = _settle(memory, job, settlement)
+        released += isinstance(settlement, Release)
+    tell_released(memory, released)
+    answer = Exchange(replies, added=added)
+    if turn:
+        worker.answers[turn.lane] = (turn.number, answer)
+    return answer
+
+
+def _leased(memory: Memory, worker: Worker, lease: Lease) -> Job | None:
+    """Return the job of a lease, if the worker holds it by this very delivery."""
+    job = memory.jobs.get(lease.job_id)
+    is_held = job and job.number in worker.jobs and (job.number, job.deliveries) == (lease.token, lease.deliveries)
+    return job if is_held else None
+
+
+def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
+    """Do with a job what its worker says."""
+    match settlement:
+        case ReportProgress(progress):
+            report(memory, job, progress)
+            return Reply.OK
+        case Lingers():
+            limit, line = memory.limits.get(job.name), memory.lines.get(job.counts_as)
+            is_counted = line is not None and job.id in line.running
+            return Reply.RUNNING if limit and limit.max_concurrency is not None and is_counted else Reply.OK
+        case Release(refund):
+            give_up(memory, job, refund=refund)
+            memory.hand_back(job, job.deliveries - refund)
+            return Reply.OK
+    give_up(memory, job)
+    ran = {
+        "worker": job.place.worker,
+        "deliveries": str(job.deliveries),
+        "ran_ms": str(int((time.monotonic() - job.since) * 1000)),
+    }
+    if isinstance(settlement, RetryLater) and not job.is_cancelling:
+        _retry(memory, job, settlement)
+        return Reply.OK
+    if isinstance(settlement, RetryLater):
+        keep_ms = settlement.changes.get("keep_result")  # it may be known to its worker alone
+        finish(memory, job, State.CANCELLED, ran, Result(int(keep_ms)) if keep_ms else None)
+        return Reply.CANCELLED
+    if settlement.reported:
+        end_progress(memory, job)
+    if isinstance(settlement, DeadLetter):
+        told = ("reason", "error", "traceback", "error_type", "fingerprint")
+        notes = {name: getattr(settlement, name) for name in told}
+        bury(memory, job, ran | notes | ({} if settlement.reason == "failed" else {"ran_ms": ""}))
+    else:
+        state = State.CANCELLED if settlement.cancelled else State.COMPLETED
+        is_young = job.since_ms > memory.now_ms() - REMEMBERED  # else its push can't be repeated any more
+        finish(memory, job, state, ran, settlement.result, is_remembered=is_young)
+    return Reply.OK
+
+
+def _retry(memory: Memory, job: Job, settlement: RetryLater) -> None:
+    """Make a job ready or delayed again."""
+    now_ms = memory.now_ms()
+    fields = {b"queued_at": b"%d" % min(job.since_ms, now_ms), **job.fields}
+    job.fields = with_fields(fields, settlement.changes)
+    memory.enqueue(job, due_time(settlement.due, now_ms))
+    memory.count("retried")
+
+
+def tell_released(memory: Memory, number: int) -> None:
+    """Count jobs that were handed back, and tell of them."""
+    if number:
+        memory.count("released", number)
+        memory.tell("released", str(number))
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A claim: what was asked for, and what it brought."""
+
+    worker: Worker
+    count: int
+    max_deliveries: int
+    is_idle: bool
+    limiter: Limiter
+    jobs: list[Job] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        return self.count - len(self.jobs)
+
+    @property
+    def runs_nothing(self) -> bool:
+        return self.is_idle and not self.worker.jobs
+
+
+def claim(memory: Memory, worker_id: str, count: int, max_deliveries: int, *, idle: bool = False) -> Exchange:
+    """Promote what is due, then lease jobs by priority, those that were handed back first; no replies."""
+    worker, now_ms, is_paused = memory.worker(worker_id), memory.now_ms(), memory.paused is not None
+    for job in memory.due(now_ms)[:_MOST_PROMOTED]:
+        memory.enqueue(job, 0)
+    claimed = _Claim(worker, 0 if is_paused else count, max_deliveries, idle, Limiter(memory))
+    turned = 0 if is_paused else take_turns(memory)
+    returned = by_rank([*memory.returned.values(), *memory.isolated.values()])
+    for priority in Priority:
+        for job in returned:
+            if job.priority is priority and claimed.left > 0:
+                _deliver(memory, claimed, job)
+        while claimed.left > 0 and memory.new[priority]:
+            claimed.jobs += _read(memory, worker, priority, claimed.left, claimed.limiter)
+    has_returned = bool(memory.returned or memory.isolated)
+    if turned and claimed.left <= 0 and has_returned:
+        memory.tell("released", str(turned))
+    due_ms = memory.next_due()
+    due_in = None if due_ms is None else max(0, due_ms - now_ms) / 1000
+    waits = [time.monotonic() - job.since for job in memory.isolated.values()]
+    return Exchange(
+        leases=[_lease(job) for job in claimed.jobs],
+        more=not is_paused and claimed.left <= 0 and (has_returned or any(memory.new.values())),
+        ended=claimed.ended,
+        due_in=due_in if is_paused else next_turn(memory, due_in),
+        waits=max(waits, default=None) if claimed.count > 0 else None,
+        server_ms=memory.now_ms(),
+        paused=is_paused,
+        restricted=memory.is_restricted(),
+        lines=bool(memory.turns) and not is_paused,
+        turn_in=None if is_paused else next_turn(memory, None),
+    )
+
+
+def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
+    """Give a worker a job that was handed back; or end it; or leave it to a worker that runs nothing else."""
+    if job.place is memory.isolated and not claimed.runs_nothing:
+        return
+    deliveries, most = job.deliveries + 1, claimed.max_deliveries
+    is_last = deliveries >= most > 1
+    if job.is_cancelling:
+        memory.held.discard(job.id)
+        finish(memory, job, State.CANCELLED, {"deliveries": str(job.deliveries)})
+        claimed.ended.append((job.id, Reply.CANCELLED))
+    elif memory.may_not_start(job):
+        memory.move(job, memory.parked)
+    elif deliveries > most and (job.ran_alone or most == 1):
+        alone = ", the last time with nothing beside it" if job.ran_alone else ""
+        error = f"delivered {job.deliveries} times without an outcome{alone}: it may kill its workers"
+        bury(memory, job, {"reason": "worker lost", "error": error, "worker": claimed.worker.id})
+        claimed.ended.append((job.id, Reply.DEAD))
+    elif is_last and not claimed.runs_nothing:
+        memory.move(job, memory.isolated)
+    elif line := claimed.limiter.start(job, waited=True):
+        line_up(memory, job, job.deliveries, line)
+        return
+    else:
+        job.ran_alone = is_last
+        claimed.count = 1 if is_last else claimed.count
+        memory.deliver(job, claimed.worker)
+        claimed.jobs.append(job)
+        return
+    claimed.limiter.pass_on(job)
+
+
+def _read(memory: Memory, worker: Worker, priority: Priority, count: int, limiter: Limiter) -> list[Job]:
+    """Deliver new jobs of a priority; return those that may start."""
+    jobs = [job for _, job in zip(range(count), memory.new[priority].values(), strict=False)]
+    for job in jobs:
+        memory.deliver(job, worker)
+    return _startable(memory, jobs, limiter) if memory.is_restricted() else jobs
+
+
+def read(memory: Memory, worker_id: str, count: int) -> list[Lease] | None:
+    """Lease up to `count` new jobs of each priority; None: there are none.
+
+    A worker that was fenced meanwhile may get them too; they are taken from it later.
+
+    Raises:
+        Fenced: The worker is not known; or it was fenced, and some jobs may not start.
+    """
+    worker = memory.workers.get(worker_id) or memory.fenced.get(worker_id)
+    if worker is None or (worker_id in memory.fenced and memory.is_restricted()):
+        raise Fenced(worker_id)
+    if not any(memory.new.values()):
+        return None
+    limiter = Limiter(memory)
+    jobs = [job for priority in Priority for job in _read(memory, worker, priority, count, limiter)]
+    tell_turn(memory)
+    return [_lease(job) for job in jobs]
+
+
+def recover(memory: Memory, worker_id: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:
+    """Return what a worker has, and did not name, and has had for so many seconds."""
+    known, until = {lease.token for lease in held}, time.monotonic() - older
+    jobs = by_rank(memory.worker(worker_id).jobs.values())
+    missed = [job for job in jobs if job.number not in known and job.since <= until]
+    found = _startable(memory, missed, Limiter(memory))
+    tell_turn(memory)
+    return [_lease(job) for job in found]
+
+
+def _startable(memory: Memory, jobs: Sequence[Job], limiter: Limiter) -> list[Job]:
+    """Return those of a worker's jobs that may start; the others are handed back, parked, or wait in line."""
+    startable = []
+    for job in jobs:
+        deliveries, may_not = max(0, job.deliveries - 1), memory.may_not_start(job)
+        if may_not or memory.paused is not None:
+            give_up(memory, job, refund=True)
+            memory.hand_back(job, deliveries)
+            if may_not:
+                memory.move(job, memory.parked)
+        elif line := limiter.start(job):
+            line_up(memory, job, deliveries, line)
+        else:
+            startable.append(job)
+    return startable
+
+
+def _lease(job: Job) -> Lease:
+    return Lease(str(job.number), job.number, job.deliveries, job.id, job.fields, job.since_ms, job.rank)
+
+
+def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others: bool) -> Reclaimed:
+    """Fence workers that are lost, and hand back what fenced ones hold."""
+    memory.worker(worker_id)
+    fenced = []
+    for each in silent:
+        lost = memory.workers.get(each.worker_id)
+        if lost is not None and _until_ms(lost) == each.until_ms:  # it has not beaten since it was named
+            fence(memory, lost)
+            fenced.append(lost.id)
+    due_ms, now_ms = memory.next_due(), memory.now_ms()
+    over = [each for each in memory.workers.values() if each.until <= time.monotonic()]
+    known = len(memory.fenced)
+    jobs = _hand_back_fenced(memory)
+    memory.count("reclaimed", jobs)
+    if jobs:
+        memory.tell("released", str(jobs))
+    if fenced or len(memory.fenced) < known:  # it may be the one that was to look then
+        tell_turn(memory)
+    return Reclaimed(
+        silent=[Silent(each.id, _until_ms(each), each.lease) for each in over[:_MOST_SILENT]],
+        fenced=fenced,
+        jobs=jobs,
+        more=jobs == MOST_JOBS,
+        released=bool(memory.returned or memory.isolated),
+        others=sum(job.place.worker != worker_id for job in memory.running()) if others else 0,
+        server_ms=now_ms,
+        workers=len(memory.workers) + len(memory.fenced),
+        promotes=_may_promote(memory, worker_id),
+        late=(due_ms is not None and due_ms <= now_ms - _LATE) or has_turn(memory, _TURN_LATE),
+    )
+
+
+def fence(memory: Memory, worker: Worker) -> None:
+    """Refuse all that a worker says from now on; what it holds is handed back by the next look."""
+    del memory.workers[worker.id]
+    worker.until = time.monotonic() + worker.lease + _WATCHED
+    memory.fenced[worker.id] = worker
+
+
+def _until_ms(worker: Worker) -> str:
+    return f"{worker.until:.6f}"
+
+
+def _hand_back_fenced(memory: Memory) -> int:
+    """Hand back what fenced workers hold, also what late reads have brought them; return how many jobs."""
+    total, now = 0, time.monotonic()
+    for worker in list(memory.fenced.values()):
+        jobs = hand_back(memory, worker, MOST_JOBS - total)
+        total += jobs
+        if jobs:
+            worker.until = max(worker.until, now + _WATCHED)
+        elif worker.until <= now and total < MOST_JOBS:
+            del memory.fenced[worker.id]
+    return total
+
+
+def hand_back(memory: Memory, worker: Worker, most: int | None = None, *, refund: bool = False) -> int:
+    """Hand back jobs of a worker; return how many."""
+    jobs = by_rank(worker.jobs.values())[:most]
+    for job in jobs:
+        give_up(memory, job, refund=refund)
+        memory.hand_back(job, job.deliveries - refund)
+    return len(jobs)
+
+
+def _may_promote(memory: Memory, worker_id: str) -> bool:
+    """Whether a worker is the one that looks when delayed jobs are due."""
+    now_ms, (other, until_ms) = memory.now_ms(), memory.promoter
+    is_valid = now_ms < until_ms <= now_ms + _PROMOTES and other in memory.workers
+    if is_valid and other != worker_id:
+        return False
+    memory.promoter = (worker_id, now_ms + _PROMOTES)
+    return True
+
+
+def release(memory: Memory, worker_id: str, *, refund: bool, watch: bool) -> int:
+    """Hand back all that a worker holds, and forget it; return how many jobs."""
+    was_fenced = worker_id in memory.fenced
+    worker = memory.fenced.get(worker_id) or memory.workers.get(worker_id)
+    released = 0 if worker is None else hand_back(memory, worker, refund=refund and not was_fenced)
+    if worker is not None and not was_fenced:
+        fence(memory, worker)
+        if refund and not watch:
+            del memory.fenced[worker_id]
+    if memory.promoter[0] == worker_id:
+        memory.promoter = ("", 0)
+        memory.tell("left", "")
+    tell_turn(memory)
+    tell_released(memory, released)
+    return released

@@ -64,12 +64,12 @@ async def claim(consumer: Consumer, count: int) -> Exchange:
 
 def give_to(store: Store, lease: Lease, to: str) -> None:
     """Let an operator give a job to another consumer, as redis-cli's XCLAIM does."""
-    priority = list(Priority)[lease.token[0] - 1]
     if isinstance(store, MemoryStore):
-        store.memory.streams[lease.token[0] - 1].pending[lease.token[1]].worker = to
+        worker = store.memory.workers.get(to)
+        store.memory.move(store.memory.jobs[lease.job_id], worker.jobs if worker else store.memory.returned)
     elif isinstance(store, RedisStore):
         options: dict[str, Any] = {"retrycount": lease.deliveries, "justid": True}
-        store.admin.xclaim(store.stream(priority), "workers", to, 0, [lease.token[1]], **options)
+        store.admin.xclaim(store.stream(list(Priority)[lease.rank]), "workers", to, 0, [lease.token[1]], **options)
 
 
 def in_touch(source: Source, store: Store, seconds: float) -> None:

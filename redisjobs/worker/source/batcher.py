@@ -122,7 +122,7 @@ class Batcher:
         return min((batch.sent for batch in self._under_way), default=float("inf"))
 
     def has_room(self, outcomes: int, free: int) -> bool:
-        """Return whether to begin another one, for so many outcomes and free slots."""
+        """Return whether to begin another one, for this many outcomes and free slots."""
         return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _WORTH)
 
     def start(self, tasks: TaskGroup) -> None:

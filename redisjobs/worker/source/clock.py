@@ -77,7 +77,7 @@ class Clock:
         return 0.0
 
     def is_trusted(self, lease: float, now: float) -> bool:
-        """Return whether a lease of so many seconds that seems to be over surely is.
+        """Return whether a lease of `lease` seconds that seems to be over surely is.
 
         Its worker beats every third of it. So its beats would have arrived if, for as long as that lease, the
         server's clock ran evenly and the server was never silent for much more than half of it.

@@ -240,7 +240,7 @@ class Pool:
         self.ahead = max(0, int(min(jobs, self._max_jobs - self.begun - self.concurrency)))
 
     def take_back(self, waited: float) -> list[Execution]:
-        """Take back the jobs that have waited so many seconds for a slot.
+        """Take back the jobs that have waited `waited` seconds for a slot.
 
         If there are any, none is claimed ahead until it is known again how long jobs take.
         """

@@ -73,7 +73,7 @@ class Slots:
         self.give([run])
 
     def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
-        """Wake so many idle slots, if there are.
+        """Wake up to `count` idle slots.
 
         One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait
         for nothing it runs them all: to wake a slot for each costs as much as all the rest. The one that stands

@@ -85,7 +85,7 @@ class Promoter:
         return self.is_asked or self.due_at <= time.monotonic()
 
     def expects(self, within: float) -> bool:
-        """Whether a delayed job is due within so many seconds, as far as is known."""
+        """Return whether a delayed job is due `within` seconds, as far as is known."""
         return self.is_asked or self.due_at - time.monotonic() <= within
 
     def may_promote(self, *, has_room: bool) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 from redisjobs.drivers.memory import operator, pushes, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
 from redisjobs.drivers.memory.limits import Limiter
-from redisjobs.drivers.memory.state import QUERIES, Job, Memory, Outcome, Worker
+from redisjobs.drivers.memory.state import QUERIES, Job, Memory, Worker
 from redisjobs.model.job import OnConflict, State
 from redisjobs.model.queries import GetBacklog
-from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlements, Silent, Turn
+from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlements, Turn
 
 
 def pushes_what_is_there() -> None:
@@ -89,12 +89,7 @@ def heeds_fenced_workers() -> None:
 def spares_nobody() -> None:
     """Whoever was named is fenced, though it has beaten since."""
 
-    def fence_silent(memory: Memory, silent: Sequence[Silent]) -> list[str]:
-        for each in silent:
-            worker.fence(memory, memory.workers[each.worker_id])
-        return [each.worker_id for each in silent]
-
-    worker._fence_silent = fence_silent
+    worker._until_ms = lambda worker: ""
 
 
 def leaves_no_killer_alone() -> None:
@@ -146,8 +141,7 @@ def keeps_results_of_lost_leases() -> None:
         answer = settle(memory, worker_id, turn, settlements)
         for lease, settlement in settlements:
             if isinstance(settlement, Ack) and settlement.result is not None:
-                outcome = Outcome("completed", "", settlement.result.value or b"", 2 * memory.now_ms())
-                memory.outcomes[lease.job_id] = outcome, 2 * memory.now_ms()
+                memory.results[lease.job_id] = settlement.result.value or b"", float("inf")
         return answer
 
     worker.settle = keep

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, Outcome, answers, with_fields
+from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, answers, with_fields
 from redisjobs.model.job import State
 from redisjobs.model.queries import Ending, GetStatus, JobStatus
 from redisjobs.model.transitions import Result
@@ -39,7 +39,7 @@ def bury(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
     known = {"deliveries": str(job.deliveries), "failed_at": str(memory.now_ms()), **notes}
     memory.count("dead")
     _set_aside(memory, job, State.DEAD, known)
-    _conclude(memory, job, State.DEAD, text=f"{notes.get('error_type', '')} {notes.get('error', '')}")
+    _conclude(memory, job, State.DEAD)
 
 
 def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str]) -> None:
@@ -56,18 +56,21 @@ def remember(memory: Memory, job: Job) -> None:
     memory.ended.put((job.id, job.fields.get(b"nonce", b"")), True, now_ms + REMEMBERED, now_ms)
 
 
-def _conclude(memory: Memory, job: Job, word: str, result: Result | None = None, text: str = "") -> None:
-    """Free a job's unique key, note how it ended if its result is kept, and tell the processes that wait for it."""
-    key = job.text(b"unique")
+def _conclude(memory: Memory, job: Job, state: State, result: Result | None = None) -> None:
+    """Free a job's unique key, note how it ended if its result is kept, and tell waiting processes."""
+    key, now_ms = job.text(b"unique"), memory.now_ms()
     if key and memory.uniques.get(key, ("", 0))[0] == job.id:
         del memory.uniques[key]
-    keep_ms = (result.keep_ms if result else 0) or kept_ms(job) or 0
-    value, refused = (result.value, result.refused) if result else (None, "")
-    if keep_ms > 0 and (refused or value is not None or word != "completed"):
-        now_ms = memory.now_ms()
-        outcome = Outcome("refused" if refused else word, refused or text)
-        if value is not None:
-            outcome.value, outcome.value_until_ms = value, now_ms + keep_ms
+    result = result or Result(0)
+    keep_ms = result.keep_ms or kept_ms(job) or 0
+    if keep_ms > 0 and (result.refused or result.value is not None or state is not State.COMPLETED):
+        outcome = JobStatus(Ending.CANCELLED if state is State.CANCELLED else Ending.EXPIRED)
+        if result.refused:
+            outcome = JobStatus(Ending.REFUSED, error=result.refused)
+        elif state is State.DEAD:
+            outcome = JobStatus(Ending.DEAD, error=job.text(b"error"), error_type=job.text(b"error_type"))
+        elif result.value is not None:
+            memory.results.put(job.id, result.value, now_ms + keep_ms, now_ms)
         memory.outcomes.put(job.id, outcome, now_ms + keep_ms + min(keep_ms, _DAY), now_ms)
         end_progress(memory, job)
     memory.tell_processes(job)
@@ -119,17 +122,12 @@ def _living(job: Job, process: str) -> JobStatus:
 
 def _ended(memory: Memory, job_id: str, job: Job | None) -> JobStatus:
     now_ms = memory.now_ms()
-    outcome = memory.outcomes.current(job_id, now_ms)
-    if outcome is None:
-        kept = {State.COMPLETED: Ending.NOT_KEPT, State.CANCELLED: Ending.CANCELLED}
-        return JobStatus(kept[job.state] if job else Ending.NOT_FOUND)
-    if outcome.word == "completed" and outcome.value_until_ms > now_ms:
-        return JobStatus(Ending.COMPLETED, value=outcome.value)
-    if outcome.word == "dead":
-        error_type, _, error = outcome.text.partition(" ")
-        return JobStatus(Ending.DEAD, error=error, error_type=error_type)
-    endings = {"cancelled": Ending.CANCELLED, "refused": Ending.REFUSED, "completed": Ending.EXPIRED}
-    return JobStatus(endings[outcome.word], error=outcome.text)
+    value = memory.results.current(job_id, now_ms)
+    if value is not None:
+        return JobStatus(Ending.COMPLETED, value=value)
+    kept = {State.COMPLETED: Ending.NOT_KEPT, State.CANCELLED: Ending.CANCELLED}
+    otherwise = JobStatus(kept[job.state] if job else Ending.NOT_FOUND)
+    return memory.outcomes.current(job_id, now_ms) or otherwise
 
 
 def trim(memory: Memory) -> int:

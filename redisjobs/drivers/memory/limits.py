@@ -202,7 +202,7 @@ def _next_us(line: Line, limit: Limit, now_us: int) -> int:
 
 
 def _turn(memory: Memory, line: Line, at_ms: int | None = None) -> bool:
-    """Give the next in line a turn at that time, None for now, unless it has an earlier one; return whether it had."""
+    """Give the next in line a turn at that time, None for now; return False if it has an earlier one."""
     turn_ms, known_ms = memory.now_ms() if at_ms is None else at_ms, memory.turns.get(line.counts_as)
     is_sooner = known_ms is None or turn_ms < known_ms
     if is_sooner:

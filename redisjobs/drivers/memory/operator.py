@@ -43,7 +43,7 @@ from redisjobs.model.queries import (
     WorkersFound,
     backlog_since,
 )
-from redisjobs.model.transitions import MOST_JOBS, After, Due, Reply
+from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
 _MOST_NAMES = 50  # of the jobs of a group
@@ -235,23 +235,16 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
         return Reply.NOT_FOUND
     if change.key not in ("", str(job.number)):
         return Reply.NOT_FOUND
-    _requeue(memory, job, change.due, change.parameters, change.limit_key)
-    return Reply.OK
-
-
-def _requeue(
-    memory: Memory, job: Job, due: Due | None, parameters: bytes | None = None, limit_key: str = ""
-) -> None:
     fields = {name: value for name, value in job.fields.items() if name not in _STRIPPED}
-    fields[b"id"] = encoded(job.id)
-    if parameters is not None:
-        fields[b"parameters"] = parameters
-    if limit_key:
-        fields[b"limit_key"] = encoded(limit_key)
+    if change.parameters is not None:
+        fields[b"parameters"] = change.parameters
+    if change.limit_key:
+        fields[b"limit_key"] = encoded(change.limit_key)
     job.fields = fields
-    memory.enqueue(job, due_time(due, memory.now_ms()))
+    memory.enqueue(job, due_time(change.due, memory.now_ms()))
     forget_end(memory, job.id)
     memory.count("requeued")
+    return Reply.OK
 
 
 @answers(Delete)
@@ -260,14 +253,10 @@ def delete(memory: Memory, change: Delete) -> Reply:
     job = memory.jobs.get(change.job_id)
     if job is None or job.state not in memory.aside:
         return Reply.NOT_FOUND
-    _delete(memory, job)
-    return Reply.OK
-
-
-def _delete(memory: Memory, job: Job) -> None:
     memory.remove(job)
     remember(memory, job)
     memory.count("deleted")
+    return Reply.OK
 
 
 @answers(RequeueAll)
@@ -275,9 +264,9 @@ def requeue_all(memory: Memory, change: RequeueAll) -> BulkResult:
     """Make dead letters ready again, one step."""
     wait_ms = change.wait_ms
 
-    def take(job: Job) -> None:
+    def take(job_id: str) -> None:
         nonlocal wait_ms
-        _requeue(memory, job, After(wait_ms) if wait_ms > 0 else None)
+        requeue(memory, Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
         wait_ms += change.pause_ms
 
     return _take(memory, change.filter, change.after, take)
@@ -286,10 +275,10 @@ def requeue_all(memory: Memory, change: RequeueAll) -> BulkResult:
 @answers(DeleteAll)
 def delete_all(memory: Memory, change: DeleteAll) -> BulkResult:
     """Delete dead letters, one step."""
-    return _take(memory, change.filter, change.after, lambda job: _delete(memory, job))
+    return _take(memory, change.filter, change.after, lambda job_id: delete(memory, Delete(job_id)))
 
 
-def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[Job], None]) -> BulkResult:
+def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[str], object]) -> BulkResult:
     """Do something with the dead letters that a filter lets through, from where an earlier step left off."""
     if not after:  # where to begin: behind the newest
         newest = next(reversed(memory.aside[State.DEAD]), None)
@@ -297,7 +286,7 @@ def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[Job], None
     step = scan(memory, Scan(State.DEAD, wanted, after, _MOST_TAKEN))
     job_ids = [row.job_id for row in step.rows]
     for job_id in job_ids:
-        take(memory.jobs[job_id])
+        take(job_id)
     return BulkResult(job_ids, step.after)
 
 

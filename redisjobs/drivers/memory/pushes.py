@@ -142,8 +142,8 @@ def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str
 
 def forget_end(memory: Memory, job_id: str) -> None:
     """Forget how a job of this id ended, and what it reported: there is a new one."""
-    memory.outcomes.pop(job_id, None)
-    memory.progress.pop(job_id, None)
+    for known in (memory.outcomes, memory.results, memory.progress):
+        known.pop(job_id, None)
 
 
 def due_time(due: Due | None, now_ms: int) -> int:

@@ -30,12 +30,13 @@ def put_schedules(memory: Memory, change: PutSchedules) -> PutAnswer:
     now_ms, by, present = memory.now_ms(), change.by, 0
     if by is not None:
         by = replace(by, began_ms=by.began_ms or now_ms)
-        for release, each in list(memory.schedulers.items()):
-            # Else one that is gone counts again once a clock that was set back catches up.
-            memory.schedulers[release] = {id: seen_ms for id, seen_ms in each.items() if _is_now(memory, seen_ms)}
         mates = memory.schedulers.setdefault(by.release, {})
-        was_there = by.scheduler in mates
-        mates[by.scheduler] = now_ms
+        was_there = by.scheduler in mates and _is_now(memory, mates[by.scheduler])
+        for said, who in ((mates, by.scheduler), (memory.releases, by.release)):
+            # Else one that is gone counts again once a clock that was set back catches up.
+            for silent in [each for each, seen_ms in said.items() if not _is_now(memory, seen_ms)]:
+                del said[silent]
+            said[who] = now_ms
         present = len(mates) if was_there else 0
         memory.removed.clear()
     before = memory.change
@@ -94,8 +95,8 @@ def withdraw_schedules(memory: Memory, change: WithdrawSchedules) -> Reply:
     mates = memory.schedulers.get(change.by.release, {})
     if mates.pop(change.by.scheduler, None) is None:
         return Reply.NOT_FOUND
-    if not _is_served(memory, change.by.release):
-        del memory.schedulers[change.by.release]
+    if not any(_is_now(memory, seen_ms) for seen_ms in mates.values()):
+        memory.releases.pop(change.by.release, None)
         memory.tell("withdrawn", "")
     return Reply.OK
 
@@ -106,7 +107,7 @@ def _is_now(memory: Memory, seen_ms: int) -> bool:
 
 def _is_served(memory: Memory, release: str) -> bool:
     """Whether a scheduler of that release is there."""
-    return any(_is_now(memory, seen_ms) for seen_ms in memory.schedulers.get(release, {}).values())
+    return release in memory.releases and _is_now(memory, memory.releases[release])
 
 
 def _is_declared(memory: Memory, there: StoredSchedule) -> bool:
@@ -157,7 +158,7 @@ def list_schedules(memory: Memory, query: ListSchedules) -> SchedulePage:
     wanted = [each for each in there if each[1].change > after and query.name in ("", each[0])]
     rows = [_row(memory, *each) for each in wanted]
     gone = [name for name, change in memory.removed.items() if change > after and not query.name]
-    is_served = any(_is_served(memory, release) for release in memory.schedulers)
+    is_served = any(_is_served(memory, release) for release in memory.releases)
     return SchedulePage(rows, gone, memory.change, None, is_served, now_ms)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.model.job import Priority, State
 from redisjobs.model.limits import Limit
-from redisjobs.model.queries import Change, Query
+from redisjobs.model.queries import Change, JobStatus, Query
 from redisjobs.model.retention import DEFAULT, Retention
 from redisjobs.model.stored import Definition
 from redisjobs.model.transitions import Exchange, Pushed
@@ -31,12 +31,7 @@ _SWEPT = 1_000  # values below which none is dropped
 
 
 class Place(dict[int, "Job"]):
-    """The jobs that are in one place, by number.
-
-    Attributes:
-        state: The state of these jobs.
-        worker: The worker that runs them; '' if none does.
-    """
+    """The jobs that are in one place, by number; their state, and the worker that runs them."""
 
     __slots__ = ("state", "worker")
 
@@ -127,16 +122,6 @@ class Line:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """How a job ended whose result is kept."""
-
-    word: str  # `completed`, `cancelled`, `refused` or `dead`
-    text: str  # why it was refused; of a dead letter the error's type and the error
-    value: bytes = b""  # what the handler returned, as JSON
-    value_until_ms: int = 0  # when that is forgotten
-
-
-@dataclass(slots=True)
 class StoredSchedule:
     """A schedule, and what became of it."""
 
@@ -208,7 +193,8 @@ class Memory:
         self.ended = Expiring[Push, bool]()
         self.refused = Expiring[Push, bool]()  # when they were repeated
         self.answers = Expiring[Push, Pushed]()  # to pushes that met a unique key
-        self.outcomes = Expiring[str, Outcome]()
+        self.outcomes = Expiring[str, JobStatus]()  # of jobs whose result is kept
+        self.results = Expiring[str, bytes]()  # JSON
         self.progress = Expiring[str, bytes]()
 
         self.retention: Retention = DEFAULT
@@ -217,7 +203,8 @@ class Memory:
         self.schedules: dict[str, StoredSchedule] = {}
         self.removed: dict[str, int] = {}  # schedules, and the numbers of these changes
         self.change = 0  # the number of the last change of a schedule
-        self.schedulers: dict[str, dict[str, int]] = {}  # by release and id, when each was there last, in ms
+        self.releases: dict[str, int] = {}  # when a scheduler of each was there last, in ms
+        self.schedulers: dict[str, dict[str, int]] = {}  # by release and id, likewise
 
     def worker(self, worker_id: str) -> Worker:
         """Return a worker.

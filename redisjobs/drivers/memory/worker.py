@@ -1,4 +1,4 @@
-"""A worker's side: it joins and beats, settles its jobs and claims others, takes over from the dead, and leaves."""
+"""A worker's side: it joins, beats, settles jobs and claims others, takes over from the dead, and leaves."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -223,7 +223,6 @@ def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
         return
     deliveries, most = job.deliveries + 1, claimed.max_deliveries
     is_last = deliveries >= most > 1
-    line = None
     if job.is_cancelling:
         memory.held.discard(job.id)
         finish(memory, job, State.CANCELLED, {"deliveries": str(job.deliveries)})
@@ -237,15 +236,14 @@ def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
         claimed.ended.append((job.id, Reply.DEAD))
     elif is_last and not claimed.runs_nothing:
         memory.move(job, memory.isolated)
+    elif line := claimed.limiter.start(job, waited=True):
+        line_up(memory, job, job.deliveries, line)
+        return
     else:
-        line = claimed.limiter.start(job, waited=True)
-        if line is None:
-            job.ran_alone = is_last
-            claimed.count = 1 if is_last else claimed.count
-            memory.deliver(job, claimed.worker)
-            claimed.jobs.append(job)
-        else:
-            line_up(memory, job, job.deliveries, line)
+        job.ran_alone = is_last
+        claimed.count = 1 if is_last else claimed.count
+        memory.deliver(job, claimed.worker)
+        claimed.jobs.append(job)
         return
     claimed.limiter.pass_on(job)
 
@@ -311,7 +309,12 @@ def _lease(job: Job) -> Lease:
 def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others: bool) -> Reclaimed:
     """Fence workers that are lost, and hand back what fenced ones hold."""
     memory.worker(worker_id)
-    fenced = _fence_silent(memory, silent)
+    fenced = []
+    for each in silent:
+        lost = memory.workers.get(each.worker_id)
+        if lost is not None and _until_ms(lost) == each.until_ms:  # it has not beaten since it was named
+            fence(memory, lost)
+            fenced.append(lost.id)
     due_ms, now_ms = memory.next_due(), memory.now_ms()
     over = [each for each in memory.workers.values() if each.until <= time.monotonic()]
     known = len(memory.fenced)
@@ -333,17 +336,6 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
         promotes=_may_promote(memory, worker_id),
         late=(due_ms is not None and due_ms <= now_ms - _LATE) or has_turn(memory, _TURN_LATE),
     )
-
-
-def _fence_silent(memory: Memory, silent: Sequence[Silent]) -> list[str]:
-    """Fence the workers that have not beaten since they were named; return their ids."""
-    fenced = []
-    for each in silent:
-        worker = memory.workers.get(each.worker_id)
-        if worker is not None and _until_ms(worker) == each.until_ms:
-            fence(memory, worker)
-            fenced.append(worker.id)
-    return fenced
 
 
 def fence(memory: Memory, worker: Worker) -> None:

@@ -12,7 +12,7 @@ from redisjobs import JobQueue, Keep, Retention, Worker
 from redisjobs.model.codec import job_info
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Delete, Filter, Find, Requeue, Retain, Row, Scan, Tidy
+from redisjobs.model.queries import Cancel, Count, Delete, Filter, Find, Hold, Requeue, Retain, Row, Scan, Tidy
 from redisjobs.model.transitions import Ack, After, Lease, NewJob, Release, Reply, RetryLater
 from redisjobs.testing.driver_contract.acts import rows_of
 
@@ -204,10 +204,11 @@ async def test_a_push_that_is_repeated_after_its_end_adds_nothing(
     assert {each.reply for answer in answers for each in answer} == {Reply.REPEATED}
 
 
-async def test_it_can_not_be_cancelled_any_more(driver: Driver, worker: Consumer) -> None:
+async def test_it_can_not_be_cancelled_or_held_any_more(driver: Driver, worker: Consumer) -> None:
     await run(driver, worker, "a")
 
     assert await driver.change(Cancel("a")) is Reply.NOT_FOUND
+    assert await driver.change(Hold("a")) is Reply.NOT_FOUND
 
     assert await listed(driver, State.COMPLETED) == ["a"]
 

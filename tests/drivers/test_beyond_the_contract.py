@@ -343,6 +343,18 @@ async def test_what_a_late_read_of_a_worker_that_left_brings_is_handed_back_if_i
     assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 2)]
 
 
+async def test_in_memory_a_worker_that_left_gets_no_jobs() -> None:
+    store = MemoryStore("left")
+    one, two = store.consumer("w1"), store.consumer("w2")
+    await one.release(refund=True, watch=False)
+    await push(store, "a")
+
+    with pytest.raises(Fenced):
+        await one.wait(1, 5)
+
+    assert ids(await claim(two)) == ["a"]
+
+
 async def test_of_a_worker_that_left_no_key_is_left(store: Store, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a")

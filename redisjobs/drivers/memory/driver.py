@@ -24,6 +24,23 @@ T = TypeVar("T")
 _ = (operator, schedules)  # which register what answers queries and changes
 
 
+def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
+    with memory.lock:
+        return pushes.push(memory, jobs, repeated=repeated)
+
+
+def _read(memory: Memory, query: Query[T]) -> T:
+    answer: Callable[[Memory, Query[T]], T] = supported(QUERIES, query, "memory")
+    with memory.lock:
+        return answer(memory, query)
+
+
+def _change(memory: Memory, change: Change[T]) -> T:
+    make: Callable[[Memory, Change[T]], T] = supported(CHANGES, change, "memory")
+    with memory.lock:
+        return make(memory, change)
+
+
 class SyncMemoryDriver:
     """`memory://` for sync code and any number of threads; see `SyncDriver`."""
 
@@ -32,20 +49,15 @@ class SyncMemoryDriver:
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         _check_time(until)
-        with self._memory.lock:
-            return pushes.push(self._memory, jobs, repeated=repeated)
+        return _push(self._memory, jobs, repeated)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
         _check_time(until)
-        answer: Callable[[Memory, Query[T]], T] = supported(QUERIES, query, "memory")
-        with self._memory.lock:
-            return answer(self._memory, query)
+        return _read(self._memory, query)
 
     def change(self, change: Change[T], *, until: float = math.inf) -> T:
         _check_time(until)
-        make: Callable[[Memory, Change[T]], T] = supported(CHANGES, change, "memory")
-        with self._memory.lock:
-            return make(self._memory, change)
+        return _change(self._memory, change)
 
     def close(self) -> None:
         pass  # nothing is open
@@ -83,15 +95,15 @@ class MemoryDriver:
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         await anyio.lowlevel.checkpoint()
-        return self.sync.push(jobs, repeated=repeated)
+        return _push(self.memory, jobs, repeated)
 
     async def read(self, query: Query[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return self.sync.read(query)
+        return _read(self.memory, query)
 
     async def change(self, change: Change[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return self.sync.change(change)
+        return _change(self.memory, change)
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "MemoryConsumer":
         return MemoryConsumer(self.memory, worker_id, lease, max_deliveries)
@@ -194,11 +206,12 @@ class MemoryConsumer:
 
     async def change(self, change: Change[T]) -> T:
         await anyio.lowlevel.checkpoint()
-        return SyncMemoryDriver(self._memory).change(change)
+        return _change(self._memory, change)
 
     async def release(self, *, refund: bool, watch: bool) -> int:
         await anyio.lowlevel.checkpoint()
-        return self.sync.release(refund=refund, watch=watch)
+        with self._memory.lock:
+            return worker.release(self._memory, self.worker_id, refund=refund, watch=watch)
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         await _listen(self._memory, CONTROL, on_notification)

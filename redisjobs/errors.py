@@ -36,7 +36,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from redisjobs.base.durations import aware, seconds
+from redisjobs.base.arguments import aware, seconds
 from redisjobs.base.visible import visible
 
 E = TypeVar("E", bound=BaseException)

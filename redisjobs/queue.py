@@ -22,8 +22,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from redisjobs import drivers
-from redisjobs.base.arguments import flag, one_of, whole
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import flag, one_of, seconds, whole
 from redisjobs.client.backoff import retrying
 from redisjobs.client.push import Chunk, Conflict, Push, no_answer, raise_conflicts
 from redisjobs.client.registry import (

@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from redisjobs import drivers
-from redisjobs.base.arguments import flag, one_of, whole
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import flag, one_of, seconds, whole
 from redisjobs.client.backoff import retrying_sync
 from redisjobs.client.push import Conflict, Push, raise_conflicts
 from redisjobs.client.registry import (

@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from redisjobs import sync
-from redisjobs.base.rates import pause_of
+from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.bar import Bar

@@ -28,8 +28,7 @@ from typing import (
     overload,
 )
 
-from redisjobs.base.arguments import one_of, whole
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import one_of, seconds, whole
 from redisjobs.base.visible import visible
 from redisjobs.client.push import Chunk, Push, PushOutcome, name_in
 from redisjobs.client.results import kept_for_a_while

@@ -3,9 +3,8 @@
 import logging
 import threading
 
-from redisjobs.base.durations import in_words
 from redisjobs.base.logger import Log
-from redisjobs.base.visible import number_of, visible
+from redisjobs.base.visible import in_words, number_of, visible
 from redisjobs.errors import Snooze
 from redisjobs.events import (
     Events,

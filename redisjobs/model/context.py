@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Generic, TypeVar, Unpack, overload
 
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import seconds
 from redisjobs.base.visible import visible
 from redisjobs.model.job import AppState, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.options import PushOptions

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypedDict
 
-from redisjobs.base.arguments import is_text, one_of
-from redisjobs.base.durations import milliseconds, seconds
-from redisjobs.base.rates import pause_of
+from redisjobs.base.arguments import is_text, milliseconds, one_of, pause_of, seconds
 from redisjobs.model.job import State
 from redisjobs.model.queries import BulkResult, Cancel, ChangeMany, Filter, Hold, RequeueAll, Row, Unhold
 from redisjobs.model.transitions import Reply

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from redisjobs.base.arguments import is_text, whole
-from redisjobs.base.rates import pause_of
+from redisjobs.base.arguments import is_text, pause_of, whole
 from redisjobs.model.codec import when
 from redisjobs.model.job import JobName
 from redisjobs.model.queries import LimitsFound

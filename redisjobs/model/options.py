@@ -7,8 +7,7 @@ from datetime import datetime
 from string import Formatter
 from typing import Any, Literal, TypedDict
 
-from redisjobs.base.arguments import is_text, one_of
-from redisjobs.base.durations import aware, milliseconds, seconds
+from redisjobs.base.arguments import aware, is_text, milliseconds, one_of, seconds
 from redisjobs.errors import RegistrationError
 from redisjobs.model import codec
 from redisjobs.model.job import Duration, JobDefinition, JobName, OnConflict, Priority, UniqueUntil

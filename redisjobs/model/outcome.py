@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from redisjobs.base.durations import milliseconds
+from redisjobs.base.arguments import milliseconds
 from redisjobs.base.visible import visible
 from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
 from redisjobs.model.fingerprint import Fingerprint, fingerprint_of

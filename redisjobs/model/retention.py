@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from redisjobs.base.arguments import whole
-from redisjobs.base.durations import milliseconds, seconds
+from redisjobs.base.arguments import milliseconds, seconds, whole
 
 
 @dataclass(frozen=True, slots=True)

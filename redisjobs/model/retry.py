@@ -14,8 +14,7 @@ from typing import Any
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_base
 
-from redisjobs.base.arguments import number, whole
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import number, seconds, whole
 
 Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]

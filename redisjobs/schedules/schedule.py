@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redisjobs.base.durations import aware, seconds
+from redisjobs.base.arguments import aware, seconds
 
 if TYPE_CHECKING:
     from redisjobs.schedules.recurrence import Calendar, Interval

@@ -8,7 +8,7 @@ import pytest
 from store import RedisStore, Store
 
 from redisjobs import sync
-from redisjobs.base.rates import pause_of
+from redisjobs.base.arguments import pause_of
 from redisjobs.model.driver import Driver
 from redisjobs.model.groups import MOST_GROUPS, Groups
 from redisjobs.model.job import Priority, State

@@ -23,6 +23,8 @@ if sys.version_info < (3, 11):  # noqa: UP036  (a checkout can be run without an
 if TYPE_CHECKING:
     # Queues
     # Errors
+    # Looking at many jobs
+    from redisjobs.client.operations import FilterOptions
     from redisjobs.errors import (
         DecodeError,
         DriverError,
@@ -58,9 +60,6 @@ if TYPE_CHECKING:
 
     # Jobs
     from redisjobs.model.context import JobContext, current_job
-
-    # Looking at many jobs
-    from redisjobs.model.filters import FilterOptions
     from redisjobs.model.groups import DeadGroup
     from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
 
@@ -99,7 +98,7 @@ _MODULES = {
         *("Snooze", "Unavailable", "UniqueConflict", "UnknownJob", "UnknownSchedule", "UnwritableResult"),
         "WrongType",
     ],
-    "model.filters": ["FilterOptions"],
+    "client.operations": ["FilterOptions"],
     "model.groups": ["DeadGroup"],
     "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
     "model.limits": ["LimitInfo", "LimitedKey"],

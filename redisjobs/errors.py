@@ -17,7 +17,7 @@
     │   ├── JobFailed      it is a dead letter
     │   ├── JobCancelled   somebody cancelled it
     │   ├── ResultRefused  it is done, but what its handler returned could not be kept
-    │   ├── ResultExpired  it is done, and its result was kept until a while ago
+    │   ├── ResultExpired  it is done, and its result is no longer kept
     │   └── ResultNotKept  no result of it is kept
     ├── DriverError        the store failed or did not answer
     │   ├── Unavailable    it did not answer, or not now; trying again may help

@@ -32,13 +32,13 @@ from redisjobs.cli.target import (
     queue_of,
     where,
 )
+from redisjobs.client.operations import FilterOptions
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.events import JobsChanged
 from redisjobs.model import codec
 from redisjobs.model.codec import JobInfo
-from redisjobs.model.filters import FilterOptions
 from redisjobs.model.job import State
 from redisjobs.model.progress import Progress
 from redisjobs.queue import JobQueue

@@ -297,7 +297,7 @@ async def test_what_was_done_before_the_connection_ended_stays_done(store: Store
             raise failed
         return await driver.change(change)
 
-    queue._change = one_step  # type: ignore[method-assign]
+    queue._ask = one_step  # type: ignore[method-assign, assignment]
     with pytest.raises(ConnectionError):
         await queue.requeue_all()
 

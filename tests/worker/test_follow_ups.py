@@ -729,7 +729,7 @@ def test_jobs_that_may_replace_others_go_in_smaller_calls() -> None:
     items = [Bare("x" * 8000)] * 500
 
     def sizes(**options: Any) -> list[int]:
-        return [len(chunk.jobs) for chunk in queue.prepare_many(items, BARE, options)]  # type: ignore[arg-type]
+        return [len(chunk.jobs) for chunk in queue._prepare_many(items, BARE, options)]  # type: ignore[arg-type]
 
     assert sizes() == [500]
     assert sizes(unique="k") == [500]

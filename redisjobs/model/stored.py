@@ -4,6 +4,7 @@ When a rule fires is in `schedule.py`; who fires it in `scheduler.py`.
 """
 
 import hashlib
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from functools import lru_cache
 
 from redisjobs.base.arguments import is_text, whole
 from redisjobs.model.job import OnConflict, Priority
+from redisjobs.model.options import ENTRY_OPTIONS
 from redisjobs.model.queries import Change, Query
 from redisjobs.model.transitions import MOST_JOBS, After, At, NewJob, Pushed, Reply
 from redisjobs.schedules.schedule import Schedule
@@ -68,33 +70,30 @@ class Definition:
 
     @property
     def fields(self) -> list[bytes]:
-        """As the store keeps it: names and values, flat; times in ms, what is left out is not there."""
+        """The schedule as it is stored: names and values, flat; times in ms. What is left out is not there."""
         job = self.job
-        given = dict(zip(job.fields[::2], job.fields[1::2], strict=True))
-        flat: dict[str, str | bytes | int | None] = {
+        name, parameters, *options = job.fields[1::2]
+        flat: dict[str | bytes, str | bytes | int | None] = {
             "rule": self.rule.text,
             "accuracy": self.accuracy.value,
             "at_most": self.at_most,
             "jitter_ms": self.jitter_ms or None,
-            "job": given["name"],
-            "parameters": given["parameters"],
-            "headers": given.get("headers"),
-            "limit_key": given.get("limit_key"),
+            "job": name,
+            "parameters": parameters,
             "priority": job.priority.value,
             "delay_ms": round(job.due.ms) if isinstance(job.due, After) else None,
             "unique": job.unique or None,
             "unique_for_ms": job.unique_for_ms,
-            "unique_until": given.get("unique_until"),
             "on_conflict": None if job.on_conflict is OnConflict.SKIP else job.on_conflict.value,
             "expires_in_ms": job.expires_in_ms,
-            "keep_result_ms": given.get("keep_result"),
+            **dict(zip(job.fields[4::2], options, strict=True)),  # those of ENTRY_OPTIONS
         }
         there = {key: value for key, value in flat.items() if value is not None}
         return [_raw(part) for pair in there.items() for part in pair]
 
     @property
     def fingerprint(self) -> str:
-        """Tells it from another definition of its name."""
+        """A text that differs from that of any other definition of this name."""
         digest = hashlib.sha256()
         for part in self.fields:
             digest.update(b"%d:%b" % (len(part), part))
@@ -102,62 +101,75 @@ class Definition:
 
     @classmethod
     def read(cls, name: str, fields: Mapping[bytes, bytes]) -> "Definition":
-        """A definition as the store keeps it.
+        """Return the definition that is stored.
 
         Raises:
-            ValueError: It is none, by somebody's hand; the message says what is wrong.
+            ValueError: It is not one, as it was changed outside redisjobs; the message says what is wrong.
         """
-
-        def text(key: bytes, default: str | None = None) -> str:
-            value = fields.get(key)
-            if value is None and default is None:
-                raise ValueError(f"it has no field '{key.decode()}'")
-            try:
-                return value.decode() if value is not None else str(default)
-            except UnicodeDecodeError:
-                raise ValueError(f"its field '{key.decode()}' is no text in UTF-8") from None
-
-        def number(key: bytes) -> int | None:
-            value = text(key, "")
-            if not value:
-                return None
-            if not (value.isascii() and value.isdigit()) or len(value) > 15:
-                raise ValueError(f"its field '{key.decode()}' is {value!r:.60}, no whole number from 0 up")
-            return int(value)
-
-        kept: list[str | bytes] = ["name", text(b"job"), "parameters", text(b"parameters").encode()]
-        if b"headers" in fields:
-            kept += ["headers", fields[b"headers"]]
-        if (keep_ms := number(b"keep_result_ms")) is not None:
-            kept += ["keep_result", str(keep_ms)]
-        if until := text(b"unique_until", ""):
-            if until != "start":
-                raise ValueError(f"its field 'unique_until' is {until!r:.60}, not `start`")
-            kept += ["unique_until", until]
-        if b"limit_key" in fields:
-            kept += ["limit_key", fields[b"limit_key"]]
-        delay_ms, unique_for_ms = number(b"delay_ms"), number(b"unique_for_ms")
+        stored = _Stored(fields)
+        kept: list[str | bytes] = ["name", stored.text(b"job"), "parameters", stored.text(b"parameters").encode()]
+        for option, (_, pattern) in ENTRY_OPTIONS.items():
+            if (key := option.encode()) in fields:
+                kept += [option, stored.text(key, pattern=pattern)]
+        unique_for_ms = stored.number(b"unique_for_ms")
         if unique_for_ms == 0:
             raise ValueError("its field 'unique_for_ms' is 0: a key is held for 1 ms at least")
+        delay_ms = stored.number(b"delay_ms")
         job = NewJob(
             "",
             kept,
-            Priority(text(b"priority", "normal")),
+            Priority(stored.text(b"priority", "normal")),
             After(delay_ms) if delay_ms else None,
-            text(b"unique", ""),
+            stored.text(b"unique", ""),
             unique_for_ms,
-            number(b"expires_in_ms"),
-            on_conflict=OnConflict(text(b"on_conflict", "skip")),
+            stored.number(b"expires_in_ms"),
+            on_conflict=OnConflict(stored.text(b"on_conflict", "skip")),
         )
-        at_most = number(b"at_most") or 100
         return cls(
             name,
-            _rule(text(b"rule")),
+            _rule(stored.text(b"rule")),
             job,
-            Accuracy(text(b"accuracy", "latest")),
-            at_most,
-            number(b"jitter_ms") or 0,
+            Accuracy(stored.text(b"accuracy", "latest")),
+            stored.number(b"at_most") or 100,
+            stored.number(b"jitter_ms") or 0,
         )
+
+
+class _Stored:
+    """The fields of a stored schedule, which may have been changed outside redisjobs."""
+
+    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+        self._fields = fields
+
+    def text(self, key: bytes, default: str | None = None, pattern: str = r"(?s:.*)") -> str:
+        """Return a field as text.
+
+        Raises:
+            ValueError: It is not there, is no text, or does not match the pattern.
+        """
+        value = self._fields.get(key)
+        if value is None and default is None:
+            raise ValueError(f"it has no field '{key.decode()}'")
+        try:
+            text = value.decode() if value is not None else str(default)
+        except UnicodeDecodeError:
+            raise ValueError(f"its field '{key.decode()}' is no text in UTF-8") from None
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"its field '{key.decode()}' is {text!r:.60}, which does not match `{pattern}`")
+        return text
+
+    def number(self, key: bytes) -> int | None:
+        """Return a field as a whole number; None if it is not there or empty.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        value = self.text(key, "")
+        if not value:
+            return None
+        if not (value.isascii() and value.isdigit()) or len(value) > 15:
+            raise ValueError(f"its field '{key.decode()}' is {value!r:.60}, no whole number from 0 up")
+        return int(value)
 
 
 @lru_cache(maxsize=256)

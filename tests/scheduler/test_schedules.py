@@ -451,7 +451,7 @@ def test_how_long_a_key_is_held_goes_with_a_schedule() -> None:
     fields = dict(zip(definition.fields[::2], definition.fields[1::2], strict=True))
 
     assert Definition.read("nightly", fields).fields == definition.fields
-    with pytest.raises(ValueError, match="'unique_until' is 'noon', not `start`"):
+    with pytest.raises(ValueError, match="'unique_until' is 'noon', which does not match `start`"):
         Definition.read("nightly", fields | {b"unique_until": b"noon"})
     with pytest.raises(ValueError, match="'often' is not a valid OnConflict"):
         Definition.read("nightly", fields | {b"on_conflict": b"often"})

@@ -53,6 +53,7 @@ _PAGES = {
     "retry": "retries",
     "schedules": "schedules",
     "scheduler": "schedules",
+    "definition": "schedules",
     "stored": "schedules",
     "service": "workers",
     "errors": "errors",

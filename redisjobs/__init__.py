@@ -56,17 +56,15 @@ if TYPE_CHECKING:
 
     # Middleware
     from redisjobs.middleware import Middleware
-    from redisjobs.model.codec import JobInfo
 
     # Jobs
     from redisjobs.model.context import JobContext, current_job
-    from redisjobs.model.groups import DeadGroup
-    from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
+    from redisjobs.model.definition import Accuracy
 
     # Limits
-    from redisjobs.model.limits import LimitedKey, LimitInfo
+    from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PauseInfo, WorkerInfo
+    from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
     from redisjobs.model.options import HandlerOptions, PushOptions
-    from redisjobs.model.pauses import PauseInfo
     from redisjobs.model.progress import Progress
     from redisjobs.model.queries import Counts
 
@@ -75,9 +73,8 @@ if TYPE_CHECKING:
 
     # Retries
     from redisjobs.model.retry import RetryPolicy, exponential_jitter, no_retry
-    from redisjobs.model.stored import Accuracy, ScheduleInfo
+    from redisjobs.model.stored import ScheduleInfo
     from redisjobs.model.transitions import Reply
-    from redisjobs.model.workers import WorkerInfo
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
 
     # Whoever runs jobs
@@ -89,7 +86,6 @@ if TYPE_CHECKING:
     from redisjobs.worker.worker import Worker
 
 _MODULES = {
-    "model.codec": ["JobInfo"],
     "model.context": ["JobContext", "current_job"],
     "errors": [
         *("DecodeError", "DriverError", "EncodeError", "Fail", "JobCancelled", "JobFailed", "JobStalled"),
@@ -99,12 +95,10 @@ _MODULES = {
         "WrongType",
     ],
     "client.operations": ["FilterOptions"],
-    "model.groups": ["DeadGroup"],
     "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
-    "model.limits": ["LimitInfo", "LimitedKey"],
+    "model.info": ["DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo", "WorkerInfo"],
     "middleware": ["Middleware"],
     "model.options": ["HandlerOptions", "PushOptions"],
-    "model.pauses": ["PauseInfo"],
     "model.progress": ["Progress"],
     "model.queries": ["Counts"],
     "queue": ["JobFunction", "JobHandle", "JobQueue"],
@@ -112,11 +106,11 @@ _MODULES = {
     "model.retry": ["RetryPolicy", "exponential_jitter", "no_retry"],
     "schedules.schedule": ["Schedule"],
     "scheduler.scheduler": ["Scheduler"],
-    "model.stored": ["Accuracy", "ScheduleInfo"],
+    "model.definition": ["Accuracy"],
+    "model.stored": ["ScheduleInfo"],
     "service": ["Lifespan", "Service"],
     "model.transitions": ["Reply"],
     "worker.worker": ["Worker"],
-    "model.workers": ["WorkerInfo"],
 }
 """The modules of what is exported. Each is imported once somebody asks for a name of it: whoever only pushes never
 loads what runs jobs, and the command line says its version without loading either."""

@@ -25,9 +25,9 @@ from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.middleware import NOBODY, Middleware, before_push
-from redisjobs.model import codec
-from redisjobs.model.codec import JobInfo
+from redisjobs.model import payload
 from redisjobs.model.context import JobContext
+from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
@@ -90,7 +90,7 @@ class JobQueue(Inspector, Serving):
         name: str = "default",
         *,
         retry: RetryPolicy | None = None,
-        max_parameters: int = codec.MAX_PARAMETERS,
+        max_parameters: int = payload.MAX_PARAMETERS,
         deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
         retention: Retention | None = None,

@@ -30,9 +30,9 @@ from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
 from redisjobs.middleware import NOBODY, Middleware, before_push_sync
-from redisjobs.model import codec
-from redisjobs.model.codec import JobInfo
+from redisjobs.model import payload
 from redisjobs.model.context import JobContext
+from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
@@ -83,7 +83,7 @@ class JobQueue(SyncInspector, Serving):
         name: str = "default",
         *,
         retry: RetryPolicy | None = None,
-        max_parameters: int = codec.MAX_PARAMETERS,
+        max_parameters: int = payload.MAX_PARAMETERS,
         deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
         retention: Retention | None = None,

@@ -37,8 +37,8 @@ from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.events import JobsChanged
-from redisjobs.model import codec
-from redisjobs.model.codec import JobInfo
+from redisjobs.model import payload
+from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.model.progress import Progress
 from redisjobs.queue import JobQueue
@@ -222,7 +222,7 @@ def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
     """What was typed as parameters of a job: by the type of its handler, or as JSON where there is none."""
     try:
         if job.name in queue.definitions:
-            return codec.read_parameters(queue.definitions[job.name].name, raw)
+            return payload.read_parameters(queue.definitions[job.name].name, raw)
         value = json.loads(raw)
     except (DecodeError, ValueError, RecursionError) as error:
         raise Mistake(f"--parameters {raw.decode('utf-8', 'replace')[:60]!r}: {error}") from None

@@ -21,7 +21,7 @@ from redisjobs.client.registry import Registry
 from redisjobs.client.results import kept_for_a_while
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
-from redisjobs.model import codec
+from redisjobs.model import payload
 from redisjobs.model.job import OnConflict, Priority, PushedJob, UniqueUntil
 from redisjobs.model.limits import checked_key
 from redisjobs.model.options import PushOptions
@@ -110,7 +110,7 @@ def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> New
     raw = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     try:
         definition = queue.definition(name)
-        return queue.prepare(codec.read_parameters(definition.name, raw), definition.name, **options)
+        return queue.prepare(payload.read_parameters(definition.name, raw), definition.name, **options)
     except (UnknownJob, DecodeError, EncodeError, ValueError) as error:
         raise Mistake(str(error)) from error
 

@@ -12,11 +12,11 @@ from redisjobs.client.operations import Steps
 from redisjobs.client.push import Push, gave_up
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.model import codec
-from redisjobs.model.codec import JobInfo
+from redisjobs.model.changes import Change
 from redisjobs.model.driver import SyncDriver
-from redisjobs.model.queries import Change, Query, Scan
-from redisjobs.model.transitions import LONGEST_TRY
+from redisjobs.model.info import JobInfo, job_info
+from redisjobs.model.queries import Query, Scan
+from redisjobs.model.times import LONGEST_TRY
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Calls(Registry):
         while more:
             step = await self._ask(page)
             for row in step.rows:
-                yield codec.job_info(row)
+                yield job_info(row)
             page, more = replace(page, after=step.after), step.after != ""
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
@@ -101,7 +101,7 @@ class SyncCalls(Registry):
         more = True
         while more:
             step = self._ask(page)
-            yield from map(codec.job_info, step.rows)
+            yield from map(job_info, step.rows)
             page, more = replace(page, after=step.after), step.after != ""
 
     def _call(self, call: Callable[[float], T], push: Push | None = None) -> T:

@@ -7,14 +7,11 @@ from redisjobs.client import operations
 from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.checks import id_of
 from redisjobs.client.operations import FilterOptions
-from redisjobs.model.codec import JobInfo
-from redisjobs.model.groups import DeadGroup
+from redisjobs.model.changes import Cancel, Delete, Hold, Unhold
+from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
-from redisjobs.model.limits import LimitInfo
-from redisjobs.model.pauses import PauseInfo, pause_info, paused_name
-from redisjobs.model.queries import Cancel, Count, Counts, Delete, FindPauses, Hold, Pause, Unhold
+from redisjobs.model.queries import Count, Counts, FindPauses
 from redisjobs.model.transitions import Reply
-from redisjobs.model.workers import WorkerInfo
 
 
 class Inspector(Calls):
@@ -101,7 +98,7 @@ class Inspector(Calls):
         Raises:
             ValueError: The name can't be a job's.
         """
-        await self._ask(Pause(paused_name(name)))
+        await self._do(operations.pause(name))
 
     async def resume(self, name: str | JobName[Any] | None = None) -> None:
         """Let jobs start again, in their places, after a `pause` of the same name.
@@ -118,7 +115,7 @@ class Inspector(Calls):
 
     async def is_paused(self, name: str | JobName[Any] | None = None) -> bool:
         """Return whether the queue is paused; with a name, whether that job name itself is."""
-        return (await self.pauses()).is_paused(paused_name(name))
+        return await self._do(operations.is_paused(name))
 
     async def pauses(self) -> PauseInfo:
         """Return since when the queue is paused, which job names are, and how many jobs are held."""
@@ -279,7 +276,7 @@ class SyncInspector(SyncCalls):
 
     def pause(self, name: str | JobName[Any] | None = None) -> None:
         """Let no job of the queue, or of one name, start; see `redisjobs.JobQueue.pause`."""
-        self._ask(Pause(paused_name(name)))
+        self._do(operations.pause(name))
 
     def resume(self, name: str | JobName[Any] | None = None) -> None:
         """Let jobs start again; see `redisjobs.JobQueue.resume`."""
@@ -287,7 +284,7 @@ class SyncInspector(SyncCalls):
 
     def is_paused(self, name: str | JobName[Any] | None = None) -> bool:
         """Return whether the queue is paused; with a name, whether that job name itself is."""
-        return self.pauses().is_paused(paused_name(name))
+        return self._do(operations.is_paused(name))
 
     def pauses(self) -> PauseInfo:
         """Return what is paused or held; see `redisjobs.JobQueue.pauses`."""

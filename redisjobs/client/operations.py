@@ -12,38 +12,38 @@ from typing import Any, Protocol, TypedDict, TypeVar
 from redisjobs.base.arguments import flag, is_text, milliseconds, one_of, pause_of, seconds, whole
 from redisjobs.client.checks import id_of
 from redisjobs.errors import DecodeError, DriverError
-from redisjobs.model import codec
-from redisjobs.model.codec import JobInfo
-from redisjobs.model.groups import DeadGroup, Groups
-from redisjobs.model.job import JobName, PushedJob, State
-from redisjobs.model.limits import Limit, LimitInfo, limit_infos, limited_name
-from redisjobs.model.pauses import paused_name
-from redisjobs.model.queries import (
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     Change,
     ChangeMany,
     DeleteAll,
-    Filter,
-    Find,
-    FindLimits,
-    FindWorkers,
-    GroupDead,
     Hold,
     JobChange,
-    Query,
+    Pause,
     Requeue,
     RequeueAll,
     Resume,
-    Row,
-    Scan,
     SetLimit,
     Unhold,
     Unpark,
 )
+from redisjobs.model.info import (
+    DeadGroup,
+    Groups,
+    JobInfo,
+    LimitInfo,
+    WorkerInfo,
+    job_info,
+    limit_infos,
+    pause_info,
+    worker_infos,
+)
+from redisjobs.model.job import JobName, PushedJob, State, checked_name
+from redisjobs.model.limits import Limit
+from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
 from redisjobs.model.retention import ASIDE
 from redisjobs.model.transitions import MOST_JOBS, Reply
-from redisjobs.model.workers import WorkerInfo, worker_infos
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ def ask(request: Query[T] | Change[T]) -> Steps[T]:
 def get(job: str | PushedJob) -> Steps[JobInfo | None]:
     """Look a job up."""
     row = yield from ask(Find(id_of(job)))
-    return None if row is None else codec.job_info(row)
+    return None if row is None else job_info(row)
 
 
 def jobs(state: State | str | None, limit: int, options: FilterOptions) -> Steps[list[JobInfo]]:
@@ -127,7 +127,7 @@ def jobs(state: State | str | None, limit: int, options: FilterOptions) -> Steps
         last = len(found) + most
         while page is not None:
             step = yield from ask(page)
-            found += map(codec.job_info, step.rows)
+            found += map(job_info, step.rows)
             page = Scan(each, wanted, step.after, last - len(found)) if step.after and len(found) < last else None
     return found
 
@@ -178,9 +178,24 @@ def limits() -> Steps[list[LimitInfo]]:
 # Change the queue
 
 
+def _name_or_all(name: str | JobName[Any] | None) -> str:
+    return "" if name is None else checked_name(name)
+
+
+def is_paused(name: str | JobName[Any] | None) -> Steps[bool]:
+    """Return whether the queue is paused, or a job name."""
+    found = pause_info((yield from ask(FindPauses())))
+    return found.is_paused(_name_or_all(name))
+
+
+def pause(name: str | JobName[Any] | None) -> Steps[None]:
+    """Let no job of the queue, or of one name, start."""
+    yield from ask(Pause(_name_or_all(name)))
+
+
 def resume(name: str | JobName[Any] | None) -> Steps[None]:
     """Let the jobs of the queue, or of one name, start again."""
-    yield from ask(Resume(paused_name(name)))
+    yield from ask(Resume(_name_or_all(name)))
     after = None if name is not None else ""
     while after != "":
         after = yield from ask(Unpark(after or ""))
@@ -192,7 +207,7 @@ def set_limit(
     """Set the limit of a name, or remove it."""
     limit, after = Limit(max_concurrency, rate, burst).text, None
     while after != "":
-        after = yield from ask(SetLimit(limited_name(name), limit, after or ""))
+        after = yield from ask(SetLimit(checked_name(name), limit, after or ""))
 
 
 # Change jobs

@@ -8,11 +8,12 @@ from redisjobs.client.checks import check_items, prepared_by, refuse_function, w
 from redisjobs.client.push import Chunk, name_in
 from redisjobs.client.results import kept_for_a_while
 from redisjobs.errors import EncodeError, UnknownJob
-from redisjobs.model import codec
+from redisjobs.model import codec, payload
+from redisjobs.model.changes import Requeue
 from redisjobs.model.job import JobDefinition, JobName, Named, TypedMapping, borrowed, name_of
 from redisjobs.model.limits import checked_key
 from redisjobs.model.options import PushOptions, check_push_options, checked_unique, new_job
-from redisjobs.model.queries import Requeue, Row
+from redisjobs.model.queries import Row
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, NewJob, weight_of
 
 P = TypeVar("P")
@@ -90,7 +91,7 @@ class Preparing:
             if callable(parameters):
                 refuse_function(parameters)
             name = self.definition(name).name
-            parameters = codec.instance(name, parameters)
+            parameters = payload.instance(name, parameters)
         elif not isinstance(name, JobName):
             refuse_function(parameters)
             if isinstance(parameters, str) and self.definitions.keys() & {parameters}:
@@ -147,18 +148,18 @@ class Preparing:
         letter = f"{row.key}@{row.state}"  # this very letter, not where its job may be by then
         if name in self.definitions:
             known = self.definitions[name]
-            given = codec.instance(known.name, parameters)
+            given = payload.instance(known.name, parameters)
             encoded = self._encode(known.name, given)
             key = _limit_key_of(known, given) if known.limit_key is not None else ""
             return Requeue(letter, parameters=encoded, limit_key=key, ended=True)
         if why := why_no_parameters(parameters):
             raise TypeError(why)
-        untyped = codec.encode_untyped(visible(name), parameters, self.max_parameters)
+        untyped = payload.encode_untyped(visible(name), parameters, self.max_parameters)
         return Requeue(letter, parameters=untyped, ended=True)
 
     def _encode(self, name: JobName[Any], parameters: Any) -> bytes:
         try:
-            return codec.encode_parameters(name, parameters, self.max_parameters)
+            return payload.encode_parameters(name, parameters, self.max_parameters)
         except EncodeError:
             if why := why_no_parameters(parameters):
                 raise TypeError(why) from None

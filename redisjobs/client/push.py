@@ -16,7 +16,8 @@ from redisjobs.base.visible import visible
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, UniqueConflict, WrongType
 from redisjobs.model.driver import OtherVersion, PushedInPart
 from redisjobs.model.job import OnConflict
-from redisjobs.model.transitions import REPEATABLE, NewJob, Pushed, Reply, Tries
+from redisjobs.model.times import REPEATABLE
+from redisjobs.model.transitions import NewJob, Pushed, Reply, Tries
 
 T = TypeVar("T")
 Handle_co = TypeVar("Handle_co", covariant=True)

@@ -15,6 +15,8 @@ from redisjobs.client.functions import HandlerDecorator
 from redisjobs.client.prepare import Preparing
 from redisjobs.errors import DriverError, RegistrationError
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
+from redisjobs.model.changes import Change
+from redisjobs.model.definition import Accuracy, Definition, check_schedule
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import Duration, JobName, PushedJob, checked_queue_name, name_of
 from redisjobs.model.limits import LimitKey
@@ -28,16 +30,15 @@ from redisjobs.model.options import (
     new_definition,
     unique_of,
 )
-from redisjobs.model.queries import Change
 from redisjobs.model.retention import Retention
 from redisjobs.model.retry import RetryPolicy, exponential_jitter
 from redisjobs.model.signature import Signature, handler_call, returned_type
-from redisjobs.model.stored import Accuracy, Definition, check_schedule
-from redisjobs.model.transitions import REPEATABLE, NewJob
+from redisjobs.model.times import REPEATABLE
+from redisjobs.model.transitions import NewJob
 from redisjobs.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
-    from redisjobs.client.changes import Publisher
+    from redisjobs.client.publisher import Publisher
     from redisjobs.events import Events
 
 P = TypeVar("P")
@@ -105,7 +106,7 @@ class Registry(Preparing):
         """The events of this queue in this process: `events.subscribe(kind, listener)`."""
         publisher = self._publisher
         if publisher is None:  # a program that only pushes never gets here, and does not load the events
-            from redisjobs.client.changes import Publisher
+            from redisjobs.client.publisher import Publisher
 
             # Two threads may get here at once: both use the one that is there first.
             publisher = vars(self).setdefault("_publisher", Publisher(self.name))

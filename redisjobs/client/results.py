@@ -15,9 +15,9 @@ from redisjobs.errors import (
     ResultNotKept,
     ResultRefused,
 )
-from redisjobs.model import codec
+from redisjobs.model import payload
+from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.job import Expected, JobDefinition, PushedJob, ReturnType
-from redisjobs.model.queries import Ending, JobStatus
 from redisjobs.model.transitions import NewJob
 
 KEPT = 3600
@@ -83,21 +83,21 @@ def result_of(job_id: str, status: JobStatus, expected: Expected, *, was_there: 
         raise _no_result(job_id, status, was_there=was_there)
     what = f"the result of job {visible(job_id)}"
     if expected.returns is None:
-        return codec.decode_untyped(what, status.value)
+        return payload.decode_untyped(what, status.value)
     if expected.is_certain:
-        return codec.decode_parameters(expected.returns, status.value)
+        return payload.decode_parameters(expected.returns, status.value)
     return _typed_if_it_fits(what, expected.returns, status.value)
 
 
 def _typed_if_it_fits(what: str, returns: ReturnType[Any], raw: bytes) -> Any:
     """Return a result of this type, if that is written as the JSON at hand; else what the JSON says."""
-    untyped = codec.decode_untyped(what, raw)
+    untyped = payload.decode_untyped(what, raw)
     try:
-        value = codec.decode_parameters(returns, raw)
-        written = codec.encode_parameters(returns, value, 2 * len(raw))
+        value = payload.decode_parameters(returns, raw)
+        written = payload.encode_parameters(returns, value, 2 * len(raw))
     except (DecodeError, EncodeError):
         return untyped
-    return value if codec.decode_untyped(what, written) == untyped else untyped
+    return value if payload.decode_untyped(what, written) == untyped else untyped
 
 
 def not_kept_yet(job_id: str, status: JobStatus) -> ResultNotKept | None:

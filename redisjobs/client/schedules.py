@@ -10,18 +10,16 @@ from redisjobs.base.visible import visible
 from redisjobs.client.operations import Steps, ask
 from redisjobs.errors import DriverError, RegistrationError, UnknownSchedule
 from redisjobs.model.codec import new_job_id
+from redisjobs.model.definition import Accuracy, Definition, job_now
 from redisjobs.model.job import Duration, JobName
 from redisjobs.model.options import PushOptions
 from redisjobs.model.stored import (
-    Accuracy,
-    Definition,
     ListSchedules,
     PauseSchedule,
     Put,
     PutSchedules,
     RemoveSchedule,
     ScheduleInfo,
-    job_now,
     schedule_infos,
 )
 from redisjobs.model.transitions import NewJob, Reply

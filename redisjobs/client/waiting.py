@@ -24,11 +24,12 @@ from redisjobs.client.backoff import NOT_NOW, retrying
 from redisjobs.client.results import has_ended, not_ended, not_kept_yet, result_of
 from redisjobs.errors import DriverError
 from redisjobs.model import codec
+from redisjobs.model.changes import Ending, GetStatus, JobStatus
 from redisjobs.model.context import keeper_of_only_slot
 from redisjobs.model.driver import Driver, Notification
 from redisjobs.model.job import Expected, State, WhyWaiting
 from redisjobs.model.progress import Progress
-from redisjobs.model.queries import Ending, Find, GetStatus, JobStatus, Row
+from redisjobs.model.queries import Find, Row
 
 logger = Log("redisjobs")
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from redisjobs.errors import DriverError
-from redisjobs.model.queries import Change, Query
+from redisjobs.model.changes import Change
+from redisjobs.model.queries import Query
 from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
 T = TypeVar("T")

@@ -138,6 +138,9 @@ def checked_queue_name(name: str) -> str:
     return name
 
 
+_NAME = r"[^\s\x00-\x1f]{1,200}"
+
+
 @dataclass(frozen=True)
 class JobName(Generic[P]):
     """A job's name with the type of its parameters, so that one type can serve many names.
@@ -154,7 +157,7 @@ class JobName(Generic[P]):
     wanted: ClassVar[str] = "a dataclass, a pydantic model or a TypedDict"
 
     def __post_init__(self) -> None:
-        if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
+        if not is_text(self.name, _NAME):
             raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
         if not _may_be_type(self.parameters):
             told = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is no type"
@@ -177,6 +180,18 @@ class JobName(Generic[P]):
     def round_trip(self) -> RoundTrip:
         """What of the parameters their type leaves open."""
         return RoundTrip(self.adapter.core_schema)
+
+
+def checked_name(name: str | JobName[Any]) -> str:
+    """Return a job name as text.
+
+    Raises:
+        ValueError: It can't be one.
+    """
+    text = name.name if isinstance(name, JobName) else name
+    if not is_text(text, _NAME):
+        raise ValueError(f"name={name!r}: give the name of a job, 1 to 200 characters, no spaces")
+    return text
 
 
 class ReturnType(JobName[P]):

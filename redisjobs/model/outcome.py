@@ -7,9 +7,8 @@ from typing import Literal
 from redisjobs.base.arguments import milliseconds
 from redisjobs.base.visible import visible
 from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
-from redisjobs.model.fingerprint import Fingerprint, fingerprint_of
+from redisjobs.model.failures import Fingerprint, fingerprint_of, format_exception
 from redisjobs.model.retry import RetryPolicy
-from redisjobs.model.tracebacks import format_exception
 from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Release, Result, RetryLater, Settlement
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows

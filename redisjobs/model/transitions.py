@@ -10,13 +10,6 @@ from typing import Any
 
 from redisjobs.model.job import OnConflict, Priority
 
-LONGEST_TRY = 10.0
-"""Seconds that a driver's `push` takes at most, whatever becomes of it; other calls may wait for longer."""
-
-REPEATABLE = 50.0
-"""Seconds from a push's first try within which it may be made again. What ended is looked for in the last minute,
-and the last repetition may be under way for 8 s (`push.lua`): later, a job that ended would be added once more."""
-
 MOST_JOBS = 500
 """Jobs in one call, so that none holds the store up."""
 

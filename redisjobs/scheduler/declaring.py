@@ -11,15 +11,8 @@ import anyio
 
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, QueueFull, Unavailable
-from redisjobs.model.stored import (
-    Declarer,
-    Definition,
-    ListSchedules,
-    Put,
-    PutSchedules,
-    ScheduleRow,
-    WithdrawSchedules,
-)
+from redisjobs.model.definition import Definition
+from redisjobs.model.stored import Declarer, ListSchedules, Put, PutSchedules, ScheduleRow, WithdrawSchedules
 from redisjobs.model.transitions import Reply, weight_of
 from redisjobs.scheduler.firing import Firing, in_parts
 from redisjobs.scheduler.known import NEVER, Known

@@ -12,7 +12,8 @@ from redisjobs.errors import WrongType
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.model import stored
-from redisjobs.model.stored import Fire, Fired, ListSchedules, moment
+from redisjobs.model.definition import moment
+from redisjobs.model.stored import Fire, Fired, ListSchedules
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, Pushed, Reply, weight_of
 from redisjobs.scheduler.known import Known
 from redisjobs.scheduler.plan import Plan, firing_of

@@ -6,7 +6,8 @@ from functools import partial
 
 import anyio.to_thread
 
-from redisjobs.model.stored import Accuracy, Definition, Firing, moment, ms_of, slot_job
+from redisjobs.model.definition import Accuracy, Definition, moment, ms_of, slot_job
+from redisjobs.model.stored import Firing
 from redisjobs.model.transitions import MOST_BYTES, weight_of
 
 _LONG = 86_400_000  # ms; the slots of more are counted in a thread

@@ -15,7 +15,8 @@ from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import JobName, OnConflict
 from redisjobs.model.queries import Find
-from redisjobs.model.transitions import REPEATABLE, Ack, NewJob, Pushed, Reply
+from redisjobs.model.times import REPEATABLE
+from redisjobs.model.transitions import Ack, NewJob, Pushed, Reply
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
 

@@ -42,7 +42,8 @@ from redisjobs.errors import ServerNotFound
 from redisjobs.events import JobsPushed
 from redisjobs.middleware import Middleware, OutgoingJob
 from redisjobs.model.queries import COUNTERS
-from redisjobs.model.transitions import REPEATABLE, Ack, DeadLetter, Lease, Settlement
+from redisjobs.model.times import REPEATABLE
+from redisjobs.model.transitions import Ack, DeadLetter, Lease, Settlement
 
 pytestmark = pytest.mark.anyio
 

@@ -42,7 +42,7 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
-from redisjobs.model.queries import Ending, GetStatus
+from redisjobs.model.changes import Ending, GetStatus
 from redisjobs.testing.driver_contract.awaiting import ends_by_itself
 
 pytestmark = pytest.mark.anyio

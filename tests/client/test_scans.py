@@ -10,7 +10,7 @@ from store import RedisStore, Store
 from redisjobs import sync
 from redisjobs.base.arguments import pause_of
 from redisjobs.model.driver import Driver
-from redisjobs.model.groups import MOST_GROUPS, Groups
+from redisjobs.model.info import MOST_GROUPS, Groups
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Filter, Group, GroupDead, Scan
 from redisjobs.model.transitions import After

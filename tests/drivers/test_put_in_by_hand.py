@@ -10,8 +10,9 @@ from store import (
     take_over,
 )
 
+from redisjobs.model.changes import Cancel, Delete, Requeue
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Delete, Find, GetBacklog, Requeue
+from redisjobs.model.queries import Count, Find, GetBacklog
 from redisjobs.model.transitions import Ack, After, DeadLetter, Due, Pushed, Release, Reply, Settlement
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,

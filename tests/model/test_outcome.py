@@ -8,7 +8,7 @@ import pytest
 import tenacity
 
 from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
-from redisjobs.model.fingerprint import Fingerprint, fingerprint_of
+from redisjobs.model.failures import Fingerprint, fingerprint_of
 from redisjobs.model.outcome import (
     CancelAsked,
     Done,

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import CoreSchema, core_schema
 
 from redisjobs import EncodeError, JobName, JobQueue, RegistrationError, sync
-from redisjobs.model.codec import decode_parameters, encode_parameters
+from redisjobs.model.payload import decode_parameters, encode_parameters
 
 T = TypeVar("T")
 

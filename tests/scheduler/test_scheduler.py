@@ -28,9 +28,10 @@ from redisjobs import (
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
+from redisjobs.model.changes import Change
+from redisjobs.model.definition import moment, ms_of
 from redisjobs.model.driver import Notification
-from redisjobs.model.queries import Change
-from redisjobs.model.stored import Fire, ListSchedules, PutSchedules, moment, ms_of
+from redisjobs.model.stored import Fire, ListSchedules, PutSchedules
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS
 from redisjobs.scheduler.declaring import Declaring
 from redisjobs.torture.proxy import Proxy

@@ -28,10 +28,12 @@ from redisjobs import (
     sync,
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.model.changes import Cancel, SetLimit, Tidy
 from redisjobs.model.driver import Consumer, Driver
+from redisjobs.model.info import limit_infos
 from redisjobs.model.job import Priority, State
-from redisjobs.model.limits import Limit, limit_infos
-from redisjobs.model.queries import Cancel, Count, FindLimits, SetLimit, Tidy
+from redisjobs.model.limits import Limit
+from redisjobs.model.queries import Count, FindLimits
 from redisjobs.model.transitions import Ack, NewJob, Release
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push

@@ -14,8 +14,9 @@ from redisjobs.base.eventloop import threadsafe_caller
 from redisjobs.drivers.memory import exchange, operator, producer, worker
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.errors import Unavailable
+from redisjobs.model.changes import Change
 from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until
-from redisjobs.model.queries import Change, Query
+from redisjobs.model.queries import Query
 from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
 T = TypeVar("T")

@@ -12,7 +12,6 @@ from functools import partial
 from redisjobs.drivers.memory.ends import end_progress
 from redisjobs.drivers.memory.include import (
     MOST_FIELDS,
-    REMEMBERED,
     any_back,
     dead_letter,
     delay,
@@ -41,6 +40,7 @@ from redisjobs.drivers.memory.state import (
     text_of,
 )
 from redisjobs.errors import DriverError
+from redisjobs.model.times import REMEMBERED_MS
 from redisjobs.model.transitions import (
     Ack,
     DeadLetter,
@@ -121,7 +121,7 @@ def _settle_one(
                 own_key = text_of(stream.entries[entry], b"unique")
                 added([push_with(memory, job_id, own_key, each) for each in pushes])
             # Of one that was pushed longer ago the push can't be repeated any more.
-            is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED
+            is_young = int(entry.partition("-")[0]) > memory.now_ms() - REMEMBERED_MS
             counter = "cancelled" if cancelled else "completed"
             is_here = memory.located.get(job_id) == (stream.priority, entry)
             ran = _ran(stream, lease)

@@ -26,9 +26,9 @@ from redisjobs.drivers.memory.state import (
 )
 from redisjobs.model.job import Priority
 from redisjobs.model.retention import DEFAULT
+from redisjobs.model.times import REMEMBERED_MS
 from redisjobs.model.transitions import After, At, Due, Result
 
-REMEMBERED = 60_000  # ms that an ended job's id is known for, so that a repeated push adds nothing
 WATCHED = 5.0  # seconds, beyond its lease, that a late read of a fenced worker is looked for
 _MOST_PROMOTED = 100  # by one call
 MOST_FIELDS = 500  # of an entry that a script can move; more can only have been put in by hand
@@ -237,7 +237,7 @@ def remember(memory: Memory, pushes: dict[Push, int], push: Push) -> None:
     now_ms = memory.now_ms()
     pushes.pop(push, None)
     pushes[push] = now_ms
-    while pushes and next(iter(pushes.values())) < now_ms - 2 * REMEMBERED:
+    while pushes and next(iter(pushes.values())) < now_ms - 2 * REMEMBERED_MS:
         del pushes[next(iter(pushes))]
 
 

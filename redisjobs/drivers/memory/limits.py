@@ -3,8 +3,9 @@
 from redisjobs.drivers.memory.include import holder, identify, is_waiting
 from redisjobs.drivers.memory.shares import bucket_of, turn
 from redisjobs.drivers.memory.state import LINE, Memory, text_of
+from redisjobs.model.changes import SetLimit
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import FindLimits, LimitsFound, SetLimit
+from redisjobs.model.queries import FindLimits, LimitsFound
 
 
 def limit(memory: Memory, change: SetLimit) -> str:

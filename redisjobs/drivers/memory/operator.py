@@ -33,40 +33,42 @@ from redisjobs.drivers.memory.schedules import (
 )
 from redisjobs.drivers.memory.state import ALONE, RELEASED, Memory, encoded
 from redisjobs.drivers.memory.waiting import ask
-from redisjobs.model.driver import supported
-from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import (
-    Backlog,
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     Change,
     ChangeMany,
-    Count,
-    Counts,
     Declare,
     Delete,
     DeleteAll,
+    GetStatus,
+    Hold,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    Retain,
+    SetLimit,
+    Tidy,
+    Unhold,
+    Unpark,
+)
+from redisjobs.model.driver import supported
+from redisjobs.model.job import Priority, State
+from redisjobs.model.queries import (
+    Backlog,
+    Count,
+    Counts,
     Filter,
     Find,
     FindLimits,
     FindPauses,
     FindWorkers,
     GetBacklog,
-    GetStatus,
     GroupDead,
-    Hold,
-    Pause,
     Query,
-    Requeue,
-    RequeueAll,
-    Resume,
-    Retain,
     Row,
     Scan,
-    SetLimit,
-    Tidy,
-    Unhold,
-    Unpark,
     WorkersFound,
     backlog_since,
 )

@@ -5,8 +5,9 @@ import time
 from redisjobs.drivers.memory.include import holder, is_waiting, locate, may_not_start
 from redisjobs.drivers.memory.limits import give_turns
 from redisjobs.drivers.memory.state import PARKED, RELEASED, Memory, Pending, Stream
+from redisjobs.model.changes import Hold, Pause, Resume, Unhold, Unpark
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import FindPauses, Hold, Pause, Pauses, Resume, Unhold, Unpark
+from redisjobs.model.queries import FindPauses, Pauses
 from redisjobs.model.transitions import Reply
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from redisjobs.drivers.memory.ends import forget_end
 from redisjobs.drivers.memory.include import (
-    REMEMBERED,
     delay,
     due_time,
     enqueue,
@@ -17,6 +16,7 @@ from redisjobs.drivers.memory.include import (
 )
 from redisjobs.drivers.memory.state import Fields, Memory, Push, encoded, text_of
 from redisjobs.model.job import OnConflict, Priority
+from redisjobs.model.times import REMEMBERED_MS
 from redisjobs.model.transitions import NewJob, Pushed, Reply
 
 _STAYS = (b"nonce", b"queued_at", b"attempt", b"error", b"started_at")  # of a job that is replaced
@@ -70,7 +70,7 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     is_there = place and place not in ("completed", "cancelled")  # the id of one that ended, and was kept, is free
     if is_there and job.job_id not in added and _is_of(memory, job):
         return Pushed(Reply.REPEATED)
-    if repeated and not was_refused and job.sent_ms is not None and now_ms - job.sent_ms > REMEMBERED:
+    if repeated and not was_refused and job.sent_ms is not None and now_ms - job.sent_ms > REMEMBERED_MS:
         return Pushed(Reply.UNKNOWN)  # what ended before the clock was set ahead may be forgotten
     if is_there or job.job_id in added:
         return Pushed(Reply.EXISTS)
@@ -96,7 +96,7 @@ def _note_answer(memory: Memory, job: NewJob, one: Push, answer: Pushed) -> None
         now_ms = memory.now_ms()
         memory.conflicts.pop(one, None)
         memory.conflicts[one] = (answer, now_ms)
-        while next(iter(memory.conflicts.values()))[1] < now_ms - 2 * REMEMBERED:
+        while next(iter(memory.conflicts.values()))[1] < now_ms - 2 * REMEMBERED_MS:
             del memory.conflicts[next(iter(memory.conflicts))]
 
 
@@ -105,7 +105,7 @@ def _lately_answered(memory: Memory, job: NewJob, one: Push) -> Pushed | None:
     if job.on_conflict is OnConflict.SKIP or one not in memory.conflicts:
         return None
     answer, at_ms = memory.conflicts[one]
-    return answer if at_ms > memory.now_ms() - REMEMBERED else None
+    return answer if at_ms > memory.now_ms() - REMEMBERED_MS else None
 
 
 def add_or_replace(memory: Memory, job: NewJob, holding: KeyHolder | None, now_ms: int) -> Pushed:
@@ -192,7 +192,7 @@ def _fields(job: NewJob, job_id: str, notes: Fields, now_ms: int) -> Fields:
 
 
 def _lately(pushes: Mapping[Push, int], push: Push, now_ms: int) -> bool:
-    return pushes.get(push, -REMEMBERED * 2) > now_ms - REMEMBERED
+    return pushes.get(push, -REMEMBERED_MS * 2) > now_ms - REMEMBERED_MS
 
 
 def key_holder(memory: Memory, job: NewJob, now_ms: int) -> KeyHolder | None:

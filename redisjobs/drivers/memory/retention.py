@@ -1,11 +1,12 @@
 """What is kept, and for how long: the twins of `lua/{retain,declare,trim}.lua`, the last one in one step."""
 
-from redisjobs.drivers.memory.include import REMEMBERED, remember
+from redisjobs.drivers.memory.include import remember
 from redisjobs.drivers.memory.pauses import unpark
 from redisjobs.drivers.memory.shares import give_lost_turns
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
-from redisjobs.model.queries import Declare, Retain, Tidied, Tidy, Unpark
+from redisjobs.model.changes import Declare, Retain, Tidied, Tidy, Unpark
 from redisjobs.model.retention import ASIDE, DEFAULT, Keep
+from redisjobs.model.times import REMEMBERED_MS
 from redisjobs.model.transitions import Reply
 
 _DECLARED = 20  # declarations that are noted
@@ -71,7 +72,7 @@ def _throw_away(memory: Memory, state: str, entry: str, fields: Fields) -> None:
     job_id = text_of(fields, b"id")
     if memory.located.get(job_id) == (state, entry):
         del memory.located[job_id]
-    if job_id and _ms_of(entry) > memory.now_ms() - REMEMBERED:
+    if job_id and _ms_of(entry) > memory.now_ms() - REMEMBERED_MS:
         remember(memory, memory.finished, (job_id, fields.get(b"nonce", b"")))
 
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.model.job import Priority
 from redisjobs.model.retention import ASIDE, Retention
-from redisjobs.model.stored import Definition
 from redisjobs.model.transitions import Exchange, Pushed
 
 Fields = dict[bytes, bytes]

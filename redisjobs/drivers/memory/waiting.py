@@ -5,7 +5,7 @@ from dataclasses import replace
 from redisjobs.drivers.memory.ends import kept_ms, last_progress
 from redisjobs.drivers.memory.include import locate
 from redisjobs.drivers.memory.state import Fields, Memory, text_of
-from redisjobs.model.queries import Ending, GetStatus, JobStatus
+from redisjobs.model.changes import Ending, GetStatus, JobStatus
 
 _MOST = 100  # processes that are told of one job
 

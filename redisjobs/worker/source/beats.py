@@ -8,8 +8,8 @@ from typing import Protocol
 
 from redisjobs._version import __version__
 from redisjobs.model.driver import Consumer, Fenced
+from redisjobs.model.info import names_fact
 from redisjobs.model.transitions import Lease
-from redisjobs.model.workers import names_fact
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.heartbeat import Heartbeat
 from redisjobs.worker.source.member import Member

@@ -11,8 +11,8 @@ from typing import Protocol
 from redisjobs.base.logger import Log
 from redisjobs.client.backoff import NOT_NOW
 from redisjobs.errors import DriverError
+from redisjobs.model.changes import Tidy
 from redisjobs.model.driver import Consumer
-from redisjobs.model.queries import Tidy
 from redisjobs.model.transitions import Reclaimed, Silent
 from redisjobs.worker.source.clock import Clock
 from redisjobs.worker.source.promoter import Promoter

@@ -7,8 +7,7 @@ from redisjobs.client.operations import DONE
 from redisjobs.client.push import name_in
 from redisjobs.errors import DriverError
 from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed, logs
-from redisjobs.model.job import PushedJob
-from redisjobs.model.queries import (
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     Change,
@@ -23,6 +22,7 @@ from redisjobs.model.queries import (
     Resume,
     Unhold,
 )
+from redisjobs.model.job import PushedJob
 from redisjobs.model.transitions import Reply
 
 _NAMES: dict[type[Change[Any]], str] = {

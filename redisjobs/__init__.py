@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from redisjobs.model.transitions import Reply
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
 
-    # Whoever runs jobs
+    # Workers and services
     from redisjobs.scheduler.scheduler import Scheduler
 
     # Schedules
@@ -112,8 +112,8 @@ _MODULES = {
     "model.transitions": ["Reply"],
     "worker.worker": ["Worker"],
 }
-"""The modules of what is exported. Each is imported once somebody asks for a name of it: whoever only pushes never
-loads what runs jobs, and the command line says its version without loading either."""
+"""The modules of the exported names. Each is imported when a name of it is first used: a producer never loads the
+worker, and the command line says its version without loading either."""
 
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

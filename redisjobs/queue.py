@@ -284,8 +284,8 @@ class JobQueue(Inspector, Serving):
             JobCancelled: It was cancelled.
             ResultRefused: It is done, but what its handler returned could not be kept.
             ResultExpired: It is done, and its result is no longer kept.
-            ResultNotKept: No result is kept: at once if that is known, else when the job has ended. Also for a
-                job of which nothing is known.
+            ResultNotKept: No result is kept: at once if that is known, else when the job has ended. Also for an
+                unknown job.
             DecodeError: The result does not fit the type.
             DriverError: The store refuses to answer. While it is unavailable this waits; only with `timeout=0` it
                 raises `Unavailable`.
@@ -298,7 +298,7 @@ class JobQueue(Inspector, Serving):
         """Go through a job's progress reports, with `async for`, until the job has ended.
 
         It begins with the last report. When reports come faster than you read them, you get only the newest.
-        `result` and `get` say how the job has ended. A job of which nothing is known counts as ended.
+        `result` and `get` say how the job has ended. An unknown job counts as ended.
 
         Args:
             job: Its id, or its handle.

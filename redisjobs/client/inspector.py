@@ -22,7 +22,7 @@ class Inspector(Calls):
 
         A job that has ended is found if the queue keeps such jobs: see `Retention`.
 
-        A job put in by hand goes by its entry id; where that is taken, by entry and stream, as `1732-0@low`.
+        A job added with redis-cli goes by its entry id; if that is taken, by entry and stream, as `1732-0@low`.
         """
         return await self._do(operations.get(job))
 
@@ -181,7 +181,7 @@ class Inspector(Calls):
 
         Raises:
             EncodeError: The parameters don't fit their type, or are too large; the job stays as it is.
-            DecodeError: The entry, put in by hand, is too large to be moved; it stays.
+            DecodeError: The entry has more fields than a script can move; it stays.
         """
         return await self._do(operations.requeue(job, parameters, ended, self._edited))
 
@@ -193,7 +193,7 @@ class Inspector(Calls):
         """Make all chosen dead letters ready again, the newest first; one that dies again meanwhile stays dead.
 
         It works in steps. If the connection ends, what was done stays done, and the same call does the rest.
-        Letters put in by hand with too many fields to be moved stay.
+        Dead letters with more fields than a script can move stay.
 
         Args:
             rate: How many may run in a time, as `100/s`, `20/m` or `5/h`. The others are delayed, each by its own

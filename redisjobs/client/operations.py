@@ -234,13 +234,9 @@ def requeue(
         change = edited(row, parameters)
     match (yield from ask(change)):
         case Reply.NO_IDS:
-            raise DriverError(
-                f"{job_id}: no ready stream has entry ids left, by somebody's hand; it stays a dead letter"
-            )
+            raise DriverError(f"{job_id}: no ready stream has entry ids left; it stays a dead letter")
         case Reply.OVERSIZED:
-            raise DecodeError(
-                f"{job_id}: the entry was put in by hand with more fields than can be moved; it stays"
-            )
+            raise DecodeError(f"{job_id}: the entry has more fields than a script can move; it stays")
         case reply:
             return reply is Reply.OK
 

@@ -146,9 +146,8 @@ class Push:
             names = visible(unknown[0].job_id) + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
             said.append(
                 f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and "
-                f"have ended, or may not ({names}): the server's clock was set ahead since, so that it has "
-                "forgotten. Nothing was written for them now; look what they did, and if they are to run all the "
-                "same, push them again"
+                f"have ended, or may not ({names}): the server's clock was set ahead since, so it has forgotten. "
+                "Nothing was written for them now; look what they did, and push them again if they are to run"
             )
         kept_out = sum(answer.reply in _KEPT_OUT for answer in answers)
         others = f", but for {kept_out} that met another job of their id or unique key" if kept_out else ""
@@ -210,8 +209,8 @@ class Push:
     def _too_late(self) -> DriverError:
         return DriverError(
             f"nothing was sent: this was first pushed {self._began - self._since:.0f} s ago ({self._named()}). "
-            f"After {REPEATABLE:g} s it can't be told any more whether it was stored, and has ended since: look "
-            "with get(id), and if it is to be pushed all the same, push it again",
+            f"After {REPEATABLE:g} s the store no longer knows whether it was there, and has ended: look with "
+            "get(id), and push it again if it is to run",
             jobs=self.jobs,
         )
 

@@ -174,7 +174,7 @@ class SyncSchedules(Generic[Handle]):
 
 def _named(name: str) -> str:
     if not isinstance(name, str) or not name:
-        raise TypeError(f"{name!r:.100} is no schedule's name: give its text")
+        raise TypeError(f"{name!r:.100} is not a schedule's name: give its text")
     return name
 
 
@@ -199,8 +199,8 @@ def _put(name: str, definition: Definition) -> Steps[None]:
         )
     if answer.replies[0] is Reply.SPOILED:
         raise DriverError(
-            f"schedule '{visible(name)}': what is stored of it is no schedule, by somebody's hand; remove it "
-            "first; nothing was changed"
+            f"schedule '{visible(name)}': its key in Redis holds something else; remove it first; nothing was "
+            "changed"
         )
 
 

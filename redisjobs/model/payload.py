@@ -22,9 +22,9 @@ MAX_PARAMETERS = 512 * 1024
 
 
 def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETERS) -> bytes:
-    """Parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
+    """Return parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
 
-    What a handler returned is written so too, by its `ReturnType`.
+    The result of a handler is written so too, by its `ReturnType`.
 
     Raises:
         EncodeError: They don't fit their type, JSON can't carry them, they would not come back as they are, or
@@ -53,8 +53,8 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
 
 
 def _may_have_lost(raw: bytes) -> bool:
-    """Whether some of it may not be there: what JSON can't say is written as null, as stars or as U+FFFD."""
-    # To look for one byte takes a tenth of the time.
+    """Return whether a part may be lost: what JSON can't say is written as null, as stars or as U+FFFD."""
+    # A search for one byte takes a tenth of the time.
     return b"null" in raw or (b"*" in raw and b"****" in raw) or (not raw.isascii() and b"\xef\xbf\xbd" in raw)
 
 
@@ -68,12 +68,12 @@ def _too_large(
 
 
 def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> bytes:
-    """Parameters of a job whose type is not known here, as JSON: what a JSON text can say, and nothing else.
+    """Return parameters of a type that is not known here as JSON, if a JSON text can say them.
 
     Args:
-        name: The job's, for the message.
+        name: The job's name, for the message.
         parameters: Dicts with strings as keys, lists, strings, numbers, booleans and None.
-        limit: Bytes that they may take.
+        limit: The most bytes that they may take.
 
     Raises:
         EncodeError: They are something else, or take more than `limit` bytes.
@@ -92,25 +92,25 @@ def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> b
 
 
 def decode_untyped(what: str, raw: bytes) -> Any:
-    """What a JSON text says; `what` names it in the error.
+    """Return what a JSON text says; `what` names it in the error.
 
     Raises:
-        DecodeError: It is no JSON.
+        DecodeError: It is not JSON.
     """
     try:
-        return json.loads(raw)  # orjson would make a float of an integer of more than 64 bits
+        return json.loads(raw)  # orjson would turn an integer of more than 64 bits into a float
     except (ValueError, RecursionError) as error:
-        raise DecodeError(f"{what} is no JSON: {error}") from None
+        raise DecodeError(f"{what} is not JSON: {error}") from None
 
 
-_UNTYPED = "no handler here has this name, so parameters are to be what JSON can say: dicts, lists, strings, ..."
+_UNTYPED = "no handler here has this name, so give parameters that JSON can say: dicts, lists, strings, ..."
 
 
 def read_parameters(name: JobName[P], raw: bytes) -> P:
-    """Parameters that somebody typed as JSON: read as a worker reads them, but a key too many is a mistake.
+    """Return parameters that an operator typed as JSON: read as a worker does, but an unknown key is an error.
 
     Raises:
-        DecodeError: They don't fit their type, or have a key that it lacks.
+        DecodeError: They don't fit their type, or have a key that it has not.
     """
     try:
         return _with_known_keys(name, functools.partial(name.adapter.validate_json, raw))
@@ -123,7 +123,7 @@ def read_parameters(name: JobName[P], raw: bytes) -> P:
 
 
 def _with_known_keys(name: JobName[Any], validate: Callable[..., P]) -> P:
-    """What is validated, if no type in it lacks a key that it was given, which pydantic would leave out."""
+    """Return what `validate` makes, unless a type has not a key that it was given: pydantic would drop that."""
     try:
         return validate(extra="forbid")
     except ValidationError as error:  # perhaps only of keys that a type allows and keeps
@@ -134,14 +134,14 @@ def _with_known_keys(name: JobName[Any], validate: Callable[..., P]) -> P:
 
 
 class _KeysTooMany(Exception):
-    """A type lacks keys that it was given."""
+    """A type was given keys that it has not."""
 
 
 _KEYS_TOO_MANY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def _unknown_keys(name: JobName[Any], error: ValidationError, parameters: Any) -> str:
-    """Which keys the types at their places lack, of those that were forbidden; '' if all are kept after all."""
+    """Return which forbidden keys are not kept by the types at their places; '' if all are."""
     said = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         *path, key = fault["loc"]
@@ -151,7 +151,7 @@ def _unknown_keys(name: JobName[Any], error: ValidationError, parameters: Any) -
 
 
 def _keeps(value: Any, path: Iterable[Any], key: Any) -> bool:
-    """Whether what is at some place has a key that was not declared, as its type allows."""
+    """Return whether the value at a path has a key that was not declared, as its type allows."""
     for step in path:
         if isinstance(value, Mapping | list | tuple):
             with suppress(LookupError, TypeError):
@@ -163,7 +163,7 @@ def _keeps(value: Any, path: Iterable[Any], key: Any) -> bool:
 
 
 def instance(name: JobName[P], parameters: Any) -> Any:
-    """Parameters that were given as a dict of fields, as an instance of the type that has these fields.
+    """Return parameters that may be a dict of fields as an instance of their type.
 
     Raises:
         EncodeError: They don't fit it.
@@ -198,10 +198,10 @@ def _dump(name: JobName[P], parameters: P) -> bytes:
         said = [_say_misfit(name, misfit) for misfit in misfits if misfit and misfit["wanted"] != "generator"]
         if said:
             raise EncodeError(_told(name, _unfit(name, "; ".join(said)))) from None
-        return raw  # pydantic expects nothing but a generator for an Iterable
+        return raw  # for an Iterable pydantic expects a generator
 
 
-# pydantic's words for a value that is written, but is not of the declared type: bytes for a str, say.
+# Pydantic's words for a value that it writes though it is of another type, such as bytes for a str.
 _MISFIT = re.compile(
     r".*?Expected `(?P<wanted>.+?)`(?:.*\[field_name='(?P<field>[^']*)')?.*input_type=(?P<got>\w+)"
 )
@@ -217,14 +217,14 @@ def _misfits(name: JobName[Any], error: ValidationError) -> str:
 
 
 def _unfit(name: JobName[Any], faults: str) -> str:
-    """What does not fit. The type may have the job's name, which is then said once."""
+    """Return what does not fit. If the type has the job's name, that is said once."""
     if name.is_result:
         return f"{name.what} does not fit: {faults}"
     return faults if _type_name(name) == name.name else f"{name.what} don't fit: {faults}"
 
 
 def _misspelt(name: JobName[Any], parameters: Any) -> str:
-    """Keys that a TypedDict does not have: why another seems to be missing."""
+    """Return the keys that a TypedDict does not have: they are why another seems to be missing."""
     kind: Any = name.parameters
     if not hasattr(kind, "__optional_keys__") or not isinstance(parameters, dict):
         return ""
@@ -238,7 +238,7 @@ def _where(name: JobName[Any], fault: Fault) -> str:
 
 
 def _unwritable(name: JobName[Any], parameters: Any, error: Exception) -> str:
-    """What pydantic can't write, if we know what to do about it: text or bytes that are not UTF-8."""
+    """Return what pydantic can't write, if there is a remedy: text or bytes that are not UTF-8."""
     if not isinstance(error, PydanticSerializationError):
         return ""
     with suppress(Exception):  # the type's own serializers may raise anything
@@ -260,7 +260,7 @@ def _say_unknown(error: Exception) -> str:
 
 
 def _lost(name: JobName[Any], parameters: Any) -> str:
-    """What JSON would not carry, though pydantic writes something in its stead; '' for nothing."""
+    """Return what JSON would lose, though pydantic writes something instead; '' for nothing."""
     for part, where in _parts(name, parameters):
         if isinstance(part, float) and not math.isfinite(part) and not where.endswith(_KEY):
             return f"{where}: JSON has no number {part}"
@@ -277,7 +277,7 @@ _HALF = "{!r} has half of a surrogate pair, which UTF-8 can't carry; leave it ou
 
 
 def _parts(name: JobName[Any], parameters: Any) -> Iterator[tuple[Any, str]]:
-    """All that parameters consist of, keys too, and where each is."""
+    """Return all parts of the parameters, keys too, and where each is."""
     return _inside(name.adapter.dump_python(parameters, warnings=False), _type_name(name))
 
 
@@ -302,7 +302,7 @@ def _is_utf8(text: str | bytes) -> bool:
 
 
 def decode_parameters(name: JobName[P], raw: bytes) -> P:
-    """Parameters from the JSON of an entry.
+    """Return parameters from the JSON of an entry.
 
     Raises:
         DecodeError: The bytes are not JSON, or don't validate; with pydantic's text.
@@ -316,7 +316,7 @@ def decode_parameters(name: JobName[P], raw: bytes) -> P:
 
 
 def _say(name: JobName[Any], error: ValidationError) -> str:
-    """Each fault as `Type.field: what is wrong (got str)`."""
+    """Return each fault as `Type.field: what is wrong (got str)`."""
     faults = error.errors(include_url=False, include_context=False)
     lines = []
     for fault in faults[:5]:
@@ -328,7 +328,7 @@ def _say(name: JobName[Any], error: ValidationError) -> str:
 
 
 def _in_our_words(fault: ErrorDetails) -> str:
-    """What pydantic found, as the other messages have it."""
+    """Return what pydantic found, in the words of the other messages."""
     match fault["type"]:
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return "missing"
@@ -339,12 +339,12 @@ def _in_our_words(fault: ErrorDetails) -> str:
 
 
 def plainly(message: str) -> str:
-    """What pydantic says of a value, without what is about itself."""
+    """Return pydantic's message about a value, without the words about pydantic."""
     return re.sub("^(Input |Value error, |Assertion failed, )|, unable to parse string as .*$", "", message)
 
 
 def _told(name: JobName[Any], fault: str) -> str:
-    """A fault with the name of its job, once: the type may have the same name."""
+    """Return a fault with the name of its job, once: the type may have the same name."""
     return fault if re.match(rf"{re.escape(name.name)}[.: ]", fault) else f"{name.name}: {fault}"
 
 

@@ -124,7 +124,7 @@ class Firing:
             case Reply.FIRED if _has_moved(plan, fired.last_ms):
                 pass
             case Reply.NO_IDS:
-                self._put_off(plan, "the ready streams have no entry ids left, by somebody's hand")
+                self._put_off(plan, "the ready streams have no entry ids left")
             case Reply.EARLY:  # the server's clock was set back: it was heard just now
                 pass
             case Reply.CHANGED if firing.name in known.fingerprints:  # or the store has lost it

@@ -68,10 +68,20 @@ def push(
     With --wait its result is printed instead. The exit code is 0 if it is done, 1 if it failed, or has no result
     for another reason, and 124 if it has not ended in time; it goes on then.
     """
-    options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
-    options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
-    options |= PushOptions(unique_until=unique_until, on_conflict=on_conflict, keep_result=keep_result)
-    options |= PushOptions(limit_key=_key(limit_key))
+    options = PushOptions(
+        delay=delay,
+        at=_time(at),
+        priority=priority,
+        job_id=job_id,
+        unique=unique,
+        unique_for=unique_for,
+        unique_until=unique_until,
+        on_conflict=on_conflict,
+        headers=_headers(headers),
+        expires_in=expires_in,
+        keep_result=keep_result,
+        limit_key=_key(limit_key),
+    )
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
     check_seconds(keep_result=keep_result, timeout=timeout)
     _check(options)

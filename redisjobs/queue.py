@@ -310,12 +310,7 @@ class JobQueue(Inspector, Serving):
 
     @overload
     async def run(
-        self,
-        parameters: P,
-        name: JobName[P],
-        *,
-        timeout: Duration | None = None,
-        **options: Unpack[PushOptions],
+        self, parameters: P, name: JobName[P], *, timeout: Duration | None = None, **options: Unpack[PushOptions]
     ) -> Any: ...
 
     @overload

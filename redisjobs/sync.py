@@ -219,12 +219,7 @@ class JobQueue(SyncInspector, Serving):
 
     @overload
     def run(
-        self,
-        parameters: P,
-        name: JobName[P],
-        *,
-        timeout: Duration | None = None,
-        **options: Unpack[PushOptions],
+        self, parameters: P, name: JobName[P], *, timeout: Duration | None = None, **options: Unpack[PushOptions]
     ) -> Any: ...
 
     @overload

@@ -18,7 +18,7 @@ from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checke
 from redisjobs.model.changes import Change
 from redisjobs.model.definition import Accuracy, Definition, check_schedule
 from redisjobs.model.driver import Driver
-from redisjobs.model.job import Duration, JobName, PushedJob, checked_queue_name, name_of
+from redisjobs.model.job import Duration, JobDefinition, JobName, PushedJob, checked_queue_name, name_of
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import (
     HandlerOptions,
@@ -156,8 +156,11 @@ class Registry(Preparing):
 
         def decorate(handler: Any) -> Any:
             unique = unique_of(options.get("unique"), name.name, _fields_of(name.parameters))
-            make, call = name.parameters, handler_call(handler)
-            self._add(name, call, handler, make, options, limit_key=limit_key, unique=unique)
+            call, returned = handler_call(handler), functools.partial(returned_type, handler)
+            definition = new_definition(
+                name, call, handler, options, returned, retry=self.retry, limit_key=limit_key, unique=unique
+            )
+            self._add(definition, name.parameters, options.get("schedule"))
             return handler
 
         return decorate
@@ -175,45 +178,32 @@ class Registry(Preparing):
         if called is None:  # a partial, or a callable object
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
         signature = Signature.of(function, str(called))
-        job_name = JobName(called, signature.type)
-        key_of = None if limit_key is None else signature.attributed(limit_key)
-        make = signature.arguments
         unique = unique_of(options.get("unique"), str(called), list(signature.type.__annotations__))
-        unique = None if unique is None else signature.attributed(unique)
-        self._add(job_name, signature.call, function, make, options, limit_key=key_of, unique=unique, by_name=True)
-        return job_name, signature
+        definition = new_definition(
+            JobName(called, signature.type),
+            signature.call,
+            function,
+            options,
+            functools.partial(returned_type, function),
+            retry=self.retry,
+            limit_key=None if limit_key is None else signature.attributed(limit_key),
+            unique=None if unique is None else signature.attributed(unique),
+            by_name=True,
+        )
+        self._add(definition, signature.arguments, options.get("schedule"))
+        return definition.name, signature
 
-    def _add(
-        self,
-        name: JobName[Any],
-        call: Callable[..., Any],
-        function: Any,
-        make: Callable[[], Any],
-        options: HandlerOptions,
-        *,
-        limit_key: LimitKey | None,
-        unique: Callable[[Any], str | None] | None,
-        by_name: bool = False,
-    ) -> None:
+    def _add(self, definition: JobDefinition[Any], make: Callable[[], Any], schedule: Schedule | None) -> None:
+        """Add a handler; `make` makes the parameters that its schedule pushes."""
+        name = definition.name
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
         _ = name.round_trip  # a type that pydantic can't read is an error here and now
-        definition = new_definition(
-            name,
-            call,
-            function,
-            options,
-            retry=self.retry,
-            returned=functools.partial(returned_type, function),
-            limit_key=limit_key,
-            unique=unique,
-            by_name=by_name,
-        )
         if definition.keep_ms:
             _ = definition.returns  # likewise
         self._names.clear()  # what was pushed before may be a subclass of what this handler takes
         self.definitions[name.name] = definition
-        if (schedule := options.get("schedule")) is None:
+        if schedule is None:
             return
         try:
             bare = self._bare(name, make, schedule)

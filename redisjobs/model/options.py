@@ -266,12 +266,12 @@ def new_definition(
     call: Callable[..., Any],
     function: Any,
     options: HandlerOptions,
+    returned: Callable[[], Any],
     *,
     retry: RetryPolicy,
-    returned: Callable[[], Any],
     limit_key: Callable[[Any], str | int] | None,
     unique: Callable[[Any], str | None] | None,
-    by_name: bool,
+    by_name: bool = False,
 ) -> JobDefinition[Any]:
     """Return a handler with its options.
 
@@ -280,8 +280,8 @@ def new_definition(
         call: Takes (parameters, context).
         function: The handler itself.
         options: Its options.
-        retry: The queue's policy.
         returned: Gives its return type.
+        retry: The queue's policy.
         limit_key: Returns the key that a job counts under.
         unique: Returns a job's unique key, if the push does not say one.
         by_name: Whether it takes its parameters by name.

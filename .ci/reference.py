@@ -53,6 +53,7 @@ _PAGES = {
     "retry": "retries",
     "schedules": "schedules",
     "scheduler": "schedules",
+    "definition": "schedules",
     "stored": "schedules",
     "service": "workers",
     "errors": "errors",
@@ -75,8 +76,7 @@ _FIRST_METHODS = (
 
 _INTERNAL = {
     "JobQueue": {
-        *("declared", "define", "definition", "disconnect", "driver", "edited", "expected", "handle", "on_push"),
-        *("prepare_many", "register_function"),
+        *("declared", "define", "definition", "disconnect", "driver", "handle", "on_push"),
     },
     "JobName": {"adapter", "round_trip"},
     "Retention": {"of"},
@@ -181,7 +181,11 @@ def _class(found: griffe.Class, *, inherited: bool) -> Iterator[str]:
 
 def _members(found: griffe.Class, *, inherited: bool) -> Iterator[tuple[str, griffe.Object]]:
     """Yield the public members of a class in reading order: those to know first, its own, those of its bases."""
-    own = {**found.members, **(found.all_members if inherited else {})}
+    own = {**found.members}
+    for name, member in found.all_members.items():
+        parent = member.final_target.parent if isinstance(member, griffe.Alias) else member.parent
+        if inherited or (parent is not None and parent.name.startswith("Sync")):
+            own.setdefault(name, member)
     names = [name for name in own if not (name.startswith("_") or name in _INTERNAL.get(found.name, ()))]
     if found.name == "JobQueue":
         names.sort(key=lambda name: _FIRST_METHODS.index(name) if name in _FIRST_METHODS else len(_FIRST_METHODS))

@@ -18,9 +18,10 @@ from benchmarks.report import number, table
 from redisjobs import server
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.model.changes import GetStatus, Tidy
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import OnConflict, State
-from redisjobs.model.queries import Count, FindLimits, GetStatus, Scan, Tidy
+from redisjobs.model.queries import Count, FindLimits, Scan
 from redisjobs.model.stored import Fire, Firing
 from redisjobs.model.transitions import MOST_JOBS, Ack, Lease, NewJob, ReportProgress, Settlement
 

@@ -15,8 +15,9 @@ from benchmarks.session import SIZE, Session
 from benchmarks.systems import SYSTEMS, US, Failed
 from redisjobs import server
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Beat
-from redisjobs.model.stored import Declarer, Definition, ListSchedules, Put, PutSchedules
+from redisjobs.model.stored import Declarer, ListSchedules, Put, PutSchedules
 from redisjobs.model.transitions import NewJob
 from redisjobs.schedules.schedule import Schedule
 

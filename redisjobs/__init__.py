@@ -23,6 +23,8 @@ if sys.version_info < (3, 11):  # noqa: UP036  (a checkout can be run without an
 if TYPE_CHECKING:
     # Queues
     # Errors
+    # Looking at many jobs
+    from redisjobs.client.operations import FilterOptions
     from redisjobs.errors import (
         DecodeError,
         DriverError,
@@ -54,20 +56,15 @@ if TYPE_CHECKING:
 
     # Middleware
     from redisjobs.middleware import Middleware
-    from redisjobs.model.codec import JobInfo
 
     # Jobs
     from redisjobs.model.context import JobContext, current_job
-
-    # Looking at many jobs
-    from redisjobs.model.filters import FilterOptions
-    from redisjobs.model.groups import DeadGroup
-    from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
+    from redisjobs.model.definition import Accuracy
 
     # Limits
-    from redisjobs.model.limits import LimitedKey, LimitInfo
+    from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PauseInfo, WorkerInfo
+    from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
     from redisjobs.model.options import HandlerOptions, PushOptions
-    from redisjobs.model.pauses import PauseInfo
     from redisjobs.model.progress import Progress
     from redisjobs.model.queries import Counts
 
@@ -76,12 +73,11 @@ if TYPE_CHECKING:
 
     # Retries
     from redisjobs.model.retry import RetryPolicy, exponential_jitter, no_retry
-    from redisjobs.model.stored import Accuracy, ScheduleInfo
+    from redisjobs.model.stored import ScheduleInfo
     from redisjobs.model.transitions import Reply
-    from redisjobs.model.workers import WorkerInfo
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
 
-    # Whoever runs jobs
+    # Workers and services
     from redisjobs.scheduler.scheduler import Scheduler
 
     # Schedules
@@ -90,7 +86,6 @@ if TYPE_CHECKING:
     from redisjobs.worker.worker import Worker
 
 _MODULES = {
-    "model.codec": ["JobInfo"],
     "model.context": ["JobContext", "current_job"],
     "errors": [
         *("DecodeError", "DriverError", "EncodeError", "Fail", "JobCancelled", "JobFailed", "JobStalled"),
@@ -99,13 +94,11 @@ _MODULES = {
         *("Snooze", "Unavailable", "UniqueConflict", "UnknownJob", "UnknownSchedule", "UnwritableResult"),
         "WrongType",
     ],
-    "model.filters": ["FilterOptions"],
-    "model.groups": ["DeadGroup"],
+    "client.operations": ["FilterOptions"],
     "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
-    "model.limits": ["LimitInfo", "LimitedKey"],
+    "model.info": ["DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo", "WorkerInfo"],
     "middleware": ["Middleware"],
     "model.options": ["HandlerOptions", "PushOptions"],
-    "model.pauses": ["PauseInfo"],
     "model.progress": ["Progress"],
     "model.queries": ["Counts"],
     "queue": ["JobFunction", "JobHandle", "JobQueue"],
@@ -113,14 +106,14 @@ _MODULES = {
     "model.retry": ["RetryPolicy", "exponential_jitter", "no_retry"],
     "schedules.schedule": ["Schedule"],
     "scheduler.scheduler": ["Scheduler"],
-    "model.stored": ["Accuracy", "ScheduleInfo"],
+    "model.definition": ["Accuracy"],
+    "model.stored": ["ScheduleInfo"],
     "service": ["Lifespan", "Service"],
     "model.transitions": ["Reply"],
     "worker.worker": ["Worker"],
-    "model.workers": ["WorkerInfo"],
 }
-"""The modules of what is exported. Each is imported once somebody asks for a name of it: whoever only pushes never
-loads what runs jobs, and the command line says its version without loading either."""
+"""The modules of the exported names. Each is imported when a name of it is first used: a producer never loads the
+worker, and the command line says its version without loading either."""
 
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

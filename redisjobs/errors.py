@@ -8,21 +8,21 @@
     ├── DecodeError        an entry's bytes are not a job, or its parameters do not fit the handler
     ├── RegistrationError  a handler, a name or a type can't be registered as asked
     ├── UnknownJob         no handler is registered for a name
-    ├── UniqueConflict     another job holds the unique key, and the push asked to be told so
+    ├── UniqueConflict     another job holds the unique key, and the push asked for this error
     ├── UnknownSchedule    the queue has no schedule of a name, or none that can be read
-    ├── JobTimeout         a handler outran its timeout; the retry policy decides
+    ├── JobTimeout         a handler exceeded its timeout; the retry policy decides
     ├── JobStalled         a handler reported no progress for too long; the retry policy decides
     ├── ProcessDied        a handler's process died while it ran; the retry policy decides
-    ├── NoResult           a job that somebody waits for has none
+    ├── NoResult           a job that was waited for has no result
     │   ├── JobFailed      it is a dead letter
-    │   ├── JobCancelled   somebody cancelled it
+    │   ├── JobCancelled   it was cancelled
     │   ├── ResultRefused  it is done, but what its handler returned could not be kept
-    │   ├── ResultExpired  it is done, and its result was kept until a while ago
+    │   ├── ResultExpired  it is done, and its result is no longer kept
     │   └── ResultNotKept  no result of it is kept
     ├── DriverError        the store failed or did not answer
     │   ├── Unavailable    it did not answer, or not now; trying again may help
     │   ├── QueueFull      the server is out of memory; nothing was written
-    │   ├── WrongType      a key of the queue was made by hand as something else; nothing was written
+    │   ├── WrongType      a key of the queue has the wrong type; nothing was written
     │   └── ServerTooOld   the server lacks what the scripts need; nothing was written
     └── ServerNotFound     no local Redis-compatible server could be found or started
 
@@ -36,14 +36,14 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from redisjobs.base.durations import aware, seconds
+from redisjobs.base.arguments import aware, seconds
 from redisjobs.base.visible import visible
 
 E = TypeVar("E", bound=BaseException)
 
 
 def _made_anew(kind: type[E], arguments: tuple[Any, ...], state: dict[str, Any]) -> E:
-    """An exception as it was in another process: what it was made from is not kept."""
+    """Return an exception as it was in another process: the arguments that made it are not kept."""
     error = kind.__new__(kind, *arguments)
     vars(error).update(state)
     return error
@@ -58,7 +58,7 @@ class EncodeError(RedisJobsError):
 
 
 class UnwritableResult(EncodeError):
-    """Raised in a handler's stead when what it returned can't be kept, by `strict_result`; it is not run again."""
+    """Raised for a handler with `strict_result` whose result can't be kept; the job is not run again."""
 
 
 class DecodeError(RedisJobsError):
@@ -78,9 +78,9 @@ class UnknownSchedule(RedisJobsError):
 
 
 class UniqueConflict(RedisJobsError):
-    """Raised at push when another job holds the unique key, and `on_conflict="raise"` was asked for.
+    """Raised at push when another job holds the unique key, and `on_conflict="raise"` was given.
 
-    Nothing was written of the jobs that met a held key. All others of the same call were pushed, as without it.
+    Nothing was written for the jobs that met a held key. All other jobs of the same call were pushed.
 
     Attributes:
         job_ids: The ids of the jobs that hold the keys, one for each job that was not pushed, in their order.
@@ -92,27 +92,27 @@ class UniqueConflict(RedisJobsError):
 
     @property
     def job_id(self) -> str:
-        """The id of the job that holds the key; of several the first."""
+        """The id of the job that holds the key; the first of several."""
         return self.job_ids[0] if self.job_ids else ""
 
 
 class JobTimeout(RedisJobsError):
-    """Raised in a handler's stead when it outran its timeout; the retry policy decides what follows."""
+    """Raised for a handler that exceeded its timeout; the retry policy decides what follows."""
 
 
 class JobStalled(RedisJobsError):
-    """Raised in a handler's stead when it reported no progress for too long; the retry policy decides on it."""
+    """Raised for a handler that reported no progress for too long; the retry policy decides what follows."""
 
 
 class ProcessDied(RedisJobsError):
-    """Raised in a handler's stead when the process that it ran in died; the retry policy decides what follows."""
+    """Raised for a handler whose process died; the retry policy decides what follows."""
 
 
 class NoResult(RedisJobsError):
-    """Raised to whoever waits for the result of a job that has none.
+    """Raised when a job that was waited for has no result.
 
     Attributes:
-        job_id: Which job.
+        job_id: The job's id.
     """
 
     def __init__(self, job_id: str, message: str) -> None:
@@ -120,18 +120,18 @@ class NoResult(RedisJobsError):
         self.job_id = job_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Taken to another process as it is."""
+        """Pickle it as it is."""
         return _made_anew, (type(self), self.args, vars(self))
 
 
 class JobFailed(NoResult):
-    """Raised to whoever waits for a job that is a dead letter: it stays one until it is requeued or deleted.
+    """Raised when a job that was waited for is a dead letter: it stays one until it is requeued or deleted.
 
     Attributes:
-        type: The class of the exception of its handler, with its module; '' where none was raised.
+        type: The class of its handler's exception, with its module; '' if none was raised.
         message: The error, in one line.
-        traceback: Of the exception, as text; '' where none was raised, or the dead letter was deleted.
-        reason: Why it is one, in a word or two, as `failed`; '' where it was deleted.
+        traceback: The traceback of the exception, as text; '' if none was raised, or the dead letter was deleted.
+        reason: Why it is a dead letter, in a word or two, as `failed`; '' if it was deleted.
     """
 
     def __init__(self, job_id: str, type: str, message: str, traceback: str = "", reason: str = "") -> None:
@@ -143,30 +143,30 @@ class JobFailed(NoResult):
 
 
 class JobCancelled(NoResult):
-    """Raised to whoever waits for a job that was cancelled."""
+    """Raised when a job that was waited for was cancelled."""
 
 
 class ResultRefused(NoResult):
-    """Raised to whoever waits for a job that is done, but whose result could not be kept; the message says why."""
+    """Raised when a job is done, but its result could not be kept; the message says why."""
 
 
 class ResultExpired(NoResult):
-    """Raised to whoever asks for the result of a job that is done, which was kept until a while ago."""
+    """Raised when a job is done, but its result is no longer kept."""
 
 
 class ResultNotKept(NoResult):
-    """Raised to whoever waits for a job of which no result is kept, or of which nothing is known."""
+    """Raised when no result of a job is kept, or the job is unknown."""
 
 
 class DriverError(RedisJobsError):
     """Raised when the store failed or did not answer in time.
 
     The message says what is true afterwards. After a failed push the jobs are not there, or, where it says so,
-    may be there: `push_many(error.jobs)` makes that very push again, and adds nothing twice, up to 50 s after it
+    may be there: `push_many(error.jobs)` makes the same push again, and adds nothing twice, up to 50 s after it
     began. Later that is refused, and the error says what to do.
 
     Attributes:
-        jobs: The jobs of a failed push that are not known to be on the queue, as `prepare` makes them.
+        jobs: The jobs of a failed push that may not be on the queue, as `prepare` makes them.
     """
 
     def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:
@@ -184,13 +184,13 @@ class Unavailable(DriverError):
 
 
 class QueueFull(DriverError):
-    """Raised at push when the server is out of memory; nothing was written of its `jobs`."""
+    """Raised at push when the server is out of memory; nothing of its `jobs` was written."""
 
 
 class WrongType(DriverError):
-    """Raised when a key of the queue has the wrong type; nothing was written, at push of `jobs`.
+    """Raised when a key of the queue has the wrong type; at a push, nothing of its `jobs` was written.
 
-    A worker keeps what it runs, and what it has outcomes of, until the key is renamed or deleted.
+    A worker keeps its jobs and their outcomes until the key is renamed or deleted.
     """
 
 
@@ -203,10 +203,10 @@ class ServerNotFound(RedisJobsError):
 
 
 class Steering(Exception):
-    """The root of what a handler raises to choose its job's outcome."""
+    """The root of the exceptions by which a handler chooses its job's outcome."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Taken to another process as it is: what it was made from is not kept."""
+        """Pickle it as it is: the arguments that made it are not kept."""
         return _made_anew, (type(self), self.args, vars(self))
 
 
@@ -268,7 +268,7 @@ class Fail(Steering):
 
 
 def single_cause(error: BaseException) -> BaseException:
-    """What a group of errors comes from, if that is one thing: what the store refuses, it refuses every task."""
+    """Return the one cause of a group of errors, if there is one: the store refuses all tasks alike."""
     leaves = list(_leaves(error))
     if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
         return error

@@ -1,6 +1,6 @@
-"""Middleware: who takes part in what happens to a job. Who only wants to hear of it listens to events.
+"""Middleware: code that takes part in what happens to a job. Code that only wants to know it subscribes to events.
 
-Which hooks there are is found once, as a queue is given them or a worker begins; what nobody uses is not called.
+Which hooks are overridden is found once, when a queue gets a middleware or a worker starts. Others cost nothing.
 """
 
 import inspect
@@ -29,15 +29,15 @@ logger = Log("redisjobs")
 
 Hook = Callable[..., Any]
 CallNext = Callable[[], Awaitable[Any]]
-"""Runs what is inside: the next middleware, or at last the handler. It gives what that returns."""
+"""Runs what is inside: the next middleware, or at last the handler; returns what that returns."""
 
 
 PushEnded = Callable[[bool, BaseException | None], object]
-"""Is told what a push came to: whether it added the job, and what it raised, None for nothing."""
+"""Called at the end of a push: with whether it added the job, and what it raised, None for nothing."""
 
 
 class OutgoingJob:
-    """A job that is about to be pushed. Its headers may be changed, all else is to look at.
+    """A job that is about to be pushed. Its headers may be changed, all else can only be read.
 
     Attributes:
         queue_name: The queue that it is pushed to.
@@ -54,7 +54,7 @@ class OutgoingJob:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Strings to strings that go with the job: those it was pushed with, and what hooks add."""
+        """The headers of the job: those of the push, and those that hooks add."""
         return self._headers
 
     @property
@@ -70,31 +70,31 @@ class OutgoingJob:
 
     @property
     def priority(self) -> Priority:
-        """Which jobs it goes with."""
+        """Its priority."""
         return self._job.priority
 
     @property
     def delay(self) -> float | None:
-        """Seconds from the push before it may run; None if it was given a time, or neither."""
+        """Seconds from the push before it may run; None if it has a time, or neither."""
         due = self._job.due
         return due.ms / 1000 if isinstance(due, After) else None
 
     @property
     def at(self) -> datetime | None:
-        """The earliest time it may run; None if it was given a delay, or neither."""
+        """The earliest time it may run; None if it has a delay, or neither."""
         due = self._job.due
         return codec.when(due.ms) if isinstance(due, At) else None
 
     def when_pushed(self, call: PushEnded) -> None:
-        """Have this called once the push of this job has come to its end, whatever that is.
+        """Call this once the push of this job has ended, with or without success.
 
         It is called as `call(added, error)`: whether the push added the job, and what it raised, a cancellation
-        included. That comes after all tries, before the caller has its handle. What `call` raises is logged.
+        included. That is after all tries, and before the caller gets its handle. What `call` raises is logged.
         """
         self._when_ended(call)
 
     def write(self) -> None:
-        """Write changed headers into the job itself, which whoever pushes it again has too."""
+        """Write changed headers into the job itself, so that a repeated push has them too."""
         headers = {key: value for key, value in self._headers.items() if self._fits(key, value)}
         if headers == self._before or self._job.tries is not None:  # another task has pushed it meanwhile
             return
@@ -106,7 +106,7 @@ class OutgoingJob:
     def _fits(self, key: str, value: str) -> bool:
         try:
             codec.encode_headers({key: value})
-        except Exception as error:  # what is no string has a text of its own making
+        except Exception as error:  # a value that is not a string may raise anything
             name, job_id = visible(self.name), visible(self.job_id)
             logger.error("job %s (%s): a middleware's header is left out: %s", job_id, name, error)
             return False
@@ -117,7 +117,7 @@ def _pairs(job: NewJob) -> Iterable[tuple[str | bytes, str | bytes]]:
     return zip(job.fields[::2], job.fields[1::2], strict=True)
 
 
-# Plain classes: to make a dataclass takes longer than all the rest of this module, and whoever pushes imports it.
+# Plain classes: to make a dataclass takes longer than the rest of this module, and every producer imports it.
 
 
 class RunningJob:
@@ -142,14 +142,14 @@ class RunningJob:
 
 
 class ClaimedJob:
-    """A job that a worker was delivered.
+    """A job that a worker has got.
 
     Attributes:
         job_id: Its id.
-        name: Its name; '?' if its entry, put in by hand, can't be read.
-        attempt: Which attempt this is, from 1.
+        name: Its name; '?' if its entry can't be read.
+        attempt: The number of this attempt, from 1.
         deliveries: How often it was delivered since its last outcome, this time included.
-        headers: What the producer sent along.
+        headers: The headers of its push.
     """
 
     __slots__ = ("attempt", "deliveries", "headers", "job_id", "name")
@@ -167,57 +167,57 @@ class ClaimedJob:
 class Middleware:
     """Takes part in the jobs of a queue: derive from it, and override the hooks that you need.
 
-    A hook that is not overridden costs nothing. The jobs that hooks are given are `OutgoingJob`, `RunningJob` and
-    `ClaimedJob` of `redisjobs.middleware`, and `SettledJob` of `redisjobs.events`. All hooks but `around` may be
-    `async def` or plain; `on_push` of a sync queue must be plain. Plain ones run in the thread that calls them,
-    most often that of an event loop, so they are to be quick.
+    A hook that is not overridden costs nothing. Hooks get an `OutgoingJob`, a `RunningJob` or a `ClaimedJob` of
+    `redisjobs.middleware`, or a `SettledJob` of `redisjobs.events`. All hooks but `around` may be `async def` or
+    plain; `on_push` of a sync queue must be plain. Plain ones run in the thread that calls them, most often that
+    of an event loop, so they must be quick.
     """
 
     def on_push(self, job: OutgoingJob) -> Awaitable[None] | None:
         """Look at a job before it is pushed, and add headers to it.
 
         What it raises is logged, and the push goes on. Headers that can't be written are logged and left out. A
-        push that is repeated, as by `push_many(error.jobs)`, is the same push: it is not called again.
+        repeated push, as by `push_many(error.jobs)`, is the same push: the hook is not called again.
         """
         return None
 
     async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
-        """Run around a job's handler: `return await call_next()`, and what is to be before and after.
+        """Run around a job's handler: `return await call_next()`, with your code before and after.
 
         It runs in the job's own context and within its timeout, and is cancelled as the handler is. What it raises
-        is the job's failure, what it catches is none; what it returns is the job's result, where that is kept.
+        is the job's failure; what it catches is not. What it returns is the job's result, if that is kept.
         `call_next` runs the handler once: a second call raises RuntimeError. Without a call the handler does not
         run, and the job is done.
         """
         return await call_next()
 
     def on_claim(self, job: ClaimedJob) -> Awaitable[None] | None:
-        """Hear, soon after, that this worker was delivered a job. What it raises is logged."""
+        """Learn, soon after, that this worker has got a job. What it raises is logged."""
         return None
 
     def on_settled(self, job: "SettledJob", outcome: "Outcome | None") -> Awaitable[None] | None:
-        """Hear, soon after, what became of a job: `job.kind` is the class of the event that told it.
+        """Learn, soon after, how a job was settled: `job.kind` is the class of its event.
 
-        What it raises is logged. The outcome is what the run came to; None if nobody ran the job, and the store
+        What it raises is logged. The outcome is that of the run; None if no worker ran the job, and the store
         ended it.
         """
         return None
 
 
 def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
-    """A middleware whose hooks can be called.
+    """Return a middleware whose hooks can be called.
 
     Args:
         middleware: The middleware.
         awaits_push: Whether an async `on_push` can be awaited.
 
     Raises:
-        TypeError: It is none, or a hook of it is async, or is not, where it can't be.
+        TypeError: It is something else, or a hook is async, or plain, and must not be.
     """
     if not isinstance(middleware, Middleware):
         shown = f"the class {middleware.__name__}" if isinstance(middleware, type) else repr(middleware)
         raise TypeError(
-            f"middleware={shown} is no middleware: give an instance of a class derived from Middleware"
+            f"middleware={shown} is not a middleware: give an instance of a class derived from Middleware"
         )
     kind = type(middleware).__name__
     if not inspect.iscoroutinefunction(middleware.around):
@@ -230,10 +230,10 @@ def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
 
 
 def all_checked(middleware: Iterable[Middleware], *, awaits_push: bool) -> tuple[Middleware, ...]:
-    """A list of middleware whose hooks can be called; see `checked`.
+    """Return a list of middleware whose hooks can be called; see `checked`.
 
     Raises:
-        TypeError: It is no list, or one of it can't be used.
+        TypeError: It is not a list, or one of it can't be used.
     """
     if not isinstance(middleware, Iterable):
         shown = f"the class {middleware.__name__}" if isinstance(middleware, type) else repr(middleware)
@@ -242,7 +242,7 @@ def all_checked(middleware: Iterable[Middleware], *, awaits_push: bool) -> tuple
 
 
 def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
-    """The hooks of one name that are overridden, in the order of the middleware."""
+    """Return the hooks of one name that are overridden, in the order of the middleware."""
     of_all = (getattr(each, name) for each in middleware)
     return tuple(hook for hook in of_all if getattr(hook, "__func__", hook) is not getattr(Middleware, name))
 
@@ -251,10 +251,10 @@ def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
 
 
 class PushEnds:
-    """Who wants to hear what one push comes to.
+    """The calls that wait for the end of one push.
 
     Args:
-        queue_name: The queue's.
+        queue_name: The queue's name.
     """
 
     __slots__ = ("_queue_name", "_waiting")
@@ -264,7 +264,7 @@ class PushEnds:
         self._waiting: list[tuple[int, PushEnded]] = []
 
     def outgoing(self, jobs: Iterable[NewJob]) -> list[OutgoingJob]:
-        """Those of the jobs that were not tried before, for hooks to look at."""
+        """Return those jobs that were not sent before, for hooks to look at."""
         return [
             OutgoingJob(job, self._queue_name, partial(self._wait, number))
             for number, job in enumerate(jobs)
@@ -275,7 +275,7 @@ class PushEnds:
         self._waiting.append((number, call))
 
     def tell(self, added: Sequence[bool], error: BaseException | None = None) -> None:
-        """Tell them: whether each job of the push was added, if none was for what error."""
+        """Make the calls: with whether each job of the push was added, or with the error."""
         for number, call in self._waiting:
             try:
                 call(error is None and added[number], error)
@@ -284,11 +284,11 @@ class PushEnds:
 
 
 NOBODY = PushEnds("")
-"""Of a push without hooks."""
+"""Those of a push without hooks."""
 
 
 async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_name: str) -> PushEnds:
-    """Call the hooks of an async queue with each job that was not tried before; who wants to hear of their end."""
+    """Call the hooks of an async queue with each job that was not sent before; return the calls for the end."""
     ends = PushEnds(queue_name)
     try:
         for job in ends.outgoing(jobs):
@@ -313,14 +313,14 @@ async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_nam
 
 
 def before_push_sync(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_name: str) -> PushEnds:
-    """Call the hooks of a sync queue likewise."""
+    """Call the hooks of a sync queue; see `before_push`."""
     ends = PushEnds(queue_name)
     for job in ends.outgoing(jobs):
         for hook in on_push:
             returned = _called(hook, job)
             if is_awaitable(returned):
                 if inspect.iscoroutine(returned):
-                    returned.close()  # else it would be complained of once more, as never awaited
+                    returned.close()  # else Python would warn that it was never awaited
                 _show(hook, TypeError("it returned something to await, but a sync queue can't"))
         job.write()
     return ends
@@ -341,7 +341,7 @@ def _show(hook: Hook, error: BaseException) -> None:
 
 
 def log_raised(hook: Hook, error: BaseException) -> None:
-    """Log what a hook raised: whatever that is, it must not end who calls."""
+    """Log what a hook raised: it must not end the caller."""
     logger.error("%s of a middleware raised; nothing else is changed by it", _name(hook), exc_info=error)
 
 
@@ -355,7 +355,7 @@ Handler = Callable[[Any, JobContext], Awaitable[Any]]
 
 
 def chained(handler: Handler, name: str, around: Sequence[Hook]) -> Handler:
-    """A handler with hooks around it, the first outermost; the handler itself where there are none."""
+    """Return a handler with hooks around it, the first outermost; without hooks, the handler itself."""
     if not around:
         return handler
 
@@ -390,7 +390,7 @@ def _layer(hook: Hook, inside: Layer) -> Layer:
 
 
 class _Next:
-    """Runs what is inside of a layer, once, and not after that has ended."""
+    """Runs what is inside of a layer, once, and not after the layer has ended."""
 
     __slots__ = ("_begun", "_ended", "_inside", "_over", "_steps")
 
@@ -415,7 +415,7 @@ class _Next:
             self._ended = True
 
     def end(self) -> bool:
-        """Let nothing begin any more; whether what was to run has come to its end."""
+        """Let nothing start any more; return whether what was called has ended."""
         self._over = True
         forgotten, self._steps = self._steps, None
         if forgotten is not None:

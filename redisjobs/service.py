@@ -1,6 +1,6 @@
-"""The work of a queue as one thing inside of a program: its worker, its scheduler, and its connections.
+"""A queue's worker, scheduler and connections as one service inside of a program.
 
-`async with queue.service():` in any program, `lifespan=queue.lifespan()` in an application on ASGI, `await
+`async with queue.service():` in any program, `lifespan=queue.lifespan()` in an ASGI application, `await
 queue.service().run()` in a process of its own: the same code with another URL.
 """
 
@@ -28,13 +28,13 @@ logger = Log("redisjobs.service")
 
 OnFailure = Literal["raise", "log"]
 AppLifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
-"""What an application on ASGI takes as its lifespan."""
+"""The lifespan of an ASGI application."""
 
 _CONNECTING = 5.0  # seconds that an application's start waits for the store
 
 
 class WorkerOptions(TypedDict, total=False):
-    """What a service tells its worker; see `Worker`."""
+    """The options of a service's worker; see `Worker`."""
 
     concurrency: int | None
     lease: Duration
@@ -49,26 +49,26 @@ class WorkerOptions(TypedDict, total=False):
 
 
 class Service:
-    """Runs the jobs of a queue, and fires its schedules, beside whatever else a program does.
+    """Runs the jobs of a queue, and fires its schedules, inside of a program.
 
-    As a context manager it begins when it is entered. When it is left, it claims and fires nothing more, running
-    jobs finish within the grace, and connections are closed. It can be entered again.
+    As a context manager it starts when you enter it. When you leave it, it claims and fires nothing more, running
+    jobs finish within the grace, and connections are closed. You can enter it again.
 
     Args:
         queue: The queue with its handlers, async or sync.
-        worker: Whether to run its jobs; that looks after what others left behind, too.
-        schedules: Whether to fire its schedules. Defaults to what `worker` says.
-        on_failure: What follows if it dies, by an error that no waiting mends: `raise` ends what is inside of the
-            context, by that error; `log` goes on without it. It is logged in any case.
-        options: What else `Worker` takes. Without a worker they change nothing, so one line serves both kinds of
+        worker: Whether to run its jobs; a worker also recovers jobs of dead workers.
+        schedules: Whether to fire its schedules. Defaults to `worker`.
+        on_failure: What to do if it fails by an error that waiting does not fix: `raise` ends the body of the
+            context by that error; `log` goes on without the service. The error is logged in any case.
+        options: Other options of `Worker`. Without a worker they change nothing, so one line serves both kinds of
             process: `service(worker=runs_jobs, concurrency=8)`.
 
     Attributes:
-        error: By what it died; None: it did not.
+        error: The error by which it failed; None: it did not.
 
     Raises:
-        ValueError: An option has a value that can't be worked with.
-        TypeError: There is no such option.
+        ValueError: The value of an option is wrong.
+        TypeError: An option does not exist.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class Service:
 
     @property
     def health(self) -> Health:
-        """Whether it works; for any thread."""
+        """The health of the service; for any thread."""
         if self.error is not None:
-            return Health(True, False, f"it had to end: {self.error}")
+            return Health(True, False, f"it failed: {self.error}")
         if self._is_running and self._worker is not None:
             return self._worker.health
         if self._is_running and self._scheduler.trouble:
@@ -106,9 +106,9 @@ class Service:
         return Health(True, self._is_running, "running" if self._is_running else "not running")
 
     def stop(self) -> None:
-        """Claim and fire nothing from now on, and end once what runs has run, or the grace is over.
+        """Claim and fire nothing from now on, and end when running jobs have ended, or the grace is over.
 
-        Where nothing runs, the next run ends at once.
+        If the service does not run, its next run ends at once.
         """
         if self._worker is not None:
             self._worker.stop()
@@ -123,7 +123,7 @@ class Service:
 
         Raises:
             RuntimeError: It has neither a worker nor schedules, so there is nothing to run.
-            DriverError: The store refuses what it needs; while that is only away, it waits.
+            DriverError: The store refuses; while it is only unavailable, the service waits.
         """
         if not self._has_work:
             raise RuntimeError("this service has neither a worker nor schedules: there is nothing to run")
@@ -182,7 +182,7 @@ class Service:
         return self
 
     async def _begin(self, tasks: TaskGroup) -> None:
-        """Start, and wait until that is done, has failed, or has to wait for the store."""
+        """Start, and wait until it runs, has failed, or waits for the store."""
         begun = anyio.Event()
         kinds = (WorkerStarted, SourceUnavailable)
         ends = [self._queue.events.subscribe(kind, lambda _: begun.set()) for kind in kinds]
@@ -195,14 +195,14 @@ class Service:
 
     async def _serve(self, begun: anyio.Event) -> None:
         if self._worker is None:
-            begun.set()  # a scheduler tells of no start
+            begun.set()  # a scheduler has no event for its start
         try:
             await self._work(handle_signals=False)
         except anyio.get_cancelled_exc_class():
             raise
         except Exception as error:
             self.error = error
-            logger.error("the service of queue '%s' had to end: %s", self._queue.name, error, exc_info=error)
+            logger.error("the service of queue '%s' failed: %s", self._queue.name, error, exc_info=error)
             self._died(error)
         finally:
             begun.set()
@@ -218,7 +218,7 @@ class Service:
         assert tasks is not None
         if self._is_running:  # else the stop would be for the next run
             self.stop()
-        # An error of the program's own is no reason to give jobs up; where it is cancelled, they are handed back.
+        # After an error of the program running jobs finish; when it is cancelled, they are handed back.
         given = (kind, error, trace) if isinstance(error, anyio.get_cancelled_exc_class()) else (None, None, None)
         try:
             await tasks.__aexit__(*given)
@@ -231,28 +231,28 @@ class Service:
 
 
 class Lifespan:
-    """What an application on ASGI, such as one of FastAPI or Starlette, takes as its `lifespan=`.
+    """The `lifespan=` of an ASGI application, such as one of FastAPI or Starlette.
 
-    It connects the queue, enters `then`, and starts the service; at the end it goes the other way round. So what
-    `then` opens is there for as long as jobs run.
+    It connects the queue, enters `then`, and starts the service; at the end it does the reverse. So what `then`
+    opens is there while jobs run.
 
-    Once an application has begun, servers do not heed an error of its lifespan. So if the service dies later, the
-    process gets SIGTERM, by which the server ends it in order; with `on_failure="log"` the application goes on.
+    Once an application has started, servers ignore an error of its lifespan. So if the service fails later, the
+    process gets SIGTERM, and the server ends it in order; with `on_failure="log"` the application goes on.
 
     Args:
         queue: The queue.
         then: Another lifespan, of the application's own; what it yields is the application's state.
         on_failure: `raise`, or `log` to go on without the service.
-        options: What `Service` takes.
+        options: The options of `Service`.
 
     Attributes:
-        service: Of the application that runs, or ran last.
+        service: The service of the application that runs, or ran last.
     """
 
     def __init__(
         self, queue: Registry, *, then: AppLifespan | None = None, on_failure: OnFailure = "raise", **options: Any
     ) -> None:
-        Service(queue, on_failure=on_failure, **options)  # what is wrong is said here, not at the start
+        Service(queue, on_failure=on_failure, **options)  # a wrong option is an error here, not at the start
         share = {"max_jobs", "max_rss"} & {key for key, value in options.items() if value is not None}
         if share and options.get("worker", True):
             raise ValueError(
@@ -280,7 +280,7 @@ class Lifespan:
             yield state
 
     async def _connect(self) -> None:
-        """Reach the store, so that a wrong password is an error of the start. One that is away may come yet."""
+        """Connect, so that a wrong password is an error at the start. An unavailable store may come back."""
         try:
             with anyio.fail_after(_CONNECTING):
                 await self._queue.driver.read(Count())
@@ -293,7 +293,7 @@ class Lifespan:
 
 
 class _Inside(Service):
-    """The service of an application, which goes on whatever becomes of it.
+    """The service of an application, which itself goes on if the service fails.
 
     Attributes:
         ends_app: Whether the process is to end with it.
@@ -305,5 +305,5 @@ class _Inside(Service):
 
     def _died(self, error: BaseException) -> None:
         if self.ends_app:
-            logger.error("this process is ended with it, by SIGTERM")
+            logger.error("this process ends with it, by SIGTERM")
             signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What both faces of a queue offer to a program that runs its jobs, or is the lifespan of an application."""
+"""The calls of a queue that run its jobs inside of a program, or as the lifespan of an application."""
 
 from typing import TYPE_CHECKING, Unpack
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Serving(Registry):
-    """A queue that can be run inside of a program. What runs jobs is loaded when that is asked for."""
+    """A queue that can run inside of a program. The worker is loaded when one of these is called."""
 
     def service(
         self,
@@ -19,7 +19,7 @@ class Serving(Registry):
         on_failure: "OnFailure" = "raise",
         **options: "Unpack[WorkerOptions]",
     ) -> "Service":
-        """A worker and a scheduler of this queue as one thing inside of a program; see `Service`."""
+        """Return a service: a worker and a scheduler of this queue inside of a program; see `Service`."""
         from redisjobs.service import Service
 
         return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
@@ -33,10 +33,10 @@ class Serving(Registry):
         on_failure: "OnFailure" = "raise",
         **options: "Unpack[WorkerOptions]",
     ) -> "Lifespan":
-        """What an application on ASGI takes as its `lifespan=`; see `Lifespan`.
+        """Return a lifespan for an ASGI application's `lifespan=`; see `Lifespan`.
 
-        With `worker=False` it is the producer's side alone: it connects at the start, and closes at the end.
-        Options of a worker change nothing then.
+        With `worker=False` the application only pushes: it connects at the start, and closes at the end. Options
+        of a worker change nothing then.
         """
         from redisjobs.service import Lifespan
 

@@ -23,9 +23,9 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.model.changes import Tidy
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Tidy
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import Lease
 from redisjobs.testing.clock import Clock as Clock

@@ -19,7 +19,8 @@ from benchmarks.session import commands_in
 from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, Failed, System
 from redisjobs import Schedule
 from redisjobs.events.recording import Line
-from redisjobs.model.stored import Accuracy, ScheduleInfo
+from redisjobs.model.definition import Accuracy
+from redisjobs.model.stored import ScheduleInfo
 from redisjobs.torture.fleet.store import Final, Letter
 
 MADE_UP: Samples = {

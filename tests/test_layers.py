@@ -143,6 +143,7 @@ def test_json_on_the_wire_is_the_codecs_business() -> None:
     readers = {module for module in MODULES for package in ("orjson:", "json:") if package in imports(module)}
     assert {module for module in readers if house(module) not in ("torture", "cli")} == {
         "model.codec",
+        "model.payload",
         "events.recording",
     }
 

@@ -93,6 +93,19 @@ PLAIN = (
     "docs/reference/modules.md",
     "docs/reference/push-options.md",
     "docs/reference/schedule-rules.md",
+    "redisjobs/__init__.py",
+    "redisjobs/base",
+    "redisjobs/client",
+    "redisjobs/errors.py",
+    "redisjobs/events",
+    "redisjobs/middleware.py",
+    "redisjobs/model",
+    "redisjobs/queue.py",
+    "redisjobs/scheduler",
+    "redisjobs/schedules",
+    "redisjobs/service.py",
+    "redisjobs/serving.py",
+    "redisjobs/sync.py",
 )
 """Files, and folders with all their pages, Python and Lua, whose prose has none of the words below."""
 

@@ -1,19 +1,23 @@
-"""Checks of arguments that callers give: what is wrong, and what to give instead."""
+"""Checks of the values that callers give. An error says what is wrong, and what to give instead."""
 
+import math
 import re
+from datetime import datetime, timedelta
 from enum import StrEnum
+from numbers import Number
 from typing import TypeGuard, TypeVar
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000}
 
 
 def number(value: float, what: str) -> float:
-    """A number, if it is one.
+    """Return a number.
 
     Raises:
-        ValueError: It is something else; `what` is what the caller calls it.
+        ValueError: It is not a number; `what` is the caller's name for it.
     """
     if isinstance(value, bool) or not isinstance(value, float | int):
         raise ValueError(f"{what}={value!r}: give a number")
@@ -21,10 +25,10 @@ def number(value: float, what: str) -> float:
 
 
 def whole(value: int, what: str) -> int:
-    """A whole number from 1 up, if it is one.
+    """Return a whole number from 1 up.
 
     Raises:
-        ValueError: It is something else; `what` is what the caller calls it.
+        ValueError: It is something else; `what` is the caller's name for it.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{what}={value!r}: give a whole number from 1 up")
@@ -32,10 +36,10 @@ def whole(value: int, what: str) -> int:
 
 
 def flag(value: object, what: str) -> bool:
-    """A value that is True or False.
+    """Return a value that is True or False.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither; `what` is the caller's name for it.
     """
     if not isinstance(value, bool):
         raise ValueError(f"{what}={value!r}: give True or False")
@@ -43,10 +47,10 @@ def flag(value: object, what: str) -> bool:
 
 
 def one_of(kind: type[Choice], value: str, what: str) -> Choice:
-    """One of a few words, which may be given as text.
+    """Return a member of an enum, which may be given as text.
 
     Raises:
-        ValueError: It is none of them; `what` is what the caller calls it.
+        ValueError: It is not one of them; `what` is the caller's name for it.
     """
     try:
         return kind(value)
@@ -56,5 +60,56 @@ def one_of(kind: type[Choice], value: str, what: str) -> Choice:
 
 
 def is_text(value: object, pattern: str) -> TypeGuard[str]:
-    """Whether something is text that matches a pattern whole, and that UTF-8 can carry."""
+    """Return whether a value is text that UTF-8 can carry and that matches the whole pattern."""
     return isinstance(value, str) and bool(re.fullmatch(pattern, value)) and not _HALF_A_PAIR.search(value)
+
+
+def seconds(duration: float | timedelta, what: str) -> float:
+    """Return a duration in seconds.
+
+    Args:
+        duration: Seconds or a timedelta.
+        what: The caller's name for it, for the message.
+
+    Raises:
+        ValueError: It is negative, or not a duration.
+    """
+    value = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    # Any kind of number is fine, such as a Decimal; but a bool is a number by its class only.
+    if isinstance(value, bool) or not isinstance(value, float | int | Number) or not 0 <= value < 1e10:
+        raise ValueError(f"{what}={duration!r}: give seconds from 0 up, or a timedelta")
+    return float(value)
+
+
+def milliseconds(value: float) -> int:
+    """Return seconds as whole ms, rounded up, so that nothing happens before its time."""
+    return math.ceil(value * 1000 - 0.001)  # 1.1 s are not 1,101 ms
+
+
+def aware(time: datetime, what: str) -> datetime:
+    """Return a datetime that has a time zone.
+
+    Args:
+        time: The datetime.
+        what: The caller's name for it, for the message.
+
+    Raises:
+        ValueError: It is not a datetime, or has no time zone.
+    """
+    if not isinstance(time, datetime):
+        raise ValueError(f"{what}={time!r}: give a datetime, as datetime(2030, 1, 31, 8, tzinfo=UTC)")
+    if time.tzinfo is None:
+        raise ValueError(f"{what}={time!r} has no time zone; give an aware datetime")
+    return time
+
+
+def pause_of(rate: str) -> float:
+    """Return the ms between two jobs at a rate such as `100/s`, `20/m` or `5/h`.
+
+    Raises:
+        ValueError: It is not a rate.
+    """
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)/([smh])", rate) if isinstance(rate, str) else None
+    if not found or not float(found[1]):
+        raise ValueError(f"rate={rate!r}: give how many in a second, a minute or an hour, as 100/s, 20/m or 5/h")
+    return _UNITS[found[2]] / float(found[1])

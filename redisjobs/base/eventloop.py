@@ -1,4 +1,4 @@
-"""How tasks wait for each other at the least cost, and how another thread reaches into an event loop."""
+"""How tasks wait for each other at the least cost, and how another thread calls into an event loop."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ class Gate(Protocol):
     """Something to wait for, once; for tasks of one event loop."""
 
     def open(self) -> None:
-        """Let go who waits, and who will."""
+        """Let the tasks that wait go on, and those that will."""
 
     def wait(self) -> Awaitable[object]:
         """Wait until it is open; for one task."""
@@ -50,12 +50,12 @@ class _Gate:
 
 
 def is_awaitable(value: Any) -> TypeGuard[Awaitable[Any]]:
-    """As `inspect.isawaitable`, which runs code of the value's: a lazy proxy may raise outside of its request."""
+    """Return whether a value is awaitable. `inspect.isawaitable` runs its code: a lazy proxy may raise."""
     return hasattr(type(value), "__await__") or (type(value) is GeneratorType and inspect.isawaitable(value))
 
 
 def gates() -> Callable[[], Gate]:
-    """What makes gates in the running event loop."""
+    """Return what makes gates in the running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -64,7 +64,7 @@ def gates() -> Callable[[], Gate]:
 
 
 def loop_key() -> Hashable:
-    """What tells the running event loop from any other."""
+    """Return a key that tells the running event loop from any other."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -74,7 +74,7 @@ def loop_key() -> Hashable:
 
 
 def has_closed(key: Hashable) -> bool:
-    """Whether that event loop, of `loop_key`, is no more; for any thread."""
+    """Return whether the event loop of a `loop_key` has closed; for any thread."""
     if isinstance(key, asyncio.AbstractEventLoop):
         return key.is_closed()
     import trio
@@ -88,12 +88,12 @@ def has_closed(key: Hashable) -> bool:
 
 
 def was_asked() -> bool:
-    """Whether the current task was cancelled by a scope around it: by who may end it."""
+    """Return whether a scope around the current task cancelled it, which may end it."""
     return anyio.current_effective_deadline() == float("-inf")
 
 
 def is_cancelled() -> bool:
-    """Whether the current task was cancelled; else a CancelledError that it meets was made by other code."""
+    """Return whether the current task was cancelled; else other code made the CancelledError that it met."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # on trio no other code can make one
@@ -105,9 +105,9 @@ _spawned: set[asyncio.Task[None]] = set()  # the event loop keeps only weak refe
 
 
 def spawn(call: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:
-    """Run something in a task of the event loop's own, in no context of the caller's; what is returned cancels it.
+    """Run a call in a task of the event loop's own, without the caller's context; return what cancels it.
 
-    It is for what serves many callers, of whom the first one may leave before the others.
+    It is for a task that serves many callers: the first one may leave before the others.
     """
     try:
         loop = asyncio.get_running_loop()
@@ -133,7 +133,7 @@ def _spawn_on_trio(call: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[]
 
 
 class Wakeup:
-    """Wakes one task of the event loop, again and again: it looks what is to be done, then waits here."""
+    """Wakes one task of the event loop, again and again: it looks what there is to do, then waits here."""
 
     __slots__ = ("_gate", "_is_woken", "_new_gate")
 
@@ -143,7 +143,7 @@ class Wakeup:
         self._is_woken = False
 
     def begin(self) -> None:
-        """Look now: what changes from here on ends the next wait."""
+        """Begin a look: a change from here on ends the next wait."""
         self._gate = self._new_gate()
         self._is_woken = False
 
@@ -159,10 +159,10 @@ class Wakeup:
 
 
 def threadsafe_caller() -> Callable[[Callable[[], object]], None]:
-    """A function that runs another soon in the running event loop; callable from any thread, never blocks.
+    """Return a function that soon runs another one in the running event loop; any thread may call it.
 
-    anyio's portal can do this only from inside a task that it starts anew each time; here a call is one
-    callback. After the loop has ended, calls do nothing.
+    It never blocks. anyio's portal starts a task for each call; here a call is one callback. After the loop has
+    ended, calls do nothing.
     """
     try:
         loop = asyncio.get_running_loop()

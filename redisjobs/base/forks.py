@@ -1,4 +1,4 @@
-"""What a forked process begins anew, as its parent goes on using what both have: threads and connections."""
+"""What a forked process must reset: its parent goes on using the threads and connections that both have."""
 
 import os
 import weakref
@@ -6,19 +6,19 @@ from typing import Protocol
 
 
 class ForkReset(Protocol):
-    """Something that a forked process begins anew."""
+    """A thing that a forked process resets."""
 
     def begin(self) -> None:
-        """Let go of all that is there, without using it, and begin with nothing."""
+        """Drop all that is there, without using it, and begin with nothing."""
 
 
 _begun: "weakref.WeakSet[ForkReset]" = weakref.WeakSet()
 
 
 def begin_after_fork(thing: ForkReset) -> None:
-    """Have a forked process begin something anew, for as long as that is there.
+    """Reset a thing in each forked process, for as long as the thing exists.
 
-    It is done as the process begins: there is only one thread then, so none sees it half done.
+    It happens as the process starts: with only one thread, none sees it half done.
     """
     _begun.add(thing)
 

@@ -1,4 +1,4 @@
-"""A worker's own logging: what a log goes to is the user's, and may raise or hang."""
+"""A worker's own logging: the handlers of a log are the user's, and may raise or hang."""
 
 import logging
 import sys
@@ -10,11 +10,11 @@ from typing import Any
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
-    """A logger for code that must go on: what a handler or a filter raises is shown on stderr, and no more.
+    """A logger for code that must go on: what a handler or a filter raises is only shown on stderr.
 
     Args:
-        name: The logger's.
-        queues: The queues that its lines are about, named first in each; none where that goes without saying.
+        name: The logger's name.
+        queues: The queues that its lines are about; each line begins with their names.
     """
 
     def __init__(self, name: str, queues: Sequence[str] = ()) -> None:
@@ -40,14 +40,14 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
 
 def is_ctrl_c(error: BaseException) -> bool:
-    """Whether an error that somebody else's code raised may be Ctrl-C, which came meanwhile and is not its own."""
+    """Return whether an error that foreign code raised may be Ctrl-C, which is not its own."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def log_from_thread(log: Log, level: int, text: str, *args: object, wait: float = 0) -> None:
     """Log a line from a thread of its own, and wait for it `wait` seconds at most.
 
-    Where no thread can be started nothing is said: the caller may be the one that must not hang.
+    If no thread can be started, nothing is logged: the caller must not hang.
     """
     saying = threading.Thread(target=log.log, args=(level, text, *args), daemon=True)
     with suppress(RuntimeError):

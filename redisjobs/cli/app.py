@@ -65,9 +65,7 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            from redisjobs.model.codec import (
-                plainly,  # which takes longer to load than all that is needed for --help
-            )
+            from redisjobs.model.payload import plainly
 
             error.message = plainly(error.message)
             raise

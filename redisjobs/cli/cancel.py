@@ -10,7 +10,7 @@ from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.model.filters import FilterOptions
+from redisjobs.client.operations import FilterOptions
 from redisjobs.model.transitions import Reply
 
 

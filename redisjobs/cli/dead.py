@@ -11,7 +11,7 @@ import anyio
 import typer
 
 from redisjobs import sync
-from redisjobs.base.rates import pause_of
+from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.bar import Bar
@@ -32,13 +32,13 @@ from redisjobs.cli.target import (
     queue_of,
     where,
 )
+from redisjobs.client.operations import FilterOptions
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.events import JobsChanged
-from redisjobs.model import codec
-from redisjobs.model.codec import JobInfo
-from redisjobs.model.filters import FilterOptions
+from redisjobs.model import payload
+from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.model.progress import Progress
 from redisjobs.queue import JobQueue
@@ -222,7 +222,7 @@ def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
     """What was typed as parameters of a job: by the type of its handler, or as JSON where there is none."""
     try:
         if job.name in queue.definitions:
-            return codec.read_parameters(queue.definitions[job.name].name, raw)
+            return payload.read_parameters(queue.definitions[job.name].name, raw)
         value = json.loads(raw)
     except (DecodeError, ValueError, RecursionError) as error:
         raise Mistake(f"--parameters {raw.decode('utf-8', 'replace')[:60]!r}: {error}") from None

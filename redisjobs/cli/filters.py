@@ -7,7 +7,7 @@ import typer
 
 from redisjobs.base.arguments import is_text
 from redisjobs.cli.errors import Mistake, check_seconds
-from redisjobs.model.filters import FilterOptions
+from redisjobs.client.operations import FilterOptions
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 Text = Annotated[

@@ -10,7 +10,9 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.model.limits import Limit, LimitedKey, LimitInfo, limited_name
+from redisjobs.model.info import LimitedKey, LimitInfo
+from redisjobs.model.job import checked_name
+from redisjobs.model.limits import Limit
 from redisjobs.sync import JobQueue
 
 app = typer.Typer(
@@ -70,7 +72,7 @@ def remove(name: Name, queue: QueueName = "default", url: Url = None, as_json: J
 
 def _checked(name: str, most: int | None = None, rate: str | None = None, burst: int | None = None) -> Limit:
     try:
-        limited_name(name)
+        checked_name(name)
     except ValueError as error:
         raise Mistake(str(error).replace("name=", "NAME ", 1)) from error
     if burst is not None and rate is None:

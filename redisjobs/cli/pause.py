@@ -10,8 +10,7 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.model.job import State
-from redisjobs.model.pauses import paused_name
+from redisjobs.model.job import State, checked_name
 from redisjobs.sync import JobQueue
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
@@ -37,7 +36,8 @@ def resume(name: Name = None, queue: QueueName = "default", url: Url = None, as_
 
 def _check(name: str | None) -> None:
     try:
-        paused_name(name)
+        if name is not None:
+            checked_name(name)
     except ValueError as error:
         raise Mistake(f"--{error}") from error
 

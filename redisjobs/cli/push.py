@@ -21,7 +21,7 @@ from redisjobs.client.registry import Registry
 from redisjobs.client.results import kept_for_a_while
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.errors import DecodeError, EncodeError, UnknownJob
-from redisjobs.model import codec
+from redisjobs.model import payload
 from redisjobs.model.job import OnConflict, Priority, PushedJob, UniqueUntil
 from redisjobs.model.limits import checked_key
 from redisjobs.model.options import PushOptions
@@ -68,10 +68,20 @@ def push(
     With --wait its result is printed instead. The exit code is 0 if it is done, 1 if it failed, or has no result
     for another reason, and 124 if it has not ended in time; it goes on then.
     """
-    options = PushOptions(delay=delay, at=_time(at), priority=priority, job_id=job_id, unique=unique)
-    options |= PushOptions(unique_for=unique_for, headers=_headers(headers), expires_in=expires_in)
-    options |= PushOptions(unique_until=unique_until, on_conflict=on_conflict, keep_result=keep_result)
-    options |= PushOptions(limit_key=_key(limit_key))
+    options = PushOptions(
+        delay=delay,
+        at=_time(at),
+        priority=priority,
+        job_id=job_id,
+        unique=unique,
+        unique_for=unique_for,
+        unique_until=unique_until,
+        on_conflict=on_conflict,
+        headers=_headers(headers),
+        expires_in=expires_in,
+        keep_result=keep_result,
+        limit_key=_key(limit_key),
+    )
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
     check_seconds(keep_result=keep_result, timeout=timeout)
     _check(options)
@@ -110,7 +120,7 @@ def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> New
     raw = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     try:
         definition = queue.definition(name)
-        return queue.prepare(codec.read_parameters(definition.name, raw), definition.name, **options)
+        return queue.prepare(payload.read_parameters(definition.name, raw), definition.name, **options)
     except (UnknownJob, DecodeError, EncodeError, ValueError) as error:
         raise Mistake(str(error)) from error
 

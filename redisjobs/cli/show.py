@@ -16,9 +16,8 @@ from redisjobs.base.visible import visible
 from redisjobs.cli.bar import amount
 from redisjobs.cli.output import is_read, say
 from redisjobs.client.registry import Registry
-from redisjobs.model.codec import JobInfo
+from redisjobs.model.info import JobInfo, PauseInfo
 from redisjobs.model.job import State
-from redisjobs.model.pauses import PauseInfo
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Counts
 

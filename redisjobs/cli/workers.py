@@ -8,7 +8,7 @@ from redisjobs.base.visible import number_of
 from redisjobs.cli import show
 from redisjobs.cli.output import say
 from redisjobs.cli.target import Json, QueueName, Url, named, where
-from redisjobs.model.workers import WorkerInfo
+from redisjobs.model.info import WorkerInfo
 
 _COLUMNS = ("worker", "state", "since", "running", "slots", "version", "job names")
 

@@ -1,4 +1,4 @@
-"""How to try on while the store is unavailable: one policy, with jitter, for async code and for sync code."""
+"""How to try again while the store is unavailable: one policy, with jitter, for async code and for sync code."""
 
 import math
 import time
@@ -22,9 +22,9 @@ T = TypeVar("T")
 Errors = tuple[type[DriverError], ...]
 
 NOT_NOW: Errors = (Unavailable, QueueFull, WrongType)
-"""The store is unavailable or full, or somebody has spoiled a key: wait, keep what is held, try again."""
+"""The store is unavailable or full, or a key has the wrong type: wait, keep what is held, try again."""
 
-# Up to 0.05 s, 0.1 s, 0.2 s, … 1 s: nobody waits long for a store that is back, and not all ask it at once.
+# Up to 0.05 s, 0.1 s, 0.2 s, … 1 s: a store that is back is found soon, and not asked by all at once.
 _wait = wait_random_exponential(multiplier=0.05, max=1)
 
 
@@ -35,7 +35,7 @@ async def retrying(
     within: float = math.inf,
     failed: Callable[[DriverError], object] = lambda _: None,
 ) -> T:
-    """Call the store, and again for as long as it is unavailable; what `call` returned.
+    """Call the store until it is available, and return what `call` returned.
 
     Args:
         call: What to call.
@@ -44,7 +44,7 @@ async def retrying(
         failed: Called with each error, before the pause that follows.
     """
 
-    async def attempt() -> T:  # tenacity has to see that it is a coroutine function: a lambda it would not await
+    async def attempt() -> T:  # tenacity awaits only what it sees to be a coroutine function; a lambda is not one
         return await call()
 
     stop = stop_never if within == math.inf else stop_after_delay(within)
@@ -53,7 +53,7 @@ async def retrying(
 
 
 def retrying_sync(call: Callable[[], T], *, on: Errors = NOT_NOW, within: float) -> T:
-    """The same in sync code; no pause goes beyond the `within` seconds."""
+    """Call the store until it is available, in sync code; no pause goes beyond the `within` seconds."""
     end = time.monotonic() + within
     retry = Retrying(
         **_policy(on, lambda _: None),

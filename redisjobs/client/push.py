@@ -1,27 +1,31 @@
 """One call that pushes jobs: what is known of them before it, while it is tried, and after.
 
-A push is told apart from its repetitions by what the store remembers, which is not for ever. So each job that may
-be pushed again knows when that was tried first, and whether its caller was told what came of it.
+The store tells a repeated push from a new one by what it remembers, and it forgets; see `model/times.py`. So each
+job that may be pushed again knows when it was first sent, and whether its producer knows the answer.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
 
 from redisjobs.base.visible import visible
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, UniqueConflict, WrongType
 from redisjobs.model.driver import OtherVersion, PushedInPart
 from redisjobs.model.job import OnConflict
-from redisjobs.model.transitions import REPEATABLE, NewJob, Pushed, Reply, Tries
+from redisjobs.model.times import REPEATABLE
+from redisjobs.model.transitions import NewJob, Pushed, Reply, Tries
 
-PushOutcome = tuple[str, str, bool, bool]
-"""Of a job that was pushed: its id, or that of the job which holds its key; its name; whether it was added; and
-whether it has replaced that other job."""
+T = TypeVar("T")
+Handle_co = TypeVar("Handle_co", covariant=True)
 
 Conflict = tuple[str, str]
-"""Of a job that met a held key: the key, and the id of the job that holds it."""
+"""A unique key that a job did not get, and the id of the job that holds it."""
 
-_UNWRITTEN = (QueueFull, WrongType, ServerTooOld, OtherVersion)  # what is refused so has written nothing
+_UNWRITTEN = (QueueFull, WrongType, ServerTooOld, OtherVersion)  # errors after which nothing was written
 _KEPT_OUT = (Reply.EXISTS, Reply.DUPLICATE, Reply.REFUSED)
 
 
@@ -31,8 +35,8 @@ class Chunk:
 
     Attributes:
         jobs: The jobs.
-        held: Whether the caller holds any, to push it again.
-        is_last: Whether there is none behind it; False where nobody knows yet.
+        held: Whether the caller holds any of them, and may push it again.
+        is_last: Whether no chunk follows; False where that is not known yet.
     """
 
     jobs: list[NewJob]
@@ -40,22 +44,30 @@ class Chunk:
     is_last: bool
 
 
+class MakeHandle(Protocol[Handle_co]):
+    """Makes the handle of a job that was pushed: see `PushedJob`."""
+
+    def __call__(  # noqa: D102
+        self, job_id: str, name: str, added: bool, replaced: bool = False, is_other: bool = False, /
+    ) -> Handle_co: ...
+
+
 class Push:
-    """One call that pushes jobs, and tries until it has an answer or its time is over.
+    """One call that pushes jobs, and repeats it until there is an answer or the deadline has passed.
 
     Args:
         jobs: The jobs.
-        deadline: Seconds that it may take.
-        held: Whether the caller may push some of these again, or has done so: `prepare` made them.
+        deadline: The most seconds it may take.
+        held: Whether the caller has these jobs from `prepare`, and may push them again, or has done so.
 
     Attributes:
         jobs: The jobs.
-        deadline: Seconds that it may take; fewer if some of the jobs were tried before.
-        repeated: Whether some of these may have been pushed before.
-        conflicts: Of the jobs that met a held key, those whose caller wants that as an error.
+        deadline: The most seconds it may take; fewer if some of the jobs were sent before.
+        repeated: Whether some of the jobs may have been sent before.
+        conflicts: The conflicts of jobs with `on_conflict="raise"`.
 
     Raises:
-        DriverError: Some were tried first too long ago.
+        DriverError: Some were first sent too long ago.
     """
 
     __slots__ = ("_began", "_is_unknown", "_since", "conflicts", "deadline", "jobs", "repeated")
@@ -80,56 +92,57 @@ class Push:
             raise self._too_late()
 
     def _note(self) -> None:
-        """Note the tries: whatever ends the call, a cancel say, they were made."""
+        """Note that the jobs were sent, however the call ends: it may be cancelled."""
         for job in self.jobs:
             if job.tries is None:
                 job.tries = Tries(self._began)
 
     def lost(self) -> None:
-        """The first try had no answer, and others follow."""
+        """Note that the first try had no answer, and others follow."""
         self._note()
         self.repeated = self._is_unknown = True
 
-    def told(self, answers: Sequence[Pushed]) -> list[PushOutcome]:
-        """What became of each job.
+    def handles(self, answers: Sequence[Pushed], make: MakeHandle[Handle_co]) -> list[Handle_co]:
+        """Return a handle for each job.
 
         Raises:
             DriverError: One could not be added.
         """
-        told: list[PushOutcome] = []
+        handles: list[Handle_co] = []
         unknown: list[NewJob] = []
         conflicts: list[Conflict] = []
         for job, answer in zip(self.jobs, answers, strict=True):
             reply = answer.reply
             if reply is Reply.OK and job.tries is None:  # by far the most
-                told.append((job.job_id, name_in(job), True, False))
+                handles.append(make(job.job_id, name_in(job), True))
                 continue
             if reply is Reply.UNKNOWN:
                 unknown.append(job)
                 continue
-            is_added = self._is_added(job, reply)
+            is_added, is_replaced = self._is_added(job, reply), reply is Reply.REPLACED
             if reply is Reply.DUPLICATE and job.on_conflict is OnConflict.RAISE:
                 conflicts.append((job.unique, answer.holder))
-            told.append((answer.holder or job.job_id, name_in(job), is_added, reply is Reply.REPLACED))
+            holder = answer.holder or job.job_id
+            is_other = holder != job.job_id and not is_replaced
+            handles.append(make(holder, name_in(job), is_added, is_replaced, is_other))
         if unknown:
             raise self._not_added(unknown, answers)
         self.conflicts = conflicts
-        return told
+        return handles
 
     def _not_added(self, unknown: Sequence[NewJob], answers: Sequence[Pushed]) -> DriverError:
         names = visible(unknown[0].job_id) + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
         said = (
             f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and "
-            f"have ended, or may not ({names}): the server's clock was set ahead since, so that it has "
-            "forgotten. Nothing was written for them now; look what they did, and if they are to run all the "
-            "same, push them again"
+            f"have ended, or may not ({names}): the server's clock was set ahead since, so it has forgotten. "
+            "Nothing was written for them now; look what they did, and push them again if they are to run"
         )
         kept_out = sum(answer.reply in _KEPT_OUT for answer in answers)
         others = f", but for {kept_out} that met another job of their id or unique key" if kept_out else ""
         return DriverError(f"{said}. The others are there{others}", jobs=unknown)
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
-        """Whether this push made the job, and this is the first time that its caller is told."""
+        """Return whether this push made the job, and its producer learns it for the first time."""
         tries = job.tries
         if tries is None:
             return reply is Reply.OK
@@ -137,11 +150,11 @@ class Push:
         if self.repeated or reply in (Reply.OK, Reply.REPEATED, Reply.REPLACED):
             tries.told = True
         else:
-            _forget(job)  # it was refused, and no bytes of it are under way
+            _forget(job)  # it was refused, and no bytes of it are on their way
         return reply is Reply.OK or is_found
 
     def failed(self, error: DriverError) -> DriverError:
-        """What to raise for an error reply: it has the jobs that are not known to be there."""
+        """Return the error to raise for an error reply, with the jobs that may not be on the queue."""
         if self._is_unknown:
             return self.gave_up(error)
         jobs = self.jobs
@@ -156,12 +169,12 @@ class Push:
             for job in jobs:
                 _forget(job)
         else:
-            self._note()  # it may be written in part, so whoever tries again repeats it
+            self._note()  # a part may have been written, so the next push of these is a repetition
         error.jobs = tuple(jobs)
         return error
 
     def gave_up(self, cause: BaseException | None) -> Unavailable:
-        """The error where no try was answered. The jobs are not there if no try could write them."""
+        """Return the error of a push without any answer. The jobs are not there if no try could write them."""
         if all(job.sent_ms is None for job in self.jobs):
             for job in self.jobs:
                 _forget(job)
@@ -184,8 +197,8 @@ class Push:
     def _too_late(self) -> DriverError:
         return DriverError(
             f"nothing was sent: this was first pushed {self._began - self._since:.0f} s ago ({self._named()}). "
-            f"After {REPEATABLE:g} s it can't be told any more whether it was stored, and has ended since: look "
-            "with get(id), and if it is to be pushed all the same, push it again",
+            f"After {REPEATABLE:g} s the store no longer knows whether it was there, and has ended: look with "
+            "get(id), and push it again if it is to run",
             jobs=self.jobs,
         )
 
@@ -194,11 +207,51 @@ class Push:
         return f"{first} and {more} more" if more else first
 
 
+async def push_chunks(push: Callable[[Chunk], Awaitable[list[T]]], chunks: Iterator[Chunk]) -> list[T]:
+    """Push chunks, one after another, and return the handles of all their jobs.
+
+    Each chunk is encoded while the one before is on its way: both take about as long.
+    """
+    handles, chunk = list[T](), next(chunks, None)
+    while chunk is not None and not chunk.is_last:
+        pushed, chunk = await _push_and_encode(push, chunk, chunks)
+        handles += pushed
+    return handles if chunk is None else [*handles, *await push(chunk)]
+
+
+async def _push_and_encode(
+    push: Callable[[Chunk], Awaitable[list[T]]], chunk: Chunk, chunks: Iterator[Chunk]
+) -> tuple[list[T], Chunk | None]:
+    pushed, broken, following = list[T](), list[BaseException](), None
+
+    async def pushing() -> None:
+        try:
+            pushed.extend(await push(chunk))
+        except Exception as error:
+            broken.insert(0, error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pushing)
+        await checkpoint()  # now it is on its way
+        try:
+            following = next(chunks, None)
+        except BaseException as error:  # to be raised once the push has ended, and if that went well
+            broken.append(error)
+    try:
+        for each in broken:
+            if isinstance(each, DriverError) and following is not None:
+                each.jobs += tuple(following.jobs)
+            raise each
+    finally:
+        broken.clear()  # or an error would hold itself: its traceback leads here
+    return pushed, following
+
+
 def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
-    """Raise for the jobs of a call that met a held key and want that as an error, if there are any.
+    """Raise for the jobs of a call that have `on_conflict="raise"` and met a held key.
 
     Raises:
-        UniqueConflict: There are.
+        UniqueConflict: There are such jobs.
     """
     if not conflicts:
         return
@@ -212,26 +265,31 @@ def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
     )
 
 
-def _is_open(answer: Pushed | None) -> bool:
-    """Whether a job that was answered so is not known to be on the queue, nor kept out by another job."""
-    return answer is None or answer.reply is Reply.UNKNOWN
-
-
 def name_in(job: NewJob) -> str:
-    """The name of a job on its way in."""
+    """Return the name of a job that is to be pushed."""
     name = job.fields[1]
     return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
-def _forget(job: NewJob) -> None:
-    """Let a job be as if it had not been tried, but for a push of it that was told before."""
-    if job.tries is None or not job.tries.told:
-        job.tries = job.sent_ms = None
+def gave_up(push: Push | None, deadline: float, cause: BaseException | None) -> Unavailable:
+    """Return the error of a call that got no answer until its deadline; `push` is None if it was no push."""
+    return push.gave_up(cause) if push else Unavailable(no_answer(deadline, cause))
 
 
 def no_answer(seconds: float, cause: BaseException | None) -> str:
-    """What to say of a call that had none until its deadline."""
+    """Return the message for a call that got no answer until its deadline."""
     said = str(cause or "").rstrip(".") or "it accepted the connection and said nothing"
     if isinstance(cause, DriverError) and not isinstance(cause, Unavailable):
         return f"no answer from the store at first, then: {said}"
     return f"no answer from the store in {seconds:.3g} s: {said}"
+
+
+def _is_open(answer: Pushed | None) -> bool:
+    """Return whether a job with this answer may not be on the queue, and no other job kept it out."""
+    return answer is None or answer.reply is Reply.UNKNOWN
+
+
+def _forget(job: NewJob) -> None:
+    """Reset a job to unsent, unless an earlier push of it was answered."""
+    if job.tries is None or not job.tries.told:
+        job.tries = job.sent_ms = None

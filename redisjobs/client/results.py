@@ -1,5 +1,6 @@
-"""What somebody gets who waits for a job: its result, or why there is none."""
+"""What a producer that waits for a job gets: its result, or the error that says why there is none."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +15,20 @@ from redisjobs.errors import (
     ResultNotKept,
     ResultRefused,
 )
-from redisjobs.model import codec
-from redisjobs.model.job import Expected, ReturnType
-from redisjobs.model.queries import Ending, JobStatus
+from redisjobs.model import payload
+from redisjobs.model.changes import Ending, JobStatus
+from redisjobs.model.job import Expected, JobDefinition, PushedJob, ReturnType
 from redisjobs.model.transitions import NewJob
 
 KEPT = 3600
-"""Seconds for which the result of a job is kept that `run` pushes, where nothing else is said."""
+"""Seconds for which the result of a job that `run` pushes is kept, if neither push nor registration says it."""
 
 
 def kept_for_a_while(job: NewJob) -> NewJob:
-    """A job whose result is kept, for `KEPT` where nothing else was said.
+    """Return a job whose result is kept: for `KEPT` unless it says how long.
 
     Raises:
-        ValueError: It was said that nothing is kept.
+        ValueError: It says that nothing is kept.
     """
     said = dict(zip(job.fields[::2], job.fields[1::2], strict=True))
     if said.get("keep_result") == "0":
@@ -39,48 +40,69 @@ def kept_for_a_while(job: NewJob) -> NewJob:
     return replace(job, fields=[*job.fields, "keep_result", str(KEPT * 1000)])
 
 
-def has_ended(standing: JobStatus) -> bool:
-    """Whether there is nothing more to wait for."""
-    return standing.ending not in (Ending.PENDING, Ending.LATER)
-
-
-def result_of(job_id: str, standing: JobStatus, expected: Expected, *, was_there: bool) -> Any:
-    """What the handler of a job returned that has ended.
+def expected(definitions: Mapping[str, JobDefinition[Any]], job: str | PushedJob, returns: Any) -> Expected:
+    """Return what is known here of a job's result.
 
     Args:
-        job_id: Which job.
-        standing: How it has ended.
-        expected: What is known of that here.
-        was_there: Whether it had not ended when it was asked for first.
+        definitions: The handlers registered here.
+        job: Its handle, whose name leads to the handler; or its id.
+        returns: The type that the caller wants; None: that of the handler.
+
+    Raises:
+        RegistrationError: Pydantic has no schema for the type.
+    """
+    name, is_other = (job.name, job.is_other) if isinstance(job, PushedJob) else ("", False)
+    known = definitions.get(name)
+    unkept_by = name if known is not None and not known.keep_ms and not is_other else ""
+    if returns is not None:
+        kind = ReturnType(name or "result", returns)
+        _ = kind.adapter
+        return Expected(kind, unkept_by=unkept_by)
+    return Expected(known.returns if known is not None else None, not is_other, unkept_by)
+
+
+def has_ended(status: JobStatus) -> bool:
+    """Return whether there is nothing more to wait for."""
+    return status.ending not in (Ending.PENDING, Ending.LATER)
+
+
+def result_of(job_id: str, status: JobStatus, expected: Expected, *, was_there: bool) -> Any:
+    """Return the result of a job that has ended.
+
+    Args:
+        job_id: The job's id.
+        status: How it has ended.
+        expected: What is known here of its result.
+        was_there: Whether it had not ended when the wait began.
 
     Raises:
         NoResult: There is none; one class for each reason.
-        DecodeError: It does not fit the type that is declared here.
+        DecodeError: It does not fit the type declared here.
     """
-    if standing.ending is not Ending.COMPLETED:
-        raise _no_result(job_id, standing, was_there=was_there)
-    said = f"the result of job {visible(job_id)}"
+    if status.ending is not Ending.COMPLETED:
+        raise _no_result(job_id, status, was_there=was_there)
+    what = f"the result of job {visible(job_id)}"
     if expected.returns is None:
-        return codec.decode_untyped(said, standing.value)
+        return payload.decode_untyped(what, status.value)
     if expected.is_certain:
-        return codec.decode_parameters(expected.returns, standing.value)
-    return _whichever(said, expected.returns, standing.value)
+        return payload.decode_parameters(expected.returns, status.value)
+    return _typed_if_it_fits(what, expected.returns, status.value)
 
 
-def _whichever(said: str, returns: ReturnType[Any], raw: bytes) -> Any:
-    """A result of this type, if its JSON is what such a one is written as; else what that says."""
-    untyped = codec.decode_untyped(said, raw)
+def _typed_if_it_fits(what: str, returns: ReturnType[Any], raw: bytes) -> Any:
+    """Return a result of this type, if that is written as the JSON at hand; else what the JSON says."""
+    untyped = payload.decode_untyped(what, raw)
     try:
-        value = codec.decode_parameters(returns, raw)
-        written = codec.encode_parameters(returns, value, 2 * len(raw))
+        value = payload.decode_parameters(returns, raw)
+        written = payload.encode_parameters(returns, value, 2 * len(raw))
     except (DecodeError, EncodeError):
         return untyped
-    return value if codec.decode_untyped(said, written) == untyped else untyped
+    return value if payload.decode_untyped(what, written) == untyped else untyped
 
 
-def not_kept_yet(job_id: str, standing: JobStatus) -> ResultNotKept | None:
-    """The error for whoever waits for a job of which it is known that nothing will be kept; None for any other."""
-    if standing.ending is not Ending.PENDING or standing.keep != 0:
+def not_kept_yet(job_id: str, status: JobStatus) -> ResultNotKept | None:
+    """Return the error for a wait for a job whose result will not be kept; None for any other job."""
+    if status.ending is not Ending.PENDING or status.keep != 0:
         return None
     return ResultNotKept(
         job_id,
@@ -88,17 +110,17 @@ def not_kept_yet(job_id: str, standing: JobStatus) -> ResultNotKept | None:
     )
 
 
-def not_ended(job_id: str, standing: JobStatus | None, expected: Expected, timeout: float) -> str:
-    """What to tell who has waited long enough.
+def not_ended(job_id: str, status: JobStatus | None, expected: Expected, timeout: float) -> str:
+    """Return the message of a wait that timed out.
 
     Args:
-        job_id: For which job.
-        standing: How it stands; None: that could not be asked.
-        expected: What is known of its result here.
-        timeout: Seconds for which it was waited for.
+        job_id: The job's id.
+        status: Its last known status; None: the store did not answer.
+        expected: What is known here of its result.
+        timeout: The seconds that it was waited for.
     """
     said = f"job {visible(job_id)} has not ended in {timeout:g} s; it goes on"
-    if standing is None or standing.keep is not None or not expected.unkept_by:
+    if status is None or status.keep is not None or not expected.unkept_by:
         return said
     return (
         f"{said}. As far as is known here no result of it will be kept: neither its push nor the handler of "
@@ -106,18 +128,18 @@ def not_ended(job_id: str, standing: JobStatus | None, expected: Expected, timeo
     )
 
 
-def _no_result(job_id: str, standing: JobStatus, *, was_there: bool) -> NoResult:
+def _no_result(job_id: str, status: JobStatus, *, was_there: bool) -> NoResult:
     job = f"job {visible(job_id)}"
-    match standing.ending:
+    match status.ending:
         case Ending.DEAD:
-            return JobFailed(job_id, standing.error_type, standing.error, standing.traceback, standing.reason)
+            return JobFailed(job_id, status.error_type, status.error, status.traceback, status.reason)
         case Ending.CANCELLED:
             return JobCancelled(job_id, f"{job} was cancelled")
         case Ending.REFUSED:
-            return ResultRefused(job_id, f"{job} is done, but its result could not be kept: {standing.error}")
+            return ResultRefused(job_id, f"{job} is done, but its result could not be kept: {status.error}")
         case Ending.EXPIRED:
-            return ResultExpired(job_id, f"{job} is done, and its result was kept until a while ago; push it anew")
-    if was_there or standing.ending is Ending.NOT_KEPT:
+            return ResultExpired(job_id, f"{job} is done, and its result is no longer kept; push it again")
+    if was_there or status.ending is Ending.NOT_KEPT:
         why = f"{job} has ended, and no result of it was kept; give keep_result= where it is pushed or registered"
     else:
         why = (

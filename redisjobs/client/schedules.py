@@ -1,31 +1,26 @@
-"""The schedules of a queue, for an operator, and for code that makes them at run time: `queue.schedules`.
+"""The schedules of a queue, for an operator and for code that makes them at run time: `queue.schedules`.
 
-Those that code declares show in the same list; see `Registry.schedule`. Who fires them is a `Scheduler`.
+It lists those that code declares too; see `Registry.schedule`. A `Scheduler` fires them.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, Unpack
 
 from redisjobs.base.visible import visible
+from redisjobs.client.operations import Steps, ask
 from redisjobs.errors import DriverError, RegistrationError, UnknownSchedule
 from redisjobs.model.codec import new_job_id
+from redisjobs.model.definition import Accuracy, Definition, job_now
 from redisjobs.model.job import Duration, JobName
 from redisjobs.model.options import PushOptions
-from redisjobs.model.queries import Change, Query
 from redisjobs.model.stored import (
-    Accuracy,
-    Definition,
     ListSchedules,
     PauseSchedule,
     Put,
-    PutAnswer,
     PutSchedules,
     RemoveSchedule,
     ScheduleInfo,
-    SchedulePage,
-    job_now,
     schedule_infos,
-    schedule_pages,
 )
 from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.schedules.schedule import Schedule
@@ -35,14 +30,12 @@ Handle = TypeVar("Handle", covariant=True)
 
 
 class Queue(Protocol[Handle]):
-    """What an async queue lends to its schedules."""
+    """What the schedules of an async queue use of it."""
 
     @property
     def define(self) -> Callable[..., Definition]: ...  # noqa: D102
 
-    async def _read(self, query: Query[T]) -> T: ...
-
-    async def _change(self, change: Change[T]) -> T: ...
+    async def _do(self, steps: Steps[T]) -> T: ...
 
     async def _push(self, jobs: Sequence[NewJob], conflicts: list[tuple[str, str]]) -> Sequence[Handle]: ...
 
@@ -50,22 +43,19 @@ class Queue(Protocol[Handle]):
 class Schedules(Generic[Handle]):
     """The schedules of an async queue. Every method may raise `DriverError`, as those of the queue do.
 
-    A name that is no text is a `TypeError`.
+    A name that is not text is a `TypeError`.
     """
 
     def __init__(self, queue: Queue[Handle]) -> None:
         self._queue = queue
 
     async def list(self) -> list[ScheduleInfo]:
-        """All schedules, in the order of their names."""
-        pages = [await self._queue._read(ListSchedules())]
-        while pages[-1].more is not None:
-            pages.append(await self._queue._read(ListSchedules(after=pages[-1].more)))
-        return schedule_infos(pages)
+        """Return all schedules, by name."""
+        return await self._queue._do(_list())
 
     async def get(self, name: str) -> ScheduleInfo | None:
-        """One schedule; None if there is none of that name."""
-        return next(iter(schedule_infos([await self._queue._read(ListSchedules(_named(name)))])), None)
+        """Return one schedule; None if none has that name."""
+        return await self._queue._do(_get(name))
 
     async def put(
         self,
@@ -81,53 +71,50 @@ class Schedules(Generic[Handle]):
     ) -> None:
         """Make a schedule, or change the one of that name: any scheduler of this queue fires it from now on.
 
-        It stays until it is removed. A change of its parameters alone keeps its slots; with another rule they
-        count from now. The arguments are those of `Registry.schedule`.
+        It stays until it is removed. With new parameters it keeps its slots; with a new rule they count from now.
+        The arguments are those of `Registry.schedule`.
 
         Raises:
-            RegistrationError: A release that is running declares one of that name in its code; nothing is changed.
+            RegistrationError: A running release declares a schedule of that name in its code; nothing is changed.
         """
         made = self._queue.define(
             parameters, rule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
         )
-        _check_put(name, await self._queue._change(_put(made)))
+        await self._queue._do(_put(name, made))
 
     async def pause(self, name: str) -> bool:
-        """Let a schedule fire nothing, over restarts and releases; whether there is one of that name."""
-        return await self._queue._change(PauseSchedule(_named(name), pause=True)) is Reply.OK
+        """Stop a schedule from firing, over restarts and releases; return whether one has that name."""
+        return await self._queue._do(_pause(name, pause=True))
 
     async def resume(self, name: str) -> bool:
-        """Let a paused schedule fire again, from now on, what it left out left out; whether there is one."""
-        return await self._queue._change(PauseSchedule(_named(name), pause=False)) is Reply.OK
+        """Let a paused schedule fire its slots from now on; return whether one has that name."""
+        return await self._queue._do(_pause(name, pause=False))
 
     async def remove(self, name: str) -> bool:
-        """Forget a schedule; whether there was one.
+        """Remove a schedule; return whether one had that name.
 
         Raises:
-            RegistrationError: A release that is running declares it in its code, and would have it back at once.
+            RegistrationError: A running release declares it in its code, and would put it back at once.
         """
-        return _removed(name, await self._queue._change(RemoveSchedule(_named(name))))
+        return await self._queue._do(_remove(name))
 
     async def run_now(self, name: str) -> Handle:
-        """Push what a schedule pushes, at once; its slots stay as they are, also where it is paused.
+        """Push the job of a schedule at once, even if it is paused; its slots stay as they are.
 
         Raises:
-            UnknownSchedule: There is none of that name, or what is stored of it can't be read.
+            UnknownSchedule: No schedule has that name, or its stored form can't be read.
         """
-        job = _now(name, await self._queue._read(ListSchedules(_named(name))))
-        (handle,) = await self._queue._push([job], [])
+        (handle,) = await self._queue._push([await self._queue._do(_job_now(name))], [])
         return handle
 
 
 class SyncQueue(Protocol[Handle]):
-    """What a sync queue lends to its schedules."""
+    """What the schedules of a sync queue use of it."""
 
     @property
     def define(self) -> Callable[..., Definition]: ...  # noqa: D102
 
-    def _read(self, query: Query[T]) -> T: ...
-
-    def _change(self, change: Change[T]) -> T: ...
+    def _do(self, steps: Steps[T]) -> T: ...
 
     def _push(self, jobs: Sequence[NewJob], conflicts: list[tuple[str, str]]) -> Sequence[Handle]: ...
 
@@ -140,11 +127,11 @@ class SyncSchedules(Generic[Handle]):
 
     def list(self) -> list[ScheduleInfo]:
         """See `Schedules.list`."""
-        return schedule_infos(schedule_pages(self._queue._read))
+        return self._queue._do(_list())
 
     def get(self, name: str) -> ScheduleInfo | None:
         """See `Schedules.get`."""
-        return next(iter(schedule_infos([self._queue._read(ListSchedules(_named(name)))])), None)
+        return self._queue._do(_get(name))
 
     def put(
         self,
@@ -162,39 +149,49 @@ class SyncSchedules(Generic[Handle]):
         made = self._queue.define(
             parameters, rule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
         )
-        _check_put(name, self._queue._change(_put(made)))
+        self._queue._do(_put(name, made))
 
     def pause(self, name: str) -> bool:
         """See `Schedules.pause`."""
-        return self._queue._change(PauseSchedule(_named(name), pause=True)) is Reply.OK
+        return self._queue._do(_pause(name, pause=True))
 
     def resume(self, name: str) -> bool:
         """See `Schedules.resume`."""
-        return self._queue._change(PauseSchedule(_named(name), pause=False)) is Reply.OK
+        return self._queue._do(_pause(name, pause=False))
 
     def remove(self, name: str) -> bool:
         """See `Schedules.remove`."""
-        return _removed(name, self._queue._change(RemoveSchedule(_named(name))))
+        return self._queue._do(_remove(name))
 
     def run_now(self, name: str) -> Handle:
         """See `Schedules.run_now`."""
-        job = _now(name, self._queue._read(ListSchedules(_named(name))))
-        (handle,) = self._queue._push([job], [])
+        (handle,) = self._queue._push([self._queue._do(_job_now(name))], [])
         return handle
 
 
+# The calls, for both: as in operations.py
+
+
 def _named(name: str) -> str:
-    """A schedule's name; what was put there by hand may have any."""
     if not isinstance(name, str) or not name:
-        raise TypeError(f"{name!r:.100} is no schedule's name: give its text")
+        raise TypeError(f"{name!r:.100} is not a schedule's name: give its text")
     return name
 
 
-def _put(definition: Definition) -> PutSchedules:
-    return PutSchedules([Put.whole(definition)])
+def _list() -> Steps[list[ScheduleInfo]]:
+    pages = [(yield from ask(ListSchedules()))]
+    while pages[-1].more is not None:
+        pages.append((yield from ask(ListSchedules(after=pages[-1].more))))
+    return schedule_infos(pages)
 
 
-def _check_put(name: str, answer: PutAnswer) -> None:
+def _get(name: str) -> Steps[ScheduleInfo | None]:
+    page = yield from ask(ListSchedules(_named(name)))
+    return next(iter(schedule_infos([page])), None)
+
+
+def _put(name: str, definition: Definition) -> Steps[None]:
+    answer = yield from ask(PutSchedules([Put.whole(definition)]))
     if answer.replies[0] is Reply.DECLARED:
         raise RegistrationError(
             f"schedule '{visible(name)}': a release that is running declares it in its code; change it there, or "
@@ -202,12 +199,17 @@ def _check_put(name: str, answer: PutAnswer) -> None:
         )
     if answer.replies[0] is Reply.SPOILED:
         raise DriverError(
-            f"schedule '{visible(name)}': what is stored of it is no schedule, by somebody's hand; remove it "
-            "first; nothing was changed"
+            f"schedule '{visible(name)}': its key in Redis holds something else; remove it first; nothing was "
+            "changed"
         )
 
 
-def _removed(name: str, reply: Reply) -> bool:
+def _pause(name: str, *, pause: bool) -> Steps[bool]:
+    return (yield from ask(PauseSchedule(_named(name), pause=pause))) is Reply.OK
+
+
+def _remove(name: str) -> Steps[bool]:
+    reply = yield from ask(RemoveSchedule(_named(name)))
     if reply is Reply.DECLARED:
         raise RegistrationError(
             f"schedule '{visible(name)}': a release that is running declares it in its code, and would have it "
@@ -216,8 +218,9 @@ def _removed(name: str, reply: Reply) -> bool:
     return reply is Reply.OK
 
 
-def _now(name: str, page: SchedulePage) -> NewJob:
-    """The job that a schedule pushes, for now."""
+def _job_now(name: str) -> Steps[NewJob]:
+    """Return the job that a schedule pushes, due now."""
+    page = yield from ask(ListSchedules(_named(name)))
     if not page.rows:
         raise UnknownSchedule(f"there is no schedule '{visible(name)}'; nothing was pushed")
     try:

@@ -1,47 +1,42 @@
-"""How a process waits for jobs: one connection that listens, and one question about as many jobs as have changed.
+"""How a process waits for jobs: one connection that listens, and one query for all jobs that changed.
 
-Nothing is polled. Whatever ends a job tells the processes that wait for it, by the job's id alone; what that means
-is asked for, many jobs at once. A message may be lost: then all of them are asked about, when the connection is
-there again, and once a minute.
+Nothing is polled. What ends a job notifies the processes that wait for it, by the job's id alone. They then ask
+how it ended, about many jobs at once. A notification may be lost, so a process asks about all its jobs when the
+connection is back, and once a minute.
 """
 
-import asyncio
-import concurrent.futures
 import itertools
 import math
 import os
 import secrets
-import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Iterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 
 from redisjobs.base.eventloop import Wakeup, has_closed, loop_key, spawn
-from redisjobs.base.forks import begin_after_fork
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.client.backoff import NOT_NOW, retrying
 from redisjobs.client.results import has_ended, not_ended, not_kept_yet, result_of
 from redisjobs.errors import DriverError
 from redisjobs.model import codec
+from redisjobs.model.changes import Ending, GetStatus, JobStatus
 from redisjobs.model.context import keeper_of_only_slot
 from redisjobs.model.driver import Driver, Notification
 from redisjobs.model.job import Expected, State, WhyWaiting
 from redisjobs.model.progress import Progress
-from redisjobs.model.queries import Ending, Find, GetStatus, JobStatus, Row
-
-T = TypeVar("T")
+from redisjobs.model.queries import Find, Row
 
 logger = Log("redisjobs")
 
-_AT_ONCE = 500  # jobs of one question
-_EVERY = 60.0  # seconds after which all are asked about, as a message may have been lost
-_LATE = 10.0  # seconds of a wait without end after which it is said why the job does not start
-_IDLE = 5.0  # seconds for which the connection is kept when nobody waits any more
+_AT_ONCE = 500  # jobs of one query
+_EVERY = 60.0  # seconds after which all are asked about, as a notification may have been lost
+_LATE = 10.0  # seconds of a wait without timeout after which the log says why the job does not start
+_IDLE = 5.0  # seconds for which the connection is kept after the last wait
 
 
 _WHY = {
@@ -61,11 +56,11 @@ _OWN_SLOT = (
 
 
 class Waiter:
-    """One who waits for a job.
+    """One wait for a job.
 
     Args:
-        job_id: Which.
-        begin: Sees to it that somebody asks; called again and again.
+        job_id: The job's id.
+        begin: Makes sure that the store is asked; called again and again.
         late: Called once, when there has been no news for 10 s; None: nothing is.
     """
 
@@ -79,12 +74,12 @@ class Waiter:
         self._wakeup = Wakeup()
 
     def tell(self, news: JobStatus | DriverError | None) -> None:
-        """Note how the job stands now, or why that can't be known; None: nobody asks any more."""
+        """Note the job's status, or why it can't be known; None: the store is no longer asked."""
         self._news = news if news is not None else self._news
         self._wakeup.wake()
 
     async def changed(self) -> JobStatus:
-        """Wait until there is news, and tell it.
+        """Wait for news, and return it.
 
         Raises:
             DriverError: The store refuses to answer.
@@ -132,15 +127,15 @@ class Waiting:
         self._changed: dict[str, None] = {}  # ids to ask about, in order
         self._wakeup = Wakeup()
         self._listening = False
-        self._end: Callable[[], object] | None = None  # of the task that does all of this
+        self._end: Callable[[], object] | None = None  # cancels the task that listens and asks
         self._run_number = 0
 
-    async def standings(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[JobStatus, None]:
-        """How a job stands, now and each time that it has changed; the last says how it has ended.
+    async def statuses(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[JobStatus, None]:
+        """Yield a job's status, now and after each change; the last one says how the job has ended.
 
         Args:
-            job_id: Which job.
-            warns: Whether to log after 10 s why it does not start, if it does not.
+            job_id: The job's id.
+            warns: Whether to log after 10 s why the job does not start, if it does not.
 
         Raises:
             DriverError: The store refuses to answer.
@@ -151,9 +146,9 @@ class Waiting:
         self._wakeup.wake()
         try:
             while True:
-                standing = await waiter.changed()
-                yield standing
-                if has_ended(standing):
+                status = await waiter.changed()
+                yield status
+                if has_ended(status):
                     return
         finally:
             left = self._waiters.get(job_id, [])
@@ -163,7 +158,7 @@ class Waiting:
                 self._waiters.pop(job_id, None)
 
     async def _warn(self, job_id: str) -> None:
-        """Log why a job does not start that is waited for without end; once for each reason."""
+        """Log why a job does not start that is waited for without a timeout; once for each reason."""
         try:
             row = await self._driver.read(Find(job_id))
         except DriverError:
@@ -182,66 +177,66 @@ class Waiting:
         return "" if keeper is None else _OWN_SLOT
 
     async def _looks(self, job_id: str, *, once: bool, warns: bool) -> AsyncGenerator[JobStatus, None]:
-        """How a job stands: by one look, or as `standings` has it."""
+        """Yield a job's status: once, or as `statuses` does."""
         if not once:
-            async with aclosing(self.standings(job_id, warns=warns)) as standings:
-                async for standing in standings:
-                    yield standing
+            async with aclosing(self.statuses(job_id, warns=warns)) as statuses:
+                async for status in statuses:
+                    yield status
             return
-        (standing,) = await self._driver.change(GetStatus([job_id]))
-        yield standing
-        if not has_ended(standing):
+        (status,) = await self._driver.change(GetStatus([job_id]))
+        yield status
+        if not has_ended(status):
             raise TimeoutError
 
     async def result(
         self, job_id: str, expected: Expected, timeout: float | None, since: float | None = None
     ) -> Any:
-        """What a job's handler returned, once that has ended.
+        """Return what a job's handler returned, once the job has ended.
 
         Args:
-            job_id: Which job.
-            expected: What is known of that here.
-            timeout: Seconds to wait, 0 to look once; None: for ever.
+            job_id: The job's id.
+            expected: What is known here of its result.
+            timeout: Seconds to wait, 0 to look once; None: no limit.
             since: When the wait began, by the monotonic clock. Defaults to now.
 
         Raises:
             TimeoutError: It has not ended in that time.
             NoResult: There is none.
             DecodeError: It does not fit the type.
-            DriverError: The store refuses to answer; or it is away, and was to be asked once.
+            DriverError: The store refuses to answer; or it is unavailable, and the timeout is 0.
         """
-        left, before, standing = timeout, None, None
+        left, before, status = timeout, None, None
         if timeout and since is not None:
             left = since + timeout - time.monotonic()
         try:
             with anyio.fail_after(left or None):
                 async with aclosing(self._looks(job_id, once=left == 0, warns=timeout is None)) as looks:
                     async for look in looks:
-                        before, standing = standing, look
+                        before, status = status, look
                         if (error := not_kept_yet(job_id, look)) is not None:
                             raise error
         except TimeoutError:
             trouble = f"; the store can't be asked at the moment: {self.trouble}" if self.trouble else ""
-            raise TimeoutError(not_ended(job_id, standing, expected, timeout or 0.0) + trouble) from None
-        assert standing is not None
-        return result_of(job_id, standing, expected, was_there=before is not None)
+            raise TimeoutError(not_ended(job_id, status, expected, timeout or 0.0) + trouble) from None
+        assert status is not None
+        return result_of(job_id, status, expected, was_there=before is not None)
 
     async def progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
-        """What a job reports of how far it is, until it has ended: the last that is known, then each that comes.
+        """Yield a job's last progress report, then each new one, until the job has ended.
 
         Raises:
             DriverError: The store refuses to answer.
         """
         before = None
-        async with aclosing(self.standings(job_id)) as standings:
-            async for standing in standings:
-                said = codec.decode_progress(standing.progress)
+        async with aclosing(self.statuses(job_id)) as statuses:
+            async for status in statuses:
+                said = codec.decode_progress(status.progress)
                 if said is not None and said != before:
                     before = said
                     yield said
 
     def close(self) -> None:
-        """End the connection; whoever waits yet begins anew."""
+        """End the connection; waits that go on connect again."""
         end, self._end = self._end, None
         if end is not None:
             end()
@@ -259,20 +254,20 @@ class Waiting:
                 await self._ask_all()
                 tasks.cancel_scope.cancel()
         except Exception as error:  # as no driver should raise; else all would begin again and again
-            failure = DriverError(f"nobody can wait for jobs here: {error!r}")
+            failure = DriverError(f"this process can't wait for jobs: {error!r}")
             failure.__cause__ = error
             self._tell_all(failure)
         finally:
             if number == self._run_number:  # else it was closed, and another has begun
                 self._end, self._listening = None, False
                 self._changed |= dict.fromkeys(self._waiters)
-                self._tell_all(None)  # it was cut off by somebody: whoever waits begins anew
+                self._tell_all(None)  # this task was cancelled: each wait begins again
 
     async def _listen(self) -> None:
         while True:
             try:
                 await retrying(partial(self._driver.listen, self._heard, self._process), failed=self._failed)
-            except DriverError as error:  # it is refused for good, as by the server's ACL
+            except DriverError as error:  # refused for good, for example by an ACL
                 self._tell_all(error)
                 self.close()
             self._listening = False
@@ -281,7 +276,7 @@ class Waiting:
         self.trouble, self._listening = error, False
 
     def _heard(self, notification: Notification) -> None:
-        if notification.kind == "subscribed":  # what was said before was missed
+        if notification.kind == "subscribed":  # earlier notifications were missed
             self._listening, self.trouble = True, None
             self._changed |= dict.fromkeys(self._waiters)
         elif notification.kind == "changed" and notification.value in self._waiters:
@@ -295,7 +290,7 @@ class Waiting:
             self._wakeup.wake()
 
     async def _ask_all(self) -> None:
-        """Ask about what has changed, until nobody has waited for a while."""
+        """Ask about changed jobs, until no job has been waited for for a while."""
         idle = math.inf
         while True:
             self._wakeup.begin()
@@ -314,7 +309,7 @@ class Waiting:
         if not wanted:
             return
         try:
-            standings = await retrying(
+            statuses = await retrying(
                 lambda: self._driver.change(GetStatus(wanted, self._process)),
                 on=NOT_NOW,
                 failed=self._failed_to_ask,
@@ -323,19 +318,19 @@ class Waiting:
             self._tell_all(error)
             return
         self.trouble = None
-        for job_id, standing in zip(wanted, standings, strict=True):
-            if standing.ending is Ending.LATER:
+        for job_id, status in zip(wanted, statuses, strict=True):
+            if status.ending is Ending.LATER:
                 self._changed[job_id] = None
             else:
-                self._tell(job_id, standing)
+                self._tell(job_id, status)
 
     def _failed_to_ask(self, error: DriverError) -> None:
         self.trouble = error
 
-    def _tell(self, job_id: str, standing: JobStatus) -> None:
+    def _tell(self, job_id: str, status: JobStatus) -> None:
         for waiter in self._waiters.get(job_id, ()):
-            waiter.tell(standing)
-        if has_ended(standing):
+            waiter.tell(status)
+        if has_ended(status):
             self._waiters.pop(job_id, None)
 
     def _tell_all(self, news: DriverError | None) -> None:
@@ -350,8 +345,7 @@ class Waitings:
     def __init__(self) -> None:
         self._by_loop: dict[Hashable, Waiting] = {}
 
-    def here(self, driver: Driver, queue: str) -> Waiting:
-        """That of the running event loop; `queue` is the queue's name."""
+    def _here(self, driver: Driver, queue: str) -> Waiting:
         key = loop_key()
         if key not in self._by_loop:
             for other in [each for each in list(self._by_loop) if has_closed(each)]:
@@ -359,153 +353,26 @@ class Waitings:
             self._by_loop[key] = Waiting(driver, queue)
         return self._by_loop[key]
 
+    async def result(
+        self,
+        driver: Driver,
+        queue: str,
+        job_id: str,
+        expected: Expected,
+        timeout: float | None,
+        since: float | None = None,
+    ) -> Any:
+        """Wait in the running event loop, for a job of a queue; see `Waiting.result`."""
+        return await self._here(driver, queue).result(job_id, expected, timeout, since)
+
+    async def progress(self, driver: Driver, queue: str, job_id: str) -> AsyncGenerator[Progress, None]:
+        """Yield progress reports in the running event loop; see `Waiting.progress`."""
+        async with aclosing(self._here(driver, queue).progress(job_id)) as reports:
+            async for progress in reports:
+                yield progress
+
     def close(self) -> None:
-        """End the connection of that of the running event loop; whoever waits yet has it begin anew."""
+        """End the connection of the running event loop; waits that go on connect again."""
         waiting = self._by_loop.get(loop_key())
         if waiting is not None:
             waiting.close()
-
-
-class WaitingThread:
-    """Waits for jobs on behalf of sync code: in an event loop, in a thread of its own, which begins when needed.
-
-    A forked process starts with none.
-    """
-
-    def __init__(self) -> None:
-        self.begin()
-        begin_after_fork(self)
-
-    def begin(self) -> None:
-        """Begin with no thread; a forked process has not that of its parent, which may hold the lock."""
-        self._lock = threading.RLock()  # a signal's handler may wait for a job, in the thread that holds it
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.current_thread()
-
-    def call(self, steps: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine there, and wait until it has ended; what it returned, or raised.
-
-        Args:
-            steps: Makes it; once more where the thread was ended meanwhile.
-        """
-        return self._call(lambda _: steps())
-
-    def _call(self, steps: Callable[[asyncio.AbstractEventLoop], Coroutine[Any, Any, T]]) -> T:
-        while True:
-            with self._lock:  # so what has begun is there for `close` to end
-                loop = self._running()
-                future = asyncio.run_coroutine_threadsafe(steps(loop), loop)
-            try:
-                return future.result()
-            except concurrent.futures.CancelledError:
-                continue  # by `close`, and nobody else
-            except BaseException:
-                future.cancel()  # a Ctrl-C, say
-                raise
-
-    def each(self, make: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
-        """What an async generator gives that runs there; never the same twice in a row.
-
-        Args:
-            make: Makes it; once more where the thread was ended meanwhile: it may begin with what was given.
-        """
-        before: T | None = None
-        steps: AsyncGenerator[T, None] | None = None
-        there: asyncio.AbstractEventLoop | None = None
-
-        def following(loop: asyncio.AbstractEventLoop) -> Coroutine[Any, Any, T]:
-            nonlocal steps, there
-            if steps is None or loop is not there:
-                steps, there = make(), loop
-            return _next(steps)
-
-        try:
-            while (value := self._call(following)) is not _END:
-                if value != before:
-                    yield (before := value)
-        finally:
-            if steps is not None and there is not None:
-                self._leave(steps, there)
-
-    def _leave(self, steps: AsyncGenerator[Any, None], loop: asyncio.AbstractEventLoop) -> None:
-        """Have an async generator closed where it runs; where that has ended, so has the generator.
-
-        Who drops an iterator gets here, in whatever thread that is collected, also as the interpreter ends.
-        So no lock is taken, nothing begins and nobody waits.
-        """
-
-        def close() -> None:
-            if loop is self._loop:
-                _closing.add(task := loop.create_task(_close(steps)))
-                task.add_done_callback(_closing.discard)
-
-        if loop is self._loop:
-            with suppress(RuntimeError):  # it was closed just now
-                loop.call_soon_threadsafe(close)
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_run_forever, args=(loop,), name="redisjobs waiting", daemon=True)
-            thread.start()
-            # Last: a Ctrl-C leaves no loop that stands.
-            self._thread, self._loop = thread, loop
-        return self._loop
-
-    def close(self, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """End the thread, if there is one, after `end`, which runs there; whoever waits yet begins another."""
-        with self._lock:
-            loop, thread, self._loop = self._loop, self._thread, None
-        if loop is not None:
-            try:
-                asyncio.run_coroutine_threadsafe(_end_with(end), loop).result()
-            finally:  # also at Ctrl-C
-                loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-
-
-_END: Any = object()
-"""That there is nothing more in an async generator."""
-
-
-async def _next(steps: AsyncGenerator[Any, None]) -> Any:
-    return await anext(steps, _END)
-
-
-_closing: set[asyncio.Task[None]] = set()  # the event loop keeps only weak references to its tasks
-
-
-async def _close(steps: AsyncGenerator[Any, None]) -> None:
-    with suppress(RuntimeError):  # it runs: it was cancelled, and ends by that
-        await steps.aclose()
-
-
-def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-        loop.run_until_complete(_end_others())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
-
-
-async def _end_with(last: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    await _end_others()  # before: whoever waits yet would open anew what is closed then
-    await last()
-
-
-async def _end_others() -> None:
-    """End all tasks of the event loop but this one.
-
-    Those of a task group are left to it: what such a task is to run would never be awaited if it has not begun.
-    """
-    this = asyncio.current_task()
-    while others := [task for task in _outermost_tasks() if task is not this]:
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-
-def _outermost_tasks() -> list[asyncio.Task[Any]]:
-    inside = {task.id for task in anyio.get_running_tasks() if task.parent_id is not None}
-    return [task for task in asyncio.all_tasks() if id(task) not in inside]

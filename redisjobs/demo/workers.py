@@ -13,7 +13,7 @@ from typing import Self
 from redisjobs import sync
 from redisjobs.demo.jobs import QUEUE, RECORDINGS
 from redisjobs.errors import RedisJobsError
-from redisjobs.model.codec import JobInfo
+from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.worker.supervisor import PROGRAM
 

@@ -1,7 +1,7 @@
-"""Events: what has happened on a queue, told after the fact to whoever listens.
+"""Events: what has happened on a queue, published afterwards to its listeners.
 
-One event tells of a whole batch, so that nothing is done a job that nobody asked for. Logs and recordings listen.
-Who wants to take part in what happens is a middleware instead.
+One event is about a whole batch, so that a job costs nothing that no listener asked for. Logs and recordings are
+listeners. Code that takes part in what happens is a middleware instead.
 """
 
 import threading
@@ -25,7 +25,7 @@ class Event:
 
     Attributes:
         queue: The queue's name.
-        at: When it was told, in seconds since 1970 by this machine's clock.
+        at: When it was published, in seconds since 1970 by this machine's clock.
     """
 
     queue: str
@@ -38,7 +38,7 @@ class JobsPushed(Event):
     """A push was answered, and every job of it is on the queue, or was before.
 
     Attributes:
-        jobs: Of each job its id, its name, and whether it was added.
+        jobs: The id and the name of each job, and whether it was added.
     """
 
     jobs: Sequence[tuple[str, str, bool]]
@@ -50,9 +50,9 @@ class ScheduleFired(Event):
 
     Attributes:
         schedule: Its name.
-        slot: The slot; the last of them, if there were several to make up for.
+        slot: The slot; the last one, if several were made up for.
         missed: How many slots before it have no job of their own.
-        jobs: Of each job its id, its name, and whether it was added: not where another holds its unique key.
+        jobs: The id and the name of each job, and whether it was added: it is not if its unique key is held.
     """
 
     schedule: str
@@ -63,10 +63,10 @@ class ScheduleFired(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PushFailed(Event):
-    """A push raised: its jobs are not on the queue, or nobody knows whether they are.
+    """A push raised: its jobs are not on the queue, or may not be.
 
     Attributes:
-        jobs: Of each job that is not known to be there its id and its name.
+        jobs: The id and the name of each job that may not be there.
         error: What it raised.
     """
 
@@ -76,12 +76,12 @@ class PushFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsChanged(Event):
-    """Jobs were cancelled, requeued, deleted, held or let go, by a call on this queue.
+    """Jobs were cancelled, requeued, deleted, held or unheld, by a call on this queue.
 
     Attributes:
         change: `cancel`, `requeue`, `delete`, `hold` or `unhold`.
-        jobs: Of each job to which it was done its id, as it was named in the call, and what the store said: OK,
-            CANCELLED, CANCELLING or HELD.
+        jobs: The id of each changed job, as it was named in the call, and the store's reply: OK, CANCELLED,
+            CANCELLING or HELD.
     """
 
     change: str
@@ -132,7 +132,7 @@ class WorkerStarted(WorkerEvent):
         slots: How many jobs it may run at once.
         names: The job names it has handlers for, in alphabetical order.
         server: Where the queue is, without a password.
-        busy: Tells how many of the slots run a job, at any time and for any thread. Equal for queues that share
+        busy: Returns how many of the slots run a job, at any time and for any thread. Equal for queues that share
             the slots of one worker.
     """
 
@@ -144,7 +144,7 @@ class WorkerStarted(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDraining(WorkerEvent):
-    """A worker was asked to stop: it claims no more, and lets what it runs come to its end.
+    """A worker was asked to stop: it claims no more jobs, and finishes those that run.
 
     Attributes:
         jobs: How many it holds.
@@ -155,7 +155,7 @@ class WorkerDraining(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStopped(WorkerEvent):
-    """A worker's run has ended, in order or not: all is settled or released, or is yet to run again.
+    """A worker's run has ended, in order or not: its jobs are settled or released, or will run again.
 
     Attributes:
         started_as: Its id when it started; it may have another by now. '' if it never reached its store.
@@ -168,11 +168,11 @@ class WorkerStopped(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceUnavailable(WorkerEvent):
-    """The store of a worker did not answer, or refuses; the worker tries on.
+    """The store of a worker did not answer, or refuses; the worker tries again.
 
     Attributes:
         why: What is wrong.
-        refuses: Whether the store answers, but refuses: it is full, or a key was spoiled by hand.
+        refuses: Whether the store answers, but refuses: it is full, or a key has the wrong type.
         leases: How many jobs the worker holds meanwhile; None: it has not begun yet.
         server: Where the store is, as a URL without a password; '' where its driver does not say it.
     """
@@ -188,7 +188,7 @@ class SourceAvailable(WorkerEvent):
     """The store of a worker answers again.
 
     Attributes:
-        server: Where it is, as of `SourceUnavailable`.
+        server: Where it is, as in `SourceUnavailable`.
     """
 
     server: str = ""
@@ -196,11 +196,11 @@ class SourceAvailable(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopBlocked(WorkerEvent):
-    """A worker's event loop is blocked: no other job can start or end. Told from a thread of its own.
+    """A worker's event loop is blocked: no other job can start or end. Published from another thread.
 
     Attributes:
-        seconds: For how long so far.
-        where: In which job, and which line.
+        seconds: How long so far.
+        where: The job, and the line.
     """
 
     seconds: float
@@ -209,10 +209,10 @@ class LoopBlocked(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResumed(WorkerEvent):
-    """A worker's event loop that was blocked runs again. Told from a thread of its own.
+    """A worker's event loop that was blocked runs again. Published from another thread.
 
     Attributes:
-        seconds: For how long it was blocked.
+        seconds: How long it was blocked.
     """
 
     seconds: float
@@ -220,13 +220,13 @@ class LoopResumed(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessEnded(WorkerEvent):
-    """A worker process has ended; told by its supervisor.
+    """A worker process has ended; published by its supervisor.
 
     Attributes:
         ended: The process' id.
         in_order: Whether it said before that all was settled.
-        expected: Whether that was to happen: it was asked to, drained the queue, or had its share of jobs.
-        how: In words, as `was killed by SIGKILL`.
+        expected: Whether it was to end: it was asked to, drained the queue, or ran its share of jobs.
+        how: How it ended, in words, as `was killed by SIGKILL`.
     """
 
     ended: int
@@ -237,7 +237,7 @@ class ProcessEnded(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsClaimed(WorkerEvent):
-    """A worker was delivered jobs, and begins to run them, at once or in a moment.
+    """A worker has got jobs, and starts them at once or in a moment.
 
     Attributes:
         leases: The jobs.
@@ -251,8 +251,8 @@ class JobsReclaimed(WorkerEvent):
     """A worker found others that had sent no heartbeat for a lease, and handed back what they held.
 
     Attributes:
-        lost: The ids of those it fenced just now.
-        jobs: How many jobs it handed back, in this look or in a row of them.
+        lost: The ids of those that it fenced just now.
+        jobs: How many jobs it handed back, in this look or in a row of looks.
     """
 
     lost: Sequence[str]
@@ -261,22 +261,22 @@ class JobsReclaimed(WorkerEvent):
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """What became of one job.
+    """How one job was settled.
 
     Attributes:
         job_id: Its id.
+        reply: The store's reply to the settlement.
         name: Its name; '?' if it could not be read, or was not.
-        attempt: Which run of it this was, from 1, as its entry says; 0 where there is no lease.
-        lease: By which it was settled; None: the store itself ended it when a worker claimed, and nobody ran it.
-        outcome: What the run came to; None likewise.
-        settlement: What the worker asked for; None likewise.
-        reply: What the store said to that.
-        waited: Seconds from when it was ready until it was started, a deliberate delay aside; 0 if it was not.
-        ran: Seconds from its start until its handler ended, or until this was told where it had not, or where
-            nobody listened then; 0 if it was not started.
+        attempt: The number of this run, from 1, as its entry says; 0 without a lease.
+        lease: The lease of its worker; None: no worker ran it, the store ended it at a claim.
+        outcome: The outcome of the run; None likewise.
+        settlement: The settlement that the worker sent; None likewise.
+        waited: Seconds from when it was ready until it started, without a deliberate delay; 0 if it did not start.
+        ran: Seconds from its start until its handler ended, or until this event if it had not, or if there was no
+            listener then; 0 if it did not start.
         sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
         resent: Whether it was sent before, and the reply lost.
-        attempts: How many attempts its retry policy allows, of one that is tried again; None: it does not say.
+        attempts: How many attempts its retry policy allows, if it is tried again; None: it does not say.
     """
 
     job_id: str
@@ -294,13 +294,13 @@ class SettledJob:
 
     @property
     def kind(self) -> "type[JobsSettled]":
-        """Which event tells of it: in which way it was settled."""
+        """The class of its event: the way in which it was settled."""
         return kind_of(self.settlement, self.reply)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsSettled(WorkerEvent):
-    """Jobs were settled, in one way; the events of each way follow.
+    """Jobs were settled in one way; the event of each way derives from this.
 
     Attributes:
         jobs: The jobs.
@@ -322,7 +322,7 @@ class JobsReleased(JobsSettled):
 
 
 class JobsCancelled(JobsSettled):
-    """Jobs are gone, as somebody asked."""
+    """Jobs were cancelled, and are gone."""
 
 
 class JobsDead(JobsSettled):
@@ -330,7 +330,7 @@ class JobsDead(JobsSettled):
 
 
 class LeasesLost(JobsSettled):
-    """Settlements were refused, as the jobs are another worker's by now; nothing was written."""
+    """Settlements were refused, as another worker has the jobs now; nothing was written."""
 
 
 E_ = TypeVar("E_", bound=Event)
@@ -338,7 +338,7 @@ Listener = Callable[[Any], object]
 
 
 def kind_of(settlement: Settlement | None, reply: Reply) -> type[JobsSettled]:
-    """Which event tells of a settlement and of what the store said to it."""
+    """Return the event of a settlement, by the store's reply to it."""
     match reply, settlement:
         case Reply.LEASE_LOST, _:
             return LeasesLost
@@ -367,14 +367,14 @@ def _listens(kind: type[Event], when: Callable[[], bool]) -> bool:
 
 
 def _show(kind: type[Event], error: BaseException) -> None:
-    """Log what a listener raised: whatever that is, it must not end who tells."""
+    """Log what a listener raised: it must not end the publisher."""
     if is_ctrl_c(error):
         raise error
     logger.error("a listener to %s raised; nothing else is changed by it", kind.__name__, exc_info=error)
 
 
 class Events:
-    """Who listens to the events of one queue, in this process. For any thread."""
+    """The listeners to the events of one queue, in this process. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal's handler may push, in the thread that holds it
@@ -384,16 +384,16 @@ class Events:
     def subscribe(
         self, kind: type[E_], listener: Callable[[E_], object], *, when: Callable[[], bool] = _always
     ) -> Callable[[], None]:
-        """Let a function be called with each event of a kind from now on; what ends that.
+        """Call a function with each event of a kind from now on; return a function that ends that.
 
-        It is called in the thread in which the event happened, most often the event loop's: so it is to be quick,
-        and what it raises is logged, no more.
+        It is called in the thread in which the event happened, most often the event loop's, so it must be quick.
+        What it raises is logged.
 
         Args:
             kind: The class of the events. A class that others derive from stands for all of them.
-            listener: What is called.
-            when: Whether it listens just now. Asked before an event is made, which costs time where there are
-                many jobs in it.
+            listener: The function.
+            when: Returns whether it listens just now. Asked before an event is made, which costs time where there
+                are many jobs in it.
         """
         entry = (kind, listener, when)
         with self._lock:
@@ -407,11 +407,11 @@ class Events:
         return unsubscribe
 
     def wanted(self, kind: type[Event]) -> bool:
-        """Whether anybody listens to events of a kind just now: else they need not be made."""
+        """Return whether there is a listener to events of a kind just now; else they need not be made."""
         return any(_listens(kind, when) for _, when in self._of(kind))
 
     def publish(self, event: Event) -> None:
-        """Tell everybody who listens to events of its kind."""
+        """Call each listener to events of its kind."""
         for listener, when in self._of(type(event)):
             if not _listens(type(event), when):
                 continue

@@ -1,11 +1,10 @@
-"""Log lines, for people, of what has happened: a listener to a queue's events."""
+"""Log lines of what has happened: a listener to a queue's events."""
 
 import logging
 import threading
 
-from redisjobs.base.durations import in_words
 from redisjobs.base.logger import Log
-from redisjobs.base.visible import number_of, visible
+from redisjobs.base.visible import in_words, number_of, visible
 from redisjobs.errors import Snooze
 from redisjobs.events import (
     Events,
@@ -36,11 +35,11 @@ worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
 scheduler = Log("redisjobs.scheduler")
 
-_MOST_NAMES = 100  # unknown names that a run warns of: a producer can make up any number
+_MOST_NAMES = 100  # unknown names that a run warns of: a producer can push any number
 
 
 def listen(events: Events) -> None:
-    """Log what happens from now on. Of completed jobs only where somebody reads INFO: they are many."""
+    """Log what happens from now on; completed jobs only if INFO is logged, as there are many."""
     events.subscribe(JobsCompleted, _settled, when=lambda: worker.isEnabledFor(logging.INFO))
     for kind in (JobsRetried, JobsReleased, JobsCancelled, JobsDead, LeasesLost):
         events.subscribe(kind, _settled)
@@ -59,22 +58,22 @@ def listen(events: Events) -> None:
 
 
 def _log_of(event: WorkerEvent) -> Log:
-    """Where it is told, by the name of the queue where the worker has several."""
+    """Return the log of an event; with the queue's name if its worker has several."""
     return Log("redisjobs.worker", [event.queue]) if event.queues else worker
 
 
 def _is_told_elsewhere(event: WorkerEvent) -> bool:
-    """Whether it is about the whole worker, and is told of the first of its queues."""
+    """Return whether it is about the whole worker, and is logged for the first of its queues."""
     return bool(event.queues) and event.queue != event.queues[0]
 
 
 def _settled(event: JobsSettled) -> None:
-    """One line a job: a failure with its traceback; what is known of the job in the record's attributes."""
+    """Log one line for each job: a failure with its traceback, and the job's facts as attributes of the record."""
     log = _log_of(event)
     for job in event.jobs:
         error = job.outcome.error if isinstance(job.outcome, Raised) else None
         if isinstance(event, JobsCompleted) and _is_refused(job):
-            continue  # that was logged when it was settled
+            continue  # logged when it was settled
         level, what = _what(event, job, error)
         if not worker.isEnabledFor(level):
             continue
@@ -106,19 +105,19 @@ def _settled(event: JobsSettled) -> None:
 
 
 class _Unhandled:
-    """Warns of each job name that has no handler, once in a run of a worker."""
+    """Warns of each job name without a handler, once in a run of a worker."""
 
     def __init__(self) -> None:
         self._registered = ""
         self._unknown = set[str]()
 
     def begin(self, event: WorkerStarted) -> None:
-        """Take the names of a run that begins."""
+        """Take in the names of a run that starts."""
         self._registered = ", ".join(event.names)
         self._unknown = set()
 
     def warn(self, event: JobsRetried) -> None:
-        """Warn of names that this run has not met before."""
+        """Warn of names that are new in this run."""
         for job in event.jobs:
             unknown = isinstance(job.outcome, UnknownName) and job.name not in self._unknown
             if not unknown or len(self._unknown) >= _MOST_NAMES:
@@ -198,21 +197,21 @@ def _stopped(event: WorkerStopped) -> None:
 
 
 class _Outages:
-    """Which queues of this process can't reach their store: one line is for all queues of a server."""
+    """The queues of this process that can't reach their store: one line is for all queues of a server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # queues may be in the event loops of several threads
         self._queues: dict[str, set[str]] = {}
 
     def begin(self, store: str, queue: str) -> bool:
-        """Note that a store is away for a queue; whether it is the first to find that."""
+        """Note that a store is unavailable for a queue; return whether it is the first to find that."""
         with self._lock:
             is_first = store not in self._queues
             self._queues.setdefault(store, set()).add(queue)
             return is_first
 
     def end(self, queue: str, server: str) -> bool:
-        """Note that a queue reaches its store, or asks no more; whether it was the last that did not."""
+        """Note that a queue reaches its store, or stops; return whether it was the last that did not reach it."""
         with self._lock:
             over = [store for store in {server, _refusing(queue)} if self._queues.get(store) == {queue}]
             for store in (server, _refusing(queue)):
@@ -223,7 +222,7 @@ class _Outages:
 
 
 def _refusing(queue: str) -> str:
-    """A name for the store of a queue that refuses: that is about keys of one queue."""
+    """Return a name for a store that refuses: that is about the keys of one queue."""
     return f"queue {queue}"
 
 

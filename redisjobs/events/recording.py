@@ -1,7 +1,7 @@
-"""Recordings: what processes write down even while they are being killed; events, and lines of their own.
+"""Recordings, which survive the death of their process: its events, and lines of its own.
 
-One file a process, one JSON object a line. A line goes out in one write, so a process killed by SIGKILL can at
-most cut its last line; a cut line counts as not written.
+Each process has one file, with one JSON object a line. A line is one write, so a process that is killed by SIGKILL
+can only cut its last line; a cut line counts as not written.
 """
 
 import json
@@ -21,10 +21,10 @@ Line = Mapping[str, Any]
 
 
 class Recording:
-    """This process' own file, made with its first line. For any number of threads.
+    """The file of this process, made with its first line. For any number of threads.
 
     Args:
-        directory: Where it is, beside those of other processes.
+        directory: The folder of all processes' files.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -40,12 +40,12 @@ class Recording:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def listen(self, events: Events, **facts: Any) -> None:
-        """Append every event from now on: its kind as `what`, the process, what it tells, and these facts."""
+        """Append every event from now on: its kind as `what`, the process, its attributes, and these facts."""
         events.subscribe(Event, lambda event: self.write({**_line(event), **facts}))
 
 
 def read(directory: str | Path) -> Iterator[dict[str, Any]]:
-    """Every line that was written whole, of all processes; of each process in its order."""
+    """Yield the complete lines of all processes; those of each process in order."""
     for path in sorted(Path(directory).glob("*.jsonl")):
         *whole, _cut = path.read_bytes().split(b"\n")
         for text in whole:
@@ -61,7 +61,7 @@ def _fields(value: Event | SettledJob) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """A value as JSON has it: of a lease what tells it from others, of an outcome or a settlement its kind."""
+    """Return a value for JSON: of a lease its job and delivery, of an outcome or a settlement its kind."""
     match value:
         case str() | int() | float() | None:
             return value

@@ -1,4 +1,4 @@
-"""What a handler is told of the job it runs, and what it can say: how far it is, and what is to be pushed."""
+"""What a handler knows of its job, and what it can say: its progress, and the jobs that it pushes."""
 
 import logging
 from collections.abc import (
@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Generic, TypeVar, Unpack, overload
 
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import seconds
 from redisjobs.base.visible import visible
 from redisjobs.model.job import AppState, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.options import PushOptions
@@ -39,21 +39,21 @@ P = TypeVar("P")
 
 
 class JobContext(Generic[AppState]):
-    """What a handler is told of the job it runs.
+    """The context of the job that a handler runs.
 
-    A handler that says `JobContext[Resources]` has `context.state` of that type.
+    In a handler that takes `JobContext[Resources]`, `context.state` is of that type.
 
     Attributes:
-        job_id: The same for all its attempts; what an idempotent handler remembers.
-        job_name: Its name.
-        queue_name: The queue it came from.
-        attempt: Which attempt this is, from 1; failed runs count, lost workers don't.
-        deliveries: How often it was delivered since its last outcome, lost workers included.
-        worker_id: Who runs it.
+        job_id: The job's id, the same for all its attempts; an idempotent handler remembers it.
+        job_name: The job's name.
+        queue_name: The queue that it came from.
+        attempt: The number of this attempt, from 1; failed runs count, lost workers don't.
+        deliveries: How often the job was delivered since its last outcome, lost workers included.
+        worker_id: The worker that runs it.
         keeps_result: Whether what the handler returns is kept.
     """
 
-    # Of the class, as few contexts ever have others: one is made for each job.
+    # Of the class, as few contexts have others: one is made for each job.
     _has_state: bool = True
     _progress: Progress | None = None
     _only_slot_of: Sequence[str] = ()  # the queues of its worker, if that runs one job at a time
@@ -87,17 +87,17 @@ class JobContext(Generic[AppState]):
         self.worker_id = worker_id
         self.keeps_result = keeps_result
         self._state = state
-        self._hearer = sink
+        self._sink = sink
         self.cancelled = False
-        """Whether this run was given up: timed out, cancelled, shut down or its lease lost. An async handler is
+        """Whether this run was abandoned: timed out, cancelled, shut down or its lease lost. An async handler is
         interrupted then; a sync one runs on in its thread, its outcome ignored, and may look here."""
 
     @property
     def state(self) -> AppState:
-        """What the application has set as `queue.state`: a database pool, an HTTP client.
+        """What the application has set as `queue.state`, such as a database pool or an HTTP client.
 
         Raises:
-            AttributeError: This is a process of the handler's own, and the state is the worker's.
+            AttributeError: The handler runs in a process of its own; the state stays with the worker.
         """
         if not self._has_state:
             raise AttributeError(
@@ -118,28 +118,28 @@ class JobContext(Generic[AppState]):
     def progress(self, note: str) -> None: ...
 
     def progress(self, *said: float | str | None, note: str | None = None) -> None:
-        """Say how far this run is: `progress(0.4)`, `progress(12, 30)`, either with a note, or a note alone.
+        """Report progress: `progress(0.4)`, `progress(12, 30)`, either with a note, or a note alone.
 
-        It costs microseconds, and waits for nothing: what was said last is published at most 4 times a second,
-        within half a second. Any thread of the handler may call it, and one in a process as well. Once the run is
-        over, or was given up, it does nothing.
+        It takes microseconds and waits for nothing: the last report is published within half a second, at most 4
+        times a second. Any thread of the handler may call it, also in a process. Once the run is over or
+        abandoned, it does nothing.
 
         Args:
-            said: A fraction from 0 to 1; or what is done and the total, in a unit of your own, the total None if
-                nobody knows it. More than the total may be done, as that may be an estimate.
-            note: A line of text, of which 200 characters are kept. A note alone leaves the numbers as they were;
-                numbers alone take the note away.
+            said: A fraction from 0 to 1; or what is done and the total, in a unit of your own; the total is None
+                if it is not known. More than the total may be done, as that may be an estimate.
+            note: A line of text; 200 characters are kept. A note alone leaves the numbers as they were; numbers
+                alone remove the note.
 
         Raises:
-            ValueError: A number is none, negative or too large, or the note is no text.
+            ValueError: A number is negative, too large or not a number, or the note is not text.
             TypeError: Nothing was given, or too much.
         """
         self._say(progress_of(said, note, self._progress))
 
     def _say(self, progress: Progress) -> None:
         self._progress = progress
-        if self._hearer is not None:
-            self._hearer.hear(progress)
+        if self._sink is not None:
+            self._sink.hear(progress)
 
     @overload
     def track(self, items: Iterable[Item], total: float | None = None, note: str = "") -> Iterator[Item]: ...
@@ -152,18 +152,18 @@ class JobContext(Generic[AppState]):
     def track(
         self, items: Iterable[Item] | AsyncIterable[Item], total: float | None = None, note: str = ""
     ) -> Iterator[Item] | AsyncIterator[Item]:
-        """The items, for a loop over them that says by itself how far it is; see `progress`.
+        """Return the items for a loop over them that reports its progress; see `progress`.
 
         An item is done when the next one is asked for.
 
         Args:
-            items: What `for` takes, or `async for`.
-            total: How many there are. Defaults to their `len()`, if they have one.
-            note: Goes with each report.
+            items: An iterable, or an async iterable.
+            total: How many items there are. Defaults to their `len()`, if they have one.
+            note: The note of each report.
 
         Raises:
-            ValueError: The total can't be one, or the note is no text.
-            TypeError: No loop could go over the items.
+            ValueError: The total is wrong, or the note is not text.
+            TypeError: The items are not iterable.
         """
         many, text = total_of(items, total), note_of(note)
 
@@ -177,20 +177,20 @@ class JobContext(Generic[AppState]):
         raise TypeError(f"track({items!r}): give it what `for` or `async for` can go over")
 
     def extend(self, duration: float | timedelta) -> None:
-        """Let this run take longer: its `timeout` is over so much from now, if not later anyway.
+        """Let this run take longer: its `timeout` ends this long from now, unless it ends later anyway.
 
-        A job that has no timeout is not limited, and this does nothing; nor does it once the run is over, or was
-        given up. It is no progress, so `stalled_after` is left as it is.
+        Without a timeout, or once the run is over or abandoned, this does nothing. It is not a progress report, so
+        `stalled_after` stays as it is.
 
         Args:
             duration: Seconds or a timedelta.
 
         Raises:
-            ValueError: It is negative, or no duration.
+            ValueError: It is negative, or not a duration.
         """
         extension = Extension(seconds(duration, "duration"))
-        if self._hearer is not None:
-            self._hearer.hear(extension)
+        if self._sink is not None:
+            self._sink.hear(extension)
 
     @overload
     def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> PushedJob: ...
@@ -212,39 +212,39 @@ class JobContext(Generic[AppState]):
     def push(
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> PushedJob:
-        """Push a job to this queue as this one ends: both happen, or neither does.
+        """Push a job to this queue when this one ends: both happen, or neither does.
 
-        It costs no round trip, and needs no `await`: the job is added by the step that ends this one, once the
-        handler has returned. If it raises, or its worker dies, nothing is pushed, and the next run pushes anew. A
-        job whose id or unique key is another's by then is not added; a unique key of this job is free for it.
+        It takes no round trip, and no `await`: the step that ends this job adds the other, after the handler has
+        returned. If the handler raises, or its worker dies, nothing is pushed, and the next run pushes again. A
+        job whose id or unique key another job has by then is not added; a unique key of this job is free for it.
 
         Args:
             parameters: As for `JobQueue.push`; or what `prepare` made, of the queue or of a job function, as in
                 `context.push(resize.prepare("a.png", width=64))`.
             name: As for `JobQueue.push`.
-            options: As for `JobQueue.push`. Without a `job_id` the id is made of the id of this job, of how many
-                it has pushed before, and of the name, so that each run makes the same.
+            options: As for `JobQueue.push`. Without a `job_id` the id is made of the id of this job, the number of
+                its pushes before, and the name, so that each run makes the same.
 
         Returns:
-            The job, its `added` None, as that is not known yet.
+            The job; its `added` is None, as it is not known yet.
 
         Raises:
             UnknownJob: No handler here has that name.
             EncodeError: The parameters don't fit their declared type, or are too large.
-            ValueError: An option makes no sense, as `on_conflict="raise"`, for it is pushed only when the handler
-                has returned. Or the id is that of this job, or another queue prepared it. Or these are more than
+            ValueError: An option is wrong, such as `on_conflict="raise"`: the push happens after the handler has
+                returned. Or the id is that of this job, or another queue prepared the job. Or these are more than
                 500 jobs, or 4 MB.
-            TypeError: There is no such option, or what is given as parameters is something else.
-            RuntimeError: The run is over, or was given up.
+            TypeError: An option does not exist, or the parameters are something else.
+            RuntimeError: The run is over or abandoned.
         """
         pushed: PushedJob | None = None
-        if self._hearer is not None:
-            pushed = self._hearer.hear(Pushing(parameters, name, options))
+        if self._sink is not None:
+            pushed = self._sink.hear(Pushing(parameters, name, options))
         if pushed is None:
-            raise RuntimeError(f"job {visible(self.job_id)}: this run is over, so it can push nothing any more")
+            raise RuntimeError(f"job {visible(self.job_id)}: this run is over, so it can't push any more")
         return pushed
 
-    # Most handlers look at few of these, so they are made when asked for.
+    # Most handlers read few of these, so they are made when they are read.
 
     @cached_property
     def queued_at(self) -> datetime:
@@ -253,26 +253,26 @@ class JobContext(Generic[AppState]):
 
     @cached_property
     def scheduled_for(self) -> datetime | None:
-        """The slot that this job was pushed for, by a schedule; None for any other job. Retries keep it."""
+        """The slot of the schedule that pushed this job; None for any other job. Retries keep it."""
         slot = self._scheduled_ms
         return None if slot is None else datetime.fromtimestamp(slot / 1000, UTC)
 
     @cached_property
     def next_scheduled_at(self) -> datetime | None:
-        """The slot after that. A run that is late by so much can leave its work to the next one."""
+        """The slot after that. A run that is this late can leave its work to the next one."""
         slot = self._next_scheduled_ms
         return None if slot is None else datetime.fromtimestamp(slot / 1000, UTC)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
-        """What the producer sent along."""
+        """The headers of the job's push."""
         return self._read_headers()
 
     @cached_property
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
         """A logger whose lines begin with the job's id and name.
 
-        Its records carry job_id, job_name, attempt and queue beside the caller's own `extra`.
+        Its records have job_id, job_name, attempt and queue, beside the caller's own `extra`.
         """
         fields = {
             "job_id": self.job_id,
@@ -283,8 +283,8 @@ class JobContext(Generic[AppState]):
         return _JobLogger(logging.getLogger("redisjobs.job"), fields)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a handler in another process: all of it, the headers read."""
-        left = {"_read_headers": None, "_state": None, "_has_state": False, "_hearer": None}
+        """Pickle it for a handler in another process, with the headers read."""
+        left = {"_read_headers": None, "_state": None, "_has_state": False, "_sink": None}
         return {**vars(self), "headers": self.headers, **left}
 
 
@@ -292,11 +292,11 @@ _current: ContextVar[JobContext[Any] | None] = ContextVar("redisjobs.current_job
 
 
 def current_job() -> JobContext[Any]:
-    """Return the context of the job that runs here, for code that a handler calls without handing it on.
+    """Return the context of the job that runs here, for code that a handler calls without passing it on.
 
-    It is known in async handlers and the tasks they start, in handlers that run in threads, and in those that run
-    in a process of their own. A thread that a handler starts itself knows it where it runs in a copy of the
-    handler's `contextvars`, as by `asyncio.to_thread`.
+    It works in async handlers and the tasks they start, in handlers that run in threads, and in those that run in
+    a process of their own. In a thread that a handler starts itself, it works if the thread runs in a copy of the
+    handler's `contextvars`, as with `asyncio.to_thread`.
 
     Raises:
         LookupError: No job runs here.
@@ -311,7 +311,7 @@ def current_job() -> JobContext[Any]:
 
 
 set_current_job = _current.set
-"""Let `current_job` return it, in the current context of `contextvars`. Each job pays for it, so no function."""
+"""Let `current_job` return it, in the current context of `contextvars`. No function, as each job calls it."""
 
 
 def keep_only_slot(context: JobContext[Any], queues: Sequence[str]) -> None:
@@ -320,23 +320,23 @@ def keep_only_slot(context: JobContext[Any], queues: Sequence[str]) -> None:
 
 
 def keeper_of_only_slot(queue: str) -> str | None:
-    """The id of the job that runs here, if it has the only slot of a worker of this queue; else None."""
+    """Return the id of the job that runs here, if it has the only slot of a worker of this queue; else None."""
     context = _current.get()
     return context.job_id if context is not None and queue in context._only_slot_of else None
 
 
 def message_sink_of(context: JobContext[Any]) -> MessageSink | None:
-    """Who hears what a handler says to its context; None: nobody."""
-    return context._hearer
+    """Return the sink of what a handler says to its context; None: there is none."""
+    return context._sink
 
 
 def set_message_sink(context: JobContext[Any], sink: MessageSink) -> None:
-    """Let somebody hear it: where the context was taken to another process."""
-    context._hearer = sink
+    """Set the sink of a context that came from another process."""
+    context._sink = sink
 
 
 class _JobLogger(logging.LoggerAdapter["logging.Logger"]):
-    """Adds to what the caller gives as `extra`, which the adapter of Python before 3.13 would replace."""
+    """An adapter that adds to the caller's `extra`, which Python's own before 3.13 would replace."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Log a line that begins with the job's id and name, for formats that show the message alone."""

@@ -1,4 +1,4 @@
-"""What a job is: its name, the type of its parameters, its handler, and what a push comes to."""
+"""What a job is: its name, the type of its parameters, its handler, and the handle of its push."""
 
 import logging
 import sys
@@ -46,7 +46,7 @@ logger = logging.getLogger("redisjobs")
 
 
 class Priority(StrEnum):
-    """Which jobs go first: strictly high before normal before low, first in first out inside."""
+    """A job's priority: strictly high before normal before low, first in, first out within each."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -54,14 +54,14 @@ class Priority(StrEnum):
 
 
 class UniqueUntil(StrEnum):
-    """What of its job a unique key is held until."""
+    """Until when a job holds its unique key."""
 
     START = "start"
     END = "end"
 
 
 class OnConflict(StrEnum):
-    """What becomes of a push whose unique key another job holds."""
+    """What a push does while another job holds its unique key."""
 
     SKIP = "skip"
     REPLACE = "replace"
@@ -80,7 +80,7 @@ class State(StrEnum):
 
 
 class WhyWaiting(StrEnum):
-    """Why a job does not start, beside its place in line and its due time."""
+    """What keeps a job from starting, beside its place in line and its due time."""
 
     HELD = "held"
     """You held this job."""
@@ -95,26 +95,26 @@ class WhyWaiting(StrEnum):
     NO_HANDLER = "no handler"
     """The workers that looked at it have no handler of its name; they look again."""
     LAST_DELIVERY = "last delivery"
-    """Its workers died, so it waits for one that runs nothing else."""
+    """Its workers died, so it waits for a worker that runs nothing else."""
 
 
 class Named(Protocol):
-    """Parameters whose type says the name of its job."""
+    """Parameters whose type has the name of its job."""
 
     job_name: ClassVar[str]
 
 
-@dataclass(slots=True, unsafe_hash=True)  # one a push; to freeze it costs as much again
+@dataclass(slots=True, unsafe_hash=True)  # one for each push; a frozen one costs twice as much
 class PushedJob:
-    """What a push came to; `str` of it is the job's id. Both faces of a queue make a handle of it.
+    """A job that was pushed; `str` of it is the job's id. The handles of both queues derive from it.
 
     Attributes:
-        id: The job's id; where another job holds the unique key, that job's.
+        id: The job's id; if another job holds the unique key, that job's.
         name: The name that was pushed.
         added: Whether the push added a job; False if the id is on the queue, or the unique key is held. None if it
-            is not known yet: a job that another one pushes is added as that ends.
-        replaced: Whether that other job waited, and is by now what was pushed: see `on_conflict`.
-        is_other: Whether it is that other job, as it was: it may be of another name.
+            is not known yet: a job that another job pushes is added when that one ends.
+        replaced: Whether the job that holds the key waited, and is now what was pushed: see `on_conflict`.
+        is_other: Whether it is that job as it was, which may have another name.
     """
 
     id: str
@@ -128,14 +128,17 @@ class PushedJob:
 
 
 def checked_queue_name(name: str) -> str:
-    """A queue's name, if it can be one: it stands in braces inside each of the queue's keys.
+    """Return a queue's name. It stands in braces in each of the queue's keys.
 
     Raises:
-        ValueError: It can't.
+        ValueError: It can't be one.
     """
     if not is_text(name, r"[^{}\s\x00-\x1f]{1,200}"):
         raise ValueError(f"{name!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
     return name
+
+
+_NAME = r"[^\s\x00-\x1f]{1,200}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class JobName(Generic[P]):
     """A job's name with the type of its parameters, so that one type can serve many names.
 
     Args:
-        name: What goes on the wire: no spaces or control characters.
+        name: The name as it is stored: no spaces or control characters.
         parameters: A dataclass, a pydantic model or a TypedDict.
     """
 
@@ -154,19 +157,19 @@ class JobName(Generic[P]):
     wanted: ClassVar[str] = "a dataclass, a pydantic model or a TypedDict"
 
     def __post_init__(self) -> None:
-        if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
+        if not is_text(self.name, _NAME):
             raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
         if not _may_be_type(self.parameters):
-            told = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is no type"
+            told = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is not a type"
             raise RegistrationError(f"{told}; give {self.wanted}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Taken to another process as it was made."""
+        """Pickle it as it was made."""
         return type(self), (self.name, self.parameters)
 
     @cached_property
     def adapter(self) -> TypeAdapter[P]:
-        """How pydantic dumps and validates the parameters.
+        """Pydantic's adapter, which dumps and validates the parameters.
 
         Raises:
             RegistrationError: pydantic has no schema for the type.
@@ -175,12 +178,24 @@ class JobName(Generic[P]):
 
     @cached_property
     def round_trip(self) -> RoundTrip:
-        """What of the parameters their type leaves open."""
+        """The check of what the type of the parameters leaves open."""
         return RoundTrip(self.adapter.core_schema)
 
 
+def checked_name(name: str | JobName[Any]) -> str:
+    """Return a job name as text.
+
+    Raises:
+        ValueError: It can't be one.
+    """
+    text = name.name if isinstance(name, JobName) else name
+    if not is_text(text, _NAME):
+        raise ValueError(f"name={name!r}: give the name of a job, 1 to 200 characters, no spaces")
+    return text
+
+
 class ReturnType(JobName[P]):
-    """What the handler of a job returns, where that is kept: written and read by its type, as parameters are."""
+    """The return type of a handler whose result is kept: that is written and read by it, as parameters are."""
 
     what: ClassVar[str] = "the result"
     is_result: ClassVar[bool] = True
@@ -189,13 +204,13 @@ class ReturnType(JobName[P]):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known here of the result of a job, by whoever waits for it.
+    """What a process that waits for a job knows of its result.
 
     Attributes:
-        returns: The type of it; None: it is what its JSON says.
+        returns: Its type; None: plain JSON.
         is_certain: Whether it is of that type; else it may be the result of a job of another name.
-        unkept_by: The name of the job, if its handler here keeps no result: then only the push can say that one is
-            kept, or the registration in another process. '' if it does, or is not known here.
+        unkept_by: The name of the job, if its handler here keeps no result: then only the push, or the
+            registration in another process, can say that it is kept. '' if it keeps one, or is not known here.
     """
 
     returns: ReturnType[Any] | None = None
@@ -204,7 +219,7 @@ class Expected:
 
 
 def _may_be_type(parameters: object) -> bool:
-    """Whether something is a type, or a form of one such as `list[int]`."""
+    """Return whether a value is a type, or a form of one such as `list[int]`."""
     forms = ("typing", "types", "typing_extensions")
     return isinstance(parameters, type) or parameters is None or type(parameters).__module__ in forms
 
@@ -214,7 +229,7 @@ def _shown(value: object) -> str:
 
 
 def adapter_for(parameters: Any, what: str = "parameters") -> TypeAdapter[Any]:
-    """Pydantic's adapter for the type of a job's parameters, or of its result.
+    """Return pydantic's adapter for the type of a job's parameters, or of its result.
 
     Raises:
         RegistrationError: pydantic has no schema for the type.
@@ -229,7 +244,7 @@ def adapter_for(parameters: Any, what: str = "parameters") -> TypeAdapter[Any]:
 
 
 def _readable(parameters: Any) -> Any:
-    """A type that pydantic reads: before Python 3.12 it refuses `typing.TypedDict`, for want of a detail."""
+    """Return a type that pydantic reads: before Python 3.12 it refuses `typing.TypedDict`."""
     if sys.version_info >= (3, 12) or not is_typeddict(parameters):
         return parameters
     hints = get_type_hints(parameters, include_extras=True)
@@ -242,16 +257,16 @@ def _readable(parameters: Any) -> Any:
 
 
 def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
-    """The job name of a parameter type that says its own in `job_name`.
+    """Return the job name of a parameter type that has a `job_name`.
 
     Raises:
-        RegistrationError: It does not say one, or has that of another.
+        RegistrationError: It has none, or inherits that of another type.
     """
     if isinstance(parameters, JobName):
         return parameters
     if not _may_be_type(parameters):
         raise RegistrationError(
-            f"{_shown(parameters)} is no type: give a dataclass, a pydantic model or a TypedDict, or a JobName"
+            f"{_shown(parameters)} is not a type: give a dataclass, a pydantic model or a TypedDict, or a JobName"
         )
     name = getattr(parameters, "job_name", None)
     if not isinstance(name, str):
@@ -265,15 +280,15 @@ def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
 
 
 def borrowed(kind: type[Any]) -> str:
-    """What is wrong with a type's job name if it inherits that of another parameter type; '' for nothing.
+    """Return what is wrong if a type inherits its job name from another parameter type; '' for nothing.
 
-    The handler of that name takes the base, and what the subclass adds would be lost on the way.
+    The handler of that name takes the base, so what the subclass adds would be lost.
     """
     if not isinstance(kind, type) or "job_name" in vars(kind):
         return ""
     generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin")  # Box, of a Box[int]
     for base in kind.__mro__[1:]:
-        has_fields = vars(base).keys() & {"__dataclass_fields__", "__pydantic_core_schema__"}  # so it is no mixin
+        has_fields = vars(base).keys() & {"__dataclass_fields__", "__pydantic_core_schema__"}  # it is not a mixin
         if has_fields and base is not generic and (name := getattr(base, "job_name", None)):
             its, other = kind.__name__, base.__name__
             return (
@@ -293,17 +308,17 @@ class JobDefinition(Generic[P]):
         is_async: Whether `call` is a coroutine function; a sync one runs in a thread.
         retry: When a failed run is tried again.
         timeout: Seconds a run may take; None: no limit.
-        stalled_after: Seconds a run may go on without reporting progress; None: no limit.
-        keep_ms: For how long what it returns is kept, in ms, where the push does not say; 0: not at all.
+        stalled_after: Seconds a run may go on without a progress report; None: no limit.
+        keep_ms: How long its result is kept, in ms, if the push does not say it; 0: not at all.
         strict_result: Whether a job fails whose result can't be kept.
         in_process: Whether it runs in a process of its own.
         function: The handler itself, as that process finds it.
         by_name: Whether that takes its parameters by name.
-        returned: Gives the type that it returns, by its annotation.
-        limit_key: Says under which key a job is counted; None: by its name alone.
-        limit: How many of its jobs may run at once, or start in a time, as its code declares; '' for no limit.
-        priority: Of its jobs, where the push does not say; None: normal.
-        unique: Says the unique key of a job, where the push does not; None: it has none.
+        limit: The limit that its code declares, as `Limit.text`; '' for none.
+        returned: Gives its return type, by its annotation.
+        limit_key: Returns the key that a job counts under; None: its name alone counts.
+        priority: The priority of its jobs, if the push does not say one; None: normal.
+        unique: Returns the unique key of a job, if the push does not say one; None: it has none.
     """
 
     name: JobName[P]
@@ -325,7 +340,7 @@ class JobDefinition(Generic[P]):
 
     @cached_property
     def returns(self) -> ReturnType[Any]:
-        """What the handler returns, by its annotation.
+        """The handler's return type, by its annotation.
 
         Raises:
             RegistrationError: The annotation can't be read, or pydantic has no schema for the type.

@@ -1,19 +1,18 @@
-"""A job's settlement is a value: what a run came to, and what follows from it. Pure; the worker carries it out."""
+"""The outcome of a run, and the settlement that follows from it. Pure; the worker carries it out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from redisjobs.base.durations import milliseconds
+from redisjobs.base.arguments import milliseconds
 from redisjobs.base.visible import visible
 from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
-from redisjobs.model.fingerprint import Fingerprint, fingerprint_of
+from redisjobs.model.failures import Fingerprint, fingerprint_of, format_exception
 from redisjobs.model.retry import RetryPolicy
-from redisjobs.model.tracebacks import format_exception
 from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Release, Result, RetryLater, Settlement
 
-_UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job whose name no worker knows
-_UNPLACED = 1_000  # ms between tries of a job that no worker at hand can start
+_UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job without a handler
+_UNPLACED = 1_000  # ms between tries of a job that its worker can't start
 _ERROR_CHARACTERS = 1_000
 _FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
 
@@ -23,8 +22,8 @@ class Done:
     """The handler returned.
 
     Attributes:
-        result: What is kept of that; None: nothing.
-        pushes: Jobs that it has pushed, to be added as its own ends.
+        result: The result to keep; None: none.
+        pushes: Jobs that it has pushed, to be added when its own ends.
     """
 
     result: Result | None = None
@@ -33,7 +32,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """The handler raised, or outran its timeout."""
+    """The handler raised, or exceeded its timeout."""
 
     error: BaseException
 
@@ -42,7 +41,7 @@ class RemoteTraceback(Exception):
     """The cause of an error that a handler raised in another process: its traceback there, as text.
 
     Attributes:
-        fingerprint: Of the error there, where its class and its frames were known.
+        fingerprint: The fingerprint of the error, made there.
     """
 
     def __init__(self, text: str, fingerprint: Fingerprint | None = None) -> None:
@@ -52,7 +51,7 @@ class RemoteTraceback(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
-    """Somebody cancelled the job while it ran."""
+    """The job was cancelled while it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +67,24 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """The worker has no thread, or no process, for its handler."""
+    """The worker has no thread, or no process, for the handler."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseGone:
-    """Another worker holds the job by now."""
+    """Another worker has the job now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """The entry is not a job that the handler could be given."""
+    """The entry is not a job that the handler can be called with."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unpushable:
-    """The handler returned, and the jobs that it has pushed can't be added, so its own can't end as it should."""
+    """The handler returned, but the jobs that it pushed can't be added, so its own can't end as done."""
 
     text: str
 
@@ -103,8 +102,8 @@ class UnknownName:
 
     Attributes:
         name: The name.
-        since_ms: Since when no worker knew it; None: this is the first to say so.
-        give_up_ms: After how long it becomes a dead letter.
+        since_ms: Since when no worker has had a handler; None: this worker is the first to find that.
+        give_up_ms: The time after which the job becomes a dead letter.
     """
 
     name: str
@@ -129,17 +128,17 @@ Outcome = (
 def decide(
     outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy
 ) -> Settlement | None:
-    """What becomes of a job.
+    """Return how to settle a job.
 
     Args:
-        outcome: What its run came to.
-        attempt: Which attempt that was, from 1.
-        started_ms: When its first run that had an outcome began, by the server's clock.
+        outcome: The outcome of its run.
+        attempt: The number of that attempt, from 1.
+        started_ms: When the first of its runs that had an outcome began, by the server's clock.
         now_ms: The server's clock.
         policy: When its handler's failures are tried again.
 
     Returns:
-        How to settle it; None if it is no longer ours to settle.
+        The settlement; None if another worker has the job.
     """
     match outcome:
         case Done(result, pushes):
@@ -165,20 +164,20 @@ def decide(
 
 
 def _park(unknown: UnknownName, now_ms: int) -> Settlement:
-    """In a rolling deploy another worker will know the name soon; wait longer each time, then give up."""
+    """In a rolling deploy another worker will have the handler soon: wait longer each time, then give up."""
     since = now_ms if unknown.since_ms is None else unknown.since_ms
     waited = now_ms - since
     if waited >= unknown.give_up_ms:
         said = f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s"
         return DeadLetter("unknown name", _clip(said))
-    # As long again as it has waited already: 1, 1, 2, 4, 8 ... s apart.
+    # As long as it has waited already: 1, 1, 2, 4, 8 ... s apart.
     delay = min(max(waited, _UNKNOWN_FIRST), _UNKNOWN_LONGEST)
     error = _clip(f"no handler registered for '{unknown.name}'")
     return RetryLater(After(delay), {"unknown_since": str(since), "error": error})
 
 
 def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Settlement:
-    # Whoever runs it next can't see that it has run before but by this: it no longer expires.
+    # By this the next worker sees that it has run before, and no longer expires.
     changes = {"started_at": str(started_ms), "unknown_since": ""}
     match error:
         case Fail() | UnwritableResult():
@@ -203,43 +202,43 @@ def _failed(text: str, error: BaseException) -> DeadLetter:
 
 
 def known_as(error: BaseException) -> Fingerprint:
-    """The fingerprint of an error; of one in another process the one from there."""
+    """Return the fingerprint of an error; of one in another process the one made there."""
     cause = BaseException.__dict__["__cause__"].__get__(error)
     return cause.fingerprint if type(cause) is RemoteTraceback else fingerprint_of(error)
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line, as `ValueError: not a number`."""
+    """Return an exception in one line, as `ValueError: not a number`."""
     text = " ".join(text_of(error).split())
     return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def text_of(error: BaseException) -> str:
-    """Its text, which its own code makes; that may fail, and must not cost the error its type and its policy."""
+    """Return its text. Its own code makes that, and may raise; the error keeps its type and its policy."""
     try:
         return plain(error)
     except BaseException as broken:
-        return f"its text is not to be had, for __str__ raised {type(broken).__name__}"
+        return f"its text can't be read: __str__ raised {type(broken).__name__}"
 
 
 def plain(value: object) -> str:
-    """The text of something. It may be of a class derived from str, which can do anything else than str does."""
+    """Return the text of a value. A class derived from str may do anything in its methods."""
     return str.__str__(str(value))
 
 
 def attach(error: BaseException, slot: Literal["__cause__", "__context__"], other: BaseException | None) -> None:
-    """Say from what an error came, also where its class lets nobody set that."""
+    """Set the cause or the context of an error, even if its class does not allow that."""
     BaseException.__dict__[slot].__set__(error, other)
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback; of what is too long the last frames and the beginning of the message."""
+    """Return the traceback; if it is too long, its last frames and the begin of its message."""
     try:
         if isinstance(error.__cause__, RemoteTraceback):
             return str(error.__cause__)
         parts = format_exception(error)
     except BaseException as broken:
-        return f"the traceback is not to be had: {type(broken).__name__}"
+        return f"the traceback can't be read: {type(broken).__name__}"
     frames = max((at + 1 for at, part in enumerate(parts) if part.lstrip(" |").startswith('File "')), default=0)
     # A message of an exception further up may be as long as one at the end.
     stack = "".join(_shorten(part, _MESSAGE_CHARACTERS) for part in parts[:frames])
@@ -256,5 +255,5 @@ def _shorten(text: str, most: int) -> str:
 
 
 def _writable(text: str) -> str:
-    """Text that UTF-8 can carry: an exception may quote half of a surrogate pair."""
+    """Return text that UTF-8 can carry: an exception may quote half of a surrogate pair."""
     return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What a running handler says of itself: how far it is, and that it needs more time."""
+"""What a running handler says: its progress, that it needs more time, and what it pushes."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -10,19 +10,19 @@ from redisjobs.base.visible import visible
 Item = TypeVar("Item")
 
 _NOTE = 200  # characters of a note that are kept
-_LARGEST = 2**53  # up to here JSON carries whole numbers to whoever reads it
+_LARGEST = 2**53  # up to here every reader of JSON has whole numbers
 _ROUNDING = 1e-9  # by how much a sum of fractions may exceed 1
 _GIVE = "give a fraction from 0 to 1, as progress(0.4), or what is done and the total, as progress(12, 30)"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running job is, as its handler said last.
+    """The last progress report of a running job.
 
     Attributes:
         fraction: From 0 to 1; None if the handler gave neither that nor a total.
         done: How much is done, in a unit of the handler's own; None if it gave a fraction, or a note alone.
-        total: Of how much. It may be an estimate: more than that can be done, and the fraction then stays at 1.
+        total: How much there is to do. It may be an estimate: if more is done, the fraction stays at 1.
         note: A line of text, of up to 200 characters; '' for none.
     """
 
@@ -37,7 +37,7 @@ class Extension:
     """A run needs more time.
 
     Attributes:
-        seconds: How much, from when this is heard.
+        seconds: How much, from now.
     """
 
     seconds: float
@@ -48,9 +48,9 @@ class Pushing:
     """A run pushes a job.
 
     Attributes:
-        parameters: What that job's handler gets.
+        parameters: The parameters of that job.
         name: Its name, as for `JobQueue.push`.
-        options: Push options.
+        options: The options of the push.
     """
 
     parameters: Any
@@ -59,30 +59,30 @@ class Pushing:
 
 
 HandlerMessage = Progress | Extension | Pushing
-"""What a handler says to whoever runs it."""
+"""A message from a handler to its worker."""
 
 
 class MessageSink(Protocol):
-    """Who runs a handler, and hears what it says."""
+    """Receives the messages of a handler."""
 
     def hear(self, said: HandlerMessage) -> Any:
-        """Take it in, in any thread, without waiting for anything; nothing once the run is over.
+        """Take in a message, in any thread, without waiting; once the run is over, do nothing.
 
         Returns:
-            Of a push the job, as a `PushedJob`; else None.
+            For a push the job, as a `PushedJob`; else None.
         """
 
 
 def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Progress:
-    """The progress that a handler gave as arguments.
+    """Return the progress that a handler gave as arguments.
 
     Args:
-        said: A fraction, or what is done and the total; then the note, if it stands here. The total may be None.
+        said: A fraction, or what is done and the total; then the note, if it is here. The total may be None.
         note: The note, if it was given by name; else None.
-        before: What the handler said before: a note alone leaves its numbers as they were.
+        before: The report before: a note alone leaves its numbers as they were.
 
     Raises:
-        ValueError: A number can't be one of these, or the note is no text.
+        ValueError: A number is wrong, or the note is not text.
         TypeError: There is nothing, or too much.
     """
     if said and isinstance(said[-1], str):
@@ -100,11 +100,11 @@ def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Pr
 
 
 def measured(numbers: tuple[Any, ...], note: str) -> Progress:
-    """The progress that one number says, a fraction, or two: what is done and the total, which may be None.
+    """Return the progress of one number, a fraction, or of two: what is done and the total, which may be None.
 
     Raises:
-        ValueError: One can't be that.
-        TypeError: They are more.
+        ValueError: A number is wrong.
+        TypeError: There are more numbers.
     """
     match numbers:
         case (fraction,):
@@ -116,7 +116,7 @@ def measured(numbers: tuple[Any, ...], note: str) -> Progress:
 
 
 def counted(done: float, total: float | None, note: str) -> Progress:
-    """The progress of work that is counted; nothing is left of nothing, so 0 of 0 is all of it."""
+    """Return the progress of work that is counted; 0 of 0 is all of it."""
     fraction = None if total is None else min(1.0, done / total) if total else 1.0
     return Progress(fraction, done, total, note)
 
@@ -136,7 +136,7 @@ def _count(value: Any) -> float:
 
 
 def _number(value: Any) -> float:
-    """Any kind of number, one of numpy's say, but for bool, which is one by its class only."""
+    """Return any kind of number, such as one of numpy's; but a bool is a number by its class only."""
     if type(value) in (int, float):
         return value  # type: ignore[no-any-return]
     try:
@@ -148,22 +148,22 @@ def _number(value: Any) -> float:
 
 
 def note_of(note: Any) -> str:
-    """A note as it is kept: in one line, and of bounded length.
+    """Return a note as it is kept: one line of limited length.
 
     Raises:
-        ValueError: It is no text.
+        ValueError: It is not text.
     """
     if not isinstance(note, str):
         raise ValueError(f"note={note!r}: give text, as progress(0.4, 'page 12 of 30')")
-    # Of a class derived from str the text itself; and no more of it than can be shown.
+    # Of a class derived from str take the text itself, and no more of it than is kept.
     return visible(str.__str__(note)[: _NOTE + 1], _NOTE)
 
 
 def total_of(items: Iterable[Any] | AsyncIterable[Any], total: Any) -> float | None:
-    """How many items there are: as the caller says, or as they know by themselves; None if nobody does.
+    """Return how many items there are, by the caller or by their `len()`; None if neither says it.
 
     Raises:
-        ValueError: What the caller says is no such number.
+        ValueError: The caller's number is wrong.
     """
     if total is not None:
         return _count(total)
@@ -174,7 +174,7 @@ def total_of(items: Iterable[Any] | AsyncIterable[Any], total: Any) -> float | N
 
 
 def tracked(items: Iterable[Item], report: Callable[[int], None]) -> Iterator[Item]:
-    """The items; how many of them were seen to is reported at first, and as each next one is asked for."""
+    """Yield the items, and report how many are done: first, and whenever the next one is asked for."""
     done = 0
     report(done)
     for item in items:
@@ -184,9 +184,9 @@ def tracked(items: Iterable[Item], report: Callable[[int], None]) -> Iterator[It
 
 
 class AsyncTracked(Generic[Item]):
-    """The same of items for `async for`.
+    """The items of an async iterable; it reports how many are done, as `tracked` does.
 
-    No generator: one that a handler leaves before its end would wait for the event loop to close it.
+    It is no generator: one that a handler leaves early would wait for the event loop to close it.
     """
 
     def __init__(self, items: AsyncIterable[Item], report: Callable[[int], None]) -> None:

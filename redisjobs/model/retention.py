@@ -1,20 +1,19 @@
-"""How long jobs are kept that nobody waits for any more: dead letters, and those that have ended."""
+"""How long dead letters and ended jobs are kept."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from redisjobs.base.arguments import whole
-from redisjobs.base.durations import milliseconds, seconds
+from redisjobs.base.arguments import milliseconds, seconds, whole
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How long jobs of one state are kept: until the first of these limits is reached, the oldest go first.
+    """How long jobs of one state are kept: within both limits; the oldest are deleted first.
 
     Args:
         age: Seconds, or a timedelta, since the job came to that state, by the server's clock. None: any time.
-        count: How many there may be. None: any number.
+        count: The most jobs that are kept. None: any number.
 
     Raises:
         ValueError: A limit is not more than 0.
@@ -25,7 +24,7 @@ class Keep:
 
     def __post_init__(self) -> None:
         if self.age is not None and not seconds(self.age, "age"):
-            raise ValueError(f"age={self.age!r}: give more than 0; a state that is not to be kept gets no Keep")
+            raise ValueError(f"age={self.age!r}: give more than 0; a state that is not kept gets no Keep")
         if self.count is not None:
             whole(self.count, "count")
 
@@ -36,7 +35,7 @@ class Keep:
 
     @property
     def text(self) -> str:
-        """As the store has it: ms and count, `-` for no limit."""
+        """The limits as they are stored: ms and count, `-` for no limit."""
         return f"{self.age_ms or '-'} {self.count or '-'}"
 
 
@@ -45,15 +44,15 @@ _DEAD = Keep(timedelta(days=30), 100_000)
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What a queue keeps, and for how long. What is over a limit is removed within about a minute.
+    """What a queue keeps, and for how long. What is over a limit is deleted within about a minute.
 
     Args:
         completed: Jobs that are done. Defaults to none of them.
         cancelled: Jobs that were cancelled. Defaults to none of them.
-        dead: Dead letters. Defaults to 30 days, and 100,000 of them; `Keep()` is without limit.
+        dead: Dead letters. Defaults to 100,000 of them, for 30 days; `Keep()` has no limit.
 
     Raises:
-        TypeError: One of these is no `Keep`.
+        TypeError: One of these is not a `Keep`.
     """
 
     completed: Keep | None = None
@@ -70,12 +69,12 @@ class Retention:
                 )
 
     def of(self, state: str) -> Keep | None:
-        """How long jobs of a state are kept; None: not at all."""
+        """Return how long jobs of a state are kept; None: not at all."""
         return {"completed": self.completed, "cancelled": self.cancelled, "dead": self.dead}[state]
 
 
 DEFAULT = Retention()
-"""What is kept where nobody has said anything else."""
+"""What a queue keeps unless its code or an operator sets something else."""
 
 ASIDE = ("completed", "cancelled", "dead")
-"""The states of jobs that nobody waits for."""
+"""The states of jobs that will not run unless they are requeued."""

@@ -1,7 +1,7 @@
 """When to try a failed job again: tenacity's vocabulary. Pure: no clock, no sleep, no I/O.
 
-tenacity's `wait`, `stop` and `retry_if` objects are taken as they are; here they judge a job whose attempts
-may lie on different hosts, so the state they look at is built from the job rather than from a running loop.
+It uses tenacity's `wait`, `stop` and `retry_if` objects as they are. The attempts of a job may run on different
+hosts, so the state that they look at is made from the job and not from a running loop.
 """
 
 import math
@@ -14,22 +14,21 @@ from typing import Any
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_base
 
-from redisjobs.base.arguments import number, whole
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import number, seconds, whole
 
 Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]
 RetryIf = Callable[[RetryCallState], bool]
 
-_LONGEST = 1e9  # seconds, 31 years: tenacity's own cap, 146 billion years, is no time that a store can keep
-_MOST_ATTEMPTS = 10_000  # that a `wait` is told of: what is raised to a higher power keeps the interpreter locked
+_LONGEST = 1e9  # seconds, 31 years: no store can keep tenacity's own cap, 146 billion years
+_MOST_ATTEMPTS = 10_000  # that a `wait` sees: a higher power keeps the interpreter busy
 
 
 class wait_jitter(wait_base):
-    """Wait min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) seconds.
+    """A wait of min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) seconds.
 
-    Source: Hummingbird's `.exponentialJitter`; the jitter comes after the cap, so the longest wait by its
-    defaults is 180 s.
+    Source: Hummingbird's `.exponentialJitter`. The jitter comes after the cap, so with the defaults the longest
+    wait is 180 s.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class wait_jitter(wait_base):
         self.max_jitter = max_jitter
 
     def __call__(self, retry_state: RetryCallState) -> float:
-        """The wait in seconds after `retry_state.attempt_number` failed attempts."""
+        """Return the wait in seconds after `retry_state.attempt_number` failed attempts."""
         # 2.0 ** 1024 overflows; the cap was reached long before.
         backoff = min(2.0 ** min(retry_state.attempt_number, 1000), self.max_backoff)
         return backoff * (1 + random.uniform(self.min_jitter, self.max_jitter))
@@ -57,7 +56,7 @@ class RetryPolicy:
     Attributes:
         stop: True once no attempt is left. Defaults to four attempts.
         wait: Seconds until the next attempt. Defaults to exponential backoff with jitter.
-        retry_if: Whether this failure is worth another attempt. Defaults to any exception.
+        retry_if: Whether a failure is worth another attempt. Defaults to any exception.
     """
 
     stop: Stop = stop_after_attempt(4)
@@ -67,25 +66,25 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for field, example in _EXAMPLES.items():
             given = getattr(self, field)
-            if not callable(given) or isinstance(given, type):  # a class: the error's, or one that was not called
+            if not callable(given) or isinstance(given, type):  # a class: it was not called
                 raise ValueError(f"RetryPolicy({field}={_shown(given)}): give {example}")
 
     @property
     def max_attempts(self) -> int | None:
-        """How many attempts `stop` allows; None where it goes by something else."""
+        """The most attempts that `stop` allows; None if it goes by something else."""
         return self.stop.max_attempt_number if isinstance(self.stop, stop_after_attempt) else None
 
     def delay_after(
         self, error: BaseException, attempt: int, elapsed: float, *, asked: bool = False
     ) -> float | None:
-        """Seconds until the next attempt, or None for no more.
+        """Return the seconds until the next attempt; None if there is none.
 
         Args:
             error: What the handler raised.
-            attempt: Which attempt failed, from 1.
+            attempt: The number of the failed attempt, from 1.
             elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`. A run that was lost
-                with its worker, or handed back, is none.
-            asked: The handler asked for a retry itself, so `retry_if` has no say.
+                with its worker, or handed back, does not count.
+            asked: Whether the handler asked for a retry itself; `retry_if` does not count then.
         """
         state = _state(error, attempt, elapsed)
         if not asked and not self.retry_if(state):
@@ -131,17 +130,17 @@ def exponential_jitter(
     min_jitter: float = -0.5,
     max_jitter: float = 0.5,
 ) -> RetryPolicy:
-    """Up to `max_attempts` runs, min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) s apart.
+    """Return a policy: `max_attempts` runs, min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) s apart.
 
     Source: Hummingbird's retry strategy of the same name, with its defaults.
 
     Raises:
-        ValueError: There can't be so many attempts, so long a wait or such a jitter.
+        ValueError: The number of attempts, the wait or the jitter is wrong.
     """
     stop = stop_after_attempt(whole(max_attempts, "max_attempts"))
     return RetryPolicy(stop=stop, wait=wait_jitter(max_backoff, min_jitter, max_jitter))
 
 
 def no_retry() -> RetryPolicy:
-    """One run; a failure is a dead letter. Hummingbird's `.dontRetry`."""
+    """Return a policy of one run: a failure is a dead letter. Hummingbird's `.dontRetry`."""
     return RetryPolicy(stop=stop_after_attempt(1))

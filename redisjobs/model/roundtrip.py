@@ -1,8 +1,8 @@
 """Whether parameters come back from their JSON as they were, where their type leaves that open.
 
-JSON has no dates, tuples or keys that are numbers, and a field that is declared `Any` does not say what to make of
-the text in their stead. So what a type leaves open is compared with its own round trip when it is pushed. Which
-parts those are is read from pydantic's schema once for each type: a type that leaves nothing open costs nothing.
+JSON has no dates, tuples or keys that are numbers. A field declared as `Any` does not say what their text stands
+for. So a push compares the parts that a type leaves open with their own round trip. Which parts these are is read
+from pydantic's schema, once for each type: a type that leaves nothing open costs nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -28,11 +28,11 @@ _BY_IDENTITY: Any = object.__eq__
 
 
 class Fault:
-    """What would be lost, and where.
+    """A value that would be lost.
 
     Attributes:
-        path: Fields and indexes, the innermost first.
-        text: What would become of the value there, and what to do.
+        path: Where it is: fields and indexes, the innermost first.
+        text: As what it would arrive, and what to do.
     """
 
     def __init__(self, text: str) -> None:
@@ -40,7 +40,7 @@ class Fault:
         self.text = text
 
     def inside(self, step: object) -> "Fault":
-        """The same, seen from one level further out."""
+        """Add the step from one level further out, and return the fault."""
         self.path.append(str(step))
         return self
 
@@ -56,16 +56,16 @@ class RoundTrip:
         schema: Pydantic's core schema of the type.
 
     Attributes:
-        check: Compares parameters with what came back; None: the type says all.
-        decodes: Whether what comes back has to be read just as a worker reads it. If not, any instance of the type
-            will do: only the types of values are looked at.
+        check: Compares parameters with their round trip; None: the type says all.
+        decodes: Whether the round trip must be read just as a worker reads it. If not, any instance of the type
+            will do: only the types of values are compared.
     """
 
     def __init__(self, schema: Schema) -> None:
         self.decodes = False
         self._definitions: dict[str, Schema] = {}
         self._referred: dict[str, Check | None] = {}
-        self._only_types: dict[Check, type[Any]] = {}  # checks that look at nothing but whether the type is this
+        self._only_types: dict[Check, type[Any]] = {}  # checks of nothing but this type
         self.check = self._of(schema)
 
     def _of(self, schema: Schema) -> Check | None:
@@ -108,7 +108,7 @@ class RoundTrip:
             case "call" if isinstance(schema["function"], type):  # a named tuple as well, before pydantic 2.14
                 self.decodes = True
                 return _same_row(schema["function"])
-        self.decodes = True  # declared as anything, or by a schema we don't know
+        self.decodes = True  # declared as Any, or by a schema that is not known here
         return _same
 
     def _reference(self, ref: str) -> Check | None:
@@ -118,7 +118,7 @@ class RoundTrip:
                 found = self._referred[ref]
                 return found(value, decoded) if found else None
 
-            self._referred[ref] = check  # meanwhile: it may refer to itself
+            self._referred[ref] = check  # meanwhile: the definition may refer to itself
             self._referred[ref] = self._of(self._definitions[ref])
         return self._referred[ref]
 
@@ -141,7 +141,7 @@ class RoundTrip:
         each = self._each(inner)
         if each is None:
             return None
-        once = "has items of any type, which can't be compared, for it can be read but once; annotate them"
+        once = "has items of any type, which can't be compared, as it can be read only once; annotate them"
         return lambda value, decoded: each(value, decoded) if hasattr(value, "__len__") else Fault(once)
 
     def _tuple(self, schema: Schema) -> Check | None:
@@ -163,7 +163,7 @@ class RoundTrip:
 
     def _dict(self, schema: Schema) -> Check | None:
         keys, values = schema.get("keys_schema", _ANY), self._of(schema.get("values_schema", _ANY))
-        # As keys all are strings, so what tells the members of a union apart elsewhere does not here.
+        # As keys all are strings, so their kind does not say which member of a union one is.
         open_keys = self._of(keys) is not None or len(self._kinds(keys)) > 1
         self.decodes = self.decodes or open_keys
         if values is None and not open_keys:
@@ -205,7 +205,7 @@ class RoundTrip:
         return check
 
     def _instance(self, schema: Schema) -> Check:
-        """Of a model or a dataclass: a subclass would lose what it adds."""
+        """Return the check of a model or a dataclass: a subclass would lose what it adds."""
         declared, inside = schema["cls"], self._resolved(schema["schema"])
         if schema.get("root_model"):
             fields = {"root": self._of(inside)}
@@ -245,7 +245,7 @@ class RoundTrip:
 
         def check(value: Any, decoded: Any) -> Fault | None:
             if not extra and not value.keys() <= known:
-                # pydantic leaves them out: a misspelt optional key would be lost without a word.
+                # Pydantic drops them: a misspelt optional key would be lost without an error.
                 return Fault(f"has no key {', '.join(sorted(map(repr, value.keys() - known)))}")
             for name, found in checks.items():
                 if name in value and (fault := found(value[name], decoded[name])):
@@ -258,7 +258,7 @@ class RoundTrip:
         return check
 
     def _resolved(self, schema: Schema) -> Schema:
-        """What validators and references wrap."""
+        """Return the schema inside of validators and references."""
         while True:
             if schema["type"] == "definition-ref":
                 schema = self._definitions[schema["schema_ref"]]
@@ -274,7 +274,7 @@ class RoundTrip:
         return schema.get("cls") or _ARRAYS.get(schema["type"]) or (dict if schema["type"] == "dict" else None)
 
     def _kinds(self, schema: Schema) -> frozenset[str]:
-        """Which kinds of JSON values the type is written as."""
+        """Return the kinds of JSON values that the type is written as."""
         schema = self._resolved(schema)
         kind = schema["type"]
         if kind in _NATIVE:
@@ -302,7 +302,7 @@ _ANY: Schema = {"type": "any"}
 
 
 def _is_carried(field: Schema) -> bool:
-    """Whether a field goes on the wire and back into the constructor."""
+    """Return whether a field is written, and read back into the constructor."""
     return not (field.get("serialization_exclude") or field.get("init_only") or field.get("init") is False)
 
 
@@ -313,11 +313,11 @@ def _unless_none(inner: Check | None) -> Check | None:
 
 
 def _same(value: Any, decoded: Any) -> Fault | None:
-    """Whether two values are the same in type, value and all they hold."""
+    """Compare two values by type, value and all they hold."""
     kind: Any = type(value)
     if kind is not type(decoded):
         if kind is int and type(decoded) is float and value == decoded:
-            return None  # what is declared as a float may be an int
+            return None  # a field declared as a float may hold an int
         return _changed(value, type(decoded))
     if kind in _JSON:
         return None if value == decoded else _unequal(value, decoded)
@@ -329,7 +329,7 @@ def _same(value: Any, decoded: Any) -> Fault | None:
         return _all_same(range(len(value)), value, decoded)
     if isinstance(value, set | frozenset):
         return _same_members(value, decoded)
-    # What is equal to nothing but itself is of the right type, and can't be compared any further.
+    # A value that equals only itself is of the right type, and can't be compared any further.
     return None if value == decoded or kind.__eq__ is _BY_IDENTITY else _unequal(value, decoded)
 
 
@@ -341,7 +341,7 @@ def _all_same(steps: Iterable[Any], values: Iterable[Any], others: Iterable[Any]
 
 
 def _same_members(value: Set[Any], decoded: Set[Any]) -> Fault | None:
-    """Whether two sets have the same members, which to be equal need not be of one type."""
+    """Compare the members of two sets: equal ones need not be of one type."""
     if value != decoded:
         return _unequal(value, decoded)
     there = {other: other for other in decoded}
@@ -354,7 +354,7 @@ def _same_members(value: Set[Any], decoded: Set[Any]) -> Fault | None:
 
 
 def _same_row(declared: type[Any]) -> Check:
-    """Of a named tuple, for which pydantic takes a plain one too."""
+    """Return the check of a named tuple, in whose place pydantic accepts a plain one."""
 
     def check(value: Any, decoded: Any) -> Fault | None:
         if type(value) is tuple:
@@ -383,10 +383,10 @@ def _changed(value: Any, other: type[Any]) -> Fault:
 
 
 def _taken_for_another(value: Any, other: type[Any]) -> Fault:
-    """Of a member of a union that is written as another is."""
+    """Return the fault of a union's member whose JSON is read as another member."""
     kind = type(value).__name__
     return Fault(
-        f"would arrive as a {other.__name__}, not as a {kind}, for its JSON is read as one; declare {kind} alone"
+        f"would arrive as a {other.__name__}, not as a {kind}, as its JSON is read as one; declare {kind} alone"
     )
 
 

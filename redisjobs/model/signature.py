@@ -1,4 +1,4 @@
-"""A handler's signature: what it takes, and a plain function's arguments as a job's parameters."""
+"""A handler's signature: what it takes, and how a plain function's arguments are a job's parameters."""
 
 import inspect
 import sys
@@ -19,7 +19,7 @@ else:
 
 
 def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any]:
-    """A handler of (parameters) or (parameters, context), as one that takes both.
+    """Return a handler of (parameters) or (parameters, context) as one that takes both.
 
     Raises:
         RegistrationError: It takes something else.
@@ -42,11 +42,11 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
 
 @dataclass(frozen=True)
 class Signature:
-    """A plain function's parameters as a job's: named, typed, checked.
+    """A plain function's arguments as a job's parameters: named, typed, checked.
 
     Attributes:
-        type: A TypedDict with one key for each argument but the context.
         function: The function.
+        type: A TypedDict with one key for each argument but the context.
         context: The name of its JobContext argument, or None.
     """
 
@@ -57,15 +57,15 @@ class Signature:
 
     @classmethod
     def of(cls, function: Callable[..., Any], called: str) -> "Signature":
-        """Read the signature of a function, or of what can be called as one.
+        """Read the signature of a function, or of a callable object.
 
         Args:
             function: The function.
-            called: What to call it.
+            called: Its name, for messages.
 
         Raises:
             RegistrationError: It takes *args, **kwargs, positional-only arguments or two contexts, is a
-                generator, or names a type that isn't there.
+                generator, or names a type that does not exist.
         """
         try:
             signature = inspect.signature(function)
@@ -88,7 +88,7 @@ class Signature:
         return cls(function, TypedDict(called, fields), context, signature)  # type: ignore[operator]
 
     def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The arguments of one call by name, without the context.
+        """Return the arguments of one call by name, without the context.
 
         Raises:
             EncodeError: They don't fit the function.
@@ -104,11 +104,11 @@ class Signature:
             raise EncodeError(f"{self.type.__name__}{signature}: {error}{hint}") from None
 
     def attributed(self, function: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
-        """A function of an object with a call's arguments as attributes, as one of these by name."""
+        """Turn a function of an object, whose attributes are the arguments, into a function of a dict of these."""
         return lambda parameters: function(self._named(parameters))
 
     def _named(self, parameters: Mapping[str, Any]) -> SimpleNamespace:
-        """The arguments of one call as attributes of an object, also those that have their default."""
+        """Return the arguments of one call as attributes of an object, with the defaults of the rest."""
         every = self._signature.parameters.items()
         defaults = {
             name: argument.default
@@ -125,9 +125,9 @@ class Signature:
 
 
 def _how_to_say(called: str, unknown: Collection[str]) -> str:
-    """What to write where push options were given as arguments; '' where none was.
+    """Return what to write instead, if push options were given as arguments; '' if none was.
 
-    They are not taken for options: a function that gets a parameter of that name later would change their meaning.
+    They do not count as options: a later parameter of that name would change their meaning.
     """
     options = [name for name in PushOptions.__annotations__ if name in unknown]
     if options:
@@ -139,14 +139,14 @@ def _how_to_say(called: str, unknown: Collection[str]) -> str:
 
 
 def returned_type(function: Any) -> Any:
-    """What a handler returns once it was awaited, by its annotation; Any where it has none.
+    """Return the type of what a handler returns once it was awaited, by its annotation; Any if it has none.
 
     Raises:
-        RegistrationError: It names what isn't there.
+        RegistrationError: The annotation names a type that does not exist.
     """
     annotated = inspect.unwrap(_annotated(function))
     try:
-        # Of this alone, for a parameter's type may be known to type checkers only.
+        # Of this alone: a parameter's type may be known to type checkers only.
         stub = SimpleNamespace(
             __annotations__={"return": getattr(annotated, "__annotations__", {}).get("return", Any)}
         )
@@ -159,15 +159,15 @@ def returned_type(function: Any) -> Any:
 
 
 def _annotated(function: Any) -> Any:
-    """What has the annotations: of a partial its function, of an object that can be called its `__call__`."""
+    """Return what has the annotations: of a partial its function, of a callable object its `__call__`."""
     while isinstance(function, partial):
         function = function.func
-    # An object that a decorator made has those of the function it wraps.
+    # An object that a decorator made has those of the function that it wraps.
     return function if inspect.isroutine(function) or hasattr(function, "__wrapped__") else function.__call__
 
 
 def _is_context(hint: Any) -> bool:
-    """Whether an argument asks for the context; with `| None` it can be left out of a plain call."""
+    """Return whether an argument is the context; with `| None` a plain call can leave it out."""
     if get_origin(hint) is JobContext:  # as in JobContext[Resources]
         return True
     several = [each for each in get_args(hint) if each is not NoneType]
@@ -176,9 +176,7 @@ def _is_context(hint: Any) -> bool:
 
 def _refuse_generator(function: Callable[..., Any]) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise RegistrationError(
-            f"{_called(function)} is a generator: called, it would not run; take out its yield"
-        )
+        raise RegistrationError(f"{_called(function)} is a generator: a call would not run it; remove its yield")
 
 
 def _called(function: Callable[..., Any]) -> str:

@@ -1,6 +1,6 @@
 """A job's way through the store, as values: pushed, claimed, settled, reclaimed.
 
-Each is what one atomic step takes or answers. The store sees bytes and ids; types are the queue's business.
+Each is what one atomic step takes or answers. The store sees bytes and ids; types are known to the queue.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,37 +10,30 @@ from typing import Any
 
 from redisjobs.model.job import OnConflict, Priority
 
-LONGEST_TRY = 10.0
-"""Seconds that a driver's `push` takes at most, whatever becomes of it; other calls may wait for longer."""
-
-REPEATABLE = 50.0
-"""Seconds from a push's first try within which it may be made again. What ended is looked for in the last minute,
-and the last repetition may be under way for 8 s (`push.lua`): later, a job that ended would be added once more."""
-
 MOST_JOBS = 500
-"""Jobs in one call, so that none holds the store up."""
+"""The most jobs in one call, so that no call holds the store up."""
 
 MOST_BYTES = 4 * 1024 * 1024
-"""Of jobs in one call, likewise; one that is larger goes alone."""
+"""The most bytes of jobs in one call; a job that is larger goes alone."""
 
 LOWEST_RANK = len(Priority) - 1
 """The rank of the lowest priority; that of the highest is 0."""
 
 LONG_AGO = 10**12
-"""In ms since 1970, in 2001: what is said to be older was put in by hand."""
+"""In ms since 1970, in 2001: an entry id that says an earlier time was chosen by a user of redis-cli."""
 
 
 class Reply(StrEnum):
-    """What a script says of one job. A reply other than OK means nothing was written, except as noted."""
+    """A script's reply for one job. A reply other than OK means that nothing was written, except as noted."""
 
     OK = "OK"
     REPEATED = "REPEATED"
     REFUSED = "REFUSED"
     EXISTS = "EXISTS"
     DUPLICATE = "DUPLICATE"
-    REPLACED = "REPLACED"  # written: another job, which waits, is what this push says by now
+    REPLACED = "REPLACED"  # written: another job, which waits, is now what this push says
     LEASE_LOST = "LEASE_LOST"
-    CANCELLED = "CANCELLED"  # written: the job is gone, as somebody asked
+    CANCELLED = "CANCELLED"  # written: the job is gone, as a cancel asked for
     CANCELLING = "CANCELLING"  # written: noted for the worker that runs the job
     HELD = "HELD"  # written: it does not start
     RUNNING = "RUNNING"
@@ -48,15 +41,15 @@ class Reply(StrEnum):
     UNDECODABLE = "UNDECODABLE"  # written: an entry that no push has added is a dead letter
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
-    FULL = "FULL"  # no script says it: the server refused to run it, for want of memory
-    # Of a schedule; or of a job, as the unique key of one that it pushes is of the wrong type, by somebody's hand.
+    FULL = "FULL"  # no script says it: the server is out of memory and refused to run one
+    # Of a schedule whose key has the wrong type; or of a job, as that of a unique key that it pushes has.
     SPOILED = "SPOILED"
-    UNKNOWN = "UNKNOWN"  # of a push that is repeated: whether it was here before is forgotten
+    UNKNOWN = "UNKNOWN"  # of a repeated push: the store has forgotten whether it was here before
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
-    # Of a whole call: of some jobs it says nothing; a look at each can. Of a job that pushes others: it is
-    # not settled yet, as not all of these were looked at. The driver calls again until there is another word.
+    # Of a whole call: some jobs have no answer yet. Of a job that pushes others: not all of these were looked at,
+    # so it is not settled yet. The driver calls again until there is another word.
     PARTIAL = "PARTIAL"
-    FENCED = "FENCED"  # of a whole call: the worker is no longer one
+    FENCED = "FENCED"  # of a whole call: the store counts the worker as dead
     # Of schedules; see `redisjobs/model/stored.py`.
     NEWER = "NEWER"
     KEPT = "KEPT"
@@ -69,14 +62,14 @@ class Reply(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """Due so many ms after the store has taken it; not always whole ones."""
+    """Due this many ms after the store has taken it; they may be fractions."""
 
     ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Due at that time, in ms since 1970."""
+    """Due at this time, in ms since 1970."""
 
     ms: int
 
@@ -87,11 +80,11 @@ Due = After | At
 
 @dataclass(slots=True)
 class Tries:
-    """The tries of one push so far, on this side; see `redisjobs/client/push.py`.
+    """The tries of one push so far, as its producer knows them; see `redisjobs/client/push.py`.
 
     Attributes:
-        since: When it was tried first, by the monotonic clock.
-        told: Whether its caller was told what came of it; if not, one is under way, or had no answer.
+        since: When it was first sent, by the monotonic clock.
+        told: Whether its caller knows the outcome; if not, a try is on its way, or had no answer.
     """
 
     since: float
@@ -100,22 +93,22 @@ class Tries:
 
 @dataclass(slots=True)  # not frozen: to make one would take three times as long, and each push makes one
 class NewJob:
-    """A job on its way in.
+    """A job to push.
 
     Attributes:
-        job_id: Made by the producer.
-        fields: The entry's names and values after `id`, flat.
+        job_id: Its id, made by the producer.
+        fields: The entry's names and values after `id`, flat; first its name and its parameters.
+        priority: Its priority.
         due: When it may run; None: now.
         unique: A key that one job at a time may hold; '' for none.
-        unique_for_ms: How long the key is kept; None: until the job ends.
-        expires_in_ms: A job not started by then is a dead letter; None: never.
-        nonce: Tells pushes of one given id apart, without a space; '' if the id was made for this push alone.
-        on_conflict: What becomes of it if another job holds the key. RAISE is for whoever hears the answer: the
-            store only remembers what that was, as of REPLACE.
-        tries: What is known of its pushing; None: it was not tried, or is as if it had not been.
+        unique_for_ms: How long the key is held; None: until the job ends.
+        expires_in_ms: A job that has not started by then becomes a dead letter; None: never.
+        nonce: A text without a space that tells pushes of one id apart; '' if the id was made for this push.
+        on_conflict: What the push does if another job holds the key. RAISE is for the caller: the store only
+            remembers its answer, as with REPLACE.
+        tries: The tries of its push; None: it was not sent, or counts as unsent.
         queue: The name of the queue that prepared it; '' if that is not known.
-        sent_ms: When it was first sent, by the store's clock; None: no try of it can have written it. The driver
-            sets it.
+        sent_ms: When it was first sent, by the store's clock; set by the driver. None: no try can have written it.
     """
 
     job_id: str
@@ -133,9 +126,9 @@ class NewJob:
 
 
 def weight_of(job: NewJob) -> int:
-    """What a job weighs in a call, to be held against `MOST_BYTES`: its bytes, nearly.
+    """Return the weight of a job in a call, for `MOST_BYTES`: about its bytes.
 
-    One that replaces another has that read, taken out and written anew, so it weighs eight times as much.
+    A job that replaces another weighs eight times as much: the store reads that one, removes it, writes it again.
     """
     size = sum(map(len, job.fields))
     return 8 * size if job.on_conflict is OnConflict.REPLACE else size
@@ -143,15 +136,15 @@ def weight_of(job: NewJob) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What became of one pushed job.
+    """The answer to the push of one job.
 
     Attributes:
-        reply: OK: it is on the queue. REPEATED: it was pushed before by this very push. EXISTS: the queue has
-            a job of this id by another push, or this call names the job twice. DUPLICATE: another job holds the
-            key. REFUSED: it was one of these two when it was repeated before, and stays so. REPLACED: another job
-            holds the key and waits, and has become what this push says. UNKNOWN: it is a repetition, and the
-            store's clock was set ahead since the first try: that may have been added, and have ended.
-        holder: The id of the job that holds the unique key; of DUPLICATE and REPLACED.
+        reply: OK: it is on the queue. REPEATED: an earlier try of this push added it. EXISTS: another push made a
+            job of this id, or this call names the job twice. DUPLICATE: another job holds the key. REFUSED: an
+            earlier repetition was answered with one of these two, and so is this. REPLACED: another job holds the
+            key and waits, and has become what this push says. UNKNOWN: it is a repetition, and the store's clock
+            was set ahead since the first try: the job may have been added, and have ended.
+        holder: With DUPLICATE and REPLACED, the id of the job that holds the unique key.
     """
 
     reply: Reply
@@ -159,22 +152,22 @@ class Pushed:
 
 
 def found_again(answers: Sequence[Pushed]) -> list[Pushed]:
-    """The answers to a push that was tried before, its reply lost: what it finds of its own, it has added."""
+    """Return the answers to a push whose first reply was lost: a job that it finds, it has added."""
     return [Pushed(Reply.OK) if answer.reply is Reply.REPEATED else answer for answer in answers]
 
 
 @dataclass(slots=True)
 class Lease:
-    """A job in a worker's hands: its own for as long as the worker is not fenced.
+    """A worker's lease of one job, which lasts while the worker is not fenced.
 
     Attributes:
-        key: What tells one held job from another; the same when the job is delivered once more.
-        token: By what the store knows the lease. Nobody else's business.
-        deliveries: How often it was delivered, this time included.
+        key: Tells the held jobs of a worker apart; the same when the job is delivered again.
+        token: The driver's name for the lease.
+        deliveries: How often the job was delivered, this time included.
         job_id: Its id.
-        fields: The names and values that it was pushed with, as bytes.
+        fields: The names and values of its entry, as bytes.
         queued_ms: When it was last made ready, in ms since 1970 by the server's clock, as far as is known.
-        rank: Of its priority: 0 for the highest, which goes first.
+        rank: The rank of its priority: 0 for the highest, which goes first.
     """
 
     key: str
@@ -192,23 +185,23 @@ class Lease:
 
     @property
     def nonce(self) -> bytes:
-        """What tells its push from others of the same id; b'' if the id was made for it."""
+        """A text that tells its push from others of the same id; b'' if the id was made for it."""
         return self.fields.get(b"nonce", b"")
 
     @property
     def ready_ms(self) -> int:
-        """When it became ready, in ms since 1970; 0 where that, put in by hand, can't be true."""
+        """When it became ready, in ms since 1970; 0 if its entry id says a time that can't be true."""
         return self.queued_ms if self.queued_ms > LONG_AGO else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is kept of a job that has run.
+    """The result of a job, to be kept.
 
     Attributes:
-        keep_ms: For how long.
-        value: What its handler returned, as JSON; None: nothing, as it was cancelled, or that was refused.
-        refused: Why that could not be kept; '' if it could.
+        keep_ms: How long it is kept.
+        value: What its handler returned, as JSON; None: nothing, as it was cancelled, or its value was refused.
+        refused: Why its value could not be kept; '' if it could.
     """
 
     keep_ms: int
@@ -218,12 +211,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Done: forget the job. `cancelled` jobs end so too, and are counted apart.
+    """The job is done: remove it. Cancelled jobs end so too, and are counted apart.
 
     Attributes:
-        result: What is kept of it; None: nothing.
+        cancelled: Whether it was cancelled.
+        result: The result to keep; None: none.
         pushes: Jobs that it pushes, in the same step; at most 500, and about 4 MB.
-        reported: Whether its run has reported progress, which is to be forgotten a minute later.
+        reported: Whether its run has reported progress, which is kept for another minute.
     """
 
     cancelled: bool = False
@@ -234,11 +228,11 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Run it again.
+    """The job runs again.
 
     Attributes:
-        due: When.
-        changes: Fields to change ('' removes one): `attempt`, `error`, ...
+        due: When it may.
+        changes: Fields to change, such as `attempt` or `error`; '' removes one.
     """
 
     due: Due
@@ -247,10 +241,10 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Hand it back without an outcome, its place kept.
+    """The job goes back without an outcome, and keeps its place.
 
     Attributes:
-        refund: The delivery doesn't count. It does where what ran may be what ended the worker.
+        refund: Whether the delivery doesn't count. It counts if the job may have ended the worker.
     """
 
     refund: bool = True
@@ -258,15 +252,15 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Set it aside for a human.
+    """The job becomes a dead letter, for an operator.
 
     Attributes:
-        reason: One of a few words: `failed`, `undecodable`, `unknown name`, `expired`, `worker lost`.
-        error: One line.
-        traceback: Text, or ''.
-        error_type: The class of the exception of a job that failed; ''.
-        fingerprint: Equal for failures of one kind; '' for what is none. See `redisjobs/model/fingerprint.py`.
-        reported: Whether its run has reported progress, which is to be forgotten a minute later.
+        reason: `failed`, `undecodable`, `unknown name`, `expired` or `worker lost`.
+        error: The error in one line.
+        traceback: Its traceback; '' for none.
+        error_type: The class of the exception; '' for none.
+        fingerprint: A text that failures of one kind share, see `redisjobs/model/failures.py`; '' for none.
+        reported: Whether its run has reported progress, which is kept for another minute.
     """
 
     reason: str
@@ -279,11 +273,11 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class ReportProgress:
-    """How far a job is: it ends no lease, and is OK only from the worker that has the lease.
+    """A progress report. It ends no lease, and is OK only from the worker that has the lease.
 
     Attributes:
-        progress: What its handler has said last, as JSON.
-        then: How the job is to be settled next, if its handler has returned; the store does not look at it.
+        progress: The last report of its handler, as JSON.
+        then: How the job is settled next, if its handler has returned; the store does not look at it.
     """
 
     progress: bytes
@@ -292,14 +286,14 @@ class ReportProgress:
 
 @dataclass(frozen=True, slots=True)
 class Lingers:
-    """Ask whether a job may be settled though a thread of its handler, which was given up, runs on.
+    """The question whether a job may be settled while an abandoned thread of its handler still runs.
 
-    It ends no lease and writes nothing. RUNNING: the job counts for the `max_concurrency` of its name, so it is to
-    be settled once that thread has ended. OK: it may be settled at once.
+    It ends no lease and writes nothing. RUNNING: the job counts for the `max_concurrency` of its name, so it is
+    settled once that thread has ended. OK: it may be settled at once.
 
     Attributes:
-        then: How it is to be settled; the store does not look at it.
-        is_told: Whether the log has said that it waits.
+        then: How it is settled; the store does not look at it.
+        is_told: Whether the log says already that it waits.
     """
 
     then: "Settlement"
@@ -311,16 +305,16 @@ Settlements = Sequence[tuple[Lease, Settlement]]
 
 
 Ended = tuple[str, Reply]
-"""A job that a claim ended instead of delivering it again: its id; and DEAD, as it kills its
-workers, CANCELLED, as was asked while it ran, or UNDECODABLE, as no push has added it."""
+"""A job that a claim ended instead of delivering it again: its id; and DEAD, as it kills its workers,
+CANCELLED, as a cancel asked for, or UNDECODABLE, as no push has added it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """By what the store knows an exchange that is sent again.
+    """The name of an exchange, by which the store knows one that is sent again.
 
     Attributes:
-        lane: Which of the worker's exchanges it is, of those that are under way at once.
+        lane: Which of the worker's exchanges that are on their way at once.
         number: Greater for each exchange of a lane; the same when it is sent again.
     """
 
@@ -333,28 +327,28 @@ class Exchange:
     """The answer to one round trip of a worker.
 
     Attributes:
-        replies: One for each settlement: OK, LEASE_LOST or CANCELLED; OVERSIZED where it can't be done;
-            FULL for one with pushes where the store is out of memory, SPOILED where the unique key of one of these
-            has another type; RUNNING as `Lingers` says. The job is still the worker's then.
-        added: By the position of a settlement with pushes that was OK: whether each was added. It was not where
-            its id, or its unique key, is another job's.
-        spoiled: By the position of a settlement that was SPOILED: what is wrong with which key.
+        replies: One for each settlement: OK, LEASE_LOST or CANCELLED. After any other the worker still has the
+            job: OVERSIZED if it can't be settled; FULL for one with pushes while the store is out of
+            memory; SPOILED if a unique key of these pushes has another type; RUNNING as `Lingers` says.
         leases: The jobs claimed, in the order in which they are to start.
-        up_to: Of jobs of a greater rank none may start yet, as jobs were left that go first; -1: none at all may.
         more: Whether another claim would find more, as well as the store can say; False if nothing was asked.
         ended: Jobs that were ended instead of claimed.
         due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
-        waits: For how many seconds a job has been waiting that only a worker with nothing else to run may claim;
-            None if there is none.
+        waits: The seconds that a job has waited which only a worker with nothing else to run may claim; None if
+            there is none.
         server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
         paused: Whether the queue is paused, so that nothing is claimed; False if nothing was asked.
-        turns: Nothing was asked, and a job that waited for a limit may start now: ask for jobs.
+        added: By the position of a settlement with pushes that was OK: whether each push added its job. It did not
+            if another job has its id or its unique key.
+        turns: Whether a job that waited for a limit may start now, though nothing was asked: ask for jobs.
         restricted: Whether some jobs may not start: names are paused, jobs are held, or there are limits; False if
             nothing was asked.
         lines: Whether jobs wait for a limit, and it is known when the next may start; `due_in` has that too.
-        turn_in: Seconds until the next of these may start, where this worker is to look then; else None.
-        late_in: Seconds until another worker looks after these, should the one that is to look be gone; None: none
+        turn_in: Seconds until the next of these may start, if this worker is to look then; else None.
+        late_in: Seconds until another worker looks after these, if the one that is to look is gone; None: none
             needs to.
+        spoiled: By the position of a settlement that was SPOILED: which key is wrong, and how.
+        up_to: No job of a greater rank may start yet, as jobs were left that go first; -1: no job at all.
     """
 
     replies: Sequence[Reply] = ()
@@ -377,12 +371,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A worker whose lease is over by the server's clock, and who was not fenced yet.
+    """A worker whose lease is over by the server's clock, and that is not fenced yet.
 
     Attributes:
-        worker_id: Who.
+        worker_id: The worker's id.
         until_ms: The end of its lease; a later beat moves it.
-        lease: Of that worker, in seconds.
+        lease: How long its lease is, in seconds.
     """
 
     worker_id: str
@@ -392,22 +386,22 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """What a look after lost workers came to.
+    """The answer to `Consumer.reclaim`.
 
     Attributes:
-        silent: Those who may be lost; some of them, if there are many.
-        fenced: Ids of those who were fenced by this call.
-        jobs: How many jobs were handed back, for anybody to claim.
+        silent: The workers that may be lost; some of them, if there are many.
+        fenced: The ids of those that this call fenced.
+        jobs: How many jobs were handed back, for any worker to claim.
         more: Whether there are more to hand back: look again at once.
         released: Whether any job that was handed back waits to be claimed.
         others: How many jobs other workers hold; 0 if that was not asked.
         server_ms: The server's clock, to the microsecond.
         workers: How many workers there are, this one included, alive or fenced.
-        promotes: Whether this worker is to look when delayed jobs are due. One of a queue's workers is: did all of
-            them look, each delayed job would wake a whole fleet.
+        promotes: Whether this worker looks when delayed jobs are due. Only one of a queue's workers does: if all
+            did, each delayed job would wake the whole fleet.
         late: Whether a delayed job has been due for 250 ms, or one that waited for a limit might have started 2 s
-            ago: who is to look may be gone.
-        untidy: Whether the store may not know all workers that are gone: `Tidy` finds them.
+            ago: the worker that looks for them may be gone.
+        untidy: Whether workers may be gone that the store does not know of: `Tidy` finds them.
     """
 
     silent: Sequence[Silent] = ()

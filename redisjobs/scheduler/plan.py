@@ -1,4 +1,4 @@
-"""What a schedule fires next: the slots that are due, and the jobs for them. No store is asked."""
+"""What a schedule fires next: its due slots, and the jobs for them. Pure: it asks no store."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,10 +6,11 @@ from functools import partial
 
 import anyio.to_thread
 
-from redisjobs.model.stored import Accuracy, Definition, Firing, moment, ms_of, slot_job
+from redisjobs.model.definition import Accuracy, Definition, moment, ms_of, slot_job
+from redisjobs.model.stored import Firing
 from redisjobs.model.transitions import MOST_BYTES, weight_of
 
-_LONG = 86_400_000  # ms; the slots of more are counted in a thread
+_LONG = 86_400_000  # ms; the slots of a longer time are counted in a thread
 
 
 @dataclass(slots=True)
@@ -18,8 +19,8 @@ class Plan:
 
     Attributes:
         definition: What it is.
-        fingerprint: Of the definition.
-        last_ms: The slot that was seen to last.
+        fingerprint: The fingerprint of the definition.
+        last_ms: The last slot that was seen to.
         next_ms: The slot after that.
         not_before: When it is tried again after an error, by the monotonic clock.
     """
@@ -34,26 +35,26 @@ class Plan:
         self.move_to(self.last_ms)
 
     def move_to(self, slot_ms: int) -> None:
-        """Note which slot was seen to last."""
+        """Note the last slot that was seen to."""
         self.last_ms = slot_ms
         self.next_ms = ms_of(self.definition.rule.next_after(moment(slot_ms)))
 
     def pass_by(self, now_ms: float) -> None:
-        """Note that the slots until then were seen to by others."""
+        """Note that other schedulers have seen to the slots until then."""
         after = moment(now_ms) + timedelta(microseconds=1)
         self.move_to(ms_of(self.definition.rule.last_before(after)))
 
 
 async def firing_of(plan: Plan, now_ms: float) -> Firing:
-    """What a schedule fires now: all that is due, or as much of it as one call takes, from the first slot on."""
+    """Return what a schedule fires now: its due slots from the first on, as many as one call takes."""
     slots, missed = await slots_due(plan, now_ms)
     jobs = [slot_job(plan.definition, slot) for slot in slots]
-    most = max(1, MOST_BYTES // weight_of(jobs[0]))  # what is left is due in the next turn
+    most = max(1, MOST_BYTES // weight_of(jobs[0]))  # the rest is due in the next turn
     return Firing(plan.definition.name, plan.fingerprint, plan.last_ms, slots[:most][-1], missed, jobs[:most])
 
 
 async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
-    """The slots, in ms, that get a job now, the first of them first; and how many others are past."""
+    """Return the slots, in ms and in order, that get a job now; and how many other slots are past."""
     rule, last, now = plan.definition.rule, moment(plan.last_ms), moment(now_ms)
     first = moment(plan.next_ms)
     if rule.next_after(first) > now:  # the usual case

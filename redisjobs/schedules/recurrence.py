@@ -1,7 +1,6 @@
-"""The slots of a rule: the dates and times of a cron text in a zone, or one moment every so often. Pure.
+"""The slots of a rule: the dates and times of a cron text in a zone, or moments at a fixed interval. Pure.
 
-Moments are UTC without saying so in what goes in, and aware datetimes in what comes out. A window goes from its
-begin to before its end.
+Arguments are moments in UTC without a zone, results are aware datetimes. A window includes its begin, not its end.
 """
 
 from collections.abc import Iterator
@@ -110,7 +109,7 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One moment every so often.
+    """Moments at a fixed interval.
 
     Attributes:
         step: The time from one slot to the next, in whole ms.

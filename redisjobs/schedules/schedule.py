@@ -1,44 +1,39 @@
 """When something is to happen again and again: a value, without a store and without a clock.
 
-What a rule is made of is imported when the first one is made: not every program has schedules.
+The modules that a rule needs are imported when the first one is made: not every program has schedules.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any, TypeVar
+from datetime import datetime, timedelta, tzinfo
+from typing import Any, TypeVar
 
-from redisjobs.base.durations import aware, seconds
-
-if TYPE_CHECKING:
-    from redisjobs.schedules.recurrence import Calendar, Interval
+from redisjobs.base.arguments import seconds
+from redisjobs.schedules.slots import Slots, in_utc
 
 Value = TypeVar("Value")
 
 _EVERY = re.compile(r"every (\d{1,12}(?:\.\d{1,3})?) s(?: from (\S+))?", re.ASCII)
 _LONGEST_MONTH = dict.fromkeys(range(1, 13), 31) | dict.fromkeys((4, 6, 9, 11), 30) | {2: 29}
-_TICK = timedelta.resolution
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Schedule:
+class Schedule(Slots):
     """When something is to happen again and again.
 
-    Make one by its class methods: `Schedule.daily(hour=4, tz="Europe/Berlin")`, `Schedule.every(90)`,
-    `Schedule.cron("*/5 9-17 * * mon-fri")`. It is a value: two of the same text are equal, it can be a key of a
-    dict and be pickled, and `str` says it in words. The moments it names are its slots.
+    Make one with its class methods: `Schedule.daily(hour=4, tz="Europe/Berlin")`, `Schedule.every(90)`,
+    `Schedule.cron("*/5 9-17 * * mon-fri")`. It is a value: two with the same text are equal, it can be a dict key
+    and be pickled, and `str` says it in words. The moments it names are its slots.
 
-    Where the clock changes, a rule that names its hours and minutes goes by the clock: a time that is skipped
-    fires once, at the moment after, and a time that comes twice fires the first time. A rule whose minutes or
-    hours begin with `*` goes by elapsed time, as `every` does.
+    When the clock changes, a rule that names its hours and minutes follows the clock: a time that is skipped
+    fires once, at the moment after; a time that comes twice fires the first time. A rule whose minutes or hours
+    begin with `*` follows elapsed time, as `every` does.
 
-    Moments that it is asked about are aware datetimes, in any zone. The slots of a rule in a zone are in that
-    zone, those of `every` in UTC. Python compares two datetimes of one zone by the clock alone: where it is set
-    back, compare them in UTC.
+    Ask it about aware datetimes, in any zone. The slots of a rule in a zone are in that zone, those of `every` in
+    UTC. Python compares two datetimes of one zone by the clock alone: around a change of the clock, compare them
+    in UTC.
     """
-
-    _rule: "Calendar | Interval"
 
     def __post_init__(self) -> None:
         if not hasattr(self._rule, "ascending"):
@@ -50,138 +45,138 @@ class Schedule:
 
     @classmethod
     def every_minute(cls, *, second: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Every minute.
+        """Return a schedule for every minute.
 
         Args:
-            second: At which second of it.
+            second: The second of the minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: A value is out of range, or the zone is not known.
         """
-        return cls._at(second=str(_number(second, "second", 59)), tz=tz)
+        return _at(second=str(_number(second, "second", 59)), tz=tz)
 
     @classmethod
     def on_minutes(cls, minutes: Iterable[int], *, second: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """At these minutes of every hour.
+        """Return a schedule for these minutes of every hour.
 
         Args:
             minutes: The minutes, from 0 to 59.
-            second: At which second of them.
+            second: The second of these minutes.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: There are no minutes, a value is out of range, or the zone is not known.
         """
         at = str(_number(second, "second", 59))
-        return cls._at(second=at, minute=_numbers(minutes, "minutes", 0, 59), tz=tz)
+        return _at(second=at, minute=_numbers(minutes, "minutes", 0, 59), tz=tz)
 
     @classmethod
     def hourly(cls, *, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Every hour.
+        """Return a schedule for every hour.
 
         Args:
-            minute: At which minute of it.
+            minute: The minute of the hour.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: A value is out of range, or the zone is not known.
         """
-        return cls._at(minute=str(_number(minute, "minute", 59)), tz=tz)
+        return _at(minute=str(_number(minute, "minute", 59)), tz=tz)
 
     @classmethod
     def on_hours(cls, hours: Iterable[int], *, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """At these hours of every day.
+        """Return a schedule for these hours of every day.
 
         Args:
             hours: The hours, from 0 to 23.
-            minute: At which minute of them.
+            minute: The minute of these hours.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: There are no hours, a value is out of range, or the zone is not known.
         """
         at = str(_number(minute, "minute", 59))
-        return cls._at(minute=at, hour=_numbers(hours, "hours", 0, 23), tz=tz)
+        return _at(minute=at, hour=_numbers(hours, "hours", 0, 23), tz=tz)
 
     @classmethod
     def daily(cls, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Every day.
+        """Return a schedule for every day.
 
         Args:
-            hour: At which hour.
-            minute: At which minute.
+            hour: The hour.
+            minute: The minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: A value is out of range, or the zone is not known.
         """
-        return cls._at_time(hour, minute, tz)
+        return _at_time(hour, minute, tz)
 
     @classmethod
     def on_days(
         cls, days: Iterable[str], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """On these days of the week.
+        """Return a schedule for these days of the week.
 
         Args:
             days: The weekdays, as words: `"mon"` or `"monday"`.
-            hour: At which hour.
-            minute: At which minute.
+            hour: The hour.
+            minute: The minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
-            ValueError: There are no days, one is no weekday, a value is out of range, or the zone is not known.
+            ValueError: There are no days, one is not a weekday, a value is out of range, or the zone is not known.
         """
         weekdays = [_weekday(day, "days") for day in _some(days, "days", "['mon', 'fri']")]
-        return cls._at_time(hour, minute, tz, weekday=_listed(weekdays))
+        return _at_time(hour, minute, tz, weekday=_listed(weekdays))
 
     @classmethod
     def weekly(cls, day: str, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Every week.
+        """Return a schedule for every week.
 
         Args:
             day: The weekday, as a word: `"mon"` or `"monday"`.
-            hour: At which hour.
-            minute: At which minute.
+            hour: The hour.
+            minute: The minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
-            ValueError: It is no weekday, a value is out of range, or the zone is not known.
+            ValueError: It is not a weekday, a value is out of range, or the zone is not known.
         """
-        return cls._at_time(hour, minute, tz, weekday=str(_weekday(day, "day")))
+        return _at_time(hour, minute, tz, weekday=str(_weekday(day, "day")))
 
     @classmethod
     def on_dates(
         cls, dates: Iterable[int], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """On these days of every month; a month that lacks one goes without.
+        """Return a schedule for these days of every month; a month without such a day is skipped.
 
         Args:
             dates: The days, from 1 to 31.
-            hour: At which hour.
-            minute: At which minute.
+            hour: The hour.
+            minute: The minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: There are no days, a value is out of range, or the zone is not known.
         """
-        return cls._at_time(hour, minute, tz, date=_numbers(dates, "dates", 1, 31))
+        return _at_time(hour, minute, tz, date=_numbers(dates, "dates", 1, 31))
 
     @classmethod
     def monthly(cls, date: int, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Every month; one that lacks the day goes without: `cron("0 0 L * *")` is the last day of each.
+        """Return a schedule for every month; one without the day is skipped. `cron("0 0 L * *")` is each last day.
 
         Args:
             date: The day, from 1 to 31.
-            hour: At which hour.
-            minute: At which minute.
+            hour: The hour.
+            minute: The minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: A value is out of range, or the zone is not known.
         """
-        return cls._at_time(hour, minute, tz, date=str(_number(date, "date", 31, low=1)))
+        return _at_time(hour, minute, tz, date=str(_number(date, "date", 31, low=1)))
 
     @classmethod
     def on_months(
@@ -193,42 +188,42 @@ class Schedule:
         minute: int = 0,
         tz: str | tzinfo = "UTC",
     ) -> "Schedule":
-        """On one day of these months.
+        """Return a schedule for one day of these months.
 
         Args:
             months: The months, from 1 to 12, or as words: `"feb"` or `"february"`.
-            date: The day, from 1 to 31; each of the months has to have it.
-            hour: At which hour.
-            minute: At which minute.
+            date: The day, from 1 to 31; each of the months must have it.
+            hour: The hour.
+            minute: The minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: There are no months, a value is out of range, one lacks the day, or the zone is not known.
         """
         numbers = [_month(month, "months") for month in _some(months, "months", "[1, 7]")]
-        return cls._at_date(numbers, date, hour, minute, tz)
+        return _at_date(numbers, date, hour, minute, tz)
 
     @classmethod
     def yearly(
         cls, month: int | str, date: int, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """Every year; on 29 February only in those that have it.
+        """Return a schedule for every year; for 29 February only the years that have it.
 
         Args:
             month: The month, from 1 to 12, or as a word: `"feb"` or `"february"`.
             date: The day, from 1 to 31.
-            hour: At which hour.
-            minute: At which minute.
+            hour: The hour.
+            minute: The minute.
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
             ValueError: A value is out of range, the month lacks the day, or the zone is not known.
         """
-        return cls._at_date([_month(month, "month")], date, hour, minute, tz)
+        return _at_date([_month(month, "month")], date, hour, minute, tz)
 
     @classmethod
     def cron(cls, text: str, tz: str | tzinfo = "UTC") -> "Schedule":
-        """By a cron text: minute, hour, day of month, month, day of week.
+        """Return a schedule of a cron text: minute, hour, day of month, month, day of week.
 
         Args:
             text: Five fields, six with the second first, or `@hourly`, `@daily`, `@midnight`, `@weekly`,
@@ -236,7 +231,7 @@ class Schedule:
             tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
 
         Raises:
-            ValueError: It is no such text, it never matches, as `0 0 31 2 *`, or the zone is not known.
+            ValueError: It is not such a text, it never matches, as `0 0 31 2 *`, or the zone is not known.
         """
         from redisjobs.schedules.crontab import Crontab
         from redisjobs.schedules.recurrence import Calendar
@@ -246,7 +241,7 @@ class Schedule:
 
     @classmethod
     def every(cls, interval: float | timedelta, anchor: datetime | None = None) -> "Schedule":
-        """One moment every so often, by elapsed time.
+        """Return a schedule with a fixed interval, by elapsed time.
 
         Args:
             interval: Seconds or a timedelta, from 1 s up, in whole ms.
@@ -260,82 +255,22 @@ class Schedule:
 
         if anchor is None:
             return cls(Interval(_interval(interval)))
-        return cls(Interval(_interval(interval), _in_whole_ms(_utc(anchor, "anchor"))))
+        return cls(Interval(_interval(interval), _in_whole_ms(in_utc(anchor, "anchor"))))
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
-        """The schedule whose `text` this is.
+        """Return the schedule with this `text`.
 
         Raises:
-            ValueError: It is no such text.
+            ValueError: It is not such a text.
         """
         if not isinstance(text, str):
             raise ValueError(f"{text!r}: give the text of a schedule, such as '0 4 * * * Europe/Berlin'")
         if text.split()[:1] == ["every"]:
-            return cls._parse_every(text)
+            return _parse_every(text)
         from redisjobs.schedules.crontab import without_zone
 
         return cls.cron(*without_zone(text))
-
-    @classmethod
-    def _parse_every(cls, text: str) -> "Schedule":
-        found = _EVERY.fullmatch(text)
-        if found is None:
-            raise ValueError(
-                f"{text!r}: give an interval in seconds, such as 'every 90 s', "
-                "or 'every 90 s from 2026-01-01T00:00:00+00:00'"
-            )
-        interval, anchor = found.groups()
-        try:
-            return cls.every(float(interval), datetime.fromisoformat(anchor) if anchor else None)
-        except ValueError as error:
-            raise ValueError(f"{text!r}: {error}") from None
-
-    @classmethod
-    def _at_date(cls, months: Collection[int], date: int, hour: int, minute: int, tz: str | tzinfo) -> "Schedule":
-        day = _number(date, "date", 31, low=1)
-        from redisjobs.schedules.crontab import MONTHS
-
-        for month in months:
-            if date > _LONGEST_MONTH[month]:
-                raise ValueError(
-                    f"date={date}: {MONTHS[month]} has no such day; give 1 to {_LONGEST_MONTH[month]}"
-                )
-        return cls._at_time(hour, minute, tz, date=str(day), month=_listed(months))
-
-    @classmethod
-    def _at_time(
-        cls, hour: int, minute: int, tz: str | tzinfo, *, date: str = "*", month: str = "*", weekday: str = "*"
-    ) -> "Schedule":
-        return cls._at(
-            minute=str(_number(minute, "minute", 59)),
-            hour=str(_number(hour, "hour", 23)),
-            date=date,
-            month=month,
-            weekday=weekday,
-            tz=tz,
-        )
-
-    @classmethod
-    def _at(
-        cls,
-        *,
-        second: str = "0",
-        minute: str = "*",
-        hour: str = "*",
-        date: str = "*",
-        month: str = "*",
-        weekday: str = "*",
-        tz: str | tzinfo,
-    ) -> "Schedule":
-        return cls.cron(f"{second} {minute} {hour} {date} {month} {weekday}", tz)
-
-    # What it is
-
-    @property
-    def text(self) -> str:
-        """All of it on one line: `*/5 9-17 * * mon-fri Europe/Berlin`, `every 90 s`; `parse` reads it."""
-        return self._rule.text
 
     def __str__(self) -> str:
         from redisjobs.schedules.words import words
@@ -346,65 +281,55 @@ class Schedule:
         return f"Schedule.{self._rule.code}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As its text: what a zone is, another machine knows itself."""
+        """Pickle it as its text: another machine has its own time zones."""
         return Schedule.parse, (self.text,)
 
-    # Its slots
 
-    def next_after(self, moment: datetime) -> datetime:
-        """The first slot after a moment, strictly.
+def _at_date(months: Collection[int], date: int, hour: int, minute: int, tz: str | tzinfo) -> Schedule:
+    from redisjobs.schedules.crontab import MONTHS
 
-        Raises:
-            ValueError: The moment has no time zone, or there is no slot before the year 10000.
-        """
-        return self._one(
-            self._rule.ascending(_just_after(_utc(moment, "moment")), datetime.max), f"after {moment}"
+    day = _number(date, "date", 31, low=1)
+    for month in months:
+        if date > _LONGEST_MONTH[month]:
+            raise ValueError(f"date={date}: {MONTHS[month]} has no such day; give 1 to {_LONGEST_MONTH[month]}")
+    return _at_time(hour, minute, tz, date=str(day), month=_listed(months))
+
+
+def _at_time(
+    hour: int, minute: int, tz: str | tzinfo, *, date: str = "*", month: str = "*", weekday: str = "*"
+) -> Schedule:
+    at_hour, at_minute = str(_number(hour, "hour", 23)), str(_number(minute, "minute", 59))
+    return _at(minute=at_minute, hour=at_hour, date=date, month=month, weekday=weekday, tz=tz)
+
+
+def _at(
+    *,
+    second: str = "0",
+    minute: str = "*",
+    hour: str = "*",
+    date: str = "*",
+    month: str = "*",
+    weekday: str = "*",
+    tz: str | tzinfo,
+) -> Schedule:
+    return Schedule.cron(f"{second} {minute} {hour} {date} {month} {weekday}", tz)
+
+
+def _parse_every(text: str) -> Schedule:
+    found = _EVERY.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"{text!r}: give an interval in seconds, such as 'every 90 s', "
+            "or 'every 90 s from 2026-01-01T00:00:00+00:00'"
         )
-
-    def last_before(self, moment: datetime) -> datetime:
-        """The last slot before a moment, strictly.
-
-        Raises:
-            ValueError: The moment has no time zone, or there is no slot since the year 1.
-        """
-        return self._one(self._rule.descending(datetime.min, _utc(moment, "moment")), f"before {moment}")
-
-    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        """The slots after one moment, strictly, up to another one, from the first one on.
-
-        Raises:
-            ValueError: One of them has no time zone.
-        """
-        return self._rule.ascending(_just_after(_utc(after, "after")), _just_after(_utc(until, "until")))
-
-    def count(self, after: datetime, until: datetime) -> int:
-        """How many slots there are after one moment, strictly, up to another one.
-
-        Raises:
-            ValueError: One of them has no time zone.
-        """
-        return self._rule.count(_just_after(_utc(after, "after")), _just_after(_utc(until, "until")))
-
-    def _one(self, slots: Iterator[datetime], where: str) -> datetime:
-        found = next(slots, None)
-        if found is None:
-            raise ValueError(f"{self.text!r} has no slot {where}: there are only the years 1 to 9999")
-        return found
-
-
-# Checks of what is given
-
-
-def _utc(moment: datetime, what: str) -> datetime:
-    """A moment in UTC, without saying so."""
+    interval, anchor = found.groups()
     try:
-        return aware(moment, what).astimezone(UTC).replace(tzinfo=None)
-    except OverflowError:
-        raise ValueError(f"{what}={moment} is not in the years 1 to 9999 of UTC") from None
+        return Schedule.every(float(interval), datetime.fromisoformat(anchor) if anchor else None)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
 
 
-def _just_after(moment: datetime) -> datetime:
-    return min(moment, datetime.max - _TICK) + _TICK
+# Checks of arguments
 
 
 def _in_whole_ms(anchor: datetime) -> datetime:
@@ -464,6 +389,6 @@ def _month(month: int | str, what: str) -> int:
 
 
 def _named(word: str, names: Mapping[int, str]) -> int | None:
-    """The number of a name, which may be cut down to three letters."""
+    """Return the number of a name, which may be cut down to three letters."""
     known = {cut: number for number, name in names.items() for cut in (name.lower(), name[:3].lower())}
     return known.get(word.strip().lower()) if isinstance(word, str) else None

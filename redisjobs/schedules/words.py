@@ -7,12 +7,12 @@ from redisjobs.schedules.crontab import LAST, LAST_WEEKDAY, MONTHS, WEEKDAYS, Cr
 from redisjobs.schedules.recurrence import EPOCH, Calendar, Interval
 
 _UNITS = {"hour": timedelta(hours=1), "minute": timedelta(minutes=1), "second": timedelta(seconds=1)}
-_MOST_TIMES = 4  # of day: more are told as minutes and hours
-_MOST_VALUES = 12  # longer lists are no easier to read than the text
+_MOST_TIMES = 4  # of day: more are said as minutes and hours
+_MOST_VALUES = 12  # a longer list is no easier to read than the text
 
 
 def words(rule: Calendar | Interval) -> str | None:
-    """A rule in words; None for one that is easier to read as its text."""
+    """Return a rule in words; None for one that is easier to read as its text."""
     return _interval_words(rule) if isinstance(rule, Interval) else _calendar_words(rule)
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Collection
 from typing import Any, Protocol
 
+from redisjobs.model.changes import Change
 from redisjobs.model.driver import Driver
-from redisjobs.model.queries import Change, Query
+from redisjobs.model.queries import Query
 from redisjobs.testing.clock import Clock
 
 

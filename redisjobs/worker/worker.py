@@ -12,8 +12,7 @@ from dataclasses import replace
 
 import anyio
 
-from redisjobs.base.arguments import whole
-from redisjobs.base.durations import seconds
+from redisjobs.base.arguments import seconds, whole
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import number_of
 from redisjobs.client.registry import Registry

@@ -857,9 +857,9 @@ def test_the_list_of_schedules_says_which_no_living_scheduler_fires(
     there.schedules.put("put", {}, Schedule.daily(), job=report)
     assert states() == {"put": "stopped"}
     assert "stopped: no scheduler runs" in cli("schedules", "list", "-q", queue_name).out
-    there._change(PutSchedules([Put.whole(declared)], by))
+    there._ask(PutSchedules([Put.whole(declared)], by))
     assert states() == {"declared": "active", "put": "active"}
-    there._change(WithdrawSchedules(by))
+    there._ask(WithdrawSchedules(by))
     assert states() == {"declared": "stopped", "put": "stopped"}
     assert "stopped: no scheduler declares it" in cli("schedules", "show", "declared", "-q", queue_name).out
 
@@ -1271,7 +1271,7 @@ def test_an_error_about_a_schedule_names_queue_and_server(
     cli: Callable[..., Ended], there: sync.JobQueue, arguments: Sequence[str], said: str
 ) -> None:
     tick = there.define({}, Schedule.daily(hour=4), job=JobName("tick", dict[str, str]), name="tick")
-    there._change(PutSchedules([Put.whole(tick)], Declarer("s", "release")))
+    there._ask(PutSchedules([Put.whole(tick)], Declarer("s", "release")))
 
     told = cli("schedules", *arguments, "-q", there.name)
 

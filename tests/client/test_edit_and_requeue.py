@@ -9,9 +9,10 @@ import pytest
 from store import RedisStore, Store
 
 from redisjobs import EncodeError, JobQueue, Worker, sync
+from redisjobs.model.changes import Requeue
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import State
-from redisjobs.model.queries import Find, Requeue
+from redisjobs.model.queries import Find
 from redisjobs.model.transitions import DeadLetter, NewJob, Reply
 from redisjobs.queue import JobQueue as AsyncQueue
 

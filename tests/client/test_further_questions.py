@@ -7,8 +7,9 @@ from redisjobs.drivers.redis.commands import Command, Further
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
+from redisjobs.model.changes import Tidy
 from redisjobs.model.driver import Fenced
-from redisjobs.model.queries import Count, Counts, Tidy
+from redisjobs.model.queries import Count, Counts
 
 pytestmark = pytest.mark.anyio
 

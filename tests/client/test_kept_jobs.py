@@ -9,10 +9,11 @@ import pytest
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobQueue, Keep, Retention, Worker
-from redisjobs.model.codec import job_info
+from redisjobs.model.changes import Cancel, Delete, Hold, Requeue, Retain, Tidy
 from redisjobs.model.driver import Consumer, Driver
+from redisjobs.model.info import job_info
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Delete, Filter, Find, Hold, Requeue, Retain, Row, Scan, Tidy
+from redisjobs.model.queries import Count, Filter, Find, Row, Scan
 from redisjobs.model.transitions import Ack, After, Lease, NewJob, Release, Reply, RetryLater
 from redisjobs.testing.driver_contract.acts import rows_of
 

@@ -15,7 +15,8 @@ from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import JobName, OnConflict
 from redisjobs.model.queries import Find
-from redisjobs.model.transitions import REPEATABLE, Ack, NewJob, Pushed, Reply
+from redisjobs.model.times import REPEATABLE
+from redisjobs.model.transitions import Ack, NewJob, Pushed, Reply
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
 
@@ -282,7 +283,7 @@ def test_an_error_of_some_jobs_names_all_that_are_not_there_and_says_how_many_ot
         DriverError,
         match=r"1 of 5 jobs may .*\. The others are there, but for 2 that met ",
     ) as refused:
-        Push(jobs, 10, held=True).told([*map(Pushed, replies)])
+        Push(jobs, 10, held=True).handles([*map(Pushed, replies)], JobQueue("memory://").handle)
 
     assert list(refused.value.jobs) == jobs[1:2]
 

@@ -42,7 +42,8 @@ from redisjobs.errors import ServerNotFound
 from redisjobs.events import JobsPushed
 from redisjobs.middleware import Middleware, OutgoingJob
 from redisjobs.model.queries import COUNTERS
-from redisjobs.model.transitions import REPEATABLE, Ack, DeadLetter, Lease, Settlement
+from redisjobs.model.times import REPEATABLE
+from redisjobs.model.transitions import Ack, DeadLetter, Lease, Settlement
 
 pytestmark = pytest.mark.anyio
 
@@ -516,8 +517,10 @@ async def test_many_jobs_cannot_share_an_id(queue: Any) -> None:
 
 def test_one_call_carries_500_jobs_or_4_mib() -> None:
     queue = JobQueue("memory://")
-    few = [len(chunk.jobs) for chunk in queue.prepare_many((Add(n) for n in range(1_001)), None, {})]
-    large = [len(chunk.jobs) for chunk in queue.prepare_many((Add(1, "x" * 500_000) for _ in range(20)), None, {})]
+    few = [len(chunk.jobs) for chunk in queue._prepare_many((Add(n) for n in range(1_001)), None, {})]
+    large = [
+        len(chunk.jobs) for chunk in queue._prepare_many((Add(1, "x" * 500_000) for _ in range(20)), None, {})
+    ]
     assert few == [500, 500, 1]
     assert large == [9, 9, 2]
 

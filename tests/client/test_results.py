@@ -42,7 +42,7 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
-from redisjobs.model.queries import Ending, GetStatus
+from redisjobs.model.changes import Ending, GetStatus
 from redisjobs.testing.driver_contract.awaiting import ends_by_itself
 
 pytestmark = pytest.mark.anyio
@@ -379,7 +379,7 @@ async def test_a_result_that_was_kept_until_a_while_ago_is_expired(queue: JobQue
     error = await result(queue.result("a"))
     if not isinstance(error, ResultNotKept):  # the machine is slow
         assert isinstance(error, ResultExpired)
-        assert str(error) == "job a is done, and its result was kept until a while ago; push it anew"
+        assert str(error) == "job a is done, and its result is no longer kept; push it again"
     await ends_by_itself(store, Ending.NOT_FOUND)
     assert isinstance(await result(queue.result("a")), ResultNotKept)
 
@@ -793,7 +793,7 @@ async def test_whoever_waits_by_a_driver_that_cant_listen_for_them_is_told_so() 
             await anyio.sleep_forever()
 
     async with JobQueue(Old(), "old") as queue:
-        with pytest.raises(DriverError, match=r"nobody can wait for jobs here: .*listen"), anyio.fail_after(10):
+        with pytest.raises(DriverError, match=r"this process can.t wait for jobs: .*listen"), anyio.fail_after(10):
             await queue.result("a")
 
 

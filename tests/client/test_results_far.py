@@ -11,7 +11,7 @@ from store import RedisStore
 import redisjobs
 import redisjobs.client.waiting
 from redisjobs import JobQueue, Unavailable, server
-from redisjobs.model.queries import Ending, GetStatus
+from redisjobs.model.changes import Ending, GetStatus
 from redisjobs.model.transitions import After, NewJob
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from results import listening, worker_in_thread
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobCancelled, JobFailed, ResultNotKept, ResultRefused, no_retry
-from redisjobs.client.waiting import WaitingThread
+from redisjobs.client.waiting_thread import WaitingThread
 from redisjobs.sync import JobQueue
 
 

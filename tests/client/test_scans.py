@@ -8,9 +8,9 @@ import pytest
 from store import RedisStore, Store
 
 from redisjobs import sync
-from redisjobs.base.rates import pause_of
+from redisjobs.base.arguments import pause_of
 from redisjobs.model.driver import Driver
-from redisjobs.model.groups import MOST_GROUPS, Groups
+from redisjobs.model.info import MOST_GROUPS, Groups
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Filter, Group, GroupDead, Scan
 from redisjobs.model.transitions import After
@@ -302,7 +302,7 @@ async def test_what_was_done_before_the_connection_ended_stays_done(store: Store
             raise failed
         return await driver.change(change)
 
-    queue._change = one_step  # type: ignore[method-assign]
+    queue._ask = one_step  # type: ignore[method-assign, assignment]
     with pytest.raises(ConnectionError):
         await queue.requeue_all()
 

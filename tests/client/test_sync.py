@@ -18,7 +18,7 @@ import pytest
 from store import MemoryStore, RedisStore, Store, happened
 
 from redisjobs import JobContext, Priority, State, Worker
-from redisjobs.client.waiting import WaitingThread
+from redisjobs.client.waiting_thread import WaitingThread
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.sync import JobQueue

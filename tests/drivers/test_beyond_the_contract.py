@@ -14,11 +14,12 @@ from store import (
 )
 
 from redisjobs.errors import DriverError
+from redisjobs.model.changes import GetStatus, Hold, Requeue, Tidy, Unhold
 from redisjobs.model.driver import Fenced
+from redisjobs.model.info import worker_infos
 from redisjobs.model.job import OnConflict, Priority
-from redisjobs.model.queries import Count, Find, FindWorkers, GetStatus, Hold, Requeue, Tidy, Unhold
+from redisjobs.model.queries import Count, Find, FindWorkers
 from redisjobs.model.transitions import Ack, After, Lease, NewJob, Pushed, Release, Reply, Result, Settlement
-from redisjobs.model.workers import worker_infos
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,

@@ -8,8 +8,9 @@ from store import (
     Store,
 )
 
+from redisjobs.model.changes import Cancel, Delete, Requeue, RequeueAll
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Delete, GetBacklog, Requeue, RequeueAll
+from redisjobs.model.queries import Count, GetBacklog
 from redisjobs.model.transitions import Ack, After, Due, Lease, Pushed, Release, Reply, Settlement
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,

@@ -12,7 +12,8 @@ from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.model.driver import OtherVersion, PushedInPart
-from redisjobs.model.transitions import LONGEST_TRY, NewJob, Pushed, Reply
+from redisjobs.model.times import LONGEST_TRY
+from redisjobs.model.transitions import NewJob, Pushed, Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -32,22 +32,14 @@ from store import Heart, MemoryStore, RedisStore, Store
 from redisjobs.drivers.memory.ends import trim
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
-from redisjobs.model.driver import Consumer, Driver, Fenced
-from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import (
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     Change,
-    Count,
     Declare,
     Delete,
     DeleteAll,
     Ending,
-    Filter,
-    Find,
-    FindLimits,
-    FindPauses,
-    GetBacklog,
     GetStatus,
     Hold,
     Pause,
@@ -55,13 +47,14 @@ from redisjobs.model.queries import (
     RequeueAll,
     Resume,
     Retain,
-    Row,
-    Scan,
     SetLimit,
     Tidy,
     Unhold,
     Unpark,
 )
+from redisjobs.model.driver import Consumer, Driver, Fenced
+from redisjobs.model.job import OnConflict, Priority, State
+from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, Row, Scan
 from redisjobs.model.retention import DEFAULT, Keep, Retention
 from redisjobs.model.transitions import (
     Ack,

@@ -18,7 +18,7 @@ import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Worker, server
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.queries import Cancel
+from redisjobs.model.changes import Cancel
 from redisjobs.model.transitions import Ack, After, DeadLetter, Lease, NewJob, Release, Reply, RetryLater
 from redisjobs.torture.proxy import HOST, Proxy
 

@@ -22,10 +22,12 @@ from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.model.changes import GetStatus, Tidy
+from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Count, Find, FindLimits, GetStatus, Scan, Tidy
-from redisjobs.model.stored import Declarer, Definition, Fire, Fired, Firing, ListSchedules, Put, PutSchedules
+from redisjobs.model.queries import Count, Find, FindLimits, Scan
+from redisjobs.model.stored import Declarer, Fire, Fired, Firing, ListSchedules, Put, PutSchedules
 from redisjobs.model.transitions import (
     Ack,
     After,

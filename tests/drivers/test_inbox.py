@@ -8,8 +8,9 @@ import pytest
 from store import RedisStore, eventually
 
 from redisjobs import JobQueue, Worker
+from redisjobs.model.changes import Pause, Requeue, Resume
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Count, Find, Pause, Requeue, Resume
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, Lease, Pushed, Reply
 from redisjobs.testing.driver_contract.acts import another, claim, claim_one, found, ids, push, settle, texts
 

@@ -22,9 +22,10 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
+from redisjobs.model.changes import Cancel, Delete, Ending, Requeue, Tidy
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Delete, Ending, Find, Requeue, Tidy
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import (
     Ack,
     After,

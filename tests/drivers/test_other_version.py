@@ -12,10 +12,10 @@ from redisjobs import JobQueue, Schedule, Worker, sync
 from redisjobs.drivers.redis.commands import LAYOUT
 from redisjobs.errors import DriverError
 from redisjobs.events import ScheduleFired
+from redisjobs.model.changes import Declare
+from redisjobs.model.definition import moment
 from redisjobs.model.driver import OtherVersion
 from redisjobs.model.job import JobName
-from redisjobs.model.queries import Declare
-from redisjobs.model.stored import moment
 from redisjobs.scheduler.scheduler import Scheduler
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from store import Heart, RedisStore
 from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.queries import GetStatus, SetLimit
+from redisjobs.model.changes import GetStatus, SetLimit
 from redisjobs.model.transitions import NewJob
 from redisjobs.sync import JobQueue
 

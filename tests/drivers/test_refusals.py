@@ -16,19 +16,13 @@ from store import Heart, RedisStore, eventually, inherit
 from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
-from redisjobs.model.codec import when
-from redisjobs.model.driver import Consumer, Fenced
-from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
-from redisjobs.model.queries import (
-    COUNTERS,
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     Change,
-    Count,
     Declare,
     Delete,
     DeleteAll,
-    Find,
     GetStatus,
     Hold,
     Pause,
@@ -36,17 +30,20 @@ from redisjobs.model.queries import (
     RequeueAll,
     Resume,
     Retain,
-    Scan,
     SetLimit,
     Tidy,
     Unhold,
     Unpark,
 )
+from redisjobs.model.codec import when
+from redisjobs.model.definition import Definition
+from redisjobs.model.driver import Consumer, Fenced
+from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
+from redisjobs.model.queries import COUNTERS, Count, Find, Scan
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.retry import no_retry
 from redisjobs.model.stored import (
     Declarer,
-    Definition,
     Fire,
     Firing,
     PauseSchedule,

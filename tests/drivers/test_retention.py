@@ -10,9 +10,10 @@ from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobQueue, Keep, Retention, Worker, sync
 from redisjobs.events import SourceUnavailable
+from redisjobs.model.changes import Delete, Requeue, Retain, Tidied, Tidy
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import State
-from redisjobs.model.queries import Count, Delete, Find, Requeue, Retain, Tidied, Tidy
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import DeadLetter, NewJob, Reply
 from redisjobs.testing.driver_contract.acts import rows_of
 

@@ -21,7 +21,7 @@ from store import RedisStore, Store, eventually
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Middleware, RetryPolicy, Snooze, Worker, current_job
-from redisjobs.base.durations import in_words
+from redisjobs.base.visible import in_words
 from redisjobs.client import waiting
 from redisjobs.events import JobsCompleted, JobsDead, LoopBlocked, SourceUnavailable, WorkerStopped
 from redisjobs.middleware import CallNext, RunningJob

@@ -1308,9 +1308,9 @@ def test_what_cannot_be_called_is_refused_as_it_is_added() -> None:
         queue.add_middleware(SyncAround())
     with pytest.raises(TypeError, match=r"SyncAround.around must be"):
         Worker(queue, middleware=[SyncAround()])
-    with pytest.raises(TypeError, match="the class AsyncPush is no middleware: give an instance"):
+    with pytest.raises(TypeError, match="the class AsyncPush is not a middleware: give an instance"):
         queue.add_middleware(AsyncPush)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="5 is no middleware"):
+    with pytest.raises(TypeError, match="5 is not a middleware"):
         JobQueue("memory://", middleware=[5])  # type: ignore[list-item]
     assert sync_queue.middleware == ()
 

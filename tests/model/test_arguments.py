@@ -391,8 +391,7 @@ UNTRIED = {
     "JobQueue.aclose", "JobQueue.close", "JobQueue.disconnect",  # take nothing
     "JobQueue.counts", "JobQueue.dead_groups", "JobQueue.limits",  # nor do these
     "Worker.run", "Worker.stop", "Worker.stop_now",  # take nothing but flags
-    "JobQueue.definition", "JobQueue.register_function", "JobQueue.prepare_many",  # of the inside
-    "JobQueue.edited", "JobQueue.expected", "JobQueue.handle",  # as well
+    "JobQueue.definition", "JobQueue.handle",  # of the inside
 }  # fmt: skip
 
 

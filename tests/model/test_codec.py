@@ -22,18 +22,10 @@ from store import lease_at
 
 from redisjobs import DecodeError, EncodeError, JobName, Priority, State
 from redisjobs.drivers.redis.commands import queued_ms_of
-from redisjobs.model.codec import (
-    MAX_PARAMETERS,
-    decode_job,
-    decode_parameters,
-    encode_headers,
-    encode_parameters,
-    instance,
-    job_info,
-    new_job_id,
-    read_parameters,
-)
+from redisjobs.model.codec import decode_job, encode_headers, new_job_id
+from redisjobs.model.info import job_info
 from redisjobs.model.job import ReturnType
+from redisjobs.model.payload import MAX_PARAMETERS, decode_parameters, encode_parameters, instance, read_parameters
 from redisjobs.model.queries import Row
 from redisjobs.model.transitions import Lease
 

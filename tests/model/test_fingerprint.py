@@ -11,8 +11,8 @@ import pytest
 
 import redisjobs
 from redisjobs import Fail
-from redisjobs.model import fingerprint
-from redisjobs.model.fingerprint import Fingerprint, Frame, digest_of, fingerprint_of
+from redisjobs.model import failures
+from redisjobs.model.failures import Fingerprint, Frame, digest_of, fingerprint_of
 
 STANDARD = os.path.dirname(os.__file__)
 OURS = os.path.dirname(redisjobs.__file__)
@@ -106,11 +106,11 @@ def test_what_was_seen_before_is_known_by_its_class_and_its_way_and_there_are_ne
     for number in range(1_100):  # the code of each is gone before the next is made, which may have its place
         name = f"fail_{number}"
         error = raised_by(module(f"def {name}():\n    raise ValueError\n")[name])
-        frames = [Frame(code.co_filename, code.co_qualname) for code in fingerprint._codes_of(error)]
+        frames = [Frame(code.co_filename, code.co_qualname) for code in failures._codes_of(error)]
         assert fingerprint_of(error).digest == digest_of("ValueError", frames)
 
     assert kinds() == first
-    assert len(fingerprint._known) <= 1_000
+    assert len(failures._known) <= 1_000
 
 
 class Declined(Exception):

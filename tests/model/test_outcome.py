@@ -8,7 +8,7 @@ import pytest
 import tenacity
 
 from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
-from redisjobs.model.fingerprint import Fingerprint, fingerprint_of
+from redisjobs.model.failures import Fingerprint, fingerprint_of
 from redisjobs.model.outcome import (
     CancelAsked,
     Done,
@@ -285,7 +285,7 @@ class Mute(Exception):
 
 
 def test_an_error_whose_text_cannot_be_had_keeps_its_type_and_its_policy() -> None:
-    text = "Mute: its text is not to be had, for __str__ raised BaseException"
+    text = "Mute: its text can't be read: __str__ raised BaseException"
     assert settlement_of(raised(Mute())) == again(After(8000), 2, text)
     letter = dead(raised(Mute()), policy=RetryPolicy(retry_if=tenacity.retry_if_not_exception_type(Mute)))
     assert letter.error == text
@@ -297,7 +297,7 @@ def test_a_fail_whose_text_cannot_be_had_is_dead_all_the_same() -> None:
         def __str__(self) -> str:
             raise ValueError
 
-    assert dead(raised(MuteFail("x"))).error == "its text is not to be had, for __str__ raised ValueError"
+    assert dead(raised(MuteFail("x"))).error == "its text can't be read: __str__ raised ValueError"
 
 
 def test_an_error_whose_text_is_no_plain_str_keeps_its_type_and_its_policy() -> None:
@@ -320,7 +320,7 @@ def test_an_error_whose_cause_cannot_be_had_keeps_its_type_and_its_policy() -> N
 
     letter = dead(raised(Causes("x")), policy=no_retry())
     assert letter.error == "Causes: x"
-    assert letter.traceback == "the traceback is not to be had: LookupError"
+    assert letter.traceback == "the traceback can't be read: LookupError"
 
 
 def test_an_error_is_one_line() -> None:

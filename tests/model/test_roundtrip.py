@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import CoreSchema, core_schema
 
 from redisjobs import EncodeError, JobName, JobQueue, RegistrationError, sync
-from redisjobs.model.codec import decode_parameters, encode_parameters
+from redisjobs.model.payload import decode_parameters, encode_parameters
 
 T = TypeVar("T")
 
@@ -260,7 +260,7 @@ def test_what_json_writes_alike_comes_back_as_it_was_or_is_refused(kind: Any, va
             came = trip(kind, value)
         except EncodeError as error:
             wanted = type(value).__name__
-            assert re.search(rf"as a \w+, not as a {wanted}, for .*; declare {wanted} alone|key", str(error))  # noqa: PT017
+            assert re.search(rf"as a \w+, not as a {wanted}, as .*; declare {wanted} alone|key", str(error))  # noqa: PT017
             refused += 1
         else:
             assert (type(came), came) == (type(value), value)

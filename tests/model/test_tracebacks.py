@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from redisjobs.model import tracebacks
-from redisjobs.model.tracebacks import format_exception
+from redisjobs.model import failures
+from redisjobs.model.failures import format_exception
 
 
 def plain() -> None:
@@ -121,8 +121,8 @@ def test_each_frame_of_recursion_has_its_text() -> None:
 
 
 def test_of_many_frames_no_more_than_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracebacks, "_REMEMBERED", 5)
-    tracebacks._texts.clear()
+    monkeypatch.setattr(failures, "_REMEMBERED", 5)
+    failures._texts.clear()
     for call in ALL:
         format_exception(error_of(call))
-        assert len(tracebacks._texts) <= 5
+        assert len(failures._texts) <= 5

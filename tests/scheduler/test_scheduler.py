@@ -28,10 +28,12 @@ from redisjobs import (
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.events import JobsPushed, ScheduleFired
 from redisjobs.middleware import OutgoingJob
+from redisjobs.model.changes import Change
+from redisjobs.model.definition import moment, ms_of
 from redisjobs.model.driver import Notification
-from redisjobs.model.queries import Change
-from redisjobs.model.stored import Fire, ListSchedules, PutSchedules, moment, ms_of
+from redisjobs.model.stored import Fire, ListSchedules, PutSchedules
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS
+from redisjobs.scheduler.declaring import Declaring
 from redisjobs.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
@@ -276,7 +278,7 @@ async def test_whoever_fires_a_schedule_of_run_time_need_not_know_its_job(store:
 async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_one_and_says_so_once(
     store: Store, queue: JobQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.scheduler.scheduler._EVERY", 0.05)
+    monkeypatch.setattr("redisjobs.scheduler.declaring.EVERY", 0.05)
     stop_between_slots(store)
     # 20 s in all: a scheduler that has said nothing for 30 s counts as gone, and the older one takes over.
     every = Schedule.every(10)
@@ -352,7 +354,7 @@ async def test_while_another_scheduler_of_a_release_is_there_its_schedules_are_l
             await eventually_by(queue, new)
             withdrawn = Scheduler(second)
             await withdrawn._look()
-            await withdrawn._withdraw()
+            await withdrawn._declaring.withdraw()
             await Scheduler(queue)._look()
             info = await queue.schedules.get("bills")
     assert info
@@ -365,7 +367,7 @@ async def test_of_a_release_that_is_rolled_back_each_slot_until_then_is_made_up_
     store: Store, queue: JobQueue, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot belongs to the rule that counted when it was due: the newer release's until that counts no more."""
-    monkeypatch.setattr("redisjobs.scheduler.scheduler._EVERY", 0.05)
+    monkeypatch.setattr("redisjobs.scheduler.declaring.EVERY", 0.05)
     stop_between_slots(store)
     began = moment(store.clock())
     old, new = Schedule.every(10), Schedule.every(10, moment(5_000))
@@ -381,9 +383,9 @@ async def test_of_a_release_that_is_rolled_back_each_slot_until_then_is_made_up_
             await let_pass(store, queue, 14)
             if end == "killed":
 
-                async def nothing(self: Scheduler) -> None: ...
+                async def nothing(self: Declaring) -> None: ...
 
-                monkeypatch.setattr(Scheduler, "_withdraw", nothing)
+                monkeypatch.setattr(Declaring, "withdraw", nothing)
         if end == "killed":
             store.clock.advance(31)
         await eventually_by(queue, old)
@@ -663,7 +665,7 @@ async def test_whoever_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_
         scheduler = Scheduler(queue)
         await scheduler._look()
         store.clock.advance(60)
-        await scheduler._read()
+        await scheduler._declaring.read()
 
         async def refuse(wanted: Any) -> Any:
             raise error
@@ -914,12 +916,12 @@ async def test_each_queue_of_a_worker_has_its_schedules_fired() -> None:
 async def test_of_many_schedulers_eight_fire_at_a_slot_and_the_others_only_where_these_are_gone(
     store: Store, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redisjobs.scheduler.scheduler._EVERY", 0.05)
+    monkeypatch.setattr("redisjobs.scheduler.declaring.EVERY", 0.05)
     stop_between_slots(store)
     queue.schedule(Report(), Schedule.every(20))  # of those who are silent for 30 s none counts as there
     many, fired_by = [Scheduler(queue) for _ in range(20)], Counter[str]()
     for number, scheduler in enumerate(many):
-        scheduler._lot = number / len(many)
+        scheduler._known.lot = number / len(many)
     change = queue.driver.change
 
     async def count(changed: Change[Any]) -> Any:
@@ -931,21 +933,23 @@ async def test_of_many_schedulers_eight_fire_at_a_slot_and_the_others_only_where
     async with anyio.create_task_group() as tasks:
         for scheduler in many:
             tasks.start_soon(scheduler.run)
-        await eventually(lambda: all(scheduler._present == 20 for scheduler in many), 20)
+        await eventually(lambda: all(scheduler._known.present == 20 for scheduler in many), 20)
         with hearing(queue) as fired:
             await let_pass(store, queue, 10)
             await eventually(lambda: fired)
             store.clock.advance(3)
             next_ms = ms_of(fired[0].slot) + 20_000
-            await eventually(lambda: {scheduler._plans["Report"].next_ms for scheduler in many} == {next_ms}, 20)
-            assert fired_by.keys() <= {scheduler._id for scheduler in many[:8]}
+            await eventually(
+                lambda: {scheduler._known.plans["Report"].next_ms for scheduler in many} == {next_ms}, 20
+            )
+            assert fired_by.keys() <= {scheduler._known.id for scheduler in many[:8]}
 
             for scheduler in many[:8]:
                 scheduler.stop()
             fired_by.clear()
             await let_pass(store, queue, 20)
             await eventually(lambda: len(fired) == 2)
-            assert fired_by.keys() <= {scheduler._id for scheduler in many[8:]}
+            assert fired_by.keys() <= {scheduler._known.id for scheduler in many[8:]}
         tasks.cancel_scope.cancel()
 
 

@@ -22,12 +22,12 @@ from redisjobs import (
     Schedule,
     UnknownSchedule,
 )
+from redisjobs.model.definition import Definition, slot_id, slot_job
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count
 from redisjobs.model.stored import (
     Declarer,
-    Definition,
     Fire,
     Fired,
     Firing,
@@ -39,8 +39,6 @@ from redisjobs.model.stored import (
     ScheduleInfo,
     ScheduleRow,
     schedule_infos,
-    slot_id,
-    slot_job,
 )
 from redisjobs.model.transitions import After, NewJob, Pushed, Reply
 from redisjobs.testing.driver_contract.acts import rows_of
@@ -442,7 +440,7 @@ async def test_a_slot_replaces_the_job_that_waits_under_its_key_where_it_says_so
 
 
 def test_a_schedule_has_nobody_to_raise_to() -> None:
-    with pytest.raises(ValueError, match="schedule 'nightly': there is nobody to raise to"):
+    with pytest.raises(ValueError, match="schedule 'nightly': no code waits for its pushes"):
         replace(NIGHTLY, job=replace(JOB, unique="k", on_conflict=OnConflict.RAISE))
 
 
@@ -451,7 +449,7 @@ def test_how_long_a_key_is_held_goes_with_a_schedule() -> None:
     fields = dict(zip(definition.fields[::2], definition.fields[1::2], strict=True))
 
     assert Definition.read("nightly", fields).fields == definition.fields
-    with pytest.raises(ValueError, match="'unique_until' is 'noon', not `start`"):
+    with pytest.raises(ValueError, match="'unique_until' is 'noon', which does not match `start`"):
         Definition.read("nightly", fields | {b"unique_until": b"noon"})
     with pytest.raises(ValueError, match="'often' is not a valid OnConflict"):
         Definition.read("nightly", fields | {b"on_conflict": b"often"})
@@ -518,7 +516,7 @@ async def test_a_fired_job_is_as_if_it_had_been_pushed(
         ("accuracy", "now and then", "now and then"),
         ("priority", "urgent", "urgent"),
         ("jitter_ms", "-1", "'jitter_ms' is '-1'"),
-        ("last slot", "yesterday", "no time in ms"),
+        ("last slot", "yesterday", "not a time in ms"),
     ],
 )
 async def test_what_somebody_spoiled_is_shown_with_what_is_wrong(
@@ -627,7 +625,7 @@ async def test_what_can_not_be_a_schedule_is_an_error_and_nothing_is_stored(queu
             await call(queue.schedules.put, *args, **options)
 
     rule: Any = Schedule.daily()
-    await refused(TypeError, "'0 4 \\* \\* \\*' is no schedule: give one", "a", Report(), "0 4 * * *")
+    await refused(TypeError, "'0 4 \\* \\* \\*' is not a schedule: give one", "a", Report(), "0 4 * * *")
     await refused(ValueError, "'a b' can't name a schedule", "a b", Report(), rule)
     await refused(ValueError, "accuracy='some': give one of", "a", Report(), rule, accuracy="some")
     await refused(ValueError, "at_most=0", "a", Report(), rule, at_most=0)

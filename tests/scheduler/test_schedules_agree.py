@@ -21,10 +21,10 @@ from hypothesis.stateful import (
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import Accuracy, Schedule
+from redisjobs.model.definition import Definition, slot_job
 from redisjobs.model.job import OnConflict
 from redisjobs.model.stored import (
     Declarer,
-    Definition,
     Fire,
     Fired,
     Firing,
@@ -35,7 +35,6 @@ from redisjobs.model.stored import (
     RemoveSchedule,
     ScheduleRow,
     WithdrawSchedules,
-    slot_job,
 )
 from redisjobs.model.transitions import NewJob, Reply
 

@@ -23,8 +23,9 @@ from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.events import Events, ProcessEnded, recording
 from redisjobs.events.recording import Recording
+from redisjobs.model.changes import Ending
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Count, Ending
+from redisjobs.model.queries import Count
 from redisjobs.model.transitions import After
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from test_torture import Lines, cut, done, ended, killed, pushed, retried, settled, started
 
-from redisjobs.model.queries import Ending, JobStatus
+from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.torture.checks.checker import Verdict, check
 from redisjobs.torture.fleet.store import Final, Letter
 

@@ -16,7 +16,8 @@ from store import eventually
 from redisjobs import JobQueue, Schedule, Scheduler, server
 from redisjobs.events import Events, ScheduleFired
 from redisjobs.events.recording import Recording
-from redisjobs.model.stored import Accuracy, ScheduleInfo, ms_of, slot_id
+from redisjobs.model.definition import Accuracy, ms_of, slot_id
+from redisjobs.model.stored import ScheduleInfo
 from redisjobs.server import Server
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.checker import Verdict, check

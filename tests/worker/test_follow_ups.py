@@ -381,7 +381,7 @@ async def test_a_run_that_is_over_can_push_nothing_any_more(work: Bench) -> None
     await work.handler(parent).push()
     await work.run()
 
-    with pytest.raises(RuntimeError, match="this run is over, so it can push nothing any more"):
+    with pytest.raises(RuntimeError, match="this run is over, so it can't push any more"):
         contexts[0].push(Next(1))
 
 
@@ -437,7 +437,7 @@ async def test_a_push_by_a_thread_that_is_late_is_told_so_and_the_others_are_mad
 
     assert work.ran == ([] if is_first else [1])
     (told,) = late.told
-    assert told.endswith("this run is over, so it can push nothing any more")
+    assert told.endswith("this run is over, so it can't push any more")
     assert (await work.queue.counts()).totals["pushed"] == 1 + len(work.ran)
 
 
@@ -452,7 +452,7 @@ async def test_a_late_push_of_a_handler_in_a_process_is_no_push_of_the_next_job_
         await Worker(work.queue, concurrency=1).run(until_idle=True)
 
     told = (tmp_path / "told").read_text()
-    assert told.endswith("this run is over, so it can push nothing any more")
+    assert told.endswith("this run is over, so it can't push any more")
     assert not await work.queue.jobs("delayed")
 
 
@@ -480,7 +480,7 @@ async def test_a_run_whose_time_is_over_can_push_nothing_as_it_is_cancelled(work
     await work.handler(parent, timeout=0.05, retry=no_retry()).push()
     await work.run()
 
-    assert told[0].endswith("this run is over, so it can push nothing any more")
+    assert told[0].endswith("this run is over, so it can't push any more")
 
 
 async def test_a_run_that_outlives_its_time_pushes_nothing(work: Bench) -> None:
@@ -729,7 +729,7 @@ def test_jobs_that_may_replace_others_go_in_smaller_calls() -> None:
     items = [Bare("x" * 8000)] * 500
 
     def sizes(**options: Any) -> list[int]:
-        return [len(chunk.jobs) for chunk in queue.prepare_many(items, BARE, options)]  # type: ignore[arg-type]
+        return [len(chunk.jobs) for chunk in queue._prepare_many(items, BARE, options)]  # type: ignore[arg-type]
 
     assert sizes() == [500]
     assert sizes(unique="k") == [500]

@@ -10,10 +10,11 @@ import pytest
 from store import Heart, RedisStore, Store, dispatch, eventually, happened, inherit
 
 from redisjobs.errors import Unavailable
+from redisjobs.model.changes import Cancel
 from redisjobs.model.context import JobContext
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Cancel, Count
+from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, Exchange, NewJob, Reply, Settlements
 from redisjobs.queue import JobQueue
 from redisjobs.worker.run import WorkerRun

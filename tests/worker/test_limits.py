@@ -28,10 +28,12 @@ from redisjobs import (
     sync,
 )
 from redisjobs.drivers.memory.driver import MemoryDriver
+from redisjobs.model.changes import Cancel, SetLimit, Tidy
 from redisjobs.model.driver import Consumer, Driver
+from redisjobs.model.info import limit_infos
 from redisjobs.model.job import Priority, State
-from redisjobs.model.limits import Limit, limit_infos
-from redisjobs.model.queries import Cancel, Count, FindLimits, SetLimit, Tidy
+from redisjobs.model.limits import Limit
+from redisjobs.model.queries import Count, FindLimits
 from redisjobs.model.transitions import Ack, NewJob, Release
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
@@ -531,9 +533,9 @@ async def test_a_key_that_raises_is_told_by_the_push() -> None:
         ({"rate": "fast"}, "rate='fast': give how many in a second, a minute or an hour, as 100/s"),
         ({"rate": "0/s"}, "rate='0/s': give how many"),
         ({"rate": "0.0001/h"}, "rate='0.0001/h': it is too slow; give at least one in a year"),
-        ({"rate": "1/h", "burst": 10**6}, "burst=1000000: so many take more than a hundred years"),
+        ({"rate": "1/h", "burst": 10**6}, "burst=1000000: these jobs take more than a hundred years"),
         ({"rate": "5/s", "burst": 0}, "burst=0: give a whole number from 1 up"),
-        ({"burst": 5}, "burst=5: it says how many may start together of a rate=; give that too"),
+        ({"burst": 5}, "burst=5: it says how many jobs of a rate= may start together; give that too"),
     ],
 )
 async def test_a_limit_that_makes_no_sense_is_refused_with_what_was_wrong(

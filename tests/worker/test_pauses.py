@@ -14,21 +14,10 @@ from store import MemoryStore, RedisStore, Store, eventually
 from redisjobs import JobName, JobQueue, Reply, State, Worker, sync
 from redisjobs.drivers.memory.driver import MemoryDriver
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.model.changes import Change, Hold, Pause, Resume, Tidy, Unhold, Unpark
 from redisjobs.model.driver import Consumer, Driver, Until
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import (
-    Change,
-    Count,
-    FindPauses,
-    Hold,
-    Pause,
-    Pauses,
-    Resume,
-    Scan,
-    Tidy,
-    Unhold,
-    Unpark,
-)
+from redisjobs.model.queries import Count, FindPauses, Pauses, Scan
 from redisjobs.model.transitions import Exchange, NewJob
 from redisjobs.testing.driver_contract.acts import rows_of
 from redisjobs.testing.driver_contract.pausing import ids_of_claim, push, unpark

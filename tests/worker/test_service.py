@@ -188,8 +188,8 @@ async def test_a_service_that_dies_ends_what_is_inside_of_it_by_its_error(
         await wait()
     assert not went_on
     assert str(service.error) == "no"
-    assert service.health.why == "it had to end: no"
-    assert f"the service of queue '{queue.name}' had to end: no" in caplog.text
+    assert service.health.why == "it failed: no"
+    assert f"the service of queue '{queue.name}' failed: no" in caplog.text
     await queue.aclose()
 
 
@@ -200,7 +200,7 @@ async def test_a_service_that_dies_is_logged_and_no_more_where_that_is_asked_for
     async with queue.service(worker=False, schedules=True, on_failure="log") as service:
         await eventually(lambda: service.error)
         await queue.push(Work(1))
-    assert "had to end: no" in caplog.text
+    assert "failed: no" in caplog.text
     await queue.aclose()
 
 
@@ -515,8 +515,8 @@ async def test_a_web_application_whose_service_dies_ends_and_says_why(
     store.admin.execute_command("ACL", "SETUSER", store.user, "-evalsha")
     said, _ = await anyio.to_thread.run_sync(lambda: served.process.communicate(timeout=30))
 
-    assert f"the service of queue '{store.queue_name}' had to end: the server's ACL forbids" in said
-    assert "this process is ended with it, by SIGTERM" in said
+    assert f"the service of queue '{store.queue_name}' failed: the server's ACL forbids" in said
+    assert "this process ends with it, by SIGTERM" in said
     assert "Application shutdown complete" in said
 
 

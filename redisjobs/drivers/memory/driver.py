@@ -15,8 +15,9 @@ from redisjobs.base.eventloop import threadsafe_caller
 from redisjobs.drivers.memory import limits, operator, pushes, schedules, worker
 from redisjobs.drivers.memory.state import CHANGES, CONTROL, QUERIES, READY, Listener, Memory
 from redisjobs.errors import Unavailable
+from redisjobs.model.changes import Change
 from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until, supported
-from redisjobs.model.queries import Change, Query
+from redisjobs.model.queries import Query
 from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
 T = TypeVar("T")

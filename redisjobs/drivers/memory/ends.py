@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, answers, with_fields
+from redisjobs.model.changes import Ending, GetStatus, JobStatus
 from redisjobs.model.job import State
-from redisjobs.model.queries import Ending, GetStatus, JobStatus
 from redisjobs.model.transitions import Result
 
 _WATCHED = 60_000  # ms for which the last progress outlives its job

@@ -3,8 +3,9 @@
 import math
 
 from redisjobs.drivers.memory.state import Job, Line, Memory, answers, by_rank
+from redisjobs.model.changes import SetLimit
 from redisjobs.model.limits import Limit
-from redisjobs.model.queries import FindLimits, LimitsFound, SetLimit
+from redisjobs.model.queries import FindLimits, LimitsFound
 from redisjobs.model.transitions import MOST_JOBS
 
 _LOST_MS = 5_000  # after which a line is looked at again, if jobs that had their turn did not start

@@ -7,17 +7,29 @@ from redisjobs.drivers.memory.ends import finish, remember, trim
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, living
 from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
-from redisjobs.model.job import Priority, State, WhyWaiting
-from redisjobs.model.queries import (
-    Backlog,
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     ChangeMany,
-    Count,
-    Counts,
     Declare,
     Delete,
     DeleteAll,
+    Hold,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    Retain,
+    Tidied,
+    Tidy,
+    Unhold,
+    Unpark,
+)
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import (
+    Backlog,
+    Count,
+    Counts,
     Filter,
     Find,
     FindPauses,
@@ -26,20 +38,10 @@ from redisjobs.model.queries import (
     Group,
     GroupDead,
     Grouped,
-    Hold,
-    Pause,
     Pauses,
-    Requeue,
-    RequeueAll,
-    Resume,
-    Retain,
     Row,
     Scan,
     Scanned,
-    Tidied,
-    Tidy,
-    Unhold,
-    Unpark,
     WorkersFound,
     backlog_since,
 )

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from redisjobs.model.changes import Change, JobStatus
+from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.model.job import Priority, State
 from redisjobs.model.limits import Limit
-from redisjobs.model.queries import Change, JobStatus, Query
+from redisjobs.model.queries import Query
 from redisjobs.model.retention import DEFAULT, Retention
-from redisjobs.model.stored import Definition
 from redisjobs.model.transitions import Exchange, Pushed
 
 K = TypeVar("K")

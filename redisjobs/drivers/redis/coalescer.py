@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from redisjobs.drivers.redis.pending_pushes import WORTH, Batch, PendingPush, PendingPushes, answer, jobs_of
 from redisjobs.errors import Unavailable
-from redisjobs.model.transitions import LONGEST_TRY, NewJob, Pushed
+from redisjobs.model.times import LONGEST_TRY
+from redisjobs.model.transitions import NewJob, Pushed
 
 _MOST = 2  # round trips at once
 

@@ -29,7 +29,7 @@ from redisjobs.base.visible import without_password
 from redisjobs.drivers.redis.commands import Command, Commands, Wire, Word, translate, value_of
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies, reader_of
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.model.transitions import LONGEST_TRY
+from redisjobs.model.times import LONGEST_TRY
 
 ANSWER = LONGEST_TRY / 2
 """Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""

@@ -20,9 +20,9 @@ from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.worker_commands import Ahead, Claimed, Settled, WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.model.changes import Change, Tidied
 from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Change, Tidied
 from redisjobs.model.transitions import (
     LOWEST_RANK,
     MOST_JOBS,

@@ -20,9 +20,11 @@ from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, ar
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.model.changes import Change, ChangeMany
 from redisjobs.model.driver import Notification, PushedInPart
-from redisjobs.model.queries import Change, ChangeMany, Query
-from redisjobs.model.transitions import LONGEST_TRY, NewJob, Pushed
+from redisjobs.model.queries import Query
+from redisjobs.model.times import LONGEST_TRY
+from redisjobs.model.transitions import NewJob, Pushed
 
 T = TypeVar("T")
 Now = Callable[[], int] | None

@@ -7,7 +7,8 @@ from typing import Protocol, TypeVar
 
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
 from redisjobs.model.driver import OtherVersion, PushedInPart
-from redisjobs.model.transitions import LONGEST_TRY, MOST_JOBS, NewJob, Pushed, found_again, weight_of
+from redisjobs.model.times import LONGEST_TRY
+from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, found_again, weight_of
 
 WORTH = 32
 """Callers waiting that are worth a second round trip at once."""

@@ -21,47 +21,50 @@ from redisjobs.drivers.redis.commands import (
     text_id,
 )
 from redisjobs.drivers.redis.schedule_commands import ScheduleCommands, job_words, pushed
-from redisjobs.model.driver import supported
-from redisjobs.model.job import Priority, State, WhyWaiting
-from redisjobs.model.queries import (
-    Backlog,
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     Change,
-    Count,
-    Counts,
     Declare,
     Delete,
     DeleteAll,
     Ending,
+    GetStatus,
+    Hold,
+    JobStatus,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    Retain,
+    SetLimit,
+    Tidied,
+    Tidy,
+    Unhold,
+    Unpark,
+)
+from redisjobs.model.driver import supported
+from redisjobs.model.info import FACTS
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import (
+    Backlog,
+    Count,
+    Counts,
     Filter,
     Find,
     FindLimits,
     FindPauses,
     FindWorkers,
     GetBacklog,
-    GetStatus,
     Group,
     GroupDead,
     Grouped,
-    Hold,
-    JobStatus,
     LimitsFound,
-    Pause,
     Pauses,
     Query,
-    Requeue,
-    RequeueAll,
-    Resume,
-    Retain,
     Row,
     Scan,
     Scanned,
-    SetLimit,
-    Tidied,
-    Tidy,
-    Unhold,
-    Unpark,
     WorkersFound,
     backlog_since,
 )
@@ -75,7 +78,6 @@ from redisjobs.model.stored import (
     WithdrawSchedules,
 )
 from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, Reply
-from redisjobs.model.workers import FACTS
 
 T = TypeVar("T")
 

@@ -25,6 +25,7 @@ from redisjobs.drivers.redis.schedule_commands import job_words
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Fenced, IdTaken
 from redisjobs.model.job import Priority
+from redisjobs.model.times import YOUNG_MS
 from redisjobs.model.transitions import (
     LOWEST_RANK,
     MOST_JOBS,
@@ -46,8 +47,6 @@ from redisjobs.model.transitions import (
 
 _FENCED, _SPOILED = b"FENCED", b"SPOILED"
 _RELEASED, _RESTRICTED, _PAUSED, _TURNS, _SEES_TO_TURNS, _RELEASED_RANK = 1, 6, 4, 8, 16, 32
-_YOUNG_MS = 65_000
-"""A push that is older can't be repeated; some seconds more, as our clock is behind the server's."""
 
 
 @dataclass(slots=True)
@@ -220,7 +219,7 @@ class WorkerCommands(Commands):
             server_ms: The server's clock, or earlier; None: not known.
         """
         # The same cut as the script would make, by text: entry ids begin with their time, of as many digits.
-        batch = _Batch(settlements, cut="" if server_ms is None else f"{server_ms - _YOUNG_MS:.0f}")
+        batch = _Batch(settlements, cut="" if server_ms is None else f"{server_ms - YOUNG_MS:.0f}")
         lane, number = (turn.lane, turn.number) if turn and settlements else (0, 0)
         arguments = [worker, str(lane), str(number), "1" if promote else "", self._now, *batch.arguments()]
 

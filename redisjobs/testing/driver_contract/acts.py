@@ -4,9 +4,10 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from redisjobs.model.changes import Cancel, Delete
 from redisjobs.model.driver import Beat, Consumer, Driver, Fenced
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Counts, Delete, Find, Row, Scan
+from redisjobs.model.queries import Counts, Find, Row, Scan
 from redisjobs.model.transitions import (
     MOST_JOBS,
     Ack,

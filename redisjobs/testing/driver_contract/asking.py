@@ -11,26 +11,11 @@ import pytest
 
 from redisjobs.drivers import sync_side
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.model.codec import job_info
+from redisjobs.model.changes import Cancel, Change, ChangeMany, Delete, Requeue, Retain, Tidy
 from redisjobs.model.driver import Driver, Unsupported
+from redisjobs.model.info import job_info
 from redisjobs.model.job import Priority, State, WhyWaiting
-from redisjobs.model.queries import (
-    Cancel,
-    Change,
-    ChangeMany,
-    Count,
-    Delete,
-    Filter,
-    Find,
-    FindWorkers,
-    GetBacklog,
-    GroupDead,
-    Query,
-    Requeue,
-    Retain,
-    Scan,
-    Tidy,
-)
+from redisjobs.model.queries import Count, Filter, Find, FindWorkers, GetBacklog, GroupDead, Query, Scan
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.transitions import (
     Ack,

@@ -8,9 +8,10 @@ from typing import Any
 import anyio
 import pytest
 
+from redisjobs.model.changes import Cancel, Delete, Ending, GetStatus, JobStatus, Requeue
 from redisjobs.model.driver import Notification
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Cancel, Delete, Ending, Find, GetStatus, JobStatus, Requeue
+from redisjobs.model.queries import Find
 from redisjobs.model.transitions import (
     Ack,
     After,

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Cancel, Count, Find
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Settlement, Turn
 from redisjobs.testing.driver_contract.acts import (
     FAILED,

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
+from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count
+from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, Pushed, Release, Reply
 from redisjobs.testing.driver_contract.acts import (
     Open,

@@ -7,25 +7,10 @@ from typing import Any
 import anyio
 import pytest
 
+from redisjobs.model.changes import Cancel, Delete, Hold, Pause, Requeue, Resume, SetLimit, Tidy, Unhold, Unpark
 from redisjobs.model.driver import Consumer, Driver, Notification, Until
 from redisjobs.model.job import Priority, State, WhyWaiting
-from redisjobs.model.queries import (
-    Cancel,
-    Count,
-    Delete,
-    Find,
-    FindLimits,
-    Hold,
-    LimitsFound,
-    Pause,
-    Requeue,
-    Resume,
-    Scan,
-    SetLimit,
-    Tidy,
-    Unhold,
-    Unpark,
-)
+from redisjobs.model.queries import Count, Find, FindLimits, LimitsFound, Scan
 from redisjobs.model.transitions import (
     Ack,
     After,

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from redisjobs.model.queries import Change, Query
+from redisjobs.model.changes import Change
+from redisjobs.model.queries import Query
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from redisjobs.model.changes import Cancel, Delete, Requeue
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Delete, Find, Requeue
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, NewJob, Pushed, Release, Reply, Turn
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,

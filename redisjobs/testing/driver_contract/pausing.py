@@ -6,23 +6,10 @@ from typing import Any
 import anyio
 import pytest
 
+from redisjobs.model.changes import Cancel, Hold, Pause, Resume, Tidy, Unhold, Unpark
 from redisjobs.model.driver import Consumer, Driver, Until
 from redisjobs.model.job import Priority, State, WhyWaiting
-from redisjobs.model.queries import (
-    Cancel,
-    Count,
-    Find,
-    FindPauses,
-    GetBacklog,
-    Hold,
-    Pause,
-    Pauses,
-    Resume,
-    Scan,
-    Tidy,
-    Unhold,
-    Unpark,
-)
+from redisjobs.model.queries import Count, Find, FindPauses, GetBacklog, Pauses, Scan
 from redisjobs.model.transitions import (
     Ack,
     After,

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer, Fenced, IdTaken
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Find
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import (
     MOST_JOBS,
     Ack,

@@ -6,8 +6,9 @@ from typing import Any
 import anyio
 import pytest
 
+from redisjobs.model.changes import Cancel, Requeue
 from redisjobs.model.job import State
-from redisjobs.model.queries import Cancel, Count, Find, Requeue
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, Due, Pushed, Reply, Settlement
 from redisjobs.testing.driver_contract import acts
 from redisjobs.testing.driver_contract.acts import (

@@ -7,21 +7,10 @@ from typing import Any
 
 import pytest
 
+from redisjobs.model.changes import BulkResult, Cancel, Delete, DeleteAll, Requeue, RequeueAll
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import (
-    BulkResult,
-    Cancel,
-    Delete,
-    DeleteAll,
-    Filter,
-    Group,
-    GroupDead,
-    Requeue,
-    RequeueAll,
-    Row,
-    Scan,
-)
+from redisjobs.model.queries import Filter, Group, GroupDead, Row, Scan
 from redisjobs.model.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
 from redisjobs.testing.driver_contract.acts import claim
 from redisjobs.testing.driver_contract.needs import needs

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from redisjobs.errors import DriverError
+from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.job import Priority, State
-from redisjobs.model.queries import Cancel, Count, Find
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import (
     Ack,
     After,

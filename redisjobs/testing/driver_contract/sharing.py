@@ -6,8 +6,9 @@ from contextlib import aclosing
 import anyio
 import pytest
 
+from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Driver, Fenced, Notification
-from redisjobs.model.queries import Cancel, Count
+from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, After, Pushed, Reply
 from redisjobs.testing.driver_contract.acts import (
     Open,

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from redisjobs.model.changes import Cancel, Hold, Pause, Requeue, Resume, Unhold, Unpark
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Cancel, Count, Find, Hold, Pause, Requeue, Resume, Unhold, Unpark
+from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, DeadLetter, NewJob, Pushed, Release, Reply
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer, Notification
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Cancel
 from redisjobs.model.transitions import Ack, After, Lease, Release, Reply, RetryLater
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from redisjobs.events.recording import Line
-from redisjobs.model.queries import Ending, JobStatus
+from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.torture.checks.causes import noticed_by
 from redisjobs.torture.checks.stories import Key, Story
 from redisjobs.torture.fleet.store import Final

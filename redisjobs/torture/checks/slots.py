@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from redisjobs.model.stored import Accuracy, ScheduleInfo, ms_of, slot_id
+from redisjobs.model.definition import Accuracy, ms_of, slot_id
+from redisjobs.model.stored import ScheduleInfo
 from redisjobs.torture.checks.stories import Key, Story
 from redisjobs.torture.fleet.rules import SPAN
 from redisjobs.torture.fleet.store import Final

@@ -14,7 +14,8 @@ from redisjobs.drivers.redis.commands import GROUP, Command
 from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.drivers.redis.queue_commands import QueueCommands
 from redisjobs.errors import DriverError
-from redisjobs.model.queries import Counts, Ending, GetStatus, JobStatus, Tidy
+from redisjobs.model.changes import Ending, GetStatus, JobStatus, Tidy
+from redisjobs.model.queries import Counts
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.transitions import MOST_JOBS
 from redisjobs.torture.fleet.settable import KEY

@@ -11,7 +11,7 @@ import anyio
 from redisjobs.base.eventloop import is_awaitable, was_asked
 from redisjobs.base.visible import visible
 from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
-from redisjobs.model import codec
+from redisjobs.model import payload
 from redisjobs.model.context import JobContext, set_current_job
 from redisjobs.model.job import JobDefinition
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Undecodable, Unplaced
@@ -122,7 +122,7 @@ class Call:
         """
         definition, surroundings = self._definition, self._surroundings
         try:
-            decoded = surroundings.run(codec.decode_parameters, definition.name, parameters)
+            decoded = surroundings.run(payload.decode_parameters, definition.name, parameters)
         except DecodeError as error:
             return Undecodable(str(error))
         except BaseException as error:  # the parameters' own code
@@ -180,7 +180,7 @@ class Call:
         try:
             if type(returned) is NotPacked:
                 raise EncodeError(f"{definition.name.name}: the result can't leave its process: {returned.why}")
-            value = codec.encode_parameters(definition.returns, returned, self._max_bytes)
+            value = payload.encode_parameters(definition.returns, returned, self._max_bytes)
         except (EncodeError, RegistrationError) as error:
             if definition.strict_result:
                 return Raised(UnwritableResult(f"the handler has returned, and is not run again: {error}"))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from redisjobs.base.visible import visible
+from redisjobs.client.checks import prepared_by
+from redisjobs.client.functions import FunctionJob
 from redisjobs.client.push import name_in
-from redisjobs.client.registry import FunctionJob, Registry, prepared_by
+from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError
 from redisjobs.middleware import NOBODY, PushEnds, before_push
 from redisjobs.model.job import OnConflict

@@ -16,8 +16,8 @@ from redisjobs._version import __version__
 from redisjobs.base.logger import Log, log_from_thread
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import Beat, Consumer, Fenced
+from redisjobs.model.info import names_fact
 from redisjobs.model.transitions import Lease
-from redisjobs.model.workers import names_fact
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.pool import Pool

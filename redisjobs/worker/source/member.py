@@ -12,8 +12,8 @@ import anyio
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable, WorkerEvent
+from redisjobs.model.changes import Declare, Retain, SetLimit
 from redisjobs.model.driver import Consumer, IdTaken
-from redisjobs.model.queries import Declare, Retain, SetLimit
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.clock import Clock
 

@@ -18,11 +18,11 @@ from redisjobs.drivers.memory.driver import MemoryConsumer, SyncMemoryConsumer
 from redisjobs.drivers.redis.consumer import RedisConsumer, SyncRedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.errors import DriverError, Unavailable
+from redisjobs.model.changes import Tidied, Tidy
 from redisjobs.model.context import JobContext
 from redisjobs.model.driver import Beaten, Consumer, Fenced, Notification, Until
 from redisjobs.model.job import Priority
 from redisjobs.model.outcome import CancelAsked, Done, LeaseGone, Outcome, Raised
-from redisjobs.model.queries import Tidied, Tidy
 from redisjobs.model.transitions import Exchange, Lease, Settlement, Settlements, Turn
 from redisjobs.torture.proxy import HOST, Proxy
 from redisjobs.worker.run import WorkerRun

@@ -1,13 +1,13 @@
-"""What is told of a push, or of a change, that was made by a call on a queue."""
+"""Publishes, as events, the outcome of a push or of a change that a call on a queue made."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from redisjobs.client.push import PushOutcome, name_in
+from redisjobs.client.operations import DONE
+from redisjobs.client.push import name_in
 from redisjobs.errors import DriverError
 from redisjobs.events import Event, Events, JobsChanged, JobsPushed, PushFailed, QueuePaused, QueueResumed, logs
-from redisjobs.model.filters import DONE
-from redisjobs.model.queries import (
+from redisjobs.model.changes import (
     BulkResult,
     Cancel,
     Change,
@@ -22,6 +22,7 @@ from redisjobs.model.queries import (
     Resume,
     Unhold,
 )
+from redisjobs.model.job import PushedJob
 from redisjobs.model.transitions import Reply
 
 _NAMES: dict[type[Change[Any]], str] = {
@@ -36,16 +37,16 @@ _NAMES: dict[type[Change[Any]], str] = {
 
 
 class Publisher:
-    """Publishes, as events of a queue, what calls on that queue came to.
+    """Publishes the events of calls on a queue.
 
-    A queue has one once somebody has asked for its events; else nobody listens. All that it needs is loaded with
-    it, not later: a release that takes this one's place on the disk must not reach into a run.
+    A queue has one once its events were asked for. All that it needs is loaded with it, not later: a new release
+    that replaces this one on the disk must not reach into a run.
 
     Args:
         queue: The queue's name.
 
     Attributes:
-        events: Who listens. The log does.
+        events: The queue's events. The log listens to them.
     """
 
     def __init__(self, queue: str) -> None:
@@ -53,19 +54,20 @@ class Publisher:
         logs.listen(self.events)
         self._queue = queue
 
-    def pushed(self, told: Sequence[PushOutcome]) -> None:
-        """Tell what became of the jobs of a push."""
+    def pushed(self, handles: Sequence[PushedJob]) -> None:
+        """Publish that a push was answered."""
         if self.events.wanted(JobsPushed):
-            self.events.publish(JobsPushed(self._queue, jobs=[each[:3] for each in told]))
+            jobs = [(each.id, each.name, bool(each.added)) for each in handles]
+            self.events.publish(JobsPushed(self._queue, jobs=jobs))
 
     def push_failed(self, error: DriverError) -> None:
-        """Tell that a push raised."""
+        """Publish that a push raised."""
         if self.events.wanted(PushFailed):
             jobs = [(job.job_id, name_in(job)) for job in error.jobs]
             self.events.publish(PushFailed(self._queue, jobs=jobs, error=error))
 
     def changed(self, change: Change[Any], answer: Any) -> None:
-        """Tell what a change came to."""
+        """Publish what a change did."""
         match change:
             case Cancel() | Requeue() | Delete() | Hold() | Unhold():
                 self._tell_jobs([change], [answer])

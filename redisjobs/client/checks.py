@@ -1,0 +1,83 @@
+"""The checks that all ways to push a job share, and that calls on one job share: is this what is meant?"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+
+from redisjobs.base.visible import visible
+from redisjobs.client.functions import FunctionJob
+from redisjobs.client.push import name_in
+from redisjobs.model.job import PushedJob
+from redisjobs.model.transitions import NewJob
+
+
+def why_no_parameters(given: object) -> str:
+    """Return why a value can't be pushed as parameters, and what to write instead; '' if it may be."""
+    if isinstance(given, type):
+        return f"{given.__name__} is a class: push an instance of it, as push({given.__name__}(...))"
+    if isinstance(given, NewJob):
+        return "a job that was prepared is pushed by push_many([job])"
+    if isinstance(given, PushedJob):
+        return (
+            f"the job {visible(given.id, 60)} was pushed already: push parameters, or what prepare makes of them, "
+            "by push_many([job])"
+        )
+    if isinstance(given, FunctionJob):
+        return f"{given.__name__} is a job itself: push its arguments, as {given.__name__}.push(...)"
+    return ""
+
+
+def refuse_function(given: object) -> None:
+    """Refuse a function in the place of parameters: a job function, or a handler.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if why := why_no_parameters(given):
+        raise TypeError(why)
+    if inspect.isroutine(given):
+        name = getattr(given, "__name__", "it")
+        raise TypeError(
+            f"{name} is a function: push the parameters that it takes; the job's name comes after them"
+        )
+
+
+def check_items(items: object) -> None:
+    """Refuse one job in the place of many: of a dict its keys would be pushed, of a model its fields.
+
+    Raises:
+        TypeError: It is one job, or not iterable.
+    """
+    one = isinstance(items, Mapping | str | bytes | NewJob | PushedJob | FunctionJob) or hasattr(items, "job_name")
+    if one or hasattr(type(items), "__pydantic_fields__") or not isinstance(items, Iterable):
+        shown = items.__name__ if isinstance(items, type) else f"a {type(items).__name__}"
+        raise TypeError(f"push_many takes jobs in a list or another iterable, not {shown}: give push_many([job])")
+
+
+def prepared_by(queue_name: str, job: NewJob) -> NewJob:
+    """Return a job that was prepared by the queue of this name.
+
+    Raises:
+        ValueError: Another queue prepared it.
+    """
+    if job.queue and job.queue != queue_name:
+        raise ValueError(
+            f"the job '{visible(name_in(job))}' was prepared by queue '{job.queue}', and this is queue "
+            f"'{queue_name}': push it there, by its own push or that queue's push_many([job])"
+        )
+    return job
+
+
+def id_of(job: str | PushedJob) -> str:
+    """Return a job's id.
+
+    Args:
+        job: The id itself, or the job's handle.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(job, str | PushedJob):
+        return str(job)
+    shown = f"{job!r:.100}"
+    hint = ", as its job_id" if hasattr(job, "job_id") else ""
+    raise TypeError(f"{shown} is no job: give its id{hint}, or the handle that push returned")

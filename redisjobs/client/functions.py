@@ -1,0 +1,136 @@
+"""Functions that are jobs as well: what a queue's `job` and `register` make, and their types."""
+
+import asyncio
+import copy
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+
+from redisjobs.base.visible import visible
+from redisjobs.model.context import JobContext
+from redisjobs.model.job import AppState, JobDefinition, JobName
+from redisjobs.model.options import PushOptions, check_handler_options, check_push_options, is_async, new_job
+from redisjobs.model.signature import Signature
+from redisjobs.model.transitions import NewJob
+
+P = TypeVar("P")
+Args = ParamSpec("Args")
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+Returned_co = TypeVar("Returned_co", covariant=True)  # so that any coroutine is one
+
+
+class Anything:
+    """No argument is one of these: a function accepts it as its first argument only if that may be anything."""
+
+
+# For type checkers. They can leave the context out of a signature only where it comes first. Where it comes later,
+# or where the first argument may be anything, and so a context, they do not check what is pushed; the push does.
+Unchecked = (
+    Callable[Concatenate[Anything, ...], Returned]
+    | Callable[Concatenate[Any, JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, Any, JobContext[AppState], ...], Returned]
+)
+
+
+class HandlerDecorator(Protocol[P]):
+    """What `register(...)` returns: it makes a function the handler of a job. The function stays as it is."""
+
+    @overload
+    def __call__(
+        self, handler: Callable[[P, JobContext[AppState]], Returned], /
+    ) -> Callable[[P, JobContext[AppState]], Returned]: ...
+
+    @overload
+    def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...
+
+
+class Queue(Protocol):
+    """What a job function needs of its queue."""
+
+    name: str
+    definitions: dict[str, JobDefinition[Any]]
+
+    @property
+    def prepare(self) -> Callable[..., NewJob]: ...  # noqa: D102
+
+
+class FunctionJob(Generic[Args, Given, Returned_co]):
+    """A function that is a job as well: call it as before, or push it with the same arguments but the context.
+
+    Type checkers know the function's arguments, those that are pushed, and what it returns. They check what is
+    pushed if the function takes no context, or takes it first. They check nothing if it comes later. A context
+    that is keyword-only they take for an argument.
+
+    Attributes:
+        name: Its job name.
+    """
+
+    __name__: str  # the function's, as its docstring and its signature
+
+    def __init__(
+        self, queue: Queue, function: Callable[Args, Returned_co], name: JobName[Any], signature: Signature
+    ) -> None:
+        # Not the attributes of a callable object: they would replace ours.
+        functools.update_wrapper(self, function, updated=("__dict__",) if inspect.isroutine(function) else ())
+        self.name = name
+        self._queue = queue
+        self._function = function
+        self._signature = signature
+        self._options = PushOptions()
+        if is_async(function):
+            _mark_async(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} '{visible(self.name.name)}' of queue '{self._queue.name}'>"
+
+    def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Returned_co:
+        """Call the function itself, here and now."""
+        return self._function(*args, **kwargs)
+
+    def options(self, **options: Unpack[PushOptions]) -> Self:
+        """Return the same job with push options, as in `resize.options(delay=60).push("a.png", width=64)`.
+
+        Raises:
+            TypeError: An option does not exist.
+            ValueError: The value of an option is wrong.
+            EncodeError: The headers are not strings.
+        """
+        check_push_options(options)
+        other = copy.copy(self)
+        other._options = {**self._options, **options}
+        known = self._queue.definitions.get(self.name.name)
+        key = PushOptions(unique="its own") if known is not None and known.unique is not None else PushOptions()
+        new_job([], {**key, **other._options})  # a wrong value is an error here, not at each push
+        return other
+
+    def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> NewJob:
+        """Encode a call without pushing it, for `queue.push_many`.
+
+        Raises:
+            EncodeError: The arguments don't fit the function.
+        """
+        return self._queue.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
+
+
+def check_job_options(function: object, options: Mapping[str, Any]) -> None:
+    """Check what `job` was given: a function, or options that exist.
+
+    Raises:
+        TypeError: It was given something else.
+    """
+    if function is not None and not callable(function):
+        raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
+    check_handler_options(options, "name", "limit_key", limit_key=options.get("limit_key"))
+
+
+def _mark_async(function: Any) -> None:
+    """Make frameworks await what a call returns: they ask whether it is a coroutine function."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    else:  # what asyncio.iscoroutinefunction looks for, as asgiref has it
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]

@@ -1,0 +1,303 @@
+"""What an operator asks of a queue and does to it: each call written once, for the async and the sync queue.
+
+An operation is a generator: it yields queries and changes, is sent their answers, and returns what the caller
+gets. `Calls._do` and `SyncCalls._do` carry it out.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from datetime import timedelta
+from typing import Any, Protocol, TypedDict, TypeVar
+
+from redisjobs.base.arguments import flag, is_text, milliseconds, one_of, pause_of, seconds, whole
+from redisjobs.client.checks import id_of
+from redisjobs.errors import DecodeError
+from redisjobs.model.changes import (
+    BulkResult,
+    Cancel,
+    Change,
+    ChangeMany,
+    DeleteAll,
+    Hold,
+    JobChange,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    SetLimit,
+    Unhold,
+    Unpark,
+)
+from redisjobs.model.info import (
+    DeadGroup,
+    Groups,
+    JobInfo,
+    LimitInfo,
+    WorkerInfo,
+    job_info,
+    limit_infos,
+    pause_info,
+    worker_infos,
+)
+from redisjobs.model.job import JobName, PushedJob, State, checked_name
+from redisjobs.model.limits import Limit
+from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
+from redisjobs.model.retention import ASIDE
+from redisjobs.model.transitions import MOST_JOBS, Reply
+
+T = TypeVar("T")
+
+Steps = Generator[Query[Any] | Change[Any], Any, T]
+"""An operation that returns a T."""
+
+DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
+"""The replies for a job that was changed."""
+
+_AT_ONCE = 100  # changes in one round trip: they take a server a few ms
+_ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
+
+
+class FilterOptions(TypedDict, total=False):
+    """Which jobs are chosen. A job must match every option that is given.
+
+    Attributes:
+        name: The job's name.
+        text: A text in its stored parameters or its last error. It is no pattern.
+        fingerprint: The fingerprint of a dead letter's failure, as in `JobInfo.fingerprint`.
+        reason: The reason of a dead letter, as in `JobInfo.reason`.
+        older_than: The shortest time, in seconds or as a timedelta: since a job came to the queue, since a dead
+            letter died, or since a kept job ended.
+    """
+
+    name: str | None
+    text: str | None
+    fingerprint: str | None
+    reason: str | None
+    older_than: float | timedelta | None
+
+
+def filter_of(options: FilterOptions) -> Filter:
+    """Return the filter for the store.
+
+    Raises:
+        ValueError: The value of an option is wrong.
+        TypeError: An option does not exist.
+    """
+    unknown = options.keys() - FilterOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(FilterOptions.__annotations__)
+        raise TypeError(f"jobs are not chosen by {', '.join(sorted(unknown))}=; give one of {known}")
+    older_than = options.get("older_than")
+    return Filter(
+        _text(options.get("name"), "name"),
+        _text(options.get("text"), "text"),
+        _text(options.get("fingerprint"), "fingerprint"),
+        _text(options.get("reason"), "reason"),
+        None if older_than is None else milliseconds(seconds(older_than, "older_than")),
+    )
+
+
+def _text(text: str | None, what: str) -> str:
+    if text is None or is_text(text, r"(?s:.{1,1000})"):
+        return text or ""
+    raise ValueError(f"{what}={text!r}: give 1 to 1,000 characters that UTF-8 can carry")
+
+
+def ask(request: Query[T] | Change[T]) -> Steps[T]:
+    """Yield one query or change, and return its answer."""
+    answer: T = yield request
+    return answer
+
+
+# Look at jobs
+
+
+def get(job: str | PushedJob) -> Steps[JobInfo | None]:
+    """Look a job up."""
+    row = yield from ask(Find(id_of(job)))
+    return None if row is None else job_info(row)
+
+
+def jobs(state: State | str | None, limit: int, options: FilterOptions) -> Steps[list[JobInfo]]:
+    """List jobs of one state, or of each."""
+    states = _ALL if state is None else [one_of(State, state, "state")]
+    wanted, most, found = filter_of(options), min(whole(limit, "limit"), MOST_JOBS), list[JobInfo]()
+    for each in states:
+        page: Scan | None = Scan(each, wanted, "", most)
+        last = len(found) + most
+        while page is not None:
+            step = yield from ask(page)
+            found += map(job_info, step.rows)
+            page = Scan(each, wanted, step.after, last - len(found)) if step.after and len(found) < last else None
+    return found
+
+
+def first_page(state: State | str, options: FilterOptions) -> Scan:
+    """Return the query that begins a scan of one state."""
+    return Scan(one_of(State, state, "state"), filter_of(options))
+
+
+def dead_groups() -> Steps[list[DeadGroup]]:
+    """Group the dead letters by kind."""
+    groups, after = Groups(), None
+    while after != "":
+        step = yield from ask(GroupDead(after or ""))
+        groups.add(step.groups)
+        after = step.after
+    return groups.result()
+
+
+# Look at the queue
+
+
+class _Page(Protocol):
+    @property
+    def after(self) -> str: ...
+
+
+Page = TypeVar("Page", bound=_Page)
+
+
+def _pages(query: Callable[[str], Query[Page]]) -> Steps[list[Page]]:
+    pages = [(yield from ask(query("")))]
+    while pages[-1].after:
+        pages.append((yield from ask(query(pages[-1].after))))
+    return pages
+
+
+def workers() -> Steps[list[WorkerInfo]]:
+    """List the workers."""
+    return worker_infos((yield from _pages(FindWorkers)))
+
+
+def limits() -> Steps[list[LimitInfo]]:
+    """List the limits."""
+    return limit_infos((yield from _pages(FindLimits)))
+
+
+# Change the queue
+
+
+def _name_or_all(name: str | JobName[Any] | None) -> str:
+    return "" if name is None else checked_name(name)
+
+
+def is_paused(name: str | JobName[Any] | None) -> Steps[bool]:
+    """Return whether the queue is paused, or a job name."""
+    found = pause_info((yield from ask(FindPauses())))
+    return found.is_paused(_name_or_all(name))
+
+
+def pause(name: str | JobName[Any] | None) -> Steps[None]:
+    """Let no job of the queue, or of one name, start."""
+    yield from ask(Pause(_name_or_all(name)))
+
+
+def resume(name: str | JobName[Any] | None) -> Steps[None]:
+    """Let the jobs of the queue, or of one name, start again."""
+    yield from ask(Resume(_name_or_all(name)))
+    after = None if name is not None else ""
+    while after != "":
+        after = yield from ask(Unpark(after or ""))
+
+
+def set_limit(
+    name: str | JobName[Any], max_concurrency: int | None, rate: str | None, burst: int | None
+) -> Steps[None]:
+    """Set the limit of a name, or remove it."""
+    limit, after = Limit(max_concurrency, rate, burst).text, None
+    while after != "":
+        after = yield from ask(SetLimit(checked_name(name), limit, after or ""))
+
+
+# Change jobs
+
+
+def requeue(
+    job: str | PushedJob, parameters: Any, ended: bool, edited: Callable[[Row, Any], Requeue]
+) -> Steps[bool]:
+    """Make a dead letter ready again.
+
+    Args:
+        job: Its id, or its handle.
+        parameters: Its new ones; None: as they are.
+        ended: Whether a job that ended and was kept will do too.
+        edited: Makes the change that sets new parameters.
+    """
+    job_id, is_ended = id_of(job), flag(ended, "ended")
+    if parameters is None:
+        change = Requeue(job_id, ended=is_ended)
+    else:
+        row = yield from ask(Find(job_id))
+        if row is None or row.state not in (ASIDE if is_ended else (State.DEAD,)):
+            return False
+        change = edited(row, parameters)
+    match (yield from ask(change)):
+        case Reply.OVERSIZED:
+            raise DecodeError(f"{job_id}: the entry has more fields than a script can move; it stays")
+        case reply:
+            return reply is Reply.OK
+
+
+def requeue_all(options: FilterOptions, rate: str | None) -> Steps[int]:
+    """Make all chosen dead letters ready again, at once or at a rate."""
+    wanted, pause_ms, began = filter_of(options), 0.0 if rate is None else pause_of(rate), time.monotonic()
+
+    def step(after: str, total: int) -> RequeueAll:
+        passed_ms = (time.monotonic() - began) * 1000
+        return RequeueAll(wanted, after, total * pause_ms - passed_ms if pause_ms else 0.0, pause_ms)
+
+    return (yield from _take_all(step))
+
+
+def delete_all(options: FilterOptions) -> Steps[int]:
+    """Delete all chosen dead letters."""
+    wanted = filter_of(options)
+    return (yield from _take_all(lambda after, _: DeleteAll(wanted, after)))
+
+
+def _take_all(step: Callable[[str, int], Change[BulkResult]]) -> Steps[int]:
+    after, total = "", 0
+    while True:
+        taken = yield from ask(step(after, total))
+        after, total = taken.after, total + len(taken.job_ids)
+        if not after:
+            return total
+
+
+def cancel_all(state: State | str, options: FilterOptions) -> Steps[int]:
+    """Cancel all chosen jobs, also those that run by now."""
+    wanted = one_of(State, state, "state")
+    if wanted not in (State.READY, State.DELAYED, State.RUNNING):
+        raise ValueError(f"state={state!r}: give ready, delayed or running; `delete_all` deletes dead letters")
+    return (yield from _change_all(wanted, options, lambda row: Cancel(row.job_id)))
+
+
+def hold_all(state: State | str, options: FilterOptions) -> Steps[int]:
+    """Hold all chosen jobs, but those that run by now."""
+    return (yield from _change_all(_waiting(state), options, lambda row: Hold(row.job_id)))
+
+
+def unhold_all(state: State | str, options: FilterOptions) -> Steps[int]:
+    """Release all chosen jobs that are held."""
+    change: Callable[[Row], JobChange | None] = lambda row: Unhold(row.job_id) if row.held else None  # noqa: E731
+    return (yield from _change_all(_waiting(state), options, change))
+
+
+def _waiting(state: State | str) -> State:
+    wanted = one_of(State, state, "state")
+    if wanted not in (State.READY, State.DELAYED):
+        raise ValueError(f"state={state!r}: give ready or delayed; only jobs that wait can be held")
+    return wanted
+
+
+def _change_all(state: State, options: FilterOptions, change: Callable[[Row], JobChange | None]) -> Steps[int]:
+    wanted, after, total = filter_of(options), None, 0
+    while after != "":
+        step = yield from ask(Scan(state, wanted, after or "", _AT_ONCE))
+        changes = [each for each in map(change, step.rows) if each is not None]
+        if changes:
+            replies = yield from ask(ChangeMany(changes))
+            total += sum(reply in DONE for reply in replies)
+        after = step.after
+    return total

@@ -1,0 +1,80 @@
+"""The slots of a rule: the moments that it names, as aware datetimes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from redisjobs.base.arguments import aware
+
+if TYPE_CHECKING:
+    from redisjobs.schedules.recurrence import Calendar, Interval
+
+_TICK = timedelta.resolution
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Slots:
+    """What a rule can be asked."""
+
+    _rule: "Calendar | Interval"
+
+    @property
+    def text(self) -> str:
+        """The whole rule on one line: `*/5 9-17 * * mon-fri Europe/Berlin`, `every 90 s`; `parse` reads it."""
+        return self._rule.text
+
+    def next_after(self, moment: datetime) -> datetime:
+        """Return the first slot after a moment, strictly.
+
+        Raises:
+            ValueError: The moment has no time zone, or there is no slot before the year 10000.
+        """
+        slots = self._rule.ascending(_just_after(in_utc(moment, "moment")), datetime.max)
+        return self._first(slots, f"after {moment}")
+
+    def last_before(self, moment: datetime) -> datetime:
+        """Return the last slot before a moment, strictly.
+
+        Raises:
+            ValueError: The moment has no time zone, or there is no slot since the year 1.
+        """
+        return self._first(self._rule.descending(datetime.min, in_utc(moment, "moment")), f"before {moment}")
+
+    def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Go through the slots after one moment, strictly, and up to another one; the first one comes first.
+
+        Raises:
+            ValueError: One of them has no time zone.
+        """
+        return self._rule.ascending(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
+
+    def count(self, after: datetime, until: datetime) -> int:
+        """Count the slots after one moment, strictly, and up to another one.
+
+        Raises:
+            ValueError: One of them has no time zone.
+        """
+        return self._rule.count(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
+
+    def _first(self, slots: Iterator[datetime], where: str) -> datetime:
+        found = next(slots, None)
+        if found is None:
+            raise ValueError(f"{self.text!r} has no slot {where}: there are only the years 1 to 9999")
+        return found
+
+
+def in_utc(moment: datetime, what: str) -> datetime:
+    """Return a moment in UTC, without its zone.
+
+    Raises:
+        ValueError: It has no time zone; `what` is the caller's name for it.
+    """
+    try:
+        return aware(moment, what).astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:
+        raise ValueError(f"{what}={moment} is not in the years 1 to 9999 of UTC") from None
+
+
+def _just_after(moment: datetime) -> datetime:
+    return min(moment, datetime.max - _TICK) + _TICK

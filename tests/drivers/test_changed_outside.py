@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from store import (
     RedisStore,
-    Store,
 )
 
 from redisjobs.model.changes import Cancel, Delete, Requeue, RequeueAll
@@ -127,7 +126,8 @@ async def test_a_deleted_entry_is_not_recovered(redis_store: RedisStore) -> None
     await store.driver.aclose()
 
 
-async def test_an_entry_id_that_can_be_no_time_says_nothing_of_the_backlog(store: Store) -> None:
+async def test_an_entry_id_that_can_be_no_time_says_nothing_of_the_backlog(redis_store: RedisStore) -> None:
+    store = redis_store
     store.put({"name": "Work", "parameters": "{}"}, entry="5-0")
 
     assert (await store.driver.read(GetBacklog())).oldest == {}

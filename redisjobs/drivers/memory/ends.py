@@ -34,7 +34,7 @@ def finish(
         _set_aside(memory, job, state, {"finished_at": str(now_ms), **notes})
 
 
-def bury(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
+def dead_letter(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
     """Make a job a dead letter, with what is known of the failure."""
     known = {"deliveries": str(job.deliveries), "failed_at": str(memory.now_ms()), **notes}
     memory.count("dead")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from redisjobs.drivers.memory.ends import bury, end_progress, finish, report
+from redisjobs.drivers.memory.ends import dead_letter, end_progress, finish, report
 from redisjobs.drivers.memory.limits import (
     Limiter,
     give_up,
@@ -138,7 +138,7 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
     if isinstance(settlement, DeadLetter):
         told = ("reason", "error", "traceback", "error_type", "fingerprint")
         notes = {name: getattr(settlement, name) for name in told}
-        bury(memory, job, ran | notes | ({} if settlement.reason == "failed" else {"ran_ms": ""}))
+        dead_letter(memory, job, ran | notes | ({} if settlement.reason == "failed" else {"ran_ms": ""}))
     else:
         state = State.CANCELLED if settlement.cancelled else State.COMPLETED
         is_young = job.since_ms > memory.now_ms() - REMEMBERED  # else its push can't be repeated any more
@@ -232,7 +232,7 @@ def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
     elif deliveries > most and (job.ran_alone or most == 1):
         alone = ", the last time with nothing beside it" if job.ran_alone else ""
         error = f"delivered {job.deliveries} times without an outcome{alone}: it may kill its workers"
-        bury(memory, job, {"reason": "worker lost", "error": error, "worker": claimed.worker.id})
+        dead_letter(memory, job, {"reason": "worker lost", "error": error, "worker": claimed.worker.id})
         claimed.ended.append((job.id, Reply.DEAD))
     elif is_last and not claimed.runs_nothing:
         memory.move(job, memory.isolated)

@@ -19,7 +19,7 @@ OLD = {
     "outbox": "unsettled; an outbox is a table that a database's own transactions write to",
     "nudge": "notification",
     "stray": "unlocated",
-    "dead_letter": "dead_letter",
+    "bury": "dead_letter",
     "hand_over": "release",
     "hand_out": "deliver",
     "farewell": "drain",

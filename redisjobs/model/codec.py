@@ -18,6 +18,7 @@ from redisjobs.model.transitions import Lease
 _LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the last that a datetime knows
 _NUMBERS = {
     b"attempt": "attempt",
+    b"queued_at": "queued_ms",  # an immediate push does not repeat what the store knows
     b"expires_at": "expires_ms",
     b"started_at": "started_ms",
     b"unknown_since": "unknown_ms",
@@ -141,16 +142,13 @@ def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
         if wanted not in fields:
             there = ", ".join(key.decode("utf-8", "replace") for key in fields) or "none"
             raise DecodeError(f"the entry has no field '{wanted.decode()}'; its fields: {there}")
-    queued = number_in(fields, b"queued_at")  # an immediate push does not repeat what the store knows
-    numbers: dict[str, Any] = {name: number_in(fields, key) for key, name in _NUMBERS.items() if key in fields}
-    numbers["attempt"] = numbers.get("attempt") or 1
-    return Job(
-        name=fields[b"name"].decode("utf-8", "replace"),
-        parameters=fields[b"parameters"],
-        queued_ms=queued if queued is not None else min(queued_ms, _LATEST_MS),
-        headers=fields.get(b"headers"),
-        **numbers,
-    )
+    name, parameters = fields[b"name"].decode("utf-8", "replace"), fields[b"parameters"]
+    job = Job(name, parameters, 1, min(queued_ms, _LATEST_MS), headers=fields.get(b"headers"))
+    for key, attribute in _NUMBERS.items():
+        if key in fields:
+            setattr(job, attribute, number_in(fields, key))
+    job.attempt = job.attempt or 1
+    return job
 
 
 def number_in(fields: Mapping[bytes, bytes], key: bytes) -> int | None:

@@ -41,7 +41,7 @@ local repeated = since_ms ~= nil
 local first_job = 4
 
 -- What ended is remembered for 65 s. A repetition must arrive sooner after it was sent, so that what ended since the first try
--- is always found; redisjobs/model/transitions.py says when the client sends the last one.
+-- is always found; redisjobs/model/times.py says when the client sends the last one.
 local oldest_ms, ahead_ms, remembered_ms = repeated and 8000 or 30000, 100, 60000
 if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
   return {exact_ms * 1000, 'STALE'}

@@ -220,21 +220,21 @@ def slots() -> int:
 
 
 @pytest.fixture
-async def processor(queue: JobQueue, slots: int) -> AsyncIterator[WorkerRun]:
+async def worker_run(queue: JobQueue, slots: int) -> AsyncIterator[WorkerRun]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
-    processor = WorkerRun([Worker(queue, concurrency=slots).settings], until_idle=False)
-    processor.pool.means = HandlerRuntime(Contexts(), processor.pool.deadlines, processor.threads, None)
-    (source,) = processor.sources
+    worker_run = WorkerRun([Worker(queue, concurrency=slots).settings], until_idle=False)
+    worker_run.pool.means = HandlerRuntime(Contexts(), worker_run.pool.deadlines, worker_run.threads, None)
+    (source,) = worker_run.sources
     await source.member.join()
     source.member.opened = True
-    yield processor
+    yield worker_run
     await source.member.consumer.aclose()
 
 
 @pytest.fixture
-def source(processor: WorkerRun) -> Source:
+def source(worker_run: WorkerRun) -> Source:
     """The one source of that run."""
-    return processor.sources[0]
+    return worker_run.sources[0]
 
 
 @pytest.fixture

@@ -222,8 +222,8 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     queue = JobQueue("memory://", "q")
     queue.register(Work)(work)
     Metrics(registry).listen(queue)
-    processor = WorkerRun([Worker(queue).settings], until_idle=False)
-    settler = processor.sources[0].settler
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    settler = worker_run.sources[0].settler
 
     class Run:
         over, settlement, ended_at, reported = False, Ack(), 0.0, None
@@ -418,13 +418,13 @@ async def test_with_metrics_a_slot_calls_the_function_that_was_registered(
 ) -> None:
     Metrics(registry).listen(queue)
 
-    processor = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(processor.run)
-            await eventually(lambda: processor.health.ready)
-            found = processor.sources[0].settler.find("Work")
-            processor.stop(0)
+            tasks.start_soon(worker_run.run)
+            await eventually(lambda: worker_run.health.ready)
+            found = worker_run.sources[0].settler.find("Work")
+            worker_run.stop(0)
 
     assert found is queue.definitions["Work"]
     assert (queue.on_push, queue.middleware) == ((), ())

@@ -135,14 +135,14 @@ async def test_without_middleware_a_slot_calls_the_function_that_was_registered(
 
     queue.register(Work)(work)
     queue.add_middleware(OnPush(lambda _: None))
-    processor = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(processor.run)
-            await eventually(lambda: processor.health.ready)
-            (source,) = processor.sources
+            tasks.start_soon(worker_run.run)
+            await eventually(lambda: worker_run.health.ready)
+            (source,) = worker_run.sources
             found = source.settler.find("Work")
-            processor.stop(0)
+            worker_run.stop(0)
 
     assert found is queue.definitions["Work"]
     assert found.call is work

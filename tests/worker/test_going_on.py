@@ -103,8 +103,8 @@ async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_jo
 ) -> None:
     worker = Worker(queue)
     first, tries = worker.worker_id, list[str]()
-    processor = WorkerRun([worker.settings], until_idle=True)
-    (source,) = processor.sources
+    worker_run = WorkerRun([worker.settings], until_idle=True)
+    (source,) = worker_run.sources
     join = source.member.consumer.open
 
     async def join_unheard(worker_id: str = "") -> list[str]:
@@ -274,15 +274,15 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
 ) -> None:
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
         worker = Worker(queue)
-        processor = WorkerRun([worker.settings], until_idle=False)
-        (source,) = processor.sources
-        processor.pool.means = HandlerRuntime(Contexts(), processor.pool.deadlines, processor.threads, None)
+        worker_run = WorkerRun([worker.settings], until_idle=False)
+        (source,) = worker_run.sources
+        worker_run.pool.means = HandlerRuntime(Contexts(), worker_run.pool.deadlines, worker_run.threads, None)
         await source.member.join()
         source.member.opened = True
         if lost:
             source.exchanger.failed(Batch([], 1), Unavailable("the reply was lost, as the test says"))
             await source.recovery.recover()
-        await processor._close()
+        await worker_run._close()
 
         assert bool(redis_store.admin.exists(f"{redis_store.prefix}fenced")) is lost
         if lost:
@@ -358,8 +358,8 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
-    processor = WorkerRun([Worker(queue).settings], until_idle=True)
-    (source,) = processor.sources
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=True)
+    (source,) = worker_run.sources
     exchange, lost = source.member.consumer.exchange, list[str]()
 
     async def lose_one(settlements: Settlements, count: int, **options: Any) -> Exchange:
@@ -372,7 +372,7 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
 
     monkeypatch.setattr(source.member.consumer, "exchange", lose_one)
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
-    await processor.run()
+    await worker_run.run()
 
     assert lost != [source.member.settings.worker_id]
     assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}

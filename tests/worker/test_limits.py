@@ -385,8 +385,8 @@ async def test_a_worker_runs_until_idle_only_once_it_has_claimed_after_the_other
         await alone.push("a")
         await alone.push("b")
         (held,) = (await stopping.exchange([], 9)).leases
-        processor = WorkerRun([Worker(queue).settings], until_idle=True)
-        (source,) = processor.sources
+        worker_run = WorkerRun([Worker(queue).settings], until_idle=True)
+        (source,) = worker_run.sources
         consumer, settled = source.member.consumer, list[Reply]()
         look = consumer.reclaim
 
@@ -398,7 +398,7 @@ async def test_a_worker_runs_until_idle_only_once_it_has_claimed_after_the_other
         monkeypatch.setattr(consumer, "reclaim", look_as_it_leaves)
         monkeypatch.setattr(source, "listen", anyio.sleep_forever)  # it may hear too late
         with anyio.fail_after(20):
-            await processor.run()
+            await worker_run.run()
 
     assert ran == ["b"]
 

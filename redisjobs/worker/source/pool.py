@@ -219,7 +219,7 @@ class Pool:
         """Let a slot run a job with no other job beside it."""
         self.isolated = run
         self.begun += 1
-        self.slots.give_alone(run)
+        self.slots.give_isolated(run)
 
     def give(self, runs: Sequence[Execution]) -> None:
         """Let slots run these jobs, in this order."""

@@ -1,4 +1,4 @@
-"""Slots: each is a task that runs one job after another, for as long as the worker works."""
+"""Slots: each is a task that runs one job after another, as long as the worker runs."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,44 +15,44 @@ from redisjobs.worker.running.execution import Execution
 
 
 class Slots:
-    """As many slots as jobs may run at once. A task a job would cost more than all the rest of it.
+    """As many slots as jobs may run at once. A task for each job would cost more than all the rest of a run.
 
     Args:
         count: How many.
 
     Attributes:
-        held: How many jobs were given that have not ended: those that run, and those that wait for a slot.
+        held: How many jobs were given and have not ended: those that run, and those that wait for a slot.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._slots: list[_Slot] = []
         self._idle: list[_Slot] = []
-        self._woken = 0  # slots that are about to look for jobs
+        self._woken = 0  # slots that were woken and have not looked for jobs yet
         self._waiting: deque[Execution] = deque()
         self.held = 0
 
     def start(self, tasks: TaskGroup) -> None:
-        """Start all of them."""
+        """Start all slots."""
         self._new_gate = gates()
         for _ in range(self._count):
             tasks.start_soon(self._serve)
 
     def count_busy(self) -> int:
-        """How many run a job; for any thread."""
+        """Return how many slots run a job; for any thread."""
         return min(self.held, self._count)
 
     def running(self) -> Iterator[Execution]:
-        """What runs now."""
+        """Return the jobs that run now."""
         return (slot.run for slot in self._slots if slot.run is not None)
 
     @property
     def oldest(self) -> float:
-        """When the first job was given that waits for a slot, by the monotonic clock; infinity: none does."""
+        """When the job that waits longest for a slot was given, by the monotonic clock; infinity: none waits."""
         return self._waiting[0].given_at if self._waiting else float("inf")
 
     def take_back(self, given_before: float) -> list[Execution]:
-        """Those that wait, and were given before a time of the monotonic clock; none if slots are free."""
+        """Take back waiting jobs that were given before a time of the monotonic clock; none if slots are free."""
         late: list[Execution] = []
         while self.oldest <= given_before and not (self._woken or self._idle):
             late.append(self._waiting.popleft())
@@ -60,13 +60,13 @@ class Slots:
         return late
 
     def give(self, runs: Sequence[Execution]) -> None:
-        """Let slots run these jobs, in this order: those that are idle, or are so soon."""
+        """Let slots run these jobs, in this order: slots that are idle, or will be soon."""
         self.held += len(runs)
         self._waiting += runs
         if runs and not self._woken:
             self._wake(1)
 
-    def give_alone(self, run: Execution) -> None:
+    def give_isolated(self, run: Execution) -> None:
         """Run a job while no other runs. All slots get new tasks first: what earlier jobs left there is gone."""
         for slot in self._slots:
             slot.scope.cancel()
@@ -75,13 +75,13 @@ class Slots:
     def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
         """Wake up to `count` idle slots.
 
-        One is woken for the first of the jobs that wait, and takes one after another. For as long as these wait
-        for nothing it runs them all: to wake a slot for each costs as much as all the rest. The one that stands
-        by it is up once a job waits for something, and wakes one for each that is left.
+        One slot is woken for the first waiting job, and takes one after another. As long as these await nothing,
+        it runs them all: to wake a slot for each costs as much as all the rest. A second slot stands by. It runs
+        once a job awaits something, and then wakes a slot for each job that is left.
 
         Args:
             count: How many.
-            stands_by: By which slot the woken one stands; None: it is to take a job itself.
+            stands_by: The slot that the woken one stands by for; None: it takes a job itself.
         """
         for _ in range(min(count, len(self._idle))):
             self._woken += 1

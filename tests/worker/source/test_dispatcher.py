@@ -24,9 +24,9 @@ pytestmark = pytest.mark.anyio
 def run_of(*queues: JobQueue, concurrency: int = 1) -> WorkerRun:
     """A worker whose slots begin nothing."""
     settings = Worker(queues[0], concurrency=concurrency).settings
-    processor = WorkerRun([replace(settings, queue=queue) for queue in queues], until_idle=False)
-    processor.pool.means = None  # type: ignore[assignment]
-    return processor
+    worker_run = WorkerRun([replace(settings, queue=queue) for queue in queues], until_idle=False)
+    worker_run.pool.means = None  # type: ignore[assignment]
+    return worker_run
 
 
 def a_lease(job_id: str, *, stream: int = 2, deliveries: int = 1) -> Lease:
@@ -43,8 +43,8 @@ def ids(runs: Sequence[Execution]) -> list[str]:
 
 
 async def test_a_job_that_waits_for_a_slot_is_never_handed_back_on_another_queue() -> None:
-    processor = run_of(JobQueue("memory://", "a"), JobQueue("memory://", "b"))
-    a, b = processor.sources
+    worker_run = run_of(JobQueue("memory://", "a"), JobQueue("memory://", "b"))
+    a, b = worker_run.sources
     claimed(b, a_lease("b"))
     a.dispatcher._came_at = [time.monotonic()] * 3  # it has had jobs of several priorities lately
 
@@ -62,14 +62,14 @@ async def test_a_job_that_was_claimed_ahead_and_taken_back_is_told_of_as_claimed
     queue = JobQueue("memory://", "q")
     told: list[str] = []
     queue.events.subscribe(JobsClaimed, lambda event: told.extend(lease.job_id for lease in event.leases))
-    processor = run_of(queue)
-    (source,) = processor.sources
+    worker_run = run_of(queue)
+    (source,) = worker_run.sources
     claimed(source, a_lease("a"), a_lease("b"), count=2, ahead=1)
     assert told == ["a", "b"]
 
     claimed(source, a_lease("urgent", stream=1))
     assert ids(source.leases.waiting) == ["a", "b"]
-    assert [run.lease.job_id for run in processor.pool.slots.take_back(time.monotonic())] == ["urgent"]
+    assert [run.lease.job_id for run in worker_run.pool.slots.take_back(time.monotonic())] == ["urgent"]
     claimed(source)
 
     assert ids(source.leases.waiting) == ["b"]
@@ -77,16 +77,16 @@ async def test_a_job_that_was_claimed_ahead_and_taken_back_is_told_of_as_claimed
 
 
 async def test_a_job_that_was_to_run_alone_leaves_room_for_others_as_soon_as_it_is_handed_back() -> None:
-    processor = run_of(JobQueue("memory://", "q"))
-    (source,) = processor.sources
+    worker_run = run_of(JobQueue("memory://", "q"))
+    (source,) = worker_run.sources
     claimed(source, a_lease("alone", deliveries=3))
-    assert processor.pool.room == 0
+    assert worker_run.pool.room == 0
 
-    for run in processor.pool.slots.take_back(time.monotonic()):
+    for run in worker_run.pool.slots.take_back(time.monotonic()):
         source.settler.hand_back(run)
 
     assert ids(source.leases.unsettled) == ["alone"]
-    assert processor.pool.room == 1
+    assert worker_run.pool.room == 1
 
 
 def given_up(source: Source, *, says: bool = False) -> Execution:

@@ -461,8 +461,8 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
 
 def source_of(queue: JobQueue) -> Source:
     """One whose store has just said that it is 1,000,000 ms there."""
-    processor = WorkerRun([Worker(queue).settings], until_idle=True)
-    (source,) = processor.sources
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=True)
+    (source,) = worker_run.sources
     now = time.monotonic()
     source.member.clock.hear(1_000_000, now, now)
     return source
@@ -642,13 +642,13 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
 
 @pytest.mark.parametrize("slots", [2])
 async def test_a_worker_that_ends_by_an_error_counts_the_delivery_of_what_it_began_and_of_nothing_else(
-    queue: JobQueue, processor: WorkerRun, source: Source
+    queue: JobQueue, worker_run: WorkerRun, source: Source
 ) -> None:
     await queue.push_many([Work(1), Work(2)])
     dispatch(source, (await source.member.consumer.exchange([], 2)).leases)
     began, _ = source.leases  # the other one has a slot too, which has not taken it up yet
     began._started = time.monotonic()
-    processor.shutdown.broken = True
+    worker_run.shutdown.broken = True
 
     await source.drain()
 
@@ -659,8 +659,8 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     queue: JobQueue,
 ) -> None:
     """What the read brings has the free slots for itself."""
-    processor = WorkerRun([Worker(queue, concurrency=2).settings], until_idle=False)
-    (source,) = processor.sources
+    worker_run = WorkerRun([Worker(queue, concurrency=2).settings], until_idle=False)
+    (source,) = worker_run.sources
     assert source.exchanger.next_batch().count == 2
 
     source.fetcher.begin(2, time.monotonic())
@@ -671,11 +671,11 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
 
 
 async def test_a_worker_that_stops_settles_and_claims_nothing_but_lets_others_have_what_is_due(
-    queue: JobQueue, processor: WorkerRun, source: Source, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue, worker_run: WorkerRun, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.source.timer._BUSY", 0)  # now and then it does
     assert source.exchanger.next_batch().count
-    processor.stop(60)
+    worker_run.stop(60)
     source.promoter.due_at = 0.0
 
     assert [source.exchanger.next_batch().count for _ in range(2)] == [0, None]
@@ -711,8 +711,8 @@ async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQ
 
 
 async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_late(queue: JobQueue) -> None:
-    processor = WorkerRun([Worker(queue).settings], until_idle=False)
-    promoter = processor.sources[0].promoter
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    promoter = worker_run.sources[0].promoter
     promoter.learn(Exchange(due_in=60), time.monotonic())
     promoter.note_others(2, promotes=False, late=False)
     assert promoter.expects(within=60)  # what it has heard of before costs a look at most
@@ -747,8 +747,8 @@ async def test_a_few_workers_look_after_a_line_a_second_later_than_the_one_that_
 async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks_at_once_who_is_next(
     queue: JobQueue,
 ) -> None:
-    processor = WorkerRun([Worker(queue).settings], until_idle=False)
-    (source,) = processor.sources
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    (source,) = worker_run.sources
     source.reclaimer.look_at = time.monotonic() + 60
 
     source.notified(Notification("left", ""))
@@ -757,8 +757,8 @@ async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks
 
 
 async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(queue: JobQueue) -> None:
-    processor = WorkerRun([Worker(queue).settings], until_idle=False)
-    promoter = processor.sources[0].promoter
+    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    promoter = worker_run.sources[0].promoter
     promoter.note_others(2, promotes=True, late=False)
     assert not promoter.expects(within=60)
 
@@ -781,8 +781,8 @@ async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_whoever
 
 async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:
     settings = Worker(queue, concurrency=3000).settings
-    processor = WorkerRun([settings], until_idle=False)
-    (source,) = processor.sources
+    worker_run = WorkerRun([settings], until_idle=False)
+    (source,) = worker_run.sources
 
     assert source.exchanger.next_batch().count == 500
 

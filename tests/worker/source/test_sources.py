@@ -64,15 +64,15 @@ def run_of(
 
 
 @asynccontextmanager
-async def running(processor: WorkerRun, *, grace: float = 10) -> AsyncIterator[WorkerRun]:
+async def running(worker_run: WorkerRun, *, grace: float = 10) -> AsyncIterator[WorkerRun]:
     """A worker that runs, and is stopped at the end."""
     with anyio.fail_after(40):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(processor.run)
+            tasks.start_soon(worker_run.run)
             try:
-                yield processor
+                yield worker_run
             finally:
-                processor.stop(grace)
+                worker_run.stop(grace)
 
 
 # Whose turn it is
@@ -322,7 +322,7 @@ async def test_a_queue_that_found_nothing_waits_for_its_turn_to_look_once_more_a
 ) -> None:
     for queue in queues:
         await queue.push(Work())
-    processor, looks = run_of(queues, until_idle=True), 0
+    worker_run, looks = run_of(queues, until_idle=True), 0
 
     def counted(look: Callable[[], bool]) -> Callable[[], bool]:
         def count() -> bool:
@@ -332,11 +332,11 @@ async def test_a_queue_that_found_nothing_waits_for_its_turn_to_look_once_more_a
 
         return count
 
-    for source in processor.sources:
+    for source in worker_run.sources:
         idleness = source.stepper._idleness
         assert idleness is not None
         idleness.look = counted(idleness.look)  # type: ignore[method-assign]
-    await processor.run()
+    await worker_run.run()
 
     assert looks < 100
 
@@ -383,11 +383,11 @@ async def test_a_job_of_the_other_queue_that_a_handler_waits_for_is_run_by_a_wor
         return 10 * await inner.run(a)
 
     handle = await outer.push(4)
-    processor = run_of(queues, until_idle=True, concurrency=4)
+    worker_run = run_of(queues, until_idle=True, concurrency=4)
     with anyio.fail_after(40):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(processor.run)
-            await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
+            tasks.start_soon(worker_run.run)
+            await eventually(lambda: all(source.fetcher.waiting for source in worker_run.sources))
             go_on.set()
     assert await handle.result(timeout=10) == 50
 
@@ -465,8 +465,8 @@ async def test_while_one_queue_fills_the_slots_jobs_of_the_other_are_left_to_oth
 async def test_jobs_pushed_to_either_queue_of_an_idle_worker_begin_at_once(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:
-    async with running(run_of(queues, concurrency=4)) as processor:
-        await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
+    async with running(run_of(queues, concurrency=4)) as worker_run:
+        await eventually(lambda: all(source.fetcher.waiting for source in worker_run.sources))
         for _ in range(5):
             for queue in queues:
                 begun = len(seen.started)
@@ -514,10 +514,10 @@ async def test_room_is_made_for_a_job_to_run_alone_though_the_other_queue_is_nev
             await busy.push(Work(seconds=0.3))
             await anyio.sleep(0.1)
 
-    processor = run_of(queues, concurrency=10, lease=1)
-    async with running(processor), anyio.create_task_group() as tasks:
+    worker_run = run_of(queues, concurrency=10, lease=1)
+    async with running(worker_run), anyio.create_task_group() as tasks:
         tasks.start_soon(keep_busy)
-        await eventually(lambda: seen.now > 1 and processor.sources[0].fetcher.waiting)
+        await eventually(lambda: seen.now > 1 and worker_run.sources[0].fetcher.waiting)
         await dead[1].release(refund=False, watch=False)  # by now it has to run alone
         await eventually(lambda: suspect.name in seen.ended, within=25)
 
@@ -539,14 +539,14 @@ async def test_a_queue_whose_store_is_away_backs_off_alone(store: Store, seen: S
     there.events.subscribe(SourceUnavailable, lambda event: told.append("away"))
     there.events.subscribe(SourceAvailable, lambda event: told.append("back"))
     here.events.subscribe(SourceUnavailable, lambda event: told.append("wrong"))
-    async with here, running(run_of([here, there], concurrency=2)) as processor:
-        await eventually(lambda: all(source.member.opened for source in processor.sources))
+    async with here, running(run_of([here, there], concurrency=2)) as worker_run:
+        await eventually(lambda: all(source.member.opened for source in worker_run.sources))
         await there.push_many([Work(), Work()])
         await eventually(lambda: len(seen.ended) == 2)
         away.is_away = True
         await eventually(lambda: "away" in told, within=10)
 
-        assert processor.health.ready  # as the other queue is
+        assert worker_run.health.ready  # as the other queue is
         await here.push_many([Work()] * 20)
         await eventually(lambda: len(seen.ended) == 22, within=5)
         assert told[-1] == "away"
@@ -564,10 +564,10 @@ async def test_a_worker_one_of_whose_queues_can_not_be_reached_begins_with_the_o
     away.is_away = True
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(away, "away"))
     await there.push(Work())
-    async with here, running(run_of([there, here])) as processor:
+    async with here, running(run_of([there, here])) as worker_run:
         await here.push(Work())
         await eventually(lambda: seen.ended == [here.name])
-        assert processor.health.ready
+        assert worker_run.health.ready
         away.is_away = False
         await eventually(lambda: sorted(seen.ended) == sorted([here.name, there.name]), within=10)
 
@@ -577,22 +577,22 @@ async def test_a_worker_that_can_reach_none_of_its_queues_is_not_ready(seen: See
     for store in stores:
         store.is_away = True
     queues = [seen.handle(JobQueue(store, f"q{number}")) for number, store in enumerate(stores)]
-    async with running(run_of(queues)) as processor:
-        await eventually(lambda: processor.health.why == "the store is unavailable")
-        assert (processor.health.live, processor.health.ready) == (True, False)
+    async with running(run_of(queues)) as worker_run:
+        await eventually(lambda: worker_run.health.why == "the store is unavailable")
+        assert (worker_run.health.live, worker_run.health.ready) == (True, False)
         stores[1].is_away = False
-        await eventually(lambda: processor.health.ready, within=10)
+        await eventually(lambda: worker_run.health.ready, within=10)
 
 
 @pytest.mark.slow
 async def test_a_store_that_hangs_keeps_no_slots_from_the_other_queue_for_long(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
-    async with here, running(run_of([here, there], concurrency=2)) as processor:
-        await eventually(lambda: all(source.fetcher.waiting for source in processor.sources))
+    async with here, running(run_of([here, there], concurrency=2)) as worker_run:
+        await eventually(lambda: all(source.fetcher.waiting for source in worker_run.sources))
         hanging.hang()
         calls = hanging.calls
-        processor.sources[1].fetcher.interrupt()  # so that it claims, for all slots
+        worker_run.sources[1].fetcher.interrupt()  # so that it claims, for all slots
         await eventually(lambda: hanging.calls > calls)
 
         await here.push_many([Work()] * 10)
@@ -640,13 +640,13 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
     near_and_far: tuple[JobQueue, JobQueue, Away], seen: Seen
 ) -> None:
     near, far, away = near_and_far
-    async with running(run_of([near, far])) as processor:
-        source = processor.sources[0]
+    async with running(run_of([near, far])) as worker_run:
+        source = worker_run.sources[0]
         await far.push(Work(seconds=0.1))
         await eventually(lambda: seen.now == 1)
         away.is_away = True
-        await eventually(lambda: processor.sources[1].member.unavailable, within=10)
-        assert processor.pool.holds == 1  # as long as that store is away
+        await eventually(lambda: worker_run.sources[1].member.unavailable, within=10)
+        assert worker_run.pool.holds == 1  # as long as that store is away
         source.claims.quarantine.hear(60, time.monotonic(), more=True)
         assert source.claims.quarantine.is_on(time.monotonic())
 
@@ -660,12 +660,12 @@ async def test_a_job_that_has_to_run_alone_does_though_what_has_run_elsewhere_ca
 ) -> None:
     driver, away = MemoryDriver(), Away()
     near, far = seen.handle(JobQueue(driver, "near")), seen.handle(JobQueue(away, "far"))
-    async with running(run_of([near, far], lease=1)) as processor:
+    async with running(run_of([near, far], lease=1)) as worker_run:
         await far.push(Work(seconds=0.1))
         await eventually(lambda: seen.now == 1)
         away.is_away = True
-        await eventually(lambda: processor.sources[1].member.unavailable, within=10)
-        assert processor.pool.holds == 1
+        await eventually(lambda: worker_run.sources[1].member.unavailable, within=10)
+        assert worker_run.pool.holds == 1
         driver.sync.push([NewJob("a", ["name", "work", "parameters", "{}"])], repeated=False)
         for number in range(2):  # not awaited: before the worker can have it, two others died of it
             dead = f"dead-{number}"
@@ -673,7 +673,7 @@ async def test_a_job_that_has_to_run_alone_does_though_what_has_run_elsewhere_ca
             assert claim(driver.memory, dead, 1, 3, idle=True).leases
             release(driver.memory, dead, refund=False, watch=False)
         await eventually(lambda: seen.ended == [far.name, near.name], within=10)
-        await eventually(lambda: processor.pool.holds == 1)  # a handler ends before its job is settled
+        await eventually(lambda: worker_run.pool.holds == 1)  # a handler ends before its job is settled
         away.is_away = False
 
 
@@ -692,17 +692,17 @@ async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
 
     back = anyio.Event()
     await chain.push()
-    processor = run_of([first, second], until_idle=True, lease=1)
-    far = processor.sources[1]
+    worker_run = run_of([first, second], until_idle=True, lease=1)
+    far = worker_run.sources[1]
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(processor.run)
+            tasks.start_soon(worker_run.run)
             await eventually(lambda: far.stepper.is_idle, within=10)
             away.is_away = True
             await eventually(lambda: far.member.unavailable, within=10)
             late.is_away = False
             await back.wait()
-            await eventually(lambda: processor.sources[0].stepper.is_idle, within=10)
+            await eventually(lambda: worker_run.sources[0].stepper.is_idle, within=10)
             away.is_away = False
 
     assert seen.ended == [second.name]
@@ -713,9 +713,9 @@ async def test_a_claim_that_fails_keeps_the_slots_from_another_queue_no_longer(
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.source.reclaimer._RECLAIM", 1000.0)  # or it would look again by itself
     near, far, away = near_and_far
-    processor = run_of([far, near], concurrency=1, lease=1000, allocator=Allocator([1, 1], strict=True))
-    async with running(processor):
-        consumer, denied = processor.sources[0].member.consumer, anyio.Event()
+    worker_run = run_of([far, near], concurrency=1, lease=1000, allocator=Allocator([1, 1], strict=True))
+    async with running(worker_run):
+        consumer, denied = worker_run.sources[0].member.consumer, anyio.Event()
         exchange = consumer.exchange
 
         async def fail(settlements: Any, count: int | None, **more: Any) -> Exchange:
@@ -763,14 +763,14 @@ def pair(redis_store: RedisStore) -> Iterator[tuple[Store, Store]]:
 async def test_a_store_that_hangs_as_it_is_to_settle_has_no_turns_meanwhile(store: Store, seen: Seen) -> None:
     hanging = Away()
     here, there = seen.handle(JobQueue(store.driver, store.queue_name)), seen.handle(JobQueue(hanging, "hangs"))
-    async with here, running(run_of([here, there], concurrency=2)) as processor:
+    async with here, running(run_of([here, there], concurrency=2)) as worker_run:
         seen.may_end = anyio.Event()
         await there.push_many([Work()] * 4)
         await eventually(lambda: seen.now == 2)
         hanging.hang()
         seen.may_end.set()
         await eventually(lambda: seen.now == 0)
-        assert not processor.sources[1].claims.quarantine.one_waits
+        assert not worker_run.sources[1].claims.quarantine.one_waits
 
         await here.push_many([Work()] * 10)
         await eventually(lambda: Counter(seen.ended)[here.name] == 10, within=10)
@@ -787,11 +787,11 @@ async def test_a_server_that_hangs_costs_the_leases_of_no_queue_elsewhere(
         far = pair[1].url.replace(f"{HOST}:{port}", f"{HOST}:{proxy.port}")
         here = seen.handle(JobQueue(redis_store.url, redis_store.queue_name))
         there = seen.handle(JobQueue(far, pair[1].queue_name))
-        async with here, there, running(run_of([here, there], lease=0.6), grace=0) as processor:
-            await eventually(lambda: processor.health.ready)
-            members = [source.member for source in processor.sources]
+        async with here, there, running(run_of([here, there], lease=0.6), grace=0) as worker_run:
+            await eventually(lambda: worker_run.health.ready)
+            members = [source.member for source in worker_run.sources]
             await eventually(lambda: all(member.opened for member in members))
-            assert len(processor.heartbeats) == 2
+            assert len(worker_run.heartbeats) == 2
             before = members[0].settings.worker_id
             proxy.black_hole(True)
             await eventually(lambda: members[1].unheard > 1.5, within=10)  # more than two leases
@@ -819,10 +819,10 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
     monkeypatch.setattr(SyncConnection, "run_all", spy)
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user, who may do everything
     queues = [seen.handle(JobQueue(server, store.queue_name)) for store in pair]
-    async with queues[0], queues[1], running(run_of(queues, lease=0.6)) as processor:
+    async with queues[0], queues[1], running(run_of(queues, lease=0.6)) as worker_run:
         await eventually(lambda: together.count(2) > 3)
-        assert len(processor.heartbeats) == 1
-        assert not any(source.member.may_be_dead for source in processor.sources)
+        assert len(worker_run.heartbeats) == 1
+        assert not any(source.member.may_be_dead for source in worker_run.sources)
 
 
 @pytest.mark.slow
@@ -831,8 +831,8 @@ async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_ot
 ) -> None:
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user: they beat together
     spoiled, sound = (seen.handle(JobQueue(server, store.queue_name)) for store in pair)
-    async with spoiled, sound, running(run_of([spoiled, sound], lease=0.6), grace=0) as processor:
-        members = [source.member for source in processor.sources]
+    async with spoiled, sound, running(run_of([spoiled, sound], lease=0.6), grace=0) as worker_run:
+        members = [source.member for source in worker_run.sources]
         await eventually(lambda: all(member.opened for member in members))
         client, key = redis.Redis.from_url(server), f"redisjobs:{{{spoiled.name}}}:workers"
         kept = client.dump(key)
@@ -853,17 +853,17 @@ async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_
     queues: tuple[JobQueue, JobQueue], stores: tuple[Store, Store], seen: Seen
 ) -> None:
     seen.may_end = anyio.Event()
-    async with running(run_of(queues, lease=1)) as processor:
+    async with running(run_of(queues, lease=1)) as worker_run:
         for queue in queues:
             await queue.push(Work())
         await eventually(lambda: seen.now == 2)
-        before = processor.worker_ids[0]
+        before = worker_run.worker_ids[0]
         fenced = stores[0].driver.consumer(before, lease=1, max_deliveries=3)
         await fenced.release(refund=False, watch=True)
         await fenced.aclose()
-        processor.heartbeats[0].hurry()
+        worker_run.heartbeats[0].hurry()
 
-        members = [source.member for source in processor.sources]
+        members = [source.member for source in worker_run.sources]
         await eventually(lambda: members[0].settings.worker_id != before, within=10)
         assert members[1].settings.worker_id == before
         seen.may_end.set()
@@ -918,15 +918,15 @@ async def test_a_queue_that_was_left_is_not_taken_for_stuck_while_jobs_of_anothe
     async def block() -> None:
         await may_block.wait()
         until = time.monotonic() + 20
-        while not processor.loop.blocked and time.monotonic() < until:
+        while not worker_run.loop.blocked and time.monotonic() < until:
             time.sleep(0.01)  # noqa: ASYNC251  (that is what it is for)
-        said.append(processor.health)
+        said.append(worker_run.health)
 
-    async with near, far, running(run_of([near, far], lease=1.2)) as processor:
+    async with near, far, running(run_of([near, far], lease=1.2)) as worker_run:
         await block.push()
-        await eventually(lambda: processor.pool.slots.held)
-        processor.stop(30)
-        left = processor.sources[1]
+        await eventually(lambda: worker_run.pool.slots.held)
+        worker_run.stop(30)
+        left = worker_run.sources[1]
         await eventually(lambda: left.member.left and left.progress.is_stuck, within=20)
         may_block.set()
 

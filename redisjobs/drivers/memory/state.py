@@ -54,7 +54,7 @@ class Job:
     due_ms: int = 0  # of a delayed job
     deliveries: int = 0
     since: float = 0.0  # when it was delivered or handed back last
-    ran_alone: bool = False  # its last worker ran nothing else
+    ran_isolated: bool = False  # its last worker ran nothing else
     is_cancelling: bool = False  # a cancel was asked for while it ran
     processes: tuple[str, ...] = ()  # that wait for its end
 
@@ -223,7 +223,7 @@ class Memory:
             del job.place[job.number]
         self.last_number += 1
         job.place, job.number, job.since_ms = place, self.last_number, self.now_ms()
-        job.deliveries, job.ran_alone, job.is_cancelling = 0, False, False
+        job.deliveries, job.ran_isolated, job.is_cancelling = 0, False, False
         place[job.number] = self.jobs[job.id] = job
 
     def enqueue(self, job: Job, due_ms: int) -> None:

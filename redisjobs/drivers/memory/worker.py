@@ -229,8 +229,8 @@ def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
         claimed.ended.append((job.id, Reply.CANCELLED))
     elif memory.may_not_start(job):
         memory.move(job, memory.parked)
-    elif deliveries > most and (job.ran_alone or most == 1):
-        alone = ", the last time with nothing beside it" if job.ran_alone else ""
+    elif deliveries > most and (job.ran_isolated or most == 1):
+        alone = ", the last time with nothing beside it" if job.ran_isolated else ""
         error = f"delivered {job.deliveries} times without an outcome{alone}: it may kill its workers"
         dead_letter(memory, job, {"reason": "worker lost", "error": error, "worker": claimed.worker.id})
         claimed.ended.append((job.id, Reply.DEAD))
@@ -240,7 +240,7 @@ def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
         line_up(memory, job, job.deliveries, line)
         return
     else:
-        job.ran_alone = is_last
+        job.ran_isolated = is_last
         claimed.count = 1 if is_last else claimed.count
         memory.deliver(job, claimed.worker)
         claimed.jobs.append(job)

@@ -24,8 +24,8 @@ from redisjobs.errors import ServerNotFound
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.fixtures import worker as worker
 from redisjobs.worker.run import WorkerRun
-from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.contexts import Contexts
+from redisjobs.worker.running.handler_run import HandlerRuntime
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
 

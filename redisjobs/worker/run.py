@@ -16,9 +16,9 @@ from redisjobs.errors import RedisJobsError
 from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
 from redisjobs.worker.memory import watch_memory
-from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.cancels import CancelWatch
 from redisjobs.worker.running.contexts import Contexts
+from redisjobs.worker.running.handler_run import HandlerRuntime
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Settings

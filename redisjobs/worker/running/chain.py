@@ -4,32 +4,25 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from redisjobs.base.eventloop import is_awaitable
 from redisjobs.middleware import Handler, Middleware, chained, hooks
 from redisjobs.model.context import JobContext, message_sink_of
 from redisjobs.model.job import JobDefinition
-from redisjobs.worker.running.threads import Job, NoThread, Threads, call_in
-
-if TYPE_CHECKING:
-    from redisjobs.worker.running.handler_pool import HandlerPool  # only where it is needed, for what it loads
+from redisjobs.worker.running.handler_run import HandlerRun
+from redisjobs.worker.running.threads import NoThread
 
 Find = Callable[[str], JobDefinition[Any] | None]
 """The definition of a job name; None if there is none."""
 
 
-def finder(
-    definitions: Mapping[str, JobDefinition[Any]],
-    middleware: Iterable[Middleware],
-    threads: Threads,
-    processes: "HandlerPool | None",
-) -> Find:
-    """What finds a job's definition: as it was registered, unless a middleware runs around handlers."""
+def finder(definitions: Mapping[str, JobDefinition[Any]], middleware: Iterable[Middleware]) -> Find:
+    """Return what finds a job's definition: as it was registered, unless middleware runs around handlers."""
     around = hooks(middleware, "around")
     if not around:
         return definitions.get
-    chains = _Chains(definitions, around, threads, processes)
+    chains = _Chains(definitions, around)
     for name in list(definitions):
         chains.find(name)
     return chains.find
@@ -39,16 +32,10 @@ class _Chains:
     """Definitions whose call runs in the event loop, wherever the handler runs: so its middleware can be async."""
 
     def __init__(
-        self,
-        definitions: Mapping[str, JobDefinition[Any]],
-        around: tuple[Callable[..., Any], ...],
-        threads: Threads,
-        processes: "HandlerPool | None",
+        self, definitions: Mapping[str, JobDefinition[Any]], around: tuple[Callable[..., Any], ...]
     ) -> None:
         self._definitions = definitions
         self._around = around
-        self._threads = threads
-        self._processes = processes
         self._composed: dict[str, JobDefinition[Any]] = {}
         self._turned_away: set[JobContext] = set()
 
@@ -64,7 +51,7 @@ class _Chains:
     def _compose(self, definition: JobDefinition[Any]) -> Handler:
         if definition.is_async:
             return chained(definition.call, definition.name.name, self._around)
-        place = self._in_process if definition.in_process else self._in_thread
+        place = _in_process if definition.in_process else _in_thread
         chain = chained(self._placed(partial(place, definition)), definition.name.name, self._around)
 
         async def run(parameters: Any, context: JobContext) -> Any:
@@ -87,18 +74,18 @@ class _Chains:
 
         return run
 
-    async def _in_thread(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
-        if self._threads.full:
-            raise NoThread("too many threads of handlers that were given up still run")
-        # A copy, for a thread that was given up stays in it; the middleware runs on in its own.
-        call = partial(call_in, copy_context(), definition.call, parameters, context)
-        run = cast(Job, message_sink_of(context))  # as the run has made the context
-        return await _come_to(*await self._threads.run(call, run))
 
-    async def _in_process(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
-        assert self._processes is not None  # or the job was refused before
-        await self._processes.prepare()  # another job may have taken the one that was, as the middleware waited
-        return await _come_to(*await self._processes.run(definition, parameters, context))
+async def _in_thread(definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
+    run, surroundings = _run_of(context), copy_context()  # for a thread that is given up stays in its context
+    return await _come_to(*await run.in_thread(surroundings, definition.call, parameters, context))
+
+
+async def _in_process(definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
+    return await _come_to(*await _run_of(context).in_process(definition, parameters, context))
+
+
+def _run_of(context: JobContext) -> HandlerRun:
+    return cast(HandlerRun, message_sink_of(context))  # as the run has made the context
 
 
 async def _come_to(returned: Any, raised: BaseException | None) -> Any:

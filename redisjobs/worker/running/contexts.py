@@ -40,46 +40,48 @@ Begun = tuple[Coroutine[Any, Any, Any], Any]
 def begin_in(
     context: Context,
     take: Callable[[Any], object] | None,
-    call: Callable[..., Awaitable[Any]],
-    *arguments: Any,
+    call: Callable[[Any, Any], Awaitable[Any]],
+    parameters: Any,
+    job: Any,
 ) -> Begun | BaseException | None:
     """Call a handler in a context, and take the first step of what it returns.
 
-    A task a job would have a context of its own too, but costs more than all the rest of it. A context can only be
-    entered for one step at a time, so the coroutine is stepped by hand.
+    A task for each job would have a context too, but costs more than all the rest of the job. A context can be
+    entered for one step at a time only, so the coroutine is stepped here.
 
     Args:
         context: The context.
-        take: Is given what it returned in the end, if somebody wants that.
+        take: Called with what the handler returned in the end; None: it is not kept.
         call: The handler.
-        arguments: For it.
+        parameters: Its first argument.
+        job: Its second argument.
 
     Returns:
-        What to go on with by `go_on_in`, where it waits for something. Else it has ended: what it raised, whatever
-        that is, or None.
+        What `go_on_in` goes on with, if the handler waits for something. Else what it raised, or None.
     """
     try:
-        return context.run(_first_step, take, call, *arguments)
+        return context.run(_first_step, take, call, parameters, job)
     except BaseException as error:
         return _raised(error, frames=2)
 
 
 async def run_in(
-    context: Context,
-    take: Callable[[Any], object] | None,
-    call: Callable[..., Awaitable[Any]],
-    *arguments: Any,
+    context: Context, take: Callable[[Any], object] | None, call: Callable[[], Awaitable[Any]]
 ) -> BaseException | None:
-    """Call a handler and await what it returns, in a context; what it raised, or None. See `begin_in`."""
-    begun = begin_in(context, take, call, *arguments)
+    """Call a function in a context and await what it returns; return what it raised, or None. See `begin_in`."""
+    begun = begin_in(context, take, _called, call, None)
     return await go_on_in(context, begun, take) if isinstance(begun, tuple) else begun
 
 
+def _called(call: Callable[[], Awaitable[Any]], _: None) -> Awaitable[Any]:
+    return call()
+
+
 def _first_step(
-    take: Callable[[Any], object] | None, call: Callable[..., Awaitable[Any]], *arguments: Any
+    take: Callable[[Any], object] | None, call: Callable[[Any, Any], Awaitable[Any]], parameters: Any, job: Any
 ) -> Begun | None:
-    """The handler's coroutine and what it waits for; None if it has ended, having waited for nothing."""
-    called = call(*arguments)
+    """Return the handler's coroutine and what it waits for; None if it has ended, having waited for nothing."""
+    called = call(parameters, job)
     steps: Any = called if type(called) is CoroutineType else _awaiting(called)
     try:
         return steps, steps.send(None)

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import anyio
 
@@ -19,13 +18,18 @@ class Deadline:
     Args:
         timeout: Seconds that it may take; None: any number. One of the two is given.
         stalled_after: Seconds that it may go on without reporting progress; None: any number.
+        over: Ends the run at a time of the monotonic clock, or returns when to look again.
+
+    Attributes:
+        over: The same.
     """
 
     # Of the class, as few runs say anything: one is made for each.
     _extended_to: float = -math.inf
     _reported_at: float = -math.inf
 
-    def __init__(self, timeout: float | None, stalled_after: float | None) -> None:
+    def __init__(self, timeout: float | None, stalled_after: float | None, over: Callable[[float], float]) -> None:
+        self.over = over
         self._timeout = timeout
         self._stalled_after = stalled_after
         self._begun_at = time.monotonic()
@@ -68,26 +72,15 @@ class Deadline:
         )
 
 
-class Timed(Protocol):
-    """A run."""
-
-    @property
-    def deadline(self) -> Deadline | None:
-        """When it has to have ended; None: whenever."""
-
-    def outran(self, now: float) -> float:
-        """End it, if its time is over, less what a blocked event loop has cost; else say when to look again."""
-
-
 class Deadlines:
     """Ends the runs whose time is over, by one timer for all: one for each costs a third of a short job.
 
     Args:
-        runs: Gives what runs now.
+        deadlines: Returns those of all runs that have one.
     """
 
-    def __init__(self, runs: Callable[[], Iterable[Timed]]) -> None:
-        self._runs = runs
+    def __init__(self, deadlines: Callable[[], Iterable[Deadline]]) -> None:
+        self._deadlines = deadlines
         self._look_at = math.inf  # by the monotonic clock; no deadline is before that
         self._wakeup = Wakeup()
 
@@ -106,14 +99,12 @@ class Deadlines:
                 await self._wakeup.wait()
 
     def _look(self) -> None:
-        now, over = time.monotonic(), list[Timed]()
+        now, over = time.monotonic(), list[Deadline]()
         self._look_at = math.inf
-        for run in self._runs():
-            if (deadline := run.deadline) is None:
-                continue
+        for deadline in self._deadlines():
             if deadline.at <= now:
-                over.append(run)
+                over.append(deadline)
             else:
                 self._look_at = min(self._look_at, deadline.at)
-        for run in over:
-            self._look_at = min(self._look_at, run.outran(now))
+        for deadline in over:
+            self._look_at = min(self._look_at, deadline.over(now))

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -108,7 +109,7 @@ class Hooks:
         self._say_left_out()
 
     async def _call(self, hook: Hook, arguments: Sequence[Any]) -> None:
-        raised = await run_in(self._contexts.fresh(), None, _awaited, hook, arguments)
+        raised = await run_in(self._contexts.fresh(), None, partial(_awaited, hook, arguments))
         if raised is None:
             return
         try:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 
 from redisjobs.base.visible import visible
@@ -119,7 +120,7 @@ class Pushes:
             self._is_closed = True
         if self._queue.on_push:
             for pushed in self._pushed:
-                raised = await run_in(pushed.context, None, self._show, pushed)
+                raised = await run_in(pushed.context, None, partial(self._show, pushed))
                 if raised is not None:
                     raise raised
         return [pushed.job for pushed in self._pushed]

@@ -4,67 +4,33 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 from redisjobs.base.eventloop import Wakeup
-from redisjobs.model.progress import Progress
+from redisjobs.worker.running.execution import Execution
 
 _BETWEEN = 0.25  # seconds between two that are published of one job, at least
 _LATEST = 0.5  # seconds until one is published though nothing else is said to the store
 _MOST = 500  # at once
 
 
-@dataclass(slots=True)
-class Reported:
-    """What a running job has said last of how far it is.
-
-    Attributes:
-        progress: What it said.
-        made_at: When, by the monotonic clock.
-        is_noted: Whether it waits to be published.
-        published_at: When it was given away to be published, by the monotonic clock; before that -inf.
-    """
-
-    progress: Progress
-    made_at: float
-    is_noted: bool = False
-    published_at: float = -math.inf
-
-
-class Reporting(Protocol):
-    """A job that runs.
-
-    Attributes:
-        reported: What it has said last; None: nothing.
-        over: Whether it has an outcome, or was let go: then nothing of it is published.
-    """
-
-    reported: Reported | None
-    over: bool
-
-
-Run = TypeVar("Run", bound=Reporting)
-
-
-class Reporter(Generic[Run]):
+class Reporter:
     """Keeps the jobs of a source that have news of how far they are, until somebody takes these.
 
     There is no timer of its own: whoever talks to the store takes what is there with each exchange, and at the
     time that `late_at` says makes one for that alone.
 
     Args:
-        call_soon: Runs a function soon in the event loop.
+        call_soon: Executions a function soon in the event loop.
         wakeup: Wakes who talks to the store, when `late_at` has become earlier.
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], object]], None], wakeup: Wakeup) -> None:
         self._call_soon = call_soon
         self._wakeup = wakeup
-        self._heard = deque[tuple[Run, float]]()  # by any thread
-        self._since = dict[Run, float]()  # in the order of these times
+        self._heard = deque[tuple[Execution, float]]()  # by any thread
+        self._since = dict[Execution, float]()  # in the order of these times
 
-    def note(self, run: Run) -> None:
+    def note(self, run: Execution) -> None:
         """Keep a job that has news; at once again where it could not be published. For any thread."""
         self._heard.append((run, time.monotonic()))
         self._call_soon(self._look)
@@ -86,7 +52,7 @@ class Reporter(Generic[Run]):
         """When something is to be published at the latest, by the monotonic clock; inf: there is nothing."""
         return next(iter(self._since.values()), math.inf) + _LATEST
 
-    def take(self, now: float, most: int = _MOST) -> list[Run]:
+    def take(self, now: float, most: int = _MOST) -> list[Execution]:
         """The jobs whose report is to be published now, at most 4 times a second each; who waits longest first.
 
         Args:
@@ -94,7 +60,7 @@ class Reporter(Generic[Run]):
             most: How many at most.
         """
         self._gather()
-        taken: list[Run] = []
+        taken: list[Execution] = []
         for run in list(self._since):
             reported = run.reported
             if reported is None or run.over:
@@ -106,6 +72,6 @@ class Reporter(Generic[Run]):
                 taken.append(run)
         return taken
 
-    def forget(self, run: Run) -> None:
+    def forget(self, run: Execution) -> None:
         """Publish nothing of a job: it is over."""
         self._since.pop(run, None)

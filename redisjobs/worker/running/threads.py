@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -27,34 +27,21 @@ class ThreadTimes:
     Attributes:
         began_at: When it began, by the monotonic clock; infinity: not yet. Set in the thread.
         ended_at: When it ended, likewise.
-        heard_at: When the loop went on with its job: it has ended, or was given up; likewise.
+        heard_at: When the loop went on with its job: the handler has ended, or was given up; likewise.
+        runs_on: Whether it was given up, and its thread still runs.
     """
 
-    __slots__ = ("_given_at", "began_at", "ended_at", "heard_at")
+    __slots__ = ("_given_at", "began_at", "ended_at", "heard_at", "runs_on")
 
     def __init__(self) -> None:
         self._given_at = time.monotonic()
         self.began_at = self.ended_at = self.heard_at = math.inf
+        self.runs_on = False
 
     def lost(self, now: float) -> float:
-        """How many seconds until now were no time of the handler's, and of nothing else that its job waits for."""
+        """Return how many seconds until now the handler, and what else its job waits for, did not have."""
         until = min(now, self.heard_at)
         return min(self.began_at, until) - self._given_at + max(0.0, until - self.ended_at)
-
-
-class Job(Protocol):
-    """A job whose handler runs in a thread.
-
-    Attributes:
-        times: When it did; None: not yet.
-        has_thread: Whether it was given up, and its thread runs on.
-    """
-
-    times: ThreadTimes | None
-    has_thread: bool
-
-    def has_left(self) -> None:
-        """Take note that such a thread has ended."""
 
 
 class Trouble:
@@ -79,18 +66,18 @@ class Trouble:
 
 
 class Threads:
-    """Runs sync handlers, until too many threads are abandoned.
+    """Runs sync handlers in threads, until too many threads are abandoned.
 
     Args:
-        most: With so many threads abandoned no other handler is started. Those that run then may add to them.
+        most: While this many threads are abandoned, no other handler is started. Those that run may add to them.
         changed: Called when no handler can be started any more, and when that is over.
 
     Attributes:
-        full: Whether no handler may be started.
-        trouble: Why none can be started.
+        full: Whether too many threads are abandoned.
+        trouble: Why no handler can be started.
         turned_away: Whether a job has found no thread, or process, and waits for the next try.
         abandoned: How many threads are.
-        call_soon: Runs a function soon in the event loop that their handlers are waited for in.
+        call_soon: Runs a function soon in the event loop that waits for the handlers.
     """
 
     def __init__(self, most: int, changed: Callable[[], None]) -> None:
@@ -103,15 +90,26 @@ class Threads:
         self._limiter = anyio.CapacityLimiter(math.inf)
         self.call_soon = threadsafe_caller()
 
-    async def run(self, call: Callable[[], Any], job: Job) -> tuple[Any, BaseException | None]:
-        """Call a job's handler in a thread; what it returned, and what it raised.
+    async def run(
+        self, call: Callable[[], Any], times: ThreadTimes, ended: Callable[[], object]
+    ) -> tuple[Any, BaseException | None]:
+        """Call a handler in a thread.
+
+        Args:
+            call: The handler.
+            times: Is told when it ran.
+            ended: Called in the event loop when the thread of a handler that was given up has ended.
+
+        Returns:
+            What it returned, and what it raised.
 
         Raises:
             NoThread: It was not called.
             BaseException: A cancellation, at once; the handler may run on.
         """
-        times = job.times = ThreadTimes()
-        errand = _Errand(call, times, partial(self._end, job))
+        if self.full:
+            raise NoThread("too many threads of handlers that were given up still run")
+        errand = _Errand(call, times, partial(self._end, times, ended))
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # not the handler's
@@ -120,7 +118,7 @@ class Threads:
         except anyio.get_cancelled_exc_class():
             if errand.abandon():
                 self._count(1)
-                job.has_thread = True
+                times.runs_on = True
             raise
         finally:
             times.heard_at = time.monotonic()
@@ -128,10 +126,11 @@ class Threads:
             self.trouble.note("")
         return errand.take_result()
 
-    def _end(self, job: Job) -> None:  # called in the thread
+    def _end(self, times: ThreadTimes, ended: Callable[[], object]) -> None:  # called in the thread
         def end() -> None:
             self._count(-1)
-            job.has_left()
+            times.runs_on = False
+            ended()
 
         self.call_soon(end)
 

@@ -7,9 +7,9 @@ from typing import Protocol
 from anyio.abc import TaskGroup
 
 from redisjobs.base.visible import number_of
-from redisjobs.worker.running.call import HandlerRuntime
 from redisjobs.worker.running.deadline import Deadlines
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.handler_run import HandlerRuntime
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
@@ -94,7 +94,7 @@ class Pool:
         self.sources: Sequence[Claimant] = ()
         self.is_shared = False
         self.slots = Slots(settings.concurrency)
-        self.deadlines = Deadlines(self.slots.running)
+        self.deadlines = Deadlines(self.slots.deadlines)
         self.isolated: Execution | None = None
         self.ahead = self.begun = 0
         self.threads = threads

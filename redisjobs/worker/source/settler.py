@@ -106,7 +106,7 @@ class Settler:
 
     def __init__(self, member: Member, pool: Pool, claims: Claims, timer: Timer) -> None:
         self.report = Report(member)
-        self.reporter = Reporter[Execution](pool.threads.call_soon, timer)
+        self.reporter = Reporter(pool.threads.call_soon, timer)
         self.find: Find = member.settings.queue.definitions.get
         self.refused = 0
         self._leases = claims.leases
@@ -119,10 +119,9 @@ class Settler:
 
     # As a job sees it
 
-    @property
-    def server_ms(self) -> int:
-        """The server's clock, as well as it is known."""
-        return self._clock.now_ms(time.monotonic())
+    def server_ms(self, now: float) -> int:
+        """Return the server's clock, as well as it is known, at a time of the monotonic clock."""
+        return self._clock.now_ms(now)
 
     @property
     def may_begin(self) -> bool:

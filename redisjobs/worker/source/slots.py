@@ -9,9 +9,10 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from redisjobs.base.eventloop import Gate, gates
 from redisjobs.model.outcome import Outcome, Raised
-from redisjobs.worker.running.call import DONE, awaited
 from redisjobs.worker.running.cancels import TaskCancels
+from redisjobs.worker.running.deadline import Deadline
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.handler_run import DONE, awaited
 
 
 class Slots:
@@ -42,9 +43,11 @@ class Slots:
         """Return how many slots run a job; for any thread."""
         return min(self.held, self._count)
 
-    def running(self) -> Iterator[Execution]:
-        """Return the jobs that run now."""
-        return (slot.run for slot in self._slots if slot.run is not None)
+    def deadlines(self) -> Iterator[Deadline]:
+        """Return the deadlines of the jobs that run now."""
+        for slot in self._slots:
+            if slot.run is not None and slot.run.deadline is not None:
+                yield slot.run.deadline
 
     @property
     def oldest(self) -> float:

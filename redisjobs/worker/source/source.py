@@ -157,8 +157,7 @@ class Source:
         if self.scheduler is not None:
             tasks.start_soon(self._fire_schedules, self.scheduler)
         self.batcher.start(tasks)
-        threads, processes = self._pool.threads, self._pool.means.processes
-        self.settler.find = finder(settings.queue.definitions, self._middleware, threads, processes)
+        self.settler.find = finder(settings.queue.definitions, self._middleware)
         self._hooks.start(tasks, settings.queue.events)
 
     async def _fire_schedules(self, scheduler: Scheduler) -> None:

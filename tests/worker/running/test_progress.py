@@ -9,7 +9,7 @@ from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio
 import anyio.to_thread
@@ -17,7 +17,7 @@ import process_handlers as handlers
 import pytest
 from fleet import has_ended
 from process_handlers import Do
-from store import MemoryStore, RedisStore, Store, eventually
+from store import MemoryStore, RedisStore, Store, eventually, lease_at
 
 from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
 from redisjobs.middleware import RunningJob
@@ -25,7 +25,8 @@ from redisjobs.model.codec import decode_progress, encode_progress
 from redisjobs.model.progress import HandlerMessage, progress_of
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.reporter import Reported, Reporter
+from redisjobs.worker.running.handler_run import Reported
+from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.settler import Settler
 
 
@@ -254,12 +255,12 @@ class Wake:
         self.count += 1
 
 
-class Run:
-    """A job that runs, as far as a reporter asks."""
-
-    def __init__(self) -> None:
-        self.reported: Reported | None = Reported(Progress(0.1), 0.0)
-        self.over = False
+def a_run() -> Execution:
+    """A job that runs, and has reported progress."""
+    settings = Worker(JobQueue("memory://", "q")).settings
+    run = Execution(lease_at(2, "1-1", 1, "a"), settings, cast(Any, None), cast(Any, None))
+    run.reported = Reported(Progress(0.1), 0.0)
+    return run
 
 
 class Later:
@@ -280,11 +281,11 @@ class Later:
 class Desk:
     """A reporter, and all that it has to do with."""
 
-    reporter: Reporter[Run]
+    reporter: Reporter
     wake: Wake
     later: Later
 
-    def note(self, *runs: Run) -> float:
+    def note(self, *runs: Execution) -> float:
         """Note these; since when they wait, at the latest."""
         for run in runs:
             assert run.reported is not None
@@ -301,7 +302,7 @@ def desk() -> Desk:
 
 
 def test_what_was_said_is_there_to_take_at_once_and_once(desk: Desk) -> None:
-    run = Run()
+    run = a_run()
     now = desk.note(run)
 
     assert run.reported is not None
@@ -311,7 +312,7 @@ def test_what_was_said_is_there_to_take_at_once_and_once(desk: Desk) -> None:
 
 
 def test_a_job_is_published_at_most_four_times_a_second(desk: Desk) -> None:
-    run = Run()
+    run = a_run()
     first = desk.note(run)
     taken = 0
     for step in range(100):  # one second, with news at all times
@@ -325,7 +326,7 @@ def test_a_job_is_published_at_most_four_times_a_second(desk: Desk) -> None:
 def test_news_wake_who_publishes_for_half_a_second_later_once_however_many_jobs_have_some(desk: Desk) -> None:
     assert desk.reporter.late_at == float("inf")
     before = time.monotonic()
-    runs = [Run() for _ in range(10)]
+    runs = [a_run() for _ in range(10)]
     after = desk.note(*runs)
 
     assert before + 0.5 <= desk.reporter.late_at <= after + 0.5
@@ -337,7 +338,7 @@ def test_news_wake_who_publishes_for_half_a_second_later_once_however_many_jobs_
 
 
 def test_no_more_are_taken_than_asked_for_and_who_waits_longest_goes_first(desk: Desk) -> None:
-    runs = [Run() for _ in range(5)]
+    runs = [a_run() for _ in range(5)]
     now = desk.note(*runs)
 
     assert desk.reporter.take(now, 3) == runs[:3]
@@ -345,7 +346,7 @@ def test_no_more_are_taken_than_asked_for_and_who_waits_longest_goes_first(desk:
 
 
 def test_of_a_job_that_is_over_nothing_is_published(desk: Desk) -> None:
-    early, meanwhile, late, alive = (Run() for _ in range(4))
+    early, meanwhile, late, alive = (a_run() for _ in range(4))
     early.over = True
     now = desk.note(early, meanwhile, late, alive)
     meanwhile.over = True
@@ -666,7 +667,7 @@ async def test_progress_does_not_outlast_a_timeout_nor_an_extension_a_stall(queu
 
 
 def test_a_deadline_moves_with_each_report_and_never_earlier() -> None:
-    deadline = Deadline(None, 30)
+    deadline = Deadline(None, 30, float)
     first, now = deadline.at, time.monotonic()
     deadline.progressed(now + 2)
 
@@ -675,7 +676,7 @@ def test_a_deadline_moves_with_each_report_and_never_earlier() -> None:
 
 
 def test_a_deadline_that_threads_extend_is_the_latest_that_they_said() -> None:
-    deadline = Deadline(1, None)
+    deadline = Deadline(1, None, float)
     first, now = deadline.at, time.monotonic()
     threads = [threading.Thread(target=deadline.extend, args=(seconds, now)) for seconds in (99, 5, 0)]
     for thread in threads:
@@ -685,34 +686,30 @@ def test_a_deadline_that_threads_extend_is_the_latest_that_they_said() -> None:
     assert 97.9 < deadline.at - first < 99
 
 
-@dataclass
-class Timed:
-    deadline: Deadline | None
-    ended: int = 0
-
-    def outran(self, now: float) -> float:
-        self.ended += 1
-        self.deadline = None
-        return math.inf
-
-
 @pytest.mark.anyio
 async def test_each_run_ends_at_its_own_deadline_however_many_there_are() -> None:
-    runs = [Timed(None)]
-    deadlines = Deadlines(lambda: runs)
+    running, ended = list[Deadline](), list[float]()
+
+    def deadline_in(seconds: float) -> Deadline:
+        def over(_: float) -> float:
+            ended.append(seconds)
+            running.remove(deadline)
+            return math.inf
+
+        deadline = Deadline(seconds, None, over)
+        return deadline
+
+    deadlines = Deadlines(lambda: list(running))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(deadlines.run)
         await anyio.wait_all_tasks_blocked()
         for seconds in (60, 0.2, 0.1):
-            deadline = Deadline(seconds, None)
-            runs.append(Timed(deadline))
-            deadlines.add(deadline)
-        await eventually(lambda: runs[3].ended)
-        assert not runs[2].ended
-        await eventually(lambda: runs[2].ended)
+            running.append(deadline_in(seconds))
+            deadlines.add(running[-1])
+        await eventually(lambda: len(ended) == 2)
         tasks.cancel_scope.cancel()
 
-    assert [run.ended for run in runs] == [0, 0, 1, 1]
+    assert ended == [0.1, 0.2]
 
 
 # In a process

@@ -14,7 +14,8 @@ from redisjobs.model.progress import Progress
 from redisjobs.model.transitions import Exchange, Lease, Lingers, Reply, ReportProgress, RetryLater
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.execution import Execution
-from redisjobs.worker.running.reporter import Reported
+from redisjobs.worker.running.handler_run import Reported
+from redisjobs.worker.running.threads import ThreadTimes
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.source import Source
 
@@ -93,7 +94,8 @@ def given_up(source: Source, *, says: bool = False) -> Execution:
     """A run whose handler was given up, and whose thread runs on; it may have said how far it is."""
     source.dispatcher.take([a_lease("a")], float("inf"))
     (run,) = source.leases
-    run.has_thread = True
+    run.times = ThreadTimes()
+    run.times.runs_on = True
     if says:
         run.reported = Reported(Progress(0.5), 0.0, is_noted=True)
     source.settler.ran(run, Raised(ValueError("given up")))

@@ -1,0 +1,368 @@
+"""One run of a handler: in the event loop, a thread or a process; what it says meanwhile, and its outcome."""
+
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from redisjobs.base.eventloop import is_awaitable, was_asked
+from redisjobs.base.visible import visible
+from redisjobs.client.push import name_in
+from redisjobs.errors import DecodeError, EncodeError, RedisJobsError, RegistrationError, UnwritableResult
+from redisjobs.model import payload
+from redisjobs.model.context import JobContext, set_current_job
+from redisjobs.model.job import JobDefinition, PushedJob
+from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Undecodable, Unplaced
+from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
+from redisjobs.model.transitions import Lease, Result
+from redisjobs.worker.running.cancels import TaskCancels
+from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
+from redisjobs.worker.running.deadline import Deadline, Deadlines
+from redisjobs.worker.running.handler_ref import NotPacked
+from redisjobs.worker.running.pushes import Pushes
+from redisjobs.worker.running.threads import NoThread, Threads, ThreadTimes, call_in
+from redisjobs.worker.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from redisjobs.worker.running.handler_pool import HandlerPool  # imported only where it is needed
+
+DONE = Done()
+OUTRAN = Interrupted()
+_WHY_CHARACTERS = 1_000  # of the reason why a result is refused
+_first_push = threading.Lock()
+
+Run = Outcome | Coroutine[Any, Any, Outcome]
+"""The outcome of a run, or a coroutine that returns it."""
+
+
+async def awaited(run: Run) -> Outcome:
+    """Return the outcome of a run."""
+    return await run if isinstance(run, Coroutine) else run
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerRuntime:
+    """The parts of a worker that run handlers."""
+
+    contexts: Contexts
+    deadlines: Deadlines
+    threads: Threads
+    processes: "HandlerPool | None"
+
+    def unplaced(self) -> Outcome:
+        """Return the outcome of a job that found no thread to run in."""
+        self.threads.turned_away = True
+        return Unplaced()
+
+
+@dataclass(slots=True)
+class Reported:
+    """The latest progress that a run has reported.
+
+    Attributes:
+        progress: The progress.
+        made_at: When the handler reported it, by the monotonic clock.
+        is_noted: Whether it waits to be published.
+        published_at: When it was last taken to be published, by the monotonic clock; -inf: never.
+    """
+
+    progress: Progress
+    made_at: float
+    is_noted: bool = False
+    published_at: float = -math.inf
+
+
+class HandlerRun:
+    """One run of a job's handler. A handler that waits for nothing runs without an `await`, which costs the least.
+
+    Attributes:
+        lease: The job's lease; a renewed token may replace it.
+        over: Whether it has an outcome, or was let go.
+        why: The outcome of a run that was given up; None: it was not. OUTRAN: its time was over.
+        has_returned: Whether the handler has returned or raised; it can push no more jobs.
+        deadline: When it has to have ended; None: no limit, or it has not begun.
+        times: When its handler ran in a thread; None: in none.
+        reported: The latest progress; None: there was none.
+        pushes: The jobs that its handler has pushed; None: none.
+    """
+
+    __slots__ = (
+        *("__weakref__", "_context", "_definition", "_keep_ms", "_returned", "_runtime", "_scope", "_settings"),
+        *("_surroundings", "deadline", "has_returned", "lease", "over", "pushes", "reported", "times", "why"),
+    )
+
+    def __init__(self, lease: Lease, settings: Settings, runtime: HandlerRuntime) -> None:
+        self.lease = lease
+        self._settings = settings
+        self._runtime = runtime
+        self.over = self.has_returned = False
+        self._keep_ms = 0
+        self.why: Outcome | None = None
+        self.deadline: Deadline | None = None
+        self.times: ThreadTimes | None = None
+        self.reported: Reported | None = None
+        self.pushes: Pushes | None = None
+        self._definition: JobDefinition[Any] | None = None
+        self._context: JobContext | None = None
+        self._scope: anyio.CancelScope | None = None
+
+    # What those who own it are told, each in the event loop or any thread, as it happens
+
+    def has_news(self) -> None:
+        """Take note that there is progress to publish; not called again until that was taken. In any thread."""
+
+    def thread_ended(self) -> None:
+        """Take note that the thread of a run that was given up has ended."""
+
+    # Calling the handler
+
+    def call(
+        self, definition: JobDefinition[Any], context: JobContext, parameters: bytes, cancels: TaskCancels
+    ) -> Run:
+        """Read the parameters, and begin to run the handler.
+
+        Args:
+            definition: The handler.
+            context: The context that it is given.
+            parameters: Its parameters, as JSON.
+            cancels: The cancels of the current task.
+
+        Returns:
+            The outcome; or a coroutine for it, to be awaited in the same task.
+
+        Raises:
+            BaseException: Only a cancellation from outside.
+        """
+        # Before the copy: to enter that once more would cost ten times as much.
+        set_current_job(context)
+        # A fresh one for each job: what a handler sets in it does not concern the next job.
+        surroundings: Context = self._runtime.contexts.fresh()
+        self._surroundings: Context | None = surroundings
+        try:
+            decoded = surroundings.run(payload.decode_parameters, definition.name, parameters)
+        except DecodeError as error:
+            return Undecodable(str(error))
+        except BaseException as error:  # the parameters' own code
+            return Raised(error)
+        take = self._take_returned if self._keep_ms else None
+        if not definition.is_async:
+            cancels.by_job = False
+            return self._wait_for(self._call_elsewhere(definition, decoded, context), cancels)
+        begun = begin_in(surroundings, take, definition.call, decoded, context)
+        if isinstance(begun, tuple):
+            return self._wait_for(go_on_in(surroundings, begun, take, cancels), cancels)
+        cancels.by_job = True  # nothing else ran meanwhile
+        try:
+            return self._ended(begun, cancels)
+        finally:
+            del begun  # a reference cycle otherwise: its traceback leads to the frames that called the handler
+
+    def _take_returned(self, returned: Any) -> None:
+        self._returned = returned
+
+    async def _wait_for(self, called: Awaitable[BaseException | None], cancels: TaskCancels) -> Outcome:
+        try:
+            raised = await called
+        except NoThread:
+            return self._runtime.unplaced()
+        except anyio.get_cancelled_exc_class() as error:
+            raised = error
+        try:
+            return await awaited(self._ended(raised, cancels))
+        finally:
+            del raised  # as above
+
+    def _ended(self, raised: BaseException | None, cancels: TaskCancels) -> Run:
+        """Return the outcome of a handler that raised, or returned None for this."""
+        self.has_returned = True
+        if raised is None:
+            return DONE if not self._keep_ms and self.pushes is None else self._returned_more()
+        try:
+            return self._came_to(raised, cancels)
+        finally:
+            del raised  # as above
+
+    async def _returned_more(self) -> Outcome:
+        """Return the outcome of a handler that has returned, where its result is kept or it has pushed jobs."""
+        assert self._surroundings is not None
+        outcome = self._surroundings.run(self._keep) if self._keep_ms else DONE
+        if self.pushes is None or not isinstance(outcome, Done):
+            return outcome
+        if jobs := await self.pushes.close():
+            return Done(outcome.result, jobs)
+        self.pushes = None
+        return outcome
+
+    def _keep(self) -> Outcome:
+        """Return the outcome with the result; or why that can't be kept."""
+        definition, returned = self._definition, self._returned
+        assert definition is not None
+        try:
+            if type(returned) is NotPacked:
+                raise EncodeError(f"{definition.name.name}: the result can't leave its process: {returned.why}")
+            longest = self._settings.queue.max_parameters
+            value = payload.encode_parameters(definition.returns, returned, longest)
+        except (EncodeError, RegistrationError) as error:
+            if definition.strict_result:
+                return Raised(UnwritableResult(f"the handler has returned, and is not run again: {error}"))
+            return Done(Result(self._keep_ms, refused=visible(str(error), _WHY_CHARACTERS)))
+        except BaseException as error:  # the code of its type
+            return Raised(error)
+        return Done(Result(self._keep_ms, value))
+
+    def _came_to(self, raised: BaseException, cancels: TaskCancels) -> Outcome:
+        """Return the outcome of a handler that raised. A cancellation that other code has sent is raised again."""
+        if type(raised) is NoThread:  # found only inside of the middleware
+            return self._runtime.unplaced()
+        if self.why is OUTRAN:
+            return self._late(raised)
+        by_others = was_asked() or (cancels.count() and not cancels.by_job)
+        if by_others and isinstance(raised, anyio.get_cancelled_exc_class()):
+            try:
+                raise raised
+            finally:
+                del raised  # as above
+        return Raised(raised) if self.why is None else self.why
+
+    # Elsewhere than in the event loop
+
+    async def _call_elsewhere(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
+    ) -> BaseException | None:
+        """Run a handler in a process or a thread, and return what it raised."""
+        if definition.in_process:
+            self._returned, raised = await self.in_process(definition, parameters, context)
+            return raised
+        surroundings = self._surroundings
+        assert surroundings is not None
+        returned, raised = await self.in_thread(surroundings, definition.call, parameters, context)
+        if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
+            return await run_in(surroundings, self._take_returned if self._keep_ms else None, lambda: returned)
+        self._returned = returned if self._keep_ms else None
+        return raised
+
+    async def in_thread(
+        self, surroundings: Context, call: Callable[..., Any], *arguments: Any
+    ) -> tuple[Any, BaseException | None]:
+        """Call the handler in a thread, and return what it returned and what it raised.
+
+        Raises:
+            NoThread: There is none to be had.
+        """
+        self.times = ThreadTimes()
+        errand = partial(call_in, surroundings, call, *arguments)
+        return await self._runtime.threads.run(errand, self.times, self.thread_ended)
+
+    async def in_process(
+        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
+    ) -> tuple[Any, BaseException | None]:
+        """Call the handler in a process, and return what it returned and what it raised.
+
+        Raises:
+            NoThread: There is none to be had.
+        """
+        processes = self._runtime.processes
+        assert processes is not None  # or the job was refused before
+        await processes.prepare()  # another job may have taken the one that was, as the middleware waited
+        return await processes.run(definition, parameters, context)
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether it was given up, and its thread still runs."""
+        return self.times is not None and self.times.runs_on
+
+    # Giving it up
+
+    def give_up(self, why: Outcome) -> None:
+        """Cancel the handler; `why` is the outcome, unless it is over already."""
+        if self.over or self.why is not None:
+            return
+        self.why = why
+        if self._context is not None:
+            self._context.cancelled = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._scope is None:
+            return
+        try:
+            self._scope.cancel()
+        except BaseException:  # the code of an object that the handler waits for
+            job_id = visible(self.lease.job_id)
+            self._settings.log.exception("job %s: what it waits for can't be cancelled", job_id)
+
+    def outran(self, now: float) -> float:
+        """Cancel the handler if its time is over, less what a blocked loop cost; return when to look again."""
+        own = self._less_lost(now)
+        if self.deadline is not None and own < self.deadline.at:
+            return now + self.deadline.at - own
+        if not self.over and self.why is None:
+            self.why = OUTRAN
+            self._cancel()
+        return math.inf
+
+    def _less_lost(self, now: float) -> float:
+        """A time by the monotonic clock, less what a blocked event loop has cost until then."""
+        return now if self.times is None else now - self.times.lost(now)
+
+    def _late(self, cause: BaseException | None = None) -> Outcome:
+        """Return the outcome of a run whose time was over; the cause shows where it was."""
+        assert self.deadline is not None
+        if self._context is not None:
+            self._context.cancelled = True  # not sooner: by that middleware tells a timeout from all else
+        error = self.deadline.error
+        error.__cause__ = cause
+        return Raised(error)  # not kept here, as its traceback leads here
+
+    def cut_off(self) -> Outcome:
+        """Return the outcome of a run whose task was cancelled: the run was given up, or other code sent that."""
+        if self.why is not None:
+            return self._late() if self.why is OUTRAN else self.why
+        if self.lease.deliveries >= self._settings.max_deliveries > 1:  # it ran alone: it was its own code
+            return Raised(RedisJobsError("the task of the handler was cancelled, and not by its worker"))
+        return Interrupted(counts=True)
+
+    # What the handler says
+
+    def hear(self, said: HandlerMessage) -> PushedJob | None:
+        """Take in what the handler says, in any thread; nothing once the run is over, or was given up."""
+        if self.over or self.why is not None:
+            return None
+        if isinstance(said, Pushing):
+            return self._push(said)
+        now = time.monotonic()
+        if isinstance(said, Extension):
+            if self.deadline is not None:
+                self.deadline.extend(said.seconds, self._less_lost(now))
+            return None
+        if self.deadline is not None:
+            self.deadline.progressed(self._less_lost(now))
+        reported = self.reported
+        if reported is None:
+            reported = self.reported = Reported(said, now)
+        else:
+            reported.progress, reported.made_at = said, now
+        if not reported.is_noted:
+            reported.is_noted = True
+            self.has_news()
+        return None
+
+    def _push(self, pushing: Pushing) -> PushedJob | None:
+        with _first_push:
+            pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
+        # Only now: either this sees that the handler has ended, or the code that ends the run sees what to close.
+        if self.has_returned or self.why is not None:
+            return None
+        job = pushes.add(pushing)
+        return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
+
+    @property
+    def progress(self) -> Progress | None:
+        """The latest progress; None: there was none."""
+        return None if self.reported is None else self.reported.progress

@@ -1,4 +1,4 @@
-"""A worker's handlers with middleware around them, composed when it starts."""
+"""Composes a worker's handlers with the middleware around them, when the worker starts."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
@@ -14,11 +14,11 @@ from redisjobs.worker.running.handler_run import HandlerRun
 from redisjobs.worker.running.threads import NoThread
 
 Find = Callable[[str], JobDefinition[Any] | None]
-"""The definition of a job name; None if there is none."""
+"""Returns the definition of a job name; None if there is none."""
 
 
 def finder(definitions: Mapping[str, JobDefinition[Any]], middleware: Iterable[Middleware]) -> Find:
-    """Return what finds a job's definition: as it was registered, unless middleware runs around handlers."""
+    """Return a function that finds a job's definition, composed with the middleware that runs around handlers."""
     around = hooks(middleware, "around")
     if not around:
         return definitions.get
@@ -40,7 +40,7 @@ class _Chains:
         self._turned_away: set[JobContext] = set()
 
     def find(self, name: str) -> JobDefinition[Any] | None:
-        """The definition of a job name, composed once: for one that was registered later when it is first met."""
+        """Return the definition of a job name; composed on first use, if it was registered after the start."""
         if (composed := self._composed.get(name)) is not None:
             return composed
         definition = self._definitions.get(name)
@@ -58,7 +58,7 @@ class _Chains:
             try:
                 return await chain(parameters, context)
             finally:
-                if context in self._turned_away:  # whatever the middleware made of that
+                if context in self._turned_away:  # whatever the middleware did with that error
                     self._turned_away.discard(context)
                     raise NoThread
 
@@ -89,11 +89,11 @@ def _run_of(context: JobContext) -> HandlerRun:
 
 
 async def _come_to(returned: Any, raised: BaseException | None) -> Any:
-    """What a handler returned elsewhere, or raised."""
+    """Return what a handler returned elsewhere, or raise what it raised."""
     try:
         if raised is not None:
             raise raised
         # A plain function may return a coroutine, as decorators make them.
         return await returned if is_awaitable(returned) else returned
     finally:
-        del raised  # or it would hold itself, through its traceback
+        del raised  # a reference cycle otherwise, through its traceback

@@ -10,20 +10,20 @@ from redisjobs.worker.running.cancels import TaskCancels
 
 
 class Contexts:
-    """Contexts like the one that is current now, for one job each: what it sets is no business of the next one's.
+    """Copies of the current context, one for each job: what a job sets there does not reach the next one.
 
     Attributes:
-        fresh: Makes one.
+        fresh: Returns a new copy.
     """
 
     def __init__(self) -> None:
-        # A context's copy holds the same values, and this one can be changed in place.
+        # A copy of a context holds the same values, and a decimal context can be changed in place.
         shared = [pair for pair in copy_context().items() if isinstance(pair[1], decimal.Context)]
         self._shared: list[tuple[Any, decimal.Context]] = shared
         self.fresh: Callable[[], Context] = self._copy if self._shared else copy_context
 
     def part(self) -> None:
-        """Make the current context, which is a copy, share nothing with the one that it was copied from."""
+        """Replace values in the current context that its copies could change in place."""
         for variable, value in self._shared:
             variable.set(value.copy())
 
@@ -99,13 +99,13 @@ async def _awaiting(called: Awaitable[Any]) -> Any:
 def go_on_in(
     context: Context, begun: Begun, take: Callable[[Any], object] | None, cancels: TaskCancels | None = None
 ) -> Generator[Any, Any, BaseException | None]:
-    """Await a handler that was begun by `begin_in`, with the same context and `take`; what it raised, or None.
+    """Await a handler that `begin_in` began, and return what it raised, or None.
 
     Args:
-        context: The context.
-        begun: What `begin_in` has returned.
-        take: Is given what it returned in the end, if somebody wants that.
-        cancels: Where it is noted whether the handler itself has cancelled this task.
+        context: The context of `begin_in`.
+        begun: What `begin_in` returned.
+        take: As for `begin_in`.
+        cancels: Notes whether the handler itself has cancelled this task.
     """
     steps, waits_for = begun
     step: Callable[[Any], Any]
@@ -132,11 +132,11 @@ def go_on_in(
         except BaseException as error:
             return _raised(error, frames=1)
         finally:
-            del value  # an exception would hold itself, through its traceback
+            del value  # a reference cycle otherwise: an exception leads to its frames
 
 
 def _raised(error: BaseException, frames: int) -> BaseException:
-    """An error without our own frames, the outermost: they lead to who keeps the error, a reference cycle."""
+    """Return an error without its outermost frames, which are ours: they would make a reference cycle."""
     trace = error.__traceback__
     for _ in range(frames):
         trace = trace and trace.tb_next

@@ -1,4 +1,4 @@
-"""How long runs may take: until their timeout, and for as long as they report progress."""
+"""Limits how long runs take: by their timeout, and by the time since their last progress."""
 
 import math
 import time
@@ -11,13 +11,13 @@ from redisjobs.errors import JobStalled, JobTimeout, RedisJobsError
 
 
 class Deadline:
-    """When one run has to have ended, counted from now. What it says of itself moves that, in any thread.
+    """The time by which a run has to have ended. The handler can move it, in any thread.
 
     All times are by the monotonic clock, less what a blocked event loop has cost the run until then.
 
     Args:
-        timeout: Seconds that it may take; None: any number. One of the two is given.
-        stalled_after: Seconds that it may go on without reporting progress; None: any number.
+        timeout: Seconds that the run may take, from now; None: no limit. One of the two is given.
+        stalled_after: Seconds that it may run without reporting progress; None: no limit.
         over: Ends the run at a time of the monotonic clock, or returns when to look again.
 
     Attributes:
@@ -35,16 +35,16 @@ class Deadline:
         self._begun_at = time.monotonic()
 
     def extend(self, seconds: float, now: float) -> None:
-        """Let the timeout be over so many seconds from now, if not later anyway; without one nothing changes."""
+        """Let the timeout end this many seconds from now, unless it ends later; without one nothing changes."""
         self._extended_to = max(self._extended_to, now + seconds)
 
     def progressed(self, now: float) -> None:
-        """Take in that it reported progress."""
+        """Note that the run reported progress."""
         self._reported_at = now
 
     @property
     def at(self) -> float:
-        """When that is, as far as is known now: it moves to later times only."""
+        """The time, as it is known now. It moves to later times only."""
         return self._ends_at if self._stalled_after is None else min(self._ends_at, self._stalls_at)
 
     @property
@@ -61,7 +61,7 @@ class Deadline:
 
     @property
     def error(self) -> RedisJobsError:
-        """What a run has failed by that was still running then."""
+        """The error of a run that was still running at that time."""
         if self._stalls_at < self._ends_at:
             return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
         if self._ends_at == self._begun_at + (self._timeout or 0):
@@ -73,7 +73,7 @@ class Deadline:
 
 
 class Deadlines:
-    """Ends the runs whose time is over, by one timer for all: one for each costs a third of a short job.
+    """Ends the runs whose time is over, by one timer for all: a timer each costs a third of a short job.
 
     Args:
         deadlines: Returns those of all runs that have one.
@@ -85,13 +85,13 @@ class Deadlines:
         self._wakeup = Wakeup()
 
     def add(self, deadline: Deadline) -> None:
-        """Keep the deadline of a run that begins."""
+        """Note the deadline of a run that begins."""
         if (at := deadline.at) < self._look_at:
             self._look_at = at
             self._wakeup.wake()
 
     async def run(self) -> None:
-        """Look whenever one may be over, until cancelled."""
+        """Wait for the next deadline, again and again, until cancelled."""
         while True:
             self._wakeup.begin()
             self._look()

@@ -1,4 +1,4 @@
-"""Sync handlers in processes of their own, which can be killed.
+"""Sync handlers in processes of their own, which can be killed: the worker's side.
 
 Each process has a pipe of its own and runs one handler at a time, so one that dies takes nothing with it. pebble's
 pool, and those of the standard library, share a pipe and its locks among all processes: there a crash can break
@@ -7,28 +7,38 @@ the pool under its bystanders, and they stand still while one is being killed.
 
 import functools
 import math
+import multiprocessing
+import multiprocessing.connection
 import pickle
+import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from redisjobs.errors import ProcessDied, RegistrationError
+from redisjobs.base.forks import begin_after_fork
+from redisjobs.errors import EncodeError, ProcessDied, RegistrationError
 from redisjobs.model.context import JobContext, message_sink_of
-from redisjobs.model.job import JobDefinition
-from redisjobs.model.progress import HandlerMessage
-from redisjobs.worker.running.handler_process import Process, load
-from redisjobs.worker.running.handler_ref import place_of
+from redisjobs.model.job import JobDefinition, PushedJob
+from redisjobs.model.outcome import RemoteTraceback, attach, describe
+from redisjobs.model.progress import HandlerMessage, Pushing
+from redisjobs.worker.running.handler_process import BEGUN, READY, SAID, log_settings, serve
+from redisjobs.worker.running.handler_ref import HandlerRef, NotPacked
 from redisjobs.worker.running.threads import NoThread, Trouble
 
 _END = 2.0  # seconds that idle processes have to end by themselves
 _TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
+_LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
+_NOTED = 1.0  # seconds that another thread may take to write down how a process ended
+
+_spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
 
 
 class HandlerPool:
-    """As many processes as run handlers at once, each started when first needed and then kept.
+    """As many processes as handlers run at once, each started when first needed and then kept.
 
     Args:
         definitions: The handlers.
@@ -44,7 +54,7 @@ class HandlerPool:
     def __init__(self, definitions: Iterable[JobDefinition[Any]], changed: Callable[[], None]) -> None:
         self.trouble = Trouble(changed)
         # Not by their names: handlers of several queues may share one.
-        self._places = {id(each): place_of(each) for each in definitions}
+        self._refs = {id(each): HandlerRef.of(each) for each in definitions}
         # The slots are the limit; the default limiter is the application's too, which may have used it up.
         self._limiter = anyio.CapacityLimiter(math.inf)
         self._idle: list[Process] = []
@@ -55,7 +65,7 @@ class HandlerPool:
         """Start the first process.
 
         Raises:
-            RegistrationError: It does not start; why, it has said on stderr.
+            RegistrationError: It does not start; stderr says why.
         """
         try:
             await self._start()
@@ -66,7 +76,7 @@ class HandlerPool:
             ) from None
 
     async def prepare(self) -> None:
-        """See to it that a process is idle; for a job whose time runs only then.
+        """Make sure that a process is idle, for a job whose time runs only then.
 
         Raises:
             NoThread: The system has none to give.
@@ -85,7 +95,7 @@ class HandlerPool:
         self.trouble.note("")
 
     async def _start(self) -> None:
-        process = Process({place.module for place in self._places.values()})
+        process = Process({ref.module for ref in self._refs.values()})
         if not await self._in_thread(process, process.start):
             raise NoThread(f"a process {process.ending}")
         self._idle.append(process)
@@ -93,30 +103,30 @@ class HandlerPool:
     async def run(
         self, definition: JobDefinition[Any], parameters: Any, context: JobContext
     ) -> tuple[Any, BaseException | None]:
-        """Run a handler in a process that was prepared; what it returned, where that is kept, and what it raised.
+        """Run a handler in a process that was prepared; return what it returned, if kept, and what it raised.
 
         Raises:
             NoThread: It was not begun.
             BaseException: A cancellation; the process was killed.
         """
         try:
-            task = pickle.dumps((self._places[id(definition)], parameters, context, context.keeps_result))
+            task = pickle.dumps((self._refs[id(definition)], parameters, context, context.keeps_result))
         except BaseException as error:
             return None, error
         sink = message_sink_of(context)
-        said: Callable[[HandlerMessage], object] = sink.hear if sink is not None else bool
+        hear: Callable[[HandlerMessage], object] = sink.hear if sink is not None else bool
         for _ in range(_TRIES):
             process = self._idle.pop()
-            answer = await self._in_thread(process, functools.partial(process.ask, task, said))
+            answer = await self._in_thread(process, functools.partial(process.ask, task, hear))
             if answer is not None:
                 self._idle.append(process)
-                return load(answer)
+                return _load(answer)
             if process.begun:
                 break
             await self.prepare()
         return None, ProcessDied(f"the process of the handler {process.ending}")
 
-    async def _in_thread(self, process: Process, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, process: "Process", call: Callable[[], Any]) -> Any:
         self._busy.add(process)
         try:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
@@ -129,12 +139,12 @@ class HandlerPool:
         finally:
             self._busy.discard(process)
 
-    def _kill(self, process: Process) -> None:
+    def _kill(self, process: "Process") -> None:
         process.kill()
         self._dying = [process, *(each for each in self._dying if not each.has_ended)]
 
     async def close(self) -> None:
-        """End all of them, and wait until they have ended."""
+        """End all processes, and wait until they have ended."""
         for process in list(self._busy):
             self._kill(process)
         for process in self._idle:
@@ -153,3 +163,178 @@ class HandlerPool:
             process.kill()
         for process in processes:
             process.join()
+
+
+class Process:
+    """One process that runs handlers. Methods that block are for a thread.
+
+    Attributes:
+        ending: How it ended, or why it did not begin.
+        begun: Whether it began with its latest task.
+    """
+
+    def __init__(self, modules: set[str]) -> None:
+        self.ending = "was killed"
+        self.begun = False
+        self._given_up = False
+        self._pipe, theirs = _spawn.Pipe()
+        watched, self._lifeline = _spawn.Pipe(duplex=False)  # nothing is written: it closes as the worker ends
+        self._theirs = theirs, watched
+        arguments = (theirs, watched, modules, log_settings())
+        # Not a daemon: that one could have no processes of its own.
+        self._process = _spawn.Process(target=serve, args=arguments, name="redisjobs handler", daemon=False)
+        begin_after_fork(self)
+
+    def begin(self) -> None:
+        """Close our ends in a process that a handler of this one forked: it may outlive the worker."""
+        self._pipe.close()
+        self._lifeline.close()
+
+    def start(self) -> bool:
+        """Start it, wait until it has imported what it will run, and return whether it has."""
+        try:
+            self._process.start()
+        except OSError as error:
+            self.ending = f"could not be started: {error}"
+            return False
+        finally:
+            for end in self._theirs:
+                end.close()
+        if self._given_up:
+            self.kill()
+        return self._receive() == READY
+
+    def ask(self, task: bytes, hear: Callable[[HandlerMessage], object]) -> bytes | None:
+        """Run a handler there.
+
+        Args:
+            task: The handler and its arguments.
+            hear: Called, in this thread, with each message of the handler before its answer.
+
+        Returns:
+            The answer, or None if the process died.
+        """
+        self.begun = False
+        with suppress(OSError):
+            self._pipe.send_bytes(task)
+        self.begun = self._receive() == BEGUN
+        answer = self._receive() if self.begun else None
+        while answer is not None and answer.startswith(SAID):
+            self._pass_on(answer[len(SAID) :], hear)
+            answer = self._receive()
+        return answer
+
+    def _pass_on(self, packed: bytes, hear: Callable[[HandlerMessage], Any]) -> None:
+        """Pass a message of the handler on. A push waits for an answer: the job, or an error."""
+        answer: PushedJob | Exception | None
+        try:
+            message = pickle.loads(packed)
+        except BaseException as error:  # of a push: nothing else has classes of the user's, and their code
+            self._reply(EncodeError(f"what is pushed can't leave this process: {describe(error)}"))
+            return
+        try:
+            pushed = hear(message)
+            is_job = isinstance(pushed, PushedJob)
+            answer = PushedJob(pushed.id, pushed.name, pushed.added, pushed.replaced) if is_job else None
+        except Exception as error:
+            answer = error
+        if isinstance(message, Pushing):
+            self._reply(answer)
+
+    def _reply(self, answer: PushedJob | Exception | None) -> None:
+        with suppress(OSError):
+            self._pipe.send_bytes(_packed(answer))
+
+    def _receive(self) -> bytes | None:
+        with suppress(EOFError, OSError):
+            while self._process.is_alive() or self._pipe.poll():
+                multiprocessing.connection.wait([self._pipe, self._process.sentinel], _LOOK)
+                if self._pipe.poll():
+                    return self._pipe.recv_bytes()
+        self._process.join()  # it has closed its pipe, or ended
+        code = self._exit_code()
+        if code is None:
+            self.ending = "ended"
+        else:
+            self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        self._pipe.close()
+        return None
+
+    def _exit_code(self) -> int | None:
+        """Return its exit code; None if other code in this process has waited for it, and keeps the code."""
+        until = time.monotonic() + _NOTED
+        # A thread that starts another process asks for the ends of all, and may not have noted this one yet.
+        while (code := self._process.exitcode) is None and time.monotonic() < until:
+            time.sleep(0.001)
+        return code
+
+    def kill(self) -> None:
+        """Kill it, now or as soon as it is there."""
+        self._given_up = True
+        if self._process.pid is not None:
+            with suppress(ValueError):  # it has ended, and is closed
+                self._process.kill()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a task. One that has closed its pipe, or says something unasked, does not."""
+        with suppress(OSError):
+            return self._process.is_alive() and not self._pipe.poll()
+        return False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, or never began."""
+        return self._process.pid is None or not self._process.is_alive()
+
+    def end(self) -> None:
+        """Let it end: nothing more will come."""
+        self._pipe.close()
+
+    def join(self, until: float | None = None) -> None:
+        """Wait until it has ended, or until a time of the monotonic clock."""
+        if self._process.pid is not None:
+            self._process.join(None if until is None else max(0.0, until - time.monotonic()))
+
+
+def _packed(answer: PushedJob | Exception | None) -> bytes:
+    """Pickle the answer to a push; an error that could not be loaded over there as one of ours."""
+    try:
+        packed = pickle.dumps(answer)
+        pickle.loads(packed)
+    except Exception:
+        return pickle.dumps(EncodeError(describe(answer)) if isinstance(answer, Exception) else None)
+    return packed
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _load(answer: bytes) -> tuple[Any, BaseException | None]:
+    """Return what a handler returned and raised, as far as that can be loaded here."""
+    returned, raised = pickle.loads(answer)
+    return _load_returned(returned), None if raised is None else _load_raised(raised)
+
+
+def _load_returned(packed: bytes | NotPacked) -> Any:
+    if isinstance(packed, NotPacked):
+        return packed
+    try:
+        return pickle.loads(packed)
+    except BaseException as error:  # its class may exist only over there, and its code is the user's
+        return NotPacked(describe(error))
+
+
+def _load_raised(raised: Any) -> BaseException:
+    packed, name, text, shown, fingerprint = raised
+    error: Any = None
+    with suppress(BaseException):  # as above
+        error = pickle.loads(packed)
+    if not issubclass(type(error), BaseException):
+        error = type(name, (Exception,), {})(text)
+    attach(error, "__cause__", RemoteTraceback(shown, fingerprint))
+    return error  # type: ignore[no-any-return]

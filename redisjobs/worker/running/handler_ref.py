@@ -1,4 +1,4 @@
-"""Where a process finds a handler that its worker tells it to run."""
+"""Names a handler so that another process finds it."""
 
 import functools
 import sys
@@ -13,14 +13,14 @@ from redisjobs.model.signature import Signature, handler_call
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a process finds a handler.
+class HandlerRef:
+    """The name of a handler.
 
     Attributes:
         module: Its module.
         name: Its qualified name there.
         wraps: How many functions are around it, as decorators make them.
-        by_name: It takes its parameters by name.
+        by_name: Whether it takes its parameters by name.
     """
 
     module: str
@@ -28,35 +28,35 @@ class Place:
     wraps: int
     by_name: bool
 
+    @classmethod
+    def of(cls, definition: JobDefinition[Any]) -> "HandlerRef":
+        """Return the name of a handler.
+
+        Raises:
+            RegistrationError: Another process would not find it, as its module has something else under its name.
+        """
+        function = definition.function
+        module, name = function.__module__, function.__qualname__
+        found, wraps = _find(module, name), 0
+        while found is not None and found is not function:
+            found, wraps = getattr(found, "__wrapped__", None), wraps + 1
+        if found is None:
+            raise RegistrationError(
+                f"'{definition.name.name}' has run_in=\"process\", but a process would not find its handler as "
+                f"{module}.{name}: give it that name in its module"
+            )
+        return cls(module, name, wraps, definition.by_name)
+
 
 @dataclass(frozen=True, slots=True)
 class NotPacked:
-    """In the place of what a handler returned, which can't leave its process.
+    """Stands for a returned value that can't leave its process.
 
     Attributes:
-        why: In one line.
+        why: The reason, in one line.
     """
 
     why: str
-
-
-def place_of(definition: JobDefinition[Any]) -> Place:
-    """Where a process finds a handler.
-
-    Raises:
-        RegistrationError: It does not, as its module has something else under its name.
-    """
-    function = definition.function
-    module, name = function.__module__, function.__qualname__
-    found, wraps = _find(module, name), 0
-    while found is not None and found is not function:
-        found, wraps = getattr(found, "__wrapped__", None), wraps + 1
-    if found is None:
-        raise RegistrationError(
-            f"'{definition.name.name}' has run_in=\"process\", but a process would not find its handler as "
-            f"{module}.{name}: give it that name in its module"
-        )
-    return Place(module, name, wraps, definition.by_name)
 
 
 def _find(module: str, name: str) -> Any:
@@ -66,9 +66,9 @@ def _find(module: str, name: str) -> Any:
 
 
 @functools.cache
-def call_of(place: Place) -> Callable[[Any, JobContext], Any]:
-    """The handler that is there, as what takes parameters and context."""
-    function = _find(place.module, place.name)
-    for _ in range(place.wraps):
+def handler_of(ref: HandlerRef) -> Callable[[Any, JobContext], Any]:
+    """Return the handler of a name, as a function of parameters and context."""
+    function = _find(ref.module, ref.name)
+    for _ in range(ref.wraps):
         function = function.__wrapped__
-    return Signature.of(function, place.name).call if place.by_name else handler_call(function)
+    return Signature.of(function, ref.name).call if ref.by_name else handler_call(function)

@@ -112,7 +112,7 @@ class HandlerRun:
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
 
-    # What those who own it are told, each in the event loop or any thread, as it happens
+    # For its owner to override
 
     def has_news(self) -> None:
         """Take note that there is progress to publish; not called again until that was taken. In any thread."""

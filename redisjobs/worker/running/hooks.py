@@ -1,4 +1,4 @@
-"""Calls the hooks of middleware that hear of jobs after the fact, in a task that no exchange waits for."""
+"""Calls the middleware hooks `on_claim` and `on_settled` after the fact, in a task that no exchange waits for."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,20 +16,20 @@ from redisjobs.middleware import ClaimedJob, Hook, Middleware, hooks, log_raised
 from redisjobs.worker.running.contexts import Contexts, run_in
 
 _MOST = 10_000  # jobs that may wait for their hooks
-_LAST = 2.0  # seconds that those which wait at the end may take
+_LAST = 2.0  # seconds for the hooks that still wait when the worker ends
 _IN_A_ROW = 20  # jobs whose hooks are called before other tasks have a turn
 
 
 class Hooks:
     """The hooks `on_claim` and `on_settled` of one run of a worker, called one after another.
 
-    What waits is bounded: where hooks are slower than the jobs for long, they are not called for some, and for how
-    many is logged. A hook runs in a context of its own.
+    The number of jobs that wait is limited: hooks that are slower than the jobs for long are not called for some,
+    and the log says for how many. A hook runs in a context of its own.
 
     Args:
         middleware: All of it, the outermost first.
-        worker_id: Tells who the worker is: other workers of the queue tell their events as well.
-        log: Where it tells of the queue.
+        worker_id: Returns the worker's id: the queue has events of other workers as well.
+        log: The log of the queue.
     """
 
     def __init__(self, middleware: Sequence[Middleware], worker_id: Callable[[], str], log: Log) -> None:
@@ -41,11 +41,11 @@ class Hooks:
         self._waiting: deque[tuple[Sequence[Hook], Sequence[Any]]] = deque()
         self._left_out = 0
         self._wakeup = anyio.Event()
-        self._turn = anyio.Lock()  # of who calls hooks: the task, or who waits for the rest at the end
+        self._turn = anyio.Lock()  # held by the one that calls hooks: the task, or `finish`
         self._unsubscribe: list[Callable[[], None]] = []
 
     def start(self, tasks: TaskGroup, events: Events) -> None:
-        """Hear from now on what is claimed and settled, if a hook asks for it."""
+        """Listen to claims and settlements from now on, if there is a hook for them."""
         if self._on_claim:
             self._unsubscribe.append(events.subscribe(JobsClaimed, self._claimed))
         if self._on_settled:
@@ -75,7 +75,7 @@ class Hooks:
         self._wakeup.set()
 
     async def _run(self) -> None:
-        """Call them as there is something to tell, for as long as the worker works."""
+        """Call hooks as jobs come, until cancelled."""
         while True:
             if not self._waiting:
                 self._wakeup = anyio.Event()
@@ -84,7 +84,7 @@ class Hooks:
                 await self._call_all()
 
     async def finish(self) -> None:
-        """Give what waits a last moment, and hear no more."""
+        """Call the hooks that still wait, for a moment, and stop listening."""
         if not self._unsubscribe:
             return
         with anyio.move_on_after(_LAST, shield=True):
@@ -117,7 +117,7 @@ class Hooks:
                 raise raised
             log_raised(hook, raised)
         finally:
-            del raised  # or it would hold itself: its traceback leads to the frames that called the hook
+            del raised  # a reference cycle otherwise: its traceback leads to the frames that called the hook
 
     def _say_left_out(self) -> None:
         if self._left_out:

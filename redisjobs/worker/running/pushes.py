@@ -26,8 +26,8 @@ class _Pushed:
 
     Attributes:
         job: What is added.
-        context: Where it was pushed, so that a hook finds what is current there, as the span of a trace.
-        ends: Who of the middleware wants to hear what becomes of it.
+        context: The context in which it was pushed, where a hook finds the span of a trace.
+        ends: The middleware that wants to know the outcome of the push.
     """
 
     job: NewJob
@@ -36,11 +36,11 @@ class _Pushed:
 
 
 class Pushes:
-    """What one run pushes; its handler may do so in any thread.
+    """The jobs that one run pushes, from any thread.
 
     Args:
-        queue: Where to: that of its own job.
-        lease: Of that.
+        queue: The queue of the run's own job: it takes them too.
+        lease: The lease of that job.
     """
 
     def __init__(self, queue: Registry, lease: Lease) -> None:
@@ -52,7 +52,7 @@ class Pushes:
         self._is_closed = False
 
     def add(self, pushing: Pushing) -> NewJob | None:
-        """Take one more; None if it is too late, as the handler has returned.
+        """Add a job and return it; None: too late, as the handler has returned.
 
         Raises:
             UnknownJob: No handler here has that name.
@@ -64,7 +64,7 @@ class Pushes:
         job = self._prepared(pushing)
         if job.on_conflict is OnConflict.RAISE:
             raise ValueError(
-                'on_conflict="raise" can tell nobody here: the job is pushed once the handler has returned; give '
+                'on_conflict="raise" can\'t raise here: the job is pushed once the handler has returned; give '
                 '"skip" or "replace"'
             )
         if job.job_id == self._lease.job_id:
@@ -105,17 +105,17 @@ class Pushes:
         return replace(prepared_by(self._queue.name, given), tries=None)
 
     def _named(self, job: NewJob, number: int) -> NewJob:
-        """The job under an id that it has in each run of its parent that pushes the same."""
+        """Return the job with an id that is the same in each run of its parent that pushes the same."""
         parent, name = self._lease.job_id, name_in(job)
         seed = b"\0".join([_raw(parent), self._lease.nonce, b"%d" % number, _raw(name)])
         digest = blake2b(seed, digest_size=14).hexdigest()
         fields = [*job.fields, "parent", parent]
-        if job.nonce:  # the id was given: what tells this push from others of it has to be the same, too
+        if job.nonce:  # the id was given: the nonce that tells this push from others has to be the same, too
             return replace(job, fields=fields, nonce=digest[:16])
         return replace(job, fields=fields, job_id=digest)
 
     async def close(self) -> Sequence[NewJob]:
-        """All of them, once the handler has returned; the queue's middleware has seen them. No more are taken."""
+        """Show the jobs to the queue's middleware, and return them, once the handler has returned; add no more."""
         with self._lock:
             self._is_closed = True
         if self._queue.on_push:
@@ -128,11 +128,11 @@ class Pushes:
     async def _show(self, pushed: _Pushed) -> None:
         pushed.ends = await before_push(self._queue.on_push, [pushed.job], self._queue.name)
 
-    def told(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
-        """Tell the middleware what became of them: whether each was added.
+    def confirm(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
+        """Tell the middleware whether each job was added.
 
         Returns:
-            Of each its id, its name, and whether it was added.
+            The id and the name of each job, and whether it was added.
         """
         told = []
         for pushed, each in zip(self._pushed, added, strict=True):
@@ -141,7 +141,7 @@ class Pushes:
         return told
 
     def lost(self) -> None:
-        """Tell the middleware that none was added: the job that pushes them did not end so."""
+        """Tell the middleware that no job was added: the job that pushed them ended in another way."""
         job_id = visible(self._lease.job_id)
         error = DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
         for pushed in self._pushed:

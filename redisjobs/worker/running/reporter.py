@@ -1,4 +1,4 @@
-"""Which jobs have said how far they are, and when that is to be published: for all jobs of a source at once."""
+"""Decides when the progress of jobs is published: for all jobs of a source together."""
 
 import math
 import time
@@ -8,20 +8,20 @@ from collections.abc import Callable
 from redisjobs.base.eventloop import Wakeup
 from redisjobs.worker.running.execution import Execution
 
-_BETWEEN = 0.25  # seconds between two that are published of one job, at least
-_LATEST = 0.5  # seconds until one is published though nothing else is said to the store
-_MOST = 500  # at once
+_BETWEEN = 0.25  # seconds between two reports of one job, at least
+_LATEST = 0.5  # seconds until a report has an exchange of its own, where there is no other
+_MOST = 500  # reports in one exchange
 
 
 class Reporter:
-    """Keeps the jobs of a source that have news of how far they are, until somebody takes these.
+    """Keeps the jobs of a source that have progress to publish.
 
-    There is no timer of its own: whoever talks to the store takes what is there with each exchange, and at the
-    time that `late_at` says makes one for that alone.
+    It has no timer. Each exchange with the store takes what is there; at the time `late_at` the source makes an
+    exchange for this alone.
 
     Args:
-        call_soon: Executions a function soon in the event loop.
-        wakeup: Wakes who talks to the store, when `late_at` has become earlier.
+        call_soon: Runs a function soon in the event loop.
+        wakeup: Wakes the source when `late_at` has become earlier.
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], object]], None], wakeup: Wakeup) -> None:
@@ -31,7 +31,7 @@ class Reporter:
         self._since = dict[Execution, float]()  # in the order of these times
 
     def note(self, run: Execution) -> None:
-        """Keep a job that has news; at once again where it could not be published. For any thread."""
+        """Keep a job that has progress to publish. For any thread."""
         self._heard.append((run, time.monotonic()))
         self._call_soon(self._look)
 
@@ -49,15 +49,15 @@ class Reporter:
 
     @property
     def late_at(self) -> float:
-        """When something is to be published at the latest, by the monotonic clock; inf: there is nothing."""
+        """When progress has to be published at the latest, by the monotonic clock; inf: there is none."""
         return next(iter(self._since.values()), math.inf) + _LATEST
 
     def take(self, now: float, most: int = _MOST) -> list[Execution]:
-        """The jobs whose report is to be published now, at most 4 times a second each; who waits longest first.
+        """Return the jobs whose progress is to be published now: each at most 4 times a second, the oldest first.
 
         Args:
-            now: By the monotonic clock.
-            most: How many at most.
+            now: The time, by the monotonic clock.
+            most: The most jobs to return.
         """
         self._gather()
         taken: list[Execution] = []
@@ -67,11 +67,11 @@ class Reporter:
                 del self._since[run]
             elif now >= reported.published_at + _BETWEEN and len(taken) < most:
                 del self._since[run]
-                # In this order: what is said from now on is news again.
+                # In this order: a report from now on is news again.
                 reported.is_noted, reported.published_at = False, now
                 taken.append(run)
         return taken
 
     def forget(self, run: Execution) -> None:
-        """Publish nothing of a job: it is over."""
+        """Publish nothing more of a job: it is over."""
         self._since.pop(run, None)

@@ -1,4 +1,4 @@
-"""The threads of sync handlers. One that was given up can't be killed: it runs on, and its thread is abandoned."""
+"""Runs sync handlers in threads. A thread can't be killed: one whose run is given up is abandoned, and runs on."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ from redisjobs.base.eventloop import threadsafe_caller
 
 
 class NoThread(Exception):
-    """The system starts no more threads, or processes; said where that is not known yet."""
+    """The system starts no more threads, or processes."""
 
 
 class ThreadTimes:
@@ -45,13 +45,13 @@ class ThreadTimes:
 
 
 class Trouble:
-    """Why handlers of some kind can't be started.
+    """The reason why handlers of some kind can't be started.
 
     Args:
         changed: Called when that begins, and when it is over.
 
     Attributes:
-        why: In a few words; '' if they can.
+        why: The reason, in a few words; '' if they can.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -59,7 +59,7 @@ class Trouble:
         self._changed = changed
 
     def note(self, why: str) -> None:
-        """Say why they can't be, or with '' that they can."""
+        """Note why they can't be started; '' if they can."""
         changed, self.why = bool(why) != bool(self.why), why
         if changed:
             self._changed()
@@ -97,7 +97,7 @@ class Threads:
 
         Args:
             call: The handler.
-            times: Is told when it ran.
+            times: Notes when it ran.
             ended: Called in the event loop when the thread of a handler that was given up has ended.
 
         Returns:
@@ -149,7 +149,7 @@ def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) ->
 
 
 class _Errand:
-    """One call in a thread, that may be given up before it begins, meanwhile, or when it is over."""
+    """One call in a thread, which may be given up before it begins, while it runs, or when it is over."""
 
     __slots__ = ("_abandoned", "_begun", "_call", "_end", "_lock", "_over", "_result", "_times")
 
@@ -179,12 +179,12 @@ class _Errand:
                 self._end()
 
     def take_result(self) -> tuple[Any, BaseException | None]:
-        """What was returned and raised; not kept, for the thread may keep this errand until its next one."""
+        """Return what was returned and raised, and drop it: the thread may keep this errand until its next one."""
         result, self._result = self._result, (None, None)
         return result
 
     def abandon(self) -> bool:
-        """Give it up; whether it runs on."""
+        """Give the call up, and return whether it runs on."""
         with self._lock:
             self._abandoned = True
             return self._begun and not self._over

@@ -246,7 +246,7 @@ class Settler:
         if not added:
             pushes.lost()
             return
-        told, queue = pushes.told(added), self._member.settings.queue
+        told, queue = pushes.confirm(added), self._member.settings.queue
         if queue.events.wanted(JobsPushed):
             queue.events.publish(JobsPushed(queue.name, jobs=told))
 

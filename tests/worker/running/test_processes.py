@@ -38,8 +38,7 @@ from redisjobs import (
     Worker,
     no_retry,
 )
-from redisjobs.worker.running import handler_pool as processes
-from redisjobs.worker.running import handler_process as process
+from redisjobs.worker.running import handler_pool, handler_process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -214,7 +213,7 @@ def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it()
         def exitcode(self) -> int | None:
             return self.codes.pop()
 
-    ended = object.__new__(process.Process)
+    ended = object.__new__(handler_pool.Process)
     ended._process = PushOutcome()  # type: ignore[assignment]
     assert ended._exit_code() == 7
 
@@ -407,7 +406,7 @@ async def test_processes_are_kept_and_each_job_has_a_fresh_context_there(queue: 
 async def test_idle_processes_that_do_not_end_by_themselves_are_waited_for_together(
     queue: JobQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_END", 2.0)
+    monkeypatch.setattr(handler_pool, "_END", 2.0)
     await queue.push_many([Do("linger", str(tmp_path)) for _ in range(3)])
     worker = Worker(queue, concurrency=3)
     with anyio.fail_after(40):
@@ -572,7 +571,7 @@ def test_a_formatter_that_a_process_can_not_have_costs_it_only_that(capfd: pytes
     kept, level = root.handlers[:], root.level
     root.handlers[:] = []
     try:
-        process._set_up_logging((logging.INFO, pickle.dumps(_Vanishes())))
+        handler_process._set_up_logging((logging.INFO, pickle.dumps(_Vanishes())))
         logging.getLogger("any").info("heard")
     finally:
         root.handlers[:], root.level = kept, level
@@ -586,9 +585,9 @@ def test_the_log_of_a_process_looks_as_the_workers(capfd: pytest.CaptureFixture[
     kept, level = root.handlers[:], root.level
     root.handlers[:], root.level = [handler], logging.INFO
     try:
-        settings = process._log_settings()
+        settings = handler_process.log_settings()
         root.handlers[:], root.level = [], logging.WARNING
-        process._set_up_logging(settings)
+        handler_process._set_up_logging(settings)
         assert root.level == logging.INFO
         assert root.handlers[0].formatter is not None
         assert root.handlers[0].formatter._fmt == "[%(message)s]"

@@ -27,6 +27,7 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._unstarted = 0
         self._slots: list[_Slot] = []
         self._idle: list[_Slot] = []
         self._woken = 0  # slots that were woken and have not looked for jobs yet
@@ -34,10 +35,10 @@ class Slots:
         self.held = 0
 
     def start(self, tasks: TaskGroup) -> None:
-        """Start all slots."""
+        """Run jobs from now on. Each slot is started when it is first needed."""
+        self._tasks = tasks
         self._new_gate = gates()
-        for _ in range(self._count):
-            tasks.start_soon(self._serve)
+        self._unstarted = self._count
 
     def count_busy(self) -> int:
         """Return how many slots run a job; for any thread."""
@@ -76,29 +77,34 @@ class Slots:
         self.give([run])
 
     def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
-        """Wake up to `count` idle slots.
+        """Wake up to `count` idle slots; where there are too few, start some.
 
         One slot is woken for the first waiting job, and takes one after another. As long as these await nothing,
         it runs them all: to wake a slot for each costs as much as all the rest. A second slot stands by. It runs
         once a job awaits something, and then wakes a slot for each job that is left.
 
         Args:
-            count: How many.
+            count: The number of slots.
             stands_by: The slot that the woken one stands by for; None: it takes a job itself.
         """
-        for _ in range(min(count, len(self._idle))):
+        for _ in range(min(count, len(self._idle) + self._unstarted)):
             self._woken += 1
-            slot = self._idle.pop()
+            slot = self._idle.pop() if self._idle else self._start_one()
             slot.is_woken, slot.stands_by = True, stands_by
             slot.gate.open()
 
-    async def _serve(self) -> None:
+    def _start_one(self) -> "_Slot":
+        self._unstarted -= 1
+        slot = _Slot(self._new_gate)
+        self._slots.append(slot)
+        self._tasks.start_soon(self._serve, slot)
+        return slot
+
+    async def _serve(self, slot: "_Slot") -> None:
         """Have jobs run in a task, and in a new one once that was cancelled.
 
         A handler may cancel its task, or leave a cancel scope or a timeout open there: that could hit later jobs.
         """
-        slot = _Slot(self._new_gate)
-        self._slots.append(slot)
         while True:
             try:
                 async with anyio.create_task_group() as tasks:
@@ -115,8 +121,10 @@ class Slots:
     async def _run_jobs(self, slot: "_Slot") -> None:
         cancels, scope = TaskCancels(), slot.scope
         try:
-            while not (scope.cancel_called or cancels.count()):
-                run = slot.run = self._waiting.popleft() if self._waiting else await self._next(slot)
+            self._is_up(slot)
+            run = await self._next(slot)
+            while True:
+                slot.run = run
                 if self._waiting and not self._woken:  # should this job wait for something
                     self._wake(1, stands_by=slot)
                 try:
@@ -129,6 +137,9 @@ class Slots:
                     outcome = Raised(error)
                 self._end(slot, outcome)
                 came_to = outcome = DONE  # what a handler raised is not to wait here for the next job
+                if scope.cancel_called or cancels.count():
+                    return
+                run = self._waiting.popleft() if self._waiting else await self._next(slot)
         except anyio.get_cancelled_exc_class():
             pass  # a scope that is open here may have sent it; if the worker ends, the task above hears of it too
         except Exception as error:  # of our own

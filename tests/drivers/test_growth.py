@@ -213,7 +213,8 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     assert handed_back <= 100
     # XPENDING asks for each stretch of entries that are settled together: how many these are is chance.
     spared = counts["xpending"] + 6 * handed_back
-    assert counts.total() - spared <= 29 * counts["evalsha"]  # with all that a worker does as it starts and ends
+    # With all that a worker does as it starts and ends; one more than before is XLEN of the inbox.
+    assert counts.total() - spared <= 31 * counts["evalsha"]
 
 
 async def test_of_jobs_that_wait_for_nothing_one_slot_runs_all_and_each_exchange_wakes_three_at_most(

@@ -740,7 +740,7 @@ def test_a_tiny_run_of_waiters_has_a_time_for_each_and_one_connection_that_liste
     assert len(waited.from_sent) == 20
     assert waited.from_sent[0] > 0
     assert waited.listening == 1
-    assert "| of these that listen" in waiters.text(20, 500, [], [waited])
+    assert "| of these, subscribed" in waiters.text(20, 500, [], [waited])
 
 
 # Limits

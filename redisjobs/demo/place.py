@@ -13,7 +13,7 @@ from redisjobs.drivers.redis.connection import SyncConnection, Target
 from redisjobs.errors import DriverError, RedisJobsError
 from redisjobs.worker.supervisor import PROGRAM
 
-_LASTING = ("jobs", "stats", "due", "delayed", "dead", "large", "layout", "workers", "fenced")
+_LASTING = ("inbox", "jobs", "stats", "due", "delayed", "dead", "large", "layout", "workers", "fenced")
 
 
 @dataclass(frozen=True, slots=True)

@@ -319,8 +319,7 @@ async def end_killer(store: RedisStore, driver: RedisDriver, last: Consumer) -> 
     await take_over(last)
     assert (await claim(last)).ended == [("killer", Reply.DEAD)]
     store.admin.xgroup_createconsumer(store.stream(), "workers", "idler")
-    entry = store.put({"id": "dropped", "name": "Work"})
-    store.admin.hset(f"{store.prefix}jobs", "dropped", f"normal {entry}")
+    store.put({"id": "dropped", "name": "Work"})
     store.admin.xreadgroup("workers", "doomed", {store.stream(): ">"})
     store.admin.xgroup_delconsumer(store.stream(), "workers", "doomed")
     assert await restore(driver) == 1

@@ -100,7 +100,8 @@ if handed_back > 0 then
   tell('released ' .. handed_back)
 end
 if is_gone then tell_turn() end -- a lost worker may have been the one to look then
-local released, others, uncounted = 0, 0, {}
+-- Also for the inbox: a worker that read of an entry there may have died.
+local released, others, uncounted = redis.pcall('XLEN', KEYS.inbox) ~= 0 and 1 or 0, 0, {}
 for number, stream in ipairs(streams) do
   if released == 0 and any_back(stream) then released = 1 end
   if counts_others and has_many(stream) then uncounted[#uncounted + 1] = number end

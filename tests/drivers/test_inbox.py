@@ -196,6 +196,21 @@ async def test_an_entry_that_several_workers_have_read_is_one_job(redis_store: R
     await other.aclose()
 
 
+async def test_an_entry_whose_reader_died_is_found_by_a_worker_that_looks_around(
+    redis_store: RedisStore, consumer: Any
+) -> None:
+    store = redis_store
+    assert (await consumer.exchange([], 1)).leases == []
+    assert not (await consumer.reclaim()).released
+    entry = put(store)
+    store.admin.xreadgroup("workers", "died", {f"{store.prefix}inbox": ">"})
+
+    assert (await consumer.reclaim()).released
+
+    assert ids(await claim(consumer)) == [entry]
+    store.admin.xgroup_delconsumer(f"{store.prefix}inbox", "workers", "died")
+
+
 async def test_thousands_of_entries_are_pushed_in_their_order(redis_store: RedisStore, consumer: Any) -> None:
     pipeline = redis_store.admin.pipeline(transaction=False)
     for _ in range(2500):

@@ -37,7 +37,7 @@ asyncio.run(main())
     await fleet.at_work("one", "two")
     producers = [fleet.python(sync_code), fleet.python(async_code)]
     for n in range(20):
-        add_by_hand(redis_store, f"hand-{n}")
+        push_with_redis_cli(redis_store, f"hand-{n}")
 
     assert [producer.wait(20) for producer in producers] == [0, 0]
     await eventually(lambda: sum(fleet.labels("end").values()) >= 60, within=20)
@@ -53,9 +53,9 @@ asyncio.run(main())
     assert redis_store.located() == {}
 
 
-def add_by_hand(store: RedisStore, label: str) -> None:
-    """XADD an entry with redis-cli where it is at hand, else with the same words over a bare connection."""
-    words = ["XADD", store.stream(), "*", "name", "Work", "parameters", f'{{"label": "{label}"}}']
+def push_with_redis_cli(store: RedisStore, label: str) -> None:
+    """Push with redis-cli, or with the same words over a bare connection if it is not installed."""
+    words = ["XADD", f"{store.prefix}inbox", "*", "name", "Work", "parameters", f'{{"label": "{label}"}}']
     if shutil.which("redis-cli"):
         done = subprocess.run(
             ["redis-cli", "-u", store.url, "--no-auth-warning", *words], capture_output=True, text=True
@@ -196,8 +196,8 @@ async def test_a_claim_whose_reply_is_lost_loses_no_job(
             fleet.worker("w")
             await fleet.at_work("w")
             proxy.cut_after_reply_bytes(reply_bytes, b"XREADGROUP")
-            add_by_hand(redis_store, "a")
-            add_by_hand(redis_store, "b")
+            for label in "ab":
+                redis_store.put({"name": "Work", "parameters": f'{{"label": "{label}"}}'})
 
             await eventually(lambda: fleet.labels("end").keys() == {"a", "b"}, within=20)
             await eventually(lambda: redis_store.located() == {} and redis_store.pending() == [])

@@ -110,7 +110,7 @@ class WorkerRun:
         try:
             with self._opening:
                 await self._open_processes()
-            self.pool.means = HandlerRuntime(Contexts(), self.pool.deadlines, self.threads, self.processes)
+            self.pool.runtime = HandlerRuntime(Contexts(), self.pool.deadlines, self.threads, self.processes)
             try:
                 await self._work(watch)
             except BaseException as error:

@@ -276,7 +276,7 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
         worker = Worker(queue)
         worker_run = WorkerRun([worker.settings], until_idle=False)
         (source,) = worker_run.sources
-        worker_run.pool.means = HandlerRuntime(Contexts(), worker_run.pool.deadlines, worker_run.threads, None)
+        worker_run.pool.runtime = HandlerRuntime(Contexts(), worker_run.pool.deadlines, worker_run.threads, None)
         await source.member.join()
         source.member.opened = True
         if lost:

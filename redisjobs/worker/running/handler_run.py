@@ -190,31 +190,18 @@ class HandlerRun:
 
     async def _returned_more(self) -> Outcome:
         """Return the outcome of a handler that has returned, where its result is kept or it has pushed jobs."""
-        assert self._surroundings is not None
-        outcome = self._surroundings.run(self._keep) if self._keep_ms else DONE
+        outcome: Outcome = DONE
+        if self._keep_ms:
+            assert self._surroundings is not None
+            assert self._definition is not None
+            longest = self._settings.queue.max_parameters
+            outcome = self._surroundings.run(_kept, self._definition, self._returned, self._keep_ms, longest)
         if self.pushes is None or not isinstance(outcome, Done):
             return outcome
         if jobs := await self.pushes.close():
             return Done(outcome.result, jobs)
         self.pushes = None
         return outcome
-
-    def _keep(self) -> Outcome:
-        """Return the outcome with the result; or why that can't be kept."""
-        definition, returned = self._definition, self._returned
-        assert definition is not None
-        try:
-            if type(returned) is NotPacked:
-                raise EncodeError(f"{definition.name.name}: the result can't leave its process: {returned.why}")
-            longest = self._settings.queue.max_parameters
-            value = payload.encode_parameters(definition.returns, returned, longest)
-        except (EncodeError, RegistrationError) as error:
-            if definition.strict_result:
-                return Raised(UnwritableResult(f"the handler has returned, and is not run again: {error}"))
-            return Done(Result(self._keep_ms, refused=visible(str(error), _WHY_CHARACTERS)))
-        except BaseException as error:  # the code of its type
-            return Raised(error)
-        return Done(Result(self._keep_ms, value))
 
     def _came_to(self, raised: BaseException, cancels: TaskCancels) -> Outcome:
         """Return the outcome of a handler that raised. A cancellation that other code has sent is raised again."""
@@ -366,3 +353,18 @@ class HandlerRun:
     def progress(self) -> Progress | None:
         """The latest progress; None: there was none."""
         return None if self.reported is None else self.reported.progress
+
+
+def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: int) -> Outcome:
+    """Return the outcome with the result; or why that can't be kept."""
+    try:
+        if type(returned) is NotPacked:
+            raise EncodeError(f"{definition.name.name}: the result can't leave its process: {returned.why}")
+        value = payload.encode_parameters(definition.returns, returned, longest)
+    except (EncodeError, RegistrationError) as error:
+        if definition.strict_result:
+            return Raised(UnwritableResult(f"the handler has returned, and is not run again: {error}"))
+        return Done(Result(keep_ms, refused=visible(str(error), _WHY_CHARACTERS)))
+    except BaseException as error:  # the code of its type
+        return Raised(error)
+    return Done(Result(keep_ms, value))

@@ -76,8 +76,8 @@ class Dispatcher:
 
     def _held(self, leases: Sequence[Lease], asked_at: float) -> list[Execution]:
         """Hold those that are not held yet."""
-        settings, means, settler = self._member.settings, self._pool.means, self._settler
-        runs = [Execution(lease, settings, means, settler) for lease in self._leases.new(leases, asked_at)]
+        settings, runtime, settler = self._member.settings, self._pool.runtime, self._settler
+        runs = [Execution(lease, settings, runtime, settler) for lease in self._leases.new(leases, asked_at)]
         self._leases.hold(runs)
         return runs
 

@@ -83,10 +83,10 @@ class Pool:
         shutdown: Whether the worker stops, and how.
         ahead: How many more jobs may be claimed than slots are free: some jobs end meanwhile.
         begun: Jobs given to slots since the start.
-        means: What handlers are run with; set when the worker's run begins.
+        runtime: The parts that run handlers; set when the run begins.
     """
 
-    means: HandlerRuntime
+    runtime: HandlerRuntime
 
     def __init__(
         self, settings: Settings, threads: Threads, shutdown: Shutdown, recycle: Callable[[str], object]

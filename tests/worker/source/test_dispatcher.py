@@ -26,7 +26,7 @@ def run_of(*queues: JobQueue, concurrency: int = 1) -> WorkerRun:
     """A worker whose slots begin nothing."""
     settings = Worker(queues[0], concurrency=concurrency).settings
     worker_run = WorkerRun([replace(settings, queue=queue) for queue in queues], until_idle=False)
-    worker_run.pool.means = None  # type: ignore[assignment]
+    worker_run.pool.runtime = None  # type: ignore[assignment]
     return worker_run
 
 

@@ -15,12 +15,14 @@
 --          job {stream 1..3, entry, deliveries, {name, value, ...}}; for each that was ended instead {id, word}. Or one word, FENCED:
 --          CANCELLED  a cancel was asked for while it ran: gone
 --          DEAD       it kills its workers: it is a dead letter
---          UNDECODABLE no push has added it: it is a dead letter
+--          UNDECODABLE no push has added it, or it can be no job: it is a dead letter
 --          FENCED     the worker has no record any more; nothing was written
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
 --- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter make_group tell_others prospect
---- @include tell next_turn
+--- @include tell next_turn stream_of
+
+stream_of.dead = KEYS.dead -- for take_in
 
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
@@ -31,8 +33,7 @@ local ending = {}
 if not alive(worker) then return 'FENCED' end
 expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
-expect('zset', KEYS.due)
-if redis.call('EXISTS', KEYS.due) == 1 then expect('hash', KEYS.delayed) end
+if expect('zset', KEYS.due) then expect('hash', KEYS.delayed) end
 local restricted = restrictions()
 if restricted and restricted.all then most = 0 end
 local takes_turns = most > 0 and redis.call('EXISTS', KEYS.turns) == 1
@@ -81,14 +82,14 @@ if any_released then
   ending.kept = kept()
   ending.ends = ends()
 end
-take_in(now_ms, exact_ms)
+local ended = take_in(now_ms, exact_ms)
 local due_in, turned, sees_to_turns = promote(now_ms, exact_ms), 0, false
 if takes_turns then
   turned, sees_to_turns = take_turns(now_ms, now_us)
   if turned > 0 then look_at_released() end
 end
 
-local ended, bytes, goes_on = {}, 0, false
+local bytes, goes_on = 0, false
 local parked = 0 -- or put in a waiting line, or with those that have to run alone
 local passed_over = 0 -- bytes of those
 

@@ -55,7 +55,7 @@
 --          FENCED      the worker has no record any more; nothing was written for any job
 --          STALE       a later batch of its lane came before this one; nothing was written for any job
 
---- @include stream_of now expect leases streams slot kept whole entry_at conclude finish keep field enqueue bytes_of
+--- @include stream_of now expect leases streams slot kept whole entry_at conclude finish keep field enqueue
 --- @include hand_back remove count tell restrictions ends tell_others promote prospect
 
 stream_of.dead = KEYS.dead
@@ -219,8 +219,8 @@ end
 
 -- Settle the other jobs one by one; and all jobs, if one of those that are done is not as expected.
 local function settle_others(in_order)
-  --- @include due_time mark_of reject stored with delay key_holder add_job forget_ends dead_letter finish_one line pushed_at
-  --- @include member free tell_waiters
+  --- @include due_time mark_of reject is_taken with delay key_holder add_job forget_ends dead_letter finish_one line pushed_at
+  --- @include free tell_waiters
   local retried, released, pushed, replaced, earliest = 0, 0, 0, 0, nil
   local bytes, most_bytes = 0, 1048576 -- read of jobs that have the ids or keys of pushed ones
   local function again(number, entry, job, fields, changes, due_at)
@@ -254,19 +254,6 @@ local function settle_others(in_order)
     return 'OK'
   end
 
-  -- Whether another job that has not ended has this id; if not, its leftover member of `due`, if the fields are gone. If `dead` is no
-  -- stream, the locator is taken at its word.
-  local function is_taken(job)
-    local located = redis.call('HGET', KEYS.jobs, job)
-    local place, line = string.match(located or '', '^(%S+) ?(%S*)')
-    if not place or place == 'completed' or place == 'cancelled' then return false end
-    if place == 'dead' and redis.call('TYPE', KEYS.dead).ok ~= 'stream' then return redis.call('EXISTS', KEYS.dead) == 1 end
-    local fields = stored(stream_of, job, located)
-    bytes = bytes + bytes_of(fields or {})
-    if fields then return true end
-    return false, place == 'delayed' and member(line, job) or nil
-  end
-
   -- What pushed jobs meet, before any is written: where in `values` each begins, whether its id is taken, what has to go from
   -- `due`; the holder of each unique key; and how many were looked at, as holders may be large. A key that the parent holds until
   -- it ends, `own_key`, is free; the parent is not read for that. Nil, and why, if a unique key has another type.
@@ -280,7 +267,9 @@ local function settle_others(in_order)
     for i, one in ipairs(found) do
       if bytes >= most_bytes then return found, holders, i - 1 end
       local key = values[one.at + 4]
-      one.is_taken, one.stale = is_taken(values[one.at])
+      local read
+      one.is_taken, one.stale, read = is_taken(values[one.at])
+      bytes = bytes + read
       if key ~= '' and holders[key] == nil then
         local is_right, why = pcall(expect, 'string', KEYS['unique:'] .. key)
         if not is_right then return nil, type(why) == 'table' and why.err or why end -- servers differ in what pcall returns
@@ -502,8 +491,7 @@ end
 local restricted = nil
 if promotes then
   restricted = restrictions()
-  expect('zset', KEYS.due)
-  if redis.call('EXISTS', KEYS.due) == 1 then expect('hash', KEYS.delayed) end
+  if expect('zset', KEYS.due) then expect('hash', KEYS.delayed) end
 end
 if turn == 0 or turn > last then -- else it was applied before
   local in_order = all_in_order()

@@ -148,7 +148,10 @@ def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> t
         case JobsDead(), DeadLetter(reason, text):
             return logging.ERROR, f"dead letter, {reason}: {text}"
         case JobsDead(), _ if job.reply is Reply.UNDECODABLE:
-            return logging.ERROR, "dead letter, undecodable: no push has added it; put jobs into the inbox"
+            return (
+                logging.ERROR,
+                "dead letter, undecodable: it was added with redis-cli and is not a job; its error says why",
+            )
         case JobsDead(), _:
             return logging.ERROR, "dead letter, worker lost: its workers were lost with it"
         case JobsReleased(), _:

@@ -38,7 +38,7 @@ class Reply(StrEnum):
     HELD = "HELD"  # written: it does not start
     RUNNING = "RUNNING"
     DEAD = "DEAD"
-    UNDECODABLE = "UNDECODABLE"  # written: an entry that no push has added is a dead letter
+    UNDECODABLE = "UNDECODABLE"  # written: an entry that is not a job is a dead letter
     NOT_FOUND = "NOT_FOUND"
     OVERSIZED = "OVERSIZED"
     FULL = "FULL"  # no script says it: the server is out of memory and refused to run one
@@ -306,7 +306,7 @@ Settlements = Sequence[tuple[Lease, Settlement]]
 
 Ended = tuple[str, Reply]
 """A job that a claim ended instead of delivering it again: its id; and DEAD, as it kills its workers,
-CANCELLED, as a cancel asked for, or UNDECODABLE, as no push has added it."""
+CANCELLED, as a cancel asked for, or UNDECODABLE, as it was added outside redisjobs and is not a job."""
 
 
 @dataclass(frozen=True, slots=True)

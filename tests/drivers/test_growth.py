@@ -212,9 +212,9 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     handed_back = counts["xclaim"] // 2
     assert handed_back <= 100
     # XPENDING asks for each stretch of entries that are settled together: how many these are is chance.
-    spared = counts["xpending"] + 6 * handed_back
-    # With all that a worker does as it starts and ends; one more than before is XLEN of the inbox.
-    assert counts.total() - spared <= 31 * counts["evalsha"]
+    # XRANGE asks whether any job is unread where all that were read are settled: so is that.
+    spared = counts["xpending"] + counts["xrange"] + 6 * handed_back
+    assert counts.total() - spared <= 29 * counts["evalsha"]  # with all that a worker does as it starts and ends
 
 
 async def test_of_jobs_that_wait_for_nothing_one_slot_runs_all_and_each_exchange_wakes_three_at_most(
@@ -274,7 +274,8 @@ def no_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 async def calls_a_delayed_job(bench: Bench, workers: int) -> float:
     await bench.warm()
     async with bench.idle_workers(workers):
-        await bench.run_one(0.02)
+        for _ in range(workers):  # the first job of a worker starts a slot, which takes one exchange more
+            await bench.run_one(0.02)
         await eventually(lambda: bench.store.located() == {} and bench.blocked() == workers)
         with bench.counted() as counts:
             for _ in range(DELAYED):
@@ -296,7 +297,7 @@ async def test_a_delayed_job_is_four_script_calls_at_most_however_many_workers_a
     bench: Bench, workers: int
 ) -> None:
     """To push it, to promote it, to settle it; and another where that worker did not get to claim it itself."""
-    assert await calls_a_delayed_job(bench, workers) <= 4.2  # 3.0 to 4; a few more, should a timer end too early
+    assert await calls_a_delayed_job(bench, workers) <= 4  # 3.0
 
 
 # Jobs that have to run alone
@@ -1169,7 +1170,7 @@ async def test_a_look_for_lost_workers_is_one_script_call_and_the_same_in_a_flee
     assert looks[0] == looks[1]
     assert looks[0]["evalsha"] == 1
     # 5 of them for delayed jobs, whether to look for these, and whether one is late; 3 for jobs to run alone; one
-    # whether `workers` was taken away.
+    # whether `workers` was taken away; one whether something is in the inbox.
     assert looks[0].total() <= 31
 
 

@@ -130,7 +130,8 @@ async def test_what_can_be_no_job_becomes_a_dead_letter_that_says_why(
 ) -> None:
     entry = put(redis_store, fields)
     good = put(redis_store)
-    assert ids(await claim(consumer)) == [good]
+    answer = await consumer.exchange([], 9)
+    assert (ids(answer.leases), answer.ended) == ([good], [(entry, Reply.UNDECODABLE)])
 
     letter = texts((await found(redis_store, entry)).fields)
     assert (letter["reason"], letter["id"]) == ("undecodable", entry)
@@ -178,6 +179,26 @@ async def test_a_read_that_waits_ends_and_the_next_brings_the_job(redis_store: R
             await eventually(lambda: redis_store.admin.info("clients")["blocked_clients"])
             entry = put(redis_store)
     assert ids(leases) == [entry]
+
+
+async def test_what_an_idle_worker_rejects_is_told_with_its_next_exchange(
+    redis_store: RedisStore, consumer: Any
+) -> None:
+    assert (await consumer.exchange([], 1)).leases == []
+    entry = put(redis_store, {"priority": "high"})
+    assert await consumer.wait(1, 1) == []
+    assert (await consumer.exchange([], 1)).ended == [(entry, Reply.UNDECODABLE)]
+
+
+async def test_an_entry_of_a_priority_that_takes_no_more_becomes_a_dead_letter(
+    redis_store: RedisStore, consumer: Any
+) -> None:
+    redis_store.put({"name": "Last"}, Priority.LOW, entry=f"{2**64 - 1}-{2**64 - 1}")
+    entry = put(redis_store, {**WORK, "priority": "low"})
+    good = put(redis_store)
+    assert good in ids(await claim(consumer))
+    assert "exhausted" in texts((await found(redis_store, entry)).fields)["error"]
+    assert left(redis_store) == 0
 
 
 async def _wait(consumer: Any, leases: list[Lease]) -> None:

@@ -389,9 +389,9 @@ class RedisConsumer:
         after = self._commands.is_restricted_or_lost(self.worker_id)
         (leases, inbox), restricted = await self._reader.read(command, after, until or Until())
         if inbox:  # the script that claims pushes it on; the next read finds the jobs
-            await self._run(
-                self._commands.claim(self.worker_id, 0, _REPLY_BYTES, self._max_deliveries, idle=False)
-            )
+            claim = self._commands.claim(self.worker_id, 0, _REPLY_BYTES, self._max_deliveries, idle=False)
+            (claimed,) = await self._run(claim)
+            self._rejected += claimed.ended
         if leases and restricted:
             leases = await self._screen(leases)
         self._weigh(leases)

@@ -237,9 +237,30 @@ def source(worker_run: WorkerRun) -> Source:
     return worker_run.sources[0]
 
 
+@pytest.fixture(params=["memory trio", "redis asyncio"])
+def setting(request: pytest.FixtureRequest) -> str:
+    """A driver and an event loop: each once. The contract of a driver tests memory on asyncio, too."""
+    return str(request.param)
+
+
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("setting").split()[1] if "setting" in request.fixturenames else "asyncio"
+
+
+@pytest.fixture
+def loop_store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
+    """One queue's store in each setting: for tests of what runs in the event loop."""
+    store: Store = (
+        MemoryStore(queue_name) if setting.startswith("memory") else request.getfixturevalue("redis_store")
+    )
+    return store
+
+
+@pytest.fixture
+async def queue(store: Store) -> AsyncIterator[JobQueue]:
+    async with JobQueue(store.driver, store.queue_name) as queue:
+        yield queue
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,10 @@ from redisjobs import (
 )
 
 
-async def drain(queue: JobQueue) -> None:
-    with anyio.fail_after(30):
-        await Worker(queue).run(until_idle=True)
+async def drain(queue: JobQueue, **options: Any) -> None:
+    """Run a worker until the queue is empty."""
+    with anyio.fail_after(40):
+        await Worker(queue, **options).run(until_idle=True)
 
 
 async def result(awaitable: Awaitable[Any]) -> Any:

@@ -69,7 +69,7 @@ class Wait(TypedDict):
     seconds: float
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", *(f"{engine} asyncio" for engine in ENGINES)])
+@pytest.fixture(params=["memory trio", *(f"{engine} asyncio" for engine in ENGINES)])
 def setting(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -86,12 +86,6 @@ def store(setting: str, queue_name: str, servers: Servers) -> Iterator[Store]:
         yield MemoryStore(queue_name)
     else:
         yield from redis_store_of(servers.url(engine), queue_name)
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
 
 
 def another(store: Store) -> JobQueue:

@@ -4,7 +4,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -28,12 +28,6 @@ class Steps:
         async with self._receive:
             async for fraction in self._receive:
                 context.progress(fraction, "so far")
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
 
 
 async def until(seen: list[float | None], fraction: float) -> None:

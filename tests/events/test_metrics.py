@@ -20,6 +20,7 @@ import yaml
 from fleet import Fleet
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from results import drain
 from store import MemoryStore, RedisStore, Store, eventually
 
 import redisjobs.sync
@@ -66,22 +67,9 @@ async def work(work: Work) -> None:
             await anyio.sleep_forever()
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 @pytest.fixture
@@ -132,11 +120,6 @@ def scraped(port: int) -> Samples:
 @pytest.fixture
 def registry() -> CollectorRegistry:
     return CollectorRegistry()
-
-
-async def drain(queue: JobQueue) -> None:
-    with anyio.fail_after(30):
-        await Worker(queue).run(until_idle=True)
 
 
 # What is counted of a process
@@ -201,7 +184,6 @@ async def test_every_run_is_timed_also_one_that_failed(queue: JobQueue, registry
     assert value(shown(registry), "redisjobs_job_wait_seconds_count", queue=queue.name, name="Work") == 3
 
 
-@pytest.mark.parametrize("setting", ["memory asyncio"])
 async def test_a_deliberate_delay_is_no_wait(registry: CollectorRegistry) -> None:
     store = MemoryStore("q")
     queue = JobQueue(store.driver, "q")
@@ -217,7 +199,6 @@ async def test_a_deliberate_delay_is_no_wait(registry: CollectorRegistry) -> Non
     assert 0 <= waited < 60
 
 
-@pytest.mark.parametrize("setting", ["memory asyncio"])
 async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registry: CollectorRegistry) -> None:
     queue = JobQueue("memory://", "q")
     queue.register(Work)(work)
@@ -667,7 +648,6 @@ def test_what_a_process_has_counted_is_kept_when_it_ends_and_its_files_are_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["redis asyncio"])
 async def test_a_worker_shows_what_it_counts_also_what_the_users_code_counts(fleet: Fleet) -> None:
     port = free_port()
     app = fleet.folder / "app.py"
@@ -689,7 +669,6 @@ async def test_a_worker_shows_what_it_counts_also_what_the_users_code_counts(fle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["redis asyncio"])
 async def test_worker_processes_count_together_also_with_one_that_was_killed(fleet: Fleet, tmp_path: Path) -> None:
     port, own = free_port(), tmp_path / "own"
     own.mkdir()
@@ -724,7 +703,6 @@ async def test_worker_processes_count_together_also_with_one_that_was_killed(fle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["redis asyncio"])
 async def test_a_command_shows_a_whole_queue_once_or_for_as_long_as_it_runs(fleet: Fleet) -> None:
     fleet.push("one")
     command = [sys.executable, "-m", "redisjobs", "metrics", "app:queue"]
@@ -827,7 +805,6 @@ async def every_metric(registry: CollectorRegistry) -> dict[str, tuple[str, froz
     return {name: told for name, told in found.items() if not name.endswith("_created")}
 
 
-@pytest.mark.parametrize("setting", ["memory asyncio"])
 async def test_the_page_of_the_metrics_has_each_with_its_type_and_its_labels_and_no_other(
     registry: CollectorRegistry, project: Path
 ) -> None:
@@ -845,7 +822,6 @@ MONITORING = (
 )
 
 
-@pytest.mark.parametrize("setting", ["memory asyncio"])
 @pytest.mark.parametrize("path", MONITORING)
 async def test_boards_alerts_and_pages_name_only_metrics_and_labels_that_there_are(
     registry: CollectorRegistry, project: Path, path: str

@@ -20,7 +20,8 @@ import anyio.lowlevel
 import process_handlers as handlers
 import pytest
 from process_handlers import Do
-from store import Begun, MemoryStore, RedisStore, Store, eventually, lease_at
+from results import drain
+from store import Begun, Store, eventually, lease_at
 from tenacity import stop_after_attempt, wait_none
 
 from redisjobs import (
@@ -66,33 +67,15 @@ class Odd:
     number: int = 0
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 @pytest.fixture
 async def queue(store: Store) -> AsyncIterator[JobQueue]:
     async with JobQueue(store.driver, store.queue_name, retry=no_retry()) as queue:
         yield queue
-
-
-async def drain(queue: JobQueue, **options: Any) -> None:
-    with anyio.fail_after(30):
-        await Worker(queue, **options).run(until_idle=True)
 
 
 async def info_of(queue: JobQueue, job: Any) -> JobInfo:

@@ -11,7 +11,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from store import MemoryStore, RedisStore, Store, eventually
+from results import drain
+from store import Store, eventually
 from tenacity import stop_after_attempt, wait_none
 
 import redisjobs.sync
@@ -30,22 +31,9 @@ class Work:
     what: str = ""
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 @pytest.fixture
@@ -83,11 +71,6 @@ class Spans:
 @pytest.fixture
 def spans() -> Spans:
     return Spans()
-
-
-async def drain(queue: JobQueue, **options: Any) -> None:
-    with anyio.fail_after(30):
-        await Worker(queue, **options).run(until_idle=True)
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:

@@ -55,12 +55,6 @@ class Large:
     text: str
 
 
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as opened:
-        yield opened
-
-
 @asynccontextmanager
 async def scheduling(*queues: JobQueue) -> AsyncIterator[None]:
     """A scheduler for each of these meanwhile; a queue given twice has two."""

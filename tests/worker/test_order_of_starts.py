@@ -74,12 +74,6 @@ async def starts() -> Starts:
 
 
 @pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
-
-
-@pytest.fixture
 def stores(store: Store) -> Iterator[tuple[Store, Store]]:
     for second in another(store):
         yield store, second

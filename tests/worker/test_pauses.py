@@ -122,12 +122,6 @@ async def test_a_read_that_had_to_make_the_group_anew_brings_nothing_that_may_no
 
 
 @pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
-
-
-@pytest.fixture
 def ran(queue: JobQueue) -> list[Any]:
     """What the handlers were given."""
     ran: list[Any] = []

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import anyio
 import anyio.lowlevel
 import pytest
-from store import Heart, MemoryStore, RedisStore, Store, eventually, inherit
+from results import drain
+from store import Heart, RedisStore, Store, eventually, inherit
 from tenacity import stop_after_attempt, stop_after_delay, wait_fixed, wait_none
 
 from redisjobs import (
@@ -54,28 +55,9 @@ class Work:
     number: int = 0
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 @contextlib.asynccontextmanager
@@ -88,12 +70,6 @@ async def working(*workers: Worker) -> AsyncIterator[None]:
             yield
             for worker in workers:
                 worker.stop_now()
-
-
-async def drain(queue: JobQueue, **options: Any) -> None:
-    """Run what is ready, and return."""
-    with anyio.fail_after(20):
-        await Worker(queue, **options).run(until_idle=True)
 
 
 async def until(queue: JobQueue, state: State, number: int) -> None:

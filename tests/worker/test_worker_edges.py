@@ -4,7 +4,6 @@ import re
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +14,7 @@ from typing import Any, ClassVar
 import anyio
 import anyio.to_thread
 import pytest
-from store import MemoryStore, RedisStore, Store, eventually
+from store import Store, eventually
 
 import redisjobs
 from redisjobs import JobContext, JobQueue, Worker, sync
@@ -35,7 +34,7 @@ class Work:
     number: int = 0
 
 
-@pytest.fixture(params=["memory asyncio", "memory uvloop", "memory trio", "redis asyncio", "redis uvloop"])
+@pytest.fixture(params=["memory uvloop", "memory trio", "redis asyncio", "redis uvloop"])
 def setting(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -46,17 +45,8 @@ def anyio_backend(setting: str) -> Any:
 
 
 @pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 async def in_a_thread(call: Any) -> None:

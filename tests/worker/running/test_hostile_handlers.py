@@ -21,6 +21,7 @@ import anyio.lowlevel
 import pytest
 import uvloop
 from pydantic import BaseModel, field_validator
+from results import drain
 from store import MemoryStore, RedisStore, Store, eventually
 from tenacity import stop_after_attempt, wait_none
 
@@ -55,33 +56,9 @@ class Odd:
     number: int = 0
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
-
-
-async def drain(queue: JobQueue, **options: Any) -> None:
-    with anyio.fail_after(20):
-        await Worker(queue, **options).run(until_idle=True)
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 def keep(queue: JobQueue) -> list[int]:

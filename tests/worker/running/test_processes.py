@@ -24,7 +24,8 @@ import process_handlers as handlers
 import pytest
 from fleet import has_ended
 from process_handlers import Do
-from store import MemoryStore, RedisStore, Store, eventually
+from results import drain
+from store import RedisStore, Store, eventually
 
 from redisjobs import (
     JobFailed,
@@ -43,33 +44,15 @@ from redisjobs.worker.running import handler_pool, handler_process
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-@pytest.fixture(params=["memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 @pytest.fixture
 async def queue(store: Store) -> AsyncIterator[JobQueue]:
     async with handlers.queue_of(store.driver, store.queue_name) as queue:
         yield queue
-
-
-async def drain(queue: JobQueue, **options: Any) -> None:
-    with anyio.fail_after(40):
-        await Worker(queue, **options).run(until_idle=True)
 
 
 async def pid_in(path: Path) -> int:

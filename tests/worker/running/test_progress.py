@@ -17,7 +17,8 @@ import process_handlers as handlers
 import pytest
 from fleet import has_ended
 from process_handlers import Do
-from store import MemoryStore, RedisStore, Store, eventually, lease_at
+from results import drain
+from store import Store, eventually, lease_at
 
 from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker, no_retry
 from redisjobs.middleware import RunningJob
@@ -365,30 +366,9 @@ class Work:
     number: int = 0
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    if "setting" not in request.fixturenames:
-        return "asyncio"
-    return str(request.getfixturevalue("setting")).split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield queue
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 @pytest.fixture
@@ -402,11 +382,6 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Execution]:
 
     monkeypatch.setattr(Settler, "reported", also)
     return heard
-
-
-async def drain(queue: JobQueue, **options: Any) -> None:
-    with anyio.fail_after(40):
-        await Worker(queue, **options).run(until_idle=True)
 
 
 async def error_of(queue: JobQueue) -> str:

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from fleet import Fleet
-from store import Begun, MemoryStore, RedisStore, Store, eventually
+from store import Begun, Store, eventually
 
 from redisjobs import JobContext, JobHandle, JobQueue, Middleware, State, Worker, no_retry
 from redisjobs.events import JobsCompleted
@@ -53,22 +53,9 @@ class Sets:
         variable.set(variable.get() + self.number)
 
 
-@pytest.fixture(params=["memory asyncio", "memory trio", "redis asyncio"])
-def setting(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
-def anyio_backend(setting: str) -> str:
-    return setting.split()[1]
-
-
-@pytest.fixture
-def store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
-    if setting.startswith("memory"):
-        return MemoryStore(queue_name)
-    store: RedisStore = request.getfixturevalue("redis_store")
-    return store
+def store(loop_store: Store) -> Store:
+    return loop_store
 
 
 @pytest.fixture
@@ -279,7 +266,7 @@ async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what
     assert info.state is State.READY
 
 
-@pytest.mark.parametrize("setting", ["memory asyncio", "redis asyncio"])  # trio keeps threads from test to test
+@pytest.mark.parametrize("setting", ["redis asyncio"])  # trio keeps threads from test to test
 async def test_a_supervised_worker_that_the_system_gives_no_thread_ends_and_says_so(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +290,7 @@ async def test_a_supervised_worker_that_the_system_gives_no_thread_ends_and_says
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["memory asyncio", "redis asyncio"])  # trio keeps threads from test to test
+@pytest.mark.parametrize("setting", ["redis asyncio"])  # trio keeps threads from test to test
 async def test_a_thread_that_cannot_be_started_is_not_the_jobs_failure(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,7 +1,5 @@
 """A claim that was given up may arrive after all: what it brings is the worker's, and nobody told the worker."""
 
-from collections.abc import AsyncIterator
-
 import anyio
 import pytest
 from store import Heart, Store, eventually
@@ -11,12 +9,6 @@ from redisjobs.queue import JobQueue
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def queue(store: Store) -> AsyncIterator[JobQueue]:
-    async with JobQueue(store.driver, name=store.queue_name) as queue:
-        yield queue
 
 
 async def test_what_was_delivered_a_while_ago_is_found_and_what_was_just_delivered_may_be_on_its_way(

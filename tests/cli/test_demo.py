@@ -4,9 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,8 +11,8 @@ from typing import Any
 
 import pytest
 import redis
+from commands import Commands
 
-import redisjobs
 from redisjobs.demo import report, results
 from redisjobs.demo.place import Place
 from redisjobs.demo.results import Line, Verdict, check
@@ -38,58 +35,13 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-class Demos:
-    """Runs demos, and finds whatever processes they leave: all inherit a mark in their environment."""
-
-    def __init__(self) -> None:
-        self.mark = f"REDISJOBS_TEST={uuid.uuid4().hex}"
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self, *arguments: object) -> "subprocess.Popen[str]":
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("REDIS")}
-        name, _, value = self.mark.partition("=")
-        environment |= {name: value, "PYTHONPATH": str(Path(redisjobs.__file__).parents[1])}
-        elsewhere = "redis://127.0.0.1:1/0"  # which the demo does not use
-        process = subprocess.Popen(
-            [sys.executable, "-m", "redisjobs", "demo", "--lease", "1", *map(str, arguments)],
-            env=environment | {"REDIS_URL": elsewhere, "REDISJOBS_URL": elsewhere},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self.started.append(process)
-        return process
-
-    def left(self) -> dict[int, str]:
-        """Its processes that run now: command line by pid."""
-        found = {}
-        for place in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark.encode() in (place / "environ").read_bytes().split(b"\0"):
-                    found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-        return {pid: command for pid, command in found.items() if command}
-
-    def left_after(self, seconds: float) -> dict[int, str]:
-        """The same once there are none, or that much later."""
-        end = time.monotonic() + seconds
-        while (left := self.left()) and time.monotonic() < end:
-            time.sleep(0.05)
-        return left
-
-
 @pytest.fixture
-def demos() -> Iterator[Demos]:
+def demos() -> Iterator[Commands]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc to find processes by their environment")
-    running = Demos()
+    running = Commands("demo", "--lease", "1")
     yield running
-    for pid in running.left():
-        os.kill(pid, signal.SIGKILL)
-    for process in running.started:
-        process.communicate()
+    running.end()
 
 
 def until(process: "subprocess.Popen[str]", wanted: str) -> str:
@@ -102,7 +54,7 @@ def until(process: "subprocess.Popen[str]", wanted: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_demo_kills_a_worker_and_loses_nothing(demos: Demos, folder: Path) -> None:
+def test_the_demo_kills_a_worker_and_loses_nothing(demos: Commands, folder: Path) -> None:
     demo = demos.start(folder)
     out, err = demo.communicate(timeout=50)
 
@@ -119,7 +71,7 @@ def test_the_demo_kills_a_worker_and_loses_nothing(demos: Demos, folder: Path) -
 
 
 @pytest.mark.slow
-def test_keep_leaves_a_server_that_its_commands_reach_and_its_pid_ends(demos: Demos, folder: Path) -> None:
+def test_keep_leaves_a_server_that_its_commands_reach_and_its_pid_ends(demos: Commands, folder: Path) -> None:
     demo = demos.start(folder, "--keep")
     out, _ = demo.communicate(timeout=50)
     assert demo.returncode == 0
@@ -153,7 +105,7 @@ def _words(command: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_demo_uses_another_server_by_its_option_and_takes_its_keys_away(
-    demos: Demos, tmp_path: Path, redis_url: str
+    demos: Commands, tmp_path: Path, redis_url: str
 ) -> None:
     (tmp_path / "one").write_text("1")
 
@@ -170,7 +122,7 @@ def test_the_demo_uses_another_server_by_its_option_and_takes_its_keys_away(
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["two workers", "killed worker"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_process(demos: Demos, moment: str, number: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_no_process(demos: Commands, moment: str, number: signal.Signals) -> None:
     demo = demos.start()  # the library: a few files may all be done before a worker is killed
     until(demo, moment)
 
@@ -185,7 +137,7 @@ def test_an_interrupted_demo_leaves_no_process(demos: Demos, moment: str, number
 
 
 @pytest.mark.slow
-def test_a_killed_demo_takes_all_its_processes_with_it(demos: Demos) -> None:
+def test_a_killed_demo_takes_all_its_processes_with_it(demos: Commands) -> None:
     demo = demos.start()
     until(demo, "killed worker")
 
@@ -196,7 +148,7 @@ def test_a_killed_demo_takes_all_its_processes_with_it(demos: Demos) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_by_itself_ends_the_demo_with_a_reason(demos: Demos, folder: Path) -> None:
+def test_a_worker_that_dies_by_itself_ends_the_demo_with_a_reason(demos: Commands, folder: Path) -> None:
     demo = demos.start(folder)
     replacement = int(until(demo, "killed worker").split()[-1])
 
@@ -209,7 +161,7 @@ def test_a_worker_that_dies_by_itself_ends_the_demo_with_a_reason(demos: Demos, 
 
 
 @pytest.mark.parametrize("what", ["nowhere", "."])
-def test_a_directory_without_files_is_a_mistake(demos: Demos, tmp_path: Path, what: str) -> None:
+def test_a_directory_without_files_is_a_mistake(demos: Commands, tmp_path: Path, what: str) -> None:
     demo = demos.start(tmp_path / what)
 
     _, err = demo.communicate(timeout=20)

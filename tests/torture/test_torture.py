@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 import typer.testing
+from commands import Commands
 
-import redisjobs
 from redisjobs.cli.app import make
 from redisjobs.torture import report
 from redisjobs.torture.checks.checker import Verdict, check
@@ -1472,62 +1471,18 @@ def test_a_script_is_known_by_what_each_release_calls_it(tmp_path: Path) -> None
 # As it is run
 
 
-class Tortures:
-    """Runs tortures, and finds whatever processes they leave: all inherit a mark in their environment."""
-
-    def __init__(self) -> None:
-        self.mark = f"REDISJOBS_TEST={uuid.uuid4().hex}"
-        self.started: list[subprocess.Popen[str]] = []
-
-    def start(self, *arguments: object) -> "subprocess.Popen[str]":
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("REDIS")}
-        name, _, value = self.mark.partition("=")
-        environment |= {name: value, "PYTHONPATH": str(Path(redisjobs.__file__).parents[1])}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "redisjobs", "torture", *map(str, arguments)],
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self.started.append(process)
-        return process
-
-    def left(self) -> dict[int, str]:
-        """Its processes that run now: command line by pid."""
-        found = {}
-        for place in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark.encode() in (place / "environ").read_bytes().split(b"\0"):
-                    found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-        return {pid: command for pid, command in found.items() if command}
-
-    def left_after(self, seconds: float) -> dict[int, str]:
-        """The same once there are none, or that much later."""
-        end = time.monotonic() + seconds
-        while (left := self.left()) and time.monotonic() < end:
-            time.sleep(0.05)
-        return left
-
-
 @pytest.fixture
-def tortures() -> Iterator[Tortures]:
+def tortures() -> Iterator[Commands]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc to find processes by their environment")
-    running = Tortures()
+    running = Commands("torture")
     yield running
-    for pid in running.left():
-        os.kill(pid, signal.SIGKILL)
-    for process in running.started:
-        process.communicate()
+    running.end()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_ninety_seconds_of_every_fault_lose_nothing(tortures: Tortures, tmp_path: Path) -> None:
+def test_ninety_seconds_of_every_fault_lose_nothing(tortures: Commands, tmp_path: Path) -> None:
     torture = tortures.start("--minutes", 1.5, "--seed", 7, "--json", tmp_path / "report.json")
     out, err = torture.communicate(timeout=390)
 
@@ -1547,7 +1502,7 @@ def test_ninety_seconds_of_every_fault_lose_nothing(tortures: Tortures, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_users_server_is_spared_and_its_keys_are_taken_away(tortures: Tortures, redis_url: str) -> None:
+def test_a_users_server_is_spared_and_its_keys_are_taken_away(tortures: Commands, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         before = client.info("server")["run_id"]
 
@@ -1578,7 +1533,7 @@ def until(process: "subprocess.Popen[str]", wanted: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_torture_leaves_no_process(tortures: Tortures, number: signal.Signals) -> None:
+def test_an_interrupted_torture_leaves_no_process(tortures: Commands, number: signal.Signals) -> None:
     torture = tortures.start("--minutes", 5)
     until(torture, " done")
 
@@ -1593,7 +1548,7 @@ def test_an_interrupted_torture_leaves_no_process(tortures: Tortures, number: si
 
 
 @pytest.mark.slow
-def test_a_killed_torture_takes_all_its_processes_with_it(tortures: Tortures) -> None:
+def test_a_killed_torture_takes_all_its_processes_with_it(tortures: Commands) -> None:
     torture = tortures.start("--minutes", 5)
     until(torture, " done")
     unsupervised = [pid for pid, command in tortures.left().items() if "worker" in command.split()[:5]]

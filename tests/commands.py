@@ -1,0 +1,60 @@
+"""Runs commands of redisjobs in a session of their own, and finds the processes that they leave."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import redisjobs
+
+
+class Commands:
+    """The commands of one test. Their processes inherit a mark in the environment, so none is missed."""
+
+    def __init__(self, *command: str) -> None:
+        self.command = command
+        self.mark = f"REDISJOBS_TEST={uuid.uuid4().hex}"
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: object) -> "subprocess.Popen[str]":
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("REDIS")}
+        name, _, value = self.mark.partition("=")
+        environment |= {name: value, "PYTHONPATH": str(Path(redisjobs.__file__).parents[1])}
+        elsewhere = "redis://127.0.0.1:1/0"  # each starts servers of its own, and uses no other
+        process = subprocess.Popen(
+            [sys.executable, "-m", "redisjobs", *self.command, *map(str, arguments)],
+            env=environment | {"REDIS_URL": elsewhere, "REDISJOBS_URL": elsewhere},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def left(self) -> dict[int, str]:
+        """Their processes that run now: command line by pid."""
+        found = {}
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (place / "environ").read_bytes().split(b"\0"):
+                    found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+        return {pid: command for pid, command in found.items() if command}
+
+    def left_after(self, seconds: float) -> dict[int, str]:
+        """The same once there are none, or that much later."""
+        end = time.monotonic() + seconds
+        while (left := self.left()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return left
+
+    def end(self) -> None:
+        for pid in self.left():
+            os.kill(pid, signal.SIGKILL)
+        for process in self.started:
+            process.communicate()

@@ -948,7 +948,8 @@ async def test_nothing_is_claimed_ahead_where_some_jobs_have_a_limit_or_a_worker
 # Cancelling
 
 
-async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> None:
+def endless(queue: JobQueue) -> tuple[anyio.Event, anyio.Event]:
+    """Register a handler that never ends; return what is set as it starts, and as it is cancelled."""
     started, cancelled = anyio.Event(), anyio.Event()
 
     @queue.register(Work)
@@ -959,6 +960,11 @@ async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> 
         finally:
             cancelled.set()
 
+    return started, cancelled
+
+
+async def test_cancelling_a_running_job_cancels_its_handler(queue: JobQueue) -> None:
+    started, cancelled = endless(queue)
     job_id = (await queue.push(Work())).id
     async with working(Worker(queue, lease=60)):
         await started.wait()
@@ -976,16 +982,7 @@ async def test_a_cancel_that_no_notification_told_of_is_learnt_with_the_next_bea
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("redisjobs.worker.source.source.Source.notified", lambda *_: None)
-    started, cancelled = anyio.Event(), anyio.Event()
-
-    @queue.register(Work)
-    async def work(_: Work) -> None:
-        started.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            cancelled.set()
-
+    started, cancelled = endless(queue)
     job_id = (await queue.push(Work())).id
     async with working(Worker(queue, lease=0.6)):
         await started.wait()
@@ -1012,16 +1009,7 @@ async def test_a_cancelled_job_that_fails_meanwhile_is_not_retried(queue: JobQue
 async def test_a_worker_that_lost_its_lease_cancels_the_handler_and_settles_nothing(
     queue: JobQueue, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    started, cancelled = anyio.Event(), anyio.Event()
-
-    @queue.register(Work)
-    async def work(_: Work) -> None:
-        started.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            cancelled.set()
-
+    started, cancelled = endless(queue)
     await queue.push(Work(), job_id="a")
     worker = Worker(queue, lease=0.9)
     async with working(worker):
@@ -1133,16 +1121,7 @@ async def test_a_stopped_worker_lets_running_jobs_finish_and_claims_no_more(queu
 
 
 async def test_after_the_grace_jobs_are_released_to_others_with_their_attempt_unspent(queue: JobQueue) -> None:
-    started, cancelled = anyio.Event(), anyio.Event()
-
-    @queue.register(Work)
-    async def work(_: Work) -> None:
-        started.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            cancelled.set()
-
+    started, cancelled = endless(queue)
     job_id = (await queue.push(Work())).id
     worker = Worker(queue, grace=0.05)
     with anyio.fail_after(SOON):

@@ -90,7 +90,6 @@ PLAIN = (
     "docs/reference/events.md",
     "docs/reference/job-states.md",
     "docs/reference/metrics.md",
-    "docs/reference/modules.md",
     "docs/reference/push-options.md",
     "docs/reference/schedule-rules.md",
     "redisjobs/__init__.py",

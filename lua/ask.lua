@@ -19,9 +19,8 @@
 --          LATER      not looked at, as the jobs before it are large: ask again
 --          Last in each list but LATER is its progress, JSON or '': of an ended job for a minute
 
---- @include stream_of expect locate stored bytes_of field
+--- @include expect locate stored bytes_of field
 
-stream_of.dead = KEYS.dead
 local process, most_bytes = ARGV[1], tonumber(ARGV[2])
 local first_job = 3
 
@@ -61,7 +60,7 @@ end
 
 local function standing(job)
   local place, entry = locate(job)
-  local fields = place and stored(stream_of, job, place .. ' ' .. entry)
+  local fields = place and stored(job, place .. ' ' .. entry)
   if not fields then return ended(job, place) end
   bytes = bytes + bytes_of(fields)
   if place == 'dead' then

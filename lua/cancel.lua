@@ -12,14 +12,13 @@
 
 --- @include stream_of now locate stored expect slot ends kept member holder is_waiting whole tell finish_one
 
-stream_of.dead = KEYS.dead
 local job, now_ms = ARGV[1], now(ARGV[2])
 local ending = {}
 
 local place, entry = locate(job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
-local fields, priority = stored(stream_of, job, place .. ' ' .. entry)
+local fields, priority = stored(job, place .. ' ' .. entry)
 if not fields then return 'NOT_FOUND' end
 expect('set', slot(now_ms))
 expect('hash', KEYS.held)

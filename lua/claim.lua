@@ -20,9 +20,8 @@
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
 --- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter make_group tell_others prospect
---- @include tell next_turn stream_of
+--- @include tell next_turn
 
-stream_of.dead = KEYS.dead -- for take_in
 
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'

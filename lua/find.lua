@@ -18,7 +18,7 @@ for place, stream in pairs(aside) do stream_of[place] = stream end
 
 local place, entry, mark = locate(job)
 if not place then return {} end
-local fields, priority = stored(stream_of, job, place .. ' ' .. entry)
+local fields, priority = stored(job, place .. ' ' .. entry)
 if not fields then return {} end
 local why, at = obstacle(now_ms), whole(now_ms)
 if place == 'delayed' then

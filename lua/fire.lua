@@ -23,9 +23,8 @@
 --          PAUSED   the schedule is paused; nothing was written
 --          CHANGED  it has another definition by now, or is gone; nothing was written
 
---- @include stream_of now expect streams stored bytes_of key_holder schedule add_job whole count tell
+--- @include now expect streams is_taken pusher schedule whole
 
-stream_of.dead = KEYS.dead
 local now_ms, exact_ms = now(ARGV[1])
 local scheduler = ARGV[2]
 
@@ -44,63 +43,42 @@ local function verdict(known, at)
   return slot > now_ms and 'EARLY' or 'OK'
 end
 
-local firings, asked, at = {}, {}, first_schedule -- asked: keys whose holder a job would replace
+local pushing = pusher(ARGV, now_ms, exact_ms)
+local firings, at = {}, first_schedule
 while at <= #ARGV do
   local firing, number = {at = at, starts = {}}, tonumber(ARGV[at + 5])
   at = at + 6
   for i = 1, number do
     firing.starts[i] = {at = at}
-    if ARGV[at + 7] == 'replace' then asked[ARGV[at + 4]] = true end
-    at = at + 9 + tonumber(ARGV[at + 8])
+    at = pushing.take(at)
   end
   firings[#firings + 1] = firing
 end
 
 -- The jobs that have these ids and keys may be large, and Redis serves nothing else while they are read. So none is read for
 -- slots that are fired already; and once 1 MB was read, a locator is taken at its word.
-local holders, bytes, most_bytes = {}, 0, 1048576
+local counts, most_bytes = pushing.counts, 1048576
 local function look_at(one)
-  local job, key = ARGV[one.at], ARGV[one.at + 4]
-  local located = redis.call('HGET', KEYS.jobs, job)
-  local place = located and string.match(located, '^%l*')
-  if bytes >= most_bytes then
-    one.is_there = place == 'delayed' or stream_of[place or ''] ~= nil
-  elseif located then
-    local fields = stored(stream_of, job, located)
-    local stale = not fields and string.match(located, '^delayed (%S+)')
-    one.is_there, one.stale = fields ~= nil, stale and stale .. ' ' .. job
-    bytes = bytes + bytes_of(fields or {})
-  end
-  if key ~= '' and holders[key] == nil then
-    local holding, read = key_holder(key, asked[key], now_ms)
-    holders[key], bytes = holding or false, bytes + read
-  end
+  local read
+  one.is_there, one.stale, read = is_taken(ARGV[one.at], counts.bytes >= most_bytes)
+  counts.bytes = counts.bytes + read
+  pushing.look_at(one.at)
 end
 
 local looked = 0
 for i, firing in ipairs(firings) do
-  if bytes >= most_bytes then break end
+  if counts.bytes >= most_bytes then break end
   looked, firing.known = i, schedule(ARGV[firing.at])
   firing.word = verdict(firing.known, firing.at)
   for _, one in ipairs(firing.word == 'OK' and firing.starts or {}) do look_at(one) end
 end
 
-local pushed, replaced, earliest, number = 0, 0, nil, 0
-local function add(one)
-  local key = ARGV[one.at + 4]
-  number = number + 1
+local function push(one)
+  local keeper = pushing.keeper(one.at)
   if one.is_there then return 'EXISTS' end
-  local holder = holders[key]
-  if holder and not (ARGV[one.at + 7] == 'replace' and holder.notes) then return 'DUPLICATE ' .. holder.id end
-  local first, waits = add_job(ARGV, one.at, now_ms, exact_ms, number, one.stale, nil, holder)
-  if key ~= '' then holders[key] = waits end
-  earliest = first or earliest
-  if holder then
-    replaced = replaced + 1
-    return 'REPLACED ' .. holder.id
-  end
-  pushed = pushed + 1
-  return 'OK'
+  if keeper then return 'DUPLICATE ' .. keeper.id end
+  local replaced = pushing.add(one.at, one.stale)
+  return replaced and 'REPLACED ' .. replaced or 'OK'
 end
 
 local answers = {}
@@ -110,14 +88,12 @@ for i = 1, looked do
   local answer = {firing.word}
   if answer[1] == 'FIRED' then answer[2] = firing.known.last_slot end
   if answer[1] == 'OK' then
-    for _, one in ipairs(firing.starts) do answer[#answer + 1] = add(one) end
+    for _, one in ipairs(firing.starts) do answer[#answer + 1] = push(one) end
     redis.call('HSET', KEYS['schedule:'] .. name, 'last_slot', slot, 'fired_slot', slot, 'fired_by', scheduler)
     local before = tonumber(firing.known.missed) or 0
     if missed > 0 then redis.call('HSET', KEYS['schedule:'] .. name, 'missed', whole(before + missed)) end
   end
   answers[i] = answer
 end
-if pushed > 0 then count('pushed', pushed) end
-if replaced > 0 then count('replaced', replaced) end
-if earliest then tell('due ' .. whole(earliest)) end
+pushing.write()
 return {exact_ms * 1000, unpack(answers)}

@@ -11,7 +11,6 @@
 
 --- @include stream_of now locate entry_at holder is_waiting expect whole
 
-stream_of.dead = KEYS.dead
 local job, now_ms = ARGV[1], now(ARGV[2])
 
 local place, entry = locate(job)

@@ -16,23 +16,14 @@
 --          PARTIAL nothing was written; call push
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
---- @include now checked whole mark count expect
+--- @include now mark recent_ends checked count expect
 
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, priority, id, name, parameters = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
-local oldest_ms, ahead_ms = 30000, 100 -- as in push
-if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
-  return {exact_ms * 1000, 'STALE'}
-end
-
-if checked('hash', KEYS.jobs, redis.pcall('HGET', KEYS.jobs, id)) then return {exact_ms * 1000, 'PARTIAL'} end
-for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-  local set = KEYS['finished:'] .. whole(n)
-  local found = checked('set', set, redis.pcall('SMISMEMBER', set, mark(id)))
-  if found[1] == 1 then return {exact_ms * 1000, 'PARTIAL'} end
-end
-
+local is_late, ended = recent_ends(sent_ms, now_ms, nil, mark(id))
+if is_late then return {exact_ms * 1000, 'STALE'} end
+if ended or checked('hash', KEYS.jobs, redis.pcall('HGET', KEYS.jobs, id)) then return {exact_ms * 1000, 'PARTIAL'} end
 local entry = redis.pcall('XADD', KEYS['ready:'] .. priority, '*', 'id', id, 'name', name, 'parameters', parameters)
 if type(entry) ~= 'string' then
   expect('stream', KEYS['ready:'] .. priority)

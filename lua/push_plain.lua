@@ -15,7 +15,7 @@
 --          PARTIAL nothing was written; call push
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
---- @include now streams checked mark whole expect note_large count
+--- @include now streams mark recent_ends checked expect note_large count
 
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, stream = tonumber(ARGV[2]), streams[tonumber(ARGV[3])]
@@ -23,36 +23,21 @@ local first_id = 4
 local many = (#ARGV - 3) / 3
 local first_name, first_parameters = first_id + many, first_id + 2 * many
 
-local oldest_ms, ahead_ms = 30000, 100 -- as in push
-if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then
-  return {exact_ms * 1000, 'STALE'}
+-- An id may have no locator, may not have ended, and comes once.
+local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ARGV, first_id, first_name - 1)))
+local marks, seen, are_new = {}, {}, true
+for i = 1, many do
+  local id = ARGV[first_id + i - 1]
+  are_new = are_new and not located[i] and not seen[id]
+  marks[i], seen[id] = mark(id), true
 end
-
--- Whether none of the ids is known: none has a locator, none has ended since it was sent, none comes twice.
-local function all_are_new()
-  local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ARGV, first_id, first_id + many - 1)))
-  local seen, marks = {}, {}
-  for i = 1, many do
-    local id = ARGV[first_id + i - 1]
-    if located[i] or seen[id] then return false end
-    seen[id], marks[i] = true, mark(id)
-  end
-  for n = math.floor((sent_ms - ahead_ms) / 5000), math.floor((now_ms + ahead_ms) / 5000) do
-    local set = KEYS['finished:'] .. whole(n)
-    local ended = checked('set', set, redis.pcall('SMISMEMBER', set, unpack(marks)))
-    for i = 1, many do
-      if ended[i] == 1 then return false end
-    end
-  end
-  return true
-end
-
-if not all_are_new() then return {exact_ms * 1000, 'PARTIAL'} end
+local is_late, ended = recent_ends(sent_ms, now_ms, nil, unpack(marks))
+if is_late then return {exact_ms * 1000, 'STALE'} end
+if ended or not are_new then return {exact_ms * 1000, 'PARTIAL'} end
 expect('stream', stream)
 local place, newly, failure = string.match(stream, '[^:]+$') .. ' ', {}, nil
 for i = 0, many - 1 do
-  local id = ARGV[first_id + i]
-  local name, parameters = ARGV[first_name + i], ARGV[first_parameters + i]
+  local id, name, parameters = ARGV[first_id + i], ARGV[first_name + i], ARGV[first_parameters + i]
   local entry = redis.pcall('XADD', stream, '*', 'id', id, 'name', name, 'parameters', parameters)
   if type(entry) ~= 'string' then
     failure = entry

@@ -24,14 +24,13 @@
 --          CHANGED   it has another rule: fire the slots of that one, and say which was the last; nothing was written
 --          SPOILED   its key holds no schedule; nothing was written
 
---- @include now whole expect is_declared schedule changed_schedules
+--- @include now whole expect is_declared schedule changed_schedules times
 
 local now_ms, exact_ms = now(ARGV[1])
 local is_put = ARGV[2] == ''
 local declared_by = ARGV[2] == '0' and whole(now_ms) or ARGV[2]
 local scheduler, release = ARGV[3], ARGV[4]
 local mates = KEYS['schedulers:'] .. release
-local there_ms = 30000 -- see is_declared
 local forgotten_ms = 31 * 86400000 -- one that no release declares any more; all are declared once a day
 
 expect('hash', KEYS.layout)

@@ -18,7 +18,7 @@
 --
 -- Returns  {after, row, ...}: where the next step goes on, '' at the end; and jobs as find returns them
 
---- @include now obstacle whole field mark_of stream_of is_held reported passes time_of holder is_waiting page bytes_of streams
+--- @include now obstacle whole field mark_of is_held reported passes time_of holder is_waiting page bytes_of streams
 --- @include leases has_many parted stored first_id before
 
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
@@ -173,7 +173,7 @@ end
 
 local function add_delayed(member, score)
   local line, job = parted(member)
-  local fields, priority = stored(stream_of, job, 'delayed')
+  local fields, priority = stored(job, 'delayed')
   bytes = bytes + bytes_of(fields or {})
   if not fields then return end
   local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)

@@ -14,11 +14,11 @@
 --         the names of those that are gone; and the schedules, each with 1 if a scheduler that is there declares it. Fields
 --         may be missing in one that no script has written.
 
---- @include now expect is_declared whole last_change
+--- @include now expect is_declared whole last_change times
 
 local now_ms, exact_ms = now(ARGV[1])
 local name, after, bytes = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local most, there_ms = 500, 30000
+local most = 500
 
 expect('zset', KEYS.schedules, KEYS.schedulers)
 local flat, first = {name, ''}, after == '' and '-inf' or '(' .. after

@@ -7,7 +7,7 @@
 --
 -- Returns  {count, more}: how many were deleted; and 1 if there may be more
 
---- @include now expect slot page bytes_of field push_of finish whole
+--- @include now expect slot page bytes_of field push_of finish whole times
 
 local usual, now_ms = ARGV[1], now(ARGV[2])
 
@@ -45,7 +45,7 @@ local function throw_away(stream, going)
   for i, entry in ipairs(going) do
     entries[i], ids[i] = entry[1], field(entry[2], 'id') or ''
     -- The push of an older one can't be repeated any more.
-    if tonumber(string.match(entry[1], '^%d+')) > now_ms - 60000 and ids[i] ~= '' then
+    if tonumber(string.match(entry[1], '^%d+')) > now_ms - remembered_ms and ids[i] ~= '' then
       pushes[#pushes + 1] = push_of(ids[i], field(entry[2], 'nonce'))
     end
   end

@@ -8,7 +8,6 @@
 
 --- @include stream_of expect streams locate entry_at holder may_not_start hand_back tell
 
-stream_of.dead = KEYS.dead
 local job = ARGV[1]
 
 expect('stream', unpack(streams))

@@ -11,12 +11,11 @@
 --          OK        it is no longer there
 --          NOT_FOUND it was not there; nothing was written
 
---- @include now expect tell
+--- @include now expect tell times
 
 local mates = KEYS['schedulers:'] .. ARGV[3]
 local now_ms = now(ARGV[1])
 local scheduler, release = ARGV[2], ARGV[3]
-local there_ms = 30000 -- see is_declared
 
 expect('zset', KEYS.schedulers, mates)
 if redis.call('ZREM', mates, scheduler) == 0 then return 'NOT_FOUND' end

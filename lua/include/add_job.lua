@@ -6,7 +6,6 @@
 -- Returns its due time if it is now the earliest. Then, if it has a unique key, its holder as key_holder would return it.
 --- @include due_time push_of whole line member delay enqueue remove
 local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, replaced)
-  local numbers = {high = 1, normal = 2, low = 3}
   local job, nonce, priority = arguments[at], arguments[at + 1], arguments[at + 2]
   local due_at, key = due_time(arguments[at + 3], exact_ms), arguments[at + 4]
   local unique_for, expires_in = arguments[at + 5], arguments[at + 6]
@@ -28,7 +27,7 @@ local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, re
     -- This very call may have made it ready before, and the caller writes `newly` after this.
     if replaced and newly then newly[#newly + 1], newly[#newly + 2] = job, 'delayed ' .. place end
   else
-    entry, stream = enqueue(numbers[priority], job, fields, newly)
+    entry, stream = enqueue(priority, job, fields, newly)
     if stale then redis.call('ZREM', KEYS.due, stale) end
     if replaced and replaced.member then redis.call('HDEL', KEYS.delayed, job) end
   end

@@ -1,10 +1,10 @@
 -- enqueue: make a job ready: its entry in a stream, and its locator. A caller that adds many passes a list, `located`:
 -- it gets ids and places, for one HSET. Returns the entry and the stream.
---- @include streams note_large bytes_of
-local function enqueue(number, job, fields, located)
-  local stream = streams[number]
+--- @include stream_of note_large bytes_of
+local function enqueue(priority, job, fields, located)
+  local stream = stream_of[priority]
   local entry = redis.call('XADD', stream, '*', unpack(fields))
-  local place = string.match(stream, '[^:]+$') .. ' ' .. entry
+  local place = priority .. ' ' .. entry
   if located then
     located[#located + 1], located[#located + 2] = job, place
   else

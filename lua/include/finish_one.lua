@@ -4,8 +4,9 @@
 -- long it is kept (else the entry says it), word, text.
 --- @include push_of field conclude finish keep
 local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, told)
+  --- @include times
   local entries = stream and {[stream] = {entry}} or {}
-  local is_old = counter == 'completed' and tonumber(string.match(entry, '^%d+')) <= now_ms - 60000
+  local is_old = counter == 'completed' and tonumber(string.match(entry, '^%d+')) <= now_ms - remembered_ms
   local pushes = is_old and {} or {push_of(job, field(fields, 'nonce'))}
   local keep_ms, word, text = unpack(told or {})
   if (keep_ms or '') == '' then keep_ms = field(fields, 'keep_result') end

@@ -1,7 +1,8 @@
 -- is_declared: whether a living scheduler declares a schedule, as `schedule` returned it: one of its release has
--- reported within 30 s. A report in the future does not count: the clock was set back, and that scheduler may be gone.
+-- reported lately. A report in the future does not count: the clock was set back, and that scheduler may be gone.
 local function is_declared(known, now_ms)
+  --- @include times
   if type(known) ~= 'table' or not known.declared_by then return false end
   local seen_at = redis.call('ZSCORE', KEYS.schedulers, known.release or '')
-  return seen_at and math.abs(now_ms - tonumber(seen_at)) < 30000
+  return seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms
 end

@@ -20,7 +20,7 @@ local function key_holder(key, replaces, now_ms)
   local waits = not is_ready or is_waiting((holder(stream_of[place], entry)))
   if waits and (not replaces or mark == 'cancelling') then return found, 0 end
 
-  local fields = stored(stream_of, id, located)
+  local fields = stored(id, located)
   local bytes = bytes_of(fields or {})
   if not fields or field(fields, 'id') ~= id then return found, bytes end
   if not waits then

@@ -11,13 +11,13 @@ local function promote(now_ms, exact_ms)
 
   -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only those, to
   -- the byte.
-  local numbers, bytes = {high = 1, normal = 2, low = 3}, 0
+  local bytes = 0
   local function promote_one(member)
     local line, job = parted(member)
     local packed = redis.call('HGET', KEYS.delayed, job)
     if packed then -- added before it is removed: if Redis refuses the first, it has not done the second
       local fields, priority = unpacked(packed)
-      if not fields or not pcall(enqueue, numbers[priority], job, fields) then return false end
+      if not fields or not pcall(enqueue, priority, job, fields) then return false end
       redis.call('HDEL', KEYS.delayed, job)
       bytes = bytes + #packed
     elseif redis.call('HGET', KEYS.jobs, job) == (line == '' and 'delayed' or 'delayed ' .. line) then

@@ -2,7 +2,7 @@
 -- for all.
 --- @include field with delay line enqueue remove forget_ends count tell whole
 local function requeuing(now_ms, exact_ms)
-  local numbers, dropped = {high = 1, normal = 2, low = 3}, {}
+  local priorities, dropped = {high = true, normal = true, low = true}, {}
   for _, name in ipairs({
     'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
     'unknown_since', 'expires_at', 'started_at', 'unique', 'unique_until', 'window', 'finished_at', 'ran_ms',
@@ -17,7 +17,7 @@ local function requeuing(now_ms, exact_ms)
     for i = 1, #found, 2 do
       local name, value = found[i], found[i + 1]
       if not dropped[name] then fields[#fields + 1], fields[#fields + 2] = name, value end
-      if name == 'priority' and numbers[value] then priority = value end
+      if name == 'priority' and priorities[value] then priority = value end
     end
     if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
     if #changes > 0 then fields = with(fields, changes) end
@@ -25,7 +25,7 @@ local function requeuing(now_ms, exact_ms)
     if due_at > now_ms then
       if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
     else
-      enqueue(numbers[priority], id, fields, located)
+      enqueue(priority, id, fields, located)
     end
     ids[#ids + 1] = id
     gone[stream] = gone[stream] or {}

@@ -1,9 +1,9 @@
 -- stored: the fields of a job where its locator says it is, and its priority if it is delayed; nil if there are none. For a
 -- delayed job that can't be read they are an `error` that says so.
---- @include entry_at unpacked
-local function stored(places, job, located)
+--- @include stream_of entry_at unpacked
+local function stored(job, located)
   local place, entry = string.match(located, '^(%S+) ?(%S*)')
-  if place ~= 'delayed' then return places[place] and entry_at(places[place], entry) end
+  if place ~= 'delayed' then return stream_of[place] and entry_at(stream_of[place], entry) end
   local packed = redis.call('HGET', KEYS.delayed, job)
   if not packed then return nil end
   local fields, priority = unpacked(packed)

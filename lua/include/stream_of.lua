@@ -1,2 +1,2 @@
--- stream_of: the stream of each place of a ready job, as a locator names it.
-local stream_of = {high = KEYS['ready:high'], normal = KEYS['ready:normal'], low = KEYS['ready:low']}
+-- stream_of: the stream of each place that a locator names, but for jobs that have ended.
+local stream_of = {high = KEYS['ready:high'], normal = KEYS['ready:normal'], low = KEYS['ready:low'], dead = KEYS.dead}

@@ -26,6 +26,8 @@ from redisjobs.model.changes import Cancel, Delete, Ending, Requeue, Tidy
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Find
+from redisjobs.model.stored import THERE_MS
+from redisjobs.model.times import LONGEST_TRY, REMEMBERED_MS, REPEATABLE, YOUNG_MS
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -48,6 +50,7 @@ LUA = Path(__file__).parents[2] / "lua"
 SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 TABLES = {"streams", "stream_of"}  # includes that are no functions
+NUMBERS = {"times"}  # and that name numbers
 PRODUCERS = {"push", "push_plain", "push_one", "fire"}  # what may be refused when the server is full
 READERS = {"find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers"}
 FAILED = DeadLetter("failed", "ValueError: no")
@@ -169,34 +172,36 @@ def test_the_header_names_as_many_values_of_a_job_as_the_body_reads(name: str) -
     fixed = [value for value in values if value.split()[0] != "then"]
 
     reads = r"(?:ARGV|arguments)\[at(?: \+ (\d+))?\]"
-    code = body(name) + (include("add_job") if "add_job" in included(name) else "")
+    code = body(name) + "".join(map(include, {"add_job", "pusher"} & needed(name)))
     offsets = [int(n or 0) for n in re.findall(reads, code)]
     assert sorted(set(offsets)) == list(range(len(fixed)))
-    strides = re.findall(r"#ARGV, (\d+) do", body(name))
-    assert not strides or int(strides[0]) == len(fixed)
+    strides = re.findall(r"#ARGV, (\d+) do|return at \+ (\d+) \+", code)
+    assert {int(n) for stride in strides for n in stride if n} <= {len(fixed)}
 
 
 def test_the_header_of_settle_names_every_settlement_and_what_it_takes_along() -> None:
     said = header("settle").split("\n-- Returns ")[0].split("by its settlement:")[1]
     parts = [part.split(":") for part in re.sub(r"\([^)]*\)|--|\n", " ", said).split("·")]
     takes = {settlement.strip(): [value.strip() for value in values.split(",")] for settlement, values in parts}
-    code = dict(re.findall(r"^  settlements\.(\w+) = (.+?)^  end", body("settle"), re.M | re.S))
-    for settlement, lines in re.findall(r"if settlement == '(\w+)' then (return .+)", body("settle")):
-        code[settlement] += lines
-    reads = {
-        settlement: max([0, *map(int, re.findall(r"values\[(\d)\]", lines))]) for settlement, lines in code.items()
-    }
+    code = dict(re.findall(r"^  settlements\.(\w+) = (.+?)(?:^  end| end$)", body("settle"), re.M | re.S))
+    (end_as,) = re.findall(r"^  local function end_as(.+?)^  end", body("settle"), re.M | re.S)
 
-    assert takes.keys() == reads.keys()
+    def reads(lines: str) -> int:
+        if "end_as(" in lines:
+            lines += end_as
+        unpacked = [names.count(",") + 1 for names in re.findall(r"local (.+) = unpack\(one\.values\)", lines)]
+        return max([0, *unpacked, *map(int, re.findall(r"values\[(\d)\]", lines))])
+
+    assert takes.keys() == code.keys()
     assert takes.pop("retry") == ["due", "names and values of the fields to change"]  # the rest of them
-    assert {settlement: len(values) - (values == ["none"]) for settlement, values in takes.items()} | {
-        "retry": 0
-    } == reads
+    assert {settlement: len(values) - (values == ["none"]) for settlement, values in takes.items()} == {
+        settlement: reads(code[settlement]) for settlement in takes
+    }
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
-    code = body(name)
+    code = body(name) + "".join(map(include, {"follow_ups"} & needed(name)))
     for call in [*calls(code), *calls(code, r"\bleases\(")]:  # Redis' own words
         code = code.replace(call, "")
     returned = set(re.findall(r"'([A-Z_]{2,}) ?'", code))
@@ -207,10 +212,19 @@ def test_the_header_names_every_word_that_the_body_returns(name: str) -> None:
     assert said <= {*Reply, *Ending}
 
 
+def numbers(name: str) -> dict[str, int]:
+    """The numbers that an include names; one may be a sum of those before it."""
+    values = dict[str, int]()
+    for number, terms in re.findall(r"^local (\w+) = (.+)$", include(name), re.MULTILINE):
+        values[number] = sum(values.get(term) or int(term) for term in re.findall(r"\w+", terms))
+    return values
+
+
 def uses(source: str) -> set[str]:
     """The includes that a source names: those that are tables, and those that it calls."""
     code = re.sub(r"'[^']*'", "''", source)
     found = {name for name in INCLUDES if re.search(rf"(?<![.:\w]){name}\(|\bpcall\({name}\b", code)}
+    found |= {name for name in NUMBERS if set(numbers(name)) & set(re.findall(r"\w+", code))}
     return found | {name for name in TABLES if re.search(rf"(?<![.:\w]){name}\b", code)}
 
 
@@ -224,7 +238,7 @@ def test_a_script_and_an_include_say_what_they_include_and_use_all_of_it(name: s
 def test_each_include_is_in_a_script_once_and_before_it_is_used(name: str) -> None:
     source = without_comments(scripts.script(name).source)
     blocks = re.search(r"^ +--- @include", (LUA / f"{name}.lua").read_text("utf-8"), re.M)  # for a block each
-    for helper in needed(name):
+    for helper in needed(name) - NUMBERS:
         defined = [found.end() for found in re.finditer(rf"^local (?:function )?{helper}\b", source, re.M)]
         assert len(defined) == 1 or blocks is not None
         used = [
@@ -249,7 +263,12 @@ def test_includes_that_need_each_other_are_refused(tmp_path: Path, monkeypatch: 
 
 def test_an_include_is_born_with_its_second_user() -> None:
     users = {helper: sum(helper in needed(name) for name in SCRIPTS) for helper in INCLUDES}
-    once = {"take_in"}  # it would make `claim` too long to read in one sitting
+    once = {
+        "take_in",
+        "owns",
+        "owns_all",
+        "follow_ups",
+    }  # parts of `claim` and `settle`, which else are too long to read
     assert {helper for helper, count in users.items() if count < 2} == once
 
 
@@ -258,12 +277,24 @@ def test_an_include_is_one_local_function_that_takes_all_it_uses_but_keys(name: 
     assert (LUA / "include" / f"{name}.lua").read_text("utf-8").startswith(f"-- {name}: ")
     assert not re.search(r"\bARGV\b", include(name))
     outermost = [line for line in include(name).splitlines() if re.match(r"\S", line)]
-    if name in TABLES:
+    if name in NUMBERS:
+        assert all(re.match(r"local \w+ = [\w +]+$", line) for line in outermost)
+    elif name in TABLES:
         assert outermost[0].startswith(f"local {name} = {{")
         assert outermost[1:] == []
     else:
         assert outermost[0].startswith(f"local function {name}(")
         assert outermost[1:] == ["end"]
+
+
+def test_scripts_and_clients_agree_on_the_times_of_a_push_and_of_a_scheduler() -> None:
+    ms = numbers("times")
+    assert ms["remembered_ms"] == REMEMBERED_MS
+    assert ms["kept_ms"] == YOUNG_MS
+    assert ms["there_ms"] == THERE_MS
+    # The last repetition arrives before what ended since the first try is forgotten.
+    assert REPEATABLE * 1000 + ms["repetition_ms"] < ms["remembered_ms"]
+    assert LONGEST_TRY * 1000 < ms["first_try_ms"] < ms["remembered_ms"]
 
 
 WRITTEN_BY = {

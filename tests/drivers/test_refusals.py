@@ -250,7 +250,7 @@ SPARED = {
     *[(act, key) for act in ACTS if act.startswith("settle") and "none" not in act for key in MAY_NOT_START],
     *[("pause", "paused:names"), ("resume", "paused:names"), ("pause: of a name", "paused")],
     *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
-    ("unhold", "dead"),
+    *[(act, "dead") for act in ("unhold", "shares", "fire")],
     *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
     *[(act, "waiters") for act in ACTS if act != "ask"],  # to be told is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not

@@ -88,9 +88,17 @@ def _in_order(names: Sequence[str], there: Sequence[str], needed_by: tuple[str, 
 
 @cache  # most of the scripts have the same ones
 def _include(name: str) -> tuple[Sequence[str], str]:
-    """What an include needs, and its text without that."""
-    text = _text(f"include/{name}")
-    return [needed for line in _INCLUDE.findall(text) for needed in line[1].split()], _INCLUDE.sub("", text)
+    """What an include needs before it, and its text, with what it includes for a block of its own."""
+    text, needed = _text(f"include/{name}"), list[str]()
+
+    def splice(line: re.Match[str]) -> str:
+        names = line[2].split()
+        if line[1]:
+            return "".join(_include(one)[1] for one in _in_order(names, []))
+        needed.extend(names)
+        return ""
+
+    return needed, _INCLUDE.sub(splice, text)
 
 
 def _with_numbers(name: str, source: str) -> Script:

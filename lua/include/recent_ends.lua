@@ -1,0 +1,23 @@
+-- recent_ends: whether pushes arrive too late after they were sent, or the server's clock was set since. Then, as a set
+-- of their numbers, which of them have ended since; nil: none. Of pushes that may have arrived before, first sent at
+-- `since_ms`, also in the last minute, and under the time of a clock that was set back. What follows is their marks.
+--- @include checked
+local function recent_ends(sent_ms, now_ms, since_ms, ...)
+  --- @include times
+  local oldest_ms = since_ms and repetition_ms or first_try_ms
+  if not sent_ms or sent_ms < now_ms - oldest_ms or sent_ms > now_ms + ahead_ms then return true end
+  local ended, first_ms, last_ms = nil, since_ms and now_ms - remembered_ms or sent_ms - ahead_ms, now_ms + ahead_ms
+  while first_ms do
+    for n = math.floor(first_ms / slot_ms), math.floor(last_ms / slot_ms) do
+      local set = KEYS['finished:'] .. n
+      for i, found in ipairs(checked('set', set, redis.pcall('SMISMEMBER', set, ...))) do
+        if found == 1 then
+          ended = ended or {}
+          ended[i] = true
+        end
+      end
+    end
+    first_ms, last_ms, since_ms = since_ms and since_ms - ahead_ms, since_ms and since_ms + remembered_ms, nil
+  end
+  return false, ended
+end

@@ -8,7 +8,7 @@
 --         {fingerprint, reason, error type, count, first ms, last ms, job id, error, name, ...}: when the first and the last
 --         died, id and error of the newest, and up to 50 job names. A text is cut off after 1,000 bytes
 
---- @include field time_of first_id page before bytes_of
+--- @include field time_of walk_back
 
 local after = ARGV[1]
 
@@ -40,22 +40,5 @@ local function add(letter, fields)
   end
 end
 
-local looked, bytes, first = 0, 0, first_id(KEYS.dead)
-local many = page(looked, bytes)
-while many > 0 do
-  local found = before(KEYS.dead, first, after, many)
-  if found.err then -- nothing comes before the smallest entry id there is
-    if not string.find(found.err, 'invalid %a+ ID') then return error(found) end
-    found = {}
-  end
-  for _, letter in ipairs(found) do
-    looked, bytes, after = looked + 1, bytes + bytes_of(letter[2]), letter[1]
-    add(letter[1], letter[2])
-  end
-  if #found < many then
-    after = ''
-    break
-  end
-  many = page(looked, bytes)
-end
+after = walk_back(KEYS.dead, after, add)
 return {after, unpack(groups)}

@@ -10,7 +10,7 @@
 --
 -- Returns  {number, from, count}: where to go on, number 0 at the end; and how many jobs were handed back
 
---- @include now expect streams group field page leases hand_back give_up count tell
+--- @include now expect streams group field leases hand_back give_up bytes_of walk count tell
 
 local number, from, most_bytes, now_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), now(ARGV[4])
 
@@ -19,33 +19,29 @@ expect('hash', KEYS.limits, KEYS.shares)
 expect('zset', KEYS.turns, KEYS.lines)
 
 local last_delivered = {}
-for i, stream in ipairs(streams) do
+for _, stream in ipairs(streams) do
   local ours = group(stream)
-  last_delivered[i] = ours and field(ours, 'last-delivered-id')
+  last_delivered[stream] = ours and field(ours, 'last-delivered-id')
 end
 
-local total, looked, bytes = 0, 0, 0
-while streams[number] and looked < 500 and bytes < most_bytes do
-  local stream, last = streams[number], last_delivered[number]
-  local many = math.max(1, page(looked, bytes)) -- they may be large
-  local found = last and redis.call('XRANGE', stream, from, last, 'COUNT', many) or {}
-  for _, entry in ipairs(found) do
-    if #leases(stream, entry[1], entry[1], 1) == 0 then
-      hand_back(stream, 0, {entry[1]})
-      give_up({string.match(stream, '[^:]+$') .. ' ' .. entry[1]}, now_ms)
-      total = total + 1
-    end
-    for _, part in ipairs(entry[2]) do bytes = bytes + #part end
-  end
-  looked = looked + #found
-  if #found < many or found[many][1] == last then
-    number, from = number + 1, '-'
-  else
-    from = '(' .. found[many][1]
-  end
+local function read(stream, start, many)
+  local last = last_delivered[stream]
+  return last and redis.pcall('XRANGE', stream, start, last, 'COUNT', many) or {}
 end
+
+local total = 0
+local function look_at(stream, entry)
+  if #leases(stream, entry[1], entry[1], 1) == 0 then
+    hand_back(stream, 0, {entry[1]})
+    give_up({string.match(stream, '[^:]+$') .. ' ' .. entry[1]}, now_ms)
+    total = total + 1
+  end
+  return bytes_of(entry[2])
+end
+
+number, from = walk(number, from, most_bytes, read, look_at)
 if total > 0 then
   count('reclaimed', total)
   tell('released ' .. total)
 end
-return {streams[number] and number or 0, from, total}
+return {number, from, total}

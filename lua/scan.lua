@@ -18,77 +18,53 @@
 --
 -- Returns  {after, row, ...}: where the next step goes on, '' at the end; and jobs as find returns them
 
---- @include now obstacle whole field mark_of is_held reported passes time_of holder is_waiting page bytes_of streams
---- @include leases has_many parted stored first_id before
+--- @include now viewer field mark_of passes time_of holder is_waiting page bytes_of streams leases has_many parted stored
+--- @include entry_at walk walk_back
 
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7]}
 local now_ms = now(ARGV[9])
 wanted.until_ms = older_ms and now_ms - older_ms
-local why = obstacle(now_ms)
+local show = viewer(now_ms)
 
-local rows, looked, bytes, at = {}, 0, 0, whole(now_ms)
+local rows, looked, bytes = {}, 0, 0
 
-local function add(stream, entry, consumer, deliveries, idle)
-  local place = string.match(stream, '[^:]+$')
-  local id = field(entry[2], 'id') or ''
-  local mark = aside[state] and '' or mark_of(id, place, entry[1])
-  if id == '' or not mark then return end -- it is no job
-  local is_on_hold, kept_from = is_held(id), ''
-  if state == 'ready' then kept_from = why(consumer, is_on_hold, entry[2]) end
-  local said = aside[state] and '' or reported(id)
-  rows[#rows + 1] = {id, place, entry[1], '', state == 'running' and consumer or '', deliveries or '', mark, is_on_hold,
-    entry[2], at, idle or '', kept_from, said}
+local function add_ready(stream, entry, fields, consumer, deliveries, idle_ms)
+  local place, id = string.match(stream, '[^:]+$'), field(fields, 'id')
+  local mark = mark_of(id, place, entry)
+  if mark then rows[#rows + 1] = show(id, place, entry, fields, mark, '', consumer, deliveries, idle_ms) end
 end
 
-local function add_ready(stream, entry)
-  if not passes(wanted, entry[2], time_of(entry[2], 'queued_at', entry[1])) then return end
-  local consumer, deliveries = holder(stream, entry[1])
-  if is_waiting(consumer) then add(stream, entry, consumer, deliveries) end
-end
-
-local function add_aside(stream, entry)
-  local since = state == 'dead' and 'failed_at' or 'finished_at'
-  if passes(wanted, entry[2], time_of(entry[2], since, entry[1])) then add(stream, entry) end
+local function is_wanted(fields, since, entry)
+  return passes(wanted, fields, time_of(fields, since, entry))
 end
 
 local function is_over()
   return #rows >= limit or page(looked, bytes) == 0
 end
 
--- Look at the entries of a stream after `last`. Returns where it stopped; nil at the end.
-local function walk(stream, last, read, offer)
-  while not is_over() do
-    local many = page(looked, bytes)
-    local found = read(stream, last, many)
-    if found.err then -- nothing comes after the largest entry id there is, and nothing before the smallest
-      if string.find(found.err, 'invalid %a+ ID') then return nil end
-      return error(found)
-    end
-    for _, entry in ipairs(found) do
-      looked, bytes, last = looked + 1, bytes + bytes_of(entry[2]), entry[1]
-      offer(stream, entry)
-      if is_over() then return last end
-    end
-    if #found < many then return nil end
-  end
-  return last
+local function younger(stream, from, many)
+  return redis.pcall('XRANGE', stream, from, '+', 'COUNT', many)
 end
 
-local function younger(stream, last, many)
-  return redis.pcall('XRANGE', stream, last == '' and '-' or '(' .. last, '+', 'COUNT', many)
+local function look_at(stream, found)
+  local entry, fields = found[1], found[2]
+  local consumer, deliveries, idle_ms = holder(stream, entry)
+  if is_waiting(consumer) and is_wanted(fields, 'queued_at', entry) then
+    add_ready(stream, entry, fields, consumer, deliveries, idle_ms)
+  end
+  bytes = bytes + bytes_of(fields)
+  return bytes_of(fields), is_over()
 end
 
-local function walk_streams(walk_stream)
-  local number, last = string.match(after, '^(%d) (%S*)$')
-  number, last = tonumber(number or 1), last or ''
-  while streams[number] do
-    local left_off = walk_stream(streams[number], last)
-    if left_off then return number .. ' ' .. left_off end
-    number, last = number + 1, ''
+local function look_at_aside(entry, fields)
+  local id = field(fields, 'id') or ''
+  if id ~= '' and is_wanted(fields, state == 'dead' and 'failed_at' or 'finished_at', entry) then
+    rows[#rows + 1] = show(id, state, entry, fields, '')
   end
-  return ''
+  bytes = bytes + bytes_of(fields)
+  return is_over()
 end
 
 -- The oldest leases of these consumers, as far as all of them are known: up to some 2,000, fewer if one has far more than others.
@@ -130,20 +106,21 @@ local function running(stream, from)
   return page, #page < 500
 end
 
-local function walk_running(stream, last)
-  repeat
-    local page, is_end = running(stream, last == '' and '-' or '(' .. last)
+local function walk_running(number, from)
+  while streams[number] do
+    local stream = streams[number]
+    local page, is_end = running(stream, from)
     for _, lease in ipairs(page) do
-      local entry = not is_waiting(lease[2]) and redis.call('XRANGE', stream, lease[1], lease[1])[1]
-      looked, bytes, last = looked + (entry and 1 or 0.1), bytes + bytes_of(entry and entry[2] or {}), lease[1]
-      if entry and passes(wanted, entry[2], time_of(entry[2], 'queued_at', entry[1])) then
-        add(stream, entry, lease[2], lease[4], lease[3])
-      end
-      if is_over() then return last end
+      local entry, consumer, idle_ms, deliveries = unpack(lease)
+      local fields = not is_waiting(consumer) and entry_at(stream, entry) or nil
+      looked, bytes, from = looked + (fields and 1 or 0.1), bytes + bytes_of(fields or {}), '(' .. entry
+      if fields and is_wanted(fields, 'queued_at', entry) then add_ready(stream, entry, fields, consumer, deliveries, idle_ms) end
+      if is_over() then return number, from end
     end
-    if asked >= 2 and not is_end then return last end
-  until is_end
-  return nil
+    if asked >= 2 and not is_end then return number, from end
+    if is_end then number, from = number + 1, '-' end
+  end
+  return 0, ''
 end
 
 -- As Redis compares members of one score; Lua's own `<` depends on the locale.
@@ -177,10 +154,8 @@ local function add_delayed(member, score)
   bytes = bytes + bytes_of(fields or {})
   if not fields then return end
   local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)
-  if passes(wanted, fields, time_of(fields, 'queued_at', string.format('%.0f', since_ms))) then
-    local is_on_hold = is_held(job)
-    rows[#rows + 1] = {job, 'delayed:' .. priority, '', score, '', '', '', is_on_hold, fields, at, '',
-      why(nil, is_on_hold, fields), reported(job)}
+  if is_wanted(fields, 'queued_at', string.format('%.0f', since_ms)) then
+    rows[#rows + 1] = show(job, 'delayed:' .. priority, '', fields, '', score)
   end
 end
 
@@ -197,15 +172,18 @@ local function walk_delayed()
 end
 
 local left_off = ''
-if state == 'ready' then
-  left_off = walk_streams(function(stream, last) return walk(stream, last, younger, add_ready) end)
-elseif state == 'running' then
-  left_off = walk_streams(walk_running)
+if state == 'ready' or state == 'running' then
+  local number, from = string.match(after, '^(%d) (%S+)$')
+  number, from = tonumber(number or 1), from or '-'
+  if state == 'ready' then
+    number, from = walk(number, from, 1048576, younger, look_at)
+  else
+    number, from = walk_running(number, from)
+  end
+  left_off = number > 0 and number .. ' ' .. from or ''
 elseif state == 'delayed' then
   left_off = walk_delayed()
 elseif aside[state] then
-  local first = first_id(aside[state])
-  local function older(stream, last, many) return before(stream, first, last, many) end
-  left_off = walk(aside[state], after, older, add_aside) or ''
+  left_off = walk_back(aside[state], after, look_at_aside)
 end
 return {left_off, unpack(rows)}

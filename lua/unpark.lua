@@ -8,7 +8,7 @@
 --
 -- Returns  {note, number, from}: what the next step takes; number 0 at the end
 
---- @include expect streams entry_at hand_back bytes_of field may_not_start page leases tell
+--- @include expect streams entry_at hand_back bytes_of field may_not_start leases walk tell
 
 local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
@@ -17,34 +17,21 @@ expect('hash', KEYS.jobs, KEYS['paused:names'], KEYS.held, KEYS.layout)
 -- `-` if the walk began without a note: one that comes meanwhile is not its own.
 if note == '' then note = redis.call('HGET', KEYS.layout, 'unpark') or '-' end
 
-local total, looked, bytes = 0, 0, 0
-local function look_at(stream, entry, deliveries)
-  local fields = entry_at(stream, entry)
-  if not fields then -- deleted while it was parked
-    hand_back(stream, deliveries, {entry})
-    return
-  end
-  bytes = bytes + bytes_of(fields)
-  if may_not_start(field(fields, 'id') or '', fields) then return end
-  hand_back(stream, deliveries, {entry})
-  total = total + 1
+local function read(stream, start, many)
+  return leases(stream, start, '+', many, 'parked') or {}
 end
 
-while streams[number] and looked < 500 and bytes < most_bytes do
-  local stream = streams[number]
-  local many = math.max(1, page(looked, bytes)) -- they may be large
-  local found = leases(stream, from, '+', many, 'parked') or {}
-  for _, pending in ipairs(found) do look_at(stream, pending[1], pending[4]) end
-  looked = looked + #found
-  if #found < many then
-    number, from = number + 1, '-'
-  else
-    from = '(' .. found[many][1]
-  end
+local total = 0
+local function look_at(stream, pending)
+  local entry, deliveries = pending[1], pending[4]
+  local fields = entry_at(stream, entry) -- nil: deleted while it was parked
+  if fields and may_not_start(field(fields, 'id') or '', fields) then return bytes_of(fields) end
+  hand_back(stream, deliveries, {entry})
+  if fields then total = total + 1 end
+  return bytes_of(fields or {})
 end
+
+number, from = walk(number, from, most_bytes, read, look_at)
 if total > 0 then tell('released ' .. total) end
-if not streams[number] then
-  if redis.call('HGET', KEYS.layout, 'unpark') == note then redis.call('HDEL', KEYS.layout, 'unpark') end
-  number = 0
-end
+if number == 0 and redis.call('HGET', KEYS.layout, 'unpark') == note then redis.call('HDEL', KEYS.layout, 'unpark') end
 return {note, number, from}

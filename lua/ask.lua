@@ -1,14 +1,13 @@
 #!lua flags=allow-oom
--- ask: how jobs stand, for a process that waits for them. Note that it waits for those that have not ended: it is told
--- when they end, and when they report progress.
+-- ask: how jobs stand, for a process that waits for them. Note that it waits for those that have not ended: it then gets a
+-- notification when they end, or report progress.
 --
 -- ARGV[1]  process       who waits: the name of its channel; '' = nothing is noted
 -- ARGV[2]  most_bytes    int     of what is read of jobs and returned; a larger job is returned alone
 -- ARGV[3..] job ids
 --
--- Returns  for each job a list of a word and what belongs to it:
---          PENDING    it has not ended: place; how long its result is to be kept, ms, '0' for not at all, '' if the entry does
---                     not say
+-- Returns  for each job a list of a word, what belongs to it, and, but after LATER, its progress, JSON or '':
+--          PENDING    it has not ended: place; how long its result is to be kept, ms; '0' not at all, '' unknown
 --          COMPLETED  it is done: its result, JSON
 --          REFUSED    it is done, but its result could not be kept: why
 --          DEAD       it is a dead letter, or was one that was deleted: error, error type, traceback, reason
@@ -17,7 +16,6 @@
 --          NOT_KEPT   it is done, and no result was kept
 --          NOT_FOUND  no such job, or it has ended and nothing is known of it
 --          LATER      not looked at, as the jobs before it are large: ask again
---          Last in each list but LATER is its progress, JSON or '': of an ended job for a minute
 
 --- @include expect locate stored bytes_of field
 

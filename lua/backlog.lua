@@ -1,10 +1,10 @@
 #!lua flags=no-writes,allow-oom
--- backlog: since when the oldest ready job of each priority has been ready, and how many workers there are. Writes nothing.
+-- backlog: since when the oldest ready jobs have been ready, and how many workers there are. Writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now ms, workers, {priority, since, priority, since, ...}}: since is an entry id, or a due time in ms, as a due job that is
---          not promoted yet is as good as ready. A priority without waiting jobs is left out, one may come several times
+-- Returns  {now ms, workers, {priority, since, ...}}: since is an entry id, or the due time of a job that is not promoted yet, ms.
+--          A priority without waiting jobs is left out, one may come several times
 
 --- @include now group field streams leases parted unpacked
 

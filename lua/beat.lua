@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- beat: renew a worker's lease, which covers all its jobs, and note what it says of itself.
+-- beat: renew a worker's lease, which covers all its jobs, and note its facts.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- ARGV[3..] names and values of its facts
 --
 -- Returns  how often a cancel was asked for one of its jobs. Or one word:
---          FENCED  it has no record any more, and its jobs go to others; nothing was written
+--          FENCED  it has no record any more; nothing was written
 
 --- @include now expect alive whole
 

@@ -1,12 +1,11 @@
 #!lua flags=allow-oom
 -- cancel: remove a waiting job, or ask the worker that runs it to cancel its handler.
 --
--- ARGV[1]  job           job id, or entry and place, as 1732-0@low
+-- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  CANCELLED   it was delayed or ready: gone
---          CANCELLING  it runs: noted in its locator and in its worker's record, where the next beat finds it; it won't run
---                      again
+--          CANCELLING  it runs: noted in its locator and in its worker's record, where the next beat finds it
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 

@@ -6,13 +6,12 @@
 -- ARGV[2]  count         int     most jobs to lease; 0 only promotes
 -- ARGV[3]  most_bytes    int     stop once the jobs that were looked at have this many bytes
 -- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter, the last one alone
--- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has to run alone,
---                        because its workers were lost whenever it ran
+-- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has to run alone
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {now_us, due_in, ahead, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as settle returns
+-- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as settle returns
 --          them, after this claim; for how many ms a job has waited for an idle worker, the first of a stream (-1: none); for each
---          job {stream 1..3, entry, deliveries, {name, value, ...}}; for each that was ended instead {id, word}. Or one word, FENCED:
+--          job {stream 1..3, entry, deliveries, {name, value, ...}}; for each that ended instead {id, word}. Or one word, FENCED:
 --          CANCELLED  a cancel was asked for while it ran: gone
 --          DEAD       it kills its workers: it is a dead letter
 --          UNDECODABLE no push has added it, or it can be no job: it is a dead letter

@@ -2,7 +2,7 @@
 -- counts: how many jobs are in each state at one instant, and the counters. Writes nothing.
 --
 -- Returns  {{high, normal, low}, {high, normal, low}, delayed, dead, completed, cancelled, {counter, value, ...}, inbox}: first how
---          many entries each stream has, then how many of these run; -1 if a stream has too many consumers for a script: ask XPENDING
+--          many entries each stream has, then how many of these run; -1 if it has too many consumers for a script: ask XPENDING
 
 --- @include expect streams has_many leases is_waiting
 

@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- declare: note that a worker has set the limits and the retention that its code declares, or ask whether that is
--- noted. A worker whose record is gone asks: if the server has lost data, it sets them again. If it is noted they stay
--- as they are, as an operator may have changed them.
+-- declare: note that a worker has set the limits and the retention of its code, or ask whether that is noted. A worker
+-- whose record is gone asks, and sets them again if the server has lost them: else an operator may have changed them.
 --
 -- ARGV[1]  declaration   hex     a hash of what is declared
 -- ARGV[2]  done          '1': note it; '': only ask

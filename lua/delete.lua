@@ -1,8 +1,7 @@
 #!lua flags=allow-oom
--- delete: delete a dead letter, or a job that has ended and was kept. Its push is remembered, like that of every job
--- that ends.
+-- delete: delete a dead letter, or a job that has ended and was kept. Its push is remembered.
 --
--- ARGV[1]  job           job id, or entry and place, as 1732-5@dead
+-- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  OK         gone

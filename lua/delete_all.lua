@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- delete_all: delete the dead letters that a filter lets through, newest first, a step at a time, as requeue_all does.
--- Their pushes are remembered, like those of all jobs that end.
+-- delete_all: delete the dead letters that a filter lets through, a step at a time, as requeue_all does.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any

@@ -1,8 +1,8 @@
 #!lua
 -- fire: push the jobs of schedules, each slot once. Refused whole when Redis is out of memory.
 --
--- Any number of schedulers, on any hosts, ask for the same slots. The first moves the schedule's last slot and pushes;
--- the others find it moved. So there is no lock, and a scheduler that dies leaves nothing behind.
+-- Any number of schedulers ask for the same slots. The first moves the schedule's last slot and pushes; the others find it
+-- moved. So there is no lock, and a scheduler that dies leaves nothing behind.
 --
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
 -- ARGV[2]  scheduler who fires; tells a repeated call from another scheduler's

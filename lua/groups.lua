@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-oom
--- groups: count dead letters by kind of failure, newest first: by fingerprint, or by reason if a letter has none. A
--- step looks at 500 letters or about 1 MB. Writes nothing.
+-- groups: count dead letters by kind of failure, newest first: by fingerprint, or by reason if a letter has none. In steps.
+-- Writes nothing.
 --
 -- ARGV[1] after where the step before stopped; '' to begin
 --

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- hold: keep one waiting job from starting. It keeps its due time, priority and place.
 --
--- ARGV[1]  job           job id, or entry and place, as 1732-0@low
+-- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 --
 -- Returns  HELD       it is held; that may be what it was before

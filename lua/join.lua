@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
 -- join: let a worker begin, under a new id: its record, its first beat, the groups that are missing. Without a lease it
--- only makes the groups, for a worker that has begun before, after a stream was deleted. A script, as a full server
--- refuses the bare command.
+-- only makes the groups, for a worker that has begun before, after a stream was deleted.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lease_ms      int ms  the worker's lease; '' only makes the groups
@@ -9,12 +8,11 @@
 -- ARGV[4]  version       int     of the keys, as the caller knows them
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 --
--- Returns  OK       it may begin; also if it was told before
+-- Returns  OK       it may begin; also if this very call came before
 --          EXISTS   the id is another worker's, or was; nothing was written
---          FENCED   of one that has begun before: it has no record any more, as when the server has lost its data; nothing was
---                   written
+--          FENCED   of one that has begun before: it has no record any more; nothing was written
 --          or the version of the keys, if it is another; nothing was written. An older one counts only while there is any job or
---          worker of it: else this worker takes the queue over, with its schedules
+--          worker of it: else this worker takes the queue over
 
 --- @include now expect streams whole changed_schedules alive group make_group tell
 

@@ -3,7 +3,7 @@
 -- first 4 MB; and its waiting lines get a turn.
 --
 -- ARGV[1]  name          of the jobs
--- ARGV[2]  limit         as the hash has it: `max_concurrency=3 rate=50/s burst=50`; '' removes it
+-- ARGV[2]  limit         as the hash has it; '' removes it
 -- ARGV[3]  after         where to go on with the lines, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 --

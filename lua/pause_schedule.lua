@@ -5,8 +5,7 @@
 -- ARGV[2] name   the schedule
 -- ARGV[3] pause  '1': let it fire nothing; '': let it fire again, from now on
 --
--- Returns one word:
---          OK        it is as asked; that may be what it was before
+-- Returns  OK        it is as asked; that may be what it was before
 --          NOT_FOUND there is none, or its key holds no schedule; nothing was written
 
 --- @include now expect schedule whole changed_schedules

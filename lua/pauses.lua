@@ -1,9 +1,8 @@
 #!lua flags=no-writes,allow-oom
 -- pauses: what may not start now. Writes nothing.
 --
--- Returns {since, {name, since, ...}, held}: since when the queue is paused, '' if it is not, in ms; the same of job
---         names; and how many jobs are held
-
+-- Returns {since, {name, since, ...}, held}: since when the queue is paused, ms, '' if it is not; the same of job names; how many
+--         jobs are held
 
 local since = redis.pcall('GET', KEYS.paused) or ''
 if type(since) == 'table' then since = '0' end -- another type: that it exists is what counts

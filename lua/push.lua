@@ -13,8 +13,8 @@
 --           the key: 'replace' it while it waits, 'raise' reports it; '' neither),
 --           number of field values, then the entry's names and values
 --
--- Returns  {now_us, word, ...}: the server's clock, and a word for each job. If the jobs that have these ids or keys are large, only
---          for the first, until 1 MB of them was read: push the others in another call. The words:
+-- Returns  {now_us, word, ...}: the server's clock, and a word for each job. If the jobs that have these ids or keys are large,
+--          only for the first, until 1 MB of them was read: push the others in another call. The words:
 --          OK             on the queue
 --          REPEATED       this very push arrived before: its job is on the queue, or ended; nothing was written
 --          REFUSED        this very push was refused before, when it was repeated; nothing was written
@@ -22,11 +22,9 @@
 --          DUPLICATE <id> that job holds the unique key
 --          REPLACED <id>  that waiting job held it, and is now what this push says, in its place; it kept its id, nonce, attempt
 --                         and time of push
---          UNKNOWN        Redis can't know whether this very push arrived before: the clock was set ahead, and what ended since is
---                         forgotten; nothing was written
+--          UNKNOWN        Redis can't know whether this very push arrived before, as its clock was set ahead; nothing was written
 --          EXISTS and DUPLICATE wrote nothing either, but that a repeated push was refused. A push with an on_conflict gets the
---          same REPLACED or DUPLICATE when it is repeated.
---          or one word for all:
+--          same REPLACED or DUPLICATE when it is repeated. Or one word for all:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends remember

@@ -2,8 +2,7 @@
 -- push_plain: add jobs that have a name and parameters only, run now, and have an id that was made for this push, on
 -- its first try. Refused whole when Redis is out of memory.
 --
--- It checks what push checks, for all jobs at once, in half the time. If one may be on the queue already, or may have
--- ended, as when these very bytes arrive late, it writes nothing: push looks at each job.
+-- It checks what push checks, for all jobs at once, in half the time. If one may be known already, it writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet

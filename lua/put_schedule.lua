@@ -14,8 +14,8 @@
 --           the caller knows it, or ''; since when its slots count (ms), or '' for now; number of field values, then the names
 --           and values of the definition, `rule` first; none to say only that it is declared
 --
--- Returns  {now_us, change, present, word, ...}: the server's clock, the number of the last change of all, how many schedulers of the
---          release are there, this one included, or 0 if it had not reported within 30 s, and one word each:
+-- Returns  {now_us, change, present, word, ...}: the server's clock, the number of the last change, how many schedulers of the
+--          release are there, this one included, or 0 if it had not reported lately, and one word each:
 --          OK        it counts
 --          NEWER     a later release declares it differently; nothing was written
 --          KEPT      it was put at run time; nothing was written

@@ -9,8 +9,8 @@
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  count         int     most jobs to hand back
 -- ARGV[3]  others        '1': count the jobs that other workers hold
--- ARGV[4]  all           '1': the caller has just started, or has seen the clock set back: look for beats in the future among all
---                        workers, not only the latest ten
+-- ARGV[4]  all           '1': look for beats in the future among all workers, not only the latest ten: the caller has just
+--                        started, or has seen the clock set back
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
 --
@@ -18,8 +18,8 @@
 --          worker whose lease is over {worker id, its end, lease in ms}, at most 100; the ids fenced now; how many jobs were handed
 --          back; 1 if there are more; 1 if any handed back job has no worker yet; how many jobs others hold; how many workers there
 --          are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has been due for
---          250 ms, or a waiting line's turn for 2 s; 1 if `workers` may lack some that are gone, so that tidy has to look at all
---          consumers; and the streams, 1..3, with too many consumers for a script to count: the caller asks XPENDING. Or one word:
+--          250 ms, or a waiting line's turn for 2 s; 1 if tidy has to look at all consumers, as `workers` may lack some; and the
+--          streams, 1..3, with too many consumers for a script to count: ask XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many

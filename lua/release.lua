@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- release: hand back all jobs of a worker that ends, or is known to be dead, and forget the worker. Other workers may
--- take them at once, in their old order.
+-- release: hand back all jobs of a worker that ends, or is known to be dead, and forget the worker.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  refund        '1': the deliveries do not count, as nothing runs any more; '0': they do, as a job may have killed the

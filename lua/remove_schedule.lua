@@ -4,8 +4,7 @@
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   the schedule
 --
--- Returns one word:
---          OK        it is gone, also if its key held no schedule
+-- Returns  OK        it is gone, also if its key held no schedule
 --          DECLARED  a scheduler that is there declares it, so it would be back at once; nothing was written
 --          NOT_FOUND there was none
 

@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- requeue_all: requeue the dead letters that a filter lets through, newest first, a step at a time: up to 200, of 500
--- or about 1 MB that it looks at. The next step goes on after the last one looked at, so a new dead letter is not
--- taken.
+-- requeue_all: requeue the dead letters that a filter lets through, newest first, a step at a time. The next step goes on
+-- after the last one looked at, so a new dead letter is not taken.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any

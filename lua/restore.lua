@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- restore: hand back jobs that are neither pending nor unread: their consumer was deleted outside redisjobs with all it
--- held, or the group was moved on. One step through what the streams have delivered; tidy says when to look. Their
--- delivery count is lost: it starts at 0.
+-- restore: hand back jobs that are neither pending nor unread, as their consumer was deleted outside redisjobs, or the
+-- group was moved on. One step through what was delivered. Their delivery count is lost: it starts at 0.
 --
 -- ARGV[1]  number        1..3: the stream to look at; 1 to begin
 -- ARGV[2]  from          where in it to go on, as the last step said; - to begin

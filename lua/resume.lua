@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- resume: let the jobs of a queue start again, or those of one name. The caller then runs unpark for the parked jobs;
--- if it does not, tidy notices. Up to 500 waiting lines of the name have a turn at once; shares gives one to the
--- others.
+-- resume: let the jobs of a queue start again, or those of one name. The caller then runs unpark; if it does not, tidy
+-- notices. Up to 500 waiting lines of the name have a turn at once; shares gives one to the others.
 --
 -- ARGV[1] name         of the jobs; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock

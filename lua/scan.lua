@@ -1,7 +1,6 @@
 #!lua flags=no-writes,allow-oom
 -- scan: list jobs of one state that a filter lets through, in steps: ready and running ones by priority and age,
--- delayed ones by due time, dead letters and ended ones newest first. A step looks at 500 jobs or about 1 MB. Writes
--- nothing.
+-- delayed ones by due time, dead letters and ended ones newest first. Writes nothing.
 --
 -- A step goes on after the place of the last job that the one before looked at, even if that job is gone. So a new dead
 -- letter does not come up in a later step, and no job comes twice in one place.
@@ -16,7 +15,7 @@
 -- ARGV[8]  older_ms      int ms  since it was pushed, died or ended; '': any
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
 --
--- Returns  {after, row, ...}: where the next step goes on, '' at the end; and jobs as find returns them
+-- Returns  {after, row, ...}: where the next step goes on, '' at the end; and the jobs' rows, see include/viewer
 
 --- @include now viewer field mark_of passes time_of holder is_waiting page bytes_of streams leases has_many parted stored
 --- @include entry_at walk walk_back

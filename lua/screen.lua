@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
 -- screen: of jobs that a worker has just read, keep those that may start. The others count as never delivered: they are
--- parked if their name is paused or they are held, handed back if the queue is paused, and put in a waiting line if
--- they are over their limit.
+-- parked, handed back if the queue is paused, or put in a waiting line.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock

@@ -1,8 +1,7 @@
 #!lua flags=allow-oom
 -- shares: give up the shares of jobs that do not run: their entries were deleted, or their lease was lost with a
--- server. Then give waiting lines the turns they lack: a turn may be lost, or far off, as the clock was set back. (A
--- line that waits for a share gets its turn from the job that has it.) One step through the shares, or through 500
--- lines. Workers are told of turns that none took.
+-- server. Then give waiting lines the turns they lack: a turn may be lost, or far off, as the clock was set back. One
+-- step through the shares, or through 500 lines. Workers get a notification of turns that none took.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- trim: delete what is kept no longer, oldest first: dead letters, and jobs that have ended and were kept. A step looks
--- at 500 of them or about 1 MB. It notes that it goes on, so that no other worker begins.
+-- trim: delete what is kept no longer, oldest first: dead letters, and jobs that have ended and were kept. It notes that
+-- it goes on, so that no other worker begins.
 --
 -- ARGV[1]  dead          how long dead letters are kept if `retention` does not say, in its words
 -- ARGV[2]  now_ms        int ms; '' = the server's clock

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- unhold: let go of a held job. If it was parked it is ready at once, in its place.
+-- unhold: let a held job go. If it was parked it is ready at once, in its place.
 --
--- ARGV[1]  job           job id, or entry and place, as 1732-0@low
+-- ARGV[1]  job           job id
 --
 -- Returns  OK         it is held no more; or it was parked though the note of it was deleted
 --          NOT_FOUND  it was not held; nothing was written

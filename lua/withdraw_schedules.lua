@@ -1,14 +1,12 @@
 #!lua flags=allow-oom
--- withdraw_schedules: a scheduler ends, and declares its schedules no longer.
---
--- If it was the last of its release, another release may declare them now, and its schedulers are told.
+-- withdraw_schedules: a scheduler ends, and declares its schedules no longer. If it was the last of its release, the
+-- schedulers of others get a notification, as they may declare them now.
 --
 -- ARGV[1] now_ms    int ms; '' = the server's clock
 -- ARGV[2] scheduler who ends
 -- ARGV[3] release   of that scheduler
 --
--- Returns one word:
---          OK        it is no longer there
+-- Returns  OK        it is no longer there
 --          NOT_FOUND it was not there; nothing was written
 
 --- @include now expect tell times

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- workers: a queue's workers, and what each said with its last beat, about 100 workers a step. Writes nothing.
+-- workers: a queue's workers, and the facts of their last beats, about 100 workers a step. Writes nothing.
 --
 -- ARGV[1]  after         where the step before stopped; '0' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock

@@ -18,22 +18,20 @@
 --          FENCED     the worker has no record any more; nothing was written
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
---- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter make_group tell_others prospect
---- @include tell next_turn
-
+--- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter tell_others prospect tell due_in
 
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
 local now_us = math.floor(exact_ms * 1000 + 0.5)
-local ending = {}
 
 if not alive(worker) then return 'FENCED' end
 expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
 if expect('zset', KEYS.due) then expect('hash', KEYS.delayed) end
 local restricted = restrictions()
-if restricted and restricted.all then most = 0 end
+local is_paused = restricted and restricted.all
+if is_paused then most = 0 end
 local takes_turns = most > 0 and redis.call('EXISTS', KEYS.turns) == 1
 local limiting = nil
 if takes_turns or restricted and restricted.limited then
@@ -41,6 +39,8 @@ if takes_turns or restricted and restricted.limited then
   expect('zset', KEYS.turns, KEYS.lines)
   limiting = limiter(now_ms, now_us)
 end
+
+-- Jobs that were handed back come first. One that has to run alone is only for an idle worker, in its place among them.
 local claimed = {}
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
@@ -50,7 +50,6 @@ local function runs_nothing()
   return true
 end
 
--- Put the next job that has to run alone in its place among those that were handed back, if this worker is idle.
 local function with_one_alone(stream, from, page)
   local first = runs_nothing() and leases(stream, from, '+', 1, 'alone')[1]
   if not first then return page end
@@ -60,7 +59,7 @@ local function with_one_alone(stream, from, page)
   return page
 end
 
--- The jobs that were handed back, from `from` on, as many as may be claimed; nil if the stream has no group.
+-- Those of a stream from `from` on, as many as may be claimed; nil if it has no group.
 local function handed_back(stream, from)
   local page = leases(stream, from, '+', most - #claimed, 'released')
   return page and with_one_alone(stream, from, page)
@@ -74,142 +73,131 @@ local function look_at_released()
   end
 end
 look_at_released()
+local ending = {}
 if any_released then
   expect('stream', KEYS.dead)
   expect('set', slot(now_ms))
   ending.kept = kept()
   ending.ends = ends()
 end
+
 local ended = take_in(now_ms, exact_ms)
-local due_in, turned, sees_to_turns = promote(now_ms, exact_ms), 0, false
+local next_due, turned, sees_to_turns = promote(now_ms, exact_ms), 0, false
 if takes_turns then
   turned, sees_to_turns = take_turns(now_ms, now_us)
   if turned > 0 then look_at_released() end
 end
 
-local bytes, goes_on = 0, false
-local parked = 0 -- or put in a waiting line, or with those that have to run alone
-local passed_over = 0 -- bytes of those
+local bytes, goes_on = 0, false -- of claimed jobs; whether there is more to look at
+local passed_over, passed_bytes = 0, 0 -- jobs that were parked, put in a line, or with those that have to run alone
 
--- Give this worker an entry that was delivered before, as XPENDING returned it. If a cancel was asked for while it ran, it ends
--- instead. If it was delivered `max_deliveries` times without an outcome, the last time alone, it kills its workers, and becomes
--- a dead letter. That last delivery goes to an idle worker, so that no other job dies with it or is blamed for it; its locator
--- gets the mark `alone`. (A `max_deliveries` of 1 allows no second delivery, so it is blamed without that.)
+-- Give this worker an entry that was delivered before, as XPENDING returned it. Returns what became of it: `claimed`; `ended`;
+-- `passed over`; or `stays`: it has to run alone, and this worker is not idle.
 --
--- Returns the fields, and whether it has to run alone; or nil, and why: `ended`; `parked`, which includes a waiting line and
--- `alone`; or `stays`: this worker is not idle, nothing was written
-local function deliver(stream, pending)
-  if pending[2] == 'alone' and not runs_nothing() then return nil, 'stays' end
-  local entry, deliveries = pending[1], pending[4] + 1
+-- A job that was delivered `max_deliveries` times without an outcome kills its workers. The last time it ran alone, on an idle
+-- worker, with the mark `alone` at its locator: so no other job dies with it or is blamed for it. (A `max_deliveries` of 1 allows
+-- no second delivery, so it is blamed without that.)
+local function deliver(number, stream, pending)
+  if pending[2] == 'alone' and not runs_nothing() then return 'stays' end
+  local entry, delivered = pending[1], pending[4]
   local fields = entry_at(stream, entry)
   if not fields then -- deleted while it was leased
     redis.call('XACK', stream, 'workers', entry)
-    return nil, 'ended'
+    return 'ended'
   end
-  local place = string.match(stream, '[^:]+$')
-  local job = field(fields, 'id')
+  local place, job = string.match(stream, '[^:]+$'), field(fields, 'id')
   local mark = mark_of(job, place, entry)
   if not mark then
     local why = (job or '') == '' and 'no job: its entry has no id' or 'no job: the job ' .. job .. ' is elsewhere'
     table.insert(ended, {reject(stream, entry, fields, why, now_ms), 'UNDECODABLE'})
-    return nil, 'ended'
+    return 'ended'
   end
-  if mark == 'cancelling' then
-    finish_one(ending, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(deliveries - 1)})
-    if restricted and restricted.job then redis.call('HDEL', KEYS.held, job) end
-    if limiting then limiting.pass(fields) end
-    table.insert(ended, {job, 'CANCELLED'})
-    return nil, 'ended'
-  end
+
   local function pass_over(to)
-    if to then hand_back(stream, deliveries - 1, {entry}, to, pending[3]) end
-    parked, passed_over = parked + 1, passed_over + bytes_of(fields)
-    return nil, 'parked'
+    if to then hand_back(stream, delivered, {entry}, to, pending[3]) end
+    passed_over, passed_bytes = passed_over + 1, passed_bytes + bytes_of(fields)
+    return 'passed over'
   end
-  if restricted and restricted.job and restricted.job(job, fields) then
-    if limiting then limiting.pass(fields) end
-    return pass_over('parked')
-  end
-  if deliveries > max_deliveries and (mark == 'alone' or max_deliveries == 1) then
+
+  local is_last = delivered + 1 >= max_deliveries and max_deliveries > 1
+  local outcome
+  if mark == 'cancelling' then
+    finish_one(ending, 'cancelled', stream, entry, job, fields, now_ms, {'deliveries', whole(delivered)})
+    if restricted and restricted.job then redis.call('HDEL', KEYS.held, job) end
+    table.insert(ended, {job, 'CANCELLED'})
+    outcome = 'ended'
+  elseif restricted and restricted.job and restricted.job(job, fields) then
+    outcome = pass_over('parked')
+  elseif delivered >= max_deliveries and (mark == 'alone' or max_deliveries == 1) then
     local alone = mark == 'alone' and ', the last time with nothing beside it' or ''
     dead_letter(ending.ends, stream, entry, job, fields, {
       'reason', 'worker lost',
-      'error', 'delivered ' .. (deliveries - 1) .. ' times without an outcome' .. alone .. ': it may kill its workers',
-      'failed_at', whole(now_ms), 'worker', worker, 'deliveries', tostring(deliveries - 1),
+      'error', 'delivered ' .. delivered .. ' times without an outcome' .. alone .. ': it may kill its workers',
+      'failed_at', whole(now_ms), 'worker', worker, 'deliveries', tostring(delivered),
     }, now_ms)
-    if limiting then limiting.pass(fields) end
     table.insert(ended, {job, 'DEAD'})
-    return nil, 'ended'
+    outcome = 'ended'
+  elseif is_last and not runs_nothing() then
+    outcome = pass_over('alone')
   end
-  local is_last = deliveries >= max_deliveries and max_deliveries > 1
-  if is_last and not runs_nothing() then
+  if outcome then
     if limiting then limiting.pass(fields) end
-    return pass_over('alone')
+    return outcome
   end
+
   local bucket = limiting and limiting.start(place .. ' ' .. entry, fields, true)
   if bucket then
-    limiting.line_up(stream, deliveries - 1, {entry}, bucket)
+    limiting.line_up(stream, delivered, {entry}, bucket)
     return pass_over()
   end
-  redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
-  if is_last then
-    redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. ' alone')
-  elseif mark == 'alone' then
-    redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry)
-  end
-  return fields, is_last
+  redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', delivered + 1, 'JUSTID')
+  if is_last or mark == 'alone' then redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. (is_last and ' alone' or '')) end
+  claimed[#claimed + 1] = {number, entry, delivered + 1, fields}
+  bytes = bytes + bytes_of(fields)
+  if is_last or bytes >= most_bytes then most = #claimed end
+  return 'claimed'
 end
 
 local function take_released(number, stream)
-  local page, looked, last = released[number], 0, nil
-  if not page then
-    make_group(stream)
+  local page, looked = released[number], 0
+  if not page then -- from its start: `$` would skip what was pushed before any worker came
+    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
     return
   end
   while #page > 0 and most > #claimed do
-    local rest = {}
+    local rest, from = {}, nil
     for i, pending in ipairs(page) do
       if most == #claimed then return end
-      looked, last = looked + 1, pending[1]
-      local fields, how = deliver(stream, pending)
-      if fields then
-        claimed[#claimed + 1] = {number, pending[1], pending[4] + 1, fields}
-        bytes = bytes + bytes_of(fields)
-        if how or bytes >= most_bytes then most = #claimed return end
-      elseif how == 'parked' and passed_over >= most_bytes then
+      looked, from = looked + 1, '(' .. pending[1]
+      local outcome = deliver(number, stream, pending)
+      if outcome == 'passed over' and passed_bytes >= most_bytes then
         goes_on = true
         return
-      elseif pending[2] == 'alone' then -- the next that has to run alone may come before the rest
+      elseif outcome ~= 'claimed' and pending[2] == 'alone' then -- the next that has to run alone may come before the rest
         rest = {unpack(page, i + 1)}
         break
       end
     end
     -- Again if some did not start: new jobs must not pass those behind them.
     if looked >= 500 then
-      goes_on = #ended + parked > 0 -- else the next claim would look at the same ones
+      goes_on = #ended + passed_over > 0 -- else the next claim would look at the same ones
       return
     end
-    local from = '(' .. last
     page = #rest > 0 and with_one_alone(stream, from, rest) or handed_back(stream, from)
   end
 end
 
-local function read_new(stream, many)
-  local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', many, 'STREAMS', stream, '>')
-  return reply and reply[1][2] or {}
-end
-
 -- Whether a new entry may start. If not it is parked, or noted in `lines` under its bucket.
-local function may_start(stream, place, id, fields, lines)
+local function may_start(stream, place, entry, fields, lines)
   if not restricted then return true end
   if restricted.job and restricted.job(field(fields, 'id') or '', fields) then
-    hand_back(stream, 0, {id}, 'parked') -- as never delivered
+    hand_back(stream, 0, {entry}, 'parked') -- as never delivered
     return false
   end
-  local bucket = limiting and limiting.start(place .. ' ' .. id, fields)
+  local bucket = limiting and limiting.start(place .. ' ' .. entry, fields)
   if not bucket then return true end
   lines[bucket] = lines[bucket] or {}
-  table.insert(lines[bucket], id)
+  table.insert(lines[bucket], entry)
   return false
 end
 
@@ -219,35 +207,35 @@ local function take_new(number, stream)
   local at_once = redis.pcall('HGET', KEYS.large, place) and 4 or 32
   while most > #claimed and not goes_on do
     local step = math.min(most - #claimed, looked + 1, at_once)
-    local entries = read_new(stream, step)
-    for _, entry in ipairs(entries) do
-      local id, fields = entry[1], entry[2]
-      if may_start(stream, place, id, fields, lines) then claimed[#claimed + 1] = {number, id, 1, fields} end
+    local reply = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', step, 'STREAMS', stream, '>')
+    local found = reply and reply[1][2] or {}
+    for _, one in ipairs(found) do
+      local entry, fields = one[1], one[2]
+      if may_start(stream, place, entry, fields, lines) then claimed[#claimed + 1] = {number, entry, 1, fields} end
       bytes = bytes + bytes_of(fields)
     end
-    looked = looked + #entries
-    if #entries < step then break end
+    looked = looked + #found
+    if #found < step then break end
     goes_on = looked >= 500 or bytes >= most_bytes
   end
-  for bucket, waiting in pairs(lines) do limiting.line_up(stream, 0, waiting, bucket) end
+  for bucket, entries in pairs(lines) do limiting.line_up(stream, 0, entries, bucket) end
 end
 
 for number, stream in ipairs(streams) do
   if most > #claimed and not goes_on then take_released(number, stream) end
   if most > #claimed and not goes_on then take_new(number, stream) end
 end
-
 tell_others(ending.ends)
+
 local waits_ms = -1
 for _, stream in ipairs(most > 0 and streams or {}) do
   local first = (leases(stream, '-', '+', 1, 'alone') or {})[1]
   if first then waits_ms = math.max(waits_ms, first[3]) end
 end
-
 -- If there was room for more and all were looked at, the rest waits for an idle worker.
 local finds, unread = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(restricted) end
 if turned > 0 and finds % 2 == 1 then tell('released ' .. turned) end -- more than this worker has room for
-local turn_in = limiting and not (restricted and restricted.all) and next_turn(exact_ms) or -1
 if sees_to_turns or limiting and limiting.has_turned then finds = finds + 16 end
-return {exact_ms * 1000, due_in, finds, unread, turn_in, waits_ms, claimed, ended}
+local turn_in = limiting and not is_paused and due_in(KEYS.turns, exact_ms) or -1
+return {exact_ms * 1000, next_due, finds, unread, turn_in, waits_ms, claimed, ended}

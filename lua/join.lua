@@ -14,7 +14,7 @@
 --          or the version of the keys, if it is another; nothing was written. An older one counts only while there is any job or
 --          worker of it: else this worker takes the queue over
 
---- @include now expect streams whole changed_schedules alive group make_group tell
+--- @include now expect streams whole changed_schedules alive group tell
 
 local record = KEYS['worker:'] .. ARGV[1]
 local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -59,7 +59,8 @@ if found ~= version then
   redis.call('HSET', KEYS.layout, 'version', version)
 end
 for _, stream in ipairs({KEYS.inbox, unpack(streams)}) do
-  if not group(stream) then make_group(stream) end -- XPENDING would list each consumer
+  -- From its start: `$` would skip what was pushed before any worker came.
+  if not group(stream) then redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM') end
 end
 if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))

@@ -53,7 +53,7 @@
 --          STALE       a later batch of its lane came before this one; nothing was written for any job
 
 --- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep
---- @include tell tell_others restrictions promote prospect
+--- @include tell tell_others restrictions promote prospect due_in
 
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
@@ -331,10 +331,10 @@ if promotes then
   reply[2] = promote(now_ms, exact_ms)
   local sees_to_turns = false
   if is_limited and not (restricted and restricted.all) then
-    --- @include take_turns next_turn
+    --- @include take_turns
     local turned, any_due = take_turns(now_ms, math.floor(exact_ms * 1000 + 0.5))
     if turned > 0 then tell('released ' .. turned) end -- this worker may have no room for them
-    sees_to_turns, reply[5] = any_due, next_turn(exact_ms)
+    sees_to_turns, reply[5] = any_due, due_in(KEYS.turns, exact_ms)
   end
   reply[3], reply[4] = prospect(restricted)
   if sees_to_turns then reply[3] = reply[3] + 16 end

@@ -14,9 +14,9 @@
 -- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed or fenced; where to go on,
 --          '' at the end; 1 if some entries may be neither pending nor unread: see restore; 1 if parked jobs may be free to
 --          start: see unpark; 1 if this began now, so that trim is due; 1 if jobs run that have limits, or wait for one: see
---          shares; and how the caller is to list the consumers of that stream, if a script takes too long: 1 by XPENDING, 2 by
---          XINFO CONSUMERS, else 0. It gives those that are not in `workers`, and 500 lines, from the number in `after` on and
---          round. Only the first step says what is between `after` and `lists`
+--          shares; and how the caller is to list the consumers of that stream, if a script takes too long: 1 by XPENDING, 2
+--          by XINFO CONSUMERS, else 0. It gives those that are not in `workers`, and 500 lines, from the number in `after` on
+--          and round. Only the first step says what is between `after` and `lists`
 
 --- @include now expect streams leases is_waiting alive whole fence group field has_many
 

@@ -4,7 +4,7 @@
 --   line_up(stream, deliveries, entries, bucket)  put entries in that line
 --   pass(fields)                  a job that was handed back does not start: the next in line may
 --   has_turned                    whether the time of the next turn has changed
---- @include field limit_of whole room give_up take_share hand_back
+--- @include field limit_of whole room give_up arrival hand_back
 local function limiter(now_ms, now_us)
   local limits, full, limiting = {}, {}, {has_turned = false}
 
@@ -18,6 +18,14 @@ local function limiter(now_ms, now_us)
 
   local function turn(bucket, at_ms)
     if redis.call('ZADD', KEYS.turns, 'LT', 'CH', whole(at_ms), bucket) == 1 then limiting.has_turned = true end
+  end
+
+  local function take_share(bucket, limit, place)
+    redis.call('HSET', KEYS.shares, place, bucket)
+    redis.pcall('ZADD', KEYS['holders:'] .. bucket, whole(now_ms), place)
+    if not limit.every_us then return end
+    local next_us = arrival(bucket, limit, now_us) + limit.every_us
+    redis.call('SET', KEYS['rate:'] .. bucket, whole(next_us), 'PX', whole(math.ceil((next_us - now_us) / 1000)))
   end
 
   -- After a start: the next in line waits for a share, or for the rate.
@@ -39,7 +47,7 @@ local function limiter(now_ms, now_us)
     local free, from_us = room(bucket, limit, now_us)
     local is_behind = not waited and redis.call('ZSCORE', KEYS.lines, bucket)
     if free > 0 and not is_behind then
-      take_share(bucket, limit, place, now_ms, now_us)
+      take_share(bucket, limit, place)
       turn_on(bucket, limit)
       return nil
     end

@@ -1,11 +1,42 @@
--- prospect: what a claim would find, as settle and claim answer it. A sum: 1 if jobs were handed back, and 32 or 64
--- more if the first are of the second or third stream, or if there is something in the inbox; 2 if some jobs may not start; 4 if the queue is paused, and then
--- nothing else, as no worker claims there. Then the unread jobs, as ahead returns them.
---- @include ahead
+-- prospect: what a claim would find, a sum: 1 if jobs were handed back, or something is in the inbox; 32 or 64 more if the
+-- first of them are of the second or third stream; 2 if some jobs may not start; 4 if the queue is paused, and nothing else,
+-- as no worker claims there.
+--
+-- Then for each stream how many jobs were never delivered, or its length if Redis has lost count; then for each how many
+-- of those one read may fetch (0: any number). A read may fetch 16 MB, which takes Redis some 10 ms, if all were as large
+-- as the largest in `large`.
+--- @include streams any_back group field
 local function prospect(restricted)
-  if restricted and restricted.all then return 4, {0, 0, 0, 0, 0, 0} end
-  local released, unread = ahead()
-  if redis.pcall('XLEN', KEYS.inbox) ~= 0 then released = 1 end
-  local finds = released > 0 and 1 + 32 * (released - 1) or 0
-  return finds + (restricted and 2 or 0), unread
+  local finds, unread, most_bytes = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}, 16777216
+  if restricted and restricted.all then return 4, unread end
+  local noted = redis.pcall('HMGET', KEYS.large, 'high', 'normal', 'low')
+
+  -- A note goes when its last job was delivered, or is gone.
+  local function look_at(note, number, last)
+    local ms, sequence, bytes, total = string.match(note, '^(%d+)-(%d+) (%d+) (%d+)$')
+    local last_ms, last_sequence = string.match(last or '', '^(%d+)-(%d+)$')
+    ms, last_ms = tonumber(ms), tonumber(last_ms)
+    if not ms or not last_ms or ms < last_ms or ms == last_ms and tonumber(sequence) <= tonumber(last_sequence) then
+      redis.call('HDEL', KEYS.large, string.match(streams[number], '[^:]+$'))
+    elseif tonumber(total) > most_bytes then
+      unread[3 + number] = math.max(1, math.floor(most_bytes / tonumber(bytes)))
+    end
+  end
+
+  local released = redis.pcall('XLEN', KEYS.inbox) ~= 0 and 1 or 0
+  for number, stream in ipairs(streams) do
+    local length, last = redis.call('XLEN', stream), nil
+    if length > 0 then
+      if released == 0 and any_back(stream) then released = number end
+      local ours = group(stream)
+      last = ours and field(ours, 'last-delivered-id') or '0-0'
+      unread[number] = length
+      if ours then
+        unread[number] = field(ours, 'lag') or redis.pcall('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1] and length or 0
+      end
+    end
+    if noted[number] then look_at(noted[number], number, last) end
+  end
+  if released > 0 then finds = finds + 1 + 32 * (released - 1) end
+  return finds, unread
 end

@@ -5,7 +5,6 @@
 -- ARGV[1]  process       who waits: the name of its channel; '' = nothing is noted
 -- ARGV[2]  most_bytes    int     of what is read of jobs and returned; a larger job is returned alone
 -- ARGV[3..] job ids
---
 -- Returns  for each job a list of a word, what belongs to it, and, but after LATER, its progress, JSON or '':
 --          PENDING    it has not ended: place; how long its result is to be kept, ms; '0' not at all, '' unknown
 --          COMPLETED  it is done: its result, JSON
@@ -18,7 +17,6 @@
 --          LATER      not looked at, as the jobs before it are large: ask again
 
 --- @include expect locate stored bytes_of field
-
 local process, most_bytes = ARGV[1], tonumber(ARGV[2])
 local first_job = 3
 

@@ -2,12 +2,10 @@
 -- backlog: since when the oldest ready jobs have been ready, and how many workers there are. Writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {now ms, workers, {priority, since, ...}}: since is an entry id, or the due time of a job that is not promoted yet, ms.
 --          A priority without waiting jobs is left out, one may come several times
 
 --- @include now group field streams leases parted unpacked
-
 local priorities, now_ms = {'high', 'normal', 'low'}, now(ARGV[1])
 local since = {}
 

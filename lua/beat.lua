@@ -4,12 +4,10 @@
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- ARGV[3..] names and values of its facts
---
 -- Returns  how often a cancel was asked for one of its jobs. Or one word:
 --          FENCED  it has no record any more; nothing was written
 
 --- @include now expect alive whole
-
 local record = KEYS['worker:'] .. ARGV[1]
 local worker, now_ms = ARGV[1], now(ARGV[2])
 local first_fact = 3

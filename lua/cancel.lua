@@ -3,14 +3,12 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
---
 -- Returns  CANCELLED   it was delayed or ready: gone
 --          CANCELLING  it runs: noted in its locator and in its worker's record, where the next beat finds it
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 
 --- @include stream_of now locate stored expect slot ends kept member holder is_waiting whole tell finish_one
-
 local job, now_ms = ARGV[1], now(ARGV[2])
 local ending = {}
 

@@ -8,7 +8,6 @@
 -- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter, the last one alone
 -- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has to run alone
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as settle returns
 --          them, after this claim; for how many ms a job has waited for an idle worker, the first of a stream (-1: none); for each
 --          job {stream 1..3, entry, deliveries, {name, value, ...}}; for each that ended instead {id, word}. Or one word, FENCED:
@@ -19,7 +18,6 @@
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
 --- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter tell_others prospect tell due_in
-
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])

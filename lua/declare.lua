@@ -4,11 +4,9 @@
 --
 -- ARGV[1]  declaration   hex     a hash of what is declared
 -- ARGV[2]  done          '1': note it; '': only ask
---
 -- Returns  1 if it was noted before, else 0
 
 --- @include expect
-
 local declaration, done = ARGV[1], ARGV[2] == '1'
 local most = 20
 

@@ -3,12 +3,10 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
---
 -- Returns  OK         gone
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
 
 --- @include now locate entry_at expect slot finish push_of field
-
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local job, now_ms = ARGV[1], now(ARGV[2])
 

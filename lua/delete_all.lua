@@ -8,11 +8,9 @@
 -- ARGV[5]  reason        of the dead letter; '': any
 -- ARGV[6]  older_ms      int ms  since it died; '': any
 -- ARGV[7]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids that were deleted
 
 --- @include now expect slot letters push_of field finish
-
 local older_ms, now_ms = tonumber(ARGV[6]), now(ARGV[7])
 local wanted = {name = ARGV[2], text = ARGV[3], fingerprint = ARGV[4], reason = ARGV[5]}
 wanted.until_ms = older_ms and now_ms - older_ms

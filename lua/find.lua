@@ -7,7 +7,6 @@
 -- Returns  {} if there is no such job, else its row, see include/viewer
 
 --- @include now locate viewer stored entry_at stream_of member holder
-
 local aside = {completed = KEYS.completed, cancelled = KEYS.cancelled}
 local job, show = ARGV[1], viewer(now(ARGV[2]))
 

@@ -1,8 +1,6 @@
 #!lua
 -- fire: push the jobs of schedules, each slot once. Refused whole when Redis is out of memory.
---
--- Any number of schedulers ask for the same slots. The first moves the schedule's last slot and pushes; the others find it
--- moved. So there is no lock, and a scheduler that dies leaves nothing behind.
+-- The first scheduler that asks for a slot moves the schedule's last slot; the others find it moved.
 --
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
 -- ARGV[2]  scheduler who fires; tells a repeated call from another scheduler's
@@ -10,7 +8,6 @@
 --           to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job what push
 --           takes: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict, number of field values, names
 --           and values
---
 -- Returns  {now_us, {word, ...}, ...}: the server's clock, and a word for each schedule. If the jobs that have the ids or keys are
 --          large, only for the first schedules, until 1 MB of them was read: ask for the others in another call. The words:
 --          OK       fired; after it a word for each job: OK, or one of the next three
@@ -24,7 +21,6 @@
 --          CHANGED  it has another definition by now, or is gone; nothing was written
 
 --- @include now expect streams is_taken pusher schedule whole
-
 local now_ms, exact_ms = now(ARGV[1])
 local scheduler = ARGV[2]
 

@@ -3,13 +3,11 @@
 -- Writes nothing.
 --
 -- ARGV[1] after where the step before stopped; '' to begin
---
 -- Returns {after, group, ...}: where the next step goes on, '' at the end; and for each kind among these letters
 --         {fingerprint, reason, error type, count, first ms, last ms, job id, error, name, ...}: when the first and the last
 --         died, id and error of the newest, and up to 50 job names. A text is cut off after 1,000 bytes
 
 --- @include field time_of walk_back
-
 local after = ARGV[1]
 
 local groups, by_kind = {}, {}
@@ -18,7 +16,8 @@ local function text_of(fields, name)
   return string.sub(field(fields, name) or '', 1, 1000)
 end
 
-local function group_of(letter, fields, at_ms)
+local function add(letter, fields)
+  local at_ms, name = time_of(fields, 'failed_at', letter), text_of(fields, 'name')
   local fingerprint, reason = text_of(fields, 'fingerprint'), text_of(fields, 'reason')
   local kind = fingerprint ~= '' and 'f' .. fingerprint or 'r' .. reason
   if not by_kind[kind] then
@@ -26,13 +25,7 @@ local function group_of(letter, fields, at_ms)
     by_kind[kind] = {row = row, names = {}}
     groups[#groups + 1] = row
   end
-  return by_kind[kind]
-end
-
-local function add(letter, fields)
-  local at_ms = time_of(fields, 'failed_at', letter)
-  local group, name = group_of(letter, fields, at_ms), text_of(fields, 'name')
-  local row = group.row
+  local group, row = by_kind[kind], by_kind[kind].row
   row[4], row[5], row[6] = row[4] + 1, math.min(row[5], at_ms), math.max(row[6], at_ms)
   if not group.names[name] and #row < 58 then
     group.names[name] = true

@@ -3,14 +3,12 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
---
 -- Returns  HELD       it is held; that may be what it was before
 --          RUNNING    it runs; nothing was written
 --          DEAD       it is a dead letter; nothing was written
 --          NOT_FOUND  no such job, or it ended; nothing was written
 
 --- @include stream_of now locate entry_at holder is_waiting expect whole
-
 local job, now_ms = ARGV[1], now(ARGV[2])
 
 local place, entry = locate(job)

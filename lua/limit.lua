@@ -6,11 +6,9 @@
 -- ARGV[2]  limit         as the hash has it; '' removes it
 -- ARGV[3]  after         where to go on with the lines, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
---
 -- Returns  where to go on: 500 lines get a turn in one step; '' at the end, and if the limit does not change
 
 --- @include now expect streams entry_at bytes_of field whole leases give_turns
-
 local name, limit, after, now_ms = ARGV[1], ARGV[2], ARGV[3], now(ARGV[4])
 
 expect('stream', unpack(streams))

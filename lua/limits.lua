@@ -2,13 +2,11 @@
 -- limits: which job names have limits, what runs under them, and what waits in line; in steps. Writes nothing.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
---
 -- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; and for this step, each a flat list: job
 --          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id.
 --          And the streams, 1..3, with too many consumers for a script to count: ask XPENDING
 
 --- @include streams has_many leases stream_of holder is_waiting entry_at bytes_of field
-
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 
 local function waiting_lines(last)

@@ -3,11 +3,9 @@
 --
 -- ARGV[1] name         of the jobs; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock
---
 -- Returns  OK  it is paused; that may be what it was before
 
 --- @include now expect whole tell
-
 local name, now_ms = ARGV[1], now(ARGV[2])
 
 if name ~= '' then

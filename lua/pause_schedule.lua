@@ -4,12 +4,10 @@
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   the schedule
 -- ARGV[3] pause  '1': let it fire nothing; '': let it fire again, from now on
---
 -- Returns  OK        it is as asked; that may be what it was before
 --          NOT_FOUND there is none, or its key holds no schedule; nothing was written
 
 --- @include now expect schedule whole changed_schedules
-
 local now_ms = now(ARGV[1])
 local name, pause = ARGV[2], ARGV[3] == '1'
 

@@ -1,6 +1,5 @@
 #!lua flags=no-writes,allow-oom
 -- pauses: what may not start now. Writes nothing.
---
 -- Returns {since, {name, since, ...}, held}: since when the queue is paused, ms, '' if it is not; the same of job names; how many
 --         jobs are held
 

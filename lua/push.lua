@@ -12,7 +12,6 @@
 --           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (another job holds
 --           the key: 'replace' it while it waits, 'raise' reports it; '' neither),
 --           number of field values, then the entry's names and values
---
 -- Returns  {now_us, word, ...}: the server's clock, and a word for each job. If the jobs that have these ids or keys are large,
 --          only for the first, until 1 MB of them was read: push the others in another call. The words:
 --          OK             on the queue
@@ -28,7 +27,6 @@
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends remember
-
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job = 4

@@ -10,14 +10,12 @@
 -- ARGV[4]  id          one that was made for this push
 -- ARGV[5]  name
 -- ARGV[6]  parameters  less than 16 KB; larger ones need include/note_large
---
 -- Returns  {now_us, word}: the server's clock, and one word:
 --          OK      on the queue
 --          PARTIAL nothing was written; call push
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include now mark recent_ends checked count expect
-
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, priority, id, name, parameters = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 

@@ -1,21 +1,18 @@
 #!lua
 -- push_plain: add jobs that have a name and parameters only, run now, and have an id that was made for this push, on
 -- its first try. Refused whole when Redis is out of memory.
---
--- It checks what push checks, for all jobs at once, in half the time. If one may be known already, it writes nothing.
+-- If one of them may be known already, it writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  stream        int     1 to 3
 -- ARGV[4..] the ids of all, at most 500; the names of all; the parameters of all
---
 -- Returns  {now_us, word}: the server's clock, and one word for all:
 --          OK      on the queue
 --          PARTIAL nothing was written; call push
 --          STALE   sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include now streams mark recent_ends checked expect note_large count
-
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, stream = tonumber(ARGV[2]), streams[tonumber(ARGV[3])]
 local first_id = 4

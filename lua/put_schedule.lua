@@ -13,7 +13,6 @@
 -- ARGV[5..] for each schedule: name; fingerprint of its definition; last slot (ms) that was fired of the one that it replaces, as
 --           the caller knows it, or ''; since when its slots count (ms), or '' for now; number of field values, then the names
 --           and values of the definition, `rule` first; none to say only that it is declared
---
 -- Returns  {now_us, change, present, word, ...}: the server's clock, the number of the last change, how many schedulers of the
 --          release are there, this one included, or 0 if it had not reported lately, and one word each:
 --          OK        it counts
@@ -25,7 +24,6 @@
 --          SPOILED   its key holds no schedule; nothing was written
 
 --- @include now whole expect is_declared schedule changed_schedules times
-
 local now_ms, exact_ms = now(ARGV[1])
 local is_put = ARGV[2] == ''
 local declared_by = ARGV[2] == '0' and whole(now_ms) or ARGV[2]

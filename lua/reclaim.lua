@@ -13,7 +13,6 @@
 --                        started, or has seen the clock set back
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
---
 -- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, untidy, uncounted}: the clock; for each
 --          worker whose lease is over {worker id, its end, lease in ms}, at most 100; the ids fenced now; how many jobs were handed
 --          back; 1 if there are more; 1 if any handed back job has no worker yet; how many jobs others hold; how many workers there
@@ -24,7 +23,6 @@
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
 --- @include leases is_waiting
-
 local worker, most, counts_others = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local looks_at_all, now_ms, exact_ms = ARGV[4] == '1', now(ARGV[5])
 local first_silent = 6
@@ -32,10 +30,9 @@ local first_silent = 6
 local lease_ms = alive(worker)
 if not lease_ms then return 'FENCED' end
 expect('stream', unpack(streams))
-expect('zset', KEYS.workers, KEYS.fenced, KEYS.due)
+expect('zset', KEYS.workers, KEYS.fenced, KEYS.due, KEYS.turns, KEYS.lines)
 expect('string', KEYS.promoter)
 expect('hash', KEYS.jobs, KEYS.limits, KEYS.shares)
-expect('zset', KEYS.turns, KEYS.lines)
 local looked_at = redis.call('ZRANGEBYSCORE', KEYS.fenced, '-inf', now_ms, 'LIMIT', 0, 10)
 if #looked_at < 10 then -- later than the next second only if the clock was set back
   local later = redis.call('ZRANGEBYSCORE', KEYS.fenced, whole(now_ms + 1001), '+inf', 'LIMIT', 0, 10 - #looked_at)
@@ -77,6 +74,7 @@ for _, id in ipairs(looked_at) do
   handed_back = handed_back + some
   local watched = redis.call('HMGET', KEYS['worker:'] .. id, 'watch_ms', 'watched_until')
   if some > 0 then
+    more = 1
     redis.call('HSET', KEYS['worker:'] .. id, 'watched_until', whole(now_ms + tonumber(watched[1] or 20000)))
   elseif most == handed_back then
     more = 1 -- it was not looked at
@@ -92,7 +90,6 @@ for _, id in ipairs(looked_at) do
     redis.call('DEL', KEYS['worker:'] .. id)
     is_gone = true
   end
-  if some > 0 then more = 1 end
 end
 
 if handed_back > 0 then

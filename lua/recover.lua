@@ -7,13 +7,11 @@
 -- ARGV[3]  idle_ms       int ms  only jobs that were delivered at least this long ago
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5..] entries of its pending list, as `1 1732-0`: stream 1..3, entry; up to 100
---
 -- Returns  {looked, jobs}: how many of the entries it looked at, so call again with the others; for each job that is still this
 --          worker's {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now expect streams alive leases entry_at bytes_of give_up
-
 local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now_ms = now(ARGV[4])
 local first_entry = 5

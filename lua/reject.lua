@@ -3,11 +3,9 @@
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2..] for each: stream 1..3, entry
---
 -- Returns  for each the id of its dead letter; '' if the entry is gone
 
 --- @include now expect streams entry_at reject
-
 local now_ms = now(ARGV[1])
 local first_entry = 2
 

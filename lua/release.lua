@@ -6,18 +6,15 @@
 --                        worker. They always count if the worker was fenced before
 -- ARGV[3]  watch         '1': a read of it may be under way, so its consumer is looked at again, like a fenced worker's
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
---
 -- Returns  how many jobs were handed back: up to 500 a call, so call again while there are any
 
 --- @include now expect streams tell fence hand_back_held forget count tell_turn
-
 local worker, refund, watch, now_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', now(ARGV[4])
 
 expect('stream', unpack(streams))
-expect('zset', KEYS.workers, KEYS.fenced)
+expect('zset', KEYS.workers, KEYS.fenced, KEYS.turns, KEYS.lines)
 expect('string', KEYS.promoter)
 expect('hash', KEYS.jobs, KEYS.limits, KEYS.shares)
-expect('zset', KEYS.turns, KEYS.lines)
 
 if string.match(redis.call('GET', KEYS.promoter) or '', '^%d+ (.+)$') == worker then
   redis.call('DEL', KEYS.promoter)

@@ -3,13 +3,11 @@
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   the schedule
---
 -- Returns  OK        it is gone, also if its key held no schedule
 --          DECLARED  a scheduler that is there declares it, so it would be back at once; nothing was written
 --          NOT_FOUND there was none
 
 --- @include now expect schedule is_declared changed_schedules
-
 local now_ms = now(ARGV[1])
 local name = ARGV[2]
 

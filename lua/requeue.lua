@@ -8,13 +8,11 @@
 -- ARGV[5]  ended         '1': also a job that has ended and was kept; '' = a dead letter only
 -- ARGV[6]  entry         only this one; '' = whichever there is
 -- ARGV[7]  now_ms        int ms; '' = the server's clock
---
 -- Returns  OK         ready, or delayed
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
 --          OVERSIZED  it has more values than a script can add; nothing was written
 
 --- @include now due_time locate entry_at expect streams requeuing
-
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local job, now_ms, exact_ms = ARGV[1], now(ARGV[7])
 local due_at, parameters, limit_key, ended = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4], ARGV[5] == '1'

@@ -11,12 +11,10 @@
 -- ARGV[7]  wait_ms       ms      until the first of them may run; 0 or less: now
 -- ARGV[8]  pause_ms      ms      from one of them to the next
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids of the requeued jobs. One with too many fields
 --          stays; so does each if the ready streams have no entry ids left
 
 --- @include now expect streams letters requeuing
-
 local now_ms, exact_ms = now(ARGV[9])
 local older_ms, wait_ms, pause_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local wanted = {name = ARGV[2], text = ARGV[3], fingerprint = ARGV[4], reason = ARGV[5]}

@@ -6,11 +6,9 @@
 -- ARGV[2]  from          where in it to go on, as the last step said; - to begin
 -- ARGV[3]  most_bytes    int     about how many bytes of entries to look at; never more than 500 entries
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {number, from, count}: where to go on, number 0 at the end; and how many jobs were handed back
 
 --- @include now expect streams group field leases hand_back give_up bytes_of walk count tell
-
 local number, from, most_bytes, now_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), now(ARGV[4])
 
 expect('stream', unpack(streams))

@@ -4,11 +4,9 @@
 --
 -- ARGV[1] name         of the jobs; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock
---
 -- Returns  OK  it is not paused; that may be what it was before
 
 --- @include now expect give_turns tell
-
 local name, now_ms, exact_ms = ARGV[1], now(ARGV[2])
 
 expect('hash', KEYS.layout)

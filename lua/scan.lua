@@ -14,12 +14,10 @@
 -- ARGV[7]  reason        of a dead letter; '': any
 -- ARGV[8]  older_ms      int ms  since it was pushed, died or ended; '': any
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {after, row, ...}: where the next step goes on, '' at the end; and the jobs' rows, see include/viewer
 
 --- @include now viewer field mark_of passes time_of holder is_waiting page bytes_of streams leases has_many parted stored
 --- @include entry_at walk walk_back
-
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
 local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7]}

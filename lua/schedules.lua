@@ -8,14 +8,12 @@
 -- ARGV[2] name   only this one; '': all of them
 -- ARGV[3] after  int  only those whose last change has a higher number; '': all of them
 -- ARGV[4] bytes  int  about how much to return
---
 -- Returns {now_us, change, more, there, {name, ...}, {name, there, {field, value, ...}}, ...}: the server's clock; the number of
 --         the last change of all; the one after which there are more, '' for none; 1 if any scheduler is there, else 0;
 --         the names of those that are gone; and the schedules, each with 1 if a scheduler that is there declares it. Fields
 --         may be missing in one that no script has written.
 
---- @include now expect is_declared whole last_change times
-
+--- @include now expect field bytes_of is_declared whole last_change times
 local now_ms, exact_ms = now(ARGV[1])
 local name, after, bytes = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local most = 500
@@ -24,15 +22,6 @@ expect('zset', KEYS.schedules, KEYS.schedulers)
 local flat, first = {name, ''}, after == '' and '-inf' or '(' .. after
 if name == '' then
   flat = redis.call('ZRANGE', KEYS.schedules, first, '+inf', 'BYSCORE', 'LIMIT', 0, most + 1, 'WITHSCORES')
-end
-
-local lives = {} -- by release: many schedules have few
-local function is_there(release, declared_by)
-  if not declared_by then return 0 end
-  if lives[release] == nil then
-    lives[release] = is_declared({declared_by = declared_by, release = release}, now_ms) and 1 or 0
-  end
-  return lives[release]
 end
 
 local rows, gone, more, size = {}, {}, '', 0
@@ -44,14 +33,10 @@ for i = 1, #flat, 2 do
   local fields = redis.pcall('HGETALL', KEYS['schedule:'] .. flat[i])
   local is_other = fields.err and string.find(fields.err, 'WRONGTYPE.+') -- no schedule
   if fields.err and not is_other then return error(fields) end
-  local release, declared_by = '', nil
-  for j = 1, #fields, 2 do
-    if fields[j] == 'release' then release = fields[j + 1] end
-    if fields[j] == 'declared_by' then declared_by = fields[j + 1] end
-    size = size + #fields[j] + #fields[j + 1]
-  end
+  local known = {declared_by = field(fields, 'declared_by'), release = field(fields, 'release')}
+  size = size + bytes_of(fields)
   if is_other or #fields > 0 then
-    rows[#rows + 1] = {flat[i], is_there(release, declared_by), is_other and {} or fields}
+    rows[#rows + 1] = {flat[i], is_declared(known, now_ms) and 1 or 0, is_other and {} or fields}
   else
     gone[#gone + 1] = flat[i]
   end

@@ -5,19 +5,16 @@
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- ARGV[3..] for each job: stream 1..3, entry
---
 -- Returns  for each job 1 if the worker has it and it may start, else 0. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams restrictions limiter entry_at field hand_back give_up leases tell_turn
-
 local worker, now_ms, exact_ms = ARGV[1], now(ARGV[2])
 local first_job = 3
 
 if not alive(worker) then return 'FENCED' end
 expect('stream', unpack(streams))
-expect('hash', KEYS.jobs)
-expect('hash', KEYS.shares)
+expect('hash', KEYS.jobs, KEYS.shares)
 expect('zset', KEYS.turns, KEYS.lines)
 local restricted = restrictions()
 local limiting = restricted and restricted.limited and limiter(now_ms, math.floor(exact_ms * 1000 + 0.5))

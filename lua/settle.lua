@@ -30,7 +30,6 @@
 --          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (and these, as push takes them) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
---
 -- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed job is
 --          due (-1: none); what a claim would find, as include/prospect says it, and 16: this worker sees to the next turn of a
 --          line too; or, if nothing is promoted, 8: the next of a line may start; the unread jobs of each stream, and how many of
@@ -54,7 +53,6 @@
 
 --- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep
 --- @include tell tell_others restrictions promote prospect due_in
-
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
 local done = {tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])}

@@ -5,11 +5,9 @@
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {after, count}: where to go on, '' at the end; and how many shares were given up, or turns given
 
 --- @include now expect streams stream_of holder is_waiting give_up limit_of room false_holder whole tell_turn
-
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 local now_ms, exact_ms = now(ARGV[2])
 

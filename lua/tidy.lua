@@ -10,7 +10,6 @@
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5]  listed        '1': the caller has listed the consumers of the stream where this goes on, and gives some; '' else
 -- ARGV[6..] for each of these: name, how many jobs it has pending, how long it was silent, ms
---
 -- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed or fenced; where to go on,
 --          '' at the end; 1 if some entries may be neither pending nor unread: see restore; 1 if parked jobs may be free to
 --          start: see unpark; 1 if this began now, so that trim is due; 1 if jobs run that have limits, or wait for one: see
@@ -19,7 +18,6 @@
 --          and round. Only the first step says what is between `after` and `lists`
 
 --- @include now expect streams leases is_waiting alive whole fence group field has_many
-
 local idle_ms, every_ms, after, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], now(ARGV[4])
 local is_listed = ARGV[5] == '1'
 local first_consumer = 6
@@ -83,20 +81,14 @@ local function are_known(many)
   return many <= redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) + redis.call('ZCARD', KEYS.lines) + 3
 end
 
--- The consumers of a stream, and at which index each has its name, its pending count and its idle time. Of very many, if no more
--- than are known, only those that hold jobs: all of them takes twice as long.
+-- The consumers of a stream, and at which index each has its name, its pending count and its idle time.
 local function consumers_of(stream)
   if is_listed then
     local given = {}
     for at = first_consumer, #ARGV, 3 do given[#given + 1] = {ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])} end
     return given, {name = 1, pending = 2, idle = 3}
   end
-  local ours = group(stream)
-  local many = ours and field(ours, 'consumers') or 0
-  if many > most and are_known(many) then
-    return leases(stream)[4] or {}, {name = 1, pending = 2, idle = 3}
-  end
-  local all, at = ours and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}
+  local all, at = group(stream) and redis.call('XINFO', 'CONSUMERS', stream, 'workers') or {}, {}
   for i = 1, #(all[1] or {}), 2 do at[all[1][i]] = i + 1 end -- the same in each
   return all, at
 end

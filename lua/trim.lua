@@ -4,11 +4,9 @@
 --
 -- ARGV[1]  dead          how long dead letters are kept if `retention` does not say, in its words
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {count, more}: how many were deleted; and 1 if there may be more
 
 --- @include now expect slot page bytes_of field push_of finish whole times
-
 local usual, now_ms = ARGV[1], now(ARGV[2])
 
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled)
@@ -55,10 +53,10 @@ local function throw_away(stream, going)
   finish('trimmed', {[stream] = entries}, ids, {}, pushes, now_ms)
 end
 
-local told = redis.call('HMGET', KEYS.retention, 'dead', 'completed', 'cancelled')
+local retention = redis.call('HMGET', KEYS.retention, 'dead', 'completed', 'cancelled')
 local total, more = 0, 0
 for i, stream in ipairs({KEYS.dead, KEYS.completed, KEYS.cancelled}) do
-  local age, most = string.match(told[i] or (stream == KEYS.dead and usual or ''), '^(%S+) (%S+)$')
+  local age, most = string.match(retention[i] or (stream == KEYS.dead and usual or ''), '^(%S+) (%S+)$')
   if not age and stream ~= KEYS.dead then most = 0 end -- not kept any more
   local there = redis.call('XLEN', stream)
   local going, left_off = over(stream, tonumber(age or nil), there - (tonumber(most or nil) or there))

@@ -2,12 +2,10 @@
 -- unhold: let a held job go. If it was parked it is ready at once, in its place.
 --
 -- ARGV[1]  job           job id
---
 -- Returns  OK         it is held no more; or it was parked though the note of it was deleted
 --          NOT_FOUND  it was not held; nothing was written
 
 --- @include stream_of expect streams locate entry_at holder may_not_start hand_back tell
-
 local job = ARGV[1]
 
 expect('stream', unpack(streams))

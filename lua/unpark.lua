@@ -5,11 +5,9 @@
 -- ARGV[2]  number        1..3: the stream to look at
 -- ARGV[3]  from          where in it to go on, as the last step said; - to begin
 -- ARGV[4]  most_bytes    int     about how many bytes of entries to look at; never more than 500 entries
---
 -- Returns  {note, number, from}: what the next step takes; number 0 at the end
 
 --- @include expect streams entry_at hand_back bytes_of field may_not_start leases walk tell
-
 local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
 expect('stream', unpack(streams))

@@ -5,12 +5,10 @@
 -- ARGV[1] now_ms    int ms; '' = the server's clock
 -- ARGV[2] scheduler who ends
 -- ARGV[3] release   of that scheduler
---
 -- Returns  OK        it is no longer there
 --          NOT_FOUND it was not there; nothing was written
 
 --- @include now expect tell times
-
 local mates = KEYS['schedulers:'] .. ARGV[3]
 local now_ms = now(ARGV[1])
 local scheduler, release = ARGV[2], ARGV[3]

@@ -1,8 +1,6 @@
--- add_job: add one job, as a push takes it. From `at` on, `arguments` has its id, nonce, priority, due, unique key,
--- unique_for, expires_in, on_conflict, the number of field values, and those values. `stale` is a leftover member of
--- `due` to remove, or nil. `number` is the job's number in this call; for `newly` see enqueue. `replaced` is a waiting
--- job, as key_holder returns it: it keeps its id and its notes, everything else becomes the new job's.
---
+-- add_job: add one job, as a push takes it: `arguments` has its values from `at` on. `stale` is a leftover member of `due`
+-- to remove, or nil; `number` the job's number in this call; for `newly` see enqueue. `replaced` is a waiting job, as
+-- key_holder returns it: it keeps its id and its notes, everything else becomes the new job's.
 -- Returns its due time if it is now the earliest. Then, if it has a unique key, its holder as key_holder would return it.
 --- @include due_time push_of whole line member delay enqueue remove
 local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, replaced)

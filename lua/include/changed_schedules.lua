@@ -1,7 +1,5 @@
 -- changed_schedules: note that these schedules have changed, and publish it. Each change gets a higher number than all
--- before, so a scheduler reads only changes above the last one it knows. A number is at least the time in ms: also
--- after the server has lost its data, new numbers are higher than any that a scheduler has read. Returns the number of
--- the last change.
+-- before, and one that is at least the time in ms: so also after the server has lost its data. Returns the last number.
 --- @include last_change whole tell
 local function changed_schedules(now_ms, names)
   local number = last_change()

@@ -1,7 +1,6 @@
--- conclude: note how a job has ended, if its result is kept, and tell the processes that wait for it. `word` is
+-- conclude: note how a job has ended, if its result is kept, and notify the processes that wait for it. `word` is
 -- `completed`, `cancelled`, `refused`, `dead`, or `reported`, which notes nothing; `text` is the result as JSON, or the
--- reason; nil: not known, and nothing is noted. `keep_ms` is text; what is no number counts as 0. `ends` is as the
--- include of that name returns it. Its progress stays for another minute, for those who watch it.
+-- reason, or nil: unknown. `keep_ms` is text. Its progress stays for another minute, for those who watch it.
 --- @include whole tell_waiters
 local function conclude(ends, job, word, text, keep_ms)
   local ms = #(keep_ms or '') < 14 and string.match(keep_ms or '', '^%d+$')

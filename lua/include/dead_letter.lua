@@ -1,6 +1,5 @@
--- dead_letter: move a job from a ready stream to the dead letters. Its locator follows it, its unique key becomes free,
--- and it is counted. Its push need not be remembered (see finish), as the locator still has its id. `notes` is a flat
--- list of fields to add; for `ends` see conclude.
+-- dead_letter: move a job from a ready stream to the dead letters, with `notes`, a flat list of fields. Its unique key
+-- becomes free. Its push need not be remembered, as the locator still has its id.
 --- @include set_aside remove free field count conclude
 local function dead_letter(ends, stream, entry, job, fields, notes, now_ms)
   local priority = string.match(stream, '}:ready:(.+)$')

@@ -1,6 +1,5 @@
--- fence: remove a worker's record, so that every later call under its id is refused, and have its consumer looked at:
--- now, and until it has been empty for its lease and the longest block, as Redis may still serve a late or blocked read
--- of it.
+-- fence: remove a worker's record, so that every later call under its id is refused, and have its consumer looked at until
+-- it has been empty for its lease and the longest block, as Redis may still serve a late or blocked read of it.
 --- @include lease_of whole
 local function fence(worker, now_ms)
   local watch_ms, record = lease_of(worker) + 5000, KEYS['worker:'] .. worker

@@ -1,14 +1,13 @@
--- finish_one: finish, for one job whose fields are known; `stream` is nil and `priority` given if it was delayed. The
--- push of a job that is done over a minute later is not remembered: it can't be repeated any more. `ending` has `ends`,
--- for conclude, and `kept`, for keep, which also takes `notes`. `told` is what its worker says of the result: for how
--- long it is kept (else the entry says it), word, text.
+-- finish_one: finish, for one job whose fields are known; `stream` is nil and `priority` given if it was delayed. The push
+-- of a job that is done long after is not remembered: it can't be repeated any more. `ending` has `ends` and `kept`, as
+-- these includes return them. `result` is what the worker says: for how long it is kept (else the entry has it), word, text.
 --- @include push_of field conclude finish keep
-local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, told)
+local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, result)
   --- @include times
   local entries = stream and {[stream] = {entry}} or {}
   local is_old = counter == 'completed' and tonumber(string.match(entry, '^%d+')) <= now_ms - remembered_ms
   local pushes = is_old and {} or {push_of(job, field(fields, 'nonce'))}
-  local keep_ms, word, text = unpack(told or {})
+  local keep_ms, word, text = unpack(result or {})
   if (keep_ms or '') == '' then keep_ms = field(fields, 'keep_result') end
   if (word or '') == '' then word, text = counter, nil end
   conclude(ending.ends, job, word, text, keep_ms)

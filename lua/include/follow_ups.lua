@@ -1,7 +1,6 @@
 -- follow_ups: push the jobs that a job pushes as it is done, all or none. `values` has them from `at` on, as push takes
 -- them; `parent` is the job's id, and `own_key` its unique key, which is free for them. For `earlier` see pusher.
---
--- Returns OK, PARTIAL or SPOILED, and what follows that, as settle answers it; and the pusher
+-- Returns OK, PARTIAL or SPOILED, and what follows that, as settle answers it; and the pusher.
 --- @include pusher is_taken expect forget_ends free
 local function follow_ups(values, at, many, parent, own_key, now_ms, exact_ms, earlier)
   local pushing, pushes, looked = pusher(values, now_ms, exact_ms, earlier), {}, 0

@@ -1,8 +1,6 @@
--- hand_back: pass entries of a stream to the consumer `released`, which claim serves before anything new, in their old
--- order. They then count as delivered `deliveries` times. FORCE leases an entry again that lost its lease outside
--- redisjobs. Returns those that still exist; of others Redis drops the lease. `to` is another consumer: `parked` for
--- jobs that may not start, `alone` for jobs that need an idle worker, or a waiting line. `idle_ms` is how long they
--- have waited already.
+-- hand_back: pass entries of a stream to the consumer `released`, which claim serves before anything new, or to `to`. They
+-- keep their order, and count as delivered `deliveries` times. FORCE leases an entry again that lost its lease outside
+-- redisjobs. `idle_ms` is how long they have waited already. Returns those that exist; of others Redis drops the lease.
 local function hand_back(stream, deliveries, entries, to, idle_ms)
   local arguments, options = {unpack(entries)}, {'IDLE', idle_ms or 0, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID'}
   for _, option in ipairs(options) do arguments[#arguments + 1] = option end

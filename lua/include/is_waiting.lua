@@ -1,5 +1,4 @@
--- is_waiting: whether a job with this consumer is ready: handed back, parked, in a waiting line, has to run alone, or
--- no consumer.
+-- is_waiting: whether a job with this consumer is ready: with none, handed back, parked, in a line, or to run alone.
 local function is_waiting(consumer)
   if not consumer or string.sub(consumer, 1, 5) == 'line:' then return true end
   return consumer == 'released' or consumer == 'alone' or consumer == 'parked'

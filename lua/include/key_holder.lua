@@ -1,17 +1,11 @@
 -- key_holder: the job that holds a unique key; nil if the key is free. It is free too if its job holds it only until it
--- starts, and a worker has that job: a new push must not be lost to a run that has begun. A key of another type ends
--- the script before anything is written.
---
+-- starts, and a worker has that job: a new push must not be lost to a run that has begun.
 -- Returns {id}; if `replaces`, and the job waits, also `stream` and `entry`, or the `member` of `due` of a delayed one; and
 -- `notes`, a flat list of what it keeps when it is replaced. A job with a cancel request does not count as waiting; a
 -- key that outlives its job is no waiting job's. Then how many bytes of jobs were read, for a free key too.
---- @include expect stream_of is_waiting holder stored bytes_of field pushed_at member
+--- @include checked stream_of is_waiting holder stored bytes_of field pushed_at member
 local function key_holder(key, replaces, now_ms)
-  local id = redis.pcall('GET', KEYS['unique:'] .. key)
-  if type(id) == 'table' then
-    expect('string', KEYS['unique:'] .. key)
-    return error(id)
-  end
+  local id = checked('string', KEYS['unique:'] .. key, redis.pcall('GET', KEYS['unique:'] .. key))
   if not id then return nil, 0 end
   local found, located = {id = id}, redis.call('HGET', KEYS.jobs, id)
   local place, entry, mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)$')

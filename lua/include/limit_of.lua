@@ -1,6 +1,5 @@
--- limit_of: the limit of a job name; nil for none. `most`: how many of its jobs may run at once. `every_us`: µs between
--- two starts. `ahead_us`: how many µs early a start may be, which allows a burst after a pause. nil: not limited, or
--- not readable.
+-- limit_of: the limit of a job name; nil for none. `most`: how many of its jobs may run at once. `every_us`: µs between two
+-- starts. `ahead_us`: how many µs early a start may be. nil: not limited, or not readable.
 local function limit_of(name)
   local text = redis.call('HGET', KEYS.limits, name)
   if not text then return nil end

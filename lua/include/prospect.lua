@@ -1,10 +1,7 @@
 -- prospect: what a claim would find, a sum: 1 if jobs were handed back, or something is in the inbox; 32 or 64 more if the
--- first of them are of the second or third stream; 2 if some jobs may not start; 4 if the queue is paused, and nothing else,
--- as no worker claims there.
---
+-- first of them are of the second or third stream; 2 if some jobs may not start; 4 if the queue is paused, and nothing else.
 -- Then for each stream how many jobs were never delivered, or its length if Redis has lost count; then for each how many
--- of those one read may fetch (0: any number). A read may fetch 16 MB, which takes Redis some 10 ms, if all were as large
--- as the largest in `large`.
+-- of those one read may fetch (0: any number): 16 MB, which takes Redis some 10 ms, if all were as large as the largest.
 --- @include streams any_back group field
 local function prospect(restricted)
   local finds, unread, most_bytes = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}, 16777216

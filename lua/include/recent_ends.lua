@@ -1,6 +1,6 @@
--- recent_ends: whether pushes arrive too late after they were sent, or the server's clock was set since. Then, as a set
--- of their numbers, which of them have ended since; nil: none. Of pushes that may have arrived before, first sent at
--- `since_ms`, also in the last minute, and under the time of a clock that was set back. What follows is their marks.
+-- recent_ends: whether pushes arrive too late after they were sent, or the server's clock was set since. Then, by number,
+-- which of them have ended since; nil: none. If they may have arrived before, first sent at `since_ms`, also in the last
+-- minute, and under the time of a clock that was set back. What follows is their marks.
 --- @include checked
 local function recent_ends(sent_ms, now_ms, since_ms, ...)
   --- @include times

@@ -6,8 +6,7 @@ local function restrictions()
   if redis.call('EXISTS', KEYS.paused, paused_names, KEYS.held, KEYS.limits) == 0 then return nil end
   expect('hash', paused_names, KEYS.held, KEYS.limits)
   local restricted = {all = redis.call('EXISTS', KEYS.paused) == 1, limited = redis.call('EXISTS', KEYS.limits) == 1}
-  if redis.call('EXISTS', paused_names, KEYS.held) > 0 then
-    restricted.job = function(id, fields) return may_not_start(id, fields) end
-  end
+  if redis.call('EXISTS', paused_names, KEYS.held) == 0 then return restricted end
+  restricted.job = function(id, fields) return may_not_start(id, fields) end
   return restricted
 end

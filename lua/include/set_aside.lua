@@ -1,8 +1,6 @@
--- set_aside: copy an entry's job to `dead`, `completed` or `cancelled`, which is `aside`. Its locator follows it.
--- `notes` is a flat list of fields to add. An entry with more values than unpack takes is kept whole, as JSON in one
--- field, `entry`. The old entry stays where it is.
---
--- Returns false where the stream has no entry ids left; then nothing was written
+-- set_aside: copy an entry's job to `dead`, `completed` or `cancelled`, which is `aside`, with `notes`, a flat list of
+-- fields. Its locator follows it. An entry with more values than unpack takes is kept whole, as JSON in one field, `entry`.
+-- Returns false if the stream has no entry ids left; then nothing was written.
 --- @include field pushed_at
 local function set_aside(aside, priority, entry, job, fields, notes, now_ms)
   local kept = {'id', job}

@@ -1,9 +1,6 @@
--- take_in: push what people put into the inbox with redis-cli, up to 100 entries, or about 1 MB. An entry becomes a job
--- in the call that deletes it, so it is pushed once. It goes by the id it gives, else by its entry id; if a job of the
--- given id is on the queue, nothing is added. What can't be a job becomes a dead letter that says why. `stream_of` has
--- `dead`, too.
---
--- Returns {id, UNDECODABLE} for each of these
+-- take_in: push what people put into the inbox with redis-cli, up to 100 entries, or about 1 MB. An entry becomes a job in
+-- the call that deletes it, so it is pushed once. If a job of the id that it gives is on the queue, nothing is added. What
+-- can't be a job becomes a dead letter that says why. Returns {id, UNDECODABLE} for each of these.
 --- @include field bytes_of whole pushed_at is_taken add_job forget_ends reject remove count tell expect
 local function take_in(now_ms, exact_ms)
   local rejected = {}

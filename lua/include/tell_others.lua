@@ -1,4 +1,4 @@
--- tell_others: tell the processes that tell_waiters has left, once each, to ask about all they wait for. Up to 1,000;
+-- tell_others: notify the processes that tell_waiters has left, once each, to ask about all they wait for. Up to 1,000;
 -- the rest ask once a minute anyway.
 local function tell_others(ends)
   local told, many = {}, 0

@@ -1,4 +1,4 @@
--- tell_turn: tell workers when the next turn is: the one that was to look then may be gone.
+-- tell_turn: publish when the next turn is: the worker that was to look then may be gone.
 --- @include tell
 local function tell_turn()
   local turn = redis.call('ZRANGE', KEYS.turns, 0, 0, 'WITHSCORES')[2]

@@ -1,8 +1,7 @@
--- viewer: returns a function that makes a job's row, as find and scan return it, with '' for what does not apply:
+-- viewer: returns a function that makes a job's row, with '' for what does not apply:
 --   {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}, now ms, idle ms, why, progress}
--- place: of a delayed job `delayed:` and its priority. mark: as its locator has it. held: 1 if it is. idle: how long its
--- consumer has had it. why: what keeps it from starting, other than its place in line and due time. A key of another type
--- is no reason: a look at a job answers.
+-- place: of a delayed job `delayed:` and its priority. held: 1 if it is. idle: how long its consumer has had it. why: what
+-- keeps it from starting, other than its place in line and due time. A key of another type is no reason.
 --- @include field is_waiting whole
 local function viewer(now_ms)
   -- Commands that every role with read access has.

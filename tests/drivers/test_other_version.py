@@ -73,8 +73,8 @@ def scheduled(engine_store: RedisStore) -> RedisStore:
         | {"declared_by": f"{SLOT_MS}", "seen_at": f"{SLOT_MS}"},
     }
     for name, rule in rules.items():
-        admin.hset(f"{prefix}schedule:{name}", mapping=job | rule)
-        admin.hset(f"{prefix}schedules", name, SLOT_MS)
+        admin.hset(f"{prefix}schedule:{name}", mapping=job | rule | {"last_slot": SLOT_MS})
+        admin.zadd(f"{prefix}schedules", {name: SLOT_MS})
     admin.hset(f"{prefix}layout", mapping={"version": "3", "schedules": "4"})
     admin.hset(f"{prefix}limits", "Work", "max_concurrency=2")
     admin.hset(f"{prefix}retention", mapping={"completed": "- 7", "cancelled": "", "dead": "2592000000 100000"})
@@ -200,7 +200,8 @@ async def test_a_schedule_of_a_queue_that_is_taken_over_goes_on_after_the_last_s
     scheduled: RedisStore, queue: JobQueue
 ) -> None:
     last_ms = scheduled.clock() // 60_000 * 60_000 - 120_000
-    scheduled.admin.hset(f"{scheduled.prefix}schedules", mapping=dict.fromkeys(("nightly", "Work"), last_ms))
+    for name in ("nightly", "Work"):
+        scheduled.admin.hset(f"{scheduled.prefix}schedule:{name}", "last_slot", last_ms)
     queue.schedule({}, Schedule.every(60), job="Work", name="Work", accuracy="all")
     fired = list[ScheduleFired]()
     queue.events.subscribe(ScheduleFired, fired.append)

@@ -10,8 +10,9 @@ local function recent_ends(sent_ms, now_ms, since_ms, ...)
   while first_ms do
     for n = math.floor(first_ms / slot_ms), math.floor(last_ms / slot_ms) do
       local set = KEYS['finished:'] .. n
-      for i, found in ipairs(checked('set', set, redis.pcall('SMISMEMBER', set, ...))) do
-        if found == 1 then
+      local found = checked('set', set, redis.pcall('SMISMEMBER', set, ...))
+      for i = 1, #found do
+        if found[i] == 1 then
           ended = ended or {}
           ended[i] = true
         end

@@ -1,4 +1,4 @@
--- times: how long what counts, in ms. `redisjobs/model/times.py` has the reasons.
+-- times: the times of pushes and schedulers, in ms. `redisjobs/model/times.py` has the reasons.
 local first_try_ms = 30000 -- a push that arrives later after it was sent is refused
 local repetition_ms = 8000 -- the same, of one that may have been pushed before
 local ahead_ms = 100 -- a client may take the server's clock to be this far ahead

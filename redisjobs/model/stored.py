@@ -14,7 +14,7 @@ from redisjobs.model.transitions import NewJob, Pushed, Reply
 from redisjobs.schedules.schedule import Schedule
 
 THERE_MS = 30_000
-"""A scheduler that was silent for this time is gone, with what it declares; see `lua/put_schedule.lua`."""
+"""A scheduler that was silent for this time is gone, with what it declares; see `lua/include/times.lua`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,10 @@
 local record = KEYS['worker:'] .. ARGV[1]
 local worker, now_ms = ARGV[1], now(ARGV[2])
 local first_fact = 3
-
 expect('zset', KEYS.workers)
 expect('hash', record)
 local lease_ms = alive(worker)
 if not lease_ms then return 'FENCED' end
-
 if redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker) == 1 then
   -- It was missing, so dead workers may be too: have tidy look at all. A `layout` of another type does not stop a beat.
   redis.pcall('HSET', KEYS.layout, 'tidied_at', 0)

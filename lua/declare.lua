@@ -9,7 +9,6 @@
 --- @include expect
 local declaration, done = ARGV[1], ARGV[2] == '1'
 local most = 20
-
 expect('hash', KEYS.layout)
 local is_known, noted = 0, {declaration}
 for each in string.gmatch(redis.call('HGET', KEYS.layout, 'declared') or '', '%x+') do

@@ -7,7 +7,6 @@
 
 --- @include now expect whole tell
 local name, now_ms = ARGV[1], now(ARGV[2])
-
 if name ~= '' then
   expect('hash', KEYS['paused:names'])
   if not redis.call('HGET', KEYS['paused:names'], name) then redis.call('HSET', KEYS['paused:names'], name, whole(now_ms)) end

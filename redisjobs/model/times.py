@@ -1,4 +1,4 @@
-"""The times of a push, each with the reason for its value. `lua/include/times.lua` has the same; a test compares them.
+"""The times of a push, each with the reason for its value. `lua/include/times.lua` has the same ones.
 
 A push without an answer is sent again. The store must tell that from a new push, even if the first try arrives
 late, or if its job has ended meanwhile. So it remembers what ended for a while, and producers stop earlier.

@@ -9,8 +9,9 @@ from store import RedisStore
 
 from redisjobs.client.push import Push
 from redisjobs.drivers.redis import connection
-from redisjobs.drivers.redis.connection import SyncConnection, Target
+from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
+from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import JobName, OnConflict

@@ -458,7 +458,7 @@ async def test_a_worker_that_has_heard_nothing_for_a_while_reads_50_jobs_at_firs
         await bench.queue.push_many(Work() for _ in range(1_000))
         await consumer.exchange([], 10)
         with monkeypatch.context() as patched:
-            patched.setattr("redisjobs.drivers.redis.consumer._STALE", 0)
+            patched.setattr("redisjobs.drivers.redis.outlook._STALE", 0)
             first = len((await consumer.exchange([], 500)).leases)
         then = len((await consumer.exchange([], 500)).leases)
         await consumer.release(refund=True, watch=False)
@@ -828,7 +828,7 @@ async def test_settling_in_steps_that_come_no_further_ends_with_an_error(
         async def run(self: RedisConsumer, *commands: Command[Any], of: Any = RedisConsumer._run) -> list[Any]:
             if not first:
                 first.extend(await of(self, *commands))
-                first[0].looked[0] = []
+                first[0].texts = [b""]
                 return first
             return first[:1]
 

@@ -8,8 +8,10 @@ from typing import Any
 import anyio
 import redis
 
-from redisjobs.drivers.redis.commands import Command, Commands, client_id, translate, unblock
-from redisjobs.drivers.redis.connection import Connection, Target
+from redisjobs.drivers.redis.commands import Command, Commands, client_id, unblock
+from redisjobs.drivers.redis.connection import Connection
+from redisjobs.drivers.redis.target import Target
+from redisjobs.drivers.redis.wire import translate
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.model.driver import Notification, Until
 from redisjobs.model.transitions import Lease
@@ -133,7 +135,7 @@ class Listener:
 
     def __init__(self, commands: Commands, target: Target, process: str = "") -> None:
         self._connection = Connection(commands, target)
-        self._channel = commands.waiter(process) if process else commands.control
+        self._channel = commands.channel(process)
 
     async def aclose(self) -> None:
         """Close the connection."""

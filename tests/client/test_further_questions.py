@@ -5,7 +5,7 @@ from store import RedisStore
 
 from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.connection import Connection
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Tidy
@@ -21,7 +21,7 @@ def reply(*running: int) -> list[object]:
 
 
 def test_a_stream_that_comes_to_very_many_consumers_while_others_are_counted_is_counted_too() -> None:
-    counting = long_calls.read(QueueCommands("q"), Count())
+    counting = long_calls.read(PushCommands("q"), Count())
     assert [command.wire[0] for command in next(counting)] == ["EVALSHA"]
     assert [command.wire[0] for command in counting.send([reply(-1, 20, 30)])] == ["XPENDING", "EVALSHA"]
     listing, _ = counting.send([{b"w1": 7, b"w2": 3, b"released": 5}, reply(-1, 20, -1)])
@@ -36,7 +36,7 @@ def test_a_stream_that_comes_to_very_many_consumers_while_others_are_counted_is_
 @pytest.mark.parametrize("by", ["XPENDING", "XINFO"])
 def test_of_very_many_lost_consumers_those_that_hold_most_jobs_are_looked_at_first(by: str) -> None:
     """Those that are alive, and those that were fenced, have others to look after them."""
-    tidying = long_calls.change(QueueCommands("q"), Tidy("consumers 1 "))
+    tidying = long_calls.change(PushCommands("q"), Tidy("consumers 1 "))
     next(tidying)
     listing, workers, fenced = tidying.send([[0, b"1 0", 0, 0, 0, 0, 1 if by == "XPENDING" else 2]])
     assert listing.wire[0] == by
@@ -56,7 +56,7 @@ def test_of_very_many_lost_consumers_those_that_hold_most_jobs_are_looked_at_fir
 async def test_an_operator_who_looks_at_a_group_that_is_gone_is_not_said_to_be_a_dead_worker(
     redis_store: RedisStore,
 ) -> None:
-    commands = QueueCommands(redis_store.queue_name)
+    commands = PushCommands(redis_store.queue_name)
     connection = Connection(commands, Target(redis_store.url))
     with pytest.raises(DriverError, match="NOGROUP") as refused:
         await connection.run(commands.consumers_of(1))

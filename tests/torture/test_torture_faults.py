@@ -18,7 +18,7 @@ from redisjobs import server
 from redisjobs.drivers.redis import long_calls, scripts
 from redisjobs.drivers.redis.commands import Command, run_steps_sync
 from redisjobs.drivers.redis.connection import SyncConnection
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
@@ -209,7 +209,7 @@ def clock(tmp_path: Path) -> Iterator[None]:
 
 def told(field: Field) -> float:
     """How far the server's clock is ahead, as its scripts hear it."""
-    answer = run(field, QueueCommands(field.store.queue.name).push([], repeated=False, sent_ms=None))
+    answer = run(field, PushCommands(field.store.queue.name).push([], repeated=False, sent_ms=None))
     return float(round(answer.server_ms / 1000 - time.time()))
 
 

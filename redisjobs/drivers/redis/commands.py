@@ -1,13 +1,13 @@
 """What a command is, without I/O: words in, the reply's meaning out.
 
-`QueueCommands` has those of producers and operators, `WorkerCommands` those of workers. The async driver, the sync
+`PushCommands` has those of producers and operators, `WorkerCommands` those of workers. The async driver, the sync
 one and the heartbeat thread run these same definitions. A call of several round trips is a generator, so it is
 written once as well: see `Steps`.
 """
 
 import re
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -35,14 +35,10 @@ class Command(Generic[T]):
     """One command and what its reply means.
 
     Attributes:
-        wire: The words to send.
-        parse: Makes a value of the reply.
         script: The script that EVALSHA runs, in case the server has to be given it.
         looks_back: Whether it asks about what came before it, so that it is run again if any of that is.
-        when_full: Its value if the server is out of memory and refuses it, while others go on; None: that is an
-            error.
-        when_refused: Its value if the server refuses it for another reason, while others go on; None: that is an
-            error.
+        when_full: Its value if the server is out of memory and refuses it; None: that is an error.
+        when_refused: Its value if the server refuses it for another reason; None: that is an error.
         worker: The worker that sends it, if it needs the group of a stream: a missing one is made for a worker
             that the server knows.
     """
@@ -141,20 +137,18 @@ class Commands:
 
         return Command(["XPENDING", self.streams[number], GROUP], parse)
 
-    def meeting(self) -> list[Command[str]]:
+    def meeting(self) -> list[Command[Any]]:
         """Return what a producer or an operator asks first over each connection: the server may be another by now.
 
         The first one raises ServerTooOld, the second OtherVersion. The last parses to a warning, or ''.
         """
-        version = Command(["HGET", f"{self.prefix}layout", "version"], self._checked_version, when_refused="")
-        policy = memory_policy()
-        warning = Command(policy.wire, lambda reply: eviction_warning(policy.parse(reply)), when_refused="")
-        return [hello(), version, warning]
+        version = Command(["HGET", f"{self.prefix}layout", "version"], self._check_version, when_refused=False)
+        return [hello(), version, replace(eviction_warning(), when_refused="")]
 
-    def _checked_version(self, reply: Any) -> str:
+    def _check_version(self, reply: Any) -> bool:
         if reply is not None and reply != b"%d" % LAYOUT:
             raise self.other_version(reply)
-        return ""
+        return True
 
     def other_version(self, version: bytes) -> OtherVersion:
         """Return the error for keys of another version."""
@@ -254,25 +248,12 @@ def running_of(consumers: Mapping[bytes, int], but: bytes = b"") -> int:
     return sum(many for name, many in consumers.items() if name != but and not is_waiting(name))
 
 
-def client_id() -> Command[int]:
-    """Ask by what number the server knows this connection."""
-    return Command(["CLIENT", "ID"], int)
+def hello() -> Command[None]:
+    """Ask the server what it is; no permission is needed for that. It raises ServerTooOld for an older one."""
+    return Command(["HELLO"], _check_server)
 
 
-def unblock(client: int) -> Command[int]:
-    """Let the blocking read of another connection end now, as if its time were over; 0 if it does not read."""
-    return Command(["CLIENT", "UNBLOCK", str(client)], int)
-
-
-def hello() -> Command[str]:
-    """Ask the server what it is, as `Valkey 8.1.1`; no permission is needed for that.
-
-    It raises ServerTooOld for a server that lacks what we need.
-    """
-    return Command(["HELLO"], _server)
-
-
-def _server(reply: Any) -> str:
+def _check_server(reply: Any) -> None:
     flat = [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
     texts = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
     facts = dict(zip(texts[::2], texts[1::2], strict=False))
@@ -281,24 +262,18 @@ def _server(reply: Any) -> str:
     # A server of another name is held to Redis' floor: such servers say which Redis they are like.
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < floor:
         raise ServerTooOld(f"the server is {name} {version}; {NEEDED}")
-    return f"{name.capitalize()} {version}"
 
 
-def memory_policy() -> Command[str]:
-    """Ask what the server does when memory runs out, as `noeviction`; '' if it does not say."""
+def eviction_warning() -> Command[str]:
+    """Ask what the server does when memory runs out; parses to a warning, or '' if it keeps all keys."""
 
     def parse(reply: Any) -> str:
         found = re.search(r"maxmemory_policy:(\S+)", reply.decode() if isinstance(reply, bytes) else str(reply))
-        return found[1] if found else ""
+        if found is None or found[1] == "noeviction":
+            return ""
+        return (
+            f"the server evicts keys when memory runs out (maxmemory-policy {found[1]}): jobs can vanish; "
+            "set it to noeviction"
+        )
 
     return Command(["INFO", "memory"], parse)
-
-
-def eviction_warning(policy: str) -> str:
-    """Return the warning about a server that does this when memory runs out; '' if it keeps all keys."""
-    if policy in ("", "noeviction"):
-        return ""
-    return (
-        f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "
-        "set it to noeviction"
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from typing import Any, TypeVar
 
 from redisjobs.drivers.redis import long_calls
-from redisjobs.drivers.redis.commands import Command, Steps, eviction_warning, hello, memory_policy, run_steps
+from redisjobs.drivers.redis.commands import Command, Steps, eviction_warning, hello, run_steps
 from redisjobs.drivers.redis.connection import Connection, need_asyncio
 from redisjobs.drivers.redis.connections import Connections
 from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
@@ -82,10 +82,10 @@ class RedisConsumer:
         self.worker_id = worker_id  # not sooner: it is the id that the heartbeat beats for
         self._outlook.forget()
         try:
-            (policy,) = await self._run(memory_policy())
+            (warning,) = await self._run(eviction_warning())
         except DriverError as error:
             return [f"could not read the server's memory policy ({error}): make sure it is noeviction"]
-        return self._target.once(eviction_warning(policy))
+        return self._target.once(warning)
 
     async def _run(self, *commands: Command[Any]) -> list[Any]:
         line = self._lines.take()

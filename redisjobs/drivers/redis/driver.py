@@ -15,8 +15,7 @@ from redisjobs.drivers.redis.commands import Steps, run_steps, run_steps_sync
 from redisjobs.drivers.redis.connection import Connection, SyncConnection, need_asyncio
 from redisjobs.drivers.redis.connections import MOST_LINKS, Connections, SyncConnections
 from redisjobs.drivers.redis.consumer import RedisConsumer
-from redisjobs.drivers.redis.pushing import pushing
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
@@ -34,10 +33,10 @@ _MOST_TOGETHER = 50  # jobs of a push that may go together with others
 
 
 async def push_over(
-    connection: Connection, commands: QueueCommands, jobs: Sequence[NewJob], repeated: bool, until: float
+    connection: Connection, commands: PushCommands, jobs: Sequence[NewJob], repeated: bool, until: float
 ) -> list[Pushed]:
-    """Push over one connection, until then by the monotonic clock; see `pushing`."""
-    steps = pushing(connection.clock, commands, jobs, repeated)
+    """Push over one connection, until then by the monotonic clock; see `PushCommands`."""
+    steps = commands.pushing(connection.clock, jobs, repeated)
     return await run_steps(steps, partial(connection.run, until=until))
 
 
@@ -50,7 +49,7 @@ class _Loop:
         pushes: The pushes under way.
     """
 
-    def __init__(self, commands: QueueCommands, target: Target) -> None:
+    def __init__(self, commands: PushCommands, target: Target) -> None:
         self.connections = Connections(lambda: Connection(commands, target, meets=True))
         self.room = anyio.Semaphore(MOST_LINKS)
         self.pushes = Coalescer(self._push)
@@ -79,7 +78,7 @@ class RedisDriver:
         self.place = self.target.place, queue
         self.where = self.target.where
         self._queue, self._now_ms = queue, now_ms
-        self.commands = QueueCommands(queue, now_ms, self.target.database)
+        self.commands = PushCommands(queue, now_ms, self.target.database)
         self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)
         # Connections live in one event loop; a program may run one after another, or one in each thread.
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
@@ -150,12 +149,12 @@ class SyncRedisDriver:
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = where if isinstance(where, Target) else Target(where)
-        self.commands = QueueCommands(queue, now_ms, self.target.database)
+        self.commands = PushCommands(queue, now_ms, self.target.database)
         self._connections = SyncConnections(lambda: SyncConnection(self.commands, self.target, meets=True))
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         def push(connection: SyncConnection) -> list[Pushed]:
-            steps = pushing(connection.clock, self.commands, jobs, repeated)
+            steps = self.commands.pushing(connection.clock, jobs, repeated)
             return run_steps_sync(steps, partial(connection.run, until=until))
 
         return self._call(push, until)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from redisjobs.drivers.redis.connection import ServerClock
 from redisjobs.model.job import Priority
@@ -18,79 +17,44 @@ _UNTOLD = 50  # and at most this many are read until the next answer
 _TURN_LATE_US = 1_000_000
 _ALL = slice(0, len(Priority))  # streams
 
-_RELEASED, _RESTRICTED, _PAUSED, _TURNS, _SEES_TO_TURNS, _RELEASED_RANK = 1, 6, 4, 8, 16, 32
 
-
-@dataclass(slots=True)
 class Ahead:
     """What a claim would find, as the answers to a claim and to settlements begin.
 
     Attributes:
         now_us: The server's clock.
         due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
-        finds: A sum: 1 if jobs were handed back, 2 if some may not start, 4 if the queue is paused; 8, if nothing
-            was asked, if a job in a line may start; 16 if this worker is to look when the next may; and 32 times
-            the rank of the first that were handed back.
-        counts: How many jobs of each stream were never delivered, or about that many. Then how many of each one
-            read may bring, as there are large ones; 0: any number.
+        released: Whether any job was handed back; such are claimed first.
+        restricted: Whether some jobs may not start, or none.
+        turns: Whether a job in line may start, though no claim was asked for.
+        sees_to_turns: Whether this worker is to look when the next in line may start.
+        released_rank: The rank of the first job that was handed back; the lowest if there is none.
+        unread: How many jobs of each stream were never delivered, or about that many.
+        readable: How many jobs of each one read may bring, as there are large ones; 0: any number.
         turn_in_us: µs until the next in line may start; -1: none waits for a time.
     """
 
-    now_us: int
-    due_in_us: int
-    finds: int
-    counts: list[int]
-    turn_in_us: int
-
-    def __bool__(self) -> bool:
-        return self.released or any(self.counts[_ALL])
-
-    @property
-    def released(self) -> bool:
-        """Whether any job was handed back; such are claimed first."""
-        return bool(self.finds & _RELEASED)
-
-    @property
-    def restricted(self) -> bool:
-        """Whether some jobs may not start, or none."""
-        return bool(self.finds & _RESTRICTED)
-
-    @property
-    def paused(self) -> bool:
-        """Whether the queue is."""
-        return bool(self.finds & _PAUSED)
-
-    @property
-    def turns(self) -> bool:
-        """Whether a job in line may start, and no claim was asked for."""
-        return bool(self.finds & _TURNS)
-
-    @property
-    def sees_to_turns(self) -> bool:
-        """Whether this worker is to look when the next in line may start."""
-        return bool(self.finds & _SEES_TO_TURNS)
+    def __init__(self, now_us: int, due_in_us: int, finds: int, counts: list[int], turn_in_us: int) -> None:
+        self.now_us, self.due_in_us, self.turn_in_us = now_us, due_in_us, turn_in_us
+        self.released = finds & 1 != 0
+        self.restricted = finds & 6 != 0
+        self.is_paused = finds & 4 != 0
+        self.turns = finds & 8 != 0
+        self.sees_to_turns = finds & 16 != 0
+        self.released_rank = finds // 32 if self.released else LOWEST_RANK
+        self.unread, self.readable = counts[:3], counts[3:]
 
     @property
     def stream(self) -> int | None:
         """The stream of the highest priority that has jobs which were never delivered."""
-        return next((number for number, unread in enumerate(self.counts[_ALL], 1) if unread > 0), None)
-
-    @property
-    def released_rank(self) -> int:
-        """The rank of the first job that was handed back; that of the lowest priority if there is none."""
-        return self.finds // _RELEASED_RANK if self.released else LOWEST_RANK
-
-    @property
-    def unread_rank(self) -> int:
-        """The rank of the first job that was never delivered; that of the lowest priority if there is none."""
-        return LOWEST_RANK if self.stream is None else self.stream - 1
+        return next((number for number, unread in enumerate(self.unread, 1) if unread > 0), None)
 
     def note_read(self, leases: Sequence[Lease], streams: slice, most: int) -> None:
         """Count off what a read of some streams has brought, which may have been up to `most` of each."""
         ranks = [lease.rank for lease in leases]
         for number in range(streams.start, streams.stop):
             count = ranks.count(number)
-            self.counts[number] = max(0, self.counts[number] - count) if count == most else 0
+            self.unread[number] = max(0, self.unread[number] - count) if count == most else 0
 
 
 class Outlook:
@@ -151,7 +115,7 @@ class Outlook:
         usual = int(REPLY_BYTES / (self._job_bytes or _FIRST_JOB_BYTES))
         limits: list[int] = []
         if self._ahead is not None:
-            limits = [limit for limit in self._ahead.counts[len(Priority) :][streams] if limit]
+            limits = [limit for limit in self._ahead.readable[streams] if limit]
         return max(1, min(count, usual, *(limit // len(limits) for limit in limits)))
 
     def weigh(self, leases: Sequence[Lease]) -> None:
@@ -180,6 +144,7 @@ class Outlook:
     ) -> Exchange:
         """Return the answer of an exchange: what was settled, what was claimed, and what is known then."""
         turn_in, late_in = self._turn_in(ahead), self._late_in(ahead)
+        unread_rank = LOWEST_RANK if ahead.stream is None else ahead.stream - 1
         due = ahead.due_in_us / 1e6 if ahead.due_in_us >= 0 else None
         if by_script and settled.turns and not ahead.sees_to_turns:
             # The server had to be given the script that settles first, so the claim came before it.
@@ -189,19 +154,19 @@ class Outlook:
         return Exchange(
             settled.replies,
             leases,
-            bool(ahead),
+            ahead.released or any(ahead.unread),
             ended,
             due_in,
             self._waits,
             ahead.now_us / 1000,
-            ahead.paused,
+            ahead.is_paused,
             settled.added,
             restricted=ahead.restricted,
             lines=ahead.turn_in_us >= 0,
             turn_in=turn_in,
             late_in=late_in,
             spoiled=settled.spoiled,
-            up_to=min(ahead.unread_rank, LOWEST_RANK if by_script else ahead.released_rank),
+            up_to=min(unread_rank, LOWEST_RANK if by_script else ahead.released_rank),
         )
 
     @staticmethod

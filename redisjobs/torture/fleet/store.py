@@ -13,7 +13,7 @@ from redisjobs import sync
 from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.commands import GROUP, Command, run_steps_sync
 from redisjobs.drivers.redis.connection import SyncConnection
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Change, Ending, GetStatus, JobStatus, Tidy
@@ -96,7 +96,7 @@ class Store:
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
-        self._commands = QueueCommands(queue)
+        self._commands = PushCommands(queue)
         self.prefix, self.streams = self._commands.prefix, self._commands.streams
         self._connection = SyncConnection(self._commands, Target(url))
 

@@ -98,8 +98,7 @@ def kept_ms(job: Job) -> int | None:
 
 
 @answers(GetStatus)
-def status(memory: Memory, change: GetStatus) -> list[JobStatus]:
-    """Return how jobs stand, and note that a process waits for those that have not ended."""
+def _status(memory: Memory, change: GetStatus) -> list[JobStatus]:
     statuses = []
     for job_id in change.job_ids:
         job = memory.jobs.get(job_id)

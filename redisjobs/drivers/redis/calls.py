@@ -40,17 +40,11 @@ FAR = 1e15
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A query or a change that is one call of a script.
-
-    Attributes:
-        script: The script's name.
-        words: Its arguments, made of the query or change and of the time to go by, as `Commands.now`.
-        read: What its reply means.
-    """
+    """A query or a change that is one call of a script."""
 
     script: str
-    words: Callable[[Any, str], Wire]
-    read: Callable[[Any], Any] = reply_of
+    words: Callable[[Any, str], Wire]  # the arguments, made of it and of `Commands.now`
+    read: Callable[[Any], Any] = reply_of  # what the reply means
 
 
 def _filter_words(wanted: queries.Filter) -> list[Word]:
@@ -134,17 +128,8 @@ def _row(reply: Any) -> queries.Row:
 
 def _group(reply: Any) -> queries.Group:
     fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, *names = reply
-    return queries.Group(
-        fingerprint=shown(fingerprint),
-        reason=shown(reason),
-        error_type=shown(error_type),
-        count=count,
-        first_ms=first_ms,
-        last_ms=last_ms,
-        job_id=text_id(job_id),
-        error=shown(error),
-        names=[*map(shown, names)],
-    )
+    kind = shown(fingerprint), shown(reason), shown(error_type)
+    return queries.Group(*kind, count, first_ms, last_ms, text_id(job_id), shown(error), [*map(shown, names)])
 
 
 def _backlog(reply: Any) -> queries.Backlog:
@@ -295,10 +280,9 @@ _CALLS: Mapping[type[Any], _Call] = {
 
 
 def command_of(commands: Commands, asked: Query[T] | Change[T]) -> Command[T]:
-    """Return the command for a query or a change that is one call of a script; `long_calls.py` has the others.
+    """Return the command for a query or a change that is one call; raise Unsupported if there is none.
 
-    Raises:
-        Unsupported: There is none.
+    `long_calls.py` has those that may take several.
     """
     call = supported(_CALLS, asked, "Redis")
     return commands.run(call.script, call.words(asked, commands.now), call.read)

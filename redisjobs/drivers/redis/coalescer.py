@@ -28,13 +28,7 @@ Send = Callable[[Sequence[NewJob], bool, float], Awaitable[list[Pushed]]]
 
 
 class PendingPush:
-    """A push whose caller waits.
-
-    Attributes:
-        by_itself: Whether it must not go with others again.
-        is_first: Whether a job that it then finds was added by its first try here.
-        answers: What became of each of its jobs, None if that is open, once a call failed that had answered some.
-    """
+    """A push whose caller waits."""
 
     __slots__ = ("answers", "by_itself", "future", "is_first", "jobs", "repeated", "since")
 
@@ -42,8 +36,9 @@ class PendingPush:
         self.jobs = jobs
         self.repeated = repeated
         self.future: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
-        self.by_itself = self.is_first = False
-        self.answers: Sequence[Pushed | None] = ()
+        self.by_itself = False  # it must not go with others again
+        self.is_first = False  # a job that it then finds was added by its first try here
+        self.answers: Sequence[Pushed | None] = ()  # of a call that failed after some; None: that is open
         self.since = time.monotonic()
 
     def goes_with(self, other: "PendingPush") -> bool:
@@ -51,7 +46,6 @@ class PendingPush:
         return self.repeated == other.repeated and not (self.by_itself or other.by_itself)
 
     def succeed(self, answers: list[Pushed]) -> None:
-        """Answer the caller, if it is still there."""
         if not self.future.done():
             self.future.set_result(found_again(answers) if self.is_first else answers)
 
@@ -79,9 +73,7 @@ Batch = Sequence[PendingPush]
 class Coalescer:
     """The pushes of one event loop.
 
-    Args:
-        send: Pushes jobs in one round trip; the second argument is the driver's `repeated`, the third says until
-            when, by the monotonic clock.
+    `send` pushes jobs in one round trip; it gets `repeated` of `Driver.push`, and until when it has time.
     """
 
     def __init__(self, send: Send) -> None:
@@ -91,7 +83,6 @@ class Coalescer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        """Push jobs; see `Driver.push`."""
         if not self._under_way:
             self._under_way += 1
             try:

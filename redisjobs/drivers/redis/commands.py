@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from redis import exceptions as redis_errors
 
 from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.wire import NEEDED, Wire, translate
+from redisjobs.drivers.redis.wire import NEEDED, Wire, as_it_is, translate
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
 from redisjobs.model.driver import Fenced, OtherVersion
 from redisjobs.model.job import Priority, checked_queue_name
@@ -44,7 +44,7 @@ class Command(Generic[T]):
     """
 
     wire: Wire
-    parse: Callable[[Any], T]
+    parse: Callable[[Any], T] = as_it_is
     script: scripts.Script | None = None
     looks_back: bool = False
     when_full: T | None = None
@@ -92,10 +92,8 @@ def run_steps_sync(steps: Generator[Asked, Answer, T], run: Callable[[Asked], An
 class Commands:
     """What all commands of one queue share: its keys, and how a server is readied for them.
 
-    Args:
-        queue: The queue's name: the hash tag of its keys.
-        now_ms: Returns the time that scripts are to go by, for tests; None leaves that to the server.
-        database: The server's: the channel of notifications is one for all databases, unlike the keys.
+    `now_ms` returns the time for scripts to go by, for tests; None leaves that to the server. The channels of
+    notifications have the number of the database, as a server has the same ones for all databases.
     """
 
     def __init__(self, queue: str, now_ms: Callable[[], int] | None = None, database: int = 0) -> None:
@@ -120,7 +118,9 @@ class Commands:
         """The time for a script to go by, in ms; '' for the server's clock."""
         return "" if self._now_ms is None else str(self._now_ms())
 
-    def run(self, name: str, arguments: Wire, parse: Callable[[Any], T], when_full: T | None = None) -> Command[T]:
+    def run(
+        self, name: str, arguments: Wire, parse: Callable[[Any], T] = as_it_is, when_full: T | None = None
+    ) -> Command[T]:
         """Return the command that runs a script; see `Command` for `when_full`."""
         script = scripts.script(name)
         script = script if when_full is None else script.careful
@@ -151,7 +151,6 @@ class Commands:
         return True
 
     def other_version(self, version: bytes) -> OtherVersion:
-        """Return the error for keys of another version."""
         found = version.decode("utf-8", "replace")
         way = "it is too old for this queue: install the release that the queue's workers run"
         if found.isdigit() and int(found) < LAYOUT:
@@ -212,11 +211,7 @@ class Commands:
 
 
 def value_of(command: Command[T], reply: Any) -> T:
-    """Return what a reply means.
-
-    Raises:
-        DriverError: It is an error.
-    """
+    """Return what a reply means; raise it as a DriverError if it is an error."""
     if not isinstance(reply, Exception):
         return command.parse(reply)
     error = translate(reply)

@@ -37,18 +37,14 @@ _GOODBYE = 0.5  # seconds that closing a connection in order may take
 
 
 def packed(wires: Sequence[Wire]) -> bytes:
-    """Return commands as they go over the wire. By hiredis: redis-py's own way costs four times as much."""
+    """Return commands as they go over the wire; redis-py's own way costs four times as much."""
     if len(wires) == 1:
         return _pack(tuple(wires[0]))
     return b"".join([_pack(tuple(wire)) for wire in wires])
 
 
 def need_asyncio() -> asyncio.AbstractEventLoop:
-    """Return the running event loop.
-
-    Raises:
-        DriverError: It is trio's.
-    """
+    """Return the running event loop; raise DriverError if it is trio's."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -72,11 +68,9 @@ class ServerClock:
         return None if self._server_ms is None or since > CLOCK_KEPT else self._server_ms + since * 1000
 
     def hear(self, server_ms: float) -> None:
-        """Note the time in an answer that has just come: by now it is that late, at least."""
         self._server_ms, self._heard = server_ms, time.monotonic()
 
     def forget(self) -> None:
-        """Forget it as the connection ends: the next may lead to another server."""
         self._server_ms = None
 
 
@@ -88,9 +82,6 @@ class Connection:
         target: Where to connect.
         timeout: Seconds within which some byte of an answer has to arrive. All of it may take longer.
         meets: Whether each opening asks the server first whether it and the queue's keys can be worked with.
-
-    Attributes:
-        clock: The server's, as this connection knows it.
     """
 
     def __init__(
@@ -107,17 +98,14 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open, as far as is known."""
         return self._connection is not None
 
     @property
     def heard_at(self) -> float:
-        """When the last byte arrived, by the monotonic clock."""
         return self._heard_at if self._replies is None else self._replies.heard_at
 
     @property
     def is_receiving(self) -> bool:
-        """Whether an answer has begun to arrive and is not complete."""
         return self._replies is not None and self._replies.is_receiving
 
     async def run(self, command: Command[T], until: float = math.inf) -> T:
@@ -152,11 +140,7 @@ class Connection:
             raise
 
     async def _fail(self, error: BaseException) -> None:
-        """Drop the connection, unless a server that goes on serving has answered by this error.
-
-        Raises:
-            DriverError: It was one of redis-py's, or the operating system's.
-        """
+        """Drop the connection, unless a server that goes on serving has answered by this error; translate it."""
         if isinstance(error, DriverError) and not isinstance(error, Unavailable):
             return
         # After Unavailable another server may have taken its place: ask who it is now. After a cancel the reply
@@ -200,23 +184,14 @@ class Connection:
         return self._replies
 
     def send(self, wires: Sequence[Wire]) -> Replies:
-        """Send commands over the open connection; return what arrives over it.
-
-        Raises:
-            OSError: The connection is lost.
-        """
+        """Send commands over the open connection; return what arrives over it. OSError: it is lost."""
         if self._replies is None:
             raise ConnectionError("the connection was closed")
         self._replies.send(packed(wires))
         return self._replies
 
     async def next(self, timeout: float) -> Any:
-        """Return the next reply over the open connection, whatever was sent; an error reply as a value.
-
-        Raises:
-            OSError: The connection is lost, or nothing came for `timeout` seconds.
-            RedisError: What arrived is no reply.
-        """
+        """Return the next reply over the open connection, whatever was sent; see `Replies.arrived`."""
         if self._replies is None:
             raise ConnectionError("the connection was closed")
         replies = self._replies
@@ -263,12 +238,10 @@ class SyncConnection:
         self._is_asking = False
 
     def run(self, command: Command[T], until: float = math.inf) -> T:
-        """Run a command; see `Connection.run`."""
         (value,) = self.run_all((command,), until)
         return value  # type: ignore[no-any-return]
 
     def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
-        """Run commands in one round trip; see `Connection.run_all`."""
         replies = self._round_trip([command.wire for command in commands], until)
         parsed = _parsed(commands, replies)
         if parsed is not None:
@@ -322,7 +295,6 @@ class SyncConnection:
         return replies
 
     def close(self) -> None:
-        """Drop the connection."""
         self.clock.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -345,7 +317,6 @@ def _parsed(commands: Sequence[Command[Any]], replies: Sequence[Any]) -> list[An
 
 
 def _time_left(until: float, most: float) -> float:
-    """Return the seconds that a server has to answer, in view of the caller's deadline."""
     left = until - time.monotonic()
     if left <= 0:
         raise Unavailable("the deadline is over")

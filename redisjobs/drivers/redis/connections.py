@@ -17,12 +17,7 @@ _LOOK_AGAIN = 0.1  # seconds after which a call that waits for one of these coun
 
 
 class Connections:
-    """The connections of one event loop: as many as there were calls at once.
-
-    Attributes:
-        idle: Those that no call uses.
-        all: All of them.
-    """
+    """The connections of one event loop: as many as there were calls at once. No call uses those in `idle`."""
 
     def __init__(self, make: Callable[[], Connection]) -> None:
         self.idle: list[Connection] = []
@@ -52,10 +47,7 @@ class SyncConnections:
     A signal's handler may raise, as at Ctrl-C, between any two steps of a call. A call that ended so might neither
     give back its place nor release a lock. So there is no lock, and no count of places: what counts is which
     connections exist, and one that no call holds is deleted. A forked process starts with none, because its parent
-    goes on using them.
-
-    Attributes:
-        idle: Those that no call uses.
+    goes on using them. No call uses those in `idle`.
     """
 
     def __init__(self, make: Callable[[], SyncConnection]) -> None:
@@ -64,16 +56,11 @@ class SyncConnections:
         begin_after_fork(self)
 
     def begin(self) -> None:
-        """Begin with none."""
         self.idle: SimpleQueue[SyncConnection] = SimpleQueue()
         self._made: set[weakref.ref[SyncConnection]] = set()
 
     def take(self, until: float) -> SyncConnection:
-        """Return a connection for the caller alone, which puts it back into `idle`, by a `finally` right behind.
-
-        Raises:
-            Unavailable: All of them are busy until then, by the monotonic clock.
-        """
+        """Return a connection for the caller alone, which puts it back by a `finally` right behind."""
         while True:
             try:
                 return self.idle.get_nowait()

@@ -34,7 +34,7 @@ from redisjobs.model.transitions import (
 T = TypeVar("T")
 
 _RECOVERED = 100  # entries that one call looks at
-_LARGEST = 2**64 - 1  # either part of an entry id
+_LAST_ENTRY = f"{2**64 - 1}-{2**64 - 1}"  # none can come after it
 
 
 class RedisConsumer:
@@ -239,11 +239,11 @@ class RedisConsumer:
         """Return the places that are pending for this worker beyond those that it knows it holds."""
         unknown: list[str] = []
         for number in range(1, len(Priority) + 1):
-            start: str | None = "-"
-            while start is not None:
+            start = "-"
+            while start:
                 (page,) = await self._run(self._commands.pending(self.worker_id, number, idle_ms, start))
                 unknown += [place for entry in page if (place := f"{number} {entry}") not in held]
-                start = _after(page[-1]) if len(page) == MOST_JOBS else None
+                start = f"({page[-1]}" if len(page) == MOST_JOBS and page[-1] != _LAST_ENTRY else ""
         return unknown
 
     async def reclaim(
@@ -277,14 +277,6 @@ class RedisConsumer:
             on_notification(notification)
 
         await self._listener.listen(hear)
-
-
-def _after(entry: str) -> str | None:
-    """Return the entry id that comes after one; None: that is the largest there is."""
-    ms, sequence = map(int, entry.split("-"))
-    if sequence < _LARGEST:
-        return f"{ms}-{sequence + 1}"
-    return f"{ms + 1}-0" if ms < _LARGEST else None
 
 
 def _in_parts(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:

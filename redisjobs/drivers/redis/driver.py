@@ -41,17 +41,11 @@ async def push_over(
 
 
 class _Loop:
-    """What the calls in one event loop share.
-
-    Attributes:
-        connections: Its connections.
-        room: How many more of these there may be, for calls other than small pushes.
-        pushes: The pushes under way.
-    """
+    """What the calls in one event loop share."""
 
     def __init__(self, commands: PushCommands, target: Target) -> None:
         self.connections = Connections(lambda: Connection(commands, target, meets=True))
-        self.room = anyio.Semaphore(MOST_LINKS)
+        self.room = anyio.Semaphore(MOST_LINKS)  # for calls other than small pushes
         self.pushes = Coalescer(self._push)
         self._commands = commands
 
@@ -109,7 +103,6 @@ class RedisDriver:
         return RedisConsumer(self._worker_commands, self.target, worker_id, lease, max_deliveries)
 
     def make_sync(self) -> "SyncRedisDriver":
-        """Return the same for sync code, over connections of its own."""
         return SyncRedisDriver(self.target, self._queue, self._now_ms)
 
     async def aclose(self) -> None:
@@ -172,7 +165,6 @@ class SyncRedisDriver:
         return self._call(lambda link: run_steps_sync(steps, partial(link.run_all, until=until)), until)
 
     def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
-        """Call with a connection."""
         connections = self._connections
         connection = connections.take(until)
         try:

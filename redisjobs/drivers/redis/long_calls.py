@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from redisjobs.drivers.redis.calls import FAR, REPLY_BYTES, command_of
 from redisjobs.drivers.redis.commands import GROUP, Command, Commands, Steps, is_waiting, running_of
-from redisjobs.drivers.redis.wire import Word, as_it_is, pairs, raw_id, shown, text_id, threes
+from redisjobs.drivers.redis.wire import Word, pairs, raw_id, shown, text_id, threes
 from redisjobs.model.changes import Change, ChangeMany, Tidied, Tidy, Unpark
 from redisjobs.model.driver import supported
 from redisjobs.model.job import Priority
@@ -34,7 +34,7 @@ def _count(commands: Commands, query: Count) -> Steps[Counts]:
     known: dict[int, int] = {}  # how many jobs of a stream run, if it has very many consumers
     very_many: list[int] = []
     while True:
-        again = commands.run("counts", [], as_it_is)
+        again: Command[Any] = commands.run("counts", [])
         *listed, reply = yield [*map(commands.consumers_of, very_many), again]
         known |= dict(zip(very_many, map(running_of, listed), strict=True))
         lengths, counted, delayed, dead, completed, cancelled, totals, inbox = reply
@@ -53,7 +53,7 @@ def _count(commands: Commands, query: Count) -> Steps[Counts]:
 
 
 def _find_limits(commands: Commands, query: FindLimits) -> Steps[LimitsFound]:
-    (reply,) = yield [commands.run("limits", [raw_id(query.after)], as_it_is)]
+    (reply,) = yield [commands.run("limits", [raw_id(query.after)])]
     after, limits, lines, running, very_many = reply
     listed = (yield [commands.consumers_of(number - 1) for number in very_many]) if very_many else []
     waiting = [
@@ -69,7 +69,7 @@ def _find_limits(commands: Commands, query: FindLimits) -> Steps[LimitsFound]:
 
 def _unpark(commands: Commands, change: Unpark) -> Steps[str]:
     note, number, start = change.after.split(" ") if change.after else ("", "1", "-")
-    (reply,) = yield [commands.run("unpark", [note, number, start, REPLY_BYTES], as_it_is)]
+    (reply,) = yield [commands.run("unpark", [note, number, start, REPLY_BYTES])]
     note, number, start = reply
     return f"{note.decode()} {number} {start.decode()}" if number else ""
 
@@ -101,7 +101,7 @@ def begin_tidying(commands: Commands, gone_ms: int, every_ms: int) -> Command[Ti
 def _consumers(commands: Commands, after: str) -> Steps[Tidied]:
     def look(after: str, *listed: Word) -> Command[Any]:
         words = [str(_GONE_MS), str(_TIDY_MS), after, commands.now, *(listed or [""])]
-        return commands.run("tidy", words, as_it_is)
+        return commands.run("tidy", words)
 
     (reply,) = yield [look(after)]
     while reply[-1]:  # very many: they are to be listed here
@@ -146,7 +146,7 @@ def _to_look_at(
 def _restore(commands: Commands, after: str) -> Steps[Tidied]:
     """Hand back jobs that are neither pending nor still to be read."""
     words = [*(after or "1 -").split(" "), REPLY_BYTES, commands.now]
-    (reply,) = yield [commands.run("restore", words, as_it_is)]
+    (reply,) = yield [commands.run("restore", words)]
     number, start, restored = reply
     return Tidied(restored, f"{number} {start.decode()}" if number else "")
 
@@ -158,13 +158,13 @@ def _unpark_later(commands: Commands, after: str) -> Steps[Tidied]:
 
 def _shares(commands: Commands, after: str) -> Steps[Tidied]:
     """Give up the shares of jobs that do not run, then give lines the turns that they have lost."""
-    (reply,) = yield [commands.run("shares", [raw_id(after), commands.now], as_it_is)]
+    (reply,) = yield [commands.run("shares", [raw_id(after), commands.now])]
     return Tidied(after=text_id(reply[0]))
 
 
 def _trim(commands: Commands, after: str) -> Steps[Tidied]:
     """Delete what is kept no longer."""
-    (reply,) = yield [commands.run("trim", [DEFAULT.dead.text, commands.now], as_it_is)]
+    (reply,) = yield [commands.run("trim", [DEFAULT.dead.text, commands.now])]
     trimmed, more = reply
     return Tidied(after="more" if more else "", trimmed=trimmed)
 
@@ -187,20 +187,12 @@ _LONG_CALLS: Mapping[type[Any], Callable[[Commands, Any], Steps[Any]]] = {
 
 
 def read(commands: Commands, query: Query[T]) -> Steps[T]:
-    """Answer a query.
-
-    Raises:
-        Unsupported: It is not known, or not a query.
-    """
+    """Answer a query; raise Unsupported for any other value, or one that is not known."""
     return _steps(commands, query) if isinstance(query, Query) else supported({}, query, "Redis")
 
 
 def change(commands: Commands, change: Change[T]) -> Steps[T]:
-    """Make a change.
-
-    Raises:
-        Unsupported: It is not known, or not a change.
-    """
+    """Make a change; raise Unsupported for any other value, or one that is not known."""
     return _steps(commands, change) if isinstance(change, Change) else supported({}, change, "Redis")
 
 

@@ -19,30 +19,20 @@ _ALL = slice(0, len(Priority))  # streams
 
 
 class Ahead:
-    """What a claim would find, as the answers to a claim and to settlements begin.
-
-    Attributes:
-        now_us: The server's clock.
-        due_in_us: µs until the next delayed job; -1: there is none, or nothing was asked.
-        released: Whether any job was handed back; such are claimed first.
-        restricted: Whether some jobs may not start, or none.
-        turns: Whether a job in line may start, though no claim was asked for.
-        sees_to_turns: Whether this worker is to look when the next in line may start.
-        released_rank: The rank of the first job that was handed back; the lowest if there is none.
-        unread: How many jobs of each stream were never delivered, or about that many.
-        readable: How many jobs of each one read may bring, as there are large ones; 0: any number.
-        turn_in_us: µs until the next in line may start; -1: none waits for a time.
-    """
+    """What a claim would find, as the answers to a claim and to settlements begin."""
 
     def __init__(self, now_us: int, due_in_us: int, finds: int, counts: list[int], turn_in_us: int) -> None:
-        self.now_us, self.due_in_us, self.turn_in_us = now_us, due_in_us, turn_in_us
-        self.released = finds & 1 != 0
-        self.restricted = finds & 6 != 0
+        self.now_us = now_us  # by the server's clock
+        self.due_in_us = due_in_us  # until the next delayed job; -1: there is none, or nothing was asked
+        self.turn_in_us = turn_in_us  # until the next in line may start; -1: none waits for a time
+        self.released = finds & 1 != 0  # jobs were handed back; such are claimed first
+        self.restricted = finds & 6 != 0  # some jobs may not start, or none
         self.is_paused = finds & 4 != 0
-        self.turns = finds & 8 != 0
-        self.sees_to_turns = finds & 16 != 0
-        self.released_rank = finds // 32 if self.released else LOWEST_RANK
-        self.unread, self.readable = counts[:3], counts[3:]
+        self.turns = finds & 8 != 0  # a job in line may start, though no claim was asked for
+        self.sees_to_turns = finds & 16 != 0  # this worker is to look when the next in line may start
+        self.released_rank = finds // 32 if self.released else LOWEST_RANK  # of the first that was handed back
+        self.unread = counts[:3]  # jobs of each stream that were never delivered, or about that many
+        self.readable = counts[3:]  # of each stream, by one read, as there are large ones; 0: any number
 
     @property
     def stream(self) -> int | None:

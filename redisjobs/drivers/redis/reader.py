@@ -22,7 +22,7 @@ BLOCK = 5.0
 _UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
 _IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
-_PING = 10.0  # seconds between PINGs on the connection that only listens
+_PING = 10.0  # seconds of silence before a PING on the connection that only listens
 
 
 class Reader:
@@ -38,11 +38,9 @@ class Reader:
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a reply has begun to arrive and is not complete."""
         return self._connection.is_receiving
 
     async def aclose(self) -> None:
-        """Close the connection."""
         await self._connection.aclose()
 
     async def read(
@@ -121,7 +119,6 @@ class Listener:
         self._channel = commands.channel(process)
 
     async def aclose(self) -> None:
-        """Close the connection."""
         await self._connection.aclose()
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
@@ -129,30 +126,23 @@ class Listener:
         try:
             await self._connection.open()
             self._connection.send([["SUBSCRIBE", self._channel]])
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ping)
-                while True:
-                    reply = await self._connection.next(_PING + _MARGIN)
-                    if isinstance(reply, Exception):
-                        raise reply
-                    if (notification := _notification(reply)) is not None:
-                        on_notification(notification)
+            while True:
+                reply = await self._next()
+                if isinstance(reply, Exception):
+                    raise reply
+                if (notification := _notification(reply)) is not None:
+                    on_notification(notification)
         except (redis.RedisError, OSError) as error:
             raise translate(error) from error
-        except BaseExceptionGroup as group:
-            # Not `except*`: what is raised there comes out as a group, and not as Unavailable.
-            failed, other = group.split((redis.RedisError, OSError))
-            if failed is None or other is not None:
-                raise
-            raise translate(failed.exceptions[0]) from group
         finally:
             await self._connection.aclose()
 
-    async def _ping(self) -> None:
-        """Keep the connection busy: a silent one can't be told from a dead one."""
-        while True:
-            await anyio.sleep(_PING)
+    async def _next(self) -> Any:
+        try:
+            return await self._connection.next(_PING)
+        except TimeoutError:  # a silent connection can't be told from a dead one
             self._connection.send([["PING"]])
+            return await self._connection.next(_MARGIN)
 
 
 def _notification(reply: Any) -> Notification | None:

@@ -62,13 +62,10 @@ class Replies(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def send(self, data: bytes) -> None:
-        """Write bytes. Not waited for: nothing else is sent before the answer, which is.
+        """Write bytes. Not waited for: nothing else is sent before the answer, which is. OSError: it is lost.
 
         Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
         its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
-
-        Raises:
-            OSError: The connection is lost.
         """
         if self._lost is not None or self._transport.is_closing():
             raise self._lost or ConnectionError("the connection was closed")
@@ -100,7 +97,6 @@ class Replies(asyncio.Protocol):
         return taken
 
     def close(self) -> None:
-        """Expect nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -127,7 +123,6 @@ class Replies(asyncio.Protocol):
     # What the transport says
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes that arrived."""
         self.heard_at = time.monotonic()
         self._reader.feed(data)
         try:

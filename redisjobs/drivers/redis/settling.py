@@ -120,12 +120,9 @@ class Settling:
 
         Should an answer be lost, the whole exchange is sent again in the same calls: each is known by its number.
 
-        Returns:
-            Its word, what follows it, and whether a job in line may start now.
-
-        Raises:
-            DriverError: There is no end to it. A step settles, or looks at one more of the pushed jobs and frees
-                its key. So there is, unless each time others push a large job under that key, and it starts.
+        Returns its word, what follows it, and whether a job in line may start now. Each step settles, or looks at
+        one more of the pushed jobs and frees its key. So it ends, unless each time others push a large job under
+        that key, and it starts.
         """
         lease, settlement = self._all[position]
         assert isinstance(settlement, Ack)

@@ -26,6 +26,15 @@ ANSWER = LONGEST_TRY / 2
 
 _CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 _KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
+_OURS: dict[str, Any] = {
+    "retry_on_timeout": False,
+    "retry_on_error": [],
+    "health_check_interval": 0,
+    "decode_responses": False,
+    "encoding": "utf-8",
+    "encoding_errors": "surrogateescape",
+    "protocol": 2,
+}
 
 
 def _introduction() -> dict[str, Any]:
@@ -64,34 +73,19 @@ class Target:
         # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
         # connections do not take the same options.
         kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
-        self._options: dict[str, Any] = {
-            **kept,
-            **_INTRODUCTION,
-            "retry_on_timeout": False,
-            "retry_on_error": [],
-            "health_check_interval": 0,
-            "decode_responses": False,
-            "encoding": "utf-8",
-            "encoding_errors": "surrogateescape",
-            "protocol": 2,
-        }
+        self._options = {**kept, **_INTRODUCTION, **_OURS}
         if self._kind != "UnixDomainSocketConnection":
             self._options["socket_keepalive"] = True
         if self._kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
-            checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
+            checked = kept.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
             self._options.setdefault("ssl_check_hostname", checked)
         self.has_answered = False
-        self.database = int(self._options.get("db") or 0)
-        self._options["db"] = (
-            str(self.database) if self.database else None
-        )  # see `Word`: redis-py packs it as it is
-        whose = self._options.get("username") or id(self._options.get("credential_provider"))
-        where_at = self._options.get("path") or (
-            self._options.get("host", "localhost"),
-            self._options.get("port", 6379),
-        )
-        self.place: Hashable = where_at, self.database
-        self.server = self.place, whose
+        self.database = int(kept.get("db") or 0)
+        # Text, as redis-py packs it as it is: see `Word`.
+        self._options["db"] = str(self.database) if self.database else None
+        self._host, self._port = kept.get("host", "localhost"), kept.get("port", 6379)
+        self.place: Hashable = kept.get("path") or (self._host, self._port), self.database
+        self.server = self.place, kept.get("username") or id(kept.get("credential_provider"))
         try:
             if isinstance(where, str):
                 pool.make_connection()
@@ -107,8 +101,8 @@ class Target:
             return f"unix://{self._options.get('path', '')}?db={self.database}"
         scheme = "rediss" if self._kind == "SSLConnection" else "redis"
         user = f"{name}@" if (name := self._options.get("username")) else ""
-        host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
-        return f"{scheme}://{user}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{user}{host}:{self._port}/{self.database}"
 
     def connection(self) -> Any:  # redis-py's connections are not fully typed
         """Return a new async connection, not yet open; its user ends what takes too long.

@@ -8,7 +8,7 @@ from typing import Any
 from redisjobs.drivers.redis.commands import GROUP, LAYOUT, Command, Commands, Steps, running_of
 from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead
 from redisjobs.drivers.redis.settlements import Columns, settlement_words, token_words
-from redisjobs.drivers.redis.wire import as_it_is, pairs, queued_ms_of, raw_id, reply_of, text_id
+from redisjobs.drivers.redis.wire import pairs, queued_ms_of, raw_id, reply_of, text_id
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Fenced, IdTaken
 from redisjobs.model.job import Priority
@@ -33,7 +33,7 @@ class Settled:
 
     Attributes:
         ahead: What a claim would find.
-        replies: One for each.
+        replies: One for each settlement.
         texts: Of those that push jobs, what follows the word of each: after OK a `1` or `0` for each pushed job,
             whether it was added; after PARTIAL for each that was looked at, whether it may be; after SPOILED why.
     """
@@ -47,17 +47,13 @@ class Settled:
 class Claimed:
     """The answer to a claim.
 
-    Attributes:
-        ahead: What another claim would find.
-        waits_ms: For how long a job has been waiting for a worker with nothing else to run; -1: there is none.
-        leases: The jobs claimed.
-        ended: Those that were ended instead.
+    `waits_ms` is for how long a job has been waiting for a worker with nothing else to run; -1: there is none.
     """
 
     ahead: Ahead
     waits_ms: int
     leases: list[Lease]
-    ended: list[Ended]
+    ended: list[Ended]  # jobs that were ended instead
 
 
 class WorkerCommands(Commands):
@@ -96,14 +92,10 @@ class WorkerCommands(Commands):
     def settle(
         self, worker: str, turn: Turn | None, settlements: Settlements, *, promote: bool, server_ms: float | None
     ) -> Command[Settled | Fenced]:
-        """Settle at most 500 jobs; none of them pushes others.
+        """Settle at most 500 jobs, none of which pushes others.
 
-        Args:
-            worker: The worker's id.
-            turn: What this is known by when it is sent again; None: it never is.
-            settlements: The jobs, and their outcomes.
-            promote: Whether to promote what is due, and say what a claim would find.
-            server_ms: The server's clock, or earlier; None: not known.
+        `promote` also promotes what is due, and asks what a claim would find. `server_ms` is the server's clock,
+        or earlier; None: not known.
         """
         # The same cut as the script would make, by text: entry ids begin with their time, of as many digits.
         columns = Columns(settlements, cut="" if server_ms is None else f"{server_ms - YOUNG_MS:.0f}")
@@ -225,7 +217,7 @@ class WorkerCommands(Commands):
     def reclaim(self, worker: str, silent: Sequence[Silent], *, others: bool, thorough: bool) -> Steps[Reclaimed]:
         flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]
         flags = ["1" if others else "", "1" if thorough else ""]
-        (reply,) = yield [self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat], as_it_is)]
+        (reply,) = yield [self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat])]
         now_us, named, fenced, jobs, more, released, held, known, *facts, very_many = _unless_fenced(reply, worker)
         reclaimed = Reclaimed(
             [Silent(text_id(worker_id), end.decode(), lease_ms / 1000) for worker_id, end, lease_ms in named],

@@ -5,6 +5,7 @@ one and the heartbeat thread run these same definitions. A call of several round
 written once as well: see `Steps`.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,13 +60,15 @@ A script can't list thousands of consumers in a short time, but a client can. So
 list them, and to call it again."""
 
 
-async def run_steps(steps: Generator[Asked, Answer, T], run: Callable[[Asked], Awaitable[Answer]]) -> T:
+async def run_steps(
+    steps: Generator[Asked, Answer, T], run: Callable[[Asked, float], Awaitable[Answer]], until: float = math.inf
+) -> T:
     """Run what a generator yields, and send it the answers, or throw a `DriverError`; return what it returns."""
     try:
         asked = next(steps)
         while True:
             try:
-                answer = await run(asked)
+                answer = await run(asked, until)
             except DriverError as error:
                 asked = steps.throw(error)
             else:
@@ -74,13 +77,15 @@ async def run_steps(steps: Generator[Asked, Answer, T], run: Callable[[Asked], A
         return done.value  # type: ignore[no-any-return]
 
 
-def run_steps_sync(steps: Generator[Asked, Answer, T], run: Callable[[Asked], Answer]) -> T:
+def run_steps_sync(
+    steps: Generator[Asked, Answer, T], run: Callable[[Asked, float], Answer], until: float = math.inf
+) -> T:
     """Do the same in sync code."""
     try:
         asked = next(steps)
         while True:
             try:
-                answer = run(asked)
+                answer = run(asked, until)
             except DriverError as error:
                 asked = steps.throw(error)
             else:

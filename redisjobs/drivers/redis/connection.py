@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -152,12 +151,12 @@ class Connection:
     async def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
         arrived = self._replies
 
-        async def ask(wires: Sequence[Wire]) -> list[Any]:
+        async def ask(wires: Sequence[Wire], until: float) -> list[Any]:
             await self._ask(wires, until)  # not over another connection, should this one be closed by now
             assert arrived is not None
             return arrived.take(len(wires))
 
-        return await run_steps(self._commands.healing(commands, replies), ask)
+        return await run_steps(self._commands.healing(commands, replies), ask, until)
 
     def _ask(self, wires: Sequence[Wire], until: float) -> asyncio.Future[None]:
         """Send commands over the open connection; return what to await before their replies are taken."""
@@ -238,17 +237,21 @@ class SyncConnection:
         self._is_asking = False
 
     def run(self, command: Command[T], until: float = math.inf) -> T:
-        (value,) = self.run_all((command,), until)
+        # Not by `run_all`, as each push goes by here.
+        replies = self._round_trip((command.wire,), until)
+        if not isinstance(replies[0], Exception):
+            return command.parse(replies[0])
+        (value,) = self._heal((command,), replies, until)
         return value  # type: ignore[no-any-return]
 
     def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
         replies = self._round_trip([command.wire for command in commands], until)
         parsed = _parsed(commands, replies)
-        if parsed is not None:
-            return parsed
+        return self._heal(commands, replies, until) if parsed is None else parsed
+
+    def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
         try:
-            healing = self._commands.healing(commands, replies)
-            return run_steps_sync(healing, partial(self._round_trip, until=until))
+            return run_steps_sync(self._commands.healing(commands, replies), self._round_trip, until)
         except Unavailable:
             self.close()
             raise

@@ -99,7 +99,7 @@ class RedisConsumer:
             self._lines.idle.append(line)
 
     async def _run_steps(self, steps: Steps[T]) -> T:
-        return await run_steps(steps, lambda commands: self._run(*commands))
+        return await run_steps(steps, lambda commands, _: self._run(*commands))
 
     async def aclose(self) -> None:
         await self._reader.aclose()

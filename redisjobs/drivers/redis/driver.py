@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -37,7 +36,7 @@ async def push_over(
 ) -> list[Pushed]:
     """Push over one connection, until then by the monotonic clock; see `PushCommands`."""
     steps = commands.pushing(connection.clock, jobs, repeated)
-    return await run_steps(steps, partial(connection.run, until=until))
+    return await run_steps(steps, connection.run, until)
 
 
 class _Loop:
@@ -148,7 +147,7 @@ class SyncRedisDriver:
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         def push(connection: SyncConnection) -> list[Pushed]:
             steps = self.commands.pushing(connection.clock, jobs, repeated)
-            return run_steps_sync(steps, partial(connection.run, until=until))
+            return run_steps_sync(steps, connection.run, until)
 
         return self._call(push, until)
 
@@ -162,7 +161,7 @@ class SyncRedisDriver:
         self._connections.close()
 
     def _run(self, steps: Steps[T], until: float) -> T:
-        return self._call(lambda link: run_steps_sync(steps, partial(link.run_all, until=until)), until)
+        return self._call(lambda link: run_steps_sync(steps, link.run_all, until), until)
 
     def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
         connections = self._connections

@@ -95,6 +95,7 @@ PLAIN = (
     "redisjobs/__init__.py",
     "redisjobs/base",
     "redisjobs/client",
+    "redisjobs/drivers",
     "redisjobs/errors.py",
     "redisjobs/events",
     "redisjobs/middleware.py",

@@ -64,7 +64,7 @@ def _check(where: Any) -> None:
     schemes = ("redis://", "rediss://", "unix://")
     if isinstance(where, str):
         if not where.startswith(schemes):
-            shown = re.sub("//.*@", "//…@", where)  # a password is nobody's business
+            shown = re.sub("//.*@", "//…@", where)  # without the password
             raise ValueError(
                 f"{shown!r}: a queue is at memory://, {', '.join(schemes)}, or given as a redis-py client"
             )

@@ -10,8 +10,8 @@ from redisjobs.model.job import State
 from redisjobs.model.transitions import Result
 
 _WATCHED = 60_000  # ms for which the last progress outlives its job
+_MOST_PROCESSES = 100  # that are notified about one job
 _DAY = 86_400_000  # ms for which progress is kept at most, and an outcome after its result
-_MOST_PROCESSES = 100  # that are told about one job
 
 
 def finish(

@@ -12,9 +12,7 @@ from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
-_MOST_NAMES = 50  # of the jobs of a group
 _MOST_TAKEN = 200  # dead letters of a step
-_MOST_DECLARED = 20  # declarations that are noted
 _TIDY_MS = 55_000  # within which the queue is not tidied again
 _STRIPPED = (  # of a requeued job: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
@@ -133,7 +131,7 @@ def _group(jobs: Sequence[Job]) -> queries.Group:
         last_ms=max(times),
         job_id=newest.id,
         error=newest.text(b"error"),
-        names=list(dict.fromkeys(job.name for job in jobs))[:_MOST_NAMES],
+        names=list(dict.fromkeys(job.name for job in jobs)),
     )
 
 
@@ -311,8 +309,7 @@ def _retain(memory: Memory, change: changes.Retain) -> Reply:
 def _declare(memory: Memory, change: changes.Declare) -> bool:
     is_known = change.declaration in memory.declared
     if change.done:
-        others = (each for each in memory.declared if each != change.declaration)
-        memory.declared = [change.declaration, *others][:_MOST_DECLARED]
+        memory.declared.add(change.declaration)
     return is_known
 
 

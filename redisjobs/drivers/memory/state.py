@@ -196,7 +196,7 @@ class Memory:
         self.progress = Expiring[str, bytes]()
 
         self.retention: Retention = DEFAULT
-        self.declared: list[str] = []  # by workers; see `Declare`
+        self.declared: set[str] = set()  # by workers; see `Declare`
         self.tidied_ms: int | None = None
         self.schedules: dict[str, StoredSchedule] = {}
         self.removed: dict[str, int] = {}  # schedules, and the numbers of these changes

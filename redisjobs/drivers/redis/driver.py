@@ -44,7 +44,8 @@ class _Loop:
 
     def __init__(self, commands: PushCommands, target: Target) -> None:
         self.connections = Connections(lambda: Connection(commands, target, meets=True))
-        self.room = anyio.Semaphore(MOST_LINKS)  # for calls other than small pushes
+        # For calls other than small pushes. Fast, else it lets others run first: the push would wait for them.
+        self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)
         self.pushes = Coalescer(self._push)
         self._commands = commands
 
@@ -118,18 +119,12 @@ class RedisDriver:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
         loop = self._loop()
-        try:
-            loop.room.acquire_nowait()  # `acquire` lets others run first: the push would wait for them
-        except anyio.WouldBlock:
-            await loop.room.acquire()
-        try:
+        async with loop.room:
             connection = loop.connections.take()
             try:
                 yield connection
             finally:
                 loop.connections.idle.append(connection)  # a failed one is closed, and opens again when used
-        finally:
-            loop.room.release()
 
 
 class SyncRedisDriver:

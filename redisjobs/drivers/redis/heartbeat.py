@@ -27,7 +27,7 @@ class SyncRedisConsumer:
         self._commands = commands
         self._consumer = consumer
         self.has_found = False
-        self._known: tuple[str, int] = ("", 0)  # how many cancels were asked for, and of which worker
+        self._known: tuple[str, int] = ("", 0)  # a worker, and how many cancels of its jobs were asked for
         self._listens = 0  # beats for which marks are still looked for
 
     def beat(self, *beats: Beat) -> Sequence[Beaten]:

@@ -140,7 +140,7 @@ class Listener:
     async def _next(self) -> Any:
         try:
             return await self._connection.next(_PING)
-        except TimeoutError:  # a silent connection can't be told from a dead one
+        except TimeoutError:  # a silent connection may be a dead one
             self._connection.send([["PING"]])
             return await self._connection.next(_MARGIN)
 

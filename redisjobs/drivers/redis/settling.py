@@ -116,7 +116,7 @@ class Settling:
     async def _settle_rest(
         self, position: int, looked: bytes, call: str, steps: Iterator[int], run: Run
     ) -> tuple[Reply, bytes, bool]:
-        """Settle one again of whose pushes a call looked at some only, as it met large jobs; to the end.
+        """Settle one again, to the end: a call looked at some of its pushes only, as it met large jobs.
 
         Should an answer be lost, the whole exchange is sent again in the same calls: each is known by its number.
 

@@ -92,7 +92,7 @@ class WorkerCommands(Commands):
     def settle(
         self, worker: str, turn: Turn | None, settlements: Settlements, *, promote: bool, server_ms: float | None
     ) -> Command[Settled | Fenced]:
-        """Settle at most 500 jobs, none of which pushes others.
+        """Settle at most 500 jobs that push no others.
 
         `promote` also promotes what is due, and asks what a claim would find. `server_ms` is the server's clock,
         or earlier; None: not known.

@@ -7,7 +7,7 @@ from redisjobs.model.driver import Driver, SyncDriver
 
 
 def connect(where: Any, queue: str) -> Driver:
-    """The driver for a queue; nothing is sent yet.
+    """Return the driver for a queue; nothing is sent yet.
 
     Args:
         where: A URL, an existing redis-py client (sync or async), or a driver, which is returned as it is.
@@ -29,22 +29,17 @@ def connect(where: Any, queue: str) -> Driver:
 
 
 def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
-    """The driver for a queue, and the same queue's for sync code.
+    """Return the driver for a queue, and the same for sync code.
 
     Raises:
         ValueError: As `connect`; also for a driver that has no sync side.
     """
     driver = connect(where, queue)
-    sync: SyncDriver | None = getattr(driver, "sync", None)
-    if sync is not None:
-        return driver, sync
-    if driver is where and not hasattr(driver, "make_sync"):
-        raise ValueError(f"{where!r} is a driver for async code; give the sync queue its URL")
     return driver, sync_side(driver)
 
 
 def sync_side(driver: Driver) -> SyncDriver:
-    """The side of a queue's driver that sync code can ask, in whatever thread.
+    """Return the side of a queue's driver that sync code can ask, in any thread.
 
     Raises:
         ValueError: It has none.
@@ -53,7 +48,7 @@ def sync_side(driver: Driver) -> SyncDriver:
         return driver.sync  # type: ignore[no-any-return]
     if hasattr(driver, "make_sync"):
         return driver.make_sync()  # type: ignore[no-any-return]
-    raise ValueError(f"{driver!r} is a driver for async code alone: give a queue by its URL")
+    raise ValueError(f"{driver!r} is a driver for async code; give the sync queue its URL")
 
 
 def _is_driver(where: Any) -> bool:
@@ -64,7 +59,7 @@ def _check(where: Any) -> None:
     schemes = ("redis://", "rediss://", "unix://")
     if isinstance(where, str):
         if not where.startswith(schemes):
-            shown = re.sub("//.*@", "//…@", where)  # a password is nobody's business
+            shown = re.sub("//.*@", "//…@", where)  # without the password
             raise ValueError(
                 f"{shown!r}: a queue is at memory://, {', '.join(schemes)}, or given as a redis-py client"
             )

@@ -9,8 +9,9 @@ from store import RedisStore
 
 from redisjobs.client.push import Push
 from redisjobs.drivers.redis import connection
-from redisjobs.drivers.redis.connection import SyncConnection, Target
-from redisjobs.drivers.redis.queue_commands import PushAnswer, QueueCommands, are_plain
+from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.drivers.redis.pushes import PushAnswer, PushCommands, are_plain
+from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import JobName, OnConflict
@@ -30,7 +31,7 @@ ANOTHER = NewJob("P7SeCo0BTZMleAxBUG", FIELDS)
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:
     """A first try, or a repetition, as it was sent then; the plain ways first if it is plain: these add none."""
-    commands = QueueCommands(store.queue_name, store.clock)
+    commands = PushCommands(store.queue_name, store.clock)
     connection = SyncConnection(commands, Target(store.url))
     try:
         if not repeated and are_plain([job]):
@@ -61,7 +62,7 @@ def test_only_a_job_that_is_surely_small_goes_by_the_script_that_notes_no_large_
 ) -> None:
     job = NewJob(MADE, ["name", "Work", "parameters", parameters])
 
-    command = QueueCommands("q").push_plain([job], sent_ms=1)
+    command = PushCommands("q").push_plain([job], sent_ms=1)
 
     assert command.script is not None
     assert (command.script.name, len(parameters.encode()) < 16_384) == (script, True)
@@ -302,7 +303,7 @@ async def test_a_push_that_is_refused_after_some_of_its_jobs_were_answered_names
     driver.commands._now_ms = store.clock
     jobs = [queue.prepare({}, JOB), queue.prepare({}, JOB, job_id="large"), queue.prepare({}, JOB, unique="key")]
 
-    def when_half_is_done(self: QueueCommands, left: Any, of: Any = QueueCommands.push, **options: Any) -> Any:
+    def when_half_is_done(self: PushCommands, left: Any, of: Any = PushCommands.push, **options: Any) -> Any:
         if len(left) == 1:
             refuse(store, why, key)
         return of(self, left, **options)
@@ -313,7 +314,7 @@ async def test_a_push_that_is_refused_after_some_of_its_jobs_were_answered_names
 
     said = r"2 of 3 jobs had been answered before this failed. Of the other 1, .*nothing was written"
     with monkeypatch.context() as patched:
-        patched.setattr(QueueCommands, "push", when_half_is_done)
+        patched.setattr(PushCommands, "push", when_half_is_done)
         try:
             with pytest.raises(QueueFull if why == "full" else WrongType, match=said) as refused:
                 await push_many()

@@ -147,7 +147,7 @@ def test_threads_keep_few_connections(redis_store: RedisStore) -> None:
         assert 1 <= len(clients) <= 16
 
 
-@pytest.mark.parametrize("where", ["__init__", "run"])
+@pytest.mark.parametrize("where", ["__init__", "_round_trip"])
 def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_after(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -157,7 +157,7 @@ def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_aft
         raise KeyboardInterrupt
 
     with JobQueue(redis_store.url, redis_store.queue_name, deadline=1) as queue:
-        if where == "run":
+        if where == "_round_trip":
             queue.push(Add(0))
         with monkeypatch.context() as patched:
             patched.setattr(SyncConnection, where, interrupted)
@@ -166,7 +166,7 @@ def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_aft
                     call()
 
         queue.push(Add(2))
-        assert queue.counts().ready[Priority.NORMAL] == (2 if where == "run" else 1)
+        assert queue.counts().ready[Priority.NORMAL] == (2 if where == "_round_trip" else 1)
 
 
 def test_a_reply_that_nobody_asked_for_is_taken_for_none_of_a_later_call(redis_store: RedisStore) -> None:

@@ -69,7 +69,7 @@ class Add:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer is gone at once, and the connection that listens shows life all the time."""
-    monkeypatch.setattr("redisjobs.drivers.redis.queue_commands._GONE_MS", -1)
+    monkeypatch.setattr("redisjobs.drivers.redis.long_calls._GONE_MS", -1)
     monkeypatch.setattr("redisjobs.drivers.redis.reader._PING", 0.002)
 
 

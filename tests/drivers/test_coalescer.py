@@ -163,7 +163,7 @@ async def test_a_push_that_has_waited_for_so_long_that_it_would_be_late_is_not_s
     pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
-    monkeypatch.setattr("redisjobs.drivers.redis.pending_pushes._PATIENCE", 0.0)
+    monkeypatch.setattr("redisjobs.drivers.redis.coalescer._PATIENCE", 0.0)
 
     wire.go.set()
 
@@ -178,7 +178,7 @@ async def test_what_goes_together_is_to_be_answered_before_the_first_of_it_is_la
     began = time.monotonic()
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
-    since = pushes._crowd._waiting[0].since
+    since = pushes._waiting[0].since
     wire.go.set()
     await asyncio.gather(*tasks)
 

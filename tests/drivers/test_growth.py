@@ -20,7 +20,7 @@ from redisjobs import JobQueue, Schedule, Worker, server
 from redisjobs.base.eventloop import AsyncioGate
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.consumer import RedisConsumer
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import GetStatus, Tidy
 from redisjobs.model.definition import Definition
@@ -458,7 +458,7 @@ async def test_a_worker_that_has_heard_nothing_for_a_while_reads_50_jobs_at_firs
         await bench.queue.push_many(Work() for _ in range(1_000))
         await consumer.exchange([], 10)
         with monkeypatch.context() as patched:
-            patched.setattr("redisjobs.drivers.redis.consumer._STALE", 0)
+            patched.setattr("redisjobs.drivers.redis.outlook._STALE", 0)
             first = len((await consumer.exchange([], 500)).leases)
         then = len((await consumer.exchange([], 500)).leases)
         await consumer.release(refund=True, watch=False)
@@ -571,11 +571,11 @@ async def test_a_push_that_meets_large_jobs_does_not_send_what_it_has_not_come_t
     again = [a_job(f"large-{i}", 10) for i in range(20)] + [a_job(f"new-{i}", 10) for i in range(400)]
     sent: list[int] = []
 
-    def push(self: QueueCommands, jobs: Any, of: Any = QueueCommands.push, **options: Any) -> Any:
+    def push(self: PushCommands, jobs: Any, of: Any = PushCommands.push, **options: Any) -> Any:
         sent.append(len(jobs))
         return of(self, jobs, **options)
 
-    monkeypatch.setattr(QueueCommands, "push", push)
+    monkeypatch.setattr(PushCommands, "push", push)
     pushed = await bench.store.driver.push(again, repeated=False)
 
     assert [each.reply for each in pushed] == [Reply.EXISTS] * 20 + [Reply.OK] * 400
@@ -828,7 +828,7 @@ async def test_settling_in_steps_that_come_no_further_ends_with_an_error(
         async def run(self: RedisConsumer, *commands: Command[Any], of: Any = RedisConsumer._run) -> list[Any]:
             if not first:
                 first.extend(await of(self, *commands))
-                first[0].looked[0] = []
+                first[0].texts = [b""]
                 return first
             return first[:1]
 

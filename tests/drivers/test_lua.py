@@ -19,7 +19,8 @@ from store import Heart, RedisStore, happened, restore, take_over
 
 from redisjobs import server
 from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.long_calls import begin_tidying
+from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.model.changes import Cancel, Delete, Ending, Requeue, Tidy
@@ -768,7 +769,7 @@ async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisSt
 def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
     """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
     queue.admin.script_load(scripts.script("tidy").source)
-    command = QueueCommands(queue.queue_name, queue.clock).forget(idle_ms, 0)
+    command = begin_tidying(PushCommands(queue.queue_name, queue.clock), idle_ms, 0)
     looked_at: int = queue.admin.execute_command(*command.wire)[0]
     return looked_at
 

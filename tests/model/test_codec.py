@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, fi
 from store import lease_at
 
 from redisjobs import DecodeError, EncodeError, JobName, Priority, State
-from redisjobs.drivers.redis.commands import queued_ms_of
+from redisjobs.drivers.redis.wire import queued_ms_of
 from redisjobs.model.codec import decode_job, encode_headers, new_job_id
 from redisjobs.model.info import job_info
 from redisjobs.model.job import ReturnType

@@ -15,10 +15,11 @@ import redis
 from store import eventually
 
 from redisjobs import server
-from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.commands import Command
-from redisjobs.drivers.redis.connection import SyncConnection, Target
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis import long_calls, scripts
+from redisjobs.drivers.redis.commands import Command, run_steps_sync
+from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.drivers.redis.pushes import PushCommands
+from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable
 from redisjobs.events import Events, ProcessEnded, recording
@@ -165,7 +166,8 @@ def test_what_a_worker_had_of_which_nothing_is_known_is_found_and_handed_back(fi
     assert field.fleet.victims == {int(worker.split(":")[1])}
     assert field.store.fenced() == [worker]
     run(field, commands(field).join("heir", 2000, "run"))
-    assert run(field, commands(field).reclaim("heir", 10, (), others=False, thorough=False)).jobs == 1
+    reclaiming = commands(field).reclaim("heir", (), others=False, thorough=False)
+    assert run_steps_sync(reclaiming, field.store._connection.run_all).jobs == 1
 
 
 def test_who_is_fenced_is_written_down_once(field: Field, worker: str) -> None:
@@ -207,7 +209,7 @@ def clock(tmp_path: Path) -> Iterator[None]:
 
 def told(field: Field) -> float:
     """How far the server's clock is ahead, as its scripts hear it."""
-    answer = run(field, QueueCommands(field.store.queue.name).push([], repeated=False, sent_ms=None))
+    answer = run(field, PushCommands(field.store.queue.name).push([], repeated=False, sent_ms=None))
     return float(round(answer.server_ms / 1000 - time.time()))
 
 
@@ -283,7 +285,7 @@ def test_the_reply_to_a_beat_comes_late_and_the_others_in_time(field: Field, wor
     fault = SlowBeat()
     connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 0.5)
     fault.begin(field)
-    connection.run(QueueCommands(field.store.queue.name).read(Count()))
+    run_steps_sync(long_calls.read(commands(field), Count()), connection.run_all)
     assert not fault.happened
 
     with pytest.raises(Unavailable):

@@ -18,8 +18,8 @@ from store import Heart, RedisStore, Store, eventually, inherit
 
 from redisjobs import JobQueue, Worker, no_retry
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.redis.consumer import SyncRedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import Beaten, Consumer
 from redisjobs.model.job import State

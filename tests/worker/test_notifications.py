@@ -1,6 +1,5 @@
 """What comes from the channel is a hint: anybody may write to it, and it is one for all databases of a server."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -128,14 +127,3 @@ async def test_nothing_that_is_published_ends_a_worker(idle: Idle, message: str 
     raw = message.encode("utf-8", "surrogatepass") if isinstance(message, str) else message
     assert idle.store.admin.publish(idle.channel, raw) == 1
     await runs_on(idle)
-
-
-async def test_a_worker_whose_listening_a_task_was_cancelled_of_listens_again(idle: Idle) -> None:
-    """As by code that ends what it takes for a library's leftovers."""
-    (ping,) = [task for task in asyncio.all_tasks() if "_ping" in task.get_name()]
-    ping.cancel()
-    await eventually(lambda: ping.done())
-    await eventually(lambda: idle.store.admin.pubsub_numsub(idle.channel)[0][1] == 1)
-
-    await idle.queue.cancel("mine")
-    await eventually(lambda: idle.store.located() == {}, within=10)  # by itself it would renew after 20 s

@@ -10,8 +10,8 @@ from redisjobs.model.job import State
 from redisjobs.model.transitions import Result
 
 _WATCHED = 60_000  # ms for which the last progress outlives its job
+_MOST_PROCESSES = 100  # that are notified about one job
 _DAY = 86_400_000  # ms for which progress is kept at most, and an outcome after its result
-_MOST_PROCESSES = 100  # that are told about one job
 
 
 def finish(
@@ -98,8 +98,7 @@ def kept_ms(job: Job) -> int | None:
 
 
 @answers(GetStatus)
-def status(memory: Memory, change: GetStatus) -> list[JobStatus]:
-    """Return how jobs stand, and note that a process waits for those that have not ended."""
+def _status(memory: Memory, change: GetStatus) -> list[JobStatus]:
     statuses = []
     for job_id in change.job_ids:
         job = memory.jobs.get(job_id)

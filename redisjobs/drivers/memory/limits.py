@@ -145,8 +145,7 @@ def tell_turn(memory: Memory) -> None:
 
 
 @answers(SetLimit)
-def set_limit(memory: Memory, change: SetLimit) -> str:
-    """Set the limit of a job name, or remove it."""
+def _set_limit(memory: Memory, change: SetLimit) -> str:
     before = memory.limits.pop(change.name, None)
     limit = Limit.read(change.limit) if change.limit else None
     if limit is not None:
@@ -162,8 +161,7 @@ def set_limit(memory: Memory, change: SetLimit) -> str:
 
 
 @answers(FindLimits)
-def find_limits(memory: Memory, query: FindLimits) -> LimitsFound:
-    """Return the limits, which jobs have a share, and how many wait in line."""
+def _find_limits(memory: Memory, query: FindLimits) -> LimitsFound:
     lines = [line for _, line in sorted(memory.lines.items())]
     shares = [(line.counts_as, job_id) for line in lines for job_id in sorted(line.running)]
     running = [(counts_as, memory.jobs[job_id].place.worker, job_id) for counts_as, job_id in shares]

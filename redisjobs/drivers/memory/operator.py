@@ -7,50 +7,12 @@ from redisjobs.drivers.memory.ends import finish, remember, trim
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, living
 from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
-from redisjobs.model.changes import (
-    BulkResult,
-    Cancel,
-    ChangeMany,
-    Declare,
-    Delete,
-    DeleteAll,
-    Hold,
-    Pause,
-    Requeue,
-    RequeueAll,
-    Resume,
-    Retain,
-    Tidied,
-    Tidy,
-    Unhold,
-    Unpark,
-)
+from redisjobs.model import changes, queries
 from redisjobs.model.job import Priority, State, WhyWaiting
-from redisjobs.model.queries import (
-    Backlog,
-    Count,
-    Counts,
-    Filter,
-    Find,
-    FindPauses,
-    FindWorkers,
-    GetBacklog,
-    Group,
-    GroupDead,
-    Grouped,
-    Pauses,
-    Row,
-    Scan,
-    Scanned,
-    WorkersFound,
-    backlog_since,
-)
 from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
-_MOST_NAMES = 50  # of the jobs of a group
 _MOST_TAKEN = 200  # dead letters of a step
-_MOST_DECLARED = 20  # declarations that are noted
 _TIDY_MS = 55_000  # within which the queue is not tidied again
 _STRIPPED = (  # of a requeued job: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
@@ -58,18 +20,17 @@ _STRIPPED = (  # of a requeued job: its failure, its attempts, its unique key, i
 ).split()
 
 
-@answers(Find)
-def find(memory: Memory, query: Find) -> Row | None:
-    """Return what is known of one job."""
+@answers(queries.Find)
+def _find(memory: Memory, query: queries.Find) -> queries.Row | None:
     job = memory.jobs.get(query.job_id)
     return None if job is None else _row(memory, job)
 
 
-def _row(memory: Memory, job: Job) -> Row:
+def _row(memory: Memory, job: Job) -> queries.Row:
     is_running, is_delayed = job.state is State.RUNNING, job.state is State.DELAYED
     is_waiting, now_ms = is_delayed or job.state is State.READY, memory.now_ms()
     ran_ms = int((time.monotonic() - job.since) * 1000) if is_running else None
-    return Row(
+    return queries.Row(
         job_id=job.id,
         state=job.state,
         priority=job.priority,
@@ -103,17 +64,16 @@ def _obstacle(memory: Memory, job: Job) -> WhyWaiting | None:
     return next((why for why, is_so in obstacles.items() if is_so), None)
 
 
-@answers(Scan)
-def scan(memory: Memory, query: Scan) -> Scanned:
-    """List jobs of a state that a filter lets through, a step at a time."""
-    rows: list[Row] = []
+@answers(queries.Scan)
+def _scan(memory: Memory, query: queries.Scan) -> queries.Scanned:
+    rows: list[queries.Row] = []
     jobs = _after(memory, query.state, query.after)
     for looked, (after, job) in enumerate(jobs, 1):
         if _passes(job, query.filter, memory.now_ms()):
             rows.append(_row(memory, job))
         if looked == MOST_JOBS or len(rows) == query.limit:
-            return Scanned(rows, after)
-    return Scanned(rows)
+            return queries.Scanned(rows, after)
+    return queries.Scanned(rows)
 
 
 def _after(memory: Memory, state: State, after: str) -> list[tuple[str, Job]]:
@@ -132,7 +92,7 @@ def _after(memory: Memory, state: State, after: str) -> list[tuple[str, Job]]:
     return [(f"{at[0]} {at[1]}", job) for at, job in found if at > begin]
 
 
-def _passes(job: Job, wanted: Filter, now_ms: int) -> bool:
+def _passes(job: Job, wanted: queries.Filter, now_ms: int) -> bool:
     exact = {b"name": wanted.name, b"fingerprint": wanted.fingerprint, b"reason": wanted.reason}
     if any(text and job.text(name) != text for name, text in exact.items()):
         return False
@@ -148,9 +108,8 @@ def _time_of(job: Job, name: bytes) -> int:
     return int(text) if text.isdigit() and len(text) < 16 else job.since_ms
 
 
-@answers(GroupDead)
-def group_dead(memory: Memory, query: GroupDead) -> Grouped:
-    """Group dead letters by kind of failure, a step at a time."""
+@answers(queries.GroupDead)
+def _group_dead(memory: Memory, query: queries.GroupDead) -> queries.Grouped:
     kinds: dict[tuple[str, str], list[Job]] = {}
     letters = _after(memory, State.DEAD, query.after)
     for _, job in letters[:MOST_JOBS]:
@@ -158,12 +117,12 @@ def group_dead(memory: Memory, query: GroupDead) -> Grouped:
         kind = ("fingerprint", fingerprint) if fingerprint else ("reason", job.text(b"reason"))
         kinds.setdefault(kind, []).append(job)
     after = letters[MOST_JOBS - 1][0] if len(letters) > MOST_JOBS else ""
-    return Grouped([_group(jobs) for jobs in kinds.values()], after)
+    return queries.Grouped([_group(jobs) for jobs in kinds.values()], after)
 
 
-def _group(jobs: Sequence[Job]) -> Group:
+def _group(jobs: Sequence[Job]) -> queries.Group:
     newest, times = jobs[0], [_time_of(job, b"failed_at") for job in jobs]
-    return Group(
+    return queries.Group(
         fingerprint=newest.text(b"fingerprint"),
         reason=newest.text(b"reason"),
         error_type=newest.text(b"error_type"),
@@ -172,49 +131,44 @@ def _group(jobs: Sequence[Job]) -> Group:
         last_ms=max(times),
         job_id=newest.id,
         error=newest.text(b"error"),
-        names=list(dict.fromkeys(job.name for job in jobs))[:_MOST_NAMES],
+        names=list(dict.fromkeys(job.name for job in jobs)),
     )
 
 
-@answers(Count)
-def count(memory: Memory, query: Count) -> Counts:
-    """Count the jobs in each state, and return the counters."""
+@answers(queries.Count)
+def _count(memory: Memory, query: queries.Count) -> queries.Counts:
     ready = dict.fromkeys(Priority, 0)
     for job in memory.waiting():
         ready[job.priority] += 1
     aside = {str(state): len(place) for state, place in memory.aside.items()}
     running = sum(1 for _ in memory.running())
-    return Counts(ready, running, len(memory.delayed), totals=dict(memory.totals), **aside)
+    return queries.Counts(ready, running, len(memory.delayed), totals=dict(memory.totals), **aside)
 
 
-@answers(GetBacklog)
-def backlog(memory: Memory, query: GetBacklog) -> Backlog:
-    """Return since when the oldest ready jobs have been ready, and how many workers there are."""
+@answers(queries.GetBacklog)
+def _backlog(memory: Memory, query: queries.GetBacklog) -> queries.Backlog:
     new = [next(iter(place.values())) for place in memory.new.values() if place]
     now_ms, now = memory.now_ms(), time.monotonic()
     since = [
         (job.priority, float(job.since_ms)) for job in (*memory.returned.values(), *memory.isolated.values(), *new)
     ]
     since += [(job.priority, float(job.due_ms)) for job in memory.due(now_ms)[:1]]
-    return backlog_since(since, now_ms, sum(worker.until > now for worker in memory.workers.values()))
+    return queries.backlog_since(since, now_ms, sum(worker.until > now for worker in memory.workers.values()))
 
 
-@answers(FindWorkers)
-def find_workers(memory: Memory, query: FindWorkers) -> WorkersFound:
-    """Return the workers, and what each said at its last heartbeat."""
+@answers(queries.FindWorkers)
+def _find_workers(memory: Memory, query: queries.FindWorkers) -> queries.WorkersFound:
     now = time.monotonic()
-    return WorkersFound([(each.id, each.until - now, each.facts) for each in memory.workers.values()])
+    return queries.WorkersFound([(each.id, each.until - now, each.facts) for each in memory.workers.values()])
 
 
-@answers(FindPauses)
-def find_pauses(memory: Memory, query: FindPauses) -> Pauses:
-    """Return what may not start."""
-    return Pauses(memory.paused, dict(memory.paused_names), len(memory.held))
+@answers(queries.FindPauses)
+def _find_pauses(memory: Memory, query: queries.FindPauses) -> queries.Pauses:
+    return queries.Pauses(memory.paused, dict(memory.paused_names), len(memory.held))
 
 
-@answers(Cancel)
-def cancel(memory: Memory, change: Cancel) -> Reply:
-    """Cancel a job that waits; or ask its worker to."""
+@answers(changes.Cancel)
+def _cancel(memory: Memory, change: changes.Cancel) -> Reply:
     job = living(memory, change.job_id)
     if job is None or job.state is State.DEAD:
         return Reply.DEAD if job else Reply.NOT_FOUND
@@ -229,9 +183,8 @@ def cancel(memory: Memory, change: Cancel) -> Reply:
     return Reply.CANCELLING
 
 
-@answers(Requeue)
-def requeue(memory: Memory, change: Requeue) -> Reply:
-    """Make a dead letter ready again, or delayed; or a job that was kept, where that is asked for."""
+@answers(changes.Requeue)
+def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
     job = memory.jobs.get(change.job_id)
     if job is None or not (job.state is State.DEAD or (change.ended and job.has_ended)):
         return Reply.NOT_FOUND
@@ -249,9 +202,8 @@ def requeue(memory: Memory, change: Requeue) -> Reply:
     return Reply.OK
 
 
-@answers(Delete)
-def delete(memory: Memory, change: Delete) -> Reply:
-    """Delete a dead letter, or a job that was kept."""
+@answers(changes.Delete)
+def _delete(memory: Memory, change: changes.Delete) -> Reply:
     job = memory.jobs.get(change.job_id)
     if job is None or job.state not in memory.aside:
         return Reply.NOT_FOUND
@@ -261,46 +213,42 @@ def delete(memory: Memory, change: Delete) -> Reply:
     return Reply.OK
 
 
-@answers(RequeueAll)
-def requeue_all(memory: Memory, change: RequeueAll) -> BulkResult:
-    """Make dead letters ready again, one step."""
+@answers(changes.RequeueAll)
+def _requeue_all(memory: Memory, change: changes.RequeueAll) -> changes.BulkResult:
     wait_ms = change.wait_ms
 
     def take(job_id: str) -> None:
         nonlocal wait_ms
-        requeue(memory, Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
+        _requeue(memory, changes.Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
         wait_ms += change.pause_ms
 
     return _take(memory, change.filter, change.after, take)
 
 
-@answers(DeleteAll)
-def delete_all(memory: Memory, change: DeleteAll) -> BulkResult:
-    """Delete dead letters, one step."""
-    return _take(memory, change.filter, change.after, lambda job_id: delete(memory, Delete(job_id)))
+@answers(changes.DeleteAll)
+def _delete_all(memory: Memory, change: changes.DeleteAll) -> changes.BulkResult:
+    return _take(memory, change.filter, change.after, lambda job_id: _delete(memory, changes.Delete(job_id)))
 
 
-def _take(memory: Memory, wanted: Filter, after: str, take: Callable[[str], object]) -> BulkResult:
+def _take(memory: Memory, wanted: queries.Filter, after: str, take: Callable[[str], object]) -> changes.BulkResult:
     """Do something with the dead letters that a filter lets through, from where an earlier step left off."""
     if not after:  # where to begin: behind the newest
         newest = next(reversed(memory.aside[State.DEAD]), None)
-        return BulkResult([], "" if newest is None else f"0 {-newest - 1}")
-    step = scan(memory, Scan(State.DEAD, wanted, after, _MOST_TAKEN))
+        return changes.BulkResult([], "" if newest is None else f"0 {-newest - 1}")
+    step = _scan(memory, queries.Scan(State.DEAD, wanted, after, _MOST_TAKEN))
     job_ids = [row.job_id for row in step.rows]
     for job_id in job_ids:
         take(job_id)
-    return BulkResult(job_ids, step.after)
+    return changes.BulkResult(job_ids, step.after)
 
 
-@answers(ChangeMany)
-def change_many(memory: Memory, changes: ChangeMany) -> list[Reply]:
-    """Make some changes, one after another."""
-    return [CHANGES[type(each)](memory, each) for each in changes.changes]
+@answers(changes.ChangeMany)
+def _change_many(memory: Memory, many: changes.ChangeMany) -> list[Reply]:
+    return [CHANGES[type(each)](memory, each) for each in many.changes]
 
 
-@answers(Hold)
-def hold(memory: Memory, change: Hold) -> Reply:
-    """Let one waiting job not start."""
+@answers(changes.Hold)
+def _hold(memory: Memory, change: changes.Hold) -> Reply:
     job = living(memory, change.job_id)
     if job is None or job.state not in (State.READY, State.DELAYED):
         return Reply[job.state.name] if job else Reply.NOT_FOUND
@@ -308,9 +256,8 @@ def hold(memory: Memory, change: Hold) -> Reply:
     return Reply.HELD
 
 
-@answers(Unhold)
-def unhold(memory: Memory, change: Unhold) -> Reply:
-    """Let go of a job that is held."""
+@answers(changes.Unhold)
+def _unhold(memory: Memory, change: changes.Unhold) -> Reply:
     was_held = change.job_id in memory.held
     memory.held.discard(change.job_id)
     job = memory.jobs.get(change.job_id)
@@ -321,9 +268,8 @@ def unhold(memory: Memory, change: Unhold) -> Reply:
     return Reply.OK if was_held else Reply.NOT_FOUND
 
 
-@answers(Pause)
-def pause(memory: Memory, change: Pause) -> Reply:
-    """Let nothing start, or no job of one name."""
+@answers(changes.Pause)
+def _pause(memory: Memory, change: changes.Pause) -> Reply:
     if change.name:
         memory.paused_names.setdefault(change.name, memory.now_ms())
     elif memory.paused is None:
@@ -332,9 +278,8 @@ def pause(memory: Memory, change: Pause) -> Reply:
     return Reply.OK
 
 
-@answers(Resume)
-def resume(memory: Memory, change: Resume) -> Reply:
-    """Let jobs start again."""
+@answers(changes.Resume)
+def _resume(memory: Memory, change: changes.Resume) -> Reply:
     if change.name:
         if memory.paused_names.pop(change.name, None) is not None:
             give_turns(memory, change.name)
@@ -344,9 +289,8 @@ def resume(memory: Memory, change: Resume) -> Reply:
     return Reply.OK
 
 
-@answers(Unpark)
-def unpark(memory: Memory, change: Unpark) -> str:
-    """Hand back the parked jobs that may start now."""
+@answers(changes.Unpark)
+def _unpark(memory: Memory, change: changes.Unpark) -> str:
     jobs = [job for job in memory.parked.values() if not memory.may_not_start(job)]
     for job in jobs:
         memory.hand_back(job, job.deliveries)
@@ -355,30 +299,26 @@ def unpark(memory: Memory, change: Unpark) -> str:
     return ""
 
 
-@answers(Retain)
-def retain(memory: Memory, change: Retain) -> Reply:
-    """Set what the queue keeps."""
+@answers(changes.Retain)
+def _retain(memory: Memory, change: changes.Retain) -> Reply:
     memory.retention = change.retention
     return Reply.OK
 
 
-@answers(Declare)
-def declare(memory: Memory, change: Declare) -> bool:
-    """Return whether a declaration of a worker's code is noted; note it once it is done."""
+@answers(changes.Declare)
+def _declare(memory: Memory, change: changes.Declare) -> bool:
     is_known = change.declaration in memory.declared
     if change.done:
-        others = (each for each in memory.declared if each != change.declaration)
-        memory.declared = [change.declaration, *others][:_MOST_DECLARED]
+        memory.declared.add(change.declaration)
     return is_known
 
 
-@answers(Tidy)
-def tidy(memory: Memory, change: Tidy) -> Tidied:
-    """Hand back what may start, give lines their turns, and delete what is kept no longer."""
+@answers(changes.Tidy)
+def _tidy(memory: Memory, change: changes.Tidy) -> changes.Tidied:
     now_ms = memory.now_ms()
     if memory.tidied_ms is not None and memory.tidied_ms <= now_ms < memory.tidied_ms + _TIDY_MS:
-        return Tidied()
+        return changes.Tidied()
     memory.tidied_ms = now_ms
-    unpark(memory, Unpark())
+    _unpark(memory, changes.Unpark())
     tidy_lines(memory)
-    return Tidied(trimmed=trim(memory))
+    return changes.Tidied(trimmed=trim(memory))

@@ -4,29 +4,13 @@ from dataclasses import replace
 
 from redisjobs.drivers.memory.pushes import add
 from redisjobs.drivers.memory.state import Memory, StoredSchedule, answers
-from redisjobs.model.stored import (
-    THERE_MS,
-    Declarer,
-    Fire,
-    FireAnswer,
-    Fired,
-    Firing,
-    ListSchedules,
-    PauseSchedule,
-    Put,
-    PutAnswer,
-    PutSchedules,
-    RemoveSchedule,
-    SchedulePage,
-    ScheduleRow,
-    WithdrawSchedules,
-)
+from redisjobs.model import stored
+from redisjobs.model.stored import THERE_MS
 from redisjobs.model.transitions import Pushed, Reply
 
 
-@answers(PutSchedules)
-def put_schedules(memory: Memory, change: PutSchedules) -> PutAnswer:
-    """Put schedules on a queue, or declare them, or say that a scheduler is still there."""
+@answers(stored.PutSchedules)
+def _put_schedules(memory: Memory, change: stored.PutSchedules) -> stored.PutAnswer:
     now_ms, by, present = memory.now_ms(), change.by, 0
     if by is not None:
         by = replace(by, began_ms=by.began_ms or now_ms)
@@ -43,10 +27,10 @@ def put_schedules(memory: Memory, change: PutSchedules) -> PutAnswer:
     replies = [_put(memory, each, by, now_ms) for each in change.schedules]
     if memory.change != before:
         memory.tell("schedules", str(memory.change))
-    return PutAnswer(replies, memory.change, present, now_ms)
+    return stored.PutAnswer(replies, memory.change, present, now_ms)
 
 
-def _put(memory: Memory, put: Put, by: Declarer | None, now_ms: int) -> Reply:
+def _put(memory: Memory, put: stored.Put, by: stored.Declarer | None, now_ms: int) -> Reply:
     there, definition = memory.schedules.get(put.name), put.definition
     is_same = there is not None and there.fingerprint == put.fingerprint
     against = _against(memory, there, put, by)
@@ -70,7 +54,9 @@ def _put(memory: Memory, put: Put, by: Declarer | None, now_ms: int) -> Reply:
     return Reply.OK
 
 
-def _against(memory: Memory, there: StoredSchedule | None, put: Put, by: Declarer | None) -> Reply | None:
+def _against(
+    memory: Memory, there: StoredSchedule | None, put: stored.Put, by: stored.Declarer | None
+) -> Reply | None:
     """Return what is against it; None for nothing."""
     is_declared = there is not None and _is_declared(memory, there)
     if by is None:
@@ -89,9 +75,8 @@ def _against(memory: Memory, there: StoredSchedule | None, put: Put, by: Declare
     return Reply.CHANGED if is_another_rule and there.last_ms != put.last_ms else None
 
 
-@answers(WithdrawSchedules)
-def withdraw_schedules(memory: Memory, change: WithdrawSchedules) -> Reply:
-    """Declare schedules no longer, as a scheduler ends."""
+@answers(stored.WithdrawSchedules)
+def _withdraw_schedules(memory: Memory, change: stored.WithdrawSchedules) -> Reply:
     mates = memory.schedulers.get(change.by.release, {})
     if mates.pop(change.by.scheduler, None) is None:
         return Reply.NOT_FOUND
@@ -120,9 +105,8 @@ def _number(memory: Memory, there: StoredSchedule) -> None:
     memory.change = there.change = max(memory.change + 1, memory.now_ms())
 
 
-@answers(PauseSchedule)
-def pause_schedule(memory: Memory, change: PauseSchedule) -> Reply:
-    """Let a schedule fire nothing, or let it fire again."""
+@answers(stored.PauseSchedule)
+def _pause_schedule(memory: Memory, change: stored.PauseSchedule) -> Reply:
     there = memory.schedules.get(change.name)
     if there is None:
         return Reply.NOT_FOUND
@@ -135,9 +119,8 @@ def pause_schedule(memory: Memory, change: PauseSchedule) -> Reply:
     return Reply.OK
 
 
-@answers(RemoveSchedule)
-def remove_schedule(memory: Memory, change: RemoveSchedule) -> Reply:
-    """Forget a schedule, unless a release that is there declares it."""
+@answers(stored.RemoveSchedule)
+def _remove_schedule(memory: Memory, change: stored.RemoveSchedule) -> Reply:
     there = memory.schedules.get(change.name)
     if there is None:
         return Reply.NOT_FOUND
@@ -150,19 +133,18 @@ def remove_schedule(memory: Memory, change: RemoveSchedule) -> Reply:
     return Reply.OK
 
 
-@answers(ListSchedules)
-def list_schedules(memory: Memory, query: ListSchedules) -> SchedulePage:
-    """Return schedules, in the order of their last changes."""
+@answers(stored.ListSchedules)
+def _list_schedules(memory: Memory, query: stored.ListSchedules) -> stored.SchedulePage:
     now_ms, after = memory.now_ms(), -1 if query.after is None else query.after
     there = sorted(memory.schedules.items(), key=lambda each: each[1].change)
     wanted = [each for each in there if each[1].change > after and query.name in ("", each[0])]
     rows = [_row(memory, *each) for each in wanted]
     gone = [name for name, change in memory.removed.items() if change > after and not query.name]
     is_served = any(_is_served(memory, release) for release in memory.releases)
-    return SchedulePage(rows, gone, memory.change, None, is_served, now_ms)
+    return stored.SchedulePage(rows, gone, memory.change, None, is_served, now_ms)
 
 
-def _row(memory: Memory, name: str, there: StoredSchedule) -> ScheduleRow:
+def _row(memory: Memory, name: str, there: StoredSchedule) -> stored.ScheduleRow:
     flat = there.definition.fields
     known: dict[str, object] = {
         "fingerprint": there.fingerprint,
@@ -175,30 +157,31 @@ def _row(memory: Memory, name: str, there: StoredSchedule) -> ScheduleRow:
     }
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     fields |= {key.encode(): str(value).encode() for key, value in known.items() if value is not None}
-    return ScheduleRow(name, fields, _is_declared(memory, there))
+    return stored.ScheduleRow(name, fields, _is_declared(memory, there))
 
 
-@answers(Fire)
-def fire(memory: Memory, change: Fire) -> FireAnswer:
-    """Push the jobs that schedules ask for, each slot once."""
+@answers(stored.Fire)
+def _fire(memory: Memory, change: stored.Fire) -> stored.FireAnswer:
     now_ms = memory.now_ms()
-    return FireAnswer([_fire(memory, change.scheduler, each, now_ms) for each in change.firings], now_ms)
+    return stored.FireAnswer(
+        [_fire_one(memory, change.scheduler, each, now_ms) for each in change.firings], now_ms
+    )
 
 
-def _fire(memory: Memory, scheduler: str, firing: Firing, now_ms: int) -> Fired:
+def _fire_one(memory: Memory, scheduler: str, firing: stored.Firing, now_ms: int) -> stored.Fired:
     there = memory.schedules.get(firing.name)
     if there is None or there.fingerprint != firing.fingerprint:
-        return Fired(Reply.CHANGED)
+        return stored.Fired(Reply.CHANGED)
     if there.is_paused:
-        return Fired(Reply.PAUSED)
+        return stored.Fired(Reply.PAUSED)
     if there.last_ms == firing.slot_ms and there.fired_by == scheduler:
-        return Fired(Reply.REPEATED)
+        return stored.Fired(Reply.REPEATED)
     if there.last_ms != firing.last_ms or firing.slot_ms <= there.last_ms:
-        return Fired(Reply.FIRED, last_ms=there.last_ms)
+        return stored.Fired(Reply.FIRED, last_ms=there.last_ms)
     if firing.slot_ms > now_ms:
-        return Fired(Reply.EARLY)
+        return stored.Fired(Reply.EARLY)
     pushed = [Pushed(Reply.EXISTS) if job.job_id in memory.jobs else add(memory, job) for job in firing.jobs]
     there.last_ms = there.fired_ms = firing.slot_ms
     there.fired_by = scheduler
     there.missed += firing.missed
-    return Fired(Reply.OK, tuple(pushed))
+    return stored.Fired(Reply.OK, tuple(pushed))

@@ -82,7 +82,6 @@ class Job:
         return f"{self.name} {key}" if key else self.name
 
     def text(self, name: bytes) -> str:
-        """Return the value of a field; '' if it is absent."""
         return self.fields.get(name, b"").decode("utf-8", "surrogateescape")
 
 
@@ -118,7 +117,6 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The job name that the limit is of."""
         return self.counts_as.partition(" ")[0]
 
 
@@ -144,7 +142,6 @@ class Expiring(dict[K, tuple[V, float]]):
     _sweep_at = _SWEPT
 
     def current(self, key: K, now_ms: int) -> V | None:
-        """Return a value; None if it is absent, or its time is over."""
         found = self.get(key)
         return None if found is None or found[1] <= now_ms else found[0]
 
@@ -199,7 +196,7 @@ class Memory:
         self.progress = Expiring[str, bytes]()
 
         self.retention: Retention = DEFAULT
-        self.declared: list[str] = []  # by workers; see `Declare`
+        self.declared: set[str] = set()  # by workers; see `Declare`
         self.tidied_ms: int | None = None
         self.schedules: dict[str, StoredSchedule] = {}
         self.removed: dict[str, int] = {}  # schedules, and the numbers of these changes
@@ -208,17 +205,11 @@ class Memory:
         self.schedulers: dict[str, dict[str, int]] = {}  # by release and id, likewise
 
     def worker(self, worker_id: str) -> Worker:
-        """Return a worker.
-
-        Raises:
-            Fenced: It was fenced, or is not known.
-        """
         if worker_id not in self.workers:
             raise Fenced(worker_id)
         return self.workers[worker_id]
 
     def put(self, job: Job, place: Place) -> None:
-        """Put a job in a place, behind the jobs that are there."""
         if job.number:
             del job.place[job.number]
         self.last_number += 1
@@ -227,7 +218,6 @@ class Memory:
         place[job.number] = self.jobs[job.id] = job
 
     def enqueue(self, job: Job, due_ms: int) -> None:
-        """Make a job ready, or delayed if its time is to come."""
         if due_ms <= self.now_ms():
             self.put(job, self.new[job.priority])
             self.tell("ready", job.id, READY)
@@ -245,7 +235,6 @@ class Memory:
         place[job.number] = job
 
     def deliver(self, job: Job, worker: Worker) -> None:
-        """Give a job to a worker."""
         self.move(job, worker.jobs)
         job.deliveries += 1
         job.since = time.monotonic()
@@ -256,18 +245,15 @@ class Memory:
         job.deliveries, job.since = max(0, deliveries), time.monotonic()
 
     def remove(self, job: Job) -> None:
-        """Take a job off the queue."""
         del job.place[job.number]
         job.number = 0
         if self.jobs.get(job.id) is job:  # of one that has ended, it may be another job's by now
             del self.jobs[job.id]
 
     def next_due(self) -> int | None:
-        """Return when the next delayed job is due, in ms; None if there is none."""
         return min((job.due_ms for job in self.delayed.values()), default=None)
 
     def due(self, until_ms: float) -> list[Job]:
-        """Return the delayed jobs that are due by then, in the order in which they are due."""
         due = [job for job in self.delayed.values() if job.due_ms <= until_ms]
         return sorted(due, key=lambda job: (job.due_ms, job.number))
 
@@ -277,31 +263,25 @@ class Memory:
             yield from worker.jobs.values()
 
     def waiting(self) -> Iterator[Job]:
-        """Return the jobs that are ready."""
         lines = (line.waiting for line in self.lines.values())
         for place in (*self.new.values(), self.returned, self.isolated, self.parked, *lines):
             yield from place.values()
 
     def is_restricted(self) -> bool:
-        """Whether some jobs may not start."""
         return self.paused is not None or bool(self.paused_names or self.held or self.limits)
 
     def may_not_start(self, job: Job) -> bool:
-        """Whether a job is held, or its name is paused."""
         return job.id in self.held or (bool(self.paused_names) and job.name in self.paused_names)
 
     def count(self, counter: str, number: int = 1) -> None:
-        """Add to one of the counters."""
         if number:
             self.totals[counter] = self.totals.get(counter, 0) + number
 
     def tell(self, kind: str, value: str, channel: str = CONTROL) -> None:
-        """Notify those who listen to a channel."""
         for listener in list(self.channels.get(channel, ())):
             listener(Notification(kind, value))
 
     def tell_processes(self, job: Job) -> None:
-        """Notify the processes that wait for a job."""
         for process in job.processes:
             self.tell("changed", job.id, process)
 

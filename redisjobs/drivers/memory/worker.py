@@ -41,9 +41,8 @@ from redisjobs.model.transitions import (
 
 _WATCHED = 5.0  # seconds, beyond a lease, for which jobs are taken from a fenced worker
 _PROMOTES = 20_000  # ms for which one worker looks when delayed jobs are due
-_LATE, _TURN_LATE = 250, 2_000  # ms after which the others look, too
-_MOST_PROMOTED = 100  # jobs, by one claim
 _MOST_SILENT = 100  # workers that one look names
+_LATE, _TURN_LATE = 250, 2_000  # ms after which the others look, too
 
 
 def join(memory: Memory, worker_id: str, lease: float, run: str) -> None:
@@ -186,7 +185,7 @@ class _Claim:
 def claim(memory: Memory, worker_id: str, count: int, max_deliveries: int, *, idle: bool = False) -> Exchange:
     """Promote what is due, then lease jobs by priority, those that were handed back first; no replies."""
     worker, now_ms, is_paused = memory.worker(worker_id), memory.now_ms(), memory.paused is not None
-    for job in memory.due(now_ms)[:_MOST_PROMOTED]:
+    for job in memory.due(now_ms):
         memory.enqueue(job, 0)
     claimed = _Claim(worker, 0 if is_paused else count, max_deliveries, idle, Limiter(memory))
     turned = 0 if is_paused else take_turns(memory)
@@ -276,7 +275,7 @@ def read(memory: Memory, worker_id: str, count: int) -> list[Lease] | None:
 
 
 def recover(memory: Memory, worker_id: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:
-    """Return what a worker has, and did not name, and has had for so many seconds."""
+    """Return what a worker has, and did not name, and has had for some seconds."""
     known, until = {lease.token for lease in held}, time.monotonic() - older
     jobs = by_rank(memory.worker(worker_id).jobs.values())
     missed = [job for job in jobs if job.number not in known and job.since <= until]

@@ -1,63 +1,113 @@
 """Pushes that go together: what an event loop pushes while a push is under way goes with the next.
 
 No timer: a push that finds the way free goes at once, by itself. One that does not waits for the end of what is
-under way, so it may take a round trip longer than alone; in return a crowd needs few, and each caller still gets
-its own answer, or its own error.
+under way, so it may take a round trip longer than alone. In return many callers need few round trips. Each still
+gets its own answer, or its own error.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
-from redisjobs.drivers.redis.pending_pushes import WORTH, Batch, PendingPush, PendingPushes, answer, jobs_of
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
+from redisjobs.model.driver import OtherVersion, PushedInPart
 from redisjobs.model.times import LONGEST_TRY
-from redisjobs.model.transitions import NewJob, Pushed
+from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, found_again, weight_of
+
+T = TypeVar("T")
 
 _MOST = 2  # round trips at once
+_WORTH = 32  # callers waiting that are worth the second one
+_BYTES = 1 << 20  # of one round trip, at most; but for a single push
+_PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: it would be answered too late
+_OF_ALL = (Unavailable, QueueFull, ServerTooOld, OtherVersion)  # errors that none of a batch is at fault for
 
 Send = Callable[[Sequence[NewJob], bool, float], Awaitable[list[Pushed]]]
+
+
+class PendingPush:
+    """A push whose caller waits."""
+
+    __slots__ = ("answers", "by_itself", "future", "is_first", "jobs", "repeated", "since")
+
+    def __init__(self, jobs: Sequence[NewJob], repeated: bool) -> None:
+        self.jobs = jobs
+        self.repeated = repeated
+        self.future: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
+        self.by_itself = False  # it must not go with others again
+        self.is_first = False  # a job that it then finds was added by its first try here
+        self.answers: Sequence[Pushed | None] = ()  # of a call that failed after some; None: that is open
+        self.since = time.monotonic()
+
+    def goes_with(self, other: "PendingPush") -> bool:
+        """Whether the two may share a round trip: of a repetition more is asked, and more remembered."""
+        return self.repeated == other.repeated and not (self.by_itself or other.by_itself)
+
+    def succeed(self, answers: list[Pushed]) -> None:
+        if not self.future.done():
+            self.future.set_result(found_again(answers) if self.is_first else answers)
+
+    def has_all(self, answers: Sequence[Pushed | None]) -> bool:
+        """Note what a call has answered that failed then; answer the caller if that is all."""
+        self.answers = [new or old for new, old in zip(answers, self.answers or answers, strict=True)]
+        if None in self.answers:
+            return False
+        self.succeed([each for each in self.answers if each])
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Fail with an error of its own: each caller's gets a traceback and a cause of its own."""
+        if not self.future.done():
+            own = type(error)(*error.args) if isinstance(error, DriverError) else error
+            if any(self.answers) and isinstance(own, DriverError) and not isinstance(own, Unavailable):
+                own = PushedInPart(own, self.answers)
+            self.future.set_exception(own)
+
+
+Batch = Sequence[PendingPush]
+"""Some that go together, the one that has waited longest first."""
 
 
 class Coalescer:
     """The pushes of one event loop.
 
-    Args:
-        send: Pushes jobs in one round trip; the second argument is the driver's `repeated`, the third says until
-            when, by the monotonic clock.
+    `send` pushes jobs in one round trip; it gets `repeated` of `Driver.push`, and until when it has time.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._crowd = PendingPushes()
+        self._waiting: deque[PendingPush] = deque()  # the one that has waited longest first
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        """Push jobs; see `Driver.push`."""
         if not self._under_way:
             self._under_way += 1
             try:
                 return await self._send(jobs, repeated, time.monotonic() + LONGEST_TRY)
             except Unavailable as error:
-                self._crowd.give_up(error)
+                self._give_up(error)
                 raise
             finally:
                 self._under_way -= 1
-                if self._crowd:
+                if self._waiting:
                     self._set_out()
-        future: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
-        self._crowd.add(PendingPush(jobs, repeated, future))
+        push = PendingPush(jobs, repeated)
+        self._waiting.append(push)
         self._set_out()
-        return await future
+        return await push.future
 
     def _set_out(self) -> None:
         """Carry what waits, if that is worth a round trip now.
 
-        In a task, not by one of the callers: should he leave, the others' round trip would break off with him.
+        In a task, not by one of the callers: if that one left, the others' round trip would break off.
         """
-        self._crowd.drop_left()
-        if self._crowd and self._has_room:
+        while self._waiting and self._waiting[0].future.done():  # its caller has left
+            self._waiting.popleft()
+        is_worth_it = not self._under_way or (self._under_way < _MOST and len(self._waiting) >= _WORTH)
+        if self._waiting and is_worth_it:
             self._under_way += 1
             task = asyncio.create_task(self._carry())
             self._tasks.add(task)
@@ -69,23 +119,73 @@ class Coalescer:
         self._under_way -= 1
         self._set_out()
 
-    @property
-    def _has_room(self) -> bool:
-        return not self._under_way or (self._under_way < _MOST and len(self._crowd) >= WORTH)
-
     async def _carry(self) -> None:
-        while batch := self._crowd.take():
+        while batch := self._take():
             await self._carry_batch(batch)
-            if self._under_way == _MOST and len(self._crowd) < WORTH:
+            if self._under_way == _MOST and len(self._waiting) < _WORTH:
                 break
 
     async def _carry_batch(self, batch: Batch) -> None:
         # The first has waited longest; those that wait for the end of this came after it, so they are in time too.
         until = batch[0].since + LONGEST_TRY
         try:
-            answer(batch, await self._send(jobs_of(batch), batch[0].repeated, until))
+            answers = await self._send([job for push in batch for job in push.jobs], batch[0].repeated, until)
+            for push, its in zip(batch, _parts(batch, answers), strict=True):
+                push.succeed(its)
         except Exception as error:
-            self._crowd.failed(batch, error)
+            self._failed(batch, error)
         except BaseException:  # the event loop ends, most likely
-            self._crowd.broken_off(batch)
+            broken_off = Unavailable("the push that this one went with was broken off")
+            for push in batch:
+                push.fail(broken_off)
+            self._give_up(broken_off)
             raise
+
+    def _take(self) -> list[PendingPush]:
+        """Take out those that go together next; none if no caller waits."""
+        batch: list[PendingPush] = []
+        jobs = size = 0
+        # Half of many: the other half is on its way while the answers to the first are taken in.
+        most = max(_WORTH, len(self._waiting) // 2)
+        while self._waiting and size < _BYTES and len(batch) < most:
+            push = self._waiting[0]
+            if jobs + len(push.jobs) > MOST_JOBS or (batch and not batch[0].goes_with(push)):
+                break
+            self._waiting.popleft()
+            if time.monotonic() - push.since > _PATIENCE:
+                push.fail(Unavailable("it answers too slowly for all that is pushed"))
+            elif not push.future.done():
+                batch.append(push)
+                jobs += len(push.jobs)
+                size += sum(map(weight_of, push.jobs))
+        return batch
+
+    def _failed(self, batch: Batch, error: Exception) -> None:
+        """Note that a batch failed: all of it, or one of it, and the others have nothing to do with that."""
+        if isinstance(error, PushedInPart):
+            parts = _parts(batch, list(error.answers))
+            batch = [push for push, its in zip(batch, parts, strict=True) if not push.has_all(its)]
+            error = error.cause
+        if isinstance(error, _OF_ALL):
+            for push in batch:
+                push.fail(error)
+            if isinstance(error, Unavailable):
+                self._give_up(error)
+        elif len(batch) == 1:
+            batch[0].fail(error)
+        else:
+            for push in reversed(batch):  # which one shows when each goes by itself; part may be there already
+                push.by_itself, push.is_first, push.repeated = True, not push.repeated, True
+                self._waiting.appendleft(push)
+
+    def _give_up(self, error: Exception) -> None:
+        """Let all fail: if the server is unavailable, it would be one after the other."""
+        while self._waiting:
+            self._waiting.popleft().fail(error)
+
+
+def _parts(batch: Batch, answers: list[T]) -> Iterator[list[T]]:
+    at = 0
+    for push in batch:
+        yield answers[at : at + len(push.jobs)]
+        at += len(push.jobs)

@@ -1,38 +1,34 @@
-"""What a command is, without I/O: keys and arguments in, the reply's meaning out.
+"""What a command is, without I/O: words in, the reply's meaning out.
 
-Those of producers and operators are in `queue_commands.py`, a worker's in `worker_commands.py`. The async driver,
-the sync one and the heartbeat thread run these same definitions. A script says itself which keys it needs, and in
-which order.
+`PushCommands` has those of producers and operators, `WorkerCommands` those of workers. The async driver, the sync
+one and the heartbeat thread run these same definitions. A call of several round trips is a generator, so it is
+written once as well: see `Steps`.
 """
 
+import math
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
 from redisjobs.drivers.redis import scripts
-from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
+from redisjobs.drivers.redis.wire import NEEDED, Wire, as_it_is, translate
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
 from redisjobs.model.driver import Fenced, OtherVersion
 from redisjobs.model.job import Priority, checked_queue_name
-from redisjobs.model.transitions import After, At, Due, Reply
 
 T = TypeVar("T")
-Word = str | bytes
-"""A part of a command. Never a number: hiredis packs one by its `repr`, in which Python may run a signal's
-handler, and hiredis crashes when that handler raises."""
-
-Wire = Sequence[Word]
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 GROUP = "workers"
 LAYOUT = 4
 """The version of the keys. A release that knows another one refuses the queue, and writes nothing."""
 
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
-_IN_SCRIPT = re.compile(r" script: ([0-9a-f]{40}, )?on @user_script:\d+\.$")  # where in which script
-_NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
 
 
 @dataclass(slots=True)
@@ -40,20 +36,16 @@ class Command(Generic[T]):
     """One command and what its reply means.
 
     Attributes:
-        wire: The words to send.
-        parse: Makes a value of the reply.
         script: The script that EVALSHA runs, in case the server has to be given it.
-        looks_back: Whether it asks about what came before it, so that it is run again where any of that is.
-        when_full: What it comes to where the server refuses it for want of memory, and others go on; None: that is
-            an error.
-        when_refused: What it comes to where the server refuses it for another reason, and others go on; None:
-            that is an error.
-        worker: Whose it is, if it needs the group of a stream: where that is missing, it is made for a worker that
-            the server knows.
+        looks_back: Whether it asks about what came before it, so that it is run again if any of that is.
+        when_full: Its value if the server is out of memory and refuses it; None: that is an error.
+        when_refused: Its value if the server refuses it for another reason; None: that is an error.
+        worker: The worker that sends it, if it needs the group of a stream: a missing one is made for a worker
+            that the server knows.
     """
 
     wire: Wire
-    parse: Callable[[Any], T]
+    parse: Callable[[Any], T] = as_it_is
     script: scripts.Script | None = None
     looks_back: bool = False
     when_full: T | None = None
@@ -61,29 +53,52 @@ class Command(Generic[T]):
     worker: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Further(Generic[T]):
-    """What a command comes to that needs others: these, in one round trip.
+Steps = Generator[Sequence[Command[Any]], list[Any], T]
+"""A call of one or more round trips: yields the commands of each, is sent what they parse to, returns the answer.
 
-    A script can't list very many consumers in a short time; a client can. So such a script says that the client is
-    to list them.
+A script can't list thousands of consumers in a short time, but a client can. So such a script asks the client to
+list them, and to call it again."""
 
-    Attributes:
-        commands: What to run.
-        join: Makes a value of what they come to, or the next of these.
-    """
 
-    commands: Sequence[Command[Any]]
-    join: Callable[[list[Any]], Any]
+async def run_steps(
+    steps: Generator[Asked, Answer, T], run: Callable[[Asked, float], Awaitable[Answer]], until: float = math.inf
+) -> T:
+    """Run what a generator yields, and send it the answers, or throw a `DriverError`; return what it returns."""
+    try:
+        asked = next(steps)
+        while True:
+            try:
+                answer = await run(asked, until)
+            except DriverError as error:
+                asked = steps.throw(error)
+            else:
+                asked = steps.send(answer)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+def run_steps_sync(
+    steps: Generator[Asked, Answer, T], run: Callable[[Asked, float], Answer], until: float = math.inf
+) -> T:
+    """Do the same in sync code."""
+    try:
+        asked = next(steps)
+        while True:
+            try:
+                answer = run(asked, until)
+            except DriverError as error:
+                asked = steps.throw(error)
+            else:
+                asked = steps.send(answer)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
 
 
 class Commands:
-    """What all commands of one queue have in common: its keys, and how a server is readied for them.
+    """What all commands of one queue share: its keys, and how a server is readied for them.
 
-    Args:
-        queue: Its name: the hash tag of its keys.
-        now_ms: The time to say it is; None leaves that to the server. For tests.
-        database: Of the server: the channel of notifications is one for all databases, unlike its keys.
+    `now_ms` returns the time for scripts to go by, for tests; None leaves that to the server. The channels of
+    notifications have the number of the database, as a server has the same ones for all databases.
     """
 
     def __init__(self, queue: str, now_ms: Callable[[], int] | None = None, database: int = 0) -> None:
@@ -99,23 +114,19 @@ class Commands:
         """The ready streams, highest priority first."""
         return [f"{self.prefix}ready:{priority}" for priority in Priority]
 
-    @property
-    def control(self) -> str:
-        """The channel of notifications."""
-        return f"{self.prefix}{self._channels['control']}"
-
-    def waiter(self, process: str) -> str:
-        """The channel of a process that waits for jobs."""
-        return f"{self.prefix}{self._channels['waiter:']}{process}"
+    def channel(self, process: str = "") -> str:
+        """Return the channel of a process that waits for jobs; without one, that of the whole queue."""
+        return f"{self.prefix}{self._channels['waiter:'] + process if process else self._channels['control']}"
 
     @property
-    def _now(self) -> str:
+    def now(self) -> str:
+        """The time for a script to go by, in ms; '' for the server's clock."""
         return "" if self._now_ms is None else str(self._now_ms())
 
-    def _run(
-        self, name: str, arguments: Wire, parse: Callable[[Any], T], when_full: T | None = None
+    def run(
+        self, name: str, arguments: Wire, parse: Callable[[Any], T] = as_it_is, when_full: T | None = None
     ) -> Command[T]:
-        """Run a script; `name` is its own. See `Command` for `when_full`."""
+        """Return the command that runs a script; see `Command` for `when_full`."""
         script = scripts.script(name)
         script = script if when_full is None else script.careful
         if script.sha not in self._heads:
@@ -123,23 +134,28 @@ class Commands:
             self._heads[script.sha] = ["EVALSHA", script.sha, str(len(keys)), *keys]
         return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
 
-    def meeting(self) -> list[Command[str]]:
-        """What a producer or an operator asks first over each connection: the server may be another one by now.
+    def consumers_of(self, number: int) -> Command[dict[bytes, int]]:
+        """Count the pending jobs of each consumer of a stream that has any; the stream has a group."""
+
+        def parse(reply: Any) -> dict[bytes, int]:
+            return {name: int(pending) for name, pending in reply[3] or ()}
+
+        return Command(["XPENDING", self.streams[number], GROUP], parse)
+
+    def meeting(self) -> list[Command[Any]]:
+        """Return what a producer or an operator asks first over each connection: the server may be another by now.
 
         The first one raises ServerTooOld, the second OtherVersion. The last parses to a warning, or ''.
         """
-        version = Command(["HGET", f"{self.prefix}layout", "version"], self._checked_version, when_refused="")
-        policy = memory_policy()
-        warning = Command(policy.wire, lambda reply: eviction_warning(policy.parse(reply)), when_refused="")
-        return [hello(), version, warning]
+        version = Command(["HGET", f"{self.prefix}layout", "version"], self._check_version, when_refused=False)
+        return [hello(), version, replace(eviction_warning(), when_refused="")]
 
-    def _checked_version(self, reply: Any) -> str:
+    def _check_version(self, reply: Any) -> bool:
         if reply is not None and reply != b"%d" % LAYOUT:
             raise self.other_version(reply)
-        return ""
+        return True
 
     def other_version(self, version: bytes) -> OtherVersion:
-        """The error for keys of another version."""
         found = version.decode("utf-8", "replace")
         way = "it is too old for this queue: install the release that the queue's workers run"
         if found.isdigit() and int(found) < LAYOUT:
@@ -155,20 +171,13 @@ class Commands:
     def healing(
         self, commands: Sequence[Command[Any]], replies: list[Any]
     ) -> Generator[list[Wire], list[Any], list[Any]]:
-        """Run those commands again that a server had to be readied for, in one round trip more, or two.
+        """Run those commands again that the server was not ready for, in one or two more round trips.
 
-        Yields what to send and is sent the replies, errors among them as values. NOSCRIPT and NOGROUP mean
-        that the command did nothing that counts, so it is safe to run it again.
+        Yields what to send, is sent the replies, and returns what each command parses to. An error reply is a
+        value. After NOSCRIPT and NOGROUP it is safe to run a command again, as it did nothing that counts.
 
-        A group is missing where the stream was deleted, or where the server has lost all its data. Then
-        it has lost the worker's record too, so the worker is fenced and has to join again before it reads.
-
-        Args:
-            commands: The commands.
-            replies: What came of them at first, errors among it.
-
-        Returns:
-            Each command's parsed reply.
+        A group is missing if the stream was deleted, or if the server has lost all its data. Then it has lost the
+        worker's record too, so the worker is fenced and has to join again before it reads.
 
         Raises:
             Fenced: A group is missing, and the server does not know the worker that reads.
@@ -188,21 +197,13 @@ class Commands:
         return [value_of(command, reply) for command, reply in zip(commands, replies, strict=True)]
 
     def _cures(self, failed: Sequence[tuple[Command[Any], Any]]) -> list[Command[Any]]:
-        lacks_group = {
+        lack_script = [command for command, reply in failed if isinstance(reply, redis_errors.NoScriptError)]
+        workers = {
             command.worker for command, reply in failed if not isinstance(reply, redis_errors.NoScriptError)
         }
-        joins = [self._make_groups(worker) for worker in lacks_group]
-        lacking = [command for command, reply in failed if isinstance(reply, redis_errors.NoScriptError)]
-        scripts = {command.script for command in [*lacking, *joins] if command.script}
+        joins = [self._make_groups(worker) for worker in workers]
+        scripts = {command.script for command in [*lack_script, *joins] if command.script}
         return [*(Command(["SCRIPT", "LOAD", script.source], bytes) for script in scripts), *joins]
-
-    def consumers_of(self, number: int) -> Command[dict[bytes, int]]:
-        """How many jobs each consumer of a stream has pending, of those that have any; the stream has a group."""
-
-        def parse(reply: Any) -> dict[bytes, int]:
-            return {name: int(pending) for name, pending in reply[3] or ()}
-
-        return Command(["XPENDING", self.streams[number], GROUP], parse)
 
     def _make_groups(self, worker: str) -> Command[None]:
         """Make the groups that are missing, for a worker that has joined before."""
@@ -211,15 +212,11 @@ class Commands:
             if reply == b"FENCED":
                 raise Fenced(worker)
 
-        return self._run("join", [worker, "", "", str(LAYOUT), self._now], parse)
+        return self.run("join", [worker, "", "", str(LAYOUT), self.now], parse)
 
 
 def value_of(command: Command[T], reply: Any) -> T:
-    """What a reply means.
-
-    Raises:
-        DriverError: It is an error.
-    """
+    """Return what a reply means; raise it as a DriverError if it is an error."""
     if not isinstance(reply, Exception):
         return command.parse(reply)
     error = translate(reply)
@@ -238,38 +235,25 @@ def _is_curable(command: Command[Any], reply: Any) -> bool:
     return is_workers and isinstance(reply, redis_errors.ResponseError) and "NOGROUP" in str(reply)
 
 
-_NOBODY = (b"", b"released", b"alone", b"parked")  # who has a job that is ready
+_NO_WORKER = (b"", b"released", b"alone", b"parked")  # what holds a job that is ready
 
 
 def is_waiting(consumer: bytes) -> bool:
     """Whether a job that this consumer has is ready; see lua/include/is_waiting."""
-    return consumer in _NOBODY or consumer.startswith(b"line:")
+    return consumer in _NO_WORKER or consumer.startswith(b"line:")
 
 
 def running_of(consumers: Mapping[bytes, int], but: bytes = b"") -> int:
-    """How many jobs run, of those that consumers have pending, but for those of one worker."""
+    """Count the jobs that run, of those that consumers have pending, except those of one worker."""
     return sum(many for name, many in consumers.items() if name != but and not is_waiting(name))
 
 
-def client_id() -> Command[int]:
-    """By what number the server knows this connection."""
-    return Command(["CLIENT", "ID"], int)
+def hello() -> Command[None]:
+    """Ask the server what it is; no permission is needed for that. It raises ServerTooOld for an older one."""
+    return Command(["HELLO"], _check_server)
 
 
-def unblock(client: int) -> Command[int]:
-    """Let the blocking read of another connection end now, as if its time were over; 0 if it does not read."""
-    return Command(["CLIENT", "UNBLOCK", str(client)], int)
-
-
-def hello() -> Command[str]:
-    """Ask the server what it is; no permission is needed for that.
-
-    Parses to a description such as `Valkey 8.1.1`; raises ServerTooOld for one that lacks what we need.
-    """
-    return Command(["HELLO"], _server)
-
-
-def _server(reply: Any) -> str:
+def _check_server(reply: Any) -> None:
     flat = [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
     texts = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
     facts = dict(zip(texts[::2], texts[1::2], strict=False))
@@ -277,97 +261,19 @@ def _server(reply: Any) -> str:
     floor = _FLOORS.get(name, (7, 0))
     # A server of another name is held to Redis' floor: such servers say which Redis they are like.
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < floor:
-        raise ServerTooOld(f"the server is {name} {version}; {_NEEDED}")
-    return f"{name.capitalize()} {version}"
+        raise ServerTooOld(f"the server is {name} {version}; {NEEDED}")
 
 
-def memory_policy() -> Command[str]:
-    """What the server does when memory runs out, as `noeviction`; '' if it does not tell."""
+def eviction_warning() -> Command[str]:
+    """Ask what the server does when memory runs out; parses to a warning, or '' if it keeps all keys."""
 
     def parse(reply: Any) -> str:
         found = re.search(r"maxmemory_policy:(\S+)", reply.decode() if isinstance(reply, bytes) else str(reply))
-        return found[1] if found else ""
+        if found is None or found[1] == "noeviction":
+            return ""
+        return (
+            f"the server evicts keys when memory runs out (maxmemory-policy {found[1]}): jobs can vanish; "
+            "set it to noeviction"
+        )
 
     return Command(["INFO", "memory"], parse)
-
-
-def eviction_warning(policy: str) -> str:
-    """What to say of a server that does this when memory runs out; '' if it keeps all keys."""
-    if policy in ("", "noeviction"):
-        return ""
-    return (
-        f"the server evicts keys when memory runs out (maxmemory-policy {policy}): jobs can vanish; "
-        "set it to noeviction"
-    )
-
-
-# Error codes of a server that may well answer later. redis-py takes some codes off and makes a class of them, the
-# newer it is the more.
-_NOT_NOW = (
-    *("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"),
-    *("BUSY", "UNKILLABLE", "MISCONF", "UNBLOCKED"),
-)
-_NOT_NOW_CLASSES = (redis_errors.ReadOnlyError, redis_errors.ClusterDownError, redis_errors.TryAgainError)
-
-
-def translate(error: BaseException) -> DriverError:
-    """One of redis-py's errors, or the operating system's, as one of ours."""
-    if isinstance(error, DriverError):
-        return error
-    text = _IN_SCRIPT.sub("", str(error)) or type(error).__name__
-    if isinstance(error, redis_errors.AuthenticationError):
-        return DriverError(f"the server refused the credentials: {text}")
-    if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError | EOFError):
-        # BusyLoadingError is a ConnectionError, and rightly here: a server that loads will answer soon.
-        return Unavailable(text)
-    if isinstance(error, redis_errors.OutOfMemoryError):
-        return QueueFull(f"the server is out of memory, nothing was written: {text}")
-    if isinstance(error, _NOT_NOW_CLASSES) or text.partition(" ")[0] in _NOT_NOW:
-        return Unavailable(f"{type(error).__name__}: {text}")
-    if isinstance(error, redis_errors.NoPermissionError) or text.startswith("ACL failure in script"):
-        return DriverError(f"the server's ACL forbids what this role needs: {text}")
-    if text.startswith("WRONGTYPE"):
-        return WrongType(text)
-    if "unknown command" in text and "HELLO" in text.upper():
-        return ServerTooOld(f"the server does not know HELLO, so it is older than 6.0; {_NEEDED}")
-    return DriverError(f"{type(error).__name__}: {text}")
-
-
-def raw_id(job_id: str) -> bytes:
-    """An id as it is in Redis; one put in by hand need not be text, and redis-py would refuse it."""
-    return job_id.encode("utf-8", "surrogateescape")
-
-
-def text_id(reply: bytes) -> str:
-    """An id as it is everywhere else."""
-    return reply.decode("utf-8", "surrogateescape")
-
-
-def reply_of(reply: Any) -> Reply:
-    """What a script says of one job."""
-    return Reply(reply.decode())
-
-
-def due_word(due: Due | None) -> str:
-    """When a job may run, as scripts take it: '' now, '+5000' in so many ms, else a time in ms."""
-    match due:
-        case None:
-            return ""
-        case After(ms):
-            return f"+{ms:.15g}"
-        case At(ms):
-            return str(ms)
-
-
-def queued_ms_of(entry: str) -> int:
-    """When an entry was written, in ms, as its id says."""
-    return int(entry.partition("-")[0] or 0)
-
-
-def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The fields of an entry."""
-    if len(flat) == 6:  # as most have: id, name and parameters. In a third of the time, and each job goes by here
-        first, its, second, seconds, third, thirds = flat
-        return {first: its, second: seconds, third: thirds}
-    values = iter(flat)
-    return dict(zip(values, values, strict=True))

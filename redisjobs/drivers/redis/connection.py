@@ -1,41 +1,26 @@
 """Connections to a server, async and sync: they carry commands, and nothing else.
 
-redis-py's defaults are dangerous for a queue: its automatic retries store a job twice when a reply is lost, and
-its 5 s read timeout breaks a blocking read. So each connection here is told every timeout, never retries by
-itself, and is dropped whenever a reply may still be under way.
+A connection is dropped whenever a reply may still be under way.
 """
 
 import asyncio
 import encodings.idna  # noqa: F401  (for names of hosts: an import that Ctrl-C ends in the first call is never made up for)
 import math
-import re
-import ssl
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import redis
-import redis.asyncio
-import redis.asyncio.retry
-import redis.retry
 from hiredis import pack_command
-from redis.backoff import NoBackoff
 
 from redisjobs.base.logger import Log
-from redisjobs.base.visible import without_password
-from redisjobs.drivers.redis.commands import Command, Commands, Wire, Word, translate, value_of
+from redisjobs.drivers.redis.commands import Command, Commands, run_steps, run_steps_sync, value_of
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies, reader_of
+from redisjobs.drivers.redis.target import ANSWER, Target
+from redisjobs.drivers.redis.wire import Wire, Word
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.model.times import LONGEST_TRY
-
-ANSWER = LONGEST_TRY / 2
-"""Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""
-
-CLOCK_KEPT = 60.0
-"""Seconds for which a server's clock is known that was heard; it may have been set since, or drift."""
 
 T = TypeVar("T")
 
@@ -43,171 +28,22 @@ logger = Log("redisjobs.model.driver")
 
 _pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]  # it says tuples of one
 
+CLOCK_KEPT = 60.0
+"""Seconds for which a server's clock is known; it may be set meanwhile, or drift."""
+
 _CHUNK = 64 * 1024  # bytes read at once
 _GOODBYE = 0.5  # seconds that closing a connection in order may take
-_CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
-_KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
-
-
-def _introduction() -> dict[str, Any]:
-    """What redis-py tells a server about itself, as an option of its connections, where there is such an option.
-
-    Without it redis-py looks its own version up in its installed metadata, for each connection that is made.
-    """
-    try:
-        from redis.driver_info import DriverInfo
-    except ImportError:  # an older one, which looks it up once
-        return {}
-    return {"driver_info": DriverInfo()}
-
-
-_INTRODUCTION = _introduction()
-
-
-class Target:
-    """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
-
-    Attributes:
-        has_answered: Whether a connection to it has opened.
-        has_warned: Whether it was said that the server evicts keys: a worker that fires schedules asks twice.
-        database: Of the server.
-        place: Equal where the server and its database are the same.
-        server: Equal where the server, its database and who we are there are the same.
-
-    Raises:
-        ValueError: The URL, or the client's kind of connection, is none we can use.
-    """
-
-    def __init__(self, where: Any) -> None:
-        self.has_warned = False
-        pool = _pool_of(where) if isinstance(where, str) else where.connection_pool
-        self._kind = pool.connection_class.__name__
-        if self._kind not in _CONNECTIONS:
-            raise ValueError(
-                f"{self._kind} is none of the connections redisjobs can make: {', '.join(_CONNECTIONS)}"
-            )
-        # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
-        # connections do not take the same options.
-        kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
-        self._options: dict[str, Any] = {
-            **kept,
-            **_INTRODUCTION,
-            "retry_on_timeout": False,
-            "retry_on_error": [],
-            "health_check_interval": 0,
-            "decode_responses": False,
-            "encoding": "utf-8",
-            "encoding_errors": "surrogateescape",
-            "protocol": 2,
-        }
-        if self._kind != "UnixDomainSocketConnection":
-            self._options["socket_keepalive"] = True
-        if self._kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
-            checked = self._options.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
-            self._options.setdefault("ssl_check_hostname", checked)
-        self.has_answered = False
-        self.database = int(self._options.get("db") or 0)
-        self._options["db"] = (
-            str(self.database) if self.database else None
-        )  # see `Word`: redis-py packs it as it is
-        whose = self._options.get("username") or id(self._options.get("credential_provider"))
-        where_at = self._options.get("path") or (
-            self._options.get("host", "localhost"),
-            self._options.get("port", 6379),
-        )
-        self.place: Hashable = where_at, self.database
-        self.server = self.place, whose
-        try:
-            if isinstance(where, str):
-                pool.make_connection()
-            self.connection()
-            self.sync_connection(ANSWER)
-        except TypeError as error:  # nothing was opened: it's about an option that is none
-            raise ValueError(f"can't connect by these options: {error}") from error
-
-    @property
-    def where(self) -> str:
-        """The server and its database as a URL, without a password."""
-        if self._kind == "UnixDomainSocketConnection":
-            return f"unix://{self._options.get('path', '')}?db={self.database}"
-        scheme = "rediss" if self._kind == "SSLConnection" else "redis"
-        user = f"{name}@" if (name := self._options.get("username")) else ""
-        host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
-        return f"{scheme}://{user}{f'[{host}]' if ':' in host else host}:{port}/{self.database}"
-
-    def connection(self) -> Any:  # redis-py's connections are not fully typed
-        """A new async connection, not yet open. Whoever opens or reads it minds the time.
-
-        With a time of its own redis-py sends by `asyncio.wait_for`, and on Python 3.11 that may swallow a cancel.
-        """
-        kind = getattr(redis.asyncio.connection, self._kind)
-        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_connect_timeout=ANSWER, socket_timeout=None, retry=retry)
-
-    def sync_connection(self, timeout: float) -> Any:
-        """The same for sync code; opening it may take that long as well."""
-        kind = getattr(redis.connection, self._kind)
-        retry = redis.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
-
-    def translate(self, error: BaseException) -> DriverError:
-        """One of redis-py's errors as one of ours; with a hint where only one side may speak TLS."""
-        told = translate(error)
-        if self.has_answered or not isinstance(told, Unavailable):
-            return told
-        text = str(told)
-        if self._kind == "SSLConnection" and _IS_PLAIN.search(text):
-            return Unavailable(f"{text}; the URL says rediss://: if no TLS is spoken there, write redis://")
-        if self._kind == "Connection" and _IS_TLS.search(text):
-            return Unavailable(f"{text}; the URL says redis://: if only TLS is spoken there, write rediss://")
-        return told
-
-
-# How it looks where one side speaks TLS: a plain server waits for the end of a line, one with TLS hangs up.
-_IS_PLAIN = re.compile(r"(?i)timeout|timed out|wrong.version|record.layer|unexpected.eof|closed")
-_IS_TLS = re.compile(r"(?i)reset by peer|connection lost|closed|broken pipe|protocol error")
-
-
-def _pool_of(url: str) -> Any:
-    """Its connections; an error about the URL names it."""
-    try:
-        _check_database(url)
-        return redis.ConnectionPool.from_url(url, **_INTRODUCTION)
-    except ValueError as error:
-        why = str(error)
-    shown = without_password(url)
-    raise ValueError(f"{shown!r}: {why}")
-
-
-def _check_database(url: str) -> None:
-    """Refuse a database that is no number: redis-py would take database 0 instead."""
-    parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,9}/?", parts.path):
-        raise ValueError(
-            f"{parts.path[1:]!r} is no database of Redis; give a number, as redis://HOST:6379/0, and the queue's "
-            "name by itself"
-        )
 
 
 def packed(wires: Sequence[Wire]) -> bytes:
-    """Commands as they go over the wire. By hiredis: redis-py's own way costs four times as much."""
+    """Return commands as they go over the wire; redis-py's own way costs four times as much."""
     if len(wires) == 1:
         return _pack(tuple(wires[0]))
     return b"".join([_pack(tuple(wire)) for wire in wires])
 
 
-def _is_kept(option: str, value: Any) -> bool:
-    if option.startswith("ssl_validate_ocsp") and not value:  # off, and only known to sync connections
-        return False
-    return value is not None and (option in _KEPT or option.startswith("ssl_"))
-
-
 def need_asyncio() -> asyncio.AbstractEventLoop:
-    """The running event loop; any but asyncio's is refused.
-
-    Raises:
-        DriverError: It is trio's.
-    """
+    """Return the running event loop; raise DriverError if it is trio's."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -218,25 +54,23 @@ def need_asyncio() -> asyncio.AbstractEventLoop:
 
 
 class ServerClock:
-    """The server's clock as one connection has heard it lately; never ahead of it, unless it was set since."""
+    """The server's clock by its last answer over a connection; never ahead of it, unless it was set since."""
 
     def __init__(self) -> None:
-        self._said_ms: float | None = None
+        self._server_ms: float | None = None
         self._heard = 0.0
 
     @property
     def now_ms(self) -> float | None:
-        """What time it is there, or a little earlier; None if the server has not said so lately."""
+        """The server's time, or a little earlier; None if no answer of the last minute had it."""
         since = time.monotonic() - self._heard
-        return None if self._said_ms is None or since > CLOCK_KEPT else self._said_ms + since * 1000
+        return None if self._server_ms is None or since > CLOCK_KEPT else self._server_ms + since * 1000
 
     def hear(self, server_ms: float) -> None:
-        """Take in what an answer says that has just come: by now it is that late, at least."""
-        self._said_ms, self._heard = server_ms, time.monotonic()
+        self._server_ms, self._heard = server_ms, time.monotonic()
 
     def forget(self) -> None:
-        """The connection ends; the next may lead to another server."""
-        self._said_ms = None
+        self._server_ms = None
 
 
 class Connection:
@@ -247,9 +81,6 @@ class Connection:
         target: Where to connect.
         timeout: Seconds within which some byte of an answer has to arrive. All of it may take longer.
         meets: Whether each opening asks the server first whether it and the queue's keys can be worked with.
-
-    Attributes:
-        clock: The server's, as this connection knows it.
     """
 
     def __init__(
@@ -262,35 +93,28 @@ class Connection:
         self._meets = meets
         self._connection: Any = None
         self._replies: Replies | None = None
-        self._heard_at = float("-inf")  # on those before this one
+        self._heard_at = float("-inf")  # over the connections before this one
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open, as far as we know."""
         return self._connection is not None
 
     @property
     def heard_at(self) -> float:
-        """When the last byte arrived, by the monotonic clock."""
         return self._heard_at if self._replies is None else self._replies.heard_at
 
     @property
     def is_receiving(self) -> bool:
-        """Whether an answer has begun to arrive and is not complete."""
         return self._replies is not None and self._replies.is_receiving
 
     async def run(self, command: Command[T], until: float = math.inf) -> T:
-        """Run a command; what it parses to.
-
-        Args:
-            command: The command.
-            until: When to give up, by the monotonic clock.
+        """Run a command, until then by the monotonic clock; return what it parses to.
 
         Raises:
             DriverError: It failed, or no reply came.
         """
         try:
-            # Not by `_round_trip`: one coroutine less, and each push goes by here.
+            # Not by `run_all`: fewer coroutines, and each push goes by here.
             arrived = self._replies or await self.open(until)
             await self._ask((command.wire,), until)
             replies = arrived.take(1)
@@ -303,9 +127,11 @@ class Connection:
             raise
 
     async def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
-        """Run commands in one round trip; what each parses to. See `run`."""
+        """Run commands in one round trip; return what each parses to. See `run`."""
         try:
-            replies = await self._round_trip([command.wire for command in commands], until)
+            arrived = self._replies or await self.open(until)
+            await self._ask([command.wire for command in commands], until)
+            replies = arrived.take(len(commands))
             parsed = _parsed(commands, replies)
             return await self._heal(commands, replies, until) if parsed is None else parsed
         except BaseException as error:
@@ -313,42 +139,32 @@ class Connection:
             raise
 
     async def _fail(self, error: BaseException) -> None:
-        """Drop the connection, unless a server has answered by this error that goes on serving.
-
-        Raises:
-            DriverError: It was one of redis-py's, or the operating system's.
-        """
+        """Drop the connection, unless a server that goes on serving has answered by this error; translate it."""
         if isinstance(error, DriverError) and not isinstance(error, Unavailable):
             return
-        # Where it is unavailable another server may have taken its place: ask who it is now. Where this was
-        # cancelled the reply may still come, and would answer the next question.
+        # After Unavailable another server may have taken its place: ask who it is now. After a cancel the reply
+        # may still come, and would answer the next question.
         await self._drop()
         if isinstance(error, redis.RedisError | OSError):
             raise self._target.translate(error) from error
 
     async def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
-        arrived, healing = self._replies, self._commands.healing(commands, replies)
-        try:
-            wires = next(healing)
-            while True:
-                await self._ask(wires, until)  # not over another connection, should this one be closed by now
-                assert arrived is not None
-                wires = healing.send(arrived.take(len(wires)))
-        except StopIteration as done:
-            return list(done.value)
+        arrived = self._replies
 
-    async def _round_trip(self, wires: Sequence[Wire], until: float) -> list[Any]:
-        replies = self._replies or await self.open(until)
-        await self._ask(wires, until)
-        return replies.take(len(wires))
+        async def ask(wires: Sequence[Wire], until: float) -> list[Any]:
+            await self._ask(wires, until)  # not over another connection, should this one be closed by now
+            assert arrived is not None
+            return arrived.take(len(wires))
+
+        return await run_steps(self._commands.healing(commands, replies), ask, until)
 
     def _ask(self, wires: Sequence[Wire], until: float) -> asyncio.Future[None]:
-        """Send commands over the open connection, and give what to await before their replies are taken."""
+        """Send commands over the open connection; return what to await before their replies are taken."""
         left = _time_left(until, self._timeout)
         return self.send(wires).arrived(len(wires), left, until)
 
     async def open(self, until: float = math.inf) -> Replies:
-        """Open it if it is not, and give what arrives over it."""
+        """Open it if it is not; return what arrives over it."""
         if self._connection is None or self._replies is None:
             need_asyncio()
             connection = self._connection = self._target.connection()
@@ -367,26 +183,14 @@ class Connection:
         return self._replies
 
     def send(self, wires: Sequence[Wire]) -> Replies:
-        """Send commands over the open connection, and give what arrives over it.
-
-        Raises:
-            OSError: The connection is lost.
-        """
+        """Send commands over the open connection; return what arrives over it. OSError: it is lost."""
         if self._replies is None:
             raise ConnectionError("the connection was closed")
         self._replies.send(packed(wires))
         return self._replies
 
     async def next(self, timeout: float) -> Any:
-        """The next reply over the open connection, whatever was sent; an error reply as a value.
-
-        Args:
-            timeout: Seconds within which some byte of it has to arrive.
-
-        Raises:
-            OSError: The connection is lost, or nothing came.
-            RedisError: What arrived is no reply.
-        """
+        """Return the next reply over the open connection, whatever was sent; see `Replies.arrived`."""
         if self._replies is None:
             raise ConnectionError("the connection was closed")
         replies = self._replies
@@ -408,7 +212,7 @@ class Connection:
                 await connection.disconnect(nowait=True)
 
     def _forget(self) -> Any:
-        """Let go of what there is of an open connection, and give that; None if it is not open."""
+        """Let go of an open connection, and return redis-py's; None if it is not open."""
         self.clock.forget()
         if self._replies is not None:
             self._heard_at = self._replies.heard_at
@@ -433,15 +237,7 @@ class SyncConnection:
         self._is_asking = False
 
     def run(self, command: Command[T], until: float = math.inf) -> T:
-        """Run a command; what it parses to.
-
-        Args:
-            command: The command.
-            until: When to give up, by the monotonic clock.
-
-        Raises:
-            DriverError: It failed, or no reply came.
-        """
+        # Not by `run_all`, as each push goes by here.
         replies = self._round_trip((command.wire,), until)
         if not isinstance(replies[0], Exception):
             return command.parse(replies[0])
@@ -449,19 +245,13 @@ class SyncConnection:
         return value  # type: ignore[no-any-return]
 
     def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
-        """Run commands in one round trip; what each parses to. See `run`."""
         replies = self._round_trip([command.wire for command in commands], until)
         parsed = _parsed(commands, replies)
         return self._heal(commands, replies, until) if parsed is None else parsed
 
     def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
-        healing = self._commands.healing(commands, replies)
         try:
-            wires = next(healing)
-            while True:
-                wires = healing.send(self._round_trip(wires, until))
-        except StopIteration as done:
-            return list(done.value)
+            return run_steps_sync(self._commands.healing(commands, replies), self._round_trip, until)
         except Unavailable:
             self.close()
             raise
@@ -508,7 +298,6 @@ class SyncConnection:
         return replies
 
     def close(self) -> None:
-        """Drop the connection."""
         self.clock.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -517,15 +306,13 @@ class SyncConnection:
 
 
 def _warn(target: Target, met: Sequence[str]) -> None:
-    """Say once what is wrong with a server, as `Commands.meeting` has found."""
-    *_, warning = met
-    if warning and not target.has_warned:
-        target.has_warned = True
+    """Log once what is wrong with a server, as `Commands.meeting` has found."""
+    for warning in target.once(met[-1]):
         logger.warning("%s", warning)
 
 
 def _parsed(commands: Sequence[Command[Any]], replies: Sequence[Any]) -> list[Any] | None:
-    """What commands parse to; None if one of them failed."""
+    """Return what commands parse to; None if one of them failed."""
     for reply in replies:
         if isinstance(reply, Exception):
             return None
@@ -533,7 +320,6 @@ def _parsed(commands: Sequence[Command[Any]], replies: Sequence[Any]) -> list[An
 
 
 def _time_left(until: float, most: float) -> float:
-    """Seconds that a server has to answer, in view of the caller's deadline."""
     left = until - time.monotonic()
     if left <= 0:
         raise Unavailable("the deadline is over")

@@ -1,4 +1,4 @@
-"""The connection of a worker that waits for jobs, and the one that listens: nothing ever waits behind them."""
+"""The connection of a worker that waits for jobs, and the one that listens: no call ever waits behind them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,8 +8,10 @@ from typing import Any
 import anyio
 import redis
 
-from redisjobs.drivers.redis.commands import Command, Commands, client_id, translate, unblock
-from redisjobs.drivers.redis.connection import Connection, Target
+from redisjobs.drivers.redis.commands import Command, Commands
+from redisjobs.drivers.redis.connection import Connection
+from redisjobs.drivers.redis.target import Target
+from redisjobs.drivers.redis.wire import translate
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.model.driver import Notification, Until
 from redisjobs.model.transitions import Lease
@@ -20,17 +22,11 @@ BLOCK = 5.0
 _UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
 _IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
 _MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
-_PING = 10.0  # seconds between PINGs on the connection that only listens
+_PING = 10.0  # seconds of silence before a PING on the connection that only listens
 
 
 class Reader:
-    """Runs blocking reads, one at a time, and ends them in order.
-
-    Args:
-        commands: The queue's.
-        target: Where the server is.
-        run: Runs a command on another connection.
-    """
+    """Runs blocking reads, one at a time, and ends them in order; `run` is for another connection."""
 
     def __init__(
         self, commands: Commands, target: Target, run: Callable[[Command[Any]], Awaitable[object]]
@@ -42,22 +38,15 @@ class Reader:
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a reply has begun to arrive and is not complete."""
         return self._connection.is_receiving
 
     async def aclose(self) -> None:
-        """Close the connection."""
         await self._connection.aclose()
 
     async def read(
         self, command: Command[tuple[list[Lease], bool]], after: Command[bool], until: Until
     ) -> tuple[tuple[list[Lease], bool], bool]:
-        """Read, and end in order where `until` is set meanwhile, if the server lets us.
-
-        Args:
-            command: The read.
-            after: What is asked right behind it.
-            until: When it is to end.
+        """Read, and ask `after` right behind; end in order if `until` is set meanwhile, and the server lets us.
 
         Raises:
             Unavailable: The connection broke, or the read had to be cut off.
@@ -90,7 +79,7 @@ class Reader:
     async def _ask_id(self) -> None:
         self._id = None
         try:
-            self._id = await self._connection.run(client_id())
+            self._id = await self._connection.run(Command(["CLIENT", "ID"], int))
         except (Unavailable, QueueFull):
             raise
         except DriverError:
@@ -99,7 +88,7 @@ class Reader:
             self._may_unblock = False  # the ACL forbids it
 
     async def _end(self, cut: anyio.CancelScope, over: anyio.Event) -> None:
-        """Let the read return with whatever it leased; cut it off if the server does not help."""
+        """Let the read return with what it leased; cut it off if the server does not help."""
         with suppress(Unavailable, QueueFull), anyio.move_on_after(_IN_ORDER):
             for pause in _UNBLOCKING:
                 # Again if it was too early: a read that had not arrived could not be ended.
@@ -114,7 +103,7 @@ class Reader:
         """Let the read return, if it has begun; False if only cutting it off helps."""
         if self._id is not None and self._may_unblock:
             try:
-                await self._run(unblock(self._id))
+                await self._run(Command(["CLIENT", "UNBLOCK", str(self._id)], int))
             except (Unavailable, QueueFull):
                 raise
             except DriverError:  # the ACL forbids it: then it has to be done without
@@ -123,20 +112,13 @@ class Reader:
 
 
 class Listener:
-    """Listens to a queue's notifications.
-
-    Args:
-        commands: The queue's.
-        target: Where the server is.
-        process: Who waits for jobs, to hear of these alone; '' for what the whole queue is told.
-    """
+    """Listens to a queue's notifications; with a process, to those about jobs that it waits for."""
 
     def __init__(self, commands: Commands, target: Target, process: str = "") -> None:
         self._connection = Connection(commands, target)
-        self._channel = commands.waiter(process) if process else commands.control
+        self._channel = commands.channel(process)
 
     async def aclose(self) -> None:
-        """Close the connection."""
         await self._connection.aclose()
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
@@ -144,34 +126,27 @@ class Listener:
         try:
             await self._connection.open()
             self._connection.send([["SUBSCRIBE", self._channel]])
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ping)
-                while True:
-                    reply = await self._connection.next(_PING + _MARGIN)
-                    if isinstance(reply, Exception):
-                        raise reply
-                    if (notification := _notification(reply)) is not None:
-                        on_notification(notification)
+            while True:
+                reply = await self._next()
+                if isinstance(reply, Exception):
+                    raise reply
+                if (notification := _notification(reply)) is not None:
+                    on_notification(notification)
         except (redis.RedisError, OSError) as error:
             raise translate(error) from error
-        except BaseExceptionGroup as group:
-            # Not `except*`: what is raised there comes out as a group, which nobody takes for Unavailable.
-            failed, other = group.split((redis.RedisError, OSError))
-            if failed is None or other is not None:
-                raise
-            raise translate(failed.exceptions[0]) from group
         finally:
             await self._connection.aclose()
 
-    async def _ping(self) -> None:
-        """A connection on which nothing is said can't be told from a dead one."""
-        while True:
-            await anyio.sleep(_PING)
+    async def _next(self) -> Any:
+        try:
+            return await self._connection.next(_PING)
+        except TimeoutError:  # a silent connection may be a dead one
             self._connection.send([["PING"]])
+            return await self._connection.next(_MARGIN)
 
 
 def _notification(reply: Any) -> Notification | None:
-    """What was published; None for the answer to a PING."""
+    """Return what was published; None for the answer to a PING."""
     if reply[0] == b"subscribe":
         return Notification("subscribed", "")
     if reply[0] != b"message":

@@ -9,7 +9,7 @@ from hiredis import Reader
 
 
 def reader_of(connection: Any) -> Any:
-    """What makes replies of the bytes of a redis-py connection; an error reply is a value."""
+    """Return what makes replies of the bytes of a redis-py connection; an error reply is a value."""
     return Reader(protocolError=redis.InvalidResponse, replyError=connection._parser.parse_error)
 
 
@@ -31,13 +31,10 @@ CLOSED_IS_LOST = _ClosedIsLost()
 
 
 class Replies(asyncio.Protocol):
-    """The replies of a server over one open async connection, for one who waits at a time.
+    """The replies of a server over an open connection of redis-py; one task at a time waits for them.
 
     It takes the place of the stream reader that redis-py has opened. So an answer costs one future, and no timer:
     the one that there is looks, when its time has come, whether it is still needed.
-
-    Args:
-        connection: Of redis-py, open.
 
     Attributes:
         heard_at: When the last byte arrived, by the monotonic clock.
@@ -65,13 +62,10 @@ class Replies(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def send(self, data: bytes) -> None:
-        """Write bytes. Not waited for: nothing else is sent before the answer, which is.
+        """Write bytes. Not waited for: nothing else is sent before the answer, which is. OSError: it is lost.
 
         Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
         its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
-
-        Raises:
-            OSError: The connection is lost.
         """
         if self._lost is not None or self._transport.is_closing():
             raise self._lost or ConnectionError("the connection was closed")
@@ -79,16 +73,10 @@ class Replies(asyncio.Protocol):
             self._transport.write(data)
 
     def arrived(self, count: int, timeout: float, until: float) -> asyncio.Future[None]:
-        """What to await before so many replies are taken. No coroutine: each round trip goes by here.
+        """Return what to await before this many replies are taken. No coroutine: each round trip goes by here.
 
-        Args:
-            count: How many.
-            timeout: Seconds within which some byte has to arrive.
-            until: When all of them have to be there, by the monotonic clock.
-
-        Raises, when it is awaited:
-            OSError: The connection is lost, or one of the two times is over.
-            RedisError: What arrived is no reply.
+        It raises OSError if the connection is lost, if no byte arrives for `timeout` seconds, or if they are not
+        all there by `until`, by the monotonic clock; RedisError if what arrived is no reply.
         """
         waiter = self._loop.create_future()
         if len(self._got) >= count:
@@ -101,7 +89,7 @@ class Replies(asyncio.Protocol):
         return waiter
 
     def take(self, count: int) -> list[Any]:
-        """Take so many replies that have arrived; an error reply is a value."""
+        """Take this many replies that have arrived; an error reply is a value."""
         if len(self._got) == count:
             taken, self._got = self._got, []
         else:
@@ -109,7 +97,6 @@ class Replies(asyncio.Protocol):
         return taken
 
     def close(self) -> None:
-        """Expect nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -136,7 +123,6 @@ class Replies(asyncio.Protocol):
     # What the transport says
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes that arrived."""
         self.heard_at = time.monotonic()
         self._reader.feed(data)
         try:
@@ -153,7 +139,7 @@ class Replies(asyncio.Protocol):
                 waiter.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Take in that nothing will arrive any more."""
+        """Fail what is waited for: nothing will arrive any more."""
         self._end(error or ConnectionError("the server closed the connection"))
         self._former.connection_lost(error)
 

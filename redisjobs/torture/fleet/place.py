@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from redisjobs import server
 from redisjobs.base.visible import without_password
-from redisjobs.drivers.redis.connection import Target
+from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
 from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.proxy import Proxy

@@ -6,20 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from redisjobs import sync
-from redisjobs.drivers.redis.commands import GROUP, Command
-from redisjobs.drivers.redis.connection import SyncConnection, Target
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis import long_calls
+from redisjobs.drivers.redis.commands import GROUP, Command, run_steps_sync
+from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.drivers.redis.pushes import PushCommands
+from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
-from redisjobs.model.changes import Ending, GetStatus, JobStatus, Tidy
+from redisjobs.model.changes import Change, Ending, GetStatus, JobStatus, Tidy
 from redisjobs.model.queries import Counts
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.transitions import MOST_JOBS
 from redisjobs.torture.fleet.settable import KEY
 
+T = TypeVar("T")
 Fields = Mapping[str, str | bytes]
 
 MARK = "mark"
@@ -93,7 +96,7 @@ class Store:
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
-        self._commands = QueueCommands(queue)
+        self._commands = PushCommands(queue)
         self.prefix, self.streams = self._commands.prefix, self._commands.streams
         self._connection = SyncConnection(self._commands, Target(url))
 
@@ -159,9 +162,9 @@ class Store:
 
     def tidy(self) -> None:
         """Look at all consumers now, and for what nobody would be given, as some worker does each minute."""
-        tidied = self._connection.run(self._commands.forget(_HOUR_MS, 0))
+        tidied = self._connection.run(long_calls.begin_tidying(self._commands, _HOUR_MS, 0))
         while tidied.after:
-            tidied = self._connection.run(self._commands.tidy(Tidy(tidied.after)))
+            tidied = self._do(Tidy(tidied.after))
 
     def set_clock(self, seconds: float) -> None:
         """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""
@@ -223,13 +226,16 @@ class Store:
         final.left += self._watched_for_long()
         return final
 
+    def _do(self, change: Change[T]) -> T:
+        return run_steps_sync(long_calls.change(self._commands, change), self._connection.run_all)
+
     def _ask(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """How these jobs have ended; in steps, as not all may be said at once."""
         found: dict[str, JobStatus] = {}
         left = list(dict.fromkeys(job_ids))
         while left:
             some, left = left[:MOST_JOBS], left[MOST_JOBS:]
-            standings = self._connection.run(self._commands.ask(GetStatus(some)))
+            standings = self._do(GetStatus(some))
             for job, standing in zip(some, standings, strict=True):
                 if standing.ending is Ending.LATER:
                     left.append(job)

@@ -15,8 +15,9 @@ from store import Heart, MemoryStore, RedisStore, Store, dispatch, eventually, s
 
 from redisjobs import JobQueue, State, Worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, SyncMemoryConsumer
-from redisjobs.drivers.redis.consumer import RedisConsumer, SyncRedisConsumer
+from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Tidied, Tidy
 from redisjobs.model.context import JobContext

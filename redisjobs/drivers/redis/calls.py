@@ -1,0 +1,288 @@
+"""What a producer and an operator ask, one script each: its words, and how its reply is read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from redisjobs.drivers.redis.commands import Command, Commands, is_waiting
+from redisjobs.drivers.redis.wire import (
+    Wire,
+    Word,
+    due_word,
+    job_words,
+    number_word,
+    pairs,
+    pushed,
+    queued_ms_of,
+    raw_id,
+    reply_of,
+    shown,
+    text_id,
+    threes,
+)
+from redisjobs.model import changes, queries, stored
+from redisjobs.model.changes import Change, Ending, JobStatus
+from redisjobs.model.driver import supported
+from redisjobs.model.info import FACTS
+from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.queries import Query
+from redisjobs.model.retention import ASIDE
+from redisjobs.model.transitions import Reply
+
+T = TypeVar("T")
+
+REPLY_BYTES = str(1024 * 1024)
+"""The bytes of entries that one step looks at, or gives back, more or less."""
+
+FAR = 1e15
+"""The latest time that counts, in ms: a due time may have been changed to `inf` in Redis."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A query or a change that is one call of a script."""
+
+    script: str
+    words: Callable[[Any, str], Wire]  # the arguments, made of it and of `Commands.now`
+    read: Callable[[Any], Any] = reply_of  # what the reply means
+
+
+def _filter_words(wanted: queries.Filter) -> list[Word]:
+    """Return a filter as scripts take it."""
+    texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason)]
+    return [*texts, number_word(wanted.older_ms)]
+
+
+def _id_and_now(change: changes.Cancel | changes.Hold | changes.Delete, now: str) -> Wire:
+    return [raw_id(change.job_id), now]
+
+
+def _name_and_now(change: changes.Pause | changes.Resume, now: str) -> Wire:
+    return [raw_id(change.name), now]
+
+
+def _requeue_words(change: changes.Requeue, now: str) -> Wire:
+    changed = [change.parameters or "", raw_id(change.limit_key)]
+    return [raw_id(change.job_id), due_word(change.due), *changed, "1" if change.ended else "", change.key, now]
+
+
+def _requeue_all_words(change: changes.RequeueAll, now: str) -> Wire:
+    waits = [f"{change.wait_ms:.3f}", f"{change.pause_ms:.3f}"]
+    return [change.after, *_filter_words(change.filter), *waits, now]
+
+
+def _retain_words(change: changes.Retain, now: str) -> Wire:
+    kept = [change.retention.of(state) for state in ("completed", "cancelled", "dead")]
+    return [keep.text if keep else "" for keep in kept]
+
+
+def _put_words(change: stored.PutSchedules, now: str) -> Wire:
+    by = change.by
+    words: list[Word] = [now, *((str(by.began_ms), by.scheduler, by.release) if by else ("", "", ""))]
+    for each in change.schedules:
+        fields = each.definition.fields if each.definition else []
+        words += [raw_id(each.name), each.fingerprint, number_word(each.last_ms), number_word(each.since_ms)]
+        words += [str(len(fields)), *fields]
+    return words
+
+
+def _fire_words(change: stored.Fire, now: str) -> Wire:
+    words: list[Word] = [now, change.scheduler]
+    for firing in change.firings:
+        words += [raw_id(firing.name), firing.fingerprint]
+        words += map(str, (firing.last_ms, firing.slot_ms, firing.missed, len(firing.jobs)))
+        for job in firing.jobs:
+            words += job_words(job)
+    return words
+
+
+def _row(reply: Any) -> queries.Row:
+    job_id, place, entry, due, consumer, deliveries, mark, held, flat, now, idle, why, progress = reply
+    where = place.decode()
+    fields = pairs(flat)
+    if where in ASIDE:
+        state, priority = State(where), shown(fields.get(b"priority", b"normal"))
+    elif where.startswith("delayed:"):
+        state, priority = State.DELAYED, where.partition(":")[2]
+    else:
+        state, priority = State.READY if is_waiting(consumer) else State.RUNNING, where
+    ran_ms = int(idle) if state is State.RUNNING else None
+    return queries.Row(
+        job_id=text_id(job_id),
+        state=state,
+        priority=Priority(priority) if priority in list(Priority) else Priority.NORMAL,
+        key=entry.decode(),
+        queued_ms=queued_ms_of(entry.decode()),
+        due_ms=int(max(-FAR, min(float(due), FAR))) if due else None,
+        worker=shown(consumer) if state is State.RUNNING else "",
+        deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
+        cancelling=mark == b"cancelling",
+        fields=fields,
+        held=bool(held) and state in (State.READY, State.DELAYED),
+        started_ms=None if ran_ms is None else int(now) - ran_ms,
+        ran_ms=ran_ms,
+        why_waiting=WhyWaiting(why.decode()) if why else None,
+        progress=progress,
+    )
+
+
+def _group(reply: Any) -> queries.Group:
+    fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, *names = reply
+    kind = shown(fingerprint), shown(reason), shown(error_type)
+    return queries.Group(*kind, count, first_ms, last_ms, text_id(job_id), shown(error), [*map(shown, names)])
+
+
+def _backlog(reply: Any) -> queries.Backlog:
+    now_ms, workers, since = reply
+    words = iter(since)
+    waiting = [(Priority(priority.decode()), _since(value)) for priority, value in zip(words, words, strict=True)]
+    return queries.backlog_since(waiting, float(now_ms), workers)
+
+
+def _since(value: bytes) -> float:
+    """Return the ms of an entry id, or a time in ms, which may have been changed to `-inf` in Redis."""
+    return float(value.partition(b"-")[0] or 0)
+
+
+def _workers(reply: Any) -> queries.WorkersFound:
+    after, now_ms, *found = reply
+    workers = [
+        (shown(worker), (_since(until_ms) - float(now_ms)) / 1000, _facts(values))
+        for worker, until_ms, values in threes(found)
+    ]
+    return queries.WorkersFound(workers, "" if after == b"0" else after.decode())
+
+
+def _facts(values: Sequence[bytes | None]) -> dict[str, str]:
+    return {fact: shown(value) for fact, value in zip(FACTS, values, strict=False) if value is not None}
+
+
+def _pauses(reply: Any) -> queries.Pauses:
+    since, names, held = reply
+    paused = {shown(name): _whole(value) for name, value in pairs(names).items()}
+    return queries.Pauses(_whole(since) if since else None, paused, held)
+
+
+def _whole(value: bytes) -> int:
+    """Return a time in ms; 0 for a value that was changed in Redis and is none."""
+    return int(value) if value.isdigit() and len(value) < 16 else 0
+
+
+def _bulk_result(reply: Any) -> changes.BulkResult:
+    after, *job_ids = reply
+    return changes.BulkResult([*map(text_id, job_ids)], after.decode())
+
+
+def _status(reply: Any) -> JobStatus:
+    if reply[0] == b"LATER":
+        return JobStatus(Ending.LATER)
+    word, *facts, progress = reply
+    return replace(_ended(Ending(word.decode()), facts), progress=progress)
+
+
+def _ended(ending: Ending, facts: Sequence[bytes]) -> JobStatus:
+    match ending:
+        case Ending.PENDING:
+            place, keep = facts
+            return JobStatus(ending, place.decode(), keep=_whole(keep) if keep.isdigit() else None)
+        case Ending.COMPLETED:
+            return JobStatus(ending, value=facts[0])
+        case Ending.REFUSED:
+            return JobStatus(ending, error=shown(facts[0]))
+        case Ending.DEAD:
+            error, error_type, traceback, reason = map(shown, facts)
+            return JobStatus(ending, error=error, error_type=error_type, traceback=traceback, reason=reason)
+        case _:
+            return JobStatus(ending)
+
+
+def _schedules(reply: Any) -> stored.SchedulePage:
+    now_us, change, more, served, gone, *rows = reply
+    found = [stored.ScheduleRow(text_id(name), pairs(flat), bool(there)) for name, there, flat in rows]
+    after = int(more) if more else None
+    return stored.SchedulePage(found, [*map(text_id, gone)], change, after, bool(served), now_us / 1000)
+
+
+def _put_answer(reply: Any) -> stored.PutAnswer:
+    now_us, change, present, *words = reply
+    return stored.PutAnswer([*map(reply_of, words)], change, present, now_us / 1000)
+
+
+def _fired(word: bytes, *rest: bytes) -> stored.Fired:
+    if word == b"FIRED":
+        return stored.Fired(Reply.FIRED, last_ms=int(rest[0]))
+    return stored.Fired(reply_of(word), tuple(pushed(each) for each in rest))
+
+
+_CALLS: Mapping[type[Any], _Call] = {
+    queries.Find: _Call(
+        "find", lambda asked, now: [raw_id(asked.job_id), now], lambda reply: _row(reply) if reply else None
+    ),
+    queries.Scan: _Call(
+        "scan",
+        lambda asked, now: [
+            *(asked.state, raw_id(asked.after), str(asked.limit)),
+            *_filter_words(asked.filter),
+            now,
+        ],
+        lambda reply: queries.Scanned([*map(_row, reply[1:])], text_id(reply[0])),
+    ),
+    queries.GroupDead: _Call(
+        "groups",
+        lambda asked, now: [asked.after],
+        lambda reply: queries.Grouped([*map(_group, reply[1:])], text_id(reply[0])),
+    ),
+    queries.GetBacklog: _Call("backlog", lambda asked, now: [now], _backlog),
+    queries.FindWorkers: _Call("workers", lambda asked, now: [asked.after or "0", now], _workers),
+    queries.FindPauses: _Call("pauses", lambda asked, now: [], _pauses),
+    stored.ListSchedules: _Call(
+        "schedules",
+        lambda asked, now: [now, raw_id(asked.name), number_word(asked.after), REPLY_BYTES],
+        _schedules,
+    ),
+    changes.Cancel: _Call("cancel", _id_and_now),
+    changes.Hold: _Call("hold", _id_and_now),
+    changes.Unhold: _Call("unhold", lambda change, now: [raw_id(change.job_id)]),
+    changes.Delete: _Call("delete", _id_and_now),
+    changes.Requeue: _Call("requeue", _requeue_words),
+    changes.RequeueAll: _Call("requeue_all", _requeue_all_words, _bulk_result),
+    changes.DeleteAll: _Call(
+        "delete_all", lambda change, now: [change.after, *_filter_words(change.filter), now], _bulk_result
+    ),
+    changes.Pause: _Call("pause", _name_and_now),
+    changes.Resume: _Call("resume", _name_and_now),
+    changes.SetLimit: _Call(
+        "limit",
+        lambda change, now: [raw_id(change.name), change.limit, raw_id(change.after), now],
+        text_id,
+    ),
+    changes.GetStatus: _Call(
+        "ask",
+        lambda change, now: [change.process, REPLY_BYTES, *map(raw_id, change.job_ids)],
+        lambda reply: [*map(_status, reply)],
+    ),
+    changes.Retain: _Call("retain", _retain_words),
+    changes.Declare: _Call("declare", lambda change, now: [change.declaration, "1" if change.done else ""], bool),
+    stored.PutSchedules: _Call("put_schedule", _put_words, _put_answer),
+    stored.WithdrawSchedules: _Call(
+        "withdraw_schedules", lambda change, now: [now, change.by.scheduler, change.by.release]
+    ),
+    stored.PauseSchedule: _Call(
+        "pause_schedule", lambda change, now: [now, raw_id(change.name), "1" if change.pause else ""]
+    ),
+    stored.RemoveSchedule: _Call("remove_schedule", lambda change, now: [now, raw_id(change.name)]),
+    stored.Fire: _Call(
+        "fire",
+        _fire_words,
+        lambda reply: stored.FireAnswer([_fired(*answer) for answer in reply[1:]], reply[0] / 1000),
+    ),
+}
+
+
+def command_of(commands: Commands, asked: Query[T] | Change[T]) -> Command[T]:
+    """Return the command for a query or a change that is one call; raise Unsupported if there is none.
+
+    `long_calls.py` has those that may take several.
+    """
+    call = supported(_CALLS, asked, "Redis")
+    return commands.run(call.script, call.words(asked, commands.now), call.read)

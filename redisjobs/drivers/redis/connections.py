@@ -1,0 +1,85 @@
+"""The open connections of one event loop, or of all threads of a process."""
+
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from redisjobs.base.forks import begin_after_fork
+from redisjobs.drivers.redis.connection import Connection, SyncConnection
+from redisjobs.errors import Unavailable
+
+MOST_LINKS = 16
+"""The connections that concurrent calls of one process share; an event loop's small pushes have others."""
+
+_LOOK_AGAIN = 0.1  # seconds after which a call that waits for one of these counts them again
+
+
+class Connections:
+    """The connections of one event loop: as many as there were calls at once. No call uses those in `idle`."""
+
+    def __init__(self, make: Callable[[], Connection]) -> None:
+        self.idle: list[Connection] = []
+        self.all: list[Connection] = []
+        self._make = make
+
+    def take(self) -> Connection:
+        """Return a connection for the caller alone, which puts it back into `idle`."""
+        if self.idle:
+            return self.idle.pop()
+        connection = self._make()
+        self.all.append(connection)
+        return connection
+
+    async def aclose(self) -> None:
+        """Close those that no call uses; they open again when used."""
+        closed = []
+        while self.idle:
+            closed.append(self.idle.pop())
+            await closed[-1].aclose()
+        self.idle += closed
+
+
+class SyncConnections:
+    """Connections that threads share, at most 16.
+
+    A signal's handler may raise, as at Ctrl-C, between any two steps of a call. A call that ended so might neither
+    give back its place nor release a lock. So there is no lock, and no count of places: what counts is which
+    connections exist, and one that no call holds is deleted. A forked process starts with none, because its parent
+    goes on using them. No call uses those in `idle`.
+    """
+
+    def __init__(self, make: Callable[[], SyncConnection]) -> None:
+        self._make = make
+        self.begin()
+        begin_after_fork(self)
+
+    def begin(self) -> None:
+        self.idle: SimpleQueue[SyncConnection] = SimpleQueue()
+        self._made: set[weakref.ref[SyncConnection]] = set()
+
+    def take(self, until: float) -> SyncConnection:
+        """Return a connection for the caller alone, which puts it back by a `finally` right behind."""
+        while True:
+            try:
+                return self.idle.get_nowait()
+            except Empty:
+                pass
+            connection = self._make()
+            self._made.add(weakref.ref(connection))
+            self._made.difference_update([ref for ref in list(self._made) if ref() is None])
+            if len(self._made) <= MOST_LINKS:
+                return connection
+            del connection
+            left = until - time.monotonic()
+            if left <= 0:
+                raise Unavailable(f"all {MOST_LINKS} connections of this process are busy")
+            with suppress(Empty):  # not for longer: a connection that was lost leaves room, and wakes no thread
+                return self.idle.get(timeout=min(left, _LOOK_AGAIN))
+
+    def close(self) -> None:
+        """Close those that no call uses; the next call opens another."""
+        with suppress(Empty):
+            while True:
+                self.idle.get_nowait().close()

@@ -1,0 +1,165 @@
+"""A push as a conversation with the server, the same for the async and the sync driver."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redisjobs.drivers.redis.commands import Command, Commands
+from redisjobs.drivers.redis.connection import ServerClock
+from redisjobs.drivers.redis.wire import Word, job_words, pushed, raw_id
+from redisjobs.errors import DriverError, Unavailable
+from redisjobs.model.driver import PushedInPart
+from redisjobs.model.job import Priority
+from redisjobs.model.transitions import NewJob, Pushed, Reply
+
+_MOST_STALE = 3  # answers; then the server's clock does not run evenly
+_SMALL = 4096  # of parameters in bytes, or in characters, of four bytes at most: `push_one` takes less than 16 KB
+_STREAMS = {priority: str(number) for number, priority in enumerate(Priority, 1)}
+_ADDED = Pushed(Reply.OK)
+
+
+@dataclass(slots=True)
+class PushAnswer:
+    """The answer to a push.
+
+    Attributes:
+        server_ms: The server's clock.
+        pushed: What became of each job, from the first; the others have to be looked at one by one. None: the push
+            was STALE, and wrote nothing.
+    """
+
+    server_ms: float
+    pushed: list[Pushed] | None
+
+
+Pushing = Generator[Command[PushAnswer], PushAnswer, list[Pushed]]
+
+
+def are_plain(jobs: Sequence[NewJob]) -> bool:
+    """Whether jobs that were not pushed before have a name and parameters only, made ids, and one priority."""
+    priority = jobs[0].priority
+    for job in jobs:
+        # In the order of what most often is not so; each job that is pushed goes by here.
+        if job.nonce or job.due is not None or job.unique or job.expires_in_ms is not None:
+            return False
+        if job.priority is not priority or len(job.fields) != 4:
+            return False
+        if job.fields[0] != "name" or job.fields[2] != "parameters":
+            return False
+    return True
+
+
+class PushCommands(Commands):
+    """How one queue's producers push."""
+
+    def pushing(self, clock: ServerClock, jobs: Sequence[NewJob], repeated: bool) -> Pushing:
+        """Push over one connection, with the time by the server's clock.
+
+        A new connection does not know it, nor one after a silence: the first answer refuses the push, and says it.
+
+        Raises:
+            PushedInPart: A command failed after an earlier one had answered some of the jobs.
+        """
+        if repeated and len({job.sent_ms for job in jobs}) > 1:
+            return (yield from self._pushing_apart(clock, jobs))
+        is_plain, stale, most = not repeated and are_plain(jobs), 0, len(jobs)
+        done: list[Pushed] = []
+        while stale < _MOST_STALE:
+            left = jobs[len(done) : len(done) + most] if done else jobs
+            sent_ms = clock.now_ms
+            first = [job for job in left if job.sent_ms is None]
+            for job in first:
+                job.sent_ms = sent_ms
+            try:
+                if is_plain:
+                    answer = yield self.push_plain(left, sent_ms=sent_ms)
+                else:
+                    answer = yield self.push(left, repeated=repeated, sent_ms=sent_ms)
+            except Unavailable:
+                raise  # all of it is to be repeated
+            except DriverError as error:
+                if not done:
+                    raise
+                raise PushedInPart(error, [*done, *[None] * (len(jobs) - len(done))]) from error
+            clock.hear(answer.server_ms)
+            if answer.pushed is None:
+                for job in first:
+                    job.sent_ms = None
+                stale += 1
+                continue
+            done += answer.pushed
+            if len(done) == len(jobs):
+                return done
+            if not is_plain:  # it met large jobs: do not send all of what it did not come to each time
+                most = 8 * len(answer.pushed)
+            is_plain = False
+        raise Unavailable("the server's clock was set again and again, or answers take too long")
+
+    def _pushing_apart(self, clock: ServerClock, jobs: Sequence[NewJob]) -> Pushing:
+        """Push again what was first sent at several times, each of these by itself."""
+        positions: dict[float | None, list[int]] = {}
+        for at, job in enumerate(jobs):
+            positions.setdefault(job.sent_ms, []).append(at)
+        done: dict[int, Pushed] = {}
+        for these in positions.values():
+            try:
+                answers = yield from self.pushing(clock, [jobs[at] for at in these], True)
+            except Unavailable:
+                raise
+            except DriverError as error:
+                cause = error
+                if isinstance(error, PushedInPart):
+                    cause = error.cause
+                    done.update((at, each) for at, each in zip(these, error.answers, strict=True) if each)
+                if not done:
+                    raise
+                raise PushedInPart(cause, [done.get(at) for at in range(len(jobs))]) from error
+            done.update(zip(these, answers, strict=True))
+        return [done[at] for at in range(len(jobs))]
+
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float | None) -> Command[PushAnswer]:
+        """Push jobs that were first sent at the same time.
+
+        `sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE.
+        """
+        since_ms = jobs[0].sent_ms if repeated and jobs[0].sent_ms is not None else sent_ms
+        arguments: list[Word] = [self.now, _time(sent_ms), _time(since_ms) if repeated else ""]
+        for job in jobs:
+            arguments += job_words(job)
+        return self.run("push", arguments, _push_answer)
+
+    def push_plain(self, jobs: Sequence[NewJob], *, sent_ms: float | None) -> Command[PushAnswer]:
+        """Push jobs that are plain, as `are_plain` says."""
+        sent = _time(sent_ms)
+        first = jobs[0]
+        if len(jobs) == 1 and len(first.fields[3]) < _SMALL:
+            words = [self.now, sent, first.priority, first.job_id, first.fields[1], first.fields[3]]
+            return self.run("push_one", words, _one_answer)
+        arguments: list[Word] = [self.now, sent, _STREAMS[first.priority]]
+        arguments += [raw_id(job.job_id) for job in jobs]
+        arguments += [job.fields[1] for job in jobs]
+        arguments += [job.fields[3] for job in jobs]
+
+        def parse(reply: Any) -> PushAnswer:
+            now_us, word = reply
+            if word == b"STALE":
+                return PushAnswer(now_us / 1000, None)
+            return PushAnswer(now_us / 1000, [_ADDED] * len(jobs) if word == b"OK" else [])
+
+        return self.run("push_plain", arguments, parse)
+
+
+def _time(ms: float | None) -> str:
+    return "" if ms is None else f"{ms:.0f}"
+
+
+def _push_answer(reply: Any) -> PushAnswer:
+    now_us, *words = reply
+    return PushAnswer(now_us / 1000, None if words == [b"STALE"] else [*map(pushed, words)])
+
+
+def _one_answer(reply: Any) -> PushAnswer:
+    word = reply[1]
+    if word == b"OK":  # by far the most
+        return PushAnswer(reply[0] / 1000, [_ADDED])
+    return PushAnswer(reply[0] / 1000, None if word == b"STALE" else [])

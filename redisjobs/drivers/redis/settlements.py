@@ -1,0 +1,127 @@
+"""Settlements as the script takes them."""
+
+from collections.abc import Sequence
+
+from redisjobs.drivers.redis.wire import Word, due_word, job_words, raw_id, reply_of
+from redisjobs.model.transitions import (
+    Ack,
+    DeadLetter,
+    Lease,
+    Lingers,
+    Release,
+    Reply,
+    ReportProgress,
+    RetryLater,
+    Settlement,
+    Settlements,
+)
+
+
+class Columns:
+    """Settlements as `settle.lua` takes them: what is done at its first delivery, by stream, then the others.
+
+    The push of an entry behind `cut` may be repeated yet.
+    """
+
+    def __init__(self, settlements: Settlements, cut: str) -> None:
+        self._cut = cut
+        self._done: list[list[int]] = [[], [], []]  # positions
+        self._entries: list[list[str]] = [[], [], []]
+        self._ids: list[list[bytes]] = [[], [], []]
+        self._young: list[bytes] = []
+        self._has_nonces = False
+        self._uniques: list[bytes] = []
+        self._results: list[Word] = []
+        self._rest: list[int] = []  # positions
+        self._others: list[Word] = []
+        for position, (lease, settlement) in enumerate(settlements):
+            if type(settlement) is Ack and not settlement.cancelled and lease.deliveries == 1:
+                self._add_done(position, lease, settlement)
+            else:
+                self._add_other(position, lease, settlement)
+
+    def _add_done(self, position: int, lease: Lease, done: Ack) -> None:
+        stream, entry = lease.token
+        job_id, number = raw_id(lease.job_id), stream - 1
+        self._done[number].append(position)
+        self._entries[number].append(entry)
+        self._ids[number].append(job_id)
+        nonce, unique = lease.nonce, lease.unique
+        if entry > self._cut:
+            self._young.append(b"%b %b" % (nonce, job_id) if nonce else job_id)
+        if nonce:
+            self._has_nonces = True
+        if unique:
+            self._uniques += (unique, job_id)
+        if done.result is not None or done.reported:
+            self._results += (str(stream), str(len(self._ids[number])), *_result(done))
+
+    def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:
+        self._rest.append(position)
+        self._others += settlement_words(lease, settlement)
+
+    def arguments(self) -> list[Word]:
+        """Return what goes to the script: how many there are of each kind, then all of them."""
+        plain = len(self._young) == sum(map(len, self._ids)) and not self._has_nonces
+        young = "ids" if plain else str(len(self._young))
+        arguments: list[Word] = [*(str(len(entries)) for entries in self._entries), young]
+        arguments += [str(len(self._uniques) // 2), str(len(self._results) // 5)]
+        for entries, ids in zip(self._entries, self._ids, strict=True):
+            arguments += entries
+            arguments += ids
+        return [*arguments, *(() if plain else self._young), *self._uniques, *self._results, *self._others]
+
+    def replies(self, said: Sequence[bytes]) -> list[Reply]:
+        """Return one for each settlement, in their order."""
+        order = [*self._done[0], *self._done[1], *self._done[2], *self._rest]
+        replies = [Reply.OK] * len(order)
+        if said != [b"OK"]:
+            for position, raw in zip(order, said, strict=True):
+                replies[position] = reply_of(raw)
+        return replies
+
+
+def settlement_words(lease: Lease, settlement: Settlement) -> list[Word]:
+    """Return a settlement that is no plain success as `settle.lua` takes it."""
+    verb, values = _settlement(lease, settlement)
+    return [verb, *token_words(lease), str(lease.deliveries), raw_id(lease.job_id), str(len(values)), *values]
+
+
+def token_words(lease: Lease) -> tuple[str, str]:
+    """Return where a lease's entry is, as scripts take it."""
+    stream, entry = lease.token
+    return str(stream), entry
+
+
+def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
+    """Return the verb of a settlement, and its values."""
+    match settlement:
+        case Ack(cancelled, _, pushes):
+            values = [lease.unique, lease.nonce, *_result(settlement)]
+            values[2] = values[2] or lease.fields.get(
+                b"keep_result", b""
+            )  # so that the script need not read the entry
+            if pushes:
+                return "pushes", [*values, str(len(pushes)), *(word for job in pushes for word in job_words(job))]
+            verb = "cancelled" if cancelled else "done"
+            return verb, values
+        case RetryLater(due, changes):
+            return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
+        case Release(refund):
+            return "release", ["1" if refund else "0"]
+        case DeadLetter(reason, error, traceback, error_type, fingerprint, reported):
+            return "fail", [reason, error, traceback, error_type, fingerprint, "1" if reported else ""]
+        case ReportProgress(progress):
+            return "report", [progress]
+        case Lingers():
+            return "lingers", []
+
+
+def _result(done: Ack) -> tuple[str, str, Word]:
+    """Return what is kept of a job that has run: for how long, a word, a text."""
+    result = done.result
+    if result is None:
+        return "", "reported" if done.reported else "", ""
+    if result.refused:
+        return str(result.keep_ms), "refused", result.refused
+    return str(result.keep_ms), *(("", "") if result.value is None else ("completed", result.value))

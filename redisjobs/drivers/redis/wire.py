@@ -1,0 +1,131 @@
+"""The words that commands are made of, what is made of replies, and what an error reply means."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
+from redisjobs.model.job import OnConflict
+from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
+
+Word = str | bytes
+"""A part of a command. Never a number: hiredis packs one by its `repr`, in which Python may run a signal's
+handler, and hiredis crashes when that handler raises."""
+
+Wire = Sequence[Word]
+
+NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
+
+_IN_SCRIPT = re.compile(r" script: ([0-9a-f]{40}, )?on @user_script:\d+\.$")  # where in which script
+# Error codes of a server that may well answer later. redis-py takes some codes off and makes a class of them, the
+# newer it is the more.
+_NOT_NOW = (
+    *("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"),
+    *("BUSY", "UNKILLABLE", "MISCONF", "UNBLOCKED"),
+)
+_NOT_NOW_CLASSES = (redis_errors.ReadOnlyError, redis_errors.ClusterDownError, redis_errors.TryAgainError)
+
+
+def translate(error: BaseException) -> DriverError:
+    """Return one of redis-py's errors, or the operating system's, as one of ours."""
+    if isinstance(error, DriverError):
+        return error
+    text = _IN_SCRIPT.sub("", str(error)) or type(error).__name__
+    if isinstance(error, redis_errors.AuthenticationError):
+        return DriverError(f"the server refused the credentials: {text}")
+    if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError | EOFError):
+        # BusyLoadingError is a ConnectionError, and rightly here: a server that loads will answer soon.
+        return Unavailable(text)
+    if isinstance(error, redis_errors.OutOfMemoryError):
+        return QueueFull(f"the server is out of memory, nothing was written: {text}")
+    if isinstance(error, _NOT_NOW_CLASSES) or text.partition(" ")[0] in _NOT_NOW:
+        return Unavailable(f"{type(error).__name__}: {text}")
+    if isinstance(error, redis_errors.NoPermissionError) or text.startswith("ACL failure in script"):
+        return DriverError(f"the server's ACL forbids what this role needs: {text}")
+    if text.startswith("WRONGTYPE"):
+        return WrongType(text)
+    if "unknown command" in text and "HELLO" in text.upper():
+        return ServerTooOld(f"the server does not know HELLO, so it is older than 6.0; {NEEDED}")
+    return DriverError(f"{type(error).__name__}: {text}")
+
+
+# Words
+
+
+def raw_id(job_id: str) -> bytes:
+    """Return an id as Redis has it. One from redis-cli may not be text, and redis-py would refuse it."""
+    return job_id.encode("utf-8", "surrogateescape")
+
+
+def number_word(number: int | None) -> str:
+    """Return a whole number as scripts take it; '' for None."""
+    return "" if number is None else str(number)
+
+
+def due_word(due: Due | None) -> str:
+    """Return when a job may run, as scripts take it: '' now, '+5000' in 5 s, else a time in ms."""
+    match due:
+        case None:
+            return ""
+        case After(ms):
+            return f"+{ms:.15g}"
+        case At(ms):
+            return str(ms)
+
+
+def job_words(job: NewJob) -> list[Word]:
+    """Return a job as `push` and `fire` take it."""
+    conflict = "" if job.on_conflict is OnConflict.SKIP else str(job.on_conflict)
+    words: list[Word] = [raw_id(job.job_id), job.nonce, job.priority, due_word(job.due), job.unique]
+    words += [number_word(job.unique_for_ms), number_word(job.expires_in_ms), conflict, str(len(job.fields))]
+    return [*words, *job.fields]
+
+
+# Replies
+
+
+def text_id(reply: bytes) -> str:
+    """Return an id from Redis as text; `raw_id` makes the same bytes of it."""
+    return reply.decode("utf-8", "surrogateescape")
+
+
+def shown(text: bytes) -> str:
+    """Return bytes as a text that can be shown."""
+    return text.decode("utf-8", "replace")
+
+
+def reply_of(reply: Any) -> Reply:
+    """Return the word that a script has for one job."""
+    return Reply(reply.decode())
+
+
+def pushed(reply: bytes) -> Pushed:
+    """Return what became of one job that was pushed."""
+    word, _, holder = text_id(reply).partition(" ")
+    return Pushed(Reply(word), holder)
+
+
+def as_it_is(reply: Any) -> Any:
+    """Return a reply, for a command whose caller reads it."""
+    return reply
+
+
+def queued_ms_of(entry: str) -> int:
+    """Return when an entry was written, in ms, as its id says."""
+    return int(entry.partition("-")[0] or 0)
+
+
+def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return the fields of an entry."""
+    if len(flat) == 6:  # as most have: id, name and parameters. In a third of the time, and each job goes by here
+        first, its, second, seconds, third, thirds = flat
+        return {first: its, second: seconds, third: thirds}
+    values = iter(flat)
+    return dict(zip(values, values, strict=True))
+
+
+def threes(flat: Sequence[Any]) -> Iterable[tuple[Any, Any, Any]]:
+    """Return a flat list, three by three."""
+    return zip(flat[::3], flat[1::3], flat[2::3], strict=True)

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from redisjobs.base.eventloop import Gate, threadsafe_caller, was_asked
+from redisjobs.base.eventloop import Gate, was_asked
 from redisjobs.base.logger import Log
 from redisjobs.errors import RedisJobsError
 from redisjobs.events import LoopBlocked, LoopResumed
@@ -42,7 +42,6 @@ class WorkerRun:
 
     Args:
         settings: The worker's, for each of its queues: only the queue differs.
-        until_idle: Whether it ends as soon as nothing is left to do.
         allocator: Which queue is claimed from next. Defaults to one after another.
         breaking: Is called when it begins to end by an error, or is cancelled.
 
@@ -50,15 +49,12 @@ class WorkerRun:
         sources: Its queues.
         pool: The slots that they share.
         shutdown: Whether it stops, and how.
-        call_soon: Runs a function soon in the event loop.
         processes: Where handlers run that need a process of their own; None: there are none.
     """
 
     def __init__(
         self,
         settings: Sequence[Settings],
-        *,
-        until_idle: bool,
         allocator: Allocator | None = None,
         breaking: Callable[[], object] = int,
     ) -> None:
@@ -68,19 +64,12 @@ class WorkerRun:
         self._opening = anyio.CancelScope()
         self._ending: Gate | None = None  # opens when it ends in order
         self.shutdown = Shutdown()
-        self.call_soon = threadsafe_caller()
-
-        def all_idle() -> bool:
-            return all(source.stepper.is_idle for source in self.sources)
-
         self.pool = Pool(first, self.threads, self.shutdown, self.recycle)
         turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
-        self.sources = [
-            Source(each, self.pool, turns, self.call_soon, all_idle, until_idle=until_idle) for each in settings
-        ]
+        self.sources = [Source(each, turns) for each in settings]
         self.pool.share_among([source.claims for source in self.sources])
         patience = min(max(1.0, first.lease / 3), 5.0)
-        self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
+        self.loop = LoopWatchdog(self.threads.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: HandlerPool | None = None
 

@@ -242,11 +242,11 @@ class Worker:
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
         fires = self.settings.schedules and not until_idle
+        settings = replace(self.settings, schedules=fires, until_idle=until_idle)
         self._current = current = WorkerRun(
-            [replace(self.settings, queue=queue, schedules=fires) for queue in self.queues],
-            until_idle=until_idle,
-            allocator=Allocator(self._queues.weights, strict=self._queues.strict),
-            breaking=self.breaking,
+            [replace(settings, queue=queue) for queue in self.queues],
+            Allocator(self._queues.weights, strict=self._queues.strict),
+            self.breaking,
         )
         if self._stop_asked:  # before there was a run to stop
             return
@@ -283,7 +283,7 @@ class Worker:
     def _stop(self, grace: float) -> None:
         self._stop_asked = True  # before we look whether there is a run
         if (current := self._current) is not None:
-            current.call_soon(lambda: current.stop(grace))
+            current.threads.call_soon(lambda: current.stop(grace))
 
     @property
     def busy(self) -> int:

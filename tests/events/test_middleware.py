@@ -120,7 +120,7 @@ async def test_without_middleware_a_slot_calls_the_function_that_was_registered(
 
     queue.register(Work)(work)
     queue.add_middleware(OnPush(lambda _: None))
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings])
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker_run.run)

@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         next_id: Makes the id under which the worker goes on if the server takes it for dead.
         middleware: The worker's own, inside the queue's.
-        schedules: Whether it fires the schedules of the queue.
+        until_idle: Whether the run ends as soon as nothing is left to do.
         queues: The names of all its queues, if it has several.
     """
 
@@ -40,6 +40,7 @@ class Settings:
     max_rss: float = math.inf
     middleware: tuple[Middleware, ...] = ()
     schedules: bool = False
+    until_idle: bool = False
     queues: tuple[str, ...] = ()
 
     @property

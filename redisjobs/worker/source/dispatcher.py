@@ -9,7 +9,6 @@ from redisjobs.worker.running.execution import PATIENCE, Execution
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.settler import Settler
 
 _MIXED = 60.0  # seconds after which a job of another priority counts as the last of its kind
@@ -18,10 +17,10 @@ _MIXED = 60.0  # seconds after which a job of another priority counts as the las
 class Dispatcher:
     """Gives leased jobs to slots, and hands back those that can't start soon."""
 
-    def __init__(self, member: Member, pool: Pool, claims: Claims, settler: Settler) -> None:
+    def __init__(self, member: Member, claims: Claims, settler: Settler) -> None:
         self._came_at = [float("-inf")] * (LOWEST_RANK + 1)  # by rank: when a job last came, monotonic
         self._member = member
-        self._pool = pool
+        self._pool = claims.pool
         self._leases = claims.leases
         self._claims = claims
         self._settler = settler

@@ -9,7 +9,6 @@ from redisjobs.worker.source.batcher import Batch, most_of
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.timer import Promoter
@@ -26,7 +25,6 @@ class Exchanger:
     def __init__(
         self,
         member: Member,
-        pool: Pool,
         claims: Claims,
         settler: Settler,
         dispatcher: Dispatcher,
@@ -38,7 +36,7 @@ class Exchanger:
         self._pause_noted_at = -math.inf  # when a notification last said that the queue was paused, or resumed
         self._asked_at = -math.inf  # when the last exchange was sent whose answer said whether it is paused
         self._member = member
-        self._pool = pool
+        self._pool = claims.pool
         self._claims = claims
         self._leases = claims.leases
         self._batcher = claims.batcher

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from redisjobs.base.eventloop import Wakeup
 from redisjobs.client.backoff import NOT_NOW, Errors
 from redisjobs.model.driver import Fenced, Until
 from redisjobs.model.transitions import Lease
@@ -24,19 +23,18 @@ class Fetcher:
     Args:
         member: The worker, as the queue knows it.
         take: Takes jobs, and when they were asked for, by the monotonic clock.
-        wakeup: Wakes the source when the read has ended, or has to be ended.
 
     Attributes:
         interrupted: The read has to be ended; the source's task calls `end`.
         reading_since: When the read that is under way began, by the monotonic clock; infinity: none is.
     """
 
-    def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object], wakeup: Wakeup) -> None:
+    def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object]) -> None:
         self.interrupted = False
         self.reading_since = float("inf")
         self._member = member
         self._take = take
-        self._wakeup = wakeup
+        self._wakeup = member.timer
         self._count = 0  # most jobs of each priority that it may lease
         self._task_ended = False
         self._until: Until | None = None  # ends the read that is under way, or about to begin

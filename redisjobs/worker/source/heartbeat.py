@@ -20,9 +20,7 @@ from redisjobs.model.info import names_fact
 from redisjobs.model.transitions import Lease
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.settler import Settler
-from redisjobs.worker.source.timer import Timer
 
 logger = Log("redisjobs.worker")
 
@@ -40,23 +38,16 @@ class Beats:
     heartbeat: "Heartbeat"
 
     def __init__(
-        self,
-        member: Member,
-        pool: Pool,
-        claims: Claims,
-        settler: Settler,
-        timer: Timer,
-        fenced: Callable[[Fenced], object],
-        call_soon: Callable[[Callable[[], object]], None],
+        self, member: Member, claims: Claims, settler: Settler, fenced: Callable[[Fenced], object]
     ) -> None:
         self.is_beating = False
         self._member = member
-        self._pool = pool
+        self._pool = claims.pool
         self._leases = claims.leases
         self._settler = settler
-        self._timer = timer
+        self._timer = member.timer
         self._fenced = fenced
-        self._call_soon = call_soon
+        self._call_soon = claims.pool.threads.call_soon
         self._names = names_fact(member.settings.queue.definitions)
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -69,10 +60,6 @@ class Beats:
     def knows_it_is_away(self) -> bool:
         """Whether the source has found that the server is away, and has logged it."""
         return bool(self._member.unavailable)
-
-    def end(self) -> None:
-        """Beat no more: the worker leaves the queue."""
-        self.is_beating = False
 
     def hurry(self) -> None:
         """Beat now: the answer says which jobs are cancelled."""

@@ -16,6 +16,7 @@ from redisjobs.model.changes import Declare, Retain, SetLimit
 from redisjobs.model.driver import Consumer, IdTaken
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.clock import Clock
+from redisjobs.worker.source.timer import Timer
 
 Facts = ParamSpec("Facts")
 
@@ -35,6 +36,7 @@ class Member:
         settings: The same, with the worker's current id.
         consumer: Its side of the driver.
         log: The log for this queue.
+        timer: Wakes the source's task.
         clock: The server's.
         opening: Cancel it to give up joining.
         beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
@@ -52,6 +54,7 @@ class Member:
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
         self.log = settings.log
+        self.timer = Timer()
         self.clock = Clock()
         self.opening = anyio.CancelScope()
         self.beat_at = time.monotonic()

@@ -38,6 +38,7 @@ class Claimant(Protocol):
         skip_until: It found nothing, and leaves the slots to other sources until then, by the monotonic clock.
         emptied_at: How many jobs of the worker had ended when it last claimed, if that left no jobs; None: it may
             have jobs.
+        is_idle: It has found that nothing is left to do.
     """
 
     batcher: Batcher
@@ -46,6 +47,7 @@ class Claimant(Protocol):
     quarantine: Quarantine
     skip_until: float
     emptied_at: int | None
+    is_idle: bool
 
     @property
     def is_away(self) -> bool:

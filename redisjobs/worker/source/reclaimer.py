@@ -13,7 +13,7 @@ from redisjobs.events import JobsReclaimed
 from redisjobs.model.changes import Tidy
 from redisjobs.model.transitions import Reclaimed, Silent
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.timer import Promoter, Timer
+from redisjobs.worker.source.timer import Promoter
 
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
 _ONLY_WORKER = 7.5  # the same where there is no other worker: one that joins says so, and that may be lost
@@ -32,7 +32,7 @@ class Reclaimer:
         asked_at: When the last look that was answered was sent, by the monotonic clock.
     """
 
-    def __init__(self, member: Member, promoter: Promoter, timer: Timer) -> None:
+    def __init__(self, member: Member, promoter: Promoter) -> None:
         self.look_at = 0.0
         self.tidy_at = time.monotonic() + _TIDY * random.random()
         self.silent: Sequence[Silent] = ()
@@ -40,7 +40,7 @@ class Reclaimer:
         self.asked_at = float("-inf")
         self._member = member
         self._promoter = promoter
-        self._timer = timer
+        self._timer = member.timer
         self._lease = member.settings.lease
         self._after = ""  # where tidying goes on
         self._thorough = True  # look at every worker's beat: the server's clock may have been set back

@@ -6,7 +6,6 @@ from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, Unavailable, WrongType
 from redisjobs.events import SourceAvailable, SourceUnavailable
 from redisjobs.model.driver import Fenced
-from redisjobs.worker.settings.shutdown import Shutdown
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.exchanger import Exchanger
@@ -34,7 +33,6 @@ class Recovery:
         dispatcher: Dispatcher,
         exchanger: Exchanger,
         beats: Beats,
-        shutdown: Shutdown,
         progress: ProgressWatchdog,
     ) -> None:
         self.missed_at = time.monotonic() + member.settings.lease
@@ -47,7 +45,7 @@ class Recovery:
         self._dispatcher = dispatcher
         self._exchanger = exchanger
         self._beats = beats
-        self._shutdown = shutdown
+        self._shutdown = claims.pool.shutdown
         self._progress = progress
 
     @property

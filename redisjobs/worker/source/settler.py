@@ -27,8 +27,6 @@ from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
-from redisjobs.worker.source.timer import Timer
 
 logger = Log("redisjobs.worker")
 
@@ -104,17 +102,17 @@ class Settler:
         refused: How many settlements were of jobs whose lease was lost.
     """
 
-    def __init__(self, member: Member, pool: Pool, claims: Claims, timer: Timer) -> None:
+    def __init__(self, member: Member, claims: Claims) -> None:
         self.report = Report(member)
-        self.reporter = Reporter(pool.threads.call_soon, timer)
+        self.reporter = Reporter(claims.pool.threads.call_soon, member.timer)
         self.find: Find = member.settings.queue.definitions.get
         self.refused = 0
         self._leases = claims.leases
         self._member = member
         self._clock = member.clock
-        self._pool = pool
+        self._pool = claims.pool
         self._claims = claims
-        self._timer = timer
+        self._timer = member.timer
         self._leaves = False
 
     # As a job sees it

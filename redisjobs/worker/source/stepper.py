@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -14,10 +13,10 @@ from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.exchanger import Exchanger
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import RESERVED, Pool
+from redisjobs.worker.source.pool import RESERVED
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
-from redisjobs.worker.source.timer import Promoter, Timer
+from redisjobs.worker.source.timer import Promoter
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
 _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was asked to stop
@@ -105,15 +104,9 @@ class Idleness:
     """
 
     def __init__(
-        self,
-        member: Member,
-        pool: Pool,
-        claims: Claims,
-        promoter: Promoter,
-        reclaimer: Reclaimer,
-        recovery: Recovery,
+        self, member: Member, claims: Claims, promoter: Promoter, reclaimer: Reclaimer, recovery: Recovery
     ) -> None:
-        self._pool = pool
+        self._pool = claims.pool
         self._claims = claims
         self._promoter = promoter
         self._reclaimer = reclaimer
@@ -159,11 +152,7 @@ class Idleness:
 
 
 class Stepper:
-    """Takes a source's steps until it is asked to stop, or nothing is left to do.
-
-    Attributes:
-        is_idle: Whether it has found that nothing is left to do.
-    """
+    """Takes a source's steps until it is asked to stop, or nothing is left to do."""
 
     def __init__(
         self,
@@ -173,12 +162,9 @@ class Stepper:
         exchanger: Exchanger,
         recovery: Recovery,
         reclaimer: Reclaimer,
-        idleness: Idleness | None,
         progress: ProgressWatchdog,
-        timer: Timer,
-        all_idle: Callable[[], bool],
+        idleness: Idleness | None,
     ) -> None:
-        self.is_idle = False
         self._member = member
         self._claims = claims
         self._dispatcher = dispatcher
@@ -187,8 +173,7 @@ class Stepper:
         self._reclaimer = reclaimer
         self._idleness = idleness
         self._progress = progress
-        self._timer = timer
-        self._all_idle = all_idle
+        self._timer = member.timer
         self._lease = member.settings.lease
         self._try_at = -math.inf  # when to try again what could not be settled, or could not start
         self._scope = anyio.CancelScope()
@@ -197,7 +182,7 @@ class Stepper:
         """Settle and claim until a stop, or until nothing is left to do."""
         while not self._exchanger.is_ended:
             self._timer.begin()
-            self.is_idle = False  # as far as others know: a step may take long, or bring something
+            self._claims.is_idle = False  # as far as others know: a step may take long, or bring something
             worked = True
             with anyio.CancelScope() as self._scope:
                 try:
@@ -208,8 +193,8 @@ class Stepper:
                 except NOT_NOW as error:
                     await self._recovery.wait_until_available(error)
                     continue
-            self.is_idle = self._idleness is not None and self._idleness.look()
-            if self.is_idle and self._all_idle():
+            self._claims.is_idle = self._idleness is not None and self._idleness.look()
+            if all(source.is_idle for source in self._claims.pool.sources):
                 return
             if not worked:
                 await self._timer.wait()

@@ -66,7 +66,7 @@ class Promoter:
         is_asked: Whether an answer said that the next job of a line may start.
     """
 
-    def __init__(self, clock: Clock, timer: Timer, *, until_idle: bool = False) -> None:
+    def __init__(self, clock: Clock, timer: Timer, *, until_idle: bool) -> None:
         self.due_at = math.inf
         self.has_lines = self.is_asked = False
         self._until_idle = until_idle

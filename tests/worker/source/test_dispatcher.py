@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 def run_of(*queues: JobQueue, concurrency: int = 1) -> WorkerRun:
     """A worker whose slots begin nothing."""
     settings = Worker(queues[0], concurrency=concurrency).settings
-    worker_run = WorkerRun([replace(settings, queue=queue) for queue in queues], until_idle=False)
+    worker_run = WorkerRun([replace(settings, queue=queue) for queue in queues])
     worker_run.pool.runtime = None  # type: ignore[assignment]
     return worker_run
 

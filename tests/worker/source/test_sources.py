@@ -58,9 +58,7 @@ def run_of(
 ) -> WorkerRun:
     """One run of a worker of several queues."""
     settings = Worker(queues[0], **options).settings
-    return WorkerRun(
-        [replace(settings, queue=queue) for queue in queues], until_idle=until_idle, allocator=allocator
-    )
+    return WorkerRun([replace(settings, queue=queue, until_idle=until_idle) for queue in queues], allocator)
 
 
 @asynccontextmanager
@@ -182,7 +180,7 @@ class Claimant:
         self.fetcher: Any = SimpleNamespace(waiting=False)
         self.quarantine: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
         self.leases: Any = [None] * holds
-        self.is_away = False
+        self.is_away = self.is_idle = False
         self.wants_jobs = wants_jobs
         self.skip_until = float("-inf")
         self.emptied_at: int | None = None
@@ -697,12 +695,12 @@ async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker_run.run)
-            await eventually(lambda: far.stepper.is_idle, within=10)
+            await eventually(lambda: far.claims.is_idle, within=10)
             away.is_away = True
             await eventually(lambda: far.member.unavailable, within=10)
             late.is_away = False
             await back.wait()
-            await eventually(lambda: worker_run.sources[0].stepper.is_idle, within=10)
+            await eventually(lambda: worker_run.sources[0].claims.is_idle, within=10)
             away.is_away = False
 
     assert seen.ended == [second.name]

@@ -36,13 +36,13 @@ class Batch:
         ahead: How many of those may have to wait for a slot.
         idle: Whether the worker runs nothing once it is applied, and makes no other exchange.
         turn: By what the server knows it; given when it sets out.
-        sent: When it was last sent, by the monotonic clock.
         unknown: Whether it may have been applied: a try had no answer.
+        sent: When it was last sent, by the monotonic clock.
         reporting: Jobs that run on, and whose progress it publishes.
         after: How many jobs the worker had begun, if it claims and the worker held none; else None. Only set where
             the worker runs until idle: if none has begun since, none has pushed a job.
-        ended: How many jobs of the worker had ended when it set out.
         waiting: Jobs that were claimed before. They wait for this claim to say that none goes before them.
+        ended: How many jobs of the worker had ended when it set out.
         settlements: What was sent: the settlements, and then the reports. By now a job may have another lease.
     """
 
@@ -71,26 +71,21 @@ def most_of(places: int) -> int:
     return min(MOST_JOBS, max(_BATCH, -(-places // 2)))
 
 
-Answered = Callable[[Batch, Exchange], object]
-"""Takes a batch and the answer to it."""
-
-Failed = Callable[[Batch, DriverError | None], object]
-"""Takes a batch that may or may not have arrived, and why. What it settles is sent again as it is."""
-
-
 class Batcher:
     """Sends batches to the server.
 
     Args:
         consumer: The worker's side of the driver.
-        answered: Is called for each answer.
-        failed: Is called for each batch that has no answer.
-
-    Attributes:
-        unanswered: Batches that may or may not have arrived. They are sent again before any other.
+        answered: Takes a batch and the answer to it.
+        failed: Takes a batch that may or may not have arrived, and why. What it settles is sent again as it is.
     """
 
-    def __init__(self, consumer: Consumer, answered: Answered, failed: Failed) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        answered: Callable[[Batch, Exchange], object],
+        failed: Callable[[Batch, DriverError | None], object],
+    ) -> None:
         self._consumer = consumer
         self._answered = answered
         self._failed = failed
@@ -101,7 +96,7 @@ class Batcher:
         self._done = anyio.Event()
         self._under_way: list[Batch] = []  # at most two
         self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free ones, and the number each used last
-        self.unanswered: list[Batch] = []
+        self.unanswered: list[Batch] = []  # may or may not have arrived: sent again before any other
 
     @property
     def under_way(self) -> int:

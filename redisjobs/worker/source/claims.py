@@ -15,16 +15,13 @@ _DRY = 0.05  # seconds for which a source that found nothing leaves the slots to
 
 
 class Claims:
-    """What is known of the jobs that a source could claim.
+    """What is known of the jobs that a source could claim. Times are by the monotonic clock.
 
     Attributes:
-        quarantine: Whether a job waits that has to run isolated.
         found_nothing: The last exchange neither settled nor claimed anything.
-        queue_paused: The queue is paused, as far as is known, so nothing is claimed.
-        claimed_at: When the latest answered claim was sent, by the monotonic clock.
-        skip_until: It found nothing, and leaves the slots to other sources until then, by the monotonic clock.
-        busy_until: Until when the source keeps its turn while it does something else, by the monotonic clock;
-            infinity: it does nothing else.
+        claimed_at: When the latest answered claim was sent.
+        skip_until: It found nothing, and leaves the slots to other sources until then.
+        busy_until: Until when the source keeps its turn while it does something else; infinity: it does nothing.
         emptied_at: How many jobs of the worker had ended when the last claim was sent, if that left no jobs; None:
             there may be jobs.
     """
@@ -148,13 +145,7 @@ class Claims:
     # What answers and notifications say
 
     def claimed(self, batch: Batch, answer: Exchange, *, prefetches: bool) -> None:
-        """Take the answer to a claim.
-
-        Args:
-            batch: The exchange.
-            answer: The answer.
-            prefetches: Whether jobs may be claimed ahead, if there are more.
-        """
+        """Take the answer to a claim. `prefetches`: jobs may be claimed ahead, if there are more."""
         if batch.sent >= self.claimed_at:  # else a later claim knew more
             self.emptied_at = None if answer.more else batch.ended
         self.claimed_at, self._once_more = max(self.claimed_at, batch.sent), False
@@ -167,10 +158,7 @@ class Claims:
     def go_on(self, batch: Batch, answer: Exchange, *, is_late: bool) -> None:
         """Decide by an answer whether to claim again, or to wait for jobs.
 
-        Args:
-            batch: The exchange.
-            answer: The answer.
-            is_late: Whether the exchange was sent before the queue was paused or resumed.
+        `is_late`: the exchange was sent before the queue was paused or resumed.
         """
         isolated = self.quarantine.one_waits and not self.leases.running and self.pool.is_idle_but_for(self)
         settled = any(not isinstance(run.settlement, Lingers) for run in batch.settling)

@@ -26,12 +26,7 @@ class Dispatcher:
         self._settler = settler
 
     def take(self, leases: Sequence[Lease], asked_at: float) -> None:
-        """Give leased jobs to free slots, and hand back the rest.
-
-        Args:
-            leases: The jobs.
-            asked_at: When they were asked for, by the monotonic clock.
-        """
+        """Give leased jobs, asked for at `asked_at`, to free slots, and hand back the rest."""
         if self._may_take(leases):
             room = self._pool.room  # before they are held: a held job may have to end first
             for run in self._dispatch(self._held(leases, asked_at), room):
@@ -126,8 +121,7 @@ class Dispatcher:
     def hand_back_waiting(self, *, at_once: bool = False) -> None:
         """Hand back the jobs that have waited too long for a slot, or may not start any more.
 
-        Args:
-            at_once: Whether some may not start any more: those that may are claimed again.
+        All of them go back `at_once` if some may not start any more: those that may are claimed again.
         """
         if not self._leases.waiting and self._pool.slots.oldest == float("inf"):
             return

@@ -16,11 +16,7 @@ from redisjobs.worker.source.watchdog import ProgressWatchdog
 
 
 class Exchanger:
-    """Settles and claims for one source.
-
-    Attributes:
-        failure: Why an exchange failed; raised where the next step is decided.
-    """
+    """Settles and claims for one source."""
 
     def __init__(
         self,
@@ -32,7 +28,7 @@ class Exchanger:
         reclaimer: Reclaimer,
         progress: ProgressWatchdog,
     ) -> None:
-        self.failure: DriverError | None = None
+        self.failure: DriverError | None = None  # why an exchange failed; raised by the next step
         self._pause_noted_at = -math.inf  # when a notification last said that the queue was paused, or resumed
         self._asked_at = -math.inf  # when the last exchange was sent whose answer said whether it is paused
         self._member = member

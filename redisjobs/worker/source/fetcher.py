@@ -20,18 +20,12 @@ _BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # `Recovery` acts on these
 class Fetcher:
     """Reads from `begin` until jobs come, or until it is ended.
 
-    Args:
-        member: The worker, as the queue knows it.
-        take: Takes jobs, and when they were asked for, by the monotonic clock.
-
-    Attributes:
-        interrupted: The read has to be ended; the source's task calls `end`.
-        reading_since: When the read that is under way began, by the monotonic clock; infinity: none is.
+    `take` gets the jobs, and when they were asked for.
     """
 
     def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object]) -> None:
-        self.interrupted = False
-        self.reading_since = float("inf")
+        self.interrupted = False  # the read has to be ended; the source's task calls `end`
+        self.reading_since = float("inf")  # by the monotonic clock; infinity: no read is under way
         self._member = member
         self._take = take
         self._wakeup = member.timer
@@ -55,11 +49,8 @@ class Fetcher:
     def begin(self, count: int, sent_at: float) -> None:
         """Begin to read, unless it is known that there are jobs that only a claim finds.
 
-        Nor when the task that would read has ended: a worker's tasks are cancelled together, in any order.
-
-        Args:
-            count: Most jobs of each priority that it may lease.
-            sent_at: When the claim was sent that found nothing more, by the monotonic clock.
+        Nor when the task that would read has ended: a worker's tasks are cancelled together, in any order. A claim
+        that was sent at `sent_at` found nothing more; at most `count` jobs of each priority are leased.
         """
         if self._task_ended or sent_at <= self._claim_after:
             return

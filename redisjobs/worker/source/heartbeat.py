@@ -28,14 +28,9 @@ _LOOK = 0.25  # seconds between looks at the loop; less than a loop may be silen
 
 
 class Beats:
-    """What the heartbeats of one source say, and what they hear. The thread calls what it needs for a beat.
+    """What the heartbeats of one source say, and what they hear. The thread calls what it needs for a beat."""
 
-    Attributes:
-        heartbeat: The thread; set by the code that makes it.
-        is_beating: Whether heartbeats are wanted.
-    """
-
-    heartbeat: "Heartbeat"
+    heartbeat: "Heartbeat"  # the thread; set by the code that makes it
 
     def __init__(
         self, member: Member, claims: Claims, settler: Settler, fenced: Callable[[Fenced], object]
@@ -113,12 +108,9 @@ class Heartbeat:
 
     Args:
         beating: The sources it beats for, in one round trip: their consumers have the same `server`.
-        lease: Seconds a lease lasts.
+        lease: Seconds.
         look: Called in the thread four times a second, to watch the event loop from outside.
         log: The log for these queues.
-
-    Attributes:
-        started: Whether the thread was.
     """
 
     def __init__(

@@ -29,15 +29,10 @@ def refuses(error: DriverError) -> bool:
 class Member:
     """A worker in one queue, from joining to leaving.
 
-    Args:
-        settings: The worker's, for this queue.
-
     Attributes:
-        settings: The same, with the worker's current id.
+        settings: The worker's, for this queue, with its current id.
         consumer: Its side of the driver.
-        log: The log for this queue.
         timer: Wakes the source's task.
-        clock: The server's.
         opening: Cancel it to give up joining.
         beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
         opened: Whether it has joined, and begun to work.

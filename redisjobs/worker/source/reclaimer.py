@@ -22,14 +22,14 @@ _TIDY_STEP = 0.02  # seconds between the steps of one look: other things are don
 
 
 class Reclaimer:
-    """What is known of other workers of a queue.
+    """What is known of other workers of a queue. Times are by the monotonic clock.
 
     Attributes:
-        look_at: When the next look for lost workers is due, by the monotonic clock.
+        look_at: When the next look for lost workers is due.
         tidy_at: When the next look for what dead workers left behind is due.
         silent: Workers whose lease is over by the server's clock, if that can be trusted.
         others: How many jobs other workers hold; None: not known.
-        asked_at: When the last look that was answered was sent, by the monotonic clock.
+        asked_at: When the last look that was answered was sent.
     """
 
     def __init__(self, member: Member, promoter: Promoter) -> None:
@@ -76,13 +76,9 @@ class Reclaimer:
             )
 
     async def look(self, *, others: bool) -> bool:
-        """Fence workers that are surely lost, and hand back the jobs of fenced ones.
+        """Fence workers that are surely lost, and hand back the jobs of fenced ones; return whether there were any.
 
-        Args:
-            others: Whether to count the jobs that other workers hold.
-
-        Returns:
-            Whether any job was handed back: a claim takes it.
+        A claim takes these jobs. `others`: count the jobs that other workers hold.
         """
         sent = time.monotonic()
         lost = [each for each in self.silent if self._member.clock.is_trusted(each.lease, sent)]

@@ -19,11 +19,7 @@ _REFUSED = 5.0  # seconds between tries while a key has the wrong type
 
 
 class Recovery:
-    """Makes what a source holds agree with what Redis says.
-
-    Attributes:
-        missed_at: When to look next for jobs of ours that no answer brought, by the monotonic clock.
-    """
+    """Makes what a source holds agree with what Redis says."""
 
     def __init__(
         self,
@@ -35,7 +31,7 @@ class Recovery:
         beats: Beats,
         progress: ProgressWatchdog,
     ) -> None:
-        self.missed_at = time.monotonic() + member.settings.lease
+        self.missed_at = time.monotonic() + member.settings.lease  # when `find_missed` is due
         self._member = member
         self._claims = claims
         self._leases = claims.leases
@@ -94,11 +90,7 @@ class Recovery:
         self._dispatcher.take(leases, float("inf"))
 
     async def wait_until_available(self, error: DriverError) -> None:
-        """Keep what we hold while the server is away or refuses, and try again with backoff until it is back.
-
-        Args:
-            error: What the server said, or what became of a call.
-        """
+        """Keep what we hold while the server is away or refuses, and try again with backoff until it is back."""
         member = self._member
         why, refused = str(error), refuses(error)
         member.tell(SourceUnavailable, why=why, refuses=refused, leases=len(self._leases), server=member.server)

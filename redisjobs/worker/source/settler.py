@@ -42,16 +42,12 @@ _FULL = (
 
 
 class Report:
-    """Collects what became of jobs, and publishes it with the rest of their batch.
-
-    Attributes:
-        is_wanted: Whether a listener wants to know about completed jobs, as of the last batch.
-    """
+    """Collects what became of jobs, and publishes it with the rest of their batch."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
-        self.is_wanted = True
+        self.is_wanted = True  # a listener wants to know about completed jobs, as of the last batch
         self._logged_full = False
 
     def begin(self) -> None:
@@ -93,20 +89,13 @@ class Report:
 
 
 class Settler:
-    """Decides how jobs are settled, and acts on the answers.
-
-    Attributes:
-        report: What became of jobs, to be published.
-        reporter: Jobs whose progress is to be published.
-        find: Returns the definition of a job name, with middleware around its handler once the worker has begun.
-        refused: How many settlements were of jobs whose lease was lost.
-    """
+    """Decides how jobs are settled, and acts on the answers."""
 
     def __init__(self, member: Member, claims: Claims) -> None:
         self.report = Report(member)
         self.reporter = Reporter(claims.pool.threads.call_soon, member.timer)
-        self.find: Find = member.settings.queue.definitions.get
-        self.refused = 0
+        self.find: Find = member.settings.queue.definitions.get  # with middleware once the worker has begun
+        self.refused = 0  # settlements of jobs whose lease was lost
         self._leases = claims.leases
         self._member = member
         self._clock = member.clock
@@ -301,8 +290,7 @@ class Settler:
     def lose_all(self, unknown: Collection[int]) -> None:
         """Let go of all jobs that have ended. What they came to was not written.
 
-        Args:
-            unknown: The `id` of those whose settlement had no answer: it may have been written.
+        Those whose `id()` is in `unknown` may have been settled: no answer came.
         """
         for run in self._leases:
             if id(run) in unknown:
@@ -327,9 +315,8 @@ class Settler:
     def interrupt_all(self, *, broken: bool) -> None:
         """Give up what still runs, and settle it with all the rest.
 
-        Args:
-            broken: Whether an error ends the worker. A job that ran may be the cause. If its delivery did not
-                count, it would be delivered for ever.
+        If an error ends the worker (`broken`), a job that ran may be the cause. If its delivery did not count, it
+        would be delivered for ever.
         """
         self._leaves = True
         for run in self._leases:

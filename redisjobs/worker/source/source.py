@@ -33,7 +33,7 @@ from redisjobs.worker.source.pool import Turns
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
 from redisjobs.worker.source.settler import Settler
-from redisjobs.worker.source.stepper import Idleness, Stepper
+from redisjobs.worker.source.stepper import Stepper
 from redisjobs.worker.source.timer import Promoter
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
@@ -80,8 +80,7 @@ class Source:
         # One task decides what is said to the server.
         self.exchanger = exchanger = Exchanger(member, claims, settler, dispatcher, promoter, reclaimer, progress)
         self.recovery = recovery = Recovery(member, claims, settler, dispatcher, exchanger, beats, progress)
-        idleness = Idleness(member, claims, promoter, reclaimer, recovery) if settings.until_idle else None
-        self.stepper = Stepper(member, claims, dispatcher, exchanger, recovery, reclaimer, progress, idleness)
+        self.stepper = Stepper(member, claims, dispatcher, exchanger, recovery, promoter, reclaimer, progress)
         self.scheduler = Scheduler(settings.queue) if settings.schedules else None
         self._middleware = (*settings.queue.middleware, *settings.middleware)
         self._hooks = Hooks(self._middleware, lambda: member.settings.worker_id, member.log)

@@ -53,12 +53,8 @@ class Promoter:
     A blocking read ends on the server's 100 ms timer, which is too coarse for a job that is due at a time.
 
     One worker of a queue looks then. Others leave it to that one, unless a job is late. For the next job of a line
-    it is the worker that looked last, and a few others look a second later, in case it has died.
-
-    Args:
-        clock: The server's.
-        timer: Wakes the source when a job may be due.
-        until_idle: Whether the worker ends when nothing is left. Then it looks too, whichever worker does.
+    it is the worker that looked last, and a few others look a second later, in case it has died. A worker that
+    runs until idle looks too, whichever worker does.
 
     Attributes:
         due_at: When the next delayed job is due, by the monotonic clock; infinity: there is none.
@@ -110,12 +106,7 @@ class Promoter:
             self.due_at = math.inf
 
     def learn(self, answer: Exchange, sent_at: float) -> None:
-        """Take in what a claim's answer says of the next delayed job and of the next job of a line.
-
-        Args:
-            answer: The answer.
-            sent_at: When the claim was sent, by the monotonic clock.
-        """
+        """Take in what the answer to a claim says of the next delayed job and of the next job of a line."""
         self.has_lines = answer.lines
         if sent_at < self._told_at:
             return  # a later claim was answered first, and knew more

@@ -30,9 +30,9 @@ class LoopWatchdog:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
         patience: Seconds of silence after which probes see the loop as blocked, and after which it is logged if no
             handler runs: a busy machine does that too. If a handler runs it is logged after 0.5 s.
-        tell: Is called then, with the seconds so far and the place. It has a thread of its own, as it may hang:
-            the log may be what blocks the loop.
-        resumed: Is called once the loop runs again, with the seconds it was blocked; in a thread of its own, too.
+        tell: Called then, with the seconds so far and the place. It has a thread of its own, as it may hang: the
+            log may be what blocks the loop.
+        resumed: Called once the loop runs again, with the seconds it was blocked; in a thread of its own, too.
     """
 
     def __init__(

@@ -25,13 +25,7 @@ _AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to fire a schedule.
-
-    Attributes:
-        plan: The schedule.
-        firing: What is asked of the store.
-        ends: The hooks that wait for the end of the push.
-    """
+    """One try to fire a schedule: what is asked of the store, and the hooks that wait for the end."""
 
     plan: Plan
     firing: stored.Firing

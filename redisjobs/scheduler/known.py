@@ -21,8 +21,6 @@ class Known:
     """What one scheduler knows.
 
     Attributes:
-        queue: The queue.
-        id: The scheduler's id.
         plans: The schedules it fires, by name.
         change: The number of the last change of a schedule that it read; None: it has to read all.
         is_behind: Whether there may be changes to read.
@@ -31,8 +29,7 @@ class Known:
         others: The names of these that the store does not have from this release.
         began_ms: When it began, by the server's clock; 0: it has not declared anything yet.
         present: How many schedulers of this release there are.
-        said_at: When it last said that it is there, by the monotonic clock.
-        declared_at: When it last declared all schedules of its code.
+        said_at: When it last said that it is there, by the monotonic clock; `declared_at`, that it declared all.
         trouble: What the store said, if nothing can be fired; "" if all is well.
         in_worker: Whether it runs in a worker, which logs that the server is unavailable.
         lot: From 0 to 1: which share of the schedulers fires before this one.

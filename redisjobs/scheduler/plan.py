@@ -18,8 +18,6 @@ class Plan:
     """A schedule that this scheduler fires.
 
     Attributes:
-        definition: What it is.
-        fingerprint: The fingerprint of the definition.
         last_ms: The last slot that was seen to.
         next_ms: The slot after that.
         not_before: When it is tried again after an error, by the monotonic clock.

@@ -43,13 +43,7 @@ class WorkerRun:
     Args:
         settings: The worker's, for each of its queues: only the queue differs.
         allocator: Which queue is claimed from next. Defaults to one after another.
-        breaking: Is called when it begins to end by an error, or is cancelled.
-
-    Attributes:
-        sources: Its queues.
-        pool: The slots that they share.
-        shutdown: Whether it stops, and how.
-        processes: Where handlers run that need a process of their own; None: there are none.
+        breaking: Called when it begins to end by an error, or is cancelled.
     """
 
     def __init__(

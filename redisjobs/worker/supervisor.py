@@ -62,12 +62,9 @@ class Child:
     """A worker process.
 
     Attributes:
-        process: The process.
         worker_ids: Its id in each of its queues; empty until it has said so, before it claims anything.
-        health: Its last report.
+        health: Its last report; it came at `heard_at`, by the monotonic clock.
         is_partial: Whether it takes jobs of some of its queues only.
-        heard_at: When that came, by the monotonic clock.
-        started_at: When it was started.
         end: Its last line; None until then.
         is_late: Whether it was killed, as it ran on after the grace.
     """
@@ -102,9 +99,7 @@ def listen(child: Child, line: socket.socket) -> None:
 class Pipe:
     """A child's end of the pipe: it reports the worker's health, and learns that the supervisor is gone.
 
-    Args:
-        descriptor: The file descriptor.
-        worker_ids: Returns its id in each of its queues; sent at once, and with each report.
+    `worker_ids` returns its id in each of its queues; they are sent at once, and with each report.
     """
 
     def __init__(self, descriptor: int, worker_ids: Callable[[], Sequence[str]]) -> None:
@@ -144,17 +139,11 @@ class Pipe:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of a child, and of those that follow it.
+    """The place of a child, and of those that follow it."""
 
-    Attributes:
-        child: The child that runs; None between two.
-        start_at: When the next one is to be started, by the monotonic clock; None: not at all.
-        deaths: How many children ended in a row, each but the first soon after its start.
-    """
-
-    child: Child | None = None
-    start_at: float | None = 0.0
-    deaths: int = 0
+    child: Child | None = None  # None between two
+    start_at: float | None = 0.0  # of the next one, by the monotonic clock; None: it is not to be started
+    deaths: int = 0  # children that ended in a row, each but the first soon after its start
 
 
 class Supervisor:
@@ -166,9 +155,6 @@ class Supervisor:
         processes: How many.
         lease: The children's lease, in seconds.
         grace: The children's grace, in seconds.
-
-    Attributes:
-        queues: The queues.
     """
 
     def __init__(
@@ -214,11 +200,7 @@ class Supervisor:
         return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready{why}")
 
     def run(self) -> int:
-        """Run the workers.
-
-        Returns:
-            The exit status: 0 after a stop that was asked for, or a finished drain; else a child's.
-        """
+        """Run the workers; return the exit status: 0 after a stop or a finished drain, else a child's."""
         while any(slot.child is not None or slot.start_at is not None for slot in self._slots):
             self._start_due()
             self._kill_late()

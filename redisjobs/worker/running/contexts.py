@@ -10,11 +10,7 @@ from redisjobs.worker.running.cancels import TaskCancels
 
 
 class Contexts:
-    """Copies of the current context, one for each job: what a job sets there does not reach the next one.
-
-    Attributes:
-        fresh: Returns a new copy.
-    """
+    """Copies of the current context, one for each job: what a job sets there does not reach the next one."""
 
     def __init__(self) -> None:
         # A copy of a context holds the same values, and a decimal context can be changed in place.
@@ -49,15 +45,9 @@ def begin_in(
     A task for each job would have a context too, but costs more than all the rest of the job. A context can be
     entered for one step at a time only, so the coroutine is stepped here.
 
-    Args:
-        context: The context.
-        take: Called with what the handler returned in the end; None: it is not kept.
-        call: The handler.
-        parameters: Its first argument.
-        job: Its second argument.
-
     Returns:
-        What `go_on_in` goes on with, if the handler waits for something. Else what it raised, or None.
+        What `go_on_in` goes on with, if the handler waits for something. Else what it raised, or None; `take` was
+        called with what it returned.
     """
     try:
         return context.run(_first_step, take, call, parameters, job)
@@ -101,11 +91,7 @@ def go_on_in(
 ) -> Generator[Any, Any, BaseException | None]:
     """Await a handler that `begin_in` began, and return what it raised, or None.
 
-    Args:
-        context: The context of `begin_in`.
-        begun: What `begin_in` returned.
-        take: As for `begin_in`.
-        cancels: Notes whether the handler itself has cancelled this task.
+    `cancels` notes whether the handler itself has cancelled this task.
     """
     steps, waits_for = begun
     step: Callable[[Any], Any]

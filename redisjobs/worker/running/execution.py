@@ -78,18 +78,17 @@ class Owner(Protocol):
 
 
 class Execution(HandlerRun):
-    """A leased job whose handler is about to run, runs, or has run.
+    """A leased job whose handler is about to run, runs, or has run. Times are by the monotonic clock.
 
     Attributes:
-        key: The lease's key.
         owner: The part of the worker that leased it.
         ended: Whether its handler runs no more, in the event loop at least.
         settlement: Its settlement, once that is decided; None also if it is no longer ours.
         resent: Whether its settlement was sent before, and the reply lost.
         is_told: Whether it was reported as claimed before: it was given to the slots, and taken back.
-        given_at: When it was given to the slots, by the monotonic clock.
+        given_at: When it was given to the slots.
         sent_at: When it was last sent, in s since 1970; 0 if never.
-        ended_at: When it came to its outcome, by the monotonic clock; 0: it did not, or the time is not needed.
+        ended_at: When it came to its outcome; 0: it did not, or the time is not needed.
     """
 
     __slots__ = (
@@ -139,9 +138,6 @@ class Execution(HandlerRun):
             scope: The scope that `give_up` cancels, around the whole run. If it cuts the run off, the outcome is
                 that of `cut_off`.
             cancels: The cancels of the current task.
-
-        Returns:
-            The outcome; or a coroutine for it, to be awaited in the same task.
 
         Raises:
             BaseException: Only a cancellation from outside.

@@ -40,13 +40,6 @@ _spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
 class HandlerPool:
     """As many processes as handlers run at once, each started when first needed and then kept.
 
-    Args:
-        definitions: The handlers.
-        changed: Called when there is no process, and none can be started, and when that is over.
-
-    Attributes:
-        trouble: Why there is none.
-
     Raises:
         RegistrationError: A process would not find one of the handlers.
     """
@@ -166,16 +159,11 @@ class HandlerPool:
 
 
 class Process:
-    """One process that runs handlers. Methods that block are for a thread.
-
-    Attributes:
-        ending: How it ended, or why it did not begin.
-        begun: Whether it began with its latest task.
-    """
+    """One process that runs handlers. Methods that block are for a thread."""
 
     def __init__(self, modules: set[str]) -> None:
-        self.ending = "was killed"
-        self.begun = False
+        self.ending = "was killed"  # how it ended, or why it did not begin
+        self.begun = False  # with its latest task
         self._given_up = False
         self._pipe, theirs = _spawn.Pipe()
         watched, self._lifeline = _spawn.Pipe(duplex=False)  # nothing is written: it closes as the worker ends
@@ -205,14 +193,9 @@ class Process:
         return self._receive() == READY
 
     def ask(self, task: bytes, hear: Callable[[HandlerMessage], object]) -> bytes | None:
-        """Run a handler there.
+        """Run a handler there, and return its answer; None if the process died.
 
-        Args:
-            task: The handler and its arguments.
-            hear: Called, in this thread, with each message of the handler before its answer.
-
-        Returns:
-            The answer, or None if the process died.
+        `hear` gets what it says before.
         """
         self.begun = False
         with suppress(OSError):

@@ -63,19 +63,12 @@ class HandlerRuntime:
 
 @dataclass(slots=True)
 class Reported:
-    """The latest progress that a run has reported.
-
-    Attributes:
-        progress: The progress.
-        made_at: When the handler reported it, by the monotonic clock.
-        is_noted: Whether it waits to be published.
-        published_at: When it was last taken to be published, by the monotonic clock; -inf: never.
-    """
+    """The latest progress that a run has reported. Times are by the monotonic clock."""
 
     progress: Progress
     made_at: float
-    is_noted: bool = False
-    published_at: float = -math.inf
+    is_noted: bool = False  # it waits to be published
+    published_at: float = -math.inf  # when it was last taken for that
 
 
 class HandlerRun:
@@ -88,8 +81,6 @@ class HandlerRun:
         has_returned: Whether the handler has returned or raised; it can push no more jobs.
         deadline: When it has to have ended; None: no limit, or it has not begun.
         times: When its handler ran in a thread; None: in none.
-        reported: The latest progress; None: there was none.
-        pushes: The jobs that its handler has pushed; None: none.
     """
 
     __slots__ = (
@@ -125,16 +116,9 @@ class HandlerRun:
     def call(
         self, definition: JobDefinition[Any], context: JobContext, parameters: bytes, cancels: TaskCancels
     ) -> Run:
-        """Read the parameters, and begin to run the handler.
+        """Read the parameters, which are JSON, and begin to run the handler.
 
-        Args:
-            definition: The handler.
-            context: The context that it is given.
-            parameters: Its parameters, as JSON.
-            cancels: The cancels of the current task.
-
-        Returns:
-            The outcome; or a coroutine for it, to be awaited in the same task.
+        `cancels` are those of the current task.
 
         Raises:
             BaseException: Only a cancellation from outside.

@@ -17,11 +17,7 @@ class Reporter:
     """Keeps the jobs of a source that have progress to publish.
 
     It has no timer. Each exchange with the store takes what is there; at the time `late_at` the source makes an
-    exchange for this alone.
-
-    Args:
-        call_soon: Runs a function soon in the event loop.
-        wakeup: Wakes the source when `late_at` has become earlier.
+    exchange for this alone. `wakeup` wakes it when that has become earlier.
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], object]], None], wakeup: Wakeup) -> None:
@@ -53,12 +49,7 @@ class Reporter:
         return next(iter(self._since.values()), math.inf) + _LATEST
 
     def take(self, now: float, most: int = _MOST) -> list[Execution]:
-        """Return the jobs whose progress is to be published now: each at most 4 times a second, the oldest first.
-
-        Args:
-            now: The time, by the monotonic clock.
-            most: The most jobs to return.
-        """
+        """Return up to `most` jobs whose progress is to be published now: each 4 times a second, oldest first."""
         self._gather()
         taken: list[Execution] = []
         for run in list(self._since):

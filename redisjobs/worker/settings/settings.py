@@ -51,13 +51,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """The queues of a worker.
-
-    Attributes:
-        all: The queues, in the order in which they were listed.
-        weights: The weight of each.
-        strict: Whether only the order counts.
-    """
+    """The queues of a worker, in the order in which they were listed, and their weights."""
 
     all: tuple[Registry, ...]
     weights: tuple[float, ...]

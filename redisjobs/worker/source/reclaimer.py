@@ -76,7 +76,7 @@ class Reclaimer:
             )
 
     async def look(self, *, others: bool) -> bool:
-        """Fence workers that are surely lost, and hand back the jobs of fenced ones; return whether there were any.
+        """Fence workers that are surely lost, and hand back the jobs of fenced ones; return whether there were.
 
         A claim takes these jobs. `others`: count the jobs that other workers hold.
         """

@@ -44,8 +44,8 @@ class HandlerPool:
         RegistrationError: A process would not find one of the handlers.
     """
 
-    def __init__(self, definitions: Iterable[JobDefinition[Any]], changed: Callable[[], None]) -> None:
-        self.trouble = Trouble(changed)
+    def __init__(self, definitions: Iterable[JobDefinition[Any]]) -> None:
+        self.trouble = Trouble("handler in a process", "handlers in processes")
         # Not by their names: handlers of several queues may share one.
         self._refs = {id(each): HandlerRef.of(each) for each in definitions}
         # The slots are the limit; the default limiter is the application's too, which may have used it up.

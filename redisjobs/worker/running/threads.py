@@ -13,6 +13,9 @@ import anyio
 import anyio.to_thread
 
 from redisjobs.base.eventloop import threadsafe_caller
+from redisjobs.base.logger import Log
+
+logger = Log("redisjobs.worker")
 
 
 class NoThread(Exception):
@@ -42,26 +45,34 @@ class ThreadTimes:
 class Trouble:
     """Why handlers of some kind can't be started: `why` is the reason in a few words, '' if they can."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, kind: str, kinds: str, begun: Callable[[], object] = int) -> None:
         self.why = ""
-        self._changed = changed
+        self._kind, self._kinds = kind, kinds
+        self._begun = begun
+
+    def __str__(self) -> str:
+        return f"no {self._kind} is started: {self.why}"
 
     def note(self, why: str) -> None:
-        """Note why they can't be started; '' if they can."""
-        changed, self.why = bool(why) != bool(self.why), why
-        if changed:
-            self._changed()
+        """Note why they can't be started, '' if they can; log that it begins, or is over."""
+        before, self.why = self.why, why
+        if why and not before:
+            logger.error("no %s is started, their jobs wait or go to other workers: %s", self._kind, why)
+            self._begun()
+        elif before and not why:
+            logger.info("%s are started again", self._kinds)
 
 
 class Threads:
     """Runs sync handlers in threads, until too many threads are abandoned.
 
-    While `most` threads are abandoned, no other handler is started. Those that run may add to them.
+    While `most` threads are abandoned, no other handler is started. Those that run may add to them. `none_start`
+    is called when no handler can be started any more.
     """
 
-    def __init__(self, most: int, changed: Callable[[], None]) -> None:
+    def __init__(self, most: int, none_start: Callable[[], object]) -> None:
         self.full = False  # too many threads are abandoned
-        self.trouble = Trouble(changed)
+        self.trouble = Trouble("sync handler", "sync handlers", none_start)
         self.turned_away = False  # a job has found no thread, or process, and waits for the next try
         self.abandoned = 0
         self._most = most

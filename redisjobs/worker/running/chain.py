@@ -1,17 +1,20 @@
 """Composes a worker's handlers with the middleware around them, when the worker starts."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from redisjobs.base.eventloop import is_awaitable
-from redisjobs.middleware import Handler, Middleware, chained, hooks
+from redisjobs.middleware import Hook, Middleware, RunningJob, hook_name, hooks
 from redisjobs.model.context import JobContext, message_sink_of
 from redisjobs.model.job import JobDefinition
 from redisjobs.worker.running.handler_run import HandlerRun
 from redisjobs.worker.running.threads import NoThread
+
+Handler = Callable[[Any, JobContext], Awaitable[Any]]
+Layer = Callable[[RunningJob, JobContext], Coroutine[Any, Any, Any]]
 
 Find = Callable[[str], JobDefinition[Any] | None]
 """Returns the definition of a job name; None if there is none."""
@@ -50,9 +53,8 @@ class _Chains:
 
     def _compose(self, definition: JobDefinition[Any]) -> Handler:
         if definition.is_async:
-            return chained(definition.call, definition.name.name, self._around)
-        place = _in_process if definition.in_process else _in_thread
-        chain = chained(self._placed(partial(place, definition)), definition.name.name, self._around)
+            return _chained(definition.call, definition.name.name, self._around)
+        chain = _chained(self._elsewhere(definition), definition.name.name, self._around)
 
         async def run(parameters: Any, context: JobContext) -> Any:
             try:
@@ -64,28 +66,21 @@ class _Chains:
 
         return run
 
-    def _placed(self, call: Handler) -> Handler:
-        async def run(parameters: Any, context: JobContext) -> Any:
+    def _elsewhere(self, definition: JobDefinition[Any]) -> Handler:
+        """Return what calls a plain function in a thread or a process."""
+
+        async def call(parameters: Any, context: JobContext) -> Any:
+            run = cast(HandlerRun, message_sink_of(context))  # as the run has made the context
             try:
-                return await call(parameters, context)
+                if definition.in_process:
+                    return await _come_to(*await run.in_process(definition, parameters, context))
+                surroundings = copy_context()  # for a thread that is given up stays in its context
+                return await _come_to(*await run.in_thread(surroundings, definition.call, parameters, context))
             except NoThread:
                 self._turned_away.add(context)
                 raise
 
-        return run
-
-
-async def _in_thread(definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
-    run, surroundings = _run_of(context), copy_context()  # for a thread that is given up stays in its context
-    return await _come_to(*await run.in_thread(surroundings, definition.call, parameters, context))
-
-
-async def _in_process(definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
-    return await _come_to(*await _run_of(context).in_process(definition, parameters, context))
-
-
-def _run_of(context: JobContext) -> HandlerRun:
-    return cast(HandlerRun, message_sink_of(context))  # as the run has made the context
+        return call
 
 
 async def _come_to(returned: Any, raised: BaseException | None) -> Any:
@@ -97,3 +92,67 @@ async def _come_to(returned: Any, raised: BaseException | None) -> Any:
         return await returned if is_awaitable(returned) else returned
     finally:
         del raised  # a reference cycle otherwise, through its traceback
+
+
+def _chained(handler: Handler, name: str, around: Sequence[Hook]) -> Handler:
+    """Return a handler with hooks around it, the first outermost."""
+
+    async def innermost(job: RunningJob, context: JobContext) -> Any:
+        return await handler(job.parameters, context)
+
+    chain: Layer = innermost
+    for hook in reversed(around):
+        chain = _layer(hook, chain)
+
+    async def outermost(parameters: Any, context: JobContext) -> Any:
+        return await chain(RunningJob(context.job_id, name, parameters), context)
+
+    return outermost
+
+
+def _layer(hook: Hook, inside: Layer) -> Layer:
+    async def layer(job: RunningJob, context: JobContext) -> Any:
+        call_next = _Next(inside, job, context)
+        try:
+            returned = await hook(job, context, call_next)
+        finally:
+            awaited = call_next.end()
+        if not awaited:
+            raise RuntimeError(f"{hook_name(hook)} did not await call_next(): the handler did not run to its end")
+        return returned
+
+    return layer
+
+
+class _Next:
+    """Runs what is inside of a layer, once, and not after the layer has ended."""
+
+    __slots__ = ("_begun", "_ended", "_inside", "_over", "_steps")
+
+    def __init__(self, inside: Layer, job: RunningJob, context: JobContext) -> None:
+        self._inside = partial(inside, job, context)
+        self._steps: Coroutine[Any, Any, Any] | None = None  # until they begin
+        self._begun = self._ended = self._over = False
+
+    def __call__(self) -> Awaitable[Any]:
+        if self._over or self._begun or self._steps is not None:
+            raise RuntimeError(
+                "call_next runs a job's handler once, while around runs; for another run raise Retry"
+            )
+        self._steps = self._run()
+        return self._steps
+
+    async def _run(self) -> Any:
+        self._begun, self._steps = True, None
+        try:
+            return await self._inside()
+        finally:
+            self._ended = True
+
+    def end(self) -> bool:
+        """Let nothing start any more; return whether what was called has ended."""
+        self._over = True
+        forgotten, self._steps = self._steps, None
+        if forgotten is not None:
+            forgotten.close()
+        return forgotten is None and self._ended == self._begun

@@ -13,7 +13,7 @@ from redisjobs.client.functions import FunctionJob
 from redisjobs.client.push import name_in
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError
-from redisjobs.middleware import NOBODY, PushEnds, before_push
+from redisjobs.middleware import NO_CALLS, PushEnds, before_push
 from redisjobs.model.job import OnConflict
 from redisjobs.model.progress import Pushing
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of
@@ -26,7 +26,7 @@ class _Pushed:
 
     job: NewJob
     context: Context  # of the push: a hook finds the span of a trace there
-    ends: PushEnds = NOBODY
+    ends: PushEnds = NO_CALLS
 
 
 class Pushes:
@@ -130,7 +130,7 @@ class Pushes:
         job_id = visible(self._lease.job_id)
         error = DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
         for pushed in self._pushed:
-            ends, pushed.ends = pushed.ends, NOBODY  # once: the handler may go on after its job was given up
+            ends, pushed.ends = pushed.ends, NO_CALLS  # once: the handler may go on after its job was given up
             ends.tell((), error)
 
 

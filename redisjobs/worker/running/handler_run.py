@@ -63,12 +63,11 @@ class HandlerRuntime:
 
 @dataclass(slots=True)
 class Reported:
-    """The latest progress that a run has reported. Times are by the monotonic clock."""
+    """The latest progress that a run has reported."""
 
     progress: Progress
-    made_at: float
     is_noted: bool = False  # it waits to be published
-    published_at: float = -math.inf  # when it was last taken for that
+    published_at: float = -math.inf  # when it was last taken for that, by the monotonic clock
 
 
 class HandlerRun:
@@ -316,9 +315,9 @@ class HandlerRun:
             self.deadline.progressed(self._less_lost(now))
         reported = self.reported
         if reported is None:
-            reported = self.reported = Reported(said, now)
+            reported = self.reported = Reported(said)
         else:
-            reported.progress, reported.made_at = said, now
+            reported.progress = said
         if not reported.is_noted:
             reported.is_noted = True
             self.has_news()

@@ -10,7 +10,6 @@ from redisjobs.worker.running.execution import Execution
 
 _BETWEEN = 0.25  # seconds between two reports of one job, at least
 _LATEST = 0.5  # seconds until a report has an exchange of its own, where there is no other
-_MOST = 500  # reports in one exchange
 
 
 class Reporter:
@@ -48,7 +47,7 @@ class Reporter:
         """When progress has to be published at the latest, by the monotonic clock; inf: there is none."""
         return next(iter(self._since.values()), math.inf) + _LATEST
 
-    def take(self, now: float, most: int = _MOST) -> list[Execution]:
+    def take(self, now: float, most: int) -> list[Execution]:
         """Return up to `most` jobs whose progress is to be published now: each 4 times a second, oldest first."""
         self._gather()
         taken: list[Execution] = []

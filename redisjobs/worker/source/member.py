@@ -73,8 +73,12 @@ class Member:
         self.beat_at = time.monotonic()
 
     async def _enter(self) -> list[str]:
-        """Join, and set what the code declares."""
-        warnings = await self._open()
+        """Join, and set what the code declares; return what is wrong with the server, in words."""
+        try:
+            warnings = await self.consumer.open(self.settings.worker_id)
+        except IdTaken:  # by us: an earlier try had no answer, and was fenced since
+            self.settings = replace(self.settings, worker_id=self.settings.next_id())
+            warnings = await self.consumer.open(self.settings.worker_id)
         await self._declare()
         return warnings
 
@@ -100,13 +104,6 @@ class Member:
         if retention or limits:
             self._declared = sha1(repr((retention, sorted(limits.items()))).encode()).hexdigest()[:16]
             await self.consumer.change(Declare(self._declared, done=True))  # last: other workers rely on it
-
-    async def _open(self) -> list[str]:
-        try:
-            return await self.consumer.open(self.settings.worker_id)
-        except IdTaken:  # by us: an earlier try had no answer, and was fenced since
-            self.settings = replace(self.settings, worker_id=self.settings.next_id())
-            return await self.consumer.open(self.settings.worker_id)
 
     def _could_not_join(self, error: DriverError) -> None:
         self.note_unavailable(error)

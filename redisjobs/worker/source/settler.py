@@ -252,12 +252,6 @@ class Settler:
 
     # Progress
 
-    def take_reports(self, most: int) -> Sequence[Execution]:
-        """Take up to `most` jobs whose progress is to be published now."""
-        if self.reporter.late_at == float("inf") or most <= 0:
-            return ()
-        return self.reporter.take(time.monotonic(), most)
-
     def report_again(self, runs: Sequence[Execution]) -> None:
         """Publish the progress of jobs once more: what was sent had no answer."""
         for run in runs:

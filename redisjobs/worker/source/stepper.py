@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import anyio
 
@@ -22,132 +23,124 @@ _LAST_TURN = 1.0  # seconds that an idle worker waits for an answer once it was 
 _PUT_OFF = 2.0  # seconds within which a job that found no thread is due again
 
 
+@dataclass(eq=False, repr=False)
 class Stepper:
     """Takes a source's steps until it is asked to stop, or nothing is left to do."""
 
-    def __init__(
-        self,
-        member: Member,
-        claims: Claims,
-        dispatcher: Dispatcher,
-        exchanger: Exchanger,
-        recovery: Recovery,
-        promoter: Promoter,
-        reclaimer: Reclaimer,
-        progress: ProgressWatchdog,
-    ) -> None:
-        self._member = member
-        self._pool = claims.pool
-        self._claims = claims
-        self._dispatcher = dispatcher
-        self._exchanger = exchanger
-        self._recovery = recovery
-        self._promoter = promoter
-        self._reclaimer = reclaimer
-        self._progress = progress
-        self._lease = member.settings.lease
+    member: Member
+    claims: Claims
+    dispatcher: Dispatcher
+    exchanger: Exchanger
+    recovery: Recovery
+    promoter: Promoter
+    reclaimer: Reclaimer
+    progress: ProgressWatchdog
+
+    def __post_init__(self) -> None:
+        self._pool = self.claims.pool
+        self._lease = self.member.settings.lease
         self._idle_since: float | None = None  # since when nothing is left to do here
         self._try_at = -math.inf  # when to try again what could not be settled, or could not start
         self._scope = anyio.CancelScope()
 
     async def run(self) -> None:
         """Settle and claim until a stop, or until nothing is left to do."""
-        while not self._exchanger.is_ended:
-            self._member.timer.begin()
-            self._claims.is_idle = False  # as far as others know: a step may take long, or bring something
+        while not self.exchanger.is_ended:
+            self.member.timer.begin()
+            self.claims.is_idle = False  # as far as others know: a step may take long, or bring something
             worked = True
             with anyio.CancelScope() as self._scope:
                 try:
                     worked = await self._step()
                 except Fenced as error:
-                    await self._recovery.rejoin(error)
+                    await self.recovery.rejoin(error)
                     continue
                 except NOT_NOW as error:
-                    await self._recovery.wait_until_available(error)
+                    await self.recovery.wait_until_available(error)
                     continue
-            self._claims.is_idle = self._member.settings.until_idle and self._nothing_is_left()
+            self.claims.is_idle = self.member.settings.until_idle and self._nothing_is_left()
             if all(source.is_idle for source in self._pool.sources):
                 return
             if not worked:
-                await self._member.timer.wait()
+                await self.member.timer.wait()
 
     def limit(self) -> None:
         """Wait only a moment where nothing is left to wait for but an answer, which may never come."""
-        if self._exchanger.is_through:
+        if self.exchanger.is_through:
             self._scope.deadline = anyio.current_time() + _LAST_TURN
 
     def cut(self) -> None:
         """Give up the step that is under way."""
         self._scope.cancel()
-        self._member.timer.wake()
+        self.member.timer.wake()
 
     async def _step(self) -> bool:
         """Take the next step; return whether there was anything to do."""
-        self._exchanger.end_read_for_line()
-        self._claims.end_last_read()
-        self._dispatcher.hand_back_waiting()
+        self.exchanger.end_read_for_line()
+        self.claims.end_last_read()
+        self.dispatcher.hand_back_waiting()
         self._try_again()
-        self._claims.keep_turn(RESERVED)
-        self._exchanger.raise_failure()  # the server is away, or took the worker for dead
+        self.claims.keep_turn(RESERVED)
+        self.exchanger.raise_failure()  # the server is away, or took the worker for dead
         if (duty := self._duty()) is not None:
             await duty()
             return True
-        self._claims.busy_until = math.inf
-        if self._exchanger.has_batch:
-            self._exchanger.begin()
+        self.claims.busy_until = math.inf
+        if self.exchanger.has_batch:
+            self.exchanger.begin()
             return True
-        times = self._recovery.missed_at, self._reclaimer.tidy_at, self._try_at, self._exchanger.look_at
-        self._member.timer.wake_at(min(*times, self._reclaim_at, self._silent_at))
+        times = self.recovery.missed_at, self.reclaimer.tidy_at, self._try_at, self.exchanger.look_at
+        self.member.timer.wake_at(min(*times, self._reclaim_at, self._silent_at))
         return False
 
     def _duty(self) -> Callable[[], Awaitable[object]] | None:
         """Return what has to be done before the next exchange; None: nothing."""
         now = time.monotonic()
-        if self._recovery.is_required:
-            return self._recovery.recover
-        if self._claims.fetcher.interrupted:
-            return self._claims.end_read
-        if not self._member.clock.is_known:  # before any job is judged by the server's time
+        if self.recovery.is_required:
+            return self.recovery.recover
+        if self.claims.fetcher.interrupted:
+            return self.claims.end_read
+        if not self.member.clock.is_known:  # before any job is judged by the server's time
             return self._read_clock
         if now >= self._reclaim_at:
             return self._reclaim
-        if now >= self._recovery.missed_at:
-            return self._recovery.find_missed
-        if now >= self._reclaimer.tidy_at:
-            return self._reclaimer.tidy
-        if now >= self._silent_at and not self._exchanger.has_batch:
+        if now >= self.recovery.missed_at:
+            return self.recovery.find_missed
+        if now >= self.reclaimer.tidy_at:
+            return self.reclaimer.tidy
+        if now >= self._silent_at and not self.exchanger.has_batch:
             return self._read_clock
         return None
 
     @property
     def _reclaim_at(self) -> float:
-        return math.inf if self._exchanger.is_stopping else self._reclaimer.look_at
+        return math.inf if self.exchanger.is_stopping else self.reclaimer.look_at
 
     @property
     def _silent_at(self) -> float:
         """When to see whether a server still answers that was not asked for long, or a queue still is paused."""
-        return min(self._progress.said_at, self._exchanger.paused_at) + self._lease
+        return min(self.progress.said_at, self.exchanger.paused_at) + self._lease
 
     def _try_again(self) -> None:
         """Try now and then what could not be done: an abandoned thread may have ended, or the server have room."""
         if time.monotonic() >= self._try_at:
-            self._try_at = time.monotonic() + self._reclaimer.every
-            self._claims.try_isolated()
-            self._claims.leases.try_again_later()
+            self._try_at = time.monotonic() + self.reclaimer.every
+            self.claims.try_isolated()
+            self.claims.leases.try_again_later()
 
     async def _read_clock(self) -> None:
         """Promote what is due, and read the server's clock."""
         sent = time.monotonic()
-        answer = await self._member.consumer.exchange([], 0)
-        self._progress.progressed()
-        self._exchanger.learn(answer, sent)
+        answer = await self.member.consumer.exchange([], 0)
+        self.progress.progressed()
+        self.exchanger.learn(answer, sent)
 
     async def _reclaim(self) -> None:
         """Look for lost workers, and hand their jobs on."""
-        released = await self._reclaimer.look(others=self._member.settings.until_idle)
-        self._progress.progressed()
+        released = await self.reclaimer.look(others=self.member.settings.until_idle)
+        self.progress.progressed()
         if released:
-            self._claims.note_released()
+            self.claims.note_released()
 
     # Until idle
 
@@ -157,7 +150,7 @@ class Stepper:
         Then a claim looks once more. Jobs that others held at the last look may have kept a line from moving, or
         may have pushed jobs, and a notification of that may still be under way.
         """
-        claims, reclaimer = self._claims, self._reclaimer
+        claims, reclaimer = self.claims, self.reclaimer
         if claims.fetcher.waiting or not self._is_dry:
             self._idle_since = reclaimer.others = None
             return False
@@ -180,11 +173,11 @@ class Stepper:
     @property
     def _is_dry(self) -> bool:
         """Whether no job is ready, runs or waits here."""
-        claims = self._claims
+        claims = self.claims
         is_paused = claims.queue_paused  # then no claim looks once more, whatever asked for one
-        if not (claims.is_dry or is_paused) or self._pool.holds or self._recovery.is_required:
+        if not (claims.is_dry or is_paused) or self._pool.holds or self.recovery.is_required:
             return False
         if claims.quarantine.one_waits and not is_paused:  # for a thread to end
             return False
         # A job that found no thread is ready in truth, and only put off.
-        return not (self._pool.threads.turned_away and self._promoter.expects(_PUT_OFF))
+        return not (self._pool.threads.turned_away and self.promoter.expects(_PUT_OFF))

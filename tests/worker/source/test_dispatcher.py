@@ -97,7 +97,7 @@ def given_up(source: Source, *, says: bool = False) -> Execution:
     run.times = ThreadTimes()
     run.times.runs_on = True
     if says:
-        run.reported = Reported(Progress(0.5), 0.0, is_noted=True)
+        run.reported = Reported(Progress(0.5), is_noted=True)
     source.settler.ran(run, Raised(ValueError("given up")))
     return run
 

@@ -28,10 +28,10 @@ class Exchanger:
     reclaimer: Reclaimer
     progress: ProgressWatchdog
     failure: DriverError | None = None  # why an exchange failed; raised by the next step
-    _pause_noted_at: float = -math.inf  # when a notification last said that the queue was paused, or resumed
-    _asked_at: float = -math.inf  # when the last exchange was sent whose answer said whether it is paused
 
     def __post_init__(self) -> None:
+        self._pause_noted_at = -math.inf  # when a notification last said that the queue was paused, or resumed
+        self._asked_at = -math.inf  # when the last exchange was sent whose answer said whether it is paused
         self._pool = self.claims.pool
         self._leases = self.claims.leases
         self._batcher = self.claims.batcher

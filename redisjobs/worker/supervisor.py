@@ -27,6 +27,7 @@ from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import ProcessEnded
 from redisjobs.worker.settings.health import Health
+from redisjobs.worker.settings.shutdown import how_ended
 
 logger = Log("redisjobs.supervisor")
 
@@ -371,9 +372,4 @@ def _how(code: int, in_order: bool, was_expected: bool) -> str:
         return "ended" if was_expected else "stopped, though its supervisor did not ask for it"
     if code == 0:
         return "ended with code 0 and without a word: something in it exited"
-    if code > 0:
-        return f"ended with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+    return how_ended(code)

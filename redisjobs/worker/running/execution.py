@@ -25,7 +25,7 @@ from redisjobs.model.outcome import (
     attach,
     decide,
 )
-from redisjobs.model.retry import exponential_jitter
+from redisjobs.model.retry import RetryPolicy, exponential_jitter
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -236,11 +236,10 @@ class Execution(HandlerRun):
             return
         job, now_ms = self._job, self.owner.server_ms(time.monotonic())
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
-        policy = self._definition.retry if self._definition else self._settings.queue.retry
         judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)
         try:
             # What the policy sets in its context does not concern the next job.
-            self.settlement = self._runtime.contexts.fresh().run(judge, outcome, policy=policy)
+            self.settlement = self._runtime.contexts.fresh().run(judge, outcome, policy=self._retry)
         except BaseException as error:
             # The policy is the user's code too. If it fails, neither the job nor the worker may.
             self._settings.log.exception("%s: its retry policy raised; the default one decides", self.description)
@@ -278,10 +277,9 @@ class Execution(HandlerRun):
             ran=self._less_lost(ended_at) - self._started if self._started else 0.0,
             sent_at=self.sent_at,
             resent=self.resent,
-            attempts=self._attempts if isinstance(self.settlement, RetryLater) else None,
+            attempts=self._retry.max_attempts if isinstance(self.settlement, RetryLater) else None,
         )
 
     @property
-    def _attempts(self) -> int | None:
-        policy = self._definition.retry if self._definition else self._settings.queue.retry
-        return policy.max_attempts
+    def _retry(self) -> RetryPolicy:
+        return self._definition.retry if self._definition else self._settings.queue.retry

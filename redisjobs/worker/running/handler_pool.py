@@ -10,7 +10,6 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import pickle
-import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,13 +20,14 @@ import anyio.to_thread
 
 from redisjobs.base.forks import begin_after_fork
 from redisjobs.errors import EncodeError, ProcessDied, RegistrationError
-from redisjobs.model.context import JobContext, message_sink_of
+from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import RemoteTraceback, attach, describe
 from redisjobs.model.progress import HandlerMessage, Pushing
 from redisjobs.worker.running.handler_process import BEGUN, READY, SAID, log_settings, serve
 from redisjobs.worker.running.handler_ref import HandlerRef, NotPacked
 from redisjobs.worker.running.threads import NoThread, Trouble
+from redisjobs.worker.settings.shutdown import how_ended
 
 _END = 2.0  # seconds that idle processes have to end by themselves
 _TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
@@ -94,9 +94,15 @@ class HandlerPool:
         self._idle.append(process)
 
     async def run(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
+        self,
+        definition: JobDefinition[Any],
+        parameters: Any,
+        context: JobContext,
+        hear: Callable[[HandlerMessage], object],
     ) -> tuple[Any, BaseException | None]:
         """Run a handler in a process that was prepared; return what it returned, if kept, and what it raised.
+
+        `hear` gets what it says meanwhile.
 
         Raises:
             NoThread: It was not begun.
@@ -106,8 +112,6 @@ class HandlerPool:
             task = pickle.dumps((self._refs[id(definition)], parameters, context, context.keeps_result))
         except BaseException as error:
             return None, error
-        sink = message_sink_of(context)
-        hear: Callable[[HandlerMessage], object] = sink.hear if sink is not None else bool
         for _ in range(_TRIES):
             process = self._idle.pop()
             answer = await self._in_thread(process, functools.partial(process.ask, task, hear))
@@ -236,10 +240,7 @@ class Process:
                     return self._pipe.recv_bytes()
         self._process.join()  # it has closed its pipe, or ended
         code = self._exit_code()
-        if code is None:
-            self.ending = "ended"
-        else:
-            self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        self.ending = "ended" if code is None else how_ended(code)
         self._pipe.close()
         return None
 
@@ -288,13 +289,6 @@ def _packed(answer: PushedJob | Exception | None) -> bytes:
     except Exception:
         return pickle.dumps(EncodeError(describe(answer)) if isinstance(answer, Exception) else None)
     return packed
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _load(answer: bytes) -> tuple[Any, BaseException | None]:

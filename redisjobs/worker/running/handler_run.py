@@ -240,7 +240,7 @@ class HandlerRun:
         processes = self._runtime.processes
         assert processes is not None  # or the job was refused before
         await processes.prepare()  # another job may have taken the one that was, as the middleware waited
-        return await processes.run(definition, parameters, context)
+        return await processes.run(definition, parameters, context, self.hear)
 
     @property
     def has_thread(self) -> bool:

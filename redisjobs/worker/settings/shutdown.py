@@ -28,6 +28,16 @@ class Interrupts:
         return True
 
 
+def how_ended(code: int) -> str:
+    """Return how a process ended, by its exit code, in words."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
 def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
     """Return the log line of a stop by a signal: what it waits for. `grace` is in seconds."""
     name, running = signal.Signals(number).name, f"{jobs} job{'' if jobs == 1 else 's'}"

@@ -187,11 +187,6 @@ class WorkerRun:
         self.stop(math.inf)
 
     @property
-    def worker_ids(self) -> tuple[str, ...]:
-        """Its current id in each queue."""
-        return tuple(source.member.settings.worker_id for source in self.sources)
-
-    @property
     def health(self) -> Health:
         """Its health, judged by what its loop and its heartbeats got done; for any thread."""
         common = self._common_health

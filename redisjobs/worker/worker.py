@@ -207,7 +207,9 @@ class Worker:
     def worker_ids(self) -> tuple[str, ...]:
         """Its current id in each of its queues: the same, until it is taken for dead in one of them."""
         current = self._current
-        return (self.settings.worker_id,) * len(self.queues) if current is None else current.worker_ids
+        if current is None:
+            return (self.settings.worker_id,) * len(self.queues)
+        return tuple(source.member.settings.worker_id for source in current.sources)
 
     def _next_id(self) -> str:
         """Return an id for one run: a worker that was frozen and its successor of the same name must differ."""

@@ -21,7 +21,7 @@ class Claims:
         found_nothing: The last exchange neither settled nor claimed anything.
         claimed_at: When the latest answered claim was sent.
         skip_until: It found nothing, and leaves the slots to other sources until then.
-        busy_until: Until when the source keeps its turn while it does something else; infinity: it does nothing.
+        busy_until: Until when the source keeps its turn while it does something else; infinity: nothing.
         emptied_at: How many jobs of the worker had ended when the last claim was sent, if that left no jobs; None:
             there may be jobs.
     """

@@ -39,14 +39,9 @@ class Exchanger:
     # Whether there is more to do
 
     @property
-    def is_stopping(self) -> bool:
-        """Whether the worker was asked to stop."""
-        return self._pool.shutdown.stopping
-
-    @property
     def is_through(self) -> bool:
         """Whether it was asked to stop and waits for nothing; the jobs that are kept may take for ever."""
-        return self.is_stopping and len(self._leases) == len(self._leases.kept)
+        return self._pool.shutdown.stopping and len(self._leases) == len(self._leases.kept)
 
     @property
     def is_ended(self) -> bool:
@@ -148,7 +143,7 @@ class Exchanger:
     def end_read_for_line(self) -> None:
         """End the blocking read if the next job of a line may start: a claim takes it without waking others."""
         may_start = self.promoter.has_lines and self.promoter.is_due
-        if may_start and self.claims.fetcher.waiting and not self.is_stopping:
+        if may_start and self.claims.fetcher.waiting and not self._pool.shutdown.stopping:
             self.claims.fetcher.interrupt()
 
     def failed(self, batch: Batch, error: DriverError | None) -> None:

@@ -36,6 +36,7 @@ class Beats:
         self, member: Member, claims: Claims, settler: Settler, fenced: Callable[[Fenced], object]
     ) -> None:
         self.is_beating = False
+        self.consumer: Consumer = member.consumer
         self._member = member
         self._pool = claims.pool
         self._leases = claims.leases
@@ -56,20 +57,11 @@ class Beats:
         """Whether the source has found that the server is away, and has logged it."""
         return bool(self._member.unavailable)
 
-    def hurry(self) -> None:
-        """Beat now: the answer says which jobs are cancelled."""
-        self.heartbeat.hurry()
-
     def hurry_for(self, job_id: str) -> None:
         """Beat now if that job is held: a notification says that it is cancelled, and the answer is the truth."""
         # One look at all held jobs is enough for many cancels: the next beat's answer names them all.
         if not self.heartbeat.hurries and any(lease.job_id == job_id for lease in self.held()):
-            self.hurry()
-
-    @property
-    def consumer(self) -> Consumer:
-        """The worker's side of the driver."""
-        return self._member.consumer
+            self.heartbeat.hurry()
 
     def held(self) -> Sequence[Lease]:
         """Return the jobs it holds now."""

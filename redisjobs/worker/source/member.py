@@ -106,8 +106,12 @@ class Member:
             await self.consumer.change(Declare(self._declared, done=True))  # last: other workers rely on it
 
     def _could_not_join(self, error: DriverError) -> None:
+        self.became_unavailable(error, None)
+
+    def became_unavailable(self, error: DriverError, leases: int | None) -> None:
+        """Note and publish why nothing can be done with the server, and how many jobs the worker holds."""
         self.note_unavailable(error)
-        self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=None, server=self.server)
+        self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=leases, server=self.server)
 
     @property
     def server(self) -> str:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, Unavailable, WrongType
-from redisjobs.events import SourceAvailable, SourceUnavailable
+from redisjobs.events import SourceAvailable
 from redisjobs.model.driver import Fenced
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.exchanger import Exchanger
 from redisjobs.worker.source.heartbeat import Beats
-from redisjobs.worker.source.member import Member, refuses
+from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
@@ -59,7 +59,7 @@ class Recovery:
         if isinstance(self.exchanger.failure, Fenced):
             self.exchanger.raise_failure()
         if self.member.may_be_dead:
-            self.beats.hurry()
+            self.beats.heartbeat.hurry()
             raise Unavailable("no heartbeat got through for a lease")
         await self._batcher.quiet()
         await self._fetcher.end()  # what a read still delivers would not be found
@@ -86,8 +86,6 @@ class Recovery:
     async def wait_until_available(self, error: DriverError) -> None:
         """Keep what we hold while the server is away or refuses, and try again with backoff until it is back."""
         member = self.member
-        why, refused = str(error), refuses(error)
-        member.tell(SourceUnavailable, why=why, refuses=refused, leases=len(self._leases), server=member.server)
 
         async def probe() -> None:
             if not self.exchanger.is_ended:
@@ -97,7 +95,7 @@ class Recovery:
                     await self.rejoin(fenced)
                 member.tell(SourceAvailable, server=member.server)
 
-        member.note_unavailable(error)
+        member.became_unavailable(error, len(self._leases))
         try:
             if isinstance(error, WrongType) and not self._shutdown.stopping:
                 await self._shutdown.wait(_REFUSED)  # the server answers: there is no backing off from that

@@ -98,7 +98,7 @@ class Settler:
         self.refused = 0  # settlements of jobs whose lease was lost
         self._leases = claims.leases
         self._member = member
-        self._clock = member.clock
+        self.server_ms = member.clock.now_ms
         self._pool = claims.pool
         self._claims = claims
         self._timer = member.timer
@@ -106,9 +106,9 @@ class Settler:
 
     # As a job sees it
 
-    def server_ms(self, now: float) -> int:
-        """Return the server's clock, as well as it is known, at a time of the monotonic clock."""
-        return self._clock.now_ms(now)
+    def reported(self, run: Execution) -> None:
+        """Note that a job has reported progress; for any thread."""
+        self.reporter.note(run)
 
     @property
     def may_begin(self) -> bool:
@@ -125,10 +125,6 @@ class Settler:
             if self._pool.isolated is run:
                 self._end_isolated(run)
             self._timer.wake()
-
-    def reported(self, run: Execution) -> None:
-        """Note that a job has reported progress; for any thread."""
-        self.reporter.note(run)
 
     def ran(self, run: Execution, outcome: Outcome) -> None:
         """Take what a job came to."""

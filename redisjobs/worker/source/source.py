@@ -269,7 +269,7 @@ class Source:
             case "subscribed":  # earlier notifications were missed
                 self.reclaimer.note_another()
                 self.exchanger.note_pause()
-                self.beats.hurry()
+                self.beats.heartbeat.hurry()
 
     # What its parts call
 

@@ -114,12 +114,12 @@ class Stepper:
 
     @property
     def _reclaim_at(self) -> float:
-        return math.inf if self.exchanger.is_stopping else self.reclaimer.look_at
+        return math.inf if self._pool.shutdown.stopping else self.reclaimer.look_at
 
     @property
     def _silent_at(self) -> float:
         """When to see whether a server still answers that was not asked for long, or a queue still is paused."""
-        return min(self.progress.said_at, self.exchanger.paused_at) + self._lease
+        return min(self.progress.done_at, self.exchanger.paused_at) + self._lease
 
     def _try_again(self) -> None:
         """Try now and then what could not be done: an abandoned thread may have ended, or the server have room."""

@@ -118,20 +118,15 @@ class ProgressWatchdog:
         self._beats = beats
         self._break_off = break_off
         self._lease = member.settings.lease
-        self._done, self._done_at = 0, time.monotonic()  # exchanges, and when the last one was
+        self._done, self.done_at = 0, time.monotonic()  # exchanges that were answered, and when the last one was
 
     def progressed(self) -> None:
         """Note that an exchange was answered."""
-        self._done, self._done_at = self._done + 1, time.monotonic()
+        self._done, self.done_at = self._done + 1, time.monotonic()
 
     def resumed(self) -> None:
         """Begin to count again: until now nothing could get through."""
-        self._done_at = time.monotonic()
-
-    @property
-    def said_at(self) -> float:
-        """When an exchange was last answered, by the monotonic clock."""
-        return self._done_at
+        self.done_at = time.monotonic()
 
     @property
     def is_stuck(self) -> bool:
@@ -141,7 +136,7 @@ class ProgressWatchdog:
     @property
     def silent_for(self) -> float:
         """For how many seconds no exchange was answered, and no byte of an answer came in."""
-        return time.monotonic() - max(self._done_at, self._member.consumer.heard_at)
+        return time.monotonic() - max(self.done_at, self._member.consumer.heard_at)
 
     async def run(self) -> None:
         """Watch until cancelled.

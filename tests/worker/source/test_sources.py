@@ -267,7 +267,7 @@ DUTIES: list[tuple[str, Callable[[Source], None]]] = [
     ("stepper._reclaim", lambda source: setattr(source.reclaimer, "look_at", 0)),
     ("recovery.find_missed", lambda source: setattr(source.recovery, "missed_at", 0)),
     ("reclaimer.tidy", lambda source: setattr(source.reclaimer, "tidy_at", 0)),
-    ("stepper._read_clock", lambda source: setattr(source.progress, "_done_at", float("-inf"))),
+    ("stepper._read_clock", lambda source: setattr(source.progress, "done_at", float("-inf"))),
 ]
 """What a source does before it settles and claims again, and what makes it do that."""
 
@@ -842,7 +842,7 @@ async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_
         for queue in queues:
             await queue.push(Work())
         await eventually(lambda: seen.now == 2)
-        before = worker_run.worker_ids[0]
+        before = worker_run.sources[0].member.settings.worker_id
         fenced = stores[0].driver.consumer(before, lease=1, max_deliveries=3)
         await fenced.release(refund=False, watch=True)
         await fenced.aclose()

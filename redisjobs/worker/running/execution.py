@@ -38,9 +38,9 @@ from redisjobs.model.transitions import (
     Settlement,
 )
 from redisjobs.worker.running.cancels import TaskCancels
-from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.deadline import Deadline
 from redisjobs.worker.running.handler_run import DONE, HandlerRun, HandlerRuntime, Run, awaited
+from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.threads import NoThread
 from redisjobs.worker.settings.settings import Settings
 

@@ -20,8 +20,8 @@ from redisjobs.model.transitions import (
     ReportProgress,
     Settlement,
 )
-from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.batcher import Batch

@@ -17,8 +17,7 @@ from redisjobs.errors import DriverError, WrongType
 from redisjobs.events import WorkerDraining, WorkerStarted, WorkerStopped
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.scheduler.scheduler import Scheduler
-from redisjobs.worker.running.chain import finder
-from redisjobs.worker.running.hooks import Hooks
+from redisjobs.worker.running.middleware import Hooks, finder
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.batcher import Batcher

@@ -193,7 +193,7 @@ class WorkerRun:
         # A source that has left has nothing more to say to its server.
         have_left = [source.member.left for source in self.sources]
         own = [
-            None if left and not all(have_left) else self._own_health(source, common)
+            None if left and not all(have_left) else source.health(common, loop_is_blocked=self.loop.blocked)
             for source, left in zip(self.sources, have_left, strict=True)
         ]
         names = [source.member.settings.queue.name for source in self.sources]
@@ -209,14 +209,6 @@ class WorkerRun:
         if self.shutdown.stopping:
             return Health(True, False, f"stopping, with {self.pool.holds} jobs to go")
         return Health(True, True, f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy")
-
-    def _own_health(self, source: Source, common: Health) -> Health | None:
-        """Return what is wrong with only this source; None: nothing."""
-        wrong = source.health(loop_is_blocked=self.loop.blocked)
-        unheard = source.member.unheard
-        if wrong is None and common.ready and unheard >= self._settings.lease:
-            return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
-        return wrong
 
     # What its parts report
 

@@ -345,7 +345,7 @@ async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     leases = await source.member.consumer.wait(1, 1)
 
-    source.fenced(Fenced(source.member.consumer.worker_id))
+    source.recovery.fenced(Fenced(source.member.consumer.worker_id))
     dispatch(source, leases, time.monotonic())
 
     assert (source.leases.all, source.settler._pool.slots.held) == ([], 0)

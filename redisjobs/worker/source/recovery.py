@@ -148,3 +148,4 @@ class Recovery:
             self.member.is_renewing = True
             self.settler.cancel_all()
             self.exchanger.failure = error
+        self.member.timer.wake()

@@ -74,7 +74,7 @@ class Source:
         # The server says when jobs are due, whether other workers are lost, and whether this one is.
         self.promoter = promoter = Promoter(member.clock, member.timer, until_idle=settings.until_idle)
         self.reclaimer = reclaimer = Reclaimer(member, promoter)
-        self.beats = beats = Beats(member, claims, settler, self.fenced)
+        self.beats = beats = Beats(member, claims, settler, lambda error: self.recovery.fenced(error))
         self.progress = progress = ProgressWatchdog(member, beats, self.break_off)
         # One task decides what is said to the server.
         self.exchanger = exchanger = Exchanger(member, claims, settler, dispatcher, promoter, reclaimer, progress)
@@ -221,17 +221,17 @@ class Source:
         if self.member.opened or self.member.unavailable:
             self.member.tell(WorkerStopped, started_as=self._started_as, server=self.member.server)
 
-    def health(self, *, loop_is_blocked: bool) -> Health | None:
-        """Return what is wrong with it, by what it got done; None: nothing. For any thread.
-
-        Args:
-            loop_is_blocked: Whether the event loop is: then nothing is wrong with the server.
-        """
-        if not self.member.opened or self.member.unavailable:
-            return Health(True, False, self.member.unavailable or "starting")
-        if self.progress.is_stuck and (loop_is_blocked or not self.member.may_be_dead):
+    def health(self, common: Health, *, loop_is_blocked: bool) -> Health | None:
+        """Return what is wrong with it beside the worker's `common` health; None: nothing. For any thread."""
+        member = self.member
+        if not member.opened or member.unavailable:
+            return Health(True, False, member.unavailable or "starting")
+        # If the event loop is blocked, nothing is wrong with the server.
+        if self.progress.is_stuck and (loop_is_blocked or not member.may_be_dead):
             what = "the event loop is blocked" if loop_is_blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {self.progress.silent_for:.0f} s")
+        if common.ready and member.may_be_dead:
+            return Health(True, False, f"no heartbeat got through for {member.unheard:.0f} s")
         return None
 
     # Notifications
@@ -271,11 +271,6 @@ class Source:
                 self.beats.heartbeat.hurry()
 
     # What its parts call
-
-    def fenced(self, error: Fenced) -> None:
-        """Act on a heartbeat's news that the server takes the worker for dead."""
-        self.recovery.fenced(error)
-        self.member.timer.wake()
 
     def break_off(self) -> None:
         """Give up what is under way and connect again: nothing gets through."""

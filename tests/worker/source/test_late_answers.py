@@ -633,7 +633,7 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
     (run,) = source.leases
 
     await source.recovery.rejoin(Fenced(before))
-    source.fenced(Fenced(before))
+    source.recovery.fenced(Fenced(before))
 
     assert (source.member.consumer.worker_id, source.exchanger.failure) == (now, None)
     assert not isinstance(run.why, LeaseGone)

@@ -60,24 +60,16 @@ class End(StrEnum):
 
 @dataclass(slots=True)
 class Child:
-    """A worker process.
-
-    Attributes:
-        worker_ids: Its id in each of its queues; empty until it has said so, before it claims anything.
-        health: Its last report; it came at `heard_at`, by the monotonic clock.
-        is_partial: Whether it takes jobs of some of its queues only.
-        end: Its last line; None until then.
-        is_late: Whether it was killed, as it ran on after the grace.
-    """
+    """A worker process."""
 
     process: subprocess.Popen[bytes]
-    worker_ids: tuple[str, ...] = ()
+    worker_ids: tuple[str, ...] = ()  # in each of its queues; none until it has said so, before it claims
     health: Health = field(default_factory=lambda: Health(True, False, "starting"))
-    is_partial: bool = False
+    is_partial: bool = False  # it takes jobs of some of its queues only
     heard_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
-    end: End | None = None
-    is_late: bool = False
+    end: End | None = None  # its last line
+    is_late: bool = False  # it was killed, as it ran on after the grace
 
 
 def listen(child: Child, line: socket.socket) -> None:

@@ -78,21 +78,10 @@ class Owner(Protocol):
 
 
 class Execution(HandlerRun):
-    """A leased job whose handler is about to run, runs, or has run. Times are by the monotonic clock.
-
-    Attributes:
-        owner: The part of the worker that leased it.
-        ended: Whether its handler runs no more, in the event loop at least.
-        settlement: Its settlement, once that is decided; None also if it is no longer ours.
-        resent: Whether its settlement was sent before, and the reply lost.
-        is_told: Whether it was reported as claimed before: it was given to the slots, and taken back.
-        given_at: When it was given to the slots.
-        sent_at: When it was last sent, in s since 1970; 0 if never.
-        ended_at: When it came to its outcome; 0: it did not, or the time is not needed.
-    """
+    """A leased job whose handler is about to run, runs, or has run. Times are by the monotonic clock."""
 
     __slots__ = (
-        *("_job", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_told"),
+        *("_job", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_announced"),
         *("key", "owner", "resent", "sent_at", "settlement"),
     )
 
@@ -100,10 +89,14 @@ class Execution(HandlerRun):
         HandlerRun.__init__(self, lease, settings, runtime)  # as `super()` costs each job a tenth of a microsecond
         self.key = lease.key
         self.owner = owner
-        self.ended = self.resent = self.is_told = False
-        self.settlement: Settlement | None = None
-        self.given_at = math.inf
-        self.sent_at = self.ended_at = self._started = 0.0
+        self.ended = False  # its handler runs no more, in the event loop at least
+        self.resent = False  # its settlement was sent before, and the reply lost
+        self.is_announced = False  # it was given to the slots before, and taken back
+        self.settlement: Settlement | None = None  # once decided; None also if it is no longer ours
+        self.given_at = math.inf  # to the slots
+        self.sent_at = 0.0  # when its settlement was last sent, in s since 1970
+        self.ended_at = 0.0  # when it came to its outcome, if that time is needed
+        self._started = 0.0
         self._run_ms = 0
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None

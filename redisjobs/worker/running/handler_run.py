@@ -71,16 +71,7 @@ class Reported:
 
 
 class HandlerRun:
-    """One run of a job's handler. A handler that waits for nothing runs without an `await`, which costs the least.
-
-    Attributes:
-        lease: The job's lease; a renewed token may replace it.
-        over: Whether it has an outcome, or was let go.
-        why: The outcome of a run that was given up; None: it was not. OUTRAN: its time was over.
-        has_returned: Whether the handler has returned or raised; it can push no more jobs.
-        deadline: When it has to have ended; None: no limit, or it has not begun.
-        times: When its handler ran in a thread; None: in none.
-    """
+    """One run of a job's handler. One that waits for nothing runs without an `await`, which costs the least."""
 
     __slots__ = (
         *("__weakref__", "_context", "_definition", "_keep_ms", "_returned", "_runtime", "_scope", "_settings"),
@@ -88,14 +79,15 @@ class HandlerRun:
     )
 
     def __init__(self, lease: Lease, settings: Settings, runtime: HandlerRuntime) -> None:
-        self.lease = lease
+        self.lease = lease  # a renewed token may replace it
         self._settings = settings
         self._runtime = runtime
-        self.over = self.has_returned = False
+        self.over = False  # it has an outcome, or was let go
+        self.has_returned = False  # or raised: it can push no more jobs
         self._keep_ms = 0
-        self.why: Outcome | None = None
-        self.deadline: Deadline | None = None
-        self.times: ThreadTimes | None = None
+        self.why: Outcome | None = None  # the outcome of a run that was given up; OUTRAN: its time was over
+        self.deadline: Deadline | None = None  # None: no limit, or it has not begun
+        self.times: ThreadTimes | None = None  # None: it runs in no thread
         self.reported: Reported | None = None
         self.pushes: Pushes | None = None
         self._definition: JobDefinition[Any] | None = None

@@ -28,35 +28,22 @@ _WORTH = _BATCH // 2  # outcomes, or free slots, that are worth a second exchang
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """One exchange.
-
-    Attributes:
-        settling: Jobs with a settlement.
-        count: How many jobs to claim; 0 only promotes, None asks for nothing.
-        ahead: How many of those may have to wait for a slot.
-        idle: Whether the worker runs nothing once it is applied, and makes no other exchange.
-        turn: By what the server knows it; given when it sets out.
-        unknown: Whether it may have been applied: a try had no answer.
-        sent: When it was last sent, by the monotonic clock.
-        reporting: Jobs that run on, and whose progress it publishes.
-        after: How many jobs the worker had begun, if it claims and the worker held none; else None. Only set where
-            the worker runs until idle: if none has begun since, none has pushed a job.
-        waiting: Jobs that were claimed before. They wait for this claim to say that none goes before them.
-        ended: How many jobs of the worker had ended when it set out.
-        settlements: What was sent: the settlements, and then the reports. By now a job may have another lease.
-    """
+    """One exchange."""
 
     settling: list[Execution]
-    count: int | None
-    ahead: int = 0
-    idle: bool = False
-    turn: Turn = Turn(0, 0)
-    unknown: bool = False
+    count: int | None  # of jobs to claim; 0 only promotes, None asks for nothing
+    ahead: int = 0  # that many of these may have to wait for a slot
+    idle: bool = False  # the worker runs nothing once it is applied, and makes no other exchange
+    turn: Turn = Turn(0, 0)  # by what the server knows it; given when it sets out
+    unknown: bool = False  # it may have been applied: a try had no answer
     sent: float = field(default_factory=time.monotonic)
-    reporting: Sequence[Execution] = ()
+    reporting: Sequence[Execution] = ()  # jobs that run on, and whose progress it publishes
+    # How many jobs the worker had begun, if it claims, runs until idle, and held none; else None. If none has
+    # begun since, none has pushed a job.
     after: int | None = None
-    waiting: Sequence[Lease] = ()
-    ended: int = 0
+    waiting: Sequence[Lease] = ()  # claimed before, until this claim says that none goes before them
+    ended: int = 0  # jobs of the worker that had ended when it set out
+    # What was sent: by now a job may have another lease.
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:

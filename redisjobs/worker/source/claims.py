@@ -15,22 +15,16 @@ _DRY = 0.05  # seconds for which a source that found nothing leaves the slots to
 
 
 class Claims:
-    """What is known of the jobs that a source could claim. Times are by the monotonic clock.
-
-    Attributes:
-        found_nothing: The last exchange neither settled nor claimed anything.
-        claimed_at: When the latest answered claim was sent.
-        skip_until: It found nothing, and leaves the slots to other sources until then.
-        busy_until: Until when the source keeps its turn while it does something else; infinity: nothing.
-        emptied_at: How many jobs of the worker had ended when the last claim was sent, if that left no jobs; None:
-            there may be jobs.
-    """
+    """What is known of the jobs that a source could claim. Times are by the monotonic clock."""
 
     def __init__(self, member: Member, turns: Turns, leases: Leases, batcher: Batcher, fetcher: Fetcher) -> None:
         self.quarantine = Quarantine(member.settings.lease)
-        self.is_idle = self.found_nothing = self.queue_paused = False
-        self.claimed_at = self.skip_until = -math.inf
-        self.busy_until = math.inf
+        self.is_idle = self.queue_paused = False
+        self.found_nothing = False  # the last exchange neither settled nor claimed anything
+        self.claimed_at = -math.inf  # when the latest answered claim was sent
+        self.skip_until = -math.inf  # it found nothing, and leaves the slots to other sources
+        self.busy_until = math.inf  # it keeps its turn while it does something else; infinity: nothing
+        # How many jobs of the worker had ended at the last claim, if that left no jobs; None: there may be jobs.
         self.emptied_at: int | None = None
         self.batcher = batcher
         self.fetcher = fetcher

@@ -46,7 +46,7 @@ class Dispatcher:
             # Those that were wait for a claim like all others from now on.
             taken_back, ahead = self._pool.take_back(0.0), 0
             for run in taken_back:
-                run.is_told = True
+                run.is_announced = True
             leases.waiting += taken_back
         room = min(self._pool.room_with(ahead), batch.count or 0)  # before they are held
         runs = self._held(answer.leases, batch.sent)
@@ -108,8 +108,8 @@ class Dispatcher:
             given.append(isolated)
         else:
             self._pool.give(given)
-        if told := [run.lease for run in given if not run.is_told]:
-            self._member.tell(JobsClaimed, leases=told)
+        if claimed := [run.lease for run in given if not run.is_announced]:
+            self._member.tell(JobsClaimed, leases=claimed)
         return rest
 
     @property

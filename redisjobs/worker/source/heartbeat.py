@@ -179,7 +179,7 @@ class Heartbeat:
                 self._beat_for(beating, started)
         except Exception as error:  # any at all: without this thread every job would be lost
             self._failures += 1
-            if not self._failing and not self._is_told(error, beating):
+            if not self._failing and not self._is_logged(error, beating):
                 self._failing = True
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
                 log_from_thread(self._log, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
@@ -190,7 +190,7 @@ class Heartbeat:
             self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
 
-    def _is_told(self, error: Exception, beating: Sequence[Beats]) -> bool:
+    def _is_logged(self, error: Exception, beating: Sequence[Beats]) -> bool:
         """Return whether a source logs it: a server that is away is one line, from the source."""
         if not isinstance(error, Unavailable):
             return False

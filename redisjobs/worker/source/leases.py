@@ -47,21 +47,16 @@ def _bytes_read(run: Execution, *, kept: bool) -> int:
 
 
 class Leases:
-    """All jobs that a worker holds in one queue. Its length is their number.
-
-    Attributes:
-        unsettled: Jobs whose settlement is to be sent.
-        kept: Jobs that can't be settled now, and are tried again: no dead letter can be written, say, or a thread
-            of the handler runs on.
-        waiting: Jobs that can't start yet, by priority: more came than the claim asked for, as some of a higher
-            priority came too, or jobs that were left behind go first. They wait for the next claim.
-    """
+    """All jobs that a worker holds in one queue. Its length is their number."""
 
     def __init__(self, *, keeps_done: bool) -> None:
         self._keeps_done = keeps_done
-        self.unsettled: list[Execution] = []
+        self.unsettled: list[Execution] = []  # their settlement is to be sent
+        # These can't be settled now, and are tried again: no dead letter can be written, say, or a thread runs on.
         self.kept: list[Execution] = []
-        self.waiting: list[Execution] = []
+        # These can't start yet, and wait for the next claim: more came than the claim asked for, as some of a
+        # higher priority came too, or jobs that were left behind go first.
+        self.waiting: list[Execution] = []  # by priority
         self.kept_at = float("-inf")  # since when any are
         self._held: dict[str, Execution] = {}
         self._found: dict[str, float] = {}  # when we found each key: a late reply may bring it too
@@ -114,7 +109,7 @@ class Leases:
         return True
 
     def new(self, leases: Sequence[Lease], asked_at: float) -> list[Lease]:
-        """Return those leases that have come of which `is_known` is false."""
+        """Return those leases that have come and are not known yet; see `is_known`."""
         if not self._found:  # as almost always
             held = self._held
             return [lease for lease in leases if lease.key not in held or not self.is_known(lease, asked_at)]

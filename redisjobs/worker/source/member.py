@@ -27,36 +27,24 @@ def refuses(error: DriverError) -> bool:
 
 
 class Member:
-    """A worker in one queue, from joining to leaving.
-
-    Attributes:
-        settings: The worker's, for this queue, with its current id.
-        consumer: Its side of the driver.
-        timer: Wakes the source's task.
-        opening: Cancel it to give up joining.
-        beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
-        opened: Whether it has joined, and begun to work.
-        left: Whether all is settled or released; it is no member any more.
-        is_renewing: It was fenced, and has no new id yet.
-        unavailable: Why nothing can be done with the server, in words; '' if it can.
-        needs_recovery: The worker may hold jobs that it does not know of.
-        lost_at: When a reply was last lost, by the monotonic clock.
-    """
+    """A worker in one queue, from joining to leaving."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        self.settings = settings  # with its current id
         self.consumer: Consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
         self.log = settings.log
-        self.timer = Timer()
+        self.timer = Timer()  # wakes the source's task
         self.clock = Clock()
-        self.opening = anyio.CancelScope()
-        self.beat_at = time.monotonic()
-        self.opened = self.left = self.is_renewing = False
-        self.unavailable = ""
-        self.needs_recovery = False
-        self.lost_at = -math.inf
+        self.opening = anyio.CancelScope()  # to give up joining
+        # By the monotonic clock: when the last heartbeat that got through began, and when a reply was last lost.
+        self.beat_at, self.lost_at = time.monotonic(), -math.inf
+        self.opened = False  # it has joined, and begun to work
+        self.left = False  # all is settled or released
+        self.is_renewing = False  # it was fenced, and has no new id yet
+        self.unavailable = ""  # why nothing can be done with the server, in words; '' if it can
+        self.needs_recovery = False  # it may hold jobs that it does not know of
         self._declared = ""  # a hash of what its code declared, as it was last set; '' for nothing
 
     async def join(self) -> None:

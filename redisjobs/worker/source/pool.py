@@ -28,14 +28,7 @@ RESERVED = 1.0
 
 
 class Claimant(Protocol):
-    """The claims of one source, as the pool sees them.
-
-    Attributes:
-        skip_until: It found nothing, and leaves the slots to other sources until then, by the monotonic clock.
-        emptied_at: How many jobs of the worker had ended when it last claimed, if that left no jobs; None: it may
-            have jobs.
-        is_idle: It has found that nothing is left to do.
-    """
+    """The claims of one source, as the pool sees them; see `Claims`."""
 
     batcher: Batcher
     fetcher: Fetcher

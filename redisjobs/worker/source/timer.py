@@ -55,16 +55,12 @@ class Promoter:
     One worker of a queue looks then. Others leave it to that one, unless a job is late. For the next job of a line
     it is the worker that looked last, and a few others look a second later, in case it has died. A worker that
     runs until idle looks too, whichever worker does.
-
-    Attributes:
-        due_at: When the next delayed job is due, by the monotonic clock; infinity: there is none.
-        has_lines: Whether jobs wait for a limit, and it is known when the next may start.
-        is_asked: Whether an answer said that the next job of a line may start.
     """
 
     def __init__(self, clock: Clock, timer: Timer, *, until_idle: bool) -> None:
-        self.due_at = math.inf
-        self.has_lines = self.is_asked = False
+        self.due_at = math.inf  # when the next delayed job is due, by the monotonic clock; infinity: there is none
+        self.has_lines = False  # jobs wait for a limit, and it is known when the next may start
+        self.is_asked = False  # an answer said that the next job of a line may start
         self._until_idle = until_idle
         self._looks = True  # until it hears that another worker does
         self._lot, self._stands_in = random.random(), True

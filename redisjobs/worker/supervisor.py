@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from redisjobs.base.logger import Log
@@ -104,15 +105,15 @@ class Pipe:
     def _report(self, health: Health) -> None:
         takes = "ready" if all(queue.ready for queue in health.queues) else "partly"
         live, ready = "live" if health.live else "-", takes if health.ready else "-"
-        self._socket.sendall(f"{self._ids()} {live} {ready} {visible(health.why)}\n".encode())
+        self._send(f"{live} {ready} {visible(health.why)}")
 
-    def _ids(self) -> str:
-        return _BETWEEN.join(self._worker_ids())
+    def _send(self, words: str) -> None:
+        self._socket.sendall(f"{_BETWEEN.join(self._worker_ids())} {words}\n".encode())
 
     def end(self, end: End) -> None:
         """Report that the worker has ended in order; nothing follows."""
         with suppress(OSError):  # the supervisor is gone
-            self._socket.sendall(f"{self._ids()} {end.value}\n".encode())
+            self._send(end.value)
 
     def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
         """Report the health every second, in a thread; call `orphaned` once the supervisor is gone."""
@@ -142,12 +143,8 @@ class Slot:
 class Supervisor:
     """Runs `processes` workers until it is stopped, or until each reports that it has drained the queue.
 
-    Args:
-        queues: The queues, to release a dead child's jobs.
-        command: Starts a worker; `--supervised FD` is added, the pipe to the supervisor.
-        processes: How many.
-        lease: The children's lease, in seconds.
-        grace: The children's grace, in seconds.
+    `command` starts a worker; `--supervised FD` is added, the pipe to the supervisor. The children's lease and
+    grace are in seconds.
     """
 
     def __init__(
@@ -289,18 +286,9 @@ class Supervisor:
         how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_expected)
         names = [queue.name for queue in self.queues] if len(self.queues) > 1 else []
         ids = child.worker_ids or ("",) * len(self.queues)
+        event = partial(ProcessEnded, ended=ended, in_order=in_order, expected=was_expected, how=how, queues=names)
         for queue, worker_id in zip(self.queues, ids, strict=False):
-            queue.events.publish(
-                ProcessEnded(
-                    queue.name,
-                    worker_id,
-                    ended=ended,
-                    in_order=in_order,
-                    expected=was_expected,
-                    how=how,
-                    queues=names,
-                )
-            )
+            queue.events.publish(event(queue.name, worker_id))
 
     def _backoff(self, slot: Slot, lived: float) -> float:
         """Return the seconds until the slot's next start; its last child lived for `lived` seconds."""

@@ -3,8 +3,8 @@
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context
+from collections.abc import Awaitable, Coroutine
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Undecoda
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
 from redisjobs.model.transitions import Lease, Result
 from redisjobs.worker.running.cancels import TaskCancels
-from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
+from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
 from redisjobs.worker.running.pushes import Pushes
@@ -126,10 +126,8 @@ class HandlerRun:
         except BaseException as error:  # the parameters' own code
             return Raised(error)
         take = self._take_returned if self._keep_ms else None
-        if not definition.is_async:
-            cancels.by_job = False
-            return self._wait_for(self._call_elsewhere(definition, decoded, context), cancels)
-        begun = begin_in(surroundings, take, definition.call, decoded, context)
+        call = definition.call if definition.is_async else partial(self.call_elsewhere, definition)
+        begun = begin_in(surroundings, take, call, decoded, context)
         if isinstance(begun, tuple):
             return self._wait_for(go_on_in(surroundings, begun, take, cancels), cancels)
         cancels.by_job = True  # nothing else ran meanwhile
@@ -142,12 +140,7 @@ class HandlerRun:
         self._returned = returned
 
     async def _wait_for(self, called: Awaitable[BaseException | None], cancels: TaskCancels) -> Outcome:
-        try:
-            raised = await called
-        except NoThread:
-            return self._runtime.unplaced()
-        except anyio.get_cancelled_exc_class() as error:
-            raised = error
+        raised = await called
         try:
             return await awaited(self._ended(raised, cancels))
         finally:
@@ -180,7 +173,7 @@ class HandlerRun:
 
     def _came_to(self, raised: BaseException, cancels: TaskCancels) -> Outcome:
         """Return the outcome of a handler that raised. A cancellation that other code has sent is raised again."""
-        if type(raised) is NoThread:  # found only inside of the middleware
+        if type(raised) is NoThread:
             return self._runtime.unplaced()
         if self.why is OUTRAN:
             return self._late(raised)
@@ -192,47 +185,22 @@ class HandlerRun:
                 del raised  # as above
         return Raised(raised) if self.why is None else self.why
 
-    # Elsewhere than in the event loop
+    async def call_elsewhere(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
+        """Call a plain function in a thread or a process.
 
-    async def _call_elsewhere(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
-    ) -> BaseException | None:
-        """Run a handler in a process or a thread, and return what it raised."""
+        Raises:
+            NoThread: There is none to be had.
+            BaseException: What it raised.
+        """
         if definition.in_process:
-            self._returned, raised = await self.in_process(definition, parameters, context)
-            return raised
-        surroundings = self._surroundings
-        assert surroundings is not None
-        returned, raised = await self.in_thread(surroundings, definition.call, parameters, context)
-        if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
-            return await run_in(surroundings, self._take_returned if self._keep_ms else None, lambda: returned)
-        self._returned = returned if self._keep_ms else None
-        return raised
-
-    async def in_thread(
-        self, surroundings: Context, call: Callable[..., Any], *arguments: Any
-    ) -> tuple[Any, BaseException | None]:
-        """Call the handler in a thread, and return what it returned and what it raised.
-
-        Raises:
-            NoThread: There is none to be had.
-        """
+            processes = self._runtime.processes
+            assert processes is not None  # or the job was refused before
+            await processes.prepare()  # another job may have taken the one that was, as the middleware waited
+            return await _came_to(*await processes.run(definition, parameters, context, self.hear))
         self.times = ThreadTimes()
-        errand = partial(call_in, surroundings, call, *arguments)
-        return await self._runtime.threads.run(errand, self.times, self.thread_ended)
-
-    async def in_process(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
-    ) -> tuple[Any, BaseException | None]:
-        """Call the handler in a process, and return what it returned and what it raised.
-
-        Raises:
-            NoThread: There is none to be had.
-        """
-        processes = self._runtime.processes
-        assert processes is not None  # or the job was refused before
-        await processes.prepare()  # another job may have taken the one that was, as the middleware waited
-        return await processes.run(definition, parameters, context, self.hear)
+        # In a copy, as a thread that is given up stays in its context.
+        errand = partial(call_in, copy_context(), definition.call, parameters, context)
+        return await _came_to(*await self._runtime.threads.run(errand, self.times, self.thread_ended))
 
     @property
     def has_thread(self) -> bool:
@@ -343,3 +311,14 @@ def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: 
     except BaseException as error:  # the code of its type
         return Raised(error)
     return Done(Result(keep_ms, value))
+
+
+async def _came_to(returned: Any, raised: BaseException | None) -> Any:
+    """Return what a plain function returned, or raise what it raised."""
+    try:
+        if raised is not None:
+            raise raised
+        # It may return a coroutine, as decorators make them.
+        return await returned if is_awaitable(returned) else returned
+    finally:
+        del raised  # a reference cycle otherwise, through its traceback

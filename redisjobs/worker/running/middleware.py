@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -87,26 +86,12 @@ class _Chains:
         async def call(parameters: Any, context: JobContext) -> Any:
             run = cast(HandlerRun, message_sink_of(context))  # as the run has made the context
             try:
-                if definition.in_process:
-                    return await _come_to(*await run.in_process(definition, parameters, context))
-                surroundings = copy_context()  # for a thread that is given up stays in its context
-                return await _come_to(*await run.in_thread(surroundings, definition.call, parameters, context))
+                return await run.call_elsewhere(definition, parameters, context)
             except NoThread:
                 self._turned_away.add(context)
                 raise
 
         return call
-
-
-async def _come_to(returned: Any, raised: BaseException | None) -> Any:
-    """Return what a handler returned elsewhere, or raise what it raised."""
-    try:
-        if raised is not None:
-            raise raised
-        # A plain function may return a coroutine, as decorators make them.
-        return await returned if is_awaitable(returned) else returned
-    finally:
-        del raised  # a reference cycle otherwise, through its traceback
 
 
 def _chained(handler: Handler, name: str, around: Sequence[Hook]) -> Handler:

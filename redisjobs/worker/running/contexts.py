@@ -52,7 +52,7 @@ def begin_in(
     try:
         return context.run(_first_step, take, call, parameters, job)
     except BaseException as error:
-        return _raised(error, frames=2)
+        return without_frames(error, 2)
 
 
 async def run_in(
@@ -116,12 +116,12 @@ def go_on_in(
                 take(end.value)
             return None
         except BaseException as error:
-            return _raised(error, frames=1)
+            return without_frames(error, 1)
         finally:
             del value  # a reference cycle otherwise: an exception leads to its frames
 
 
-def _raised(error: BaseException, frames: int) -> BaseException:
+def without_frames(error: BaseException, frames: int) -> BaseException:
     """Return an error without its outermost frames, which are ours: they would make a reference cycle."""
     trace = error.__traceback__
     for _ in range(frames):

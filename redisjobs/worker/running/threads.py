@@ -14,6 +14,7 @@ import anyio.to_thread
 
 from redisjobs.base.eventloop import threadsafe_caller
 from redisjobs.base.logger import Log
+from redisjobs.worker.running.contexts import without_frames
 
 logger = Log("redisjobs.worker")
 
@@ -154,7 +155,7 @@ class _Errand:
         try:
             self._result = self._call(), None
         except BaseException as error:
-            self._result = None, error
+            self._result = None, without_frames(error, 2)  # of this and of `call_in`
         finally:
             self._times.ended_at = time.monotonic()
             with self._lock:

@@ -4,7 +4,7 @@ Which hooks are overridden is found once, when a queue gets a middleware or a wo
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -37,16 +37,12 @@ PushEnded = Callable[[bool, BaseException | None], object]
 
 
 class OutgoingJob:
-    """A job that is about to be pushed. Its headers may be changed, all else can only be read.
-
-    Attributes:
-        queue_name: The queue that it is pushed to.
-    """
+    """A job that is about to be pushed. Its headers may be changed, all else can only be read."""
 
     __slots__ = ("_before", "_headers", "_job", "_when_ended", "queue_name")
 
     def __init__(self, job: NewJob, queue_name: str, when_ended: Callable[[PushEnded], object]) -> None:
-        self.queue_name = queue_name
+        self.queue_name = queue_name  # that it is pushed to
         self._when_ended = when_ended
         self._job = job
         self._before = codec.decode_headers(dict(_pairs(job)).get("headers"))
@@ -121,12 +117,7 @@ def _pairs(job: NewJob) -> Iterable[tuple[str | bytes, str | bytes]]:
 
 
 class RunningJob:
-    """A job whose handler is to run.
-
-    Attributes:
-        job_id: Its id.
-        name: Its name.
-    """
+    """A job whose handler is to run."""
 
     __slots__ = ("_parameters", "job_id", "name")
 
@@ -142,15 +133,7 @@ class RunningJob:
 
 
 class ClaimedJob:
-    """A job that a worker has got.
-
-    Attributes:
-        job_id: Its id.
-        name: Its name; '?' if its entry can't be read.
-        attempt: The number of this attempt, from 1.
-        deliveries: How often it was delivered since its last outcome, this time included.
-        headers: The headers of its push.
-    """
+    """A job that a worker has got. Its name is '?' if its entry can't be read."""
 
     __slots__ = ("attempt", "deliveries", "headers", "job_id", "name")
 
@@ -205,19 +188,15 @@ class Middleware:
 
 
 def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
-    """Return a middleware whose hooks can be called.
-
-    Args:
-        middleware: The middleware.
-        awaits_push: Whether an async `on_push` can be awaited.
+    """Return a middleware whose hooks can be called. `awaits_push`: an async `on_push` can be awaited.
 
     Raises:
         TypeError: It is something else, or a hook is async, or plain, and must not be.
     """
     if not isinstance(middleware, Middleware):
-        shown = f"the class {middleware.__name__}" if isinstance(middleware, type) else repr(middleware)
         raise TypeError(
-            f"middleware={shown} is not a middleware: give an instance of a class derived from Middleware"
+            f"middleware={_shown(middleware)} is not a middleware: give an instance of a class derived from "
+            "Middleware"
         )
     kind = type(middleware).__name__
     if not inspect.iscoroutinefunction(middleware.around):
@@ -236,9 +215,14 @@ def all_checked(middleware: Iterable[Middleware], *, awaits_push: bool) -> tuple
         TypeError: It is not a list, or one of it can't be used.
     """
     if not isinstance(middleware, Iterable):
-        shown = f"the class {middleware.__name__}" if isinstance(middleware, type) else repr(middleware)
-        raise TypeError(f"middleware={shown}: give a list of instances of classes derived from Middleware")
+        raise TypeError(
+            f"middleware={_shown(middleware)}: give a list of instances of classes derived from Middleware"
+        )
     return tuple(checked(each, awaits_push=awaits_push) for each in middleware)
+
+
+def _shown(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else repr(given)
 
 
 def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
@@ -247,15 +231,8 @@ def hooks(middleware: Iterable[Middleware], name: str) -> tuple[Hook, ...]:
     return tuple(hook for hook in of_all if getattr(hook, "__func__", hook) is not getattr(Middleware, name))
 
 
-# What pushes
-
-
 class PushEnds:
-    """The calls that wait for the end of one push.
-
-    Args:
-        queue_name: The queue's name.
-    """
+    """The calls that wait for the end of one push."""
 
     __slots__ = ("_queue_name", "_waiting")
 
@@ -283,8 +260,8 @@ class PushEnds:
                 _show(call, raised)
 
 
-NOBODY = PushEnds("")
-"""Those of a push without hooks."""
+NO_CALLS = PushEnds("")
+"""Of a push without hooks."""
 
 
 async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_name: str) -> PushEnds:
@@ -297,13 +274,9 @@ async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_nam
                 if is_awaitable(returned):
                     try:
                         await returned
-                    except GeneratorExit:
-                        raise
-                    except anyio.get_cancelled_exc_class() as error:
-                        if is_cancelled():
-                            raise
-                        _show(hook, error)
                     except BaseException as error:
+                        if isinstance(error, GeneratorExit) or _ends_task(error):
+                            raise
                         _show(hook, error)
             job.write()
     except BaseException as error:
@@ -326,6 +299,10 @@ def before_push_sync(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_name
     return ends
 
 
+def _ends_task(error: BaseException) -> bool:
+    return isinstance(error, anyio.get_cancelled_exc_class()) and is_cancelled()
+
+
 def _called(hook: Hook, job: OutgoingJob) -> Any:
     try:
         return hook(job)
@@ -342,82 +319,9 @@ def _show(hook: Hook, error: BaseException) -> None:
 
 def log_raised(hook: Hook, error: BaseException) -> None:
     """Log what a hook raised: it must not end the caller."""
-    logger.error("%s of a middleware raised; nothing else is changed by it", _name(hook), exc_info=error)
+    logger.error("%s of a middleware raised; nothing else is changed by it", hook_name(hook), exc_info=error)
 
 
-def _name(hook: Hook) -> str:
+def hook_name(hook: Hook) -> str:
+    """Return the name of a hook, for people."""
     return visible(str(getattr(hook, "__qualname__", None) or f"a {type(hook).__name__}"))
-
-
-# What runs
-
-Handler = Callable[[Any, JobContext], Awaitable[Any]]
-
-
-def chained(handler: Handler, name: str, around: Sequence[Hook]) -> Handler:
-    """Return a handler with hooks around it, the first outermost; without hooks, the handler itself."""
-    if not around:
-        return handler
-
-    async def innermost(job: RunningJob, context: JobContext) -> Any:
-        return await handler(job.parameters, context)
-
-    chain: Layer = innermost
-    for hook in reversed(around):
-        chain = _layer(hook, chain)
-
-    async def outermost(parameters: Any, context: JobContext) -> Any:
-        return await chain(RunningJob(context.job_id, name, parameters), context)
-
-    return outermost
-
-
-Layer = Callable[[RunningJob, JobContext], Coroutine[Any, Any, Any]]
-
-
-def _layer(hook: Hook, inside: Layer) -> Layer:
-    async def layer(job: RunningJob, context: JobContext) -> Any:
-        call_next = _Next(inside, job, context)
-        try:
-            returned = await hook(job, context, call_next)
-        finally:
-            awaited = call_next.end()
-        if not awaited:
-            raise RuntimeError(f"{_name(hook)} did not await call_next(): the handler did not run to its end")
-        return returned
-
-    return layer
-
-
-class _Next:
-    """Runs what is inside of a layer, once, and not after the layer has ended."""
-
-    __slots__ = ("_begun", "_ended", "_inside", "_over", "_steps")
-
-    def __init__(self, inside: Layer, job: RunningJob, context: JobContext) -> None:
-        self._inside = partial(inside, job, context)
-        self._steps: Coroutine[Any, Any, Any] | None = None  # until they begin
-        self._begun = self._ended = self._over = False
-
-    def __call__(self) -> Awaitable[Any]:
-        if self._over or self._begun or self._steps is not None:
-            raise RuntimeError(
-                "call_next runs a job's handler once, while around runs; for another run raise Retry"
-            )
-        self._steps = self._run()
-        return self._steps
-
-    async def _run(self) -> Any:
-        self._begun, self._steps = True, None
-        try:
-            return await self._inside()
-        finally:
-            self._ended = True
-
-    def end(self) -> bool:
-        """Let nothing start any more; return whether what was called has ended."""
-        self._over = True
-        forgotten, self._steps = self._steps, None
-        if forgotten is not None:
-            forgotten.close()
-        return forgotten is None and self._ended == self._begun

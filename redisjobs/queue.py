@@ -24,7 +24,7 @@ from redisjobs.client.push import Chunk, Conflict, Push, push_chunks, raise_conf
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
-from redisjobs.middleware import NOBODY, Middleware, before_push
+from redisjobs.middleware import NO_CALLS, Middleware, before_push
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
@@ -369,7 +369,7 @@ class JobQueue(Inspector, Serving):
     async def _push(
         self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False
     ) -> list[JobHandle[Any]]:
-        ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NOBODY
+        ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
         try:
             push = Push(jobs, self.deadline, held=held)
             answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
@@ -379,7 +379,7 @@ class JobQueue(Inspector, Serving):
         except BaseException as error:
             self._tell_failed(error, ends)
             raise
-        if ends is not NOBODY:
+        if ends is not NO_CALLS:
             ends.tell([bool(handle.added) for handle in handles])
         return handles
 

@@ -5,7 +5,7 @@ queue.service().run()` in a process of its own: the same code with another URL.
 """
 
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack
@@ -84,12 +84,10 @@ class Service:
             raise ValueError(f"on_failure={on_failure!r}: give 'raise' or 'log'")
         self.error: BaseException | None = None
         self._queue = queue
-        self._raises = on_failure == "raise"
+        self._failed: Callable[[BaseException], object] = _raise if on_failure == "raise" else bool
         self._schedules = worker if schedules is None else schedules
-        made = Worker(
-            queue, schedules=self._schedules, **options
-        )  # also to check the options where none is to run
-        self._worker = made if worker else None
+        checked = Worker(queue, schedules=self._schedules, **options)  # also where none is to run
+        self._worker = checked if worker else None
         self._scheduler = Scheduler(queue)  # where there is no worker; a new one for each run
         self._tasks: TaskGroup | None = None
         self._is_running = False
@@ -125,17 +123,13 @@ class Service:
             RuntimeError: It has neither a worker nor schedules, so there is nothing to run.
             DriverError: The store refuses; while it is only unavailable, the service waits.
         """
-        if not self._has_work:
+        if self._worker is None and not self._schedules:
             raise RuntimeError("this service has neither a worker nor schedules: there is nothing to run")
         try:
             await self._work(handle_signals)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._queue.disconnect()
-
-    @property
-    def _has_work(self) -> bool:
-        return self._worker is not None or self._schedules
 
     async def _work(self, handle_signals: bool) -> None:
         self._is_running, self.error = True, None
@@ -174,7 +168,7 @@ class Service:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         try:
-            if self._has_work:
+            if self._worker is not None or self._schedules:
                 await self._begin(self._tasks)
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
@@ -203,13 +197,9 @@ class Service:
         except Exception as error:
             self.error = error
             logger.error("the service of queue '%s' failed: %s", self._queue.name, error, exc_info=error)
-            self._died(error)
+            self._failed(error)
         finally:
             begun.set()
-
-    def _died(self, error: BaseException) -> None:
-        if self._raises:
-            raise error
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -272,11 +262,12 @@ class Lifespan:
             stack.push_async_callback(self._queue.disconnect)
             await self._connect()
             state = None if self._then is None else await stack.enter_async_context(self._then(app))
-            self.service = service = _Inside(self._queue, self._options)
+            self.service = service = Service(self._queue, on_failure="log", **self._options)
             await stack.enter_async_context(service)
             if self._raises and service.error is not None:
                 raise service.error
-            service.ends_app = self._raises
+            if self._raises:
+                service._failed = _end_process
             yield state
 
     async def _connect(self) -> None:
@@ -292,18 +283,10 @@ class Lifespan:
             logger.error("queue '%s': the store refuses (%s); going on without it", self._queue.name, error)
 
 
-class _Inside(Service):
-    """The service of an application, which itself goes on if the service fails.
+def _raise(error: BaseException) -> None:
+    raise error
 
-    Attributes:
-        ends_app: Whether the process is to end with it.
-    """
 
-    def __init__(self, queue: Registry, options: Mapping[str, Any]) -> None:
-        super().__init__(queue, on_failure="log", **options)
-        self.ends_app = False
-
-    def _died(self, error: BaseException) -> None:
-        if self.ends_app:
-            logger.error("this process ends with it, by SIGTERM")
-            signal.raise_signal(signal.SIGTERM)
+def _end_process(error: BaseException) -> None:
+    logger.error("this process ends with it, by SIGTERM")
+    signal.raise_signal(signal.SIGTERM)

@@ -29,7 +29,7 @@ from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
-from redisjobs.middleware import NOBODY, Middleware, before_push_sync
+from redisjobs.middleware import NO_CALLS, Middleware, before_push_sync
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
@@ -265,7 +265,7 @@ class JobQueue(SyncInspector, Serving):
     def _push(
         self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False
     ) -> list[JobHandle[Any]]:
-        ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NOBODY
+        ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
         try:
             push = Push(jobs, self.deadline, held=held)
             answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
@@ -275,7 +275,7 @@ class JobQueue(SyncInspector, Serving):
         except BaseException as error:
             self._tell_failed(error, ends)
             raise
-        if ends is not NOBODY:
+        if ends is not NO_CALLS:
             ends.tell([bool(handle.added) for handle in handles])
         return handles
 

@@ -222,7 +222,7 @@ def slots() -> int:
 @pytest.fixture
 async def worker_run(queue: JobQueue, slots: int) -> AsyncIterator[WorkerRun]:
     """One run of a worker of the test's `queue`, that has opened, with slots, and does nothing by itself."""
-    worker_run = WorkerRun([Worker(queue, concurrency=slots).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue, concurrency=slots).settings])
     worker_run.pool.runtime = HandlerRuntime(Contexts(), worker_run.pool.deadlines, worker_run.threads, None)
     (source,) = worker_run.sources
     await source.member.join()

@@ -107,6 +107,7 @@ PLAIN = (
     "redisjobs/service.py",
     "redisjobs/serving.py",
     "redisjobs/sync.py",
+    "redisjobs/worker",
 )
 """Files, and folders with all their pages, Python and Lua, whose prose has none of the words below."""
 

@@ -31,12 +31,7 @@ _REFUSED = {
 
 
 class Declaring:
-    """Keeps the store and a scheduler in step about which schedules there are.
-
-    Args:
-        known: What the scheduler knows.
-        firing: Fires the slots of a schedule that this release takes over.
-    """
+    """Keeps the store and a scheduler in step about which schedules there are."""
 
     def __init__(self, known: Known, firing: Firing) -> None:
         self._known = known
@@ -147,11 +142,7 @@ class Declaring:
                 self._known.plans.pop(name, None)
 
     async def read(self) -> list[str]:
-        """Make plans of the schedules that have changed since the last time; at first of all.
-
-        Returns:
-            The names of those that the code declares, and the store no longer has from this release.
-        """
+        """Make plans of the schedules that have changed since the last time; return what to declare again."""
         known = self._known
         after, plans, others, change = known.change, known.plans, known.others, None
         if after is None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from redisjobs.client.push import name_in
 from redisjobs.errors import WrongType
 from redisjobs.events import JobsPushed, ScheduleFired
-from redisjobs.middleware import NOBODY, PushEnds, before_push
+from redisjobs.middleware import NO_CALLS, PushEnds, before_push
 from redisjobs.model import stored
 from redisjobs.model.definition import moment
 from redisjobs.model.stored import Fire, Fired, ListSchedules
@@ -25,13 +25,7 @@ _AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to fire a schedule.
-
-    Attributes:
-        plan: The schedule.
-        firing: What is asked of the store.
-        ends: The hooks that wait for the end of the push.
-    """
+    """One try to fire a schedule: what is asked of the store, and the hooks that wait for the end."""
 
     plan: Plan
     firing: stored.Firing
@@ -84,7 +78,7 @@ class Firing:
         attempts = list[Attempt]()
         try:
             for plan, firing in firings:
-                ends = await before_push(hooks, firing.jobs, queue) if hooks else NOBODY
+                ends = await before_push(hooks, firing.jobs, queue) if hooks else NO_CALLS
                 attempts.append(Attempt(plan, firing, ends))
         except BaseException as error:
             for each in attempts:

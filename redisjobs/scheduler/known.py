@@ -18,40 +18,24 @@ NEVER = float("-inf")
 
 
 class Known:
-    """What one scheduler knows.
-
-    Attributes:
-        queue: The queue.
-        id: The scheduler's id.
-        plans: The schedules it fires, by name.
-        change: The number of the last change of a schedule that it read; None: it has to read all.
-        is_behind: Whether there may be changes to read.
-        fingerprints: Of the schedules that its code declares, by name.
-        release: What all schedulers that declare the same have in common.
-        others: The names of these that the store does not have from this release.
-        began_ms: When it began, by the server's clock; 0: it has not declared anything yet.
-        present: How many schedulers of this release there are.
-        said_at: When it last said that it is there, by the monotonic clock.
-        declared_at: When it last declared all schedules of its code.
-        trouble: What the store said, if nothing can be fired; "" if all is well.
-        in_worker: Whether it runs in a worker, which logs that the server is unavailable.
-        lot: From 0 to 1: which share of the schedulers fires before this one.
-    """
+    """What one scheduler knows."""
 
     def __init__(self, queue: Registry) -> None:
         self.queue = queue
         self.id = token_hex(8)
-        self.plans: dict[str, Plan] = {}
-        self.change: int | None = None
-        self.is_behind = True
-        self.fingerprints = dict[str, str]()
-        self.release = ""
-        self.others = set[str]()
-        self.began_ms = self.present = 0
-        self.said_at = self.declared_at = NEVER
-        self.trouble = ""
-        self.in_worker = self._has_warned = False
-        self.lot = random.random()
+        self.plans: dict[str, Plan] = {}  # that it fires, by name
+        self.change: int | None = None  # number of the last change of a schedule that it read; None: read all
+        self.is_behind = True  # there may be changes to read
+        self.fingerprints = dict[str, str]()  # of the schedules that its code declares, by name
+        self.release = ""  # the same for all schedulers that declare the same
+        self.others = set[str]()  # names of these that the store does not have from this release
+        self.began_ms = 0  # by the server's clock; 0: it has not declared anything yet
+        self.present = 0  # schedulers of this release
+        self.said_at = self.declared_at = NEVER  # that it is there, and all it declares; by the monotonic clock
+        self.trouble = ""  # what the store said, if nothing can be fired
+        self.in_worker = False  # which logs that the server is unavailable
+        self._has_warned = False
+        self.lot = random.random()  # the share of the schedulers that fires before this one
         self._ahead = 0.0  # the server's clock less this process' monotonic one, ms
         self._said: dict[str, str] = {}  # by schedule, what the log has last
 

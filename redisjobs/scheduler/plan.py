@@ -15,21 +15,13 @@ _LONG = 86_400_000  # ms; the slots of a longer time are counted in a thread
 
 @dataclass(slots=True)
 class Plan:
-    """A schedule that this scheduler fires.
-
-    Attributes:
-        definition: What it is.
-        fingerprint: The fingerprint of the definition.
-        last_ms: The last slot that was seen to.
-        next_ms: The slot after that.
-        not_before: When it is tried again after an error, by the monotonic clock.
-    """
+    """A schedule that this scheduler fires."""
 
     definition: Definition
     fingerprint: str
-    last_ms: int
-    next_ms: int = 0
-    not_before: float = 0.0
+    last_ms: int  # the last slot that was seen to
+    next_ms: int = 0  # the slot after that
+    not_before: float = 0.0  # when it is tried again after an error, by the monotonic clock
 
     def __post_init__(self) -> None:
         self.move_to(self.last_ms)

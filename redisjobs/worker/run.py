@@ -1,21 +1,23 @@
 """One run of a worker: its slots, and the sources that fill them, from the first claim to the last settlement."""
 
 import math
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from redisjobs.base.eventloop import Gate, threadsafe_caller, was_asked
+from redisjobs.base.eventloop import Gate, was_asked
 from redisjobs.base.logger import Log
 from redisjobs.errors import RedisJobsError
 from redisjobs.events import LoopBlocked, LoopResumed
 from redisjobs.model.outcome import Interrupted
-from redisjobs.worker.memory import watch_memory
 from redisjobs.worker.running.cancels import CancelWatch
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.handler_run import HandlerRuntime
@@ -29,11 +31,15 @@ from redisjobs.worker.source.pool import Pool, Turns
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.source.watchdog import LoopWatchdog
 
+if sys.platform != "win32":
+    import resource
+
 if TYPE_CHECKING:
     from redisjobs.worker.running.handler_pool import HandlerPool
 
 logger = Log("redisjobs.worker")
 
+_MEMORY = 2.0  # seconds between looks at the memory in use; less for a short lease
 _UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
 
 
@@ -42,45 +48,28 @@ class WorkerRun:
 
     Args:
         settings: The worker's, for each of its queues: only the queue differs.
-        until_idle: Whether it ends as soon as nothing is left to do.
         allocator: Which queue is claimed from next. Defaults to one after another.
-        breaking: Is called when it begins to end by an error, or is cancelled.
-
-    Attributes:
-        sources: Its queues.
-        pool: The slots that they share.
-        shutdown: Whether it stops, and how.
-        call_soon: Runs a function soon in the event loop.
-        processes: Where handlers run that need a process of their own; None: there are none.
+        breaking: Called when it begins to end by an error, or is cancelled.
     """
 
     def __init__(
         self,
         settings: Sequence[Settings],
-        *,
-        until_idle: bool,
         allocator: Allocator | None = None,
         breaking: Callable[[], object] = int,
     ) -> None:
         self._settings = first = settings[0]
         self._breaking = breaking
-        self.threads = Threads(first.abandoned, self._threads_changed)
+        self.threads = Threads(first.abandoned, self._no_threads)
         self._opening = anyio.CancelScope()
         self._ending: Gate | None = None  # opens when it ends in order
         self.shutdown = Shutdown()
-        self.call_soon = threadsafe_caller()
-
-        def all_idle() -> bool:
-            return all(source.stepper.is_idle for source in self.sources)
-
         self.pool = Pool(first, self.threads, self.shutdown, self.recycle)
         turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
-        self.sources = [
-            Source(each, self.pool, turns, self.call_soon, all_idle, until_idle=until_idle) for each in settings
-        ]
+        self.sources = [Source(each, turns) for each in settings]
         self.pool.share_among([source.claims for source in self.sources])
         patience = min(max(1.0, first.lease / 3), 5.0)
-        self.loop = LoopWatchdog(self.call_soon, patience, self._tell_blocked, self._tell_resumed)
+        self.loop = LoopWatchdog(self.threads.call_soon, patience, self._tell_blocked, self._tell_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: HandlerPool | None = None
 
@@ -132,7 +121,7 @@ class WorkerRun:
         if handlers:
             from redisjobs.worker.running.handler_pool import HandlerPool  # here, for what it loads
 
-            self.processes = HandlerPool(handlers, self._processes_changed)
+            self.processes = HandlerPool(handlers)
             await self.processes.open()
 
     async def _work(self, watch: CancelWatch) -> None:
@@ -158,7 +147,7 @@ class WorkerRun:
             tasks.start_soon(self._run_source, source, tasks)
         tasks.start_soon(self._watch_grace)
         if self._settings.max_rss < math.inf:
-            tasks.start_soon(watch_memory, self.pool, self._settings, self.recycle)
+            tasks.start_soon(self._watch_memory)
 
     async def _run_source(self, source: Source, tasks: TaskGroup) -> None:
         await source.run(tasks)
@@ -198,18 +187,13 @@ class WorkerRun:
         self.stop(math.inf)
 
     @property
-    def worker_ids(self) -> tuple[str, ...]:
-        """Its current id in each queue."""
-        return tuple(source.member.settings.worker_id for source in self.sources)
-
-    @property
     def health(self) -> Health:
         """Its health, judged by what its loop and its heartbeats got done; for any thread."""
         common = self._common_health
         # A source that has left has nothing more to say to its server.
         have_left = [source.member.left for source in self.sources]
         own = [
-            None if left and not all(have_left) else self._own_health(source, common)
+            None if left and not all(have_left) else source.health(common, loop_is_blocked=self.loop.blocked)
             for source, left in zip(self.sources, have_left, strict=True)
         ]
         names = [source.member.settings.queue.name for source in self.sources]
@@ -219,21 +203,12 @@ class WorkerRun:
     def _common_health(self) -> Health:
         if any(heartbeat.broken for heartbeat in self.heartbeats):
             return Health(False, False, "the heartbeat thread has ended: this worker soon counts as dead")
-        if self.threads.trouble.why:
-            return Health(True, False, f"no sync handler is started: {self.threads.trouble.why}")
-        if self.processes is not None and self.processes.trouble.why:
-            return Health(True, False, f"no handler in a process is started: {self.processes.trouble.why}")
+        for runner in (self.threads, self.processes):
+            if runner is not None and runner.trouble.why:
+                return Health(True, False, str(runner.trouble))
         if self.shutdown.stopping:
             return Health(True, False, f"stopping, with {self.pool.holds} jobs to go")
         return Health(True, True, f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy")
-
-    def _own_health(self, source: Source, common: Health) -> Health | None:
-        """Return what is wrong with only this source; None: nothing."""
-        wrong = source.health(loop_is_blocked=self.loop.blocked)
-        unheard = source.member.unheard
-        if wrong is None and common.ready and unheard >= self._settings.lease:
-            return Health(True, False, f"no heartbeat got through for {unheard:.0f} s")
-        return wrong
 
     # What its parts report
 
@@ -249,22 +224,28 @@ class WorkerRun:
         for source in self.sources:
             source.member.tell(LoopResumed, seconds=seconds)
 
-    def _threads_changed(self) -> None:
-        why = self.threads.trouble.why
-        if not why:
-            logger.info("sync handlers are started again")
-        else:
-            logger.error("no sync handler is started, their jobs wait or go to other workers: %s", why)
-            if self._settings.supervised and not self.shutdown.stopping:
-                self.shutdown.hindered = not self.threads.full
-                self.recycle("no sync handler can be started")
+    def _no_threads(self) -> None:
+        if self._settings.supervised and not self.shutdown.stopping:
+            self.shutdown.hindered = not self.threads.full
+            self.recycle("no sync handler can be started")
 
-    def _processes_changed(self) -> None:
-        why = self.processes.trouble.why if self.processes is not None else ""
-        if not why:
-            logger.info("handlers in processes are started again")
-        else:
-            logger.error("no handler in a process is started, their jobs wait or go to other workers: %s", why)
+    async def _watch_memory(self) -> None:
+        """Recycle the worker once the process uses more than `max_rss` bytes; until a stop.
+
+        Raises:
+            RedisJobsError: It uses more though no job was run: the next worker would fare no better.
+        """
+        most, every = self._settings.max_rss, min(_MEMORY, self._settings.lease / 4)
+        while not self.shutdown.stopping:
+            await anyio.sleep(every)
+            used = rss()
+            if used > most and not self.pool.begun:
+                raise RedisJobsError(
+                    f"{used / 1e6:.0f} MB of memory are in use though no job was run yet, and max_rss is "
+                    f"{most / 1e6:.0f} MB: give it more"
+                )
+            if used > most and not self.shutdown.stopping:
+                self.recycle(f"{used / 1e6:.0f} MB of memory are in use")
 
     async def _watch_grace(self) -> None:
         """Once the grace is over, cancel the running jobs, give them a moment to clean up, then let go of them."""
@@ -281,6 +262,18 @@ class WorkerRun:
         self.shutdown.over = True
         for source in self.sources:
             source.stepper.cut()
+
+
+def rss() -> int:
+    """Return the resident bytes of this process, the most so far where the system tells no more; 0 if nothing."""
+    if sys.platform == "linux":
+        try:
+            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:  # no /proc, or no file descriptor left just now
+            return 0
+    if sys.platform == "win32":
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def cut_off() -> RedisJobsError:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from redisjobs.base.logger import Log
@@ -27,6 +28,7 @@ from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import ProcessEnded
 from redisjobs.worker.settings.health import Health
+from redisjobs.worker.settings.shutdown import how_ended
 
 logger = Log("redisjobs.supervisor")
 
@@ -59,27 +61,16 @@ class End(StrEnum):
 
 @dataclass(slots=True)
 class Child:
-    """A worker process.
-
-    Attributes:
-        process: The process.
-        worker_ids: Its id in each of its queues; empty until it has said so, before it claims anything.
-        health: Its last report.
-        is_partial: Whether it takes jobs of some of its queues only.
-        heard_at: When that came, by the monotonic clock.
-        started_at: When it was started.
-        end: Its last line; None until then.
-        is_late: Whether it was killed, as it ran on after the grace.
-    """
+    """A worker process."""
 
     process: subprocess.Popen[bytes]
-    worker_ids: tuple[str, ...] = ()
+    worker_ids: tuple[str, ...] = ()  # in each of its queues; none until it has said so, before it claims
     health: Health = field(default_factory=lambda: Health(True, False, "starting"))
-    is_partial: bool = False
+    is_partial: bool = False  # it takes jobs of some of its queues only
     heard_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
-    end: End | None = None
-    is_late: bool = False
+    end: End | None = None  # its last line
+    is_late: bool = False  # it was killed, as it ran on after the grace
 
 
 def listen(child: Child, line: socket.socket) -> None:
@@ -102,9 +93,7 @@ def listen(child: Child, line: socket.socket) -> None:
 class Pipe:
     """A child's end of the pipe: it reports the worker's health, and learns that the supervisor is gone.
 
-    Args:
-        descriptor: The file descriptor.
-        worker_ids: Returns its id in each of its queues; sent at once, and with each report.
+    `worker_ids` returns its id in each of its queues; they are sent at once, and with each report.
     """
 
     def __init__(self, descriptor: int, worker_ids: Callable[[], Sequence[str]]) -> None:
@@ -116,15 +105,15 @@ class Pipe:
     def _report(self, health: Health) -> None:
         takes = "ready" if all(queue.ready for queue in health.queues) else "partly"
         live, ready = "live" if health.live else "-", takes if health.ready else "-"
-        self._socket.sendall(f"{self._ids()} {live} {ready} {visible(health.why)}\n".encode())
+        self._send(f"{live} {ready} {visible(health.why)}")
 
-    def _ids(self) -> str:
-        return _BETWEEN.join(self._worker_ids())
+    def _send(self, words: str) -> None:
+        self._socket.sendall(f"{_BETWEEN.join(self._worker_ids())} {words}\n".encode())
 
     def end(self, end: End) -> None:
         """Report that the worker has ended in order; nothing follows."""
         with suppress(OSError):  # the supervisor is gone
-            self._socket.sendall(f"{self._ids()} {end.value}\n".encode())
+            self._send(end.value)
 
     def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
         """Report the health every second, in a thread; call `orphaned` once the supervisor is gone."""
@@ -144,31 +133,18 @@ class Pipe:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of a child, and of those that follow it.
+    """The place of a child, and of those that follow it."""
 
-    Attributes:
-        child: The child that runs; None between two.
-        start_at: When the next one is to be started, by the monotonic clock; None: not at all.
-        deaths: How many children ended in a row, each but the first soon after its start.
-    """
-
-    child: Child | None = None
-    start_at: float | None = 0.0
-    deaths: int = 0
+    child: Child | None = None  # None between two
+    start_at: float | None = 0.0  # of the next one, by the monotonic clock; None: it is not to be started
+    deaths: int = 0  # children that ended in a row, each but the first soon after its start
 
 
 class Supervisor:
     """Runs `processes` workers until it is stopped, or until each reports that it has drained the queue.
 
-    Args:
-        queues: The queues, to release a dead child's jobs.
-        command: Starts a worker; `--supervised FD` is added, the pipe to the supervisor.
-        processes: How many.
-        lease: The children's lease, in seconds.
-        grace: The children's grace, in seconds.
-
-    Attributes:
-        queues: The queues.
+    `command` starts a worker; `--supervised FD` is added, the pipe to the supervisor. The children's lease and
+    grace are in seconds.
     """
 
     def __init__(
@@ -214,11 +190,7 @@ class Supervisor:
         return Health(True, ready > 0, f"{ready} of {len(self._slots)} processes are ready{why}")
 
     def run(self) -> int:
-        """Run the workers.
-
-        Returns:
-            The exit status: 0 after a stop that was asked for, or a finished drain; else a child's.
-        """
+        """Run the workers; return the exit status: 0 after a stop or a finished drain, else a child's."""
         while any(slot.child is not None or slot.start_at is not None for slot in self._slots):
             self._start_due()
             self._kill_late()
@@ -314,18 +286,9 @@ class Supervisor:
         how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_expected)
         names = [queue.name for queue in self.queues] if len(self.queues) > 1 else []
         ids = child.worker_ids or ("",) * len(self.queues)
+        event = partial(ProcessEnded, ended=ended, in_order=in_order, expected=was_expected, how=how, queues=names)
         for queue, worker_id in zip(self.queues, ids, strict=False):
-            queue.events.publish(
-                ProcessEnded(
-                    queue.name,
-                    worker_id,
-                    ended=ended,
-                    in_order=in_order,
-                    expected=was_expected,
-                    how=how,
-                    queues=names,
-                )
-            )
+            queue.events.publish(event(queue.name, worker_id))
 
     def _backoff(self, slot: Slot, lived: float) -> float:
         """Return the seconds until the slot's next start; its last child lived for `lived` seconds."""
@@ -389,9 +352,4 @@ def _how(code: int, in_order: bool, was_expected: bool) -> str:
         return "ended" if was_expected else "stopped, though its supervisor did not ask for it"
     if code == 0:
         return "ended with code 0 and without a word: something in it exited"
-    if code > 0:
-        return f"ended with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+    return how_ended(code)

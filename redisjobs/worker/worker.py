@@ -32,17 +32,6 @@ _LINE = "line:"
 """Consumers that are no workers: jobs wait there that were handed back, run isolated, or may not start."""
 
 
-def _own_name() -> str:
-    """Return the host and process id, for a worker without a name."""
-    host = re.sub(r"[\s{}]+", "-", "".join(filter(str.isprintable, socket.gethostname())))[:150]
-    return f"{host}:{os.getpid()}"
-
-
-def _new_id(name: str) -> str:
-    """Return an id for one run: a worker that was frozen and its successor of the same name must differ."""
-    return f"{name}:{secrets.token_hex(4)}"
-
-
 def _checked_name(worker_id: str) -> str:
     """Return the name if it can begin a consumer's name and stand in a line of text."""
     fits = isinstance(worker_id, str) and re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
@@ -59,13 +48,6 @@ def _checked_limit(limit: int | None, what: str) -> int | None:
     if limit is not None:
         whole(limit, what)
     return limit
-
-
-def _checked_lease(lease: Duration) -> float:
-    """Return the seconds of a lease that a worker can renew in time."""
-    if seconds(lease, "lease") < 0.1:
-        raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
-    return seconds(lease, "lease")
 
 
 _SLOTS, _ASYNC_SLOTS = 10, 100  # by default: a thread for each is expensive, a task is not
@@ -150,13 +132,15 @@ class Worker:
         self._abandoned = _checked_limit(abandoned, "abandoned")
         self._name = None if worker_id is None else _checked_name(worker_id)
         whole(max_deliveries, "max_deliveries")
+        if seconds(lease, "lease") < 0.1:
+            raise ValueError(f"lease={lease!r}: give at least 0.1 s, or renewing it can't keep up")
         self.settings = Settings(
             queue=self.queues[0],
             queues=self._queues.names if len(self.queues) > 1 else (),
             worker_id=self._next_id(),
             next_id=self._next_id,
             concurrency=0,  # `_count_slots` sets these two
-            lease=_checked_lease(lease),
+            lease=seconds(lease, "lease"),
             max_deliveries=max_deliveries,
             unknown_ms=int(seconds(unknown_for, "unknown_for") * 1000),
             abandoned=0,
@@ -223,10 +207,17 @@ class Worker:
     def worker_ids(self) -> tuple[str, ...]:
         """Its current id in each of its queues: the same, until it is taken for dead in one of them."""
         current = self._current
-        return (self.settings.worker_id,) * len(self.queues) if current is None else current.worker_ids
+        if current is None:
+            return (self.settings.worker_id,) * len(self.queues)
+        return tuple(source.member.settings.worker_id for source in current.sources)
 
     def _next_id(self) -> str:
-        return _new_id(self._name or _own_name())
+        """Return an id for one run: a worker that was frozen and its successor of the same name must differ."""
+        name = self._name
+        if name is None:
+            host = re.sub(r"[\s{}]+", "-", "".join(filter(str.isprintable, socket.gethostname())))[:150]
+            name = f"{host}:{os.getpid()}"
+        return f"{name}:{secrets.token_hex(4)}"
 
     def _reset(self) -> None:
         if self._has_run:
@@ -242,11 +233,11 @@ class Worker:
 
     async def _run(self, until_idle: bool, handle_signals: bool) -> None:
         fires = self.settings.schedules and not until_idle
+        settings = replace(self.settings, schedules=fires, until_idle=until_idle)
         self._current = current = WorkerRun(
-            [replace(self.settings, queue=queue, schedules=fires) for queue in self.queues],
-            until_idle=until_idle,
-            allocator=Allocator(self._queues.weights, strict=self._queues.strict),
-            breaking=self.breaking,
+            [replace(settings, queue=queue) for queue in self.queues],
+            Allocator(self._queues.weights, strict=self._queues.strict),
+            self.breaking,
         )
         if self._stop_asked:  # before there was a run to stop
             return
@@ -283,7 +274,7 @@ class Worker:
     def _stop(self, grace: float) -> None:
         self._stop_asked = True  # before we look whether there is a run
         if (current := self._current) is not None:
-            current.call_soon(lambda: current.stop(grace))
+            current.threads.call_soon(lambda: current.stop(grace))
 
     @property
     def busy(self) -> int:

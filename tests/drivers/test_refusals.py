@@ -69,7 +69,7 @@ from redisjobs.model.transitions import (
 from redisjobs.queue import JobQueue
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.testing.driver_contract.acts import rows_of
-from redisjobs.worker.source import drain, recovery
+from redisjobs.worker.source import recovery, source
 from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -980,7 +980,7 @@ async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_
 async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_delivery(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(drain, "_DRAIN", 0.2)
+    monkeypatch.setattr(source, "_DRAIN", 0.2)
     starts: list[int] = []
     async with await fail_without_a_stream(redis_store, starts) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=60, grace=0)

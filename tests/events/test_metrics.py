@@ -203,7 +203,7 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     queue = JobQueue("memory://", "q")
     queue.register(Work)(work)
     Metrics(registry).listen(queue)
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings])
     settler = worker_run.sources[0].settler
 
     class Run:
@@ -399,7 +399,7 @@ async def test_with_metrics_a_slot_calls_the_function_that_was_registered(
 ) -> None:
     Metrics(registry).listen(queue)
 
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings])
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker_run.run)

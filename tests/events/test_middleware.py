@@ -44,9 +44,9 @@ from redisjobs.model.context import set_message_sink
 from redisjobs.model.outcome import Done, Outcome, Raised
 from redisjobs.model.transitions import Reply
 from redisjobs.worker.run import WorkerRun
-from redisjobs.worker.running import hooks
-from redisjobs.worker.running.chain import finder
+from redisjobs.worker.running import middleware
 from redisjobs.worker.running.handler_run import HandlerRun
+from redisjobs.worker.running.middleware import finder
 from redisjobs.worker.running.threads import NoThread, Threads
 
 pytestmark = pytest.mark.anyio
@@ -120,7 +120,7 @@ async def test_without_middleware_a_slot_calls_the_function_that_was_registered(
 
     queue.register(Work)(work)
     queue.add_middleware(OnPush(lambda _: None))
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings])
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker_run.run)
@@ -1194,7 +1194,7 @@ async def test_what_it_raises_later_is_logged_and_the_others_are_called(
 async def test_a_slow_one_delays_no_job_and_what_it_misses_is_counted(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hooks, "_MOST", 2)
+    monkeypatch.setattr(middleware, "_MOST", 2)
     go_on, heard = anyio.Event(), list[str]()
 
     class Slow(Middleware):
@@ -1223,7 +1223,7 @@ async def test_a_slow_one_delays_no_job_and_what_it_misses_is_counted(
 async def test_one_that_never_ends_does_not_keep_the_worker_from_ending(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hooks, "_LAST", 0.05)
+    monkeypatch.setattr(middleware, "_LAST", 0.05)
     cancelled: list[str] = []
 
     class Stuck(Middleware):

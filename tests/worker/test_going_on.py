@@ -103,7 +103,7 @@ async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_jo
 ) -> None:
     worker = Worker(queue)
     first, tries = worker.worker_id, list[str]()
-    worker_run = WorkerRun([worker.settings], until_idle=True)
+    worker_run = WorkerRun([replace(worker.settings, until_idle=True)])
     (source,) = worker_run.sources
     join = source.member.consumer.open
 
@@ -274,7 +274,7 @@ async def test_a_worker_whose_read_may_still_be_served_is_looked_after_when_it_h
 ) -> None:
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
         worker = Worker(queue)
-        worker_run = WorkerRun([worker.settings], until_idle=False)
+        worker_run = WorkerRun([worker.settings])
         (source,) = worker_run.sources
         worker_run.pool.runtime = HandlerRuntime(Contexts(), worker_run.pool.deadlines, worker_run.threads, None)
         await source.member.join()
@@ -345,7 +345,7 @@ async def test_once_a_worker_has_heard_that_it_was_fenced_it_begins_no_job(
     await queue.driver.push([NewJob("a", JOB)], repeated=False)
     leases = await source.member.consumer.wait(1, 1)
 
-    source.fenced(Fenced(source.member.consumer.worker_id))
+    source.recovery.fenced(Fenced(source.member.consumer.worker_id))
     dispatch(source, leases, time.monotonic())
 
     assert (source.leases.all, source.settler._pool.slots.held) == ([], 0)
@@ -358,7 +358,7 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     queue: JobQueue, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=True)
+    worker_run = WorkerRun([replace(Worker(queue).settings, until_idle=True)])
     (source,) = worker_run.sources
     exchange, lost = source.member.consumer.exchange, list[str]()
 

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any, ClassVar, TypedDict
@@ -385,7 +385,7 @@ async def test_a_worker_runs_until_idle_only_once_it_has_claimed_after_the_other
         await alone.push("a")
         await alone.push("b")
         (held,) = (await stopping.exchange([], 9)).leases
-        worker_run = WorkerRun([Worker(queue).settings], until_idle=True)
+        worker_run = WorkerRun([replace(Worker(queue).settings, until_idle=True)])
         (source,) = worker_run.sources
         consumer, settled = source.member.consumer, list[Reply]()
         look = consumer.reclaim

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import anyio
@@ -348,7 +348,7 @@ def test_a_worker_that_was_frozen_for_its_lease_starts_nothing_that_it_was_given
 
 
 async def test_an_older_answer_that_was_overtaken_changes_nothing(store: Store) -> None:
-    worker_run = WorkerRun([Worker(queue_at(store.driver, store.queue_name)).settings], until_idle=True)
+    worker_run = WorkerRun([replace(Worker(queue_at(store.driver, store.queue_name)).settings, until_idle=True)])
     (source,) = worker_run.sources
     now = time.monotonic()
     source.promoter.learn(Exchange(due_in=0.5), now)

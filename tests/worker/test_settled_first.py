@@ -101,7 +101,7 @@ async def test_outcomes_that_waited_for_the_store_are_settled_before_jobs_are_ta
 async def test_a_worker_that_stops_while_the_store_is_away_ends_all_the_same_and_says_what_it_holds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("redisjobs.worker.source.drain._DRAIN", 0.5)
+    monkeypatch.setattr("redisjobs.worker.source.source._DRAIN", 0.5)
     caplog.set_level(logging.INFO, "redisjobs.worker")
     driver = Driver()
     queue = JobQueue(driver, "q")

@@ -10,11 +10,7 @@ from redisjobs.worker.running.cancels import TaskCancels
 
 
 class Contexts:
-    """Copies of the current context, one for each job: what a job sets there does not reach the next one.
-
-    Attributes:
-        fresh: Returns a new copy.
-    """
+    """Copies of the current context, one for each job: what a job sets there does not reach the next one."""
 
     def __init__(self) -> None:
         # A copy of a context holds the same values, and a decimal context can be changed in place.
@@ -49,20 +45,14 @@ def begin_in(
     A task for each job would have a context too, but costs more than all the rest of the job. A context can be
     entered for one step at a time only, so the coroutine is stepped here.
 
-    Args:
-        context: The context.
-        take: Called with what the handler returned in the end; None: it is not kept.
-        call: The handler.
-        parameters: Its first argument.
-        job: Its second argument.
-
     Returns:
-        What `go_on_in` goes on with, if the handler waits for something. Else what it raised, or None.
+        What `go_on_in` goes on with, if the handler waits for something. Else what it raised, or None; `take` was
+        called with what it returned.
     """
     try:
         return context.run(_first_step, take, call, parameters, job)
     except BaseException as error:
-        return _raised(error, frames=2)
+        return without_frames(error, 2)
 
 
 async def run_in(
@@ -101,11 +91,7 @@ def go_on_in(
 ) -> Generator[Any, Any, BaseException | None]:
     """Await a handler that `begin_in` began, and return what it raised, or None.
 
-    Args:
-        context: The context of `begin_in`.
-        begun: What `begin_in` returned.
-        take: As for `begin_in`.
-        cancels: Notes whether the handler itself has cancelled this task.
+    `cancels` notes whether the handler itself has cancelled this task.
     """
     steps, waits_for = begun
     step: Callable[[Any], Any]
@@ -130,12 +116,12 @@ def go_on_in(
                 take(end.value)
             return None
         except BaseException as error:
-            return _raised(error, frames=1)
+            return without_frames(error, 1)
         finally:
             del value  # a reference cycle otherwise: an exception leads to its frames
 
 
-def _raised(error: BaseException, frames: int) -> BaseException:
+def without_frames(error: BaseException, frames: int) -> BaseException:
     """Return an error without its outermost frames, which are ours: they would make a reference cycle."""
     trace = error.__traceback__
     for _ in range(frames):

@@ -19,9 +19,6 @@ class Deadline:
         timeout: Seconds that the run may take, from now; None: no limit. One of the two is given.
         stalled_after: Seconds that it may run without reporting progress; None: no limit.
         over: Ends the run at a time of the monotonic clock, or returns when to look again.
-
-    Attributes:
-        over: The same.
     """
 
     # Of the class, as few runs say anything: one is made for each.
@@ -73,11 +70,7 @@ class Deadline:
 
 
 class Deadlines:
-    """Ends the runs whose time is over, by one timer for all: a timer each costs a third of a short job.
-
-    Args:
-        deadlines: Returns those of all runs that have one.
-    """
+    """Ends the runs whose time is over, by one timer for all: a timer each costs a third of a short job."""
 
     def __init__(self, deadlines: Callable[[], Iterable[Deadline]]) -> None:
         self._deadlines = deadlines

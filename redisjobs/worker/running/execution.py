@@ -25,7 +25,7 @@ from redisjobs.model.outcome import (
     attach,
     decide,
 )
-from redisjobs.model.retry import exponential_jitter
+from redisjobs.model.retry import RetryPolicy, exponential_jitter
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -38,9 +38,9 @@ from redisjobs.model.transitions import (
     Settlement,
 )
 from redisjobs.worker.running.cancels import TaskCancels
-from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.deadline import Deadline
 from redisjobs.worker.running.handler_run import DONE, HandlerRun, HandlerRuntime, Run, awaited
+from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.threads import NoThread
 from redisjobs.worker.settings.settings import Settings
 
@@ -78,22 +78,10 @@ class Owner(Protocol):
 
 
 class Execution(HandlerRun):
-    """A leased job whose handler is about to run, runs, or has run.
-
-    Attributes:
-        key: The lease's key.
-        owner: The part of the worker that leased it.
-        ended: Whether its handler runs no more, in the event loop at least.
-        settlement: Its settlement, once that is decided; None also if it is no longer ours.
-        resent: Whether its settlement was sent before, and the reply lost.
-        is_told: Whether it was reported as claimed before: it was given to the slots, and taken back.
-        given_at: When it was given to the slots, by the monotonic clock.
-        sent_at: When it was last sent, in s since 1970; 0 if never.
-        ended_at: When it came to its outcome, by the monotonic clock; 0: it did not, or the time is not needed.
-    """
+    """A leased job whose handler is about to run, runs, or has run. Times are by the monotonic clock."""
 
     __slots__ = (
-        *("_job", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_told"),
+        *("_job", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_announced"),
         *("key", "owner", "resent", "sent_at", "settlement"),
     )
 
@@ -101,10 +89,14 @@ class Execution(HandlerRun):
         HandlerRun.__init__(self, lease, settings, runtime)  # as `super()` costs each job a tenth of a microsecond
         self.key = lease.key
         self.owner = owner
-        self.ended = self.resent = self.is_told = False
-        self.settlement: Settlement | None = None
-        self.given_at = math.inf
-        self.sent_at = self.ended_at = self._started = 0.0
+        self.ended = False  # its handler runs no more, in the event loop at least
+        self.resent = False  # its settlement was sent before, and the reply lost
+        self.is_announced = False  # it was given to the slots before, and taken back
+        self.settlement: Settlement | None = None  # once decided; None also if it is no longer ours
+        self.given_at = math.inf  # to the slots
+        self.sent_at = 0.0  # when its settlement was last sent, in s since 1970
+        self.ended_at = 0.0  # when it came to its outcome, if that time is needed
+        self._started = 0.0
         self._run_ms = 0
         self._job: codec.Job | None = None
         self._outcome: Outcome | None = None
@@ -139,9 +131,6 @@ class Execution(HandlerRun):
             scope: The scope that `give_up` cancels, around the whole run. If it cuts the run off, the outcome is
                 that of `cut_off`.
             cancels: The cancels of the current task.
-
-        Returns:
-            The outcome; or a coroutine for it, to be awaited in the same task.
 
         Raises:
             BaseException: Only a cancellation from outside.
@@ -240,11 +229,10 @@ class Execution(HandlerRun):
             return
         job, now_ms = self._job, self.owner.server_ms(time.monotonic())
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
-        policy = self._definition.retry if self._definition else self._settings.queue.retry
         judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)
         try:
             # What the policy sets in its context does not concern the next job.
-            self.settlement = self._runtime.contexts.fresh().run(judge, outcome, policy=policy)
+            self.settlement = self._runtime.contexts.fresh().run(judge, outcome, policy=self._retry)
         except BaseException as error:
             # The policy is the user's code too. If it fails, neither the job nor the worker may.
             self._settings.log.exception("%s: its retry policy raised; the default one decides", self.description)
@@ -282,10 +270,9 @@ class Execution(HandlerRun):
             ran=self._less_lost(ended_at) - self._started if self._started else 0.0,
             sent_at=self.sent_at,
             resent=self.resent,
-            attempts=self._attempts if isinstance(self.settlement, RetryLater) else None,
+            attempts=self._retry.max_attempts if isinstance(self.settlement, RetryLater) else None,
         )
 
     @property
-    def _attempts(self) -> int | None:
-        policy = self._definition.retry if self._definition else self._settings.queue.retry
-        return policy.max_attempts
+    def _retry(self) -> RetryPolicy:
+        return self._definition.retry if self._definition else self._settings.queue.retry

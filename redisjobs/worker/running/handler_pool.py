@@ -10,7 +10,6 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import pickle
-import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,13 +20,14 @@ import anyio.to_thread
 
 from redisjobs.base.forks import begin_after_fork
 from redisjobs.errors import EncodeError, ProcessDied, RegistrationError
-from redisjobs.model.context import JobContext, message_sink_of
+from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import RemoteTraceback, attach, describe
 from redisjobs.model.progress import HandlerMessage, Pushing
 from redisjobs.worker.running.handler_process import BEGUN, READY, SAID, log_settings, serve
 from redisjobs.worker.running.handler_ref import HandlerRef, NotPacked
 from redisjobs.worker.running.threads import NoThread, Trouble
+from redisjobs.worker.settings.shutdown import how_ended
 
 _END = 2.0  # seconds that idle processes have to end by themselves
 _TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
@@ -40,19 +40,12 @@ _spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
 class HandlerPool:
     """As many processes as handlers run at once, each started when first needed and then kept.
 
-    Args:
-        definitions: The handlers.
-        changed: Called when there is no process, and none can be started, and when that is over.
-
-    Attributes:
-        trouble: Why there is none.
-
     Raises:
         RegistrationError: A process would not find one of the handlers.
     """
 
-    def __init__(self, definitions: Iterable[JobDefinition[Any]], changed: Callable[[], None]) -> None:
-        self.trouble = Trouble(changed)
+    def __init__(self, definitions: Iterable[JobDefinition[Any]]) -> None:
+        self.trouble = Trouble("handler in a process", "handlers in processes")
         # Not by their names: handlers of several queues may share one.
         self._refs = {id(each): HandlerRef.of(each) for each in definitions}
         # The slots are the limit; the default limiter is the application's too, which may have used it up.
@@ -101,9 +94,15 @@ class HandlerPool:
         self._idle.append(process)
 
     async def run(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
+        self,
+        definition: JobDefinition[Any],
+        parameters: Any,
+        context: JobContext,
+        hear: Callable[[HandlerMessage], object],
     ) -> tuple[Any, BaseException | None]:
         """Run a handler in a process that was prepared; return what it returned, if kept, and what it raised.
+
+        `hear` gets what it says meanwhile.
 
         Raises:
             NoThread: It was not begun.
@@ -113,8 +112,6 @@ class HandlerPool:
             task = pickle.dumps((self._refs[id(definition)], parameters, context, context.keeps_result))
         except BaseException as error:
             return None, error
-        sink = message_sink_of(context)
-        hear: Callable[[HandlerMessage], object] = sink.hear if sink is not None else bool
         for _ in range(_TRIES):
             process = self._idle.pop()
             answer = await self._in_thread(process, functools.partial(process.ask, task, hear))
@@ -166,16 +163,11 @@ class HandlerPool:
 
 
 class Process:
-    """One process that runs handlers. Methods that block are for a thread.
-
-    Attributes:
-        ending: How it ended, or why it did not begin.
-        begun: Whether it began with its latest task.
-    """
+    """One process that runs handlers. Methods that block are for a thread."""
 
     def __init__(self, modules: set[str]) -> None:
-        self.ending = "was killed"
-        self.begun = False
+        self.ending = "was killed"  # how it ended, or why it did not begin
+        self.begun = False  # with its latest task
         self._given_up = False
         self._pipe, theirs = _spawn.Pipe()
         watched, self._lifeline = _spawn.Pipe(duplex=False)  # nothing is written: it closes as the worker ends
@@ -205,14 +197,9 @@ class Process:
         return self._receive() == READY
 
     def ask(self, task: bytes, hear: Callable[[HandlerMessage], object]) -> bytes | None:
-        """Run a handler there.
+        """Run a handler there, and return its answer; None if the process died.
 
-        Args:
-            task: The handler and its arguments.
-            hear: Called, in this thread, with each message of the handler before its answer.
-
-        Returns:
-            The answer, or None if the process died.
+        `hear` gets what it says before.
         """
         self.begun = False
         with suppress(OSError):
@@ -253,10 +240,7 @@ class Process:
                     return self._pipe.recv_bytes()
         self._process.join()  # it has closed its pipe, or ended
         code = self._exit_code()
-        if code is None:
-            self.ending = "ended"
-        else:
-            self.ending = f"ended with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        self.ending = "ended" if code is None else how_ended(code)
         self._pipe.close()
         return None
 
@@ -305,13 +289,6 @@ def _packed(answer: PushedJob | Exception | None) -> bytes:
     except Exception:
         return pickle.dumps(EncodeError(describe(answer)) if isinstance(answer, Exception) else None)
     return packed
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _load(answer: bytes) -> tuple[Any, BaseException | None]:

@@ -35,11 +35,7 @@ _NOTHING = pickle.dumps(None)
 def serve(pipe: Connection, lifeline: Connection, modules: set[str], log: tuple[int, bytes | None]) -> None:
     """Run handlers until the worker closes the pipe or is gone.
 
-    Args:
-        pipe: Brings tasks, and takes answers.
-        lifeline: Closes when the worker ends.
-        modules: Imported first.
-        log: What `log_settings` returned in the worker.
+    `lifeline` closes when the worker ends; `modules` are imported first; `log` is what `log_settings` returned.
     """
     # A signal to the whole group of processes is meant for the worker, which has a grace. The signals are caught,
     # not ignored, so that processes that handlers start still have their defaults.

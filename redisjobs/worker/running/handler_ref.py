@@ -14,19 +14,12 @@ from redisjobs.model.signature import Signature, handler_call
 
 @dataclass(frozen=True, slots=True)
 class HandlerRef:
-    """The name of a handler.
-
-    Attributes:
-        module: Its module.
-        name: Its qualified name there.
-        wraps: How many functions are around it, as decorators make them.
-        by_name: Whether it takes its parameters by name.
-    """
+    """The name of a handler."""
 
     module: str
-    name: str
-    wraps: int
-    by_name: bool
+    name: str  # the qualified one
+    wraps: int  # functions around it, as decorators make them
+    by_name: bool  # it takes its parameters by name
 
     @classmethod
     def of(cls, definition: JobDefinition[Any]) -> "HandlerRef":
@@ -50,13 +43,9 @@ class HandlerRef:
 
 @dataclass(frozen=True, slots=True)
 class NotPacked:
-    """Stands for a returned value that can't leave its process.
+    """Stands for a returned value that can't leave its process."""
 
-    Attributes:
-        why: The reason, in one line.
-    """
-
-    why: str
+    why: str  # in one line
 
 
 def _find(module: str, name: str) -> Any:

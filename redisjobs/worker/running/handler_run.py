@@ -3,8 +3,8 @@
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context
+from collections.abc import Awaitable, Coroutine
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Undecoda
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
 from redisjobs.model.transitions import Lease, Result
 from redisjobs.worker.running.cancels import TaskCancels
-from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
+from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
 from redisjobs.worker.running.pushes import Pushes
@@ -63,34 +63,15 @@ class HandlerRuntime:
 
 @dataclass(slots=True)
 class Reported:
-    """The latest progress that a run has reported.
-
-    Attributes:
-        progress: The progress.
-        made_at: When the handler reported it, by the monotonic clock.
-        is_noted: Whether it waits to be published.
-        published_at: When it was last taken to be published, by the monotonic clock; -inf: never.
-    """
+    """The latest progress that a run has reported."""
 
     progress: Progress
-    made_at: float
-    is_noted: bool = False
-    published_at: float = -math.inf
+    is_noted: bool = False  # it waits to be published
+    published_at: float = -math.inf  # when it was last taken for that, by the monotonic clock
 
 
 class HandlerRun:
-    """One run of a job's handler. A handler that waits for nothing runs without an `await`, which costs the least.
-
-    Attributes:
-        lease: The job's lease; a renewed token may replace it.
-        over: Whether it has an outcome, or was let go.
-        why: The outcome of a run that was given up; None: it was not. OUTRAN: its time was over.
-        has_returned: Whether the handler has returned or raised; it can push no more jobs.
-        deadline: When it has to have ended; None: no limit, or it has not begun.
-        times: When its handler ran in a thread; None: in none.
-        reported: The latest progress; None: there was none.
-        pushes: The jobs that its handler has pushed; None: none.
-    """
+    """One run of a job's handler. One that waits for nothing runs without an `await`, which costs the least."""
 
     __slots__ = (
         *("__weakref__", "_context", "_definition", "_keep_ms", "_returned", "_runtime", "_scope", "_settings"),
@@ -98,14 +79,15 @@ class HandlerRun:
     )
 
     def __init__(self, lease: Lease, settings: Settings, runtime: HandlerRuntime) -> None:
-        self.lease = lease
+        self.lease = lease  # a renewed token may replace it
         self._settings = settings
         self._runtime = runtime
-        self.over = self.has_returned = False
+        self.over = False  # it has an outcome, or was let go
+        self.has_returned = False  # or raised: it can push no more jobs
         self._keep_ms = 0
-        self.why: Outcome | None = None
-        self.deadline: Deadline | None = None
-        self.times: ThreadTimes | None = None
+        self.why: Outcome | None = None  # the outcome of a run that was given up; OUTRAN: its time was over
+        self.deadline: Deadline | None = None  # None: no limit, or it has not begun
+        self.times: ThreadTimes | None = None  # None: it runs in no thread
         self.reported: Reported | None = None
         self.pushes: Pushes | None = None
         self._definition: JobDefinition[Any] | None = None
@@ -125,16 +107,9 @@ class HandlerRun:
     def call(
         self, definition: JobDefinition[Any], context: JobContext, parameters: bytes, cancels: TaskCancels
     ) -> Run:
-        """Read the parameters, and begin to run the handler.
+        """Read the parameters, which are JSON, and begin to run the handler.
 
-        Args:
-            definition: The handler.
-            context: The context that it is given.
-            parameters: Its parameters, as JSON.
-            cancels: The cancels of the current task.
-
-        Returns:
-            The outcome; or a coroutine for it, to be awaited in the same task.
+        `cancels` are those of the current task.
 
         Raises:
             BaseException: Only a cancellation from outside.
@@ -151,10 +126,8 @@ class HandlerRun:
         except BaseException as error:  # the parameters' own code
             return Raised(error)
         take = self._take_returned if self._keep_ms else None
-        if not definition.is_async:
-            cancels.by_job = False
-            return self._wait_for(self._call_elsewhere(definition, decoded, context), cancels)
-        begun = begin_in(surroundings, take, definition.call, decoded, context)
+        call = definition.call if definition.is_async else partial(self.call_elsewhere, definition)
+        begun = begin_in(surroundings, take, call, decoded, context)
         if isinstance(begun, tuple):
             return self._wait_for(go_on_in(surroundings, begun, take, cancels), cancels)
         cancels.by_job = True  # nothing else ran meanwhile
@@ -167,12 +140,7 @@ class HandlerRun:
         self._returned = returned
 
     async def _wait_for(self, called: Awaitable[BaseException | None], cancels: TaskCancels) -> Outcome:
-        try:
-            raised = await called
-        except NoThread:
-            return self._runtime.unplaced()
-        except anyio.get_cancelled_exc_class() as error:
-            raised = error
+        raised = await called
         try:
             return await awaited(self._ended(raised, cancels))
         finally:
@@ -205,7 +173,7 @@ class HandlerRun:
 
     def _came_to(self, raised: BaseException, cancels: TaskCancels) -> Outcome:
         """Return the outcome of a handler that raised. A cancellation that other code has sent is raised again."""
-        if type(raised) is NoThread:  # found only inside of the middleware
+        if type(raised) is NoThread:
             return self._runtime.unplaced()
         if self.why is OUTRAN:
             return self._late(raised)
@@ -217,47 +185,22 @@ class HandlerRun:
                 del raised  # as above
         return Raised(raised) if self.why is None else self.why
 
-    # Elsewhere than in the event loop
+    async def call_elsewhere(self, definition: JobDefinition[Any], parameters: Any, context: JobContext) -> Any:
+        """Call a plain function in a thread or a process.
 
-    async def _call_elsewhere(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
-    ) -> BaseException | None:
-        """Run a handler in a process or a thread, and return what it raised."""
+        Raises:
+            NoThread: There is none to be had.
+            BaseException: What it raised.
+        """
         if definition.in_process:
-            self._returned, raised = await self.in_process(definition, parameters, context)
-            return raised
-        surroundings = self._surroundings
-        assert surroundings is not None
-        returned, raised = await self.in_thread(surroundings, definition.call, parameters, context)
-        if is_awaitable(returned):  # a plain function that returns a coroutine, as decorators make them
-            return await run_in(surroundings, self._take_returned if self._keep_ms else None, lambda: returned)
-        self._returned = returned if self._keep_ms else None
-        return raised
-
-    async def in_thread(
-        self, surroundings: Context, call: Callable[..., Any], *arguments: Any
-    ) -> tuple[Any, BaseException | None]:
-        """Call the handler in a thread, and return what it returned and what it raised.
-
-        Raises:
-            NoThread: There is none to be had.
-        """
+            processes = self._runtime.processes
+            assert processes is not None  # or the job was refused before
+            await processes.prepare()  # another job may have taken the one that was, as the middleware waited
+            return await _came_to(*await processes.run(definition, parameters, context, self.hear))
         self.times = ThreadTimes()
-        errand = partial(call_in, surroundings, call, *arguments)
-        return await self._runtime.threads.run(errand, self.times, self.thread_ended)
-
-    async def in_process(
-        self, definition: JobDefinition[Any], parameters: Any, context: JobContext
-    ) -> tuple[Any, BaseException | None]:
-        """Call the handler in a process, and return what it returned and what it raised.
-
-        Raises:
-            NoThread: There is none to be had.
-        """
-        processes = self._runtime.processes
-        assert processes is not None  # or the job was refused before
-        await processes.prepare()  # another job may have taken the one that was, as the middleware waited
-        return await processes.run(definition, parameters, context)
+        # In a copy, as a thread that is given up stays in its context.
+        errand = partial(call_in, copy_context(), definition.call, parameters, context)
+        return await _came_to(*await self._runtime.threads.run(errand, self.times, self.thread_ended))
 
     @property
     def has_thread(self) -> bool:
@@ -332,9 +275,9 @@ class HandlerRun:
             self.deadline.progressed(self._less_lost(now))
         reported = self.reported
         if reported is None:
-            reported = self.reported = Reported(said, now)
+            reported = self.reported = Reported(said)
         else:
-            reported.progress, reported.made_at = said, now
+            reported.progress = said
         if not reported.is_noted:
             reported.is_noted = True
             self.has_news()
@@ -368,3 +311,14 @@ def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: 
     except BaseException as error:  # the code of its type
         return Raised(error)
     return Done(Result(keep_ms, value))
+
+
+async def _came_to(returned: Any, raised: BaseException | None) -> Any:
+    """Return what a plain function returned, or raise what it raised."""
+    try:
+        if raised is not None:
+            raise raised
+        # It may return a coroutine, as decorators make them.
+        return await returned if is_awaitable(returned) else returned
+    finally:
+        del raised  # a reference cycle otherwise, through its traceback

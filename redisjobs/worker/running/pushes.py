@@ -13,7 +13,7 @@ from redisjobs.client.functions import FunctionJob
 from redisjobs.client.push import name_in
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError
-from redisjobs.middleware import NOBODY, PushEnds, before_push
+from redisjobs.middleware import NO_CALLS, PushEnds, before_push
 from redisjobs.model.job import OnConflict
 from redisjobs.model.progress import Pushing
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, Lease, NewJob, weight_of
@@ -22,26 +22,15 @@ from redisjobs.worker.running.contexts import run_in
 
 @dataclass(slots=True)
 class _Pushed:
-    """A job that was pushed.
-
-    Attributes:
-        job: What is added.
-        context: The context in which it was pushed, where a hook finds the span of a trace.
-        ends: The middleware that wants to know the outcome of the push.
-    """
+    """A job that was pushed."""
 
     job: NewJob
-    context: Context
-    ends: PushEnds = NOBODY
+    context: Context  # of the push: a hook finds the span of a trace there
+    ends: PushEnds = NO_CALLS
 
 
 class Pushes:
-    """The jobs that one run pushes, from any thread.
-
-    Args:
-        queue: The queue of the run's own job: it takes them too.
-        lease: The lease of that job.
-    """
+    """The jobs that one run pushes, from any thread, on the queue of its own job."""
 
     def __init__(self, queue: Registry, lease: Lease) -> None:
         self._queue = queue
@@ -129,11 +118,7 @@ class Pushes:
         pushed.ends = await before_push(self._queue.on_push, [pushed.job], self._queue.name)
 
     def confirm(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
-        """Tell the middleware whether each job was added.
-
-        Returns:
-            The id and the name of each job, and whether it was added.
-        """
+        """Tell the middleware whether each job was added; return their ids and names, and that."""
         told = []
         for pushed, each in zip(self._pushed, added, strict=True):
             pushed.ends.tell([each])
@@ -145,7 +130,7 @@ class Pushes:
         job_id = visible(self._lease.job_id)
         error = DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
         for pushed in self._pushed:
-            ends, pushed.ends = pushed.ends, NOBODY  # once: the handler may go on after its job was given up
+            ends, pushed.ends = pushed.ends, NO_CALLS  # once: the handler may go on after its job was given up
             ends.tell((), error)
 
 

@@ -10,18 +10,13 @@ from redisjobs.worker.running.execution import Execution
 
 _BETWEEN = 0.25  # seconds between two reports of one job, at least
 _LATEST = 0.5  # seconds until a report has an exchange of its own, where there is no other
-_MOST = 500  # reports in one exchange
 
 
 class Reporter:
     """Keeps the jobs of a source that have progress to publish.
 
     It has no timer. Each exchange with the store takes what is there; at the time `late_at` the source makes an
-    exchange for this alone.
-
-    Args:
-        call_soon: Runs a function soon in the event loop.
-        wakeup: Wakes the source when `late_at` has become earlier.
+    exchange for this alone. `wakeup` wakes it when that has become earlier.
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], object]], None], wakeup: Wakeup) -> None:
@@ -52,13 +47,8 @@ class Reporter:
         """When progress has to be published at the latest, by the monotonic clock; inf: there is none."""
         return next(iter(self._since.values()), math.inf) + _LATEST
 
-    def take(self, now: float, most: int = _MOST) -> list[Execution]:
-        """Return the jobs whose progress is to be published now: each at most 4 times a second, the oldest first.
-
-        Args:
-            now: The time, by the monotonic clock.
-            most: The most jobs to return.
-        """
+    def take(self, now: float, most: int) -> list[Execution]:
+        """Return up to `most` jobs whose progress is to be published now: each 4 times a second, oldest first."""
         self._gather()
         taken: list[Execution] = []
         for run in list(self._since):

@@ -13,6 +13,10 @@ import anyio
 import anyio.to_thread
 
 from redisjobs.base.eventloop import threadsafe_caller
+from redisjobs.base.logger import Log
+from redisjobs.worker.running.contexts import without_frames
+
+logger = Log("redisjobs.worker")
 
 
 class NoThread(Exception):
@@ -23,20 +27,15 @@ class ThreadTimes:
     """When a handler was given to a thread, began and ended there, and when the event loop heard of that.
 
     A blocked loop starts no thread, and hears late that one has ended: both is no time of the handler's.
-
-    Attributes:
-        began_at: When it began, by the monotonic clock; infinity: not yet. Set in the thread.
-        ended_at: When it ended, likewise.
-        heard_at: When the loop went on with its job: the handler has ended, or was given up; likewise.
-        runs_on: Whether it was given up, and its thread still runs.
     """
 
     __slots__ = ("_given_at", "began_at", "ended_at", "heard_at", "runs_on")
 
     def __init__(self) -> None:
         self._given_at = time.monotonic()
+        # By the monotonic clock; infinity: not yet. The loop hears that it has ended, or was given up.
         self.began_at = self.ended_at = self.heard_at = math.inf
-        self.runs_on = False
+        self.runs_on = False  # though it was given up
 
     def lost(self, now: float) -> float:
         """Return how many seconds until now the handler, and what else its job waits for, did not have."""
@@ -45,45 +44,37 @@ class ThreadTimes:
 
 
 class Trouble:
-    """The reason why handlers of some kind can't be started.
+    """Why handlers of some kind can't be started: `why` is the reason in a few words, '' if they can."""
 
-    Args:
-        changed: Called when that begins, and when it is over.
-
-    Attributes:
-        why: The reason, in a few words; '' if they can.
-    """
-
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, kind: str, kinds: str, begun: Callable[[], object] = int) -> None:
         self.why = ""
-        self._changed = changed
+        self._kind, self._kinds = kind, kinds
+        self._begun = begun
+
+    def __str__(self) -> str:
+        return f"no {self._kind} is started: {self.why}"
 
     def note(self, why: str) -> None:
-        """Note why they can't be started; '' if they can."""
-        changed, self.why = bool(why) != bool(self.why), why
-        if changed:
-            self._changed()
+        """Note why they can't be started, '' if they can; log that it begins, or is over."""
+        before, self.why = self.why, why
+        if why and not before:
+            logger.error("no %s is started, their jobs wait or go to other workers: %s", self._kind, why)
+            self._begun()
+        elif before and not why:
+            logger.info("%s are started again", self._kinds)
 
 
 class Threads:
     """Runs sync handlers in threads, until too many threads are abandoned.
 
-    Args:
-        most: While this many threads are abandoned, no other handler is started. Those that run may add to them.
-        changed: Called when no handler can be started any more, and when that is over.
-
-    Attributes:
-        full: Whether too many threads are abandoned.
-        trouble: Why no handler can be started.
-        turned_away: Whether a job has found no thread, or process, and waits for the next try.
-        abandoned: How many threads are.
-        call_soon: Runs a function soon in the event loop that waits for the handlers.
+    While `most` threads are abandoned, no other handler is started. Those that run may add to them. `none_start`
+    is called when no handler can be started any more.
     """
 
-    def __init__(self, most: int, changed: Callable[[], None]) -> None:
-        self.full = False
-        self.trouble = Trouble(changed)
-        self.turned_away = False
+    def __init__(self, most: int, none_start: Callable[[], object]) -> None:
+        self.full = False  # too many threads are abandoned
+        self.trouble = Trouble("sync handler", "sync handlers", none_start)
+        self.turned_away = False  # a job has found no thread, or process, and waits for the next try
         self.abandoned = 0
         self._most = most
         # The slots are the limit; on trio an abandoned thread would keep its share.
@@ -93,15 +84,9 @@ class Threads:
     async def run(
         self, call: Callable[[], Any], times: ThreadTimes, ended: Callable[[], object]
     ) -> tuple[Any, BaseException | None]:
-        """Call a handler in a thread.
+        """Call a handler in a thread; return what it returned, and what it raised.
 
-        Args:
-            call: The handler.
-            times: Notes when it ran.
-            ended: Called in the event loop when the thread of a handler that was given up has ended.
-
-        Returns:
-            What it returned, and what it raised.
+        `ended` is called in the event loop when the thread of a handler that was given up has ended.
 
         Raises:
             NoThread: It was not called.
@@ -170,7 +155,7 @@ class _Errand:
         try:
             self._result = self._call(), None
         except BaseException as error:
-            self._result = None, error
+            self._result = None, without_frames(error, 2)  # of this and of `call_in`
         finally:
             self._times.ended_at = time.monotonic()
             with self._lock:

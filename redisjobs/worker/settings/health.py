@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class QueueHealth:
-    """The health of a worker in one of its queues.
-
-    Attributes:
-        queue: The queue's name.
-        live: It gets something done there, or the cause is elsewhere.
-        ready: It takes jobs of that queue.
-        why: The reason, in a few words.
-    """
+    """The health of a worker in one of its queues; see `Health`."""
 
     queue: str
     live: bool
@@ -39,12 +32,7 @@ class Health:
 
 
 def combined(common: Health, single: Sequence[tuple[str, Health | None]]) -> Health:
-    """Return the health of a worker from that of its queues.
-
-    Args:
-        common: The health of what its queues share.
-        single: The name of each queue, and what is wrong with only that one; None: nothing.
-    """
+    """Return the health of a worker: that of all its queues, and what is wrong with each; None for nothing."""
     if len(single) == 1:
         return common if not common.live else single[0][1] or common
     queues = _each(common, single)

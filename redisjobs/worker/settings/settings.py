@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         next_id: Makes the id under which the worker goes on if the server takes it for dead.
         middleware: The worker's own, inside the queue's.
-        schedules: Whether it fires the schedules of the queue.
+        until_idle: Whether the run ends as soon as nothing is left to do.
         queues: The names of all its queues, if it has several.
     """
 
@@ -40,6 +40,7 @@ class Settings:
     max_rss: float = math.inf
     middleware: tuple[Middleware, ...] = ()
     schedules: bool = False
+    until_idle: bool = False
     queues: tuple[str, ...] = ()
 
     @property
@@ -50,17 +51,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Queues:
-    """The queues of a worker.
-
-    Attributes:
-        all: The queues, in the order in which they were listed.
-        weights: The weight of each.
-        strict: Whether only the order counts.
-    """
+    """The queues of a worker, in the order in which they were listed."""
 
     all: tuple[Registry, ...]
     weights: tuple[float, ...]
-    strict: bool
+    strict: bool  # only the order counts
 
     @classmethod
     def of(
@@ -77,12 +72,12 @@ class Queues:
         pairs = [_pair(each) for each in _each(listed)]
         queues = tuple(queue for queue, _ in pairs)
         _check_once(queues)
-        named = _by_name(pairs, weights)
-        own = [named.get(queue.name, weight) for queue, weight in pairs]
-        heavy = {queue.name: weight for queue, weight in zip(queues, own, strict=True) if weight is not None}
+        if weights is not None:
+            _add_weights(pairs, weights)
+        heavy = {queue.name: weight for queue, weight in pairs if weight is not None}
         if strict and heavy:
             raise ValueError(f"strict=True: only the order counts then, so give no weights, as {heavy}")
-        return cls(queues, tuple(1 if weight is None else weight for weight in own), strict)
+        return cls(queues, tuple(1 if weight is None else weight for _, weight in pairs), strict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -156,24 +151,22 @@ def _weight(weight: Any, queue: Registry, where: str = "") -> float:
     return float(weight)
 
 
-def _by_name(pairs: list[tuple[Registry, float | None]], weights: Any) -> dict[str, float]:
-    """Return the weights by queue name, checked."""
-    if weights is None:
-        return {}
+def _add_weights(pairs: list[tuple[Registry, float | None]], weights: Any) -> None:
+    """Add the weights that are given by the names of queues."""
     if not isinstance(weights, Mapping):
         raise TypeError(f"weights={weights!r}: give numbers by the names of queues, as {{'emails': 3}}")
-    names = Counter(queue.name for queue, _ in pairs)
-    by_name = {queue.name: (queue, weight) for queue, weight in pairs}
     for name, weight in weights.items():
-        if name not in names:
-            raise ValueError(f"weights={weights!r}: {name!r} is none of the queues {quoted(names)}")
-        if names[name] > 1:
+        places = [place for place, (queue, _) in enumerate(pairs) if queue.name == name]
+        if not places:
+            raise ValueError(
+                f"weights={weights!r}: {name!r} is none of the queues {quoted(queue.name for queue, _ in pairs)}"
+            )
+        if len(places) > 1:
             raise ValueError(
                 f"weights={weights!r}: several of the queues are called '{name}'; give each its weight where it "
                 "is listed, as (queue, 2)"
             )
-        queue, own = by_name[name]
+        queue, own = pairs[places[0]]
         if own is not None:
             raise ValueError(f"weights={weights!r}: queue '{name}' is listed with the weight {own:g} already")
-        _weight(weight, queue, f"weights={weights!r}: ")
-    return {name: float(weight) for name, weight in weights.items()}
+        pairs[places[0]] = queue, _weight(weight, queue, f"weights={weights!r}: ")

@@ -28,15 +28,18 @@ class Interrupts:
         return True
 
 
-def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
-    """Return the log line that says what a stop by a signal waits for.
+def how_ended(code: int) -> str:
+    """Return how a process ended, by its exit code, in words."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
 
-    Args:
-        number: The signal.
-        jobs: How many jobs run now.
-        grace: Seconds in which they may finish.
-        at_once: Whether they are cancelled at once instead.
-    """
+
+def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
+    """Return the log line of a stop by a signal: what it waits for. `grace` is in seconds."""
     name, running = signal.Signals(number).name, f"{jobs} job{'' if jobs == 1 else 's'}"
     if at_once:
         return f"{name}: stopping at once; {running} cancelled and handed back"
@@ -50,18 +53,17 @@ def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
 
 
 class Shutdown:
-    """Whether a run ends, and how long its running jobs may take. A later stop may shorten that, not lengthen it.
+    """Whether a run ends, and how long its running jobs may take.
 
-    Attributes:
-        stopping: No more jobs are claimed.
-        over: The grace is over, and so is the time to unwind.
-        broken: An error ends the run.
-        recycled: It stops by itself: a limit of jobs, memory or abandoned threads is reached.
-        hindered: It stops because the system gives it no threads.
+    A later stop may shorten that, not lengthen it.
     """
 
     def __init__(self) -> None:
-        self.stopping = self.over = self.broken = self.recycled = self.hindered = False
+        self.stopping = False  # no more jobs are claimed
+        self.over = False  # the grace is over, and so is the time to unwind
+        self.broken = False  # an error ends the run
+        self.recycled = False  # it stops by itself: a limit of jobs, memory or abandoned threads is reached
+        self.hindered = False  # it stops because the system gives it no threads
         self._until = float("inf")  # by our monotonic clock
         self._asked = anyio.Event()
 

@@ -28,35 +28,22 @@ _WORTH = _BATCH // 2  # outcomes, or free slots, that are worth a second exchang
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """One exchange.
-
-    Attributes:
-        settling: Jobs with a settlement.
-        count: How many jobs to claim; 0 only promotes, None asks for nothing.
-        ahead: How many of those may have to wait for a slot.
-        idle: Whether the worker runs nothing once it is applied, and makes no other exchange.
-        turn: By what the server knows it; given when it sets out.
-        sent: When it was last sent, by the monotonic clock.
-        unknown: Whether it may have been applied: a try had no answer.
-        reporting: Jobs that run on, and whose progress it publishes.
-        after: How many jobs the worker had begun, if it claims and the worker held none; else None. Only set where
-            the worker runs until idle: if none has begun since, none has pushed a job.
-        ended: How many jobs of the worker had ended when it set out.
-        waiting: Jobs that were claimed before. They wait for this claim to say that none goes before them.
-        settlements: What was sent: the settlements, and then the reports. By now a job may have another lease.
-    """
+    """One exchange."""
 
     settling: list[Execution]
-    count: int | None
-    ahead: int = 0
-    idle: bool = False
-    turn: Turn = Turn(0, 0)
-    unknown: bool = False
+    count: int | None  # of jobs to claim; 0 only promotes, None asks for nothing
+    ahead: int = 0  # that many of these may have to wait for a slot
+    idle: bool = False  # the worker runs nothing once it is applied, and makes no other exchange
+    turn: Turn = Turn(0, 0)  # by what the server knows it; given when it sets out
+    unknown: bool = False  # it may have been applied: a try had no answer
     sent: float = field(default_factory=time.monotonic)
-    reporting: Sequence[Execution] = ()
+    reporting: Sequence[Execution] = ()  # jobs that run on, and whose progress it publishes
+    # How many jobs the worker had begun, if it claims, runs until idle, and held none; else None. If none has
+    # begun since, none has pushed a job.
     after: int | None = None
-    waiting: Sequence[Lease] = ()
-    ended: int = 0
+    waiting: Sequence[Lease] = ()  # claimed before, until this claim says that none goes before them
+    ended: int = 0  # jobs of the worker that had ended when it set out
+    # What was sent: by now a job may have another lease.
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,26 +58,21 @@ def most_of(places: int) -> int:
     return min(MOST_JOBS, max(_BATCH, -(-places // 2)))
 
 
-Answered = Callable[[Batch, Exchange], object]
-"""Takes a batch and the answer to it."""
-
-Failed = Callable[[Batch, DriverError | None], object]
-"""Takes a batch that may or may not have arrived, and why. What it settles is sent again as it is."""
-
-
 class Batcher:
     """Sends batches to the server.
 
     Args:
         consumer: The worker's side of the driver.
-        answered: Is called for each answer.
-        failed: Is called for each batch that has no answer.
-
-    Attributes:
-        unanswered: Batches that may or may not have arrived. They are sent again before any other.
+        answered: Takes a batch and the answer to it.
+        failed: Takes a batch that may or may not have arrived, and why. What it settles is sent again as it is.
     """
 
-    def __init__(self, consumer: Consumer, answered: Answered, failed: Failed) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        answered: Callable[[Batch, Exchange], object],
+        failed: Callable[[Batch, DriverError | None], object],
+    ) -> None:
         self._consumer = consumer
         self._answered = answered
         self._failed = failed
@@ -101,7 +83,7 @@ class Batcher:
         self._done = anyio.Event()
         self._under_way: list[Batch] = []  # at most two
         self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free ones, and the number each used last
-        self.unanswered: list[Batch] = []
+        self.unanswered: list[Batch] = []  # may or may not have arrived: sent again before any other
 
     @property
     def under_way(self) -> int:

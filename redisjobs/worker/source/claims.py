@@ -9,52 +9,31 @@ from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.policy import Quarantine
-from redisjobs.worker.source.pool import RESERVED, Pool, Turns
-from redisjobs.worker.source.timer import Timer
+from redisjobs.worker.source.pool import RESERVED, Turns
 
 _DRY = 0.05  # seconds for which a source that found nothing leaves the slots to others
 
 
 class Claims:
-    """What is known of the jobs that a source could claim.
+    """What is known of the jobs that a source could claim. Times are by the monotonic clock."""
 
-    Attributes:
-        quarantine: Whether a job waits that has to run isolated.
-        found_nothing: The last exchange neither settled nor claimed anything.
-        queue_paused: The queue is paused, as far as is known, so nothing is claimed.
-        claimed_at: When the latest answered claim was sent, by the monotonic clock.
-        skip_until: It found nothing, and leaves the slots to other sources until then, by the monotonic clock.
-        busy_until: Until when the source keeps its turn while it does something else, by the monotonic clock;
-            infinity: it does nothing else.
-        emptied_at: How many jobs of the worker had ended when the last claim was sent, if that left no jobs; None:
-            there may be jobs.
-    """
-
-    def __init__(
-        self,
-        member: Member,
-        pool: Pool,
-        turns: Turns,
-        leases: Leases,
-        batcher: Batcher,
-        fetcher: Fetcher,
-        timer: Timer,
-        *,
-        until_idle: bool,
-    ) -> None:
+    def __init__(self, member: Member, turns: Turns, leases: Leases, batcher: Batcher, fetcher: Fetcher) -> None:
         self.quarantine = Quarantine(member.settings.lease)
-        self.found_nothing = self.queue_paused = False
-        self.claimed_at = self.skip_until = -math.inf
-        self.busy_until = math.inf
+        self.is_idle = self.queue_paused = False
+        self.found_nothing = False  # the last exchange neither settled nor claimed anything
+        self.claimed_at = -math.inf  # when the latest answered claim was sent
+        self.skip_until = -math.inf  # it found nothing, and leaves the slots to other sources
+        self.busy_until = math.inf  # it keeps its turn while it does something else; infinity: nothing
+        # How many jobs of the worker had ended at the last claim, if that left no jobs; None: there may be jobs.
         self.emptied_at: int | None = None
         self.batcher = batcher
         self.fetcher = fetcher
         self.leases = leases
-        self.wake = timer.wake
+        self.wake = member.timer.wake
+        self.pool = turns.pool
         self._member = member
-        self._pool = pool
         self._turns = turns
-        self._until_idle = until_idle
+        self._until_idle = member.settings.until_idle
         self._once_more = False
         self._claimed_after: int | None = None  # as `Batch.after`, of the last exchange that was answered
 
@@ -86,7 +65,7 @@ class Claims:
     @property
     def is_dry(self) -> bool:
         """Whether the last claim found nothing, and no job has run here since that may have pushed one."""
-        return self.found_nothing and self._claimed_after == self._pool.begun and not self._pool.holds
+        return self.found_nothing and self._claimed_after == self.pool.begun and not self.pool.holds
 
     def claim_once_more(self) -> None:
         """Claim though the last claim found nothing, as soon as it is the source's turn."""
@@ -106,7 +85,7 @@ class Claims:
             return False
         if self.fetcher.waiting and not self.fetcher.is_ending:
             return False
-        if self.leases.unwritable >= self._pool.concurrency:
+        if self.leases.unwritable >= self.pool.concurrency:
             return False  # jobs that can't be settled must not pile up
         return not self._leaves_slots
 
@@ -138,9 +117,9 @@ class Claims:
         """Note that a batch is to claim, and in the batch what its answer depends on."""
         # Only where such a job may wait: beside an exchange that may bring one the pool allows no other claim.
         if self.quarantine.wants(time.monotonic()) and len(batch.settling) == self.leases.running:
-            batch.idle = self._pool.is_idle_but_for(self)
-        if self._until_idle and not self._pool.holds:
-            batch.after = self._pool.begun
+            batch.idle = self.pool.is_idle_but_for(self)
+        if self._until_idle and not self.pool.holds:
+            batch.after = self.pool.begun
         batch.waiting = [run.lease for run in self.leases.waiting]
         self._turns.claiming(self)
 
@@ -154,39 +133,28 @@ class Claims:
         now = time.monotonic()
         at = self.skip_until if self.skip_until > now else math.inf
         # Another source has its turn, for as long as it may.
-        awaits_turn = (
-            self._pool.is_shared and not self.batcher.under_way and self.may_claim and self._pool.room > 0
-        )
+        awaits_turn = self.pool.is_shared and not self.batcher.under_way and self.may_claim and self.pool.room > 0
         return min(at, now + _DRY) if awaits_turn else at
 
     # What answers and notifications say
 
     def claimed(self, batch: Batch, answer: Exchange, *, prefetches: bool) -> None:
-        """Take the answer to a claim.
-
-        Args:
-            batch: The exchange.
-            answer: The answer.
-            prefetches: Whether jobs may be claimed ahead, if there are more.
-        """
+        """Take the answer to a claim. `prefetches`: jobs may be claimed ahead, if there are more."""
         if batch.sent >= self.claimed_at:  # else a later claim knew more
             self.emptied_at = None if answer.more else batch.ended
         self.claimed_at, self._once_more = max(self.claimed_at, batch.sent), False
         self._turns.brought(self, len(answer.leases), more=answer.more)
-        self._pool.claim_ahead(batch.sent, wanted=answer.more and prefetches)
+        self.pool.claim_ahead(batch.sent, wanted=answer.more and prefetches)
         more = answer.more or self._turns.others_want_jobs(self)
         self.quarantine.hear(answer.waits, time.monotonic(), more=more)
-        self._pool.recycle_for_isolated(self)
+        self.pool.recycle_for_isolated(self)
 
     def go_on(self, batch: Batch, answer: Exchange, *, is_late: bool) -> None:
         """Decide by an answer whether to claim again, or to wait for jobs.
 
-        Args:
-            batch: The exchange.
-            answer: The answer.
-            is_late: Whether the exchange was sent before the queue was paused or resumed.
+        `is_late`: the exchange was sent before the queue was paused or resumed.
         """
-        isolated = self.quarantine.one_waits and not self.leases.running and self._pool.is_idle_but_for(self)
+        isolated = self.quarantine.one_waits and not self.leases.running and self.pool.is_idle_but_for(self)
         settled = any(not isinstance(run.settlement, Lingers) for run in batch.settling)
         found = settled or answer.leases or answer.more or isolated
         self.found_nothing = (not found or self.queue_paused) and not is_late
@@ -198,18 +166,18 @@ class Claims:
 
     def _read(self, sent_at: float) -> None:
         """Wait for jobs by a blocking read: a claim that was sent then found no more."""
-        if self.fetcher.waiting or (self._until_idle and not self._pool.holds):
+        if self.fetcher.waiting or (self._until_idle and not self.pool.holds):
             return  # with no job running, none will be pushed here
-        most = 0 if self._turns.others_come_before_reads(self) else self._pool.read_count
+        most = 0 if self._turns.others_come_before_reads(self) else self.pool.read_count
         if most:
             self.emptied_at = None  # as soon as it ends
             self.fetcher.begin(most, sent_at)
-        elif self._pool.is_shared:
+        elif self.pool.is_shared:
             self.skip_until = time.monotonic() + _DRY
 
     def end_last_read(self) -> None:
         """End the blocking read of a worker that runs until idle, once it runs no job that may push one."""
-        if self._until_idle and self.fetcher.waiting and not self._pool.holds:
+        if self._until_idle and self.fetcher.waiting and not self.pool.holds:
             self.fetcher.interrupt()
 
     async def end_read(self) -> None:
@@ -222,11 +190,11 @@ class Claims:
         self.found_nothing = False
         # The claim would not bring one that has to run isolated. With several sources it is made all the same: the
         # job may have waited long enough for room to be made, and jobs of other sources bring no claim here.
-        if not (self.quarantine.one_waits and self._pool.holds) or self._pool.is_shared:
+        if not (self.quarantine.one_waits and self.pool.holds) or self.pool.is_shared:
             self.fetcher.interrupt()  # only a claim takes them
 
     def try_isolated(self) -> None:
         """Claim a job that has to run isolated, if one waits and it could start now."""
-        if self.quarantine.one_waits and self._pool.may_isolate(self):
+        if self.quarantine.one_waits and self.pool.may_isolate(self):
             self.found_nothing = False
             self.fetcher.interrupt()  # only a claim takes it

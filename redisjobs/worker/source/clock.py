@@ -15,11 +15,7 @@ _SHORT = 0.02  # seconds: a gap that no lease is short enough for
 
 
 class Clock:
-    """What the answers of a server say of its clock. Times are in seconds, by this machine's monotonic clock.
-
-    Attributes:
-        is_known: Whether any answer came.
-    """
+    """What the answers of a server say of its clock. Times are in seconds, by this machine's monotonic clock."""
 
     def __init__(self) -> None:
         self.is_known = False
@@ -39,16 +35,11 @@ class Clock:
         return at_ms / 1000 - self._offset - now
 
     def hear(self, server_ms: float, sent: float, now: float) -> float:
-        """Take in an answer.
-
-        Args:
-            server_ms: The server's time.
-            sent: When the question was sent.
-            now: When the answer came.
+        """Take in an answer: the server's time, when the question was sent, and when the answer came.
 
         Returns:
             By how many seconds the clock was surely set since the last answer: ahead, or, if negative, back. Or
-            this is another server.
+                this is another server.
         """
         if sent < self._last_sent:
             return 0.0  # a later answer came first, and knew more

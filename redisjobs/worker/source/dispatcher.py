@@ -9,7 +9,6 @@ from redisjobs.worker.running.execution import PATIENCE, Execution
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.settler import Settler
 
 _MIXED = 60.0  # seconds after which a job of another priority counts as the last of its kind
@@ -18,21 +17,16 @@ _MIXED = 60.0  # seconds after which a job of another priority counts as the las
 class Dispatcher:
     """Gives leased jobs to slots, and hands back those that can't start soon."""
 
-    def __init__(self, member: Member, pool: Pool, claims: Claims, settler: Settler) -> None:
+    def __init__(self, member: Member, claims: Claims, settler: Settler) -> None:
         self._came_at = [float("-inf")] * (LOWEST_RANK + 1)  # by rank: when a job last came, monotonic
         self._member = member
-        self._pool = pool
+        self._pool = claims.pool
         self._leases = claims.leases
         self._claims = claims
         self._settler = settler
 
     def take(self, leases: Sequence[Lease], asked_at: float) -> None:
-        """Give leased jobs to free slots, and hand back the rest.
-
-        Args:
-            leases: The jobs.
-            asked_at: When they were asked for, by the monotonic clock.
-        """
+        """Give leased jobs, asked for at `asked_at`, to free slots, and hand back the rest."""
         if self._may_take(leases):
             room = self._pool.room  # before they are held: a held job may have to end first
             for run in self._dispatch(self._held(leases, asked_at), room):
@@ -52,7 +46,7 @@ class Dispatcher:
             # Those that were wait for a claim like all others from now on.
             taken_back, ahead = self._pool.take_back(0.0), 0
             for run in taken_back:
-                run.is_told = True
+                run.is_announced = True
             leases.waiting += taken_back
         room = min(self._pool.room_with(ahead), batch.count or 0)  # before they are held
         runs = self._held(answer.leases, batch.sent)
@@ -114,8 +108,8 @@ class Dispatcher:
             given.append(isolated)
         else:
             self._pool.give(given)
-        if told := [run.lease for run in given if not run.is_told]:
-            self._member.tell(JobsClaimed, leases=told)
+        if claimed := [run.lease for run in given if not run.is_announced]:
+            self._member.tell(JobsClaimed, leases=claimed)
         return rest
 
     @property
@@ -127,8 +121,7 @@ class Dispatcher:
     def hand_back_waiting(self, *, at_once: bool = False) -> None:
         """Hand back the jobs that have waited too long for a slot, or may not start any more.
 
-        Args:
-            at_once: Whether some may not start any more: those that may are claimed again.
+        All of them go back `at_once` if some may not start any more: those that may are claimed again.
         """
         if not self._leases.waiting and self._pool.slots.oldest == float("inf"):
             return

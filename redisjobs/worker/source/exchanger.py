@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass
 
 from redisjobs.errors import DriverError
 from redisjobs.model.transitions import Exchange
@@ -9,56 +10,38 @@ from redisjobs.worker.source.batcher import Batch, most_of
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.timer import Promoter
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
 
+@dataclass(eq=False, repr=False)
 class Exchanger:
-    """Settles and claims for one source.
+    """Settles and claims for one source."""
 
-    Attributes:
-        failure: Why an exchange failed; raised where the next step is decided.
-    """
+    member: Member
+    claims: Claims
+    settler: Settler
+    dispatcher: Dispatcher
+    promoter: Promoter
+    reclaimer: Reclaimer
+    progress: ProgressWatchdog
+    failure: DriverError | None = None  # why an exchange failed; raised by the next step
 
-    def __init__(
-        self,
-        member: Member,
-        pool: Pool,
-        claims: Claims,
-        settler: Settler,
-        dispatcher: Dispatcher,
-        promoter: Promoter,
-        reclaimer: Reclaimer,
-        progress: ProgressWatchdog,
-    ) -> None:
-        self.failure: DriverError | None = None
+    def __post_init__(self) -> None:
         self._pause_noted_at = -math.inf  # when a notification last said that the queue was paused, or resumed
         self._asked_at = -math.inf  # when the last exchange was sent whose answer said whether it is paused
-        self._member = member
-        self._pool = pool
-        self._claims = claims
-        self._leases = claims.leases
-        self._batcher = claims.batcher
-        self._settler = settler
-        self._dispatcher = dispatcher
-        self._promoter = promoter
-        self._reclaimer = reclaimer
-        self._progress = progress
+        self._pool = self.claims.pool
+        self._leases = self.claims.leases
+        self._batcher = self.claims.batcher
 
     # Whether there is more to do
 
     @property
-    def is_stopping(self) -> bool:
-        """Whether the worker was asked to stop."""
-        return self._pool.shutdown.stopping
-
-    @property
     def is_through(self) -> bool:
         """Whether it was asked to stop and waits for nothing; the jobs that are kept may take for ever."""
-        return self.is_stopping and len(self._leases) == len(self._leases.kept)
+        return self._pool.shutdown.stopping and len(self._leases) == len(self._leases.kept)
 
     @property
     def is_ended(self) -> bool:
@@ -70,25 +53,25 @@ class Exchanger:
     @property
     def has_batch(self) -> bool:
         """Whether to begin an exchange now."""
-        if self._claims.must_be_single:
+        if self.claims.must_be_single:
             return False
-        outcomes, room = len(self._leases.unsettled), self._claims.room
-        is_late = self._settler.reporter.late_at <= time.monotonic()
+        outcomes, room = len(self._leases.unsettled), self.claims.room
+        is_late = self.settler.reporter.late_at <= time.monotonic()
         return bool(outcomes or room or is_late or self._promotes) and self._batcher.has_room(outcomes, room)
 
     @property
     def _promotes(self) -> bool:
-        if not self._promoter.is_due:
+        if not self.promoter.is_due:
             return False
-        return self._promoter.may_promote(has_room=self._claims.fetcher.waiting or self._pool.room > 0)
+        return self.promoter.may_promote(has_room=self.claims.fetcher.waiting or self._pool.room > 0)
 
     @property
     def look_at(self) -> float:
         """When there may be more to do though nothing wakes the source, by the monotonic clock."""
-        look_at = min(self._dispatcher.hand_back_at, self._claims.again_at)
+        look_at = min(self.dispatcher.hand_back_at, self.claims.again_at)
         if self._batcher.under_way:  # its answer wakes the source
             return look_at
-        return min(look_at, self._settler.reporter.late_at, self._promoter.look_at)
+        return min(look_at, self.settler.reporter.late_at, self.promoter.look_at)
 
     def begin(self) -> None:
         """Begin an exchange."""
@@ -101,45 +84,45 @@ class Exchanger:
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
-        count = self._claims.count(most)
+        count = self.claims.count(most)
         asks = bool(count) or self._promotes
         if asks:
-            self._promoter.promoting()
-        reporting = self._settler.take_reports(most - len(settling))
+            self.promoter.promoting()
+        reporting = self.settler.reporter.take(time.monotonic(), most - len(settling))
         batch = Batch(settling, count if asks else None, self._pool.ahead, reporting=reporting)
         batch.ended = self._pool.ended
         if count:
-            self._claims.claiming(batch)
+            self.claims.claiming(batch)
         return batch
 
     # What an answer means
 
     def answered(self, batch: Batch, answer: Exchange) -> None:
         """Take the answer to an exchange."""
-        self._progress.progressed()
-        self._settler.answered(batch, answer)
+        self.progress.progressed()
+        self.settler.answered(batch, answer)
         if batch.count is not None:
             self.learn(answer, batch.sent)
-            self._settler.report.note_ended(answer.ended)
-            self._settler.report.tell()
+            self.settler.report.note_ended(answer.ended)
+            self.settler.report.tell()
             if answer.restricted or answer.paused:  # a job that waits may be one that must not start any more
-                self._dispatcher.hand_back_unclaimed()
-            self._dispatcher.take_claimed(batch, answer)
+                self.dispatcher.hand_back_unclaimed()
+            self.dispatcher.take_claimed(batch, answer)
         if batch.count:
             # Not where some may not start: one with a limit that waits here has a place that another could use.
-            prefetches = not (answer.restricted or self._dispatcher.has_priorities)
-            self._claims.claimed(batch, answer, prefetches=prefetches)
+            prefetches = not (answer.restricted or self.dispatcher.has_priorities)
+            self.claims.claimed(batch, answer, prefetches=prefetches)
         elif answer.turns:
-            self._promoter.is_asked = True  # also for other workers, should there be no room here
-            self._claims.note_released()
-        self._claims.go_on(batch, answer, is_late=batch.sent <= self._pause_noted_at)
+            self.promoter.is_asked = True  # also for other workers, should there be no room here
+            self.claims.note_released()
+        self.claims.go_on(batch, answer, is_late=batch.sent <= self._pause_noted_at)
         self._pool.changed()
 
     def learn(self, answer: Exchange, sent_at: float) -> None:
         """Take in what an answer says of the clock, of delayed jobs and of a pause; sent at `sent_at`."""
-        self._reclaimer.note_time(answer.server_ms, sent_at)
-        self._promoter.learn(answer, sent_at)
-        claims = self._claims
+        self.reclaimer.note_time(answer.server_ms, sent_at)
+        self.promoter.learn(answer, sent_at)
+        claims = self.claims
         was_paused, self._asked_at = claims.queue_paused, sent_at
         claims.queue_paused = answer.paused and sent_at > self._pause_noted_at
         if was_paused and not claims.queue_paused:
@@ -148,28 +131,28 @@ class Exchanger:
     @property
     def paused_at(self) -> float:
         """When an answer last said that the queue is paused, by the monotonic clock; infinity: it may not be."""
-        return self._asked_at if self._claims.queue_paused else math.inf
+        return self._asked_at if self.claims.queue_paused else math.inf
 
     def note_pause(self) -> None:
         """Ask by a claim whether the queue is paused: a notification says that it was paused, or resumed."""
-        self._claims.queue_paused = self._claims.found_nothing = False
+        self.claims.queue_paused = self.claims.found_nothing = False
         self._pause_noted_at = time.monotonic()
-        self._claims.fetcher.interrupt()
-        self._claims.wake()
+        self.claims.fetcher.interrupt()
+        self.claims.wake()
 
     def end_read_for_line(self) -> None:
         """End the blocking read if the next job of a line may start: a claim takes it without waking others."""
-        may_start = self._promoter.has_lines and self._promoter.is_due
-        if may_start and self._claims.fetcher.waiting and not self.is_stopping:
-            self._claims.fetcher.interrupt()
+        may_start = self.promoter.has_lines and self.promoter.is_due
+        if may_start and self.claims.fetcher.waiting and not self._pool.shutdown.stopping:
+            self.claims.fetcher.interrupt()
 
     def failed(self, batch: Batch, error: DriverError | None) -> None:
         """Take in that an exchange may or may not have arrived."""
         for run in batch.settling:
             run.resent = True
         if not batch.settling:  # else they are sent again with what it settles
-            self._settler.report_again(batch.reporting)
-        self._member.note_lost_reply()
+            self.settler.report_again(batch.reporting)
+        self.member.note_lost_reply()
         self.failure = error
         self._pool.changed()  # it asks for no slots any more
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from redisjobs.base.eventloop import Wakeup
 from redisjobs.client.backoff import NOT_NOW, Errors
 from redisjobs.model.driver import Fenced, Until
 from redisjobs.model.transitions import Lease
@@ -21,22 +20,15 @@ _BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # `Recovery` acts on these
 class Fetcher:
     """Reads from `begin` until jobs come, or until it is ended.
 
-    Args:
-        member: The worker, as the queue knows it.
-        take: Takes jobs, and when they were asked for, by the monotonic clock.
-        wakeup: Wakes the source when the read has ended, or has to be ended.
-
-    Attributes:
-        interrupted: The read has to be ended; the source's task calls `end`.
-        reading_since: When the read that is under way began, by the monotonic clock; infinity: none is.
+    `take` gets the jobs, and when they were asked for.
     """
 
-    def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object], wakeup: Wakeup) -> None:
-        self.interrupted = False
-        self.reading_since = float("inf")
+    def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object]) -> None:
+        self.interrupted = False  # the read has to be ended; the source's task calls `end`
+        self.reading_since = float("inf")  # by the monotonic clock; infinity: no read is under way
         self._member = member
         self._take = take
-        self._wakeup = wakeup
+        self._wakeup = member.timer
         self._count = 0  # most jobs of each priority that it may lease
         self._task_ended = False
         self._until: Until | None = None  # ends the read that is under way, or about to begin
@@ -57,11 +49,8 @@ class Fetcher:
     def begin(self, count: int, sent_at: float) -> None:
         """Begin to read, unless it is known that there are jobs that only a claim finds.
 
-        Nor when the task that would read has ended: a worker's tasks are cancelled together, in any order.
-
-        Args:
-            count: Most jobs of each priority that it may lease.
-            sent_at: When the claim was sent that found nothing more, by the monotonic clock.
+        Nor when the task that would read has ended: a worker's tasks are cancelled together, in any order. A claim
+        that was sent at `sent_at` found nothing more; at most `count` jobs of each priority are leased.
         """
         if self._task_ended or sent_at <= self._claim_after:
             return

@@ -20,9 +20,7 @@ from redisjobs.model.info import names_fact
 from redisjobs.model.transitions import Lease
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
 from redisjobs.worker.source.settler import Settler
-from redisjobs.worker.source.timer import Timer
 
 logger = Log("redisjobs.worker")
 
@@ -30,33 +28,22 @@ _LOOK = 0.25  # seconds between looks at the loop; less than a loop may be silen
 
 
 class Beats:
-    """What the heartbeats of one source say, and what they hear. The thread calls what it needs for a beat.
+    """What the heartbeats of one source say, and what they hear. The thread calls what it needs for a beat."""
 
-    Attributes:
-        heartbeat: The thread; set by the code that makes it.
-        is_beating: Whether heartbeats are wanted.
-    """
-
-    heartbeat: "Heartbeat"
+    heartbeat: "Heartbeat"  # the thread; set by the code that makes it
 
     def __init__(
-        self,
-        member: Member,
-        pool: Pool,
-        claims: Claims,
-        settler: Settler,
-        timer: Timer,
-        fenced: Callable[[Fenced], object],
-        call_soon: Callable[[Callable[[], object]], None],
+        self, member: Member, claims: Claims, settler: Settler, fenced: Callable[[Fenced], object]
     ) -> None:
         self.is_beating = False
+        self.consumer: Consumer = member.consumer
         self._member = member
-        self._pool = pool
+        self._pool = claims.pool
         self._leases = claims.leases
         self._settler = settler
-        self._timer = timer
+        self._timer = member.timer
         self._fenced = fenced
-        self._call_soon = call_soon
+        self._call_soon = claims.pool.threads.call_soon
         self._names = names_fact(member.settings.queue.definitions)
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -70,24 +57,11 @@ class Beats:
         """Whether the source has found that the server is away, and has logged it."""
         return bool(self._member.unavailable)
 
-    def end(self) -> None:
-        """Beat no more: the worker leaves the queue."""
-        self.is_beating = False
-
-    def hurry(self) -> None:
-        """Beat now: the answer says which jobs are cancelled."""
-        self.heartbeat.hurry()
-
     def hurry_for(self, job_id: str) -> None:
         """Beat now if that job is held: a notification says that it is cancelled, and the answer is the truth."""
         # One look at all held jobs is enough for many cancels: the next beat's answer names them all.
         if not self.heartbeat.hurries and any(lease.job_id == job_id for lease in self.held()):
-            self.hurry()
-
-    @property
-    def consumer(self) -> Consumer:
-        """The worker's side of the driver."""
-        return self._member.consumer
+            self.heartbeat.hurry()
 
     def held(self) -> Sequence[Lease]:
         """Return the jobs it holds now."""
@@ -126,12 +100,9 @@ class Heartbeat:
 
     Args:
         beating: The sources it beats for, in one round trip: their consumers have the same `server`.
-        lease: Seconds a lease lasts.
+        lease: Seconds.
         look: Called in the thread four times a second, to watch the event loop from outside.
         log: The log for these queues.
-
-    Attributes:
-        started: Whether the thread was.
     """
 
     def __init__(
@@ -208,7 +179,7 @@ class Heartbeat:
                 self._beat_for(beating, started)
         except Exception as error:  # any at all: without this thread every job would be lost
             self._failures += 1
-            if not self._failing and not self._is_told(error, beating):
+            if not self._failing and not self._is_logged(error, beating):
                 self._failing = True
                 shown = error if isinstance(error, DriverError) else "".join(traceback.format_exception(error))
                 log_from_thread(self._log, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
@@ -219,7 +190,7 @@ class Heartbeat:
             self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
 
-    def _is_told(self, error: Exception, beating: Sequence[Beats]) -> bool:
+    def _is_logged(self, error: Exception, beating: Sequence[Beats]) -> bool:
         """Return whether a source logs it: a server that is away is one line, from the source."""
         if not isinstance(error, Unavailable):
             return False

@@ -17,12 +17,7 @@ _BY_ITSELF = 8 * 1024  # that a job weighs beside its bytes, unless it just comp
 
 
 def _together(runs: Sequence[Execution], *, kept: bool) -> int:
-    """Return how many of these fit into one call, limited by the bytes that Redis reads.
-
-    Args:
-        runs: The jobs.
-        kept: Whether those that are done are kept.
-    """
+    """Return how many of these fit into one call, limited by the bytes that Redis reads."""
     weight = 0
     for many, run in enumerate(runs, 1):
         settlement = run.settlement
@@ -52,31 +47,20 @@ def _bytes_read(run: Execution, *, kept: bool) -> int:
 
 
 class Leases:
-    """All jobs that a worker holds in one queue. Its length is their number.
-
-    Args:
-        keeps_done: Whether the queue keeps jobs that are done.
-
-    Attributes:
-        unsettled: Jobs whose settlement is to be sent.
-        kept: Jobs that can't be settled now, and are tried again: no dead letter can be written, say, or a thread
-            of the handler runs on.
-        kept_at: Since when any are kept, by the monotonic clock.
-        waiting: Jobs that can't start yet, by priority: more came than the claim asked for, as some of a higher
-            priority came too, or jobs that were left behind go first. They wait for the next claim.
-    """
+    """All jobs that a worker holds in one queue. Its length is their number."""
 
     def __init__(self, *, keeps_done: bool) -> None:
         self._keeps_done = keeps_done
-        self.unsettled: list[Execution] = []
+        self.unsettled: list[Execution] = []  # their settlement is to be sent
+        # These can't be settled now, and are tried again: no dead letter can be written, say, or a thread runs on.
         self.kept: list[Execution] = []
-        self.waiting: list[Execution] = []
-        self.kept_at = float("-inf")
+        # These can't start yet, and wait for the next claim: more came than the claim asked for, as some of a
+        # higher priority came too, or jobs that were left behind go first.
+        self.waiting: list[Execution] = []  # by priority
+        self.kept_at = float("-inf")  # since when any are
         self._held: dict[str, Execution] = {}
         self._found: dict[str, float] = {}  # when we found each key: a late reply may bring it too
-        self._ended: set[str] | None = (
-            None  # keys of jobs that ended while we look for missed ones; None: we don't look
-        )
+        self._ended: set[str] | None = None  # keys of jobs that ended while we look for missed ones
 
     def __len__(self) -> int:
         return len(self._held)
@@ -114,10 +98,6 @@ class Leases:
 
         A job that we hold may come again: it was handed back from outside while its handler runs, or while its
         outcome is on its way. It has the newer lease from then on.
-
-        Args:
-            lease: The lease.
-            asked_at: When it was asked for, by the monotonic clock.
         """
         if asked_at < self._found.get(lease.key, float("-inf")):
             return True
@@ -129,7 +109,7 @@ class Leases:
         return True
 
     def new(self, leases: Sequence[Lease], asked_at: float) -> list[Lease]:
-        """Return those leases that have come of which `is_known` is false."""
+        """Return those leases that have come and are not known yet; see `is_known`."""
         if not self._found:  # as almost always
             held = self._held
             return [lease for lease in leases if lease.key not in held or not self.is_known(lease, asked_at)]
@@ -177,8 +157,7 @@ class Leases:
     def missed(self, keep: float) -> Iterator[Callable[[Sequence[Lease]], list[Lease]]]:
         """Return, while Redis looks for jobs of ours that no answer brought, a function that picks these out.
 
-        Args:
-            keep: Seconds for which it is remembered that they were found.
+        For `keep` seconds it is remembered that they were found.
         """
         began, self._ended = time.monotonic(), set[str]()
         ended = self._ended

@@ -16,6 +16,7 @@ from redisjobs.model.changes import Declare, Retain, SetLimit
 from redisjobs.model.driver import Consumer, IdTaken
 from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.source.clock import Clock
+from redisjobs.worker.source.timer import Timer
 
 Facts = ParamSpec("Facts")
 
@@ -26,39 +27,24 @@ def refuses(error: DriverError) -> bool:
 
 
 class Member:
-    """A worker in one queue, from joining to leaving.
-
-    Args:
-        settings: The worker's, for this queue.
-
-    Attributes:
-        settings: The same, with the worker's current id.
-        consumer: Its side of the driver.
-        log: The log for this queue.
-        clock: The server's.
-        opening: Cancel it to give up joining.
-        beat_at: When the last heartbeat that got through began, or the first one, by the monotonic clock.
-        opened: Whether it has joined, and begun to work.
-        left: Whether all is settled or released; it is no member any more.
-        is_renewing: It was fenced, and has no new id yet.
-        unavailable: Why nothing can be done with the server, in words; '' if it can.
-        needs_recovery: The worker may hold jobs that it does not know of.
-        lost_at: When a reply was last lost, by the monotonic clock.
-    """
+    """A worker in one queue, from joining to leaving."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        self.settings = settings  # with its current id
         self.consumer: Consumer = settings.queue.driver.consumer(
             settings.worker_id, lease=settings.lease, max_deliveries=settings.max_deliveries
         )
         self.log = settings.log
+        self.timer = Timer()  # wakes the source's task
         self.clock = Clock()
-        self.opening = anyio.CancelScope()
-        self.beat_at = time.monotonic()
-        self.opened = self.left = self.is_renewing = False
-        self.unavailable = ""
-        self.needs_recovery = False
-        self.lost_at = -math.inf
+        self.opening = anyio.CancelScope()  # to give up joining
+        # By the monotonic clock: when the last heartbeat that got through began, and when a reply was last lost.
+        self.beat_at, self.lost_at = time.monotonic(), -math.inf
+        self.opened = False  # it has joined, and begun to work
+        self.left = False  # all is settled or released
+        self.is_renewing = False  # it was fenced, and has no new id yet
+        self.unavailable = ""  # why nothing can be done with the server, in words; '' if it can
+        self.needs_recovery = False  # it may hold jobs that it does not know of
         self._declared = ""  # a hash of what its code declared, as it was last set; '' for nothing
 
     async def join(self) -> None:
@@ -75,8 +61,12 @@ class Member:
         self.beat_at = time.monotonic()
 
     async def _enter(self) -> list[str]:
-        """Join, and set what the code declares."""
-        warnings = await self._open()
+        """Join, and set what the code declares; return what is wrong with the server, in words."""
+        try:
+            warnings = await self.consumer.open(self.settings.worker_id)
+        except IdTaken:  # by us: an earlier try had no answer, and was fenced since
+            self.settings = replace(self.settings, worker_id=self.settings.next_id())
+            warnings = await self.consumer.open(self.settings.worker_id)
         await self._declare()
         return warnings
 
@@ -103,16 +93,13 @@ class Member:
             self._declared = sha1(repr((retention, sorted(limits.items()))).encode()).hexdigest()[:16]
             await self.consumer.change(Declare(self._declared, done=True))  # last: other workers rely on it
 
-    async def _open(self) -> list[str]:
-        try:
-            return await self.consumer.open(self.settings.worker_id)
-        except IdTaken:  # by us: an earlier try had no answer, and was fenced since
-            self.settings = replace(self.settings, worker_id=self.settings.next_id())
-            return await self.consumer.open(self.settings.worker_id)
-
     def _could_not_join(self, error: DriverError) -> None:
+        self.became_unavailable(error, None)
+
+    def became_unavailable(self, error: DriverError, leases: int | None) -> None:
+        """Note and publish why nothing can be done with the server, and how many jobs the worker holds."""
         self.note_unavailable(error)
-        self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=None, server=self.server)
+        self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=leases, server=self.server)
 
     @property
     def server(self) -> str:

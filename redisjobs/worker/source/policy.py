@@ -17,13 +17,6 @@ class Allocator:
     By weight they take turns smoothly: with weights 2 and 1 these are a, b, a, and not a, a, b (nginx's smooth
     weighted round robin). A turn is for one job: a claim that brings several jobs takes as many turns at once.
     In strict order the first source that wants jobs has every turn.
-
-    Args:
-        weights: One for each source, each above 0.
-        strict: Whether only the order of the sources counts.
-
-    Attributes:
-        is_strict: The same.
     """
 
     def __init__(self, weights: Sequence[float], *, strict: bool = False) -> None:
@@ -61,12 +54,6 @@ class Prefetch:
 
     Without them a slot is idle from the end of its job until the next one has come. With jobs of 10 ms that is a
     tenth of its time, or more. With jobs of some seconds it is nothing, and none is claimed ahead.
-
-    Args:
-        most: The limit.
-
-    Attributes:
-        jobs: How many to claim ahead.
     """
 
     def __init__(self, most: int) -> None:
@@ -80,16 +67,10 @@ class Prefetch:
         self._known_for = 0.0  # seconds over which the rate is known, up to _SMOOTH
         self._ended = 0
         self._looked_at: float | None = None
-        self.jobs = 0
+        self.jobs = 0  # to claim ahead
 
     def answered(self, ended: int, sent_at: float, now: float) -> None:
-        """Take in that a claim was answered.
-
-        Args:
-            ended: How many jobs have ended since the start.
-            sent_at: When it was sent, by the monotonic clock.
-            now: The current time, by the same clock.
-        """
+        """Take in that a claim was answered. Until now `ended` jobs have ended, of all that were begun."""
         took = now - sent_at
         self._took += (took - self._took) / 8 if self._took else took
         if self._looked_at is None:
@@ -109,16 +90,10 @@ class Quarantine:
     two leases, so that its running jobs can end. If that was not enough, it works on for one lease, and tries for
     twice as long. After an isolated job it works on for nine times as long as that took, with the time without new
     jobs before it. So isolated jobs use at most a tenth of a worker's time, unless it has nothing else to run.
-
-    Args:
-        lease: Seconds.
-
-    Attributes:
-        one_waits: Whether such a job may be waiting, as far as claims and notifications say.
     """
 
     def __init__(self, lease: float) -> None:
-        self.one_waits = True
+        self.one_waits = True  # perhaps, as far as claims and notifications say
         self._lease = lease
         self._patience = lease * random.uniform(0.5, 1.5)  # not all workers at once
         self._length = 2 * lease
@@ -127,13 +102,7 @@ class Quarantine:
         self._others_wait = False
 
     def hear(self, waits: float | None, now: float, *, more: bool) -> None:
-        """Take in a claim's answer.
-
-        Args:
-            waits: For how many seconds a job has waited that has to run isolated; None: there is none.
-            now: By the monotonic clock.
-            more: Whether the claim left jobs behind.
-        """
+        """Take in for how long an isolated job has waited, in seconds; `more`: the claim left jobs behind."""
         self.one_waits, self._others_wait = waits is not None, more
         if waits is None:
             self._until, self._length = float("-inf"), 2 * self._lease

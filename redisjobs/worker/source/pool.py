@@ -28,17 +28,7 @@ RESERVED = 1.0
 
 
 class Claimant(Protocol):
-    """The claims of one source, as the pool sees them.
-
-    Attributes:
-        batcher: Its exchanges.
-        fetcher: Its blocking read.
-        leases: Its jobs.
-        quarantine: Whether the worker takes no new jobs for it.
-        skip_until: It found nothing, and leaves the slots to other sources until then, by the monotonic clock.
-        emptied_at: How many jobs of the worker had ended when it last claimed, if that left no jobs; None: it may
-            have jobs.
-    """
+    """The claims of one source, as the pool sees them; see `Claims`."""
 
     batcher: Batcher
     fetcher: Fetcher
@@ -46,6 +36,7 @@ class Claimant(Protocol):
     quarantine: Quarantine
     skip_until: float
     emptied_at: int | None
+    is_idle: bool
 
     @property
     def is_away(self) -> bool:
@@ -66,27 +57,9 @@ class Pool:
     """As many slots as jobs may run at once.
 
     Free slots are not divided among the sources. The source whose turn it is may claim for all of them.
-
-    Args:
-        settings: The worker's.
-        threads: Where sync handlers run.
-        shutdown: Whether the worker stops.
-        recycle: Ends the worker once the running jobs are done; takes the reason.
-
-    Attributes:
-        sources: The claims of each source.
-        is_shared: Whether there are several.
-        slots: The slots.
-        deadlines: When the running jobs must have ended.
-        concurrency: How many slots there are.
-        isolated: The job that runs with no other job beside it.
-        shutdown: Whether the worker stops, and how.
-        ahead: How many more jobs may be claimed than slots are free: some jobs end meanwhile.
-        begun: Jobs given to slots since the start.
-        runtime: The parts that run handlers; set when the run begins.
     """
 
-    runtime: HandlerRuntime
+    runtime: HandlerRuntime  # set when the run begins
 
     def __init__(
         self, settings: Settings, threads: Threads, shutdown: Shutdown, recycle: Callable[[str], object]
@@ -95,8 +68,9 @@ class Pool:
         self.is_shared = False
         self.slots = Slots(settings.concurrency)
         self.deadlines = Deadlines(self.slots.deadlines)
-        self.isolated: Execution | None = None
-        self.ahead = self.begun = 0
+        self.isolated: Execution | None = None  # runs with no other job beside it
+        self.ahead = 0  # more jobs may be claimed than slots are free: some jobs end meanwhile
+        self.begun = 0  # jobs given to slots since the start
         self.threads = threads
         self.shutdown = shutdown
         self.concurrency = settings.concurrency
@@ -159,10 +133,7 @@ class Pool:
         return time.monotonic() - RESERVED if self.is_shared else float("-inf")
 
     def _keeps_others_out(self, run: Execution) -> bool:
-        """Whether the isolated job still has the worker to itself.
-
-        It has until it is settled, or until it has run where its server is away.
-        """
+        """Whether the isolated job has the worker to itself: until it is settled, or its server is away."""
         if not self.is_shared or not run.ended:
             return True
         return not any(each.is_away and run in each.leases for each in self.sources)
@@ -229,11 +200,8 @@ class Pool:
     def claim_ahead(self, sent_at: float, *, wanted: bool) -> None:
         """Decide how many jobs may be claimed before a slot is free for them; none of a worker's last jobs waits.
 
-        With several sources none may: these would have more or less than their share.
-
-        Args:
-            sent_at: When the claim was sent that has just been answered, by the monotonic clock.
-            wanted: Whether there are more jobs than it brought, and all may start.
+        With several sources none may: these would have more or less than their share. `wanted` says whether there
+        are more jobs than the claim brought that was sent then, and all may start.
         """
         self._prefetch.answered(self.ended, sent_at, time.monotonic())
         jobs = self._prefetch.jobs if wanted and not self.is_shared else 0
@@ -273,12 +241,7 @@ class Pool:
 
 
 class Turns:
-    """Shares the free slots out among the sources of a worker, by weight or in strict order.
-
-    Args:
-        pool: The slots.
-        allocator: Which source is next.
-    """
+    """Shares the free slots out among the sources of a worker, by weight or in strict order."""
 
     def __init__(self, pool: Pool, allocator: Allocator) -> None:
         self.pool = pool

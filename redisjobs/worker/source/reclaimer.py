@@ -13,7 +13,7 @@ from redisjobs.events import JobsReclaimed
 from redisjobs.model.changes import Tidy
 from redisjobs.model.transitions import Reclaimed, Silent
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.timer import Promoter, Timer
+from redisjobs.worker.source.timer import Promoter
 
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
 _ONLY_WORKER = 7.5  # the same where there is no other worker: one that joins says so, and that may be lost
@@ -22,31 +22,23 @@ _TIDY_STEP = 0.02  # seconds between the steps of one look: other things are don
 
 
 class Reclaimer:
-    """What is known of other workers of a queue.
+    """What is known of other workers of a queue. Times are by the monotonic clock."""
 
-    Attributes:
-        look_at: When the next look for lost workers is due, by the monotonic clock.
-        tidy_at: When the next look for what dead workers left behind is due.
-        silent: Workers whose lease is over by the server's clock, if that can be trusted.
-        others: How many jobs other workers hold; None: not known.
-        asked_at: When the last look that was answered was sent, by the monotonic clock.
-    """
-
-    def __init__(self, member: Member, promoter: Promoter, timer: Timer) -> None:
-        self.look_at = 0.0
-        self.tidy_at = time.monotonic() + _TIDY * random.random()
-        self.silent: Sequence[Silent] = ()
-        self.others: int | None = None
-        self.asked_at = float("-inf")
+    def __init__(self, member: Member, promoter: Promoter) -> None:
+        self.look_at = 0.0  # for lost workers
+        self.tidy_at = time.monotonic() + _TIDY * random.random()  # for what dead workers left behind
+        self.silent: Sequence[Silent] = ()  # their lease is over by the server's clock, if that can be trusted
+        self.others: int | None = None  # jobs that other workers hold; None: not known
+        self.asked_at = float("-inf")  # when the last look that was answered was sent
         self._member = member
         self._promoter = promoter
-        self._timer = timer
+        self._timer = member.timer
         self._lease = member.settings.lease
         self._after = ""  # where tidying goes on
         self._thorough = True  # look at every worker's beat: the server's clock may have been set back
         self._is_only_worker = False  # there was no other worker
         self._another_at = float("-inf")  # when the last one joined, by the monotonic clock
-        self._untold = 0  # jobs handed back that no event has told of yet
+        self._unreported = 0  # jobs handed back that no event has yet
 
     @property
     def every(self) -> float:
@@ -76,13 +68,9 @@ class Reclaimer:
             )
 
     async def look(self, *, others: bool) -> bool:
-        """Fence workers that are surely lost, and hand back the jobs of fenced ones.
+        """Fence workers that are surely lost, and hand back the jobs of fenced ones; return whether there were.
 
-        Args:
-            others: Whether to count the jobs that other workers hold.
-
-        Returns:
-            Whether any job was handed back: a claim takes it.
+        A claim takes these jobs. `others`: count the jobs that other workers hold.
         """
         sent = time.monotonic()
         lost = [each for each in self.silent if self._member.clock.is_trusted(each.lease, sent)]
@@ -104,11 +92,11 @@ class Reclaimer:
 
     def _tell(self, answer: Reclaimed) -> None:
         """Publish it; if handing back takes several looks, once at the end."""
-        self._untold += answer.jobs
-        jobs = 0 if answer.more else self._untold
+        self._unreported += answer.jobs
+        jobs = 0 if answer.more else self._unreported
         if answer.fenced or jobs:
             self._member.tell(JobsReclaimed, lost=answer.fenced, jobs=jobs)
-        self._untold -= jobs
+        self._unreported -= jobs
 
     async def tidy(self) -> None:
         """Look for what dead workers left behind."""

@@ -1,17 +1,17 @@
 """How a source recovers: from a lost reply, an unavailable server, a lease that ran out."""
 
 import time
+from dataclasses import dataclass
 
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, Unavailable, WrongType
-from redisjobs.events import SourceAvailable, SourceUnavailable
+from redisjobs.events import SourceAvailable
 from redisjobs.model.driver import Fenced
-from redisjobs.worker.settings.shutdown import Shutdown
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
 from redisjobs.worker.source.exchanger import Exchanger
 from redisjobs.worker.source.heartbeat import Beats
-from redisjobs.worker.source.member import Member, refuses
+from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
@@ -19,47 +19,35 @@ _LATEST = 5.0  # seconds, beyond a lease, for which the server may still serve a
 _REFUSED = 5.0  # seconds between tries while a key has the wrong type
 
 
+@dataclass(eq=False, repr=False)
 class Recovery:
-    """Makes what a source holds agree with what Redis says.
+    """Makes what a source holds agree with what Redis says."""
 
-    Attributes:
-        missed_at: When to look next for jobs of ours that no answer brought, by the monotonic clock.
-    """
+    member: Member
+    claims: Claims
+    settler: Settler
+    dispatcher: Dispatcher
+    exchanger: Exchanger
+    beats: Beats
+    progress: ProgressWatchdog
 
-    def __init__(
-        self,
-        member: Member,
-        claims: Claims,
-        settler: Settler,
-        dispatcher: Dispatcher,
-        exchanger: Exchanger,
-        beats: Beats,
-        shutdown: Shutdown,
-        progress: ProgressWatchdog,
-    ) -> None:
-        self.missed_at = time.monotonic() + member.settings.lease
-        self._member = member
-        self._claims = claims
-        self._leases = claims.leases
-        self._batcher = claims.batcher
-        self._fetcher = claims.fetcher
-        self._settler = settler
-        self._dispatcher = dispatcher
-        self._exchanger = exchanger
-        self._beats = beats
-        self._shutdown = shutdown
-        self._progress = progress
+    def __post_init__(self) -> None:
+        self.missed_at = time.monotonic() + self.member.settings.lease  # when `find_missed` is due
+        self._leases = self.claims.leases
+        self._batcher = self.claims.batcher
+        self._fetcher = self.claims.fetcher
+        self._shutdown = self.claims.pool.shutdown
 
     @property
     def is_required(self) -> bool:
         """Whether jobs may be ours that we don't know of, or a settlement had no answer."""
-        return self._member.needs_recovery or bool(self._batcher.unanswered)
+        return self.member.needs_recovery or bool(self._batcher.unanswered)
 
     @property
     def may_read_late(self) -> bool:
         """Whether the server may still serve a read that was given up."""
-        since = time.monotonic() - self._member.lost_at
-        return self.is_required or since < self._member.settings.lease + _LATEST
+        since = time.monotonic() - self.member.lost_at
+        return self.is_required or since < self.member.settings.lease + _LATEST
 
     async def recover(self) -> None:
         """Settle what can be settled, and run the jobs that were delivered into a lost reply: they are ours.
@@ -68,68 +56,62 @@ class Recovery:
             Fenced: Nothing is ours any more.
             DriverError: It could not be done now.
         """
-        if isinstance(self._exchanger.failure, Fenced):
-            self._exchanger.raise_failure()
-        if self._member.may_be_dead:
-            self._beats.hurry()
+        if isinstance(self.exchanger.failure, Fenced):
+            self.exchanger.raise_failure()
+        if self.member.may_be_dead:
+            self.beats.heartbeat.hurry()
             raise Unavailable("no heartbeat got through for a lease")
         await self._batcher.quiet()
         await self._fetcher.end()  # what a read still delivers would not be found
         await self._batcher.send_again()
-        leases = await self._member.consumer.recover(self._leases.all)
-        self._member.needs_recovery = False
+        leases = await self.member.consumer.recover(self._leases.all)
+        self.member.needs_recovery = False
         if leases:
-            self._member.log.info("found %d jobs whose delivery was lost on the way", len(leases))
-        self._dispatcher.take(leases, float("inf"))
+            self.member.log.info("found %d jobs whose delivery was lost on the way", len(leases))
+        self.dispatcher.take(leases, float("inf"))
 
     async def find_missed(self) -> None:
         """Find jobs of ours that no answer brought: a claim that was given up arrived after all."""
-        lease, began = self._member.settings.lease, time.monotonic()
+        lease, began = self.member.settings.lease, time.monotonic()
         self.missed_at = began + lease
         late = min(self._batcher.oldest, self._fetcher.reading_since) < began - 0.9 * lease
-        if late or not self._member.clock.is_trusted(lease, began):
+        if late or not self.member.clock.is_trusted(lease, began):
             return  # an answer on its way may bring them; and their age is by the server's clock
         with self._leases.missed(10 * lease) as new:
-            leases = new(await self._member.consumer.recover(self._leases.all, lease))
+            leases = new(await self.member.consumer.recover(self._leases.all, lease))
         if leases:
-            self._member.log.warning("found %d jobs that a claim brought which was given up", len(leases))
-        self._dispatcher.take(leases, float("inf"))
+            self.member.log.warning("found %d jobs that a claim brought which was given up", len(leases))
+        self.dispatcher.take(leases, float("inf"))
 
     async def wait_until_available(self, error: DriverError) -> None:
-        """Keep what we hold while the server is away or refuses, and try again with backoff until it is back.
-
-        Args:
-            error: What the server said, or what became of a call.
-        """
-        member = self._member
-        why, refused = str(error), refuses(error)
-        member.tell(SourceUnavailable, why=why, refuses=refused, leases=len(self._leases), server=member.server)
+        """Keep what we hold while the server is away or refuses, and try again with backoff until it is back."""
+        member = self.member
 
         async def probe() -> None:
-            if not self._exchanger.is_ended:
+            if not self.exchanger.is_ended:
                 try:
                     await self.recover()
                 except Fenced as fenced:
                     await self.rejoin(fenced)
                 member.tell(SourceAvailable, server=member.server)
 
-        member.note_unavailable(error)
+        member.became_unavailable(error, len(self._leases))
         try:
             if isinstance(error, WrongType) and not self._shutdown.stopping:
                 await self._shutdown.wait(_REFUSED)  # the server answers: there is no backing off from that
             await retrying(probe, failed=member.note_unavailable)
         finally:
             member.unavailable = ""
-        self._progress.resumed()
+        self.progress.resumed()
 
     async def rejoin(self, fenced: Fenced) -> None:
         """Let go of all jobs and go on under a new id: the server took us for dead, and others have our jobs."""
-        member, consumer = self._member, self._member.consumer
+        member, consumer = self.member, self.member.consumer
         if fenced.worker_id != consumer.worker_id:
             return  # we have rejoined since
-        self._member.log.warning("%s; its jobs are for others, and it goes on under a new id", fenced)
+        self.member.log.warning("%s; its jobs are for others, and it goes on under a new id", fenced)
         member.is_renewing = True
-        self._settler.cancel_all()
+        self.settler.cancel_all()
         await self._batcher.quiet()
         self.lose_all()
         if self._shutdown.stopping:
@@ -151,18 +133,19 @@ class Recovery:
             member.unavailable = ""
             if consumer.worker_id != fenced.worker_id:  # also where it was cut off as soon as it had joined
                 member.renewed(began)
-                self._claims.found_nothing = False
-                self._progress.resumed()
+                self.claims.found_nothing = False
+                self.progress.resumed()
 
     def lose_all(self) -> None:
         """Let go of all jobs that have an outcome: they can't be settled any more."""
         unknown = {id(run) for batch in self._batcher.unanswered if batch.unknown for run in batch.settling}
         self._batcher.forget()
-        self._settler.lose_all(unknown)
+        self.settler.lose_all(unknown)
 
     def fenced(self, error: Fenced) -> None:
         """Act on a heartbeat's news that the server takes us for dead: no job begins from now on."""
-        if error.worker_id == self._member.consumer.worker_id:
-            self._member.is_renewing = True
-            self._settler.cancel_all()
-            self._exchanger.failure = error
+        if error.worker_id == self.member.consumer.worker_id:
+            self.member.is_renewing = True
+            self.settler.cancel_all()
+            self.exchanger.failure = error
+        self.member.timer.wake()

@@ -20,15 +20,13 @@ from redisjobs.model.transitions import (
     ReportProgress,
     Settlement,
 )
-from redisjobs.worker.running.chain import Find
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool
-from redisjobs.worker.source.timer import Timer
 
 logger = Log("redisjobs.worker")
 
@@ -44,16 +42,12 @@ _FULL = (
 
 
 class Report:
-    """Collects what became of jobs, and publishes it with the rest of their batch.
-
-    Attributes:
-        is_wanted: Whether a listener wants to know about completed jobs, as of the last batch.
-    """
+    """Collects what became of jobs, and publishes it with the rest of their batch."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
-        self.is_wanted = True
+        self.is_wanted = True  # a listener wants to know about completed jobs, as of the last batch
         self._logged_full = False
 
     def begin(self) -> None:
@@ -95,33 +89,26 @@ class Report:
 
 
 class Settler:
-    """Decides how jobs are settled, and acts on the answers.
+    """Decides how jobs are settled, and acts on the answers."""
 
-    Attributes:
-        report: What became of jobs, to be published.
-        reporter: Jobs whose progress is to be published.
-        find: Returns the definition of a job name, with middleware around its handler once the worker has begun.
-        refused: How many settlements were of jobs whose lease was lost.
-    """
-
-    def __init__(self, member: Member, pool: Pool, claims: Claims, timer: Timer) -> None:
+    def __init__(self, member: Member, claims: Claims) -> None:
         self.report = Report(member)
-        self.reporter = Reporter(pool.threads.call_soon, timer)
-        self.find: Find = member.settings.queue.definitions.get
-        self.refused = 0
+        self.reporter = Reporter(claims.pool.threads.call_soon, member.timer)
+        self.find: Find = member.settings.queue.definitions.get  # with middleware once the worker has begun
+        self.refused = 0  # settlements of jobs whose lease was lost
         self._leases = claims.leases
         self._member = member
-        self._clock = member.clock
-        self._pool = pool
+        self.server_ms = member.clock.now_ms
+        self._pool = claims.pool
         self._claims = claims
-        self._timer = timer
+        self._timer = member.timer
         self._leaves = False
 
     # As a job sees it
 
-    def server_ms(self, now: float) -> int:
-        """Return the server's clock, as well as it is known, at a time of the monotonic clock."""
-        return self._clock.now_ms(now)
+    def reported(self, run: Execution) -> None:
+        """Note that a job has reported progress; for any thread."""
+        self.reporter.note(run)
 
     @property
     def may_begin(self) -> bool:
@@ -138,10 +125,6 @@ class Settler:
             if self._pool.isolated is run:
                 self._end_isolated(run)
             self._timer.wake()
-
-    def reported(self, run: Execution) -> None:
-        """Note that a job has reported progress; for any thread."""
-        self.reporter.note(run)
 
     def ran(self, run: Execution, outcome: Outcome) -> None:
         """Take what a job came to."""
@@ -265,12 +248,6 @@ class Settler:
 
     # Progress
 
-    def take_reports(self, most: int) -> Sequence[Execution]:
-        """Take up to `most` jobs whose progress is to be published now."""
-        if self.reporter.late_at == float("inf") or most <= 0:
-            return ()
-        return self.reporter.take(time.monotonic(), most)
-
     def report_again(self, runs: Sequence[Execution]) -> None:
         """Publish the progress of jobs once more: what was sent had no answer."""
         for run in runs:
@@ -303,8 +280,7 @@ class Settler:
     def lose_all(self, unknown: Collection[int]) -> None:
         """Let go of all jobs that have ended. What they came to was not written.
 
-        Args:
-            unknown: The `id` of those whose settlement had no answer: it may have been written.
+        Those whose `id()` is in `unknown` may have been settled: no answer came.
         """
         for run in self._leases:
             if id(run) in unknown:
@@ -329,9 +305,8 @@ class Settler:
     def interrupt_all(self, *, broken: bool) -> None:
         """Give up what still runs, and settle it with all the rest.
 
-        Args:
-            broken: Whether an error ends the worker. A job that ran may be the cause. If its delivery did not
-                count, it would be delivered for ever.
+        If an error ends the worker (`broken`), a job that ran may be the cause. If its delivery did not count, it
+        would be delivered for ever.
         """
         self._leaves = True
         for run in self._leases:

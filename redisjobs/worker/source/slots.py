@@ -16,14 +16,7 @@ from redisjobs.worker.running.handler_run import DONE, awaited
 
 
 class Slots:
-    """As many slots as jobs may run at once. A task for each job would cost more than all the rest of a run.
-
-    Args:
-        count: How many.
-
-    Attributes:
-        held: How many jobs were given and have not ended: those that run, and those that wait for a slot.
-    """
+    """As many slots as jobs may run at once. A task for each job would cost more than all the rest of a run."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -32,7 +25,7 @@ class Slots:
         self._idle: list[_Slot] = []
         self._woken = 0  # slots that were woken and have not looked for jobs yet
         self._waiting: deque[Execution] = deque()
-        self.held = 0
+        self.held = 0  # jobs that run, and those that wait for a slot
 
     def start(self, tasks: TaskGroup) -> None:
         """Run jobs from now on. Each slot is started when it is first needed."""
@@ -80,12 +73,8 @@ class Slots:
         """Wake up to `count` idle slots; where there are too few, start some.
 
         One slot is woken for the first waiting job, and takes one after another. As long as these await nothing,
-        it runs them all: to wake a slot for each costs as much as all the rest. A second slot stands by. It runs
-        once a job awaits something, and then wakes a slot for each job that is left.
-
-        Args:
-            count: The number of slots.
-            stands_by: The slot that the woken one stands by for; None: it takes a job itself.
+        it runs them all: to wake a slot for each costs as much as all the rest. A second slot stands by for it. It
+        runs once a job awaits something, and then wakes a slot for each job that is left.
         """
         for _ in range(min(count, len(self._idle) + self._unstarted)):
             self._woken += 1

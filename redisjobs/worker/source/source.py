@@ -6,41 +6,40 @@ left to a blocking read on a connection of its own.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
 
 from redisjobs.client.backoff import retrying
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, WrongType
 from redisjobs.events import WorkerDraining, WorkerStarted, WorkerStopped
 from redisjobs.model.driver import Fenced, Notification
-from redisjobs.model.transitions import Exchange, Lease
 from redisjobs.scheduler.scheduler import Scheduler
-from redisjobs.worker.running.chain import finder
-from redisjobs.worker.running.hooks import Hooks
+from redisjobs.worker.running.middleware import Hooks, finder
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.settings import Settings
-from redisjobs.worker.source.batcher import Batch, Batcher
+from redisjobs.worker.source.batcher import Batcher
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.dispatcher import Dispatcher
-from redisjobs.worker.source.drain import Drain
 from redisjobs.worker.source.exchanger import Exchanger
 from redisjobs.worker.source.fetcher import Fetcher
 from redisjobs.worker.source.heartbeat import Beats
 from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.member import Member
-from redisjobs.worker.source.pool import Pool, Turns
+from redisjobs.worker.source.pool import Turns
 from redisjobs.worker.source.reclaimer import Reclaimer
 from redisjobs.worker.source.recovery import Recovery
 from redisjobs.worker.source.settler import Settler
-from redisjobs.worker.source.stepper import Idleness, Stepper
-from redisjobs.worker.source.timer import Promoter, Timer
+from redisjobs.worker.source.stepper import Stepper
+from redisjobs.worker.source.timer import Promoter
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
 _TIME = re.compile("[0-9]{1,15}")  # ms
 _JOINING = 5.0  # seconds for which other queues leave it its turn as it joins: then its server counts as away
+_DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
+_LAST_TRY = 1.0  # seconds to hand back what could not be settled, or to leave before anything was claimed
 _FIRING_AGAIN = 60.0  # seconds until schedules are tried again that the server refused to fire
 
 _NOT_FIRED = (
@@ -54,73 +53,36 @@ class Source:
 
     Args:
         settings: The worker's, for this queue.
-        pool: The worker's slots.
-        turns: Which of its sources claims for them.
-        call_soon: Runs a function soon in the event loop.
-        all_idle: Whether each source of the worker has found that nothing is left to do; asked only of a worker
-            that runs until idle.
-        until_idle: Whether it ends as soon as nothing is left to do.
-
-    Attributes:
-        timer: Wakes its task.
-        member: The worker, as this queue knows it.
-        leases: The jobs that it holds here.
-        batcher: Its exchanges under way.
-        fetcher: Its blocking read.
-        claims: Whether it claims jobs.
-        settler: Settles its jobs.
-        dispatcher: Gives its jobs to slots.
-        promoter: Knows when delayed jobs are due.
-        reclaimer: Looks for lost workers.
-        beats: Its heartbeats.
-        progress: Whether anything gets through.
-        exchanger: What it says in the next exchange, and what the answer means.
-        recovery: Recovers from what went wrong.
-        stepper: Decides what it does next.
-        scheduler: Fires its schedules; None: it fires none.
+        turns: Which of the worker's sources claims for its slots.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        pool: Pool,
-        turns: Turns,
-        call_soon: Callable[[Callable[[], object]], None],
-        all_idle: Callable[[], bool],
-        *,
-        until_idle: bool,
-    ) -> None:
-        self._pool = pool
-        self.timer = timer = Timer()
+    def __init__(self, settings: Settings, turns: Turns) -> None:
+        self._pool = turns.pool
         self.member = member = Member(settings)
         retention = settings.queue.retention
         self.leases = leases = Leases(keeps_done=retention is not None and retention.completed is not None)
         # A job is claimed by an exchange or by the read, has a slot, and is settled by another exchange.
-        self.batcher = batcher = Batcher(member.consumer, self._answered, self._failed)
-        self.fetcher = fetcher = Fetcher(member, self._fetched, timer)
-        self.claims = claims = Claims(member, pool, turns, leases, batcher, fetcher, timer, until_idle=until_idle)
-        self.settler = settler = Settler(member, pool, claims, timer)
-        self.dispatcher = dispatcher = Dispatcher(member, pool, claims, settler)
+        self.batcher = batcher = Batcher(
+            member.consumer,
+            lambda batch, answer: self.exchanger.answered(batch, answer),
+            lambda batch, error: self.exchanger.failed(batch, error),
+        )
+        self.fetcher = fetcher = Fetcher(member, lambda jobs, asked_at: self.dispatcher.take(jobs, asked_at))
+        self.claims = claims = Claims(member, turns, leases, batcher, fetcher)
+        self.settler = settler = Settler(member, claims)
+        self.dispatcher = dispatcher = Dispatcher(member, claims, settler)
         # The server says when jobs are due, whether other workers are lost, and whether this one is.
-        self.promoter = promoter = Promoter(member.clock, timer, until_idle=until_idle)
-        self.reclaimer = reclaimer = Reclaimer(member, promoter, timer)
-        self.beats = beats = Beats(member, pool, claims, settler, timer, self.fenced, call_soon)
+        self.promoter = promoter = Promoter(member.clock, member.timer, until_idle=settings.until_idle)
+        self.reclaimer = reclaimer = Reclaimer(member, promoter)
+        self.beats = beats = Beats(member, claims, settler, lambda error: self.recovery.fenced(error))
         self.progress = progress = ProgressWatchdog(member, beats, self.break_off)
         # One task decides what is said to the server.
-        self.exchanger = exchanger = Exchanger(
-            member, pool, claims, settler, dispatcher, promoter, reclaimer, progress
-        )
-        self.recovery = recovery = Recovery(
-            member, claims, settler, dispatcher, exchanger, beats, pool.shutdown, progress
-        )
-        idleness = Idleness(member, pool, claims, promoter, reclaimer, recovery) if until_idle else None
-        self.stepper = Stepper(
-            member, claims, dispatcher, exchanger, recovery, reclaimer, idleness, progress, timer, all_idle
-        )
+        self.exchanger = exchanger = Exchanger(member, claims, settler, dispatcher, promoter, reclaimer, progress)
+        self.recovery = recovery = Recovery(member, claims, settler, dispatcher, exchanger, beats, progress)
+        self.stepper = Stepper(member, claims, dispatcher, exchanger, recovery, promoter, reclaimer, progress)
         self.scheduler = Scheduler(settings.queue) if settings.schedules else None
-        self._drain = Drain(member, claims, settler, exchanger, recovery, beats)
         self._middleware = (*settings.queue.middleware, *settings.middleware)
-        self._hooks = Hooks(self._middleware, lambda: self.member.settings.worker_id, member.log)
+        self._hooks = Hooks(self._middleware, lambda: member.settings.worker_id, member.log)
         self._started_as = ""
 
     # Its life
@@ -133,7 +95,7 @@ class Source:
                 with self.member.opening:
                     await self.member.join()
                 if self.member.opening.cancel_called:
-                    await self._drain.leave_unopened()
+                    await self._leave_unopened()
                     return
                 self._start(tasks)
             await self.stepper.run()
@@ -152,7 +114,7 @@ class Source:
         names, busy = sorted(settings.queue.definitions), self._pool.slots.count_busy
         server = settings.queue.driver.where
         self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, server=server, busy=busy)
-        for duty in (self.fetcher.run, self.listen, self.timer.run, self.progress.run):
+        for duty in (self.fetcher.run, self.listen, self.member.timer.run, self.progress.run):
             tasks.start_soon(duty)
         if self.scheduler is not None:
             tasks.start_soon(self._fire_schedules, self.scheduler)
@@ -179,7 +141,7 @@ class Source:
         if self.scheduler is not None:
             self.scheduler.stop()
         self.fetcher.interrupt()
-        self.timer.wake()
+        self.member.timer.wake()
         if is_first:
             self.member.tell(WorkerDraining, jobs=len(self.leases))
 
@@ -193,25 +155,83 @@ class Source:
         """Settle the jobs that have an outcome, release the rest, and leave the queue; once."""
         if not self.member.left:
             self._pool.shutdown.stopping = True
-            await self._drain.run(broken=self._pool.shutdown.broken)
+            await self._settle_and_leave()
         await self._hooks.finish()
+
+    async def _settle_and_leave(self) -> None:
+        """Settle the jobs that have an outcome and release the rest, also those that no answer brought."""
+        broken = self._pool.shutdown.broken
+        self.settler.interrupt_all(broken=broken)
+        why = "no answer came in time"
+
+        async def settle() -> None:
+            nonlocal why
+            try:
+                await self._settle()
+            except WrongType as error:
+                why = str(error)
+                raise
+
+        try:
+            with anyio.fail_after(_DRAIN):
+                await retrying(settle)
+        except (DriverError, TimeoutError) as error:
+            self._log_unsettled(str(error) or why)
+            if not broken:  # a refusal by the server is no sign that a job kills its workers
+                with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TRY):
+                    await self._release()
+        self.member.left = True
+
+    async def _settle(self) -> None:
+        leases = self.leases
+        await self.fetcher.end()
+        await self.batcher.quiet()
+        try:
+            await self.batcher.send_again()
+            while leases.unsettled:
+                await self.batcher.carry(self.exchanger.next_batch())
+        except Fenced as error:
+            self.member.log.warning("%s; its %d jobs are for others", error, len(leases))
+            self.recovery.lose_all()
+        await self._release()
+        if leases.kept:
+            self.member.log.warning("%d jobs could not be settled, and run again", len(leases.kept))
+            self.settler.lose_pushes()
+
+    async def _release(self) -> None:
+        self.beats.is_beating = False  # or they would be for a worker that has left
+        await self.member.consumer.release(refund=True, watch=self.recovery.may_read_late)
+
+    def _log_unsettled(self, why: str) -> None:
+        log = self.member.log
+        if held := len(self.leases):
+            log.warning("%d jobs could not be settled, and run again once their leases are over: %s", held, why)
+            self.settler.lose_pushes()
+        else:
+            log.info("the server does not know that this worker has ended, and forgets it later: %s", why)
+
+    async def _leave_unopened(self) -> None:
+        """Leave before anything was claimed; the server may know the worker all the same."""
+        with suppress(DriverError), anyio.move_on_after(_LAST_TRY):
+            await self.member.consumer.release(refund=True, watch=False)
+        self.member.left = True
 
     def tell_stopped(self) -> None:
         """Publish that the worker has stopped, if it had begun here or has said that it could not."""
         if self.member.opened or self.member.unavailable:
             self.member.tell(WorkerStopped, started_as=self._started_as, server=self.member.server)
 
-    def health(self, *, loop_is_blocked: bool) -> Health | None:
-        """Return what is wrong with it, by what it got done; None: nothing. For any thread.
-
-        Args:
-            loop_is_blocked: Whether the event loop is: then nothing is wrong with the server.
-        """
-        if not self.member.opened or self.member.unavailable:
-            return Health(True, False, self.member.unavailable or "starting")
-        if self.progress.is_stuck and (loop_is_blocked or not self.member.may_be_dead):
+    def health(self, common: Health, *, loop_is_blocked: bool) -> Health | None:
+        """Return what is wrong with it beside the worker's `common` health; None: nothing. For any thread."""
+        member = self.member
+        if not member.opened or member.unavailable:
+            return Health(True, False, member.unavailable or "starting")
+        # If the event loop is blocked, nothing is wrong with the server.
+        if self.progress.is_stuck and (loop_is_blocked or not member.may_be_dead):
             what = "the event loop is blocked" if loop_is_blocked else "stuck"
             return Health(False, False, f"{what}: no exchange with the store for {self.progress.silent_for:.0f} s")
+        if common.ready and member.may_be_dead:
+            return Health(True, False, f"no heartbeat got through for {member.unheard:.0f} s")
         return None
 
     # Notifications
@@ -235,7 +255,7 @@ class Source:
                 self.reclaimer.note_another()
             case "left":
                 self.reclaimer.look_at = 0.0  # the worker that looks first is to promote from now on
-                self.timer.wake()
+                self.member.timer.wake()
             case "released":
                 self.fetcher.interrupt()
             case "paused":
@@ -248,23 +268,9 @@ class Source:
             case "subscribed":  # earlier notifications were missed
                 self.reclaimer.note_another()
                 self.exchanger.note_pause()
-                self.beats.hurry()
+                self.beats.heartbeat.hurry()
 
     # What its parts call
-
-    def _answered(self, batch: Batch, answer: Exchange) -> None:
-        self.exchanger.answered(batch, answer)
-
-    def _failed(self, batch: Batch, error: DriverError | None) -> None:
-        self.exchanger.failed(batch, error)
-
-    def _fetched(self, leases: Sequence[Lease], asked_at: float) -> None:
-        self.dispatcher.take(leases, asked_at)
-
-    def fenced(self, error: Fenced) -> None:
-        """Act on a heartbeat's news that the server takes the worker for dead."""
-        self.recovery.fenced(error)
-        self.timer.wake()
 
     def break_off(self) -> None:
         """Give up what is under way and connect again: nothing gets through."""

@@ -53,22 +53,14 @@ class Promoter:
     A blocking read ends on the server's 100 ms timer, which is too coarse for a job that is due at a time.
 
     One worker of a queue looks then. Others leave it to that one, unless a job is late. For the next job of a line
-    it is the worker that looked last, and a few others look a second later, in case it has died.
-
-    Args:
-        clock: The server's.
-        timer: Wakes the source when a job may be due.
-        until_idle: Whether the worker ends when nothing is left. Then it looks too, whichever worker does.
-
-    Attributes:
-        due_at: When the next delayed job is due, by the monotonic clock; infinity: there is none.
-        has_lines: Whether jobs wait for a limit, and it is known when the next may start.
-        is_asked: Whether an answer said that the next job of a line may start.
+    it is the worker that looked last, and a few others look a second later, in case it has died. A worker that
+    runs until idle looks too, whichever worker does.
     """
 
-    def __init__(self, clock: Clock, timer: Timer, *, until_idle: bool = False) -> None:
-        self.due_at = math.inf
-        self.has_lines = self.is_asked = False
+    def __init__(self, clock: Clock, timer: Timer, *, until_idle: bool) -> None:
+        self.due_at = math.inf  # when the next delayed job is due, by the monotonic clock; infinity: there is none
+        self.has_lines = False  # jobs wait for a limit, and it is known when the next may start
+        self.is_asked = False  # an answer said that the next job of a line may start
         self._until_idle = until_idle
         self._looks = True  # until it hears that another worker does
         self._lot, self._stands_in = random.random(), True
@@ -110,12 +102,7 @@ class Promoter:
             self.due_at = math.inf
 
     def learn(self, answer: Exchange, sent_at: float) -> None:
-        """Take in what a claim's answer says of the next delayed job and of the next job of a line.
-
-        Args:
-            answer: The answer.
-            sent_at: When the claim was sent, by the monotonic clock.
-        """
+        """Take in what the answer to a claim says of the next delayed job and of the next job of a line."""
         self.has_lines = answer.lines
         if sent_at < self._told_at:
             return  # a later claim was answered first, and knew more

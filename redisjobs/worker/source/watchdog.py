@@ -30,9 +30,9 @@ class LoopWatchdog:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
         patience: Seconds of silence after which probes see the loop as blocked, and after which it is logged if no
             handler runs: a busy machine does that too. If a handler runs it is logged after 0.5 s.
-        tell: Is called then, with the seconds so far and the place. It has a thread of its own, as it may hang:
-            the log may be what blocks the loop.
-        resumed: Is called once the loop runs again, with the seconds it was blocked; in a thread of its own, too.
+        tell: Called then, with the seconds so far and the place. It has a thread of its own, as it may hang: the
+            log may be what blocks the loop.
+        resumed: Called once the loop runs again, with the seconds it was blocked; in a thread of its own, too.
     """
 
     def __init__(
@@ -118,20 +118,15 @@ class ProgressWatchdog:
         self._beats = beats
         self._break_off = break_off
         self._lease = member.settings.lease
-        self._done, self._done_at = 0, time.monotonic()  # exchanges, and when the last one was
+        self._done, self.done_at = 0, time.monotonic()  # exchanges that were answered, and when the last one was
 
     def progressed(self) -> None:
         """Note that an exchange was answered."""
-        self._done, self._done_at = self._done + 1, time.monotonic()
+        self._done, self.done_at = self._done + 1, time.monotonic()
 
     def resumed(self) -> None:
         """Begin to count again: until now nothing could get through."""
-        self._done_at = time.monotonic()
-
-    @property
-    def said_at(self) -> float:
-        """When an exchange was last answered, by the monotonic clock."""
-        return self._done_at
+        self.done_at = time.monotonic()
 
     @property
     def is_stuck(self) -> bool:
@@ -141,7 +136,7 @@ class ProgressWatchdog:
     @property
     def silent_for(self) -> float:
         """For how many seconds no exchange was answered, and no byte of an answer came in."""
-        return time.monotonic() - max(self._done_at, self._member.consumer.heard_at)
+        return time.monotonic() - max(self.done_at, self._member.consumer.heard_at)
 
     async def run(self) -> None:
         """Watch until cancelled.

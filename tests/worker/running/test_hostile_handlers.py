@@ -1177,7 +1177,7 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
         assert worker._current is not None
         (source,) = worker._current.sources
         monkeypatch.setattr(source.stepper, "_step", fail)
-        source.timer.wake()
+        source.member.timer.wake()
 
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:

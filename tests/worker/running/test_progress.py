@@ -260,7 +260,7 @@ def a_run() -> Execution:
     """A job that runs, and has reported progress."""
     settings = Worker(JobQueue("memory://", "q")).settings
     run = Execution(lease_at(2, "1-1", 1, "a"), settings, cast(Any, None), cast(Any, None))
-    run.reported = Reported(Progress(0.1), 0.0)
+    run.reported = Reported(Progress(0.1))
     return run
 
 
@@ -307,9 +307,9 @@ def test_what_was_said_is_there_to_take_at_once_and_once(desk: Desk) -> None:
     now = desk.note(run)
 
     assert run.reported is not None
-    assert desk.reporter.take(now) == [run]
+    assert desk.reporter.take(now, 500) == [run]
     assert (run.reported.is_noted, run.reported.published_at) == (False, now)
-    assert desk.reporter.take(now) == []
+    assert desk.reporter.take(now, 500) == []
 
 
 def test_a_job_is_published_at_most_four_times_a_second(desk: Desk) -> None:
@@ -317,7 +317,7 @@ def test_a_job_is_published_at_most_four_times_a_second(desk: Desk) -> None:
     first = desk.note(run)
     taken = 0
     for step in range(100):  # one second, with news at all times
-        taken += len(desk.reporter.take(first + step / 100))
+        taken += len(desk.reporter.take(first + step / 100, 500))
         if run.reported and not run.reported.is_noted:
             desk.note(run)
 
@@ -332,7 +332,7 @@ def test_news_wake_who_publishes_for_half_a_second_later_once_however_many_jobs_
 
     assert before + 0.5 <= desk.reporter.late_at <= after + 0.5
     assert desk.wake.count == 1
-    assert desk.reporter.take(desk.reporter.late_at) == runs
+    assert desk.reporter.take(desk.reporter.late_at, 500) == runs
     assert desk.reporter.late_at == float("inf")
     desk.note(runs[0])
     assert desk.wake.count == 2
@@ -353,7 +353,7 @@ def test_of_a_job_that_is_over_nothing_is_published(desk: Desk) -> None:
     meanwhile.over = True
     desk.reporter.forget(late)
 
-    assert desk.reporter.take(now) == [alive]
+    assert desk.reporter.take(now, 500) == [alive]
     assert desk.reporter.late_at == float("inf")
 
 

@@ -351,14 +351,14 @@ async def test_those_without_an_answer_are_given_up_for_good_when_they_concern_n
 
 @pytest.mark.parametrize(("slots", "jobs"), [(1, 1), (50, 50), (80, 50), (301, 151), (3000, 500)])
 async def test_a_claim_asks_for_half_of_many_slots_so_that_two_fill_them(slots: int, jobs: int) -> None:
-    worker_run = WorkerRun([Worker(JobQueue("memory://", "q"), concurrency=slots).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(JobQueue("memory://", "q"), concurrency=slots).settings])
     (source,) = worker_run.sources
 
     assert source.exchanger.next_batch().count == jobs
 
 
 async def test_a_claim_asks_for_half_of_the_slots_and_what_may_be_claimed_ahead() -> None:
-    worker_run = WorkerRun([Worker(JobQueue("memory://", "q"), concurrency=100).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(JobQueue("memory://", "q"), concurrency=100).settings])
     (source,) = worker_run.sources
     worker_run.pool.ahead = 80
 

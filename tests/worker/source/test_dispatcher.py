@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 def run_of(*queues: JobQueue, concurrency: int = 1) -> WorkerRun:
     """A worker whose slots begin nothing."""
     settings = Worker(queues[0], concurrency=concurrency).settings
-    worker_run = WorkerRun([replace(settings, queue=queue) for queue in queues], until_idle=False)
+    worker_run = WorkerRun([replace(settings, queue=queue) for queue in queues])
     worker_run.pool.runtime = None  # type: ignore[assignment]
     return worker_run
 
@@ -97,7 +97,7 @@ def given_up(source: Source, *, says: bool = False) -> Execution:
     run.times = ThreadTimes()
     run.times.runs_on = True
     if says:
-        run.reported = Reported(Progress(0.5), 0.0, is_noted=True)
+        run.reported = Reported(Progress(0.5), is_noted=True)
     source.settler.ran(run, Raised(ValueError("given up")))
     return run
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import anyio
@@ -462,7 +462,7 @@ async def test_what_was_left_behind_is_looked_for_once_in_a_while_and_again_soon
 
 def source_of(queue: JobQueue) -> Source:
     """One whose store has just said that it is 1,000,000 ms there."""
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=True)
+    worker_run = WorkerRun([replace(Worker(queue).settings, until_idle=True)])
     (source,) = worker_run.sources
     now = time.monotonic()
     source.member.clock.hear(1_000_000, now, now)
@@ -526,7 +526,7 @@ async def test_after_a_blocking_read_that_broke_off_and_no_other_jobs_may_have_c
 
     monkeypatch.setattr(source.member.consumer, "wait", wait)
     async with anyio.create_task_group() as tasks:
-        for duty in (source.fetcher.run, source.listen, source.timer.run):
+        for duty in (source.fetcher.run, source.listen, source.member.timer.run):
             tasks.start_soon(duty)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
@@ -547,7 +547,7 @@ async def test_a_blocking_read_that_can_not_be_ended_in_order_is_cut_off(
         monkeypatch.setattr("redisjobs.drivers.redis.reader._IN_ORDER", 0.1)
         monkeypatch.setattr(source.member.consumer._reader, "_unblock", unanswered)
     async with anyio.create_task_group() as tasks:
-        for duty in (source.fetcher.run, source.listen, source.timer.run):
+        for duty in (source.fetcher.run, source.listen, source.member.timer.run):
             tasks.start_soon(duty)
         await anyio.wait_all_tasks_blocked()
         source.fetcher.begin(1, time.monotonic() + 1)
@@ -634,7 +634,7 @@ async def test_a_fence_that_is_heard_of_late_is_not_taken_for_one_of_whom_the_wo
     (run,) = source.leases
 
     await source.recovery.rejoin(Fenced(before))
-    source.fenced(Fenced(before))
+    source.recovery.fenced(Fenced(before))
 
     assert (source.member.consumer.worker_id, source.exchanger.failure) == (now, None)
     assert not isinstance(run.why, LeaseGone)
@@ -660,7 +660,7 @@ async def test_beside_a_blocking_read_outcomes_are_settled_and_due_jobs_promoted
     queue: JobQueue,
 ) -> None:
     """What the read brings has the free slots for itself."""
-    worker_run = WorkerRun([Worker(queue, concurrency=2).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue, concurrency=2).settings])
     (source,) = worker_run.sources
     assert source.exchanger.next_batch().count == 2
 
@@ -712,7 +712,7 @@ async def test_a_due_time_heard_of_before_older_answers_came_is_kept(queue: JobQ
 
 
 async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_late(queue: JobQueue) -> None:
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings])
     promoter = worker_run.sources[0].promoter
     promoter.learn(Exchange(due_in=60), time.monotonic())
     promoter.note_others(2, promotes=False, late=False)
@@ -732,7 +732,7 @@ async def test_who_is_not_to_look_leaves_delayed_jobs_to_others_until_one_is_lat
 async def test_a_few_workers_look_after_a_line_a_second_later_than_the_one_that_is_to_look(
     queue: JobQueue,
 ) -> None:
-    promoters = [WorkerRun([Worker(queue).settings], until_idle=False).sources[0].promoter for _ in range(200)]
+    promoters = [WorkerRun([Worker(queue).settings]).sources[0].promoter for _ in range(200)]
 
     def stand_ins(workers: int) -> int:
         for promoter in promoters:
@@ -748,7 +748,7 @@ async def test_a_few_workers_look_after_a_line_a_second_later_than_the_one_that_
 async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks_at_once_who_is_next(
     queue: JobQueue,
 ) -> None:
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings])
     (source,) = worker_run.sources
     source.reclaimer.look_at = time.monotonic() + 60
 
@@ -758,7 +758,7 @@ async def test_once_the_worker_that_looks_for_delayed_jobs_has_left_another_asks
 
 
 async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(queue: JobQueue) -> None:
-    worker_run = WorkerRun([Worker(queue).settings], until_idle=False)
+    worker_run = WorkerRun([Worker(queue).settings])
     promoter = worker_run.sources[0].promoter
     promoter.note_others(2, promotes=True, late=False)
     assert not promoter.expects(within=60)
@@ -782,7 +782,7 @@ async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_whoever
 
 async def test_more_slots_than_one_claim_can_fill_are_filled_by_as_many_claims(queue: JobQueue) -> None:
     settings = Worker(queue, concurrency=3000).settings
-    worker_run = WorkerRun([settings], until_idle=False)
+    worker_run = WorkerRun([settings])
     (source,) = worker_run.sources
 
     assert source.exchanger.next_batch().count == 500
@@ -829,7 +829,7 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     """Its tasks hear of a cancel in any order: the one that asks may outlast the one that would read."""
     job_id = await queue.push(Work())
     async with anyio.create_task_group() as tasks:
-        for duty in (source.fetcher.run, source.listen, source.timer.run):
+        for duty in (source.fetcher.run, source.listen, source.member.timer.run):
             tasks.start_soon(duty)
         source.batcher.start(tasks)
         await anyio.wait_all_tasks_blocked()

@@ -1,5 +1,6 @@
 """One worker with several queues: they share its slots, and what is wrong with one is nothing to the others."""
 
+import operator
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from redisjobs.worker.settings.settings import Settings
 from redisjobs.worker.settings.shutdown import Shutdown
 from redisjobs.worker.source.policy import Allocator
 from redisjobs.worker.source.pool import Pool, Turns
-from redisjobs.worker.source.stepper import Situation, Step, next_step
+from redisjobs.worker.source.source import Source
 
 pytestmark = pytest.mark.anyio
 
@@ -58,9 +59,7 @@ def run_of(
 ) -> WorkerRun:
     """One run of a worker of several queues."""
     settings = Worker(queues[0], **options).settings
-    return WorkerRun(
-        [replace(settings, queue=queue) for queue in queues], until_idle=until_idle, allocator=allocator
-    )
+    return WorkerRun([replace(settings, queue=queue, until_idle=until_idle) for queue in queues], allocator)
 
 
 @asynccontextmanager
@@ -182,7 +181,7 @@ class Claimant:
         self.fetcher: Any = SimpleNamespace(waiting=False)
         self.quarantine: Any = SimpleNamespace(is_on=lambda now: False, one_waits=False)
         self.leases: Any = [None] * holds
-        self.is_away = False
+        self.is_away = self.is_idle = False
         self.wants_jobs = wants_jobs
         self.skip_until = float("-inf")
         self.emptied_at: int | None = None
@@ -261,42 +260,29 @@ def test_with_one_source_nobody_is_asked_whose_turn_it_is() -> None:
 # What a source does next
 
 
-def situation(**changes: Any) -> Situation:
-    calm = Situation(
-        has_failed=False,
-        must_recover=False,
-        is_interrupted=False,
-        knows_clock=True,
-        look_at=100,
-        missed_at=100,
-        tidy_at=100,
-        has_batch=False,
-        silent_at=100,
-    )
-    return replace(calm, **changes)
-
-
-LADDER: list[tuple[dict[str, Any], Step]] = [
-    ({"has_failed": True}, Step.FAIL),
-    ({"must_recover": True}, Step.RECOVER),
-    ({"is_interrupted": True}, Step.END_READ),
-    ({"knows_clock": False}, Step.READ_CLOCK),
-    ({"look_at": 1}, Step.RECLAIM),
-    ({"missed_at": 1}, Step.FIND_MISSED),
-    ({"tidy_at": 1}, Step.TIDY),
-    ({"has_batch": True}, Step.EXCHANGE),
-    ({"silent_at": 1}, Step.READ_CLOCK),
-    ({}, Step.REST),
+DUTIES: list[tuple[str, Callable[[Source], None]]] = [
+    ("recovery.recover", lambda source: setattr(source.member, "needs_recovery", True)),
+    ("claims.end_read", lambda source: setattr(source.fetcher, "interrupted", True)),
+    ("stepper._read_clock", lambda source: setattr(source.member.clock, "is_known", False)),
+    ("stepper._reclaim", lambda source: setattr(source.reclaimer, "look_at", 0)),
+    ("recovery.find_missed", lambda source: setattr(source.recovery, "missed_at", 0)),
+    ("reclaimer.tidy", lambda source: setattr(source.reclaimer, "tidy_at", 0)),
+    ("stepper._read_clock", lambda source: setattr(source.progress, "done_at", float("-inf"))),
 ]
+"""What a source does before it settles and claims again, and what makes it do that."""
 
 
-@pytest.mark.parametrize("rung", range(len(LADDER)))
-def test_a_source_does_first_what_matters_most(rung: int) -> None:
-    everything_from_here_on: dict[str, Any] = {}
-    for changes, _ in reversed(LADDER[rung:]):
-        everything_from_here_on |= changes
+@pytest.mark.parametrize("first", range(len(DUTIES)))
+async def test_a_source_does_first_what_matters_most(first: int) -> None:
+    source = run_of([JobQueue("memory://", "q")]).sources[0]
+    source.member.clock.is_known = True
+    source.reclaimer.look_at = source.claims.skip_until = time.monotonic() + 100
+    assert source.stepper._duty() is None
 
-    assert next_step(situation(**everything_from_here_on), now=50) is LADDER[rung][1]
+    for _, happens in DUTIES[first:]:
+        happens(source)
+
+    assert source.stepper._duty() == operator.attrgetter(DUTIES[first][0])(source)
 
 
 # Two queues, one pool
@@ -318,7 +304,7 @@ async def test_jobs_of_both_queues_run_in_the_slots_of_one_worker(
 
 
 async def test_a_queue_that_found_nothing_waits_for_its_turn_to_look_once_more_and_does_not_spin(
-    queues: tuple[JobQueue, JobQueue],
+    queues: tuple[JobQueue, JobQueue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for queue in queues:
         await queue.push(Work())
@@ -333,9 +319,8 @@ async def test_a_queue_that_found_nothing_waits_for_its_turn_to_look_once_more_a
         return count
 
     for source in worker_run.sources:
-        idleness = source.stepper._idleness
-        assert idleness is not None
-        idleness.look = counted(idleness.look)  # type: ignore[method-assign]
+        looks_at = counted(source.stepper._nothing_is_left)
+        monkeypatch.setattr(source.stepper, "_nothing_is_left", looks_at)
     await worker_run.run()
 
     assert looks < 100
@@ -697,12 +682,12 @@ async def test_a_worker_does_not_end_as_idle_while_a_queue_of_its_is_away(
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker_run.run)
-            await eventually(lambda: far.stepper.is_idle, within=10)
+            await eventually(lambda: far.claims.is_idle, within=10)
             away.is_away = True
             await eventually(lambda: far.member.unavailable, within=10)
             late.is_away = False
             await back.wait()
-            await eventually(lambda: worker_run.sources[0].stepper.is_idle, within=10)
+            await eventually(lambda: worker_run.sources[0].claims.is_idle, within=10)
             away.is_away = False
 
     assert seen.ended == [second.name]
@@ -857,7 +842,7 @@ async def test_a_worker_that_is_fenced_in_one_queue_goes_on_in_the_other_as_who_
         for queue in queues:
             await queue.push(Work())
         await eventually(lambda: seen.now == 2)
-        before = worker_run.worker_ids[0]
+        before = worker_run.sources[0].member.settings.worker_id
         fenced = stores[0].driver.consumer(before, lease=1, max_deliveries=3)
         await fenced.release(refund=False, watch=True)
         await fenced.aclose()

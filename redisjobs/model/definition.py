@@ -28,23 +28,14 @@ class Accuracy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a schedule is.
-
-    Attributes:
-        name: Its name in the queue.
-        rule: When it fires.
-        job: What it pushes: a job without an id, whose due time counts from the slot.
-        accuracy: What to do about missed slots.
-        at_most: The most of these that are made up for, where that is all of them.
-        jitter_ms: The most time after its slot at which a job may run.
-    """
+    """What a schedule is."""
 
     name: str
     rule: Schedule
-    job: NewJob
+    job: NewJob  # what it pushes: a job without an id, whose due time counts from the slot
     accuracy: Accuracy = Accuracy.LATEST
-    at_most: int = 100
-    jitter_ms: int = 0
+    at_most: int = 100  # the most missed slots that are made up for, where that is all of them
+    jitter_ms: int = 0  # the most time after its slot at which a job may run
 
     def __post_init__(self) -> None:
         if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
@@ -94,11 +85,7 @@ class Definition:
 
     @classmethod
     def read(cls, name: str, fields: Mapping[bytes, bytes]) -> "Definition":
-        """Return the definition that is stored.
-
-        Raises:
-            ValueError: It is not one, as it was changed outside redisjobs; the message says what is wrong.
-        """
+        """Return the definition that is stored; a ValueError says what is wrong if it was changed in Redis."""
         stored = _Stored(fields)
         kept: list[str | bytes] = ["name", stored.text(b"job"), "parameters", stored.text(b"parameters").encode()]
         for option, (_, pattern) in ENTRY_OPTIONS.items():
@@ -135,11 +122,7 @@ class _Stored:
         self._fields = fields
 
     def text(self, key: bytes, default: str | None = None, pattern: str = r"(?s:.*)") -> str:
-        """Return a field as text.
-
-        Raises:
-            ValueError: It is not there, is no text, or does not match the pattern.
-        """
+        """Return a field as text; a ValueError if it is not there, is no text, or does not match the pattern."""
         value = self._fields.get(key)
         if value is None and default is None:
             raise ValueError(f"it has no field '{key.decode()}'")
@@ -152,11 +135,7 @@ class _Stored:
         return text
 
     def number(self, key: bytes) -> int | None:
-        """Return a field as a whole number; None if it is not there or empty.
-
-        Raises:
-            ValueError: It is something else.
-        """
+        """Return a field as a whole number, or raise a ValueError; None if it is not there or empty."""
         value = self.text(key, "")
         if not value:
             return None
@@ -172,11 +151,7 @@ def _rule(text: str) -> Schedule:
 
 
 def check_schedule(rule: Schedule) -> Schedule:
-    """Return a rule.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Return a rule; raise a TypeError if it is something else."""
     if not isinstance(rule, Schedule):
         raise TypeError(f"{rule!r} is not a schedule: give one, as Schedule.cron('0 4 * * *')")
     return rule

@@ -74,15 +74,10 @@ def _text_of(trace: TracebackType) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The fingerprint of one failure; equal for failures of one kind.
+    """The fingerprint of one failure; equal for failures of one kind."""
 
-    Attributes:
-        error_type: The exception's class: module and qualified name; of a builtin the name alone.
-        digest: 12 hex characters, by the class and the user's functions that the exception came through.
-    """
-
-    error_type: str = ""
-    digest: str = ""
+    error_type: str = ""  # module and qualified name of the exception's class; of a builtin the name alone
+    digest: str = ""  # 12 hex characters, by the class and the user's functions that it came through
 
 
 _known: dict[tuple[object, ...], tuple[list[CodeType], Fingerprint]] = {}
@@ -91,15 +86,10 @@ _known: dict[tuple[object, ...], tuple[list[CodeType], Fingerprint]] = {}
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame of a traceback.
+    """A frame of a traceback."""
 
-    Attributes:
-        file: The file's path, as Python knows it.
-        function: The qualified name of the function.
-    """
-
-    file: str
-    function: str
+    file: str  # its path, as Python knows it
+    function: str  # its qualified name
 
 
 def fingerprint_of(error: BaseException) -> Fingerprint:

@@ -66,15 +66,10 @@ class PushOptions(TypedDict, total=False):
 
 
 class EntryOption(NamedTuple):
-    """A push option that is a field of the job's entry, of the same name.
+    """A push option that is a field of the job's entry, of the same name."""
 
-    Attributes:
-        write: Checks a value, and returns it as the field has it; '' for no field.
-        pattern: What the field looks like. A schedule with another one is refused, as it was changed in Redis.
-    """
-
-    write: Callable[[Any], str | bytes]
-    pattern: str = r"(?s:.*)"
+    write: Callable[[Any], str | bytes]  # checks a value, and returns it as the field has it; '' for no field
+    pattern: str = r"(?s:.*)"  # of a schedule's field; another one was changed in Redis, and is refused
 
 
 ENTRY_OPTIONS: Mapping[str, EntryOption] = {
@@ -130,22 +125,14 @@ class HandlerOptions(TypedDict, total=False):
 
 
 def check_push_options(options: PushOptions) -> None:
-    """Refuse options that do not exist: with one left out the job would run, but not as asked.
-
-    Raises:
-        TypeError: There is one.
-    """
+    """Raise a TypeError for options that do not exist: with one left out the job would run, but not as asked."""
     if options and (unknown := options.keys() - PushOptions.__annotations__.keys()):
         known = ", ".join(PushOptions.__annotations__)
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
 
 
 def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
-    """Return a job to push.
-
-    Args:
-        fields: Its name and parameters, and what else its entry has.
-        options: The options of the push.
+    """Return a job to push, of the fields of its entry and the options of the push.
 
     Raises:
         ValueError: The value of an option is wrong.
@@ -189,20 +176,12 @@ def _check_key_options(options: PushOptions, unique: str | None, unique_for: int
 
 
 def checked_unique(key: str | None) -> str | None:
-    """Return a unique key, or None.
-
-    Raises:
-        ValueError: It can't be one.
-    """
+    """Return a unique key, or None; raise a ValueError if it can't be one."""
     return _text(key, "unique")
 
 
 def in_ms(duration: Duration | None, what: str) -> int | None:
-    """Return a duration in whole ms, rounded up; None for None.
-
-    Raises:
-        ValueError: It is negative, or not a duration; `what` is the caller's name for it.
-    """
+    """Return a duration in whole ms, rounded up, or None; raise a ValueError, which calls it `what`."""
     return None if duration is None else milliseconds(seconds(duration, what))
 
 
@@ -235,12 +214,7 @@ def _due(delay: Duration | None, at: datetime | None) -> Due | None:
 
 
 def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: object = None) -> None:
-    """Refuse options that do not exist, and wrong values of the others.
-
-    Args:
-        options: What was given.
-        others: Names that may be given beside those of `HandlerOptions`.
-        limit_key: What was given as that.
+    """Refuse options that do not exist, beside these `others`, and wrong values of the rest.
 
     Raises:
         TypeError: There is no such option, or `limit_key` can't be called.
@@ -273,18 +247,7 @@ def new_definition(
     unique: Callable[[Any], str | None] | None,
     by_name: bool = False,
 ) -> JobDefinition[Any]:
-    """Return a handler with its options.
-
-    Args:
-        name: Its job name.
-        call: Takes (parameters, context).
-        function: The handler itself.
-        options: Its options.
-        returned: Gives its return type.
-        retry: The queue's policy.
-        limit_key: Returns the key that a job counts under.
-        unique: Returns a job's unique key, if the push does not say one.
-        by_name: Whether it takes its parameters by name.
+    """Return a handler with its options; `retry` is the queue's policy. For the rest see `JobDefinition`.
 
     Raises:
         RegistrationError: It can't run in a process, or an option has a value of another type.
@@ -323,11 +286,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_policy(retry: RetryPolicy | None) -> RetryPolicy | None:
-    """Return a retry policy, or None.
-
-    Raises:
-        RegistrationError: It is something else.
-    """
+    """Return a retry policy, or None; a `RegistrationError` for something else."""
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
@@ -368,10 +327,7 @@ def unique_of(
 ) -> Callable[[Any], str | None] | None:
     """Return a function that makes a job's unique key of its parameters.
 
-    Args:
-        given: The function itself, or a text with names of parameters in braces.
-        called: The job's name.
-        names: The names of the parameters; None: not known.
+    `given` is the function itself, or a text with names of parameters in braces; `names` are all names, if known.
 
     Raises:
         RegistrationError: It is neither, or a parameter does not exist.

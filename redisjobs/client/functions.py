@@ -118,11 +118,7 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
 
 
 def check_job_options(function: object, options: Mapping[str, Any]) -> None:
-    """Check what `job` was given: a function, or options that exist.
-
-    Raises:
-        TypeError: It was given something else.
-    """
+    """Raise a TypeError unless `job` was given a function, or options that exist."""
     if function is not None and not callable(function):
         raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
     check_handler_options(options, "name", "limit_key", limit_key=options.get("limit_key"))

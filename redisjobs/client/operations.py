@@ -216,14 +216,7 @@ def set_limit(
 def requeue(
     job: str | PushedJob, parameters: Any, ended: bool, edited: Callable[[Row, Any], Requeue]
 ) -> Steps[bool]:
-    """Make a dead letter ready again.
-
-    Args:
-        job: Its id, or its handle.
-        parameters: Its new ones; None: as they are.
-        ended: Whether a job that ended and was kept will do too.
-        edited: Makes the change that sets new parameters.
-    """
+    """Make a dead letter ready again, or a job that ended; `edited` makes the change that sets new parameters."""
     job_id, is_ended = id_of(job), flag(ended, "ended")
     if parameters is None:
         change = Requeue(job_id, ended=is_ended)

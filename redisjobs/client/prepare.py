@@ -20,12 +20,7 @@ P = TypeVar("P")
 
 
 class Preparing:
-    """The part of a queue that encodes jobs.
-
-    Args:
-        name: The queue's name.
-        max_parameters: The most bytes of JSON that a job's parameters may have.
-    """
+    """The part of a queue that encodes jobs."""
 
     def __init__(self, name: str, max_parameters: int) -> None:
         self.name = name

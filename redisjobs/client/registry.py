@@ -45,7 +45,7 @@ P = TypeVar("P")
 
 
 class Registry(Preparing):
-    """A queue's handlers and defaults.
+    """A queue's handlers and defaults; for the arguments see `JobQueue`.
 
     Attributes:
         driver: The store, for the worker that runs the handlers.
@@ -54,19 +54,6 @@ class Registry(Preparing):
         middleware: The queue's middleware, the outermost first; see `add_middleware`.
         on_push: Their hooks of that name.
         retention: What the queue keeps; its workers store it when they start. None: they leave it as it is.
-
-    Args:
-        name: The queue's name: 1 to 200 characters, no braces, no spaces.
-        retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
-        max_parameters: The most bytes of JSON that a job's parameters may have.
-        deadline: Seconds for which a call is retried while the store is unavailable; up to 50.
-        middleware: The queue's middleware; the outermost first.
-        retention: What the queue keeps; None: what is stored.
-
-    Raises:
-        TypeError: An item of `middleware` is something else, or has a hook that the queue can't await; or
-            `retention` is something else.
-        ValueError: The name, the deadline or the number of bytes is wrong.
     """
 
     driver: Driver

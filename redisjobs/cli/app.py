@@ -87,7 +87,7 @@ _SUMMARIES = {
     "jobs": "List jobs: ready and running by priority and age, delayed by due time, others newest first.",
     "job": "Show all that is known of one job, and its result, if it has ended and that is kept.",
     "cancel": "Cancel a job: remove a waiting one, cancel the handler of a running one. Or all of a state.",
-    "hold": "Stop a waiting job from starting, until `unhold`; it keeps its due time and place. Or all of a state.",
+    "hold": "Stop a waiting job from starting until `unhold`; it keeps its due time and place. Or all of a state.",
     "unhold": "Let a held job start again, when it is due. Or all of a state.",
     "pause": "Stop the jobs of a queue from starting, until `resume`. Running jobs go on to their end.",
     "resume": "Let the jobs of a queue start again, or those of a name that was paused by itself.",

@@ -76,7 +76,7 @@ def hold(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Stop a waiting job from starting, until `unhold`; it keeps its due time and place. Or all of a state."""
+    """Stop a waiting job from starting until `unhold`; it keeps its due time and place. Or all of a state."""
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:

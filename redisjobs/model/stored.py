@@ -3,7 +3,7 @@
 `definition.py` has what a schedule is, `scheduler/` fires it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -229,15 +229,6 @@ class ScheduleInfo:
                 return
             yield slot
             slot = self.rule.next_after(slot)
-
-
-def schedule_pages(read: Callable[[ListSchedules], SchedulePage]) -> Iterator[SchedulePage]:
-    """Yield all schedules of a queue, in bounded steps."""
-    page = read(ListSchedules())
-    yield page
-    while page.more is not None:
-        page = read(ListSchedules(after=page.more))
-        yield page
 
 
 def schedule_infos(pages: Iterable[SchedulePage]) -> list[ScheduleInfo]:

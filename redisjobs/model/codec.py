@@ -123,20 +123,19 @@ def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
     name, parameters = fields[b"name"].decode("utf-8", "replace"), fields[b"parameters"]
     job = Job(name, parameters, 1, min(queued_ms, _LATEST_MS), headers=fields.get(b"headers"))
     for key, attribute in _NUMBERS.items():
-        if key in fields:
-            setattr(job, attribute, number_in(fields, key))
+        if (text := fields.get(key)) is not None:
+            number = digits(text)
+            if number is None:
+                what = f"not a whole number from 0 to {_LATEST_MS}"
+                raise DecodeError(f"field '{key.decode()}' is {text[:40]!r}, {what}")
+            setattr(job, attribute, number)
     job.attempt = job.attempt or 1
     return job
 
 
-def number_in(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
-    """Return a field that is a whole number, or raise a `DecodeError`; None if it is not there."""
-    text = fields.get(key)
-    if text is None:
-        return None
-    if not text.isdigit() or len(text) > 15 or int(text) > _LATEST_MS:
-        raise DecodeError(f"field '{key.decode()}' is {text[:40]!r}, not a whole number from 0 to {_LATEST_MS}")
-    return int(text)
+def digits(text: bytes) -> int | None:
+    """Return the whole number that a field says, up to the latest time in ms; None if it says something else."""
+    return int(text) if text.isdigit() and len(text) <= 15 and int(text) <= _LATEST_MS else None
 
 
 def when(ms: int) -> datetime:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import CodeType, TracebackType
+from typing import NamedTuple
 
 from redisjobs.base.visible import visible
 
@@ -84,12 +85,11 @@ _known: dict[tuple[object, ...], tuple[list[CodeType], Fingerprint]] = {}
 """By class and way, as many jobs fail alike. The code is held, so that no other code gets its `id`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A frame of a traceback."""
+class Frame(NamedTuple):
+    """A frame of a traceback: the path of its file, and the qualified name of its function."""
 
-    file: str  # its path, as Python knows it
-    function: str  # its qualified name
+    file: str
+    function: str
 
 
 def fingerprint_of(error: BaseException) -> Fingerprint:

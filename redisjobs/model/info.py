@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from redisjobs.errors import DecodeError
-from redisjobs.model.codec import decode_fields, decode_progress, number_in, when
+from redisjobs.model.codec import decode_fields, decode_progress, digits, when
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
@@ -120,9 +120,7 @@ def job_info(row: Row) -> JobInfo:
 
 
 def _number(fields: Mapping[bytes, bytes], key: bytes) -> int:
-    with suppress(DecodeError):
-        return number_in(fields, key) or 0
-    return 0
+    return digits(fields.get(key, b"")) or 0
 
 
 def _time(fields: Mapping[bytes, bytes], key: bytes) -> datetime | None:

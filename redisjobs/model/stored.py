@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from redisjobs.model.changes import Change
+from redisjobs.model.codec import digits
 from redisjobs.model.definition import LAST_MS, Accuracy, Definition, moment
 from redisjobs.model.queries import Query
 from redisjobs.model.transitions import NewJob, Pushed, Reply
@@ -44,10 +45,10 @@ class ScheduleRow:
         return self._time(b"declared_by")
 
     def _time(self, key: bytes) -> int:
-        found = self.fields.get(key, b"")
-        if not found.isdigit() or len(found) > 15 or int(found) > LAST_MS:
-            raise ValueError(f"its field '{key.decode()}' is {found!r:.60}, not a time in ms")
-        return int(found)
+        found = digits(text := self.fields.get(key, b""))
+        if found is None or found > LAST_MS:
+            raise ValueError(f"its field '{key.decode()}' is {text!r:.60}, not a time in ms")
+        return found
 
     @property
     def is_declared(self) -> bool:
@@ -61,8 +62,7 @@ class ScheduleRow:
 
     def ms(self, key: bytes) -> int:
         """Return a time or a number in one of its fields; 0 if there is none."""
-        value = self.fields.get(key, b"")
-        return int(value) if value.isdigit() and len(value) <= 15 else 0
+        return digits(self.fields.get(key, b"")) or 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class JobContext(Generic[AppState]):
 
         Args:
             said: A fraction from 0 to 1; or what is done and the total, in a unit of your own; the total is None
-                if it is not known. More than the total may be done, as that may be an estimate.
+                if it is not known, and may be exceeded.
             note: A line of text; 200 characters are kept. A note alone leaves the numbers as they were; numbers
                 alone remove the note.
 

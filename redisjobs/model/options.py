@@ -32,19 +32,18 @@ class PushOptions(TypedDict, total=False):
         at: The earliest time it may run: an aware datetime. Not with delay.
         priority: HIGH, NORMAL (the default) or LOW, or the same in words: "high".
         job_id: An id of your own. While a job of this id is delayed, ready, running or dead, another is not added.
-            Once it is done or cancelled, a new push makes a new job. Defaults to a new id. With either, a push
-            that is repeated after a lost reply adds nothing.
+            Defaults to a new id. With either, a push that is repeated after a lost reply adds nothing.
         unique: A key that only one job may hold, from its push until it is done, dead or cancelled. While another
             job holds it, a push adds nothing, and its handle has that job's id.
         unique_for: Hold the unique key for this long after the push instead, whatever happens to the job.
-        unique_until: `"start"`: hold the unique key only while the job waits. A push after a worker got the job
-            adds another job, which then holds the key. Not with unique_for. Defaults to `"end"`.
+        unique_until: `"start"`: hold the unique key only until a worker gets the job. Not with unique_for.
+            Defaults to `"end"`.
         on_conflict: What a push does while another job holds its unique key. `"skip"`, the default: it adds
             nothing. `"replace"`: if that job is delayed or ready, it becomes what is pushed, under its own id (see
             the guide on unique jobs); if it runs or has ended, nothing is added. `"raise"`: UniqueConflict.
         headers: Strings to strings that go with the job, such as a trace context.
-        expires_in: A job that has not started within this time becomes a dead letter, reason `expired`. A job
-            that has started does not expire, however often it is tried again, even after its worker died.
+        expires_in: A job that has not started within this time becomes a dead letter, reason `expired`. One that
+            has started does not expire, even if it is tried again.
         keep_result: How long to keep what its handler returns, for `queue.result`; 0: not at all. Defaults to that
             of the handler's registration.
         limit_key: The key it counts under, if its name has a limit: text of 1 to 200 characters, or a whole
@@ -86,16 +85,15 @@ class HandlerOptions(TypedDict, total=False):
     Attributes:
         retry: When a failed run is tried again. Defaults to the queue's policy.
         timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
-        stalled_after: How long one run may go without a report of `context.progress` or `context.track` before it
-            counts as failed, with `JobStalled`. Defaults to no limit.
+        stalled_after: How long one run may go without a progress report before it counts as failed, with
+            `JobStalled`. Defaults to no limit.
         run_in: Where a sync handler runs, a `"thread"` by default. A `"process"` is killed at the timeout, and a
             crash there is the job's failure, `ProcessDied`; it must find the handler by its name in its module.
-        schedule: When the job is pushed, again and again, with parameters that need no arguments. For more
-            schedules, and for other parameters, use the queue's method `schedule`.
+        schedule: When the job is pushed, again and again, with parameters that need no arguments. For others use
+            the queue's method `schedule`.
         keep_result: How long to keep what the handler returns, for `queue.result`. Defaults to not at all. The
             same option of a push goes first.
-        strict_result: Whether a job fails if what its handler returns can't be kept, instead of being done with
-            its result refused. It is not run again.
+        strict_result: Whether a job fails, for good, if what its handler returns can't be kept.
         max_concurrency: The most of these jobs that run at once, in all workers of the queue together. A worker
             stores it when it starts, and the last worker that did so, or `set_limit`, counts.
         rate: The most of them that start in a time, as `50/s`, `100/m` or `5/h`.
@@ -103,8 +101,8 @@ class HandlerOptions(TypedDict, total=False):
             0.1 s.
         priority: The priority of its jobs, if the push does not say one, as for a push.
         unique: The unique key of each job, if the push does not say one: a function of the parameters, as
-            `lambda p: p.order`, where None means no key; or a text with their names, as `"order-{order}"`. The
-            function gets what `limit_key` gets. A push with `unique=None` has no key.
+            `lambda p: p.order`, where None means no key; or a text with their names, as `"order-{order}"`. A push
+            with `unique=None` has no key.
     """
 
     retry: RetryPolicy | None

@@ -15,6 +15,7 @@ from redisjobs.client.functions import HandlerDecorator
 from redisjobs.client.prepare import Preparing
 from redisjobs.errors import DriverError, RegistrationError
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
+from redisjobs.model import payload
 from redisjobs.model.changes import Change
 from redisjobs.model.definition import Accuracy, Definition, check_schedule
 from redisjobs.model.driver import Driver
@@ -62,11 +63,12 @@ class Registry(Preparing):
 
     def __init__(
         self,
-        name: str,
+        where: Any,
+        name: str = "default",
         *,
-        retry: RetryPolicy | None,
-        max_parameters: int,
-        deadline: Duration,
+        retry: RetryPolicy | None = None,
+        max_parameters: int = payload.MAX_PARAMETERS,
+        deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
         retention: Retention | None = None,
     ) -> None:
@@ -87,6 +89,11 @@ class Registry(Preparing):
         self.on_push: tuple[Hook, ...] = ()
         for each in all_checked(middleware, awaits_push=self._awaits_push):
             self.add_middleware(each)
+        self.move(where)
+
+    def move(self, where: Any) -> None:
+        """Move the queue to another store, before its first call; `where` is as for the queue itself."""
+        raise NotImplementedError
 
     @property
     def events(self) -> "Events":

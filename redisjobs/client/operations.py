@@ -60,6 +60,9 @@ _ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, 
 class FilterOptions(TypedDict, total=False):
     """Which jobs are chosen. A job must match every option that is given.
 
+    A wrong value is a `ValueError`, and so is a wrong state beside it; an option that does not exist is a
+    `TypeError`.
+
     Attributes:
         name: The job's name.
         text: A text in its stored parameters or its last error. It is no pattern.

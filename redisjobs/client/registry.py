@@ -139,9 +139,8 @@ class Registry(Preparing):
             options: See `HandlerOptions`.
 
         Raises:
-            RegistrationError: The name has a handler already. The handler takes something other than
-                (parameters) or (parameters, context), or can't run in a process, or its result can't be kept. Or
-                there is a schedule, and the parameters need arguments.
+            RegistrationError: The name has a handler already. Or the handler takes something other than
+                (parameters) or (parameters, context), can't run in a process, or has a result that can't be kept.
             ValueError: A duration or a limit is wrong.
             TypeError: An option does not exist.
         """

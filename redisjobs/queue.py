@@ -103,7 +103,7 @@ class JobQueue(Inspector, Serving):
     @property
     def schedules(self) -> Schedules[JobHandle[Any]]:
         """The schedules of this queue: list them, and make and change them at run time."""
-        return Schedules(self)
+        return Schedules(self, self._push)
 
     @property
     def job(self) -> "JobDecorator":

@@ -103,7 +103,7 @@ class JobQueue(SyncInspector, Serving):
     @property
     def schedules(self) -> SyncSchedules[JobHandle[Any]]:
         """The schedules of this queue: list them, and make and change them at run time."""
-        return SyncSchedules(self)
+        return SyncSchedules(self, self._push)
 
     @property
     def job(self) -> "JobDecorator":

@@ -27,8 +27,8 @@ from redisjobs.model.options import (
     check_handler_options,
     check_push_options,
     checked_policy,
+    handled_by,
     in_ms,
-    new_definition,
     unique_of,
 )
 from redisjobs.model.retention import Retention
@@ -149,9 +149,13 @@ class Registry(Preparing):
 
         def decorate(handler: Any) -> Any:
             unique = unique_of(options.get("unique"), name.name, _fields_of(name.parameters))
-            call, returned = handler_call(handler), functools.partial(returned_type, handler)
-            definition = new_definition(
-                name, call, handler, options, returned, retry=self.retry, limit_key=limit_key, unique=unique
+            definition = JobDefinition(
+                name,
+                handler_call(handler),
+                **{"retry": self.retry, **handled_by(handler, options)},
+                returned=functools.partial(returned_type, handler),
+                limit_key=limit_key,
+                unique=unique,
             )
             self._add(definition, name.parameters, options.get("schedule"))
             return handler
@@ -172,13 +176,11 @@ class Registry(Preparing):
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
         signature = Signature.of(function, str(called))
         unique = unique_of(options.get("unique"), str(called), list(signature.type.__annotations__))
-        definition = new_definition(
+        definition = JobDefinition(
             JobName(called, signature.type),
             signature.call,
-            function,
-            options,
-            functools.partial(returned_type, function),
-            retry=self.retry,
+            **{"retry": self.retry, **handled_by(function, options)},
+            returned=functools.partial(returned_type, function),
             limit_key=None if limit_key is None else signature.attributed(limit_key),
             unique=None if unique is None else signature.attributed(unique),
             by_name=True,

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from redisjobs.base.arguments import aware, is_text, milliseconds, one_of, seconds
 from redisjobs.errors import RegistrationError
 from redisjobs.model import codec
-from redisjobs.model.job import Duration, JobDefinition, JobName, OnConflict, Priority, UniqueUntil
+from redisjobs.model.job import Duration, OnConflict, Priority, UniqueUntil
 from redisjobs.model.limits import Limit, checked_key
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import After, At, Due, NewJob
@@ -233,37 +233,16 @@ def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: o
     _settings({option: value for option, value in options.items() if option not in others})
 
 
-def new_definition(
-    name: JobName[Any],
-    call: Callable[..., Any],
-    function: Any,
-    options: HandlerOptions,
-    returned: Callable[[], Any],
-    *,
-    retry: RetryPolicy,
-    limit_key: Callable[[Any], str | int] | None,
-    unique: Callable[[Any], str | None] | None,
-    by_name: bool = False,
-) -> JobDefinition[Any]:
-    """Return a handler with its options; `retry` is the queue's policy. For the rest see `JobDefinition`.
+def handled_by(function: Any, options: HandlerOptions) -> dict[str, Any]:
+    """Return the attributes of a definition that follow from a handler and its options.
 
     Raises:
         RegistrationError: It can't run in a process, or an option has a value of another type.
         ValueError: A duration or a limit is wrong.
     """
     awaits = is_async(function)
-    return JobDefinition(
-        name,
-        call,
-        awaits,
-        **{"retry": retry, **_settings(options)},
-        in_process=_in_process(function, awaits, options.get("run_in", "thread")),
-        function=function,
-        by_name=by_name,
-        returned=returned,
-        limit_key=limit_key,
-        unique=unique,
-    )
+    in_process = _in_process(function, awaits, options.get("run_in", "thread"))
+    return {"is_async": awaits, "in_process": in_process, "function": function, **_settings(options)}
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,17 +80,16 @@ def supported(by: Mapping[type[Any], T], value: object, driver: str) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A hint that something changed; the truth is always in a key.
+    """A hint that something changed; the truth is always in a key. It may be lost.
 
-    Attributes:
-        kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`. `joined` when a worker has come,
-            `left` when the one that promotes has gone; both may be lost. `withdrawn` when the last scheduler of a
-            release has ended. `changed` to a process that waits for a job. `subscribed` when the listening began,
-            as earlier notifications were missed, or when many jobs ended at once: ask about all jobs.
-        value: A time in ms, a job id, a number, a number; nothing; a job id.
+    The kinds are `due`, `cancel`, `released`, `schedules`, `paused` and `resumed`. `joined`: a worker has come.
+    `left`: the one that promotes has gone. `withdrawn`: the last scheduler of a release has ended. `changed`: to a
+    process that waits for a job. `subscribed`: the listening began, so earlier ones were missed, or many jobs
+    ended at once: ask about all jobs.
     """
 
     kind: str
+    # A time in ms (`due`), a job id (`cancel`, `changed`), a number (`released`, `schedules`), or nothing.
     value: str
 
 
@@ -113,12 +112,10 @@ class Driver(Protocol):
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Put jobs on the queue, each id once; at most 500 a call.
 
-        Args:
-            jobs: What to push, in order.
-            repeated: Whether any of these pushes may have been sent before. Then a job that has ended since counts
-                as there too, for a minute; and one that is refused stays refused, even if an earlier try arrives
-                late. Before a job is sent for the first time, its `sent_ms` is set to the store's clock. So a
-                repetition is recognized, or UNKNOWN, even if that clock was set in between.
+        If any of these pushes may have been sent before, it is `repeated`. Then a job that has ended since counts
+        as there too, for a minute; and one that is refused stays refused, even if an earlier try arrives late.
+        Before a job is sent for the first time, its `sent_ms` is set to the store's clock. So a repetition is
+        recognized, or UNKNOWN, even if that clock was set in between.
 
         Raises:
             QueueFull: The server is out of memory; nothing was written.

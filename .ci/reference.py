@@ -160,7 +160,7 @@ def _api_page(page: str, members: Iterable[Documented]) -> str:
 
 def _class(found: griffe.Class, *, inherited: bool) -> Iterator[str]:
     bases = [str(base) for base in found.bases if not str(base).startswith(("Generic", "Protocol"))]
-    init = found.members.get("__init__")
+    init = found.members.get("__init__") or _inherited_init(found)
     yield f"## {found.name}"
     if isinstance(init, griffe.Function) and not (found.labels & {"dataclass"} or found.name in _MADE_FOR_YOU):
         yield _block(_signature(init, found.name))
@@ -177,6 +177,12 @@ def _class(found: griffe.Class, *, inherited: bool) -> Iterator[str]:
             yield f"### {found.name}.{name}"
             yield _block(f"{name}: " + str(member.annotation).strip("'\""))
             yield from _prose(member)
+
+
+def _inherited_init(found: griffe.Class) -> griffe.Object | None:
+    """Return what makes a queue: both queues inherit it."""
+    init = found.all_members.get("__init__") if found.name == "JobQueue" else None
+    return init.final_target if isinstance(init, griffe.Alias) else init
 
 
 def _members(found: griffe.Class, *, inherited: bool) -> Iterator[tuple[str, griffe.Object]]:

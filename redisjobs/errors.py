@@ -1,36 +1,4 @@
-"""Every exception of redisjobs.
-
-::
-
-    RedisJobsError
-    ├── EncodeError        parameters do not fit their declared type, or are too large; nothing was sent
-    │   └── UnwritableResult  what a handler returned can't be kept, and its job has strict_result
-    ├── DecodeError        an entry's bytes are not a job, or its parameters do not fit the handler
-    ├── RegistrationError  a handler, a name or a type can't be registered as asked
-    ├── UnknownJob         no handler is registered for a name
-    ├── UniqueConflict     another job holds the unique key, and the push asked for this error
-    ├── UnknownSchedule    the queue has no schedule of a name, or none that can be read
-    ├── JobTimeout         a handler exceeded its timeout; the retry policy decides
-    ├── JobStalled         a handler reported no progress for too long; the retry policy decides
-    ├── ProcessDied        a handler's process died while it ran; the retry policy decides
-    ├── NoResult           a job that was waited for has no result
-    │   ├── JobFailed      it is a dead letter
-    │   ├── JobCancelled   it was cancelled
-    │   ├── ResultRefused  it is done, but what its handler returned could not be kept
-    │   ├── ResultExpired  it is done, and its result is no longer kept
-    │   └── ResultNotKept  no result of it is kept
-    ├── DriverError        the store failed or did not answer
-    │   ├── Unavailable    it did not answer, or not now; trying again may help
-    │   ├── QueueFull      the server is out of memory; nothing was written
-    │   ├── WrongType      a key of the queue has the wrong type; nothing was written
-    │   └── ServerTooOld   the server lacks what the scripts need; nothing was written
-    └── ServerNotFound     no local Redis-compatible server could be found or started
-
-    Steering               raised by a handler to choose its job's outcome; not errors
-    ├── Retry              run again, one attempt spent
-    ├── Snooze             run again, no attempt spent
-    └── Fail               dead letter, now
-"""
+"""Every exception of redisjobs. The page of errors in the reference has them as a tree."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta

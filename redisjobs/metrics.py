@@ -1,13 +1,14 @@
 """Metrics for Prometheus: of what this process pushes and runs, and of a whole queue. Needs the extra `metrics`.
 
-`Metrics` listens to events, for these are told once a batch, and none is left out where a worker is busy; a
-middleware would cost each job a call, and a place in a line. `QueueMetrics` asks the store as it is scraped.
+`Metrics` listens to events, one for a whole batch; a middleware would cost each job a call. `QueueMetrics` asks
+Redis as it is scraped.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -51,7 +52,7 @@ from redisjobs.model.driver import Driver, SyncDriver
 from redisjobs.model.job import Priority
 from redisjobs.model.outcome import Raised
 from redisjobs.model.queries import COUNTERS, Backlog, Count, Counts, FindPauses, GetBacklog, Pauses, Query
-from redisjobs.model.stored import ScheduleInfo, schedule_infos, schedule_pages
+from redisjobs.model.stored import ListSchedules, ScheduleInfo, schedule_infos
 from redisjobs.model.transitions import DeadLetter, Reply
 
 T = TypeVar("T")
@@ -59,19 +60,19 @@ T = TypeVar("T")
 logger = Log("redisjobs")
 
 UNKNOWN = "unknown"
-"""The name of jobs that no handler of the process goes by: names come from whoever pushes, however many."""
+"""The name of jobs without a handler in this process: producers may push any number of names."""
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)  # seconds
-_IN_FILES: bool = getattr(ValueClass, "_multiprocess", True)  # what is counted is read by another process
-_PATIENCE = 4.0  # seconds that all queues of a scrape may take together: less than a client of ours has
+_IN_FILES: bool = getattr(ValueClass, "_multiprocess", True)  # another process reads what is counted
+_PATIENCE = 4.0  # seconds that all queues of a scrape may take together: less than the responder waits
 
 
 class Metrics:
     """Counts and times what happens on queues, in this process.
 
-    One of these can listen to any number of queues and their workers; several with one registry count together,
-    and nothing twice. Which metrics there are is in the reference. With `PROMETHEUS_MULTIPROC_DIR` set, as
-    prometheus_client has it, several processes count together.
+    One can listen to any number of queues and their workers; several with one registry count together, and nothing
+    twice. The reference lists the metrics. With prometheus_client's `PROMETHEUS_MULTIPROC_DIR` several processes
+    count together.
 
     Args:
         registry: Where the metrics are registered. Defaults to the process' own, `prometheus_client.REGISTRY`.
@@ -81,11 +82,7 @@ class Metrics:
         self._families = _families(REGISTRY if registry is None else registry)
 
     def listen(self, queue: Registry) -> None:
-        """Count what happens on a queue from now on, and what its workers do; again is free.
-
-        Args:
-            queue: The queue object that pushes, or that workers run: events are told in one process.
-        """
+        """Count what happens on a queue from now on, and what its workers do, in this process; again is free."""
         self._families.listen(queue)
 
 
@@ -102,44 +99,20 @@ def _families(registry: CollectorRegistry) -> "_Families":
 
 
 class _Families:
-    """The metrics of one registry, and the queues that they are told of."""
+    """The metrics of one registry, and the queues that they count."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.jobs = Counter(
-            "redisjobs_jobs",
-            "Jobs that were settled, by what became of them.",
-            ["queue", "name", "outcome"],
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "redisjobs_job_duration_seconds",
-            "How long a run took, whatever it came to.",
-            ["queue", "name", "outcome"],
-            buckets=_BUCKETS,
-            registry=registry,
-        )
-        self.wait = Histogram(
-            "redisjobs_job_wait_seconds",
-            "How long a job was ready before a run of it was started; a deliberate delay is no wait.",
-            ["queue", "name"],
-            buckets=_BUCKETS,
-            registry=registry,
-        )
-        self.pushes = Counter(
-            "redisjobs_pushes",
-            "Jobs that were pushed, by what came of it.",
-            ["queue", "result"],
-            registry=registry,
-        )
-        self.dead = Counter(
-            "redisjobs_dead", "Jobs that became dead letters, by why.", ["queue", "reason"], registry=registry
-        )
-        self.lost = Counter(
-            "redisjobs_lease_lost",
-            "Settlements that were refused, as the job was another worker's by then.",
-            ["queue"],
-            registry=registry,
-        )
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, buckets=_BUCKETS, registry=registry)
+        of_job = ["queue", "name", "outcome"]
+        self.jobs = counter("redisjobs_jobs", "Jobs that were settled, by outcome.", of_job)
+        self.duration = histogram("redisjobs_job_duration_seconds", "How long a run took.", of_job)
+        waited = "How long a job was ready before a run of it started; a deliberate delay does not count."
+        self.wait = histogram("redisjobs_job_wait_seconds", waited, ["queue", "name"])
+        self.pushes = counter("redisjobs_pushes", "Jobs that were pushed, by result.", ["queue", "result"])
+        self.dead = counter("redisjobs_dead", "Jobs that became dead letters, by reason.", ["queue", "reason"])
+        lost = "Settlements that were refused, as another worker had the job by then."
+        self.lost = counter("redisjobs_lease_lost", lost, ["queue"])
         self._slots = _Slots(registry)
         self._loops = _Loops(registry)
         self._listening: WeakSet[Registry] = WeakSet()
@@ -200,7 +173,7 @@ class _OfQueue:
 
 
 class _Series:
-    """What is counted of jobs of one name that came to one outcome."""
+    """The metrics of jobs of one name and one outcome."""
 
     __slots__ = ("duration", "jobs", "wait")
 
@@ -219,7 +192,7 @@ def _outcome(kind: type[JobsSettled], job: SettledJob) -> str:
         return "cancelled"
     if kind is JobsRetried and isinstance(job.outcome, Raised):
         return "snoozed" if isinstance(job.outcome.error, Snooze) else "retried"
-    return "released"  # also one that waits for a thread, or for a worker that knows its name: it spent no attempt
+    return "released"  # also one that waits for a thread, or for a worker with its handler: no attempt is spent
 
 
 def _reason(job: SettledJob) -> str:
@@ -241,7 +214,7 @@ class _Slots:
         )
         self._busy, self._free = gauge.labels("busy"), gauge.labels("free")
         self._workers: dict[tuple[str, str], tuple[Callable[[], int], int]] = {}
-        # As it is, to whoever asks this process. Who reads it from a file has what was set last.
+        # This process answers with the count of now. A file has what was set last.
         self._busy.set_function(lambda: self._count()[0])
         self._free.set_function(lambda: self._count()[1])
 
@@ -266,22 +239,22 @@ class _Slots:
         self._free.set(free)
 
     def _count(self) -> tuple[int, int]:
-        slots = dict(list(self._workers.values()))  # of a worker of several queues once
+        slots = dict(list(self._workers.values()))  # a worker of several queues counts once
         busy = sum(count_busy() for count_busy in slots)
         return busy, sum(slots.values()) - busy
 
 
 class _Loops:
-    """For how long event loops were blocked."""
+    """The time for which event loops were blocked."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._blocked = Counter(
             "redisjobs_loop_blocked_seconds",
-            "For how long event loops of workers were blocked by a handler, once that is half a second or more.",
+            "For how long handlers blocked event loops of workers, each by half a second or more.",
             registry=registry,
         )
-        self._told: dict[str, float] = {}  # by worker: what was counted while it lasts
-        self._lock = threading.Lock()  # it is told from any thread
+        self._counted: dict[str, float] = {}  # by worker: the seconds counted so far of a block that lasts
+        self._lock = threading.Lock()  # the events come from any thread
 
     def listen(self, queue: Registry) -> None:
         queue.events.subscribe(LoopBlocked, self._begins)
@@ -289,43 +262,43 @@ class _Loops:
 
     def _begins(self, event: LoopBlocked) -> None:
         with self._lock:
-            if event.worker not in self._told:  # else another queue of this worker has told it
-                self._told[event.worker] = event.seconds
+            if event.worker not in self._counted:  # else it was the event of another queue of this worker
+                self._counted[event.worker] = event.seconds
                 self._blocked.inc(event.seconds)
 
     def _ends(self, event: LoopResumed) -> None:
         with self._lock:
-            told = self._told.pop(event.worker, None)
-            if told is not None:
-                self._blocked.inc(max(0.0, event.seconds - told))
+            counted = self._counted.pop(event.worker, None)
+            if counted is not None:
+                self._blocked.inc(max(0.0, event.seconds - counted))
 
 
 class QueueMetrics(Collector):
-    """How whole queues are, asked for as they are scraped: register it in one process, or sums are multiplied.
+    """The state of whole queues, read as they are scraped: register it in one process, or sums are multiplied.
 
-    `redisjobs metrics` is that process. In one of your own: `registry.register(QueueMetrics(queue))`. To collect
-    blocks the thread that does it, for up to 4 s where stores are away. A queue whose store did not answer is left
-    out, but for `redisjobs_queue_up`, which is 0.
+    `redisjobs metrics` is that process. In one of your own: `registry.register(QueueMetrics(queue))`. A scrape
+    blocks its thread, for up to 4 s if Redis is unavailable. Of a queue that did not answer there is only
+    `redisjobs_queue_up`, which is 0.
 
     Args:
         queues: The queues, async or sync; they need no handlers.
 
     Raises:
-        ValueError: A queue has a driver that is for async code alone.
+        ValueError: A queue has a driver for async code alone.
     """
 
     def __init__(self, *queues: Registry) -> None:
         self._stores = [_Store(queue) for queue in queues]
 
     def describe(self) -> Sequence[Metric]:
-        """Nothing: what is registered here is not to ask the store before it is scraped."""
+        """Return nothing: else to register it would ask the store."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Ask for all of it."""
+        """Ask the stores, and yield all metrics."""
         patience = _PATIENCE / max(1, len(self._stores))
         found = [(store.queue.name, store.ask(patience)) for store in self._stores]
-        up = GaugeMetricFamily("redisjobs_queue_up", "Whether the store of a queue answers.", labels=["queue"])
+        up = _gauge("redisjobs_queue_up", "Whether the store of a queue answers.")
         for queue, state in found:
             up.add_metric([queue], 0 if state is None else 1)
         yield up
@@ -334,7 +307,7 @@ class QueueMetrics(Collector):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a queue is."""
+    """The state of a queue."""
 
     counts: Counts
     backlog: Backlog
@@ -342,26 +315,22 @@ class State:
     schedules: Sequence[ScheduleInfo]
 
 
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=["queue", *labels])
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, labels=["queue", *labels])
+
+
 def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
-    jobs = GaugeMetricFamily(
-        "redisjobs_queue_jobs",
-        "Jobs of a queue by state; those that are ready by priority as well.",
-        labels=["queue", "state", "priority"],
-    )
-    latency = GaugeMetricFamily(
-        "redisjobs_queue_latency_seconds",
-        "For how long the oldest ready job has been ready; 0 where none is.",
-        labels=["queue", "priority"],
-    )
-    events = CounterMetricFamily(
-        "redisjobs_queue_events", "What was counted since the queue began.", labels=["queue", "event"]
-    )
-    workers = GaugeMetricFamily("redisjobs_queue_workers", "Workers whose leases run.", labels=["queue"])
-    paused = GaugeMetricFamily(
-        "redisjobs_queue_paused",
-        "1 while the queue is paused, else 0; and for each job name that is.",
-        labels=["queue", "name"],
-    )
+    jobs = _gauge("redisjobs_queue_jobs", "Jobs by state, ready ones also by priority.", "state", "priority")
+    waited = "For how long the oldest ready job has been ready; 0 if none is."
+    latency = _gauge("redisjobs_queue_latency_seconds", waited, "priority")
+    events = _counter("redisjobs_queue_events", "What was counted since the queue began.", "event")
+    workers = _gauge("redisjobs_queue_workers", "Workers whose leases run.")
+    is_paused = "1 while the queue is paused, else 0; and 1 for each paused job name."
+    paused = _gauge("redisjobs_queue_paused", is_paused, "name")
     for queue, known in states:
         counts, backlog = known.counts, known.backlog
         for priority in Priority:
@@ -380,16 +349,9 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
 
 
 def _schedule_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
-    labels = ["queue", "schedule"]
-    fired = GaugeMetricFamily(
-        "redisjobs_schedule_last_fired_timestamp_seconds", "The slot that a schedule fired last.", labels=labels
-    )
-    following = GaugeMetricFamily(
-        "redisjobs_schedule_next_timestamp_seconds", "The slot that a schedule is to fire next.", labels=labels
-    )
-    missed = CounterMetricFamily(
-        "redisjobs_schedule_missed", "Slots of a schedule that had no job of their own.", labels=labels
-    )
+    fired = _gauge("redisjobs_schedule_last_fired_timestamp_seconds", "The slot that fired last.", "schedule")
+    following = _gauge("redisjobs_schedule_next_timestamp_seconds", "The slot that is to fire next.", "schedule")
+    missed = _counter("redisjobs_schedule_missed", "Slots that had no job of their own.", "schedule")
     for queue, known in states:
         for schedule in known.schedules:
             name = [queue, visible(schedule.name)]
@@ -402,7 +364,7 @@ def _schedule_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
 
 
 class _Store:
-    """The store of one queue, for whatever thread."""
+    """The store of one queue, for any thread."""
 
     def __init__(self, queue: Registry) -> None:
         self.queue = queue
@@ -410,14 +372,16 @@ class _Store:
         self._side: SyncDriver = sync_side(queue.driver)
 
     def ask(self, patience: float) -> State | None:
-        """How the queue is; None if the store did not answer in so many seconds, or refused."""
+        """Return the queue's state; None if the store did not answer within `patience` seconds, or refused."""
         if self.queue.driver is not self._driver:  # it was moved
             self._driver, self._side = self.queue.driver, sync_side(self.queue.driver)
         until = time.monotonic() + patience
         try:
-            schedules = schedule_infos(schedule_pages(lambda query: self._read(query, until)))
+            pages = [self._read(ListSchedules(), until)]
+            while pages[-1].more is not None:
+                pages.append(self._read(ListSchedules(after=pages[-1].more), until))
             counts, backlog = self._read(Count(), until), self._read(GetBacklog(), until)
-            return State(counts, backlog, self._read(FindPauses(), until), schedules)
+            return State(counts, backlog, self._read(FindPauses(), until), schedule_infos(pages))
         except DriverError as error:
             logger.warning("no metrics of queue '%s': %s", self.queue.name, error)
             return None

@@ -1,6 +1,5 @@
 """The async queue: register handlers, push jobs, wait for results."""
 
-import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,23 +16,20 @@ from redisjobs.client.functions import (
     Returned,
     Returned_co,
     Unchecked,
-    check_job_options,
+    job_function,
 )
 from redisjobs.client.inspector import Inspector
 from redisjobs.client.push import Chunk, Conflict, Push, push_chunks, raise_conflicts
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
-from redisjobs.middleware import NO_CALLS, Middleware, before_push
-from redisjobs.model import payload
+from redisjobs.middleware import NO_CALLS, before_push
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
-from redisjobs.model.retention import Retention
-from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.serving import Serving
 
@@ -49,11 +45,10 @@ class JobHandle(PushedJob, Generic[R]):
     async def result(self, *, timeout: Duration | None = None) -> R:
         """Wait until the job has ended, and return what its handler returned; see `JobQueue.result`.
 
-        If its handler is registered here, the result is of the handler's return type. If the push met a held
-        unique key, the job may have another name: then it is of that type if it fits, else what its JSON says.
+        If its handler is registered here, the result is of the handler's return type. If the job is another one,
+        which held the unique key, it is of that type if it fits, else what its JSON says.
         """
-        returned: R = await self._queue.result(self, timeout=timeout)
-        return returned
+        return cast("R", await self._queue.result(self, timeout=timeout))
 
     def watch(self) -> AsyncIterator[Progress]:
         """Go through the job's progress reports until it has ended; see `JobQueue.watch`."""
@@ -84,31 +79,9 @@ class JobQueue(Inspector, Serving):
             counts. None leaves what is stored; a new queue keeps 100,000 dead letters for 30 days, and no others.
     """
 
-    def __init__(
-        self,
-        where: Any,
-        name: str = "default",
-        *,
-        retry: RetryPolicy | None = None,
-        max_parameters: int = payload.MAX_PARAMETERS,
-        deadline: Duration = 10,
-        middleware: Iterable[Middleware] = (),
-        retention: Retention | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            retry=retry,
-            max_parameters=max_parameters,
-            deadline=deadline,
-            middleware=middleware,
-            retention=retention,
-        )
-        self.driver = drivers.connect(where, name)
-        self._waitings = Waitings()
-
     def move(self, where: Any) -> None:
         """Move the queue to another store, before its first call; `where` is as for the queue itself."""
-        self.driver = drivers.connect(where, self.name)
+        self.driver, self._waitings = drivers.connect(where, self.name), Waitings()
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,7 +103,7 @@ class JobQueue(Inspector, Serving):
     @property
     def schedules(self) -> Schedules[JobHandle[Any]]:
         """The schedules of this queue: list them, and make and change them at run time."""
-        return Schedules(self)
+        return Schedules(self, self._push)
 
     @property
     def job(self) -> "JobDecorator":
@@ -154,10 +127,7 @@ class JobQueue(Inspector, Serving):
         return cast("JobDecorator", self._job)
 
     def _job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-        check_job_options(function, options)
-        if function is None:
-            return functools.partial(self._job, **options)
-        return JobFunction(self, function, *self._register_function(function, **options))
+        return job_function(self, JobFunction, function, options)
 
     @overload
     async def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
@@ -198,9 +168,8 @@ class JobQueue(Inspector, Serving):
             QueueFull: The server is out of memory; nothing was written.
             WrongType: A key of the queue has the wrong type; nothing was written.
             Unavailable: No answer until the deadline. The job may or may not be there.
-            DriverError: Any of these, or another error of the store. It has the job in `jobs`: up to 50 s after
-                the push began, `push_many(error.jobs)` makes the same push again, and adds nothing twice. After
-                that it is refused, as the store no longer knows whether the job was there and has ended.
+            DriverError: Any of the last four, or another error of Redis. Up to 50 s after the push began
+                `push_many(error.jobs)` makes the same push again, and adds nothing twice; later it is refused.
         """
         conflicts: list[Conflict] = []
         (handle,) = await self._push([self.prepare(parameters, name, **options)], conflicts)
@@ -232,21 +201,15 @@ class JobQueue(Inspector, Serving):
     ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue, in order, with one script call for each 500.
 
-        Args:
-            items: Parameters, or what `prepare` made of them. They are taken as needed, so a generator is fine. A
-                prepared job can be pushed again up to 50 s after it was pushed first: that is the same push.
-            name: As for `push`.
-            options: As for `push`, for all jobs but prepared ones.
-
-        Returns:
-            What `push` returns, for each.
+        The items are parameters, as for `push`, or what `prepare` made of them. They are taken as needed, so a
+        generator is fine. A prepared job has its own options. Up to 50 s after its push it can be pushed again:
+        that is the same push.
 
         Raises:
             EncodeError: An item is wrong. The chunks before its own were pushed, its own was not.
             UniqueConflict: Other jobs hold unique keys, and `on_conflict` is `"raise"`. The rest was pushed.
-            DriverError: As for `push`. The chunks before were pushed. Its `jobs` are those of this chunk that may
-                not be there, and then the next chunk, if that was encoded meanwhile. What follows was not taken
-                from `items` yet.
+            DriverError: As for `push`. The chunks before were pushed. Its `jobs` may not be there: those of this
+                chunk, and of the next, if that was encoded. What follows was not taken from `items` yet.
         """
         conflicts: list[Conflict] = []
 
@@ -269,8 +232,7 @@ class JobQueue(Inspector, Serving):
         """Wait until a job has ended, and return what its handler returned.
 
         A result is kept if the push or the handler's registration says so: `keep_result=`. Nothing is polled: all
-        waits of this process share one connection, and Redis notifies it. If the queue is closed meanwhile, the
-        waits that go on connect again.
+        waits of this process share one connection, and Redis notifies it.
 
         Args:
             job: Its id, or its handle.
@@ -284,11 +246,9 @@ class JobQueue(Inspector, Serving):
             JobCancelled: It was cancelled.
             ResultRefused: It is done, but what its handler returned could not be kept.
             ResultExpired: It is done, and its result is no longer kept.
-            ResultNotKept: No result is kept: at once if that is known, else when the job has ended. Also for an
-                unknown job.
+            ResultNotKept: No result is kept, or the job is unknown; at once if that is known, else at its end.
             DecodeError: The result does not fit the type.
-            DriverError: The store refuses to answer. While it is unavailable this waits; only with `timeout=0` it
-                raises `Unavailable`.
+            DriverError: Redis refuses to answer. While it is unavailable this waits, except with `timeout=0`.
         """
         job_id, wanted = id_of(job), expected(self.definitions, job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
@@ -298,13 +258,8 @@ class JobQueue(Inspector, Serving):
         """Go through a job's progress reports, with `async for`, until the job has ended.
 
         It begins with the last report. When reports come faster than you read them, you get only the newest.
-        `result` and `get` say how the job has ended. An unknown job counts as ended.
-
-        Args:
-            job: Its id, or its handle.
-
-        Raises:
-            DriverError: The store refuses to answer. While it is unavailable this waits.
+        `result` and `get` say how the job has ended. An unknown job counts as ended. While Redis is unavailable
+        this waits; a `DriverError` means that it refuses.
         """
         return self._waitings.progress(self.driver, self.name, id_of(job))
 
@@ -346,18 +301,14 @@ class JobQueue(Inspector, Serving):
         timeout: Duration | None = None,
         **options: Unpack[PushOptions],
     ) -> Any:
-        """Push a job, wait until it has ended, and return what its handler returned.
+        """Push a job, wait until it has ended, and return what its handler returned; see `push` and `result`.
 
-        Args:
-            parameters: As for `push`.
-            name: As for `push`.
-            timeout: How long to wait after the push. Defaults to no limit. The job goes on in any case.
-            options: As for `push`. `keep_result` defaults to that of the registration, else to an hour.
+        The `timeout` limits the wait after the push. `keep_result` defaults to that of the registration, else to
+        an hour.
 
         Raises:
             NoResult: As `result`, as do TimeoutError, DecodeError and DriverError.
-            EncodeError: As `push`.
-            ValueError: As `push`; and for `keep_result=0`, which leaves nothing to wait for.
+            EncodeError: As `push`, as does ValueError; that also for `keep_result=0`.
             RegistrationError: The return type of its handler can't be read; nothing was pushed.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
@@ -444,9 +395,6 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
     async def run(self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs) -> R: ...
 
     async def run(self, *args: Given.args, **kwargs: Given.kwargs) -> Any:
-        """Push a call of the function, and wait for what it returns; see `JobQueue.run`.
-
-        To limit the wait use `asyncio.timeout`: all arguments are the function's.
-        """
+        """Push a call of the function, and wait for what it returns, by `asyncio.timeout` for a limited time."""
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.run(parameters, self.name, **self._options)

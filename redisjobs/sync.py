@@ -21,7 +21,7 @@ from redisjobs.client.functions import (
     Returned,
     Returned_co,
     Unchecked,
-    check_job_options,
+    job_function,
 )
 from redisjobs.client.inspector import SyncInspector
 from redisjobs.client.push import Conflict, Push, raise_conflicts
@@ -29,16 +29,13 @@ from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
-from redisjobs.middleware import NO_CALLS, Middleware, before_push_sync
-from redisjobs.model import payload
+from redisjobs.middleware import NO_CALLS, before_push_sync
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
-from redisjobs.model.retention import Retention
-from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.serving import Serving
 
@@ -53,8 +50,7 @@ class JobHandle(PushedJob, Generic[R]):
 
     def result(self, *, timeout: Duration | None = None) -> R:
         """Wait until the job has ended, and return its result; see `redisjobs.JobQueue.result`."""
-        returned: R = self._queue.result(self, timeout=timeout)
-        return returned
+        return cast("R", self._queue.result(self, timeout=timeout))
 
     def watch(self) -> Iterator[Progress]:
         """Go through the job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
@@ -77,31 +73,10 @@ class JobQueue(SyncInspector, Serving):
 
     _awaits_push = False
 
-    def __init__(
-        self,
-        where: Any,
-        name: str = "default",
-        *,
-        retry: RetryPolicy | None = None,
-        max_parameters: int = payload.MAX_PARAMETERS,
-        deadline: Duration = 10,
-        middleware: Iterable[Middleware] = (),
-        retention: Retention | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            retry=retry,
-            max_parameters=max_parameters,
-            deadline=deadline,
-            middleware=middleware,
-            retention=retention,
-        )
-        self.driver, self._store = drivers.connect_sync(where, name)
-        self._waitings, self._thread = Waitings(), WaitingThread()
-
     def move(self, where: Any) -> None:
         """Move the queue to another store, before its first call; `where` is as for the queue itself."""
         self.driver, self._store = drivers.connect_sync(where, self.name)
+        self._waitings, self._thread = Waitings(), WaitingThread()
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +103,7 @@ class JobQueue(SyncInspector, Serving):
     @property
     def schedules(self) -> SyncSchedules[JobHandle[Any]]:
         """The schedules of this queue: list them, and make and change them at run time."""
-        return SyncSchedules(self)
+        return SyncSchedules(self, self._push)
 
     @property
     def job(self) -> "JobDecorator":
@@ -136,10 +111,7 @@ class JobQueue(SyncInspector, Serving):
         return cast("JobDecorator", self._job)
 
     def _job(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-        check_job_options(function, options)
-        if function is None:
-            return functools.partial(self._job, **options)
-        return JobFunction(self, function, *self._register_function(function, **options))
+        return job_function(self, JobFunction, function, options)
 
     @overload
     def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle[Any]: ...

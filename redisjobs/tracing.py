@@ -1,7 +1,7 @@
 """Spans for OpenTelemetry: one around each push, one around each run, joined by the job's headers.
 
-Needs the extra `tracing`, which is OpenTelemetry's interface alone: which SDK and exporter there is, is the
-application's choice. Without one all of this does nothing.
+Needs the extra `tracing`, which is OpenTelemetry's interface alone: the application chooses the SDK and the
+exporter. Without one all of this does nothing.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from redisjobs.model.outcome import text_of
 from redisjobs.worker.running.threads import NoThread
 
 # The names of OpenTelemetry's semantic conventions 1.44 for messaging spans, `messaging/messaging-spans.md` there,
-# which are still in development. Copied, as the package that has them changes their place as they become stable.
+# which are still in development. Copied, as their package moves them when they become stable.
 SYSTEM = "messaging.system"
 OPERATION_NAME = "messaging.operation.name"
 OPERATION_TYPE = "messaging.operation.type"
@@ -59,11 +59,11 @@ class Tracing(Middleware):
     stays there through retries, snoozes and delays. `process QUEUE` is a CONSUMER span around each run, and the
     current one in it. By default it begins a trace of its own and has a link to the push.
 
-    A run that raises is an error, and so is one that raises `Retry` or `Fail`. One that raises `Snooze` is none,
-    nor one that was given up by a cancel or a stop of the worker.
+    A run that raises is an error, also by `Retry` or `Fail`. It is none by `Snooze`, or if the job was cancelled
+    or the worker stopped.
 
     Args:
-        tracer_provider: Whose spans they are. Defaults to the global provider, also to one that is set later.
+        tracer_provider: Makes the spans. Defaults to the global provider, also to one that is set later.
         parent: Whether the push is the parent of each run, instead of linked: then all is one trace, however long
             the job waits.
     """
@@ -102,7 +102,7 @@ class Tracing(Middleware):
         sent = _extracted(context.headers)
         before = trace.get_current_span(sent).get_span_context()
         linked = not self._parent and before.is_valid
-        # What goes with the trace context, such as baggage, is kept; without its span this begins a trace.
+        # Baggage and the like is kept; without the span of the push this begins a trace.
         inside = sent if self._parent else trace.set_span_in_context(trace.INVALID_SPAN, sent)
         span = self._tracer.start_span(
             f"process {context.queue_name}",
@@ -139,7 +139,7 @@ def _extracted(headers: Mapping[str, str]) -> Context:
 
 
 def _note_end(span: Span, context: JobContext, error: BaseException) -> None:
-    """Note what a run raised: an error, or how it was ended otherwise."""
+    """Note what a run raised: an error, or another end."""
     if isinstance(error, Snooze):
         span.add_event("snoozed")
     elif isinstance(error, NoThread):
@@ -155,5 +155,5 @@ def _note_error(span: Span, error: BaseException) -> None:
     builtin = kind.__module__ in ("builtins", "__main__")
     span.set_attribute(ERROR_TYPE, kind.__qualname__ if builtin else f"{kind.__module__}.{kind.__qualname__}")
     span.set_status(StatusCode.ERROR, text_of(error))
-    with suppress(Exception):  # its text is made by its own code
+    with suppress(Exception):  # its own code makes its text
         span.record_exception(error)

@@ -14,44 +14,28 @@ _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000}
 
 
 def number(value: float, what: str) -> float:
-    """Return a number.
-
-    Raises:
-        ValueError: It is not a number; `what` is the caller's name for it.
-    """
+    """Return a number; raise a ValueError, which calls it `what`, if it is none."""
     if isinstance(value, bool) or not isinstance(value, float | int):
         raise ValueError(f"{what}={value!r}: give a number")
     return value
 
 
 def whole(value: int, what: str) -> int:
-    """Return a whole number from 1 up.
-
-    Raises:
-        ValueError: It is something else; `what` is the caller's name for it.
-    """
+    """Return a whole number from 1 up; raise a ValueError, which calls it `what`, for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{what}={value!r}: give a whole number from 1 up")
     return value
 
 
 def flag(value: object, what: str) -> bool:
-    """Return a value that is True or False.
-
-    Raises:
-        ValueError: It is neither; `what` is the caller's name for it.
-    """
+    """Return a value that is True or False; raise a ValueError, which calls it `what`, for anything else."""
     if not isinstance(value, bool):
         raise ValueError(f"{what}={value!r}: give True or False")
     return value
 
 
 def one_of(kind: type[Choice], value: str, what: str) -> Choice:
-    """Return a member of an enum, which may be given as text.
-
-    Raises:
-        ValueError: It is not one of them; `what` is the caller's name for it.
-    """
+    """Return a member of an enum, also for its text; raise a ValueError, which calls it `what`, if it is none."""
     try:
         return kind(value)
     except ValueError:
@@ -65,15 +49,7 @@ def is_text(value: object, pattern: str) -> TypeGuard[str]:
 
 
 def seconds(duration: float | timedelta, what: str) -> float:
-    """Return a duration in seconds.
-
-    Args:
-        duration: Seconds or a timedelta.
-        what: The caller's name for it, for the message.
-
-    Raises:
-        ValueError: It is negative, or not a duration.
-    """
+    """Return a duration in seconds; raise a ValueError, which calls it `what`, if it is negative or none."""
     value = duration.total_seconds() if isinstance(duration, timedelta) else duration
     # Any kind of number is fine, such as a Decimal; but a bool is a number by its class only.
     if isinstance(value, bool) or not isinstance(value, float | int | Number) or not 0 <= value < 1e10:
@@ -87,15 +63,7 @@ def milliseconds(value: float) -> int:
 
 
 def aware(time: datetime, what: str) -> datetime:
-    """Return a datetime that has a time zone.
-
-    Args:
-        time: The datetime.
-        what: The caller's name for it, for the message.
-
-    Raises:
-        ValueError: It is not a datetime, or has no time zone.
-    """
+    """Return a datetime that has a time zone; raise a ValueError, which calls it `what`, for anything else."""
     if not isinstance(time, datetime):
         raise ValueError(f"{what}={time!r}: give a datetime, as datetime(2030, 1, 31, 8, tzinfo=UTC)")
     if time.tzinfo is None:
@@ -104,11 +72,7 @@ def aware(time: datetime, what: str) -> datetime:
 
 
 def pause_of(rate: str) -> float:
-    """Return the ms between two jobs at a rate such as `100/s`, `20/m` or `5/h`.
-
-    Raises:
-        ValueError: It is not a rate.
-    """
+    """Return the ms between two jobs at a rate as `100/s`, `20/m` or `5/h`; raise a ValueError if it is none."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)/([smh])", rate) if isinstance(rate, str) else None
     if not found or not float(found[1]):
         raise ValueError(f"rate={rate!r}: give how many in a second, a minute or an hour, as 100/s, 20/m or 5/h")

@@ -12,9 +12,7 @@ from typing import Any
 class Log(logging.LoggerAdapter[logging.Logger]):
     """A logger for code that must go on: what a handler or a filter raises is only shown on stderr.
 
-    Args:
-        name: The logger's name.
-        queues: The queues that its lines are about; each line begins with their names.
+    Each line begins with the names of the queues that it is about, if any.
     """
 
     def __init__(self, name: str, queues: Sequence[str] = ()) -> None:

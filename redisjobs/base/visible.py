@@ -4,11 +4,8 @@
 def visible(text: str, most: int | None = None) -> str:
     r"""Return text as one line that can't control a terminal or forge a log line: `\n` for a line feed.
 
-    Ids, names and messages come from anyone who can reach the server, so they may hold any character.
-
-    Args:
-        text: The text.
-        most: The most characters to show. Defaults to all.
+    Ids, names and messages come from anyone who can reach the server, so they may hold any character. Up to `most`
+    characters are shown.
     """
     if not text.isprintable():
         text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

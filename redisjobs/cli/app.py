@@ -1,8 +1,7 @@
 """All commands, and how the process exits.
 
-Exit codes: 0 it did what was asked; 1 it failed, or there is no such job; 2 what was typed is
-wrong, or the module it names is. A worker exits with 0 only after a stop that was asked for, a finished drain, or
-its share of jobs or memory.
+Exit codes: 0 done; 1 it failed, or there is no such job; 2 wrong usage, or the module that was named is wrong. A
+worker exits with 0 if it was stopped, drained the queue, or reached --max-jobs or --max-rss.
 """
 
 import sys
@@ -46,9 +45,9 @@ _COMMANDS = {
     "metrics": "redisjobs.cli.metrics:metrics",
     "jobs": "redisjobs.cli.jobs:list_jobs",
     "job": "redisjobs.cli.job:show_job",
-    "cancel": "redisjobs.cli.cancel:cancel",
-    "hold": "redisjobs.cli.hold:hold",
-    "unhold": "redisjobs.cli.hold:unhold",
+    "cancel": "redisjobs.cli.jobs:cancel",
+    "hold": "redisjobs.cli.jobs:hold",
+    "unhold": "redisjobs.cli.jobs:unhold",
     "pause": "redisjobs.cli.pause:pause",
     "resume": "redisjobs.cli.pause:resume",
     "dead": "redisjobs.cli.dead:app",
@@ -61,7 +60,7 @@ class _Commands(typer.core.TyperGroup):
     """All commands, with the mistakes of their options in plain words."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run what was typed; typer may say what is wrong with an option as pydantic has it."""
+        """Run what was typed; typer may repeat pydantic's words for a wrong option."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -75,7 +74,7 @@ _SUMMARIES = {
     "worker": "Run jobs until SIGTERM or Ctrl-C; a second one stops at once.",
     "dev": "Run a local Redis-compatible server until Ctrl-C, and print the URL to paste.",
     "demo": "Hash every file of DIR in two worker processes, kill one half-way, and check that nothing is lost.",
-    "torture": "Push, run, and break everything for a while; then prove that no job was lost.",
+    "torture": "Push, run, and break everything for a while; then check that no job was lost.",
     "push": (
         "Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced."
     ),
@@ -86,26 +85,24 @@ _SUMMARIES = {
         "Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters."
     ),
     "jobs": "List jobs: ready and running by priority and age, delayed by due time, others newest first.",
-    "job": "Show all that is known of one job; of one that has ended also its result, where that is kept.",
-    "cancel": (
-        "Cancel a job: one that waits is gone at once, one that runs has its handler cancelled. Or all of a state."
-    ),
-    "hold": "Let a waiting job not start, until `unhold`: it keeps its due time and its place. Or all of a state.",
-    "unhold": "Let go of a job that is held: it starts when it is due. Or of all of a state.",
-    "pause": "Let no job of a queue start, until `resume`. What runs goes on to its end.",
+    "job": "Show all that is known of one job, and its result, if it has ended and that is kept.",
+    "cancel": "Cancel a job: remove a waiting one, cancel the handler of a running one. Or all of a state.",
+    "hold": "Stop a waiting job from starting until `unhold`; it keeps its due time and place. Or all of a state.",
+    "unhold": "Let a held job start again, when it is due. Or all of a state.",
+    "pause": "Stop the jobs of a queue from starting, until `resume`. Running jobs go on to their end.",
     "resume": "Let the jobs of a queue start again, or those of a name that was paused by itself.",
-    "dead": "Dead letters: jobs set aside for a human.",
-    "schedules": "Schedules: what is pushed again and again, and when.",
+    "dead": "Dead letters: jobs that failed for good, kept for you to look at.",
+    "schedules": "Schedules: jobs that are pushed again and again, and when.",
     "limits": "Limits: how many jobs of a name run at once in the whole fleet, and how many start in a time.",
 }
-"""What each command does, as its own docstring begins: to list them without importing them all."""
+"""What each command does, as its docstring begins; `--help` lists them without importing them."""
 
 
 def make(typed: Sequence[str] | None = None) -> typer.Typer:
-    """The command line: with all its commands, or with what is needed for what was typed.
+    """Return the command line: with all its commands, or with what is needed for what was typed.
 
-    If that begins with a command, it is about this one alone. Commands that it does not name are only listed, as
-    for `--help`: to import them all costs 30 MB and half a second.
+    If that begins with a command, there is only this one. Commands that it does not name are only listed, as for
+    `--help`: to import them all costs 30 MB and half a second.
     """
     app = typer.Typer(
         name="redisjobs",
@@ -134,7 +131,7 @@ def _add(app: typer.Typer, name: str) -> None:
 
 
 def _listed() -> None:
-    raise AssertionError("nobody has named this command")
+    raise AssertionError("this command was not typed")
 
 
 def run() -> None:

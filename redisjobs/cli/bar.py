@@ -1,4 +1,4 @@
-"""How far a job is, on the command line: a bar on a terminal, and nothing in a pipe."""
+"""A job's progress on the command line: a bar on a terminal, and nothing in a pipe."""
 
 from types import TracebackType
 from typing import Self
@@ -12,14 +12,7 @@ from redisjobs.model.progress import Progress
 
 
 class Bar:
-    """A bar on stderr, for as long as the block runs; it leaves nothing behind.
-
-    Args:
-        job_id: What to call it.
-
-    Attributes:
-        is_shown: Whether there is a terminal for it.
-    """
+    """A bar on stderr for a job, for as long as the block runs; `is_shown` only on a terminal."""
 
     def __init__(self, job_id: str) -> None:
         self._bar = RichProgress(
@@ -46,7 +39,7 @@ class Bar:
             self._bar.stop()
 
     def show(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show the job's progress."""
         total = None if progress.fraction is None else 1.0
         note = visible(progress.note)
         self._bar.update(
@@ -55,12 +48,12 @@ class Bar:
 
 
 def amount(progress: Progress) -> str:
-    """How much is done, as `40 %`, `12 of 1,500` or `12`; '' where that is not said."""
+    """Return how much is done, as `40 %`, `12 of 1,500` or `12`; '' if that is not known."""
     if progress.done is not None:
         return _number(progress.done) + ("" if progress.total is None else f" of {_number(progress.total)}")
     return "" if progress.fraction is None else f"{progress.fraction:.0%}".replace("%", " %")
 
 
 def _number(value: float) -> str:
-    """A number for people: what is behind the point of a large one tells nobody anything."""
+    """Return a number for people, a large one without decimals."""
     return f"{value:,.0f}" if value >= 10_000 or value == int(value) else f"{value:g}"

@@ -1,13 +1,13 @@
-"""Commands on dead letters: jobs that were set aside for a human."""
+"""Commands on dead letters: jobs that failed for good, kept for you to look at."""
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
 
-import anyio
 import typer
 
 from redisjobs import sync
@@ -15,7 +15,7 @@ from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.bar import Bar
-from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.errors import Failure, Mistake, mistake
 from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import (
@@ -29,7 +29,6 @@ from redisjobs.cli.target import (
     load,
     named,
     naming,
-    queue_of,
     where,
 )
 from redisjobs.client.operations import FilterOptions
@@ -41,12 +40,13 @@ from redisjobs.model import payload
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.model.progress import Progress
-from redisjobs.queue import JobQueue
 
-app = typer.Typer(help="Dead letters: jobs set aside for a human.", no_args_is_help=True)
+app = typer.Typer(help="Dead letters: jobs that failed for good, kept for you to look at.", no_args_is_help=True)
 
-MaybeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Which ones.")]
+MaybeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="The ids of dead letters.")]
 Everything = Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")]
+
+_GROUP_COLUMNS = ("count", "fingerprint", "reason", "names", "last_at", "job_id", "error")
 
 
 @app.command("list")
@@ -64,26 +64,18 @@ def list_letters(
     """List dead letters, newest first."""
     wanted = filters(name, text, older_than, fingerprint, reason)
     with named(queue, url) as there:
-        letters = there.jobs(State.DEAD, limit, **wanted)
-    if as_json:
-        show.document([show.job_document(letter) for letter in letters])
-    else:
-        show.job_list(letters, State.DEAD, where(there))
+        show.job_list(there.jobs(State.DEAD, limit, **wanted), State.DEAD, where(there), as_json)
 
 
 @app.command("groups")
 def group_letters(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Tell how many dead letters there are of each kind of failure, or reason; the largest groups first."""
+    """Count the dead letters of each kind of failure, or reason; the largest groups first."""
     with named(queue, url) as there:
         groups = there.dead_groups()
-    if as_json:
-        show.document([dataclasses.asdict(group) for group in groups])
-    elif not groups:
-        say(f"no dead letters on {where(there)}")
-    else:
-        columns = ("count", "fingerprint", "reason", "names", "last_at", "job_id", "error")
-        rows = ([getattr(group, column) for column in columns] for group in groups)
-        show.table(columns, rows, f"dead letters on {where(there)}")
+    rows = ([getattr(group, column) for column in _GROUP_COLUMNS] for group in groups)
+    documents = map(dataclasses.asdict, groups)
+    on = f"dead letters on {where(there)}"
+    show.listing(documents, as_json, _GROUP_COLUMNS, rows, on, f"no {on}")
 
 
 @app.command("show")
@@ -112,48 +104,44 @@ def requeue(
     fingerprint: Fingerprint = None,
     reason: Reason = None,
     rate: Annotated[
-        str | None, typer.Option(metavar="N/s|m|h", help="So many in a second, a minute or an hour, as 100/s.")
+        str | None, typer.Option(metavar="N/s|m|h", help="Spread them: 100/s, 20/m or 5/h become ready.")
     ] = None,
     parameters: Annotated[
-        str | None, typer.Option(metavar="JSON", help="What the one job gets in place of its parameters.")
+        str | None, typer.Option(metavar="JSON", help="New parameters, for one dead letter.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="MODULE:QUEUE", help="Whose handler says what --parameters may be.")
+        str | None, typer.Option(metavar="MODULE:QUEUE", help="Check --parameters by the handler of this queue.")
     ] = None,
     imports: Imports = None,
     ended: Annotated[
-        bool,
-        typer.Option(
-            "--ended", help="Requeue completed and cancelled jobs, too, where the queue keeps them; by id only."
-        ),
+        bool, typer.Option("--ended", help="Also requeue kept jobs that were completed or cancelled; by id only.")
     ] = False,
     queue: QueueName = "default",
     url: Moved = None,
     as_json: Json = False,
 ) -> None:
-    """Give dead letters another life: ready, under their old ids, with all their attempts."""
+    """Make dead letters ready again, under their ids, with all their attempts."""
     wanted = filters(name, text, older_than, fingerprint, reason)
     _check("requeue", job_ids, everything, wanted)
-    if rate is not None:
-        _check_rate(rate, job_ids)
     if target is not None and parameters is None:
         raise Mistake("--target is for --parameters, which its handler's type checks")
     if imports and target is None:
         raise Mistake("--import is for --target: it imports the modules of its handlers")
     if ended and not job_ids:
         raise Mistake("--ended is for jobs that are named: give their ids")
-    if parameters is not None:
-        if len(job_ids or ()) != 1:
-            raise Mistake("--parameters are for one dead letter: name it")
-        there = queue_of(queue, url) if target is None else load(target, url, imports)
-        _requeue_edited(there, job_ids or (), parameters, as_json, ended=ended)
-        return
-    with named(queue, url) as there:
-        if job_ids:
-            _act(partial(there.requeue, ended=ended), job_ids, "requeued", there, as_json, there.get)
-        else:
+    if parameters is not None and len(job_ids or ()) != 1:
+        raise Mistake("--parameters are for one dead letter: name it")
+    if rate is not None:
+        _check_rate(rate, job_ids)
+    with _handling(target, url, imports) if target else named(queue, url) as there:
+        if not job_ids:
             count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
             _told("requeued", count, there, as_json)
+            return
+        act = partial(there.requeue, ended=ended)
+        if parameters is not None:
+            act = partial(_requeue_edited, there, os.fsencode(parameters), ended)
+        _act(act, job_ids, "requeued", there, as_json)
 
 
 @app.command()
@@ -169,57 +157,45 @@ def delete(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Throw dead letters away."""
+    """Delete dead letters."""
     wanted = filters(name, text, older_than, fingerprint, reason)
     _check("delete", job_ids, everything, wanted)
     with named(queue, url) as there:
         if job_ids:
-            _act(partial(_delete, there), job_ids, "deleted", there, as_json, there.get)
+            _act(partial(_delete, there), job_ids, "deleted", there, as_json)
         else:
             count = _with_bar(there, wanted, lambda: there.delete_all(**wanted))
             _told("deleted", count, there, as_json)
 
 
 def _delete(there: sync.JobQueue, job_id: str) -> bool:
-    """Throw a dead letter away, and no job that has ended and was kept."""
+    """Delete a dead letter, and no job that has ended and was kept."""
     job = there.get(job_id)
     return job is not None and job.state is State.DEAD and there.delete(job_id)
 
 
-def _requeue_edited(there: Registry, job_ids: Sequence[str], text: str, as_json: bool, *, ended: bool) -> None:
-    """Requeue one letter with other parameters."""
-    if isinstance(there.driver, MemoryDriver):
-        raise Mistake(f"queue '{there.name}' is at memory://, which would end with this command; give --url")
+@contextmanager
+def _handling(target: str, url: str | None, imports: Sequence[str] | None) -> Iterator[sync.JobQueue]:
+    """Yield a queue of the user's code with its handlers, as a sync queue."""
+    found = load(target, url, imports)
+    if isinstance(found.driver, MemoryDriver):
+        raise Mistake(f"queue '{found.name}' is at memory://, which would end with this command; give --url")
+    with sync.JobQueue(found.driver, found.name, max_parameters=found.max_parameters) as queue, naming(queue):
+        queue.definitions = found.definitions
+        yield queue
 
-    def act(job_id: str) -> bool:
-        return _requeue_with(there, job_id, os.fsencode(text), ended=ended)
 
-    with naming(there):
-        _act(act, job_ids, "requeued", there, as_json)
-
-
-def _requeue_with(queue: Registry, job_id: str, raw: bytes, *, ended: bool) -> bool:
-    """Requeue a letter of a queue of either face with what was typed."""
+def _requeue_edited(queue: sync.JobQueue, raw: bytes, ended: bool, job_id: str) -> bool:
+    """Requeue one letter with what was typed as its parameters."""
+    job = queue.get(job_id)
     try:
-        if isinstance(queue, sync.JobQueue):
-            with queue:
-                job = queue.get(job_id)
-                return job is not None and queue.requeue(job_id, parameters=_typed(queue, job, raw), ended=ended)
-        if isinstance(queue, JobQueue):
-            return anyio.run(partial(_requeue_async, queue, job_id, raw, ended=ended))
+        return job is not None and queue.requeue(job_id, parameters=_typed(queue, job, raw), ended=ended)
     except EncodeError as error:
         raise Mistake(str(error)) from error
-    raise Mistake(f"a {type(queue).__name__} has no requeue")
-
-
-async def _requeue_async(queue: JobQueue, job_id: str, raw: bytes, *, ended: bool) -> bool:
-    async with queue:
-        job = await queue.get(job_id)
-        return job is not None and await queue.requeue(job_id, parameters=_typed(queue, job, raw), ended=ended)
 
 
 def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
-    """What was typed as parameters of a job: by the type of its handler, or as JSON where there is none."""
+    """Return the parameters that were typed, by the type of the job's handler, or as JSON if it has none here."""
     try:
         if job.name in queue.definitions:
             return payload.read_parameters(queue.definitions[job.name].name, raw)
@@ -227,12 +203,12 @@ def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
     except (DecodeError, ValueError, RecursionError) as error:
         raise Mistake(f"--parameters {raw.decode('utf-8', 'replace')[:60]!r}: {error}") from None
     if value is None:
-        raise Mistake("--parameters null: leave the option out to keep the parameters that there are")
+        raise Mistake("--parameters null: leave the option out to keep the parameters as they are")
     return value
 
 
 def _check(verb: str, job_ids: Sequence[str] | None, everything: bool, wanted: FilterOptions) -> None:
-    """Whether it was said once, and in one way, which letters are meant."""
+    """Raise a `Mistake` unless the dead letters were chosen in one way."""
     if bool(job_ids) == (everything or bool(wanted)):
         raise Mistake(
             f"name the dead letters to {verb}, or say --all, or which by --name, --fingerprint and the like"
@@ -244,12 +220,12 @@ def _check_rate(rate: str, job_ids: Sequence[str] | None) -> None:
         raise Mistake("--rate is for letters that are not named one by one")
     try:
         pause_of(rate)
-    except ValueError:
-        raise Mistake(f"--rate {rate!r}: give how many in a second, a minute or an hour, as 100/s") from None
+    except ValueError as error:
+        raise mistake(error, ["rate"]) from None
 
 
 def _with_bar(there: sync.JobQueue, wanted: FilterOptions, take: Callable[[], int]) -> int:
-    """Do something to many letters, and show on a terminal how far it is."""
+    """Change many dead letters, and show on a terminal how many are done."""
     with Bar("dead letters") as bar:
         if not bar.is_shown:
             return take()
@@ -265,22 +241,11 @@ def _with_bar(there: sync.JobQueue, wanted: FilterOptions, take: Callable[[], in
 
 
 def _told(done: str, count: int, there: Registry, as_json: bool) -> None:
-    with telling(f"{done}: {count}"):
-        if as_json:
-            show.document({"count": count})
-        else:
-            say(f"{done} {number_of(count, 'dead letter')} on {where(there)}")
+    show.done(f"{done} {number_of(count, 'dead letter')} on {where(there)}", {"count": count}, as_json)
 
 
-def _act(
-    act: Callable[[str], bool],
-    ids: Iterable[str],
-    done: str,
-    there: Registry,
-    as_json: bool,
-    look: Callable[[str], JobInfo | None] = lambda _: None,
-) -> None:
-    """Do something to each letter, say to which it was done, and fail if it wasn't to all."""
+def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.JobQueue, as_json: bool) -> None:
+    """Change each letter, print which were changed, and fail if not all were."""
     acted, missing, stuck = _try(act, ids)
     with telling(f"{done}: {', '.join(map(visible, acted)) or 'none'}"):
         if as_json:
@@ -288,7 +253,7 @@ def _act(
         else:
             for job_id in acted:
                 say(f"{done} {visible(job_id)} on {where(there)}")
-    states = [job.state if (job := look(job_id)) else "" for job_id in missing]
+    states = [job.state if (job := there.get(job_id)) else "" for job_id in missing]
     others = [
         visible(job_id) + (f" ({state})" if state else "") for job_id, state in zip(missing, states, strict=True)
     ]
@@ -300,10 +265,8 @@ def _act(
         raise Failure("; ".join(faults))
 
 
-def _try(act: Callable[[str], bool], ids: Iterable[str]) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
-    acted: list[str] = []
-    missing: list[str] = []
-    stuck: list[str] = []
+def _try(act: Callable[[str], bool], ids: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    acted, missing, stuck = list[str](), list[str](), list[str]()
     for job_id in ids:
         try:
             (acted if act(job_id) else missing).append(job_id)

@@ -25,24 +25,21 @@ from redisjobs.demo.workers import Workers
 
 _CHUNK = 500  # jobs pushed between two looks
 _LOOK = 0.01  # seconds between looks
-_CONCURRENCY = 8  # of each worker: what the killed one can take with it
+_CONCURRENCY = 8  # of each worker: as many jobs are lost with the killed one
 
 
 def demo(
     directory: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help="Whose files are hashed; by default Python's standard library."),
+        typer.Argument(metavar="[DIR]", help="The directory to hash. Defaults to Python's standard library."),
     ] = None,
     lease: Annotated[float, typer.Option(min=0.1, help="Seconds after which the killed worker's jobs run.")] = 3,
-    url: Annotated[
-        str | None, typer.Option("--url", help="Use this server instead of a local one that is started for this.")
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the server up, to look around.")] = False,
+    url: Annotated[str | None, typer.Option("--url", help="Use this server instead of a local one.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running, to look around.")] = False,
 ) -> None:
     """Hash every file of DIR in two worker processes, kill one half-way, and check that nothing is lost.
 
-    The server is a local one, started for this. With --url it is another one: a queue of its own is made there,
-    and removed at the end.
+    It starts a local server. With --url it uses that server, with a queue of its own, which is removed at the end.
 
     The lease is shorter than a worker's usual 15 s, to see the recovery sooner.
     """
@@ -69,17 +66,17 @@ def demo(
 
 
 def _see(url: str) -> None:
-    """See that a server answers there, before anything else is begun."""
+    """Raise unless a server answers there, before anything else begins."""
     with named("default", url) as queue:
         queue.counts()
 
 
 def _find(directory: Path | None) -> tuple[Path, list[str], int]:
-    """The directory, its regular files, and how many have a name that can't be in a job: it is not UTF-8."""
+    """Return the directory, its regular files, and how many are skipped, as their names are not UTF-8."""
     root = (directory or Path(sysconfig.get_path("stdlib"))).absolute()
     if not root.is_dir():
         raise Mistake(f"{root} is no directory")
-    # What others installed into it does not belong to the standard library.
+    # Installed packages do not belong to the standard library.
     left_out = () if directory else ("site-packages", "dist-packages")
     paths, skipped = [], 0
     for folder, folders, names in os.walk(root):
@@ -136,7 +133,7 @@ class _Show:
         self.run.seconds = time.monotonic() - self.started
 
     def look(self) -> int:
-        """Look once, and act on what is seen; how many of the jobs that were pushed are not done."""
+        """Look once, kill a worker if it is time, and return how many of the pushed jobs are not done."""
         counts = self.queue.counts()
         done = counts.totals.get("completed", 0) + counts.dead
         self.progress.update(self.bar, completed=done)
@@ -149,7 +146,7 @@ class _Show:
         kill = self.run.kill = self.workers.kill_one()
         if kill is not None:
             self.run.before, self.run.before_seconds = done, time.monotonic() - self.started
-            said = f"killed worker {kill.pid} (SIGKILL) with {len(kill.held)} jobs in its hands"
+            said = f"killed worker {kill.pid} (SIGKILL) with {len(kill.held)} running jobs"
             self.progress.console.print(f"{said}; its replacement is {self.workers.start()}")
 
 

@@ -16,14 +16,14 @@ import typer
 from redisjobs import server
 from redisjobs.cli.errors import Failure
 
-_AGAIN = 0.01  # seconds, in which a destructor ends
-_LOOK = 1.0  # seconds between looks at whether the server still is there
+_AGAIN = 0.01  # seconds in which a destructor ends
+_LOOK = 1.0  # seconds between two checks that the server still runs
 
 
 def dev(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 0,
     directory: Annotated[
-        Path | None, typer.Option("--dir", file_okay=False, help="Keep the data there, for the next time.")
+        Path | None, typer.Option("--dir", file_okay=False, help="Keep the data there, for the next start.")
     ] = None,
 ) -> None:
     """Run a local Redis-compatible server until Ctrl-C, and print the URL to paste."""
@@ -41,10 +41,10 @@ def dev(
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and a terminal that goes away raise KeyboardInterrupt, as Ctrl-C does, so that we clean up.
+    """Let SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does, so that we clean up.
 
-    Once only: the cleaning up is not to be interrupted in turn. But again where that was lost, as an object was
-    being destroyed just then: what is raised there goes no further.
+    It is raised once, as the cleaning up must not be interrupted. But again, if it was lost: Python drops what is
+    raised while an object is destroyed.
     """
     named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
     before = {number: how for number in named if number and (how := signal.getsignal(number)) != signal.SIG_IGN}

@@ -1,4 +1,4 @@
-"""Shows metrics to whoever collects them: `GET /metrics`. Needs the extra `metrics`."""
+"""Answers `GET /metrics` with the metrics. Needs the extra `metrics`."""
 
 import os
 import shutil
@@ -25,20 +25,11 @@ from redisjobs.events import ProcessEnded
 
 logger = Log("redisjobs")
 
-_SHARED = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client keeps what processes count together
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"  # in which prometheus_client keeps what processes count together
 
 
 def serve(option: str, where: str, registry: CollectorRegistry) -> None:
-    """Listen at HOST:PORT, in a thread.
-
-    Args:
-        option: The option of the command that says where, for messages.
-        where: HOST:PORT.
-        registry: What is shown.
-
-    Raises:
-        Mistake: That is no address, or not ours to listen at.
-    """
+    """Listen at HOST:PORT, in a thread; see `responder.serve`."""
     responder.serve(option, where, {"/metrics": partial(_page, registry)})
 
 
@@ -52,12 +43,9 @@ def _page(registry: CollectorRegistry) -> Answer:
 
 @contextmanager
 def of_processes(queue: Registry) -> Iterator[CollectorRegistry]:
-    """Let the processes that are started from now on count together; what shows it.
+    """Let the processes that are started from now on count together; yield a registry that shows it.
 
-    They write into a directory of their own, which goes at the end.
-
-    Args:
-        queue: Tells of processes that ended.
+    They write into a directory, which is removed at the end. The events of the queue say which process has ended.
     """
     directory = Path(tempfile.mkdtemp(prefix="redisjobs-metrics-"))
     os.environ[_SHARED] = str(directory)  # for them: this process has its own metrics in memory by now
@@ -73,11 +61,7 @@ def of_processes(queue: Registry) -> Iterator[CollectorRegistry]:
 
 
 class _Together(Collector):
-    """What processes have counted together, those that have ended included.
-
-    Args:
-        directory: Where each writes files of its own.
-    """
+    """What processes have counted together, in files of a directory; those that have ended included."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -85,18 +69,18 @@ class _Together(Collector):
         self._lock = threading.Lock()
 
     def describe(self) -> Sequence[Metric]:
-        """Nothing: it is known once it is collected."""
+        """Return nothing: it is known once it is collected."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Add it all up."""
+        """Return the sums."""
         with self._lock:
             return list(self._files.collect())  # type: ignore[no-untyped-call]
 
     def take_over(self, event: ProcessEnded) -> None:
-        """Keep what a process has counted, and nothing of how it was, as its slots; its files go.
+        """Keep what a process that ended has counted, but not its gauges, and remove its files.
 
-        There may be thousands, where each process has a share of jobs, and a scrape would read them all.
+        With --max-jobs there may be thousands of such processes, and a scrape would read all their files.
         """
         with self._lock:
             mark_process_dead(event.ended, str(self._directory))  # type: ignore[no-untyped-call]
@@ -110,7 +94,7 @@ class _Together(Collector):
         try:
             values = MmapedDict.read_all_values_from_file(str(left))  # type: ignore[no-untyped-call]
             counted = [(key, value) for key, value, *_ in values]
-        except Exception as error:  # it was killed as it made the file
+        except Exception as error:  # the process was killed as it made the file
             logger.warning("what is in %s is lost, it can't be read: %s", left.name, error)
             return
         total = MmapedDict(str(kept))  # type: ignore[no-untyped-call]

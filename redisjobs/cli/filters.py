@@ -1,23 +1,22 @@
-"""The options by which a command is told which jobs are meant."""
+"""The options that choose jobs."""
 
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from redisjobs.base.arguments import is_text
-from redisjobs.cli.errors import Mistake, check_seconds
-from redisjobs.client.operations import FilterOptions
+from redisjobs.cli.errors import check_seconds, mistake
+from redisjobs.client.operations import FilterOptions, filter_of
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 Text = Annotated[
-    str | None, typer.Option("--text", help="Only those with this in their parameters or their error.")
+    str | None, typer.Option("--text", help="Only jobs with this text in their parameters or their error.")
 ]
 Fingerprint = Annotated[str | None, typer.Option("--fingerprint", help="Only failures of this kind.")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Only those that are dead for this reason.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Only dead letters with this reason.")]
 OlderThan = Annotated[
     float | None,
-    typer.Option("--older-than", help="Only those that were pushed, or died, so many seconds ago or more."),
+    typer.Option("--older-than", help="Only jobs that were pushed, or died, at least this many seconds ago."),
 ]
 
 
@@ -43,15 +42,11 @@ def filters(
     fingerprint: str | None = None,
     reason: str | None = None,
 ) -> FilterOptions:
-    """What was typed, for the calls of a queue; empty where nothing was.
-
-    Raises:
-        Mistake: An option makes no sense.
-    """
+    """Return what was typed, for the calls of a queue, empty if nothing was; or raise a `Mistake`."""
     check_seconds(older_than=older_than)
-    typed = {"name": name, "text": text, "fingerprint": fingerprint, "reason": reason}
-    for option, value in typed.items():
-        if value is not None and not is_text(value, r"(?s:.{1,1000})"):
-            raise Mistake(f"--{option} {value[:40]!r}: give 1 to 1,000 characters that UTF-8 can carry")
     options = FilterOptions(name=name, text=text, fingerprint=fingerprint, reason=reason, older_than=older_than)
+    try:
+        filter_of(options)
+    except ValueError as error:
+        raise mistake(error, options) from error
     return options if any(value is not None for value in options.values()) else FilterOptions()

@@ -29,15 +29,15 @@ def show_job(
     queue: QueueName = "default",
     url: Url = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="First show what it reports of how far it is, until it has ended.")
+        bool, typer.Option("--watch", help="First show its progress reports, until it has ended.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show all that is known of one job; of one that has ended also its result, where that is kept.
+    """Show all that is known of one job, and its result, if it has ended and that is kept.
 
-    With --watch --json each report is a document in one line, and so is what is known at the end. Of one that was
-    watched, and left nothing, that is {"job_id": ID, "outcome": null}, with exit code 0. Where the job that was
-    watched failed, or was cancelled, the exit code is 1.
+    With --watch --json each report is a document in one line, and so is the job at the end. If nothing is known of
+    a job that has ended, that is {"job_id": ID, "outcome": null}, with exit code 0. If a watched job failed, or
+    was cancelled, the exit code is 1.
     """
     with named(queue, url) as there:
         was_there = watch and _watch(there, job_id, as_json=as_json)
@@ -61,11 +61,7 @@ def show_job(
 
 
 def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:
-    """Show what a job reports, until it has ended: on a terminal as a bar, else a line for each report.
-
-    Returns:
-        Whether the queue had such a job.
-    """
+    """Show a job's progress reports, as a bar or as lines, until it has ended; return whether there was one."""
     was_there = there.get(job_id) is not None
     with Bar(job_id) as bar:
         for progress in there.watch(job_id):
@@ -79,7 +75,7 @@ def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:
 
 
 def _end(there: JobQueue, job_id: str) -> dict[str, Any]:
-    """How a job has ended, as far as that is known where results are kept; {} where nothing is."""
+    """Return how a job has ended, as far as kept results say it; {} if they don't."""
     try:
         return {"outcome": "completed", "result": there.result(job_id, timeout=0)}
     except NoResult as error:
@@ -90,7 +86,7 @@ def _end(there: JobQueue, job_id: str) -> dict[str, Any]:
 
 def _without_result(error: NoResult) -> dict[str, Any]:
     match error:
-        case JobFailed() if not error.reason:  # its dead letter, which says more, was deleted
+        case JobFailed() if not error.reason:  # its dead letter was deleted
             return {"outcome": "dead", "error": error.message, "error_type": error.type}
         case JobCancelled():
             return {"outcome": "cancelled"}

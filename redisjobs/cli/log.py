@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
         _use_utc(self)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON; what JSON can't carry, as its repr."""
+        """Return the record as JSON; a value that JSON can't carry is its repr."""
         line = {
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
@@ -79,7 +79,7 @@ def _dumped(extra: dict[str, Any], line: dict[str, str]) -> str:
 
 
 def _carried(value: Any) -> Any:
-    """A value, or its repr if JSON can't carry it: it is NaN, or holds itself."""
+    """Return a value, or its repr if JSON can't carry it: it is NaN, or holds itself."""
     try:
         _json(value)
     except (ValueError, RecursionError):

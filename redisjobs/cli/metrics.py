@@ -1,4 +1,4 @@
-"""The command that shows how whole queues are, for Prometheus."""
+"""The command that shows metrics of whole queues, for Prometheus."""
 
 import signal
 import threading
@@ -11,20 +11,20 @@ from redisjobs.cli.output import say
 from redisjobs.cli.target import Moved, load, where
 from redisjobs.client.registry import Registry
 
-_LOOK = 1.0  # seconds between looks: a signal that the system gave to another thread ends no wait
+_LOOK = 1.0  # seconds between looks: a signal that another thread got ends no wait
 
 Targets = Annotated[
-    list[str], typer.Argument(metavar="MODULE:QUEUE...", help="Where the queues are, as in myapp.jobs:queue.")
+    list[str], typer.Argument(metavar="MODULE:QUEUE...", help="The queues in your code, as myapp.jobs:queue.")
 ]
-Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, until it is ended.")]
+Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, until Ctrl-C.")]
 Once = Annotated[bool, typer.Option("--once", help="Print them, and exit.")]
 
 
 def metrics(targets: Targets, listen: Listen = None, once: Once = False, url: Moved = None) -> None:
     """Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters.
 
-    One of these is enough for a queue, and two would double every sum. What each worker counts itself is shown by
-    `redisjobs worker --metrics`.
+    Run one of these for a queue: two would double every sum. `redisjobs worker --metrics` shows what each worker
+    counts itself.
     """
     if (listen is not None) == once:
         raise Mistake("say where to answer, by --listen HOST:PORT, or --once to print them")
@@ -55,11 +55,7 @@ def _wait_for_stop() -> None:
 
 
 def need_library() -> None:
-    """See that the extra `metrics` is installed.
-
-    Raises:
-        Mistake: It is not.
-    """
+    """Raise a `Mistake` unless the extra `metrics` is installed."""
     try:
         import redisjobs.metrics  # noqa: F401
     except ModuleNotFoundError as error:
@@ -73,4 +69,4 @@ def _check(queues: list[Registry]) -> None:
         raise Mistake("memory:// is a queue inside one process, which this one can't look into")
     names = [queue.name for queue in queues]
     if len(set(names)) < len(names):
-        raise Mistake("two of these queues have one name, so their metrics could not be told apart")
+        raise Mistake("two of these queues have one name, so their metrics could not be distinguished")

@@ -1,4 +1,4 @@
-"""What a command prints, whatever the terminal can show and whether anybody reads it."""
+"""What a command prints, on any terminal, or to a program that has stopped reading."""
 
 import errno
 import io
@@ -11,17 +11,13 @@ from redisjobs.cli.errors import Failure
 
 
 class Unsaid(Failure):
-    """What there is to say can't be written, on a full disk say."""
+    """Output that can't be written, for example on a full disk."""
 
 
 def say(text: str) -> bool:
-    """Print text. That nobody reads it any more is no failure of the command, which has done what it was asked.
+    """Print text, and return whether a program still reads stdout.
 
-    Returns:
-        Whether somebody reads it.
-
-    Raises:
-        Unsaid: There is no place for it.
+    A closed pipe is no failure of the command. If the text can't be written, `Unsaid` is raised.
     """
     return is_read(lambda: print(text, flush=True))
 
@@ -42,7 +38,7 @@ def is_read(write: Callable[[], object]) -> bool:
 
 @contextmanager
 def telling(done: str) -> Iterator[None]:
-    """For output that tells what a command has done: where there is no place for it, its error does."""
+    """Add what a command has done to the error, if its output can't be written."""
     try:
         yield
     except Unsaid as error:
@@ -50,6 +46,6 @@ def telling(done: str) -> Iterator[None]:
 
 
 def accept_any_text() -> None:
-    """Let what the terminal's encoding lacks be printed as its escape instead of ending the command."""
+    """Print a character that the terminal's encoding lacks as its escape, instead of ending the command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -7,19 +7,18 @@ import typer
 
 from redisjobs.base.visible import visible
 from redisjobs.cli import show
-from redisjobs.cli.errors import Mistake
-from redisjobs.cli.output import say, telling
+from redisjobs.cli.errors import mistake
 from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.model.job import State, checked_name
 from redisjobs.sync import JobQueue
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 
-_MOST_JOBS = 5_000  # that are looked through for a name
+_MOST_JOBS = 5_000  # in which a name is searched
 
 
 def pause(name: Name = None, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Let no job of a queue start, until `resume`. What runs goes on to its end."""
+    """Stop the jobs of a queue from starting, until `resume`. Running jobs go on to their end."""
     _check(name)
     with named(queue, url) as there:
         there.pause(name)
@@ -39,16 +38,13 @@ def _check(name: str | None) -> None:
         if name is not None:
             checked_name(name)
     except ValueError as error:
-        raise Mistake(f"--{error}") from error
+        raise mistake(error, ["name"]) from error
 
 
 def _say(name: str | None, there: JobQueue, as_json: bool, *, is_paused: bool) -> None:
     what = where(there) if name is None else f"'{visible(name)}' on {where(there)}"
-    with telling(f"{what}: {'paused' if is_paused else 'resumed'}"):
-        if as_json:
-            show.document({"queue": there.name, "name": name, "paused": is_paused})
-        else:
-            say(f"{what} is {'paused' if is_paused else 'not paused'}")
+    document = {"queue": there.name, "name": name, "paused": is_paused}
+    show.done(f"{what} is {'paused' if is_paused else 'not paused'}", document, as_json)
     if not _is_known(there, name):
         missing = "it has had no job, and has no worker"
         if name is not None:
@@ -57,7 +53,7 @@ def _say(name: str | None, there: JobQueue, as_json: bool, *, is_paused: bool) -
 
 
 def _is_known(there: JobQueue, name: str | None) -> bool:
-    """Whether a queue has had jobs, or has workers; or whether a name has a handler or a job, or may have one."""
+    """Return whether a queue has had jobs or workers; or whether a name has, or may have, a handler or a job."""
     workers, counts = there.workers(), there.counts()
     if name is None:
         return any((workers, *counts.ready.values(), counts.running, *counts.totals.values()))

@@ -1,4 +1,4 @@
-"""Answers the probes of whoever runs the process: `GET /livez` and `GET /readyz`."""
+"""Answers probes: `GET /livez` and `GET /readyz`."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -9,11 +9,7 @@ from redisjobs.worker.settings.health import Health
 
 
 def serve(where: str, health: Callable[[], Health]) -> None:
-    """Listen at HOST:PORT, in a thread.
-
-    Raises:
-        Mistake: That is no address, or not ours to listen at.
-    """
+    """Listen at HOST:PORT, in a thread; see `responder.serve`."""
 
     def live() -> Answer:
         now = health()

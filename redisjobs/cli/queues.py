@@ -1,7 +1,7 @@
 """The command that lists queues.
 
-A server can't tell which queues it has: that would take a SCAN of all its keys, or a key that all queues write,
-which their access rules forbid. So the queues are those that the code has, or that are named.
+A server does not know its queues: that would take a SCAN of all its keys, or a key that all queues write, which
+their access rules forbid. So the queues are those in the code, or those that you name.
 """
 
 import sys
@@ -31,17 +31,14 @@ def list_queues(
 ) -> None:
     """List queues: how many jobs and workers each has.
 
-    A server does not know which queues it has, so name modules that have them, or the queues themselves.
+    A server does not know its queues, so name modules that have them, or the queues themselves.
     """
     if not modules and not names:
         raise Mistake("name a module that has queues, as app or app:queue, or queues by --queue")
     left_out = list[str]()
     documents = [_document(queue) for queue in _opened(modules or (), names or (), url, left_out)]
-    if as_json:
-        show.document(documents)
-    else:
-        rows = ([document[column] for column in _COLUMNS] for document in documents)
-        show.table(_COLUMNS, rows, f"queues: {len(documents)}")
+    rows = ([document[column] for column in _COLUMNS] for document in documents)
+    show.listing(documents, as_json, _COLUMNS, rows, f"queues: {len(documents)}", "no queues")
     if left_out:
         print(
             f"redisjobs: not shown, as they are at memory://, inside one process: {', '.join(left_out)}",
@@ -52,7 +49,7 @@ def list_queues(
 def _opened(
     modules: Sequence[str], names: Sequence[str], url: str | None, left_out: list[str]
 ) -> Iterator[sync.JobQueue]:
-    """Each of the queues once, open while it is looked at; of a module those that are on a server."""
+    """Yield each queue once, open while it is looked at; of a module those that are on a server."""
     seen = set[Any]()
     found = list[str]()
     for module in modules:

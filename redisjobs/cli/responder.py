@@ -1,7 +1,7 @@
-"""Answers `GET` by HTTP, for whoever runs the process: probes, and who collects metrics.
+"""Answers `GET` by HTTP: for probes, and for Prometheus.
 
-One thread with an event loop of its own answers them all, also while the worker's loop is blocked. What clients
-can make it keep is bounded: so many connections, each for so long.
+One thread with an event loop of its own answers all, also while the worker's loop is blocked. The number of
+connections, and the time of each, are bounded.
 """
 
 import asyncio
@@ -13,20 +13,14 @@ from http import HTTPStatus
 
 from redisjobs.cli.errors import Mistake
 
-_WITHIN = 5.0  # seconds that a client has to ask and to take the answer
-_MOST = 64  # connections at once: one more ends the oldest, which had its time to ask
+_WITHIN = 5.0  # seconds in which a client must ask and read the answer
+_MOST = 64  # connections at once: one more ends the oldest
 _LONGEST = 8192  # bytes of a request, and of a line in it
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is said to a `GET`.
-
-    Attributes:
-        status: Of HTTP.
-        body: The text.
-        content_type: Of that.
-    """
+    """The answer to a `GET`."""
 
     status: HTTPStatus
     body: bytes
@@ -34,19 +28,14 @@ class Answer:
 
 
 Pages = Mapping[str, Callable[[], Answer]]
-"""What there is by its path, and what makes the answer; nothing else is answered meanwhile."""
+"""By path what makes the answer; no other request is answered meanwhile."""
 
 
 def serve(option: str, where: str, pages: Pages) -> None:
-    """Listen at HOST:PORT, in a thread.
-
-    Args:
-        option: The option of the command that says where, for messages.
-        where: HOST:PORT.
-        pages: What is asked for.
+    """Listen at `where`, HOST:PORT, in a thread; `option` is the option of the command that says where.
 
     Raises:
-        Mistake: That is no address, or not ours to listen at.
+        Mistake: It is no address, or can't be listened at.
     """
     host, colon, port = where.rpartition(":")
     if not (colon and port.isdecimal() and int(port) < 2**16):
@@ -69,7 +58,7 @@ class _Responder:
         self._clients: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}  # the oldest first
 
     async def serve(self, listener: socket.socket) -> None:
-        # With a short queue the kernel drops who comes while this thread waits its turn, and a second goes by.
+        # With a short queue the kernel drops connections while this thread waits, and each costs a second.
         queue = socket.SOMAXCONN
         async with await asyncio.start_server(self._take, sock=listener, limit=_LONGEST, backlog=queue) as server:
             await server.serve_forever()
@@ -93,7 +82,7 @@ class _Responder:
 
 
 async def _request(reader: asyncio.StreamReader) -> bytes:
-    """The first line of a request, once all of its head is there; b'' if it is not or too long."""
+    """Return the first line of a request, once all of its head is there; b'' if that is cut or too long."""
     first = line = await reader.readline()
     size = len(first)
     while line.strip() and size <= _LONGEST:  # unread bytes would reset the connection, and the answer be lost

@@ -1,4 +1,4 @@
-"""Commands on schedules: what a queue pushes again and again, and when."""
+"""Commands on schedules: which jobs a queue pushes again and again, and when."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
@@ -9,16 +9,17 @@ import typer
 from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure
-from redisjobs.cli.output import say, telling
+from redisjobs.cli.output import say
 from redisjobs.cli.target import Json, QueueName, Url, named, where
 from redisjobs.errors import RegistrationError, UnknownSchedule
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.sync import JobQueue
 
-app = typer.Typer(help="Schedules: what is pushed again and again, and when.", no_args_is_help=True)
+app = typer.Typer(help="Schedules: jobs that are pushed again and again, and when.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
 
+_COLUMNS = ("name", "rule", "job", "state", "last", "next", "missed")
 _UPCOMING = 5  # slots that are shown
 
 
@@ -27,13 +28,9 @@ def list_schedules(queue: QueueName = "default", url: Url = None, as_json: Json 
     """List schedules: those that code declares, and those that were put at run time."""
     with named(queue, url) as there:
         found = there.schedules.list()
-    if as_json:
-        show.document([_document(info) for info in found])
-    elif not found:
-        say(f"no schedules on {where(there)}; a worker declares those of its code when it starts")
-    else:
-        columns = ("name", "rule", "job", "state", "last", "next", "missed")
-        show.table(columns, map(_row, found), f"schedules of {where(there)}")
+    none = f"no schedules on {where(there)}; a worker declares those of its code when it starts"
+    rows, documents = map(_row, found), map(_document, found)
+    show.listing(documents, as_json, _COLUMNS, rows, f"schedules of {where(there)}", none)
 
 
 @app.command("show")
@@ -51,22 +48,19 @@ def show_schedule(name: Name, queue: QueueName = "default", url: Url = None, as_
 
 @app.command()
 def run(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Push a schedule's job now, whatever its slots; also where it is paused."""
+    """Push a schedule's job now, even if it is paused; its slots stay as they are."""
     with named(queue, url) as there:
         try:
             job = there.schedules.run_now(name)
         except UnknownSchedule:
             raise _unknown(name, there, "; nothing was pushed") from None
-    with telling(f"pushed {job}"):
-        if as_json:
-            show.document({"name": name, "job_id": job.id, "added": job.added})
-        else:
-            say(f"{visible(job.id)} {'added to' if job.added else 'already on'} {where(there)}")
+    said = f"{visible(job.id)} {'added to' if job.added else 'already on'} {where(there)}"
+    show.done(said, {"name": name, "job_id": job.id, "added": job.added}, as_json)
 
 
 @app.command()
 def pause(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Let a schedule fire nothing, over restarts and releases, until it is resumed."""
+    """Stop a schedule from firing until it is resumed; restarts and releases change nothing."""
     with named(queue, url) as there:
         _act(there.schedules.pause, name, "paused", there, as_json)
 
@@ -80,7 +74,7 @@ def resume(name: Name, queue: QueueName = "default", url: Url = None, as_json: J
 
 @app.command()
 def remove(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Forget a schedule, unless a release that is running declares it."""
+    """Remove a schedule, unless a running release declares it."""
     with named(queue, url) as there:
         _act(there.schedules.remove, name, "removed", there, as_json)
 
@@ -92,11 +86,7 @@ def _act(act: Callable[[str], bool], name: str, done: str, there: JobQueue, as_j
         raise Failure(f"{error} ({where(there)})") from error
     if not was_there:
         raise _unknown(name, there)
-    with telling(f"{done} {name!r}"):
-        if as_json:
-            show.document({"name": name, "result": done})
-        else:
-            say(f"{done} {visible(name)} on {where(there)}")
+    show.done(f"{done} {visible(name)} on {where(there)}", {"name": name, "result": done}, as_json)
 
 
 def _unknown(name: str, there: JobQueue, so: str = "") -> Failure:
@@ -104,7 +94,7 @@ def _unknown(name: str, there: JobQueue, so: str = "") -> Failure:
 
 
 def _state(info: ScheduleInfo) -> str:
-    """What becomes of it, in a word or two."""
+    """Return whether it fires, in a word or two."""
     if info.error:
         return f"unreadable: {info.error}"
     if info.paused:
@@ -156,7 +146,7 @@ def _page(info: ScheduleInfo) -> None:
 
 
 def _times(slot: datetime | None) -> str:
-    """A slot in UTC, in its rule's zone, and in this machine's, where these differ."""
+    """Return a slot in UTC, in its rule's zone, and in this machine's, if these differ."""
     if slot is None:
         return ""
     zones: list[tzinfo | None] = [UTC, slot.tzinfo, None]

@@ -1,4 +1,4 @@
-"""The settings of a worker on the command line, and how they are passed on to a worker process of its own."""
+"""The settings of a worker on the command line, for a worker here and for worker processes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def _size(text: str) -> int:
-    """Bytes, of `400MB`."""
+    """Return the bytes of a text such as `400MB`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise typer.BadParameter(f"{text!r} is no size, as 400MB is")
+        raise typer.BadParameter(f"{text!r} is not a size: give one as 400MB")
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
@@ -28,39 +28,35 @@ Concurrency = Annotated[
     typer.Option(
         *("--concurrency", "-c"),
         min=1,
-        help="Jobs run at once, in each process.",
+        help="Jobs that run at once, in each process.",
         show_default="100, or 10 if a handler is a plain function",
     ),
 ]
 Lease = Annotated[float, typer.Option(min=0.1, help="Seconds after which a dead worker's jobs run elsewhere.")]
-Grace = Annotated[float, typer.Option(min=0, help="Seconds that running jobs may finish in, after a stop.")]
+Grace = Annotated[float, typer.Option(min=0, help="Seconds after a stop in which running jobs may finish.")]
 MaxDeliveries = Annotated[
-    int, typer.Option(min=1, help="So often a job is delivered without an outcome; then it is a dead letter.")
+    int, typer.Option(min=1, help="Deliveries without a result before a job becomes a dead letter.")
 ]
 UnknownFor = Annotated[
-    float, typer.Option(min=0, help="Seconds that a job whose name has no handler anywhere is kept.")
+    float, typer.Option(min=0, help="Seconds to keep a job while no worker has a handler for its name.")
 ]
-MaxJobs = Annotated[int | None, typer.Option(min=1, help="End a process after so many jobs, once they are done.")]
+MaxJobs = Annotated[int | None, typer.Option(min=1, help="Restart a process after this many jobs.")]
 MaxRss = Annotated[
     int | None,
-    typer.Option(parser=_size, metavar="SIZE", help="The same with more memory in use than, say, 400MB."),
+    typer.Option(parser=_size, metavar="SIZE", help="Restart a process that uses more memory, as 400MB."),
 ]
 Abandoned = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Start no sync handler with so many threads of such that timed out; as many as -c if not given.",
+        help="Start no sync handler while this many timed-out threads still run. Defaults to -c.",
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """A worker's, as its options give them; see `Worker`. Each goes by its option's name.
-
-    Raises:
-        Mistake: Some can't be numbers of seconds.
-    """
+    """The settings of a worker, by the names of their options; see `Worker`. A wrong one is a `Mistake`."""
 
     concurrency: int | None
     lease: float
@@ -77,18 +73,14 @@ class Settings:
     def worker(
         self, queues: Sequence[Listed], *, strict: bool, supervised: bool, schedules: bool = True
     ) -> Worker:
-        """A worker of these queues, with these settings.
-
-        Raises:
-            Mistake: They can't be worked with.
-        """
+        """Return a worker of these queues, with these settings; a wrong one is a `Mistake`."""
         try:
             return Worker(queues, strict=strict, supervised=supervised, schedules=schedules, **asdict(self))
         except ValueError as error:
             raise Mistake(str(error)) from error
 
     def options(self) -> Iterator[str]:
-        """The same as options of a command."""
+        """Yield the settings as options of a command."""
         for name, value in asdict(self).items():
             if value is not None:
                 yield from (f"--{name.replace('_', '-')}", str(value))

@@ -1,4 +1,4 @@
-"""Printing: tables for people, that stay readable in a pipe, and one JSON document for programs."""
+"""Printing: tables for people, which stay readable in a pipe, and one JSON document for programs."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from redisjobs.base.visible import visible
 from redisjobs.cli.bar import amount
-from redisjobs.cli.output import is_read, say
+from redisjobs.cli.output import is_read, say, telling
 from redisjobs.client.registry import Registry
 from redisjobs.model.info import JobInfo, PauseInfo
 from redisjobs.model.job import State
@@ -26,16 +26,8 @@ _SHORT = 60  # characters of a long text in a list
 _LONG = ("parameters", "error", "progress")
 _COLUMNS = {
     None: (
-        "job_id",
-        "name",
-        "state",
-        "attempt",
-        "queued_at",
-        "duration",
-        "progress",
-        "why_waiting",
-        "worker",
-        "error",
+        *("job_id", "name", "state", "attempt", "queued_at"),
+        *("duration", "progress", "why_waiting", "worker", "error"),
     ),
     State.READY: ("job_id", "name", "priority", "attempt", "queued_at", "why_waiting", "parameters"),
     State.RUNNING: (
@@ -50,13 +42,39 @@ _COLUMNS = {
 
 
 def document(value: Any) -> bool:
-    """Print a value as JSON, times as ISO 8601; whether anybody reads it."""
+    """Print a value as JSON, times as ISO 8601; return as `say` does."""
     return say(json.dumps(value, indent=2, default=_iso))
 
 
 def line(value: Any) -> bool:
-    """Print a value as JSON in one line; whether anybody reads it."""
+    """Print a value as JSON in one line; return as `say` does."""
     return say(json.dumps(value, default=_iso))
+
+
+def done(text: str, value: Any, as_json: bool) -> None:
+    """Print what a command has done, as text or as JSON. If stdout can't be written, the error has the text."""
+    with telling(text):
+        if as_json:
+            document(value)
+        else:
+            say(text)
+
+
+def listing(
+    documents: Iterable[Any],
+    as_json: bool,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    title: str,
+    none: str,
+) -> None:
+    """Print things as JSON documents, or as rows below a title; as the text `none` if there are none."""
+    if as_json:
+        document([*documents])
+    elif printed := [*rows]:
+        table(columns, printed, title)
+    else:
+        say(none)
 
 
 def _iso(value: Any) -> str:
@@ -66,12 +84,12 @@ def _iso(value: Any) -> str:
 
 
 def job_document(job: JobInfo) -> dict[str, Any]:
-    """A job for JSON. Its parameters are a value, or the stored text if that is not JSON or too deep to print."""
+    """Return a job for JSON. Its parameters are a value, or the stored text, as `json_value` returns them."""
     return dataclasses.asdict(job) | {"parameters": json_value(job.parameters)}
 
 
 def json_value(text: str) -> Any:
-    """The value of a JSON text; the text itself if it is none, or too deep to print."""
+    """Return the value of a JSON text; the text itself if it is not JSON, or too deep to print."""
     with suppress(ValueError, RecursionError):
         value = json.loads(text)
         # From Python 3.12 on it reads deeper than it writes; and it reads NaN, which is no JSON.
@@ -81,24 +99,23 @@ def json_value(text: str) -> Any:
 
 
 def counts_document(queue: Registry, counts: Counts, pauses: PauseInfo) -> dict[str, Any]:
-    """The counts of a queue for JSON."""
+    """Return the counts of a queue for JSON."""
     paused = {"paused_since": pauses.since, "paused_names": pauses.names, "held": pauses.held}
     where = {"queue": queue.name, "server": queue.driver.where}
     return {**where, **dataclasses.asdict(counts), **paused}
 
 
-def job_list(jobs: Sequence[JobInfo], state: State | None, where: str) -> None:
-    """Print jobs of one state, or of all, one a line."""
+def job_list(jobs: Sequence[JobInfo], state: State | None, where: str, as_json: bool) -> None:
+    """Print jobs of one state, or of all."""
     which = "dead letters" if state is State.DEAD else f"{state} jobs" if state else "jobs"
-    if not jobs:
-        say(f"no {which} on {where}")
-        return
     columns = _COLUMNS[state]
-    table(columns, ([getattr(job, column) for column in columns] for job in jobs), f"{which} on {where}")
+    rows = ([getattr(job, column) for column in columns] for job in jobs)
+    documents = map(job_document, jobs)
+    listing(documents, as_json, columns, rows, f"{which} on {where}", f"no {which} on {where}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> bool:
-    """Print a title, and rows, one a line; whether anybody reads it."""
+    """Print a title, and rows, one a line; return as `say` does."""
     printed = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         printed.add_column(column.replace("_", " "))
@@ -131,7 +148,7 @@ def end_page(end: Mapping[str, Any]) -> None:
 
 
 def counts_table(where: str, counts: Counts, pauses: PauseInfo, before: str = "") -> bool:
-    """Print how many jobs are in which state, and the counters, after some text; whether anybody reads it."""
+    """Print how many jobs are in which state, and the counters, after some text; return as `say` does."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(Text(f"{where}{_paused(pauses)}"))
     table.add_column("jobs", justify="right")

@@ -1,7 +1,7 @@
-"""How a worker's process ends: on signals, in time, and whatever its handlers do.
+"""How a worker's process ends: on signals, in time, whatever its handlers do.
 
-Threads can't be killed and a handler may swallow its cancellation, so a process that was asked to stop can be
-kept alive by what it ran. It must not be: its jobs are released, and another worker may run them already.
+Threads can't be killed, and a handler may swallow its cancellation. They must not keep the process alive: its jobs
+are released, and another worker may run them already.
 """
 
 import logging
@@ -22,20 +22,20 @@ from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")
 
-_MARGIN = 10.0  # seconds beyond the grace: the answer waited for (1), the last settlements (5), closing
+_MARGIN = 10.0  # seconds beyond the grace: an answer on its way (1), the last settlements (5), closing
 _AFTERWARDS = 3.0  # seconds for the process of a worker that has settled everything
-_NONE = 0  # no signal: the worker has ended, or has to
-_THREADS = 1.0  # seconds that threads which are about to end anyway are waited for
+_NONE = 0  # no signal: the worker has ended, or must end
+_THREADS = 1.0  # seconds to wait for threads that end anyway
 _PATIENCE = 1.0  # seconds that a line in the log may take
 
 
 class Shutdown:
-    """Listens for SIGTERM and SIGINT, and sees to it that the process ends once one came.
+    """Listens for SIGTERM and SIGINT, and makes sure that the process ends once one came.
 
     Args:
-        grace: Seconds that running jobs may finish in.
-        supervised: A supervisor stops this process. SIGTERM may come twice then, from it and from whoever stops
-            all processes of a service at once, and means one stop; SIGINT means at once.
+        grace: Seconds in which running jobs may finish.
+        supervised: A supervisor stops this process. SIGTERM may come twice then, from it and from the system that
+            stops all processes of a service, and means one stop; SIGINT means at once.
 
     Attributes:
         asked: Whether a stop was asked for.
@@ -54,40 +54,36 @@ class Shutdown:
         self._listen()
 
     def stop(self) -> None:
-        """Stop as a first SIGTERM does; for any thread."""
+        """Stop as the first SIGTERM does; for any thread."""
         self._signals.put(signal.SIGTERM)
 
     def hurry(self, code: int) -> None:
-        """Say that the worker has ended, or has to: what its handlers still do keeps the process no longer.
-
-        Args:
-            code: What the process then exits with.
-        """
+        """End the process soon, with this exit code: the worker has ended, or must end."""
         self._code = code
         self._signals.put(_NONE)
 
     def attach(self, worker: Worker) -> None:
-        """Say what to stop."""
+        """Stop this worker at a signal."""
         self._worker = worker
         worker.breaking = partial(self.hurry, 1)
-        self._listen()  # anew: the user's module may have set handlers of its own
+        self._listen()  # again: the user's module may have set handlers of its own
         if self.asked:
             worker.stop()
 
     def _listen(self) -> None:
-        # Not the event loop's own signal handling: a handler that blocks the loop would keep it from hearing.
+        # Not by the event loop: a handler that blocks it would block the signals, too.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heard)
 
     def _heard(self, number: int, _frame: FrameType | None) -> None:
-        # A supervisor has told them apart already, and its second signal must not be lost.
+        # A supervisor has dropped repeated ones already, and its second signal must not be lost.
         if self._supervised or self._interrupts.is_new(number):
             self._signals.put(number)
 
     def _heed(self) -> NoReturn:
-        """The thread: the first signal stops, the second one stops at once, and then time runs.
+        """Run the thread: the first signal stops, the second one stops at once, and then time runs.
 
-        It runs as well once the worker has ended or has to, for whatever reason.
+        Time runs, too, once the worker has ended or must end.
         """
         end = float("inf")
         while time.monotonic() < end:
@@ -112,7 +108,7 @@ class Shutdown:
         os._exit(self._code)
 
     def leave(self, code: int) -> NoReturn:
-        """Exit, also if threads of sync handlers still run."""
+        """Exit, even if threads of sync handlers still run."""
         end = time.monotonic() + _THREADS
         others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
         for thread in others:

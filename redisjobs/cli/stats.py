@@ -20,9 +20,9 @@ _WORKERS = 20  # that are shown; `redisjobs workers` shows all
 def stats(
     seconds: Annotated[
         float | None,
-        typer.Argument(min=0.1, metavar="[SECONDS]", help="With --watch: how long between; 2 if not given."),
+        typer.Argument(min=0.1, metavar="[SECONDS]", help="With --watch: seconds between two looks; default 2."),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them anew, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them again and again, until Ctrl-C.")] = False,
     queue: QueueName = "default",
     url: Url = None,
     as_json: Json = False,
@@ -38,7 +38,7 @@ def stats(
 
 
 def _show(queue: sync.JobQueue, as_json: bool, before: str = "", *, line: bool = False) -> bool:
-    """Show the counts, after some text, as a table or as JSON; whether anybody reads them."""
+    """Show the counts, after some text, as a table or as JSON; return as `say` does."""
     counts, pauses, workers = queue.counts(), queue.pauses(), queue.workers()
     if not as_json:
         read = show.counts_table(where(queue), counts, pauses, before)
@@ -48,7 +48,7 @@ def _show(queue: sync.JobQueue, as_json: bool, before: str = "", *, line: bool =
 
 
 def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
-    """Show the counts again and again, as a table or as a line of JSON, until Ctrl-C or until nobody reads it."""
+    """Show the counts again and again, as a table or as a line of JSON, until Ctrl-C or until stdout is closed."""
     clear = "\x1b[H\x1b[2J" if sys.stdout is not None and sys.stdout.isatty() else ""
     with suppress(KeyboardInterrupt):
         read = True
@@ -57,7 +57,7 @@ def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
                 with naming(queue):
                     read = _show(queue, as_json, clear, line=True)
             except Unsaid:
-                raise  # not the server's: there is no place for the next look either
+                raise  # not the server's: the next look can't be written either
             except Failure as error:
                 print(f"redisjobs: {error}", file=sys.stderr)
             time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""What a command acts on: `MODULE:QUEUE`, a queue of the user's code, or `--queue NAME` at a URL."""
+"""The queue of a command: `MODULE:QUEUE`, from the user's code, or `--queue NAME` at a URL."""
 
 import importlib
 import importlib.util
@@ -21,19 +21,19 @@ from redisjobs.errors import DriverError, UniqueConflict
 from redisjobs.queue import JobQueue
 from redisjobs.server import DEFAULT_URL
 
-_ANSWER = 3.0  # seconds that a command which only looks is patient with a server that is unavailable
+_ANSWER = 3.0  # seconds for which an operator's command waits for an unavailable server
 
-Target = Annotated[str, typer.Argument(metavar="MODULE:QUEUE", help="Where the queue is, as in myapp.jobs:queue.")]
+Target = Annotated[str, typer.Argument(metavar="MODULE:QUEUE", help="The queue in your code: myapp.jobs:queue.")]
 Targets = Annotated[
     list[str],
     typer.Argument(
         metavar="MODULE:QUEUE[=WEIGHT]...",
-        help="Where the queue is, as in myapp.jobs:queue; or several, each with how often it has its turn.",
+        help="The queue in your code, as myapp.jobs:queue; or several, with a weight for each.",
     ),
 ]
 Imports = Annotated[
     list[str] | None,
-    typer.Option("--import", metavar="MODULE", help="Import this module too, for its handlers; repeatable."),
+    typer.Option("--import", metavar="MODULE", help="Also import this module, for its handlers; repeatable."),
 ]
 Moved = Annotated[
     str | None,
@@ -41,18 +41,18 @@ Moved = Annotated[
 ]
 Url = Annotated[
     str | None,
-    typer.Option("--url", envvar="REDISJOBS_URL", help="Where the server is.", show_default=DEFAULT_URL),
+    typer.Option("--url", envvar="REDISJOBS_URL", help="The URL of the server.", show_default=DEFAULT_URL),
 ]
 QueueName = Annotated[
-    str, typer.Option("--queue", "-q", metavar="NAME|MODULE:QUEUE", help="The queue, by its name or where it is.")
+    str, typer.Option("--queue", "-q", metavar="NAME|MODULE:QUEUE", help="The queue's name, or its place in code.")
 ]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many at most.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="The most jobs to list.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 def where(queue: Registry) -> str:
-    """A queue and its server, for people."""
+    """Return a queue and its server as people name them."""
     return f"queue '{visible(queue.name)}' at {visible(queue.driver.where)}"
 
 
@@ -62,13 +62,13 @@ def naming(queue: Registry) -> Iterator[None]:
     try:
         yield
     except UniqueConflict:
-        raise  # which says all there is to say
+        raise  # it names the job
     except DriverError as error:
         raise Failure(f"{error} ({where(queue)}){_hint(error, queue)}") from error
 
 
 def _hint(error: DriverError, queue: Registry) -> str:
-    """What to do where no server listens at the usual place, which may not have been meant."""
+    """Return what to do if no server listens at the default URL."""
     if queue.driver.where != DEFAULT_URL or "refused" not in str(error):
         return ""
     return "; start a server, as `redisjobs dev --port 6379`, or name one by --url or REDISJOBS_URL"
@@ -76,20 +76,18 @@ def _hint(error: DriverError, queue: Registry) -> str:
 
 @contextmanager
 def named(name: str, url: str | None) -> Iterator[sync.JobQueue]:
-    """A queue to look at, or to act on; its connections are closed after. See `queue_of` and `naming`."""
+    """Yield a queue for an operator's command, and close its connections after; see `queue_of` and `naming`."""
     with queue_of(name, url) as queue, naming(queue):
         yield queue
 
 
 def queue_of(name: str, url: str | None) -> sync.JobQueue:
-    """A queue for commands, without handlers.
+    """Return a queue without handlers, by its name or as `MODULE:QUEUE`.
 
-    Args:
-        name: Its name; or `MODULE:QUEUE`, where MODULE is a module of the current folder or one that is installed.
-        url: Where it is; None: where the module says, or at the server's usual place.
+    Without a URL it is where the module says, or at the default URL.
 
     Raises:
-        Mistake: The URL or the name is none; or as `load`.
+        Mistake: The URL or the name is wrong; or as `load`.
     """
     module, colon, _ = name.partition(":")
     try:
@@ -107,7 +105,7 @@ def queue_of(name: str, url: str | None) -> sync.JobQueue:
 
 
 def queues_in(module: str) -> tuple[list[str], list[str]]:
-    """The queues of a module as `MODULE:QUEUE`: those on a server, and those at memory://.
+    """Return the queues of a module as `MODULE:QUEUE`: those on a server, and those at memory://.
 
     Raises:
         Mistake: There is no such module, it raised, or it has none on a server.
@@ -122,7 +120,7 @@ def queues_in(module: str) -> tuple[list[str], list[str]]:
 
 
 def _is_module(name: str) -> bool:
-    """Whether a name is that of a module that a user may have: a queue's name may have a colon, too."""
+    """Return whether a user may have a module of this name: a queue's name may have a colon, too."""
     first = name.partition(".")[0]
     here = os.getcwd()
     if first in sys.stdlib_module_names:  # one here is hidden by Python's own, as `load` says
@@ -135,16 +133,13 @@ def _is_module(name: str) -> bool:
 
 
 def load(target: str, url: str | None = None, imports: Sequence[str] | None = None) -> Registry:
-    """The queue that a module defines; modules are looked for in the current directory before what is installed.
+    """Return the queue of a `MODULE:QUEUE`, where QUEUE may have dots, moved to a URL if one is given.
 
-    Args:
-        target: `MODULE:QUEUE`, where QUEUE may have dots.
-        url: Where the queue is to be instead of where the module says.
-        imports: More modules to import, which register handlers.
+    Modules of the current directory go before those that are installed. `imports` are modules with handlers.
 
     Raises:
-        Mistake: There is no such module or attribute, it is no queue, or the module raised (its traceback is
-            printed then: that is for the module's author).
+        Mistake: There is no such module or attribute, it is no queue, or the module raised; then its traceback is
+            printed.
     """
     module_name, colon, path = target.partition(":")
     if not (module_name and colon and path):
@@ -169,15 +164,10 @@ def load(target: str, url: str | None = None, imports: Sequence[str] | None = No
 def load_all(
     targets: Sequence[str], url: str | None = None, imports: Sequence[str] | None = None
 ) -> list[Registry | tuple[Registry, float]]:
-    """The queues that modules define, each once, and with its weight where a target of it says one.
-
-    Args:
-        targets: `MODULE:QUEUE` or `MODULE:QUEUE=WEIGHT`.
-        url: Where all of them are to be instead of where the modules say.
-        imports: As for `load`.
+    """Return the queues of `MODULE:QUEUE` or `MODULE:QUEUE=WEIGHT`, each once, with its weight if it has one.
 
     Raises:
-        Mistake: As `load`; a weight is no number; or what several targets say of one queue makes no sense.
+        Mistake: As `load`; a weight is no number; or several targets of one queue contradict each other.
     """
     found = dict[Registry, float | None]()
     paths = dict[Registry, str]()
@@ -195,7 +185,7 @@ def load_all(
 
 
 def _check_places(paths: Mapping[Registry, str]) -> None:
-    """See that no two objects are one queue: each would have half of the handlers."""
+    """Raise a `Mistake` if two objects are one queue: each would have half of the handlers."""
     by = dict[Hashable, str]()
     for queue, path in paths.items():
         earlier = by.setdefault(queue.driver.place, path)
@@ -221,7 +211,7 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # A module that lacks one of its own imports is there, and broken: that is the case below.
+        # A module that exists, but fails to import another one, is the case below.
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             parent = name.rpartition(".")[0]
             why = f": {parent!r} is not a package" if parent in sys.modules else ""
@@ -240,7 +230,7 @@ def _import(name: str) -> Any:
 def _look_in(folder: str) -> None:
     """Find modules in a folder: before what is installed, but after Python's own and what we need ourselves.
 
-    A `queue.py` or a `redis.py` there would else be taken for the one that everybody else means.
+    Else a `queue.py` or a `redis.py` there would replace the one that all other code imports.
     """
     if sys.path[:1] == [folder]:  # where `python -m` has put it
         del sys.path[0]
@@ -258,7 +248,7 @@ def _broken(name: str, error: BaseException) -> None:
 
 
 def _own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback that is in the user's code, not here or in the import machinery."""
+    """Return the part of a traceback that is in the user's code, not here or in the import machinery."""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         if file not in (__file__, importlib.__file__) and not file.startswith("<frozen importlib"):

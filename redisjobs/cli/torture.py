@@ -1,4 +1,4 @@
-"""The torture: everything that can go wrong does, at once, and nothing may be lost."""
+"""The torture: everything goes wrong at once, and no job may be lost."""
 
 import json
 import secrets
@@ -25,31 +25,29 @@ from redisjobs.torture.fleet.settable import settable
 from redisjobs.torture.nemesis import FAULTS, Fault
 from redisjobs.torture.run import LEASE, Torture
 
-_SAY = 5.0  # seconds between lines where there is no terminal
+_SAY = 5.0  # seconds between lines without a terminal
 
 
 def torture(
-    minutes: Annotated[float, typer.Option(min=0.05, help="How long faults come.")] = 5,
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long faults are made.")] = 5,
     url: Annotated[
-        str, typer.Option("--url", help="Use this server, and let it be: only workers and connections suffer.")
+        str, typer.Option("--url", help="Use this server, and break only workers and connections.")
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="Of the schedule of faults; by default a new one.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of the faults. Defaults to a new one.")] = None,
     json_file: Annotated[
         str, typer.Option("--json", metavar="FILE", help="Write the report there as JSON; - for standard output.")
     ] = "",
     faults: Annotated[
         list[str] | None,
-        typer.Option(
-            "--fault", metavar="NAME", help="Only this kind of fault; again for several.", show_default=False
-        ),
+        typer.Option("--fault", metavar="NAME", help="Only this kind of fault; repeatable.", show_default=False),
     ] = None,
     directory: Annotated[
         Path | None, typer.Option("--dir", file_okay=False, help="Keep the recordings and the workers' log there.")
     ] = None,
 ) -> None:
-    """Push, run, and break everything for a while; then prove that no job was lost.
+    """Push, run, and break everything for a while; then check that no job was lost.
 
-    Exit codes: 0 nothing was; 1 something was, or the run itself failed; 130 it was interrupted.
+    Exit codes: 0 no job was lost; 1 one was, or the run itself failed; 130 it was interrupted.
     """
     if sys.platform == "win32":
         raise Mistake("the torture needs a POSIX system: elsewhere there is no SIGKILL and no SIGSTOP")
@@ -81,13 +79,7 @@ def torture(
 
 
 class _Found(NamedTuple):
-    """What came of it.
-
-    Attributes:
-        verdict: What was found.
-        seconds: How long it took.
-        log: The end of the workers' log.
-    """
+    """What was found, after how many seconds, with the end of the workers' log."""
 
     verdict: Verdict
     seconds: float
@@ -115,7 +107,7 @@ def _check(url: str) -> None:
 
 @contextmanager
 def _folder(directory: Path | None) -> Iterator[Path]:
-    """Where recordings go: a new directory that stays, or one that does not."""
+    """Yield a folder for recordings: the one that was given, or a temporary one."""
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="redisjobs-torture-") as scratch:
             yield Path(scratch)
@@ -135,7 +127,7 @@ def _write(file: str, document: dict[str, Any]) -> None:
 
 
 def _kinds(names: Sequence[str] | None) -> Sequence[type[Fault]]:
-    """The kinds of fault of these names; all for none."""
+    """Return the kinds of fault of these names; all of them for no names."""
     if not names:
         return FAULTS
     known = {fault.name: fault for fault in FAULTS}

@@ -15,30 +15,25 @@ from redisjobs.queue import JobQueue
 
 
 class TimedOut(CommandError):
-    """The job has not ended in the time that was given: exit code 124, as of timeout(1)."""
+    """The job has not ended within the timeout: exit code 124, as of timeout(1)."""
 
     code = 124
 
 
 class LeftAlone(CommandError):
-    """Somebody who waited would not any longer, by Ctrl-C: exit code 130, as of a shell."""
+    """The wait was ended by Ctrl-C: exit code 130, as of a shell."""
 
     code = 130
 
 
 def wait_for(queue: Registry, job_id: str, timeout: float | None) -> Any:
-    """Wait until a job has ended; what its handler returned, as JSON has it.
-
-    Args:
-        queue: Its queue, of either face; the connections that it takes are closed after.
-        job_id: Its id.
-        timeout: Seconds to wait; None: for ever.
+    """Wait until a job has ended, and return what its handler returned, as JSON has it.
 
     Raises:
         Failure: It is a dead letter, and the text has the error and its traceback; or it has no result.
-        TimedOut: It has not ended in that time.
-        LeftAlone: Somebody pressed Ctrl-C.
-        DriverError: The store refuses to answer.
+        TimedOut: It has not ended within the timeout.
+        LeftAlone: Ctrl-C was pressed.
+        DriverError: Redis refuses to answer.
     """
     try:
         return anyio.run(_wait, queue, job_id, timeout)
@@ -59,14 +54,14 @@ async def _wait(queue: Registry, job_id: str, timeout: float | None) -> Any:
         async with JobQueue(queue.driver, queue.name) as waits, anyio.create_task_group() as tasks:
 
             async def follow() -> None:
-                with suppress(DriverError):  # by which the wait for the result ends as well
+                with suppress(DriverError):  # the wait for the result ends with the same error
                     async for progress in waits.watch(job_id):
                         bar.show(progress)
 
             tasks.start_soon(follow)
             try:
                 result = await waits.result(job_id, timeout=timeout)
-            except Exception as error:  # which the task group would wrap
+            except Exception as error:  # the task group would wrap it
                 failure = error
             tasks.cancel_scope.cancel()
     if failure is not None:

@@ -30,20 +30,18 @@ logger = Log("redisjobs.worker")
 
 Processes = Annotated[
     int | None,
-    typer.Option("--processes", "-p", min=1, help="Run so many, and start those anew that end."),
+    typer.Option("--processes", "-p", min=1, help="Worker processes. One that ends is restarted."),
 ]
 Strict = Annotated[
     bool,
-    typer.Option(
-        "--strict", help="Of several queues run the first one's jobs first; those of the others may starve."
-    ),
+    typer.Option("--strict", help="Run the jobs of the first queue first; those of the others may starve."),
 ]
-UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when nothing is left that may run now.")]
+UntilIdle = Annotated[bool, typer.Option("--until-idle", help="Exit when no job is left that may run now.")]
 Schedules = Annotated[
     bool,
     typer.Option(
         "--schedules/--no-schedules",
-        help="Fire the schedules of the queues, or leave that to other workers. With --until-idle none are fired.",
+        help="Fire the schedules of the queues, or leave that to other workers. --until-idle fires none.",
     ),
 ]
 Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")]
@@ -78,17 +76,16 @@ def worker(
     """Run jobs until SIGTERM or Ctrl-C; a second one stops at once.
 
     Several queues share its slots, and take turns: with app:critical=3 app:bulk three of four jobs that start are
-    of the first, while both have some. With --strict the order is all that counts.
+    of the first, while both have some. With --strict only the order counts.
 
-    With --processes a supervisor starts that many and keeps them running: one that dies is started anew, and its
-    jobs are handed to the others at once.
+    With --processes a supervisor runs that many. If one dies, another is started, and the others get its jobs at
+    once.
 
-    Handlers in other modules than the queue's are registered by --import, as in app.queue:queue --import app.jobs.
+    Name modules with more handlers by --import, as in app.queue:queue --import app.jobs.
 
-    Exit codes: 0 a stop that was asked for, a finished drain, or its share of jobs or memory had; 1 it had to end;
-    2 what was typed is wrong.
+    Exit codes: 0 stopped, drained, or reached --max-jobs or --max-rss; 1 failed; 2 wrong usage.
     """
-    told = settings.Settings(
+    chosen = settings.Settings(
         concurrency=concurrency,
         lease=lease,
         grace=grace,
@@ -98,28 +95,34 @@ def worker(
         max_rss=max_rss,
         abandoned=abandoned,
     )
-    configure(log_level, log)  # before the user's module is imported, which may have its own idea of logging
+    configure(log_level, log)  # before the user's module is imported, which may set logging up, too
     shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None else None
     queues = load_all(targets, url, imports)
-    # A supervisor, too, finds out what can't be.
-    worker = told.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
-    if shutdown is None:
-        command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
-        flags = {"--until-idle": until_idle, "--strict": strict, "--no-schedules": not schedules}
-        command += [*told.options(), *(flag for flag, is_set in flags.items() if is_set)]
-        command += [f"--import={module}" for module in imports or ()]
-        with _count_together(worker.queues, metrics, command):
-            supervisor = _supervisor(worker.queues, command, processes or 1, told, url)
-            sys.exit(_supervise(supervisor, health))
-    _warn_of_memory(worker.queues)
+    # Made for a supervisor, too: so it finds wrong settings before its processes do.
+    worker = chosen.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
+    if shutdown is not None:
+        _warn_of_memory(worker.queues)
+        if metrics is not None:
+            _count(worker.queues, metrics, shown=supervised is None)
+        shutdown.leave(_run_here(worker, until_idle, shutdown, supervised, health))
+    command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
+    flags = {"--until-idle": until_idle, "--strict": strict, "--no-schedules": not schedules}
+    command += [*chosen.options(), *(flag for flag, is_set in flags.items() if is_set)]
+    command += [f"--import={module}" for module in imports or ()]
+    with _count_together(worker.queues, metrics, command):
+        sys.exit(_supervise(_supervisor(worker.queues, command, processes or 1, chosen, url), health))
+
+
+def _run_here(
+    worker: Worker, until_idle: bool, shutdown: Shutdown, supervised: int | None, health: str | None
+) -> int:
+    """Run the worker in this process, which a supervisor may follow; return the exit code."""
     if health is not None:
         serve(health, lambda: worker.health)
-    if metrics is not None:
-        _count(worker.queues, metrics, shown=supervised is None)
     pipe = Pipe(supervised, lambda: worker.worker_ids) if supervised is not None else None
     if pipe is not None:
         pipe.follow(lambda: worker.health, shutdown.stop)
-    shutdown.leave(_run(worker, until_idle, shutdown, pipe))
+    return _run(worker, until_idle, shutdown, pipe)
 
 
 def _warn_of_memory(queues: Iterable[Registry]) -> None:
@@ -133,7 +136,7 @@ def _warn_of_memory(queues: Iterable[Registry]) -> None:
 
 
 def _count(queues: Iterable[Registry], where: str, *, shown: bool) -> None:
-    """Count what this process does; shown there, or by its supervisor."""
+    """Count what this process does, and show it there, unless its supervisor does."""
     need_library()
     from prometheus_client import REGISTRY
 
@@ -149,7 +152,7 @@ def _count(queues: Iterable[Registry], where: str, *, shown: bool) -> None:
 
 @contextmanager
 def _count_together(queues: Sequence[Registry], where: str | None, command: list[str]) -> Iterator[None]:
-    """Show what the worker processes count, if so asked; the command that starts them is told to."""
+    """Show what the worker processes count, if there is an address; the command that starts them gets it, too."""
     if where is None:
         yield
         return
@@ -157,21 +160,21 @@ def _count_together(queues: Sequence[Registry], where: str | None, command: list
     from redisjobs.cli import exposition
 
     command += ["--metrics", where]
-    with exposition.of_processes(queues[0]) as registry:  # each of them tells of a process that ended
+    with exposition.of_processes(queues[0]) as registry:  # the events of any queue name a process that ended
         exposition.serve("--metrics", where, registry)
         yield
 
 
 def _supervisor(
-    queues: Sequence[Registry], command: list[str], processes: int, told: settings.Settings, url: str | None
+    queues: Sequence[Registry], command: list[str], processes: int, chosen: settings.Settings, url: str | None
 ) -> Supervisor:
     if sys.platform == "win32":
         raise Mistake("--processes needs a POSIX system; start several workers instead")
     if any(hasattr(queue.driver, "memory") for queue in queues):
         raise Mistake("memory:// is a queue inside one process, which other processes can't share")
     if url is not None:
-        os.environ["REDISJOBS_URL"] = url  # not as an argument of theirs: it may hold a password
-    return Supervisor(queues, command, processes, lease=told.lease, grace=told.grace)
+        os.environ["REDISJOBS_URL"] = url  # not as an argument: it may hold a password
+    return Supervisor(queues, command, processes, lease=chosen.lease, grace=chosen.grace)
 
 
 def _supervise(supervisor: Supervisor, health: str | None) -> int:
@@ -189,7 +192,7 @@ def _supervise(supervisor: Supervisor, health: str | None) -> int:
 
 
 def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None) -> int:
-    """Run it; the exit code, whatever a handler may have raised through the event loop."""
+    """Run the worker; return the exit code, whatever a handler raises through the event loop."""
     code, told = 1, None
     shutdown.attach(worker)
     try:
@@ -199,10 +202,10 @@ def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None
                 code = 0
                 if pipe is not None:
                     pipe.end(_end(worker, drained=until_idle and not shutdown.asked))
-            except BaseException as error:  # SystemExit as well: it comes from a handler, whose code is not ours
+            except BaseException as error:  # SystemExit as well: a handler's exit code is not ours
                 _tell(told := error)
                 raise
-            finally:  # before the loop is closed, which waits for whatever handlers left in it
+            finally:  # before the loop is closed, which waits for what handlers left in it
                 shutdown.hurry(code)
     except BaseException as error:
         if error is not told:

@@ -16,18 +16,18 @@ _COLUMNS = ("worker", "state", "since", "running", "slots", "version", "job name
 def list_workers(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """List the workers of a queue: which jobs each runs, how many at once, and since when.
 
-    What is shown of a worker is what it said at its last heartbeat, which it sends every third of its lease.
+    Each is shown as it was at its last heartbeat, which it sends every third of its lease.
     """
     with named(queue, url) as there:
         found = there.workers()
-        if as_json:
-            show.document([worker_document(worker) for worker in found])
-        else:
-            worker_table(found, where(there))
+    if as_json:
+        show.document([worker_document(worker) for worker in found])
+    else:
+        worker_table(found, where(there))
 
 
 def worker_table(workers: Sequence[WorkerInfo], where: str, most: int | None = None) -> bool:
-    """Print workers, one a line, some of them if there are many; whether anybody reads it."""
+    """Print workers, one a line, some of them if there are many; return as `say` does."""
     if not workers:
         return say(f"no workers on {where}")
     read = show.table(_COLUMNS, map(_row, workers[:most]), f"{number_of(len(workers), 'worker')} on {where}")
@@ -37,7 +37,7 @@ def worker_table(workers: Sequence[WorkerInfo], where: str, most: int | None = N
 
 
 def worker_document(worker: WorkerInfo) -> dict[str, Any]:
-    """A worker for JSON."""
+    """Return a worker for JSON."""
     return dataclasses.asdict(worker) | {"state": _state(worker)}
 
 

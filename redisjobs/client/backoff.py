@@ -37,11 +37,8 @@ async def retrying(
 ) -> T:
     """Call the store until it is available, and return what `call` returned.
 
-    Args:
-        call: What to call.
-        on: The errors after which it is called again.
-        within: Seconds after which it is not called again, and the last error is raised.
-        failed: Called with each error, before the pause that follows.
+    After `within` seconds it is not called again, and the last error is raised. `failed` is called with each
+    error, before the pause that follows.
     """
 
     async def attempt() -> T:  # tenacity awaits only what it sees to be a coroutine function; a lambda is not one

@@ -27,11 +27,7 @@ def why_no_parameters(given: object) -> str:
 
 
 def refuse_function(given: object) -> None:
-    """Refuse a function in the place of parameters: a job function, or a handler.
-
-    Raises:
-        TypeError: It is one.
-    """
+    """Raise a TypeError for a function in the place of parameters: a job function, or a handler."""
     if why := why_no_parameters(given):
         raise TypeError(why)
     if inspect.isroutine(given):
@@ -42,11 +38,7 @@ def refuse_function(given: object) -> None:
 
 
 def check_items(items: object) -> None:
-    """Refuse one job in the place of many: of a dict its keys would be pushed, of a model its fields.
-
-    Raises:
-        TypeError: It is one job, or not iterable.
-    """
+    """Raise a TypeError for one job in the place of many: of a dict its keys would be pushed."""
     one = isinstance(items, Mapping | str | bytes | NewJob | PushedJob | FunctionJob) or hasattr(items, "job_name")
     if one or hasattr(type(items), "__pydantic_fields__") or not isinstance(items, Iterable):
         shown = items.__name__ if isinstance(items, type) else f"a {type(items).__name__}"
@@ -54,11 +46,7 @@ def check_items(items: object) -> None:
 
 
 def prepared_by(queue_name: str, job: NewJob) -> NewJob:
-    """Return a job that was prepared by the queue of this name.
-
-    Raises:
-        ValueError: Another queue prepared it.
-    """
+    """Return a job that the queue of this name prepared; raise a ValueError if another queue did."""
     if job.queue and job.queue != queue_name:
         raise ValueError(
             f"the job '{visible(name_in(job))}' was prepared by queue '{job.queue}', and this is queue "
@@ -68,14 +56,7 @@ def prepared_by(queue_name: str, job: NewJob) -> NewJob:
 
 
 def id_of(job: str | PushedJob) -> str:
-    """Return a job's id.
-
-    Args:
-        job: The id itself, or the job's handle.
-
-    Raises:
-        TypeError: It is neither.
-    """
+    """Return a job's id, of itself or of the job's handle; raise a TypeError for anything else."""
     if isinstance(job, str | PushedJob):
         return str(job)
     shown = f"{job!r:.100}"

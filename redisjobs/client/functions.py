@@ -117,15 +117,14 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         return self._queue.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
 
 
-def check_job_options(function: object, options: Mapping[str, Any]) -> None:
-    """Check what `job` was given: a function, or options that exist.
-
-    Raises:
-        TypeError: It was given something else.
-    """
+def job_function(queue: Any, kind: Any, function: Any, options: Mapping[str, Any]) -> Any:
+    """Return what `queue.job` makes of a function, of this kind, and of the options alone: a decorator."""
     if function is not None and not callable(function):
         raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
     check_handler_options(options, "name", "limit_key", limit_key=options.get("limit_key"))
+    if function is None:
+        return lambda decorated: job_function(queue, kind, decorated, options)
+    return kind(queue, function, *queue._register_function(function, **options))
 
 
 def _mark_async(function: Any) -> None:

@@ -29,44 +29,28 @@ class Inspector(Calls):
     ) -> list[JobInfo]:
         """List jobs of one state, or of each: running, ready, delayed, dead, completed, cancelled.
 
-        Running and ready jobs come by priority and age, delayed ones by due time, others newest first.
+        Running and ready jobs come by priority and age, delayed ones by due time, others newest first. Completed
+        and cancelled ones are there if the queue keeps them: see `Retention`.
 
         Args:
-            state: delayed, ready, running or dead; or completed or cancelled, if the queue keeps those. Defaults
-                to all of these, one after another.
+            state: The state. Defaults to all of these, one after another.
             limit: The most jobs of each state; up to 500. `scan` goes through all jobs of one state.
             options: Which of them; see `FilterOptions`.
-
-        Raises:
-            ValueError: There is no such state, the limit is less than 1, or the value of an option is wrong.
-            TypeError: An option does not exist.
         """
         return await self._do(operations.jobs(state, limit, options))
 
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> AsyncIterator[JobInfo]:
-        """Go through all chosen jobs of one state, however many there are, with `async for`.
+        """Go through all chosen jobs of one state, however many there are, with `async for`; see `jobs`.
 
-        Ready and running jobs come by priority and age, delayed ones by due time, others newest first. Each step
-        reads at most 500 jobs and 1 MB, so no step holds the server up, and a step may find nothing. A job that
-        stays where it is comes once.
-
-        Args:
-            state: delayed, ready, running or dead; or completed or cancelled, if the queue keeps those.
-            options: Which of them; see `FilterOptions`.
-
-        Raises:
-            ValueError: There is no such state, or the value of an option is wrong.
-            TypeError: An option does not exist.
+        Each step reads at most 500 jobs and 1 MB, so no step holds the server up, and a step may find nothing. A
+        job that stays where it is comes once.
         """
         return self._scan(operations.first_page(state, options))
 
     async def dead_groups(self) -> list[DeadGroup]:
-        """Count the dead letters of each kind: of each fingerprint, or of each reason where there is none.
+        """Count the dead letters of each kind: of each fingerprint, or of each reason; the largest groups first.
 
         All dead letters are read, in steps. Of more than 1,000 kinds only the newest 1,000 are kept.
-
-        Returns:
-            The groups, the largest first.
         """
         return await self._do(operations.dead_groups())
 
@@ -89,23 +73,15 @@ class Inspector(Calls):
 
         A pause outlives workers, producers and restarts. Jobs can be pushed, looked up, cancelled and held
         meanwhile, and delayed ones become ready. No job that is pushed after this has returned starts.
-
-        Args:
-            name: The job name; None: the whole queue.
-
-        Raises:
-            ValueError: The name can't be a job's.
         """
         await self._do(operations.pause(name))
 
     async def resume(self, name: str | JobName[Any] | None = None) -> None:
-        """Let jobs start again, in their places, after a `pause` of the same name.
+        """Let jobs start again, in their places, after a `pause` of the same name, or of the whole queue.
 
-        Args:
-            name: The job name; None: the whole queue. A paused name stays paused when the queue is resumed.
+        A paused name stays paused when the queue is resumed.
 
         Raises:
-            ValueError: The name can't be a job's.
             Unavailable: No answer until the deadline. If the name is resumed, a worker makes its jobs ready
                 within about a minute.
         """
@@ -138,9 +114,6 @@ class Inspector(Calls):
             rate: The most jobs that start in a time, as `50/s`, `100/m` or `5/h`, retries included; None: any.
             burst: The most jobs that may start together after a rest. Defaults to one, plus as many as the rate
                 allows in 0.1 s.
-
-        Raises:
-            ValueError: The name can't be a job's, or the limit is wrong.
         """
         await self._do(operations.set_limit(name, max_concurrency, rate, burst))
 
@@ -200,10 +173,6 @@ class Inspector(Calls):
 
         Returns:
             How many. After a lost reply it may be fewer than were requeued.
-
-        Raises:
-            ValueError: The value of an option is wrong.
-            TypeError: An option does not exist.
         """
         return await self._do(operations.requeue_all(options, rate))
 
@@ -212,29 +181,17 @@ class Inspector(Calls):
         return await self._do(operations.delete_all(options))
 
     async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Cancel all chosen jobs; see `requeue_all` for the options and what it returns.
+        """Cancel all chosen jobs that are delayed, ready or running; see `requeue_all` for what it returns.
 
-        Args:
-            state: delayed, ready or running. A job that has started meanwhile is cancelled too. Of running jobs
-                the handlers are cancelled; their jobs end a moment later.
-            options: Which of them; see `FilterOptions`. Defaults to all.
-
-        Raises:
-            ValueError: There is no such state, or the value of an option is wrong.
-            TypeError: An option does not exist.
+        A job that has started meanwhile is cancelled too. Of running jobs the handlers are cancelled; their jobs
+        end a moment later.
         """
         return await self._do(operations.cancel_all(state, options))
 
     async def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Hold all chosen jobs that wait; see `requeue_all` for the options and what it returns.
+        """Hold all chosen jobs that are delayed or ready; see `requeue_all` for what it returns.
 
-        Args:
-            state: delayed or ready. A job that has started meanwhile goes on.
-            options: Which of them; see `FilterOptions`. Defaults to all.
-
-        Raises:
-            ValueError: There is no such state, or the value of an option is wrong.
-            TypeError: An option does not exist.
+        A job that has started meanwhile goes on.
         """
         return await self._do(operations.hold_all(state, options))
 

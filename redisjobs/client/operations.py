@@ -60,6 +60,9 @@ _ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, 
 class FilterOptions(TypedDict, total=False):
     """Which jobs are chosen. A job must match every option that is given.
 
+    A wrong value is a `ValueError`, and so is a wrong state beside it; an option that does not exist is a
+    `TypeError`.
+
     Attributes:
         name: The job's name.
         text: A text in its stored parameters or its last error. It is no pattern.
@@ -216,14 +219,7 @@ def set_limit(
 def requeue(
     job: str | PushedJob, parameters: Any, ended: bool, edited: Callable[[Row, Any], Requeue]
 ) -> Steps[bool]:
-    """Make a dead letter ready again.
-
-    Args:
-        job: Its id, or its handle.
-        parameters: Its new ones; None: as they are.
-        ended: Whether a job that ended and was kept will do too.
-        edited: Makes the change that sets new parameters.
-    """
+    """Make a dead letter ready again, or a job that ended; `edited` makes the change that sets new parameters."""
     job_id, is_ended = id_of(job), flag(ended, "ended")
     if parameters is None:
         change = Requeue(job_id, ended=is_ended)

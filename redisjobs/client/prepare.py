@@ -1,6 +1,6 @@
 """How parameters become a job to push, by the handlers that a queue knows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, Unpack, overload
 
 from redisjobs.base.visible import visible
@@ -17,15 +17,11 @@ from redisjobs.model.queries import Row
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, NewJob, weight_of
 
 P = TypeVar("P")
+T = TypeVar("T")
 
 
 class Preparing:
-    """The part of a queue that encodes jobs.
-
-    Args:
-        name: The queue's name.
-        max_parameters: The most bytes of JSON that a job's parameters may have.
-    """
+    """The part of a queue that encodes jobs."""
 
     def __init__(self, name: str, max_parameters: int) -> None:
         self.name = name
@@ -149,7 +145,7 @@ class Preparing:
             known = self.definitions[name]
             given = payload.instance(known.name, parameters)
             encoded = self._encode(known.name, given)
-            key = _limit_key_of(known, given) if known.limit_key is not None else ""
+            key = _key_by(known, "limit_key", given, checked_key) if known.limit_key is not None else ""
             return Requeue(row.job_id, parameters=encoded, limit_key=key, ended=True, key=row.key)
         if why := why_no_parameters(parameters):
             raise TypeError(why)
@@ -206,7 +202,7 @@ def _with_defaults(
     if known.keep_ms and options.get("keep_result") is None:
         fields += ["keep_result", str(known.keep_ms)]
     if known.limit_key is not None and options.get("limit_key") is None:
-        fields += ["limit_key", _limit_key_of(known, parameters)]
+        fields += ["limit_key", _key_by(known, "limit_key", parameters, checked_key)]
     if known.priority is None and known.unique is None:
         return options
     defaults = PushOptions()
@@ -216,21 +212,13 @@ def _with_defaults(
             options = options.copy()
             del options["priority"]
     if known.unique is not None and "unique" not in options:
-        defaults["unique"] = _unique_key_of(known, parameters)
+        defaults["unique"] = _key_by(known, "unique", parameters, checked_unique)
     return {**defaults, **options}
 
 
-def _unique_key_of(known: JobDefinition[Any], parameters: Any) -> str | None:
-    assert known.unique is not None
+def _key_by(known: JobDefinition[Any], option: str, parameters: Any, check: Callable[[Any], T]) -> T:
+    """Return the key that a function of a handler, given as this option, makes of parameters."""
     try:
-        return checked_unique(known.unique(parameters))
+        return check(getattr(known, option)(parameters))
     except Exception as error:  # the user's code may raise anything
-        raise EncodeError(f"{known.name.name}: unique= gave no key for these parameters ({error})") from error
-
-
-def _limit_key_of(known: JobDefinition[Any], parameters: Any) -> str:
-    assert known.limit_key is not None
-    try:
-        return checked_key(known.limit_key(parameters))
-    except Exception as error:  # the user's code may raise anything
-        raise EncodeError(f"{known.name.name}: limit_key= gave no key for these parameters ({error})") from error
+        raise EncodeError(f"{known.name.name}: {option}= gave no key for these parameters ({error})") from error

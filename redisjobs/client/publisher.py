@@ -37,16 +37,10 @@ _NAMES: dict[type[Change[Any]], str] = {
 
 
 class Publisher:
-    """Publishes the events of calls on a queue.
+    """Publishes the events of calls on a queue. The log listens to them.
 
     A queue has one once its events were asked for. All that it needs is loaded with it, not later: a new release
     that replaces this one on the disk must not reach into a run.
-
-    Args:
-        queue: The queue's name.
-
-    Attributes:
-        events: The queue's events. The log listens to them.
     """
 
     def __init__(self, queue: str) -> None:

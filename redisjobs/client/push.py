@@ -31,17 +31,11 @@ _KEPT_OUT = (Reply.EXISTS, Reply.DUPLICATE, Reply.REFUSED)
 
 @dataclass(slots=True)
 class Chunk:
-    """Jobs that one call pushes.
-
-    Attributes:
-        jobs: The jobs.
-        held: Whether the caller holds any of them, and may push it again.
-        is_last: Whether no chunk follows; False where that is not known yet.
-    """
+    """Jobs that one call pushes."""
 
     jobs: list[NewJob]
-    held: bool
-    is_last: bool
+    held: bool  # the caller holds some of them, and may push them again
+    is_last: bool  # no chunk follows; False if that is not known yet
 
 
 class MakeHandle(Protocol[Handle_co]):
@@ -55,13 +49,9 @@ class MakeHandle(Protocol[Handle_co]):
 class Push:
     """One call that pushes jobs, and repeats it until there is an answer or the deadline has passed.
 
-    Args:
-        jobs: The jobs.
-        deadline: The most seconds it may take.
-        held: Whether the caller has these jobs from `prepare`, and may push them again, or has done so.
+    The jobs are `held` if the caller has them from `prepare`, and may push them again, or has done so.
 
     Attributes:
-        jobs: The jobs.
         deadline: The most seconds it may take; fewer if some of the jobs were sent before.
         repeated: Whether some of the jobs may have been sent before.
         conflicts: The conflicts of jobs with `on_conflict="raise"`.
@@ -103,11 +93,7 @@ class Push:
         self.repeated = self._is_unknown = True
 
     def handles(self, answers: Sequence[Pushed], make: MakeHandle[Handle_co]) -> list[Handle_co]:
-        """Return a handle for each job.
-
-        Raises:
-            DriverError: One could not be added.
-        """
+        """Return a handle for each job; raise a `DriverError` if one could not be added."""
         handles: list[Handle_co] = []
         unknown: list[NewJob] = []
         conflicts: list[Conflict] = []
@@ -248,11 +234,7 @@ async def _push_and_encode(
 
 
 def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
-    """Raise for the jobs of a call that have `on_conflict="raise"` and met a held key.
-
-    Raises:
-        UniqueConflict: There are such jobs.
-    """
+    """Raise a `UniqueConflict` for the jobs of a call that have `on_conflict="raise"` and met a held key."""
     if not conflicts:
         return
     (key, holder), more = conflicts[0], len(conflicts) - 1

@@ -15,6 +15,7 @@ from redisjobs.client.functions import HandlerDecorator
 from redisjobs.client.prepare import Preparing
 from redisjobs.errors import DriverError, RegistrationError
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
+from redisjobs.model import payload
 from redisjobs.model.changes import Change
 from redisjobs.model.definition import Accuracy, Definition, check_schedule
 from redisjobs.model.driver import Driver
@@ -26,8 +27,8 @@ from redisjobs.model.options import (
     check_handler_options,
     check_push_options,
     checked_policy,
+    handled_by,
     in_ms,
-    new_definition,
     unique_of,
 )
 from redisjobs.model.retention import Retention
@@ -45,7 +46,7 @@ P = TypeVar("P")
 
 
 class Registry(Preparing):
-    """A queue's handlers and defaults.
+    """A queue's handlers and defaults; for the arguments see `JobQueue`.
 
     Attributes:
         driver: The store, for the worker that runs the handlers.
@@ -54,19 +55,6 @@ class Registry(Preparing):
         middleware: The queue's middleware, the outermost first; see `add_middleware`.
         on_push: Their hooks of that name.
         retention: What the queue keeps; its workers store it when they start. None: they leave it as it is.
-
-    Args:
-        name: The queue's name: 1 to 200 characters, no braces, no spaces.
-        retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
-        max_parameters: The most bytes of JSON that a job's parameters may have.
-        deadline: Seconds for which a call is retried while the store is unavailable; up to 50.
-        middleware: The queue's middleware; the outermost first.
-        retention: What the queue keeps; None: what is stored.
-
-    Raises:
-        TypeError: An item of `middleware` is something else, or has a hook that the queue can't await; or
-            `retention` is something else.
-        ValueError: The name, the deadline or the number of bytes is wrong.
     """
 
     driver: Driver
@@ -75,11 +63,12 @@ class Registry(Preparing):
 
     def __init__(
         self,
-        name: str,
+        where: Any,
+        name: str = "default",
         *,
-        retry: RetryPolicy | None,
-        max_parameters: int,
-        deadline: Duration,
+        retry: RetryPolicy | None = None,
+        max_parameters: int = payload.MAX_PARAMETERS,
+        deadline: Duration = 10,
         middleware: Iterable[Middleware] = (),
         retention: Retention | None = None,
     ) -> None:
@@ -100,6 +89,11 @@ class Registry(Preparing):
         self.on_push: tuple[Hook, ...] = ()
         for each in all_checked(middleware, awaits_push=self._awaits_push):
             self.add_middleware(each)
+        self.move(where)
+
+    def move(self, where: Any) -> None:
+        """Move the queue to another store, before its first call; `where` is as for the queue itself."""
+        raise NotImplementedError
 
     @property
     def events(self) -> "Events":
@@ -145,9 +139,8 @@ class Registry(Preparing):
             options: See `HandlerOptions`.
 
         Raises:
-            RegistrationError: The name has a handler already. The handler takes something other than
-                (parameters) or (parameters, context), or can't run in a process, or its result can't be kept. Or
-                there is a schedule, and the parameters need arguments.
+            RegistrationError: The name has a handler already. Or the handler takes something other than
+                (parameters) or (parameters, context), can't run in a process, or has a result that can't be kept.
             ValueError: A duration or a limit is wrong.
             TypeError: An option does not exist.
         """
@@ -156,9 +149,13 @@ class Registry(Preparing):
 
         def decorate(handler: Any) -> Any:
             unique = unique_of(options.get("unique"), name.name, _fields_of(name.parameters))
-            call, returned = handler_call(handler), functools.partial(returned_type, handler)
-            definition = new_definition(
-                name, call, handler, options, returned, retry=self.retry, limit_key=limit_key, unique=unique
+            definition = JobDefinition(
+                name,
+                handler_call(handler),
+                **{"retry": self.retry, **handled_by(handler, options)},
+                returned=functools.partial(returned_type, handler),
+                limit_key=limit_key,
+                unique=unique,
             )
             self._add(definition, name.parameters, options.get("schedule"))
             return handler
@@ -179,13 +176,11 @@ class Registry(Preparing):
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
         signature = Signature.of(function, str(called))
         unique = unique_of(options.get("unique"), str(called), list(signature.type.__annotations__))
-        definition = new_definition(
+        definition = JobDefinition(
             JobName(called, signature.type),
             signature.call,
-            function,
-            options,
-            functools.partial(returned_type, function),
-            retry=self.retry,
+            **{"retry": self.retry, **handled_by(function, options)},
+            returned=functools.partial(returned_type, function),
             limit_key=None if limit_key is None else signature.attributed(limit_key),
             unique=None if unique is None else signature.attributed(unique),
             by_name=True,

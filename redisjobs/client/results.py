@@ -25,11 +25,7 @@ KEPT = 3600
 
 
 def kept_for_a_while(job: NewJob) -> NewJob:
-    """Return a job whose result is kept: for `KEPT` unless it says how long.
-
-    Raises:
-        ValueError: It says that nothing is kept.
-    """
+    """Return a job whose result is kept, for `KEPT` unless it says how long; refuse one that says not at all."""
     said = dict(zip(job.fields[::2], job.fields[1::2], strict=True))
     if said.get("keep_result") == "0":
         raise ValueError(
@@ -41,12 +37,9 @@ def kept_for_a_while(job: NewJob) -> NewJob:
 
 
 def expected(definitions: Mapping[str, JobDefinition[Any]], job: str | PushedJob, returns: Any) -> Expected:
-    """Return what is known here of a job's result.
+    """Return what is known here of the result of a job, by its handle or its id.
 
-    Args:
-        definitions: The handlers registered here.
-        job: Its handle, whose name leads to the handler; or its id.
-        returns: The type that the caller wants; None: that of the handler.
+    The type that the caller wants, `returns`, goes before that of the handler.
 
     Raises:
         RegistrationError: Pydantic has no schema for the type.
@@ -67,13 +60,7 @@ def has_ended(status: JobStatus) -> bool:
 
 
 def result_of(job_id: str, status: JobStatus, expected: Expected, *, was_there: bool) -> Any:
-    """Return the result of a job that has ended.
-
-    Args:
-        job_id: The job's id.
-        status: How it has ended.
-        expected: What is known here of its result.
-        was_there: Whether it had not ended when the wait began.
+    """Return the result of a job that has ended; `was_there` if it had not when the wait began.
 
     Raises:
         NoResult: There is none; one class for each reason.
@@ -111,14 +98,7 @@ def not_kept_yet(job_id: str, status: JobStatus) -> ResultNotKept | None:
 
 
 def not_ended(job_id: str, status: JobStatus | None, expected: Expected, timeout: float) -> str:
-    """Return the message of a wait that timed out.
-
-    Args:
-        job_id: The job's id.
-        status: Its last known status; None: the store did not answer.
-        expected: What is known here of its result.
-        timeout: The seconds that it was waited for.
-    """
+    """Return the message of a wait that timed out; a status of None means that the store did not answer."""
     said = f"job {visible(job_id)} has not ended in {timeout:g} s; it goes on"
     if status is None or status.keep is not None or not expected.unkept_by:
         return said

@@ -3,11 +3,13 @@
 It lists those that code declares too; see `Registry.schedule`. A `Scheduler` fires them.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, Unpack
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, Literal, TypeVar, Unpack
 
 from redisjobs.base.visible import visible
+from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.operations import Steps, ask
+from redisjobs.client.push import Conflict
 from redisjobs.errors import DriverError, RegistrationError, UnknownSchedule
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.definition import Accuracy, Definition, job_now
@@ -25,19 +27,8 @@ from redisjobs.model.stored import (
 from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.schedules.schedule import Schedule
 
-T = TypeVar("T")
-Handle = TypeVar("Handle", covariant=True)
-
-
-class Queue(Protocol[Handle]):
-    """What the schedules of an async queue use of it."""
-
-    @property
-    def define(self) -> Callable[..., Definition]: ...  # noqa: D102
-
-    async def _do(self, steps: Steps[T]) -> T: ...
-
-    async def _push(self, jobs: Sequence[NewJob], conflicts: list[tuple[str, str]]) -> Sequence[Handle]: ...
+Handle = TypeVar("Handle")
+Conflicts = list[Conflict]
 
 
 class Schedules(Generic[Handle]):
@@ -46,8 +37,10 @@ class Schedules(Generic[Handle]):
     A name that is not text is a `TypeError`.
     """
 
-    def __init__(self, queue: Queue[Handle]) -> None:
-        self._queue = queue
+    def __init__(
+        self, queue: Calls, push: Callable[[Sequence[NewJob], Conflicts], Awaitable[Sequence[Handle]]]
+    ) -> None:
+        self._queue, self._push = queue, push
 
     async def list(self) -> list[ScheduleInfo]:
         """Return all schedules, by name."""
@@ -104,26 +97,15 @@ class Schedules(Generic[Handle]):
         Raises:
             UnknownSchedule: No schedule has that name, or its stored form can't be read.
         """
-        (handle,) = await self._queue._push([await self._queue._do(_job_now(name))], [])
+        (handle,) = await self._push([await self._queue._do(_job_now(name))], [])
         return handle
-
-
-class SyncQueue(Protocol[Handle]):
-    """What the schedules of a sync queue use of it."""
-
-    @property
-    def define(self) -> Callable[..., Definition]: ...  # noqa: D102
-
-    def _do(self, steps: Steps[T]) -> T: ...
-
-    def _push(self, jobs: Sequence[NewJob], conflicts: list[tuple[str, str]]) -> Sequence[Handle]: ...
 
 
 class SyncSchedules(Generic[Handle]):
     """The schedules of a sync queue; see `Schedules`, whose methods these are."""
 
-    def __init__(self, queue: SyncQueue[Handle]) -> None:
-        self._queue = queue
+    def __init__(self, queue: SyncCalls, push: Callable[[Sequence[NewJob], Conflicts], Sequence[Handle]]) -> None:
+        self._queue, self._push = queue, push
 
     def list(self) -> list[ScheduleInfo]:
         """See `Schedules.list`."""
@@ -165,7 +147,7 @@ class SyncSchedules(Generic[Handle]):
 
     def run_now(self, name: str) -> Handle:
         """See `Schedules.run_now`."""
-        (handle,) = self._queue._push([self._queue._do(_job_now(name))], [])
+        (handle,) = self._push([self._queue._do(_job_now(name))], [])
         return handle
 
 

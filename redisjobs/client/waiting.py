@@ -79,11 +79,7 @@ class Waiter:
         self._wakeup.wake()
 
     async def changed(self) -> JobStatus:
-        """Wait for news, and return it.
-
-        Raises:
-            DriverError: The store refuses to answer.
-        """
+        """Wait for news, and return it; raise a `DriverError` if the store refuses to answer."""
         while self._news is None:
             self._begin()
             await self._wait()
@@ -109,10 +105,6 @@ class Waiter:
 class Waiting:
     """Waits for any number of jobs of one queue, in one event loop.
 
-    Args:
-        driver: The queue's.
-        queue: Its name.
-
     Attributes:
         trouble: Why the store can't be asked at the moment; None: it can.
     """
@@ -133,9 +125,7 @@ class Waiting:
     async def statuses(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[JobStatus, None]:
         """Yield a job's status, now and after each change; the last one says how the job has ended.
 
-        Args:
-            job_id: The job's id.
-            warns: Whether to log after 10 s why the job does not start, if it does not.
+        With `warns` a log line says after 10 s why the job does not start, if it does not.
 
         Raises:
             DriverError: The store refuses to answer.
@@ -193,11 +183,7 @@ class Waiting:
     ) -> Any:
         """Return what a job's handler returned, once the job has ended.
 
-        Args:
-            job_id: The job's id.
-            expected: What is known here of its result.
-            timeout: Seconds to wait, 0 to look once; None: no limit.
-            since: When the wait began, by the monotonic clock. Defaults to now.
+        A timeout of 0 looks once. `since` is when the wait began, by the monotonic clock; None: now.
 
         Raises:
             TimeoutError: It has not ended in that time.
@@ -222,11 +208,7 @@ class Waiting:
         return result_of(job_id, status, expected, was_there=before is not None)
 
     async def progress(self, job_id: str) -> AsyncGenerator[Progress, None]:
-        """Yield a job's last progress report, then each new one, until the job has ended.
-
-        Raises:
-            DriverError: The store refuses to answer.
-        """
+        """Yield a job's last progress report, then each new one, until the job has ended."""
         before = None
         async with aclosing(self.statuses(job_id)) as statuses:
             async for status in statuses:

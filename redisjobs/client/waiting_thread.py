@@ -15,10 +15,7 @@ T = TypeVar("T")
 
 
 class WaitingThread:
-    """An event loop in a thread of its own, which starts when it is needed.
-
-    A forked process starts with none.
-    """
+    """An event loop in a thread of its own, which starts when it is needed."""
 
     def __init__(self) -> None:
         self.begin()
@@ -31,11 +28,7 @@ class WaitingThread:
         self._thread = threading.current_thread()
 
     def call(self, steps: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine there, wait until it has ended, and return what it returned.
-
-        Args:
-            steps: Makes the coroutine; again if the thread was ended meanwhile.
-        """
+        """Run a coroutine there and return its result; made again if the thread was ended meanwhile."""
         return self._call(lambda _: steps())
 
     def _call(self, steps: Callable[[asyncio.AbstractEventLoop], Coroutine[Any, Any, T]]) -> T:
@@ -54,8 +47,7 @@ class WaitingThread:
     def each(self, make: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
         """Yield what an async generator yields that runs there; never the same twice in a row.
 
-        Args:
-            make: Makes the generator; again if the thread was ended meanwhile: it may begin with the last item.
+        It is made again if the thread was ended meanwhile: it may begin with the last item.
         """
         before: T | None = None
         steps: AsyncGenerator[T, None] | None = None

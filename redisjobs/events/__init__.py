@@ -21,276 +21,168 @@ logger = Log("redisjobs")
 
 @dataclass(frozen=True)
 class Event:
-    """Something that has happened.
+    """Something that has happened."""
 
-    Attributes:
-        queue: The queue's name.
-        at: When it was published, in seconds since 1970 by this machine's clock.
-    """
-
-    queue: str
+    queue: str  # its name
     _: KW_ONLY
-    at: float = field(default_factory=time.time)
+    at: float = field(default_factory=time.time)  # when it was published, by this machine's clock
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsPushed(Event):
-    """A push was answered, and every job of it is on the queue, or was before.
+    """A push was answered, and every job of it is on the queue, or was before."""
 
-    Attributes:
-        jobs: The id and the name of each job, and whether it was added.
-    """
-
-    jobs: Sequence[tuple[str, str, bool]]
+    jobs: Sequence[tuple[str, str, bool]]  # id, name, and whether it was added
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFired(Event):
-    """A schedule has fired: a scheduler of this process was the first to see to its slot.
-
-    Attributes:
-        schedule: Its name.
-        slot: The slot; the last one, if several were made up for.
-        missed: How many slots before it have no job of their own.
-        jobs: The id and the name of each job, and whether it was added: it is not if its unique key is held.
-    """
+    """A schedule has fired: a scheduler of this process was the first to see to its slot."""
 
     schedule: str
-    slot: datetime
-    missed: int
-    jobs: Sequence[tuple[str, str, bool]]
+    slot: datetime  # the last one, if several were made up for
+    missed: int  # how many slots before it have no job of their own
+    jobs: Sequence[tuple[str, str, bool]]  # as in `JobsPushed`; one is not added if its unique key is held
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushFailed(Event):
-    """A push raised: its jobs are not on the queue, or may not be.
+    """A push raised: its jobs are not on the queue, or may not be."""
 
-    Attributes:
-        jobs: The id and the name of each job that may not be there.
-        error: What it raised.
-    """
-
-    jobs: Sequence[tuple[str, str]]
+    jobs: Sequence[tuple[str, str]]  # id and name of each that may not be there
     error: DriverError
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsChanged(Event):
-    """Jobs were cancelled, requeued, deleted, held or unheld, by a call on this queue.
+    """Jobs were cancelled, requeued, deleted, held or unheld, by a call on this queue."""
 
-    Attributes:
-        change: `cancel`, `requeue`, `delete`, `hold` or `unhold`.
-        jobs: The id of each changed job, as it was named in the call, and the store's reply: OK, CANCELLED,
-            CANCELLING or HELD.
-    """
-
-    change: str
-    jobs: Sequence[tuple[str, Reply]]
+    change: str  # `cancel`, `requeue`, `delete`, `hold` or `unhold`
+    jobs: Sequence[tuple[str, Reply]]  # the id as it was named in the call; OK, CANCELLED, CANCELLING or HELD
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueuePaused(Event):
-    """A queue, or a job name, was paused by a call on this queue, or was before.
+    """A queue, or a job name, was paused by a call on this queue, or was before."""
 
-    Attributes:
-        name: The job name; '' for the whole queue.
-    """
-
-    name: str
+    name: str  # the job name; '' for the whole queue
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueResumed(Event):
-    """A queue, or a job name, was resumed by a call on this queue, or was not paused.
+    """A queue, or a job name, was resumed by a call on this queue, or was not paused."""
 
-    Attributes:
-        name: The job name; '' for the whole queue.
-    """
-
-    name: str
+    name: str  # the job name; '' for the whole queue
 
 
 @dataclass(frozen=True)
 class WorkerEvent(Event):
-    """Something that has happened to a worker.
+    """Something that has happened to a worker."""
 
-    Attributes:
-        worker: Its id at that time.
-        queues: The names of all queues of that worker, in order, where it has several; else empty.
-    """
-
-    worker: str
+    worker: str  # its id at that time
     _: KW_ONLY
-    queues: Sequence[str] = ()
+    queues: Sequence[str] = ()  # the names of all queues of that worker, in order; empty if it has one
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStarted(WorkerEvent):
-    """A worker has reached the store and begins to claim.
+    """A worker has reached the store and begins to claim."""
 
-    Attributes:
-        slots: How many jobs it may run at once.
-        names: The job names it has handlers for, in alphabetical order.
-        server: Where the queue is, without a password.
-        busy: Returns how many of the slots run a job, at any time and for any thread. Equal for queues that share
-            the slots of one worker.
-    """
-
-    slots: int
-    names: Sequence[str]
-    server: str = ""
+    slots: int  # how many jobs it may run at once
+    names: Sequence[str]  # the job names it has handlers for, in alphabetical order
+    server: str = ""  # where the queue is, without a password
+    # How many of the slots run a job, for any thread. Equal for queues that share the slots of one worker.
     busy: Callable[[], int] = int
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDraining(WorkerEvent):
-    """A worker was asked to stop: it claims no more jobs, and finishes those that run.
+    """A worker was asked to stop: it claims no more jobs, and finishes those that run."""
 
-    Attributes:
-        jobs: How many it holds.
-    """
-
-    jobs: int
+    jobs: int  # how many it holds
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStopped(WorkerEvent):
-    """A worker's run has ended, in order or not: its jobs are settled or released, or will run again.
+    """A worker's run has ended, in order or not: its jobs are settled or released, or will run again."""
 
-    Attributes:
-        started_as: Its id when it started; it may have another by now. '' if it never reached its store.
-        server: Where the store is, as a URL without a password; '' where its driver does not say it.
-    """
-
-    started_as: str = ""
-    server: str = ""
+    started_as: str = ""  # its id when it started; '' if it never reached its store
+    server: str = ""  # as in `WorkerStarted`
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceUnavailable(WorkerEvent):
-    """The store of a worker did not answer, or refuses; the worker tries again.
-
-    Attributes:
-        why: What is wrong.
-        refuses: Whether the store answers, but refuses: it is full, or a key has the wrong type.
-        leases: How many jobs the worker holds meanwhile; None: it has not begun yet.
-        server: Where the store is, as a URL without a password; '' where its driver does not say it.
-    """
+    """The store of a worker did not answer, or refuses; the worker tries again."""
 
     why: str
-    refuses: bool
-    leases: int | None
-    server: str = ""
+    refuses: bool  # the store answers, but refuses: it is full, or a key has the wrong type
+    leases: int | None  # how many jobs the worker holds meanwhile; None: it has not begun yet
+    server: str = ""  # as in `WorkerStarted`
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceAvailable(WorkerEvent):
-    """The store of a worker answers again.
-
-    Attributes:
-        server: Where it is, as in `SourceUnavailable`.
-    """
+    """The store of a worker answers again."""
 
     server: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopBlocked(WorkerEvent):
-    """A worker's event loop is blocked: no other job can start or end. Published from another thread.
+    """A worker's event loop is blocked: no other job can start or end. Published from another thread."""
 
-    Attributes:
-        seconds: How long so far.
-        where: The job, and the line.
-    """
-
-    seconds: float
-    where: str
+    seconds: float  # how long so far
+    where: str  # the job, and the line
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResumed(WorkerEvent):
-    """A worker's event loop that was blocked runs again. Published from another thread.
+    """A worker's event loop that was blocked runs again. Published from another thread."""
 
-    Attributes:
-        seconds: How long it was blocked.
-    """
-
-    seconds: float
+    seconds: float  # how long it was blocked
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessEnded(WorkerEvent):
-    """A worker process has ended; published by its supervisor.
+    """A worker process has ended; published by its supervisor."""
 
-    Attributes:
-        ended: The process' id.
-        in_order: Whether it said before that all was settled.
-        expected: Whether it was to end: it was asked to, drained the queue, or ran its share of jobs.
-        how: How it ended, in words, as `was killed by SIGKILL`.
-    """
-
-    ended: int
-    in_order: bool
-    expected: bool
-    how: str
+    ended: int  # the process' id
+    in_order: bool  # it said before that all was settled
+    expected: bool  # it was asked to end, drained the queue, or ran its share of jobs
+    how: str  # in words, as `was killed by SIGKILL`
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsClaimed(WorkerEvent):
-    """A worker has got jobs, and starts them at once or in a moment.
-
-    Attributes:
-        leases: The jobs.
-    """
+    """A worker has got jobs, and starts them at once or in a moment."""
 
     leases: Sequence[Lease]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsReclaimed(WorkerEvent):
-    """A worker found others that had sent no heartbeat for a lease, and handed back what they held.
+    """A worker found others that had sent no heartbeat for a lease, and handed back what they held."""
 
-    Attributes:
-        lost: The ids of those that it fenced just now.
-        jobs: How many jobs it handed back, in this look or in a row of looks.
-    """
-
-    lost: Sequence[str]
-    jobs: int
+    lost: Sequence[str]  # the ids of those that it fenced just now
+    jobs: int  # how many it handed back, in this look or in a row of looks
 
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """How one job was settled.
-
-    Attributes:
-        job_id: Its id.
-        reply: The store's reply to the settlement.
-        name: Its name; '?' if it could not be read, or was not.
-        attempt: The number of this run, from 1, as its entry says; 0 without a lease.
-        lease: The lease of its worker; None: no worker ran it, the store ended it at a claim.
-        outcome: The outcome of the run; None likewise.
-        settlement: The settlement that the worker sent; None likewise.
-        waited: Seconds from when it was ready until it started, without a deliberate delay; 0 if it did not start.
-        ran: Seconds from its start until its handler ended, or until this event if it had not, or if there was no
-            listener then; 0 if it did not start.
-        sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
-        resent: Whether it was sent before, and the reply lost.
-        attempts: How many attempts its retry policy allows, if it is tried again; None: it does not say.
-    """
+    """How one job was settled. Without a lease no worker ran it: the store ended it at a claim."""
 
     job_id: str
-    reply: Reply
-    name: str = "?"
-    attempt: int = 0
+    reply: Reply  # the store's, to the settlement
+    name: str = "?"  # '?' if it could not be read, or was not
+    attempt: int = 0  # the number of this run, from 1, as its entry says; 0 without a lease
     lease: Lease | None = None
     outcome: Outcome | None = None
-    settlement: Settlement | None = None
-    waited: float = 0.0
-    ran: float = 0.0
-    sent_at: float = 0.0
-    resent: bool = False
-    attempts: int | None = None
+    settlement: Settlement | None = None  # what the worker sent
+    waited: float = 0.0  # seconds from ready to its start, without a deliberate delay; 0 if it did not start
+    ran: float = 0.0  # seconds until its handler ended, or until this event; 0 if it did not start
+    sent_at: float = 0.0  # when the settlement was last sent, in seconds since 1970; 0 if never
+    resent: bool = False  # it was sent before, and the reply lost
+    attempts: int | None = None  # how many its retry policy allows, if it is tried again and that says it
 
     @property
     def kind(self) -> "type[JobsSettled]":
@@ -300,11 +192,7 @@ class SettledJob:
 
 @dataclass(frozen=True, kw_only=True)
 class JobsSettled(WorkerEvent):
-    """Jobs were settled in one way; the event of each way derives from this.
-
-    Attributes:
-        jobs: The jobs.
-    """
+    """Jobs were settled in one way; the event of each way derives from this."""
 
     jobs: Sequence[SettledJob]
 
@@ -392,8 +280,7 @@ class Events:
         Args:
             kind: The class of the events. A class that others derive from stands for all of them.
             listener: The function.
-            when: Returns whether it listens just now. Asked before an event is made, which costs time where there
-                are many jobs in it.
+            when: Returns whether it listens just now. Asked before an event is made, which costs time.
         """
         entry = (kind, listener, when)
         with self._lock:

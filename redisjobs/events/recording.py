@@ -21,11 +21,7 @@ Line = Mapping[str, Any]
 
 
 class Recording:
-    """The file of this process, made with its first line. For any number of threads.
-
-    Args:
-        directory: The folder of all processes' files.
-    """
+    """The file of this process in a folder, made with its first line. For any number of threads."""
 
     def __init__(self, directory: str | Path) -> None:
         self._path = Path(directory) / f"{os.getpid()}.jsonl"

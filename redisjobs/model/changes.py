@@ -20,40 +20,26 @@ class Ending(StrEnum):
 
     PENDING = "PENDING"
     COMPLETED = "COMPLETED"
-    REFUSED = "REFUSED"
+    REFUSED = "REFUSED"  # it is done, but its result could not be kept
     DEAD = "DEAD"
     CANCELLED = "CANCELLED"
-    EXPIRED = "EXPIRED"
-    NOT_KEPT = "NOT_KEPT"
-    NOT_FOUND = "NOT_FOUND"
-    LATER = "LATER"
+    EXPIRED = "EXPIRED"  # its result is no longer kept
+    NOT_KEPT = "NOT_KEPT"  # its result was not kept
+    NOT_FOUND = "NOT_FOUND"  # it has ended, and nothing is known of it, or it never existed
+    LATER = "LATER"  # it was not looked at, as the answer would be too large
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """The status of a job that a process waits for.
-
-    Attributes:
-        ending: How it has ended. REFUSED: it is done, but its result could not be kept. EXPIRED: its result is no
-            longer kept. NOT_KEPT: its result was not kept. NOT_FOUND: it has ended, and nothing is known of it, or
-            it never existed. LATER: it was not looked at, as the answer would be too large.
-        place: Where it waits or runs, if it has not ended.
-        keep: How long its result is to be kept, in ms, 0 for not at all; None: its entry does not say.
-        progress: Its last progress report as JSON; b'' for none.
-        value: What its handler returned, as JSON.
-        error: Why that was refused, or why the job is a dead letter, in one line.
-        error_type: The class of a dead letter's exception; '' if none was raised.
-        traceback: The traceback of that exception.
-        reason: Why it is a dead letter, in a word or two.
-    """
+    """The status of a job that a process waits for."""
 
     ending: Ending
-    place: str = ""
-    keep: int | None = None
-    progress: bytes = b""
-    value: bytes = b""
-    error: str = ""
-    error_type: str = ""
+    place: str = ""  # where it waits or runs, if it has not ended
+    keep: int | None = None  # the ms for which its result is to be kept; None: its entry does not say
+    progress: bytes = b""  # its last progress report as JSON
+    value: bytes = b""  # what its handler returned, as JSON
+    error: str = ""  # why that was refused, or why the job is a dead letter, in one line
+    error_type: str = ""  # of a dead letter; '' if no exception was raised
     traceback: str = ""
     reason: str = ""
 
@@ -73,23 +59,14 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND or OVERSIZED.
-
-    Attributes:
-        job_id: The job's id.
-        due: When it may run; None: now.
-        parameters: New ones, as JSON; None: as they are.
-        limit_key: A new limit key; '': as it is.
-        ended: Whether to requeue a job that ended and was kept, too.
-        key: Only the one with this `Row.key`; '': whichever there is.
-    """
+    """Make a dead letter ready again: OK, NOT_FOUND or OVERSIZED."""
 
     job_id: str
-    due: Due | None = None
-    parameters: bytes | None = None
-    limit_key: str = ""
-    ended: bool = False
-    key: str = ""
+    due: Due | None = None  # None: now
+    parameters: bytes | None = None  # new ones, as JSON; None: as they are
+    limit_key: str = ""  # '': as it is
+    ended: bool = False  # requeue a job that ended and was kept, too
+    key: str = ""  # only the one with this `Row.key`; '': any
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,45 +78,29 @@ class Delete(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """One step through dead letters.
+    """One step through dead letters."""
 
-    Attributes:
-        job_ids: The ids of those that were changed.
-        after: Where the next step goes on; '' at the end.
-    """
-
-    job_ids: Sequence[str]
-    after: str = ""
+    job_ids: Sequence[str]  # those that were changed
+    after: str = ""  # where the next step goes on; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class RequeueAll(Change[BulkResult]):
     """Make the dead letters that match a filter ready again, the newest first; a bounded step.
 
-    One with more fields than a script can move stays.
-
-    Attributes:
-        filter: Which of them.
-        after: Where an earlier step left off. '' only asks where to begin, and changes none: so a step can be sent
-            again after a lost answer, and finds none that died again since.
-        wait_ms: The ms until the first of this step may run; 0 or less: now.
-        pause_ms: The ms from one of them to the next.
+    One with more fields than a script can move stays. With `after` '' the step only asks where to begin: so it can
+    be sent again after a lost answer, and finds no job that died again since.
     """
 
     filter: Filter = Filter()
     after: str = ""
-    wait_ms: float = 0.0
-    pause_ms: float = 0.0
+    wait_ms: float = 0.0  # until the first of this step may run; 0 or less: now
+    pause_ms: float = 0.0  # from one of them to the next
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteAll(Change[BulkResult]):
-    """Delete the dead letters that match a filter, the newest first; a bounded step.
-
-    Attributes:
-        filter: Which of them.
-        after: As in `RequeueAll`.
-    """
+    """Delete the dead letters that match a filter, the newest first; a bounded step, as `RequeueAll`."""
 
     filter: Filter = Filter()
     after: str = ""
@@ -161,34 +122,23 @@ class Unhold(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Pause(Change[Reply]):
-    """Let no more jobs start: OK.
-
-    Attributes:
-        name: The job name; '' for the whole queue.
-    """
+    """Let no more jobs start, of a name or of the whole queue (''): OK."""
 
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Resume(Change[Reply]):
-    """Let jobs start again: OK. Jobs of a name that were passed over are made ready by `Unpark`, step by step.
-
-    Attributes:
-        name: The job name; '' for the queue.
-    """
+    """Let jobs start again: OK. Jobs of a name that were passed over are made ready by `Unpark`, step by step."""
 
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unpark(Change[str]):
-    """Make jobs ready that were passed over and may start now; a step. `Tidy` does it if no other call does.
+    """Make jobs ready that were passed over and may start now, from `after` on; a step. `Tidy` does it otherwise.
 
     The answer is where the next step goes on; '' at the end.
-
-    Attributes:
-        after: Where an earlier step left off; '' to begin.
     """
 
     after: str = ""
@@ -199,15 +149,10 @@ class SetLimit(Change[str]):
     """Set the limit of a job name, or remove it. The jobs that wait for it are looked at again, in bounded steps.
 
     The answer is where the next step goes on; '' at the end.
-
-    Attributes:
-        name: The job name.
-        limit: The limit as `Limit.text`; '' removes it.
-        after: Where an earlier step left off; '' to begin.
     """
 
     name: str
-    limit: str
+    limit: str  # as `Limit.text`; '' removes it
     after: str = ""
 
 
@@ -231,14 +176,10 @@ class GetStatus(Change[list[JobStatus]]):
 
     A notification `changed` with the job's id comes to the process by `Driver.listen`, once, when the job ends,
     and at each progress report. One may be lost, so a process that waits asks again now and then.
-
-    Attributes:
-        job_ids: The jobs' ids; up to 500.
-        process: A name of the process's own, without spaces; '' to ask and not wait.
     """
 
-    job_ids: Sequence[str]
-    process: str = ""
+    job_ids: Sequence[str]  # up to 500
+    process: str = ""  # a name of the process's own, without spaces; '' to ask and not wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,37 +195,23 @@ class Declare(Change[bool]):
 
     It has if that was noted, even if an operator has changed some since. It has not if it lost its data, or was
     restarted with data from before.
-
-    Attributes:
-        declaration: A hash of what is declared, in hex.
-        done: Note that all of it was set; False only asks.
     """
 
-    declaration: str
-    done: bool = False
+    declaration: str  # a hash of what is declared, in hex
+    done: bool = False  # note that all of it was set; False only asks
 
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
-    """One step of tidying.
+    """One step of tidying."""
 
-    Attributes:
-        restored: How many jobs were made ready that no worker would have got, as the queue was changed in Redis.
-        after: Where the next step goes on, for `Tidy`; '' at the end.
-        trimmed: How many jobs were deleted that are no longer kept.
-    """
-
-    restored: int = 0
-    after: str = ""
-    trimmed: int = 0
+    restored: int = 0  # jobs made ready that no worker would have got, as the queue was changed in Redis
+    after: str = ""  # where the next step goes on; '' at the end
+    trimmed: int = 0  # jobs deleted that are no longer kept
 
 
 @dataclass(frozen=True, slots=True)
 class Tidy(Change[Tidied]):
-    """Remove what dead workers left behind, find their jobs, delete what is no longer kept; in steps.
+    """Remove what dead workers left behind, find their jobs, delete what is no longer kept; in steps."""
 
-    Attributes:
-        after: Where an earlier step left off; '' to begin. A begin within a minute of another does nothing.
-    """
-
-    after: str = ""
+    after: str = ""  # '' to begin; a begin within a minute of another does nothing

@@ -57,11 +57,7 @@ def new_nonce() -> str:
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """Return headers as JSON.
-
-    Raises:
-        EncodeError: They are not strings.
-    """
+    """Return headers as JSON; raise an `EncodeError` if they are not strings."""
     if not isinstance(headers, Mapping) or not all(isinstance(s, str) for pair in headers.items() for s in pair):
         raise EncodeError(f"headers are strings to strings; got {headers!r}")
     try:
@@ -84,33 +80,19 @@ def decode_headers(raw: str | bytes | None) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Job:
-    """A claimed job, read from its entry.
+    """A claimed job, read from its entry."""
 
-    Attributes:
-        name: The name of its handler.
-        parameters: JSON, not yet validated.
-        attempt: The number of this attempt, from 1.
-        queued_ms: When it was pushed, by the server's clock.
-        expires_ms: The last time at which it may start; None: any.
-        started_ms: When the first of its runs that had an outcome began; None if none had one yet.
-        unknown_ms: Since when no worker has a handler for its name; None if one does.
-        scheduled_ms: The slot that a schedule pushed it for; None: no schedule did.
-        next_scheduled_ms: The slot after that.
-        keep_ms: How long its result is kept, 0 for not at all; None: the entry does not say.
-        headers: JSON, or None.
-    """
-
-    name: str
-    parameters: bytes
-    attempt: int
-    queued_ms: int
-    expires_ms: int | None = None
-    started_ms: int | None = None
-    unknown_ms: int | None = None
-    scheduled_ms: int | None = None
-    next_scheduled_ms: int | None = None
-    keep_ms: int | None = None
-    headers: bytes | None = None
+    name: str  # of its handler
+    parameters: bytes  # JSON, not yet validated
+    attempt: int  # from 1
+    queued_ms: int  # when it was pushed, by the server's clock
+    expires_ms: int | None = None  # the last time at which it may start
+    started_ms: int | None = None  # when the first of its runs that had an outcome began
+    unknown_ms: int | None = None  # since when no worker has a handler for its name
+    scheduled_ms: int | None = None  # the slot that a schedule pushed it for
+    next_scheduled_ms: int | None = None  # the slot after that
+    keep_ms: int | None = None  # for how long its result is kept; None: the entry does not say
+    headers: bytes | None = None  # JSON
 
     def read_headers(self) -> dict[str, str]:
         """Return the headers of its push; see `decode_headers`."""
@@ -118,11 +100,7 @@ class Job:
 
 
 def decode_job(lease: Lease) -> Job:
-    """Read the entry of a claimed job, without its parameters.
-
-    Raises:
-        DecodeError: It has no name or parameters, or a number that is not one.
-    """
+    """Read the entry of a claimed job; a `DecodeError` as for `decode_fields`."""
     fields = lease.fields
     if len(fields) == 3 and fields.keys() >= _BARE:  # as most are, and each job goes by here
         name = fields[b"name"].decode("utf-8", "replace")
@@ -145,24 +123,19 @@ def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
     name, parameters = fields[b"name"].decode("utf-8", "replace"), fields[b"parameters"]
     job = Job(name, parameters, 1, min(queued_ms, _LATEST_MS), headers=fields.get(b"headers"))
     for key, attribute in _NUMBERS.items():
-        if key in fields:
-            setattr(job, attribute, number_in(fields, key))
+        if (text := fields.get(key)) is not None:
+            number = digits(text)
+            if number is None:
+                what = f"not a whole number from 0 to {_LATEST_MS}"
+                raise DecodeError(f"field '{key.decode()}' is {text[:40]!r}, {what}")
+            setattr(job, attribute, number)
     job.attempt = job.attempt or 1
     return job
 
 
-def number_in(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
-    """Return a field that is a whole number; None if it is not there.
-
-    Raises:
-        DecodeError: It is something else.
-    """
-    text = fields.get(key)
-    if text is None:
-        return None
-    if not text.isdigit() or len(text) > 15 or int(text) > _LATEST_MS:
-        raise DecodeError(f"field '{key.decode()}' is {text[:40]!r}, not a whole number from 0 to {_LATEST_MS}")
-    return int(text)
+def digits(text: bytes) -> int | None:
+    """Return the whole number that a field says, up to the latest time in ms; None if it says something else."""
+    return int(text) if text.isdigit() and len(text) <= 15 and int(text) <= _LATEST_MS else None
 
 
 def when(ms: int) -> datetime:

@@ -126,7 +126,7 @@ class JobContext(Generic[AppState]):
 
         Args:
             said: A fraction from 0 to 1; or what is done and the total, in a unit of your own; the total is None
-                if it is not known. More than the total may be done, as that may be an estimate.
+                if it is not known, and may be exceeded.
             note: A line of text; 200 characters are kept. A note alone leaves the numbers as they were; numbers
                 alone remove the note.
 
@@ -134,12 +134,7 @@ class JobContext(Generic[AppState]):
             ValueError: A number is negative, too large or not a number, or the note is not text.
             TypeError: Nothing was given, or too much.
         """
-        self._say(progress_of(said, note, self._progress))
-
-    def _say(self, progress: Progress) -> None:
-        self._progress = progress
-        if self._sink is not None:
-            self._sink.hear(progress)
+        _report(self, progress_of(said, note, self._progress))
 
     @overload
     def track(self, items: Iterable[Item], total: float | None = None, note: str = "") -> Iterator[Item]: ...
@@ -168,7 +163,7 @@ class JobContext(Generic[AppState]):
         many, text = total_of(items, total), note_of(note)
 
         def report(done: int) -> None:
-            self._say(counted(done, many, text))
+            _report(self, counted(done, many, text))
 
         if isinstance(items, Iterable):
             return tracked(items, report)
@@ -180,13 +175,7 @@ class JobContext(Generic[AppState]):
         """Let this run take longer: its `timeout` ends this long from now, unless it ends later anyway.
 
         Without a timeout, or once the run is over or abandoned, this does nothing. It is not a progress report, so
-        `stalled_after` stays as it is.
-
-        Args:
-            duration: Seconds or a timedelta.
-
-        Raises:
-            ValueError: It is negative, or not a duration.
+        `stalled_after` stays as it is. A wrong duration is a `ValueError`.
         """
         extension = Extension(seconds(duration, "duration"))
         if self._sink is not None:
@@ -218,23 +207,17 @@ class JobContext(Generic[AppState]):
         returned. If the handler raises, or its worker dies, nothing is pushed, and the next run pushes again. A
         job whose id or unique key another job has by then is not added; a unique key of this job is free for it.
 
-        Args:
-            parameters: As for `JobQueue.push`; or what `prepare` made, of the queue or of a job function, as in
-                `context.push(resize.prepare("a.png", width=64))`.
-            name: As for `JobQueue.push`.
-            options: As for `JobQueue.push`. Without a `job_id` the id is made of the id of this job, the number of
-                its pushes before, and the name, so that each run makes the same.
+        The arguments are those of `JobQueue.push`; or give what `prepare` made, of the queue or of a job function,
+        as in `context.push(resize.prepare("a.png", width=64))`. Without a `job_id` the id is made of the id of
+        this job, the number of its pushes before, and the name, so that each run makes the same.
 
         Returns:
             The job; its `added` is None, as it is not known yet.
 
         Raises:
-            UnknownJob: No handler here has that name.
-            EncodeError: The parameters don't fit their declared type, or are too large.
-            ValueError: An option is wrong, such as `on_conflict="raise"`: the push happens after the handler has
-                returned. Or the id is that of this job, or another queue prepared the job. Or these are more than
-                500 jobs, or 4 MB.
-            TypeError: An option does not exist, or the parameters are something else.
+            EncodeError: As `JobQueue.push`, as do UnknownJob and TypeError.
+            ValueError: An option is wrong, also `on_conflict="raise"`. Or the id is that of this job, or another
+                queue prepared the job. Or these are more than 500 jobs, or 4 MB.
             RuntimeError: The run is over or abandoned.
         """
         pushed: PushedJob | None = None
@@ -286,6 +269,12 @@ class JobContext(Generic[AppState]):
         """Pickle it for a handler in another process, with the headers read."""
         left = {"_read_headers": None, "_state": None, "_has_state": False, "_sink": None}
         return {**vars(self), "headers": self.headers, **left}
+
+
+def _report(context: JobContext[Any], progress: Progress) -> None:
+    context._progress = progress
+    if context._sink is not None:
+        context._sink.hear(progress)
 
 
 _current: ContextVar[JobContext[Any] | None] = ContextVar("redisjobs.current_job", default=None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from redisjobs.base.arguments import is_text, whole
 from redisjobs.model.job import OnConflict, Priority
@@ -28,23 +28,14 @@ class Accuracy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a schedule is.
-
-    Attributes:
-        name: Its name in the queue.
-        rule: When it fires.
-        job: What it pushes: a job without an id, whose due time counts from the slot.
-        accuracy: What to do about missed slots.
-        at_most: The most of these that are made up for, where that is all of them.
-        jitter_ms: The most time after its slot at which a job may run.
-    """
+    """What a schedule is."""
 
     name: str
     rule: Schedule
-    job: NewJob
+    job: NewJob  # what it pushes: a job without an id, whose due time counts from the slot
     accuracy: Accuracy = Accuracy.LATEST
-    at_most: int = 100
-    jitter_ms: int = 0
+    at_most: int = 100  # the most missed slots that are made up for, where that is all of them
+    jitter_ms: int = 0  # the most time after its slot at which a job may run
 
     def __post_init__(self) -> None:
         if not is_text(self.name, r"[^\s\x00-\x1f]{1,200}"):
@@ -94,75 +85,53 @@ class Definition:
 
     @classmethod
     def read(cls, name: str, fields: Mapping[bytes, bytes]) -> "Definition":
-        """Return the definition that is stored.
-
-        Raises:
-            ValueError: It is not one, as it was changed outside redisjobs; the message says what is wrong.
-        """
-        stored = _Stored(fields)
-        kept: list[str | bytes] = ["name", stored.text(b"job"), "parameters", stored.text(b"parameters").encode()]
+        """Return the definition that is stored; a ValueError says what is wrong if it was changed in Redis."""
+        text, number = partial(_text, fields), partial(_number, fields)
+        kept: list[str | bytes] = ["name", text(b"job"), "parameters", text(b"parameters").encode()]
         for option, (_, pattern) in ENTRY_OPTIONS.items():
             if (key := option.encode()) in fields:
-                kept += [option, stored.text(key, pattern=pattern)]
-        unique_for_ms = stored.number(b"unique_for_ms")
+                kept += [option, text(key, pattern=pattern)]
+        unique_for_ms = number(b"unique_for_ms")
         if unique_for_ms == 0:
             raise ValueError("its field 'unique_for_ms' is 0: a key is held for 1 ms at least")
-        delay_ms = stored.number(b"delay_ms")
+        delay_ms = number(b"delay_ms")
         job = NewJob(
             "",
             kept,
-            Priority(stored.text(b"priority", "normal")),
+            Priority(text(b"priority", "normal")),
             After(delay_ms) if delay_ms else None,
-            stored.text(b"unique", ""),
+            text(b"unique", ""),
             unique_for_ms,
-            stored.number(b"expires_in_ms"),
-            on_conflict=OnConflict(stored.text(b"on_conflict", "skip")),
+            number(b"expires_in_ms"),
+            on_conflict=OnConflict(text(b"on_conflict", "skip")),
         )
         return cls(
             name,
-            _rule(stored.text(b"rule")),
+            _rule(text(b"rule")),
             job,
-            Accuracy(stored.text(b"accuracy", "latest")),
-            stored.number(b"at_most") or 100,
-            stored.number(b"jitter_ms") or 0,
+            Accuracy(text(b"accuracy", "latest")),
+            number(b"at_most") or 100,
+            number(b"jitter_ms") or 0,
         )
 
 
-class _Stored:
-    """The fields of a stored schedule, which may have been changed outside redisjobs."""
+def _text(fields: Mapping[bytes, bytes], key: bytes, default: str | None = None, pattern: str = r"(?s:.*)") -> str:
+    """Return a field as text; a ValueError if it is not there, is no text, or does not match the pattern."""
+    value = fields.get(key)
+    if value is None and default is None:
+        raise ValueError(f"it has no field '{key.decode()}'")
+    try:
+        text = value.decode() if value is not None else str(default)
+    except UnicodeDecodeError:
+        raise ValueError(f"its field '{key.decode()}' is no text in UTF-8") from None
+    if not re.fullmatch(pattern, text):
+        raise ValueError(f"its field '{key.decode()}' is {text!r:.60}, which does not match `{pattern}`")
+    return text
 
-    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
-        self._fields = fields
 
-    def text(self, key: bytes, default: str | None = None, pattern: str = r"(?s:.*)") -> str:
-        """Return a field as text.
-
-        Raises:
-            ValueError: It is not there, is no text, or does not match the pattern.
-        """
-        value = self._fields.get(key)
-        if value is None and default is None:
-            raise ValueError(f"it has no field '{key.decode()}'")
-        try:
-            text = value.decode() if value is not None else str(default)
-        except UnicodeDecodeError:
-            raise ValueError(f"its field '{key.decode()}' is no text in UTF-8") from None
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"its field '{key.decode()}' is {text!r:.60}, which does not match `{pattern}`")
-        return text
-
-    def number(self, key: bytes) -> int | None:
-        """Return a field as a whole number; None if it is not there or empty.
-
-        Raises:
-            ValueError: It is something else.
-        """
-        value = self.text(key, "")
-        if not value:
-            return None
-        if not (value.isascii() and value.isdigit()) or len(value) > 15:
-            raise ValueError(f"its field '{key.decode()}' is {value!r:.60}, no whole number from 0 up")
-        return int(value)
+def _number(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
+    """Return a field as a whole number, or raise a ValueError; None if it is not there or empty."""
+    return int(text) if (text := _text(fields, key, "", "[0-9]{0,15}")) else None
 
 
 @lru_cache(maxsize=256)
@@ -172,11 +141,7 @@ def _rule(text: str) -> Schedule:
 
 
 def check_schedule(rule: Schedule) -> Schedule:
-    """Return a rule.
-
-    Raises:
-        TypeError: It is something else.
-    """
+    """Return a rule; raise a TypeError if it is something else."""
     if not isinstance(rule, Schedule):
         raise TypeError(f"{rule!r} is not a schedule: give one, as Schedule.cron('0 4 * * *')")
     return rule

@@ -24,9 +24,6 @@ class Fenced(DriverError):
     """The store counts this worker as dead: other workers get its jobs, and its calls are refused.
 
     It sent no heartbeat for a lease, or the store lost its record. It can go on under a new id.
-
-    Attributes:
-        worker_id: The worker's id.
     """
 
     def __init__(self, worker_id: str) -> None:
@@ -51,11 +48,9 @@ class OtherVersion(DriverError):
 
 
 class PushedInPart(DriverError):
-    """A push failed after some of its jobs were answered.
+    """A push failed after some of its jobs were answered; `cause` is about the others.
 
-    Attributes:
-        cause: The error, which is about the other jobs.
-        answers: One for each job, in their order; None: it was not answered.
+    `answers` has one for each job, in their order; None: it was not answered.
     """
 
     def __init__(self, cause: DriverError, answers: Sequence[Pushed | None]) -> None:
@@ -69,12 +64,7 @@ class Unsupported(DriverError):
 
 
 def supported(by: Mapping[type[Any], T], value: object, driver: str) -> T:
-    """Return what a driver has for a query or a change.
-
-    Args:
-        by: All that it has, by class.
-        value: The query or the change.
-        driver: The driver's name.
+    """Return what a driver has for a query or a change, of all that it has by class.
 
     Raises:
         Unsupported: It has nothing for it.
@@ -90,17 +80,16 @@ def supported(by: Mapping[type[Any], T], value: object, driver: str) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A hint that something changed; the truth is always in a key.
+    """A hint that something changed; the truth is always in a key. It may be lost.
 
-    Attributes:
-        kind: `due`, `cancel`, `released`, `schedules`, `paused` or `resumed`. `joined` when a worker has come,
-            `left` when the one that promotes has gone; both may be lost. `withdrawn` when the last scheduler of a
-            release has ended. `changed` to a process that waits for a job. `subscribed` when the listening began,
-            as earlier notifications were missed, or when many jobs ended at once: ask about all jobs.
-        value: A time in ms, a job id, a number, a number; nothing; a job id.
+    The kinds are `due`, `cancel`, `released`, `schedules`, `paused` and `resumed`. `joined`: a worker has come.
+    `left`: the one that promotes has gone. `withdrawn`: the last scheduler of a release has ended. `changed`: to a
+    process that waits for a job. `subscribed`: the listening began, so earlier ones were missed, or many jobs
+    ended at once: ask about all jobs.
     """
 
     kind: str
+    # A time in ms (`due`), a job id (`cancel`, `changed`), a number (`released`, `schedules`), or nothing.
     value: str
 
 
@@ -123,12 +112,10 @@ class Driver(Protocol):
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         """Put jobs on the queue, each id once; at most 500 a call.
 
-        Args:
-            jobs: What to push, in order.
-            repeated: Whether any of these pushes may have been sent before. Then a job that has ended since counts
-                as there too, for a minute; and one that is refused stays refused, even if an earlier try arrives
-                late. Before a job is sent for the first time, its `sent_ms` is set to the store's clock. So a
-                repetition is recognized, or UNKNOWN, even if that clock was set in between.
+        If any of these pushes may have been sent before, it is `repeated`. Then a job that has ended since counts
+        as there too, for a minute; and one that is refused stays refused, even if an earlier try arrives late.
+        Before a job is sent for the first time, its `sent_ms` is set to the store's clock. So a repetition is
+        recognized, or UNKNOWN, even if that clock was set in between.
 
         Raises:
             QueueFull: The server is out of memory; nothing was written.
@@ -136,18 +123,10 @@ class Driver(Protocol):
         """
 
     async def read(self, query: Query[T]) -> T:
-        """Answer a query. Nothing is written.
-
-        Raises:
-            Unsupported: This driver does not know it.
-        """
+        """Answer a query, or raise `Unsupported`. Nothing is written."""
 
     async def change(self, change: Change[T]) -> T:
-        """Make a change, in one atomic step.
-
-        Raises:
-            Unsupported: This driver does not know it.
-        """
+        """Make a change, in one atomic step, or raise `Unsupported`."""
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "Consumer":
         """Return a worker's side of this store.
@@ -162,9 +141,7 @@ class Driver(Protocol):
     async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
         """Call `on_notification` for each notification, until the connection ends; first with `subscribed`.
 
-        Args:
-            on_notification: What to call.
-            process: A process that waits for jobs, by `GetStatus`: it is notified of these, and of nothing else.
+        A process that waits for jobs, by `GetStatus`, is notified of these, and of nothing else.
         """
 
     async def aclose(self) -> None:
@@ -192,17 +169,11 @@ class SyncDriver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One worker's heartbeat, to be sent with those of others.
+    """One worker's heartbeat, to be sent with those of others."""
 
-    Attributes:
-        consumer: The worker's side of the store; it beats under the id that the worker has now.
-        held: Returns what the worker holds; called only if a cancel of one of its jobs was asked for.
-        facts: What to store of the worker: host, pid, ...
-    """
-
-    consumer: "Consumer"
-    held: Callable[[], Sequence[Lease]]
-    facts: Mapping[str, str]
+    consumer: "Consumer"  # it beats under the id that the worker has now
+    held: Callable[[], Sequence[Lease]]  # called only if a cancel of one of its jobs was asked for
+    facts: Mapping[str, str]  # what to store of the worker: host, pid, ...
 
 
 Beaten = Sequence[Lease] | Fenced
@@ -211,11 +182,7 @@ store counts the worker as dead, and that it holds nothing any more."""
 
 
 class Until:
-    """Ends a `wait` early. It can be set once; for one event loop.
-
-    Attributes:
-        is_set: Whether the wait is to end.
-    """
+    """Ends a `wait` early. It can be set once; for one event loop."""
 
     __slots__ = ("_call", "is_set")
 
@@ -266,7 +233,7 @@ class Consumer(Protocol):
 
         Raises:
             IdTaken: The id is, or was lately, another worker's.
-            DriverError: The store's keys are of another release.
+            OtherVersion: The store's keys are of another release.
         """
 
     async def aclose(self) -> None:
@@ -330,8 +297,7 @@ class Consumer(Protocol):
         Args:
             silent: Those that an earlier call named, and that are to be fenced. One that has beaten since is not.
             others: Whether to count what other workers hold; it takes longer the more workers there are.
-            thorough: Whether to look at every worker for beats in the future: the clock was set back, or may have
-                been before this worker came.
+            thorough: Whether to look at every worker for beats in the future: the clock may have been set back.
 
         Raises:
             Fenced: This worker itself is fenced.
@@ -358,8 +324,7 @@ class SyncConsumer(Protocol):
     def beat(self, *beats: Beat) -> Sequence[Beaten]:
         """Renew the leases of workers, and so of all their jobs, in one round trip; return an answer for each.
 
-        Args:
-            beats: One for each worker; their consumers have this one's `server`.
+        Their consumers have this one's `server`.
         """
 
     def release(self, *, refund: bool, watch: bool) -> int:

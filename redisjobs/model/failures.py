@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import CodeType, TracebackType
+from typing import NamedTuple
 
 from redisjobs.base.visible import visible
 
@@ -74,29 +75,18 @@ def _text_of(trace: TracebackType) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The fingerprint of one failure; equal for failures of one kind.
+    """The fingerprint of one failure; equal for failures of one kind."""
 
-    Attributes:
-        error_type: The exception's class: module and qualified name; of a builtin the name alone.
-        digest: 12 hex characters, by the class and the user's functions that the exception came through.
-    """
-
-    error_type: str = ""
-    digest: str = ""
+    error_type: str = ""  # module and qualified name of the exception's class; of a builtin the name alone
+    digest: str = ""  # 12 hex characters, by the class and the user's functions that it came through
 
 
 _known: dict[tuple[object, ...], tuple[list[CodeType], Fingerprint]] = {}
 """By class and way, as many jobs fail alike. The code is held, so that no other code gets its `id`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A frame of a traceback.
-
-    Attributes:
-        file: The file's path, as Python knows it.
-        function: The qualified name of the function.
-    """
+class Frame(NamedTuple):
+    """A frame of a traceback: the path of its file, and the qualified name of its function."""
 
     file: str
     function: str

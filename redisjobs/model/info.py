@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from redisjobs.errors import DecodeError
-from redisjobs.model.codec import decode_fields, decode_progress, number_in, when
+from redisjobs.model.codec import decode_fields, decode_progress, digits, when
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
@@ -23,7 +23,7 @@ class JobInfo:
     Attributes:
         job_id: The id by which it is looked up; bytes that are not UTF-8 are lone surrogates.
         name: Its name; '' if the entry has none.
-        state: Where it is in its life.
+        state: Its state.
         priority: Its priority.
         parameters: The JSON text as stored; U+FFFD stands for bytes that are not UTF-8.
         attempt: The number of its attempt, from 1.
@@ -33,12 +33,11 @@ class JobInfo:
         due_at: When a delayed job may run.
         failed_at: When it became a dead letter.
         finished_at: When a kept job was done or cancelled.
-        started_at: When its current run began, by the server's clock: when its worker got it. Of a kept job, or a
-            dead letter that failed, its last run. None: it waits, or never ran.
+        started_at: When its worker got it, by the server's clock; of a kept job or a failed dead letter for its
+            last run. None: it waits, or never ran.
         duration: The seconds that this run has taken.
-        progress: The last progress report of its handler, until the job has ended; None: there is none.
-        why_waiting: What keeps it from starting beside its place in line and its due time, such as `held`,
-            `paused`, `limit` or `no worker`: see `WhyWaiting`. None: nothing else, or it does not wait.
+        progress: The last progress report of its handler, until the job has ended.
+        why_waiting: What keeps it from starting beside its place in line and its due time; None: nothing.
         cancelling: Whether a cancel was asked for while it runs.
         unique: The unique key it holds; '' for none.
         headers: The headers of its push.
@@ -120,9 +119,7 @@ def job_info(row: Row) -> JobInfo:
 
 
 def _number(fields: Mapping[bytes, bytes], key: bytes) -> int:
-    with suppress(DecodeError):
-        return number_in(fields, key) or 0
-    return 0
+    return digits(fields.get(key, b"")) or 0
 
 
 def _time(fields: Mapping[bytes, bytes], key: bytes) -> datetime | None:
@@ -142,11 +139,11 @@ class DeadGroup:
 
     Attributes:
         fingerprint: The fingerprint of their failures; '' for none.
-        reason: Why they are dead, in a word or two; of the newest.
-        error_type: The class of the exception; of the newest.
+        reason: Why the newest is dead, in a word or two.
+        error_type: The class of its exception.
         count: How many there are.
         names: The names of their jobs; up to 50.
-        job_id: The id of the newest, for an example.
+        job_id: The id of the newest.
         error: Its error, in one line.
         first_at: When the first of them died.
         last_at: When the last of them died.
@@ -334,8 +331,7 @@ class WorkerInfo:
         host: The host it runs on.
         pid: Its process there.
         version: Its release of redisjobs.
-        lease: The seconds that its lease still lasts. Below 0 the worker has sent no heartbeat for a whole lease,
-            and others take its jobs over.
+        lease: The seconds that its lease still lasts. Below 0 other workers take its jobs over.
     """
 
     worker_id: str

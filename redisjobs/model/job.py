@@ -128,11 +128,7 @@ class PushedJob:
 
 
 def checked_queue_name(name: str) -> str:
-    """Return a queue's name. It stands in braces in each of the queue's keys.
-
-    Raises:
-        ValueError: It can't be one.
-    """
+    """Return a queue's name, or raise a ValueError. It stands in braces in each of the queue's keys."""
     if not is_text(name, r"[^{}\s\x00-\x1f]{1,200}"):
         raise ValueError(f"{name!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
     return name
@@ -169,11 +165,7 @@ class JobName(Generic[P]):
 
     @cached_property
     def adapter(self) -> TypeAdapter[P]:
-        """Pydantic's adapter, which dumps and validates the parameters.
-
-        Raises:
-            RegistrationError: pydantic has no schema for the type.
-        """
+        """Pydantic's adapter, which dumps and validates the parameters; see `adapter_for`."""
         return adapter_for(self.parameters, "result" if self.is_result else "parameters")
 
     @cached_property
@@ -183,11 +175,7 @@ class JobName(Generic[P]):
 
 
 def checked_name(name: str | JobName[Any]) -> str:
-    """Return a job name as text.
-
-    Raises:
-        ValueError: It can't be one.
-    """
+    """Return a job name as text; raise a ValueError if it can't be one."""
     text = name.name if isinstance(name, JobName) else name
     if not is_text(text, _NAME):
         raise ValueError(f"name={name!r}: give the name of a job, 1 to 200 characters, no spaces")
@@ -204,18 +192,11 @@ class ReturnType(JobName[P]):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a process that waits for a job knows of its result.
+    """What a process that waits for a job knows of its result."""
 
-    Attributes:
-        returns: Its type; None: plain JSON.
-        is_certain: Whether it is of that type; else it may be the result of a job of another name.
-        unkept_by: The name of the job, if its handler here keeps no result: then only the push, or the
-            registration in another process, can say that it is kept. '' if it keeps one, or is not known here.
-    """
-
-    returns: ReturnType[Any] | None = None
-    is_certain: bool = True
-    unkept_by: str = ""
+    returns: ReturnType[Any] | None = None  # None: plain JSON
+    is_certain: bool = True  # it is of that type; else it may be the result of a job of another name
+    unkept_by: str = ""  # the name of the job, if its handler here keeps no result; another process may
 
 
 def _may_be_type(parameters: object) -> bool:
@@ -300,43 +281,24 @@ def borrowed(kind: type[Any]) -> str:
 
 @dataclass(frozen=True)
 class JobDefinition(Generic[P]):
-    """A job name with its handler: what a worker needs to run such jobs.
-
-    Attributes:
-        name: Name and parameter type.
-        call: Takes (parameters, context); what it returns may be awaitable.
-        is_async: Whether `call` is a coroutine function; a sync one runs in a thread.
-        retry: When a failed run is tried again.
-        timeout: Seconds a run may take; None: no limit.
-        stalled_after: Seconds a run may go on without a progress report; None: no limit.
-        keep_ms: How long its result is kept, in ms, if the push does not say it; 0: not at all.
-        strict_result: Whether a job fails whose result can't be kept.
-        in_process: Whether it runs in a process of its own.
-        function: The handler itself, as that process finds it.
-        by_name: Whether that takes its parameters by name.
-        limit: The limit that its code declares, as `Limit.text`; '' for none.
-        returned: Gives its return type, by its annotation.
-        limit_key: Returns the key that a job counts under; None: its name alone counts.
-        priority: The priority of its jobs, if the push does not say one; None: normal.
-        unique: Returns the unique key of a job, if the push does not say one; None: it has none.
-    """
+    """A job name with its handler: what a worker needs to run such jobs."""
 
     name: JobName[P]
-    call: Callable[[P, Any], Any]
-    is_async: bool
+    call: Callable[[P, Any], Any]  # takes (parameters, context); what it returns may be awaitable
+    is_async: bool  # `call` is a coroutine function; a sync one runs in a thread
     retry: RetryPolicy
-    timeout: float | None = None
-    stalled_after: float | None = None
-    keep_ms: int = 0
-    strict_result: bool = False
-    in_process: bool = False
-    function: Any = None
-    by_name: bool = False
-    limit: str = ""
-    returned: Callable[[], Any] = lambda: Any
-    limit_key: Callable[[P], str | int] | None = None
-    priority: Priority | None = None
-    unique: Callable[[P], str | None] | None = None
+    timeout: float | None = None  # seconds
+    stalled_after: float | None = None  # seconds without a progress report
+    keep_ms: int = 0  # for how long its result is kept, if the push does not say it; 0: not at all
+    strict_result: bool = False  # a job fails whose result can't be kept
+    in_process: bool = False  # it runs in a process of its own
+    function: Any = None  # the handler itself, as that process finds it
+    by_name: bool = False  # that takes its parameters by name
+    limit: str = ""  # the limit that its code declares, as `Limit.text`
+    returned: Callable[[], Any] = lambda: Any  # gives its return type, by its annotation
+    limit_key: Callable[[P], str | int] | None = None  # returns the key that a job counts under
+    priority: Priority | None = None  # of its jobs, if the push does not say one
+    unique: Callable[[P], str | None] | None = None  # returns their unique key, if the push does not say one
 
     @cached_property
     def returns(self) -> ReturnType[Any]:

@@ -99,11 +99,7 @@ def _number(text: str, name: str) -> int | None:
 
 
 def checked_key(key: object) -> str:
-    """Return a limit key as text.
-
-    Raises:
-        ValueError: It can't be one.
-    """
+    """Return a limit key as text; raise a ValueError if it can't be one."""
     text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
     if not is_text(text, _TEXT.pattern):
         raise ValueError(f"limit_key={key!r:.300}: give a whole number, or text of 1 to 200 printable characters")

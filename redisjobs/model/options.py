@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from redisjobs.base.arguments import aware, is_text, milliseconds, one_of, seconds
 from redisjobs.errors import RegistrationError
 from redisjobs.model import codec
-from redisjobs.model.job import Duration, JobDefinition, JobName, OnConflict, Priority, UniqueUntil
+from redisjobs.model.job import Duration, OnConflict, Priority, UniqueUntil
 from redisjobs.model.limits import Limit, checked_key
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import After, At, Due, NewJob
@@ -32,19 +32,18 @@ class PushOptions(TypedDict, total=False):
         at: The earliest time it may run: an aware datetime. Not with delay.
         priority: HIGH, NORMAL (the default) or LOW, or the same in words: "high".
         job_id: An id of your own. While a job of this id is delayed, ready, running or dead, another is not added.
-            Once it is done or cancelled, a new push makes a new job. Defaults to a new id. With either, a push
-            that is repeated after a lost reply adds nothing.
+            Defaults to a new id. With either, a push that is repeated after a lost reply adds nothing.
         unique: A key that only one job may hold, from its push until it is done, dead or cancelled. While another
             job holds it, a push adds nothing, and its handle has that job's id.
         unique_for: Hold the unique key for this long after the push instead, whatever happens to the job.
-        unique_until: `"start"`: hold the unique key only while the job waits. A push after a worker got the job
-            adds another job, which then holds the key. Not with unique_for. Defaults to `"end"`.
+        unique_until: `"start"`: hold the unique key only until a worker gets the job. Not with unique_for.
+            Defaults to `"end"`.
         on_conflict: What a push does while another job holds its unique key. `"skip"`, the default: it adds
             nothing. `"replace"`: if that job is delayed or ready, it becomes what is pushed, under its own id (see
             the guide on unique jobs); if it runs or has ended, nothing is added. `"raise"`: UniqueConflict.
         headers: Strings to strings that go with the job, such as a trace context.
-        expires_in: A job that has not started within this time becomes a dead letter, reason `expired`. A job
-            that has started does not expire, however often it is tried again, even after its worker died.
+        expires_in: A job that has not started within this time becomes a dead letter, reason `expired`. One that
+            has started does not expire, even if it is tried again.
         keep_result: How long to keep what its handler returns, for `queue.result`; 0: not at all. Defaults to that
             of the handler's registration.
         limit_key: The key it counts under, if its name has a limit: text of 1 to 200 characters, or a whole
@@ -66,15 +65,10 @@ class PushOptions(TypedDict, total=False):
 
 
 class EntryOption(NamedTuple):
-    """A push option that is a field of the job's entry, of the same name.
+    """A push option that is a field of the job's entry, of the same name."""
 
-    Attributes:
-        write: Checks a value, and returns it as the field has it; '' for no field.
-        pattern: What the field looks like. A schedule with another one is refused, as it was changed in Redis.
-    """
-
-    write: Callable[[Any], str | bytes]
-    pattern: str = r"(?s:.*)"
+    write: Callable[[Any], str | bytes]  # checks a value, and returns it as the field has it; '' for no field
+    pattern: str = r"(?s:.*)"  # of a schedule's field; another one was changed in Redis, and is refused
 
 
 ENTRY_OPTIONS: Mapping[str, EntryOption] = {
@@ -91,16 +85,15 @@ class HandlerOptions(TypedDict, total=False):
     Attributes:
         retry: When a failed run is tried again. Defaults to the queue's policy.
         timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
-        stalled_after: How long one run may go without a report of `context.progress` or `context.track` before it
-            counts as failed, with `JobStalled`. Defaults to no limit.
+        stalled_after: How long one run may go without a progress report before it counts as failed, with
+            `JobStalled`. Defaults to no limit.
         run_in: Where a sync handler runs, a `"thread"` by default. A `"process"` is killed at the timeout, and a
             crash there is the job's failure, `ProcessDied`; it must find the handler by its name in its module.
-        schedule: When the job is pushed, again and again, with parameters that need no arguments. For more
-            schedules, and for other parameters, use the queue's method `schedule`.
+        schedule: When the job is pushed, again and again, with parameters that need no arguments. For others use
+            the queue's method `schedule`.
         keep_result: How long to keep what the handler returns, for `queue.result`. Defaults to not at all. The
             same option of a push goes first.
-        strict_result: Whether a job fails if what its handler returns can't be kept, instead of being done with
-            its result refused. It is not run again.
+        strict_result: Whether a job fails, for good, if what its handler returns can't be kept.
         max_concurrency: The most of these jobs that run at once, in all workers of the queue together. A worker
             stores it when it starts, and the last worker that did so, or `set_limit`, counts.
         rate: The most of them that start in a time, as `50/s`, `100/m` or `5/h`.
@@ -108,8 +101,8 @@ class HandlerOptions(TypedDict, total=False):
             0.1 s.
         priority: The priority of its jobs, if the push does not say one, as for a push.
         unique: The unique key of each job, if the push does not say one: a function of the parameters, as
-            `lambda p: p.order`, where None means no key; or a text with their names, as `"order-{order}"`. The
-            function gets what `limit_key` gets. A push with `unique=None` has no key.
+            `lambda p: p.order`, where None means no key; or a text with their names, as `"order-{order}"`. A push
+            with `unique=None` has no key.
     """
 
     retry: RetryPolicy | None
@@ -130,22 +123,14 @@ class HandlerOptions(TypedDict, total=False):
 
 
 def check_push_options(options: PushOptions) -> None:
-    """Refuse options that do not exist: with one left out the job would run, but not as asked.
-
-    Raises:
-        TypeError: There is one.
-    """
+    """Raise a TypeError for options that do not exist: with one left out the job would run, but not as asked."""
     if options and (unknown := options.keys() - PushOptions.__annotations__.keys()):
         known = ", ".join(PushOptions.__annotations__)
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
 
 
 def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
-    """Return a job to push.
-
-    Args:
-        fields: Its name and parameters, and what else its entry has.
-        options: The options of the push.
+    """Return a job to push, of the fields of its entry and the options of the push.
 
     Raises:
         ValueError: The value of an option is wrong.
@@ -189,20 +174,12 @@ def _check_key_options(options: PushOptions, unique: str | None, unique_for: int
 
 
 def checked_unique(key: str | None) -> str | None:
-    """Return a unique key, or None.
-
-    Raises:
-        ValueError: It can't be one.
-    """
+    """Return a unique key, or None; raise a ValueError if it can't be one."""
     return _text(key, "unique")
 
 
 def in_ms(duration: Duration | None, what: str) -> int | None:
-    """Return a duration in whole ms, rounded up; None for None.
-
-    Raises:
-        ValueError: It is negative, or not a duration; `what` is the caller's name for it.
-    """
+    """Return a duration in whole ms, rounded up, or None; raise a ValueError, which calls it `what`."""
     return None if duration is None else milliseconds(seconds(duration, what))
 
 
@@ -235,12 +212,7 @@ def _due(delay: Duration | None, at: datetime | None) -> Due | None:
 
 
 def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: object = None) -> None:
-    """Refuse options that do not exist, and wrong values of the others.
-
-    Args:
-        options: What was given.
-        others: Names that may be given beside those of `HandlerOptions`.
-        limit_key: What was given as that.
+    """Refuse options that do not exist, beside these `others`, and wrong values of the rest.
 
     Raises:
         TypeError: There is no such option, or `limit_key` can't be called.
@@ -261,48 +233,16 @@ def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: o
     _settings({option: value for option, value in options.items() if option not in others})
 
 
-def new_definition(
-    name: JobName[Any],
-    call: Callable[..., Any],
-    function: Any,
-    options: HandlerOptions,
-    returned: Callable[[], Any],
-    *,
-    retry: RetryPolicy,
-    limit_key: Callable[[Any], str | int] | None,
-    unique: Callable[[Any], str | None] | None,
-    by_name: bool = False,
-) -> JobDefinition[Any]:
-    """Return a handler with its options.
-
-    Args:
-        name: Its job name.
-        call: Takes (parameters, context).
-        function: The handler itself.
-        options: Its options.
-        returned: Gives its return type.
-        retry: The queue's policy.
-        limit_key: Returns the key that a job counts under.
-        unique: Returns a job's unique key, if the push does not say one.
-        by_name: Whether it takes its parameters by name.
+def handled_by(function: Any, options: HandlerOptions) -> dict[str, Any]:
+    """Return the attributes of a definition that follow from a handler and its options.
 
     Raises:
         RegistrationError: It can't run in a process, or an option has a value of another type.
         ValueError: A duration or a limit is wrong.
     """
     awaits = is_async(function)
-    return JobDefinition(
-        name,
-        call,
-        awaits,
-        **{"retry": retry, **_settings(options)},
-        in_process=_in_process(function, awaits, options.get("run_in", "thread")),
-        function=function,
-        by_name=by_name,
-        returned=returned,
-        limit_key=limit_key,
-        unique=unique,
-    )
+    in_process = _in_process(function, awaits, options.get("run_in", "thread"))
+    return {"is_async": awaits, "in_process": in_process, "function": function, **_settings(options)}
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,11 +263,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_policy(retry: RetryPolicy | None) -> RetryPolicy | None:
-    """Return a retry policy, or None.
-
-    Raises:
-        RegistrationError: It is something else.
-    """
+    """Return a retry policy, or None; a `RegistrationError` for something else."""
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
@@ -368,10 +304,7 @@ def unique_of(
 ) -> Callable[[Any], str | None] | None:
     """Return a function that makes a job's unique key of its parameters.
 
-    Args:
-        given: The function itself, or a text with names of parameters in braces.
-        called: The job's name.
-        names: The names of the parameters; None: not known.
+    `given` is the function itself, or a text with names of parameters in braces; `names` are all names, if known.
 
     Raises:
         RegistrationError: It is neither, or a parameter does not exist.

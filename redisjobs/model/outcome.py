@@ -19,15 +19,10 @@ _FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The handler returned.
-
-    Attributes:
-        result: The result to keep; None: none.
-        pushes: Jobs that it has pushed, to be added when its own ends.
-    """
+    """The handler returned."""
 
     result: Result | None = None
-    pushes: Sequence[NewJob] = ()
+    pushes: Sequence[NewJob] = ()  # jobs that it has pushed, to be added when its own ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +33,7 @@ class Raised:
 
 
 class RemoteTraceback(Exception):
-    """The cause of an error that a handler raised in another process: its traceback there, as text.
-
-    Attributes:
-        fingerprint: The fingerprint of the error, made there.
-    """
+    """The cause of an error that a handler raised in another process: traceback and fingerprint, made there."""
 
     def __init__(self, text: str, fingerprint: Fingerprint | None = None) -> None:
         super().__init__(text)
@@ -56,13 +47,9 @@ class CancelAsked:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The worker shuts down, or never had a slot for the job; or other code in its event loop cut the run off.
+    """The worker shuts down, or never had a slot for the job; or other code in its event loop cut the run off."""
 
-    Attributes:
-        counts: Whether the delivery counts, as the job itself may be what cut it off.
-    """
-
-    counts: bool = False
+    counts: bool = False  # the delivery counts, as the job itself may be what cut it off
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +85,11 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class UnknownName:
-    """No handler is registered here for the name.
-
-    Attributes:
-        name: The name.
-        since_ms: Since when no worker has had a handler; None: this worker is the first to find that.
-        give_up_ms: The time after which the job becomes a dead letter.
-    """
+    """No handler is registered here for the name."""
 
     name: str
-    since_ms: int | None
-    give_up_ms: int
+    since_ms: int | None  # since when no worker has had a handler; None: this one is the first to find that
+    give_up_ms: int  # the time after which the job becomes a dead letter
 
 
 Outcome = (
@@ -128,17 +109,9 @@ Outcome = (
 def decide(
     outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy
 ) -> Settlement | None:
-    """Return how to settle a job.
+    """Return how to settle a job; None if another worker has it.
 
-    Args:
-        outcome: The outcome of its run.
-        attempt: The number of that attempt, from 1.
-        started_ms: When the first of its runs that had an outcome began, by the server's clock.
-        now_ms: The server's clock.
-        policy: When its handler's failures are tried again.
-
-    Returns:
-        The settlement; None if another worker has the job.
+    `attempt` counts from 1. `started_ms` is when the first of its runs that had an outcome began.
     """
     match outcome:
         case Done(result, pushes):

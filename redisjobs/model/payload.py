@@ -70,11 +70,6 @@ def _too_large(
 def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> bytes:
     """Return parameters of a type that is not known here as JSON, if a JSON text can say them.
 
-    Args:
-        name: The job's name, for the message.
-        parameters: Dicts with strings as keys, lists, strings, numbers, booleans and None.
-        limit: The most bytes that they may take.
-
     Raises:
         EncodeError: They are something else, or take more than `limit` bytes.
     """
@@ -92,11 +87,7 @@ def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> b
 
 
 def decode_untyped(what: str, raw: bytes) -> Any:
-    """Return what a JSON text says; `what` names it in the error.
-
-    Raises:
-        DecodeError: It is not JSON.
-    """
+    """Return what a JSON text says, or raise a `DecodeError`, in which `what` names the text."""
     try:
         return json.loads(raw)  # orjson would turn an integer of more than 64 bits into a float
     except (ValueError, RecursionError) as error:
@@ -107,34 +98,25 @@ _UNTYPED = "no handler here has this name, so give parameters that JSON can say:
 
 
 def read_parameters(name: JobName[P], raw: bytes) -> P:
-    """Return parameters that an operator typed as JSON: read as a worker does, but an unknown key is an error.
-
-    Raises:
-        DecodeError: They don't fit their type, or have a key that it has not.
-    """
+    """Return parameters that an operator typed as JSON; unlike for a worker, an unknown key is a `DecodeError`."""
     try:
-        return _with_known_keys(name, functools.partial(name.adapter.validate_json, raw))
+        made, unknown = _with_known_keys(name, functools.partial(name.adapter.validate_json, raw))
     except ValidationError as error:
         raise DecodeError(_told(name, _say(name, error))) from None
-    except _KeysTooMany as error:
-        raise DecodeError(_told(name, str(error))) from None
     except Exception as error:  # the type's own validators may raise anything
         raise DecodeError(f"{name.name}: {type(error).__name__}: {error}") from error
+    if unknown:
+        raise DecodeError(_told(name, unknown))
+    return made
 
 
-def _with_known_keys(name: JobName[Any], validate: Callable[..., P]) -> P:
-    """Return what `validate` makes, unless a type has not a key that it was given: pydantic would drop that."""
+def _with_known_keys(name: JobName[Any], validate: Callable[..., P]) -> tuple[P, str]:
+    """Return what `validate` makes, and which keys a type was given that it has not: pydantic would drop them."""
     try:
-        return validate(extra="forbid")
+        return validate(extra="forbid"), ""
     except ValidationError as error:  # perhaps only of keys that a type allows and keeps
         made = validate()
-        if unknown := _unknown_keys(name, error, made):
-            raise _KeysTooMany(unknown) from None
-        return made
-
-
-class _KeysTooMany(Exception):
-    """A type was given keys that it has not."""
+        return made, _unknown_keys(name, error, made)
 
 
 _KEYS_TOO_MANY = ("extra_forbidden", "unexpected_keyword_argument")
@@ -163,26 +145,23 @@ def _keeps(value: Any, path: Iterable[Any], key: Any) -> bool:
 
 
 def instance(name: JobName[P], parameters: Any) -> Any:
-    """Return parameters that may be a dict of fields as an instance of their type.
-
-    Raises:
-        EncodeError: They don't fit it.
-    """
+    """Return parameters, maybe a dict of fields, as an instance of their type; or raise an `EncodeError`."""
     kind: Any = name.parameters
     if not isinstance(parameters, dict):
         return parameters
+    made, unknown = parameters, ""
     try:
         if hasattr(kind, "__dataclass_fields__"):
-            return kind(**parameters)
-        if hasattr(kind, "model_validate"):
-            return _with_known_keys(name, functools.partial(kind.model_validate, parameters, strict=True))
+            made = kind(**parameters)
+        elif hasattr(kind, "model_validate"):
+            made, unknown = _with_known_keys(name, functools.partial(kind.model_validate, parameters, strict=True))
     except ValidationError as error:
         raise EncodeError(_told(name, _misfits(name, error))) from None
-    except _KeysTooMany as error:
-        raise EncodeError(_told(name, str(error))) from None
     except Exception as error:  # the type's own checks may raise anything
         raise EncodeError(f"{name.name}: can't make a {_type_name(name)} of what was given: {error}") from error
-    return parameters
+    if unknown:
+        raise EncodeError(_told(name, unknown))
+    return made
 
 
 def _dump(name: JobName[P], parameters: P) -> bytes:
@@ -302,11 +281,7 @@ def _is_utf8(text: str | bytes) -> bool:
 
 
 def decode_parameters(name: JobName[P], raw: bytes) -> P:
-    """Return parameters from the JSON of an entry.
-
-    Raises:
-        DecodeError: The bytes are not JSON, or don't validate; with pydantic's text.
-    """
+    """Return parameters from the JSON of an entry; a `DecodeError` says what is wrong, as pydantic does."""
     try:
         return name.adapter.validate_json(raw)
     except ValidationError as error:

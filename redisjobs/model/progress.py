@@ -34,24 +34,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A run needs more time.
-
-    Attributes:
-        seconds: How much, from now.
-    """
+    """A run needs more time: this many seconds, from now."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Pushing:
-    """A run pushes a job.
-
-    Attributes:
-        parameters: The parameters of that job.
-        name: Its name, as for `JobQueue.push`.
-        options: The options of the push.
-    """
+    """A run pushes a job; name and options are as for `JobQueue.push`."""
 
     parameters: Any
     name: Any
@@ -68,18 +58,14 @@ class MessageSink(Protocol):
     def hear(self, said: HandlerMessage) -> Any:
         """Take in a message, in any thread, without waiting; once the run is over, do nothing.
 
-        Returns:
-            For a push the job, as a `PushedJob`; else None.
+        Return the job of a push, as a `PushedJob`; else None.
         """
 
 
 def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Progress:
-    """Return the progress that a handler gave as arguments.
+    """Return the progress that a handler gave as arguments, the note by name or as the last of them.
 
-    Args:
-        said: A fraction, or what is done and the total; then the note, if it is here. The total may be None.
-        note: The note, if it was given by name; else None.
-        before: The report before: a note alone leaves its numbers as they were.
+    A note alone leaves the numbers of the report before as they were.
 
     Raises:
         ValueError: A number is wrong, or the note is not text.
@@ -100,12 +86,7 @@ def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Pr
 
 
 def measured(numbers: tuple[Any, ...], note: str) -> Progress:
-    """Return the progress of one number, a fraction, or of two: what is done and the total, which may be None.
-
-    Raises:
-        ValueError: A number is wrong.
-        TypeError: There are more numbers.
-    """
+    """Return the progress of one number, a fraction, or of two: what is done and the total, which may be None."""
     match numbers:
         case (fraction,):
             return Progress(_fraction(fraction), note=note)
@@ -148,11 +129,7 @@ def _number(value: Any) -> float:
 
 
 def note_of(note: Any) -> str:
-    """Return a note as it is kept: one line of limited length.
-
-    Raises:
-        ValueError: It is not text.
-    """
+    """Return a note as it is kept, one line of limited length; raise a ValueError if it is not text."""
     if not isinstance(note, str):
         raise ValueError(f"note={note!r}: give text, as progress(0.4, 'page 12 of 30')")
     # Of a class derived from str take the text itself, and no more of it than is kept.
@@ -160,11 +137,7 @@ def note_of(note: Any) -> str:
 
 
 def total_of(items: Iterable[Any] | AsyncIterable[Any], total: Any) -> float | None:
-    """Return how many items there are, by the caller or by their `len()`; None if neither says it.
-
-    Raises:
-        ValueError: The caller's number is wrong.
-    """
+    """Return how many items there are, by the caller, who may be wrong (ValueError), or by their `len()`."""
     if total is not None:
         return _count(total)
     try:

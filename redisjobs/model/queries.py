@@ -1,4 +1,7 @@
-"""What an operator asks of a queue, as values, with their answers. Changes are in `changes.py`."""
+"""What an operator asks of a queue, as values, with their answers. Changes are in `changes.py`.
+
+Where a name ends in `_ms`, a time is in ms since 1970, and a duration in ms.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,42 +15,24 @@ Answer = TypeVar("Answer", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One job as the store knows it.
+    """One job as the store knows it."""
 
-    Attributes:
-        job_id: The id by which it is found, cancelled, requeued and deleted.
-        state: Where it is.
-        priority: Its priority.
-        key: The driver's name for its place; '' while delayed.
-        queued_ms: When it came there, in ms since 1970; 0 while delayed.
-        due_ms: When a delayed job may run; None otherwise.
-        worker: The worker that runs it; '' for none.
-        deliveries: How often it was delivered.
-        cancelling: Whether a cancel was asked for while it ran.
-        fields: Its fields as bytes.
-        held: Whether it waits, and does not start.
-        started_ms: When its worker got it, in ms since 1970; None: it does not run.
-        ran_ms: How long it has been running, in ms; None: it does not run.
-        why_waiting: What keeps it from starting beside its place in line and its due time; None: nothing.
-        progress: Its last progress report as JSON, until it has ended; b'' for none.
-    """
-
-    job_id: str
+    job_id: str  # by which it is found, cancelled, requeued and deleted
     state: State
     priority: Priority
-    key: str
-    queued_ms: int
-    due_ms: int | None
-    worker: str
+    key: str  # the driver's name for its place; '' while delayed
+    queued_ms: int  # when it came there; 0 while delayed
+    due_ms: int | None  # None unless it is delayed
+    worker: str  # the worker that runs it
     deliveries: int
-    cancelling: bool
+    cancelling: bool  # a cancel was asked for while it ran
     fields: Mapping[bytes, bytes]
-    held: bool = False
+    held: bool = False  # it waits, and does not start
     # Two looks at a job that did not change differ in these.
-    started_ms: int | None = field(default=None, compare=False)
-    ran_ms: int | None = field(default=None, compare=False)
+    started_ms: int | None = field(default=None, compare=False)  # when its worker got it; None: it does not run
+    ran_ms: int | None = field(default=None, compare=False)  # for how long it has been running
     why_waiting: WhyWaiting | None = None
-    progress: bytes = b""
+    progress: bytes = b""  # its last progress report as JSON, until it has ended
 
 
 COUNTERS = [
@@ -87,25 +72,15 @@ class Counts:
 class Backlog:
     """How far a queue is behind, at one instant.
 
-    Attributes:
-        oldest: The seconds that the oldest ready job of each priority has been ready; a priority with none is left
-            out. A due delayed job counts, even if no worker has made it ready yet. A job whose entry id can't be
-            a time does not count.
-        workers: How many workers have a lease that runs.
+    A due delayed job counts, even if no worker has made it ready yet. One whose entry id can't be a time does not.
     """
 
-    oldest: Mapping[Priority, float]
-    workers: int
+    oldest: Mapping[Priority, float]  # the age of the oldest ready job in s; only priorities with one
+    workers: int  # those whose leases run
 
 
 def backlog_since(since: Iterable[tuple[Priority, float]], now_ms: float, workers: int) -> Backlog:
-    """Return how far a queue is behind.
-
-    Args:
-        since: Priorities, and when a job of each became ready, in ms; the earliest of each counts.
-        now_ms: The store's clock.
-        workers: How many workers there are.
-    """
+    """Return how far a queue is behind, by when jobs became ready, in ms; the earliest of a priority counts."""
     first: dict[Priority, float] = {}
     for priority, ms in since:
         if ms > LONG_AGO:
@@ -128,35 +103,21 @@ class Find(Query[Row | None]):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which jobs are chosen: those that match all that is given.
-
-    Attributes:
-        name: The job's name; '': any.
-        text: A text in its stored parameters or its error; '': any.
-        fingerprint: The fingerprint of a dead letter's failure; '': any.
-        reason: The reason of a dead letter; '': any.
-        older_ms: The shortest time, in ms, since it came to the queue, since a dead letter died, or since a kept
-            job ended; None: any.
-    """
+    """Which jobs are chosen: those that match all that is given; '' matches any."""
 
     name: str = ""
-    text: str = ""
-    fingerprint: str = ""
-    reason: str = ""
-    older_ms: int | None = None
+    text: str = ""  # in its stored parameters or its error
+    fingerprint: str = ""  # of a dead letter's failure
+    reason: str = ""  # of a dead letter
+    older_ms: int | None = None  # since it came to the queue, since a dead letter died, or since a kept job ended
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """One step of a scan.
-
-    Attributes:
-        rows: The jobs that match the filter.
-        after: Where the next step goes on, for `Scan`; '' at the end.
-    """
+    """One step of a scan."""
 
     rows: Sequence[Row]
-    after: str = ""
+    after: str = ""  # where the next step goes on; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,67 +127,40 @@ class Scan(Query[Scanned]):
     Ready and running jobs come by priority and age, delayed ones by due time, dead letters and ended jobs newest
     first. A job that stays in its place comes once. A dead letter or ended job that is new since the first step
     does not come.
-
-    Attributes:
-        state: The state.
-        filter: Which of its jobs.
-        after: Where an earlier step left off; '' to begin.
-        limit: The most rows; up to 500.
     """
 
     state: State
     filter: Filter = Filter()
-    after: str = ""
-    limit: int = MOST_JOBS
+    after: str = ""  # where an earlier step left off; '' to begin
+    limit: int = MOST_JOBS  # the most rows
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Dead letters of one kind: of one fingerprint, or of one reason where they have none.
-
-    Attributes:
-        fingerprint: The fingerprint of their failures; '' for none.
-        reason: The reason of the newest.
-        error_type: The class of the newest one's exception.
-        count: How many there are.
-        first_ms: When the first of them died, in ms since 1970.
-        last_ms: When the last of them died.
-        job_id: The id of the newest.
-        error: The error of the newest.
-        names: The names of their jobs; some of them, if there are many.
-    """
+    """Dead letters of one kind: of one fingerprint, or of one reason where they have none."""
 
     fingerprint: str
-    reason: str
+    reason: str  # this, `error_type`, `job_id` and `error` are those of the newest
     error_type: str
     count: int
-    first_ms: int
+    first_ms: int  # when the first of them died
     last_ms: int
     job_id: str
     error: str
-    names: Sequence[str]
+    names: Sequence[str]  # of their jobs; some, if there are many
 
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """One step of grouping.
-
-    Attributes:
-        groups: The groups of the letters it read, the newest first.
-        after: Where the next step goes on, for `GroupDead`; '' at the end.
-    """
+    """One step of grouping: the groups of the letters it read, the newest first."""
 
     groups: Sequence[Group]
-    after: str = ""
+    after: str = ""  # where the next step goes on; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class GroupDead(Query[Grouped]):
-    """Group dead letters by kind of failure, the newest first, in bounded steps.
-
-    Attributes:
-        after: Where an earlier step left off; '' to begin.
-    """
+    """Group dead letters by kind of failure, the newest first, in bounded steps."""
 
     after: str = ""
 
@@ -243,41 +177,27 @@ class GetBacklog(Query[Backlog]):
 
 @dataclass(frozen=True, slots=True)
 class WorkersFound:
-    """One step of reading workers.
+    """One step of reading workers."""
 
-    Attributes:
-        workers: Of each its id, the seconds that its lease still lasts, and the facts of its last heartbeat.
-        after: Where the next step goes on, for `FindWorkers`; '' at the end.
-    """
-
+    # Of each its id, the seconds that its lease still lasts, and the facts of its last heartbeat.
     workers: Sequence[tuple[str, float, Mapping[str, str]]]
-    after: str = ""
+    after: str = ""  # where the next step goes on; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class FindWorkers(Query[WorkersFound]):
-    """Find the workers of a queue, in bounded steps. One that is there all the time comes at least once.
-
-    Attributes:
-        after: Where an earlier step left off; '' to begin.
-    """
+    """Find the workers of a queue, in bounded steps. One that is there all the time comes at least once."""
 
     after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """What may not start now.
+    """What may not start now."""
 
-    Attributes:
-        queue: Since when the queue is paused, in ms since 1970; None: it is not.
-        names: The job names that are paused, and since when.
-        held: How many jobs are held.
-    """
-
-    queue: int | None
-    names: Mapping[str, int]
-    held: int
+    queue: int | None  # since when the queue is paused, in ms; None: it is not
+    names: Mapping[str, int]  # the job names that are paused, and since when
+    held: int  # how many jobs are held
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,28 +207,17 @@ class FindPauses(Query[Pauses]):
 
 @dataclass(frozen=True, slots=True)
 class LimitsFound:
-    """One step of reading limits. A bucket is what is counted together: a job name, and a key after it, if any.
+    """One step of reading limits. A bucket is what is counted together: a job name, and a key after it, if any."""
 
-    Attributes:
-        limits: Job names, and the limit of each as `Limit.text`.
-        lines: A bucket, how many of its jobs wait in line, and when the next may start, in ms since 1970; None:
-            when one that runs has ended.
-        running: A bucket, the worker of a job that runs, and the job's id.
-        after: Where the next step goes on, for `FindLimits`; '' at the end.
-    """
-
-    limits: Mapping[str, str]
+    limits: Mapping[str, str]  # job names, and the limit of each as `Limit.text`
+    # A bucket, how many of its jobs wait in line, and when the next may start; None: when one that runs has ended.
     lines: Sequence[tuple[str, int, int | None]]
-    running: Sequence[tuple[str, str, str]]
-    after: str = ""
+    running: Sequence[tuple[str, str, str]]  # a bucket, the worker of a job that runs, and the job's id
+    after: str = ""  # where the next step goes on; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class FindLimits(Query[LimitsFound]):
-    """Find the limits of job names, what runs under them and what waits in line, in bounded steps.
-
-    Attributes:
-        after: Where an earlier step left off; '' to begin.
-    """
+    """Find the limits of job names, what runs under them and what waits in line, in bounded steps."""
 
     after: str = ""

@@ -28,11 +28,10 @@ _BY_IDENTITY: Any = object.__eq__
 
 
 class Fault:
-    """A value that would be lost.
+    """A value that would be lost: the text says as what it would arrive, and what to do.
 
     Attributes:
         path: Where it is: fields and indexes, the innermost first.
-        text: As what it would arrive, and what to do.
     """
 
     def __init__(self, text: str) -> None:
@@ -50,10 +49,7 @@ Check = Callable[[Any, Any], Fault | None]
 
 
 class RoundTrip:
-    """What one parameter type leaves open.
-
-    Args:
-        schema: Pydantic's core schema of the type.
+    """What one parameter type leaves open, by pydantic's core schema of it.
 
     Attributes:
         check: Compares parameters with their round trip; None: the type says all.

@@ -42,26 +42,16 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
 
 @dataclass(frozen=True)
 class Signature:
-    """A plain function's arguments as a job's parameters: named, typed, checked.
-
-    Attributes:
-        function: The function.
-        type: A TypedDict with one key for each argument but the context.
-        context: The name of its JobContext argument, or None.
-    """
+    """A plain function's arguments as a job's parameters: named, typed, checked."""
 
     function: Callable[..., Any]
-    type: Any
-    context: str | None
+    type: Any  # a TypedDict with one key for each argument but the context
+    context: str | None  # the name of its JobContext argument
     _signature: inspect.Signature = field(repr=False)
 
     @classmethod
     def of(cls, function: Callable[..., Any], called: str) -> "Signature":
-        """Read the signature of a function, or of a callable object.
-
-        Args:
-            function: The function.
-            called: Its name, for messages.
+        """Read the signature of a function, or of a callable object, which messages call `called`.
 
         Raises:
             RegistrationError: It takes *args, **kwargs, positional-only arguments or two contexts, is a
@@ -88,11 +78,7 @@ class Signature:
         return cls(function, TypedDict(called, fields), context, signature)  # type: ignore[operator]
 
     def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the arguments of one call by name, without the context.
-
-        Raises:
-            EncodeError: They don't fit the function.
-        """
+        """Return the arguments of one call by name, without the context; an `EncodeError` if they don't fit."""
         signature = self._signature
         if self.context is not None:
             rest = [p for name, p in signature.parameters.items() if name != self.context]

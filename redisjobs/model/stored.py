@@ -3,11 +3,12 @@
 `definition.py` has what a schedule is, `scheduler/` fires it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from redisjobs.model.changes import Change
+from redisjobs.model.codec import digits
 from redisjobs.model.definition import LAST_MS, Accuracy, Definition, moment
 from redisjobs.model.queries import Query
 from redisjobs.model.transitions import NewJob, Pushed, Reply
@@ -19,25 +20,15 @@ THERE_MS = 30_000
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """One schedule as the store knows it; it may have been changed in Redis.
-
-    Attributes:
-        name: Its name.
-        fields: Those of `Definition.fields`, and what became of it.
-        is_there: Whether a live scheduler declares it.
-    """
+    """One schedule as the store knows it; it may have been changed in Redis."""
 
     name: str
-    fields: Mapping[bytes, bytes]
-    is_there: bool = False
+    fields: Mapping[bytes, bytes]  # those of `Definition.fields`, and what became of it
+    is_there: bool = False  # a live scheduler declares it
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of its definition.
-
-        Raises:
-            ValueError: It has none, as it was changed in Redis.
-        """
+        """The fingerprint of its definition; a ValueError if it was changed in Redis."""
         found = self.fields.get(b"fingerprint", b"")
         if not found.isalnum():
             raise ValueError(f"its field 'fingerprint' is {found!r:.60}, not a fingerprint: put it again")
@@ -45,27 +36,19 @@ class ScheduleRow:
 
     @property
     def last_ms(self) -> int:
-        """The last slot that was seen to, in ms: what comes after it is still to be fired.
-
-        Raises:
-            ValueError: It is not a time, as it was changed in Redis.
-        """
+        """The last slot that was seen to; what comes after it is still to be fired. A ValueError as above."""
         return self._time(b"last_slot")
 
     @property
     def declared_ms(self) -> int:
-        """When the scheduler began whose declaration counts, in ms.
-
-        Raises:
-            ValueError: It is not a time, as it was changed in Redis.
-        """
+        """When the scheduler began whose declaration counts. A ValueError as above."""
         return self._time(b"declared_by")
 
     def _time(self, key: bytes) -> int:
-        found = self.fields.get(key, b"")
-        if not found.isdigit() or len(found) > 15 or int(found) > LAST_MS:
-            raise ValueError(f"its field '{key.decode()}' is {found!r:.60}, not a time in ms")
-        return int(found)
+        found = digits(text := self.fields.get(key, b""))
+        if found is None or found > LAST_MS:
+            raise ValueError(f"its field '{key.decode()}' is {text!r:.60}, not a time in ms")
+        return found
 
     @property
     def is_declared(self) -> bool:
@@ -79,61 +62,38 @@ class ScheduleRow:
 
     def ms(self, key: bytes) -> int:
         """Return a time or a number in one of its fields; 0 if there is none."""
-        value = self.fields.get(key, b"")
-        return int(value) if value.isdigit() and len(value) <= 15 else 0
+        return digits(self.fields.get(key, b"")) or 0
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulePage:
-    """Some of the schedules of a queue.
+    """Some of the schedules of a queue."""
 
-    Attributes:
-        rows: The schedules, in the order of their last changes.
-        gone: The names of those that were removed, or have expired, since the change that the query names.
-        change: The number of the last change of any schedule of this queue; numbers only grow.
-        more: The number of the change after which there are more; None for none.
-        is_served: Whether a scheduler of this queue is alive.
-        server_ms: The server's clock.
-    """
-
-    rows: Sequence[ScheduleRow]
-    gone: Sequence[str]
-    change: int
-    more: int | None
-    is_served: bool
+    rows: Sequence[ScheduleRow]  # in the order of their last changes
+    gone: Sequence[str]  # names that were removed, or have expired, since the change that the query names
+    change: int  # the number of the last change of any schedule of this queue; numbers only grow
+    more: int | None  # the number of the change after which there are more
+    is_served: bool  # a scheduler of this queue is alive
     server_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class ListSchedules(Query[SchedulePage]):
-    """Find the schedules of a queue, in bounded steps.
+    """Find the schedules of a queue, in bounded steps."""
 
-    Attributes:
-        name: Only this one; '' for all.
-        after: Only those that were changed after the change of this number; None for all.
-    """
-
-    name: str = ""
-    after: int | None = None
+    name: str = ""  # only this one; '' for all
+    after: int | None = None  # only those changed after the change of this number
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A schedule to be put or declared.
-
-    Attributes:
-        name: Its name.
-        fingerprint: The fingerprint of its definition.
-        definition: The definition; None to say only that it is declared.
-        last_ms: The last slot seen to of the one that this replaces, if that is known.
-        since_ms: Since when its slots count, if it has another rule than before; None: from now.
-    """
+    """A schedule to be put or declared."""
 
     name: str
     fingerprint: str
-    definition: Definition | None = None
-    last_ms: int | None = None
-    since_ms: int | None = None
+    definition: Definition | None = None  # None to say only that it is declared
+    last_ms: int | None = None  # the last slot seen to of the one that this replaces
+    since_ms: int | None = None  # since when its slots count, if it has another rule than before; None: from now
 
     @classmethod
     def whole(cls, definition: Definition, last_ms: int | None = None, since_ms: int | None = None) -> "Put":
@@ -143,46 +103,28 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Declarer:
-    """A scheduler that declares schedules.
+    """A scheduler that declares schedules."""
 
-    Attributes:
-        scheduler: Its id.
-        release: What all schedulers that declare the same have in common.
-        began_ms: When it began, by the server's clock; 0: now.
-    """
-
-    scheduler: str
-    release: str
-    began_ms: int = 0
+    scheduler: str  # its id
+    release: str  # what all schedulers that declare the same have in common
+    began_ms: int = 0  # when it began, by the server's clock; 0: now
 
 
 @dataclass(frozen=True, slots=True)
 class PutSchedules(Change["PutAnswer"]):
-    """Put schedules on a queue, or declare them; with none, say that a scheduler is still there.
-
-    Attributes:
-        schedules: The schedules.
-        by: The scheduler that declares them; None: they are put at run time.
-    """
+    """Put schedules on a queue, or declare them; with none, say that a scheduler is still there."""
 
     schedules: Sequence[Put]
-    by: Declarer | None = None
+    by: Declarer | None = None  # None: they are put at run time
 
 
 @dataclass(frozen=True, slots=True)
 class PutAnswer:
-    """The answer to `PutSchedules`.
+    """The answer to `PutSchedules`."""
 
-    Attributes:
-        replies: For each OK, NEWER, KEPT, DECLARED, NOT_FOUND, CHANGED or SPOILED.
-        change: The number of the last change of any schedule of this queue.
-        present: How many schedulers of its release there are, with this one; 0 if the store did not know this one.
-        server_ms: The server's clock.
-    """
-
-    replies: Sequence[Reply]
-    change: int
-    present: int
+    replies: Sequence[Reply]  # for each OK, NEWER, KEPT, DECLARED, NOT_FOUND, CHANGED or SPOILED
+    change: int  # the number of the last change of any schedule of this queue
+    present: int  # how many schedulers its release has; 0 if the store did not know this one
     server_ms: float
 
 
@@ -210,64 +152,39 @@ class RemoveSchedule(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """The slots of one schedule that are to be fired now.
-
-    Attributes:
-        name: The schedule's name.
-        fingerprint: The fingerprint of the definition that the jobs were made from.
-        last_ms: The last slot that was seen to, as far as is known.
-        slot_ms: The last of the slots to fire.
-        missed: How many of these have no job of their own.
-        jobs: The jobs to push.
-    """
+    """The slots of one schedule that are to be fired now."""
 
     name: str
-    fingerprint: str
-    last_ms: int
-    slot_ms: int
-    missed: int
+    fingerprint: str  # of the definition that the jobs were made from
+    last_ms: int  # the last slot that was seen to, as far as is known
+    slot_ms: int  # the last of the slots to fire
+    missed: int  # how many of these have no job of their own
     jobs: Sequence[NewJob]
 
 
 @dataclass(frozen=True, slots=True)
 class Fired:
-    """The answer to one firing.
+    """The answer to one firing."""
 
-    Attributes:
-        reply: OK, REPEATED, FIRED, EARLY, PAUSED or CHANGED.
-        pushed: If OK, the answer to the push of each job.
-        last_ms: If FIRED, the last slot that was seen to.
-    """
-
-    reply: Reply
-    pushed: Sequence[Pushed] = ()
-    last_ms: int = 0
+    reply: Reply  # OK, REPEATED, FIRED, EARLY, PAUSED or CHANGED
+    pushed: Sequence[Pushed] = ()  # if OK, the answer to the push of each job
+    last_ms: int = 0  # if FIRED, the last slot that was seen to
 
 
 @dataclass(frozen=True, slots=True)
 class FireAnswer:
-    """The answer to some firings.
+    """The answer to some firings."""
 
-    Attributes:
-        fired: One for each, from the first. If there are fewer than were asked for, ask for the others again.
-        server_ms: The server's clock.
-    """
-
-    fired: Sequence[Fired]
+    fired: Sequence[Fired]  # one for each, from the first; if there are fewer, ask for the others again
     server_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Fire(Change[FireAnswer]):
-    """Push the jobs that schedules ask for, each slot once; up to 500 jobs.
+    """Push the jobs that schedules ask for, each slot once; up to 500 jobs."""
 
-    Attributes:
-        scheduler: The scheduler's id.
-        firings: At most one for each schedule.
-    """
-
-    scheduler: str
-    firings: Sequence[Firing]
+    scheduler: str  # its id
+    firings: Sequence[Firing]  # at most one for each schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,15 +231,6 @@ class ScheduleInfo:
             slot = self.rule.next_after(slot)
 
 
-def schedule_pages(read: Callable[[ListSchedules], SchedulePage]) -> Iterator[SchedulePage]:
-    """Yield all schedules of a queue, in bounded steps."""
-    page = read(ListSchedules())
-    yield page
-    while page.more is not None:
-        page = read(ListSchedules(after=page.more))
-        yield page
-
-
 def schedule_infos(pages: Iterable[SchedulePage]) -> list[ScheduleInfo]:
     """Return the schedules on these pages, by name; if one was changed and is on two, the later counts."""
     found = {row.name: schedule_info(row, is_served=page.is_served) for page in pages for row in page.rows}
@@ -330,12 +238,7 @@ def schedule_infos(pages: Iterable[SchedulePage]) -> list[ScheduleInfo]:
 
 
 def schedule_info(row: ScheduleRow, *, is_served: bool) -> ScheduleInfo:
-    """Return a row of the store as an operator sees it. It never fails, whatever is stored.
-
-    Args:
-        row: The row.
-        is_served: Whether a scheduler of the queue is alive.
-    """
+    """Return a row of the store as an operator sees it, whatever is stored; `is_served` as in `SchedulePage`."""
     definition, next_slot, error = None, None, ""
     try:
         definition = Definition.read(row.name, row.fields)

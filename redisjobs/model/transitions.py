@@ -1,6 +1,7 @@
 """A job's way through the store, as values: pushed, claimed, settled, reclaimed.
 
-Each is what one atomic step takes or answers. The store sees bytes and ids; types are known to the queue.
+Each is what one atomic step takes or answers. The store sees bytes and ids; types are known to the queue. Where a
+name ends in `_ms`, a time is in ms since 1970, and a duration in ms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,10 @@ class Reply(StrEnum):
     """A script's reply for one job. A reply other than OK means that nothing was written, except as noted."""
 
     OK = "OK"
-    REPEATED = "REPEATED"
-    REFUSED = "REFUSED"
-    EXISTS = "EXISTS"
-    DUPLICATE = "DUPLICATE"
+    REPEATED = "REPEATED"  # an earlier try of this push added the job
+    REFUSED = "REFUSED"  # an earlier repetition of this push was answered EXISTS or DUPLICATE
+    EXISTS = "EXISTS"  # another push made a job of this id, or this call names it twice
+    DUPLICATE = "DUPLICATE"  # another job holds the unique key
     REPLACED = "REPLACED"  # written: another job, which waits, is now what this push says
     LEASE_LOST = "LEASE_LOST"
     CANCELLED = "CANCELLED"  # written: the job is gone, as a cancel asked for
@@ -44,7 +45,8 @@ class Reply(StrEnum):
     FULL = "FULL"  # no script says it: the server is out of memory and refused to run one
     # Of a schedule whose key has the wrong type; or of a job, as that of a unique key that it pushes has.
     SPOILED = "SPOILED"
-    UNKNOWN = "UNKNOWN"  # of a repeated push: the store has forgotten whether it was here before
+    # Of a repeated push: the store's clock was set ahead since the first try. The job may be there, or have ended.
+    UNKNOWN = "UNKNOWN"
     STALE = "STALE"  # of a whole call: it was sent too long ago, or the server's clock was set since
     # Of a whole call: some jobs have no answer yet. Of a job that pushes others: not all of these were looked at,
     # so it is not settled yet. The driver calls again until there is another word.
@@ -80,48 +82,28 @@ Due = After | At
 
 @dataclass(slots=True)
 class Tries:
-    """The tries of one push so far, as its producer knows them; see `redisjobs/client/push.py`.
+    """The tries of one push so far, as its producer knows them; see `redisjobs/client/push.py`."""
 
-    Attributes:
-        since: When it was first sent, by the monotonic clock.
-        told: Whether its caller knows the outcome; if not, a try is on its way, or had no answer.
-    """
-
-    since: float
-    told: bool = False
+    since: float  # when it was first sent, by the monotonic clock
+    told: bool = False  # its caller knows the outcome; else a try is on its way, or had no answer
 
 
 @dataclass(slots=True)  # not frozen: to make one would take three times as long, and each push makes one
 class NewJob:
-    """A job to push.
+    """A job to push."""
 
-    Attributes:
-        job_id: Its id, made by the producer.
-        fields: The entry's names and values after `id`, flat; first its name and its parameters.
-        priority: Its priority.
-        due: When it may run; None: now.
-        unique: A key that one job at a time may hold; '' for none.
-        unique_for_ms: How long the key is held; None: until the job ends.
-        expires_in_ms: A job that has not started by then becomes a dead letter; None: never.
-        nonce: A text without a space that tells pushes of one id apart; '' if the id was made for this push.
-        on_conflict: What the push does if another job holds the key. RAISE is for the caller: the store only
-            remembers its answer, as with REPLACE.
-        tries: The tries of its push; None: it was not sent, or counts as unsent.
-        queue: The name of the queue that prepared it; '' if that is not known.
-        sent_ms: When it was first sent, by the store's clock; set by the driver. None: no try can have written it.
-    """
-
-    job_id: str
-    fields: Sequence[str | bytes]
+    job_id: str  # made by the producer
+    fields: Sequence[str | bytes]  # names and values of the entry after `id`, flat; first name and parameters
     priority: Priority = Priority.NORMAL
-    due: Due | None = None
-    unique: str = ""
-    unique_for_ms: int | None = None
-    expires_in_ms: int | None = None
-    nonce: str = ""
-    on_conflict: OnConflict = OnConflict.SKIP
-    tries: Tries | None = field(default=None, compare=False, repr=False)
-    queue: str = field(default="", compare=False, repr=False)
+    due: Due | None = None  # None: now
+    unique: str = ""  # a key that one job at a time may hold
+    unique_for_ms: int | None = None  # None: until the job ends
+    expires_in_ms: int | None = None  # a job that has not started by then is a dead letter
+    nonce: str = ""  # tells pushes of one id apart, no spaces; '' if the id was made for this push
+    on_conflict: OnConflict = OnConflict.SKIP  # RAISE is for the caller: the store only remembers its answer
+    tries: Tries | None = field(default=None, compare=False, repr=False)  # None: it counts as unsent
+    queue: str = field(default="", compare=False, repr=False)  # the queue that prepared it
+    # When it was first sent, by the store's clock; set by the driver. None: no try can have written it.
     sent_ms: float | None = field(default=None, compare=False, repr=False)
 
 
@@ -136,19 +118,10 @@ def weight_of(job: NewJob) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """The answer to the push of one job.
-
-    Attributes:
-        reply: OK: it is on the queue. REPEATED: an earlier try of this push added it. EXISTS: another push made a
-            job of this id, or this call names the job twice. DUPLICATE: another job holds the key. REFUSED: an
-            earlier repetition was answered with one of these two, and so is this. REPLACED: another job holds the
-            key and waits, and has become what this push says. UNKNOWN: it is a repetition, and the store's clock
-            was set ahead since the first try: the job may have been added, and have ended.
-        holder: With DUPLICATE and REPLACED, the id of the job that holds the unique key.
-    """
+    """The answer to the push of one job."""
 
     reply: Reply
-    holder: str = ""
+    holder: str = ""  # with DUPLICATE and REPLACED, the id of the job that holds the unique key
 
 
 def found_again(answers: Sequence[Pushed]) -> list[Pushed]:
@@ -158,25 +131,15 @@ def found_again(answers: Sequence[Pushed]) -> list[Pushed]:
 
 @dataclass(slots=True)
 class Lease:
-    """A worker's lease of one job, which lasts while the worker is not fenced.
+    """A worker's lease of one job, which lasts while the worker is not fenced."""
 
-    Attributes:
-        key: Tells the held jobs of a worker apart; the same when the job is delivered again.
-        token: The driver's name for the lease.
-        deliveries: How often the job was delivered, this time included.
-        job_id: Its id.
-        fields: The names and values of its entry, as bytes.
-        queued_ms: When it was last made ready, in ms since 1970 by the server's clock, as far as is known.
-        rank: The rank of its priority: 0 for the highest, which goes first.
-    """
-
-    key: str
-    token: Any
-    deliveries: int
+    key: str  # tells the held jobs of a worker apart; the same when the job is delivered again
+    token: Any  # the driver's name for the lease
+    deliveries: int  # this one included
     job_id: str
-    fields: Mapping[bytes, bytes]
-    queued_ms: int
-    rank: int = 0
+    fields: Mapping[bytes, bytes]  # of its entry
+    queued_ms: int  # when it was last made ready, by the server's clock, as far as is known
+    rank: int = 0  # of its priority: 0 for the highest, which goes first
 
     @property
     def unique(self) -> bytes:
@@ -196,92 +159,56 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a job, to be kept.
-
-    Attributes:
-        keep_ms: How long it is kept.
-        value: What its handler returned, as JSON; None: nothing, as it was cancelled, or its value was refused.
-        refused: Why its value could not be kept; '' if it could.
-    """
+    """The result of a job, to be kept."""
 
     keep_ms: int
-    value: bytes | None = None
-    refused: str = ""
+    value: bytes | None = None  # what its handler returned, as JSON; None: it was cancelled, or that was refused
+    refused: str = ""  # why its value could not be kept
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The job is done: remove it. Cancelled jobs end so too, and are counted apart.
-
-    Attributes:
-        cancelled: Whether it was cancelled.
-        result: The result to keep; None: none.
-        pushes: Jobs that it pushes, in the same step; at most 500, and about 4 MB.
-        reported: Whether its run has reported progress, which is kept for another minute.
-    """
+    """The job is done: remove it. Cancelled jobs end so too, and are counted apart."""
 
     cancelled: bool = False
     result: Result | None = None
-    pushes: Sequence[NewJob] = ()
-    reported: bool = False
+    pushes: Sequence[NewJob] = ()  # jobs that it pushes in the same step; at most 500, and about 4 MB
+    reported: bool = False  # its run has reported progress, which is kept for another minute
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """The job runs again.
-
-    Attributes:
-        due: When it may.
-        changes: Fields to change, such as `attempt` or `error`; '' removes one.
-    """
+    """The job runs again."""
 
     due: Due
-    changes: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, str] = field(default_factory=dict)  # fields such as `attempt`; '' removes one
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The job goes back without an outcome, and keeps its place.
+    """The job goes back without an outcome, and keeps its place."""
 
-    Attributes:
-        refund: Whether the delivery doesn't count. It counts if the job may have ended the worker.
-    """
-
-    refund: bool = True
+    refund: bool = True  # the delivery doesn't count; it does if the job may have ended the worker
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """The job becomes a dead letter, for an operator.
+    """The job becomes a dead letter, for an operator."""
 
-    Attributes:
-        reason: `failed`, `undecodable`, `unknown name`, `expired` or `worker lost`.
-        error: The error in one line.
-        traceback: Its traceback; '' for none.
-        error_type: The class of the exception; '' for none.
-        fingerprint: A text that failures of one kind share, see `redisjobs/model/failures.py`; '' for none.
-        reported: Whether its run has reported progress, which is kept for another minute.
-    """
-
-    reason: str
-    error: str
+    reason: str  # `failed`, `undecodable`, `unknown name`, `expired` or `worker lost`
+    error: str  # in one line
     traceback: str = ""
     error_type: str = ""
-    fingerprint: str = ""
-    reported: bool = False
+    fingerprint: str = ""  # shared by failures of one kind; see `failures.py`
+    reported: bool = False  # as in `Ack`
 
 
 @dataclass(frozen=True, slots=True)
 class ReportProgress:
-    """A progress report. It ends no lease, and is OK only from the worker that has the lease.
+    """A progress report. It ends no lease, and is OK only from the worker that has the lease."""
 
-    Attributes:
-        progress: The last report of its handler, as JSON.
-        then: How the job is settled next, if its handler has returned; the store does not look at it.
-    """
-
-    progress: bytes
-    then: "Settlement | None" = None
+    progress: bytes  # the last report of its handler, as JSON
+    then: "Settlement | None" = None  # how the job is settled next, if its handler has returned; not for the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,14 +217,10 @@ class Lingers:
 
     It ends no lease and writes nothing. RUNNING: the job counts for the `max_concurrency` of its name, so it is
     settled once that thread has ended. OK: it may be settled at once.
-
-    Attributes:
-        then: How it is settled; the store does not look at it.
-        is_told: Whether the log says already that it waits.
     """
 
-    then: "Settlement"
-    is_told: bool = False
+    then: "Settlement"  # how it is settled; not for the store
+    is_told: bool = False  # the log says already that it waits
 
 
 Settlement = Ack | RetryLater | Release | DeadLetter | ReportProgress | Lingers
@@ -311,107 +234,66 @@ CANCELLED, as a cancel asked for, or UNDECODABLE, as it was added outside redisj
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The name of an exchange, by which the store knows one that is sent again.
+    """The name of an exchange, by which the store knows one that is sent again."""
 
-    Attributes:
-        lane: Which of the worker's exchanges that are on their way at once.
-        number: Greater for each exchange of a lane; the same when it is sent again.
-    """
-
-    lane: int
-    number: int
+    lane: int  # which of the worker's exchanges that are on their way at once
+    number: int  # greater for each exchange of a lane; the same when it is sent again
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """The answer to one round trip of a worker.
 
-    Attributes:
-        replies: One for each settlement: OK, LEASE_LOST or CANCELLED. After any other the worker still has the
-            job: OVERSIZED if it can't be settled; FULL for one with pushes while the store is out of
-            memory; SPOILED if a unique key of these pushes has another type; RUNNING as `Lingers` says.
-        leases: The jobs claimed, in the order in which they are to start.
-        more: Whether another claim would find more, as well as the store can say; False if nothing was asked.
-        ended: Jobs that were ended instead of claimed.
-        due_in: Seconds until the next delayed job is due; None if there is none or nothing was asked.
-        waits: The seconds that a job has waited which only a worker with nothing else to run may claim; None if
-            there is none.
-        server_ms: The server's clock, to the microsecond; 0 if nothing was asked.
-        paused: Whether the queue is paused, so that nothing is claimed; False if nothing was asked.
-        added: By the position of a settlement with pushes that was OK: whether each push added its job. It did not
-            if another job has its id or its unique key.
-        turns: Whether a job that waited for a limit may start now, though nothing was asked: ask for jobs.
-        restricted: Whether some jobs may not start: names are paused, jobs are held, or there are limits; False if
-            nothing was asked.
-        lines: Whether jobs wait for a limit, and it is known when the next may start; `due_in` has that too.
-        turn_in: Seconds until the next of these may start, if this worker is to look then; else None.
-        late_in: Seconds until another worker looks after these, if the one that is to look is gone; None: none
-            needs to.
-        spoiled: By the position of a settlement that was SPOILED: which key is wrong, and how.
-        up_to: No job of a greater rank may start yet, as jobs were left that go first; -1: no job at all.
+    What was not asked for has its default. OK, LEASE_LOST and CANCELLED end a lease. After any other reply the
+    worker still has the job: OVERSIZED if it can't be settled; FULL for one with pushes while the store is out of
+    memory; SPOILED if a unique key of these pushes has another type; RUNNING as `Lingers` says.
     """
 
-    replies: Sequence[Reply] = ()
-    leases: Sequence[Lease] = ()
-    more: bool = False
+    replies: Sequence[Reply] = ()  # one for each settlement
+    leases: Sequence[Lease] = ()  # the jobs claimed, in the order in which they are to start
+    more: bool = False  # another claim would find more, as well as the store can say
     ended: Sequence[Ended] = ()
-    due_in: float | None = None
-    waits: float | None = None
-    server_ms: float = 0
-    paused: bool = False
+    due_in: float | None = None  # seconds until the next delayed job is due
+    waits: float | None = None  # the seconds that a job waits which only an otherwise idle worker may claim
+    server_ms: float = 0  # the server's clock, to the microsecond
+    paused: bool = False  # the queue is, so nothing is claimed
+    # By the position of a settlement with pushes that was OK: whether each push added its job. It did not if
+    # another job has its id or its unique key.
     added: Mapping[int, Sequence[bool]] = field(default_factory=dict)
-    turns: bool = False
-    restricted: bool = False
-    lines: bool = False
-    turn_in: float | None = None
-    late_in: float | None = None
-    spoiled: Mapping[int, str] = field(default_factory=dict)
-    up_to: int = LOWEST_RANK
+    turns: bool = False  # a job that waited for a limit may start now, though nothing was asked: ask for jobs
+    restricted: bool = False  # some jobs may not start: names are paused, jobs are held, or there are limits
+    lines: bool = False  # jobs wait for a limit, and it is known when the next may start; `due_in` has that too
+    turn_in: float | None = None  # seconds until the next of these may start, if this worker is to look then
+    late_in: float | None = None  # seconds until another worker looks, if the one that is to look is gone
+    spoiled: Mapping[int, str] = field(default_factory=dict)  # by the position: which key is wrong, and how
+    up_to: int = LOWEST_RANK  # no job of a greater rank may start yet, as others go first; -1: no job at all
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A worker whose lease is over by the server's clock, and that is not fenced yet.
-
-    Attributes:
-        worker_id: The worker's id.
-        until_ms: The end of its lease; a later beat moves it.
-        lease: How long its lease is, in seconds.
-    """
+    """A worker whose lease is over by the server's clock, and that is not fenced yet."""
 
     worker_id: str
-    until_ms: str
-    lease: float
+    until_ms: str  # the end of its lease; a later beat moves it
+    lease: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """The answer to `Consumer.reclaim`.
+    """The answer to `Consumer.reclaim`."""
 
-    Attributes:
-        silent: The workers that may be lost; some of them, if there are many.
-        fenced: The ids of those that this call fenced.
-        jobs: How many jobs were handed back, for any worker to claim.
-        more: Whether there are more to hand back: look again at once.
-        released: Whether any job that was handed back waits to be claimed.
-        others: How many jobs other workers hold; 0 if that was not asked.
-        server_ms: The server's clock, to the microsecond.
-        workers: How many workers there are, this one included, alive or fenced.
-        promotes: Whether this worker looks when delayed jobs are due. Only one of a queue's workers does: if all
-            did, each delayed job would wake the whole fleet.
-        late: Whether a delayed job has been due for 250 ms, or one that waited for a limit might have started 2 s
-            ago: the worker that looks for them may be gone.
-        untidy: Whether workers may be gone that the store does not know of: `Tidy` finds them.
-    """
-
-    silent: Sequence[Silent] = ()
-    fenced: Sequence[str] = ()
-    jobs: int = 0
-    more: bool = False
-    released: bool = False
-    others: int = 0
-    server_ms: float = 0
-    workers: int = 2
+    silent: Sequence[Silent] = ()  # workers that may be lost; some of them, if there are many
+    fenced: Sequence[str] = ()  # the ids of those that this call fenced
+    jobs: int = 0  # handed back, for any worker to claim
+    more: bool = False  # there are more to hand back: look again at once
+    released: bool = False  # a job that was handed back waits to be claimed
+    others: int = 0  # the jobs that other workers hold, if that was asked
+    server_ms: float = 0  # the server's clock, to the microsecond
+    workers: int = 2  # this one included, alive or fenced
+    # This worker looks when delayed jobs are due. If all of a queue's workers did, each delayed job would wake the
+    # whole fleet.
     promotes: bool = True
+    # A delayed job has been due for 250 ms, or one that waited for a limit might have started 2 s ago: the worker
+    # that looks for them may be gone.
     late: bool = False
-    untidy: bool = False
+    untidy: bool = False  # workers may be gone that the store does not know of: `Tidy` finds them

@@ -68,36 +68,23 @@ Weekday = int | tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Crontab:
-    """What a cron text names.
+    """What a cron text names."""
 
-    Attributes:
-        text: The text, in its one way of writing: what it names in order, as ranges and by name where that can be.
-        seconds: The seconds.
-        minutes: The minutes.
-        hours: The hours.
-        days: The days of the month, also `LAST` and `LAST_WEEKDAY`.
-        months: The months.
-        weekdays: The weekdays, also pairs of a weekday and which one of the month it is, from 1, or `LAST`.
-        either: A day of the month or a weekday is enough; else a date has to match both.
-        by_the_clock: It names its hours and minutes, neither field begins with `*`: what people read off a clock.
-        times: The times of day, ascending.
-    """
-
-    text: str
+    text: str  # in its one way of writing: values in order, as ranges and by name if they can be
     seconds: frozenset[int] = field(compare=False)
     minutes: frozenset[int] = field(compare=False)
     hours: frozenset[int] = field(compare=False)
-    days: frozenset[int] = field(compare=False)
+    days: frozenset[int] = field(compare=False)  # of the month; also `LAST` and `LAST_WEEKDAY`
     months: frozenset[int] = field(compare=False)
-    weekdays: frozenset[Weekday] = field(compare=False)
-    either: bool = field(compare=False)
-    by_the_clock: bool = field(compare=False)
-    times: tuple[time, ...] = field(compare=False, repr=False)
+    weekdays: frozenset[Weekday] = field(compare=False)  # `LAST` is the last of the month
+    either: bool = field(compare=False)  # a day of the month or a weekday is enough
+    by_the_clock: bool = field(compare=False)  # neither hours nor minutes begin with `*`
+    times: tuple[time, ...] = field(compare=False, repr=False)  # of day, ascending
     _cronsim: "CronSim" = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "Crontab":
-        """What a text of five fields, of six with the seconds first, or a nickname means.
+        """Read a text of five fields, of six with the seconds first, or a nickname.
 
         Raises:
             ValueError: It is none of those, or names no date that there ever is.
@@ -124,7 +111,7 @@ class Crontab:
         return found
 
     def dates(self, start: date, stop: date) -> Iterator[date]:
-        """The dates that match from `start` to `stop`, both included, forwards or backwards."""
+        """Yield the dates that match from `start` to `stop`, both included, forwards or backwards."""
         step = _DAY if start <= stop else -_DAY
         day = start
         while True:
@@ -140,10 +127,9 @@ class Crontab:
                 day = _into_next_month(day, step)
 
     def runs(self, begin: datetime, end: datetime) -> Iterator[tuple[date, int, int]]:
-        """What matches from `begin` to before `end`, local times less than two days apart.
+        """Yield what matches from `begin` to before `end`, local times less than two days apart.
 
-        Yields:
-            A date, and from where to before where in `times` its times of day lie; none is empty.
+        Each is a date, and from where to before where in `times` its times of day lie; none is empty.
         """
         first, last = begin.date(), end.date()
         for ordinal in range(first.toordinal(), last.toordinal() + 1):
@@ -214,7 +200,7 @@ def _never(text: str) -> ValueError:
 
 
 def _monday_first(value: int | tuple[int, int]) -> Weekday:
-    """Cron has two Sundays, 0 and 7."""
+    """Return a weekday of cron's, which has two Sundays, 0 and 7."""
     if isinstance(value, tuple):
         return value[0] or 7, value[1]
     return value or 7
@@ -229,7 +215,7 @@ def _into_next_month(day: date, step: timedelta) -> date:
 
 
 def _written(read: "CronSim", weekdays: frozenset[Weekday]) -> str:
-    """The text of a rule, from what cronsim read and where it read a star."""
+    """Return the text of a rule, from what cronsim read and where it read a star."""
     second, minute, hour, day, month, weekday = (part.startswith("*") for part in read.parts)
     special = [name for value, name in ((LAST, "L"), (LAST_WEEKDAY, "LW")) if value in read.days]
     nth = sorted(value for value in weekdays if isinstance(value, tuple))
@@ -248,7 +234,7 @@ def _written(read: "CronSim", weekdays: frozenset[Weekday]) -> str:
 
 
 def _steps(low: int, high: int) -> list[set[int]]:
-    """What `*`, `*/2`, `*/3` and so on stand for."""
+    """Return what `*`, `*/2`, `*/3` and so on stand for."""
     return [set(range(low, high + 1, step)) for step in range(1, high + 2)]
 
 
@@ -260,7 +246,7 @@ def _field(
     *,
     names: dict[int, str] | None = None,
 ) -> str:
-    """A field. It begins with a star if it was read so, for that means more than the values do."""
+    """Return a field. It begins with a star if it was read so, for that means more than the values do."""
     terms: list[str] = []
     rest = set(values)
     if starred:
@@ -271,7 +257,7 @@ def _field(
 
 
 def _terms(values: list[int], names: dict[int, str]) -> Iterator[str]:
-    """Ranges, steps inside of a range, else one value after another."""
+    """Yield ranges, steps inside of a range, else one value after another."""
     steps = {after - before for before, after in pairwise(values)}
     if len(values) > 4 and len(steps) == 1 and steps != {1}:
         yield f"{_name(values[0], names)}-{_name(values[-1], names)}/{steps.pop()}"
@@ -281,7 +267,7 @@ def _terms(values: list[int], names: dict[int, str]) -> Iterator[str]:
 
 
 def ranges(values: list[int], apart: Collection[int] = ()) -> Iterator[tuple[int, int]]:
-    """Ascending values as ranges of three or more, and single ones; those `apart` are in no range."""
+    """Yield ascending values as ranges of three or more, and single ones; those `apart` are in no range."""
     run: list[int] = []
     for value in [*values, None]:
         if run and (value != run[-1] + 1 or value in apart):
@@ -303,7 +289,7 @@ def _nth(weekday: int, which: int) -> str:
 
 
 def without_zone(text: str) -> tuple[str, str]:
-    """The fields of a text, and the name of the zone after them, "UTC" where there is none."""
+    """Return the fields of a text, and the name of the zone after them; "UTC" if there is none."""
     words = text.split()
     fields = 1 if words and words[0].startswith("@") else 5
     if len(words) == 7 or (len(words) == 6 and _WEEKDAY.match(words[5])):

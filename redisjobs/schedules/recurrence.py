@@ -21,11 +21,6 @@ class Calendar:
 
     One that goes by the clock fires once where that skips its time, at the moment after, and once where a time
     comes twice. All others go by elapsed time: they fire whenever the clock shows their time.
-
-    Attributes:
-        crontab: The text.
-        zone_name: The zone's name.
-        zone: The zone.
     """
 
     crontab: Crontab
@@ -44,7 +39,7 @@ class Calendar:
         return f"cron({self.crontab.text!r}{zone})"
 
     def ascending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
-        """The slots in a window, from the first one on."""
+        """Yield the slots in a window, from the first one on."""
         times, zone = self.crontab.times, self.zone
         for stretch, low, high in self._stretches(begin, end):
             if self._fires_at_the_change(stretch, low):
@@ -54,7 +49,7 @@ class Calendar:
                 yield from (slot.replace(fold=1) for slot in slots) if stretch.repeated else slots
 
     def descending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
-        """The slots in a window, from the last one back."""
+        """Yield the slots in a window, from the last one back."""
         for stretch, low, high in self._stretches(begin, end, backwards=True):
             for day, start, stop in reversed(list(self.crontab.runs(low, high))):
                 for place in range(stop - 1, start - 1, -1):
@@ -64,7 +59,7 @@ class Calendar:
                 yield low.replace(tzinfo=self.zone)
 
     def count(self, begin: datetime, end: datetime) -> int:
-        """How many slots are in a window."""
+        """Return how many slots are in a window."""
         return sum(
             self._fires_at_the_change(stretch, low)
             + sum(stop - start for _, start, stop in self.crontab.runs(low, high))
@@ -72,7 +67,7 @@ class Calendar:
         )
 
     def _fires_at_the_change(self, stretch: Stretch, low: datetime) -> bool:
-        """Whether the clock skipped a time of the rule, and the moment after has to do instead."""
+        """Return whether the clock skipped a time of the rule, and the moment after has to do instead."""
         if stretch.skipped is None or low != stretch.begin or not self.crontab.by_the_clock:
             return False
         skipped = next(self.crontab.runs(stretch.skipped, stretch.begin), None)
@@ -81,7 +76,7 @@ class Calendar:
     def _stretches(
         self, begin: datetime, end: datetime, *, backwards: bool = False
     ) -> Iterator[tuple[Stretch, datetime, datetime]]:
-        """The stretches in which slots may be, each with the local window in it."""
+        """Yield the stretches in which slots may be, each with the local window in it."""
         begin, end = max(begin, FIRST), min(end, LAST)
         if begin >= end:
             return
@@ -96,7 +91,7 @@ class Calendar:
                     yield stretch, low, high
 
     def _days(self, first: date, last: date, *, backwards: bool) -> Iterator[date]:
-        """The days of UTC in which slots may be: no zone is further away than a day."""
+        """Yield the days of UTC in which slots may be: no zone is further away than a day."""
         step = -1 if backwards else 1
         begin, end = (each.toordinal() * step for each in ((last, first) if backwards else (first, last)))
         around = (date.fromordinal(abs(begin - 1)), date.fromordinal(abs(end + 1)))
@@ -109,12 +104,7 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Moments at a fixed interval.
-
-    Attributes:
-        step: The time from one slot to the next, in whole ms.
-        anchor: One of the slots; there are others before it.
-    """
+    """Moments at a fixed interval, in whole ms. The anchor is one of the slots; there are others before it."""
 
     step: timedelta
     anchor: datetime = EPOCH
@@ -131,24 +121,24 @@ class Interval:
         return f"every({_plain_seconds(self.step)})" if self.anchor == EPOCH else f"parse({self.text!r})"
 
     def ascending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
-        """The slots in a window, from the first one on."""
+        """Yield the slots in a window, from the first one on."""
         for number in self._numbers(begin, end):
             yield self._slot(number)
 
     def descending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
-        """The slots in a window, from the last one back."""
+        """Yield the slots in a window, from the last one back."""
         for number in reversed(self._numbers(begin, end)):
             yield self._slot(number)
 
     def count(self, begin: datetime, end: datetime) -> int:
-        """How many slots are in a window."""
+        """Return how many slots are in a window."""
         return len(self._numbers(begin, end))
 
     def _slot(self, number: int) -> datetime:
         return (self.anchor + number * self.step).replace(tzinfo=UTC)
 
     def _numbers(self, begin: datetime, end: datetime) -> range:
-        """The numbers of the slots in a window: that of the anchor is 0."""
+        """Return the numbers of the slots in a window: that of the anchor is 0."""
         return range(-((self.anchor - begin) // self.step), -((self.anchor - end) // self.step))
 
 

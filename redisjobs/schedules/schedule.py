@@ -26,6 +26,9 @@ class Schedule(Slots):
     `Schedule.cron("*/5 9-17 * * mon-fri")`. It is a value: two with the same text are equal, it can be a dict key
     and be pickled, and `str` says it in words. The moments it names are its slots.
 
+    A time zone, `tz`, is a name such as `"Europe/Berlin"`, a `ZoneInfo` or `timezone.utc`. A value that is out of
+    range, an empty list and an unknown zone are a `ValueError`.
+
     When the clock changes, a rule that names its hours and minutes follows the clock: a time that is skipped
     fires once, at the moment after; a time that comes twice fires the first time. A rule whose minutes or hours
     begin with `*` follows elapsed time, as `every` does.
@@ -45,137 +48,54 @@ class Schedule(Slots):
 
     @classmethod
     def every_minute(cls, *, second: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every minute.
-
-        Args:
-            second: The second of the minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: A value is out of range, or the zone is not known.
-        """
+        """Return a schedule for every minute, at a second of it."""
         return _at(second=str(_number(second, "second", 59)), tz=tz)
 
     @classmethod
     def on_minutes(cls, minutes: Iterable[int], *, second: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for these minutes of every hour.
-
-        Args:
-            minutes: The minutes, from 0 to 59.
-            second: The second of these minutes.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: There are no minutes, a value is out of range, or the zone is not known.
-        """
+        """Return a schedule for these minutes of every hour, from 0 to 59."""
         at = str(_number(second, "second", 59))
         return _at(second=at, minute=_numbers(minutes, "minutes", 0, 59), tz=tz)
 
     @classmethod
     def hourly(cls, *, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every hour.
-
-        Args:
-            minute: The minute of the hour.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: A value is out of range, or the zone is not known.
-        """
+        """Return a schedule for every hour."""
         return _at(minute=str(_number(minute, "minute", 59)), tz=tz)
 
     @classmethod
     def on_hours(cls, hours: Iterable[int], *, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for these hours of every day.
-
-        Args:
-            hours: The hours, from 0 to 23.
-            minute: The minute of these hours.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: There are no hours, a value is out of range, or the zone is not known.
-        """
+        """Return a schedule for these hours of every day, from 0 to 23."""
         at = str(_number(minute, "minute", 59))
         return _at(minute=at, hour=_numbers(hours, "hours", 0, 23), tz=tz)
 
     @classmethod
     def daily(cls, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every day.
-
-        Args:
-            hour: The hour.
-            minute: The minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: A value is out of range, or the zone is not known.
-        """
+        """Return a schedule for every day."""
         return _at_time(hour, minute, tz)
 
     @classmethod
     def on_days(
         cls, days: Iterable[str], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """Return a schedule for these days of the week.
-
-        Args:
-            days: The weekdays, as words: `"mon"` or `"monday"`.
-            hour: The hour.
-            minute: The minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: There are no days, one is not a weekday, a value is out of range, or the zone is not known.
-        """
+        """Return a schedule for these weekdays, as words: `"mon"` or `"monday"`."""
         weekdays = [_weekday(day, "days") for day in _some(days, "days", "['mon', 'fri']")]
         return _at_time(hour, minute, tz, weekday=_listed(weekdays))
 
     @classmethod
     def weekly(cls, day: str, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every week.
-
-        Args:
-            day: The weekday, as a word: `"mon"` or `"monday"`.
-            hour: The hour.
-            minute: The minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: It is not a weekday, a value is out of range, or the zone is not known.
-        """
+        """Return a schedule for every week; the day is a word: `"mon"` or `"monday"`."""
         return _at_time(hour, minute, tz, weekday=str(_weekday(day, "day")))
 
     @classmethod
     def on_dates(
         cls, dates: Iterable[int], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """Return a schedule for these days of every month; a month without such a day is skipped.
-
-        Args:
-            dates: The days, from 1 to 31.
-            hour: The hour.
-            minute: The minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: There are no days, a value is out of range, or the zone is not known.
-        """
+        """Return a schedule for these days of every month, from 1 to 31; a month without such a day is skipped."""
         return _at_time(hour, minute, tz, date=_numbers(dates, "dates", 1, 31))
 
     @classmethod
     def monthly(cls, date: int, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every month; one without the day is skipped. `cron("0 0 L * *")` is each last day.
-
-        Args:
-            date: The day, from 1 to 31.
-            hour: The hour.
-            minute: The minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: A value is out of range, or the zone is not known.
-        """
+        """Return a schedule for every month that has the day. Each last day is `cron("0 0 L * *")`."""
         return _at_time(hour, minute, tz, date=str(_number(date, "date", 31, low=1)))
 
     @classmethod
@@ -188,17 +108,9 @@ class Schedule(Slots):
         minute: int = 0,
         tz: str | tzinfo = "UTC",
     ) -> "Schedule":
-        """Return a schedule for one day of these months.
+        """Return a schedule for one day of these months, which each must have.
 
-        Args:
-            months: The months, from 1 to 12, or as words: `"feb"` or `"february"`.
-            date: The day, from 1 to 31; each of the months must have it.
-            hour: The hour.
-            minute: The minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: There are no months, a value is out of range, one lacks the day, or the zone is not known.
+        Months are numbers from 1 to 12, or words: `"feb"` or `"february"`.
         """
         numbers = [_month(month, "months") for month in _some(months, "months", "[1, 7]")]
         return _at_date(numbers, date, hour, minute, tz)
@@ -209,15 +121,7 @@ class Schedule(Slots):
     ) -> "Schedule":
         """Return a schedule for every year; for 29 February only the years that have it.
 
-        Args:
-            month: The month, from 1 to 12, or as a word: `"feb"` or `"february"`.
-            date: The day, from 1 to 31.
-            hour: The hour.
-            minute: The minute.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
-
-        Raises:
-            ValueError: A value is out of range, the month lacks the day, or the zone is not known.
+        The month is a number from 1 to 12, or a word: `"feb"` or `"february"`.
         """
         return _at_date([_month(month, "month")], date, hour, minute, tz)
 
@@ -225,10 +129,8 @@ class Schedule(Slots):
     def cron(cls, text: str, tz: str | tzinfo = "UTC") -> "Schedule":
         """Return a schedule of a cron text: minute, hour, day of month, month, day of week.
 
-        Args:
-            text: Five fields, six with the second first, or `@hourly`, `@daily`, `@midnight`, `@weekly`,
-                `@monthly`, `@yearly`, `@annually`.
-            tz: The time zone: a name, a `ZoneInfo` or `timezone.utc`.
+        Six fields begin with the second. `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` and
+        `@annually` will do, too.
 
         Raises:
             ValueError: It is not such a text, it never matches, as `0 0 31 2 *`, or the zone is not known.
@@ -259,11 +161,7 @@ class Schedule(Slots):
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
-        """Return the schedule with this `text`.
-
-        Raises:
-            ValueError: It is not such a text.
-        """
+        """Return the schedule with this `text`; raise a ValueError if it is not such a text."""
         if not isinstance(text, str):
             raise ValueError(f"{text!r}: give the text of a schedule, such as '0 4 * * * Europe/Berlin'")
         if text.split()[:1] == ["every"]:

@@ -42,19 +42,11 @@ class Slots:
         return self._first(self._rule.descending(datetime.min, in_utc(moment, "moment")), f"before {moment}")
 
     def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        """Go through the slots after one moment, strictly, and up to another one; the first one comes first.
-
-        Raises:
-            ValueError: One of them has no time zone.
-        """
+        """Go through the slots after one moment, strictly, and up to another one; the first one comes first."""
         return self._rule.ascending(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Count the slots after one moment, strictly, and up to another one.
-
-        Raises:
-            ValueError: One of them has no time zone.
-        """
+        """Count the slots after one moment, strictly, and up to another one."""
         return self._rule.count(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
 
     def _first(self, slots: Iterator[datetime], where: str) -> datetime:
@@ -65,11 +57,7 @@ class Slots:
 
 
 def in_utc(moment: datetime, what: str) -> datetime:
-    """Return a moment in UTC, without its zone.
-
-    Raises:
-        ValueError: It has no time zone; `what` is the caller's name for it.
-    """
+    """Return a moment in UTC, without its zone; raise a ValueError, which calls it `what`, if it has none."""
     try:
         return aware(moment, what).astimezone(UTC).replace(tzinfo=None)
     except OverflowError:

@@ -73,7 +73,7 @@ def _minutes_and_hours(minutes: list[int], hours: list[int]) -> str | None:
 
 
 def _often(values: list[int], of: int) -> str | None:
-    """How often, if it is always as long from one value to the next, around the clock."""
+    """Return how often, if it is always as long from one value to the next, around the clock."""
     step = of // len(values)
     if len(values) == 1 or values != list(range(0, of, step)) or of % step:
         return None

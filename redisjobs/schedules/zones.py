@@ -23,31 +23,20 @@ _SECOND = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Part of a day of UTC in which a zone's offset stays the same, told in local time.
-
-    Attributes:
-        begin: Its first local time.
-        end: The local time that it ends before.
-        offset: Local time minus UTC.
-        repeated: Its local times have been before: the clock was set back.
-        skipped: The first of the local times that the clock jumped over to get to `begin`; None if it didn't.
-    """
+    """Part of a day of UTC in which a zone's offset stays the same; in local time, `end` excluded."""
 
     begin: datetime
     end: datetime
-    offset: timedelta
-    repeated: bool = False
-    skipped: datetime | None = None
+    offset: timedelta  # local time minus UTC
+    repeated: bool = False  # its local times have been before: the clock was set back
+    skipped: datetime | None = None  # the first of the local times that the clock jumped over to get to `begin`
 
 
 def zone(tz: str | tzinfo) -> tuple[str, tzinfo]:
-    """A zone's name, and the zone.
-
-    Args:
-        tz: Its name in the IANA database, such as `Europe/Berlin`, a `ZoneInfo` or `timezone.utc`.
+    """Return a zone's name, and the zone.
 
     Raises:
-        ValueError: It is none of those, or this machine knows no zone of that name.
+        ValueError: It is no name, `ZoneInfo` or `timezone.utc`, or this machine knows no zone of that name.
     """
     if tz is UTC:
         return "UTC", UTC
@@ -67,7 +56,7 @@ def zone(tz: str | tzinfo) -> tuple[str, tzinfo]:
 
 @lru_cache(maxsize=4096)
 def stretches(zone: tzinfo, day: date) -> tuple[Stretch, ...]:
-    """The stretches of a day of UTC, from `FIRST` to before `LAST`, in order."""
+    """Return the stretches of a day of UTC, from `FIRST` to before `LAST`, in order."""
     return tuple(_stretches(zone, datetime.combine(day, time())))
 
 
@@ -90,7 +79,7 @@ def _stretches(zone: tzinfo, day: datetime) -> Iterator[Stretch]:
 
 @lru_cache(maxsize=4096)
 def _parts(zone: tzinfo, day: datetime) -> tuple[tuple[datetime, datetime, timedelta], ...]:
-    """A day's parts of one offset: where each begins and ends, in UTC, and its offset."""
+    """Return a day's parts of one offset: where each begins and ends, in UTC, and its offset."""
     parts = []
     begin, offset, end = day, _offset(zone, day), day + DAY
     for hour in range(1, 25):
@@ -105,7 +94,7 @@ def _parts(zone: tzinfo, day: datetime) -> tuple[tuple[datetime, datetime, timed
 
 
 def _change(zone: tzinfo, before: datetime, after: datetime) -> datetime:
-    """The first second in UTC of another offset than that of `before`; `after` has another one."""
+    """Return the first second in UTC of another offset than that of `before`; `after` has another one."""
     offset = _offset(zone, before)
     while after - before > _SECOND:
         middle = before + (after - before) // _SECOND // 2 * _SECOND
@@ -117,5 +106,5 @@ def _change(zone: tzinfo, before: datetime, after: datetime) -> datetime:
 
 
 def _offset(zone: tzinfo, moment: datetime) -> timedelta:
-    """The offset of a zone at a moment, which is given in UTC without saying so."""
+    """Return the offset of a zone at a moment, which is given in UTC without saying so."""
     return zone.fromutc(moment.replace(tzinfo=zone)).replace(tzinfo=None) - moment

@@ -21,7 +21,7 @@ from redisjobs import Schedule
 from redisjobs.events.recording import Line
 from redisjobs.model.definition import Accuracy
 from redisjobs.model.stored import ScheduleInfo
-from redisjobs.torture.fleet.store import Final, Letter
+from redisjobs.torture.fleet.store import FinalState, Letter
 
 MADE_UP: Samples = {
     "drain_1": {
@@ -904,10 +904,10 @@ COUNTED = {"pushed": 3, "completed": 3}
 @pytest.mark.parametrize(
     ("told", "final", "wrong"),
     [
-        (CHAIN, Final(totals=COUNTED), []),
+        (CHAIN, FinalState(totals=COUNTED), []),
         (
             CHAIN[:-3],
-            Final(totals={"pushed": 2, "completed": 2}),
+            FinalState(totals={"pushed": 2, "completed": 2}),
             [
                 "step 3 was created, and never ended",
                 "the store counts 2 pushed, and there must be 3",
@@ -916,28 +916,28 @@ COUNTED = {"pushed": 3, "completed": 3}
         ),
         (
             [*CHAIN[:6], *CHAIN[10:]],
-            Final(totals=COUNTED),
+            FinalState(totals=COUNTED),
             [
                 "step 3 was created, and its parent step 2 did not push it: which never ended as done",
                 "step 2 was created, and never ended",
             ],
         ),
-        ([*CHAIN, *step(3, 6, 2, last=True)], Final(totals=COUNTED), ["step 3 ended twice"]),
+        ([*CHAIN, *step(3, 6, 2, last=True)], FinalState(totals=COUNTED), ["step 3 ended twice"]),
         (
             [*CHAIN, {"what": "JobsPushed", "pid": 1, "db": 0, "at": 5, "jobs": [["step 3", "Step", True]] * 2}],
-            Final(totals=COUNTED),
+            FinalState(totals=COUNTED),
             ["step 3 (Step) was created 2 times"],
         ),
         (
             CHAIN,
-            Final([Letter("step 3", "worker lost")], left=["1 jobs in due"], totals=COUNTED),
+            FinalState([Letter("step 3", "worker lost")], left=["1 jobs in due"], totals=COUNTED),
             ["1 jobs in due", "step 3 is a dead letter: worker lost"],
         ),
     ],
     ids=["in order", "lost", "not pushed", "ended twice", "created twice", "left"],
 )
 def test_each_step_of_a_chain_that_was_not_created_and_ended_once_is_said(
-    told: list[Line], final: Final, wrong: list[str]
+    told: list[Line], final: FinalState, wrong: list[str]
 ) -> None:
     judged = chain.judge(told, final, "step 1", 3)
 

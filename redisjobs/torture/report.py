@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from redisjobs.torture.checks.checker import Verdict
 from redisjobs.torture.checks.recovery import Recovery
+from redisjobs.torture.checks.verdict import Verdict
 
 _NAMED = 10  # of each thing that is wrong
 
@@ -16,7 +16,7 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
     lines = [
         f"{seconds:.0f} s on {where}; seed {seed}",
         f"pushed        {verdict.pushed} jobs, {verdict.acknowledged} acknowledged; "
-        f"{verdict.by_hand} entries by hand; {verdict.full} times told that the queue is full",
+        f"{verdict.external} entries by hand; {verdict.full} times told that the queue is full",
         f"follow-ups    {verdict.follow_ups} pushed by handlers as their jobs ended",
         f"results       {verdict.results} to be kept; waited for {_by_cause(verdict.answers)}; "
         f"{verdict.watches} jobs watched",
@@ -26,7 +26,7 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         f"cancelled     {verdict.cancelled}",
         f"ran again     {_by_cause(verdict.again)}",
         f"ran twice     {_by_cause(verdict.duplicates)}",
-        *([f"bereft        {_by_cause(verdict.bereft)}"] if verdict.bereft else []),
+        *([f"worker_lost        {_by_cause(verdict.worker_lost)}"] if verdict.worker_lost else []),
         f"refused       {verdict.refused} settlements of a lost lease",
         "",
         f"{'fault':<22}{'times':>6}{'recovery p50':>15}{'p99':>9}{'amid others, p99':>19}",

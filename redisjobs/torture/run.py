@@ -15,11 +15,11 @@ from redisjobs.torture.fleet import schedules
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.place import Place
 from redisjobs.torture.fleet.producers import Producers
-from redisjobs.torture.fleet.store import Final
+from redisjobs.torture.fleet.store import FinalState
 from redisjobs.torture.fleet.waiters import wait_again
-from redisjobs.torture.nemesis import Fault, Field
+from redisjobs.torture.monitor import Monitor
+from redisjobs.torture.nemesis import Fault, System
 from redisjobs.torture.progress import Progress
-from redisjobs.torture.watch import Watch
 
 LEASE = 2.0
 """The shorter of the workers' leases, in seconds: short, so that many faults fit in."""
@@ -63,8 +63,8 @@ class Torture:
         self._recording = Recording(directory)
         self.fleet = Fleet(place.urls(place.workers), place.queue, directory, LEASE, random.Random(seed))
         lease = self.fleet.longest_lease
-        self._field = Field(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
-        self.finals: list[Final] = []
+        self._system = System(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
+        self.finals: list[FinalState] = []
         self.wrong: list[str] = []
         self.seconds = 0.0
 
@@ -80,48 +80,50 @@ class Torture:
         """
         started = time.monotonic()
         progress = Progress(self._place.stores, self._show)
-        watch = Watch(self._field, self._recording, progress)
-        with self._field, self.fleet:
+        monitor = Monitor(self._system, self._recording, progress)
+        with self._system, self.fleet:
             self.fleet.start()
-            if not watch.until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
+            if not monitor.until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
                 raise RedisJobsError(f"the workers did not start in {_WARM_UP:g} s:\n{self.fleet.log_end()}")
             for store in self._place.stores:
                 schedules.put(store)
-            self._harm(watch, progress)
-            self._drain(watch)
+            self._harm(monitor, progress)
+            self._drain(monitor)
         told = self.lines()
         self._wait_again(told)
         self.finals = [store.final(_kept(told, store.db)) for store in self._place.stores]
         self.seconds = time.monotonic() - started
 
-    def _harm(self, watch: Watch, progress: Progress) -> None:
+    def _harm(self, monitor: Monitor, progress: Progress) -> None:
         """Push and break, then undo it all."""
         urls = self._place.urls(self._place.producers)
         producers = Producers(urls, self._place.queue, self._recording, seed=self._seed, rate=_RATE)
-        attack = Attack(self._kinds, self._field, self._recording, watch, progress)
+        attack = Attack(self._kinds, self._system, self._recording, monitor, progress)
         with producers:
             attack.run(self._seed, self._length)
             attack.heal()
         self.wrong += producers.errors
 
-    def _drain(self, watch: Watch) -> None:
+    def _drain(self, monitor: Monitor) -> None:
         """Let all work come to its end, then the workers."""
-        if not watch.until(lambda: not self._field.late, _LATE, "late bytes arrive"):
-            self.wrong.append(f"{len(self._field.late)} jobs did not end in {_LATE:g} s")
-        self._pause_schedules(watch)
-        if not watch.until(self._is_drained, _DRAIN, "the rest drains"):
+        if not monitor.until(lambda: not self._system.late, _LATE, "late bytes arrive"):
+            self.wrong.append(f"{len(self._system.late)} jobs did not end in {_LATE:g} s")
+        self._pause_schedules(monitor)
+        if not monitor.until(self._is_drained, _DRAIN, "the rest drains"):
             self.wrong.append(f"the queue did not drain in {_DRAIN:g} s")
         self.fleet.dismiss()
-        self._field.look_for_fenced()
-        watch.write_notes()
+        self._system.look_for_fenced()
+        monitor.write_notes()
         self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
 
-    def _pause_schedules(self, watch: Watch) -> None:
+    def _pause_schedules(self, monitor: Monitor) -> None:
         """Let schedules make up for what was missed, then fire nothing more: or the queue would never drain."""
         stores = self._place.stores
-        if not watch.until(lambda: not any(map(schedules.behind, stores)), _LATE, "the schedules make up for it"):
+        if not monitor.until(
+            lambda: not any(map(schedules.behind, stores)), _LATE, "the schedules make up for it"
+        ):
             self.wrong += [what for store in stores for what in schedules.behind(store)]
-        if not watch.until(lambda: all(map(schedules.pause, stores)), _LATE, "the schedules are paused"):
+        if not monitor.until(lambda: all(map(schedules.pause, stores)), _LATE, "the schedules are paused"):
             self.wrong.append(f"the schedules could not be paused in {_LATE:g} s")
 
     def _wait_again(self, told: Sequence[Line]) -> None:

@@ -1,4 +1,4 @@
-"""What the recordings of a run hold, as a line for each thing that happened to a job."""
+"""The recordings of a run, with a line for each thing that happened to a job."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ _SETTLED = {kind.__name__ for kind in JobsSettled.__subclasses__()}
 
 
 def read(directory: str | Path) -> Iterator[dict[str, Any]]:
-    """Every line; an event of several jobs as one for each: `settled`, `ended` by the store itself, or `fired`."""
+    """Yield every line; an event of several jobs as one line each: `settled`, `ended` by Redis, or `fired`."""
     for line in recording.read(directory):
         if line["what"] in _SETTLED:
             yield from (_of_one(line, job) for job in line["jobs"])
@@ -30,7 +30,7 @@ def _of_one(event: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
     line["cancelled"] = event["what"] == JobsCancelled.__name__
     if job["lease"] is None:
         return line | {"what": "ended"}
-    is_read = job["name"] != "?"  # else it never came so far as to know its attempt
+    is_read = job["name"] != "?"  # else its attempt is unknown
     told = {key: job[key] for key in ("name", "reply", "settlement", "sent_at", "resent")}
     return (
         line

@@ -8,7 +8,7 @@ from typing import Any
 from redisjobs import sync
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.fleet.book import PAUSE, Book
+from redisjobs.torture.fleet.producer import PAUSE, Producer
 from redisjobs.torture.fleet.store import MARK, new_mark
 from redisjobs.torture.fleet.waiters import answer
 
@@ -19,8 +19,8 @@ _PATIENCE = 15.0  # seconds that its end is waited for
 class ReusedId:
     """One id, pushed again and again."""
 
-    def __init__(self, book: Book, queue: sync.JobQueue, job_id: str) -> None:
-        self._book, self._queue = book, queue
+    def __init__(self, producer: Producer, queue: sync.JobQueue, job_id: str) -> None:
+        self._producer, self._queue = producer, queue
         self._job_id = job_id
         self._mark = ""
 
@@ -30,14 +30,14 @@ class ReusedId:
         if expected == "new":
             self._mark = mark
         line = {"job": self._job_id, MARK: mark}
-        self._book.note("push", name=parameters.job_name, expected=expected, **line)
+        self._producer.note("push", name=parameters.job_name, expected=expected, **line)
         try:
             handle = self._queue.push(parameters, job_id=self._job_id, headers={MARK: mark}, **options)
         except DriverError as error:
             full = isinstance(error, QueueFull)
-            self._book.note("refused", jobs=[self._job_id], full=full, error=str(error))
+            self._producer.note("refused", jobs=[self._job_id], full=full, error=str(error))
             return False
-        self._book.note("pushed", holder="", added=handle.added, delay=options.get("delay", 0.0), **line)
+        self._producer.note("pushed", holder="", added=handle.added, delay=options.get("delay", 0.0), **line)
         return True
 
     def push_meanwhile(self) -> bool:
@@ -59,13 +59,16 @@ class ReusedId:
     def ask(self) -> None:
         """Ask for the result of the job, which has ended, and write down what was said."""
         answer(
-            self._book, self._job_id, partial(self._queue.result, self._job_id, timeout=_PATIENCE), mark=self._mark
+            self._producer,
+            self._job_id,
+            partial(self._queue.result, self._job_id, timeout=_PATIENCE),
+            mark=self._mark,
         )
 
     def cancel(self) -> bool:
         """Cancel the job, which waits; whether it is known to be gone."""
         until = time.monotonic() + _PATIENCE
-        while not (reply := self._book.cancel(self._queue, self._job_id, self._mark)):
+        while not (reply := self._producer.cancel(self._queue, self._job_id, self._mark)):
             if time.monotonic() > until:
                 return False
             time.sleep(PAUSE)

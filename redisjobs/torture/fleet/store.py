@@ -61,7 +61,7 @@ class Letter:
 
 
 @dataclass(slots=True)
-class Final:
+class FinalState:
     """What is in the store when all is over.
 
     Attributes:
@@ -70,7 +70,7 @@ class Final:
         located: Ids the locator still knows, where they are said to be.
         totals: The counters.
         schedules: Each schedule, and what became of it.
-        standings: What is said of each job whose result was to be kept, by its id.
+        statuses: What is said of each job whose result was to be kept, by its id.
     """
 
     letters: list[Letter] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Final:
     located: dict[str, str] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     schedules: list[ScheduleInfo] = field(default_factory=list)
-    standings: dict[str, JobStatus] = field(default_factory=dict)
+    statuses: dict[str, JobStatus] = field(default_factory=dict)
 
 
 class Store:
@@ -172,10 +172,10 @@ class Store:
 
     # At the end
 
-    def final(self, kept: Sequence[str] = ()) -> Final:
+    def final(self, kept: Sequence[str] = ()) -> FinalState:
         """Look at all that is left, and ask for the results of these jobs."""
-        final = Final(totals=dict(self.counts().totals), schedules=self.queue.schedules.list())
-        final.standings = self._ask(kept)
+        final = FinalState(totals=dict(self.counts().totals), schedules=self.queue.schedules.list())
+        final.statuses = self._ask(kept)
         located = self.run("HGETALL", f"{self.prefix}jobs")
         for job, place in zip(located[::2], located[1::2], strict=True):
             final.located[_text(job)] = place.decode()
@@ -229,12 +229,12 @@ class Store:
         left = list(dict.fromkeys(job_ids))
         while left:
             some, left = left[:MOST_JOBS], left[MOST_JOBS:]
-            standings = self._connection.run(self._commands.ask(GetStatus(some)))
-            for job, standing in zip(some, standings, strict=True):
-                if standing.ending is Ending.LATER:
+            statuses = self._connection.run(self._commands.ask(GetStatus(some)))
+            for job, status in zip(some, statuses, strict=True):
+                if status.ending is Ending.LATER:
                     left.append(job)
                 else:
-                    found[job] = standing
+                    found[job] = status
         return found
 
     def _looked_at_later(self) -> set[str]:
@@ -254,7 +254,7 @@ class Store:
             if until is None or int(until) / 1000 + _UNWATCHED < now:
                 yield f"{worker}, fenced, whose consumer need not be watched any more"
 
-    def _read_letters(self, final: Final) -> Iterator[str]:
+    def _read_letters(self, final: FinalState) -> Iterator[str]:
         start = "-"
         while page := self.run("XRANGE", f"{self.prefix}dead", start, "+", "COUNT", _PAGE):
             for entry, flat in page:

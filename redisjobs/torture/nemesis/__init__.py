@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from redisjobs.errors import DriverError
 from redisjobs.torture.nemesis.entries import PutHostile, PutIntoInbox, PutMalformed, PutSteep, SayAnything
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.handlers import BlockLoop, PushPoison, RaiseAnything, TwoKillers
 from redisjobs.torture.nemesis.network import (
     BlackHole,
@@ -48,7 +48,7 @@ from redisjobs.torture.nemesis.servers import (
 )
 from redisjobs.torture.nemesis.stops import HoldJobs, ManyLines, PauseName, PauseQueue, resume
 
-__all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
+__all__ = ["FAULTS", "PAIRABLE", "Fault", "System", "duration", "heal"]
 
 FAULTS: Sequence[type[Fault]] = (
     *(KillWorker, KillChild, KillHost, FreezeWorker, FreezeInTurn, StopWorker, UpgradeInPlace),
@@ -70,7 +70,7 @@ FAULTS: Sequence[type[Fault]] = (
     *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes, CutFire, LateFire),
     *(PauseQueue, PauseName, HoldJobs, ManyLines),
 )
-COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
+PAIRABLE = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
 """Those that may come together with one that is not of these."""
 
 
@@ -79,24 +79,24 @@ def duration(fault: type[Fault], lease: float) -> float:
     return fault.in_leases * lease if fault.in_leases else fault.holds
 
 
-def heal(field: Field) -> None:
+def heal(system: System) -> None:
     """Undo whatever may be in force."""
-    field.over = True
-    for proxy in (field.workers, field.producers):
+    system.over = True
+    for proxy in (system.workers, system.producers):
         if proxy is not None:
             proxy.black_hole(False)
             proxy.refuse(False)
             proxy.delay(0)
             proxy.delay_reply_no_more()
-    if field.own is not None:
+    if system.own is not None:
         with suppress(DriverError):
-            field.store.run("CONFIG", "SET", "maxmemory", "0")
-    for store in field.stores:
+            system.store.run("CONFIG", "SET", "maxmemory", "0")
+    for store in system.stores:
         with suppress(DriverError):
             store.set_clock(0)
         resume(store)
-    for pid in field.fleet.pids():
+    for pid in system.fleet.pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-    for host in field.fleet.hosts:
+    for host in system.fleet.hosts:
         host.frozen = False

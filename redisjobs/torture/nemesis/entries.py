@@ -6,7 +6,7 @@ from redisjobs.model.codec import new_job_id
 from redisjobs.model.job import Priority
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.store import Fields
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.processes import IN_HAND
 
 _HOUR = 3600
@@ -35,7 +35,7 @@ def _malformed() -> list[Fields]:
 
 
 def _hostile() -> list[Fields]:
-    """Entries that are jobs but for one field, which may cost them their life and nobody else's."""
+    """Entries that are jobs but for one system, which may cost them their life and nobody else's."""
     numbers = ["soon", "-1", "1e9", "\u00b2", "9" * 400, "1" * 15, "0", ""]
     fields = (
         "attempt",
@@ -75,12 +75,12 @@ class PutMalformed(Fault):
     name = "malformed entries"
     holds = 0.2
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
         bad = _malformed()
-        self.jobs += [field.put(fields, store) for fields in bad]
+        self.jobs += [system.put(fields, store) for fields in bad]
         for _ in range(3):
-            self.jobs.append(field.push(jobs.Newcomer(), field.store))
+            self.jobs.append(system.push(jobs.Newcomer(), system.store))
         self.detail = f"{len(bad)} bad entries, and 3 jobs of a newer release"
 
 
@@ -90,11 +90,11 @@ class PutHostile(Fault):
     name = "hostile entries"
     holds = 1.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
         hostile = _hostile()
-        for fields in field.rng.sample(hostile, len(hostile)):
-            self.jobs.append(field.put(fields, store, field.rng.randrange(3)))
+        for fields in system.rng.sample(hostile, len(hostile)):
+            self.jobs.append(system.put(fields, store, system.rng.randrange(3)))
         self.detail = f"{len(hostile)} entries"
 
 
@@ -104,9 +104,9 @@ class PutSteep(Fault):
     name = "huge attempt"
     holds = 2.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
-        self.jobs.append(field.put({"name": "Steep", "parameters": "{}", "attempt": "100000000"}, store))
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
+        self.jobs.append(system.put({"name": "Steep", "parameters": "{}", "attempt": "100000000"}, store))
 
 
 class PutIntoInbox(Fault):
@@ -118,8 +118,8 @@ class PutIntoInbox(Fault):
     name = "inbox"
     holds = 1.5
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
         good: list[Fields] = [
             *({**kind, "priority": priority} for kind in (_FLAKY, _HOPELESS) for priority in Priority),
             *({**_FLAKY, "delay": delay} for delay in ("0", "0.3", "1")),
@@ -133,9 +133,9 @@ class PutIntoInbox(Fault):
             {f"field {number}": b"\xff" for number in range(1_000)},
         ]
         entries = [(each, True) for each in good] + [(each, False) for each in bad]
-        field.rng.shuffle(entries)
-        self.jobs += dict.fromkeys(field.put_into_inbox(each, store, pushed=pushed) for each, pushed in entries)
-        self.jobs += [field.put({**_WORK, "id": ""}, store, field.rng.randrange(3)) for _ in range(2)]
+        system.rng.shuffle(entries)
+        self.jobs += dict.fromkeys(system.put_into_inbox(each, store, pushed=pushed) for each, pushed in entries)
+        self.jobs += [system.put({**_WORK, "id": ""}, store, system.rng.randrange(3)) for _ in range(2)]
         self.detail = f"{len(entries)} entries"
 
 
@@ -146,11 +146,11 @@ class SayAnything(Fault):
     holds = 1.0
     recovery = "workers"
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
-        self.store = field.some_store()
-        self.jobs = [field.push(jobs.Work(field.lease / 2), self.store) for _ in range(IN_HAND)]
+    def prepare(self, system: System) -> None:  # noqa: D102
+        self.store = system.some_store()
+        self.jobs = [system.push(jobs.Work(system.lease / 2), self.store) for _ in range(IN_HAND)]
 
-    def begin(self, field: Field) -> None:  # noqa: D102
+    def begin(self, system: System) -> None:  # noqa: D102
         said = [
             *(b"due \xc2\xb2", b"due " + b"9" * 400, b"due -1", b"due 1e9", b"due", b"due  ", b"due \xff"),
             *(b"", b" ", b"\xff\xfe\x00", b"cancel", b"cancel ", b"cancel \xff", b"released", b"subscribed"),

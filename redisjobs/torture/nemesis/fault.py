@@ -19,7 +19,7 @@ from redisjobs.torture.proxy import Proxy
 
 
 @dataclass(slots=True)
-class Field:
+class System:
     """What a fault can act on. A context manager: what faults have opened is closed at the end.
 
     Attributes:
@@ -100,14 +100,14 @@ class Field:
         store.put(marked(fields, mark), stream)
         said = fields["id"]
         job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
-        self.note("by hand", job=job, db=store.db, mark=mark, pushed=False)
+        self.note("external", job=job, db=store.db, mark=mark, pushed=False)
         return mark
 
     def put_into_inbox(self, fields: Fields, store: Store, *, pushed: bool) -> str:
         """Put an entry into the inbox; the id of its job, or of its dead letter where it is not `pushed`."""
         entry = store.put_into_inbox(fields)
         job = str(fields.get("id") or entry) if pushed else entry
-        self.note("by hand", job=job, db=store.db, pushed=pushed)
+        self.note("external", job=job, db=store.db, pushed=pushed)
         return job
 
     def note(self, what: str, **facts: Any) -> None:
@@ -192,7 +192,7 @@ class Fault(ABC):
         self.detail = ""
 
     @classmethod
-    def possible(cls, field: Field) -> bool:
+    def possible(cls, system: System) -> bool:
         """Whether it can be done here."""
         return True
 
@@ -201,21 +201,21 @@ class Fault(ABC):
         """Whether it did, once begun."""
         return True
 
-    def is_possible_now(self, field: Field) -> bool:
+    def is_possible_now(self, system: System) -> bool:
         """Whether there is something to harm at this moment."""
         return True
 
-    def prepare(self, field: Field) -> None:  # noqa: B027  (few faults need this)
+    def prepare(self, system: System) -> None:  # noqa: B027  (few faults need this)
         """See to it that the harm is worth while; called a moment before."""
 
     @abstractmethod
-    def begin(self, field: Field) -> None:
+    def begin(self, system: System) -> None:
         """Let it be in force."""
 
-    def end(self, field: Field) -> None:  # noqa: B027  (nor is there always something to undo)
+    def end(self, system: System) -> None:  # noqa: B027  (nor is there always something to undo)
         """Undo it."""
 
-    def keep(self, field: Field) -> None:  # noqa: B027
+    def keep(self, system: System) -> None:  # noqa: B027
         """Called again and again while it is in force."""
 
     @property

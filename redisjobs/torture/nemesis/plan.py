@@ -28,7 +28,7 @@ def plan(
     seed: int,
     seconds: float,
     kinds: Mapping[str, float],
-    company: Sequence[str] = (),
+    pairable: Sequence[str] = (),
     alone: Sequence[str] = (),
 ) -> list[Planned]:
     """Draw a schedule.
@@ -40,7 +40,7 @@ def plan(
         seed: Of the drawing.
         seconds: How long it may last.
         kinds: The faults, with the seconds that each is in force for.
-        company: Those which may come together with one that is not of these.
+        pairable: Those which may come together with one that is not of these.
         alone: Those which none comes together with.
     """
     rng = random.Random(seed)
@@ -54,8 +54,8 @@ def plan(
             if not first and at + kinds[name] > seconds:
                 return schedule
             names: tuple[str, ...] = (name,)
-            if not first and name not in (*company, *alone) and rng.random() < 0.4:
-                names += (rng.choice(sorted(company)),) if company else ()
+            if not first and name not in (*pairable, *alone) and rng.random() < 0.4:
+                names += (rng.choice(sorted(pairable)),) if pairable else ()
             holds = max(kinds[each] for each in names)
             schedule.append(Planned(at, names, holds, rng.getrandbits(32)))
             at += holds + (min(spare, 2.0) if first else rng.uniform(_LEAST_GAP, 2.0))

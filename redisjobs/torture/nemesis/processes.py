@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.fleet import GRACE, HOSTS
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 
 IN_HAND = 10
 """Jobs that take a whole lease, so that whoever is hit has one in hand."""
@@ -24,12 +24,12 @@ class ProcessFault(Fault):
     def happened(self) -> bool:  # noqa: D102
         return bool(self.pids)
 
-    def is_possible_now(self, field: Field) -> bool:  # noqa: D102
-        return field.fleet.complete
+    def is_possible_now(self, system: System) -> bool:  # noqa: D102
+        return system.fleet.complete
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
+    def prepare(self, system: System) -> None:  # noqa: D102
         for _ in range(IN_HAND):
-            field.push(jobs.Work(field.lease))
+            system.push(jobs.Work(system.lease))
 
 
 class KillWorker(ProcessFault):
@@ -39,10 +39,10 @@ class KillWorker(ProcessFault):
     holds = 1.0
     supervised: ClassVar[bool] = False
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pid = field.fleet.some_pid(supervised=self.supervised)
+    def begin(self, system: System) -> None:  # noqa: D102
+        pid = system.fleet.some_pid(supervised=self.supervised)
         if pid is not None:
-            field.fleet.victims.add(pid)
+            system.fleet.victims.add(pid)
             os.kill(pid, signal.SIGKILL)
             self.pids, self.detail = [pid], f"process {pid}"
 
@@ -62,14 +62,14 @@ class KillHost(ProcessFault):
     holds = 1.0
 
     @classmethod
-    def possible(cls, field: Field) -> bool:  # noqa: D102
+    def possible(cls, system: System) -> bool:  # noqa: D102
         return any(kind.processes > 1 for kind in HOSTS)
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        host = field.fleet.some_host(supervised=True)
+    def begin(self, system: System) -> None:  # noqa: D102
+        host = system.fleet.some_host(supervised=True)
         if host is not None:
-            self.pids = field.fleet.members(host)
-            field.fleet.victims |= {host.process.pid, *self.pids}
+            self.pids = system.fleet.members(host)
+            system.fleet.victims |= {host.process.pid, *self.pids}
             for pid in (host.process.pid, *self.pids):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -85,20 +85,20 @@ class FreezeWorker(ProcessFault):
     name = "worker frozen"
     in_leases = 1.9
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pid = field.fleet.some_pid(supervised=False)
+    def begin(self, system: System) -> None:  # noqa: D102
+        pid = system.fleet.some_pid(supervised=False)
         if pid is not None:
-            field.fleet.host_of(pid).frozen = True
+            system.fleet.host_of(pid).frozen = True
             os.kill(pid, signal.SIGSTOP)
             self.pids, self.detail = [pid], f"process {pid}"
-            store, self.silent = field.workers_of(pid)
+            store, self.silent = system.workers_of(pid)
             self.db = store.db
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-            for host in field.fleet.hosts:
+            for host in system.fleet.hosts:
                 host.frozen = False
 
 
@@ -113,17 +113,17 @@ class FreezeInTurn(ProcessFault):
     OTHER, FIRST_GOES_ON = 1.2, 2.5  # seconds from the beginning; a slot lies between them
 
     @classmethod
-    def possible(cls, field: Field) -> bool:  # noqa: D102
-        return len(field.stores) > 1
+    def possible(cls, system: System) -> bool:  # noqa: D102
+        return len(system.stores) > 1
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pids = [pid for pid in field.fleet.pids() if field.fleet.host_of(pid).kind.db == field.stores[-1].db]
-        hosts = [field.fleet.host_of(pid) for pid in pids]
+    def begin(self, system: System) -> None:  # noqa: D102
+        pids = [pid for pid in system.fleet.pids() if system.fleet.host_of(pid).kind.db == system.stores[-1].db]
+        hosts = [system.fleet.host_of(pid) for pid in pids]
         if len(pids) != 2 or any(host.frozen or host.leaving for host in hosts):
             return
         for host in hosts:
             host.frozen = True
-        self.pids, self.db = field.rng.sample(sorted(pids), 2), field.stores[-1].db
+        self.pids, self.db = system.rng.sample(sorted(pids), 2), system.stores[-1].db
         self.detail = f"processes {self.pids[0]} and {self.pids[1]}"
         self.began = time.monotonic()
         self.to_come = [
@@ -132,15 +132,15 @@ class FreezeInTurn(ProcessFault):
         ]
         _send(self.pids[0], signal.SIGSTOP)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, system: System) -> None:  # noqa: D102
         while self.pids and self.to_come and time.monotonic() >= self.began + self.to_come[0][0]:
             _, pid, number = self.to_come.pop(0)
             _send(pid, number)
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
             _send(pid, signal.SIGCONT)
-        for host in field.fleet.hosts:
+        for host in system.fleet.hosts:
             host.frozen = False
 
 
@@ -152,11 +152,11 @@ class StopWorker(ProcessFault):
     reaches = GRACE + 2.0
     grace = GRACE
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        host = field.fleet.some_host()
+    def begin(self, system: System) -> None:  # noqa: D102
+        host = system.fleet.some_host()
         if host is not None:
-            self.pids = field.fleet.members(host)
-            field.fleet.stop(host)
+            self.pids = system.fleet.members(host)
+            system.fleet.stop(host)
             self.detail = f"process {host.process.pid}"
 
 
@@ -169,13 +169,13 @@ class UpgradeInPlace(ProcessFault):
     grace = GRACE
     alone = True  # whoever starts in that very moment finds half of one and half of the other
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        host = field.fleet.some_host()
+    def begin(self, system: System) -> None:  # noqa: D102
+        host = system.fleet.some_host()
         if host is None:
             return
-        scripts = field.fleet.release.upgrade()
-        self.pids = field.fleet.members(host)
-        field.fleet.stop(host)
+        scripts = system.fleet.release.upgrade()
+        self.pids = system.fleet.members(host)
+        system.fleet.stop(host)
         self.detail = f"scripts are now in {scripts}/; process {host.process.pid} is stopped"
 
 
@@ -190,19 +190,19 @@ class RollBack(Fault):
     holds = 3.0
     SLOTS = 3
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.db = field.some_store().db
-        self.guest = field.fleet.deploy(self.db)
-        self.is_killed = field.rng.random() < 0.5
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.db = system.some_store().db
+        self.guest = system.fleet.deploy(self.db)
+        self.is_killed = system.rng.random() < 0.5
         self.detail = f"scheduler {self.guest.pid}, {'killed' if self.is_killed else 'stopped'} in the end"
-        field.late.append(lambda: self.roll_back(field))
+        system.late.append(lambda: self.roll_back(system))
 
-    def roll_back(self, field: Field) -> bool:
+    def roll_back(self, system: System) -> bool:
         """End it, once it has fired; whether it has ended, or is about to."""
         if (code := self.guest.poll()) is not None:
-            field.fleet.unasked.append(f"scheduler {self.guest.pid} ended by itself with code {code}")
+            system.fleet.unasked.append(f"scheduler {self.guest.pid} ended by itself with code {code}")
             return True
-        if field.fleet.fired_by(self.guest.pid) < self.SLOTS:
+        if system.fleet.fired_by(self.guest.pid) < self.SLOTS:
             return False
         self.guest.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
         return True

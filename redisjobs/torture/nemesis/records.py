@@ -6,30 +6,30 @@ from abc import abstractmethod
 
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.nemesis.fault import Field
+from redisjobs.torture.nemesis.fault import System
 from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
 
 
 class _RecordFault(ProcessFault):
     holds = 2.0
 
-    def prepare(self, field: Field) -> None:
-        for store in field.stores:
+    def prepare(self, system: System) -> None:
+        for store in system.stores:
             for _ in range(2 * IN_HAND):
-                field.push(jobs.Work(field.lease), store)
+                system.push(jobs.Work(system.lease), store)
 
-    def begin(self, field: Field) -> None:
-        pid = field.fleet.some_pid(supervised=False)
+    def begin(self, system: System) -> None:
+        pid = system.fleet.some_pid(supervised=False)
         if pid is None:
             return
-        self.store, workers = field.workers_of(pid)
+        self.store, workers = system.workers_of(pid)
         if workers:
             self.db = self.store.db
-            self.harm(field, pid, workers[0])
+            self.harm(system, pid, workers[0])
             self.detail = f"{workers[0]}, process {pid}"
 
     @abstractmethod
-    def harm(self, field: Field, pid: int, worker: str) -> None:
+    def harm(self, system: System, pid: int, worker: str) -> None:
         """Do what it does to one worker."""
 
 
@@ -39,7 +39,7 @@ class DeleteRecord(_RecordFault):
     name = "record deleted"
     hands_on = True
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
         self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
 
@@ -54,12 +54,12 @@ class RemoveConsumer(_RecordFault):
     hands_on = True
     forgets_deliveries = True
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
         for stream in self.store.streams:
             self.store.run("XGROUP", "DELCONSUMER", stream, GROUP, worker)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, system: System) -> None:  # noqa: D102
         if self.pids:
             self.store.tidy()
 
@@ -75,9 +75,9 @@ class ForgetWorkers(_RecordFault):
     def happened(self) -> bool:  # noqa: D102
         return bool(self.detail)
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         key = f"{self.store.prefix}workers"
-        if field.rng.random() < 0.5:
+        if system.rng.random() < 0.5:
             self.store.run("ZREM", key, worker)
         else:
             self.store.run("DEL", key)
@@ -92,13 +92,13 @@ class LoseRecord(_RecordFault):
     name = "record lost"
     hands_on = True
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
-        field.fleet.victims.add(pid)
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
+        system.fleet.victims.add(pid)
         os.kill(pid, signal.SIGKILL)
         self.pids = [pid]
         self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
         self.store.run("ZREM", f"{self.store.prefix}workers", worker)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, system: System) -> None:  # noqa: D102
         if self.pids:
             self.store.tidy()

@@ -6,7 +6,7 @@ import time
 
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
 
 
@@ -14,8 +14,8 @@ class _ServerFault(Fault):
     recovery = "workers"
 
     @classmethod
-    def possible(cls, field: Field) -> bool:
-        return field.own is not None
+    def possible(cls, system: System) -> bool:
+        return system.own is not None
 
 
 class KillServer(_ServerFault):
@@ -26,13 +26,13 @@ class KillServer(_ServerFault):
     hits = "all"
     reaches = 1.0  # the longest pause between two tries
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        assert field.own is not None
-        field.own.kill()
+    def begin(self, system: System) -> None:  # noqa: D102
+        assert system.own is not None
+        system.own.kill()
 
-    def end(self, field: Field) -> None:  # noqa: D102
-        assert field.own is not None
-        field.own.restart()
+    def end(self, system: System) -> None:  # noqa: D102
+        assert system.own is not None
+        system.own.restart()
 
 
 class KillClients(_ServerFault):
@@ -42,10 +42,10 @@ class KillClients(_ServerFault):
     holds = 0.3
     unsteady = True
 
-    def begin(self, field: Field) -> None:  # noqa: D102
+    def begin(self, system: System) -> None:  # noqa: D102
         killed = 0
         for kind in ("normal", "pubsub"):
-            killed += field.store.run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            killed += system.store.run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
         self.detail = f"{killed} connections"
 
 
@@ -55,8 +55,8 @@ class KillListeners(_ServerFault):
     name = "listeners killed"
     holds = 0.3
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        killed = field.store.run("CLIENT", "KILL", "TYPE", "pubsub")
+    def begin(self, system: System) -> None:  # noqa: D102
+        killed = system.store.run("CLIENT", "KILL", "TYPE", "pubsub")
         self.detail = f"{killed} connections"
 
 
@@ -66,11 +66,11 @@ class FlushScripts(_ServerFault):
     name = "scripts flushed"
     holds = 1.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.keep(field)
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.keep(system)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
-        field.store.run("SCRIPT", "FLUSH")
+    def keep(self, system: System) -> None:  # noqa: D102
+        system.store.run("SCRIPT", "FLUSH")
 
 
 class SqueezeMemory(_ServerFault):
@@ -79,15 +79,15 @@ class SqueezeMemory(_ServerFault):
     name = "memory full"
     holds = 3.0
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
+    def prepare(self, system: System) -> None:  # noqa: D102
         for _ in range(4):  # these end while it is full, and again and again until it is not
-            field.push(jobs.Parent(field.rng.uniform(0.5, 2.5)))
+            system.push(jobs.Parent(system.rng.uniform(0.5, 2.5)))
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        field.store.run("CONFIG", "SET", "maxmemory", "100kb")
+    def begin(self, system: System) -> None:  # noqa: D102
+        system.store.run("CONFIG", "SET", "maxmemory", "100kb")
 
-    def end(self, field: Field) -> None:  # noqa: D102
-        field.store.run("CONFIG", "SET", "maxmemory", "0")
+    def end(self, system: System) -> None:  # noqa: D102
+        system.store.run("CONFIG", "SET", "maxmemory", "0")
 
 
 class DestroyGroup(Fault):
@@ -99,14 +99,14 @@ class DestroyGroup(Fault):
     hands_on = True
     forgets_deliveries = True
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
-        self.target = field.some_store()
+    def prepare(self, system: System) -> None:  # noqa: D102
+        self.target = system.some_store()
         self.db = self.target.db
         for _ in range(IN_HAND):
-            field.push(jobs.Work(field.lease), self.target)
+            system.push(jobs.Work(system.lease), self.target)
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        streams = self.target.streams if field.rng.random() < 0.5 else self.target.streams[1:2]
+    def begin(self, system: System) -> None:  # noqa: D102
+        streams = self.target.streams if system.rng.random() < 0.5 else self.target.streams[1:2]
         for stream in streams:
             self.target.run("XGROUP", "DESTROY", stream, GROUP)
         self.detail = f"of {len(streams)} streams"
@@ -123,29 +123,29 @@ class SetClockAhead(ProcessFault):
     unsteady = True
     alone = True  # what jobs wait for, when it is set again, is judged by what this fault alone does
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pid = field.fleet.some_pid(supervised=False)
+    def begin(self, system: System) -> None:  # noqa: D102
+        pid = system.fleet.some_pid(supervised=False)
         if pid is not None:
-            seconds = self.seconds(field)
-            _, self.lost = field.workers_of(pid)
-            self._set(field, seconds)
-            field.fleet.victims.add(pid)
+            seconds = self.seconds(system)
+            _, self.lost = system.workers_of(pid)
+            self._set(system, seconds)
+            system.fleet.victims.add(pid)
             os.kill(pid, signal.SIGKILL)
             self.pids, self.detail = [pid], f"by {seconds:.1f} s; process {pid} is killed"
 
-    def seconds(self, field: Field) -> float:
+    def seconds(self, system: System) -> float:
         """By how much it is set ahead. What is delayed meanwhile is due so much later, once it is set back."""
-        return field.rng.uniform(1.2, 3) * field.lease
+        return system.rng.uniform(1.2, 3) * system.lease
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         if self.pids:
-            self._set(field, 0)
+            self._set(system, 0)
 
-    def _set(self, field: Field, seconds: float) -> None:
-        for store in field.stores:
+    def _set(self, system: System, seconds: float) -> None:
+        for store in system.stores:
             asked = time.time()
             store.set_clock(seconds)
-            field.note("clock", db=store.db, asked=asked, seconds=seconds)
+            system.note("clock", db=store.db, asked=asked, seconds=seconds)
 
 
 class SetClockBack(SetClockAhead):
@@ -153,5 +153,5 @@ class SetClockBack(SetClockAhead):
 
     name = "clock set back"
 
-    def seconds(self, field: Field) -> float:  # noqa: D102
-        return -field.rng.choice((field.rng.uniform(1.2, 3) * field.lease, field.rng.uniform(20, 50)))
+    def seconds(self, system: System) -> float:  # noqa: D102
+        return -system.rng.choice((system.rng.uniform(1.2, 3) * system.lease, system.rng.uniform(20, 50)))

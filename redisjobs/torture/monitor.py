@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable
 
 from redisjobs.events.recording import Recording
-from redisjobs.torture.nemesis import Field
+from redisjobs.torture.nemesis import System
 from redisjobs.torture.progress import Progress
 
 _TICK = 0.05  # seconds
 _STALL = 0.5  # seconds late from which on this machine is said to have stood still
 
 
-class Watch:
+class Monitor:
     """Waits, and meanwhile sees to workers that ended, to what faults have left to be done, and to the progress.
 
     Args:
@@ -20,8 +20,8 @@ class Watch:
         progress: Told of what is waited for.
     """
 
-    def __init__(self, field: Field, recording: Recording, progress: Progress) -> None:
-        self._field, self._recording, self._progress = field, recording, progress
+    def __init__(self, system: System, recording: Recording, progress: Progress) -> None:
+        self._system, self._recording, self._progress = system, recording, progress
 
     def pause(self, seconds: float) -> None:
         """Wait for so long."""
@@ -54,14 +54,14 @@ class Watch:
 
     def write_notes(self) -> None:
         """Write down what faults want written down."""
-        for note in self._field.notes:
+        for note in self._system.notes:
             self._recording.write(note)
-        self._field.notes.clear()
+        self._system.notes.clear()
 
     def _look(self) -> None:
-        self._field.fleet.tend()
-        self._field.tend()
-        self._field.look_for_fenced()
+        self._system.fleet.tend()
+        self._system.tend()
+        self._system.look_for_fenced()
         self._progress.tend()
 
     def _note_stall(self, seconds: float) -> None:

@@ -15,12 +15,12 @@ from redisjobs import server
 from redisjobs.errors import DriverError
 from redisjobs.events.recording import Line, Recording
 from redisjobs.torture.checks import lines
+from redisjobs.torture.checks.histories import histories_of
 from redisjobs.torture.checks.limits import over_the_limit
-from redisjobs.torture.checks.stories import tell
 from redisjobs.torture.fleet import jobs, schedules
 from redisjobs.torture.fleet.fleet import Fleet, Kind
 from redisjobs.torture.fleet.store import Store
-from redisjobs.torture.nemesis import Field
+from redisjobs.torture.nemesis import System
 
 _WITHIN = 60.0  # seconds that each step may take
 _LEASE = 2.0
@@ -29,14 +29,14 @@ _KINDS = (Kind(), Kind(("--processes", "2"), processes=2))
 _TIMES = 2  # that it is emptied in each way
 
 
-def empty(directory: Path, seed: int) -> list[str]:
+def lose_data(directory: Path, seed: int) -> list[str]:
     """Run it; what went wrong."""
     directory.mkdir()
     rng = random.Random(f"{seed} emptied")
     with server.start(options=("--appendonly", "no")) as own:
         store = Store(own.url, "torture-emptied")
         fleet = Fleet([own.url], store.queue.name, directory, _LEASE, rng, kinds=_KINDS)
-        field = Field(fleet, [store], _LEASE, own=own, rng=rng)
+        system = System(fleet, [store], _LEASE, own=own, rng=rng)
         pushed, wrong = list[str](), list[str]()
         try:
             with fleet:
@@ -44,41 +44,41 @@ def empty(directory: Path, seed: int) -> list[str]:
                 if not _wait(fleet, lambda: fleet.complete):
                     return [f"the workers did not start in {_WITHIN:g} s:\n{fleet.log_end()}"]
                 for lose in rng.sample((_flush, _restart) * _TIMES, 2 * _TIMES):
-                    _push(field)
+                    _push(system)
                     time.sleep(rng.uniform(0, 1))
                     began = time.time()
-                    lose(field)
-                    field.note("fault", began=began, db=0, forgets_deliveries=True)
-                    wrong += _look_after(field, after := _push(field))
+                    lose(system)
+                    system.note("fault", began=began, db=0, forgets_deliveries=True)
+                    wrong += _look_after(system, after := _push(system))
                     pushed += after
                 fleet.dismiss()
             wrong += [*fleet.unasked, *fleet.complaints()]
         finally:
             store.close()
-    return [f"on a server that lost its data: {what}" for what in [*wrong, *_judge(directory, field, pushed)]]
+    return [f"on a server that lost its data: {what}" for what in [*wrong, *_judge(directory, system, pushed)]]
 
 
-def _flush(field: Field) -> None:
-    field.store.run("FLUSHALL")
+def _flush(system: System) -> None:
+    system.store.run("FLUSHALL")
 
 
-def _restart(field: Field) -> None:
-    assert field.own is not None
-    field.own.kill()
-    field.own.restart()
+def _restart(system: System) -> None:
+    assert system.own is not None
+    system.own.kill()
+    system.own.restart()
 
 
-def _push(field: Field) -> list[str]:
+def _push(system: System) -> list[str]:
     """Push jobs that run at once, that wait in line and that are due later; their ids."""
-    kinds = [jobs.Work(field.rng.uniform(0, 1)) for _ in range(10)]
+    kinds = [jobs.Work(system.rng.uniform(0, 1)) for _ in range(10)]
     limited = [jobs.Limited(number % 2, 0.1) for number in range(20)]
     pushed = list[str]()
-    for each in field.rng.sample([*kinds, *limited], len(kinds) + len(limited)):
-        delay = field.rng.choice((0, 0, 0, 0.5))
+    for each in system.rng.sample([*kinds, *limited], len(kinds) + len(limited)):
+        delay = system.rng.choice((0, 0, 0, 0.5))
         until = time.monotonic() + _WITHIN
         while True:
             try:
-                pushed.append(field.push(each, delay=delay))
+                pushed.append(system.push(each, delay=delay))
                 break
             except DriverError:  # the first call after a restart finds its connection closed
                 if time.monotonic() > until:
@@ -86,9 +86,9 @@ def _push(field: Field) -> list[str]:
     return pushed
 
 
-def _look_after(field: Field, pushed: Sequence[str]) -> list[str]:
+def _look_after(system: System, pushed: Sequence[str]) -> list[str]:
     """Wait until these jobs have ended, and what is declared is there again; what is not."""
-    store, fleet, left, missing = field.store, field.fleet, list(pushed), list[str]()
+    store, fleet, left, missing = system.store, system.fleet, list(pushed), list[str]()
 
     def all_ended() -> bool:
         while left and store.queue.get(left[-1]) is None:
@@ -115,12 +115,12 @@ def _wait(fleet: Fleet, condition: Callable[[], bool]) -> bool:
     return False
 
 
-def _judge(directory: Path, field: Field, pushed: Sequence[str]) -> list[str]:
+def _judge(directory: Path, system: System, pushed: Sequence[str]) -> list[str]:
     """Which jobs that were pushed after a loss did not run once, and which limits did not hold."""
     notes = Recording(directory)
-    for note in field.notes:
+    for note in system.notes:
         notes.write(note)
     told: list[Line] = sorted(lines.read(directory), key=lambda line: line["at"])
     starts = Counter(line["job"] for line in told if line["what"] == "start")
     wrong = [f"{job} was started {starts[job]} times" for job in pushed if starts[job] != 1]
-    return [*wrong, *over_the_limit(tell(told), told)]
+    return [*wrong, *over_the_limit(histories_of(told), told)]

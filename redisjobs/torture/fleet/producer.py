@@ -18,7 +18,7 @@ PAUSE = 0.2
 _GIVE_UP = 30.0  # seconds after which a push is given up: within a minute, making it again is safe
 
 
-class Book:
+class Producer:
     """Pushes and cancels in one database, and writes down what is tried and what is told.
 
     Attributes:

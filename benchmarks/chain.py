@@ -19,7 +19,8 @@ from redisjobs.events.recording import Line
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.follow_ups import follow_up
 from redisjobs.torture.checks.histories import histories_of
-from redisjobs.torture.fleet.fleet import Fleet, Kind
+from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.hosts import Kind
 from redisjobs.torture.fleet.jobs import Step
 from redisjobs.torture.fleet.store import FinalState, Store
 

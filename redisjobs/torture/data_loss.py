@@ -18,7 +18,8 @@ from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.histories import histories_of
 from redisjobs.torture.checks.limits import over_the_limit
 from redisjobs.torture.fleet import jobs, schedules
-from redisjobs.torture.fleet.fleet import Fleet, Kind
+from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.hosts import Kind
 from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis import System
 

@@ -41,7 +41,7 @@ from redisjobs.metrics import Metrics, QueueMetrics
 from redisjobs.model.outcome import Done
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.transitions import Ack, Reply
-from redisjobs.torture.fleet.fleet import children
+from redisjobs.torture.fleet.hosts import children
 from redisjobs.worker.run import WorkerRun
 
 pytestmark = pytest.mark.anyio

@@ -32,7 +32,8 @@ from redisjobs.sync import JobQueue
 from redisjobs.torture import data_loss
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.checker import check
-from redisjobs.torture.fleet.fleet import GRACE, Fleet, Host, Kind
+from redisjobs.torture.fleet.fleet import GRACE, Fleet
+from redisjobs.torture.fleet.hosts import Host, Kind
 from redisjobs.torture.fleet.jobs import KEPT, Parent, Pusher, Reporting, Step, Work
 from redisjobs.torture.fleet.producer import Producer, _seconds_of
 from redisjobs.torture.fleet.release import Release

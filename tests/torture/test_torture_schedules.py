@@ -23,7 +23,8 @@ from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.checker import check
 from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.fleet import schedules
-from redisjobs.torture.fleet.fleet import HOSTS, Fleet, Host, Kind
+from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.hosts import HOSTS, Host, Kind
 from redisjobs.torture.fleet.jobs import Tick
 from redisjobs.torture.fleet.jobs import queue as jobs_queue
 from redisjobs.torture.fleet.rules import OTHER_RULE
@@ -464,7 +465,7 @@ def test_a_release_that_is_rolled_back_has_its_own_rule_until_it_ends(system: Sy
             assert not roll_back()  # it has not fired anything yet
             await eventually(roll_back, within=60)
             assert state()[0] == OTHER_RULE
-            fault.guest.wait()
+            fault.scheduler.wait()
             assert state() == (OTHER_RULE, not is_killed)  # a scheduler that is stopped withdraws what it declares
             assert roll_back()
             assert system.fleet.unasked  # had it ended before, that would be told

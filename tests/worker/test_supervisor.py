@@ -25,7 +25,7 @@ from two_queues import another
 from redisjobs import JobQueue
 from redisjobs.events import ProcessEnded
 from redisjobs.model.job import State
-from redisjobs.torture.fleet.fleet import children
+from redisjobs.torture.fleet.hosts import children
 from redisjobs.torture.proxy import Proxy
 from redisjobs.worker.supervisor import End, Supervisor
 

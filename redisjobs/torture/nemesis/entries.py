@@ -1,4 +1,4 @@
-"""Faults by hand: entries that redisjobs did not write, and notifications that it did not send."""
+"""Entries and notifications that redisjobs did not write."""
 
 import time
 
@@ -7,7 +7,7 @@ from redisjobs.model.job import Priority
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.store import Fields
 from redisjobs.torture.nemesis.fault import Fault, System
-from redisjobs.torture.nemesis.processes import IN_HAND
+from redisjobs.torture.nemesis.processes import HELD
 
 _HOUR = 3600
 _WORK: Fields = {"name": "Work", "parameters": '{"seconds": 0.001}'}
@@ -16,7 +16,7 @@ _HOPELESS: Fields = {"name": "Hopeless", "parameters": "{}"}
 
 
 def _malformed() -> list[Fields]:
-    """Entries that are no jobs."""
+    """Return entries that are no jobs."""
     long_ago = str(int((time.time() - 2 * _HOUR) * 1000))
     deep = "[" * 10_000
     return [
@@ -35,32 +35,16 @@ def _malformed() -> list[Fields]:
 
 
 def _hostile() -> list[Fields]:
-    """Entries that are jobs but for one system, which may cost them their life and nobody else's."""
+    """Return entries that are jobs but for one field, which may cost them their run and no other job its own."""
     numbers = ["soon", "-1", "1e9", "\u00b2", "9" * 400, "1" * 15, "0", ""]
-    fields = (
-        "attempt",
-        "queued_at",
-        "started_at",
-        "expires_at",
-        "unknown_since",
-        "scheduled_for",
-        "next_scheduled_at",
-    )
-    ids: list[str | bytes] = [
-        b"\xff\xfe\xfd",
-        "",
-        "\x1b[31m\r\n2026-01-01 forged",
-        " ",
-        "a b",
-        "0-0",
-        "9" * 400,
-        "dead 1-1",
-    ]
+    times = ("queued_at", "started_at", "expires_at", "unknown_since", "scheduled_for", "next_scheduled_at")
+    forged = "\x1b[31m\r\n2026-01-01 forged"
+    ids: list[str | bytes] = [b"\xff\xfe\xfd", "", forged, " ", "a b", "0-0", "9" * 400, "dead 1-1"]
     return [
-        *({**_FLAKY, field: number} for field in fields for number in numbers),
+        *({**_FLAKY, field: number} for field in ("attempt", *times) for number in numbers),
         *({**_HOPELESS, "id": job_id} for job_id in ids),
         *({**_FLAKY, "id": job_id} for job_id in ids),
-        # No mark can be read from these, so they need an id that nobody else has.
+        # No mark can be read from these, so each needs an id of its own.
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": "[" * 10_000},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": b"\xff"},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": '{"a": ' + "[" * 1_000 + "]" * 1_000 + "}"},
@@ -70,7 +54,7 @@ def _hostile() -> list[Fields]:
 
 
 class PutMalformed(Fault):
-    """Entries put in by hand that are no jobs, or are jobs that not every worker knows."""
+    """External entries that are no jobs, or are jobs that only some workers know."""
 
     name = "malformed entries"
     holds = 0.2
@@ -85,7 +69,7 @@ class PutMalformed(Fault):
 
 
 class PutHostile(Fault):
-    """Entries put in by hand with ids, numbers and headers that are none."""
+    """External entries with invalid ids, numbers and headers."""
 
     name = "hostile entries"
     holds = 1.0
@@ -99,7 +83,7 @@ class PutHostile(Fault):
 
 
 class PutSteep(Fault):
-    """An entry put in by hand whose attempt is so high that its wait is a number of very many digits."""
+    """An external entry whose attempt is so high that its wait is a number of very many digits."""
 
     name = "huge attempt"
     holds = 2.0
@@ -110,9 +94,9 @@ class PutSteep(Fault):
 
 
 class PutIntoInbox(Fault):
-    """Entries of the inbox: jobs of each priority, some delayed, one with an id; and what can be no job.
+    """Entries of the inbox: jobs of each priority, some delayed, one with an id, and entries that are no jobs.
 
-    Beside them entries of the ready streams that no push has added.
+    Beside them come entries of the ready streams that no push has added.
     """
 
     name = "inbox"
@@ -140,7 +124,7 @@ class PutIntoInbox(Fault):
 
 
 class SayAnything(Fault):
-    """Notifications that nobody has a reason for, and some that are none."""
+    """Notifications without a reason, and messages that are no notifications."""
 
     name = "hostile notifications"
     holds = 1.0
@@ -148,7 +132,7 @@ class SayAnything(Fault):
 
     def prepare(self, system: System) -> None:  # noqa: D102
         self.store = system.some_store()
-        self.jobs = [system.push(jobs.Work(system.lease / 2), self.store) for _ in range(IN_HAND)]
+        self.jobs = [system.push(jobs.Work(system.lease / 2), self.store) for _ in range(HELD)]
 
     def begin(self, system: System) -> None:  # noqa: D102
         said = [

@@ -1,4 +1,4 @@
-"""Faults of the network, by way of a proxy."""
+"""Faults of the network, by a proxy."""
 
 import random
 import time
@@ -30,7 +30,7 @@ class _NetworkFault(Fault):
         return system.workers is not None
 
     def give_work(self, system: System) -> None:
-        """See to it that workers have something to claim and to settle."""
+        """Push something for workers to claim and to settle."""
         for store in system.stores:
             system.push(jobs.Flaky(2), store)
 
@@ -46,7 +46,7 @@ class _BrokenNetwork(_NetworkFault):
 
     @abstractmethod
     def harm(self, proxy: Proxy) -> None:
-        """Do to one proxy what it does."""
+        """Break one proxy."""
 
 
 class ResetConnections(_BrokenNetwork):
@@ -77,13 +77,13 @@ class RefuseConnections(_BrokenNetwork):
 
 
 class BlackHole(_BrokenNetwork):
-    """Nothing comes through, for longer than a lease, and nobody is told."""
+    """Nothing comes through, for longer than a lease, and no connection breaks."""
 
     name = "network cut"
     in_leases = 1.5
     hits = "all"
-    reaches = 2.0  # a beat that was swallowed is waited for so long, and then tried anew
-    lingers = 8.0  # whose connection is half-open notices it only then
+    reaches = 2.0  # the worker waits this long for a swallowed heartbeat, then sends another
+    lingers = 8.0  # a half-open connection is noticed only then
 
     def harm(self, proxy: Proxy) -> None:  # noqa: D102
         proxy.black_hole(True)
@@ -94,7 +94,7 @@ class BlackHole(_BrokenNetwork):
 
 
 class SlowNetwork(_BrokenNetwork):
-    """Everything takes its time."""
+    """Every packet is delayed."""
 
     name = "network slow"
     holds = 3.0
@@ -108,7 +108,7 @@ class SlowNetwork(_BrokenNetwork):
 
 
 class _CutReply(_NetworkFault):
-    """Some command's reply is cut: what it did is done, and whoever asked does not learn it."""
+    """Some command's reply is cut: the command has run, and its sender does not learn it."""
 
     holds = 1.0
     triggers: ClassVar[Sequence[str]] = ()
@@ -123,14 +123,14 @@ class _CutReply(_NetworkFault):
         self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
 
     def some_bytes(self, rng: random.Random) -> int:
-        """After how many bytes to cut: any of a reply, and more often one of the first."""
+        """Return after how many bytes to cut: any of a reply, more often one of the first."""
         return 0 if rng.random() < 0.25 else int(self.most ** rng.random())
 
     def keep(self, system: System) -> None:
         if not self.happened and system.workers in self.proxies:  # or there may be nothing to cut
             self.give_work(system)
             for store in system.stores if "claim" in self.triggers else ():
-                store.publish(b"released 1")  # who hears that jobs were handed back claims by that script
+                store.publish(b"released 1")  # a worker that hears this claims by the script
 
     def end(self, system: System) -> None:
         for proxy in self.proxies:
@@ -142,17 +142,17 @@ class _CutReply(_NetworkFault):
 
 
 class CutClaim(_CutReply):
-    """The reply in which jobs are delivered."""
+    """The reply that delivers jobs is cut."""
 
     name = "claim cut"
     triggers = ("XREADGROUP", "claim")
 
 
 class _LateRequest(_NetworkFault):
-    """A request is held on its way, and arrives when nobody waits for it any more."""
+    """A request is held on its way, and arrives when its sender has given it up."""
 
     holds = 1.0
-    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than what a late read is reckoned with
+    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than the time for which a late read is served
     TOO_LATE: ClassVar[float] = 1.0  # seconds after that
     triggers: ClassVar[Sequence[str]] = ()
 
@@ -188,7 +188,7 @@ class _LateRequest(_NetworkFault):
 class LateClaim(_LateRequest):
     """A claim is late, maybe with a settlement before it.
 
-    What it settles was settled meanwhile. What it claims, nobody is told of: its worker has to find it.
+    What it settles was settled meanwhile. Its worker does not learn what it claims, and has to find it.
     """
 
     name = "claim late"
@@ -196,7 +196,7 @@ class LateClaim(_LateRequest):
 
 
 class LateFire(_LateRequest):
-    """What fires schedules is late: its slots were fired meanwhile, by that scheduler or by others."""
+    """A call that fires schedules is late: its slots were fired meanwhile, by the same scheduler or others."""
 
     name = "fire late"
     recovery = ""
@@ -204,14 +204,14 @@ class LateFire(_LateRequest):
 
 
 class CutSettlement(_CutReply):
-    """The reply that says a job was settled."""
+    """The reply that says a job was settled is cut."""
 
     name = "settlement cut"
     triggers = ("settle",)
 
 
 class CutReclaim(_CutReply):
-    """The reply that says who is lost, and whose jobs were handed back."""
+    """The reply that names lost workers and released jobs is cut."""
 
     name = "reclaim cut"
     triggers = ("reclaim",)
@@ -219,7 +219,7 @@ class CutReclaim(_CutReply):
 
 
 class CutBeat(_CutReply):
-    """The reply to a heartbeat: all of it, or its last bytes."""
+    """The reply to a heartbeat is cut: all of it, or its last bytes."""
 
     name = "beat cut"
     triggers = ("beat",)
@@ -250,7 +250,7 @@ class SlowBeat(_NetworkFault):
 
 
 class CutPush(_CutReply):
-    """The reply that says a job was pushed."""
+    """The reply that says a job was pushed is cut."""
 
     name = "push cut"
     recovery = ""
@@ -259,7 +259,7 @@ class CutPush(_CutReply):
 
 
 class CutFire(_CutReply):
-    """The reply that says which slots were fired."""
+    """The reply that says which slots were fired is cut."""
 
     name = "fire cut"
     recovery = ""
@@ -268,7 +268,7 @@ class CutFire(_CutReply):
 
 
 def _wires(system: System, trigger: str) -> list[bytes]:
-    """What a request contains that runs a command, or a script of any release so far."""
+    """Return what a request contains that runs a command, or a script of any release so far."""
     release = system.fleet.release
     names = [] if trigger.isupper() else ["push", "push_plain", "push_one"] if trigger == "push" else [trigger]
     scripts = [sha for name in names for sha in [*release.shas(name), *release.shas(name, careful=True)]]
@@ -277,10 +277,10 @@ def _wires(system: System, trigger: str) -> list[bytes]:
 
 
 class LateBytes(Fault):
-    """The bytes of a push are held on their way; its retry arrives, and its job runs; then they arrive as well.
+    """The bytes of a push are held on their way. Its retry arrives and its job runs; then they arrive as well.
 
-    They arrive at once when the job has ended, or so many seconds later; the last when the store no longer
-    remembers that job. No second one may come of them.
+    They arrive at once when the job has ended, or some seconds later; the last when Redis no longer remembers the
+    job. They must not add a second one.
     """
 
     name = "late bytes"
@@ -312,7 +312,7 @@ class LateBytes(Fault):
         return self.held > 0
 
     def _options(self, way: int) -> PushOptions:
-        """Half of the jobs have an id that the queue makes, which says when; half of each have a unique key."""
+        """Half of the jobs have an id of the queue, which contains the time; half of each have a unique key."""
         options: PushOptions = {"job_id": f"late-{new_job_id()}"} if way % 2 else {}
         if way // 2 % 2:
             options["unique"] = f"late {new_job_id()}"
@@ -321,7 +321,7 @@ class LateBytes(Fault):
     def _push(
         self, system: System, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float, options: PushOptions
     ) -> None:
-        """Push a job whose first bytes are held, and see to it that they go on after its end."""
+        """Push a job whose first bytes are held, and arrange that they go on after its end."""
         held = proxy.hold(b"EVALSHA")
         try:
             handle = queue.push(jobs.Work(0.001), **options)

@@ -1,4 +1,4 @@
-"""When which fault comes: drawn from a seed, so that the same seed gives the same schedule. Pure."""
+"""When which fault comes: drawn from a seed, so that the same seed gives the same plan. Pure."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ class Planned:
 
     Attributes:
         at: When they begin, in seconds from the start.
-        names: What they are called; mostly one.
-        holds: For how many seconds they are in force.
-        seed: Of what they choose by themselves, such as a victim.
+        names: Mostly one.
+        holds: The seconds that they are in force.
+        seed: Of what they choose themselves, such as a victim.
     """
 
     at: float
@@ -33,15 +33,15 @@ def plan(
 ) -> list[Planned]:
     """Draw a schedule.
 
-    Every kind comes once, alone, before any comes again; later ones may come in pairs. If the time is too short
-    for the first round the schedule ends later.
+    Every kind comes once, without another, before any comes again; later ones may come in pairs. If the time is
+    too short for this first round, the schedule ends later.
 
     Args:
         seed: Of the drawing.
         seconds: How long it may last.
-        kinds: The faults, with the seconds that each is in force for.
-        pairable: Those which may come together with one that is not of these.
-        alone: Those which none comes together with.
+        kinds: The faults, with the seconds that each is in force.
+        pairable: Faults that may come together with one that is not among them.
+        alone: Faults that always come without another.
     """
     rng = random.Random(seed)
     needed = sum(kinds.values())

@@ -4,18 +4,21 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import ClassVar
 
+from redisjobs.events import ScheduleFired
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.fleet.fleet import GRACE, HOSTS
+from redisjobs.torture.fleet.fleet import GRACE
+from redisjobs.torture.fleet.hosts import HOSTS
 from redisjobs.torture.nemesis.fault import Fault, System
 
-IN_HAND = 10
-"""Jobs that take a whole lease, so that whoever is hit has one in hand."""
+HELD = 10
+"""Jobs that take a whole lease, so that the worker that is hit holds one."""
 
 
 class ProcessFault(Fault):
-    """Something that happens to worker processes while they have jobs in hand."""
+    """A fault of worker processes while they hold jobs."""
 
     recovery = "jobs"
     hits = "pids"
@@ -28,12 +31,12 @@ class ProcessFault(Fault):
         return system.fleet.complete
 
     def prepare(self, system: System) -> None:  # noqa: D102
-        for _ in range(IN_HAND):
+        for _ in range(HELD):
             system.push(jobs.Work(system.lease))
 
 
 class KillWorker(ProcessFault):
-    """SIGKILL of a worker process that nobody watches."""
+    """SIGKILL of a worker process without a supervisor."""
 
     name = "worker killed"
     holds = 1.0
@@ -48,7 +51,7 @@ class KillWorker(ProcessFault):
 
 
 class KillChild(KillWorker):
-    """SIGKILL of a worker process under its supervisor's eyes."""
+    """SIGKILL of a worker process under a supervisor."""
 
     name = "child killed"
     hands_on = True
@@ -71,15 +74,14 @@ class KillHost(ProcessFault):
             self.pids = system.fleet.members(host)
             system.fleet.victims |= {host.process.pid, *self.pids}
             for pid in (host.process.pid, *self.pids):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                _send(pid, signal.SIGKILL)
             self.detail = f"supervisor {host.process.pid} and {len(self.pids)} workers"
 
 
 class FreezeWorker(ProcessFault):
     """SIGSTOP of a worker for so much longer than its lease that it is fenced meanwhile, then SIGCONT.
 
-    Of none that has a supervisor: should we be killed meanwhile, the kernel would not see to that one's end.
+    None with a supervisor is frozen: if the torture is killed meanwhile, the kernel would not end that one.
     """
 
     name = "worker frozen"
@@ -96,16 +98,14 @@ class FreezeWorker(ProcessFault):
 
     def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-            for host in system.fleet.hosts:
-                host.frozen = False
+            _send(pid, signal.SIGCONT)
+        system.fleet.thaw()
 
 
 class FreezeInTurn(ProcessFault):
     """SIGSTOP of one of the last database's two workers; then of the other, and SIGCONT of the first.
 
-    So the first goes on when a slot is due that nobody has fired: to it all slots since it was stopped are due.
+    So the first goes on when a slot is due that was not fired: all slots since it was stopped are due.
     """
 
     name = "frozen in turn"
@@ -140,8 +140,7 @@ class FreezeInTurn(ProcessFault):
     def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
             _send(pid, signal.SIGCONT)
-        for host in system.fleet.hosts:
-            host.frozen = False
+        system.fleet.thaw()
 
 
 class StopWorker(ProcessFault):
@@ -161,13 +160,13 @@ class StopWorker(ProcessFault):
 
 
 class UpgradeInPlace(ProcessFault):
-    """Another release takes the place of the one that runs, on the disk; then a host of the old one is stopped."""
+    """Another release replaces the running one on the disk; then a host of the old release is stopped."""
 
     name = "upgrade in place"
     holds = 2.0
     reaches = GRACE + 2.0
     grace = GRACE
-    alone = True  # whoever starts in that very moment finds half of one and half of the other
+    alone = True  # a process that starts in that moment finds half of each release
 
     def begin(self, system: System) -> None:  # noqa: D102
         host = system.fleet.some_host()
@@ -182,8 +181,8 @@ class UpgradeInPlace(ProcessFault):
 class RollBack(Fault):
     """A release whose schedule has another rule is deployed beside the workers, then stopped or killed.
 
-    It runs no jobs. Its rule counts from its start, and that of the workers again once it is gone. However long it
-    takes to start, it ends only after it has fired some slots: else nothing would have been tried.
+    It runs no jobs. Its rule counts from its start, and that of the workers again once it is gone. It ends only
+    after it has fired some slots, however long it takes to start: otherwise nothing would have been tried.
     """
 
     name = "release rolled back"
@@ -192,22 +191,27 @@ class RollBack(Fault):
 
     def begin(self, system: System) -> None:  # noqa: D102
         self.db = system.some_store().db
-        self.guest = system.fleet.deploy(self.db)
+        self.scheduler = system.fleet.deploy(self.db)
         self.is_killed = system.rng.random() < 0.5
-        self.detail = f"scheduler {self.guest.pid}, {'killed' if self.is_killed else 'stopped'} in the end"
+        self.detail = f"scheduler {self.scheduler.pid}, {'killed' if self.is_killed else 'stopped'} in the end"
         system.late.append(lambda: self.roll_back(system))
 
     def roll_back(self, system: System) -> bool:
-        """End it, once it has fired; whether it has ended, or is about to."""
-        if (code := self.guest.poll()) is not None:
-            system.fleet.unasked.append(f"scheduler {self.guest.pid} ended by itself with code {code}")
+        """End it, once it has fired; return whether it has ended or is about to."""
+        if (code := self.scheduler.poll()) is not None:
+            system.fleet.unasked.append(f"scheduler {self.scheduler.pid} ended by itself with code {code}")
             return True
-        if system.fleet.fired_by(self.guest.pid) < self.SLOTS:
+        if _fired_by(system.fleet.directory / f"{self.scheduler.pid}.jsonl") < self.SLOTS:
             return False
-        self.guest.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
+        self.scheduler.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
         return True
 
 
 def _send(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def _fired_by(recording: Path) -> int:
+    """Return how many times a process recorded that it fired a schedule."""
+    return recording.read_bytes().count(ScheduleFired.__name__.encode()) if recording.exists() else 0

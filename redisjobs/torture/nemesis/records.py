@@ -1,4 +1,4 @@
-"""Faults by hand: what the store knows of a worker is taken away."""
+"""Faults of what Redis knows of a worker: it is taken away."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from abc import abstractmethod
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.nemesis.fault import System
-from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
+from redisjobs.torture.nemesis.processes import HELD, ProcessFault
 
 
 class _RecordFault(ProcessFault):
@@ -15,7 +15,7 @@ class _RecordFault(ProcessFault):
 
     def prepare(self, system: System) -> None:
         for store in system.stores:
-            for _ in range(2 * IN_HAND):
+            for _ in range(2 * HELD):
                 system.push(jobs.Work(system.lease), store)
 
     def begin(self, system: System) -> None:
@@ -30,11 +30,11 @@ class _RecordFault(ProcessFault):
 
     @abstractmethod
     def harm(self, system: System, pid: int, worker: str) -> None:
-        """Do what it does to one worker."""
+        """Take from one worker."""
 
 
 class DeleteRecord(_RecordFault):
-    """DEL of a worker's record: nothing that it says is heeded any more, and it hands its jobs on."""
+    """DEL of a worker's record: it is refused from then on, and its jobs are released."""
 
     name = "record deleted"
     hands_on = True
@@ -45,7 +45,7 @@ class DeleteRecord(_RecordFault):
 
 
 class RemoveConsumer(_RecordFault):
-    """XGROUP DELCONSUMER of a worker that lives: what it had is dropped, and found by whoever looks for that.
+    """XGROUP DELCONSUMER of a worker that lives: the jobs it holds are dropped, and found by a look at all jobs.
 
     Workers look once a minute; here that comes soon.
     """
@@ -65,7 +65,7 @@ class RemoveConsumer(_RecordFault):
 
 
 class ForgetWorkers(_RecordFault):
-    """ZREM of a worker that lives, or DEL of all there are: with its next beat each is there again."""
+    """ZREM of a worker that lives, or DEL of all workers: the next heartbeat of each adds it again."""
 
     name = "workers forgotten"
     hits = ""
@@ -84,7 +84,7 @@ class ForgetWorkers(_RecordFault):
 
 
 class LoseRecord(_RecordFault):
-    """SIGKILL of a worker, and nothing is left of it but what it had: whoever looks at all consumers finds that.
+    """SIGKILL of a worker, and only the jobs it held are left of it: a look at all consumers finds them.
 
     As after a failover that lost the record. Workers look once a minute; here that comes soon.
     """

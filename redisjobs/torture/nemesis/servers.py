@@ -1,4 +1,4 @@
-"""Faults of the server, and of what it keeps."""
+"""Faults of the server and of its data."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import time
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.nemesis.fault import Fault, System
-from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
+from redisjobs.torture.nemesis.processes import HELD, ProcessFault
 
 
 class _ServerFault(Fault):
@@ -19,7 +19,7 @@ class _ServerFault(Fault):
 
 
 class KillServer(_ServerFault):
-    """kill -9 of the server; it is started again on its append-only file."""
+    """kill -9 of the server, which starts again from its append-only file."""
 
     name = "server killed"
     holds = 1.5
@@ -36,7 +36,7 @@ class KillServer(_ServerFault):
 
 
 class KillClients(_ServerFault):
-    """CLIENT KILL of every connection, those that listen included."""
+    """CLIENT KILL of every connection, including those that listen."""
 
     name = "clients killed"
     holds = 0.3
@@ -50,7 +50,7 @@ class KillClients(_ServerFault):
 
 
 class KillListeners(_ServerFault):
-    """CLIENT KILL of every connection that listens, and of no other: what is said meanwhile is heard by nobody."""
+    """CLIENT KILL of every connection that listens, and of no other: messages are lost meanwhile."""
 
     name = "listeners killed"
     holds = 0.3
@@ -74,7 +74,7 @@ class FlushScripts(_ServerFault):
 
 
 class SqueezeMemory(_ServerFault):
-    """A memory limit below what is in use: nothing can be pushed, also by handlers, and all else goes on."""
+    """A memory limit below what is in use: no push succeeds, also none of a handler, and all else goes on."""
 
     name = "memory full"
     holds = 3.0
@@ -91,7 +91,7 @@ class SqueezeMemory(_ServerFault):
 
 
 class DestroyGroup(Fault):
-    """XGROUP DESTROY: all leases are forgotten, and so is what was read; everything is delivered anew."""
+    """XGROUP DESTROY: all leases and reads are forgotten, and everything is delivered again."""
 
     name = "group destroyed"
     hits = "all"
@@ -102,7 +102,7 @@ class DestroyGroup(Fault):
     def prepare(self, system: System) -> None:  # noqa: D102
         self.target = system.some_store()
         self.db = self.target.db
-        for _ in range(IN_HAND):
+        for _ in range(HELD):
             system.push(jobs.Work(system.lease), self.target)
 
     def begin(self, system: System) -> None:  # noqa: D102
@@ -115,13 +115,13 @@ class DestroyGroup(Fault):
 class SetClockAhead(ProcessFault):
     """The server's clock is set ahead by more than a lease, then back; a worker is killed as it is set.
 
-    Nobody else may lose a job by that, and that one is fenced before it is set back.
+    No other worker may lose a job by that, and the killed one is fenced before the clock is set back.
     """
 
     name = "clock set ahead"
     in_leases = 2.5
     unsteady = True
-    alone = True  # what jobs wait for, when it is set again, is judged by what this fault alone does
+    alone = True  # waits are judged by what this fault does without another
 
     def begin(self, system: System) -> None:  # noqa: D102
         pid = system.fleet.some_pid(supervised=False)
@@ -134,7 +134,7 @@ class SetClockAhead(ProcessFault):
             self.pids, self.detail = [pid], f"by {seconds:.1f} s; process {pid} is killed"
 
     def seconds(self, system: System) -> float:
-        """By how much it is set ahead. What is delayed meanwhile is due so much later, once it is set back."""
+        """Return by how much it is set ahead; jobs delayed meanwhile are due that much later afterwards."""
         return system.rng.uniform(1.2, 3) * system.lease
 
     def end(self, system: System) -> None:  # noqa: D102
@@ -149,7 +149,7 @@ class SetClockAhead(ProcessFault):
 
 
 class SetClockBack(SetClockAhead):
-    """The same, set back first: often by so much that nobody could wait until it is where it was."""
+    """The same, set back first, often by far more than a worker could wait for."""
 
     name = "clock set back"
 

@@ -1,4 +1,4 @@
-"""What does not start for a while: what an operator stops, or what waits for its rate."""
+"""Faults of jobs that do not start for a while: an operator stops them, or they wait for their rate."""
 
 import time
 from contextlib import suppress
@@ -9,11 +9,11 @@ from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis.fault import Fault, System
 
-_LINES = 60  # one look is at 50
+_LINES = 60  # a script looks at 50 in one call
 
 
 class PauseQueue(Fault):
-    """A queue is paused: none of the jobs that are pushed meanwhile starts before it is resumed."""
+    """A queue is paused: no job that is pushed meanwhile starts before it is resumed."""
 
     name = "queue paused"
     holds = 1.5
@@ -40,7 +40,7 @@ class PauseName(PauseQueue):
 
 
 class HoldJobs(Fault):
-    """Some delayed jobs are held until after they are due, and some of them are cancelled then."""
+    """Some delayed jobs are held until after they are due."""
 
     name = "jobs held"
     holds = 1.5
@@ -65,9 +65,9 @@ class HoldJobs(Fault):
 
 
 class ManyLines(Fault):
-    """Many lines wait for their rate until all faults are over, and are looked at as each minute: others go on.
+    """Many lines wait for their rate until all faults are over, while all lines are looked at: others go on.
 
-    Those that still wait then are cancelled. Jobs of other limits that stand still meanwhile are late.
+    The jobs that still wait then are cancelled. Jobs of other limits that do not move meanwhile are late.
     """
 
     name = "many lines"
@@ -90,7 +90,7 @@ class ManyLines(Fault):
         self.store.tidy()
 
     def _cancel(self, system: System) -> bool:
-        """Let what waits go, once all faults are over; whether that is done."""
+        """Cancel what waits, once all faults are over; return whether that is done."""
         while system.over and self._left:
             system.note("cancel", job=self._left[-1], db=self.db)
             reply = self.store.queue.cancel(self._left[-1])
@@ -99,7 +99,7 @@ class ManyLines(Fault):
 
 
 def resume(store: Store) -> None:
-    """Let everything start that may have been stopped."""
+    """Resume and unhold whatever may be stopped."""
     with suppress(DriverError):
         store.queue.resume()
         for name in store.queue.pauses().names:

@@ -1244,6 +1244,26 @@ def test_a_worker_of_another_database_is_none_that_could_have_started_a_job() ->
     assert not [text for text in check([*mine, *there], [FinalState(), FinalState()]).wrong if "waited" in text]
 
 
+def test_a_supervisor_is_none_that_could_have_started_a_job() -> None:
+    hello = {"what": "hello", "db": 0, "at": 190, "lease": 2.0}
+    there = [
+        hello | {"pid": 9, "parent": 1},
+        hello | {"pid": 2, "parent": 9},
+        *at_work((190, 195)),
+        killed(2, 195),
+    ]
+
+    assert not waited(*pushed("x", 200), *done("x", 2, 225), *there)
+
+
+@pytest.mark.parametrize(("before", "late"), [(0, True), (199, False)])
+def test_a_worker_rests_for_nine_times_as_long_as_an_isolated_job_took(before: float, late: bool) -> None:
+    first = [*pushed("x", 199), started("x", 1, 200, 2), killed(1, 201), *at_work((190, 202), worker=1)]
+    took = [*pushed("y", 190), started("y", 2, 190 + before / 40, 3), settled("y", 2, 200, 3)] if before else []
+
+    assert waited(*first, *took, *done("x", 2, 242, 3), *WORKS) is late
+
+
 @pytest.mark.parametrize(("seconds", "late"), [(39, False), (41, True)])
 def test_a_job_that_has_to_run_alone_may_wait_longer_but_not_for_ever(seconds: float, late: bool) -> None:
     first = [*pushed("x", 199), started("x", 1, 200, 2), killed(1, 201), *at_work((190, 202), worker=1)]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.causes import Leases, holds_up, noticed_by
+from redisjobs.torture.checks.lines import supervisors
 
 _WITHIN = 2.5  # seconds after the end of a lease in which another worker fences its worker
 
@@ -50,8 +51,9 @@ def _held_up(fault: Line, faults: Sequence[Line], db: int, leases: Leases) -> bo
 def _is_watched(lines: Sequence[Line], fault: Line, db: int, lease: float) -> bool:
     """Whether another worker was there all the while in which it could have become sure and acted."""
     heard: dict[int, list[float]] = {}
+    others = supervisors(lines) | {*fault["pids"]}
     for line in lines:
-        if line.get("db") == db and line.get("pid", fault["pids"][0]) not in fault["pids"]:
+        if line.get("db") == db and "pid" in line and line["pid"] not in others:
             heard.setdefault(line["pid"], []).append(line["at"])
     came_by = fault["ended"] - lease - _WITHIN
     return any(times[0] <= came_by and fault["ended"] <= times[-1] for times in heard.values())

@@ -1,6 +1,6 @@
 """The recordings of a run, with a line for each thing that happened to a job."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ def read(directory: str | Path) -> Iterator[dict[str, Any]]:
             yield from (_of_slot(line, *job) for job in line["jobs"])
         else:
             yield line
+
+
+def supervisors(lines: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Return the processes that started worker processes: they record events too, and run no jobs."""
+    return {line["parent"] for line in lines if "parent" in line and line["what"] == "hello"}
 
 
 def _of_slot(event: Mapping[str, Any], job_id: str, name: str, added: bool) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from itertools import pairwise
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.causes import MAX_DELIVERIES, Leases, holds_up, noticed_by
 from redisjobs.torture.checks.histories import History, Key, Run
+from redisjobs.torture.checks.lines import supervisors
 from redisjobs.torture.fleet.fleet import CONCURRENCY
 
 Span = tuple[float, float]
 
 _RETRIED = 0.5  # seconds by which a retry may be delayed: see the retry policy of `jobs`
 _MARGIN = 10.0  # seconds, on top of leases, for a machine that is slow
+_CLEARING = 4  # leases that a worker takes no new jobs for, so that an isolated one can start
+_OTHERS = 9  # times as long as an isolated job took, for which other jobs have their turn
 _EVER = float("inf")
 
 
@@ -60,16 +63,22 @@ class _Process:
         heard: When it recorded a line.
         busy: When it took no more jobs: its slots were full, or its job is isolated or blocks it.
         away: When a fault had hit it.
+        resting: When it took no isolated job, because it had just run one: they use at most a tenth of its time.
     """
 
     db: int
     heard: list[float] = field(default_factory=list)
     busy: list[Span] = field(default_factory=list)
     away: list[Span] = field(default_factory=list)
+    resting: list[Span] = field(default_factory=list)
 
     def able(self) -> list[Span]:
         """Return when it could have started a job."""
         return _without([(self.heard[0], _EVER)], [*self.busy, *self.away])
+
+    def able_isolated(self) -> list[Span]:
+        """Return when it could have started an isolated job."""
+        return _without(self.able(), self.resting)
 
 
 class _Capacity:
@@ -81,26 +90,32 @@ class _Capacity:
 
     def __init__(self, histories: Mapping[Key, History], lines: Sequence[Line], lease: float) -> None:
         self._processes: dict[int, _Process] = {}
+        no_workers = supervisors(lines)
         for line in lines:
-            if "pid" in line:
+            if "pid" in line and line["pid"] not in no_workers:
                 self._processes.setdefault(line["pid"], _Process(line["db"])).heard.append(line["at"])
         faults = [line for line in lines if line["what"] in ("fault", "stall")]
-        self._note_busy([run for history in histories.values() for run in history.runs])
+        self._note_busy([run for history in histories.values() for run in history.runs], lease)
         poison = [run for history in histories.values() if history.name == "Poison" for run in history.runs]
         self._note_away(faults, poison)
+        databases = {process.db for process in self._processes.values()}
         self.waits = [(history, *wait) for history in histories.values() for wait in self._waits_of(history)]
-        self._able, self._able_isolated = {}, {}
-        for db in {process.db for process in self._processes.values()}:
-            able = [span for process in self._processes.values() if process.db == db for span in process.able()]
-            self._able_isolated[db] = _without(able, _held_up(faults, db, lease))
-            # While a job waits to run isolated, workers make room for it.
-            clearing = [(since, run.at) for job, since, run in self.waits if job.db == db and _is_isolated(run)]
-            self._able[db] = _without(self._able_isolated[db], clearing)
+        self._able = {db: self._able_in(db, list(_held_up(faults, db, lease))) for db in databases}
 
     def seconds(self, db: int, since: float, until: float, *, isolated: bool) -> float:
         """Return how much of that time a worker of the database could have started such a job."""
-        able = (self._able_isolated if isolated else self._able).get(db, [])
+        able = self._able[db][isolated] if db in self._able else []
         return sum(max(0.0, min(end, until) - max(start, since)) for start, end in able)
+
+    def _able_in(self, db: int, held_up: Sequence[Span]) -> Mapping[bool, Sequence[Span]]:
+        """Return when some worker of a database could have started a job, by whether that runs isolated."""
+        processes = [process for process in self._processes.values() if process.db == db]
+        # While a job waits to run isolated, workers make room for it.
+        clearing = [(since, run.at) for job, since, run in self.waits if job.db == db and _is_isolated(run)]
+        return {
+            False: _without((span for each in processes for span in each.able()), [*held_up, *clearing]),
+            True: _without((span for each in processes for span in each.able_isolated()), held_up),
+        }
 
     def _waits_of(self, history: History) -> Iterator[tuple[float, Run]]:
         # They may wait for a worker that knows them, longer each time, or for an hour.
@@ -120,12 +135,19 @@ class _Capacity:
         heard = self._processes[pid].heard
         return heard[max(0, bisect_left(heard, before) - 1)]
 
-    def _note_busy(self, runs: Iterable[Run]) -> None:
+    def _note_busy(self, runs: Iterable[Run], lease: float) -> None:
         turns: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
-        for run in runs:
+        last = dict[int, float]()
+        for run in sorted(runs, key=lambda run: run.at):
+            process = self._processes[run.pid]
             over = run.settled["at"] if run.settled is not None else self._heard_of(run.pid, _EVER)
+            if _is_isolated(run):
+                # Before it the worker took no new jobs, for some leases at most.
+                began = max(last.get(run.pid, run.at), run.at - _CLEARING * lease)
+                process.resting.append((over, over + _OTHERS * (over - began)))
             if _is_isolated(run) or run.start["name"] == "Blocker":
-                self._processes[run.pid].busy.append((run.at, over))
+                process.busy.append((run.at, over))
+            last[run.pid] = run.at
             turns[run.pid] += [(run.at, 1), (over, -1)]
         for pid, changes in turns.items():
             self._processes[pid].busy += _full(changes)

@@ -1,4 +1,4 @@
-"""Producers: threads that push and cancel, and write down what they were told."""
+"""Producers: threads that push and cancel, and record the answers."""
 
 import random
 import threading
@@ -23,24 +23,24 @@ from redisjobs.torture.fleet.waiters import wait, wait_in_async
 
 _DEADLINE = 2.0  # seconds that one push is tried for
 _BATCH = 8
-_TWINS = 0.4  # seconds between two of one id
-_LONG = 40.0  # seconds that a job is delayed for which is to be there all the while
+_TWINS = 0.4  # seconds between two pairs of jobs with one id
+_LONG = 40.0  # seconds of delay of a job that has to exist all the while
 
 _Kind = Callable[[Producer, random.Random], None]
 
 
 class Producers:
-    """Some threads that push until told to stop. A context manager that waits for them.
+    """Threads that push until they are stopped. A context manager that waits for them.
 
     Args:
-        urls: Where the queue is, in each database.
+        urls: The URL of the queue in each database.
         name: The queue's.
-        recording: What they write into.
+        recording: Where they record.
         seed: Of what they push.
         rate: Jobs a second, of all together.
 
     Attributes:
-        errors: What went wrong in them, that must not.
+        errors: Tracebacks of threads that failed.
     """
 
     def __init__(self, urls: Sequence[str], name: str, recording: Recording, *, seed: int, rate: float) -> None:
@@ -75,7 +75,7 @@ class Producers:
         self.stop()
 
     def stop(self) -> None:
-        """Push nothing new; what is under way is brought to its end."""
+        """Push nothing new, and wait for what is under way."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -89,7 +89,7 @@ class Producers:
     def _queue(self, db: int) -> sync.JobQueue:
         return sync.JobQueue(self._urls[db], self._name, deadline=_DEADLINE)
 
-    # Those that push a mix of everything
+    # A mix of everything
 
     def _one_by_one(self, producer: Producer, rng: random.Random) -> None:
         with self._queue(producer.db) as queue:
@@ -117,7 +117,7 @@ class Producers:
 
         anyio.run(push)
 
-    # Those that wait for what becomes of a job
+    # Waits for results
 
     def _waits(self, producer: Producer, rng: random.Random) -> None:
         with self._queue(producer.db) as queue:
@@ -130,7 +130,7 @@ class Producers:
 
         anyio.run(push_and_wait)
 
-    # Those that push one id more than once
+    # One id more than once
 
     def _twins(self, producer: Producer, rng: random.Random) -> None:
         """Push each id into both databases at once; sometimes cancel one of the two."""
@@ -148,7 +148,7 @@ class Producers:
                     page.cancel(queue, job_id)
 
     def _again(self, producer: Producer, rng: random.Random) -> None:
-        """Push an id after its job's end, while a job has it, and after its cancel; an id ends where one fails."""
+        """Push an id after its job's end, while a job has it, and after its cancel, until a call fails."""
         with self._queue(producer.db) as queue:
             while not self._over.is_set():
                 reused = ReusedId(producer, queue, f"again-{new_job_id()}")
@@ -164,7 +164,7 @@ class Producers:
                 self._over.wait(PAUSE)
 
     def _versions(self, producer: Producer, rng: random.Random) -> None:
-        """Push versions of one thing after the other under one key, each in place of one that waits."""
+        """Push versions of one thing one after the other under one key, each in place of one that waits."""
         with self._queue(producer.db) as queue:
             while not self._over.is_set():
                 key = f"latest {new_job_id()}"
@@ -175,7 +175,7 @@ class Producers:
 
 
 def _push_version(producer: Producer, queue: sync.JobQueue, latest: jobs.Latest) -> None:
-    """Push a version; if it was acknowledged, write down who has the key, and whether that one is this version."""
+    """Push a version; if it was acknowledged, record which job has the key, and whether that is this version."""
     job = queue.prepare(latest, unique=latest.key, unique_until="start", on_conflict="replace")
     told: list[PushedJob] = []
 
@@ -189,7 +189,7 @@ def _push_version(producer: Producer, queue: sync.JobQueue, latest: jobs.Latest)
 
 
 def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> str:
-    """Push a job, half the time under an id that the queue makes; its id, '' if it was not acknowledged."""
+    """Push a job, half the time with an id of the queue; return its id, '' if it was not acknowledged."""
     if rng.random() < 0.5:
         job = a_job(queue, rng)
         return job.job_id if producer.push([job], partial(queue.push_many, [job])) else ""
@@ -199,7 +199,7 @@ def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> s
         if not error.jobs:  # the queue is full: nothing was written
             producer.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
             return ""
-        # Whether it is there is not known; the same push can be made again.
+        # It may be there or not; the same push can be made again.
         pushed = producer.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
         return error.jobs[0].job_id if pushed else ""
     producer.note("push", job=handle.id, name="Work")
@@ -208,7 +208,7 @@ def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> s
 
 
 class _Cancels:
-    """Jobs to be cancelled: at once, or a little later, when they may run or be done."""
+    """Jobs to cancel: at once, or a little later, when they may run or be done."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

@@ -13,7 +13,7 @@ from redisjobs.torture.fleet.store import MARK, new_mark
 from redisjobs.torture.fleet.waiters import answer
 
 _LOOK = 0.02  # seconds between looks at whether a job has ended
-_PATIENCE = 15.0  # seconds that its end is waited for
+_PATIENCE = 15.0  # seconds that it waits for an end
 
 
 class ReusedId:
@@ -25,7 +25,7 @@ class ReusedId:
         self._mark = ""
 
     def push(self, parameters: Any, *, expected: str = "new", **options: Any) -> bool:
-        """Push it; whether that is known to have been done. `expected` says whether a job has the id."""
+        """Push it; return whether that was acknowledged. `expected` says whether a job has the id."""
         mark = new_mark()
         if expected == "new":
             self._mark = mark
@@ -45,7 +45,7 @@ class ReusedId:
         return self.push(jobs.Work(0.001), expected="there")
 
     def wait_for_end(self, over: threading.Event) -> bool:
-        """Wait until the job has ended, but not for ever; whether it has."""
+        """Wait until the job has ended; return whether it has."""
         until = time.monotonic() + _PATIENCE
         while not over.is_set() and time.monotonic() < until:
             try:
@@ -57,7 +57,7 @@ class ReusedId:
         return False
 
     def ask(self) -> None:
-        """Ask for the result of the job, which has ended, and write down what was said."""
+        """Ask for the result of the job, which has ended, and record the answer."""
         answer(
             self._producer,
             self._job_id,
@@ -66,7 +66,7 @@ class ReusedId:
         )
 
     def cancel(self) -> bool:
-        """Cancel the job, which waits; whether it is known to be gone."""
+        """Cancel the job, which waits; return whether it is known to be gone."""
         until = time.monotonic() + _PATIENCE
         while not (reply := self._producer.cancel(self._queue, self._job_id, self._mark)):
             if time.monotonic() > until:

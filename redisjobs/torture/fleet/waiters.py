@@ -1,4 +1,4 @@
-"""Who waits for results and watches progress, in a thread or an event loop; what they are told is written down."""
+"""Waits for results and watches of progress, in a thread or an event loop; the answers are recorded."""
 
 import random
 import threading
@@ -19,14 +19,14 @@ from redisjobs.torture.fleet.mix import some_seconds
 from redisjobs.torture.fleet.producer import Producer
 from redisjobs.torture.fleet.store import Store
 
-_EVERY = 0.7  # seconds between two jobs that somebody waits for
-_TIMEOUT = 8.0  # seconds that a result is waited for
-_AT_THE_END = 20.0  # seconds that one may take to come once all jobs have ended, or a watch to end
+_EVERY = 0.7  # seconds between two jobs whose result is waited for
+_TIMEOUT = 8.0  # seconds to wait for a result
+_AT_THE_END = 20.0  # seconds that a result or the end of a watch may take once all jobs have ended
 _REPORTS = 6  # of a job that is watched
 
 
 def a_job(store: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
-    """One whose result somebody waits for: it is done, in the first or the second attempt, or fails."""
+    """Return a job whose result is waited for: it is done in the first or second attempt, or fails."""
     kinds: Sequence[Any] = (
         jobs.Work(some_seconds(rng)),
         jobs.Flaky(rng.randint(1, 2)),
@@ -38,7 +38,7 @@ def a_job(store: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
 
 
 def wait(producer: Producer, store: sync.JobQueue, rng: random.Random, over: threading.Event) -> None:
-    """Push jobs, and wait for the result of each, until it is over."""
+    """Push jobs and wait for the result of each, until it is over."""
     while not over.wait(_EVERY):
         job = a_job(store, rng)
         if producer.push([job], partial(store.push_many, [job])):
@@ -46,15 +46,7 @@ def wait(producer: Producer, store: sync.JobQueue, rng: random.Random, over: thr
 
 
 def answer(producer: Producer, job_id: str, ask: Callable[[], Any], *, over: bool = False, mark: str = "") -> None:
-    """Ask for a result, and write down what was said.
-
-    Args:
-        producer: Where.
-        job_id: The job's.
-        ask: Called once.
-        over: Whether all faults are, and the job has ended.
-        mark: What tells the job from others of its id.
-    """
+    """Ask for a result and record the answer; `over`: all faults are, and the job has ended."""
     result, error = None, ""
     try:
         result = ask()
@@ -64,7 +56,7 @@ def answer(producer: Producer, job_id: str, ask: Callable[[], Any], *, over: boo
 
 
 def wait_again(store: Store, url: str, recording: Recording, job_ids: Sequence[str]) -> None:
-    """Wait anew for the results of jobs that have ended by now, on behalf of those who were told nothing."""
+    """Wait for the results of jobs that have ended by now, after waits that learned nothing of them."""
     producer = Producer(recording, store.db)
     with sync.JobQueue(url, store.queue.name) as asked:
         for job_id in job_ids:
@@ -74,7 +66,7 @@ def wait_again(store: Store, url: str, recording: Recording, job_ids: Sequence[s
 async def wait_in_async(
     producer: Producer, store: queue.JobQueue, rng: random.Random, over: threading.Event
 ) -> None:
-    """Push jobs and wait for their results, many at once; and watch what some report until they have ended."""
+    """Push jobs and wait for their results, many at once, and watch some jobs until they have ended."""
     async with anyio.create_task_group() as tasks:
         while not over.is_set():
             await anyio.sleep(_EVERY)

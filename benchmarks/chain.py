@@ -19,10 +19,11 @@ from redisjobs.events.recording import Line
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.follow_ups import follow_up
 from redisjobs.torture.checks.histories import histories_of
+from redisjobs.torture.fleet.final import FinalState, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.hosts import Kind
 from redisjobs.torture.fleet.jobs import Step
-from redisjobs.torture.fleet.store import FinalState, Store
+from redisjobs.torture.fleet.store import Store
 
 _WORKERS = 2
 _LEASE = 0.5  # seconds: nobody takes a job over who has not lived for a lease, and few live for long here
@@ -90,7 +91,7 @@ def endure(steps: int, every: float, seed: int) -> tuple[Kills, Judged]:
                 _kill_one(fleet, there, rng, kills)
             time.sleep(0.05)
         fleet.dismiss()
-        judged = judge(list(lines.read(name)), store.final(), first, steps)
+        judged = judge(list(lines.read(name)), final_state(store), first, steps)
         judged.wrong += fleet.unasked
         store.close()
     return kills, judged

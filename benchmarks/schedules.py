@@ -23,7 +23,7 @@ from redisjobs.sync import JobQueue
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.histories import histories_of
 from redisjobs.torture.checks.slots import misfired
-from redisjobs.torture.fleet.store import FinalState
+from redisjobs.torture.fleet.final import FinalState
 
 _QUEUE = "bench"
 _SCHEDULERS = 3

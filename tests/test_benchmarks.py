@@ -21,7 +21,7 @@ from redisjobs import Schedule
 from redisjobs.events.recording import Line
 from redisjobs.model.definition import Accuracy
 from redisjobs.model.stored import ScheduleInfo
-from redisjobs.torture.fleet.store import FinalState, Letter
+from redisjobs.torture.fleet.final import FinalState, Letter
 
 MADE_UP: Samples = {
     "drain_1": {

@@ -68,7 +68,7 @@ def torture(
         ):
             found = _torture(there, folder, seed, minutes, kinds, console)
             if not faults and not url:
-                found.verdict.wrong += lose_data(folder / "emptied", seed)
+                found.verdict.wrong += lose_data(folder / "data-loss", seed)
     except KeyboardInterrupt:
         print("redisjobs: interrupted; nothing was left running", file=sys.stderr)
         sys.exit(130)

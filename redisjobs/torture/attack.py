@@ -13,23 +13,15 @@ from redisjobs.torture.nemesis import Fault, System, duration
 from redisjobs.torture.nemesis.plan import Planned, plan
 from redisjobs.torture.progress import Progress
 
-_MOMENT = 0.3  # seconds for workers to take what a fault has prepared
-_TRIES = 3  # at a fault that comes alone, until it finds something to harm
-_CHANCE = 4.0  # seconds more for a fault that has had nothing to harm so far
+_MOMENT = 0.3  # seconds for workers to take the jobs that a fault has prepared
+_TRIES = 3  # of a fault that comes alone, until it finds something to harm
+_CHANCE = 4.0  # more seconds for a fault that has had nothing to harm so far
 _POSSIBLE = 20.0  # seconds until a fault has something to harm at all
 _KEEP = 0.1  # seconds between two calls of `keep`
 
 
 class Attack:
-    """Lets faults happen as a seed has it, and writes them down.
-
-    Args:
-        kinds: The kinds of fault.
-        field: What they act on.
-        recording: Where they are written down.
-        monitor: Waits, between them and meanwhile.
-        progress: Told of them.
-    """
+    """Lets faults happen by a plan from a seed, and records them."""
 
     def __init__(
         self,
@@ -44,7 +36,7 @@ class Attack:
         self._monitor, self._progress = monitor, progress
 
     def run(self, seed: int, seconds: float) -> None:
-        """Let faults happen for so long; what is in force then stays so."""
+        """Let faults happen for this many seconds; what is in force then stays so."""
         began = time.monotonic()
         for planned in self._schedule(seed, seconds):
             self._monitor.pause(began + planned.at - time.monotonic())
@@ -68,7 +60,7 @@ class Attack:
         )
 
     def _commit(self, planned: Planned, faults: list[Fault]) -> bool:
-        """Let faults happen; whether any did."""
+        """Let faults happen; return whether any did."""
         self._progress.now = " and ".join(planned.names)
         self._system.rng.seed(planned.seed)
         self._system.fleet.rng.seed(planned.seed)
@@ -88,7 +80,7 @@ class Attack:
         return any(fault.happened for fault, _ in begun)
 
     def _begin(self, faults: list[Fault]) -> list[tuple[Fault, float]]:
-        """Those that are in force now, and when each began."""
+        """Begin faults; return those in force now, and when each began."""
         begun = []
         for fault in faults:
             self._monitor.until(partial(fault.is_possible_now, self._system), _POSSIBLE)
@@ -111,7 +103,7 @@ class Attack:
             self._monitor.pause(_KEEP)
 
     def _note(self, fault: Fault, began: float, undone: float) -> None:
-        """Write it down; `undone` is when it began to be undone: by its end, all may be well again."""
+        """Record a fault; `undone` is when its end began, which may be enough to recover."""
         self._progress.faults += 1
         now, workers = time.time(), self._system.fleet.staying()
         line = {"what": "fault", "at": began, "began": began, "ended": now, "workers": workers}

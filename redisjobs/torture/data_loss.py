@@ -1,7 +1,7 @@
-"""A server of its own that loses its data, under workers and a producer that go on.
+"""A server of its own that loses its data, while workers and a producer go on.
 
 What it had is lost. What is pushed from then on runs once, and what the workers' code declares holds again: the
-limit of a job name and a schedule. No worker ends or gets stuck.
+limit of a job name, and a schedule. No worker ends or gets stuck.
 """
 
 import random
@@ -23,19 +23,19 @@ from redisjobs.torture.fleet.hosts import Kind
 from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis import System
 
-_WITHIN = 60.0  # seconds that each step may take
+_WITHIN = 60.0  # seconds for each step
 _LEASE = 2.0
-_LOOK = 0.1  # seconds between looks at whether something is done
+_LOOK = 0.1  # seconds between looks
 _KINDS = (Kind(), Kind(("--processes", "2"), processes=2))
-_TIMES = 2  # that it is emptied in each way
+_TIMES = 2  # losses of each kind
 
 
 def lose_data(directory: Path, seed: int) -> list[str]:
-    """Run it; what went wrong."""
+    """Run it; return what went wrong."""
     directory.mkdir()
-    rng = random.Random(f"{seed} emptied")
+    rng = random.Random(f"{seed} data loss")
     with server.start(options=("--appendonly", "no")) as own:
-        store = Store(own.url, "torture-emptied")
+        store = Store(own.url, "torture-data-loss")
         fleet = Fleet([own.url], store.queue.name, directory, _LEASE, rng, kinds=_KINDS)
         system = System(fleet, [store], _LEASE, own=own, rng=rng)
         pushed, wrong = list[str](), list[str]()
@@ -70,7 +70,7 @@ def _restart(system: System) -> None:
 
 
 def _push(system: System) -> list[str]:
-    """Push jobs that run at once, that wait in line and that are due later; their ids."""
+    """Push jobs that run at once, that wait in line and that are due later; return their ids."""
     kinds = [jobs.Work(system.rng.uniform(0, 1)) for _ in range(10)]
     limited = [jobs.Limited(number % 2, 0.1) for number in range(20)]
     pushed = list[str]()
@@ -88,7 +88,7 @@ def _push(system: System) -> list[str]:
 
 
 def _look_after(system: System, pushed: Sequence[str]) -> list[str]:
-    """Wait until these jobs have ended, and what is declared is there again; what is not."""
+    """Wait until these jobs have ended and the declarations hold again; return what is missing."""
     store, fleet, left, missing = system.store, system.fleet, list(pushed), list[str]()
 
     def all_ended() -> bool:
@@ -117,7 +117,7 @@ def _wait(fleet: Fleet, condition: Callable[[], bool]) -> bool:
 
 
 def _judge(directory: Path, system: System, pushed: Sequence[str]) -> list[str]:
-    """Which jobs that were pushed after a loss did not run once, and which limits did not hold."""
+    """Return the jobs that were pushed after a loss and did not run once, and the limits that did not hold."""
     notes = Recording(directory)
     for note in system.notes:
         notes.write(note)

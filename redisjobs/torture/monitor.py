@@ -1,4 +1,4 @@
-"""Waiting, and seeing to things meanwhile."""
+"""Waiting, and looking after workers and faults meanwhile."""
 
 import time
 from collections.abc import Callable
@@ -8,35 +8,23 @@ from redisjobs.torture.nemesis import System
 from redisjobs.torture.progress import Progress
 
 _TICK = 0.05  # seconds
-_STALL = 0.5  # seconds late from which on this machine is said to have stood still
+_STALL = 0.5  # seconds of delay that count as a stall of this machine
 
 
 class Monitor:
-    """Waits, and meanwhile sees to workers that ended, to what faults have left to be done, and to the progress.
-
-    Args:
-        field: What it sees to.
-        recording: Where it is written down.
-        progress: Told of what is waited for.
-    """
+    """Waits; meanwhile starts workers that ended again, does the late acts of faults, and shows the progress."""
 
     def __init__(self, system: System, recording: Recording, progress: Progress) -> None:
         self._system, self._recording, self._progress = system, recording, progress
 
     def pause(self, seconds: float) -> None:
-        """Wait for so long."""
+        """Wait for this many seconds."""
         self.until(lambda: False, seconds)
 
     def until(self, condition: Callable[[], object], seconds: float, what: str = "") -> bool:
-        """Wait until a condition holds, but no longer than so many seconds.
+        """Wait until a condition holds, for this many seconds at most; return whether it holds.
 
-        Args:
-            condition: Asked again and again.
-            seconds: The most.
-            what: What to say of it meanwhile, and afterwards; nothing else than before by default.
-
-        Returns:
-            Whether it holds.
+        `what` is shown meanwhile and afterwards; by default the text stays.
         """
         end = time.monotonic() + seconds
         if what:
@@ -53,7 +41,7 @@ class Monitor:
         return True
 
     def write_notes(self) -> None:
-        """Write down what faults want written down."""
+        """Record the notes of faults."""
         for note in self._system.notes:
             self._recording.write(note)
         self._system.notes.clear()
@@ -65,7 +53,7 @@ class Monitor:
         self._progress.tend()
 
     def _note_stall(self, seconds: float) -> None:
-        """Leases run out where nobody gets to run: that is no fault of ours, and explains what follows."""
+        """Record that this process did not get to run: leases may have run out, which explains what follows."""
         now = time.time()
         line = {"what": "stall", "name": "machine stood still", "at": now, "began": now - seconds, "ended": now}
         self._recording.write(line | {"lingers": 0.0, "reaches": 0.0, "hits": "all", "db": None, "pids": []})

@@ -1,4 +1,4 @@
-"""How far a torture has come, in one line."""
+"""The progress of a torture, in one line."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +13,7 @@ _SHOWN = {"pushed": "pushed", "completed": "done", "dead": "dead", "cancelled": 
 
 
 class Progress:
-    """Shows the time, the counters of all databases, and what is going on, from its making on.
-
-    Args:
-        stores: The queue in each database.
-        show: Called with each line.
+    """Shows the time, the counters of all databases, and what is going on.
 
     Attributes:
         faults: How many have happened.
@@ -35,7 +31,7 @@ class Progress:
         """Show a line if it is time for one."""
         if time.monotonic() - self._shown > _EVERY:
             self._shown = time.monotonic()
-            with suppress(DriverError):  # it may be away, as we see to it that it is
+            with suppress(DriverError):  # a fault may have taken it away
                 self._counts = [store.counts() for store in self._stores]
             self._show(self._line())
 

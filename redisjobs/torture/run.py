@@ -12,29 +12,29 @@ from redisjobs.torture.attack import Attack
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.answers import UNKNOWN
 from redisjobs.torture.fleet import schedules
+from redisjobs.torture.fleet.final import FinalState, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.place import Place
 from redisjobs.torture.fleet.producers import Producers
-from redisjobs.torture.fleet.store import FinalState
 from redisjobs.torture.fleet.waiters import wait_again
 from redisjobs.torture.monitor import Monitor
 from redisjobs.torture.nemesis import Fault, System
 from redisjobs.torture.progress import Progress
 
 LEASE = 2.0
-"""The shorter of the workers' leases, in seconds: short, so that many faults fit in."""
+"""The shorter of the workers' leases, in seconds: many faults fit in."""
 
 _RATE = 105.0  # jobs a second
-_DRAIN = 90.0  # seconds that all work may take to drain once the faults are over
-_LATE = 60.0  # seconds that what comes after its fault may take
-_WARM_UP = 60.0  # seconds that the workers may take to start, where others work on the machine as well
+_DRAIN = 90.0  # seconds in which all work drains once the faults are over
+_LATE = 60.0  # seconds in which all late acts of faults are done
+_WARM_UP = 60.0  # seconds in which the workers start, on a busy machine
 
 
 class Torture:
     """One run, from the first worker's start to the last one's end.
 
     Args:
-        place: Where the queue is.
+        place: The server, its databases and proxies.
         directory: For recordings and the workers' log.
         seed: Of the faults and of what is pushed.
         length: How long faults come, in seconds.
@@ -42,9 +42,8 @@ class Torture:
         kinds: The kinds of fault.
 
     Attributes:
-        fleet: The workers.
-        finals: What was in each database at its end.
-        wrong: What went wrong that no recording tells.
+        finals: What each database held at the end.
+        wrong: What went wrong and is in no recording.
         seconds: How long it took.
     """
 
@@ -69,7 +68,7 @@ class Torture:
         self.seconds = 0.0
 
     def lines(self) -> list[dict[str, Any]]:
-        """All recordings."""
+        """Return all recordings."""
         return list(lines.read(self._directory))
 
     def go(self) -> None:
@@ -91,7 +90,7 @@ class Torture:
             self._drain(monitor)
         told = self.lines()
         self._wait_again(told)
-        self.finals = [store.final(_kept(told, store.db)) for store in self._place.stores]
+        self.finals = [final_state(store, _kept(told, store.db)) for store in self._place.stores]
         self.seconds = time.monotonic() - started
 
     def _harm(self, monitor: Monitor, progress: Progress) -> None:
@@ -117,7 +116,7 @@ class Torture:
         self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
 
     def _pause_schedules(self, monitor: Monitor) -> None:
-        """Let schedules make up for what was missed, then fire nothing more: or the queue would never drain."""
+        """Let schedules catch up, then pause them, or the queue would never drain."""
         stores = self._place.stores
         if not monitor.until(
             lambda: not any(map(schedules.behind, stores)), _LATE, "the schedules make up for it"
@@ -127,7 +126,7 @@ class Torture:
             self.wrong.append(f"the schedules could not be paused in {_LATE:g} s")
 
     def _wait_again(self, told: Sequence[Line]) -> None:
-        """Ask for the results once more that somebody waited for in vain: now all of them are there."""
+        """Ask again for the results that were waited for in vain: now all of them are there."""
         for store, url in zip(self._place.stores, self._place.urls(self._place.producers), strict=True):
             answers = (line for line in told if line["what"] == "answered" and line["db"] == store.db)
             in_vain = [line["job"] for line in answers if line["error"] in UNKNOWN and not line.get("mark")]
@@ -138,5 +137,5 @@ class Torture:
 
 
 def _kept(lines: Sequence[Line], db: int) -> list[str]:
-    """The jobs of a database whose results were to be kept."""
+    """Return the jobs of a database whose results were to be kept."""
     return [line["job"] for line in lines if line.get("kept") and line["db"] == db]

@@ -32,6 +32,7 @@ from redisjobs.sync import JobQueue
 from redisjobs.torture import data_loss
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.checker import check
+from redisjobs.torture.fleet.final import final_state
 from redisjobs.torture.fleet.fleet import GRACE, Fleet
 from redisjobs.torture.fleet.hosts import Host, Kind
 from redisjobs.torture.fleet.jobs import KEPT, Parent, Pusher, Reporting, Step, Work
@@ -181,11 +182,11 @@ def test_who_is_fenced_is_written_down_once(system: System, worker: str) -> None
 
 
 def test_a_record_that_nobody_would_ever_take_away_is_left_behind(system: System, worker: str) -> None:
-    assert system.store.final().left == []  # it lives, or was killed just now
+    assert final_state(system.store).left == []  # it lives, or was killed just now
 
     system.store.run("DEL", f"{system.store.prefix}workers")
 
-    assert system.store.final().left == [f"the key {system.store.prefix}worker:{worker}"]
+    assert final_state(system.store).left == [f"the key {system.store.prefix}worker:{worker}"]
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(-10, False), (-40, True)])
@@ -197,7 +198,7 @@ def test_a_fenced_worker_is_not_watched_for_ever(system: System, worker: str, se
     )
 
     told = f"{worker}, fenced, whose consumer need not be watched any more"
-    assert system.store.final().left == ([told] if left else [])
+    assert final_state(system.store).left == ([told] if left else [])
 
 
 @pytest.fixture
@@ -254,7 +255,7 @@ def test_a_clock_is_set_by_more_than_a_lease_as_a_worker_is_killed_and_then_set_
     steps = [note["seconds"] for note in system.notes if note["what"] == "clock"]
     assert (len(steps), steps[-1], abs(steps[0]) > system.lease) == (2, 0, True)
     assert all(note["asked"] <= note["at"] for note in system.notes if note["what"] == "clock")
-    assert system.store.final().left == []
+    assert final_state(system.store).left == []
 
 
 def test_a_clock_that_a_fault_has_set_is_right_again_once_all_are_over(system: System) -> None:
@@ -447,12 +448,12 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
         mine.write(note)
     lines = list(recording.read(tmp_path))
 
-    verdict = check(lines, [store.final()])
+    verdict = check(lines, [final_state(store)])
 
     assert verdict.passed, verdict
     assert (verdict.acknowledged, verdict.done) == (2, 2)
     (job,) = (line["job"] for line in lines if line["what"] == "start" and line["name"] == "Work")
-    assert check([line for line in lines if line.get("job") != job], [store.final()]).wrong
+    assert check([line for line in lines if line.get("job") != job], [final_state(store)]).wrong
     store.remove()
     store.close()
 
@@ -475,7 +476,7 @@ def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp
     for note in system.notes:
         mine.write(note | {"kept": note.get("job") in asked})
     told = list(lines.read(tmp_path))
-    final = store.final([line["job"] for line in told if line.get("kept")])
+    final = final_state(store, [line["job"] for line in told if line.get("kept")])
 
     verdict = check(told, [final])
 
@@ -485,7 +486,7 @@ def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp
     assert {status.ending for status in final.statuses.values()} == {Ending.COMPLETED, Ending.NOT_FOUND}
     for job in asked:
         store.run("DEL", f"{store.prefix}outcome:{job}")
-    assert len(check(told, [store.final(asked)]).wrong) == 2
+    assert len(check(told, [final_state(store, asked)]).wrong) == 2
     (child,) = (line["job"] for line in told if line["what"] == "follow-up" and line["attempt"] == 2)
     without = [line for line in told if line.get("job") != child or line["what"] == "follow-up"]
     assert check(without, [final]).lost == [child]
@@ -511,7 +512,7 @@ def test_who_waits_for_a_job_that_has_gone_is_left_behind(target: Server) -> Non
     store = Store(target.url, f"q-{random.randrange(10**9)}")
     store.run("HSET", f"{store.prefix}waiters", "gone", "a-process")
 
-    assert "1 jobs in waiters" in store.final().left
+    assert "1 jobs in waiters" in final_state(store).left
     store.remove()
     store.close()
 
@@ -670,7 +671,7 @@ def test_workers_go_on_after_their_server_has_lost_its_data(
 ) -> None:
     monkeypatch.setattr(data_loss, "_TIMES", 1)
 
-    assert data_loss.lose_data(tmp_path / "emptied", seed=7) == []
+    assert data_loss.lose_data(tmp_path / "data-loss", seed=7) == []
 
 
 def test_a_job_that_was_started_twice_after_the_loss_is_found(system: System, tmp_path: Path) -> None:

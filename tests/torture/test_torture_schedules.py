@@ -23,12 +23,13 @@ from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.checker import check
 from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.fleet import schedules
+from redisjobs.torture.fleet.final import FinalState, Letter, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.hosts import HOSTS, Host, Kind
 from redisjobs.torture.fleet.jobs import Tick
 from redisjobs.torture.fleet.jobs import queue as jobs_queue
 from redisjobs.torture.fleet.rules import OTHER_RULE
-from redisjobs.torture.fleet.store import FinalState, Letter, Store, through
+from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.network import CutFire, LateFire
 from redisjobs.torture.nemesis.processes import FreezeInTurn, RollBack
@@ -351,7 +352,7 @@ def test_schedules_are_behind_until_they_are_fired_and_fire_nothing_once_they_ar
 
     began = system.store.time()
     anyio.run(run)
-    final = system.store.final()
+    final = final_state(system.store)
     assert {info.name: (info.accuracy, info.declared) for info in final.schedules} == {
         schedules.ALL: (Accuracy.ALL, True),
         schedules.LATEST: (Accuracy.LATEST, False),

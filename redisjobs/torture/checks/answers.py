@@ -11,7 +11,7 @@ from redisjobs.events.recording import Line
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.torture.checks.causes import noticed_by
 from redisjobs.torture.checks.histories import History, Key
-from redisjobs.torture.fleet.store import FinalState
+from redisjobs.torture.fleet.final import FinalState
 
 _TOLD = 5.0  # seconds after a job's end in which those who wait learn of it, without a fault
 _ASKED_AGAIN = 3.0  # seconds after a fault until those who wait listen again and have asked

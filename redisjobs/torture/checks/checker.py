@@ -20,7 +20,7 @@ from redisjobs.torture.checks.slots import misfired, take_as_pushed
 from redisjobs.torture.checks.stops import started_though_stopped
 from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.checks.waits import late
-from redisjobs.torture.fleet.store import FinalState, Letter
+from redisjobs.torture.fleet.final import FinalState, Letter
 
 _LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
 
@@ -109,7 +109,7 @@ class _Judge:
         ]
         self._letters = list(_keyed_letters(histories, final, db))
         self._dead = Counter(key for _, key in self._letters)
-        # Jobs that were on the queue, and those of which no answer says whether they were
+        # Jobs that were on the queue, and those without an answer that says so
         self._arrived = self._maybe = 0
         # Cancels that were answered, and those without an answer
         self._cancelled = self._unknown = 0

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from redisjobs.events import JobsPushed
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.histories import History, Key, Run
-from redisjobs.torture.fleet.store import FinalState
+from redisjobs.torture.fleet.final import FinalState
 
 Pushed = Mapping[tuple[str, int, int], Set[str]]
 """What each run of a parent pushed, by its lease: worker, attempt, delivery."""
@@ -72,7 +72,7 @@ def _of_one(
 
 
 def _may_have_ended_it(parent: History, *, is_dead: bool) -> list[Run]:
-    """Return the runs one of which has ended a job as done; none if it did not end so."""
+    """Return the runs that may have ended a job as done; none if it did not end so."""
     if is_dead or parent.cancelled or any(line["cancelled"] for line in parent.outcomes):
         return []
     done = [run for run in parent.runs if run.done]

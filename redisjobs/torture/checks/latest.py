@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from redisjobs.events.recording import Line
-from redisjobs.torture.fleet.store import FinalState
+from redisjobs.torture.fleet.final import FinalState
 
 _Thing = tuple[int, str]  # a database and a key
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 from redisjobs.model.definition import Accuracy, ms_of, slot_id
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.torture.checks.histories import History, Key
+from redisjobs.torture.fleet.final import FinalState
 from redisjobs.torture.fleet.rules import SPAN
-from redisjobs.torture.fleet.store import FinalState
 
 Slots = Mapping[datetime, History]
 """The jobs of one schedule by their slots."""

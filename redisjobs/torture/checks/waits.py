@@ -50,7 +50,7 @@ def late(histories: Mapping[Key, History], lines: Sequence[Line], leases: Leases
         if seconds > longest:
             yield (
                 f"{history.label} ({history.name}) waited for {run.at - since:.1f} s, "
-                f"for {seconds:.1f} s of which a worker had a slot free"
+                f"and a worker had a slot free for {seconds:.1f} s"
             )
 
 

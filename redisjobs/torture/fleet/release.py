@@ -29,7 +29,7 @@ class Release:
         self._marks = [""]  # the text that each release so far has added to its scripts
 
     def shas(self, script: str, *, careful: bool = False) -> list[str]:
-        """Return the SHAs of a script in each release so far; `careful`: of the form that a full server refuses."""
+        """Return the SHAs of a script in each release so far; `careful`: as a full server refuses it."""
         sent = scripts.script(script).careful if careful else scripts.script(script)
         return [sha1(f"{sent.source}{mark}".encode()).hexdigest() for mark in self._marks]
 

@@ -27,8 +27,8 @@ def _malformed() -> list[Fields]:
         {"parameters": "{}"},
         {"name": "Work"},
         {"name": "", "parameters": "{}", "unknown_since": long_ago},
-        {"name": "Nobody", "parameters": "{}", "unknown_since": long_ago},
-        {"name": b"\x1b[31mNobody\r\n\xff", "parameters": "{}", "unknown_since": long_ago},
+        {"name": "Unknown", "parameters": "{}", "unknown_since": long_ago},
+        {"name": b"\x1b[31mUnknown\r\n\xff", "parameters": "{}", "unknown_since": long_ago},
         {f"field {number}": "x" for number in range(100)},
         {**_WORK, **{f"field {number}": "x" for number in range(1_000)}},
     ]

@@ -79,7 +79,7 @@ class KillHost(ProcessFault):
 
 
 class FreezeWorker(ProcessFault):
-    """SIGSTOP of a worker for so much longer than its lease that it is fenced meanwhile, then SIGCONT.
+    """SIGSTOP of a worker until it is fenced, then SIGCONT.
 
     None with a supervisor is frozen: if the torture is killed meanwhile, the kernel would not end that one.
     """

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from redisjobs.model.changes import Cancel, Delete, Ending, GetStatus, JobStatus, Requeue
-from redisjobs.model.driver import Notification
+from redisjobs.model.driver import Consumer, Notification
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Find
 from redisjobs.model.transitions import (
@@ -108,8 +108,7 @@ async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: D
 
 
 @needs(GetStatus)
-async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
 
     assert await settle(one, await claim_one(one), RESULT) == Reply.OK
@@ -118,9 +117,8 @@ async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, 
 
 @needs(GetStatus)
 async def test_a_result_is_kept_though_only_the_worker_knew_that_it_is_to_be(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "a")
 
     assert await settle(one, await claim_one(one), RESULT) == Reply.OK
@@ -128,8 +126,7 @@ async def test_a_result_is_kept_though_only_the_worker_knew_that_it_is_to_be(
 
 
 @needs(GetStatus)
-async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, one: Consumer) -> None:
     await push(store, *(kept(name) for name in "abcd"), job("e"))
     leases = {lease.job_id: lease for lease in await claim(one)}
     await settle(one, leases["a"], Release())
@@ -148,8 +145,9 @@ async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, worker:
 
 
 @needs(GetStatus)
-async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_worker_that_lost_its_lease_leaves_no_result(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, kept("a"), kept("b"), kept("c"))
     a, b, c = await claim(one)
     await settle(one, a, Release(refund=False))
@@ -167,8 +165,7 @@ async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore,
 
 
 @needs(GetStatus)
-async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
     lease = await claim_one(one)
     await one.exchange([(lease, RESULT)], None, turn=Turn(1, 1))
@@ -180,8 +177,9 @@ async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverSt
 
 
 @needs(GetStatus)
-async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_job_that_is_cancelled_says_so_wherever_it_was(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, kept("delayed", due=After(9000)), kept("ready"))
     for name in ("delayed", "ready"):
         assert await store.driver.change(Cancel(name)) == Reply.CANCELLED
@@ -200,9 +198,8 @@ async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStor
 
 @needs(GetStatus)
 async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_knew_that_this_is_kept(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "a")
     lease = await claim_one(one)
     await store.driver.change(Cancel("a"))
@@ -212,8 +209,7 @@ async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_
 
 
 @needs(GetStatus)
-async def test_a_dead_letter_says_why(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_dead_letter_says_why(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"), job("b"))
     for lease in await claim(one):
         await settle(one, lease, FAILED)
@@ -233,8 +229,7 @@ async def test_a_dead_letter_says_why(store: DriverStore, worker: Open) -> None:
 
 
 @needs(GetStatus)
-async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     await settle(one, await claim_one(one), Ack())
 
@@ -243,9 +238,8 @@ async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, 
 
 @needs(GetStatus)
 async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, kept("a"))
     await settle(one, await claim_one(one), Ack(result=Result(300, b"5")))
     assert (await standing(store)).ending is Ending.COMPLETED
@@ -257,9 +251,8 @@ async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
 @needs(GetStatus)
 @pytest.mark.parametrize("begin", ["push", "requeue"])
 async def test_a_new_life_of_an_id_forgets_how_the_last_one_ended(
-    store: DriverStore, worker: Open, begin: str
+    store: DriverStore, one: Consumer, begin: str
 ) -> None:
-    one = await worker()
     await push(store, kept("a"))
     await settle(one, await claim_one(one), FAILED if begin == "requeue" else RESULT)
 
@@ -284,9 +277,8 @@ ENDS: dict[str, Callable[[DriverStore, Any, Any], Awaitable[Any]]] = {
 @needs(GetStatus)
 @pytest.mark.parametrize("end", ENDS)
 async def test_a_process_that_waits_is_told_once_when_the_job_ends(
-    store: DriverStore, worker: Open, end: str
+    store: DriverStore, one: Consumer, end: str
 ) -> None:
-    one = await worker()
     await push(store, "a", "b")
     a, b = await claim(one)
     async with told(store) as heard, told(store, "other") as others:
@@ -313,9 +305,8 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
 
 @needs(GetStatus)
 async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_asked(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "a")
     lease = await claim_one(one)
     async with told(store, "p1") as first, told(store, "p2") as second, told(store, "p3") as third:
@@ -330,8 +321,7 @@ async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_a
 
 
 @needs(GetStatus)
-async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, one: Consumer) -> None:
     await push(store, *"abcd")
     leases = await claim(one)
     async with told(store) as heard:
@@ -343,8 +333,7 @@ async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, w
 
 
 @needs(GetStatus)
-async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
     async with told(store) as heard:
         await store.driver.change(GetStatus(["a"], "me"))
@@ -358,8 +347,7 @@ async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: Driv
 
 
 @needs(GetStatus)
-async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)
     await store.driver.change(GetStatus(["a"]))  # asks, and does not wait
@@ -378,9 +366,8 @@ SOME = ReportProgress(b'{"fraction":0.5}')
 
 @needs(GetStatus)
 async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_told(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "a", "b")
     a, b = await claim(one)
     async with told(store) as heard:
@@ -399,8 +386,7 @@ async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_t
 
 
 @needs(GetStatus)
-async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", "b", kept("c"))
     a, b, c = await claim(one)
 
@@ -413,8 +399,9 @@ async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, wor
 
 
 @needs(GetStatus)
-async def test_a_worker_that_lost_its_lease_reports_nothing(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_worker_that_lost_its_lease_reports_nothing(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, "a")
     lease = await claim_one(one)
     await settle(one, lease, Release(refund=False))
@@ -438,9 +425,8 @@ REPORTED: dict[str, Settlement] = {
 @pytest.mark.parametrize("delivery", [1, 2])
 @pytest.mark.parametrize("end", REPORTED)
 async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_new_job_of_its_id(
-    store: DriverStore, worker: Open, end: str, delivery: int
+    store: DriverStore, one: Consumer, end: str, delivery: int
 ) -> None:
-    one = await worker()
     await push(store, "a")
     lease = await claim_one(one)
     if delivery == 2:
@@ -463,8 +449,7 @@ async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_
 
 
 @needs(GetStatus)
-async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)
     await settle(one, lease, SOME)
@@ -477,9 +462,8 @@ async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverSt
 @needs(GetStatus)
 @pytest.mark.parametrize("end", ["cancelled while it waits", "done", "failed"])
 async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
-    store: DriverStore, worker: Open, end: str
+    store: DriverStore, one: Consumer, end: str
 ) -> None:
-    one = await worker()
     await push(store, "a")
     lease = await claim_one(one)
     await settle(one, lease, SOME)
@@ -498,8 +482,7 @@ async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
 
 
 @needs(GetStatus)
-async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, one: Consumer) -> None:
     await push(store, "parent")
     settlement = Ack(result=Result(60_000, b"5"), pushes=[job("next")])
 
@@ -512,9 +495,8 @@ async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, 
 
 @needs(GetStatus)
 async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_of_it(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     pushing = Ack(pushes=[job("next")])
     await push(store, "first", "second")
     first, second = await claim(one)

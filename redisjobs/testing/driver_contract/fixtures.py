@@ -50,3 +50,15 @@ async def worker(store: DriverStore) -> AsyncIterator[Open]:
     for consumer in consumers.values():
         await consumer.aclose()
     await store.driver.aclose()
+
+
+@pytest.fixture
+async def one(worker: Open) -> Consumer:
+    """A worker that has joined."""
+    return await worker("w1")
+
+
+@pytest.fixture
+async def two(worker: Open) -> Consumer:
+    """Another worker that has joined."""
+    return await worker("w2")

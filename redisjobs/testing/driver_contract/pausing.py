@@ -73,33 +73,31 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
 
 
 @needs(*STOPS)
-async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(driver: Driver, one: Consumer) -> None:
     await push(driver, named("a"))
-    assert not (await consumer.exchange([], 0)).paused
+    assert not (await one.exchange([], 0)).paused
     assert await driver.change(Pause()) is Reply.OK
     await push(driver, named("b"))
 
-    answer = await consumer.exchange([], 10)
+    answer = await one.exchange([], 10)
     assert (answer.leases, answer.more, answer.paused) == ([], False, True)
-    assert (await consumer.exchange([], 0)).paused
+    assert (await one.exchange([], 0)).paused
     assert await ids(driver) == ["a", "b"]
 
     assert await driver.change(Resume()) is Reply.OK
-    assert await ids_of_claim(consumer) == ["a", "b"]
-    assert not (await consumer.exchange([], 0)).paused
+    assert await ids_of_claim(one) == ["a", "b"]
+    assert not (await one.exchange([], 0)).paused
 
 
 @needs(*STOPS)
 async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
-    driver: Driver, worker: Open
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
     found, until = list[str](), Until()
 
     async def wait() -> None:
         while not until.is_set:
-            found.extend(lease.job_id for lease in await consumer.wait(10, 5, until))
+            found.extend(lease.job_id for lease in await one.wait(10, 5, until))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -114,15 +112,14 @@ async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
 
     assert found[0] == "before"
     assert await ids(driver, State.RUNNING) == sorted(found, key=["high", "before", *"abc", "after"].index)
-    assert [*found, *(await ids_of_claim(consumer))] != []
+    assert [*found, *(await ids_of_claim(one))] != []
     assert (await driver.read(Count())).running == 6
 
 
 @needs(*STOPS)
-async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, one: Consumer) -> None:
     await push(driver, *map(named, "abcd"))
-    a, b, c, d = (await consumer.exchange([], 4)).leases
+    a, b, c, d = (await one.exchange([], 4)).leases
     await driver.change(Pause())
 
     settlements: list[tuple[Lease, Settlement]] = [
@@ -131,12 +128,12 @@ async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, wo
         (c, Release()),
         (d, DeadLetter("failed", "no")),
     ]
-    answer = await consumer.exchange(settlements, 10)
+    answer = await one.exchange(settlements, 10)
     assert (answer.replies, answer.leases, answer.paused) == ([Reply.OK] * 4, [], True)
     assert await ids(driver) == ["c", "b"]
 
     await driver.change(Resume())
-    assert await ids_of_claim(consumer) == ["c", "b"]
+    assert await ids_of_claim(one) == ["c", "b"]
 
 
 @needs(*STOPS)
@@ -176,13 +173,12 @@ async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: Driv
 
 
 @needs(*STOPS)
-async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver: Driver, one: Consumer) -> None:
     await push(driver, named("a"), named("b", "Other"), named("c"), named("d", "Other", priority=Priority.LOW))
     await driver.change(Pause("Work"))
     await push(driver, named("e"), named("f", "Other"), named("high", priority=Priority.HIGH))
 
-    answers = await claims(consumer)
+    answers = await claims(one)
     assert [lease.job_id for answer in answers for lease in answer.leases] == ["b", "f", "d"]
     assert not any(answer.paused for answer in answers)
     assert await ids(driver) == ["high", "a", "c", "e"]
@@ -192,34 +188,32 @@ async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver
     await push(driver, named("g"))
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == ["high", "a", "c", "e", "g"]
+    assert await ids_of_claim(one) == ["high", "a", "c", "e", "g"]
     assert {(await driver.read(Find(job_id))).deliveries for job_id in ("high", "a", "g")} == {1}  # type: ignore[union-attr]
 
 
 @needs(*STOPS)
-async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: Driver, one: Consumer) -> None:
     for start in range(0, 1200, 400):
         await push(driver, *(named(f"paused-{number:04}") for number in range(start, start + 400)))
     await push(driver, named("runs", "Other"))
     await driver.change(Pause("Work"))
 
-    assert await ids_of_claim(consumer, 3) == ["runs"]
+    assert await ids_of_claim(one, 3) == ["runs"]
     assert (await driver.read(Count())).running == 1
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == [f"paused-{number:04}" for number in range(1200)]
+    assert await ids_of_claim(one) == [f"paused-{number:04}" for number in range(1200)]
 
 
 @needs(*STOPS)
-async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, one: Consumer) -> None:
     await driver.change(Pause("Work"))
     found: list[str] = []
 
     async def wait() -> None:
         while "b" not in found:
-            found.extend(lease.job_id for lease in await consumer.wait(10, 5))
+            found.extend(lease.job_id for lease in await one.wait(10, 5))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -271,18 +265,17 @@ async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
 
 @needs(*STOPS)
 async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes_to_it(
-    driver: Driver, worker: Open
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(driver, named("a"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))  # and whoever resumed it dies
 
     tidied = await driver.change(Tidy())
     while tidied.after:
         tidied = await driver.change(Tidy(tidied.after))
-    assert await ids_of_claim(consumer) == ["a"]
+    assert await ids_of_claim(one) == ["a"]
 
 
 # Jobs
@@ -290,14 +283,13 @@ async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes
 
 @needs(*STOPS)
 async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
-    driver: Driver, worker: Open
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(driver, *map(named, "abc"))
     assert await driver.change(Hold("a")) is Reply.HELD
     assert await driver.change(Hold("c")) is Reply.HELD
     assert await driver.change(Hold("a")) is Reply.HELD
-    assert await ids_of_claim(consumer) == ["b"]
+    assert await ids_of_claim(one) == ["b"]
     rows = await rows_of(driver, State.READY, 10)
     assert [(row.job_id, row.held) for row in rows] == [("a", True), ("c", True)]
     assert (await driver.read(FindPauses())).held == 2
@@ -306,7 +298,7 @@ async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
     assert await driver.change(Unhold("a")) is Reply.OK
     assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
     assert await driver.change(Unhold("b")) is Reply.NOT_FOUND
-    assert await ids_of_claim(consumer) == ["a", "d"]
+    assert await ids_of_claim(one) == ["a", "d"]
     row = await driver.read(Find("a"))
     assert row is not None
     assert (row.held, row.deliveries) == (False, 1)
@@ -333,11 +325,10 @@ async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_star
 
 
 @needs(*STOPS)
-async def test_a_hold_says_what_is_true(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_hold_says_what_is_true(driver: Driver, one: Consumer) -> None:
     await push(driver, named("dead"), named("runs"))
-    dead, _ = (await consumer.exchange([], 2)).leases
-    await consumer.exchange([(dead, DeadLetter("failed", "no"))], None)
+    dead, _ = (await one.exchange([], 2)).leases
+    await one.exchange([(dead, DeadLetter("failed", "no"))], None)
 
     assert await driver.change(Hold("runs")) is Reply.RUNNING
     assert await driver.change(Hold("dead")) is Reply.DEAD
@@ -365,29 +356,27 @@ async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
 
 
 @needs(*STOPS)
-async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, one: Consumer) -> None:
     await push(driver, named("a"))
     await driver.change(Hold("a"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     assert await driver.change(Unhold("a")) is Reply.OK
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == ["a"]
+    assert await ids_of_claim(one) == ["a"]
 
 
 @needs(*STOPS)
-async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, one: Consumer) -> None:
     await push(driver, named("held"), named("a"))
     await driver.change(Hold("held"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == ["a"]
+    assert await ids_of_claim(one) == ["a"]
     await driver.change(Cancel("held"))
 
 
@@ -406,21 +395,20 @@ async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
 
 @needs(*STOPS)
 async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not_start(
-    driver: Driver, worker: Open
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(driver, *map(named, "abc"))
-    assert await ids_of_claim(consumer) == ["a", "b", "c"]  # and the consumer never hears of it
+    assert await ids_of_claim(one) == ["a", "b", "c"]  # and the consumer never hears of it
     await driver.change(Cancel("c"))
     await driver.change(Pause("Work"))
 
-    found = await consumer.recover([])
+    found = await one.recover([])
     if found:  # on memory no reply is lost
         assert [lease.job_id for lease in found] == ["a", "b", "c"]
     else:
         await driver.change(Resume("Work"))
         await unpark(driver)
-        assert await ids_of_claim(consumer) == ["a", "b"]
+        assert await ids_of_claim(one) == ["a", "b"]
 
 
 @needs(*STOPS)

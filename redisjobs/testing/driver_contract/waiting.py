@@ -80,21 +80,19 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: DriverStore, work
     assert heard[1].value == "2"
 
 
-async def test_what_came_by_a_wait_that_nobody_heard_is_recovered(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_what_came_by_a_wait_that_nobody_heard_is_recovered(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", job("b", priority=Priority.LOW))
-    await consumer.wait(5, 1)
-    leases = await consumer.recover([])
+    await one.wait(5, 1)
+    leases = await one.recover([])
     assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1), ("b", 1)]
-    assert (await consumer.exchange([(lease, AGAIN) for lease in leases], None)).replies == [Reply.OK] * 2
+    assert (await one.exchange([(lease, AGAIN) for lease in leases], None)).replies == [Reply.OK] * 2
 
 
 @pytest.mark.parametrize(("refund", "deliveries"), [(True, 1), (False, 2)])
 @pytest.mark.parametrize("watch", [False, True])
 async def test_all_that_a_worker_holds_is_released_in_its_place(
-    store: DriverStore, worker: Open, refund: bool, deliveries: int, watch: bool
+    store: DriverStore, one: Consumer, two: Consumer, refund: bool, deliveries: int, watch: bool
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b", "c", job("d", priority=Priority.LOW), "e")
     await claim(one, 2)
     await one.wait(1, 5)
@@ -123,18 +121,16 @@ async def wait_for(consumer: Consumer, do: Callable[[], Awaitable[object]]) -> l
     return leases
 
 
-async def test_a_wait_ends_with_a_push(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
-    leases = await wait_for(consumer, lambda: push(store, "a"))
+async def test_a_wait_ends_with_a_push(store: DriverStore, one: Consumer) -> None:
+    leases = await wait_for(one, lambda: push(store, "a"))
     assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1)]
-    assert await settle(consumer, leases[0], Ack()) is Reply.OK
+    assert await settle(one, leases[0], Ack()) is Reply.OK
 
 
-async def test_a_wait_ends_when_somebody_promotes_a_job(store: DriverStore, worker: Open) -> None:
-    consumer, other = await worker("w1"), await worker("w2")
+async def test_a_wait_ends_when_somebody_promotes_a_job(store: DriverStore, one: Consumer, two: Consumer) -> None:
     await push(store, job("a", due=After(1000), priority=Priority.LOW))
     store.clock.advance(2)
-    leases = await wait_for(consumer, lambda: other.exchange([], 0))
+    leases = await wait_for(one, lambda: two.exchange([], 0))
     assert ids(leases) == ["a"]
     assert (await found(store, "a")).priority is Priority.LOW
 
@@ -151,16 +147,15 @@ async def test_a_wait_for_nothing_ends_after_its_time(store: DriverStore, worker
         assert await (await worker()).wait(10, 0.01) == []
 
 
-async def test_a_cancelled_wait_loses_nothing(store: DriverStore, worker: Open) -> None:
-    consumer, other = await worker("w1"), await worker("w2")
+async def test_a_cancelled_wait_loses_nothing(store: DriverStore, one: Consumer, two: Consumer) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(consumer.wait, 10, 5)
+        tasks.start_soon(one.wait, 10, 5)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
     await push(store, "a")
-    await consumer.release(refund=True, watch=False)
-    assert [(lease.job_id, lease.deliveries) for lease in await claim(other)] == [("a", 1)]
+    await one.release(refund=True, watch=False)
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 1)]
 
 
 async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(

@@ -208,6 +208,7 @@ VERBS: dict[str, Callable[[], None]] = {
     "RetryLater": _settling("RetryLater"),
     "Release": _settling("Release"),
     "DeadLetter": _settling("DeadLetter"),
+    "ReportProgress": _settling("ReportProgress"),
     "turns": _missing(MemoryConsumer, "exchange", without=lambda *_, turn=None, **__: turn is not None),
     "Scan": _asked("Scan", "read"),
     "Count": _asked("Count", "read"),

@@ -172,10 +172,13 @@ BUILT = {
     "asking": ["the sync driver", "GetBacklog", "ChangeMany", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "limiting": ["SetLimit", "FindLimits"],
+    "pacing": [],
+    "lining_up": [],
     "unique_keys": ["on_conflict"],
     "following": ["pushes"],
     "sharing": ["listen of a driver"],
     "awaiting": ["GetStatus"],
+    "reporting": ["ReportProgress"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

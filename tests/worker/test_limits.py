@@ -36,7 +36,7 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.queries import Count, FindLimits
 from redisjobs.model.transitions import Ack, NewJob, Release
 from redisjobs.testing.driver_contract.acts import rows_of
-from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
+from redisjobs.testing.driver_contract.limit_acts import all_limits, claim, job_ids, limit, limited, push
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.timer import Promoter
 

@@ -15,6 +15,7 @@ from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Filter, Group, GroupDead, Scan
 from redisjobs.model.transitions import After
 from redisjobs.queue import JobQueue
+from redisjobs.testing.driver_contract.acts import job
 from redisjobs.testing.driver_contract.scanning import (
     EXPIRED,
     FAILED,
@@ -22,7 +23,6 @@ from redisjobs.testing.driver_contract.scanning import (
     end,
     found,
     groups,
-    job,
     push,
     scan,
     work,

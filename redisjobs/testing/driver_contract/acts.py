@@ -1,11 +1,14 @@
 """What the tests of the contract do: push, claim, settle, beat, and bring a job into each state."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
+
 from redisjobs.model.changes import Cancel, Delete
-from redisjobs.model.driver import Beat, Consumer, Driver, Fenced
+from redisjobs.model.driver import Beat, Consumer, Driver, Fenced, Notification
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Counts, Find, Row, Scan
 from redisjobs.model.transitions import (
@@ -25,6 +28,7 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.testing.store import DriverStore
 
+Hear = Callable[[Notification], None]
 Open = Callable[..., Awaitable[Consumer]]
 FAILED = DeadLetter("failed", "ValueError: no", "the traceback", "ValueError", "0123456789ab")
 AGAIN = RetryLater(After(0), {"attempt": "2"})
@@ -33,8 +37,8 @@ LATER = RetryLater(After(5000), {"attempt": "2"})
 PRIORITIES = list(Priority)
 
 
-def job(job_id: str, **options: Any) -> NewJob:
-    return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)
+def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", name, "parameters", parameters], **options)
 
 
 def another(job_id: str, **options: Any) -> NewJob:
@@ -82,6 +86,31 @@ class Heart:
     def release(self) -> int:
         """Hand back what a dead worker held."""
         return self.consumer.sync.release(refund=False, watch=True)
+
+
+@asynccontextmanager
+async def listening(listen: Callable[[Hear], Coroutine[Any, Any, None]]) -> AsyncIterator[list[Notification]]:
+    """Collect what is heard while the block runs, from `subscribed` on."""
+    heard: list[Notification] = []
+    subscribed = anyio.Event()
+
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
+        subscribed.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen, hear)
+        with anyio.fail_after(5):
+            await subscribed.wait()
+        yield heard
+        tasks.cancel_scope.cancel()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds, which other tasks bring about."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.005)
 
 
 async def take_over(heir: Consumer) -> Reclaimed:

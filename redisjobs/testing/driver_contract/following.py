@@ -1,6 +1,7 @@
 """Jobs that push others as they end: all of it in one step, or none of it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer
@@ -37,7 +38,7 @@ async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverSto
     one = await worker()
     await push(store, "parent")
     lease = await claim_one(one)
-    options = {"unique": "key", "expires_in_ms": 5000}
+    options: dict[str, Any] = {"unique": "key", "expires_in_ms": 5000}
 
     answer = await finish_with(
         one, lease, job("now", priority=Priority.HIGH, **options), job("later", due=After(4000)), job("last")

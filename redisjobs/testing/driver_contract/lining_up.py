@@ -1,8 +1,5 @@
 """Jobs over a limit wait in lines, one for each name and key."""
 
-from collections.abc import Awaitable, Callable
-
-import anyio
 import pytest
 
 from redisjobs.model.changes import Cancel, Hold, Pause, Resume, Tidy, Unhold
@@ -10,7 +7,7 @@ from redisjobs.model.driver import Consumer, Driver, Notification
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import Count, Scan
 from redisjobs.model.transitions import Ack, After, Reply
-from redisjobs.testing.driver_contract.acts import Open, outlive, row_of, rows_of
+from redisjobs.testing.driver_contract.acts import Open, eventually, listening, outlive, row_of, rows_of
 from redisjobs.testing.driver_contract.limit_acts import (
     LIMITS,
     PAUSES,
@@ -234,30 +231,6 @@ async def test_after_a_look_at_many_lines_of_which_none_can_go_on_the_next_look_
     assert await turns(driver) == [None] * 120
 
 
-async def told_by(
-    store: DriverStore, driver: Driver, ear: Consumer, act: Callable[[], Awaitable[object]]
-) -> list[Notification]:
-    """What a worker hears of what is done."""
-    heard, last = list[Notification](), Notification("due", str(store.clock() + 9_000_000))
-    subscribed, over = anyio.Event(), anyio.Event()
-
-    def hear(notification: Notification) -> None:
-        heard.append(notification)
-        subscribed.set()
-        if notification == last:
-            over.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ear.listen, hear)
-        with anyio.fail_after(10):
-            await subscribed.wait()
-            await act()
-            await driver.push([limited("last", due=After(9_000_000))], repeated=False)
-            await over.wait()
-        tasks.cancel_scope.cancel()
-    return heard[1:-1]
-
-
 @needs(*LIMITS, Tidy)
 @pytest.mark.parametrize("how", ["fenced", "tidied"])
 async def test_a_turn_is_told_to_all_where_the_worker_that_was_to_look_may_be_gone(
@@ -268,13 +241,15 @@ async def test_a_turn_is_told_to_all_where_the_worker_that_was_to_look_may_be_go
     await push(driver, *"ab")
     (a,) = await claim(one)
     assert (await one.exchange([(a, Ack())], None)).replies == [Reply.OK]
-    turn = Notification("due", str(store.clock()))
+    last_ms = store.clock() + 9_000_000
 
-    async def act() -> None:
+    async with listening(two.listen) as heard:
         if how == "fenced":
             assert list((await outlive(store, two)).fenced) == ["w1"]
         else:
             await tidy(driver)
+        await push(driver, limited("last", due=After(9_000_000)))
+        await eventually(lambda: heard[-1].value == str(last_ms))
 
-    assert await told_by(store, driver, two, act) == [turn]
+    assert heard[1:-1] == [Notification("due", str(last_ms - 9_000_000))]
     assert job_ids(await claim(two)) == ["b"]

@@ -1,8 +1,5 @@
 """What may not start: paused queues and names, and held jobs."""
 
-from collections.abc import Callable
-from typing import Any
-
 import anyio
 import pytest
 
@@ -22,17 +19,13 @@ from redisjobs.model.transitions import (
     RetryLater,
     Settlement,
 )
-from redisjobs.testing.driver_contract.acts import Open, row_of, rows_of
+from redisjobs.testing.driver_contract.acts import Open, eventually, job, row_of, rows_of
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
 pytestmark = pytest.mark.anyio
 
 STOPS = (FindPauses, Hold, Pause, Resume, Unhold, Unpark)
-
-
-def named(job_id: str, name: str = "Work", **options: Any) -> NewJob:
-    return NewJob(job_id, ["name", name, "parameters", "{}"], **options)
 
 
 async def push(driver: Driver, *jobs: NewJob) -> None:
@@ -58,13 +51,6 @@ async def unpark(driver: Driver) -> None:
         after = await driver.change(Unpark(after))
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds, which other tasks bring about."""
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
-
-
 async def ids(driver: Driver, state: State = State.READY) -> list[str]:
     return [row.job_id for row in await rows_of(driver, state, 500)]
 
@@ -74,10 +60,10 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
 
 @needs(*STOPS)
 async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(driver: Driver, one: Consumer) -> None:
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     assert not (await one.exchange([], 0)).paused
     assert await driver.change(Pause()) is Reply.OK
-    await push(driver, named("b"))
+    await push(driver, job("b"))
 
     answer = await one.exchange([], 10)
     assert (answer.leases, answer.more, answer.paused) == ([], False, True)
@@ -101,12 +87,12 @@ async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await push(driver, named("before"))
+        await push(driver, job("before"))
         await eventually(lambda: found)
         await driver.change(Pause())
-        await push(driver, named("high", priority=Priority.HIGH), *map(named, "abc"))
+        await push(driver, job("high", priority=Priority.HIGH), *map(job, "abc"))
         await driver.change(Resume())
-        await push(driver, named("after"))
+        await push(driver, job("after"))
         await eventually(lambda: "after" in found)
         until.set()
 
@@ -118,7 +104,7 @@ async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
 
 @needs(*STOPS)
 async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, one: Consumer) -> None:
-    await push(driver, *map(named, "abcd"))
+    await push(driver, *map(job, "abcd"))
     a, b, c, d = (await one.exchange([], 4)).leases
     await driver.change(Pause())
 
@@ -142,7 +128,7 @@ async def test_a_delayed_job_becomes_ready_while_the_queue_is_paused(
 ) -> None:
     store.clock.advance(0)
     consumer = await worker()
-    await push(driver, named("late", due=After(1000)))
+    await push(driver, job("late", due=After(1000)))
     await driver.change(Pause())
     assert (await consumer.exchange([], 0)).due_in == pytest.approx(1, abs=0.1)
     store.clock.advance(2)
@@ -174,9 +160,9 @@ async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: Driv
 
 @needs(*STOPS)
 async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver: Driver, one: Consumer) -> None:
-    await push(driver, named("a"), named("b", "Other"), named("c"), named("d", "Other", priority=Priority.LOW))
+    await push(driver, job("a"), job("b", "Other"), job("c"), job("d", "Other", priority=Priority.LOW))
     await driver.change(Pause("Work"))
-    await push(driver, named("e"), named("f", "Other"), named("high", priority=Priority.HIGH))
+    await push(driver, job("e"), job("f", "Other"), job("high", priority=Priority.HIGH))
 
     answers = await claims(one)
     assert [lease.job_id for answer in answers for lease in answer.leases] == ["b", "f", "d"]
@@ -185,7 +171,7 @@ async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver
     counts = await driver.read(Count())
     assert ([*counts.ready.values()], counts.running) == ([1, 3, 0], 3)
 
-    await push(driver, named("g"))
+    await push(driver, job("g"))
     await driver.change(Resume("Work"))
     await unpark(driver)
     assert await ids_of_claim(one) == ["high", "a", "c", "e", "g"]
@@ -195,8 +181,8 @@ async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver
 @needs(*STOPS)
 async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: Driver, one: Consumer) -> None:
     for start in range(0, 1200, 400):
-        await push(driver, *(named(f"paused-{number:04}") for number in range(start, start + 400)))
-    await push(driver, named("runs", "Other"))
+        await push(driver, *(job(f"paused-{number:04}") for number in range(start, start + 400)))
+    await push(driver, job("runs", "Other"))
     await driver.change(Pause("Work"))
 
     assert await ids_of_claim(one, 3) == ["runs"]
@@ -217,8 +203,8 @@ async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, one: 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await push(driver, named("a"))
-        await push(driver, named("b", "Other"))
+        await push(driver, job("a"))
+        await push(driver, job("b", "Other"))
 
     assert found == ["b"]
     assert await ids(driver) == ["a"]
@@ -230,7 +216,7 @@ async def test_a_job_that_was_handed_back_or_is_to_run_again_is_passed_over_with
 ) -> None:
     store.clock.advance(0)
     consumer = await worker()
-    await push(driver, named("back"), named("again"), named("lost"))
+    await push(driver, job("back"), job("again"), job("lost"))
     gone = await worker("w2")
     (back, again, _) = (await gone.exchange([], 3)).leases
     await gone.exchange([(back, Release(refund=False)), (again, RetryLater(After(0), {"attempt": "2"}))], None)
@@ -252,7 +238,7 @@ async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
 ) -> None:
     store.clock.advance(0)
     consumer = await worker()
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     (lease,) = (await consumer.exchange([], 1)).leases
     assert await driver.change(Cancel("a")) is Reply.CANCELLING
     await consumer.exchange([(lease, Release())], None)
@@ -267,7 +253,7 @@ async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
 async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes_to_it(
     driver: Driver, one: Consumer
 ) -> None:
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     await driver.change(Pause("Work"))
     assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))  # and whoever resumed it dies
@@ -285,7 +271,7 @@ async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes
 async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
     driver: Driver, one: Consumer
 ) -> None:
-    await push(driver, *map(named, "abc"))
+    await push(driver, *map(job, "abc"))
     assert await driver.change(Hold("a")) is Reply.HELD
     assert await driver.change(Hold("c")) is Reply.HELD
     assert await driver.change(Hold("a")) is Reply.HELD
@@ -294,7 +280,7 @@ async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
     assert [(row.job_id, row.held) for row in rows] == [("a", True), ("c", True)]
     assert (await driver.read(FindPauses())).held == 2
 
-    await push(driver, named("d"))
+    await push(driver, job("d"))
     assert await driver.change(Unhold("a")) is Reply.OK
     assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
     assert await driver.change(Unhold("b")) is Reply.NOT_FOUND
@@ -310,7 +296,7 @@ async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_star
 ) -> None:
     store.clock.advance(0)
     consumer = await worker()
-    await push(driver, named("late", due=After(1000)), named("let go", due=After(1000)))
+    await push(driver, job("late", due=After(1000)), job("let go", due=After(1000)))
     for job_id in ("late", "let go"):
         assert await driver.change(Hold(job_id)) is Reply.HELD
     assert [row.held for row in await rows_of(driver, State.DELAYED, 10)] == [True, True]
@@ -326,7 +312,7 @@ async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_star
 
 @needs(*STOPS)
 async def test_a_hold_says_what_is_true(driver: Driver, one: Consumer) -> None:
-    await push(driver, named("dead"), named("runs"))
+    await push(driver, job("dead"), job("runs"))
     dead, _ = (await one.exchange([], 2)).leases
     await one.exchange([(dead, DeadLetter("failed", "no"))], None)
 
@@ -343,21 +329,21 @@ async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
 ) -> None:
     store.clock.advance(0)
     consumer = await worker()
-    await push(driver, named("a", due=After(1000) if when == "delayed" else None))
+    await push(driver, job("a", due=After(1000) if when == "delayed" else None))
     await driver.change(Hold("a"))
     if when == "parked":
         assert await ids_of_claim(consumer) == []
     assert await driver.change(Cancel("a")) is Reply.CANCELLED
 
     store.clock.advance(120)  # that push is forgotten
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     assert await ids_of_claim(consumer) == ["a"]
     assert (await driver.read(FindPauses())).held == 0
 
 
 @needs(*STOPS)
 async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, one: Consumer) -> None:
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     await driver.change(Hold("a"))
     await driver.change(Pause("Work"))
     assert await ids_of_claim(one) == []
@@ -370,7 +356,7 @@ async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Dr
 
 @needs(*STOPS)
 async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, one: Consumer) -> None:
-    await push(driver, named("held"), named("a"))
+    await push(driver, job("held"), job("a"))
     await driver.change(Hold("held"))
     await driver.change(Pause("Work"))
     assert await ids_of_claim(one) == []
@@ -386,7 +372,7 @@ async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
 ) -> None:
     store.clock.advance(0)
     consumer = await worker()
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     await driver.change(Pause("Work"))
     assert await ids_of_claim(consumer) == []
     store.clock.advance(60)
@@ -397,7 +383,7 @@ async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
 async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not_start(
     driver: Driver, one: Consumer
 ) -> None:
-    await push(driver, *map(named, "abc"))
+    await push(driver, *map(job, "abc"))
     assert await ids_of_claim(one) == ["a", "b", "c"]  # and the consumer never hears of it
     await driver.change(Cancel("c"))
     await driver.change(Pause("Work"))
@@ -416,7 +402,7 @@ async def test_a_job_that_waits_says_what_keeps_it_from_starting(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:
     store.clock.advance(0)
-    await push(driver, named("a"), named("later", due=After(60_000)))
+    await push(driver, job("a"), job("later", due=After(60_000)))
 
     async def why() -> tuple[WhyWaiting | None, WhyWaiting | None]:
         return (await row_of(driver, "a")).why_waiting, (await row_of(driver, "later")).why_waiting

@@ -12,17 +12,13 @@ from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Filter, Group, GroupDead, Row, Scan
 from redisjobs.model.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
-from redisjobs.testing.driver_contract.acts import claim
+from redisjobs.testing.driver_contract.acts import claim, job
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
 FAILED = DeadLetter("failed", "ValueError: no", "a trace", "ValueError", "0123456789ab")
 OTHER = DeadLetter("failed", "KeyError: 'é'", "a trace", "KeyError", "ba9876543210")
 EXPIRED = DeadLetter("expired", "it was not started in time")
-
-
-def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:
-    return NewJob(job_id, ["name", name, "parameters", parameters], **options)
 
 
 async def push(driver: Driver, *jobs: NewJob) -> None:

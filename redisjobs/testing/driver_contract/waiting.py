@@ -1,6 +1,6 @@
 """Waiting for jobs, and hearing of changes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import pytest
@@ -14,10 +14,12 @@ from redisjobs.testing.driver_contract.acts import (
     Open,
     claim,
     claim_one,
+    eventually,
     found,
     ids,
     inherit,
     job,
+    listening,
     outlive,
     push,
     settle,
@@ -32,22 +34,10 @@ async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(
     await push(store, "killer", "unwanted")
     await claim(one)
     await store.driver.change(Cancel("unwanted"))
-    heard: list[Notification] = []
-    subscribed = anyio.Event()
-
-    def hear(notification: Notification) -> None:
-        heard.append(notification)
-        subscribed.set()
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(one.listen, hear)
-            await subscribed.wait()
-            assert await inherit(store, two) == []
-            await push(store, job("last", due=After(60000)))
-            while heard[-1].kind != "due":  # noqa: ASYNC110
-                await anyio.sleep(0.005)
-            tasks.cancel_scope.cancel()
+    async with listening(one.listen) as heard:
+        assert await inherit(store, two) == []
+        await push(store, job("last", due=After(60000)))
+        await eventually(lambda: heard[-1].kind == "due")
 
     assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
     assert heard[1].value == "2"  # as they were handed back: whether they are ended shows in a claim
@@ -59,23 +49,12 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: DriverStore, work
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a", "b")
     await claim(one)
-    heard: list[Notification] = []
-    subscribed = anyio.Event()
-
-    def hear(notification: Notification) -> None:
-        heard.append(notification)
-        subscribed.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(one.listen, hear)
-        await subscribed.wait()
+    async with listening(one.listen) as heard:
         for _ in range(3):
             assert (await outlive(store, two)).released
-        await store.driver.push([job("last", due=After(60000))], repeated=False)
-        with anyio.fail_after(5):
-            while heard[-1].kind != "due":  # noqa: ASYNC110
-                await anyio.sleep(0.005)
-        tasks.cancel_scope.cancel()
+        await push(store, job("last", due=After(60000)))
+        await eventually(lambda: heard[-1].kind == "due")
+
     assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
     assert heard[1].value == "2"
 
@@ -158,46 +137,36 @@ async def test_a_cancelled_wait_loses_nothing(store: DriverStore, one: Consumer,
     assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 1)]
 
 
+def without_workers(heard: Sequence[Notification]) -> list[Notification]:
+    """Leave out what a driver need not tell: workers that come and go."""
+    return [each for each in heard if each.kind not in ("joined", "left")]
+
+
 async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    consumer, heard, waiting = await worker(), list[Notification](), anyio.Event()
-    ear = await worker("w2")
     store.clock.advance(0)
     now_ms = store.clock()
 
-    async def act() -> None:
+    async with listening(two.listen) as heard:
         await push(store, job("a", due=After(5000)), job("b", due=After(9000)))  # the second is not the earliest
         await push(store, "c d", "e", "f")
-        first, *others = await claim(consumer)
+        first, *others = await claim(one)
         await store.driver.change(Cancel("c d"))
-        await settle(consumer, first, Ack(cancelled=True))
+        await settle(one, first, Ack(cancelled=True))
         await store.driver.change(Cancel("b"))
-        await consumer.exchange([(lease, Release()) for lease in others], None)
-        await claim(consumer)
-        await consumer.exchange([(others[0], RetryLater(After(7000))), (others[1], RetryLater(After(3000)))], None)
-        await consumer.release(refund=True, watch=False)  # there is nothing to tell
-        await consumer.open("w3")
+        await one.exchange([(lease, Release()) for lease in others], None)
+        await claim(one)
+        await one.exchange([(others[0], RetryLater(After(7000))), (others[1], RetryLater(After(3000)))], None)
+        await one.release(refund=True, watch=False)  # there is nothing to tell
+        await one.open("w3")
         await push(store, "g")
-        await claim_one(consumer)
-        await consumer.release(refund=True, watch=False)
-
-    def hear(notification: Notification) -> None:
-        if notification.kind in ("joined", "left"):  # a driver need not tell: it is looked for all the same
-            return
-        heard.append(notification)
-        if len(heard) == 1:
-            waiting.set()
-        if len(heard) == 6:
-            tasks.cancel_scope.cancel()
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ear.listen, hear)
-            await waiting.wait()
-            await act()
-            await anyio.sleep_forever()
+        await claim_one(one)
+        await one.release(refund=True, watch=False)
+        await eventually(lambda: len(without_workers(heard)) == 6)
 
     told = [("subscribed", ""), ("due", str(now_ms + 5000)), ("cancel", "c d"), ("released", "2")]
     told += [("due", str(now_ms + 3000)), ("released", "1")]
-    assert heard == [Notification(kind, value) for kind, value in told]
+    assert [each for each in heard if each.kind not in ("joined", "left")] == [
+        Notification(*each) for each in told
+    ]

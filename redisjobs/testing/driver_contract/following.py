@@ -10,7 +10,6 @@ from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Settlement, Turn
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
-    Open,
     another,
     claim,
     claim_one,
@@ -33,9 +32,8 @@ def said(answer: Exchange) -> tuple[Sequence[Reply], dict[int, list[bool]]]:
     return [*answer.replies], {at: [*added] for at, added in answer.added.items()}
 
 
-async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverStore, worker: Open) -> None:
+async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(0)
-    one = await worker()
     await push(store, "parent")
     lease = await claim_one(one)
     options: dict[str, Any] = {"unique": "key", "expires_in_ms": 5000}

@@ -124,16 +124,15 @@ async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, on
 
 @needs(*STOPS)
 async def test_a_delayed_job_becomes_ready_while_the_queue_is_paused(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await push(driver, job("late", due=After(1000)))
     await driver.change(Pause())
-    assert (await consumer.exchange([], 0)).due_in == pytest.approx(1, abs=0.1)
+    assert (await one.exchange([], 0)).due_in == pytest.approx(1, abs=0.1)
     store.clock.advance(2)
 
-    assert (await consumer.exchange([], 10)).leases == []
+    assert (await one.exchange([], 10)).leases == []
     assert await ids(driver) == ["late"]
 
 
@@ -212,39 +211,37 @@ async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, one: 
 
 @needs(*STOPS)
 async def test_a_job_that_was_handed_back_or_is_to_run_again_is_passed_over_with_its_attempts_kept(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer, worker: Open
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await push(driver, job("back"), job("again"), job("lost"))
     gone = await worker("w2")
     (back, again, _) = (await gone.exchange([], 3)).leases
     await gone.exchange([(back, Release(refund=False)), (again, RetryLater(After(0), {"attempt": "2"}))], None)
     await driver.change(Pause("Work"))
     await gone.release(refund=False, watch=False)
-    await consumer.reclaim()
+    await one.reclaim()
 
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))
     await unpark(driver)
-    leases = [lease for answer in await claims(consumer) for lease in answer.leases]
+    leases = [lease for answer in await claims(one) for lease in answer.leases]
     assert {lease.job_id: lease.deliveries for lease in leases} == {"back": 2, "lost": 2, "again": 1}
     assert [lease.fields.get(b"attempt") for lease in leases if lease.job_id == "again"] == [b"2"]
 
 
 @needs(*STOPS)
 async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await push(driver, job("a"))
-    (lease,) = (await consumer.exchange([], 1)).leases
+    (lease,) = (await one.exchange([], 1)).leases
     assert await driver.change(Cancel("a")) is Reply.CANCELLING
-    await consumer.exchange([(lease, Release())], None)
+    await one.exchange([(lease, Release())], None)
     await driver.change(Pause("Work"))
 
-    answers = await claims(consumer)
+    answers = await claims(one)
     assert [each for answer in answers for each in answer.ended] == [("a", Reply.CANCELLED)]
     assert await driver.read(Find("a")) is None
 
@@ -292,10 +289,9 @@ async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
 
 @needs(*STOPS)
 async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_start(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await push(driver, job("late", due=After(1000)), job("let go", due=After(1000)))
     for job_id in ("late", "let go"):
         assert await driver.change(Hold(job_id)) is Reply.HELD
@@ -306,7 +302,7 @@ async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_star
     assert (row.state, row.held, row.due_ms) == (State.DELAYED, True, store.clock() + 1000)
 
     store.clock.advance(2)
-    assert await ids_of_claim(consumer) == ["let go"]
+    assert await ids_of_claim(one) == ["let go"]
     assert [(row.job_id, row.held) for row in (await driver.read(Scan(State.READY))).rows] == [("late", True)]
 
 
@@ -325,19 +321,18 @@ async def test_a_hold_says_what_is_true(driver: Driver, one: Consumer) -> None:
 @pytest.mark.parametrize("when", ["at once", "parked", "delayed"])
 @needs(*STOPS)
 async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
-    store: DriverStore, driver: Driver, worker: Open, when: str
+    store: DriverStore, driver: Driver, one: Consumer, when: str
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await push(driver, job("a", due=After(1000) if when == "delayed" else None))
     await driver.change(Hold("a"))
     if when == "parked":
-        assert await ids_of_claim(consumer) == []
+        assert await ids_of_claim(one) == []
     assert await driver.change(Cancel("a")) is Reply.CANCELLED
 
     store.clock.advance(120)  # that push is forgotten
     await push(driver, job("a"))
-    assert await ids_of_claim(consumer) == ["a"]
+    assert await ids_of_claim(one) == ["a"]
     assert (await driver.read(FindPauses())).held == 0
 
 
@@ -368,13 +363,12 @@ async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, one
 
 @needs(*STOPS)
 async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await push(driver, job("a"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     store.clock.advance(60)
     assert (await driver.read(GetBacklog())).oldest == {}
 

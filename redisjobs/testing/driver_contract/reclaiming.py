@@ -96,10 +96,11 @@ async def test_a_worker_that_beats_between_being_named_and_being_fenced_is_spare
     assert ids(await claim(three)) == ["b"]
 
 
-async def test_to_name_who_may_be_lost_does_nothing_to_them(store: DriverStore, worker: Open) -> None:
+async def test_to_name_who_may_be_lost_does_nothing_to_them(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     """The clock may have been set: who is surely lost is for the caller to know."""
     store.clock.advance(0)
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
     lease = await claim_one(one)
     store.age(60)
@@ -230,56 +231,6 @@ async def test_a_beat_from_before_the_clock_was_set_back_does_not_spare_the_dead
 
     assert jobs == dead
     assert sorted(ids(await claim(heir, 25))) == sorted(names)
-
-
-async def test_one_worker_is_to_look_when_delayed_jobs_are_due_and_who_leaves_is_followed_by_another(
-    store: DriverStore, worker: Open
-) -> None:
-    store.clock.advance(0)
-    one, two, three = [await worker(f"w{number}") for number in range(3)]
-    assert [(await each.reclaim()).promotes for each in (one, two, three, one)] == [True, False, False, True]
-
-    await one.release(refund=True, watch=False)
-
-    assert [(await each.reclaim()).promotes for each in (three, two, three)] == [True, False, True]
-
-
-async def test_who_is_fenced_is_followed_by_another_that_looks_when_delayed_jobs_are_due(
-    store: DriverStore, worker: Open
-) -> None:
-    store.clock.advance(0)
-    one, two = await worker("w1"), await worker("w2")
-    assert (await one.reclaim()).promotes
-    store.age(60)
-    beat(two)
-
-    assert (await take_over(two)).promotes
-
-
-@pytest.mark.parametrize("seconds", [21, -60])
-async def test_another_is_to_look_once_the_one_that_was_has_not_asked_again_for_20_s(
-    store: DriverStore, worker: Open, seconds: float
-) -> None:
-    store.clock.advance(0)
-    one, two = await worker("w1"), await worker("w2")
-    assert [(await each.reclaim()).promotes for each in (one, two)] == [True, False]
-    store.clock.advance(seconds)
-
-    assert [(await each.reclaim()).promotes for each in (two, one)] == [True, False]
-
-
-async def test_a_job_is_late_250_ms_after_it_was_due(store: DriverStore, worker: Open) -> None:
-    store.clock.advance(0)
-    one = await worker("w1")
-    await push(store, job("a", due=After(10_000)))
-    assert not (await one.reclaim()).late
-
-    store.clock.advance(10.2)
-    assert not (await one.reclaim()).late
-    store.clock.advance(0.05)
-    assert (await one.reclaim()).late
-    assert ids(await claim(one, 1)) == ["a"]
-    assert not (await one.reclaim()).late
 
 
 async def test_a_clock_that_was_set_back_spares_who_beats_and_holds_nothing_against_them(

@@ -12,6 +12,7 @@ from redisjobs.model.transitions import Ack, After, Lease, Release, Reply, Retry
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     Open,
+    beat,
     claim,
     claim_one,
     eventually,
@@ -23,6 +24,7 @@ from redisjobs.testing.driver_contract.acts import (
     outlive,
     push,
     settle,
+    take_over,
 )
 from redisjobs.testing.store import DriverStore
 
@@ -170,3 +172,41 @@ async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
     assert [each for each in heard if each.kind not in ("joined", "left")] == [
         Notification(*each) for each in told
     ]
+
+
+# Which worker looks when delayed jobs are due
+
+
+@pytest.mark.parametrize("how", ["leaves", "is fenced", "asks no more", "asks no more, as the clock is set back"])
+async def test_one_worker_is_to_look_when_delayed_jobs_are_due_and_is_followed_by_another(
+    store: DriverStore, one: Consumer, two: Consumer, worker: Open, how: str
+) -> None:
+    store.clock.advance(0)
+    three = await worker("w3")
+    assert [(await each.reclaim()).promotes for each in (one, two, three, one)] == [True, False, False, True]
+
+    match how:
+        case "leaves":
+            await one.release(refund=True, watch=False)
+        case "is fenced":
+            store.age(60)
+            beat(two)
+            beat(three)
+        case _:  # for 20 s
+            store.clock.advance(21 if how == "asks no more" else -60)
+
+    assert (await take_over(two) if how == "is fenced" else await two.reclaim()).promotes
+    assert [(await each.reclaim()).promotes for each in (three, two)] == [False, True]
+
+
+async def test_a_job_is_late_250_ms_after_it_was_due(store: DriverStore, one: Consumer) -> None:
+    store.clock.advance(0)
+    await push(store, job("a", due=After(10_000)))
+    assert not (await one.reclaim()).late
+
+    store.clock.advance(10.2)
+    assert not (await one.reclaim()).late
+    store.clock.advance(0.05)
+    assert (await one.reclaim()).late
+    assert ids(await claim(one, 1)) == ["a"]
+    assert not (await one.reclaim()).late

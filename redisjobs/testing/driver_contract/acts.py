@@ -1,4 +1,4 @@
-"""What the tests of the contract do: push, claim, settle, beat, and bring a job into each state."""
+"""Steps of the contract's tests: push, claim, settle, beat, and bring a job into each state."""
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -47,12 +47,12 @@ def another(job_id: str, **options: Any) -> NewJob:
 
 
 def happened(counts: Counts) -> dict[str, int]:
-    """The counters of a queue, those that are 0 aside."""
+    """Return the counters of a queue that are not 0."""
     return {counter: number for counter, number in counts.totals.items() if number}
 
 
 class Slots:
-    """Starts jobs as a worker does: a few at a time, strictly by priority, and what is over waits."""
+    """Starts jobs as a worker does: a few at a time, strictly by priority; the rest waits."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.started: list[str] = []
@@ -60,7 +60,7 @@ class Slots:
         self._over: list[Lease] = []
 
     async def claim(self, count: int) -> list[str]:
-        """Claim for some slots; the jobs that start."""
+        """Claim for some slots; return the jobs that start."""
         answer = await self._consumer.exchange([], count, waiting=self._over)
         there = sorted([*self._over, *answer.leases], key=lambda lease: lease.rank)
         some = [lease for lease in there if lease.rank <= answer.up_to][:count]
@@ -70,21 +70,21 @@ class Slots:
 
 
 class Heart:
-    """The heartbeats of one worker, from the thread of whoever calls."""
+    """The heartbeats of one worker, from the caller's thread."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self.close = consumer.sync.close
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        """Which of the held jobs are to be cancelled; Fenced where the worker is."""
+        """Return which of the held jobs are to be cancelled; raise Fenced if the worker is."""
         (answer,) = self.consumer.sync.beat(Beat(self.consumer, held, facts))
         if isinstance(answer, Fenced):
             raise answer
         return answer
 
     def release(self) -> int:
-        """Hand back what a dead worker held."""
+        """Release the jobs of a dead worker."""
         return self.consumer.sync.release(refund=False, watch=True)
 
 
@@ -114,7 +114,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 
 async def take_over(heir: Consumer) -> Reclaimed:
-    """Fence each worker whose lease is over, and hand back what fenced ones hold."""
+    """Fence each worker whose lease is over, and release the jobs of fenced ones."""
     return await heir.reclaim((await heir.reclaim()).silent)
 
 
@@ -123,7 +123,7 @@ async def push(store: DriverStore, *jobs: NewJob | str, repeated: bool = False) 
 
 
 async def rows_of(driver: Driver, state: State, limit: int = MOST_JOBS) -> list[Row]:
-    """The first jobs of one state."""
+    """Return the first jobs of one state."""
     rows: list[Row] = []
     after = None
     while after != "" and len(rows) < limit:
@@ -134,7 +134,7 @@ async def rows_of(driver: Driver, state: State, limit: int = MOST_JOBS) -> list[
 
 
 async def row_of(driver: Driver, job_id: str) -> Row:
-    """What is known of a job, which a look at all of its state says as well."""
+    """Return what is known of a job, which a scan of its state says as well."""
     row = await driver.read(Find(job_id))
     assert row is not None
     (listed,) = [each for each in await rows_of(driver, row.state) if each.job_id == job_id]
@@ -144,12 +144,12 @@ async def row_of(driver: Driver, job_id: str) -> Row:
 
 
 async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
-    """Claim as a worker does that has just heard what there is, and asks on for as long as there is more."""
+    """Claim as a worker does that has just learned what is ready, as long as there is more."""
     return (await claim_and_hear(consumer, count, idle=idle))[0]
 
 
 async def claim_and_hear(consumer: Consumer, count: int, *, idle: bool = False) -> tuple[list[Lease], list[Ended]]:
-    """The same; also what was ended instead of claimed."""
+    """Claim likewise; return also what was ended instead of claimed."""
     await consumer.exchange([], 0)
     leases: list[Lease] = []
     ended: list[Ended] = []
@@ -172,7 +172,7 @@ async def settle(consumer: Consumer, lease: Lease, settlement: Settlement) -> Re
 
 
 def beat(consumer: Consumer, *held: Lease) -> list[str]:
-    """Beat as the holder of some jobs; ids of those that somebody has asked to cancel."""
+    """Beat as the holder of some jobs; return the ids of those that are to be cancelled."""
     heart = Heart(consumer)
     try:
         return [lease.job_id for lease in heart.beat(lambda: held, {"host": "here"})]
@@ -181,7 +181,7 @@ def beat(consumer: Consumer, *held: Lease) -> list[str]:
 
 
 async def outlive(store: DriverStore, *living: Consumer) -> Reclaimed:
-    """All other workers fall silent for good; the first of these fences them, and hands back what they hold."""
+    """Let all other workers fall silent; the first of these fences them, and releases their jobs."""
     store.age(60)
     for consumer in living:
         beat(consumer)

@@ -21,7 +21,6 @@ from redisjobs.model.transitions import (
     Ack,
     After,
     DeadLetter,
-    Lease,
     Pushed,
     Release,
     Reply,
@@ -62,12 +61,8 @@ async def put_in_each_state(store: DriverStore) -> None:
     store.clock.advance(0)
     worker = store.driver.consumer("w1", lease=15, max_deliveries=3)
     await worker.open()
-    await store.driver.push(
-        [job(name) for name in ("dead", "back", "done", "unwanted", "running")], repeated=False
-    )
-    leases: dict[str, Lease] = {}
-    while len(leases) < 5:
-        leases |= {lease.job_id: lease for lease in (await worker.exchange([], 5 - len(leases))).leases}
+    await push(store, "dead", "back", "done", "unwanted", "running")
+    leases = {lease.job_id: lease for lease in await claim(worker, 5)}
     settlements: dict[str, Settlement] = {
         "dead": DeadLetter("failed", "ValueError: no"),
         "back": Release(),
@@ -75,7 +70,7 @@ async def put_in_each_state(store: DriverStore) -> None:
     }
     await worker.exchange([(leases[name], settlement) for name, settlement in settlements.items()], None)
     assert await store.driver.change(Cancel("unwanted")) is Reply.CANCELLING
-    await store.driver.push([job("ready"), job("delayed", due=After(5000))], repeated=False)
+    await push(store, "ready", job("delayed", due=After(5000)))
     await worker.aclose()
 
 

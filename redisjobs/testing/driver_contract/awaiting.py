@@ -23,10 +23,9 @@ from redisjobs.testing.driver_contract.acts import (
     push,
     settle,
 )
-from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
+_NEEDS = (GetStatus,)
 
 HOUR = 3_600_000
 RESULT = Ack(result=Result(HOUR, b'{"total":5}'))
@@ -52,7 +51,7 @@ async def ends_by_itself(store: DriverStore, ending: Ending) -> None:
 
 @asynccontextmanager
 async def told(store: DriverStore, process: str = "me") -> AsyncIterator[list[str]]:
-    """What that process is told, while the block runs."""
+    """Collect what that process hears while the block runs."""
     heard: list[str] = []
     subscribed = anyio.Event()
 
@@ -78,7 +77,6 @@ async def until_told(heard: list[str], many: int = 1) -> None:
             await anyio.sleep(0.005)
 
 
-@needs(GetStatus)
 async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: DriverStore, worker: Open) -> None:
     await push(store, kept("a"), job("b"), kept("c", 0, due=After(9000)))
     await push(store, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH))
@@ -94,7 +92,6 @@ async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: D
     assert await standing(store) == JobStatus(Ending.PENDING, "normal", keep=HOUR)
 
 
-@needs(GetStatus)
 async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
 
@@ -102,7 +99,6 @@ async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, 
     assert await standing(store) == JobStatus(Ending.COMPLETED, value=b'{"total":5}')
 
 
-@needs(GetStatus)
 async def test_a_result_is_kept_though_only_the_worker_knew_that_it_is_to_be(
     store: DriverStore, one: Consumer
 ) -> None:
@@ -112,7 +108,6 @@ async def test_a_result_is_kept_though_only_the_worker_knew_that_it_is_to_be(
     assert (await standing(store)).value == b'{"total":5}'
 
 
-@needs(GetStatus)
 async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, one: Consumer) -> None:
     await push(store, *(kept(name) for name in "abcd"), job("e"))
     leases = {lease.job_id: lease for lease in await claim(one)}
@@ -131,7 +126,6 @@ async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, one: Co
     assert standings[4] == JobStatus(Ending.NOT_FOUND)
 
 
-@needs(GetStatus)
 async def test_a_worker_that_lost_its_lease_leaves_no_result(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
@@ -151,7 +145,6 @@ async def test_a_worker_that_lost_its_lease_leaves_no_result(
     assert (await standing(store, "c")).ending is Ending.NOT_FOUND
 
 
-@needs(GetStatus)
 async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
     lease = await claim_one(one)
@@ -163,7 +156,6 @@ async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverSt
     assert (await standing(store)).ending is Ending.PENDING
 
 
-@needs(GetStatus)
 async def test_a_job_that_is_cancelled_says_so_wherever_it_was(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
@@ -183,7 +175,6 @@ async def test_a_job_that_is_cancelled_says_so_wherever_it_was(
     assert standings == [JobStatus(Ending.CANCELLED)] * 5
 
 
-@needs(GetStatus)
 async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_knew_that_this_is_kept(
     store: DriverStore, one: Consumer
 ) -> None:
@@ -195,7 +186,6 @@ async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_
     assert (await standing(store)).ending is Ending.CANCELLED
 
 
-@needs(GetStatus)
 async def test_a_dead_letter_says_why(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"), job("b"))
     for lease in await claim(one):
@@ -215,7 +205,6 @@ async def test_a_dead_letter_says_why(store: DriverStore, one: Consumer) -> None
     assert await store.driver.change(GetStatus(["a", "b"])) == [left, JobStatus(Ending.NOT_FOUND)]
 
 
-@needs(GetStatus)
 async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     await settle(one, await claim_one(one), Ack())
@@ -223,7 +212,6 @@ async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, 
     assert await store.driver.change(GetStatus(["a", "never"], "me")) == [JobStatus(Ending.NOT_FOUND)] * 2
 
 
-@needs(GetStatus)
 async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
     store: DriverStore, one: Consumer
 ) -> None:
@@ -235,7 +223,6 @@ async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
     await ends_by_itself(store, Ending.NOT_FOUND)
 
 
-@needs(GetStatus)
 @pytest.mark.parametrize("begin", ["push", "requeue"])
 async def test_a_new_life_of_an_id_forgets_how_the_last_one_ended(
     store: DriverStore, one: Consumer, begin: str
@@ -261,7 +248,6 @@ ENDS: dict[str, Callable[[DriverStore, Any, Any], Awaitable[Any]]] = {
 }
 
 
-@needs(GetStatus)
 @pytest.mark.parametrize("end", ENDS)
 async def test_a_process_that_waits_is_told_once_when_the_job_ends(
     store: DriverStore, one: Consumer, end: str
@@ -279,7 +265,7 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
         await until_told(heard, 2)
         await until_told(others)
         await push(store, "d")
-        await settle(one, await claim_one(one), RESULT)  # nobody waits for this one
+        await settle(one, await claim_one(one), RESULT)  # no process waits for this one
         await store.driver.change(GetStatus(["b"], "me"))
         await push(store, "c")
         await store.driver.change(GetStatus(["c"], "me"))
@@ -290,7 +276,6 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
     assert others == ["changed b"]
 
 
-@needs(GetStatus)
 async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_asked(
     store: DriverStore, one: Consumer
 ) -> None:
@@ -307,7 +292,6 @@ async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_a
     assert first == second == third == ["changed a"]
 
 
-@needs(GetStatus)
 async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, one: Consumer) -> None:
     await push(store, *"abcd")
     leases = await claim(one)
@@ -319,7 +303,6 @@ async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, o
     assert sorted(heard) == ["changed b", "changed d"]
 
 
-@needs(GetStatus)
 async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
     async with told(store) as heard:
@@ -333,7 +316,6 @@ async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: Driv
     assert heard == ["changed a"]
 
 
-@needs(GetStatus)
 async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)
@@ -348,7 +330,6 @@ async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverSt
     assert store.contents() == after
 
 
-@needs(GetStatus)
 async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, one: Consumer) -> None:
     await push(store, "parent")
     settlement = Ack(result=Result(60_000, b"5"), pushes=[job("next")])

@@ -90,7 +90,7 @@ async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_the
     await claim(one)
     three = await worker("w3")
     await outlive(store, two, three)
-    assert (await three.reclaim(others=True)).others == 0  # it waits, and is nobody's
+    assert (await three.reclaim(others=True)).others == 0  # it waits, and no worker holds it
     await push(store, job("urgent", priority=Priority.HIGH), "b", job("c", priority=Priority.LOW))
 
     (urgent,) = await claim(two, 1, idle=True)

@@ -1,4 +1,4 @@
-"""A worker leaves, begins anew, or asks what it holds."""
+"""A worker leaves, joins again, or asks what it holds."""
 
 import pytest
 

@@ -8,7 +8,7 @@ from redisjobs.model.queries import FindLimits, LimitsFound
 from redisjobs.model.transitions import Lease, NewJob, Reply, Settlement
 
 LIMITS = (FindLimits, SetLimit)
-PAUSES = (*LIMITS, Hold, Pause, Resume, Unhold, Unpark)
+PAUSES = (Hold, Pause, Resume, Unhold, Unpark)
 
 
 def limited(job_id: str, key: str = "", name: str = "Limited", **options: Any) -> NewJob:

@@ -23,10 +23,9 @@ from redisjobs.testing.driver_contract.limit_acts import (
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
+_NEEDS = LIMITS
 
 
-@needs(*LIMITS)
 async def test_no_more_jobs_of_a_name_run_at_once_than_its_limit_says(
     driver: Driver, one: Consumer, two: Consumer
 ) -> None:
@@ -44,7 +43,6 @@ async def test_no_more_jobs_of_a_name_run_at_once_than_its_limit_says(
     assert [lease.deliveries for lease in third] == [1, 1]
 
 
-@needs(*LIMITS)
 async def test_each_key_has_the_limit_of_the_name_for_itself(driver: Driver, one: Consumer) -> None:
     await limit(driver, "max_concurrency=1")
     await push(driver, limited("a1", "a"), limited("a2", "a"), limited("b1", "b b"), limited("b2", "b b"), "none")
@@ -55,7 +53,6 @@ async def test_each_key_has_the_limit_of_the_name_for_itself(driver: Driver, one
     assert job_ids(second) == ["b2"]
 
 
-@needs(*LIMITS)
 @pytest.mark.parametrize(
     "settlement",
     [Ack(), Ack(cancelled=True), LATER, RetryLater(After(0)), Release(), Release(refund=False), FAILED],
@@ -81,7 +78,6 @@ async def test_however_a_job_ends_its_share_is_free_for_the_next_in_line(
     assert len((await all_limits(driver)).running) == 1
 
 
-@needs(*LIMITS)
 async def test_a_job_that_counts_for_max_concurrency_is_not_to_be_settled_while_its_thread_runs(
     store: DriverStore, driver: Driver, one: Consumer, two: Consumer
 ) -> None:
@@ -107,7 +103,6 @@ async def test_a_job_that_counts_for_max_concurrency_is_not_to_be_settled_while_
     assert await settle(one, counted, Lingers(Ack())) is Reply.LEASE_LOST
 
 
-@needs(*LIMITS)
 async def test_a_settlement_that_is_sent_again_gives_no_share_up_that_another_job_has_by_then(
     driver: Driver, one: Consumer
 ) -> None:
@@ -122,7 +117,6 @@ async def test_a_settlement_that_is_sent_again_gives_no_share_up_that_another_jo
     assert [job_id for _, _, job_id in (await all_limits(driver)).running] == ["b"]
 
 
-@needs(*LIMITS)
 @pytest.mark.parametrize("is_lost", [False, True], ids=["ended", "lost"])
 async def test_a_worker_that_ends_or_is_lost_gives_its_shares_back(
     store: DriverStore, driver: Driver, one: Consumer, two: Consumer, is_lost: bool
@@ -143,7 +137,6 @@ async def test_a_worker_that_ends_or_is_lost_gives_its_shares_back(
     assert [worker for _, worker, _ in (await all_limits(driver)).running] == ["w2"]
 
 
-@needs(*LIMITS)
 async def test_a_job_that_has_to_run_alone_waits_for_its_share_as_well(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:
@@ -165,7 +158,6 @@ async def test_a_job_that_has_to_run_alone_waits_for_its_share_as_well(
     assert (await all_limits(driver)).running == []
 
 
-@needs(*LIMITS)
 async def test_a_read_that_waits_brings_none_over_the_limit(driver: Driver, one: Consumer) -> None:
     await limit(driver, "max_concurrency=1")
     got, until = list[str](), Until()
@@ -186,7 +178,6 @@ async def test_a_read_that_waits_brings_none_over_the_limit(driver: Driver, one:
     assert [count for _, count, _ in (await all_limits(driver)).lines] == [2]
 
 
-@needs(*LIMITS)
 async def test_a_job_that_was_delivered_into_a_lost_reply_is_found_again_with_its_share(
     driver: Driver, one: Consumer
 ) -> None:
@@ -202,7 +193,6 @@ async def test_a_job_that_was_delivered_into_a_lost_reply_is_found_again_with_it
     assert job_ids(await claim(one, (again, Ack()))) == ["b"]
 
 
-@needs(*LIMITS)
 async def test_a_dead_letter_that_is_requeued_is_under_the_limit_again(driver: Driver, one: Consumer) -> None:
     await limit(driver, "max_concurrency=1")
     await push(driver, *"ab")
@@ -230,7 +220,7 @@ async def test_a_job_that_is_parked_holds_no_share(driver: Driver, one: Consumer
     assert job_ids(await claim(one, (b, Ack()))) == ["a"]
 
 
-@needs(*LIMITS, Tidy)
+@needs(Tidy)
 async def test_tidying_takes_no_share_from_a_job_that_runs(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -248,7 +238,6 @@ async def test_tidying_takes_no_share_from_a_job_that_runs(
 # To set and to remove
 
 
-@needs(*LIMITS)
 async def test_a_limit_that_is_raised_lowered_or_removed_counts_at_once(driver: Driver, one: Consumer) -> None:
     await limit(driver, "max_concurrency=1")
     await push(driver, *"abcdefgh")
@@ -271,7 +260,6 @@ async def test_a_limit_that_is_raised_lowered_or_removed_counts_at_once(driver: 
     assert (await all_limits(driver)).running == []
 
 
-@needs(*LIMITS)
 async def test_jobs_that_run_when_their_limit_is_set_are_counted_and_none_is_stopped(
     driver: Driver, one: Consumer
 ) -> None:
@@ -286,7 +274,6 @@ async def test_jobs_that_run_when_their_limit_is_set_are_counted_and_none_is_sto
     assert [bucket for bucket, _, _ in (await all_limits(driver)).running] == ["Limited", "Limited", "Limited key"]
 
 
-@needs(*LIMITS)
 async def test_of_a_limit_that_is_removed_a_long_line_goes_on_to_its_end(driver: Driver, one: Consumer) -> None:
     await limit(driver, "max_concurrency=1")
     await push(driver, *(f"{number:04}" for number in range(1200)))
@@ -300,7 +287,6 @@ async def test_of_a_limit_that_is_removed_a_long_line_goes_on_to_its_end(driver:
     assert job_ids(leases) == [f"{number:04}" for number in range(1200)]
 
 
-@needs(*LIMITS)
 async def test_a_limit_of_many_keys_is_removed_in_steps(driver: Driver, one: Consumer) -> None:
     await limit(driver, "max_concurrency=1")
     await push(driver, *(limited(f"{way}{number}", f"k{number}") for way in "ab" for number in range(600)))

@@ -23,10 +23,9 @@ from redisjobs.testing.driver_contract.limit_acts import (
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
+_NEEDS = LIMITS
 
 
-@needs(*LIMITS)
 async def test_a_job_of_a_line_keeps_its_place_before_what_came_after_it(driver: Driver, one: Consumer) -> None:
     await limit(driver, "max_concurrency=1")
     low, high = {"priority": Priority.LOW}, {"priority": Priority.HIGH}
@@ -43,7 +42,6 @@ async def test_a_job_of_a_line_keeps_its_place_before_what_came_after_it(driver:
     assert order == ["high", "a", "b", "c", "late", "low"]
 
 
-@needs(*LIMITS)
 async def test_what_waits_in_line_is_ready_and_is_found_listed_and_counted_so(
     driver: Driver, one: Consumer, two: Consumer
 ) -> None:
@@ -61,7 +59,6 @@ async def test_what_waits_in_line_is_ready_and_is_found_listed_and_counted_so(
     assert (await two.reclaim(others=True)).others == 2
 
 
-@needs(*LIMITS)
 async def test_it_is_told_what_has_limits_who_holds_shares_and_what_waits(
     driver: Driver, one: Consumer, two: Consumer
 ) -> None:
@@ -79,7 +76,6 @@ async def test_it_is_told_what_has_limits_who_holds_shares_and_what_waits(
     assert told.running == [("Limited", "w1", "a"), ("Limited key", "w1", "k1")]
 
 
-@needs(*LIMITS)
 async def test_a_job_that_is_cancelled_in_line_is_gone_and_the_next_one_starts(
     driver: Driver, one: Consumer
 ) -> None:
@@ -98,7 +94,6 @@ async def test_a_job_that_is_cancelled_in_line_is_gone_and_the_next_one_starts(
     assert job_ids(await claim(one)) == ["e"]
 
 
-@needs(*LIMITS)
 async def test_a_job_that_leaves_its_line_to_wait_until_it_can_run_alone_lets_the_next_one_start(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:
@@ -165,7 +160,6 @@ async def test_of_a_paused_queue_no_line_moves_until_it_is_resumed(driver: Drive
 # When a worker looks
 
 
-@needs(*LIMITS)
 async def test_a_settlement_without_a_claim_says_nothing_of_turns_where_nobody_waits(
     driver: Driver, one: Consumer
 ) -> None:
@@ -176,7 +170,7 @@ async def test_a_settlement_without_a_claim_says_nothing_of_turns_where_nobody_w
     assert not (await one.exchange([(lease, Ack())], None)).turns
 
 
-@needs(*LIMITS, Tidy)
+@needs(Tidy)
 async def test_tidying_lets_nobody_look_before_the_next_of_a_line_may_start(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -194,7 +188,7 @@ async def test_tidying_lets_nobody_look_before_the_next_of_a_line_may_start(
     assert (await one.exchange([], 9)).due_in == 3539
 
 
-@needs(*LIMITS, Tidy)
+@needs(Tidy)
 async def test_a_line_goes_on_however_many_others_wait_for_their_rate(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -216,7 +210,6 @@ async def test_a_line_goes_on_however_many_others_wait_for_their_rate(
     assert ran == ["z0", "z1", "z2", "z3"]
 
 
-@needs(*LIMITS)
 async def test_after_a_look_at_many_lines_of_which_none_can_go_on_the_next_look_is_at_once(
     driver: Driver, one: Consumer, two: Consumer
 ) -> None:
@@ -231,7 +224,7 @@ async def test_after_a_look_at_many_lines_of_which_none_can_go_on_the_next_look_
     assert await turns(driver) == [None] * 120
 
 
-@needs(*LIMITS, Tidy)
+@needs(Tidy)
 @pytest.mark.parametrize("how", ["fenced", "tidied"])
 async def test_a_turn_is_told_to_all_where_the_worker_that_was_to_look_may_be_gone(
     store: DriverStore, driver: Driver, one: Consumer, two: Consumer, how: str

@@ -112,13 +112,13 @@ async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_i
         assert list(heart.beat(lambda: leases, {})) == []
         assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
 
-        assert list(heart.beat(list, {})) == []  # it was delivered, and nobody has seen it yet
+        assert list(heart.beat(list, {})) == []  # it was delivered, and the worker has not seen it yet
         assert ids(list(heart.beat(lambda: leases, {}))) == ["b"]
 
         assert await store.driver.change(Cancel("c")) is Reply.CANCELLING
         assert "c" in ids(list(heart.beat(lambda: leases, {})))
     assert beat(two, *theirs) == []
-    assert beat(one, *leases) == ["b", "c"]  # who begins to listen only now is told, too
+    assert beat(one, *leases) == ["b", "c"]  # one that begins to listen only now hears it too
 
 
 async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(

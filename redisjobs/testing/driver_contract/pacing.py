@@ -12,10 +12,9 @@ from redisjobs.testing.driver_contract.limit_acts import LIMITS, all_limits, cla
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
+_NEEDS = LIMITS
 
 
-@needs(*LIMITS)
 async def test_no_more_jobs_start_in_a_time_than_the_rate_says_after_a_burst(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -35,7 +34,7 @@ async def test_no_more_jobs_start_in_a_time_than_the_rate_says_after_a_burst(
     assert started == ["c", "d", "e", "f"]
 
 
-@needs(*LIMITS, Tidy)
+@needs(Tidy)
 @pytest.mark.parametrize("seed", range(5))
 async def test_whatever_happens_no_more_jobs_start_in_any_time_than_the_rate_says(
     store: DriverStore, driver: Driver, worker: Open, seed: int
@@ -72,7 +71,6 @@ async def test_whatever_happens_no_more_jobs_start_in_any_time_than_the_rate_say
             assert later_ms - at_ms >= (more - burst + 1) * every_ms
 
 
-@needs(*LIMITS)
 async def test_an_answer_tells_when_the_next_in_line_may_start_by_its_rate(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -88,7 +86,6 @@ async def test_an_answer_tells_when_the_next_in_line_may_start_by_its_rate(
     assert (await all_limits(driver)).lines == [("Limited", 1, store.clock() + 10_000)]
 
 
-@needs(*LIMITS)
 @pytest.mark.parametrize(
     ("rate", "at_once", "of_second"), [("1/s", 1, 2), ("6/s", 1, 7), ("10/s", 2, 11), ("100/s", 11, 109)]
 )
@@ -107,7 +104,6 @@ async def test_a_rate_without_a_burst_is_smooth(
     assert len(started) == of_second
 
 
-@needs(*LIMITS)
 async def test_a_start_that_is_up_to_a_tenth_of_a_second_late_costs_no_rate(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -122,7 +118,6 @@ async def test_a_start_that_is_up_to_a_tenth_of_a_second_late_costs_no_rate(
     assert len(started) == 1 + int((100 * 0.07 + 0.1) / 0.2)
 
 
-@needs(*LIMITS)
 async def test_a_burst_is_whole_again_after_a_rest_and_no_larger(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -136,7 +131,6 @@ async def test_a_burst_is_whole_again_after_a_rest_and_no_larger(
     assert job_ids(await claim(one)) == ["d", "e", "f"]
 
 
-@needs(*LIMITS)
 @pytest.mark.parametrize(
     ("settlement", "starts"),
     [(Release(), ["a"]), (Release(refund=False), []), (RetryLater(After(0)), [])],
@@ -156,7 +150,7 @@ async def test_a_start_that_was_given_back_does_not_count_and_that_of_a_run_that
         assert job_ids(await claim(one)) == ["a"]
 
 
-@needs(*LIMITS, Tidy)
+@needs(Tidy)
 async def test_a_clock_that_was_set_back_stops_no_line_for_longer_than_a_burst_takes(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -172,7 +166,6 @@ async def test_a_clock_that_was_set_back_stops_no_line_for_longer_than_a_burst_t
     assert job_ids(await claim(one)) == ["c"]
 
 
-@needs(*LIMITS)
 async def test_a_rate_and_a_number_at_once_hold_both(store: DriverStore, driver: Driver, one: Consumer) -> None:
     store.clock.advance(0)
     await limit(driver, "max_concurrency=2 rate=6/m burst=1")
@@ -189,7 +182,6 @@ async def test_a_rate_and_a_number_at_once_hold_both(store: DriverStore, driver:
     assert (c.job_id, job_ids(await claim(one))) == ("c", ["d"])
 
 
-@needs(*LIMITS)
 async def test_a_rate_that_is_raised_counts_from_its_first_start_on(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:

@@ -20,12 +20,9 @@ from redisjobs.model.transitions import (
     Settlement,
 )
 from redisjobs.testing.driver_contract.acts import Open, eventually, job, row_of, rows_of
-from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
-
-STOPS = (FindPauses, Hold, Pause, Resume, Unhold, Unpark)
+_NEEDS = (FindPauses, Hold, Pause, Resume, Unhold, Unpark)
 
 
 async def push(driver: Driver, *jobs: NewJob) -> None:
@@ -58,7 +55,6 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
 # A queue
 
 
-@needs(*STOPS)
 async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(driver: Driver, one: Consumer) -> None:
     await push(driver, job("a"))
     assert not (await one.exchange([], 0)).paused
@@ -75,7 +71,6 @@ async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(driver
     assert not (await one.exchange([], 0)).paused
 
 
-@needs(*STOPS)
 async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
     driver: Driver, one: Consumer
 ) -> None:
@@ -102,7 +97,6 @@ async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
     assert (await driver.read(Count())).running == 6
 
 
-@needs(*STOPS)
 async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, one: Consumer) -> None:
     await push(driver, *map(job, "abcd"))
     a, b, c, d = (await one.exchange([], 4)).leases
@@ -122,7 +116,6 @@ async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, on
     assert await ids_of_claim(one) == ["c", "b"]
 
 
-@needs(*STOPS)
 async def test_a_delayed_job_becomes_ready_while_the_queue_is_paused(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -136,7 +129,6 @@ async def test_a_delayed_job_becomes_ready_while_the_queue_is_paused(
     assert await ids(driver) == ["late"]
 
 
-@needs(*STOPS)
 async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: DriverStore, driver: Driver) -> None:
     store.clock.advance(0)
     assert await driver.read(FindPauses()) == Pauses(None, {}, 0)
@@ -157,7 +149,6 @@ async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: Driv
 # Names
 
 
-@needs(*STOPS)
 async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver: Driver, one: Consumer) -> None:
     await push(driver, job("a"), job("b", "Other"), job("c"), job("d", "Other", priority=Priority.LOW))
     await driver.change(Pause("Work"))
@@ -177,7 +168,6 @@ async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver
     assert {(await driver.read(Find(job_id))).deliveries for job_id in ("high", "a", "g")} == {1}  # type: ignore[union-attr]
 
 
-@needs(*STOPS)
 async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: Driver, one: Consumer) -> None:
     for start in range(0, 1200, 400):
         await push(driver, *(job(f"paused-{number:04}") for number in range(start, start + 400)))
@@ -191,7 +181,6 @@ async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: 
     assert await ids_of_claim(one) == [f"paused-{number:04}" for number in range(1200)]
 
 
-@needs(*STOPS)
 async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, one: Consumer) -> None:
     await driver.change(Pause("Work"))
     found: list[str] = []
@@ -209,7 +198,6 @@ async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, one: 
     assert await ids(driver) == ["a"]
 
 
-@needs(*STOPS)
 async def test_a_job_that_was_handed_back_or_is_to_run_again_is_passed_over_with_its_attempts_kept(
     store: DriverStore, driver: Driver, one: Consumer, worker: Open
 ) -> None:
@@ -230,7 +218,6 @@ async def test_a_job_that_was_handed_back_or_is_to_run_again_is_passed_over_with
     assert [lease.fields.get(b"attempt") for lease in leases if lease.job_id == "again"] == [b"2"]
 
 
-@needs(*STOPS)
 async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -246,14 +233,13 @@ async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
     assert await driver.read(Find("a")) is None
 
 
-@needs(*STOPS)
 async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes_to_it(
     driver: Driver, one: Consumer
 ) -> None:
     await push(driver, job("a"))
     await driver.change(Pause("Work"))
     assert await ids_of_claim(one) == []
-    await driver.change(Resume("Work"))  # and whoever resumed it dies
+    await driver.change(Resume("Work"))  # and the process that resumed it dies
 
     tidied = await driver.change(Tidy())
     while tidied.after:
@@ -264,7 +250,6 @@ async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes
 # Jobs
 
 
-@needs(*STOPS)
 async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
     driver: Driver, one: Consumer
 ) -> None:
@@ -287,7 +272,6 @@ async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
     assert (row.held, row.deliveries) == (False, 1)
 
 
-@needs(*STOPS)
 async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_start(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -306,7 +290,6 @@ async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_star
     assert [(row.job_id, row.held) for row in (await driver.read(Scan(State.READY))).rows] == [("late", True)]
 
 
-@needs(*STOPS)
 async def test_a_hold_says_what_is_true(driver: Driver, one: Consumer) -> None:
     await push(driver, job("dead"), job("runs"))
     dead, _ = (await one.exchange([], 2)).leases
@@ -314,12 +297,11 @@ async def test_a_hold_says_what_is_true(driver: Driver, one: Consumer) -> None:
 
     assert await driver.change(Hold("runs")) is Reply.RUNNING
     assert await driver.change(Hold("dead")) is Reply.DEAD
-    assert await driver.change(Hold("nobody")) is Reply.NOT_FOUND
+    assert await driver.change(Hold("unknown")) is Reply.NOT_FOUND
     assert (await driver.read(FindPauses())).held == 0
 
 
 @pytest.mark.parametrize("when", ["at once", "parked", "delayed"])
-@needs(*STOPS)
 async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
     store: DriverStore, driver: Driver, one: Consumer, when: str
 ) -> None:
@@ -336,7 +318,6 @@ async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
     assert (await driver.read(FindPauses())).held == 0
 
 
-@needs(*STOPS)
 async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, one: Consumer) -> None:
     await push(driver, job("a"))
     await driver.change(Hold("a"))
@@ -349,7 +330,6 @@ async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Dr
     assert await ids_of_claim(one) == ["a"]
 
 
-@needs(*STOPS)
 async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, one: Consumer) -> None:
     await push(driver, job("held"), job("a"))
     await driver.change(Hold("held"))
@@ -361,7 +341,6 @@ async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, one
     await driver.change(Cancel("held"))
 
 
-@needs(*STOPS)
 async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
@@ -373,7 +352,6 @@ async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
     assert (await driver.read(GetBacklog())).oldest == {}
 
 
-@needs(*STOPS)
 async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not_start(
     driver: Driver, one: Consumer
 ) -> None:
@@ -391,7 +369,6 @@ async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not
         assert await ids_of_claim(one) == ["a", "b"]
 
 
-@needs(*STOPS)
 async def test_a_job_that_waits_says_what_keeps_it_from_starting(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:

@@ -10,10 +10,9 @@ from redisjobs.model.queries import Find
 from redisjobs.model.transitions import Ack, Release, Reply, ReportProgress, Result, Settlement, Turn
 from redisjobs.testing.driver_contract.acts import AGAIN, FAILED, another, claim, claim_one, job, push, settle
 from redisjobs.testing.driver_contract.awaiting import HOUR, RESULT, kept, standing, told, until_told
-from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
+_NEEDS = (GetStatus,)
 
 SOME = ReportProgress(b'{"fraction":0.5}')
 REPORTED: dict[str, Settlement] = {
@@ -25,7 +24,6 @@ REPORTED: dict[str, Settlement] = {
 }
 
 
-@needs(GetStatus)
 async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_told(
     store: DriverStore, one: Consumer
 ) -> None:
@@ -46,7 +44,6 @@ async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_t
     assert heard == ["changed a"] * 3
 
 
-@needs(GetStatus)
 async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", "b", kept("c"))
     a, b, c = await claim(one)
@@ -59,7 +56,6 @@ async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, one
     assert await settle(one, a, Ack(reported=True)) == Reply.OK
 
 
-@needs(GetStatus)
 async def test_a_worker_that_lost_its_lease_reports_nothing(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
@@ -73,7 +69,6 @@ async def test_a_worker_that_lost_its_lease_reports_nothing(
     await settle(two, mine, Ack())
 
 
-@needs(GetStatus)
 @pytest.mark.parametrize("delivery", [1, 2])
 @pytest.mark.parametrize("end", REPORTED)
 async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_new_job_of_its_id(
@@ -100,7 +95,6 @@ async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_
     assert (await standing(store)).progress == b""
 
 
-@needs(GetStatus)
 async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)
@@ -111,7 +105,6 @@ async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverSt
     await settle(one, await claim_one(one), Ack(reported=True))
 
 
-@needs(GetStatus)
 @pytest.mark.parametrize("end", ["cancelled while it waits", "done", "failed"])
 async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
     store: DriverStore, one: Consumer, end: str
@@ -133,7 +126,6 @@ async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
     assert await standing(store) == JobStatus(Ending.PENDING, "normal")
 
 
-@needs(GetStatus)
 async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_of_it(
     store: DriverStore, one: Consumer
 ) -> None:

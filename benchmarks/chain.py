@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chain`: jobs that each push the next, as workers and server are killed; each is told."""
+"""`python -m benchmarks.chain`: jobs that each push the next, as workers and server are killed."""
 
 import argparse
 import os
@@ -26,7 +26,7 @@ from redisjobs.torture.fleet.jobs import Step
 from redisjobs.torture.fleet.store import Store
 
 _WORKERS = 2
-_LEASE = 0.5  # seconds: nobody takes a job over who has not lived for a lease, and few live for long here
+_LEASE = 0.5  # seconds: no worker takes a job over before it has lived for a lease, and few live for long here
 _TAKES = 0.05  # seconds that a step takes: else all of them would be done before the first kill
 _AWAY = 0.2  # seconds that the server is away
 _WITHIN = 1200.0  # seconds
@@ -65,7 +65,7 @@ class Judged:
 
 
 def endure(steps: int, every: float, seed: int) -> tuple[Kills, Judged]:
-    """Let a chain of so many steps go on to its end, with a kill every so many seconds.
+    """Run a chain of this many steps to its end, with a kill every few seconds.
 
     Raises:
         Failed: It did not end in 20 minutes.

@@ -97,7 +97,7 @@ class Featured(System):
 
     Attributes:
         feature: The one that is measured; its program may be set up by that.
-        waiters: So many may wait at once, as each costs it a connection.
+        waiters: How many may wait at once, as each costs it a connection.
     """
 
     feature: str = "plain"
@@ -208,7 +208,7 @@ def take(system: Featured, feature: Feature, jobs: int) -> Figures:
     Args:
         system: Which.
         feature: Which.
-        jobs: How many run, whoever has pushed them.
+        jobs: How many run, by whatever push.
 
     Returns:
         Jobs a second, and CPU seconds for each job that was pushed beforehand.
@@ -279,7 +279,7 @@ def measure(
 
 
 def _turned(items: Sequence[Item], by: int) -> list[Item]:
-    """Nobody is always the first after the same one."""
+    """No system always comes after the same one."""
     by %= max(len(items), 1)
     return [*items[by:], *items[:by]]
 

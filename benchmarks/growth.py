@@ -1,4 +1,4 @@
-"""`--growth`: how the cost of redisjobs grows, with nobody beside it."""
+"""`--growth`: how the cost of redisjobs grows, without its peers."""
 
 import sys
 import time

@@ -81,7 +81,7 @@ def most_at_once(runs: Iterable[tuple[float, float]]) -> int:
 
 
 def over_rate(starts_ms: Sequence[float], rate: float, burst: int) -> int:
-    """How many starts came sooner than so many a second, after a burst, allow.
+    """How many starts came sooner than the rate, after a burst, allows.
 
     Args:
         starts_ms: In ascending order.
@@ -261,7 +261,7 @@ def beside_blocked(name: str, blocked: int) -> Figures:
 
 
 def _block(session: Session, blocked: int) -> None:
-    """Let so many jobs of one key wait in line: the first of them has started, and no other may for an hour."""
+    """Let this many jobs of one key wait in line: the first has started, and no other may for an hour."""
     session.open_gate()
     session.ask("push", feature="keyed", count=blocked + 1, size=SIZE, step=0)
     session.start_workers()

@@ -75,7 +75,7 @@ class Processes:
         self._wait()
 
     def start_schedulers(self, count: int, seldom: int = -1) -> None:
-        """Start so many that fire, and wait until they listen; `seldom`: see `scheduler_process.scheduler`."""
+        """Start this many that fire, and wait until they listen; `seldom`: see `scheduler_process.scheduler`."""
         self.schedulers += [self._start("scheduler", str(seldom)) for _ in range(count)]
         self._wait()
 

@@ -141,7 +141,7 @@ class Session:
         self._start_workers(processes, concurrency or self.system.concurrency)
 
     def start_untuned_workers(self) -> None:
-        """The same as the system starts them where nobody says how many, nor how many jobs each may run."""
+        """The same as the system starts them by their own defaults."""
         self._start_workers(None, None)
 
     def _start_workers(self, processes: int | None, concurrency: int | None) -> None:

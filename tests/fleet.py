@@ -118,7 +118,7 @@ asyncio.run(worker.run(handle_signals=True))
 
 
 class Work(TypedDict):
-    """The parameters of the app's one job, for whoever pushes and does not import it."""
+    """The parameters of the app's one job, for a producer that does not import it."""
 
     label: str
     seconds: float

@@ -73,7 +73,7 @@ def cells_of(table: str, label: str) -> list[str]:
 
 
 def a_system(name: str, *packages: str) -> System:
-    return System(name, "nobody", packages, name, "", lambda programs, processes, concurrency: [])
+    return System(name, "unknown", packages, name, "", lambda programs, processes, concurrency: [])
 
 
 # What is compared
@@ -266,7 +266,7 @@ def test_chosen_peers_are_measured_beside_us_and_the_floor() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--peers", "nobody"], "no such peer: nobody"),
+        (["--peers", "unknown"], "no such peer: unknown"),
         (["--only", "nothing"], "no such measure: nothing"),
         (["--rounds", "0"], "--rounds must be at least 1"),
     ],
@@ -313,7 +313,7 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def state(self) -> tuple[str, str, str]:
-        """What would show that somebody was at work in it: files, worktrees, where HEAD was."""
+        """What would show that a process was at work in it: files, worktrees, where HEAD was."""
         return self.git("status", "--porcelain"), self.git("worktree", "list"), self.git("reflog")
 
 
@@ -552,7 +552,7 @@ IN_ORDER = [line for number in range(3) for line in (fired(number), ran(number))
     ("told", "wrong"),
     [
         (IN_ORDER, []),
-        (IN_ORDER[1:], []),  # whoever fired it was killed
+        (IN_ORDER[1:], []),  # the scheduler that fired it was killed
         (IN_ORDER[:2] + IN_ORDER[4:], ["all@2026-11-26T08:00:01Z was never fired"]),
         ([*IN_ORDER, fired(1, 2)], ["all@2026-11-26T08:00:01Z was fired 2 times, by processes 1 and 2"]),
         ([*IN_ORDER, ran(1, 2)], ["all@2026-11-26T08:00:01Z ran 2 times"]),
@@ -686,7 +686,7 @@ def test_a_system_whose_program_does_not_start_is_left_out_with_the_reason() -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--systems", "nobody"], "there is no nobody"),
+        (["--systems", "unknown"], "there is no unknown"),
         (["--only", "nothing"], "there is no nothing"),
         (["--rounds", "0"], "--rounds must be at least 1"),
     ],
@@ -881,7 +881,7 @@ def test_limits_are_not_measured_where_there_are_none(
     assert "this version of redisjobs has no limits" in capsys.readouterr().out
 
 
-# A chain of three steps, the second of which was begun by a worker that was killed
+# A chain of three steps; the second was begun by a worker that was killed
 
 
 def step(number: int, at: float, deliveries: int = 1, *, ends: bool = True, last: bool = False) -> list[Line]:

@@ -149,7 +149,7 @@ class _Show:
         kill = self.run.kill = self.workers.kill_one()
         if kill is not None:
             self.run.before, self.run.before_seconds = done, time.monotonic() - self.started
-            said = f"killed worker {kill.pid} (SIGKILL) with {len(kill.held)} jobs in its hands"
+            said = f"killed worker {kill.pid} (SIGKILL) with {len(kill.held)} jobs that it held"
             self.progress.console.print(f"{said}; its replacement is {self.workers.start()}")
 
 

@@ -60,7 +60,7 @@ def test_the_demo_kills_a_worker_and_loses_nothing(demos: Commands, folder: Path
 
     assert (demo.returncode, err) == (0, "")
     assert out.splitlines()[-1] == f"verified {FILES} files: 0 lost"
-    killed = re.search(r"killed worker \d+ \(SIGKILL\) with (\d+) jobs in its hands; its replacement is \d+", out)
+    killed = re.search(r"killed worker \d+ \(SIGKILL\) with (\d+) jobs that it held; its replacement is \d+", out)
     assert killed is not None
     again = re.search(r"([\d.]+) s from the kill until the killed worker's (\d+) jobs were running again", out)
     assert again is not None

@@ -307,7 +307,7 @@ async def test_from_the_queue_to_the_worker_and_back(store: Store, driver: Drive
     assert await queue.get(handle) is None
 
 
-# By somebody's hand
+# Changed outside redisjobs
 
 
 async def test_where_none_can_be_added_jobs_end_all_the_same(redis_store: RedisStore) -> None:

@@ -336,7 +336,7 @@ def refuse(store: RedisStore, why: str, key: str) -> None:
     if why == "full":
         store.admin.config_set("maxmemory", 1)
     else:
-        store.admin.rpush(key, "by hand")
+        store.admin.rpush(key, "junk")
 
 
 async def test_a_repetition_of_pushes_of_several_times_that_is_refused_says_which_were_answered(

@@ -670,7 +670,7 @@ async def test_a_wait_that_takes_too_long_says_so_and_the_job_goes_on(queue: Job
         said = "0" if timeout == 0 else "0.05"
         assert str(raised.value) == f"job a has not ended in {said} s; it goes on"
     with pytest.raises(TimeoutError):
-        await queue.run(Add(1), JobName("nobody", Add), timeout=0.01)
+        await queue.run(Add(1), JobName("unknown", Add), timeout=0.01)
     assert await queue.cancel((await queue.jobs(State.READY))[1].job_id) is Reply.CANCELLED
     await drain(queue)
     assert await result(handle.result(timeout=0)) == 2

@@ -106,7 +106,7 @@ def test_a_sync_handler_can_wait_for_the_result_of_another_job(queue: JobQueue, 
 
 
 def noted(store: Store) -> int:
-    """For how many jobs somebody waits."""
+    """The number of jobs that are waited for."""
     if isinstance(store, MemoryStore):
         return sum(bool(job.processes) for job in store.memory.jobs.values())
     assert isinstance(store, RedisStore)

@@ -1,4 +1,4 @@
-"""Watching a job: what it reports comes to whoever watches, until the job has ended."""
+"""Watching a job: a watcher gets what it reports, until the job has ended."""
 
 import gc
 import subprocess
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Steps:
-    """A handler that reports as it is told, and ends when it is told so."""
+    """A handler that reports and ends as the test says."""
 
     def __init__(self) -> None:
         self.send, self._receive = anyio.create_memory_object_stream[float](10)
@@ -288,7 +288,7 @@ async def test_what_somebody_wrote_for_progress_is_no_progress(redis_store: Redi
         async def work() -> None: ...
 
         handle = await work.push()
-        redis_store.admin.set(f"{redis_store.prefix}progress:{handle.id}", "by hand", px=60_000)
+        redis_store.admin.set(f"{redis_store.prefix}progress:{handle.id}", "junk", px=60_000)
         seen: list[Progress] = []
 
         async def watch() -> None:

@@ -139,7 +139,7 @@ async def test_a_job_that_a_busy_worker_passed_over_may_be_held_or_replaced(stor
     newer = job("other", unique="key", on_conflict=OnConflict.REPLACE)
     assert await push(store, newer) == [Pushed(Reply.REPLACED, "replaced")]
 
-    assert ids(await claim(await worker("w3", max_deliveries=2))) == ["replaced"]  # anew, and never delivered
+    assert ids(await claim(await worker("w3", max_deliveries=2))) == ["replaced"]  # a new one, never delivered
     assert ids(await claim(await worker("w4", max_deliveries=2), idle=True)) == ["next"]
     await store.driver.change(Unhold("held"))
     assert ids(await claim(await worker("w5", max_deliveries=2), idle=True)) == ["held"]

@@ -217,7 +217,7 @@ async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -
 
 
 class TwoCalls(Wire):
-    """A wire over which a push goes in two calls, of which only the second meets what is wrong."""
+    """A wire over which a push goes in two calls; only the second meets what is wrong."""
 
     def __init__(self, answered: int) -> None:
         super().__init__()

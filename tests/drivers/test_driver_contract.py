@@ -23,7 +23,7 @@ def parts_of(module: str) -> str:
 
 
 class Author:
-    """A folder in which somebody tests a driver: the one in memory, maybe with a fault."""
+    """A folder in which an author tests a driver: the memory driver, maybe with a fault."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -274,9 +274,9 @@ WRITTEN_BY = {
         "push_one",
     },  # these two without a list for each: half the price
     r"'XDEL'": {"remove"},
-    r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed by hand
+    r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed with redis-cli
     r"'XCLAIM', \S+, 'workers', to": {"hand_back"},
-    r"'HDEL', KEYS\.jobs": {"finish", "promote"},  # these two: of jobs that were removed by hand
+    r"'HDEL', KEYS\.jobs": {"finish", "promote"},  # these two: of jobs that were removed with redis-cli
     r"'SADD'": {"remember"},
     r"'DEL', KEYS\['unique:'\]": {"free"},
     r"'HINCRBY'": {"count"},
@@ -424,7 +424,7 @@ async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
 
 
 async def claim_all(consumer: Consumer, count: int) -> list[Lease]:
-    """So many: the first claims are small, as nobody knows yet how large jobs are."""
+    """The number of jobs: the first claims are small, as the size of jobs is not known yet."""
     leases = await claim(consumer, count)
     while len(leases) < count and (more := await claim(consumer, count - len(leases))):
         leases += more
@@ -561,7 +561,7 @@ async def test_a_lost_workers_jobs_are_taken_over_though_another_stream_has_lost
 
     await heir.aclose()
     assert (list(reclaimed.fenced), reclaimed.jobs) == (["w1"], 2)
-    assert taken == list(Priority)  # the group that was made anew begins with what is there
+    assert taken == list(Priority)  # the new group begins with what is there
 
 
 Small = tuple[RedisStore, Consumer]
@@ -735,7 +735,7 @@ async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisSt
 
 
 def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
-    """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
+    """Run the script, as if none had run for long, and every consumer was last heard of long ago."""
     queue.admin.script_load(scripts.script("tidy").source)
     command = QueueCommands(queue.queue_name, queue.clock).forget(idle_ms, 0)
     looked_at: int = queue.admin.execute_command(*command.wire)[0]
@@ -884,7 +884,7 @@ async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
         *("high-0", "high-1", "high-2", "normal-0"),
         *("normal-2", "low-0", "low-1", "low-2"),
     ]
-    assert {lease.deliveries for lease in again} == {1}  # nobody knows of the others any more
+    assert {lease.deliveries for lease in again} == {1}  # the others are forgotten
     assert (await worker.exchange([(held[0], Ack())], None)).replies == [Reply.LEASE_LOST]
     assert happened(await queue.driver.read(Count()))["reclaimed"] == 4
     await other.aclose()
@@ -895,7 +895,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
     other = queue.consumer("w2")
     await push(queue, *"abcdef")
     held = await claim(worker, 3)
-    queue.admin.xdel(queue.stream(), held[0].token[1])  # removed by hand
+    queue.admin.xdel(queue.stream(), held[0].token[1])  # removed with redis-cli
     assert await queue.driver.change(Cancel("e")) is Reply.CANCELLED  # now the server has lost count
 
     assert await restore(queue.driver) == 0
@@ -910,7 +910,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
 async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and_though_no_locator_names_it(
     queue: RedisStore, worker: Consumer
 ) -> None:
-    queue.put({"id": "by hand", "name": "Work"})
+    queue.put({"id": "external", "name": "Work"})
     await push(queue, *(f"job-{number}" for number in range(40)))
     queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"}, count=3)
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
@@ -919,7 +919,7 @@ async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and
 
     assert await restore(queue.driver) == 3
 
-    assert [lease.job_id for lease in await claim(worker, 4)] == ["by hand", "job-0", "job-1", "job-2"]
+    assert [lease.job_id for lease in await claim(worker, 4)] == ["external", "job-0", "job-1", "job-2"]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
 
 
@@ -1032,7 +1032,7 @@ async def test_all_consumers_are_looked_at_once_a_minute_however_many_workers_as
     queue.clock.advance(60)
     await queue.driver.change(Tidy())
     assert queue.admin.zrange(f"{queue.prefix}fenced", 0, -1) == [b"idler"]
-    queue.clock.advance(-3600)  # whoever sets the clock back
+    queue.clock.advance(-3600)  # the clock is set back
     await take_over(other)
     await other.aclose()
 

@@ -1,4 +1,4 @@
-"""A job's end is taken only from the worker that has it pending, whatever somebody does to the group by hand."""
+"""A job's end is taken only from the worker that has it pending, whatever is done to the group with redis-cli."""
 
 import pytest
 from store import RedisStore

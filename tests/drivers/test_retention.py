@@ -52,7 +52,7 @@ async def die(driver: Driver, worker: Consumer, *job_ids: str, **options: Any) -
 
 
 async def tidy(driver: Driver, store: Store) -> int:
-    """Tidy to the end, as if a minute had passed since somebody did; how many jobs were thrown away."""
+    """Tidy to the end, as if a minute had passed since the last time; how many jobs were thrown away."""
     if isinstance(store, RedisStore):
         store.admin.hdel(f"{store.prefix}layout", "tidied_at")
     else:
@@ -112,7 +112,7 @@ async def test_a_worker_of_a_queue_with_a_retention_stores_it_and_one_without_le
 
 async def test_a_worker_that_can_not_store_it_yet_says_why_and_begins_once_it_can(redis_store: RedisStore) -> None:
     spoiled = f"{redis_store.prefix}retention"
-    redis_store.admin.set(spoiled, "by hand")
+    redis_store.admin.set(spoiled, "junk")
     queue = JobQueue(redis_store.url, redis_store.queue_name, retention=Retention(dead=Keep(count=5)))
     why: list[str] = []
 

@@ -1,4 +1,4 @@
-"""What happens is told once a batch, to whoever listens; whoever listens changes nothing."""
+"""Events are published once a batch, to all listeners; a listener changes nothing."""
 
 import json
 import logging
@@ -128,7 +128,7 @@ async def test_what_a_call_did_to_jobs_is_told_and_what_it_did_not_is_not(queue:
     await queue.push_many([queue.prepare(Work(), job_id=job_id, delay=60) for job_id in ("c", "d", "e")])
 
     await queue.requeue("a")
-    await queue.requeue("nobody")
+    await queue.requeue("unknown")
     await queue.delete("b")
     await queue.hold("c")
     await queue.unhold("c")

@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 def scraped(port: int) -> Samples:
-    """What is shown there; nothing yet if nobody answers."""
+    """What is shown there; nothing yet without an answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
             assert reply.headers["Content-Type"].startswith("text/plain; version=")
@@ -583,7 +583,7 @@ def test_what_a_collector_raises_is_an_error_of_the_scrape_and_the_next_one_is_a
 
     breaks, port = Breaks(), free_port()
     registry.register(breaks)
-    Counter("others", "Of somebody else.", registry=registry).inc(3)
+    Counter("others", "Of another library.", registry=registry).inc(3)
     exposition.serve("--metrics", f"127.0.0.1:{port}", registry)
 
     assert scraped(port) == {}

@@ -1,4 +1,4 @@
-"""Middleware takes part in what happens to jobs: what it does is the job's, what it breaks is nobody's."""
+"""Middleware takes part in what happens to jobs: what it does is the job's, what it breaks ends no worker."""
 
 import asyncio
 import contextvars

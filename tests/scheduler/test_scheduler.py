@@ -1,4 +1,4 @@
-"""Schedulers: what is due is fired once, by whoever comes first, whatever happens to the store and to time."""
+"""Schedulers: what is due is fired once, by the first to come, whatever happens to the store and to time."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -98,7 +98,7 @@ def go_on_before_a_slot(store: Store) -> datetime:
 
 
 async def let_pass(store: Store, queue: JobQueue, seconds: int) -> None:
-    """Let so much time pass by the store's clock, and schedulers be told to look at what is due."""
+    """Let this much time pass by the store's clock, and have schedulers look at what is due."""
     store.clock.advance(seconds)
     await queue.schedules.put(f"wake-{store.clock()}", Report(), RARELY)
 
@@ -586,7 +586,7 @@ BY_HAND: dict[str, dict[str, str | bytes]] = {
     "declared_by": {"declared_by": "long ago"},
     "seen_at": {"seen_at": "today", "fingerprint": "another"},
 }
-"""What somebody writes into schedules: fields by schedule."""
+"""What may be written into schedules outside redisjobs: fields by schedule."""
 
 
 @pytest.mark.slow

@@ -503,7 +503,7 @@ async def test_a_fired_job_is_as_if_it_had_been_pushed(
         assert (keys["unique:k"] > 0) == (keys["unique:l"] > 0) == ("unique_for_ms" in options)
 
 
-# By hand
+# With redis-cli
 
 
 @pytest.mark.parametrize(

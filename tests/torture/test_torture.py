@@ -353,7 +353,7 @@ def frozen(worker: int, began: float, ended: float) -> dict[str, Any]:
         (207, [], False),
         (None, [], True),
         (210.5, [], True),  # only later
-        (None, [cut(203, 204)], False),  # nobody could have known
+        (None, [cut(203, 204)], False),  # no worker could have known
         (None, [cut(203, 204) | {"db": 1}], True),
         (None, [cut(203, 204) | {"hits": "", "unsteady": True}], False),
         (
@@ -384,7 +384,7 @@ def another(worker: int, came: float, left: float, db: int = 0) -> Lines:
     ("others", "wrong"),
     [
         (another(3, 205.4, 210), True),
-        (another(3, 205.6, 215), False),  # nobody was sure before its end
+        (another(3, 205.6, 215), False),  # no worker was sure before its end
         (another(3, 190, 209), False),  # nor there any more
         (another(3, 190, 215, db=1), False),  # or not in this database
         ([], False),
@@ -684,7 +684,7 @@ def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
 
 
 # How soon a fault leads to a second run. A worker's lease of 2 s began with its last beat before that, at most
-# 0.67 s before that; and 0.5 s of it may be a delay that nobody saw. When its jobs were given out is no matter.
+# 0.67 s before that; and 0.5 s of it may be an unseen delay. When its jobs were delivered does not matter.
 
 
 @pytest.mark.parametrize("fault", [killed(1, 200.2), cut(200.2, 200.3), stalled(1, 200.2, 1)])
@@ -716,7 +716,7 @@ def test_a_stall_that_is_too_short_for_a_long_lease_excuses_nothing() -> None:
 
 def test_a_worker_that_was_fenced_may_run_its_own_job_again_under_its_new_id() -> None:
     frozen = killed(1, 200.2) | {"name": "worker frozen", "ended": 204}
-    second = started("x", 1, 204.2, 2) | {"worker": "w1 anew"}
+    second = started("x", 1, 204.2, 2) | {"worker": "w1 again"}
 
     assert again(A, second, frozen) == "worker frozen"
     assert again(A, second, frozen | {"began": 203.9}) == "none"
@@ -875,7 +875,7 @@ def test_one_that_was_held_up_may_start_what_was_cancelled_meanwhile(
         ({"name": ""}, 101.5, "its queue was paused"),
         ({"name": "Work"}, 101.5, "Work was paused"),
         ({"name": "Other"}, 101.5, ""),
-        ({"name": ""}, 100, ""),  # somebody may have had it
+        ({"name": ""}, 100, ""),  # a worker may have had it
         ({"job": "d"}, 100, "it was held"),
         ({"job": "a"}, 101.5, ""),
         ({"name": "", "db": 1}, 101.5, ""),

@@ -337,7 +337,7 @@ def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(syste
     assert system.workers is not None
     fault = LateClaim()
     fault.begin(system)
-    fault.keep(system)  # work for whoever may claim
+    fault.keep(system)  # work to claim
 
     fault.end(system)
     system.tend()
@@ -404,7 +404,7 @@ def test_what_is_hostile_has_each_number_of_an_entry(system: System) -> None:
     assert {b"attempt", b"started_at", b"queued_at", b"expires_at", b"unknown_since"} <= names
 
 
-# What producers are told
+# What producers record
 
 
 @pytest.fixture
@@ -572,7 +572,7 @@ def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained
     ended = {"what": "ProcessEnded", "pid": supervisor.pid, "at": 1.0, "in_order": False}
     by_it = ended | {"expected": True, "how": "was killed by SIGTERM"}
     others = [
-        by_it | {"ended": 8, "pid": supervisor.pid + 1},  # whose supervisor nobody has asked
+        by_it | {"ended": 8, "pid": supervisor.pid + 1},  # whose supervisor was not asked
         by_it | {"ended": 9, "expected": False},
         by_it | {"ended": 10, "how": "was killed by SIGSEGV"},
     ]

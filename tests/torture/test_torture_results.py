@@ -196,7 +196,7 @@ def test_who_waits_for_a_job_is_told_what_is_kept_of_it(run: Kept, answer: dict[
         (112, cut(111, 113), True),
         (112, cut(103, 107), True),
         (112, cut(100, 102), False),
-        (112, killed(1, 111), False),  # it is nobody's way to the store
+        (112, killed(1, 111), False),  # it keeps no client from the store
         (112, cut(111, 113) | {"db": 1}, False),
     ],
 )

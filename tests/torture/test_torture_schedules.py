@@ -338,7 +338,7 @@ def test_in_each_database_several_workers_fire() -> None:
 def test_schedules_are_behind_until_they_are_fired_and_fire_nothing_once_they_are_paused(system: System) -> None:
     schedules.put(system.store)
     assert len(schedules.behind(system.store)) == 2
-    assert not schedules.pause(system.store)  # nobody declares the other one yet
+    assert not schedules.pause(system.store)  # no process declares the other one yet
 
     async def run() -> None:
         async with scheduling(system) as queue, anyio.create_task_group() as tasks:
@@ -469,6 +469,6 @@ def test_a_release_that_is_rolled_back_has_its_own_rule_until_it_ends(system: Sy
             fault.scheduler.wait()
             assert state() == (OTHER_RULE, not is_killed)  # a scheduler that is stopped withdraws what it declares
             assert roll_back()
-            assert system.fleet.unasked  # had it ended before, that would be told
+            assert system.fleet.unasked  # had it ended before, that would be recorded
 
     anyio.run(run)

@@ -16,9 +16,9 @@ def told(clock: Clock, at: float, *, set_by: float = 0.0, pace: float = 1.0, the
     """Let the answer to a question arrive that was sent at a time of ours; what step it shows.
 
     Args:
-        clock: Who is told.
+        clock: The one that is tested.
         at: When it was sent.
-        set_by: Seconds by which somebody has set the server's clock.
+        set_by: Seconds by which the server's clock was set.
         pace: Its seconds per second of ours.
         there: Seconds until the server says what time it is, half of the trip.
     """

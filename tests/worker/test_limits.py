@@ -1,4 +1,4 @@
-"""Limits of job names, by whole workers and by hand, on memory and on every server at hand."""
+"""Limits of job names, by whole workers and step by step, on memory and on every server there is."""
 
 import threading
 from collections import Counter
@@ -519,8 +519,8 @@ async def test_a_registration_that_fails_leaves_nothing() -> None:
 
 async def test_a_key_that_raises_is_told_by_the_push() -> None:
     queue = JobQueue("memory://")
-    queue.register(Export, limit_key=lambda export: export.nobody)(print)  # type: ignore[attr-defined]
-    with pytest.raises(EncodeError, match=r"limit_key= gave no key .*'Export' object has no attribute 'nobody'"):
+    queue.register(Export, limit_key=lambda export: export.absent)(print)  # type: ignore[attr-defined]
+    with pytest.raises(EncodeError, match=r"limit_key= gave no key .*'Export' object has no attribute 'absent'"):
         await queue.push(Export())
 
 
@@ -585,7 +585,7 @@ BY_HAND = {
     f"rate={'9' * 400}/s": ["a", "b", "c", "d", "e"],
     f"max_concurrency={'9' * 5000}": ["a", "b", "c", "d", "e"],
 }
-"""Limits as somebody may have written them, and which of five jobs start."""
+"""Limits as redis-cli may have written them, and which of five jobs start."""
 
 
 @pytest.mark.parametrize("text", BY_HAND, ids=lambda text: text[:40])
@@ -624,7 +624,7 @@ async def test_the_sync_face_does_the_same(store: Store) -> None:
         assert queue.limits() == []
 
 
-# By hand
+# With redis-cli
 
 
 Stage = tuple[RedisStore, Driver, Consumer]
@@ -701,7 +701,7 @@ async def test_a_line_goes_on_though_somebody_has_taken_a_key_of_it_away(stage: 
     await push(driver, *"abc")
     (a,) = await claim(worker)
     if lost in ("turns", "lines", "both"):
-        await worker.exchange([(a, Ack())], None)  # its turn is noted, and nobody has looked
+        await worker.exchange([(a, Ack())], None)  # its turn is noted, and no worker has looked
     names = ["turns", "lines"] if lost == "both" else [lost]
     store.admin.delete(*(store.prefix + name for name in names))
     if lost in ("shares", "holders:Limited"):
@@ -954,7 +954,7 @@ async def test_jobs_that_run_are_listed_though_very_many_wait_before_them(stage:
 
 
 async def test_many_changes_wait_for_nobody(store: Store) -> None:
-    """Limits of names of which nothing is there are set and removed, and leave nothing."""
+    """Limits of names without jobs are set and removed, and leave nothing."""
     async with aclosing(store.driver) as driver:
         for number in range(5):
             await driver.change(SetLimit(f"n{number}", "rate=1/s burst=1"))

@@ -181,7 +181,7 @@ async def test_after_a_time_when_nobody_could_beat_nobody_is_taken_for_dead_for_
             proxy.refuse(True)
             proxy.drop_all()
             await eventually(lambda: not worker.health.ready)
-            await anyio.sleep(LEASE)  # by its own clock, nobody could beat for so long
+            await anyio.sleep(LEASE)  # by its own clock, no worker could beat for this long
             await hold(redis_store)
             redis_store.age(60)
 
@@ -237,7 +237,7 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
 async def test_an_idle_worker_that_stops_ends_its_blocking_read_in_order(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Cut off, it could still be delivered to: such a job would wait for a lease that nobody renews."""
+    """Cut off, it could still be delivered to: such a job would wait for a lease that no worker renews."""
     queue = queue_at(redis_store.url, redis_store.queue_name)
     for _ in range(5):
         worker = Worker(queue, lease=60)

@@ -63,12 +63,12 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
     return listed
 
 
-# By hand
+# With redis-cli
 
 
 async def test_a_queue_is_paused_by_the_key_alone(engine_store: RedisStore) -> None:
     store = engine_store
-    store.admin.set(f"{store.prefix}paused", "by hand")
+    store.admin.set(f"{store.prefix}paused", "junk")
     async with aclosing(store.driver), aclosing(store.consumer("w1")) as worker:
         await worker.open()
         await push(store.driver, job("a"))
@@ -298,8 +298,8 @@ async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwh
         await push(driver, *(job(f"{number:04}") for number in range(start, start + 400)))
     await driver.change(Pause("Work"))
     assert await ids_of_claim(worker) == []
-    after = await driver.change(Unpark())  # of somebody who resumes another name
-    await driver.change(Resume("Work"))  # and whoever resumed it dies
+    after = await driver.change(Unpark())  # of an operator who resumes another name
+    await driver.change(Resume("Work"))  # and the process that resumed it dies
     while after:
         after = await driver.change(Unpark(after))
 
@@ -307,7 +307,7 @@ async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwh
     while tidied.after:
         tidied = await driver.change(Tidy(tidied.after))
     if isinstance(driver, MemoryDriver):
-        await unpark(driver)  # it dies with whoever resumes
+        await unpark(driver)  # it dies with the process that resumes
     assert await ids_of_claim(worker) == [f"{number:04}" for number in range(800)]
 
 

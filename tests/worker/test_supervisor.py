@@ -384,7 +384,7 @@ async def test_a_worker_whose_loop_is_blocked_for_three_leases_is_not_live_but_k
 
 async def test_a_supervisor_says_why_a_process_takes_no_jobs(fleet: Fleet, redis_store: RedisStore) -> None:
     port = free_port()
-    redis_store.admin.set(redis_store.stream(), "by hand")
+    redis_store.admin.set(redis_store.stream(), "junk")
     fleet.command("--processes", "1", "--lease", "1", "--health", f"127.0.0.1:{port}")
 
     await eventually(lambda: "the store refuses: WRONGTYPE " in ask(port, "/readyz")[1], within=20)
@@ -399,7 +399,7 @@ async def test_a_supervisor_says_of_which_queue_a_process_that_is_ready_takes_no
     fleet_of_two: Fleet, pair: tuple[RedisStore, RedisStore]
 ) -> None:
     port, (_, spoiled) = free_port(), pair
-    spoiled.admin.set(spoiled.stream(), "by hand")
+    spoiled.admin.set(spoiled.stream(), "junk")
     options = ("--processes", "1", "--lease", "1", "--health", f"127.0.0.1:{port}")
     fleet_of_two.command(*options, targets=("two:queue", "two:other"))
 

@@ -22,7 +22,7 @@ from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
-LEASE = 0.6  # seconds; of whoever is dead
+LEASE = 0.6  # seconds; of dead workers
 SLACK = 3.0  # seconds after its lease within which a dead worker's jobs run
 
 
@@ -41,7 +41,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 async def hold(store: Store, queue: JobQueue, count: int = 1, lease: float = LEASE) -> Consumer:
-    """Let a worker hold so many new jobs, which says nothing more by itself."""
+    """Let a worker hold this many new jobs, which says nothing more by itself."""
     await queue.push_many([Work() for _ in range(count)])
     holder = store.consumer("holder", lease=lease)
     leases: list[Lease] = []
@@ -174,7 +174,7 @@ async def test_a_worker_with_a_shorter_lease_robs_no_other(store: Store) -> None
 
 @pytest.mark.slow
 async def test_a_worker_takes_nobody_for_dead_within_a_lease_of_its_own_start(store: Store) -> None:
-    """After an outage all come back one by one: who is first has heard of nobody."""
+    """After an outage all come back one by one: the first has heard of no other."""
     ran: list[float] = []
     async with queue_of(store, ran) as queue:
         await hold(store, queue, lease=1.5)

@@ -73,7 +73,7 @@ async def working(*workers: Worker) -> AsyncIterator[None]:
 
 
 async def until(queue: JobQueue, state: State, number: int) -> None:
-    """Wait until so many jobs are in a state."""
+    """Wait until this many jobs are in a state."""
     with anyio.fail_after(SOON):
         while len(await queue.jobs(state)) != number:
             await anyio.lowlevel.checkpoint()
@@ -633,7 +633,7 @@ async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_
 
 
 async def lose_worker(store: Store, count: int = 1) -> None:
-    """Let a worker take jobs and die, as whoever started it has seen."""
+    """Let a worker take jobs and die, as its supervisor has seen."""
     lost = store.consumer("lost")
     assert len((await lost.exchange([], count)).leases) == count
     with contextlib.closing(Heart(lost)) as heart:

@@ -294,7 +294,7 @@ async def test_a_cancellation_out_of_nowhere_is_a_failure_like_any_other(queue: 
     @queue.register(Odd, retry=no_retry())
     async def odd(odd: Odd) -> None:
         kept: list[BaseException] = []
-        with anyio.CancelScope() as scope:  # trio's can't be made by hand
+        with anyio.CancelScope() as scope:  # trio's can't be made directly
             scope.cancel()
             try:
                 await anyio.sleep_forever()
@@ -1191,7 +1191,7 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
 
 
 class Rude(asyncio.Future[None]):
-    """Raises where somebody cancels it."""
+    """Raises when it is cancelled."""
 
     def cancel(self, msg: object = None) -> bool:
         raise ValueError("no")

@@ -187,7 +187,7 @@ async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
 
 
 def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it() -> None:
-    """Whoever starts a process asks after all others too; the system tells each end once, to who asks first."""
+    """Starting a process also reaps all others; the system reports each end once, to the first to ask."""
 
     class PushOutcome:
         codes: ClassVar[list[int | None]] = [7, None, None]

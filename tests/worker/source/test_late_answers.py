@@ -73,7 +73,7 @@ def give_to(store: Store, lease: Lease, to: str) -> None:
 
 
 def in_touch(source: Source, store: Store, seconds: float) -> None:
-    """As if the store had answered for so many seconds, and its clock had run evenly."""
+    """As if the store had answered for this many seconds, and its clock had run evenly."""
     now, now_ms = time.monotonic(), store.clock()
     for i in range(1001):
         ago = seconds * (1 - i / 1000)
@@ -839,7 +839,7 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
         source.fetcher.begin(1, time.monotonic())
     else:
         source.batcher.begin(Batch([], 1))
-    with anyio.fail_after(4):  # sooner than a read or an exchange that nobody ends
+    with anyio.fail_after(4):  # sooner than a read or an exchange that no task ends
         await source.drain()
 
     info = await queue.get(job_id)

@@ -11,7 +11,7 @@ class Worker:
         self.now = self.ended = 0.0
 
     def work(self, rate: float, *, seconds: float = 3.0, took: float = 0.001, at_once: int = 1) -> int:
-        """How many are claimed ahead once so many jobs have ended a second, so many at the same time."""
+        """How many are claimed ahead at this rate of jobs a second, this many at the same time."""
         pause, until = at_once / rate, self.now + seconds
         while self.now < until:
             self.now += pause

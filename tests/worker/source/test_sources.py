@@ -212,7 +212,7 @@ def test_whoevers_turn_it_is_may_claim_for_all_free_slots_and_the_other_for_none
     turns = turns_of(a, b)
 
     assert (turns.share(a), turns.share(b)) == (100, 0)
-    assert a.woken == 1  # it is told that it is its turn
+    assert a.woken == 1  # it learns that it is its turn
 
     turns.claiming(a)
     assert (turns.share(a), turns.share(b)) == (0, 100)
@@ -837,7 +837,7 @@ async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_ot
         client, key = redis.Redis.from_url(server), f"redisjobs:{{{spoiled.name}}}:workers"
         kept = client.dump(key)
         client.delete(key)
-        client.set(key, "what somebody wrote")
+        client.set(key, "junk")
         await eventually(lambda: members[0].unheard > 1.5, within=10)  # more than two leases
 
         assert not members[1].may_be_dead

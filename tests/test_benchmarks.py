@@ -718,13 +718,13 @@ def test_the_time_to_a_result_counts_from_when_its_own_job_was_settled() -> None
     assert (sent, told) == ([0.125, 0.75], [-0.125, 0.25])
 
 
-def test_a_result_of_a_job_that_nobody_has_settled_is_no_figure() -> None:
+def test_a_result_of_a_job_that_no_one_has_settled_is_no_figure() -> None:
     with pytest.raises(Failed, match="1 results came of jobs that no worker has settled"):
         waiters.joined({"a": (1.0, 1.5)}, {"a": 1.75, "b": 2.0})
 
 
 @pytest.mark.parametrize(("part", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
-def test_a_percentile_is_the_value_that_so_many_are_not_above(part: float, value: int) -> None:
+def test_a_percentile_is_the_value_that_this_part_is_not_above(part: float, value: int) -> None:
     assert waiters.percentile([*range(1, 101)], part) == value
 
 

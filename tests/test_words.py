@@ -76,6 +76,9 @@ def test_no_module_goes_by_a_name_of_old() -> None:
 
 PLAIN = (
     "README.md",
+    "benchmarks",
+    "examples",
+    "tests",
     "CONTRIBUTING.md",
     "docs/index.md",
     "docs/architecture.md",
@@ -95,6 +98,7 @@ PLAIN = (
     "redisjobs/__init__.py",
     "redisjobs/base",
     "redisjobs/client",
+    "redisjobs/demo",
     "redisjobs/errors.py",
     "redisjobs/events",
     "redisjobs/middleware.py",
@@ -105,6 +109,8 @@ PLAIN = (
     "redisjobs/service.py",
     "redisjobs/serving.py",
     "redisjobs/sync.py",
+    "redisjobs/testing",
+    "redisjobs/torture",
 )
 """Files, and folders with all their pages, Python and Lua, whose prose has none of the words below."""
 
@@ -146,14 +152,20 @@ def prose(path: Path) -> str:
     return _CODE.sub("", text)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether it is a page or code; not what benchmarks install, and not this list of words."""
+    is_hidden = any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    return path.suffix in (".md", ".py", ".lua") and path != Path(__file__) and not is_hidden
+
+
 @cache
 def plain() -> list[tuple[Path, str]]:
     """Each covered file with its prose."""
     found = []
     for name in PLAIN:
         there = ROOT / name
-        paths = [there] if there.is_file() else sorted(there.rglob("*"))
-        some = [(path.relative_to(ROOT), prose(path)) for path in paths if path.suffix in (".md", ".py", ".lua")]
+        paths = [there] if there.is_file() else sorted(there.rglob("*.*"))
+        some = [(path.relative_to(ROOT), prose(path)) for path in paths if is_ours(path)]
         assert some, f"{name} is not there"
         found += some
     return found

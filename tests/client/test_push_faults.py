@@ -316,7 +316,7 @@ async def push_without_answer(bench: Bench, queue: Any, jobs: list[Any]) -> tupl
     return caught.value.jobs
 
 
-async def test_whoever_repeats_a_push_is_told_once_that_it_added_the_job(bench: Bench) -> None:
+async def test_a_producer_that_repeats_a_push_learns_once_that_it_added_the_job(bench: Bench) -> None:
     queue = bench.queue()
     lost = await push_without_answer(bench, queue, [Add(1), queue.prepare(Add(2), job_id="mine")])
     assert len(bench.ids()) == 3
@@ -438,7 +438,7 @@ def spoil(bench: Bench, key: str) -> None:
     bench.admin.rpush(key, "junk")
 
 
-async def test_every_error_of_a_push_has_its_jobs_which_can_be_pushed_once_it_is_mended(bench: Bench) -> None:
+async def test_every_error_of_a_push_has_its_jobs_which_can_be_pushed_once_it_is_fixed(bench: Bench) -> None:
     queue, prefix = bench.queue(), f"redisjobs:{{{bench.name}}}:"
     spoil(bench, f"{prefix}ready:normal")
     with pytest.raises(WrongType, match="nothing was written") as caught:
@@ -649,7 +649,7 @@ async def test_a_prepared_push_that_was_cancelled_is_repeated_and_told_once(benc
         assert bench.ids() == Counter(["known"])
 
 
-async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_nobody_connects_anew(
+async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_no_one_connects_again(
     running: server.Server, queue_name: str
 ) -> None:
     admin = redis.Redis.from_url(running.url)

@@ -75,7 +75,7 @@ async def test_jobs_that_are_large_are_asked_about_some_at_a_time(
     assert engine_store.admin.hlen(f"{engine_store.prefix}waiters") == 41
 
 
-async def test_a_listening_connection_that_is_cut_is_made_anew_and_nothing_is_missed(
+async def test_a_listening_connection_that_is_cut_is_made_again_and_nothing_is_missed(
     far: JobQueue, engine_store: RedisStore
 ) -> None:
     store, add = engine_store, keeping(far)

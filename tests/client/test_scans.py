@@ -310,7 +310,7 @@ async def test_what_was_done_before_the_connection_ended_stays_done(store: Store
     assert await JobQueue(driver).requeue_all() == 50
 
 
-async def test_a_letter_with_too_many_fields_stays_and_is_in_nobodys_way(redis_store: RedisStore) -> None:
+async def test_a_letter_with_too_many_fields_stays_and_blocks_no_other(redis_store: RedisStore) -> None:
     driver = redis_store.driver
     many = {f"f{number}": "" for number in range(600)} | {"id": "large", "name": "Work", "parameters": "{}"}
     entry = redis_store.admin.xadd(f"{redis_store.prefix}dead", many)

@@ -730,7 +730,7 @@ CALLS: dict[str, Callable[[SyncJobQueue], Any]] = {
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nobody_reaches_another_queue_or_the_server(engine_store: RedisStore, role: str) -> None:
+def test_no_one_reaches_another_queue_or_the_server(engine_store: RedisStore, role: str) -> None:
     store, other = engine_store, "another-queue"
     with user(store, documented_rule(role, store.queue_name)) as url:
         with SyncJobQueue(url, other) as queue:

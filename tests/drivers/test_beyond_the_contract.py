@@ -211,7 +211,7 @@ async def test_a_lease_that_is_not_quite_the_one_of_the_store_settles_nothing(
 
 
 @pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
-async def test_a_batch_of_which_one_job_is_not_the_workers_settles_the_others(
+async def test_a_batch_with_one_job_that_is_not_the_workers_settles_the_others(
     store: Store, worker: Open, settlement: Settlement
 ) -> None:
     consumer = await worker()

@@ -223,7 +223,7 @@ def test_no_two_tests_of_the_contract_have_one_name() -> None:
     assert len(names) == len(set(names)) > 100
 
 
-def test_whoever_has_no_pytest_is_told_what_to_install() -> None:
+def test_an_author_without_pytest_learns_what_to_install() -> None:
     program = f"import sys\nsys.modules['pytest'] = None\nimport redisjobs.testing.clock\nimport {PACKAGE}"
 
     ran = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=50)

@@ -680,7 +680,7 @@ async def test_a_push_that_has_to_send_the_script_first_is_refused_by_a_full_ser
 
 
 @pytest.mark.anyio
-async def test_of_a_field_given_twice_by_hand_the_last_counts_for_scripts_and_worker(
+async def test_of_a_field_given_twice_with_redis_cli_the_last_counts_for_scripts_and_worker(
     queue: RedisStore, worker: Consumer
 ) -> None:
     twice = ["id", "a", "name", "Work", "id", "b", "unique", "one", "unique", "two"]
@@ -699,7 +699,7 @@ async def test_of_a_field_given_twice_by_hand_the_last_counts_for_scripts_and_wo
 
 
 @pytest.mark.anyio
-async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_finds_so(
+async def test_nothing_comes_after_the_largest_entry_id_and_a_look_there_finds_so(
     queue: RedisStore, worker: Consumer
 ) -> None:
     largest = f"{2**64 - 1}-{2**64 - 1}"
@@ -864,7 +864,7 @@ async def test_of_a_fenced_worker_nothing_is_left_though_the_store_has_forgotten
 
 
 @pytest.mark.anyio
-async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
+async def test_jobs_whose_consumer_was_removed_run_again_and_no_others(
     queue: RedisStore, worker: Consumer
 ) -> None:
     """The server drops what a consumer has pending with it: such entries are never read again."""
@@ -907,7 +907,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
 
 
 @pytest.mark.anyio
-async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and_though_no_locator_names_it(
+async def test_a_job_that_no_one_would_be_given_is_found_whatever_else_waits_and_though_no_locator_names_it(
     queue: RedisStore, worker: Consumer
 ) -> None:
     queue.put({"id": "external", "name": "Work"})
@@ -954,7 +954,7 @@ async def test_however_much_was_delivered_it_is_looked_through_in_steps(
 
 
 @pytest.mark.anyio
-async def test_a_job_that_was_skipped_by_hand_is_no_dead_letter_however_few_deliveries_are_allowed(
+async def test_a_job_that_was_skipped_with_redis_cli_is_no_dead_letter_however_few_deliveries_are_allowed(
     queue: RedisStore,
 ) -> None:
     worker = queue.consumer("w1", max_deliveries=1)
@@ -1205,7 +1205,7 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
 
 
 @pytest.mark.anyio
-async def test_what_is_remembered_of_ends_goes_in_the_background_before_it_expires_and_not_before_nobody_asks(
+async def test_what_is_remembered_of_ends_goes_in_the_background_before_it_expires_and_not_before_no_one_asks(
     queue: RedisStore, worker: Consumer
 ) -> None:
     queue.clock.set_to = 1_795_640_000_000

@@ -448,7 +448,7 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 
 @pytest.mark.parametrize("key", ["worker:lost", "worker:gone"])
 @pytest.mark.parametrize("way", ["spoiled", "removed"])
-async def test_another_workers_record_is_in_nobodys_way_whatever_became_of_it(
+async def test_another_workers_record_blocks_no_other_whatever_became_of_it(
     scene: Scene, key: str, way: str
 ) -> None:
     store = scene.store
@@ -483,7 +483,7 @@ async def test_a_worker_whose_record_was_spoiled_is_told_so_and_then_that_it_was
 
 
 @pytest.mark.parametrize("key", ["due", "delayed", "dead", "ready:low"])
-async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do_without(
+async def test_a_key_that_was_spoiled_with_redis_cli_costs_no_push_and_no_claim_that_do_without(
     scene: Scene, key: str
 ) -> None:
     store = scene.store
@@ -584,7 +584,7 @@ async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_w
 
 
 @pytest.mark.parametrize("act", ["settle: release", "settle: fail", "settle: done", "claim", "reject"])
-async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has_to_be(
+async def test_the_key_that_was_spoiled_with_redis_cli_is_named_with_what_it_is_and_has_to_be(
     scene: Scene, act: str
 ) -> None:
     store = scene.store
@@ -656,7 +656,7 @@ SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-async def test_a_delayed_job_that_was_spoiled_by_hand_costs_no_other_push(
+async def test_a_delayed_job_that_was_spoiled_with_redis_cli_costs_no_other_push(
     redis_store: RedisStore, spoiled: str
 ) -> None:
     store, ran = redis_store, Counter[int]()
@@ -767,7 +767,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:30])
-async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str) -> None:
+async def test_what_cannot_be_promoted_blocks_no_other(scene: Scene, text: str) -> None:
     store = scene.store
     store.clock.advance(0)
     await store.driver.push([job("bad", due=After(1000)), job("good", due=After(2000))], repeated=False)
@@ -853,7 +853,7 @@ async def test_a_member_of_due_without_a_place_in_line_is_cancelled_whole(scene:
     assert store.admin.zcard(f"{store.prefix}due") == 0
 
 
-async def test_a_member_of_due_of_which_nothing_is_known_goes_and_no_other_job_loses_its_place(
+async def test_a_member_of_due_that_is_unknown_goes_and_no_other_job_loses_its_place(
     scene: Scene,
 ) -> None:
     store = scene.store
@@ -959,7 +959,7 @@ async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
     assert (info.reason, len(starts)) == ("failed", 1)
 
 
-async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_once_it_is_mended(
+async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_once_it_is_fixed(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = redis_store.stream()
@@ -992,7 +992,7 @@ async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_
 
 
 @pytest.mark.parametrize("key", ["paused:names", "held", "workers", "progress:ready"])
-async def test_a_job_is_shown_though_what_says_why_it_waits_was_spoiled_by_hand(
+async def test_a_job_is_shown_though_what_says_why_it_waits_was_spoiled_with_redis_cli(
     redis_store: RedisStore, key: str
 ) -> None:
     store = redis_store

@@ -240,7 +240,7 @@ async def test_jobs_whose_name_has_no_handler_here_go_by_one_name(
     assert value(samples, "redisjobs_dead_total", queue=queue.name, reason="undecodable") == 1
 
 
-async def test_a_job_that_kills_its_workers_is_counted_though_nobody_ran_it(
+async def test_a_job_that_kills_its_workers_is_counted_though_no_one_ran_it(
     queue: JobQueue, store: Store, registry: CollectorRegistry
 ) -> None:
     Metrics(registry).listen(queue)

@@ -256,7 +256,7 @@ async def test_what_is_put_while_the_answer_to_a_declaration_is_on_its_way_is_he
             await eventually(lambda: fired)
 
 
-async def test_whoever_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:
+async def test_a_process_that_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:
     async with JobQueue(store.driver, store.queue_name) as knows, JobQueue(store.driver, store.queue_name) as bare:
         knows.register(Report)(lambda parameters: None)
         stop_between_slots(store)
@@ -529,7 +529,7 @@ async def test_what_code_declares_in_place_of_what_was_put_at_run_time_does_not_
     assert "one of that name was put at run time" in caplog.text
 
 
-async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
+async def test_a_schedule_that_was_spoiled_is_reported_and_the_others_fire(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = redis_store
@@ -559,7 +559,7 @@ async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
 
 
 @pytest.mark.slow
-async def test_a_schedule_whose_unique_key_somebody_spoiled_waits_and_the_others_fire(
+async def test_a_schedule_whose_unique_key_was_spoiled_waits_and_the_others_fire(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = redis_store
@@ -591,7 +591,7 @@ BY_HAND: dict[str, dict[str, str | bytes]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_there", [True, False], ids=["while_it_runs", "before"])
-async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_keeps_it_busy(
+async def test_nothing_that_is_written_into_a_schedule_ends_a_scheduler_or_keeps_it_busy(
     redis_store: RedisStore, is_there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, calls = redis_store, list[Any]()
@@ -648,7 +648,7 @@ class Hear(Middleware):
         job.when_pushed(lambda added, error: self.told.append((job.job_id, error)))
 
 
-async def test_whoever_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_end_of_each(
+async def test_middleware_that_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_end_of_each(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hear, error = Hear(), DriverError("no")

@@ -161,7 +161,7 @@ def test_of_a_thing_with_a_dead_letter_no_version_has_to_be_run(book: Book) -> N
     assert check([*book.lines, *lines], [book.final]).passed
 
 
-def test_a_job_that_was_replaced_has_its_deliveries_counted_anew(book: Book) -> None:
+def test_a_job_that_was_replaced_has_its_deliveries_counted_again(book: Book) -> None:
     told = {"what": "pushed", "db": 0, "job": "x", "holder": "b", "added": False, "replaced": True, "at": 104.8}
     book.lines += [started("b", 3, 104.4, deliveries=3)]
     assert book.verdict().stolen
@@ -198,7 +198,7 @@ def test_an_acknowledged_job_that_never_ended_is_lost(book: Book) -> None:
     assert book.verdict().lost == ["d"]
 
 
-def test_a_job_that_nobody_was_told_is_there_may_be_missing(book: Book) -> None:
+def test_a_job_that_no_one_was_told_is_there_may_be_missing(book: Book) -> None:
     book.lines += pushed("d", 103)[:1]
 
     assert book.verdict().passed
@@ -491,7 +491,7 @@ def test_counters_that_do_not_add_up_fail_the_run(book: Book, counter: str, off:
     assert book.verdict().wrong
 
 
-def test_a_job_that_ran_and_that_nobody_pushed_is_found(book: Book) -> None:
+def test_a_job_that_ran_and_that_no_one_pushed_is_found(book: Book) -> None:
     book.lines += done("stranger", 2, 103)
     book.final.totals |= {"pushed": 4, "completed": 3}
 
@@ -650,7 +650,7 @@ def test_a_job_comes_again_the_later_the_longer_another_fault_keeps_all_from_the
     assert again(A, started("x", 2, 208.7), cut(200, 201), clock(202, 203.1)) == "none"
 
 
-def test_where_deliveries_are_counted_anew_all_that_were_since_may_have_lost_the_job() -> None:
+def test_where_deliveries_are_counted_again_all_that_were_since_may_have_lost_the_job() -> None:
     first, destroyed = started("x", 1, 200, 3), cut(200.2, 201) | {"name": "group destroyed", "hands_on": True}
     anew = destroyed | {"forgets_deliveries": True}
 
@@ -731,7 +731,7 @@ def test_a_run_begun_after_an_outage_whose_harm_still_shows_has_a_whole_lease_as
     assert again(A, started("x", 2, 200 + seconds, 2), late) == ("network cut" if excused else "none")
 
 
-def test_a_lease_that_began_anew_until_a_fault_is_over_a_lease_after_that() -> None:
+def test_a_lease_that_began_again_until_a_fault_is_over_a_lease_after_that() -> None:
     first = started(
         "x", 1, 196
     )  # its worker beat at 199.33 or later: until 201.33, and 0.5 s of that may be a delay
@@ -786,7 +786,7 @@ def test_one_whose_event_loop_was_blocked_has_beaten_all_the_while() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (1.85, False), (1.95, True)])
-def test_who_heard_nothing_of_the_store_takes_nobody_for_dead_for_a_lease_once_it_is_back(
+def test_who_heard_nothing_of_the_store_takes_no_worker_for_dead_for_a_lease_once_it_is_back(
     seconds: float, excused: bool
 ) -> None:
     first, again_at = started("x", 1, 198), 202 + seconds
@@ -797,7 +797,7 @@ def test_who_heard_nothing_of_the_store_takes_nobody_for_dead_for_a_lease_once_i
     assert again(first, started("x", 2, again_at, 2), back) == ("network cut" if excused else "none")
 
 
-def test_an_outage_of_half_a_lease_keeps_nobody_from_taking_others_for_dead() -> None:
+def test_an_outage_of_half_a_lease_keeps_no_one_from_taking_others_for_dead() -> None:
     assert again(started("x", 1, 198), started("x", 2, 202.1, 2), cut(201, 202)) == "network cut"
 
 
@@ -817,7 +817,7 @@ def test_a_worker_that_is_stopped_hands_on_what_has_ended_or_outlived_its_grace(
 # What must not come before what
 
 
-def test_a_job_that_was_cancelled_while_nobody_ran_it_is_not_started_any_more(book: Book) -> None:
+def test_a_job_that_was_cancelled_while_no_one_ran_it_is_not_started_any_more(book: Book) -> None:
     cancel = [
         {"what": "cancel", "job": "d", "db": 0, "at": 103},
         {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "reply": "CANCELLED"},
@@ -954,7 +954,7 @@ def test_a_key_is_held_by_no_job_that_had_ended_before_the_push(book: Book, end:
     assert not found(101.1)  # it had not, when this was sent
 
 
-def test_a_key_may_be_held_by_a_job_whose_end_nobody_was_told(book: Book) -> None:
+def test_a_key_may_be_held_by_a_job_whose_end_no_one_was_told(book: Book) -> None:
     push, told = pushed("d", 110)
     book.without("a", "settled")
 
@@ -995,7 +995,7 @@ def worker_lost(
         (cut(103, 105), "none"),  # over when it began
     ],
 )
-def test_a_job_that_kills_nobody_is_lost_beside_poison_only_by_a_fault_before_that(
+def test_a_job_that_kills_no_worker_is_lost_beside_poison_only_by_a_fault_before_that(
     book: Book, fault: dict[str, Any], cause: str
 ) -> None:
     assert worker_lost(book, fault) == {cause: 1}
@@ -1011,7 +1011,7 @@ def test_a_job_that_kills_nobody_is_lost_beside_poison_only_by_a_fault_before_th
         (killed(2, 108), 130, "none"),  # long found by others
     ],
 )
-def test_a_job_that_kills_nobody_is_lost_with_its_worker_only_by_a_fault_that_took_that(
+def test_a_job_that_kills_no_worker_is_lost_with_its_worker_only_by_a_fault_that_took_that(
     book: Book, fault: dict[str, Any], at: float, cause: str
 ) -> None:
     assert worker_lost(book, fault, at=at, poison=None) == {cause: 1}
@@ -1220,7 +1220,7 @@ def test_a_job_that_lay_ready_after_the_last_push_is_found_as_well() -> None:
     ],
     ids=["killed", "another", "frozen", "poisoned", "cut", "cuts", "no renewals", "full", "blocked", "clearing"],
 )
-def test_a_job_that_nobody_could_have_started_has_not_waited_too_long(lines: Lines) -> None:
+def test_a_job_that_no_worker_could_have_started_has_not_waited_too_long(lines: Lines) -> None:
     assert not waited(*pushed("x", 200), *done("x", 2, 225), *lines)
 
 
@@ -1330,7 +1330,7 @@ def put(mark: str, at: float, job: str = "9-0") -> dict[str, Any]:
     return {"what": "external", "job": job, "db": 0, "mark": mark, "at": at, "pushed": False}
 
 
-def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Book) -> None:
+def test_external_entries_that_share_an_id_are_told_apart_by_their_marks(book: Book) -> None:
     for mark, worker in (("m1", 1), ("m2", 2)):
         start, end, settlement = done("9-0", worker, 103)
         book.lines += [put(mark, 102), start | {"mark": mark}, end | {"mark": mark}, settlement]
@@ -1376,7 +1376,7 @@ def test_jobs_of_two_databases_are_two_jobs_though_their_ids_are_one(book: Book)
     assert check([*book.lines, *there[:2]], [book.final, final]).lost == ["database 1: a"]
 
 
-def test_a_cancel_that_nobody_asked_for_loses_the_job(book: Book) -> None:
+def test_a_cancel_that_no_one_asked_for_loses_the_job(book: Book) -> None:
     book.lines += [*pushed("d", 100), started("d", 2, 101), ended("d", 2, 101.5, result="cut")]
     book.lines.append(settled("d", 2, 101.6) | {"cancelled": True})
     elsewhere = {"what": "cancel", "job": "d", "db": 1, "at": 101.4}

@@ -155,7 +155,7 @@ def test_workers_that_are_forgotten_are_there_again_with_their_next_beat(system:
         assert worker_ids(system) == [worker]
 
 
-def test_what_a_worker_had_of_which_nothing_is_known_is_found_and_handed_back(system: System, worker: str) -> None:
+def test_what_a_worker_had_that_is_unknown_is_found_and_handed_back(system: System, worker: str) -> None:
     job = system.push(Work(1))
     assert [lease.job_id for lease in run(system, commands(system).read(worker, slice(1, 2), 1))] == [job]
     fault = LoseRecord()
@@ -181,7 +181,7 @@ def test_who_is_fenced_is_written_down_once(system: System, worker: str) -> None
     assert [(note["what"], note["worker"], note["db"]) for note in system.notes] == [("fenced", worker, 0)]
 
 
-def test_a_record_that_nobody_would_ever_take_away_is_left_behind(system: System, worker: str) -> None:
+def test_a_record_that_no_one_would_ever_take_away_is_left_behind(system: System, worker: str) -> None:
     assert final_state(system.store).left == []  # it lives, or was killed just now
 
     system.store.run("DEL", f"{system.store.prefix}workers")
@@ -311,7 +311,7 @@ def test_a_beat_that_comes_late_is_answered_all_the_same(system: System, worker:
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-def test_a_claim_that_comes_late_takes_a_job_of_which_nobody_is_told(
+def test_a_claim_that_comes_late_takes_a_job_of_which_no_one_is_told(
     system: System, worker: str, monkeypatch: pytest.MonkeyPatch, in_time: bool
 ) -> None:
     assert system.workers is not None
@@ -585,7 +585,7 @@ def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained
     assert fleet.complaints() == [f"worker process {line['ended']} {line['how']}" for line in others]
 
 
-def test_an_unsupervised_worker_that_ends_in_order_though_nobody_asked_it_is_complained_of(fleet: Fleet) -> None:
+def test_an_unsupervised_worker_that_ends_in_order_though_no_one_asked_it_is_complained_of(fleet: Fleet) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     fleet.hosts = [Host(Kind(), process)]
     process.wait()

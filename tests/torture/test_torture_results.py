@@ -137,7 +137,7 @@ def test_a_result_of_a_run_that_was_refused_is_found(run: Kept) -> None:
     assert "is that of a run which was refused: w1" in run.verdict().wrong[0]
 
 
-def test_a_result_of_a_run_that_nobody_knows_to_be_refused_is_found_where_another_one_ended_the_job(
+def test_a_result_of_a_run_that_no_one_knows_to_be_refused_is_found_where_another_one_ended_the_job(
     run: Kept,
 ) -> None:
     run.lines.append(ended("b", 1, 102.4))
@@ -146,7 +146,7 @@ def test_a_result_of_a_run_that_nobody_knows_to_be_refused_is_found_where_anothe
     assert "and another one ended it" in run.verdict().wrong[0]
 
 
-def test_a_result_may_be_that_of_a_run_whose_answer_nobody_heard(run: Kept) -> None:
+def test_a_result_may_be_that_of_a_run_whose_answer_no_one_heard(run: Kept) -> None:
     run.lines += [*kept("e", 102), started("e", 1, 102), ended("e", 1, 102.4)]
     run.final.totals |= {"pushed": 5, "completed": 3}
     run.final.statuses["e"] = result_of("e", 1)
@@ -154,7 +154,7 @@ def test_a_result_may_be_that_of_a_run_whose_answer_nobody_heard(run: Kept) -> N
     assert run.verdict().passed
 
 
-def test_of_a_push_that_nobody_was_told_of_nothing_may_be_known(run: Kept) -> None:
+def test_of_a_push_that_no_one_was_told_of_nothing_may_be_known(run: Kept) -> None:
     run.lines += kept("e", 102)[:1]
     run.final.statuses["e"] = JobStatus(Ending.NOT_FOUND)
 
@@ -368,7 +368,7 @@ def test_a_follow_up_that_its_parent_was_told_to_be_there_already_is_found(famil
     assert family.verdict().wrong == ["both (Work) was there already, by the answer to its parent"]
 
 
-def test_where_nobody_heard_which_run_ended_a_parent_either_may_have(family: Family) -> None:
+def test_where_no_one_heard_which_run_ended_a_parent_either_may_have(family: Family) -> None:
     family.without("settled", job="p")
     family.lines = [line for line in family.lines if line["what"] != "JobsPushed"]
     family.lines.append(ended("p", 1, 101.4))

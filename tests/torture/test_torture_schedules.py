@@ -170,7 +170,7 @@ def test_a_slot_that_two_schedulers_fired_is_found_though_its_job_ran_once(name:
     assert book.verdict().wrong == [f"{job_of(2, name)} was fired 2 times, by processes 1 and 7"]
 
 
-def test_a_slot_that_was_fired_when_its_job_was_there_is_found_though_nobody_is_known_who_fired_it_before(
+def test_a_slot_that_was_fired_when_its_job_was_there_is_found_though_no_one_is_known_who_fired_it_before(
     every: Book,
 ) -> None:
     every.without(2, "fired")
@@ -182,7 +182,7 @@ def test_a_slot_that_was_fired_when_its_job_was_there_is_found_though_nobody_is_
 
 
 @pytest.mark.parametrize("name", ["all", "latest"])
-def test_a_slot_whose_job_was_made_twice_is_found_though_nobody_told_of_the_second_time(name: str) -> None:
+def test_a_slot_whose_job_was_made_twice_is_found_though_no_one_told_of_the_second_time(name: str) -> None:
     book = Book(name, range(5))
     book.lines += ran(2, 2, name, after=0.05)
     book.final.totals = {"pushed": 6, "completed": 6}
@@ -201,7 +201,7 @@ def test_a_slot_of_which_its_scheduler_told_nothing_was_fired_where_its_job_ran(
     assert every.verdict().slots == 5
 
 
-def test_a_slot_whose_job_is_a_dead_letter_that_nobody_told_of_was_fired(every: Book) -> None:
+def test_a_slot_whose_job_is_a_dead_letter_that_no_one_told_of_was_fired(every: Book) -> None:
     every.without(2)
     every.lines.append(killed(1, 2))
     every.final.letters = [Letter(job_of(2), "worker lost", failed_at=slot(3).timestamp(), deliveries=3)]
@@ -281,7 +281,7 @@ def test_slots_of_two_databases_are_two_though_their_ids_are_one(every: Book) ->
     assert "database 1: all@2026-11-26T08:00:02Z was never fired" in check(spoiled, [every.final, there]).wrong
 
 
-def test_a_job_that_runs_under_the_id_of_a_slot_of_no_schedule_was_pushed_by_nobody(every: Book) -> None:
+def test_a_job_that_runs_under_the_id_of_a_slot_of_no_schedule_was_pushed_by_no_one(every: Book) -> None:
     every.lines += ran(2, 1, "other")
     every.final.totals = {"pushed": 6, "completed": 6}
 

@@ -658,7 +658,7 @@ async def test_a_pushed_id_that_is_said_to_be_a_dead_letter_is_taken_where_those
     admin.hdel(f"{redis_store.prefix}jobs", "dead")
 
 
-async def test_a_pushed_job_waits_for_its_own_time_though_what_had_its_id_was_removed_by_hand(
+async def test_a_pushed_job_waits_for_its_own_time_though_what_had_its_id_was_removed_with_redis_cli(
     redis_store: RedisStore, driver: Driver, one: RedisConsumer
 ) -> None:
     admin = redis_store.admin

@@ -217,7 +217,7 @@ def test_a_beat_counts_from_when_it_was_begun_and_a_worker_that_has_just_begun_a
     assert 0 < bench.beat_at <= started
 
 
-def test_a_worker_that_is_fenced_is_told_and_its_heartbeat_goes_on_for_whoever_it_is_next(
+def test_a_worker_that_is_fenced_is_told_and_its_heartbeat_goes_on_under_its_next_id(
     run: Callable[[Bench], Bench],
 ) -> None:
     bench = Bench("beat", Fenced("w1"), times=1)
@@ -241,7 +241,7 @@ def test_a_beat_that_was_refused_as_the_worker_is_fenced_is_no_sign_of_life(run:
     assert bench.beat_at == beat_at
 
 
-def test_that_whoever_is_told_of_the_fence_fails_does_not_end_the_heartbeat(run: Callable[[Bench], Bench]) -> None:
+def test_a_failure_to_handle_the_fence_does_not_end_the_heartbeat(run: Callable[[Bench], Bench]) -> None:
     told = threading.Semaphore(0)
 
     class Failing(Bench):

@@ -77,7 +77,7 @@ class Deaf(MemoryDriver):
         return DeafConsumer(self.memory, worker_id, lease, max_deliveries)
 
 
-async def test_a_worker_that_gets_nothing_through_starts_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_worker_that_gets_nothing_through_starts_again(caplog: pytest.LogCaptureFixture) -> None:
     driver = Deaf()
     driver.deaf_for = 1
     queue = queue_at(driver, "q")
@@ -167,7 +167,7 @@ async def hold(store: Store, count: int = 1) -> Consumer:
 
 
 @pytest.mark.slow
-async def test_after_a_time_when_nobody_could_beat_nobody_is_taken_for_dead_for_one_lease(
+async def test_after_a_time_when_no_worker_could_beat_no_worker_is_taken_for_dead_for_one_lease(
     redis_store: RedisStore,
 ) -> None:
     ran: list[float] = []
@@ -263,7 +263,7 @@ def blocked_readers(store: RedisStore) -> Callable[[], int]:
     return count
 
 
-async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_anew(
+async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_again(
     redis_store: RedisStore,
 ) -> None:
     ran: list[float] = []

@@ -93,7 +93,7 @@ async def test_a_parked_entry_that_was_deleted_blocks_no_other_job(engine_store:
         assert (await driver.read(Count())).ready[Priority.NORMAL] == 0
 
 
-async def test_a_read_that_had_to_make_the_group_anew_brings_nothing_that_may_not_start(
+async def test_a_read_that_had_to_make_the_group_again_brings_nothing_that_may_not_start(
     engine_store: RedisStore,
 ) -> None:
     store, until, found = engine_store, Until(), list[str]()
@@ -311,7 +311,7 @@ async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwh
     assert await ids_of_claim(worker) == [f"{number:04}" for number in range(800)]
 
 
-async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_store: RedisStore) -> None:
+async def test_a_job_is_let_go_whose_note_was_taken_away_with_redis_cli(engine_store: RedisStore) -> None:
     store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()

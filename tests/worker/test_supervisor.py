@@ -514,7 +514,7 @@ def test_a_code_alone_does_not_tell_that_a_child_ended_in_order(
 @pytest.mark.parametrize(
     ("how", "warned"), [(End.STOPPED, True), (End.HINDERED, True), (End.SHARE, False), (End.DRAINED, False)]
 )
-def test_a_child_that_ends_in_order_though_nobody_asked_is_warned_of_unless_it_has_done_what_it_was_to(
+def test_a_child_that_ends_in_order_though_no_one_asked_is_warned_of_unless_it_has_done_what_it_was_to(
     started: Path, caplog: pytest.LogCaptureFixture, how: End, warned: bool
 ) -> None:
     assert supervised(started, f"end('{how}' if number < 2 else '{End.DRAINED}')").run() == 0

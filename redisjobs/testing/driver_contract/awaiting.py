@@ -205,7 +205,7 @@ async def test_a_dead_letter_says_why(store: DriverStore, one: Consumer) -> None
     assert await store.driver.change(GetStatus(["a", "b"])) == [left, JobStatus(Ending.NOT_FOUND)]
 
 
-async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, one: Consumer) -> None:
+async def test_a_job_that_is_unknown_is_not_found(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     await settle(one, await claim_one(one), Ack())
 

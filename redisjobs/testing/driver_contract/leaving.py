@@ -20,7 +20,7 @@ from redisjobs.testing.driver_contract.acts import (
 from redisjobs.testing.store import DriverStore
 
 
-async def test_the_turns_of_a_worker_are_its_own_and_begin_anew_with_its_id(
+async def test_the_turns_of_a_worker_are_its_own_and_begin_again_with_its_id(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
     await push(store, "a", "b", "c")

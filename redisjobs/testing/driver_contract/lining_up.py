@@ -160,7 +160,7 @@ async def test_of_a_paused_queue_no_line_moves_until_it_is_resumed(driver: Drive
 # When a worker looks
 
 
-async def test_a_settlement_without_a_claim_says_nothing_of_turns_where_nobody_waits(
+async def test_a_settlement_without_a_claim_says_nothing_of_turns_where_no_one_waits(
     driver: Driver, one: Consumer
 ) -> None:
     await limit(driver, "max_concurrency=1")
@@ -171,7 +171,7 @@ async def test_a_settlement_without_a_claim_says_nothing_of_turns_where_nobody_w
 
 
 @needs(Tidy)
-async def test_tidying_lets_nobody_look_before_the_next_of_a_line_may_start(
+async def test_tidying_lets_no_one_look_before_the_next_of_a_line_may_start(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)

@@ -102,7 +102,7 @@ async def test_a_running_job_is_marked_and_its_worker_told(store: DriverStore, o
     assert (totals["cancelled"], totals["completed"]) == (1, 0)
 
 
-async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_it_was_still_on_its_way(
+async def test_a_cancel_reaches_the_holder_of_the_job_by_the_next_beat_even_if_it_was_still_on_its_way(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
     await push(store, "a", "b", "c")
@@ -121,7 +121,7 @@ async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_i
     assert beat(one, *leases) == ["b", "c"]  # one that begins to listen only now hears it too
 
 
-async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
+async def test_no_one_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
     await push(store, "a", "b")
@@ -162,7 +162,7 @@ async def test_a_cancelled_job_may_still_succeed_or_fail(store: DriverStore, one
     assert ids(await claim(one)) == ["b"]
 
 
-async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: DriverStore, one: Consumer) -> None:
+async def test_a_requeued_dead_letter_starts_again_under_its_id(store: DriverStore, one: Consumer) -> None:
     fields = ["name", "Work", "parameters", "{}", "headers", '{"k":"v"}', "attempt", "4", "unknown_since", "1"]
     fields += ["started_at", "1"]
     await push(store, NewJob("a", fields, Priority.HIGH, expires_in_ms=1, unique="key"))

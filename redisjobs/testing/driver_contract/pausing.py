@@ -129,7 +129,7 @@ async def test_a_delayed_job_becomes_ready_while_the_queue_is_paused(
     assert await ids(driver) == ["late"]
 
 
-async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: DriverStore, driver: Driver) -> None:
+async def test_a_pause_is_told_with_its_beginning(store: DriverStore, driver: Driver) -> None:
     store.clock.advance(0)
     assert await driver.read(FindPauses()) == Pauses(None, {}, 0)
     began = store.clock()
@@ -233,7 +233,7 @@ async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
     assert await driver.read(Find("a")) is None
 
 
-async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes_to_it(
+async def test_what_was_resumed_is_given_back_by_tidying_where_no_one_else_comes_to_it(
     driver: Driver, one: Consumer
 ) -> None:
     await push(driver, job("a"))
@@ -341,7 +341,7 @@ async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, one
     await driver.change(Cancel("held"))
 
 
-async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
+async def test_what_waits_because_it_may_not_start_is_no_ones_backlog(
     store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)

@@ -241,7 +241,7 @@ async def test_each_job_of_a_batch_gets_its_own_word(store: DriverStore, one: Co
 
 @pytest.mark.parametrize("off", ["cancelling", "lost"])
 @pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
-async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_others(
+async def test_a_batch_with_one_job_that_is_not_as_it_should_be_settles_the_others(
     store: DriverStore, one: Consumer, off: str, settlement: Settlement
 ) -> None:
     await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
@@ -287,7 +287,7 @@ async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_appl
 
 
 @pytest.mark.parametrize("refund", [True, False])
-async def test_a_release_that_is_sent_again_leaves_its_job_to_whoever_claimed_it_since(
+async def test_a_release_that_is_sent_again_leaves_its_job_to_the_worker_that_claimed_it_since(
     store: DriverStore, one: Consumer, refund: bool
 ) -> None:
     """Be it the same worker, whose later lease may look as the earlier one did."""

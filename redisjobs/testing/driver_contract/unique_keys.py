@@ -106,7 +106,7 @@ async def test_a_job_that_becomes_due_after_it_was_replaced_runs_at_the_time_tha
     assert ids(await claim(one)) == ["a"]
 
 
-async def test_a_job_that_was_handed_back_is_replaced_and_its_deliveries_begin_anew(
+async def test_a_job_that_was_handed_back_is_replaced_and_its_deliveries_begin_again(
     store: DriverStore, one: Consumer
 ) -> None:
     await push(store, job("a", unique="key"))
@@ -249,7 +249,7 @@ async def test_a_push_of_an_id_that_is_there_replaces_nothing(store: DriverStore
 # How long a key is held
 
 
-async def test_a_window_starts_anew_when_the_job_is_replaced(store: DriverStore, one: Consumer) -> None:
+async def test_a_window_starts_again_when_the_job_is_replaced(store: DriverStore, one: Consumer) -> None:
     await push(store, job("a", unique="key"))
     assert await push(store, newer("b", unique_for_ms=3_600_000)) == [Pushed(Reply.REPLACED, "a")]
     assert await push(store, newer("c", unique_for_ms=3_600_000)) == [Pushed(Reply.REPLACED, "a")]
@@ -297,7 +297,7 @@ async def test_a_job_that_is_to_start_again_has_its_key_unless_another_job_took_
 
 
 @pytest.mark.parametrize("settlement", [Ack(), DeadLetter("failed", "no")], ids=str)
-async def test_a_key_that_is_held_until_the_start_is_free_after_the_end_if_nobody_took_it(
+async def test_a_key_that_is_held_until_the_start_is_free_after_the_end_if_no_one_took_it(
     store: DriverStore, one: Consumer, settlement: Any
 ) -> None:
     await push(store, until_start("a"))
@@ -366,7 +366,7 @@ async def test_a_push_that_was_refused_for_its_id_replaces_nothing_when_it_is_re
     assert await parameters(store, "b") == b"{}"
 
 
-async def test_replacing_is_told_to_whoever_waits_for_the_next_due_time(store: DriverStore, worker: Open) -> None:
+async def test_replacing_is_told_to_those_who_wait_for_the_next_due_time(store: DriverStore, worker: Open) -> None:
     await push(store, job("a", unique="key", due=LATE), job("b", due=After(20_000)))
     assert await push(store, newer("c", due=EARLY)) == [Pushed(Reply.REPLACED, "a")]
     rows = await rows_of(store.driver, State.DELAYED, 10)

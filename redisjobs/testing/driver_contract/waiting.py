@@ -61,7 +61,7 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: DriverStore, work
     assert heard[1].value == "2"
 
 
-async def test_what_came_by_a_wait_that_nobody_heard_is_recovered(store: DriverStore, one: Consumer) -> None:
+async def test_what_came_by_a_wait_that_no_one_heard_is_recovered(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", job("b", priority=Priority.LOW))
     await one.wait(5, 1)
     leases = await one.recover([])
@@ -108,7 +108,9 @@ async def test_a_wait_ends_with_a_push(store: DriverStore, one: Consumer) -> Non
     assert await settle(one, leases[0], Ack()) is Reply.OK
 
 
-async def test_a_wait_ends_when_somebody_promotes_a_job(store: DriverStore, one: Consumer, two: Consumer) -> None:
+async def test_a_wait_ends_when_another_worker_promotes_a_job(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, job("a", due=After(1000), priority=Priority.LOW))
     store.clock.advance(2)
     leases = await wait_for(one, lambda: two.exchange([], 0))

@@ -168,7 +168,7 @@ async def test_a_handler_in_a_process_steers_by_raising(queue: JobQueue) -> None
         ("grandchild", "ended with code 7"),
     ],
 )
-async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
+async def test_a_process_that_dies_is_its_jobs_failure_and_no_one_elses(
     queue: JobQueue, tmp_path: Path, what: str, how: str
 ) -> None:
     ids = await queue.push_many([Do(what, str(tmp_path)) for _ in range(3)])

@@ -48,7 +48,7 @@ def test_long_jobs_after_short_ones_end_it_within_two_seconds() -> None:
     assert worker.work(rate=20, took=0.002, seconds=2) == 0
 
 
-def test_it_is_learned_anew_once_jobs_have_waited_too_long() -> None:
+def test_it_is_learned_again_once_jobs_have_waited_too_long() -> None:
     worker = Worker()
     assert worker.work(rate=5_000, took=0.002) > 10
     worker.prefetch.forget()

@@ -11,7 +11,6 @@ from redisjobs.torture import nemesis
 from redisjobs.torture.monitor import Monitor
 from redisjobs.torture.nemesis import Fault, System, duration
 from redisjobs.torture.nemesis.plan import Planned, plan
-from redisjobs.torture.progress import Progress
 
 _MOMENT = 0.3  # seconds for workers to take the jobs that a fault has prepared
 _TRIES = 3  # of a fault that comes alone, until it finds something to harm
@@ -24,16 +23,10 @@ class Attack:
     """Lets faults happen by a plan from a seed, and records them."""
 
     def __init__(
-        self,
-        kinds: Sequence[type[Fault]],
-        system: System,
-        recording: Recording,
-        monitor: Monitor,
-        progress: Progress,
+        self, kinds: Sequence[type[Fault]], system: System, recording: Recording, monitor: Monitor
     ) -> None:
         self._kinds = {fault.name: fault for fault in kinds if fault.possible(system)}
-        self._system, self._recording = system, recording
-        self._monitor, self._progress = monitor, progress
+        self._system, self._recording, self._monitor = system, recording, monitor
 
     def run(self, seed: int, seconds: float) -> None:
         """Let faults happen for this many seconds; what is in force then stays so."""
@@ -47,7 +40,7 @@ class Attack:
 
     def heal(self) -> None:
         """Undo whatever may be in force."""
-        self._progress.now = "none any more"
+        self._monitor.now = "none any more"
         nemesis.heal(self._system)
 
     def _schedule(self, seed: int, seconds: float) -> list[Planned]:
@@ -61,7 +54,7 @@ class Attack:
 
     def _commit(self, planned: Planned, faults: list[Fault]) -> bool:
         """Let faults happen; return whether any did."""
-        self._progress.now = " and ".join(planned.names)
+        self._monitor.now = " and ".join(planned.names)
         self._system.rng.seed(planned.seed)
         self._system.fleet.rng.seed(planned.seed)
         begun = self._begin(faults)
@@ -76,7 +69,7 @@ class Attack:
             if fault.happened:
                 self._note(fault, at, undone)
         self._monitor.write_notes()
-        self._progress.now = ""
+        self._monitor.now = ""
         return any(fault.happened for fault, _ in begun)
 
     def _begin(self, faults: list[Fault]) -> list[tuple[Fault, float]]:
@@ -104,7 +97,7 @@ class Attack:
 
     def _note(self, fault: Fault, began: float, undone: float) -> None:
         """Record a fault; `undone` is when its end began, which may be enough to recover."""
-        self._progress.faults += 1
+        self._monitor.faults += 1
         now, workers = time.time(), self._system.fleet.staying()
         line = {"what": "fault", "at": began, "began": began, "ended": now, "workers": workers}
         self._recording.write(line | {"undone": undone} | fault.facts)

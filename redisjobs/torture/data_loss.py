@@ -7,8 +7,7 @@ limit of a job name, and a schedule. No worker ends or gets stuck.
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from redisjobs import server
@@ -21,11 +20,11 @@ from redisjobs.torture.fleet import jobs, schedules
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.hosts import Kind
 from redisjobs.torture.fleet.store import Store
+from redisjobs.torture.monitor import Monitor
 from redisjobs.torture.nemesis import System
 
 _WITHIN = 60.0  # seconds for each step
 _LEASE = 2.0
-_LOOK = 0.1  # seconds between looks
 _KINDS = (Kind(), Kind(("--processes", "2"), processes=2))
 _TIMES = 2  # losses of each kind
 
@@ -38,11 +37,12 @@ def lose_data(directory: Path, seed: int) -> list[str]:
         store = Store(own.url, "torture-data-loss")
         fleet = Fleet([own.url], store.queue.name, directory, _LEASE, rng, kinds=_KINDS)
         system = System(fleet, [store], _LEASE, own=own, rng=rng)
+        monitor = Monitor(system, Recording(directory), lambda line: None)
         pushed, wrong = list[str](), list[str]()
         try:
             with fleet:
                 fleet.start()
-                if not _wait(fleet, lambda: fleet.complete):
+                if not monitor.until(lambda: fleet.complete, _WITHIN):
                     return [f"the workers did not start in {_WITHIN:g} s:\n{fleet.log_end()}"]
                 for lose in rng.sample((_flush, _restart) * _TIMES, 2 * _TIMES):
                     _push(system)
@@ -50,7 +50,7 @@ def lose_data(directory: Path, seed: int) -> list[str]:
                     began = time.time()
                     lose(system)
                     system.note("fault", began=began, db=0, forgets_deliveries=True)
-                    wrong += _look_after(system, after := _push(system))
+                    wrong += _look_after(monitor, system, after := _push(system))
                     pushed += after
                 fleet.dismiss()
             wrong += [*fleet.unasked, *fleet.complaints()]
@@ -87,33 +87,22 @@ def _push(system: System) -> list[str]:
     return pushed
 
 
-def _look_after(system: System, pushed: Sequence[str]) -> list[str]:
+def _look_after(monitor: Monitor, system: System, pushed: Sequence[str]) -> list[str]:
     """Wait until these jobs have ended and the declarations hold again; return what is missing."""
-    store, fleet, left, missing = system.store, system.fleet, list(pushed), list[str]()
+    store, left, missing = system.store, list(pushed), list[str]()
 
     def all_ended() -> bool:
         while left and store.queue.get(left[-1]) is None:
             left.pop()
         return not left
 
-    if not _wait(fleet, all_ended):
+    if not monitor.until(all_ended, _WITHIN):
         missing.append(f"{len(left)} jobs had not ended after {_WITHIN:g} s, as {left[-1]}")
-    if not _wait(fleet, lambda: bool(store.run("HEXISTS", f"{store.prefix}limits", jobs.Limited.job_name))):
+    if not monitor.until(lambda: store.run("HEXISTS", f"{store.prefix}limits", jobs.Limited.job_name), _WITHIN):
         missing.append("the declared limit is not there again")
-    if not _wait(fleet, lambda: not any(schedules.ALL in what for what in schedules.behind(store))):
+    if not monitor.until(lambda: not any(schedules.ALL in what for what in schedules.behind(store)), _WITHIN):
         missing.append("the declared schedule does not fire again")
     return missing
-
-
-def _wait(fleet: Fleet, condition: Callable[[], bool]) -> bool:
-    until = time.monotonic() + _WITHIN
-    while time.monotonic() < until:
-        fleet.tend()
-        with suppress(DriverError):
-            if condition():
-                return True
-        time.sleep(_LOOK)
-    return False
 
 
 def _judge(directory: Path, system: System, pushed: Sequence[str]) -> list[str]:

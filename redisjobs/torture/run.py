@@ -19,7 +19,6 @@ from redisjobs.torture.fleet.producers import Producers
 from redisjobs.torture.fleet.waiters import wait_again
 from redisjobs.torture.monitor import Monitor
 from redisjobs.torture.nemesis import Fault, System
-from redisjobs.torture.progress import Progress
 
 LEASE = 2.0
 """The shorter of the workers' leases, in seconds: many faults fit in."""
@@ -56,13 +55,13 @@ class Torture:
         show: Callable[[str], object],
         kinds: Sequence[type[Fault]],
     ) -> None:
-        self._place, self._seed, self._length = place, seed, length
-        self._show, self._kinds = show, kinds
+        self._place, self._seed, self._length, self._kinds = place, seed, length, kinds
         self._directory = directory
         self._recording = Recording(directory)
         self.fleet = Fleet(place.urls(place.workers), place.queue, directory, LEASE, random.Random(seed))
         lease = self.fleet.longest_lease
         self._system = System(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
+        self._monitor = Monitor(self._system, self._recording, show)
         self.finals: list[FinalState] = []
         self.wrong: list[str] = []
         self.seconds = 0.0
@@ -78,51 +77,47 @@ class Torture:
             RedisJobsError: The workers did not start.
         """
         started = time.monotonic()
-        progress = Progress(self._place.stores, self._show)
-        monitor = Monitor(self._system, self._recording, progress)
         with self._system, self.fleet:
             self.fleet.start()
-            if not monitor.until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
+            if not self._monitor.until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
                 raise RedisJobsError(f"the workers did not start in {_WARM_UP:g} s:\n{self.fleet.log_end()}")
             for store in self._place.stores:
                 schedules.put(store)
-            self._harm(monitor, progress)
-            self._drain(monitor)
+            self._harm()
+            self._drain()
         told = self.lines()
         self._wait_again(told)
         self.finals = [final_state(store, _kept(told, store.db)) for store in self._place.stores]
         self.seconds = time.monotonic() - started
 
-    def _harm(self, monitor: Monitor, progress: Progress) -> None:
+    def _harm(self) -> None:
         """Push and break, then undo it all."""
         urls = self._place.urls(self._place.producers)
         producers = Producers(urls, self._place.queue, self._recording, seed=self._seed, rate=_RATE)
-        attack = Attack(self._kinds, self._system, self._recording, monitor, progress)
+        attack = Attack(self._kinds, self._system, self._recording, self._monitor)
         with producers:
             attack.run(self._seed, self._length)
             attack.heal()
         self.wrong += producers.errors
 
-    def _drain(self, monitor: Monitor) -> None:
+    def _drain(self) -> None:
         """Let all work come to its end, then the workers."""
-        if not monitor.until(lambda: not self._system.late, _LATE, "late bytes arrive"):
+        if not self._monitor.until(lambda: not self._system.late, _LATE, "late bytes arrive"):
             self.wrong.append(f"{len(self._system.late)} jobs did not end in {_LATE:g} s")
-        self._pause_schedules(monitor)
-        if not monitor.until(self._is_drained, _DRAIN, "the rest drains"):
+        self._pause_schedules()
+        if not self._monitor.until(self._is_drained, _DRAIN, "the rest drains"):
             self.wrong.append(f"the queue did not drain in {_DRAIN:g} s")
         self.fleet.dismiss()
         self._system.look_for_fenced()
-        monitor.write_notes()
+        self._monitor.write_notes()
         self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
 
-    def _pause_schedules(self, monitor: Monitor) -> None:
+    def _pause_schedules(self) -> None:
         """Let schedules catch up, then pause them, or the queue would never drain."""
         stores = self._place.stores
-        if not monitor.until(
-            lambda: not any(map(schedules.behind, stores)), _LATE, "the schedules make up for it"
-        ):
+        if not self._monitor.until(lambda: not any(map(schedules.behind, stores)), _LATE, "schedules catch up"):
             self.wrong += [what for store in stores for what in schedules.behind(store)]
-        if not monitor.until(lambda: all(map(schedules.pause, stores)), _LATE, "the schedules are paused"):
+        if not self._monitor.until(lambda: all(map(schedules.pause, stores)), _LATE, "schedules are paused"):
             self.wrong.append(f"the schedules could not be paused in {_LATE:g} s")
 
     def _wait_again(self, told: Sequence[Line]) -> None:

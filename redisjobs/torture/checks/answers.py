@@ -26,10 +26,7 @@ def wrong_answers(
 ) -> Iterator[str]:
     """Yield results that are missing or another run's, and wrong answers to those who waited, in words.
 
-    Args:
-        histories: All jobs, follow-ups taken as pushed.
-        finals: What each database holds once all jobs have ended.
-        faults: Recorded faults and stalls.
+    Follow-ups count as pushed by now, and all jobs have ended.
     """
     for db, final in enumerate(finals):
         dead = {letter.job for letter in final.letters}

@@ -36,12 +36,7 @@ _LOOKS = 0.75  # seconds between two looks for lost workers, at most
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """The leases of the workers, in seconds.
-
-    Attributes:
-        default: Of a process that recorded none.
-        each: Of the others, by process.
-    """
+    """The leases of the workers, in seconds; `default` is of a process that recorded none."""
 
     default: float
     each: Mapping[int, float] = field(default_factory=dict)
@@ -67,14 +62,7 @@ def pairs(history: History) -> Iterable[tuple[Run, Run]]:
 
 
 class Causes:
-    """The faults of a run, and which of them excuse a second run of a job.
-
-    Args:
-        faults: Recorded faults and stalls.
-        histories: All jobs.
-        leases: Of the workers.
-        databases: The database of each process.
-    """
+    """The faults of a run, and which of them excuse a second run of a job; `databases` is by process."""
 
     def __init__(
         self,
@@ -109,11 +97,8 @@ class Causes:
     def of_end(self, run: Run, ended_at: float) -> str:
         """Return the fault that ended the process of a run or took its lease, or `none`.
 
-        Poison is not among them: what ran beside poison needs another cause, from before the poison.
-
-        Args:
-            run: The last run of a job that was given up.
-            ended_at: When the job was given up.
+        Poison is not among them: what ran beside poison needs another cause, from before the poison. `run` is the
+        last run of a job that was given up at `ended_at`.
         """
         poisoned = [begun["at"] for begun in self._poisoned[run.pid] if begun["at"] >= run.at - POISONED]
         last = min([ended_at, *poisoned])
@@ -126,10 +111,7 @@ class Causes:
     def of_unstarted(self, db: int, since: float, ended_at: float) -> str:
         """Return the fault that may have taken a job from a worker that never started it, or `none`.
 
-        Args:
-            db: The job's database.
-            since: When the job was started last; 0 if never.
-            ended_at: When the job was given up.
+        The job was started last at `since`, 0 if never, and given up at `ended_at`.
         """
         for fault in reversed(self._faults):
             # A killed process received nothing after that.
@@ -145,7 +127,6 @@ class Causes:
         return bool(fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease)
 
     def _is_of(self, fault: Line, db: int) -> bool:
-        """Whether a fault hit workers of a database."""
         if fault["hits"] == "pids":
             return any(self._databases.get(pid) == db for pid in fault["pids"])
         return fault["hits"] == "all" and fault.get("db") in (None, db)
@@ -210,10 +191,7 @@ class Causes:
         return ""
 
     def _comes_by(self, fault: Line, db: int, longer: float) -> float:
-        """By when a job starts again after a fault took it.
-
-        It waits while poison ends the workers that would start it, and while another fault keeps all from Redis.
-        """
+        """By when a job starts again after a fault took it: it waits for poison and other faults to end."""
         until = self._found_by(fault, db) + longer
         for at in self._poisonings[db]:
             if fault["began"] <= at <= until:
@@ -251,8 +229,7 @@ class Causes:
     def _looked_for(self, fault: Line, run: Run) -> float:
         """When a worker that was lost in a fault was fenced, at the earliest.
 
-        After an outage too long to trust the server's clock, that is one lease of that worker later. A worker that
-        has only just started fences it no sooner.
+        After an outage too long to trust the server's clock, that is one lease of that worker later.
         """
         is_outage = fault["what"] == "fault" and fault["hits"] == "all"
         undone, lease = fault.get("undone", fault["ended"]), self._leases.of(run.pid)

@@ -26,13 +26,7 @@ _LOCKED = 1.0  # seconds that one step of a process may keep its other threads f
 
 
 def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.0) -> Verdict:
-    """Judge a run.
-
-    Args:
-        lines: The recordings of all processes, in any order.
-        finals: What each database holds, once all faults are undone and all work has drained.
-        lease: The lease, in seconds, of a worker that has not recorded its own.
-    """
+    """Judge a run by its lines, in any order; `lease` is that of a worker that has not recorded its own."""
     ordered = sorted(lines, key=lambda line: line["at"])
     histories = histories_of(ordered)
     faults = [line for line in ordered if line["what"] in ("fault", "stall")]

@@ -33,16 +33,9 @@ def check_letters(
     db: int,
     destroyed: Sequence[float],
 ) -> None:
-    """Check the dead letters of one database.
+    """Check the dead letters of one database, each with the key of its job.
 
-    Args:
-        verdict: What is found goes here.
-        letters: Each dead letter, and the key of its job.
-        histories: All jobs of the database.
-        causes: The faults of the run.
-        clock: The server's, which dates the letters.
-        db: The database.
-        destroyed: When deliveries began to be counted from zero again.
+    What is found goes into `verdict`. Deliveries were counted from zero again at each time in `destroyed`.
     """
     unstarted = 0
     for letter, key in letters:

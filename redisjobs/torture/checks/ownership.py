@@ -12,10 +12,7 @@ _STARTED = 0.15  # seconds from a job's delivery to its start, where many proces
 def stolen(history: History, fenced: Mapping[str, float], recounted: Sequence[float]) -> list[str]:
     """Return accepted settlements of workers that did not own the job any more, in words.
 
-    Args:
-        history: The job's.
-        fenced: When each fenced worker was seen to be fenced.
-        recounted: When the job's deliveries began to be counted from zero again.
+    Deliveries of the job were counted from zero again at each time in `recounted`.
     """
     return list(_settled_after_others(history, recounted)) or list(_settled_by_fenced(history, fenced))
 

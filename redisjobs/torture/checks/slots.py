@@ -36,12 +36,7 @@ def take_as_pushed(histories: MutableMapping[Key, History], finals: Sequence[Fin
 
 
 def misfired(histories: Mapping[Key, History], finals: Sequence[FinalState]) -> Iterator[str]:
-    """Yield what was fired twice, never, or out of turn, in words.
-
-    Args:
-        histories: All jobs, those of slots taken as pushed.
-        finals: What each database holds, once nothing is fired any more.
-    """
+    """Yield what was fired twice, never, or out of turn, in words; jobs of slots count as pushed by now."""
     for db, final in enumerate(finals):
         for info in final.schedules:
             mine = [history for history in histories.values() if history.db == db and not history.mark]

@@ -35,7 +35,6 @@ class Fleet:
         directory: For recordings and the log.
         lease: The shorter of the workers' two leases, in seconds.
         rng: Chooses victims.
-        kinds: Its hosts; those of databases that do not exist are left out.
         schedulers: Schedulers of a release that is rolled back.
         unasked: Each host that ended without a fault, in words.
         victims: The processes that faults have killed.

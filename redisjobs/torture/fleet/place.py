@@ -20,7 +20,6 @@ class Place:
         own: The server, if faults may break it.
         workers: The proxy between workers and server; None where there can be none.
         producers: The proxy between producers and server; None likewise.
-        queue: The queue's name, the same in all databases.
         stores: The queue in each database.
     """
 
@@ -48,11 +47,7 @@ class Place:
 
 
 def check_url(url: str) -> None:
-    """Make sure that this is the URL of a server.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """Raise ValueError if this is not the URL of a server."""
     try:
         Target(url)
     except ValueError as error:
@@ -61,11 +56,7 @@ def check_url(url: str) -> None:
 
 @contextmanager
 def place(url: str) -> Iterator[Place]:
-    """Give a place for the torture and remove it afterwards: a server of its own, or a queue on the user's.
-
-    Raises:
-        DriverError: The server does not answer.
-    """
+    """Give a place for the torture and remove it afterwards: a server of its own, or a queue on the user's."""
     with ExitStack() as stack:
         own = None
         if not url:

@@ -34,9 +34,6 @@ class Producers:
 
     Args:
         urls: The URL of the queue in each database.
-        name: The queue's.
-        recording: Where they record.
-        seed: Of what they push.
         rate: Jobs a second, of all together.
 
     Attributes:

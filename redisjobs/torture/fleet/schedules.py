@@ -17,11 +17,7 @@ _BEHIND = timedelta(seconds=3)  # the age of the last slot above which a schedul
 
 
 def put(store: Store) -> None:
-    """Put the schedule that no worker declares.
-
-    Raises:
-        DriverError: Redis refuses, or is unavailable.
-    """
+    """Put the schedule that no worker declares."""
     store.queue.schedules.put(LATEST, Tick(), Schedule.every(1))
 
 

@@ -39,13 +39,7 @@ def new_mark() -> str:
 
 
 class Store:
-    """One queue in one database, and a connection to it; for one thread.
-
-    Args:
-        url: Where it is.
-        queue: The queue's name, without special characters of patterns.
-        db: The number of the database in the torture.
-    """
+    """One queue in one database of the torture, and a connection to it; for one thread."""
 
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
@@ -55,11 +49,7 @@ class Store:
         self._connection = SyncConnection(self._commands, Target(url))
 
     def run(self, *wire: Any) -> Any:
-        """Run one command; return its reply, in bytes.
-
-        Raises:
-            DriverError: It failed.
-        """
+        """Run one command; return its reply, in bytes."""
         words = [word if isinstance(word, bytes) else str(word) for word in wire]
         return self._connection.run(Command(words, lambda reply: reply))
 
@@ -70,11 +60,7 @@ class Store:
         return self.queue.counts()
 
     def time(self) -> datetime:
-        """Return the server's own time, to the second.
-
-        Raises:
-            DriverError: The server is unavailable.
-        """
+        """Return the server's own time, to the second."""
         seconds, _ = self.run("TIME")
         return datetime.fromtimestamp(int(seconds), UTC)
 

@@ -36,12 +36,8 @@ def plan(
     Every kind comes once, without another, before any comes again; later ones may come in pairs. If the time is
     too short for this first round, the schedule ends later.
 
-    Args:
-        seed: Of the drawing.
-        seconds: How long it may last.
-        kinds: The faults, with the seconds that each is in force.
-        pairable: Faults that may come together with one that is not among them.
-        alone: Faults that always come without another.
+    `kinds` are the faults with the seconds that each is in force. Those in `pairable` may come together with one
+    that is not; those in `alone` always come without another.
     """
     rng = random.Random(seed)
     needed = sum(kinds.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import chain, features, limits, report, waiters
+from benchmarks import blocked, chain, featured, features, limits, report, waiters
 from benchmarks.__main__ import arguments, beside, installed, measure
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
@@ -641,16 +641,16 @@ def test_what_a_system_lacks_is_said_in_the_table_and_what_failed_below_it() -> 
 
 
 def test_all_features_of_a_system_are_measured_one_after_the_other_and_what_it_lacks_is_not() -> None:
-    systems = [features.FEATURED["ardiq"], features.FEATURED["docket"]]
+    systems = [featured.FEATURED["ardiq"], featured.FEATURED["docket"]]
     asked, run = list[tuple[str, str]](), a_run(samples={})
 
-    def taken(system: features.Featured, feature: features.Feature) -> Figures:
+    def taken(system: featured.Featured, feature: features.Feature) -> Figures:
         asked.append((system.name, feature.key))
         if (system.name, feature.key) == ("docket", "plain"):
             raise Failed("it died")
         return {f"{feature.key}.rate": 1.0}
 
-    def lacks(system: features.Featured) -> dict[str, str]:
+    def lacks(system: featured.Featured) -> dict[str, str]:
         return {"kept": "has no such thing"} if system.name == "ardiq" else {}
 
     some = [features.FEATURES["plain"], features.FEATURES["kept"]]
@@ -671,14 +671,14 @@ def test_all_features_of_a_system_are_measured_one_after_the_other_and_what_it_l
 def test_a_system_whose_program_does_not_start_is_left_out_with_the_reason() -> None:
     run = a_run(samples={})
 
-    def lacks(system: features.Featured) -> dict[str, str]:
+    def lacks(system: featured.Featured) -> dict[str, str]:
         raise Failed("its producer died")
 
-    def taken(system: features.Featured, feature: features.Feature) -> Figures:
+    def taken(system: featured.Featured, feature: features.Feature) -> Figures:
         raise AssertionError
 
     plain = features.FEATURES["plain"]
-    features.measure([features.FEATURED["ardiq"]], [plain], run, taken, lacks, lambda text: None)
+    features.measure([featured.FEATURED["ardiq"]], [plain], run, taken, lacks, lambda text: None)
 
     assert run.failures == [["ardiq", "plain", "failed: its producer died"]]
 
@@ -702,7 +702,7 @@ def test_features_that_there_are_not_are_refused(
 
 
 def test_versions_of_all_packages_whose_features_are_measured_are_pinned() -> None:
-    for system in features.FEATURED.values():
+    for system in featured.FEATURED.values():
         if system.name != "redisjobs":
             assert all(re.search(r"(==|@)[\d.]+$", package) for package in system.packages), system.name
 
@@ -848,7 +848,7 @@ def drains(plain: Sequence[float], keyed: Sequence[float]) -> dict[str, list[Fig
 def test_a_drain_beside_a_blocked_key_is_said_with_the_ratio_of_each_round() -> None:
     alone, beside = drains([10_000, 20_000], [5_000, 5_000]), drains([9_000, 20_000], [5_000, 4_000])
 
-    text = limits.said_of_blocked(alone, beside)
+    text = blocked.said_of_blocked(alone, beside)
 
     assert cells_of(text, "jobs without a limit, jobs/s")[-1] == f"0.95 (0.9{DASH}1)"
     assert cells_of(text, "jobs without a limit, Redis")[2] == f"80.6 (50{DASH}111)"
@@ -857,17 +857,17 @@ def test_a_drain_beside_a_blocked_key_is_said_with_the_ratio_of_each_round() -> 
 def test_jobs_that_a_blocked_key_slows_down_by_more_than_a_tenth_are_said() -> None:
     alone = drains([10_000, 10_000], [10_000, 10_000])
 
-    assert limits.slower(alone, drains([9_000, 9_200], [9_000, 8_000])) == [
+    assert blocked.slower(alone, drains([9_000, 9_200], [9_000, 8_000])) == [
         "'keyed' jobs are 15% slower beside a blocked key"
     ]
 
 
 def test_claims_are_timed_by_turns_beside_a_line_and_without_and_told_by_their_middle() -> None:
-    alone, beside = limits.claims_beside_blocked(3, 20)
+    alone, beside = blocked.claims_beside_blocked(3, 20)
     assert len(alone) == len(beside) == 3
     assert min(alone + beside) > 0
 
-    text = limits.said_of_claims([100, 110, 120], [110, 121, 240])
+    text = blocked.said_of_claims([100, 110, 120], [110, 121, 240])
     said = cells_of(text, "a claim of 10 jobs, Redis")
     assert said[1:] == ["110 (100 to 120)", "121 (110 to 240)", "1.1 (1.1 to 2)"]
 

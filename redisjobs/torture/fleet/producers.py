@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -105,14 +105,17 @@ class Producers:
                 producer.push(batch, partial(queue.push_many, batch))
 
     def _in_async(self, producer: Producer, rng: random.Random) -> None:
-        async def push() -> None:
-            async with queue.JobQueue(self._urls[producer.db], self._name, deadline=_DEADLINE) as store:
-                while not self._over.is_set():
-                    await anyio.sleep(self._every)
-                    job = a_job(store, rng)
-                    await producer.push_async([job], partial(store.push_many, [job]))
+        async def push(store: queue.JobQueue) -> None:
+            while not self._over.is_set():
+                await anyio.sleep(self._every)
+                job = a_job(store, rng)
+                await producer.push_async([job], partial(store.push_many, [job]))
 
-        anyio.run(push)
+        anyio.run(self._in_loop, producer.db, push)
+
+    async def _in_loop(self, db: int, act: Callable[[queue.JobQueue], Awaitable[None]]) -> None:
+        async with queue.JobQueue(self._urls[db], self._name, deadline=_DEADLINE) as store:
+            await act(store)
 
     # Waits for results
 
@@ -121,11 +124,7 @@ class Producers:
             wait(producer, queue, rng, self._over)
 
     def _waits_in_async(self, producer: Producer, rng: random.Random) -> None:
-        async def push_and_wait() -> None:
-            async with queue.JobQueue(self._urls[producer.db], self._name, deadline=_DEADLINE) as store:
-                await wait_in_async(producer, store, rng, self._over)
-
-        anyio.run(push_and_wait)
+        anyio.run(self._in_loop, producer.db, lambda store: wait_in_async(producer, store, rng, self._over))
 
     # One id more than once
 

@@ -17,6 +17,11 @@ from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 
+_FACTS = (
+    *("name", "hits", "recovery", "lingers", "reaches", "unsteady", "forgets_deliveries", "hands_on", "grace"),
+    *("silent", "lost", "pids", "jobs", "db", "detail"),
+)
+
 
 @dataclass(slots=True)
 class System:
@@ -212,7 +217,4 @@ class Fault(ABC):
     @property
     def facts(self) -> dict[str, Any]:
         """What is recorded of it, besides its times."""
-        kind = {"name": self.name, "hits": self.hits, "recovery": self.recovery, "lingers": self.lingers}
-        kind |= {"reaches": self.reaches, "unsteady": self.unsteady, "forgets_deliveries": self.forgets_deliveries}
-        kind |= {"hands_on": self.hands_on, "grace": self.grace, "silent": self.silent, "lost": self.lost}
-        return kind | {"pids": self.pids, "jobs": self.jobs, "db": self.db, "detail": self.detail}
+        return {name: getattr(self, name) for name in _FACTS}

@@ -1343,6 +1343,17 @@ def test_external_entries_that_share_an_id_are_told_apart_by_their_marks(book: B
     assert book.verdict().lost == ["'9-0' (m3), an external entry"]
 
 
+@pytest.mark.parametrize(("first", "wrong"), [("9-0", False), ("8-0", True)])
+def test_an_external_entry_is_refused_only_where_another_has_its_id(book: Book, first: str, wrong: bool) -> None:
+    start, end, settlement = done("9-0", 1, 103)
+    refused = settlement | {"reply": "LEASE_LOST"}
+    book.lines += [put("m1", 102, first), put("m2", 102), start | {"mark": "m2"}, end | {"mark": "m2"}, refused]
+
+    found = [what for what in book.verdict().wrong if "was refused to w1" in what]
+
+    assert len(found) == wrong
+
+
 def test_entries_of_one_id_on_one_worker_are_told_apart_by_their_names_where_they_are_settled(book: Book) -> None:
     hopeless, flaky = {"mark": "m1", "name": "Hopeless"}, {"mark": "m2", "name": "Flaky"}
     first = [started("9-0", 1, 103), ended("9-0", 1, 103.1, result="raised")]

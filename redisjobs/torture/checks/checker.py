@@ -103,6 +103,7 @@ class _Judge:
         ]
         self._letters = list(_keyed_letters(histories, final, db))
         self._dead = Counter(key for _, key in self._letters)
+        self._external_ids = Counter(history.job for history in histories.values() if history.external)
         # Jobs that were on the queue, and those without an answer that says so
         self._arrived = self._maybe = 0
         # Cancels that were answered, and those without an answer
@@ -126,7 +127,9 @@ class _Judge:
                 self._judge_end(key, history)
             self._judge_runs(history)
             verdict.stolen += stolen(history, self._fenced, [*self._destroyed, *history.renewed])
-            verdict.wrong += wrongly_refused(history, self._fenced, self._destroyed)
+            # Of external entries with one id the locator names the first alone: the others are refused.
+            if not (history.external and self._external_ids[history.job] > 1):
+                verdict.wrong += wrongly_refused(history, self._fenced, self._destroyed)
             self._judge_killer(history)
         verdict.external += self._external
         check_letters(

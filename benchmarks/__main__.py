@@ -123,7 +123,7 @@ def measure(
 
 
 def _turned(systems: Sequence[System], by: int) -> list[System]:
-    """Nobody is always the first after the same one."""
+    """No system always comes after the same one."""
     by %= max(len(systems), 1)
     return [*systems[by:], *systems[:by]]
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chain`: jobs that each push the next, as workers and server are killed; each is told."""
+"""`python -m benchmarks.chain`: jobs that each push the next, as workers and server are killed."""
 
 import argparse
 import os
@@ -18,13 +18,15 @@ from redisjobs.errors import DriverError
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.follow_ups import follow_up
-from redisjobs.torture.checks.stories import tell
-from redisjobs.torture.fleet.fleet import Fleet, Kind
+from redisjobs.torture.checks.histories import histories_of
+from redisjobs.torture.fleet.final import FinalState, final_state
+from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.hosts import Kind
 from redisjobs.torture.fleet.jobs import Step
-from redisjobs.torture.fleet.store import Final, Store
+from redisjobs.torture.fleet.store import Store
 
 _WORKERS = 2
-_LEASE = 0.5  # seconds: nobody takes a job over who has not lived for a lease, and few live for long here
+_LEASE = 0.5  # seconds: no worker takes a job over before it has lived for a lease, and few live for long here
 _TAKES = 0.05  # seconds that a step takes: else all of them would be done before the first kill
 _AWAY = 0.2  # seconds that the server is away
 _WITHIN = 1200.0  # seconds
@@ -63,7 +65,7 @@ class Judged:
 
 
 def endure(steps: int, every: float, seed: int) -> tuple[Kills, Judged]:
-    """Let a chain of so many steps go on to its end, with a kill every so many seconds.
+    """Run a chain of this many steps to its end, with a kill every few seconds.
 
     Raises:
         Failed: It did not end in 20 minutes.
@@ -89,13 +91,13 @@ def endure(steps: int, every: float, seed: int) -> tuple[Kills, Judged]:
                 _kill_one(fleet, there, rng, kills)
             time.sleep(0.05)
         fleet.dismiss()
-        judged = judge(list(lines.read(name)), store.final(), first, steps)
+        judged = judge(list(lines.read(name)), final_state(store), first, steps)
         judged.wrong += fleet.unasked
         store.close()
     return kills, judged
 
 
-def judge(told: Sequence[Line], final: Final, first: str, steps: int) -> Judged:
+def judge(told: Sequence[Line], final: FinalState, first: str, steps: int) -> Judged:
     """What came of a chain.
 
     Args:
@@ -107,13 +109,13 @@ def judge(told: Sequence[Line], final: Final, first: str, steps: int) -> Judged:
     pushed = {"what": "push", "job": first, "db": 0, "name": "Step", "at": 0.0}
     known = {"what": "pushed", "job": first, "db": 0, "holder": "", "added": True, "at": 0.0}
     ordered = sorted([pushed, known, *told], key=lambda line: line["at"])
-    stories = tell(ordered)
-    _, wrong = follow_up(stories, ordered, [final])
-    created = [story for story in stories.values() if story.acknowledged]
-    judged = Judged(len(created), sum(bool(story.done) for story in created), wrong=wrong)
-    judged.runs = sum(len(story.runs) for story in stories.values())
-    judged.wrong += [f"{story.label} was created, and never ended" for story in created if not story.done]
-    judged.wrong += [f"{story.label} ended twice" for story in created if len(story.outcomes) > 1]
+    histories = histories_of(ordered)
+    _, wrong = follow_up(histories, ordered, [final])
+    created = [history for history in histories.values() if history.acknowledged]
+    judged = Judged(len(created), sum(bool(history.done) for history in created), wrong=wrong)
+    judged.runs = sum(len(history.runs) for history in histories.values())
+    judged.wrong += [f"{history.label} was created, and never ended" for history in created if not history.done]
+    judged.wrong += [f"{history.label} ended twice" for history in created if len(history.outcomes) > 1]
     judged.wrong += [*final.left, *(f"{letter.job} is a dead letter: {letter.reason}" for letter in final.letters)]
     if judged.created != steps:
         judged.wrong.append(f"{judged.created} steps were created, and there must be {steps}")

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import signal
 import sys
 import time
@@ -10,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from benchmarks import report
 from benchmarks.__main__ import RESULTS, attach, installed
+from benchmarks.featured import FEATURED, Featured
 from benchmarks.measures import Figures
 from benchmarks.report import DASH, Run, spread, table
 from benchmarks.session import SIZE, Session
-from benchmarks.systems import OURS, SYSTEMS, US, Commands, Failed, System, checked, python, python_version
+from benchmarks.systems import US, Failed, python, python_version
 from redisjobs import server
 
 Item = TypeVar("Item")
@@ -88,117 +87,13 @@ COSTS = (
 )
 
 
-# The systems
-
-
-@dataclass(frozen=True)
-class Featured(System):
-    """A system whose program is `<module>_features.py`.
-
-    Attributes:
-        feature: The one that is measured; its program may be set up by that.
-        waiters: So many may wait at once, as each costs it a connection.
-    """
-
-    feature: str = "plain"
-    waiters: int = 1_000_000
-
-    @property
-    def producer(self) -> list[str]:
-        """The command that starts its producer."""
-        return [str(self.programs / "python"), "features_drive.py", self.module]
-
-    def environment(self, url: str, meter: Path, concurrency: int | None) -> dict[str, str]:
-        """The variables that its processes are started with."""
-        return super().environment(url, meter, concurrency) | {"BENCH_FEATURE": self.feature}
-
-
-@dataclass(frozen=True)
-class FeaturedNode(Featured):
-    """One that runs on Node.js; its packages are npm's, and its program is `<module>_features.cjs`."""
-
-    @property
-    def producer(self) -> list[str]:
-        """The command that starts its producer."""
-        return ["node", f"{self.module}_features.cjs"]
-
-    def environment(self, url: str, meter: Path, concurrency: int | None) -> dict[str, str]:
-        """The variables that its processes are started with."""
-        return super().environment(url, meter, concurrency) | {"NODE_PATH": str(self._modules)}
-
-    def make(self, python: str, packages: Sequence[str], wanted: str) -> None:
-        """Install what it needs, unless it is there; see `System.make`."""
-        stamp = self.venv / "installed.txt"
-        if not stamp.is_file() or stamp.read_text() != wanted:
-            shutil.rmtree(self.venv, ignore_errors=True)
-            self.venv.mkdir(parents=True)
-            checked(["npm", "install", "--silent", "--prefix", str(self.venv), *packages])
-            stamp.write_text(wanted)
-
-    def version(self) -> str:
-        """The version of what was installed, and Node's."""
-        package = json.loads((self._modules / self.distribution / "package.json").read_text())
-        return f"{package['version']} (Node.js {checked(['node', '--version']).strip().removeprefix('v')})"
-
-    @property
-    def _modules(self) -> Path:
-        return self.venv / "node_modules"
-
-
-def _redisjobs(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
-    worker = [str(programs / "redisjobs"), "worker", "redisjobs_features:queue", "--log-level", "warning"]
-    return [[*worker, "--concurrency", str(concurrency)]] * (processes or 1)
-
-
-def _ardiq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
-    return [[str(programs / "ardiq"), "run", "--quiet", "--workers", str(processes or 1), "ardiq_features:app"]]
-
-
-def _docket(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
-    return [[str(programs / "python"), "docket_features.py"]] * (processes or 1)
-
-
-def _bullmq(programs: Path, processes: int | None, concurrency: int | None) -> Commands:
-    return [["node", "bullmq_features.cjs", "worker"]] * (processes or 1)
-
-
-FEATURED: dict[str, Featured] = {
-    system.name: system
-    for system in (
-        Featured(US, US, OURS, US, "uvloop, hiredis, every check on", _redisjobs),
-        Featured(
-            "ardiq", "ardiq", SYSTEMS["ardiq"].packages, "ardiq", SYSTEMS["ardiq"].setup, _ardiq, waiters=500
-        ),
-        Featured(
-            "docket",
-            "docket",
-            ("pydocket==0.27.0", "uvloop==0.23.0", "hiredis==3.5.0"),
-            "pydocket",
-            "uvloop, hiredis, nothing kept of what is done unless results are",
-            _docket,
-            scale=0.25,
-            waiters=1_000,
-        ),
-        FeaturedNode(
-            "BullMQ",
-            "bullmq",
-            ("bullmq@6.7.0", "ioredis@6.0.0"),
-            "bullmq",
-            "nothing kept unless results are",
-            _bullmq,
-            scale=0.3,
-        ),
-    )
-}
-
-
 # Measuring
 
 
 def lacking(system: Featured) -> dict[str, str]:
     """The features that a system does not have, or that can't be measured fairly, and why."""
     with Session(system) as session:
-        lacks: dict[str, str] = session.ask("lacks")
+        lacks: dict[str, str] = session.producer.ask("lacks")
         return lacks
 
 
@@ -208,7 +103,7 @@ def take(system: Featured, feature: Feature, jobs: int) -> Figures:
     Args:
         system: Which.
         feature: Which.
-        jobs: How many run, whoever has pushed them.
+        jobs: How many run, by whatever push.
 
     Returns:
         Jobs a second, and CPU seconds for each job that was pushed beforehand.
@@ -216,17 +111,17 @@ def take(system: Featured, feature: Feature, jobs: int) -> Figures:
     pushed = min(jobs // feature.ran, system.waiters if feature.waited else jobs)
     with Session(replace(system, feature=feature.key)) as session:
         before = session.server_cpu()
-        session.ask("push", feature=feature.key, count=pushed, size=SIZE)
+        session.producer.ask("push", feature=feature.key, count=pushed, size=SIZE)
         push = session.server_cpu() - before
         session.start_workers()
         session.arrived(1)
-        worker, drain, waiter = session.cpu(), session.server_cpu(), session.producer_cpu()
+        worker, drain, waiter = session.cpu(), session.server_cpu(), session.producer.cpu()
         if feature.waited:
-            session.ask("wait", seconds=_TO_BEGIN + pushed / 5000)
+            session.producer.ask("wait", seconds=_TO_BEGIN + pushed / 5000)
         session.open_gate()
         done = session.wait(lambda counted: counted.jobs >= pushed * feature.ran, _WITHIN, feature.key)
         if feature.waited:
-            session.ask("waited", within=_WITHIN)
+            session.producer.ask("waited", within=_WITHIN)
         time.sleep(_SETTLE)  # the last ones are settled
         figures = {
             "rate": pushed * feature.ran / done.seconds,
@@ -235,7 +130,7 @@ def take(system: Featured, feature: Feature, jobs: int) -> Figures:
             "push": push / pushed,
         }
         if feature.waited:
-            figures["waiter"] = (session.producer_cpu() - waiter) / pushed
+            figures["waiter"] = (session.producer.cpu() - waiter) / pushed
         return {f"{feature.key}.{name}": value for name, value in figures.items()}
 
 
@@ -279,7 +174,7 @@ def measure(
 
 
 def _turned(items: Sequence[Item], by: int) -> list[Item]:
-    """Nobody is always the first after the same one."""
+    """No system always comes after the same one."""
     by %= max(len(items), 1)
     return [*items[by:], *items[:by]]
 

@@ -20,15 +20,15 @@ def report(workers: int) -> str:
     """Let a fleet be idle, then busy, and say what it asked of the server; Markdown."""
     with Session(SYSTEMS[US]) as session, _members(session, workers) as members:
         _wait_for(lambda: _alive(session) >= workers, f"{workers} workers")
-        session.fill("noop", workers)  # all are warm
+        session.producer.fill("noop", workers)  # all are warm
         _wait_for(lambda: _done(session) >= workers, "the first jobs")
-        session.stop_driver()
+        session.producer.stop()
         idle_cpu = session.server_cpu()
         idle = session.watched(_IDLE)
         idle_cpu = (session.server_cpu() - idle_cpu) / _IDLE
         with session.monitored() as busy:
             started, busy_cpu = time.monotonic(), session.server_cpu()
-            session.fill("noop", _JOBS)
+            session.producer.fill("noop", _JOBS)
             _wait_for(lambda: _done(session) >= workers + _JOBS, "the jobs")
             seconds = time.monotonic() - started
             busy_cpu = session.server_cpu() - busy_cpu

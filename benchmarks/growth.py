@@ -1,4 +1,4 @@
-"""`--growth`: how the cost of redisjobs grows, with nobody beside it."""
+"""`--growth`: how the cost of redisjobs grows, without its peers."""
 
 import sys
 import time
@@ -141,8 +141,8 @@ def _all(many: int) -> Iterator[tuple[str, str, Callable[[], Cost]]]:
 def _drained(jobs: int, workers: int = 1, size: int = SIZE, delayed: int = 0) -> Cost:
     with Session(SYSTEMS[US]) as session:
         if delayed:
-            session.ask("fill_later", job="noop", count=delayed, size=size, seconds=3600)
-        session.fill("noop", jobs, size)
+            session.producer.ask("fill_later", job="noop", count=delayed, size=size, seconds=3600)
+        session.producer.fill("noop", jobs, size)
         session.start_workers(workers, 100)
         session.arrived(workers)
         return _timed(session, min(jobs, _DRAINED * 2))
@@ -150,12 +150,12 @@ def _drained(jobs: int, workers: int = 1, size: int = SIZE, delayed: int = 0) ->
 
 def _beside_running(running: int) -> Cost:
     with Session(SYSTEMS[US]) as session:
-        session.fill("hold", running)
+        session.producer.fill("hold", running)
         session.open_gate()
         session.start_workers(1, running)
         session.wait(lambda counted: counted.jobs >= running, _WITHIN, "jobs that hold on")
         session.close_gate()
-        session.fill("noop", _DRAINED)
+        session.producer.fill("noop", _DRAINED)
         session.start_workers(1, 100)
         session.arrived(2)
         return _timed(session, _DRAINED)
@@ -163,14 +163,14 @@ def _beside_running(running: int) -> Cost:
 
 def _beside_dead(dead: int) -> Cost:
     with Session(SYSTEMS[US]) as session:
-        session.fill("doomed", dead)
+        session.producer.fill("doomed", dead)
         session.open_gate()
         session.start_workers(1, 100)
         session.wait(lambda counted: counted.jobs >= dead, _WITHIN, "jobs that fail")
         time.sleep(0.5)  # the last ones are settled
         session.stop_workers()
         session.close_gate()
-        session.fill("noop", _DRAINED)
+        session.producer.fill("noop", _DRAINED)
         session.start_workers(1, 100)
         session.arrived(2)
         return _timed(session, _DRAINED)

@@ -2,14 +2,13 @@
 
 import argparse
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,25 @@ import redis
 
 from benchmarks import report
 from benchmarks.__main__ import attach
-from benchmarks.features import FEATURED
+from benchmarks.blocked import (
+    QUEUE,
+    claims_beside_blocked,
+    in_lines,
+    rounds_beside_blocked,
+    said_of_blocked,
+    said_of_claims,
+    slower,
+)
 from benchmarks.limits_process import AT_ONCE, LEASE, RATE, holders_key, registered
-from benchmarks.measures import Figures
-from benchmarks.report import number, ratios, spread, table
-from benchmarks.session import SIZE, Session
+from benchmarks.report import table
 from benchmarks.systems import CHECKOUT, SYSTEMS, US, Failed, python
-from redisjobs import JobName, JobQueue, server
+from redisjobs import JobQueue, server
 from redisjobs.events import recording
-from redisjobs.model.transitions import MOST_JOBS, Ack
 
-_QUEUE = "bench"
 _WORKERS, _KILLS = 4, 10  # processes; how many of them are killed in a run
 _LEAST = 0.9  # of what is allowed has to run
-_MOST_SLOWER = 0.1  # by which jobs may be slower beside a blocked key
-_BLOCKED, _DRAINED = 100_000, 20_000  # jobs
 _WITHIN = 180.0  # seconds
-_CLAIMS, _CLAIMED = 1_000, 10  # claims of each queue; jobs of each
-_BLOCKED_NAME, _FREE_NAME = JobName("blocked", type(None)), JobName("free", type(None))
+_CLAIMS = 1_000  # of each queue
 _SAMPLES = 0.01  # seconds between two looks at what runs
 _ROUNDING = 2.0  # ms: a start is stored in whole ms, where the rate counts µs
 
@@ -81,7 +81,7 @@ def most_at_once(runs: Iterable[tuple[float, float]]) -> int:
 
 
 def over_rate(starts_ms: Sequence[float], rate: float, burst: int) -> int:
-    """How many starts came sooner than so many a second, after a burst, allow.
+    """How many starts came sooner than the rate, after a burst, allows.
 
     Args:
         starts_ms: In ascending order.
@@ -164,9 +164,9 @@ def endure(seconds: float) -> Judged:
         often = int(RATE * (seconds + 2) * 1.2)
         anyio.run(_push, running.url, {"few": often, "often": often})
         fleet.start(_WORKERS)
-        fleet.wait(lambda: admin.zcard(holders_key(_QUEUE, "few")) >= AT_ONCE, "the first jobs")
+        fleet.wait(lambda: admin.zcard(holders_key(QUEUE, "few")) >= AT_ONCE, "the first jobs")
         counts = list(_watched(admin, fleet, seconds))
-        waiting = {name: _in_lines(admin, name) for name in ("few", "often")}
+        waiting = {name: in_lines(admin, name) for name in ("few", "often")}
         fleet.stop()
         return judge([*recording.read(folder)], counts, waiting, seconds)
 
@@ -177,12 +177,12 @@ def _watched(admin: Any, fleet: "_Fleet", seconds: float) -> Iterator[int]:
         if spent > (killed + 1) * seconds / (_KILLS + 1):
             killed += 1
             fleet.kill(killed)
-        yield int(admin.zcard(holders_key(_QUEUE, "few")))
+        yield int(admin.zcard(holders_key(QUEUE, "few")))
         time.sleep(_SAMPLES)
 
 
 async def _push(url: str, counts: Mapping[str, int]) -> None:
-    async with registered(JobQueue(url, _QUEUE)) as queue:
+    async with registered(JobQueue(url, QUEUE)) as queue:
         for name, count in counts.items():
             await queue.push_many(({} for _ in range(count)), name)
 
@@ -193,7 +193,7 @@ class _Fleet:
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, count: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.limits_process", self._url, _QUEUE, self._folder]
+        command = [sys.executable, "-m", "benchmarks.limits_process", self._url, QUEUE, self._folder]
         with open(Path(self._folder) / "processes.log", "ab") as log:
             self._workers += [
                 subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=log) for _ in range(count)
@@ -231,99 +231,6 @@ def _fleet(url: str, folder: str) -> Iterator[_Fleet]:
         fleet.stop(signal.SIGKILL)
 
 
-# Beside a blocked key
-
-
-def beside_blocked(name: str, blocked: int) -> Figures:
-    """A drain of `plain` jobs, or of `keyed` ones with keys of their own, beside a blocked key.
-
-    Args:
-        name: `plain` or `keyed`.
-        blocked: How many jobs of the blocked key wait in line.
-
-    Returns:
-        Jobs a second, and CPU seconds a job of Redis.
-    """
-    with Session(replace(FEATURED[US], feature="keyed")) as session:
-        if blocked:
-            _block(session, blocked)
-        before = session.counted().jobs
-        session.ask("push", feature=name, count=_DRAINED, size=SIZE, first=1)
-        session.start_workers()
-        session.arrived(2 if blocked else 1)
-        opened, cpu = time.monotonic_ns(), session.server_cpu()
-        session.open_gate()
-        done = session.wait(lambda counted: counted.jobs - before >= _DRAINED, _WITHIN, "draining")
-        return {
-            "rate": _DRAINED / ((done.last - opened) / 1e9),
-            "server": (session.server_cpu() - cpu) / _DRAINED,
-        }
-
-
-def _block(session: Session, blocked: int) -> None:
-    """Let so many jobs of one key wait in line: the first of them has started, and no other may for an hour."""
-    session.open_gate()
-    session.ask("push", feature="keyed", count=blocked + 1, size=SIZE, step=0)
-    session.start_workers()
-    deadline = time.monotonic() + _WITHIN
-    while (there := _in_lines(session.redis, "keyed")) < blocked:
-        if time.monotonic() > deadline:
-            raise Failed(f"only {there} of {blocked} jobs wait in line after {_WITHIN:g} s")
-        time.sleep(0.1)
-    session.stop_workers()
-    session.close_gate()
-
-
-def _in_lines(admin: Any, name: str, queue: str = _QUEUE) -> int:
-    """How many jobs of a name wait in line."""
-    try:
-        consumers = admin.xpending(f"redisjobs:{{{queue}}}:ready:normal", "workers")["consumers"] or []
-    except redis.ResponseError:  # no worker has begun yet
-        return 0
-    return sum(int(one["pending"]) for one in consumers if one["name"].decode().split()[0] == f"line:{name}")
-
-
-def claims_beside_blocked(times: int, blocked: int = _BLOCKED) -> tuple[list[float], list[float]]:
-    """Redis' time for a claim of ten jobs without a limit, µs, of two queues by turns.
-
-    Args:
-        times: How many claims of each.
-        blocked: How many jobs of one key wait in line in the second queue; the first has one.
-    """
-    with server.start() as running, redis.Redis.from_url(running.url) as admin:
-        return anyio.run(_claim_by_turns, running.url, admin, times, blocked)
-
-
-async def _claim_by_turns(
-    url: str, admin: "redis.Redis", times: int, blocked: int
-) -> tuple[list[float], list[float]]:
-    async with AsyncExitStack() as stack:
-        sides = []
-        for name, waiting in (("alone", 1), ("beside", blocked)):
-            queue = await stack.enter_async_context(JobQueue(url, name))
-            worker = await stack.enter_async_context(
-                aclosing(queue.driver.consumer("w1", lease=600, max_deliveries=3))
-            )
-            await worker.open()
-            await queue.set_limit("blocked", max_concurrency=1)
-            await queue.push_many([queue.prepare(None, _BLOCKED_NAME) for _ in range(waiting + 1)])
-            while (await worker.exchange([], MOST_JOBS)).more:
-                pass
-            if (there := _in_lines(admin, "blocked", name)) != waiting:
-                raise Failed(f"{there} of {waiting} jobs wait in line")
-            sides.append((queue, worker, list[float]()))
-        for number in range(times):
-            for queue, worker, took in sides if number % 2 else reversed(sides):
-                await queue.push_many([queue.prepare(None, _FREE_NAME) for _ in range(_CLAIMED)])
-                admin.config_resetstat()
-                claimed = await worker.exchange([], _CLAIMED)
-                took.append(admin.info("commandstats")["cmdstat_evalsha"]["usec"])
-                if len(claimed.leases) != _CLAIMED:
-                    raise Failed(f"a claim of {_CLAIMED} jobs got {len(claimed.leases)}")
-                await worker.exchange([(lease, Ack()) for lease in claimed.leases], None)
-        return sides[0][2], sides[1][2]
-
-
 # What is said
 
 
@@ -339,43 +246,6 @@ def said_of(judged: Judged, seconds: float) -> str:
     ]
     head = f"{_WORKERS} worker processes, {seconds:g} s, {_KILLS} kills"
     return table([head, ""], rows) + "\n\n" + "\n".join(judged.wrong or ["All limits held."])
-
-
-Drains = Mapping[str, Sequence[Figures]]
-"""By `plain` and `keyed` what each round has measured."""
-
-
-def said_of_blocked(alone: Drains, beside: Drains) -> str:
-    """The drains beside a blocked key; Markdown."""
-    rows = []
-    for name, label in (("plain", "jobs without a limit"), ("keyed", "jobs of the same name, each with its key")):
-        for key, unit, scale in (("rate", "jobs/s", 1.0), ("server", "Redis, µs a job", 1e6)):
-            one, other = ([figures[key] for figures in rounds[name]] for rounds in (alone, beside))
-            ratio = spread(ratios(other, one), 1.0)
-            rows.append([f"{label}, {unit}", spread(one, scale), spread(other, scale), ratio])
-    return table(["", "alone", f"beside {_BLOCKED:,} of one blocked key", "ratio"], rows)
-
-
-def said_of_claims(alone: Sequence[float], beside: Sequence[float]) -> str:
-    """The claims by turns; Markdown."""
-    row = [f"a claim of {_CLAIMED} jobs, Redis, µs", *map(_middle, (alone, beside, ratios(beside, alone)))]
-    return table(["", "alone", f"beside {_BLOCKED:,} of one blocked key", "ratio"], [row])
-
-
-def _middle(values: Sequence[float]) -> str:
-    """The median, and between which values half of all are: of a thousand the extremes tell nothing."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{number(middle)} ({number(low)} to {number(high)})"
-
-
-def slower(alone: Drains, beside: Drains) -> list[str]:
-    """Which drains are slower beside a blocked key than they may be, in words."""
-    wrong = []
-    for name in alone:
-        by_round = ratios([one["rate"] for one in beside[name]], [one["rate"] for one in alone[name]])
-        if by_round and statistics.median(by_round) < 1 - _MOST_SLOWER:
-            wrong.append(f"'{name}' jobs are {1 - statistics.median(by_round):.0%} slower beside a blocked key")
-    return wrong
 
 
 # The command
@@ -400,7 +270,7 @@ def main(words: Sequence[str]) -> int:
             _say(parts[-1])
         if options.rounds:
             SYSTEMS[US].install(python())
-            alone, beside = _blocked_rounds(options.rounds)
+            alone, beside = rounds_beside_blocked(options.rounds, _say)
             slow = slower(alone, beside)
             wrong += slow
             claims = said_of_claims(*claims_beside_blocked(_CLAIMS))
@@ -416,18 +286,6 @@ def main(words: Sequence[str]) -> int:
             "\n\n".join([f"{head} To repeat it: `python -m benchmarks.limits --docs`.", *filter(None, parts)]),
         )
     return 1 if wrong else 0
-
-
-def _blocked_rounds(rounds: int) -> tuple[Drains, Drains]:
-    alone: dict[str, list[Figures]] = {"plain": [], "keyed": []}
-    beside: dict[str, list[Figures]] = {"plain": [], "keyed": []}
-    for round_number in range(rounds):
-        for name in alone:
-            alone[name].append(beside_blocked(name, 0))
-            beside[name].append(beside_blocked(name, _BLOCKED))
-            ratio = beside[name][-1]["rate"] / alone[name][-1]["rate"]
-            _say(f"round {round_number + 1} of {rounds}, {name}: {number(ratio)} of what it is alone")
-    return alone, beside
 
 
 def _say(what: str) -> None:

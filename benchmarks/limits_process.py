@@ -59,7 +59,7 @@ class Log:
 
 
 def registered(queue: JobQueue, log: Log | None = None) -> JobQueue:
-    """The queue with its handlers; without a log for whoever only pushes."""
+    """The queue with its handlers; without a log for a producer."""
 
     async def run(context: JobContext) -> None:
         assert log is not None

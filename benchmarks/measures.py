@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import FLOOR, System
@@ -80,13 +80,13 @@ def drain(system: System, amount: Amount) -> Figures:
     jobs = _jobs(system, amount)
     with Session(system) as session:
         before = session.server_memory()
-        session.fill("noop", jobs)
-        session.stop_driver()  # its connections are no memory of a job's
+        session.producer.fill("noop", jobs)
+        session.producer.stop()  # its connections are no memory of a job's
         queued = session.server_memory() - before
         figures = _drain(session, 1, jobs)
         figures["resident"] = session.resident()
         session.stop_workers()
-        stay, end = session.key_memory()
+        stay, end = _key_memory(session.redis)
         return figures | {
             "memory": queued / jobs,
             "left": stay / jobs,
@@ -99,7 +99,7 @@ def drain_two(system: System, amount: Amount) -> Figures:
     """Two worker processes drain a full queue."""
     jobs = _jobs(system, amount)
     with Session(system) as session:
-        session.fill("noop", jobs)
+        session.producer.fill("noop", jobs)
         return {"drain_2": _drain(session, 2, jobs)["drain"]}
 
 
@@ -109,7 +109,7 @@ def drain_untuned(system: System, amount: Amount) -> Figures:
         return {}
     jobs = _jobs(system, amount)
     with Session(system) as session:
-        session.fill("noop", jobs)
+        session.producer.fill("noop", jobs)
         session.start_untuned_workers()
         session.all_arrived()
         return {"drain_untuned": _drained(session, 1, jobs)["drain"]}
@@ -121,12 +121,12 @@ def push(system: System, amount: Amount) -> Figures:
     with Session(system) as session:
         many = int(amount.push_fast * max(system.scale, 0.5))
         for key, do, count in (("push_async", "one_by_one", amount.push), ("push_sync", "sync", amount.push)):
-            seconds = session.ask(do, job="noop", count=count, size=SIZE)
+            seconds = session.producer.ask(do, job="noop", count=count, size=SIZE)
             if seconds is not None:
                 figures[key] = count / seconds
-        seconds = session.ask("in_flight", job="noop", count=many, size=SIZE, width=100)
+        seconds = session.producer.ask("in_flight", job="noop", count=many, size=SIZE, width=100)
         figures["push_flight"] = many / seconds
-        filled = session.fill("noop", many)
+        filled = session.producer.fill("noop", many)
         if filled["bulk"]:
             figures["push_bulk"] = many / filled["seconds"]
     return figures
@@ -137,15 +137,15 @@ def latency(system: System, amount: Amount) -> Figures:
     with Session(system) as session:
         session.open_gate()
         session.start_workers()
-        session.ask("latency", count=15, size=SIZE)  # the worker is up and warm
+        session.producer.ask("latency", count=15, size=SIZE)  # the worker is up and warm
         session.clear_stamps()
-        session.ask("latency", count=amount.latency, size=SIZE)
+        session.producer.ask("latency", count=amount.latency, size=SIZE)
         figures = _percentiles("latency", session.stamps())
         session.clear_stamps()
-        if system.name != FLOOR and session.ask(
+        if system.name != FLOOR and session.producer.ask(
             "delayed", count=amount.delayed, size=SIZE, shortest=0.3, longest=1.3
         ):
-            session.ask("stamped", count=amount.delayed, within=10)
+            session.producer.ask("stamped", count=amount.delayed, within=10)
             figures |= _percentiles("late", session.stamps())
     return figures
 
@@ -155,8 +155,8 @@ def idle(system: System, amount: Amount) -> Figures:
     with Session(system) as session:
         session.open_gate()
         session.start_workers()
-        session.ask("latency", count=1, size=SIZE)
-        session.stop_driver()
+        session.producer.ask("latency", count=1, size=SIZE)
+        session.producer.stop()
         time.sleep(1)
         return {"idle_commands": sum(session.watched(amount.idle).values()) / amount.idle}
 
@@ -164,7 +164,7 @@ def idle(system: System, amount: Amount) -> Figures:
 def naps(system: System, amount: Amount) -> Figures:
     """Jobs of 10 ms, 100 at once: how much longer they take than they must."""
     with Session(system) as session:
-        session.fill("nap", amount.naps)
+        session.producer.fill("nap", amount.naps)
         session.start_workers(concurrency=100)
         session.arrived(1)
         session.open_gate()
@@ -182,6 +182,18 @@ MEASURES: dict[str, Callable[[System, Amount], Figures]] = {
     "idle": idle,
     "naps": naps,
 }
+
+
+def _key_memory(client: Any) -> tuple[int, int]:
+    """Bytes in keys that stay, and in keys that end by themselves."""
+    stay, end = 0, 0
+    for key in client.scan_iter(count=1000):
+        size = int(client.memory_usage(key, samples=0) or 0)
+        if int(client.pttl(key)) >= 0:
+            end += size
+        else:
+            stay += size
+    return stay, end
 
 
 def _jobs(system: System, amount: Amount) -> int:

@@ -24,7 +24,7 @@ class Tick:
 
 
 def scheduler(queue: JobQueue, folder: str, seldom: int) -> Scheduler:
-    """Fires `all`, which it declares, each second; or else declares so many schedules that fire seldom, if any."""
+    """Fires `all`, which it declares, each second; or declares this many schedules that fire seldom, if any."""
     Recording(folder).listen(queue.events, db=0)
     if seldom < 0:
         queue.schedule(Tick(), Schedule.every(1), name="all", accuracy="all", at_most=500)

@@ -21,9 +21,9 @@ from redisjobs.events.recording import Line
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.sync import JobQueue
 from redisjobs.torture.checks import lines
+from redisjobs.torture.checks.histories import histories_of
 from redisjobs.torture.checks.slots import misfired
-from redisjobs.torture.checks.stories import tell
-from redisjobs.torture.fleet.store import Final
+from redisjobs.torture.fleet.final import FinalState
 
 _QUEUE = "bench"
 _SCHEDULERS = 3
@@ -75,7 +75,7 @@ class Processes:
         self._wait()
 
     def start_schedulers(self, count: int, seldom: int = -1) -> None:
-        """Start so many that fire, and wait until they listen; `seldom`: see `scheduler_process.scheduler`."""
+        """Start this many that fire, and wait until they listen; `seldom`: see `scheduler_process.scheduler`."""
         self.schedulers += [self._start("scheduler", str(seldom)) for _ in range(count)]
         self._wait()
 
@@ -126,11 +126,11 @@ def judge(told: Sequence[Line], infos: Sequence[ScheduleInfo], seconds: float) -
         infos: The schedules at the end, when nothing is fired any more.
         seconds: For how long they have fired.
     """
-    stories = tell(sorted(told, key=lambda line: line["at"]))
-    wrong = list(misfired(stories, [Final(schedules=list(infos))]))
-    for story in stories.values():
-        if len(story.runs) != 1:
-            wrong.append(f"{story.job} ran {len(story.runs)} times")
+    histories = histories_of(sorted(told, key=lambda line: line["at"]))
+    wrong = list(misfired(histories, [FinalState(schedules=list(infos))]))
+    for history in histories.values():
+        if len(history.runs) != 1:
+            wrong.append(f"{history.job} ran {len(history.runs)} times")
     for info in infos:
         fired = len(_jobs(info, told))
         if fired < _LEAST * seconds:

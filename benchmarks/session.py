@@ -45,33 +45,12 @@ class Counted:
         return (self.last - self.first) / 1e9
 
 
-class Session:
-    """A context manager: a fresh server, and whatever was started on it ended at its end."""
+class Producer:
+    """The producer of a session's system, in a process of its own that starts when it is asked something."""
 
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self.folder = Path(tempfile.mkdtemp(prefix="redisjobs-bench-"))
-        self.meter = self.folder / "meter"
-        self.meter.mkdir()
+    def __init__(self, session: "Session") -> None:
+        self._session = session
         self._driver: subprocess.Popen[str] | None = None
-        self._workers: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> Self:
-        # No disk: it would be measured as well, and what the systems differ in is not there.
-        self.server = server.start(options=("--appendonly", "no"))
-        self.redis: Any = redis.Redis.from_url(self.server.url)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop_workers(0)
-        self.stop_driver()
-        self.redis.close()
-        self.server.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    # The producer's side
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """Let the system's producer do something; see `peers/drive.py`.
@@ -90,7 +69,7 @@ class Session:
         answer: dict[str, Any] = self.ask("fill", job=job, count=count, size=size)
         return answer
 
-    def stop_driver(self) -> None:
+    def stop(self) -> None:
         """End the producer; its connections are gone then."""
         if self._driver is not None:
             driver, self._driver = self._driver, None
@@ -103,11 +82,11 @@ class Session:
                     driver.kill()
 
     def _start_driver(self) -> subprocess.Popen[str]:
-        with open(self.folder / "driver.log", "ab") as log:
+        with open(self._session.folder / "driver.log", "ab") as log:
             return subprocess.Popen(
-                self.system.producer,
-                cwd=self.system.peers,
-                env=self._environment(self.system.concurrency),
+                self._session.system.producer,
+                cwd=self._session.system.peers,
+                env=self._session.environment(self._session.system.concurrency),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -120,7 +99,7 @@ class Session:
             driver.stdin.write(json.dumps(request) + "\n")
             driver.stdin.flush()
         except OSError as error:
-            raise Failed(f"its producer died: {self._log('driver.log')}") from error
+            raise Failed(f"its producer died: {self._end_of_log()}") from error
 
     def _answer(self, driver: subprocess.Popen[str]) -> Any:
         assert driver.stdout is not None
@@ -128,11 +107,45 @@ class Session:
         with timer:
             line = driver.stdout.readline()
         if not line:
-            raise Failed(f"its producer {'hung' if timer.fired else 'died'}: {self._log('driver.log')}")
+            raise Failed(f"its producer {'hung' if timer.fired else 'died'}: {self._end_of_log()}")
         answer = json.loads(line)
         if "error" in answer:
             raise Failed(answer["error"])
         return answer["answer"]
+
+    def cpu(self) -> float:
+        """CPU seconds that it has used; 0 if it is not there."""
+        return _cpu(self._driver.pid) if self._driver is not None else 0.0
+
+    def _end_of_log(self) -> str:
+        return end_of(self._session.folder / "driver.log")
+
+
+class Session:
+    """A context manager: a fresh server, and whatever was started on it ended at its end."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.folder = Path(tempfile.mkdtemp(prefix="redisjobs-bench-"))
+        self.meter = self.folder / "meter"
+        self.meter.mkdir()
+        self.producer = Producer(self)
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        # No disk: it would be measured as well, and what the systems differ in is not there.
+        self.server = server.start(options=("--appendonly", "no"))
+        self.redis: Any = redis.Redis.from_url(self.server.url)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_workers(0)
+        self.producer.stop()
+        self.redis.close()
+        self.server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # The workers' side
 
@@ -141,7 +154,7 @@ class Session:
         self._start_workers(processes, concurrency or self.system.concurrency)
 
     def start_untuned_workers(self) -> None:
-        """The same as the system starts them where nobody says how many, nor how many jobs each may run."""
+        """The same as the system starts them by their own defaults."""
         self._start_workers(None, None)
 
     def _start_workers(self, processes: int | None, concurrency: int | None) -> None:
@@ -151,7 +164,7 @@ class Session:
                     subprocess.Popen(
                         [self.server.url if word == "URL" else word for word in command],
                         cwd=self.system.peers,
-                        env=self._environment(concurrency),
+                        env=self.environment(concurrency),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
@@ -196,9 +209,9 @@ class Session:
         deadline = time.monotonic() + within
         while not until(counted := self.counted()):
             if dead := [worker for worker in self._workers if worker.poll() is not None]:
-                raise Failed(f"a worker ended with {dead[0].returncode}: {self._log('worker.log')}")
+                raise Failed(f"a worker ended with {dead[0].returncode}: {end_of(self.folder / 'worker.log')}")
             if time.monotonic() > deadline:
-                log = self._log("worker.log")
+                log = end_of(self.folder / "worker.log")
                 raise Failed(f"{what}: {counted.jobs} jobs, {counted.processes} processes in {within:g} s; {log}")
             time.sleep(_POLL)
         return counted
@@ -228,10 +241,6 @@ class Session:
         """CPU seconds that the workers' processes have used."""
         return sum(_cpu(pid) for worker in self._workers for pid in _session_of(worker.pid))
 
-    def producer_cpu(self) -> float:
-        """CPU seconds that the producer has used; 0 if there is none."""
-        return _cpu(self._driver.pid) if self._driver is not None else 0.0
-
     def resident(self) -> float:
         """Resident bytes of the workers' processes, their parents included."""
         return sum(_resident(pid) for worker in self._workers for pid in _session_of(worker.pid))
@@ -247,17 +256,6 @@ class Session:
         """Bytes that the server has allocated."""
         return int(self.redis.info("memory")["used_memory"])
 
-    def key_memory(self) -> tuple[int, int]:
-        """Bytes in keys that stay, and in keys that end by themselves."""
-        stay, end = 0, 0
-        for key in self.redis.scan_iter(count=1000):
-            size = int(self.redis.memory_usage(key, samples=0) or 0)
-            if int(self.redis.pttl(key)) >= 0:
-                end += size
-            else:
-                stay += size
-        return stay, end
-
     def watched(self, seconds: float) -> dict[str, int]:
         """Commands that clients send meanwhile, by name; what scripts run is not counted."""
         with self.monitored() as monitor:
@@ -268,13 +266,15 @@ class Session:
         """The same, for as long as a `with` block takes."""
         return Monitor(self.server.port)
 
-    def _environment(self, concurrency: int | None) -> dict[str, str]:
+    def environment(self, concurrency: int | None) -> dict[str, str]:
+        """The variables that the system's processes are started with."""
         return self.system.environment(self.server.url, self.meter, concurrency)
 
-    def _log(self, name: str) -> str:
-        path = self.folder / name
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        return " | ".join(lines[-3:])[-500:] or "nothing in its log"
+
+def end_of(log: Path) -> str:
+    """The last lines of a log."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return " | ".join(lines[-3:])[-500:] or "nothing in its log"
 
 
 class Monitor:

@@ -1,4 +1,4 @@
-"""A server whose clock can be set, by libfaketime: as when somebody sets the clock of its machine."""
+"""A server whose clock can be set, by libfaketime: as when an operator sets the clock of its machine."""
 
 import os
 import time

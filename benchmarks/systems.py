@@ -320,7 +320,7 @@ PEER_NAMES = tuple(name for name in SYSTEMS if name not in (US, FLOOR))
 def chosen(names: str | None, quick: bool, against: bool = False) -> list[System]:
     """The systems to measure: us, the floor, and the peers that were asked for.
 
-    Where nobody says which, `against` is us alone: a commit is held against the working tree, not against peers.
+    By default `against` is redisjobs alone: a commit is held against the working tree, not against peers.
 
     Raises:
         ValueError: There is no such peer.

@@ -26,7 +26,7 @@ from redisjobs import server
 
 _QUEUE = "bench"
 _WITHIN = 120.0  # seconds until all wait
-_SETTLED = 1.0  # seconds after which nobody asks any more
+_SETTLED = 1.0  # seconds after which no client asks any more
 MOST = 0.020  # seconds, p99, where the worker has time
 
 
@@ -50,19 +50,19 @@ class Waited:
 
 
 def percentile(ordered: Sequence[float], part: float) -> float:
-    """What so many of the values, in ascending order, are not above."""
+    """The value that this part of the values, in ascending order, is not above."""
     return ordered[max(0, math.ceil(len(ordered) * part) - 1)]
 
 
 def joined(ended: Mapping[str, tuple[float, float]], came: Mapping[str, float]) -> tuple[list[float], list[float]]:
-    """Seconds from the settlement to the result: from when it was sent, and from when its answer was told; sorted.
+    """Seconds from the settlement to the result: from when it was sent, and from when its reply came; sorted.
 
     Args:
-        ended: By a job's id, when its settlement was sent and when the answer was told, Unix seconds.
+        ended: By a job's id, when its settlement was sent and when the reply came, Unix seconds.
         came: By a job's id, when its result was there.
 
     Raises:
-        Failed: Somebody has the result of a job of which no worker knows that it has ended.
+        Failed: There is a result of a job that no worker has settled.
     """
     if unknown := came.keys() - ended.keys():
         raise Failed(f"{len(unknown)} results came of jobs that no worker has settled")
@@ -72,7 +72,7 @@ def joined(ended: Mapping[str, tuple[float, float]], came: Mapping[str, float]) 
 
 
 def take(count: int, rate: float) -> Waited:
-    """Let so many wait, and a worker end so many a second; 0: as many as it can.
+    """Let this many wait, and a worker end jobs at this rate a second; 0: as many as it can.
 
     Raises:
         Failed: It did not come to an end, or a process died.
@@ -172,7 +172,7 @@ def verdict(paced: Sequence[Waited]) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """The command; its exit code: 1 if somebody did not get a result."""
+    """The command; its exit code: 1 if a client did not get a result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.waiters", description="Many who wait.")
     parser.add_argument("--count", type=int, default=10_000, help="who wait, each for a job of its own (10000)")
     parser.add_argument("--rate", type=float, default=500, help="jobs that end a second in the paced rounds (500)")

@@ -15,7 +15,7 @@ CONCURRENCY = 100
 
 
 def paced(queue: JobQueue, rate: float) -> None:
-    """Give the queue its handler, which ends so many jobs a second; 0: as many as it can."""
+    """Give the queue its handler, which ends jobs at this rate a second; 0: as many as it can."""
     begun, count = 0.0, 0
 
     async def work(number: int) -> int:
@@ -30,7 +30,7 @@ def paced(queue: JobQueue, rate: float) -> None:
 
 
 def note_ends(queue: JobQueue, path: Path) -> None:
-    """Write down each job that is done: its id, when its settlement was sent, and when the answer was told."""
+    """Write down each job that is done: its id, when its settlement was sent, and when the reply came."""
     file = open(path, "w")  # noqa: SIM115
 
     def note(event: JobsCompleted) -> None:

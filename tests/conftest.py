@@ -37,7 +37,7 @@ _EXAMPLES = int(os.environ.get("REDISJOBS_EXAMPLES", "40"))
 hypothesis.settings.register_profile("untimed", deadline=None, max_examples=_EXAMPLES)
 hypothesis.settings.load_profile("untimed")
 
-# redis-py reads its own version anew for each connection, which is a sixth of what the tests cost.
+# redis-py reads its own version again for each connection, which is a sixth of what the tests cost.
 importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 
@@ -77,9 +77,9 @@ def words() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where Python is told to write none, the processes that tests start share theirs, outside of the checkout.
+    """If Python writes no bytecode, the processes that tests start share theirs, outside of the checkout.
 
-    Else each of these many would compile all of redisjobs anew.
+    Otherwise each of them would compile all of redisjobs again.
     """
     with pytest.MonkeyPatch.context() as patch:
         if sys.dont_write_bytecode:

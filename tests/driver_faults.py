@@ -47,7 +47,7 @@ def replaces_as_often_as_it_is_told() -> None:
 
 
 def heeds_lost_leases() -> None:
-    """A job is settled by whoever says so."""
+    """Any worker may settle a job."""
 
     def leased(memory: Memory, worker: Worker, lease: Lease) -> Job | None:
         job = memory.jobs.get(lease.job_id)
@@ -87,7 +87,7 @@ def heeds_fenced_workers() -> None:
 
 
 def spares_nobody() -> None:
-    """Whoever was named is fenced, though it has beaten since."""
+    """A worker that was named is fenced, though it has beaten since."""
 
     worker._until_ms = lambda worker: ""
 
@@ -98,7 +98,7 @@ def leaves_no_killer_alone() -> None:
 
 
 def tells_nothing() -> None:
-    """Nobody hears of what happens."""
+    """No notification is sent."""
     Memory.tell = lambda self, kind, value, channel="": None  # type: ignore[method-assign]
 
 
@@ -108,7 +108,7 @@ def keeps_shares() -> None:
 
 
 def starts_over_a_limit() -> None:
-    """A limit stops nobody."""
+    """A limit stops no job."""
     Limiter.start = lambda self, job, *, waited=False: None  # type: ignore[method-assign]
 
 
@@ -134,7 +134,7 @@ def knows_only_what_it_did_itself() -> None:
 
 
 def keeps_results_of_lost_leases() -> None:
-    """What a handler returned is kept, whoever holds its job by now."""
+    """A result is kept, even if another worker holds the job by now."""
     settle = worker.settle
 
     def keep(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settlements) -> Exchange:
@@ -208,6 +208,7 @@ VERBS: dict[str, Callable[[], None]] = {
     "RetryLater": _settling("RetryLater"),
     "Release": _settling("Release"),
     "DeadLetter": _settling("DeadLetter"),
+    "ReportProgress": _settling("ReportProgress"),
     "turns": _missing(MemoryConsumer, "exchange", without=lambda *_, turn=None, **__: turn is not None),
     "Scan": _asked("Scan", "read"),
     "Count": _asked("Count", "read"),

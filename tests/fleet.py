@@ -16,7 +16,7 @@ from store import eventually
 
 from redisjobs.model.job import JobName
 from redisjobs.sync import JobQueue
-from redisjobs.torture.fleet.fleet import children
+from redisjobs.torture.fleet.hosts import children
 
 APP = """
 import asyncio, gc, os, signal, sys, threading, time
@@ -118,7 +118,7 @@ asyncio.run(worker.run(handle_signals=True))
 
 
 class Work(TypedDict):
-    """The parameters of the app's one job, for whoever pushes and does not import it."""
+    """The parameters of the app's one job, for a producer that does not import it."""
 
     label: str
     seconds: float

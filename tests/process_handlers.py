@@ -48,7 +48,7 @@ class Do:
 
 
 class Odd(Exception):
-    """One that can't be made anew from its arguments."""
+    """One that can't be made again from its arguments."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
@@ -75,7 +75,7 @@ class Text(Exception):
 
 
 class Exits(Exception):
-    """One that ends whoever unpacks it elsewhere."""
+    """One that ends any other process that unpacks it."""
 
     def __reduce__(self) -> Any:
         return exit_elsewhere, (os.getpid(),)
@@ -308,7 +308,7 @@ def push_from_process(number: int, context: JobContext) -> None:
     """Pushes one job, and one that there is no handler for."""
     pushed = context.push({"number": number + 1}, "Next", delay=3600)
     try:
-        context.push({}, "nobody")
+        context.push({}, "unknown")
     except Exception as error:
         refused = f"{type(error).__name__}: {error}"
     context.push({"number": len(refused)}, "Next", delay=3600, job_id=f"after-{pushed.id}")
@@ -346,14 +346,14 @@ def push_late_from_process(folder: str, context: JobContext) -> None:
 
 
 class Unmakeable:
-    """What can be packed, and not made anew."""
+    """What can be packed, and not made again."""
 
     def __reduce__(self) -> tuple[type[int], tuple[str]]:
         return int, ("no number",)
 
 
 def push_unpackable(context: JobContext, what: str) -> str:
-    """Push what can't leave the process; what it was told."""
+    """Push what can't leave the process; return the error."""
     try:
         context.push({"number": Unmakeable() if what == "unmakeable" else lambda: 1}, "Next")
     except EncodeError as error:

@@ -40,7 +40,7 @@ def listening(store: RedisStore) -> list[Any]:
 
 
 async def waited_for(store: Store, *job_ids: str) -> None:
-    """Wait until it is noted that somebody waits for these jobs."""
+    """Wait until it is noted that these jobs are waited for."""
 
     def are_noted() -> bool:
         if isinstance(store, MemoryStore):

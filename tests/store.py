@@ -41,7 +41,7 @@ ROLES = ("producer", "worker", "scheduler", "operator")
 
 
 async def eventually(condition: Callable[[], object], within: float = 5) -> None:
-    """Wait until a condition holds that nobody signals; TimeoutError if it does not in time."""
+    """Wait until a condition holds that has no event; TimeoutError if it does not in time."""
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110  (what other processes and threads do sets no event here)
             await anyio.sleep(0.005)
@@ -339,7 +339,7 @@ class RedisStore:
         return [] if self.admin.hexists(f"{self.prefix}layout", "unpark") else faults
 
     def _limited_for_nothing(self) -> list[str]:
-        """Shares that nobody holds, or are noted on one side only, and waiting lines that wait for nothing."""
+        """Shares that no job holds, or are noted on one side only, and waiting lines that wait for nothing."""
         shares = {place.decode(): bucket for place, bucket in self.admin.hgetall(f"{self.prefix}shares").items()}
         running, lines = dict[str, str](), dict[bytes, int]()
         for priority in Priority:
@@ -365,7 +365,7 @@ class RedisStore:
         for bucket in lines:
             is_seen_to = bucket in turns or bucket in shares.values() or bucket.partition(b" ")[0] in names
             if bucket not in noted or not is_seen_to:
-                faults.append(f"{bucket.decode()} has a line, and nobody will look at it")
+                faults.append(f"{bucket.decode()} has a line, and no worker will look at it")
         return faults
 
     def _pending(self, place: str, consumer: str) -> list[bytes]:

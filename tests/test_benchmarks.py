@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import chain, features, limits, report, waiters
+from benchmarks import blocked, chain, featured, features, limits, report, waiters
 from benchmarks.__main__ import arguments, beside, installed, measure
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
@@ -21,7 +21,7 @@ from redisjobs import Schedule
 from redisjobs.events.recording import Line
 from redisjobs.model.definition import Accuracy
 from redisjobs.model.stored import ScheduleInfo
-from redisjobs.torture.fleet.store import Final, Letter
+from redisjobs.torture.fleet.final import FinalState, Letter
 
 MADE_UP: Samples = {
     "drain_1": {
@@ -73,7 +73,7 @@ def cells_of(table: str, label: str) -> list[str]:
 
 
 def a_system(name: str, *packages: str) -> System:
-    return System(name, "nobody", packages, name, "", lambda programs, processes, concurrency: [])
+    return System(name, "unknown", packages, name, "", lambda programs, processes, concurrency: [])
 
 
 # What is compared
@@ -266,7 +266,7 @@ def test_chosen_peers_are_measured_beside_us_and_the_floor() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--peers", "nobody"], "no such peer: nobody"),
+        (["--peers", "unknown"], "no such peer: unknown"),
         (["--only", "nothing"], "no such measure: nothing"),
         (["--rounds", "0"], "--rounds must be at least 1"),
     ],
@@ -313,7 +313,7 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
     def state(self) -> tuple[str, str, str]:
-        """What would show that somebody was at work in it: files, worktrees, where HEAD was."""
+        """What would show that a process was at work in it: files, worktrees, where HEAD was."""
         return self.git("status", "--porcelain"), self.git("worktree", "list"), self.git("reflog")
 
 
@@ -552,7 +552,7 @@ IN_ORDER = [line for number in range(3) for line in (fired(number), ran(number))
     ("told", "wrong"),
     [
         (IN_ORDER, []),
-        (IN_ORDER[1:], []),  # whoever fired it was killed
+        (IN_ORDER[1:], []),  # the scheduler that fired it was killed
         (IN_ORDER[:2] + IN_ORDER[4:], ["all@2026-11-26T08:00:01Z was never fired"]),
         ([*IN_ORDER, fired(1, 2)], ["all@2026-11-26T08:00:01Z was fired 2 times, by processes 1 and 2"]),
         ([*IN_ORDER, ran(1, 2)], ["all@2026-11-26T08:00:01Z ran 2 times"]),
@@ -641,16 +641,16 @@ def test_what_a_system_lacks_is_said_in_the_table_and_what_failed_below_it() -> 
 
 
 def test_all_features_of_a_system_are_measured_one_after_the_other_and_what_it_lacks_is_not() -> None:
-    systems = [features.FEATURED["ardiq"], features.FEATURED["docket"]]
+    systems = [featured.FEATURED["ardiq"], featured.FEATURED["docket"]]
     asked, run = list[tuple[str, str]](), a_run(samples={})
 
-    def taken(system: features.Featured, feature: features.Feature) -> Figures:
+    def taken(system: featured.Featured, feature: features.Feature) -> Figures:
         asked.append((system.name, feature.key))
         if (system.name, feature.key) == ("docket", "plain"):
             raise Failed("it died")
         return {f"{feature.key}.rate": 1.0}
 
-    def lacks(system: features.Featured) -> dict[str, str]:
+    def lacks(system: featured.Featured) -> dict[str, str]:
         return {"kept": "has no such thing"} if system.name == "ardiq" else {}
 
     some = [features.FEATURES["plain"], features.FEATURES["kept"]]
@@ -671,14 +671,14 @@ def test_all_features_of_a_system_are_measured_one_after_the_other_and_what_it_l
 def test_a_system_whose_program_does_not_start_is_left_out_with_the_reason() -> None:
     run = a_run(samples={})
 
-    def lacks(system: features.Featured) -> dict[str, str]:
+    def lacks(system: featured.Featured) -> dict[str, str]:
         raise Failed("its producer died")
 
-    def taken(system: features.Featured, feature: features.Feature) -> Figures:
+    def taken(system: featured.Featured, feature: features.Feature) -> Figures:
         raise AssertionError
 
     plain = features.FEATURES["plain"]
-    features.measure([features.FEATURED["ardiq"]], [plain], run, taken, lacks, lambda text: None)
+    features.measure([featured.FEATURED["ardiq"]], [plain], run, taken, lacks, lambda text: None)
 
     assert run.failures == [["ardiq", "plain", "failed: its producer died"]]
 
@@ -686,7 +686,7 @@ def test_a_system_whose_program_does_not_start_is_left_out_with_the_reason() -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--systems", "nobody"], "there is no nobody"),
+        (["--systems", "unknown"], "there is no unknown"),
         (["--only", "nothing"], "there is no nothing"),
         (["--rounds", "0"], "--rounds must be at least 1"),
     ],
@@ -702,7 +702,7 @@ def test_features_that_there_are_not_are_refused(
 
 
 def test_versions_of_all_packages_whose_features_are_measured_are_pinned() -> None:
-    for system in features.FEATURED.values():
+    for system in featured.FEATURED.values():
         if system.name != "redisjobs":
             assert all(re.search(r"(==|@)[\d.]+$", package) for package in system.packages), system.name
 
@@ -718,13 +718,13 @@ def test_the_time_to_a_result_counts_from_when_its_own_job_was_settled() -> None
     assert (sent, told) == ([0.125, 0.75], [-0.125, 0.25])
 
 
-def test_a_result_of_a_job_that_nobody_has_settled_is_no_figure() -> None:
+def test_a_result_of_a_job_that_no_one_has_settled_is_no_figure() -> None:
     with pytest.raises(Failed, match="1 results came of jobs that no worker has settled"):
         waiters.joined({"a": (1.0, 1.5)}, {"a": 1.75, "b": 2.0})
 
 
 @pytest.mark.parametrize(("part", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.001, 1)])
-def test_a_percentile_is_the_value_that_so_many_are_not_above(part: float, value: int) -> None:
+def test_a_percentile_is_the_value_that_this_part_is_not_above(part: float, value: int) -> None:
     assert waiters.percentile([*range(1, 101)], part) == value
 
 
@@ -848,7 +848,7 @@ def drains(plain: Sequence[float], keyed: Sequence[float]) -> dict[str, list[Fig
 def test_a_drain_beside_a_blocked_key_is_said_with_the_ratio_of_each_round() -> None:
     alone, beside = drains([10_000, 20_000], [5_000, 5_000]), drains([9_000, 20_000], [5_000, 4_000])
 
-    text = limits.said_of_blocked(alone, beside)
+    text = blocked.said_of_blocked(alone, beside)
 
     assert cells_of(text, "jobs without a limit, jobs/s")[-1] == f"0.95 (0.9{DASH}1)"
     assert cells_of(text, "jobs without a limit, Redis")[2] == f"80.6 (50{DASH}111)"
@@ -857,17 +857,17 @@ def test_a_drain_beside_a_blocked_key_is_said_with_the_ratio_of_each_round() -> 
 def test_jobs_that_a_blocked_key_slows_down_by_more_than_a_tenth_are_said() -> None:
     alone = drains([10_000, 10_000], [10_000, 10_000])
 
-    assert limits.slower(alone, drains([9_000, 9_200], [9_000, 8_000])) == [
+    assert blocked.slower(alone, drains([9_000, 9_200], [9_000, 8_000])) == [
         "'keyed' jobs are 15% slower beside a blocked key"
     ]
 
 
 def test_claims_are_timed_by_turns_beside_a_line_and_without_and_told_by_their_middle() -> None:
-    alone, beside = limits.claims_beside_blocked(3, 20)
+    alone, beside = blocked.claims_beside_blocked(3, 20)
     assert len(alone) == len(beside) == 3
     assert min(alone + beside) > 0
 
-    text = limits.said_of_claims([100, 110, 120], [110, 121, 240])
+    text = blocked.said_of_claims([100, 110, 120], [110, 121, 240])
     said = cells_of(text, "a claim of 10 jobs, Redis")
     assert said[1:] == ["110 (100 to 120)", "121 (110 to 240)", "1.1 (1.1 to 2)"]
 
@@ -881,7 +881,7 @@ def test_limits_are_not_measured_where_there_are_none(
     assert "this version of redisjobs has no limits" in capsys.readouterr().out
 
 
-# A chain of three steps, the second of which was begun by a worker that was killed
+# A chain of three steps; the second was begun by a worker that was killed
 
 
 def step(number: int, at: float, deliveries: int = 1, *, ends: bool = True, last: bool = False) -> list[Line]:
@@ -904,10 +904,10 @@ COUNTED = {"pushed": 3, "completed": 3}
 @pytest.mark.parametrize(
     ("told", "final", "wrong"),
     [
-        (CHAIN, Final(totals=COUNTED), []),
+        (CHAIN, FinalState(totals=COUNTED), []),
         (
             CHAIN[:-3],
-            Final(totals={"pushed": 2, "completed": 2}),
+            FinalState(totals={"pushed": 2, "completed": 2}),
             [
                 "step 3 was created, and never ended",
                 "the store counts 2 pushed, and there must be 3",
@@ -916,28 +916,28 @@ COUNTED = {"pushed": 3, "completed": 3}
         ),
         (
             [*CHAIN[:6], *CHAIN[10:]],
-            Final(totals=COUNTED),
+            FinalState(totals=COUNTED),
             [
                 "step 3 was created, and its parent step 2 did not push it: which never ended as done",
                 "step 2 was created, and never ended",
             ],
         ),
-        ([*CHAIN, *step(3, 6, 2, last=True)], Final(totals=COUNTED), ["step 3 ended twice"]),
+        ([*CHAIN, *step(3, 6, 2, last=True)], FinalState(totals=COUNTED), ["step 3 ended twice"]),
         (
             [*CHAIN, {"what": "JobsPushed", "pid": 1, "db": 0, "at": 5, "jobs": [["step 3", "Step", True]] * 2}],
-            Final(totals=COUNTED),
+            FinalState(totals=COUNTED),
             ["step 3 (Step) was created 2 times"],
         ),
         (
             CHAIN,
-            Final([Letter("step 3", "worker lost")], left=["1 jobs in due"], totals=COUNTED),
+            FinalState([Letter("step 3", "worker lost")], left=["1 jobs in due"], totals=COUNTED),
             ["1 jobs in due", "step 3 is a dead letter: worker lost"],
         ),
     ],
     ids=["in order", "lost", "not pushed", "ended twice", "created twice", "left"],
 )
 def test_each_step_of_a_chain_that_was_not_created_and_ended_once_is_said(
-    told: list[Line], final: Final, wrong: list[str]
+    told: list[Line], final: FinalState, wrong: list[str]
 ) -> None:
     judged = chain.judge(told, final, "step 1", 3)
 

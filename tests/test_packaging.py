@@ -128,7 +128,7 @@ def test_the_compose_file_has_a_redis_and_a_valkey_that_lose_nothing(project: Pa
         assert volume.endswith(":/data")
 
 
-def test_nothing_committed_names_a_place_on_somebodys_machine_or_a_host(project: Path) -> None:
+def test_nothing_committed_names_a_place_on_a_machine_or_a_host(project: Path) -> None:
     home, url = (
         re.compile(r"(?<!\w)/(?:home/\w+|Users/\w+|root|work)/"),
         re.compile(r"https?://(?:\S*@)?([\w.-]+\.[a-z]+)"),

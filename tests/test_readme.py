@@ -277,7 +277,7 @@ def test_links_lead_somewhere(page: Page, project: Path) -> None:
         assert not anchor or anchor in Page(there).anchors, (target, anchor)
 
 
-def test_nobody_is_told_to_install_another_projects_package(project: Path) -> None:
+def test_no_one_is_told_to_install_another_projects_package(project: Path) -> None:
     shown = [page.path for page in PAGES]
     for path in [*shown, project / "lua/README.md", *project.glob("redisjobs/**/*.py")]:
         text = path.read_text("utf-8")

@@ -18,8 +18,9 @@ from rich.text import Text
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.errors import Mistake
 from redisjobs.torture import report
-from redisjobs.torture.checks.checker import Verdict, check
-from redisjobs.torture.emptied import empty
+from redisjobs.torture.checks.checker import check
+from redisjobs.torture.checks.verdict import Verdict
+from redisjobs.torture.data_loss import lose_data
 from redisjobs.torture.fleet.place import Place, check_url, place
 from redisjobs.torture.fleet.settable import settable
 from redisjobs.torture.nemesis import FAULTS, Fault
@@ -65,7 +66,7 @@ def torture(
         ):
             found = _torture(there, folder, seed, minutes, kinds, console)
             if not faults and not url:
-                found.verdict.wrong += empty(folder / "emptied", seed)
+                found.verdict.wrong += lose_data(folder / "data-loss", seed)
     except KeyboardInterrupt:
         print("redisjobs: interrupted; nothing was left running", file=sys.stderr)
         sys.exit(130)

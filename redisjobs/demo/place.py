@@ -19,7 +19,7 @@ _LASTING = ("inbox", "jobs", "stats", "due", "delayed", "dead", "large", "layout
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server, and a queue on it that nobody else uses.
+    """A server, and a queue on it of its own.
 
     Attributes:
         url: The server's.
@@ -74,7 +74,7 @@ def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
         [*PROGRAM, "dev"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # nothing of ours, or whoever reads it would wait for the server's end
+        stderr=subprocess.STDOUT,  # nothing of ours, or a reader would wait for the server's end
         text=True,
         start_new_session=True,
     )

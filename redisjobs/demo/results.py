@@ -48,7 +48,7 @@ class Verdict:
     Attributes:
         verified: How many have the digest that was computed directly.
         lost: Those that no worker wrote a result of.
-        wrong: Those with a result that differs, though nobody changed them.
+        wrong: Those with a result that differs, though no task changed them.
         changed: Those that changed after a worker read them.
         unreadable: Those that could not be read: gone, or no permission.
     """

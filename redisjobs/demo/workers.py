@@ -27,7 +27,7 @@ class Kill:
     Attributes:
         pid: The process.
         at: When, in seconds since 1970.
-        held: The ids of the jobs in its hands.
+        held: The ids of the jobs that it held.
     """
 
     pid: int
@@ -98,7 +98,7 @@ class Workers:
                 )
 
     def kill_one(self) -> Kill | None:
-        """Kill a worker (SIGKILL) that has jobs in its hands; None if none has."""
+        """Kill a worker (SIGKILL) that holds jobs; None if none does."""
         for process in self._working:
             _pause(process, True)  # to look without it moving on
             if self._held(process):

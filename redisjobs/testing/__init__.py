@@ -1,1 +1,1 @@
-"""For those who test: the contract that each driver keeps, as tests to run on one; docs/drivers.md says how."""
+"""The contract of drivers, as tests to run on one; docs/drivers.md says how."""

@@ -1,14 +1,14 @@
-"""What time it is, as a test says."""
+"""A clock that tests set."""
 
 import time
 
 
 class Clock:
-    """What time it is, in ms since 1970: the real time until a test sets it. For a driver to go by.
+    """The time in ms since 1970: the real time until a test sets it. For drivers.
 
     Attributes:
-        set_to: Where it stands still, in ms; None: it runs.
-        ahead: For how many seconds it is ahead of the real time, while it runs.
+        set_to: The time at which it stands still, in ms; None while it runs.
+        ahead: Seconds that it is ahead of the real time while it runs.
     """
 
     def __init__(self) -> None:

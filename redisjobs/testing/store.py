@@ -1,4 +1,4 @@
-"""What the contract needs of a driver's author: one queue, and a hand on its store."""
+"""What the contract needs of a driver's author: one queue, and access to its store."""
 
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -10,15 +10,15 @@ from redisjobs.testing.clock import Clock
 
 
 class DriverStore(Protocol):
-    """One new queue, by the driver that is tested; what the fixture `driver_store` gives.
+    """A new queue, by the driver that is tested; the fixture `driver_store` returns it.
 
-    Each test has one of its own. What has to hold in the store at the end of a test is for the fixture to look at.
+    Each test has its own. The fixture may check the store at the end of a test.
 
     Attributes:
         driver: The driver of the queue; it goes by the clock below.
-        clock: What time it is for that driver: due times, expiry, leases and what is remembered for a minute.
-        lacks: Which queries and changes the driver does not know, by class. The tests that need one of them are
-            skipped; `Find`, `Scan`, `Count`, `Cancel`, `Requeue` and `Delete` are needed by all.
+        clock: The time for that driver: due times, expiry, leases and what is remembered for a minute.
+        lacks: The classes of queries and changes that the driver does not know. Tests that need one are skipped.
+            `Find`, `Scan`, `Count`, `Cancel`, `Requeue` and `Delete` are required.
     """
 
     driver: Driver
@@ -26,13 +26,13 @@ class DriverStore(Protocol):
     lacks: Collection[type[Query[Any] | Change[Any]]]
 
     def another(self) -> Driver:
-        """One more driver of the same queue, as another process has; the test closes it."""
+        """Return another driver of the same queue, as another process has; the test closes it."""
 
     def age(self, seconds: float) -> None:
-        """Let each beat of a worker, and each delivery of a job, be so much longer ago.
+        """Make each heartbeat and each delivery this much older.
 
-        After it, the leases of all workers may be over, and none was fenced yet.
+        After it, the leases of all workers may be over, and no worker was fenced yet.
         """
 
     def contents(self) -> object:
-        """All that is stored for the queue. It is equal at two times if nothing was written between them."""
+        """Return all that is stored for the queue: equal at two times if nothing was written between them."""

@@ -8,70 +8,55 @@ from functools import partial
 from redisjobs.errors import DriverError
 from redisjobs.events.recording import Recording
 from redisjobs.torture import nemesis
-from redisjobs.torture.nemesis import Fault, Field, duration
+from redisjobs.torture.monitor import Monitor
+from redisjobs.torture.nemesis import Fault, System, duration
 from redisjobs.torture.nemesis.plan import Planned, plan
-from redisjobs.torture.progress import Progress
-from redisjobs.torture.watch import Watch
 
-_MOMENT = 0.3  # seconds for workers to take what a fault has prepared
-_TRIES = 3  # at a fault that comes alone, until it finds something to harm
-_CHANCE = 4.0  # seconds more for a fault that has had nothing to harm so far
+_MOMENT = 0.3  # seconds for workers to take the jobs that a fault has prepared
+_TRIES = 3  # of a fault that comes alone, until it finds something to harm
+_CHANCE = 4.0  # more seconds for a fault that has had nothing to harm so far
 _POSSIBLE = 20.0  # seconds until a fault has something to harm at all
 _KEEP = 0.1  # seconds between two calls of `keep`
 
 
 class Attack:
-    """Lets faults happen as a seed has it, and writes them down.
-
-    Args:
-        kinds: The kinds of fault.
-        field: What they act on.
-        recording: Where they are written down.
-        watch: Waits, between them and meanwhile.
-        progress: Told of them.
-    """
+    """Lets faults happen by a plan from a seed, and records them."""
 
     def __init__(
-        self,
-        kinds: Sequence[type[Fault]],
-        field: Field,
-        recording: Recording,
-        watch: Watch,
-        progress: Progress,
+        self, kinds: Sequence[type[Fault]], system: System, recording: Recording, monitor: Monitor
     ) -> None:
-        self._kinds = {fault.name: fault for fault in kinds if fault.possible(field)}
-        self._field, self._recording = field, recording
-        self._watch, self._progress = watch, progress
+        self._kinds = {fault.name: fault for fault in kinds if fault.possible(system)}
+        self._system, self._recording, self._monitor = system, recording, monitor
 
     def run(self, seed: int, seconds: float) -> None:
-        """Let faults happen for so long; what is in force then stays so."""
+        """Let faults happen for this many seconds; what is in force then stays so."""
         began = time.monotonic()
         for planned in self._schedule(seed, seconds):
-            self._watch.pause(began + planned.at - time.monotonic())
+            self._monitor.pause(began + planned.at - time.monotonic())
             for _ in range(_TRIES if len(planned.names) == 1 else 1):
                 if self._commit(planned, [self._kinds[name]() for name in planned.names]):
                     break
-        self._watch.pause(began + seconds - time.monotonic())
+        self._monitor.pause(began + seconds - time.monotonic())
 
     def heal(self) -> None:
         """Undo whatever may be in force."""
-        self._progress.now = "none any more"
-        nemesis.heal(self._field)
+        self._monitor.now = "none any more"
+        nemesis.heal(self._system)
 
     def _schedule(self, seed: int, seconds: float) -> list[Planned]:
         return plan(
             seed,
             seconds,
-            {name: duration(fault, self._field.lease) for name, fault in self._kinds.items()},
-            [name for name in nemesis.COMPANY if name in self._kinds],
+            {name: duration(fault, self._system.lease) for name, fault in self._kinds.items()},
+            [name for name in nemesis.PAIRABLE if name in self._kinds],
             [name for name, fault in self._kinds.items() if fault.alone],
         )
 
     def _commit(self, planned: Planned, faults: list[Fault]) -> bool:
-        """Let faults happen; whether any did."""
-        self._progress.now = " and ".join(planned.names)
-        self._field.rng.seed(planned.seed)
-        self._field.fleet.rng.seed(planned.seed)
+        """Let faults happen; return whether any did."""
+        self._monitor.now = " and ".join(planned.names)
+        self._system.rng.seed(planned.seed)
+        self._system.fleet.rng.seed(planned.seed)
         begun = self._begin(faults)
         end = time.monotonic() + planned.holds
         self._keep(begun, lambda: time.monotonic() < end)
@@ -80,26 +65,26 @@ class Attack:
             self._keep(begun, lambda: time.monotonic() < end and not begun[0][0].happened)
         for fault, at in begun:
             undone = time.time()
-            fault.end(self._field)
+            fault.end(self._system)
             if fault.happened:
                 self._note(fault, at, undone)
-        self._watch.write_notes()
-        self._progress.now = ""
+        self._monitor.write_notes()
+        self._monitor.now = ""
         return any(fault.happened for fault, _ in begun)
 
     def _begin(self, faults: list[Fault]) -> list[tuple[Fault, float]]:
-        """Those that are in force now, and when each began."""
+        """Begin faults; return those in force now, and when each began."""
         begun = []
         for fault in faults:
-            self._watch.until(partial(fault.is_possible_now, self._field), _POSSIBLE)
+            self._monitor.until(partial(fault.is_possible_now, self._system), _POSSIBLE)
         for fault in faults:
             with suppress(DriverError):
-                fault.prepare(self._field)
-        self._watch.pause(_MOMENT)
+                fault.prepare(self._system)
+        self._monitor.pause(_MOMENT)
         for fault in faults:
             at = time.time()
             with suppress(DriverError):  # the other fault keeps this one from happening
-                fault.begin(self._field)
+                fault.begin(self._system)
                 begun.append((fault, at))
         return begun
 
@@ -107,12 +92,12 @@ class Attack:
         while lasts():
             for fault, _ in begun:
                 with suppress(DriverError):
-                    fault.keep(self._field)
-            self._watch.pause(_KEEP)
+                    fault.keep(self._system)
+            self._monitor.pause(_KEEP)
 
     def _note(self, fault: Fault, began: float, undone: float) -> None:
-        """Write it down; `undone` is when it began to be undone: by its end, all may be well again."""
-        self._progress.faults += 1
-        now, workers = time.time(), self._field.fleet.staying()
+        """Record a fault; `undone` is when its end began, which may be enough to recover."""
+        self._monitor.faults += 1
+        now, workers = time.time(), self._system.fleet.staying()
         line = {"what": "fault", "at": began, "began": began, "ended": now, "workers": workers}
         self._recording.write(line | {"undone": undone} | fault.facts)

@@ -1,22 +1,22 @@
-"""What the torture has to say at its end: a text for people, a document for programs."""
+"""The report of a torture: a text for people, a document for programs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from redisjobs.torture.checks.checker import Verdict
 from redisjobs.torture.checks.recovery import Recovery
+from redisjobs.torture.checks.verdict import Verdict
 
 _NAMED = 10  # of each thing that is wrong
 
 
 def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
-    """The report for people."""
+    """Return the report for people."""
     dead = ", ".join(f"{number} {reason}" for reason, number in verdict.dead.items())
     lines = [
         f"{seconds:.0f} s on {where}; seed {seed}",
         f"pushed        {verdict.pushed} jobs, {verdict.acknowledged} acknowledged; "
-        f"{verdict.by_hand} entries by hand; {verdict.full} times told that the queue is full",
+        f"{verdict.external} external entries; {verdict.full} refused as the queue is full",
         f"follow-ups    {verdict.follow_ups} pushed by handlers as their jobs ended",
         f"results       {verdict.results} to be kept; waited for {_by_cause(verdict.answers)}; "
         f"{verdict.watches} jobs watched",
@@ -26,7 +26,7 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         f"cancelled     {verdict.cancelled}",
         f"ran again     {_by_cause(verdict.again)}",
         f"ran twice     {_by_cause(verdict.duplicates)}",
-        *([f"bereft        {_by_cause(verdict.bereft)}"] if verdict.bereft else []),
+        *([f"worker lost   {_by_cause(verdict.worker_lost)}"] if verdict.worker_lost else []),
         f"refused       {verdict.refused} settlements of a lost lease",
         "",
         f"{'fault':<22}{'times':>6}{'recovery p50':>15}{'p99':>9}{'amid others, p99':>19}",
@@ -68,13 +68,13 @@ def _columns(recovery: Recovery) -> Sequence[tuple[Sequence[float], float]]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many per cent of all values do not exceed."""
+    """Return the smallest value that this per cent of all values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
 def document(verdict: Verdict, where: str, seconds: float, seed: int) -> dict[str, Any]:
-    """The same for programs."""
+    """Return the report for programs."""
     found = asdict(verdict)
     found["faults"] = {
         name: {

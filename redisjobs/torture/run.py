@@ -12,39 +12,35 @@ from redisjobs.torture.attack import Attack
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.answers import UNKNOWN
 from redisjobs.torture.fleet import schedules
+from redisjobs.torture.fleet.final import FinalState, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.place import Place
 from redisjobs.torture.fleet.producers import Producers
-from redisjobs.torture.fleet.store import Final
+from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.fleet.waiters import wait_again
-from redisjobs.torture.nemesis import Fault, Field
-from redisjobs.torture.progress import Progress
-from redisjobs.torture.watch import Watch
+from redisjobs.torture.monitor import Monitor
+from redisjobs.torture.nemesis import Fault, System
 
 LEASE = 2.0
-"""The shorter of the workers' leases, in seconds: short, so that many faults fit in."""
+"""The shorter of the workers' leases, in seconds: many faults fit in."""
 
 _RATE = 105.0  # jobs a second
-_DRAIN = 90.0  # seconds that all work may take to drain once the faults are over
-_LATE = 60.0  # seconds that what comes after its fault may take
-_WARM_UP = 60.0  # seconds that the workers may take to start, where others work on the machine as well
+_DRAIN = 90.0  # seconds in which all work drains once the faults are over, or some of it at least
+_LATE = 60.0  # seconds in which all late acts of faults are done
+_WARM_UP = 60.0  # seconds in which the workers start, on a busy machine
 
 
 class Torture:
     """One run, from the first worker's start to the last one's end.
 
     Args:
-        place: Where the queue is.
         directory: For recordings and the workers' log.
-        seed: Of the faults and of what is pushed.
         length: How long faults come, in seconds.
         show: Called with each line of progress.
-        kinds: The kinds of fault.
 
     Attributes:
-        fleet: The workers.
-        finals: What was in each database at its end.
-        wrong: What went wrong that no recording tells.
+        finals: What each database held at the end.
+        wrong: What went wrong and is in no recording.
         seconds: How long it took.
     """
 
@@ -57,19 +53,19 @@ class Torture:
         show: Callable[[str], object],
         kinds: Sequence[type[Fault]],
     ) -> None:
-        self._place, self._seed, self._length = place, seed, length
-        self._show, self._kinds = show, kinds
+        self._place, self._seed, self._length, self._kinds = place, seed, length, kinds
         self._directory = directory
         self._recording = Recording(directory)
         self.fleet = Fleet(place.urls(place.workers), place.queue, directory, LEASE, random.Random(seed))
         lease = self.fleet.longest_lease
-        self._field = Field(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
-        self.finals: list[Final] = []
+        self._system = System(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
+        self._monitor = Monitor(self._system, self._recording, show)
+        self.finals: list[FinalState] = []
         self.wrong: list[str] = []
         self.seconds = 0.0
 
     def lines(self) -> list[dict[str, Any]]:
-        """All recordings."""
+        """Return all recordings."""
         return list(lines.read(self._directory))
 
     def go(self) -> None:
@@ -79,53 +75,56 @@ class Torture:
             RedisJobsError: The workers did not start.
         """
         started = time.monotonic()
-        progress = Progress(self._place.stores, self._show)
-        watch = Watch(self._field, self._recording, progress)
-        with self._field, self.fleet:
+        with self._system, self.fleet:
             self.fleet.start()
-            if not watch.until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
+            if not self._monitor.until(lambda: self.fleet.complete, _WARM_UP, "the workers start"):
                 raise RedisJobsError(f"the workers did not start in {_WARM_UP:g} s:\n{self.fleet.log_end()}")
             for store in self._place.stores:
                 schedules.put(store)
-            self._harm(watch, progress)
-            self._drain(watch)
+            self._harm()
+            self._drain()
         told = self.lines()
         self._wait_again(told)
-        self.finals = [store.final(_kept(told, store.db)) for store in self._place.stores]
+        self.finals = [final_state(store, _kept(told, store.db)) for store in self._place.stores]
         self.seconds = time.monotonic() - started
 
-    def _harm(self, watch: Watch, progress: Progress) -> None:
+    def _harm(self) -> None:
         """Push and break, then undo it all."""
         urls = self._place.urls(self._place.producers)
         producers = Producers(urls, self._place.queue, self._recording, seed=self._seed, rate=_RATE)
-        attack = Attack(self._kinds, self._field, self._recording, watch, progress)
+        attack = Attack(self._kinds, self._system, self._recording, self._monitor)
         with producers:
             attack.run(self._seed, self._length)
             attack.heal()
         self.wrong += producers.errors
 
-    def _drain(self, watch: Watch) -> None:
+    def _drain(self) -> None:
         """Let all work come to its end, then the workers."""
-        if not watch.until(lambda: not self._field.late, _LATE, "late bytes arrive"):
-            self.wrong.append(f"{len(self._field.late)} jobs did not end in {_LATE:g} s")
-        self._pause_schedules(watch)
-        if not watch.until(self._is_drained, _DRAIN, "the rest drains"):
-            self.wrong.append(f"the queue did not drain in {_DRAIN:g} s")
+        if not self._monitor.until(lambda: not self._system.late, _LATE, "late bytes arrive"):
+            self.wrong.append(f"{len(self._system.late)} jobs did not end in {_LATE:g} s")
+        self._pause_schedules()
+        # Each job that ends its worker takes a while, and isolated jobs run one after another.
+        ended = -1
+        while not self._monitor.until(self._is_drained, _DRAIN, "the rest drains"):
+            before, ended = ended, sum(map(_ended, self._place.stores))
+            if ended == before:
+                self.wrong.append(f"the queue did not drain, and no job ended in {_DRAIN:g} s")
+                break
         self.fleet.dismiss()
-        self._field.look_for_fenced()
-        watch.write_notes()
+        self._system.look_for_fenced()
+        self._monitor.write_notes()
         self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
 
-    def _pause_schedules(self, watch: Watch) -> None:
-        """Let schedules make up for what was missed, then fire nothing more: or the queue would never drain."""
+    def _pause_schedules(self) -> None:
+        """Let schedules catch up, then pause them, or the queue would never drain."""
         stores = self._place.stores
-        if not watch.until(lambda: not any(map(schedules.behind, stores)), _LATE, "the schedules make up for it"):
+        if not self._monitor.until(lambda: not any(map(schedules.behind, stores)), _LATE, "schedules catch up"):
             self.wrong += [what for store in stores for what in schedules.behind(store)]
-        if not watch.until(lambda: all(map(schedules.pause, stores)), _LATE, "the schedules are paused"):
+        if not self._monitor.until(lambda: all(map(schedules.pause, stores)), _LATE, "schedules are paused"):
             self.wrong.append(f"the schedules could not be paused in {_LATE:g} s")
 
     def _wait_again(self, told: Sequence[Line]) -> None:
-        """Ask for the results once more that somebody waited for in vain: now all of them are there."""
+        """Ask again for the results that were waited for in vain: now all of them are there."""
         for store, url in zip(self._place.stores, self._place.urls(self._place.producers), strict=True):
             answers = (line for line in told if line["what"] == "answered" and line["db"] == store.db)
             in_vain = [line["job"] for line in answers if line["error"] in UNKNOWN and not line.get("mark")]
@@ -136,5 +135,11 @@ class Torture:
 
 
 def _kept(lines: Sequence[Line], db: int) -> list[str]:
-    """The jobs of a database whose results were to be kept."""
+    """Return the jobs of a database whose results were to be kept."""
     return [line["job"] for line in lines if line.get("kept") and line["db"] == db]
+
+
+def _ended(store: Store) -> int:
+    """Return how many jobs have ended in a database."""
+    totals = store.counts().totals
+    return totals["completed"] + totals["dead"] + totals["cancelled"]

@@ -754,10 +754,10 @@ def test_a_pipe_gets_one_line_a_job_however_long_its_id(cli: Callable[..., Ended
 def test_dead_letters_are_requeued_and_deleted_several_at_once(
     cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
 ) -> None:
-    some = cli("dead", "requeue", "dead", "nobody", "-q", queue_name)
+    some = cli("dead", "requeue", "dead", "unknown", "-q", queue_name)
 
     assert (some.code, some.out) == (1, f"requeued dead on {where(there)}\n")
-    assert one_line(some.err) == f"redisjobs: no dead letter on {where(there)}: nobody"
+    assert one_line(some.err) == f"redisjobs: no dead letter on {where(there)}: unknown"
     none = cli("dead", "delete", "dead", "ready", "-q", queue_name, "--json")
     assert (none.code, none.document["not_found"]) == (1, ["dead", "ready"])
     assert there.counts().ready[Priority.NORMAL] == 2
@@ -1239,13 +1239,13 @@ def test_without_the_worker_extra_one_line_says_what_to_install(missing: str) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["job", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+: it ended, or never was"),
-        (["cancel", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+"),
+        (["job", "unknown"], r"no job 'unknown' on queue '{queue}' at redis://\S+: it ended, or never was"),
+        (["cancel", "unknown"], r"no job 'unknown' on queue '{queue}' at redis://\S+"),
         (["cancel", "dead"], r"job 'dead' on queue '{queue}' at redis://\S+ is a dead letter, and stays one"),
-        (["hold", "nobody"], r"no job 'nobody' on queue '{queue}' at redis://\S+"),
+        (["hold", "unknown"], r"no job 'unknown' on queue '{queue}' at redis://\S+"),
         (["hold", "dead"], r"job 'dead' on queue '{queue}' at redis://\S+ is a dead letter"),
         (["unhold", "ready"], r"job 'ready' on queue '{queue}' at redis://\S+ is not held"),
-        (["dead", "show", "nobody"], r"no dead letter 'nobody' on queue '{queue}' at redis://\S+"),
+        (["dead", "show", "unknown"], r"no dead letter 'unknown' on queue '{queue}' at redis://\S+"),
         (["dead", "show", "ready"], r"no dead letter 'ready' on queue '{queue}' at redis://\S+; it is ready"),
     ],
 )

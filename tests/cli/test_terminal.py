@@ -99,7 +99,7 @@ def test_the_plainest_of_locales_shows_every_table(run: Run, queue_name: str) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_a_pipe_that_nobody_reads_does_not_fail_a_push_that_was_made(
+def test_a_pipe_that_no_one_reads_does_not_fail_a_push_that_was_made(
     run: Run, there: sync.JobQueue, flags: list[str]
 ) -> None:
     reading, writing = os.pipe()
@@ -257,7 +257,7 @@ def test_parameters_that_are_no_json_are_printed_as_their_text(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_stats_are_shown_anew_until_ctrl_c(
+def test_stats_are_shown_again_until_ctrl_c(
     folder: Path, environment: dict[str, str], queue_name: str, flags: list[str]
 ) -> None:
     command = [*SCRIPT, "stats", "-q", queue_name, "--watch", "0.1", *flags]
@@ -276,7 +276,7 @@ def test_stats_are_shown_anew_until_ctrl_c(
 
 
 @pytest.mark.slow
-def test_watching_ends_when_nobody_reads_it_any_more(
+def test_watching_ends_when_no_one_reads_it_any_more(
     folder: Path, environment: dict[str, str], queue_name: str
 ) -> None:
     command = [*SCRIPT, "stats", "-q", queue_name, "--watch", "0.1"]

@@ -153,7 +153,7 @@ async def test_there_is_nothing_to_edit_in_a_job_that_is_no_dead_letter(store: S
     job = await done(queue.push(Mail("joe")))
 
     assert await done(queue.requeue(job, parameters=Mail("jane"))) is False
-    assert await done(queue.requeue("nobody", parameters=Mail("jane"))) is False
+    assert await done(queue.requeue("unknown", parameters=Mail("jane"))) is False
 
     assert (await done(queue.get(job))).parameters == '{"to":"joe","copies":1}'
 

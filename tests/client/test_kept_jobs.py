@@ -307,7 +307,7 @@ async def test_from_the_queue_to_the_worker_and_back(store: Store, driver: Drive
     assert await queue.get(handle) is None
 
 
-# By somebody's hand
+# Changed outside redisjobs
 
 
 async def test_where_none_can_be_added_jobs_end_all_the_same(redis_store: RedisStore) -> None:
@@ -327,7 +327,7 @@ async def test_where_none_can_be_added_jobs_end_all_the_same(redis_store: RedisS
 
 
 @pytest.mark.parametrize("gone", [["a"], ["a", "b"]])
-async def test_an_entry_that_was_removed_by_hand_as_it_ran_is_not_kept(
+async def test_an_entry_that_was_removed_with_redis_cli_as_it_ran_is_not_kept(
     redis_store: RedisStore, gone: list[str]
 ) -> None:
     store = redis_store

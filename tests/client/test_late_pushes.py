@@ -254,7 +254,7 @@ async def test_a_connection_that_has_not_heard_the_servers_clock_lately_asks_aga
 
 @pytest.mark.parametrize("seconds", [-3600, -5, 29, 3600])
 @pytest.mark.parametrize("face", [JobQueue, SyncJobQueue])
-async def test_a_connection_learns_the_servers_clock_anew_once_it_was_set(
+async def test_a_connection_learns_the_servers_clock_again_once_it_was_set(
     redis_store: RedisStore, face: Any, seconds: float
 ) -> None:
     store = redis_store
@@ -337,7 +337,7 @@ def refuse(store: RedisStore, why: str, key: str) -> None:
     if why == "full":
         store.admin.config_set("maxmemory", 1)
     else:
-        store.admin.rpush(key, "by hand")
+        store.admin.rpush(key, "junk")
 
 
 async def test_a_repetition_of_pushes_of_several_times_that_is_refused_says_which_were_answered(

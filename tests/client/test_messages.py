@@ -150,7 +150,7 @@ def made(raised: Raised) -> bool:
     return isinstance(raised.error, ValueError)
 
 
-def test_a_snooze_of_a_number_is_one_of_so_many_seconds() -> None:
+def test_a_snooze_of_a_number_is_in_seconds() -> None:
     assert after(lambda: Snooze(5)) == after(lambda: Snooze(for_=5))
     assert after(lambda: Snooze(timedelta(minutes=1))) == after(lambda: Snooze(for_=60))
 

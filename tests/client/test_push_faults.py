@@ -316,7 +316,7 @@ async def push_without_answer(bench: Bench, queue: Any, jobs: list[Any]) -> tupl
     return caught.value.jobs
 
 
-async def test_whoever_repeats_a_push_is_told_once_that_it_added_the_job(bench: Bench) -> None:
+async def test_a_producer_that_repeats_a_push_learns_once_that_it_added_the_job(bench: Bench) -> None:
     queue = bench.queue()
     lost = await push_without_answer(bench, queue, [Add(1), queue.prepare(Add(2), job_id="mine")])
     assert len(bench.ids()) == 3
@@ -435,10 +435,10 @@ async def test_a_refusal_after_a_try_without_an_answer_does_not_say_that_nothing
 
 def spoil(bench: Bench, key: str) -> None:
     bench.admin.delete(key)
-    bench.admin.rpush(key, "by hand")
+    bench.admin.rpush(key, "junk")
 
 
-async def test_every_error_of_a_push_has_its_jobs_which_can_be_pushed_once_it_is_mended(bench: Bench) -> None:
+async def test_every_error_of_a_push_has_its_jobs_which_can_be_pushed_once_it_is_fixed(bench: Bench) -> None:
     queue, prefix = bench.queue(), f"redisjobs:{{{bench.name}}}:"
     spoil(bench, f"{prefix}ready:normal")
     with pytest.raises(WrongType, match="nothing was written") as caught:
@@ -476,7 +476,7 @@ async def test_a_push_is_not_repeated_once_it_can_not_be_told_whether_it_was_sto
 
 
 async def test_no_try_takes_longer_than_is_said_however_often_the_clock_was_set(bench: Bench) -> None:
-    """Sync code is told its deadline by the queue; async code ends by itself."""
+    """Sync code has the queue's deadline; async code ends by itself."""
     driver = bench.queue().driver if bench.face is JobQueue else bench.queue()._store
     if not isinstance(driver, SyncRedisDriver):
         await driver.read(Count())
@@ -649,11 +649,11 @@ async def test_a_prepared_push_that_was_cancelled_is_repeated_and_told_once(benc
         assert bench.ids() == Counter(["known"])
 
 
-async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_nobody_connects_anew(
+async def test_where_one_push_of_a_crowd_meets_a_fault_the_others_are_whole_and_no_one_connects_again(
     running: server.Server, queue_name: str
 ) -> None:
     admin = redis.Redis.from_url(running.url)
-    admin.rpush(f"redisjobs:{{{queue_name}}}:unique:broken", "by hand")
+    admin.rpush(f"redisjobs:{{{queue_name}}}:unique:broken", "junk")
     async with JobQueue(running.url, queue_name) as queue:
         await queue.push(Add(0))
         before = admin.info("stats")["total_connections_received"]
@@ -713,7 +713,7 @@ def test_a_chunk_is_with_the_server_before_the_next_one_is_encoded(
         for number in range(1_500):
             if number in (500, 1_000):
                 until, there = time.monotonic() + SLACK, 0
-                while there <= number and time.monotonic() < until:  # nobody else runs in this thread
+                while there <= number and time.monotonic() < until:  # no other task runs in this thread
                     there = redis_store.admin.xlen(redis_store.stream())
                 seen.append(there)
             yield Add(number)

@@ -119,7 +119,7 @@ async def test_a_pushed_job_can_be_looked_up(queue: Any) -> None:
     assert (info.parameters, info.attempt, info.deliveries, info.worker) == ('{"a":5,"text":"größe"}', 1, 0, "")
     assert abs(info.queued_at - before) < timedelta(seconds=10)
     assert (info.due_at, info.headers, info.unique, info.error) == (None, None, "", "")
-    assert await done(queue.get("nobody")) is None
+    assert await done(queue.get("unknown")) is None
 
 
 async def test_each_way_of_delaying_says_when_the_job_is_due(queue: Any) -> None:
@@ -564,7 +564,7 @@ async def test_cancel_says_what_it_did(queue: Any, store: Store) -> None:
     (lease,) = await claim(store)
     ready, delayed = await done(queue.push(Add(2))), await done(queue.push(Add(3), delay=60))
 
-    words = [await done(queue.cancel(job_id)) for job_id in (ready, delayed, running, running, ready, "nobody")]
+    words = [await done(queue.cancel(job_id)) for job_id in (ready, delayed, running, running, ready, "unknown")]
 
     assert words == [
         Reply.CANCELLED, Reply.CANCELLED, Reply.CANCELLING, Reply.CANCELLING, Reply.NOT_FOUND, Reply.NOT_FOUND,
@@ -660,7 +660,7 @@ def test_a_sync_queue_needs_more_than_an_async_driver(redis_store: RedisStore) -
     with pytest.raises(ValueError, match="is a driver for async code; give the sync queue its URL"):
         redisjobs.sync.JobQueue(AsyncOnly())
     with redisjobs.sync.JobQueue(redis_store.driver, redis_store.queue_name) as queue:  # it can make a sync one
-        assert queue.get("nobody") is None
+        assert queue.get("unknown") is None
 
 
 # Ways to reach a server

@@ -121,7 +121,7 @@ def test_a_queue_keeps_nothing_of_event_loops_that_have_ended() -> None:
 # What is returned
 
 
-async def test_what_a_handler_returned_is_given_to_whoever_waits(queue: JobQueue) -> None:
+async def test_what_a_handler_returned_is_given_to_those_who_wait(queue: JobQueue) -> None:
     @queue.job(keep_result=60)
     async def add(a: int, b: int) -> int:
         return a + b
@@ -627,9 +627,7 @@ async def test_a_job_that_failed_and_is_requeued_has_a_result_after_all(queue: J
 
 
 @pytest.mark.parametrize("where", ["delayed", "ready", "running"])
-async def test_whoever_waits_for_a_job_that_is_cancelled_hears_of_it(
-    queue: JobQueue, store: Store, where: str
-) -> None:
+async def test_a_wait_for_a_job_that_is_cancelled_ends(queue: JobQueue, store: Store, where: str) -> None:
     begun = anyio.Event()
 
     @queue.job(keep_result=60)
@@ -670,7 +668,7 @@ async def test_a_wait_that_takes_too_long_says_so_and_the_job_goes_on(queue: Job
         said = "0" if timeout == 0 else "0.05"
         assert str(raised.value) == f"job a has not ended in {said} s; it goes on"
     with pytest.raises(TimeoutError):
-        await queue.run(Add(1), JobName("nobody", Add), timeout=0.01)
+        await queue.run(Add(1), JobName("unknown", Add), timeout=0.01)
     assert await queue.cancel((await queue.jobs(State.READY))[1].job_id) is Reply.CANCELLED
     await drain(queue)
     assert await result(handle.result(timeout=0)) == 2
@@ -681,7 +679,7 @@ async def test_a_wait_that_takes_too_long_says_so_and_the_job_goes_on(queue: Job
 
 
 @pytest.mark.slow
-async def test_who_has_waited_long_enough_is_told_that_nobody_here_keeps_the_result(
+async def test_who_has_waited_long_enough_is_told_that_no_one_here_keeps_the_result(
     queue: JobQueue, store: Store
 ) -> None:
     @queue.job
@@ -781,7 +779,7 @@ def test_a_watch_can_be_made_where_no_event_loop_runs() -> None:
     assert anyio.run(seen) == []
 
 
-async def test_whoever_waits_by_a_driver_that_cant_listen_for_them_is_told_so() -> None:
+async def test_a_wait_by_a_driver_that_cant_listen_is_an_error() -> None:
     class Old(MemoryDriver):
         async def listen(self, on_notification: Any) -> None:  # type: ignore[override]
             await anyio.sleep_forever()
@@ -829,7 +827,7 @@ async def test_any_number_of_waiters_use_one_connection_and_few_questions(
     assert sum(asked) <= 2000
 
 
-async def test_one_who_leaves_disturbs_nobody_else(queue: JobQueue) -> None:
+async def test_one_who_leaves_disturbs_no_one_else(queue: JobQueue) -> None:
     @queue.job(keep_result=60)
     async def add(a: int) -> int:
         return a + 1
@@ -859,7 +857,7 @@ async def test_one_who_leaves_disturbs_nobody_else(queue: JobQueue) -> None:
     assert got == [2] * 21
 
 
-async def test_when_the_queue_is_closed_whoever_waits_opens_it_again(queue: JobQueue, store: Store) -> None:
+async def test_when_the_queue_is_closed_those_who_wait_open_it_again(queue: JobQueue, store: Store) -> None:
     @queue.job(keep_result=60)
     async def add(a: int) -> int:
         return a + 1

@@ -75,7 +75,7 @@ async def test_jobs_that_are_large_are_asked_about_some_at_a_time(
     assert engine_store.admin.hlen(f"{engine_store.prefix}waiters") == 41
 
 
-async def test_a_listening_connection_that_is_cut_is_made_anew_and_nothing_is_missed(
+async def test_a_listening_connection_that_is_cut_is_made_again_and_nothing_is_missed(
     far: JobQueue, engine_store: RedisStore
 ) -> None:
     store, add = engine_store, keeping(far)
@@ -110,7 +110,7 @@ async def test_a_notification_that_was_lost_is_made_up_for_at_the_next_look(
         tasks.start_soon(wait)
         await waited_for(store, handle.id)
         # As if the server had told it to a connection that was just gone.
-        store.admin.hset(f"{store.prefix}waiters", handle.id, "somebody-else")
+        store.admin.hset(f"{store.prefix}waiters", handle.id, "another-process")
         await drain(far)
     assert got == [2]
 
@@ -150,7 +150,7 @@ async def test_a_user_who_may_not_listen_is_told_so(far: JobQueue, engine_store:
             await handle.result()
     finally:
         store.admin.execute_command("ACL", "SETUSER", store.user, "allchannels")
-    with pytest.raises(TimeoutError):  # and begins anew once it may
+    with pytest.raises(TimeoutError):  # and begins again once it may
         await handle.result(timeout=0.05)
 
 

@@ -47,7 +47,7 @@ def waiting_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "redisjobs waiting"]
 
 
-def test_what_a_handler_returned_is_given_to_whoever_waits(queue: JobQueue, add: Any) -> None:
+def test_what_a_handler_returned_is_given_to_those_who_wait(queue: JobQueue, add: Any) -> None:
     @queue.job(keep_result=60, retry=no_retry())
     async def bad() -> int:
         raise LookupError("no such customer")
@@ -106,7 +106,7 @@ def test_a_sync_handler_can_wait_for_the_result_of_another_job(queue: JobQueue, 
 
 
 def noted(store: Store) -> int:
-    """For how many jobs somebody waits."""
+    """The number of jobs that are waited for."""
     if isinstance(store, MemoryStore):
         return sum(bool(job.processes) for job in store.memory.jobs.values())
     assert isinstance(store, RedisStore)
@@ -121,7 +121,7 @@ def until_noted(store: Store, number: int = 1) -> None:
         time.sleep(0.005)
 
 
-def test_whoever_waits_while_the_queue_is_closed_goes_on(queue: JobQueue, add: Any, store: Store) -> None:
+def test_a_wait_goes_on_while_the_queue_is_closed(queue: JobQueue, add: Any, store: Store) -> None:
     with ThreadPoolExecutor(10) as threads:
         handles = [add.push(a) for a in range(10)]
         results = [threads.submit(handle.result, timeout=30) for handle in handles]

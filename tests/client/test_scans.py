@@ -15,6 +15,7 @@ from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Filter, Group, GroupDead, Scan
 from redisjobs.model.transitions import After
 from redisjobs.queue import JobQueue
+from redisjobs.testing.driver_contract.acts import job
 from redisjobs.testing.driver_contract.scanning import (
     EXPIRED,
     FAILED,
@@ -22,7 +23,6 @@ from redisjobs.testing.driver_contract.scanning import (
     end,
     found,
     groups,
-    job,
     push,
     scan,
     work,
@@ -310,7 +310,7 @@ async def test_what_was_done_before_the_connection_ended_stays_done(store: Store
     assert await JobQueue(driver).requeue_all() == 50
 
 
-async def test_a_letter_with_too_many_fields_stays_and_is_in_nobodys_way(redis_store: RedisStore) -> None:
+async def test_a_letter_with_too_many_fields_stays_and_blocks_no_other(redis_store: RedisStore) -> None:
     driver = redis_store.driver
     many = {f"f{number}": "" for number in range(600)} | {"id": "large", "name": "Work", "parameters": "{}"}
     entry = redis_store.admin.xadd(f"{redis_store.prefix}dead", many)

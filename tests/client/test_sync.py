@@ -169,7 +169,7 @@ def test_a_call_that_is_interrupted_takes_no_connection_from_those_that_come_aft
         assert queue.counts().ready[Priority.NORMAL] == (2 if where == "_round_trip" else 1)
 
 
-def test_a_reply_that_nobody_asked_for_is_taken_for_none_of_a_later_call(redis_store: RedisStore) -> None:
+def test_a_reply_that_no_one_asked_for_is_taken_for_none_of_a_later_call(redis_store: RedisStore) -> None:
     with JobQueue(redis_store.url, redis_store.queue_name, deadline=1) as queue:
         queue.push(Add(0))
         connections = queue._store._connections  # type: ignore[attr-defined]
@@ -189,7 +189,7 @@ def test_a_closed_queue_can_be_used_again(queue: JobQueue) -> None:
     assert queue.counts().ready[Priority.NORMAL] == 2
 
 
-def test_a_thread_in_which_nobody_waits_any_more_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_in_which_no_one_waits_any_more_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     died: list[object] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
 

@@ -1,4 +1,4 @@
-"""Watching a job: what it reports comes to whoever watches, until the job has ended."""
+"""Watching a job: a watcher gets what it reports, until the job has ended."""
 
 import gc
 import subprocess
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Steps:
-    """A handler that reports as it is told, and ends when it is told so."""
+    """A handler that reports and ends as the test says."""
 
     def __init__(self) -> None:
         self.send, self._receive = anyio.create_memory_object_stream[float](10)
@@ -119,7 +119,7 @@ async def test_a_job_that_has_ended_or_never_was_has_nothing_to_watch(queue: Job
     assert [progress async for progress in queue.watch("never")] == []
 
 
-async def test_whoever_stops_watching_leaves_the_job_and_the_others_alone(queue: JobQueue) -> None:
+async def test_a_watcher_that_stops_leaves_the_job_and_the_others_alone(queue: JobQueue) -> None:
     steps, seen = Steps(), list[float | None]()
     handle = await queue.job(name="work", keep_result=60)(steps.run).push()
 
@@ -141,7 +141,7 @@ async def test_whoever_stops_watching_leaves_the_job_and_the_others_alone(queue:
     assert seen == [0.25]
 
 
-async def test_reports_of_a_job_that_nobody_watches_are_there_for_who_comes_later(queue: JobQueue) -> None:
+async def test_reports_of_a_job_that_no_one_watches_are_there_for_who_comes_later(queue: JobQueue) -> None:
     reported = anyio.Event()
     go_on = anyio.Event()
 
@@ -281,14 +281,14 @@ def test_an_iterator_that_outlives_its_queue_lets_the_process_end(how: str, proj
     assert (done.returncode, done.stdout, done.stderr) == (0, "the end\n", "")
 
 
-async def test_what_somebody_wrote_for_progress_is_no_progress(redis_store: RedisStore) -> None:
+async def test_what_was_written_with_redis_cli_for_progress_is_no_progress(redis_store: RedisStore) -> None:
     async with JobQueue(redis_store.url, redis_store.queue_name) as queue:
 
         @queue.job
         async def work() -> None: ...
 
         handle = await work.push()
-        redis_store.admin.set(f"{redis_store.prefix}progress:{handle.id}", "by hand", px=60_000)
+        redis_store.admin.set(f"{redis_store.prefix}progress:{handle.id}", "junk", px=60_000)
         seen: list[Progress] = []
 
         async def watch() -> None:

@@ -168,10 +168,10 @@ async def wait_for_a_result(queue: SyncJobQueue, store: RedisStore, url: str) ->
 
 
 async def end_by_a_cancel(queue: SyncJobQueue, store: RedisStore) -> None:
-    """A job is cancelled that somebody waits for, and whose end is written down."""
+    """A job is cancelled that is waited for and whose end is recorded."""
     fields = ["name", "Add", "parameters", '{"a": 1}', "keep_result", "60000"]
     assert await store.driver.push([NewJob("waited", fields)], repeated=False)
-    await store.driver.change(GetStatus(["waited"], "somebody"))
+    await store.driver.change(GetStatus(["waited"], "a-process"))
     assert queue.cancel("waited") is Reply.CANCELLED
     assert store.admin.get(f"{store.prefix}outcome:waited") == b"cancelled"
     assert not store.admin.exists(f"{store.prefix}waiters")
@@ -179,7 +179,7 @@ async def end_by_a_cancel(queue: SyncJobQueue, store: RedisStore) -> None:
 
 @contextmanager
 def telling_waiters(store: RedisStore) -> Iterator[None]:
-    """Somebody who waits for a job is told of its end meanwhile."""
+    """Meanwhile a process waits for a job and learns of its end."""
     with store.admin.pubsub(ignore_subscribe_messages=True) as ear:
         ear.psubscribe(f"{store.prefix}waiter:0:*".replace("[", r"\["))
         ear.get_message(timeout=5)  # that it is subscribed
@@ -191,7 +191,7 @@ def telling_waiters(store: RedisStore) -> Iterator[None]:
 
 @contextmanager
 def forgetting(store: RedisStore) -> Iterator[None]:
-    """Meanwhile somebody lets go of what is remembered no more of jobs that have ended."""
+    """Meanwhile what is remembered of ended jobs expires."""
     seconds, _ = store.admin.time()
     old = [f"{store.prefix}finished:{seconds // 5 - 13 + ahead}" for ahead in range(3)]  # it may take that long
     for key in old:
@@ -202,7 +202,7 @@ def forgetting(store: RedisStore) -> Iterator[None]:
 
 
 def counted(store: RedisStore, counter: str) -> int:
-    """What nobody is told who may not do it."""
+    """What no user learns who may not do it."""
     return int(store.admin.hget(f"{store.prefix}stats", counter) or 0)
 
 
@@ -227,7 +227,7 @@ async def work(url: str, store: RedisStore) -> None:
         assert len(leases) == 9
         with closing(Heart(worker)) as heart:
             assert heart.beat(lambda: list(leases.values()), {"host": "h"}) == ()
-        await store.driver.change(GetStatus(["done"], "somebody"))
+        await store.driver.change(GetStatus(["done"], "a-process"))
         with telling(store, "due", "released"), telling_waiters(store), forgetting(store):
             await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
         assert [lease.job_id for lease in await worker.recover([leases["killer"]])] == ["unseen"]
@@ -407,7 +407,7 @@ async def listen(listener: Consumer | Driver, store: RedisStore, url: str) -> No
 
 @contextmanager
 def telling(store: RedisStore, *wanted: str) -> Iterator[None]:
-    """Somebody is told of these kinds of things meanwhile."""
+    """Meanwhile a listener hears of these kinds of things."""
     with store.admin.pubsub(ignore_subscribe_messages=True) as ear:
         ear.subscribe(f"{store.prefix}control:0")
         ear.get_message(timeout=5)  # that it is subscribed
@@ -730,8 +730,8 @@ CALLS: dict[str, Callable[[SyncJobQueue], Any]] = {
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nobody_reaches_another_queue_or_the_server(engine_store: RedisStore, role: str) -> None:
-    store, other = engine_store, "of-somebody-else"
+def test_no_one_reaches_another_queue_or_the_server(engine_store: RedisStore, role: str) -> None:
+    store, other = engine_store, "another-queue"
     with user(store, documented_rule(role, store.queue_name)) as url:
         with SyncJobQueue(url, other) as queue:
             for call in CALLS.values():

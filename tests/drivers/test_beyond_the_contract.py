@@ -139,7 +139,7 @@ async def test_a_job_that_a_busy_worker_passed_over_may_be_held_or_replaced(stor
     newer = job("other", unique="key", on_conflict=OnConflict.REPLACE)
     assert await push(store, newer) == [Pushed(Reply.REPLACED, "replaced")]
 
-    assert ids(await claim(await worker("w3", max_deliveries=2))) == ["replaced"]  # anew, and never delivered
+    assert ids(await claim(await worker("w3", max_deliveries=2))) == ["replaced"]  # a new one, never delivered
     assert ids(await claim(await worker("w4", max_deliveries=2), idle=True)) == ["next"]
     await store.driver.change(Unhold("held"))
     assert ids(await claim(await worker("w5", max_deliveries=2), idle=True)) == ["held"]
@@ -211,7 +211,7 @@ async def test_a_lease_that_is_not_quite_the_one_of_the_store_settles_nothing(
 
 
 @pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
-async def test_a_batch_of_which_one_job_is_not_the_workers_settles_the_others(
+async def test_a_batch_with_one_job_that_is_not_the_workers_settles_the_others(
     store: Store, worker: Open, settlement: Settlement
 ) -> None:
     consumer = await worker()

@@ -217,7 +217,7 @@ async def test_a_push_at_fault_fails_alone_and_those_it_went_with_are_pushed() -
 
 
 class TwoCalls(Wire):
-    """A wire over which a push goes in two calls, of which only the second meets what is wrong."""
+    """A wire over which a push goes in two calls; only the second meets what is wrong."""
 
     def __init__(self, answered: int) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ async def test_where_a_push_fails_in_part_callers_are_told_what_became_of_their_
         assert d == [Pushed(Reply.OK, f"d-{i}") for i in range(2)]
 
 
-async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_nobody_up() -> None:
+async def test_a_caller_that_leaves_while_waiting_is_not_pushed_and_holds_no_one_up() -> None:
     wire = Wire()
     pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]

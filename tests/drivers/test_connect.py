@@ -38,7 +38,7 @@ _NOTHING = {"HGET": b"$-1\r\n"}
 
 
 class Pretender(socketserver.ThreadingTCPServer):
-    """Speaks RESP, says what it was told to say, and remembers what it was asked.
+    """Speaks RESP, says what the test gave it, and remembers what it was asked.
 
     Attributes:
         replies: What to answer to a command, by its name; `+OK` to all others.
@@ -291,7 +291,7 @@ def locked() -> Iterator[server.Server]:
         yield running
 
 
-@pytest.mark.parametrize("credentials", ["", ":wrong@", "nobody:secret@"])
+@pytest.mark.parametrize("credentials", ["", ":wrong@", "unknown:secret@"])
 async def test_credentials_that_are_refused_are_an_error_at_once(
     face: Any, locked: server.Server, credentials: str
 ) -> None:

@@ -89,7 +89,7 @@ RULES = ("", "max_concurrency=1", "max_concurrency=2", "rate=2/m burst=2", "max_
 """Limits; a rate is slow, as a server lets what it knows of one expire by its own clock."""
 
 AGAIN = {"attempt": "2", "error": "é"}
-LATER = After(9000)  # of which `later` makes one of its own
+LATER = After(9000)  # `later` makes a time of its own of it
 CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
     "cancel": lambda job_id, due: Cancel(job_id),
     "requeue": lambda job_id, due: Requeue(job_id),
@@ -112,7 +112,7 @@ RETENTIONS = [
     Retention(completed=Keep(), cancelled=Keep()),
     Retention(completed=Keep(), dead=Keep(count=2)),
 ]
-"""By number alone: of age each store has a clock of its own. Of jobs that end at once the order is nobody's."""
+"""By number alone: of age each store has a clock of its own. Jobs that end at once have no order."""
 
 workers = st.sampled_from(WORKERS)
 picks = st.lists(st.integers(-3, 9), min_size=1, max_size=6)  # below 0: a lease of earlier
@@ -202,7 +202,7 @@ class Side:
         await self.store.driver.aclose()
 
     def beat(self, worker: str, held: Sequence[Lease]) -> list[str] | None:
-        """The ids of those of these jobs that somebody has asked to cancel; None: the worker is fenced."""
+        """The ids of these jobs that are to be cancelled; None: the worker is fenced."""
         heart = Heart(self.consumers[worker])
         try:
             return sorted(lease.job_id for lease in heart.beat(lambda: held, {}))
@@ -310,7 +310,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.jobs = [0, 0]  # that memory, and Redis, have handed back of those who were fenced
         self.held: dict[str, Held] = {}  # by place: the last lease of each job that was given out, by whose id
         self.stale: list[Held] = []  # those before them, and those that were settled
-        self.gone: set[str] = set()  # places that are nobody's for ever
+        self.gone: set[str] = set()  # places that no job has any more
         self.names = list("abcdefghijklmnop")
         self.there: dict[str, State] = {}  # as of the last look
         self.looks = 0
@@ -358,7 +358,7 @@ class TwoDrivers(RuleBasedStateMachine):
             self.held[pair[0].key] = self.ids[worker], pair
 
     def ended(self, ends: tuple[Sequence[Ended], Sequence[Ended]]) -> None:
-        """Both ended the same jobs instead of giving them to somebody."""
+        """Both ended the same jobs instead of delivering them."""
         assert ends[0] == ends[1]
         for name, reply in ends[0]:
             if reply is Reply.CANCELLED:
@@ -442,7 +442,7 @@ class TwoDrivers(RuleBasedStateMachine):
                 self.added(job)
             elif answer.reply is Reply.REPLACED:
                 self.replaced.add((job.job_id, job.nonce))
-        self.done["replaced"] = len(self.replaced)  # one that comes again is told so again, for a minute
+        self.done["replaced"] = len(self.replaced)  # a repeated push gets that answer again, for a minute
 
     def added(self, job: NewJob) -> None:
         self.done["pushed"] += 1
@@ -499,7 +499,7 @@ class TwoDrivers(RuleBasedStateMachine):
     def work_and_be_fenced_meanwhile(
         self, worker: str, other: str, jobs: list[dict[str, Any]], chosen: list[Settlement], late: bool
     ) -> None:
-        """As the worker stalls others run its jobs; it settles them, to no avail, and goes on as somebody new."""
+        """As the worker stalls others run its jobs; it settles them, to no avail, and goes on under a new id."""
         if worker == other:
             other = WORKERS[WORKERS.index(worker) - 1]
         for each in (worker, other):
@@ -660,7 +660,7 @@ class TwoDrivers(RuleBasedStateMachine):
     @rule(worker=workers, count=st.integers(1, 3))
     def wait(self, worker: str, count: int) -> None:
         if (self.restricted or self.limited) and self.ids[worker] in self.fenced:
-            return  # what it read is nobody's until somebody looks for it
+            return  # no worker has what it read, until one looks for it
         memory = self.sides[0].store
         assert isinstance(memory, MemoryStore)
         # Where nothing new is there it would block, for as long as the server's timer is coarse.
@@ -669,7 +669,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(stalled=st.lists(workers, min_size=1, max_size=2, unique=True))
     def fall_silent(self, stalled: list[str]) -> None:
-        """The leases of some end, as all the others beat; they are not lost before somebody looks."""
+        """The leases of some end, as all the others beat; they are not lost before a worker looks."""
         for side in self.sides:
             side.store.age(2 * LEASE)
         self.silent = {self.ids[worker] for worker in self.living()}
@@ -848,7 +848,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(retention=st.sampled_from(RETENTIONS))
     def retain(self, retention: Retention) -> None:
-        """Somebody says what is kept; what is kept no longer is there until it is trimmed."""
+        """An operator says what is kept; what is kept no longer is there until it is trimmed."""
         assert self.agree(lambda side: side.store.driver.change(Retain(retention))) is Reply.OK
         self.retention = retention
 
@@ -883,7 +883,7 @@ class TwoDrivers(RuleBasedStateMachine):
         name=st.sampled_from(["", "Work", "Other"]), worker=workers, count=st.integers(0, 4), reads=st.booleans()
     )
     def pause(self, name: str, worker: str, count: int, reads: bool) -> None:
-        """Pause the queue or a name; then somebody asks for jobs."""
+        """Pause the queue or a name; then a worker asks for jobs."""
         self.agree(lambda side: side.store.driver.change(Pause(name)))
         self.both_know_the_same()
         self.claim(worker, count, False)
@@ -912,7 +912,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(PAUSED[1:]), limit=st.sampled_from(RULES), worker=workers, count=st.integers(0, 4))
     def limit(self, name: str, limit: str, worker: str, count: int) -> None:
-        """Set a limit, or remove it; then somebody asks for jobs."""
+        """Set a limit, or remove it; then a worker asks for jobs."""
         self.limited = True
         assert self.agree(lambda side: side.store.driver.change(SetLimit(name, limit))) == ""
         self.running |= Counter(dict.fromkeys((name, f"{name} x y"), 1_000))  # what ran before is counted

@@ -1,6 +1,6 @@
 """What a job costs the server, as counts: unlike times they are the same on every machine, so a rise fails.
 
-An upper limit is what was counted when it was written, and a little more. Whoever brings a figure down brings its
+An upper limit is what was counted when it was written, and a little more. If you bring a figure down, bring its
 limit down with it.
 """
 
@@ -54,7 +54,7 @@ class Work:
 
 
 class Bench:
-    """A queue on a server where nobody else is, and what ran."""
+    """A queue on a server of its own, and what ran."""
 
     def __init__(self, store: RedisStore) -> None:
         self.store = store
@@ -75,7 +75,7 @@ class Bench:
             await self.has_run.wait()
 
     async def drain(self, jobs: int) -> None:
-        """Run so many jobs, 100 at once."""
+        """Run this many jobs, 100 at once."""
         await self.queue.push_many(Work() for _ in range(jobs))
         await Worker(self.queue, concurrency=100).run(until_idle=True)
 
@@ -105,7 +105,7 @@ class Bench:
 
     @asynccontextmanager
     async def idle_workers(self, count: int) -> AsyncIterator[None]:
-        """So many workers that have nothing to do, in this process."""
+        """This many workers that have nothing to do, in this process."""
         workers = [Worker(self.queue, concurrency=10, lease=600, schedules=False) for _ in range(count)]
         async with anyio.create_task_group() as tasks:
             for worker in workers:
@@ -117,7 +117,7 @@ class Bench:
 
     @asynccontextmanager
     async def consumers(self, count: int) -> AsyncIterator[list[Consumer]]:
-        """So many workers that have joined, and do nothing by themselves."""
+        """This many workers that have joined, and do nothing by themselves."""
         async with AsyncExitStack() as stack:
             consumers = [self.store.consumer(f"worker-{number}") for number in range(count)]
             for consumer in consumers:
@@ -304,7 +304,7 @@ async def test_a_delayed_job_is_four_script_calls_at_most_however_many_workers_a
 
 
 async def pass_over(bench: Bench, consumer: Consumer, jobs: int) -> None:
-    """Let so many jobs come to their last delivery, and a worker that is busy meet them."""
+    """Let this many jobs come to their last delivery, and a busy worker meet them."""
     await bench.queue.push_many(Work() for _ in range(jobs))
     stream, admin = bench.store.stream(), bench.store.admin
     entries = [entry for entry, _ in admin.xreadgroup("workers", "lost", {stream: ">"}, count=jobs)[0][1]]
@@ -369,10 +369,10 @@ async def test_of_a_job_that_has_ended_11_bytes_are_kept_for_a_minute(bench: Ben
     assert [len(mark) for mark in kept] == [11] * 100
 
 
-# Large jobs: a call reads about 1 MB of them, and a few more where nobody knew how large they are
+# Large jobs: a call reads about 1 MB of them, and a few more while their size is unknown
 
 LARGE = 200_000
-FEW = 5 + 4  # five are less than 1 MB; and so many are read at once
+FEW = 5 + 4  # five are less than 1 MB; and the number that is read at once
 
 
 async def push_large(bench: Bench, jobs: int) -> None:
@@ -431,7 +431,7 @@ async def test_a_claim_of_a_paused_name_reads_no_more_large_jobs_than_make_up_1_
 async def test_after_small_jobs_a_plain_read_brings_16_mb_at_most_if_large_ones_are_still_to_come(
     bench: Bench, large: int
 ) -> None:
-    """By the sizes of those that came nobody could tell."""
+    """The sizes of those that came do not show it."""
     async with bench.consumers(1) as (consumer,):
         await bench.queue.push_many(Work() for _ in range(1_000))
         before = [len((await consumer.exchange([], 500)).leases) for _ in range(2)]
@@ -543,7 +543,7 @@ async def push_each(bench: Bench, jobs: Sequence[NewJob]) -> None:
         await bench.store.driver.push([job], repeated=False)
 
 
-LOOKS = 4  # calls for 20 large jobs, of which six make up 1 MB
+LOOKS = 4  # calls for 20 large jobs; six make up 1 MB
 
 
 @pytest.mark.parametrize("where", ["ready", "delayed", "dead"])

@@ -1,4 +1,4 @@
-"""A job's end is taken only from the worker that has it pending, whatever somebody does to the group by hand."""
+"""A job's end is taken only from the worker that has it pending, whatever is done to the group with redis-cli."""
 
 import pytest
 from store import RedisStore
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("how", ["XCLAIM", "XGROUP"])
-async def test_an_outcome_is_refused_once_somebody_has_given_the_job_to_another_by_hand(
+async def test_an_outcome_is_refused_once_the_job_was_given_to_another_with_redis_cli(
     redis_store: RedisStore, how: str
 ) -> None:
     store, stream = redis_store, redis_store.stream(Priority.NORMAL)

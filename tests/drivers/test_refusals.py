@@ -1,4 +1,4 @@
-"""A refusal has written nothing: each script that writes, with each of its keys made something else by hand."""
+"""A refusal has written nothing: each script that writes, with each of its keys of another type."""
 
 import json
 import math
@@ -127,7 +127,7 @@ class Scene:
             heart.beat(lambda: list(self.leases.values()), {"host": "h"})
 
     async def recover(self) -> None:
-        """One that was removed by hand is forgotten, the others are found."""
+        """One that was removed with redis-cli is forgotten, the others are found."""
         await self.worker.recover([self.leases["a"]])
 
     async def join(self) -> None:
@@ -252,11 +252,11 @@ SPARED = {
     *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
     *[(act, "dead") for act in ("unhold", "shares", "fire")],
     *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
-    *[(act, "waiters") for act in ACTS if act != "ask"],  # to be told is not worth a job
+    *[(act, "waiters") for act in ACTS if act != "ask"],  # a notification is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
-    *[(act, "large") for act in ACTS],  # what can't be noted costs nobody a job
-    *[(act, "promoter") for act in ACTS],  # what can't be read says nobody
+    *[(act, "large") for act in ACTS],  # what can't be noted costs no job
+    *[(act, "promoter") for act in ACTS],  # what can't be read names no worker
     *[(act, "layout") for act in ("beat", "reclaim")],  # a lease is worth more than a look at all consumers
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],
     *[("settle: release", key) for key in (*LATER, "finished:")],
@@ -400,9 +400,9 @@ def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
     name = store.prefix + names.get(key, key)
     store.admin.delete(name)
     if key in ("unique:", "conflict:"):
-        store.admin.rpush(name, "by hand")
+        store.admin.rpush(name, "junk")
     else:
-        store.admin.set(name, "by hand")
+        store.admin.set(name, "junk")
 
 
 def dump(store: RedisStore) -> dict[str, bytes]:
@@ -448,7 +448,7 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 
 @pytest.mark.parametrize("key", ["worker:lost", "worker:gone"])
 @pytest.mark.parametrize("way", ["spoiled", "removed"])
-async def test_another_workers_record_is_in_nobodys_way_whatever_became_of_it(
+async def test_another_workers_record_blocks_no_other_whatever_became_of_it(
     scene: Scene, key: str, way: str
 ) -> None:
     store = scene.store
@@ -456,7 +456,7 @@ async def test_another_workers_record_is_in_nobodys_way_whatever_became_of_it(
     prepare(store, "reclaim")
     store.admin.delete(store.prefix + key)
     if way == "spoiled":
-        store.admin.set(store.prefix + key, "by hand")
+        store.admin.set(store.prefix + key, "junk")
 
     await ACTS["reclaim"](scene)
 
@@ -483,7 +483,7 @@ async def test_a_worker_whose_record_was_spoiled_is_told_so_and_then_that_it_was
 
 
 @pytest.mark.parametrize("key", ["due", "delayed", "dead", "ready:low"])
-async def test_a_key_that_was_spoiled_by_hand_costs_no_push_and_no_claim_that_do_without(
+async def test_a_key_that_was_spoiled_with_redis_cli_costs_no_push_and_no_claim_that_do_without(
     scene: Scene, key: str
 ) -> None:
     store = scene.store
@@ -584,7 +584,7 @@ async def test_a_retry_of_two_of_which_only_the_second_meets_a_spoiled_key_has_w
 
 
 @pytest.mark.parametrize("act", ["settle: release", "settle: fail", "settle: done", "claim", "reject"])
-async def test_the_key_that_was_spoiled_by_hand_is_named_with_what_it_is_and_has_to_be(
+async def test_the_key_that_was_spoiled_with_redis_cli_is_named_with_what_it_is_and_has_to_be(
     scene: Scene, act: str
 ) -> None:
     store = scene.store
@@ -656,7 +656,7 @@ SPOILED = ["", "no JSON", "5", "null", '"x"', "[]", '["normal","id"]', '["normal
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-async def test_a_delayed_job_that_was_spoiled_by_hand_costs_no_other_push(
+async def test_a_delayed_job_that_was_spoiled_with_redis_cli_costs_no_other_push(
     redis_store: RedisStore, spoiled: str
 ) -> None:
     store, ran = redis_store, Counter[int]()
@@ -767,7 +767,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("text", UNREADABLE, ids=lambda text: text[:30])
-async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str) -> None:
+async def test_what_cannot_be_promoted_blocks_no_other(scene: Scene, text: str) -> None:
     store = scene.store
     store.clock.advance(0)
     await store.driver.push([job("bad", due=After(1000)), job("good", due=After(2000))], repeated=False)
@@ -776,7 +776,7 @@ async def test_what_cannot_be_promoted_is_in_nobodys_way(scene: Scene, text: str
 
     exchange = await scene.worker.exchange([], 9)
     assert [lease.job_id for lease in exchange.leases] == ["good"]
-    assert exchange.due_in == 60  # nobody asks for it again before
+    assert exchange.due_in == 60  # no worker asks for it again before
 
     store.admin.hset(f"{store.prefix}delayed", "bad", '["normal","id","bad","name","Work","parameters","{}"]')
     store.clock.advance(61)
@@ -816,7 +816,7 @@ async def test_a_due_time_may_be_any_number(scene: Scene, score: float) -> None:
     assert answer.due_in is None if score < 0 else (answer.due_in or 0) > 1e8
 
 
-# Members of `due` that somebody has added
+# Members of `due` that were added with redis-cli
 
 
 @pytest.mark.parametrize("job_id", ["old", "order 7", "7", "1-1", " "])
@@ -853,7 +853,7 @@ async def test_a_member_of_due_without_a_place_in_line_is_cancelled_whole(scene:
     assert store.admin.zcard(f"{store.prefix}due") == 0
 
 
-async def test_a_member_of_due_of_which_nothing_is_known_goes_and_no_other_job_loses_its_place(
+async def test_a_member_of_due_that_is_unknown_goes_and_no_other_job_loses_its_place(
     scene: Scene,
 ) -> None:
     store = scene.store
@@ -933,7 +933,7 @@ async def fail_without_a_stream(store: RedisStore, starts: list[int]) -> JobQueu
     """A queue with one job, whose handler fails for good; its dead letters can't be written."""
     queue = fail_at_once(store, starts)
     await queue.push({}, "Work", job_id="a")
-    store.admin.set(f"{store.prefix}dead", "by hand")
+    store.admin.set(f"{store.prefix}dead", "junk")
     return queue
 
 
@@ -959,11 +959,11 @@ async def test_a_failure_that_can_not_be_written_is_kept_until_it_can(
     assert (info.reason, len(starts)) == ("failed", 1)
 
 
-async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_once_it_is_mended(
+async def test_a_worker_that_starts_while_a_key_is_spoiled_says_which_and_works_once_it_is_fixed(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = redis_store.stream()
-    redis_store.admin.set(key, "by hand")
+    redis_store.admin.set(key, "junk")
     async with JobQueue(redis_store.url, redis_store.queue_name) as queue, anyio.create_task_group() as tasks:
         worker = Worker(queue, lease=2)
         tasks.start_soon(worker.run)
@@ -992,7 +992,7 @@ async def test_a_failure_that_can_not_be_written_until_the_workers_end_costs_no_
 
 
 @pytest.mark.parametrize("key", ["paused:names", "held", "workers", "progress:ready"])
-async def test_a_job_is_shown_though_what_says_why_it_waits_was_spoiled_by_hand(
+async def test_a_job_is_shown_though_what_says_why_it_waits_was_spoiled_with_redis_cli(
     redis_store: RedisStore, key: str
 ) -> None:
     store = redis_store

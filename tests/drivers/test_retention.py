@@ -52,7 +52,7 @@ async def die(driver: Driver, worker: Consumer, *job_ids: str, **options: Any) -
 
 
 async def tidy(driver: Driver, store: Store) -> int:
-    """Tidy to the end, as if a minute had passed since somebody did; how many jobs were thrown away."""
+    """Tidy to the end, as if a minute had passed since the last time; how many jobs were thrown away."""
     if isinstance(store, RedisStore):
         store.admin.hdel(f"{store.prefix}layout", "tidied_at")
     else:
@@ -112,7 +112,7 @@ async def test_a_worker_of_a_queue_with_a_retention_stores_it_and_one_without_le
 
 async def test_a_worker_that_can_not_store_it_yet_says_why_and_begins_once_it_can(redis_store: RedisStore) -> None:
     spoiled = f"{redis_store.prefix}retention"
-    redis_store.admin.set(spoiled, "by hand")
+    redis_store.admin.set(spoiled, "junk")
     queue = JobQueue(redis_store.url, redis_store.queue_name, retention=Retention(dead=Keep(count=5)))
     why: list[str] = []
 
@@ -205,7 +205,7 @@ async def test_one_that_was_requeued_since_is_another_job(store: Store, driver: 
 # By steps, and by one worker
 
 
-async def test_it_goes_by_bounded_steps_and_nobody_else_begins_meanwhile(redis_store: RedisStore) -> None:
+async def test_it_goes_by_bounded_steps_and_no_one_else_begins_meanwhile(redis_store: RedisStore) -> None:
     store, driver = redis_store, redis_store.driver
     with store.admin.pipeline(transaction=False) as pipe:
         for number in range(1200):
@@ -255,7 +255,7 @@ async def test_the_locator_of_an_id_that_another_letter_has_stays(redis_store: R
 
 
 @pytest.mark.parametrize("text", ["", "much", "5", "- x", "-1 -5"])
-async def test_a_retention_that_can_not_be_read_by_somebodys_hand_is_no_limit_to_dead_letters(
+async def test_a_retention_that_was_made_unreadable_with_redis_cli_is_no_limit_to_dead_letters(
     redis_store: RedisStore, text: str
 ) -> None:
     store = redis_store

@@ -21,7 +21,7 @@ from redisjobs.server import HOST, Binary
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 LIMIT = 10.0  # seconds until something that should happen counts as missing
 
-# What a user's program does: it starts a server and works until it is told to end.
+# What a user's program does: it starts a server and works until it has to end.
 PARENT = """
 import os, signal, sys
 from redisjobs import server

@@ -304,7 +304,7 @@ async def test_a_worker_ends_by_a_clear_error_and_its_job_is_there_for_the_next(
     ],
     ids=["NOSCRIPT", "NOGROUP"],
 )
-async def test_what_a_server_forgot_it_is_told_again_and_nobody_notices(
+async def test_what_a_server_forgot_it_is_told_again_and_no_one_notices(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture, error: str, names: list[str]
 ) -> None:
     other = redis_store.consumer("another")

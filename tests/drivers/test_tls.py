@@ -45,7 +45,7 @@ class Tls:
 
 
 def make_certificates(folder: Path) -> None:
-    """An authority `ca`, `server` and `client` that it signed, and `stranger`, an authority of nobody."""
+    """An authority `ca`, `server` and `client` that it signed, and `stranger`, an authority of its own."""
 
     def openssl(words: str) -> None:
         subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
@@ -109,7 +109,7 @@ async def test_jobs_are_pushed_and_run_and_workers_beat_through_tls(tls: Tls, qu
 
 
 async def beats(tls: Tls, queue_name: str, worker: Worker, number: int) -> None:
-    """Wait until this worker has beaten so often: the end of its lease moves with each beat."""
+    """Wait until this worker has beaten this many times: the end of its lease moves with each beat."""
     ends: set[float] = set()
     with redis.Redis.from_url(tls.url()) as admin, anyio.fail_after(10):
         while len(ends) <= number:

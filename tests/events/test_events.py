@@ -1,4 +1,4 @@
-"""What happens is told once a batch, to whoever listens; whoever listens changes nothing."""
+"""Events are published once a batch, to all listeners; a listener changes nothing."""
 
 import json
 import logging
@@ -128,7 +128,7 @@ async def test_what_a_call_did_to_jobs_is_told_and_what_it_did_not_is_not(queue:
     await queue.push_many([queue.prepare(Work(), job_id=job_id, delay=60) for job_id in ("c", "d", "e")])
 
     await queue.requeue("a")
-    await queue.requeue("nobody")
+    await queue.requeue("unknown")
     await queue.delete("b")
     await queue.hold("c")
     await queue.unhold("c")
@@ -267,7 +267,7 @@ async def test_lost_workers_and_what_they_held_are_told_by_who_found_them(queue:
     assert sum(event.jobs for event in told) == 1
 
 
-async def test_what_the_store_itself_ended_is_told_though_nobody_held_it(queue: JobQueue, store: Store) -> None:
+async def test_what_the_store_itself_ended_is_told_though_no_one_held_it(queue: JobQueue, store: Store) -> None:
     """A job that two workers died with: the second one ran it alone."""
     told = heard(queue, JobsDead)
     await queue.push(Work(), job_id="killer")
@@ -309,7 +309,7 @@ async def test_every_kind_of_settled_job_is_an_event_of_its_own() -> None:
     assert set(JobsSettled.__subclasses__()) == set(KINDS)
 
 
-async def test_of_completed_jobs_nothing_is_made_that_nobody_listens_to(
+async def test_of_completed_jobs_nothing_is_made_that_no_one_listens_to(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logging.getLogger("redisjobs.worker").setLevel(logging.WARNING)

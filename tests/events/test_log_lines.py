@@ -177,7 +177,7 @@ async def test_a_worker_with_a_usual_lease_reports_a_loop_that_is_blocked_for_a_
 
         @queue.job
         async def block() -> bool:
-            return told.wait(20)  # it ends once that was told
+            return told.wait(20)  # it ends once that was logged
 
         await block.push()
         await Worker(queue, lease=600).run(until_idle=True)  # the lease has no say in it
@@ -327,7 +327,7 @@ async def test_a_server_that_is_away_is_one_line_with_its_address_and_one_when_i
         async with first, second, anyio.create_task_group() as tasks:
             for worker in workers:
                 tasks.start_soon(worker.run)
-            await eventually(lambda: len(told) > 6, within=20)  # they were told again and again
+            await eventually(lambda: len(told) > 6, within=20)  # they were logged again and again
             proxy.refuse(False)
             await eventually(lambda: all(worker.health.ready for worker in workers), within=20)
             told.clear()

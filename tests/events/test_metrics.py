@@ -41,7 +41,7 @@ from redisjobs.metrics import Metrics, QueueMetrics
 from redisjobs.model.outcome import Done
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.transitions import Ack, Reply
-from redisjobs.torture.fleet.fleet import children
+from redisjobs.torture.fleet.hosts import children
 from redisjobs.worker.run import WorkerRun
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 def scraped(port: int) -> Samples:
-    """What is shown there; nothing yet if nobody answers."""
+    """What is shown there; nothing yet without an answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
             assert reply.headers["Content-Type"].startswith("text/plain; version=")
@@ -240,7 +240,7 @@ async def test_jobs_whose_name_has_no_handler_here_go_by_one_name(
     assert value(samples, "redisjobs_dead_total", queue=queue.name, reason="undecodable") == 1
 
 
-async def test_a_job_that_kills_its_workers_is_counted_though_nobody_ran_it(
+async def test_a_job_that_kills_its_workers_is_counted_though_no_one_ran_it(
     queue: JobQueue, store: Store, registry: CollectorRegistry
 ) -> None:
     Metrics(registry).listen(queue)
@@ -583,7 +583,7 @@ def test_what_a_collector_raises_is_an_error_of_the_scrape_and_the_next_one_is_a
 
     breaks, port = Breaks(), free_port()
     registry.register(breaks)
-    Counter("others", "Of somebody else.", registry=registry).inc(3)
+    Counter("others", "Of another library.", registry=registry).inc(3)
     exposition.serve("--metrics", f"127.0.0.1:{port}", registry)
 
     assert scraped(port) == {}

@@ -1,4 +1,4 @@
-"""Middleware takes part in what happens to jobs: what it does is the job's, what it breaks is nobody's."""
+"""Middleware takes part in what happens to jobs: what it does is the job's, what it breaks ends no worker."""
 
 import asyncio
 import contextvars
@@ -565,7 +565,7 @@ def a_context() -> JobContext:
 
 
 @pytest.mark.slow
-async def test_around_a_handler_in_a_process_it_runs_here_and_its_wait_takes_nobodys_process(
+async def test_around_a_handler_in_a_process_it_runs_here_and_its_wait_takes_no_ones_process(
     store: Store, tmp_path: Path
 ) -> None:
     said: list[str] = []

@@ -333,7 +333,7 @@ async def test_the_span_of_what_a_handler_pushes_is_inside_of_that_which_is_curr
     assert (parent(one), parent(other), parent(own)) == (id_of(own), id_of(run), id_of(run))
 
 
-async def test_a_job_that_nobody_traced_runs_in_a_trace_of_its_own(
+async def test_a_job_that_no_one_traced_runs_in_a_trace_of_its_own(
     queue: JobQueue, store: Store, spans: Spans
 ) -> None:
     queue.register(Work)(lambda _: None)

@@ -263,7 +263,7 @@ def test_parameters_may_take_as_many_bytes_as_the_limit_says(limit: int, off: in
             encode_parameters(named(dict[str, str]), value, limit)
 
 
-def test_decoding_is_lax_for_what_was_put_in_by_hand() -> None:
+def test_decoding_is_lax_for_what_was_put_in_with_redis_cli() -> None:
     decoded = decode_parameters(named(Add), b'{"a":"5","when":1700000000,"new":1}')
     assert decoded == Add(5, when=datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC))
 
@@ -376,7 +376,7 @@ def lease(fields: dict[bytes, bytes], entry: str = "1700000000000-0") -> Lease:
 GOOD = {b"name": b"Add", b"parameters": b"{}"}
 
 
-def test_an_entry_put_in_by_hand_is_a_job_of_its_first_attempt_queued_when_it_was_added() -> None:
+def test_an_entry_put_in_with_redis_cli_is_a_job_of_its_first_attempt_queued_when_it_was_added() -> None:
     job = decode_job(lease(GOOD))
     assert (job.name, job.parameters, job.attempt, job.queued_ms) == ("Add", b"{}", 1, 1_700_000_000_000)
     assert (job.expires_ms, job.unknown_ms, job.next_scheduled_ms, job.read_headers()) == (None, None, None, {})

@@ -151,19 +151,21 @@ def parked(waited_ms: int | None, give_up_ms: int = HOUR) -> Settlement | None:
         (600_000, After(60000)),
     ],
 )
-def test_a_job_nobody_knows_waits_longer_each_time_and_spends_no_attempt(waited_ms: int | None, due: Due) -> None:
+def test_a_job_no_worker_knows_waits_longer_each_time_and_spends_no_attempt(
+    waited_ms: int | None, due: Due
+) -> None:
     since = str(NOW if waited_ms is None else NOW - waited_ms)
     error = "no handler registered for 'Send'"
     assert parked(waited_ms) == RetryLater(due, {"unknown_since": since, "error": error})
 
 
-def test_a_job_nobody_knows_is_dead_in_the_end() -> None:
+def test_a_job_no_worker_knows_is_dead_in_the_end() -> None:
     assert isinstance(parked(HOUR - 1), RetryLater)
     assert parked(HOUR) == DeadLetter("unknown name", "no worker had a handler for 'Send' in 3600 s")
     assert parked(None, give_up_ms=0) == DeadLetter("unknown name", "no worker had a handler for 'Send' in 0 s")
 
 
-def test_a_job_nobody_knows_is_looked_at_about_seventy_times_in_its_hour() -> None:
+def test_a_job_no_worker_knows_is_looked_at_about_seventy_times_in_its_hour() -> None:
     now_ms, looks = NOW, 0
     while isinstance(settlement := settlement_of(UnknownName("Send", NOW, HOUR), now_ms=now_ms), RetryLater):
         assert isinstance(settlement.due, After)

@@ -120,7 +120,7 @@ def test_each_frame_of_recursion_has_its_text() -> None:
     assert frames == traceback.format_tb(error.__traceback__)
 
 
-def test_of_many_frames_no_more_than_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_frames_only_some_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "_REMEMBERED", 5)
     failures._texts.clear()
     for call in ALL:

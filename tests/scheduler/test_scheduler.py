@@ -1,4 +1,4 @@
-"""Schedulers: what is due is fired once, by whoever comes first, whatever happens to the store and to time."""
+"""Schedulers: what is due is fired once, by the first to come, whatever happens to the store and to time."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -98,7 +98,7 @@ def go_on_before_a_slot(store: Store) -> datetime:
 
 
 async def let_pass(store: Store, queue: JobQueue, seconds: int) -> None:
-    """Let so much time pass by the store's clock, and schedulers be told to look at what is due."""
+    """Let this much time pass by the store's clock, and have schedulers look at what is due."""
     store.clock.advance(seconds)
     await queue.schedules.put(f"wake-{store.clock()}", Report(), RARELY)
 
@@ -256,7 +256,7 @@ async def test_what_is_put_while_the_answer_to_a_declaration_is_on_its_way_is_he
             await eventually(lambda: fired)
 
 
-async def test_whoever_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:
+async def test_a_process_that_fires_a_schedule_of_run_time_need_not_know_its_job(store: Store) -> None:
     async with JobQueue(store.driver, store.queue_name) as knows, JobQueue(store.driver, store.queue_name) as bare:
         knows.register(Report)(lambda parameters: None)
         stop_between_slots(store)
@@ -529,7 +529,7 @@ async def test_what_code_declares_in_place_of_what_was_put_at_run_time_does_not_
     assert "one of that name was put at run time" in caplog.text
 
 
-async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
+async def test_a_schedule_that_was_spoiled_is_reported_and_the_others_fire(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = redis_store
@@ -559,7 +559,7 @@ async def test_a_schedule_that_somebody_spoiled_is_reported_and_the_others_fire(
 
 
 @pytest.mark.slow
-async def test_a_schedule_whose_unique_key_somebody_spoiled_waits_and_the_others_fire(
+async def test_a_schedule_whose_unique_key_was_spoiled_waits_and_the_others_fire(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = redis_store
@@ -586,12 +586,12 @@ BY_HAND: dict[str, dict[str, str | bytes]] = {
     "declared_by": {"declared_by": "long ago"},
     "seen_at": {"seen_at": "today", "fingerprint": "another"},
 }
-"""What somebody writes into schedules: fields by schedule."""
+"""What may be written into schedules outside redisjobs: fields by schedule."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_there", [True, False], ids=["while_it_runs", "before"])
-async def test_nothing_that_somebody_writes_into_a_schedule_ends_a_scheduler_or_keeps_it_busy(
+async def test_nothing_that_is_written_into_a_schedule_ends_a_scheduler_or_keeps_it_busy(
     redis_store: RedisStore, is_there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, calls = redis_store, list[Any]()
@@ -648,7 +648,7 @@ class Hear(Middleware):
         job.when_pushed(lambda added, error: self.told.append((job.job_id, error)))
 
 
-async def test_whoever_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_end_of_each(
+async def test_middleware_that_takes_part_in_more_jobs_than_one_call_takes_hears_of_the_end_of_each(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hear, error = Hear(), DriverError("no")

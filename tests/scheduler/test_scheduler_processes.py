@@ -42,7 +42,7 @@ anyio.run(Scheduler(queue).run)
 
 
 class Schedulers(Fleet):
-    """Processes that fire `all`, which they declare, and `latest`, which was put. Nobody runs the jobs."""
+    """Processes that fire `all`, which they declare, and `latest`, which was put. No worker runs the jobs."""
 
     def __init__(self, folder: Path, own: Server, queue_name: str) -> None:
         super().__init__(folder, own.url, queue_name)
@@ -55,7 +55,7 @@ class Schedulers(Fleet):
         await eventually(lambda: self._listening() == number, within=20)
 
     async def go_on(self, seconds: float = 0) -> None:
-        """Wait until both schedules have fired a slot that is yet to come: the first, or one so much later."""
+        """Wait until both schedules have fired a slot that is yet to come: the first, or one this much later."""
         until = datetime.now(UTC) + timedelta(seconds=seconds)
         await eventually(lambda: all(self.last(name) >= until for name in ("all", "latest")), within=20)
 
@@ -116,7 +116,7 @@ async def test_each_slot_is_fired_once_though_schedulers_are_killed_and_frozen_a
     fired_last = schedulers.last("all")
     await eventually(
         lambda: datetime.now(UTC) > fired_last + timedelta(seconds=1)
-    )  # now one is due that nobody fires
+    )  # now one is due that no process fires
     frozen.send_signal(signal.SIGCONT)  # all that were fired meanwhile are due to this one, as far as it knows
     await schedulers.go_on()
 

@@ -298,7 +298,7 @@ async def test_of_a_schedule_that_no_release_declares_the_last_slot_is_kept_for_
 # Firing
 
 
-async def test_a_slot_is_fired_once_whoever_asks_and_however_often(store: Store, driver: Driver) -> None:
+async def test_a_slot_is_fired_once_however_often_it_is_asked_for(store: Store, driver: Driver) -> None:
     await put(driver, NIGHTLY)
     began = store.clock()
     store.clock.advance(60)
@@ -439,7 +439,7 @@ async def test_a_slot_replaces_the_job_that_waits_under_its_key_where_it_says_so
     assert (await driver.read(Count())).totals["replaced"] == 2
 
 
-def test_a_schedule_has_nobody_to_raise_to() -> None:
+def test_a_schedule_has_no_one_to_raise_to() -> None:
     with pytest.raises(ValueError, match="schedule 'nightly': no code waits for its pushes"):
         replace(NIGHTLY, job=replace(JOB, unique="k", on_conflict=OnConflict.RAISE))
 
@@ -503,7 +503,7 @@ async def test_a_fired_job_is_as_if_it_had_been_pushed(
         assert (keys["unique:k"] > 0) == (keys["unique:l"] > 0) == ("unique_for_ms" in options)
 
 
-# By hand
+# With redis-cli
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ async def test_a_fired_job_is_as_if_it_had_been_pushed(
         ("last slot", "yesterday", "not a time in ms"),
     ],
 )
-async def test_what_somebody_spoiled_is_shown_with_what_is_wrong(
+async def test_what_was_spoiled_is_shown_with_what_is_wrong(
     redis_store: RedisStore, key: str, value: str | None, says: str
 ) -> None:
     store = redis_store
@@ -703,7 +703,7 @@ def test_a_job_that_needs_arguments_is_not_scheduled_without() -> None:
 # The job of a slot
 
 
-def test_the_job_of_a_slot_is_the_same_whoever_makes_it() -> None:
+def test_the_job_of_a_slot_is_the_same_from_each_scheduler() -> None:
     slot = 1_795_665_600_000
     jittered = replace(NIGHTLY, jitter_ms=1000, job=replace(JOB, due=After(500)))
 

@@ -60,7 +60,7 @@ def made(name: str, number: int) -> Definition:
 
 
 class Machine(RuleBasedStateMachine):
-    """The stores are given by whoever runs it."""
+    """The caller gives the stores."""
 
     portal: BlockingPortal
     sides: tuple[Store, Store]
@@ -84,7 +84,7 @@ class Machine(RuleBasedStateMachine):
     def rows(self) -> dict[str, ScheduleRow]:
         first, second = (self.portal.call(side.driver.read, ListSchedules()) for side in self.sides)
         assert first.change == second.change
-        without = ("fired_by",)  # memory tells nobody
+        without = ("fired_by",)  # memory does not say
         pages = [
             {
                 row.name: replace(

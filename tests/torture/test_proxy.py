@@ -102,7 +102,7 @@ def test_a_cut_before_the_first_byte_loses_the_reply_of_a_request_that_was_execu
     assert proxy.cuts == 1
 
 
-def test_a_cut_forwards_exactly_so_many_bytes_and_strikes_one_connection_once(proxy: Proxy) -> None:
+def test_a_cut_forwards_exactly_that_number_of_bytes_and_strikes_one_connection_once(proxy: Proxy) -> None:
     with connect(proxy) as other, connect(proxy) as client:
         proxy.cut_after_reply_bytes(6)
         ask(client, b"ECHO hello\r\n", b"$5\r\nhe")
@@ -112,7 +112,7 @@ def test_a_cut_forwards_exactly_so_many_bytes_and_strikes_one_connection_once(pr
 
 
 @pytest.mark.parametrize("said", [b"ECHO", b"PING"])
-def test_a_cut_strikes_whoever_sends_one_of_its_triggers(proxy: Proxy, said: bytes) -> None:
+def test_a_cut_strikes_the_connection_that_sends_one_of_its_triggers(proxy: Proxy, said: bytes) -> None:
     proxy.cut_after_reply_bytes(0, b"ECHO", b"PING")
     with connect(proxy) as client:
         client.sendall(said + b" hello\r\n")
@@ -129,7 +129,7 @@ def test_a_cut_may_come_replies_later(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("aimed", [False, True])
-def test_a_cut_that_is_taken_back_strikes_nobody(proxy: Proxy, aimed: bool) -> None:
+def test_a_cut_that_is_taken_back_strikes_no_one(proxy: Proxy, aimed: bool) -> None:
     with connect(proxy) as client:
         proxy.cut_after_reply_bytes(10, b"PING")
         if aimed:

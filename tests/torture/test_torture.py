@@ -19,13 +19,14 @@ from commands import Commands
 
 from redisjobs.cli.app import make
 from redisjobs.torture import report
-from redisjobs.torture.checks.checker import Verdict, check
+from redisjobs.torture.checks.checker import check
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.recovery import Recovery
+from redisjobs.torture.checks.verdict import Verdict
+from redisjobs.torture.fleet.final import FinalState, Letter
 from redisjobs.torture.fleet.place import databases_of
 from redisjobs.torture.fleet.release import Release
-from redisjobs.torture.fleet.store import Final, Letter
-from redisjobs.torture.nemesis import COMPANY, FAULTS, duration
+from redisjobs.torture.nemesis import FAULTS, PAIRABLE, duration
 from redisjobs.torture.nemesis.plan import plan
 
 Lines = list[dict[str, Any]]
@@ -107,7 +108,7 @@ class Book:
             if line["job"] == "c" and line["what"] == "push":
                 line["name"] = "Hopeless"
         totals = {"pushed": 3, "completed": 2, "dead": 1}
-        self.final = Final([Letter("c", "failed")], located={"c": "dead 1-0"}, totals=totals)
+        self.final = FinalState([Letter("c", "failed")], located={"c": "dead 1-0"}, totals=totals)
 
     def without(self, job: str, what: str) -> None:
         self.lines = [line for line in self.lines if (line.get("job"), line["what"]) != (job, what)]
@@ -152,7 +153,7 @@ def test_a_version_meets_no_held_key(book: Book) -> None:
     book.final.totals.update(pushed=4, completed=3)
 
     (wrong, _) = check([*book.lines, *lines], [book.final]).wrong
-    assert wrong.startswith("version 2 of k was told that v holds its key, though")
+    assert wrong.startswith("version 2 of k was refused, as v holds its key, ")
 
 
 def test_of_a_thing_with_a_dead_letter_no_version_has_to_be_run(book: Book) -> None:
@@ -160,7 +161,7 @@ def test_of_a_thing_with_a_dead_letter_no_version_has_to_be_run(book: Book) -> N
     assert check([*book.lines, *lines], [book.final]).passed
 
 
-def test_a_job_that_was_replaced_has_its_deliveries_counted_anew(book: Book) -> None:
+def test_a_job_that_was_replaced_has_its_deliveries_counted_again(book: Book) -> None:
     told = {"what": "pushed", "db": 0, "job": "x", "holder": "b", "added": False, "replaced": True, "at": 104.8}
     book.lines += [started("b", 3, 104.4, deliveries=3)]
     assert book.verdict().stolen
@@ -197,7 +198,7 @@ def test_an_acknowledged_job_that_never_ended_is_lost(book: Book) -> None:
     assert book.verdict().lost == ["d"]
 
 
-def test_a_job_that_nobody_was_told_is_there_may_be_missing(book: Book) -> None:
+def test_a_job_that_no_one_was_told_is_there_may_be_missing(book: Book) -> None:
     book.lines += pushed("d", 103)[:1]
 
     assert book.verdict().passed
@@ -352,7 +353,7 @@ def frozen(worker: int, began: float, ended: float) -> dict[str, Any]:
         (207, [], False),
         (None, [], True),
         (210.5, [], True),  # only later
-        (None, [cut(203, 204)], False),  # nobody could have known
+        (None, [cut(203, 204)], False),  # no worker could have known
         (None, [cut(203, 204) | {"db": 1}], True),
         (None, [cut(203, 204) | {"hits": "", "unsteady": True}], False),
         (
@@ -369,7 +370,7 @@ def test_a_worker_that_stood_still_for_longer_than_its_lease_and_is_not_fenced_i
     if fenced_at is not None:
         lines.append(fenced(1, fenced_at))
 
-    found = check(lines, [Final()]).wrong
+    found = check(lines, [FinalState()]).wrong
 
     assert found == (["w1 stood still for 5.0 s, by a lease of 2 s, and was not fenced"] if wrong else [])
 
@@ -383,14 +384,14 @@ def another(worker: int, came: float, left: float, db: int = 0) -> Lines:
     ("others", "wrong"),
     [
         (another(3, 205.4, 210), True),
-        (another(3, 205.6, 215), False),  # nobody was sure before its end
+        (another(3, 205.6, 215), False),  # no worker was sure before its end
         (another(3, 190, 209), False),  # nor there any more
         (another(3, 190, 215, db=1), False),  # or not in this database
         ([], False),
     ],
 )
 def test_a_worker_is_to_be_fenced_by_those_who_were_there_for_long_enough(others: Lines, wrong: bool) -> None:
-    found = check([frozen(1, 205, 210), *others], [Final()]).wrong
+    found = check([frozen(1, 205, 210), *others], [FinalState()]).wrong
 
     assert any("was not fenced" in said for said in found) is wrong
 
@@ -418,9 +419,9 @@ def test_what_a_clock_said_is_known_from_when_it_was_set() -> None:
     assert (clock.earliest(0, 102, 104), clock.latest(0, 102, 104)) == (102, 114)
     assert (clock.earliest(0, 104, 107), clock.latest(0, 104, 107)) == (105.99, 116)
     assert (clock.earliest(1, 102, 104), clock.latest(1, 102, 104)) == (102, 104)
-    assert [clock.told(0, said, 0) for said in (101, 114, 107)] == [101, 104, 107]
-    assert [clock.told(0, said, 105) for said in (114, 115.5)] == [114, 105.5]
-    assert [clock.told(1, said, 0) for said in (0, 115)] == [0, 115]
+    assert [clock.when(0, said, 0) for said in (101, 114, 107)] == [101, 104, 107]
+    assert [clock.when(0, said, 105) for said in (114, 115.5)] == [114, 105.5]
+    assert [clock.when(1, said, 0) for said in (0, 115)] == [0, 115]
 
 
 @pytest.mark.parametrize(
@@ -458,7 +459,7 @@ def test_a_step_of_the_clock_excuses_no_job_but_those_of_who_was_killed_then() -
 def test_one_that_was_killed_as_the_clock_was_set_and_is_not_fenced_before_it_is_set_back_is_found(
     at: float, wrong: bool
 ) -> None:
-    found = check([*another(3, 100, 110), set_ahead(1, 102.5, 109), fenced(1, at)], [Final()]).wrong
+    found = check([*another(3, 100, 110), set_ahead(1, 102.5, 109), fenced(1, at)], [FinalState()]).wrong
 
     late = "w1 was gone for 6.5 s, by a lease of 2 s, and was not fenced"
     assert (late in found) is wrong
@@ -490,11 +491,11 @@ def test_counters_that_do_not_add_up_fail_the_run(book: Book, counter: str, off:
     assert book.verdict().wrong
 
 
-def test_a_job_that_ran_and_that_nobody_pushed_is_found(book: Book) -> None:
+def test_a_job_that_ran_and_that_no_one_pushed_is_found(book: Book) -> None:
     book.lines += done("stranger", 2, 103)
     book.final.totals |= {"pushed": 4, "completed": 3}
 
-    assert book.verdict().wrong == ["stranger ran, and nobody had pushed it"]
+    assert book.verdict().wrong == ["stranger ran, and was never pushed"]
 
 
 def test_a_job_that_ran_again_without_a_reason_is_found(book: Book) -> None:
@@ -559,7 +560,7 @@ def test_a_cancelled_job_is_no_lost_one(book: Book, sure: bool) -> None:
 
 def again(first: dict[str, Any], second: dict[str, Any], *more: dict[str, Any]) -> str:
     """The cause that is found for a job's second run."""
-    (cause,) = check([*pushed("x", 199), first, second, *more], [Final()]).again
+    (cause,) = check([*pushed("x", 199), first, second, *more], [FinalState()]).again
     return cause
 
 
@@ -649,7 +650,7 @@ def test_a_job_comes_again_the_later_the_longer_another_fault_keeps_all_from_the
     assert again(A, started("x", 2, 208.7), cut(200, 201), clock(202, 203.1)) == "none"
 
 
-def test_where_deliveries_are_counted_anew_all_that_were_since_may_have_lost_the_job() -> None:
+def test_where_deliveries_are_counted_again_all_that_were_since_may_have_lost_the_job() -> None:
     first, destroyed = started("x", 1, 200, 3), cut(200.2, 201) | {"name": "group destroyed", "hands_on": True}
     anew = destroyed | {"forgets_deliveries": True}
 
@@ -683,7 +684,7 @@ def test_one_that_was_held_up_is_excused_by_what_held_it_up() -> None:
 
 
 # How soon a fault leads to a second run. A worker's lease of 2 s began with its last beat before that, at most
-# 0.67 s before that; and 0.5 s of it may be a delay that nobody saw. When its jobs were given out is no matter.
+# 0.67 s before that; and 0.5 s of it may be an unseen delay. When its jobs were delivered does not matter.
 
 
 @pytest.mark.parametrize("fault", [killed(1, 200.2), cut(200.2, 200.3), stalled(1, 200.2, 1)])
@@ -715,7 +716,7 @@ def test_a_stall_that_is_too_short_for_a_long_lease_excuses_nothing() -> None:
 
 def test_a_worker_that_was_fenced_may_run_its_own_job_again_under_its_new_id() -> None:
     frozen = killed(1, 200.2) | {"name": "worker frozen", "ended": 204}
-    second = started("x", 1, 204.2, 2) | {"worker": "w1 anew"}
+    second = started("x", 1, 204.2, 2) | {"worker": "w1 again"}
 
     assert again(A, second, frozen) == "worker frozen"
     assert again(A, second, frozen | {"began": 203.9}) == "none"
@@ -730,7 +731,7 @@ def test_a_run_begun_after_an_outage_whose_harm_still_shows_has_a_whole_lease_as
     assert again(A, started("x", 2, 200 + seconds, 2), late) == ("network cut" if excused else "none")
 
 
-def test_a_lease_that_began_anew_until_a_fault_is_over_a_lease_after_that() -> None:
+def test_a_lease_that_began_again_until_a_fault_is_over_a_lease_after_that() -> None:
     first = started(
         "x", 1, 196
     )  # its worker beat at 199.33 or later: until 201.33, and 0.5 s of that may be a delay
@@ -785,7 +786,7 @@ def test_one_whose_event_loop_was_blocked_has_beaten_all_the_while() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "excused"), [(0.1, False), (1.85, False), (1.95, True)])
-def test_who_heard_nothing_of_the_store_takes_nobody_for_dead_for_a_lease_once_it_is_back(
+def test_who_heard_nothing_of_the_store_takes_no_worker_for_dead_for_a_lease_once_it_is_back(
     seconds: float, excused: bool
 ) -> None:
     first, again_at = started("x", 1, 198), 202 + seconds
@@ -796,7 +797,7 @@ def test_who_heard_nothing_of_the_store_takes_nobody_for_dead_for_a_lease_once_i
     assert again(first, started("x", 2, again_at, 2), back) == ("network cut" if excused else "none")
 
 
-def test_an_outage_of_half_a_lease_keeps_nobody_from_taking_others_for_dead() -> None:
+def test_an_outage_of_half_a_lease_keeps_no_one_from_taking_others_for_dead() -> None:
     assert again(started("x", 1, 198), started("x", 2, 202.1, 2), cut(201, 202)) == "network cut"
 
 
@@ -816,7 +817,7 @@ def test_a_worker_that_is_stopped_hands_on_what_has_ended_or_outlived_its_grace(
 # What must not come before what
 
 
-def test_a_job_that_was_cancelled_while_nobody_ran_it_is_not_started_any_more(book: Book) -> None:
+def test_a_job_that_was_cancelled_while_no_one_ran_it_is_not_started_any_more(book: Book) -> None:
     cancel = [
         {"what": "cancel", "job": "d", "db": 0, "at": 103},
         {"what": "cancelled", "job": "d", "db": 0, "at": 103.1, "reply": "CANCELLED"},
@@ -827,7 +828,7 @@ def test_a_job_that_was_cancelled_while_nobody_ran_it_is_not_started_any_more(bo
 
     assert check([*book.lines, *raised], [book.final]).passed
     late = [*book.lines, started("d", 2, 103.2)]
-    wrong = "d (Work) was started by w2 (delivery 1) 0.100 s after it was cancelled while nobody ran it"
+    wrong = "d (Work) was started by w2 (delivery 1) 0.100 s after it was cancelled while no worker ran it"
     assert check(late, [book.final]).wrong == [wrong]
     running = cancel[1] | {"reply": "CANCELLING"}
     found = check([*(running if line is cancel[1] else line for line in late)], [book.final]).wrong
@@ -874,7 +875,7 @@ def test_one_that_was_held_up_may_start_what_was_cancelled_meanwhile(
         ({"name": ""}, 101.5, "its queue was paused"),
         ({"name": "Work"}, 101.5, "Work was paused"),
         ({"name": "Other"}, 101.5, ""),
-        ({"name": ""}, 100, ""),  # somebody may have had it
+        ({"name": ""}, 100, ""),  # a worker may have had it
         ({"job": "d"}, 100, "it was held"),
         ({"job": "a"}, 101.5, ""),
         ({"name": "", "db": 1}, 101.5, ""),
@@ -943,7 +944,7 @@ def test_a_job_that_was_delayed_is_not_started_before_its_push_and_that_time(
 def test_a_key_is_held_by_no_job_that_had_ended_before_the_push(book: Book, end: Lines) -> None:
     book.without("a", "settled")
     book.lines += end
-    wrong = "d was told that a holds its key, which had ended 0.100 s before it was pushed"
+    wrong = "d was refused, as a holds its key, which had ended 0.100 s before it was pushed"
 
     def found(at: float) -> bool:
         push, told = pushed("d", at)
@@ -953,7 +954,7 @@ def test_a_key_is_held_by_no_job_that_had_ended_before_the_push(book: Book, end:
     assert not found(101.1)  # it had not, when this was sent
 
 
-def test_a_key_may_be_held_by_a_job_whose_end_nobody_was_told(book: Book) -> None:
+def test_a_key_may_be_held_by_a_job_whose_end_no_one_was_told(book: Book) -> None:
     push, told = pushed("d", 110)
     book.without("a", "settled")
 
@@ -964,7 +965,9 @@ def test_a_key_may_be_held_by_a_job_whose_end_nobody_was_told(book: Book) -> Non
     assert check([*book.lines, retried, push, told | {"holder": "a"}], [book.final]).passed
 
 
-def bereft(book: Book, *faults: dict[str, Any], at: float = 111, poison: float | None = 107) -> dict[str, int]:
+def worker_lost(
+    book: Book, *faults: dict[str, Any], at: float = 111, poison: float | None = 107
+) -> dict[str, int]:
     """Why `d` is a dead letter, `worker lost`: process 2 had it from 106 on, for the last time, beside poison."""
     book.lines += [*pushed("d", 100), started("d", 1, 102), killed(1, 103), started("d", 2, 106, 3), *faults]
     if poison is not None:
@@ -974,8 +977,8 @@ def bereft(book: Book, *faults: dict[str, Any], at: float = 111, poison: float |
     dead = len(book.final.letters)
     book.final.totals |= {"pushed": 2 + dead, "dead": dead}
     verdict = book.verdict()
-    assert verdict.passed is ("none" not in verdict.bereft)
-    return verdict.bereft
+    assert verdict.passed is ("none" not in verdict.worker_lost)
+    return verdict.worker_lost
 
 
 @pytest.mark.parametrize(
@@ -992,10 +995,10 @@ def bereft(book: Book, *faults: dict[str, Any], at: float = 111, poison: float |
         (cut(103, 105), "none"),  # over when it began
     ],
 )
-def test_a_job_that_kills_nobody_is_lost_beside_poison_only_by_a_fault_before_that(
+def test_a_job_that_kills_no_worker_is_lost_beside_poison_only_by_a_fault_before_that(
     book: Book, fault: dict[str, Any], cause: str
 ) -> None:
-    assert bereft(book, fault) == {cause: 1}
+    assert worker_lost(book, fault) == {cause: 1}
 
 
 @pytest.mark.parametrize(
@@ -1008,14 +1011,14 @@ def test_a_job_that_kills_nobody_is_lost_beside_poison_only_by_a_fault_before_th
         (killed(2, 108), 130, "none"),  # long found by others
     ],
 )
-def test_a_job_that_kills_nobody_is_lost_with_its_worker_only_by_a_fault_that_took_that(
+def test_a_job_that_kills_no_worker_is_lost_with_its_worker_only_by_a_fault_that_took_that(
     book: Book, fault: dict[str, Any], at: float, cause: str
 ) -> None:
-    assert bereft(book, fault, at=at, poison=None) == {cause: 1}
+    assert worker_lost(book, fault, at=at, poison=None) == {cause: 1}
 
 
 def test_a_job_whose_worker_died_is_found_later_where_others_could_not_look(book: Book) -> None:
-    assert bereft(book, killed(2, 108), cut(112, 122), at=126, poison=None) == {"worker killed": 1}
+    assert worker_lost(book, killed(2, 108), cut(112, 122), at=126, poison=None) == {"worker killed": 1}
 
 
 def test_a_job_that_was_delivered_again_after_its_last_run_was_lost_with_who_had_it_then(book: Book) -> None:
@@ -1024,9 +1027,9 @@ def test_a_job_that_was_delivered_again_after_its_last_run_was_lost_with_who_had
     book.final.letters.append(letter)
     book.final.totals |= {"pushed": 4, "dead": 2}
 
-    assert book.verdict().bereft == {"none": 1}
+    assert book.verdict().worker_lost == {"none": 1}
     book.lines.append(killed(1, 128))
-    assert book.verdict().bereft == {"worker killed": 1}
+    assert book.verdict().worker_lost == {"worker killed": 1}
 
 
 @pytest.mark.parametrize(
@@ -1050,7 +1053,7 @@ def test_a_job_that_its_last_worker_never_started_is_lost_with_it_only_by_a_faul
     book.final.letters.append(Letter("d", "worker lost", failed_at=110, deliveries=3))
     book.final.totals |= {"pushed": 4, "dead": 2}
 
-    assert check(book.lines, [book.final, Final()]).bereft == {cause: 1}
+    assert check(book.lines, [book.final, FinalState()]).worker_lost == {cause: 1}
 
 
 def test_many_jobs_that_their_last_worker_never_started_are_wrong_whatever_the_fault(book: Book) -> None:
@@ -1077,7 +1080,7 @@ def attempt(number: int, *lines: dict[str, Any]) -> Lines:
 
 def judged(*lines: dict[str, Any]) -> tuple[dict[str, int], dict[str, int], bool]:
     """What is found of `f`: run again, done twice, and whether anything of it is wrong."""
-    verdict = check([*pushed("f", 199, "Flaky"), *lines], [Final(totals={"pushed": 1, "completed": 1})])
+    verdict = check([*pushed("f", 199, "Flaky"), *lines], [FinalState(totals={"pushed": 1, "completed": 1})])
     return verdict.again, verdict.duplicates, bool(verdict.wrong)
 
 
@@ -1169,7 +1172,7 @@ def at_work(*spans: tuple[float, float], worker: int = 2) -> Lines:
 
 def waited(*lines: dict[str, Any]) -> bool:
     """Whether a job is found to have waited for too long; it is `x`."""
-    found = [text for text in check(lines, [Final()]).wrong if " waited for " in text]
+    found = [text for text in check(lines, [FinalState()]).wrong if " waited for " in text]
     assert all(text.startswith("x (Work) waited for ") for text in found)
     return bool(found)
 
@@ -1217,7 +1220,7 @@ def test_a_job_that_lay_ready_after_the_last_push_is_found_as_well() -> None:
     ],
     ids=["killed", "another", "frozen", "poisoned", "cut", "cuts", "no renewals", "full", "blocked", "clearing"],
 )
-def test_a_job_that_nobody_could_have_started_has_not_waited_too_long(lines: Lines) -> None:
+def test_a_job_that_no_worker_could_have_started_has_not_waited_too_long(lines: Lines) -> None:
     assert not waited(*pushed("x", 200), *done("x", 2, 225), *lines)
 
 
@@ -1238,7 +1241,27 @@ def test_a_worker_of_another_database_is_none_that_could_have_started_a_job() ->
     there = [line | {"db": 1} for line in WORKS]
     mine = [*pushed("x", 200), *done("x", 3, 225)]
 
-    assert not [text for text in check([*mine, *there], [Final(), Final()]).wrong if "waited" in text]
+    assert not [text for text in check([*mine, *there], [FinalState(), FinalState()]).wrong if "waited" in text]
+
+
+def test_a_supervisor_is_none_that_could_have_started_a_job() -> None:
+    hello = {"what": "hello", "db": 0, "at": 190, "lease": 2.0}
+    there = [
+        hello | {"pid": 9, "parent": 1},
+        hello | {"pid": 2, "parent": 9},
+        *at_work((190, 195)),
+        killed(2, 195),
+    ]
+
+    assert not waited(*pushed("x", 200), *done("x", 2, 225), *there)
+
+
+@pytest.mark.parametrize(("before", "late"), [(0, True), (199, False)])
+def test_a_worker_rests_for_nine_times_as_long_as_an_isolated_job_took(before: float, late: bool) -> None:
+    first = [*pushed("x", 199), started("x", 1, 200, 2), killed(1, 201), *at_work((190, 202), worker=1)]
+    took = [*pushed("y", 190), started("y", 2, 190 + before / 40, 3), settled("y", 2, 200, 3)] if before else []
+
+    assert waited(*first, *took, *done("x", 2, 242, 3), *WORKS) is late
 
 
 @pytest.mark.parametrize(("seconds", "late"), [(39, False), (41, True)])
@@ -1287,7 +1310,7 @@ def test_a_push_of_an_ended_id_that_makes_no_job_is_found(book: Book) -> None:
 
     assert check([*book.lines, *silent], [book.final]).lost == ["'r' (m2)"]
     assert check([*book.lines, *told], [book.final]).wrong == [
-        "'r' (m3) was told to be there already, though no job had that id any more"
+        "'r' (m3) was answered as there already, though no job had that id any more"
     ]
 
 
@@ -1297,17 +1320,17 @@ def test_a_push_of_an_id_that_a_job_has_must_add_nothing_and_say_so(book: Book) 
 
     assert check([*book.lines, *repushed("m2", 101.5, "there", added=False)], [book.final]).passed
     assert check([*book.lines, *repushed("m2", 101.5, "there")], [book.final]).wrong == [
-        "'r' (m2) was told to be a new job, though a job had that id"
+        "'r' (m2) was answered as a new job, though a job had that id"
     ]
     ran = [*book.lines, *repushed("m2", 101.5, "there", added=False), *done_again("m2", 1, 103)]
     assert "'r' (m2) ran, though a job had that id when it was pushed" in check(ran, [book.final]).wrong
 
 
 def put(mark: str, at: float, job: str = "9-0") -> dict[str, Any]:
-    return {"what": "by hand", "job": job, "db": 0, "mark": mark, "at": at, "pushed": False}
+    return {"what": "external", "job": job, "db": 0, "mark": mark, "at": at, "pushed": False}
 
 
-def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Book) -> None:
+def test_external_entries_that_share_an_id_are_told_apart_by_their_marks(book: Book) -> None:
     for mark, worker in (("m1", 1), ("m2", 2)):
         start, end, settlement = done("9-0", worker, 103)
         book.lines += [put(mark, 102), start | {"mark": mark}, end | {"mark": mark}, settlement]
@@ -1317,7 +1340,18 @@ def test_entries_by_hand_that_share_an_id_are_told_apart_by_their_marks(book: Bo
 
     assert book.verdict().passed
     book.final.letters.pop()
-    assert book.verdict().lost == ["'9-0' (m3), put in by hand"]
+    assert book.verdict().lost == ["'9-0' (m3), an external entry"]
+
+
+@pytest.mark.parametrize(("first", "wrong"), [("9-0", False), ("8-0", True)])
+def test_an_external_entry_is_refused_only_where_another_has_its_id(book: Book, first: str, wrong: bool) -> None:
+    start, end, settlement = done("9-0", 1, 103)
+    refused = settlement | {"reply": "LEASE_LOST"}
+    book.lines += [put("m1", 102, first), put("m2", 102), start | {"mark": "m2"}, end | {"mark": "m2"}, refused]
+
+    found = [what for what in book.verdict().wrong if "was refused to w1" in what]
+
+    assert len(found) == wrong
 
 
 def test_entries_of_one_id_on_one_worker_are_told_apart_by_their_names_where_they_are_settled(book: Book) -> None:
@@ -1347,21 +1381,21 @@ def test_a_dead_letter_that_is_settled_under_another_id_than_it_was_put_in_by_is
 def test_jobs_of_two_databases_are_two_jobs_though_their_ids_are_one(book: Book) -> None:
     there = [line | {"db": 1} for line in book.lines if line["what"] != "fault"]
     there = [line for line in there if line["job"] == "a"]
-    final = Final(totals={"pushed": 1, "completed": 1})
+    final = FinalState(totals={"pushed": 1, "completed": 1})
 
     assert check([*book.lines, *there], [book.final, final]).passed
     assert check([*book.lines, *there[:2]], [book.final, final]).lost == ["database 1: a"]
 
 
-def test_a_cancel_that_nobody_asked_for_loses_the_job(book: Book) -> None:
+def test_a_cancel_that_no_one_asked_for_loses_the_job(book: Book) -> None:
     book.lines += [*pushed("d", 100), started("d", 2, 101), ended("d", 2, 101.5, result="cut")]
     book.lines.append(settled("d", 2, 101.6) | {"cancelled": True})
     elsewhere = {"what": "cancel", "job": "d", "db": 1, "at": 101.4}
     book.final.totals |= {"pushed": 4, "cancelled": 1}
 
-    verdict = check([*book.lines, elsewhere], [book.final, Final()])
+    verdict = check([*book.lines, elsewhere], [book.final, FinalState()])
 
-    assert verdict.lost == ["d: cancelled, and nobody had asked for that"]
+    assert verdict.lost == ["d: cancelled without a request"]
 
 
 def test_a_process_that_lets_none_of_its_threads_run_is_found(book: Book) -> None:
@@ -1388,13 +1422,13 @@ KINDS = {fault.name: duration(type(fault), 2) for fault in (kind() for kind in F
 
 
 def test_the_same_seed_draws_the_same_schedule_and_another_one_another() -> None:
-    assert plan(7, 300, KINDS, COMPANY) == plan(7, 300, KINDS, COMPANY)
-    assert plan(7, 300, KINDS, COMPANY) != plan(8, 300, KINDS, COMPANY)
+    assert plan(7, 300, KINDS, PAIRABLE) == plan(7, 300, KINDS, PAIRABLE)
+    assert plan(7, 300, KINDS, PAIRABLE) != plan(8, 300, KINDS, PAIRABLE)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_fault_comes_alone_before_any_comes_again(seed: int) -> None:
-    schedule = plan(seed, 90, KINDS, COMPANY)
+    schedule = plan(seed, 90, KINDS, PAIRABLE)
 
     first = schedule[: len(KINDS)]
     assert {names for (names,) in (planned.names for planned in first)} == set(KINDS)

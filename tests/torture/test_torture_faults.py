@@ -30,18 +30,20 @@ from redisjobs.model.queries import Count
 from redisjobs.model.transitions import After
 from redisjobs.server import Server
 from redisjobs.sync import JobQueue
-from redisjobs.torture import emptied
+from redisjobs.torture import data_loss
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.checker import check
-from redisjobs.torture.fleet.book import Book, _seconds_of
-from redisjobs.torture.fleet.fleet import GRACE, Fleet, Host, Kind
+from redisjobs.torture.fleet.final import final_state
+from redisjobs.torture.fleet.fleet import GRACE, Fleet
+from redisjobs.torture.fleet.hosts import Host, Kind
 from redisjobs.torture.fleet.jobs import KEPT, Parent, Pusher, Reporting, Step, Work
+from redisjobs.torture.fleet.producer import Producer, _seconds_of
 from redisjobs.torture.fleet.release import Release
 from redisjobs.torture.fleet.settable import settable
 from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.nemesis import FAULTS, heal
 from redisjobs.torture.nemesis.entries import PutHostile
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.network import CutBeat, CutPush, CutSettlement, LateBytes, LateClaim, SlowBeat
 from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
 from redisjobs.torture.nemesis.servers import KillListeners, SetClockAhead, SetClockBack
@@ -56,149 +58,149 @@ def target() -> Iterator[Server]:
 
 
 @pytest.fixture
-def field(target: Server, tmp_path: Path) -> Iterator[Field]:
+def system(target: Server, tmp_path: Path) -> Iterator[System]:
     """What faults can act on: a server, and a proxy to it; no workers."""
     store = Store(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7))
-    with Proxy(HOST, target.port) as proxy, Field(fleet, [store], 2.0, proxy, proxy) as field:
-        yield field
+    with Proxy(HOST, target.port) as proxy, System(fleet, [store], 2.0, proxy, proxy) as system:
+        yield system
     store.remove()
     store.close()
 
 
-def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add_nothing(field: Field) -> None:
+def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add_nothing(system: System) -> None:
     fault = LateBytes()
 
-    fault.begin(field)
+    fault.begin(system)
 
     assert fault.happened
     assert fault.held > 1000
     assert fault.detail == f"{fault.held} bytes of {len(fault.jobs)} pushes"
     own = [job for job in fault.jobs if job.startswith("late-")]
     assert len(own) == len(fault.jobs) // 2
-    assert "".join(field.store.keys()).count(":unique:") == 3
-    assert {note["added"] for note in field.notes if note["what"] == "pushed"} == {True}
+    assert "".join(system.store.keys()).count(":unique:") == 3
+    assert {note["added"] for note in system.notes if note["what"] == "pushed"} == {True}
     for job in fault.jobs:
-        field.store.queue.cancel(job)
-    field.over = True
-    field.tend()
-    assert field.late == []
-    assert field.store.counts().totals["pushed"] == len(fault.jobs)
-    assert field.store.queue.jobs(State.READY) == []
+        system.store.queue.cancel(job)
+    system.over = True
+    system.tend()
+    assert system.late == []
+    assert system.store.counts().totals["pushed"] == len(fault.jobs)
+    assert system.store.queue.jobs(State.READY) == []
 
 
 # Workers that the store no longer knows, and clocks. `worker` is one that has joined; its process only sleeps.
 
 
 @pytest.fixture
-def worker(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def worker(system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     host = Host(Kind(), process)
     monkeypatch.setattr(Fleet, "some_pid", lambda self, *, supervised: None if supervised else process.pid)
     monkeypatch.setattr(Fleet, "host_of", lambda self, pid: host)
     name = f"host:{process.pid}:0"
-    run(field, commands(field).join(name, 2000, "run"))
+    run(system, commands(system).join(name, 2000, "run"))
     yield name
     process.kill()
     process.wait()
 
 
-def commands(field: Field) -> WorkerCommands:
-    return WorkerCommands(field.store.queue.name)
+def commands(system: System) -> WorkerCommands:
+    return WorkerCommands(system.store.queue.name)
 
 
-def run(field: Field, command: Command[Any]) -> Any:
-    return field.store._connection.run(command)
+def run(system: System, command: Command[Any]) -> Any:
+    return system.store._connection.run(command)
 
 
-def worker_ids(field: Field) -> list[str]:
-    return [raw.decode() for raw in field.store.run("ZRANGE", f"{field.store.prefix}workers", 0, -1)]
+def worker_ids(system: System) -> list[str]:
+    return [raw.decode() for raw in system.store.run("ZRANGE", f"{system.store.prefix}workers", 0, -1)]
 
 
-def test_a_worker_whose_record_is_deleted_is_none_any_more(field: Field, worker: str) -> None:
+def test_a_worker_whose_record_is_deleted_is_none_any_more(system: System, worker: str) -> None:
     fault = DeleteRecord()
-    fault.prepare(field)
+    fault.prepare(system)
 
-    fault.begin(field)
+    fault.begin(system)
 
     assert fault.happened
     assert fault.facts["pids"] == [int(worker.split(":")[1])]
-    assert run(field, commands(field).beat(worker, {})) is None  # it is fenced
+    assert run(system, commands(system).beat(worker, {})) is None  # it is fenced
 
 
-def test_what_a_worker_had_whose_consumer_is_removed_is_found_and_handed_back(field: Field, worker: str) -> None:
-    job = field.push(Work(1))
-    assert [lease.job_id for lease in run(field, commands(field).read(worker, slice(1, 2), 1))] == [job]
+def test_what_a_worker_had_whose_consumer_is_removed_is_found_and_handed_back(system: System, worker: str) -> None:
+    job = system.push(Work(1))
+    assert [lease.job_id for lease in run(system, commands(system).read(worker, slice(1, 2), 1))] == [job]
     fault = RemoveConsumer()
 
-    fault.begin(field)
-    pending = f"{field.store.prefix}ready:normal", "workers", "-", "+", 9
-    assert field.store.run("XPENDING", *pending) == []
-    fault.keep(field)
+    fault.begin(system)
+    pending = f"{system.store.prefix}ready:normal", "workers", "-", "+", 9
+    assert system.store.run("XPENDING", *pending) == []
+    fault.keep(system)
 
     assert fault.facts["pids"] == [int(worker.split(":")[1])]
-    assert [name for _, name, *_ in field.store.run("XPENDING", *pending)] == [b"released"]
-    run(field, commands(field).beat(worker, {}))  # it is a worker as before
+    assert [name for _, name, *_ in system.store.run("XPENDING", *pending)] == [b"released"]
+    run(system, commands(system).beat(worker, {}))  # it is a worker as before
 
 
-def test_workers_that_are_forgotten_are_there_again_with_their_next_beat(field: Field, worker: str) -> None:
+def test_workers_that_are_forgotten_are_there_again_with_their_next_beat(system: System, worker: str) -> None:
     for seed in range(6):  # in one way, and in the other
         fault = ForgetWorkers()
-        field.rng.seed(seed)
+        system.rng.seed(seed)
 
-        fault.begin(field)
+        fault.begin(system)
 
         assert (fault.happened, fault.pids) == (True, [])
-        assert worker_ids(field) == []
-        run(field, commands(field).beat(worker, {}))
-        assert worker_ids(field) == [worker]
+        assert worker_ids(system) == []
+        run(system, commands(system).beat(worker, {}))
+        assert worker_ids(system) == [worker]
 
 
-def test_what_a_worker_had_of_which_nothing_is_known_is_found_and_handed_back(field: Field, worker: str) -> None:
-    job = field.push(Work(1))
-    assert [lease.job_id for lease in run(field, commands(field).read(worker, slice(1, 2), 1))] == [job]
+def test_what_a_worker_had_that_is_unknown_is_found_and_handed_back(system: System, worker: str) -> None:
+    job = system.push(Work(1))
+    assert [lease.job_id for lease in run(system, commands(system).read(worker, slice(1, 2), 1))] == [job]
     fault = LoseRecord()
 
-    fault.begin(field)
-    assert field.store.fenced() == worker_ids(field) == []
-    fault.keep(field)
+    fault.begin(system)
+    assert system.store.fenced() == worker_ids(system) == []
+    fault.keep(system)
 
-    assert field.fleet.victims == {int(worker.split(":")[1])}
-    assert field.store.fenced() == [worker]
-    run(field, commands(field).join("heir", 2000, "run"))
-    reclaiming = commands(field).reclaim("heir", (), others=False, thorough=False)
-    assert run_steps_sync(reclaiming, field.store._connection.run_all).jobs == 1
-
-
-def test_who_is_fenced_is_written_down_once(field: Field, worker: str) -> None:
-    field.look_for_fenced()
-    assert field.notes == []
-
-    run(field, commands(field).release(worker, refund=False, watch=True))
-    field.look_for_fenced()
-    field.look_for_fenced()
-
-    assert [(note["what"], note["worker"], note["db"]) for note in field.notes] == [("fenced", worker, 0)]
+    assert system.fleet.victims == {int(worker.split(":")[1])}
+    assert system.store.fenced() == [worker]
+    run(system, commands(system).join("heir", 2000, "run"))
+    reclaiming = commands(system).reclaim("heir", (), others=False, thorough=False)
+    assert run_steps_sync(reclaiming, system.store._connection.run_all).jobs == 1
 
 
-def test_a_record_that_nobody_would_ever_take_away_is_left_behind(field: Field, worker: str) -> None:
-    assert field.store.final().left == []  # it lives, or was killed just now
+def test_who_is_fenced_is_written_down_once(system: System, worker: str) -> None:
+    system.look_for_fenced()
+    assert system.notes == []
 
-    field.store.run("DEL", f"{field.store.prefix}workers")
+    run(system, commands(system).release(worker, refund=False, watch=True))
+    system.look_for_fenced()
+    system.look_for_fenced()
 
-    assert field.store.final().left == [f"the key {field.store.prefix}worker:{worker}"]
+    assert [(note["what"], note["worker"], note["db"]) for note in system.notes] == [("fenced", worker, 0)]
+
+
+def test_a_record_that_no_one_would_ever_take_away_is_left_behind(system: System, worker: str) -> None:
+    assert final_state(system.store).left == []  # it lives, or was killed just now
+
+    system.store.run("DEL", f"{system.store.prefix}workers")
+
+    assert final_state(system.store).left == [f"the key {system.store.prefix}worker:{worker}"]
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(-10, False), (-40, True)])
-def test_a_fenced_worker_is_not_watched_for_ever(field: Field, worker: str, seconds: float, left: bool) -> None:
-    run(field, commands(field).release(worker, refund=False, watch=True))
+def test_a_fenced_worker_is_not_watched_for_ever(system: System, worker: str, seconds: float, left: bool) -> None:
+    run(system, commands(system).release(worker, refund=False, watch=True))
 
-    field.store.run(
-        "HSET", f"{field.store.prefix}worker:{worker}", "watched_until", int((time.time() + seconds) * 1000)
+    system.store.run(
+        "HSET", f"{system.store.prefix}worker:{worker}", "watched_until", int((time.time() + seconds) * 1000)
     )
 
     told = f"{worker}, fenced, whose consumer need not be watched any more"
-    assert field.store.final().left == ([told] if left else [])
+    assert final_state(system.store).left == ([told] if left else [])
 
 
 @pytest.fixture
@@ -207,18 +209,18 @@ def clock(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-def told(field: Field) -> float:
+def told(system: System) -> float:
     """How far the server's clock is ahead, as its scripts hear it."""
-    answer = run(field, PushCommands(field.store.queue.name).push([], repeated=False, sent_ms=None))
+    answer = run(system, PushCommands(system.store.queue.name).push([], repeated=False, sent_ms=None))
     return float(round(answer.server_ms / 1000 - time.time()))
 
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("seconds", [40, -40.5, 0])
-def test_all_scripts_of_this_process_hear_the_clock_that_was_set(field: Field, seconds: float) -> None:
-    field.store.set_clock(seconds)
+def test_all_scripts_of_this_process_hear_the_clock_that_was_set(system: System, seconds: float) -> None:
+    system.store.set_clock(seconds)
 
-    assert told(field) == pytest.approx(seconds, abs=2)
+    assert told(system) == pytest.approx(seconds, abs=2)
     assert all(text.count("torture:clock") == 1 for text in map(source, ("beat", "settle", "claim", "reclaim")))
 
 
@@ -240,30 +242,30 @@ def test_once_the_torture_is_over_scripts_ask_the_server_again(tmp_path: Path) -
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(("kind", "ahead"), [(SetClockAhead, True), (SetClockBack, False)])
 def test_a_clock_is_set_by_more_than_a_lease_as_a_worker_is_killed_and_then_set_back(
-    field: Field, worker: str, kind: type[SetClockAhead], ahead: bool
+    system: System, worker: str, kind: type[SetClockAhead], ahead: bool
 ) -> None:
     fault = kind()
 
-    fault.begin(field)
+    fault.begin(system)
 
-    assert (told(field) > 0) is ahead
-    assert abs(told(field)) >= 2
-    assert field.fleet.victims == set(fault.pids) == {int(worker.split(":")[1])}
+    assert (told(system) > 0) is ahead
+    assert abs(told(system)) >= 2
+    assert system.fleet.victims == set(fault.pids) == {int(worker.split(":")[1])}
     assert fault.facts["lost"] == [worker]
-    fault.end(field)
-    assert told(field) == pytest.approx(0, abs=1)
-    steps = [note["seconds"] for note in field.notes if note["what"] == "clock"]
-    assert (len(steps), steps[-1], abs(steps[0]) > field.lease) == (2, 0, True)
-    assert all(note["asked"] <= note["at"] for note in field.notes if note["what"] == "clock")
-    assert field.store.final().left == []
+    fault.end(system)
+    assert told(system) == pytest.approx(0, abs=1)
+    steps = [note["seconds"] for note in system.notes if note["what"] == "clock"]
+    assert (len(steps), steps[-1], abs(steps[0]) > system.lease) == (2, 0, True)
+    assert all(note["asked"] <= note["at"] for note in system.notes if note["what"] == "clock")
+    assert final_state(system.store).left == []
 
 
-def test_a_clock_that_a_fault_has_set_is_right_again_once_all_are_over(field: Field) -> None:
-    field.store.set_clock(5)
+def test_a_clock_that_a_fault_has_set_is_right_again_once_all_are_over(system: System) -> None:
+    system.store.set_clock(5)
 
-    heal(field)
+    heal(system)
 
-    assert field.store.keys() == []
+    assert system.store.keys() == []
 
 
 # Replies that are cut, or late
@@ -280,72 +282,72 @@ def test_a_reply_is_cut_at_any_byte_and_more_often_at_one_of_the_first() -> None
     assert {CutBeat().some_bytes(rng) for _ in range(100)} == {0, 1, 2, 3}
 
 
-def test_the_reply_to_a_beat_comes_late_and_the_others_in_time(field: Field, worker: str) -> None:
-    assert field.workers is not None
+def test_the_reply_to_a_beat_comes_late_and_the_others_in_time(system: System, worker: str) -> None:
+    assert system.workers is not None
     fault = SlowBeat()
-    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 0.5)
-    fault.begin(field)
-    run_steps_sync(long_calls.read(commands(field), Count()), connection.run_all)
+    connection = SyncConnection(commands(system), Target(through(system.store.url, system.workers.port)), 0.5)
+    fault.begin(system)
+    run_steps_sync(long_calls.read(commands(system), Count()), connection.run_all)
     assert not fault.happened
 
     with pytest.raises(Unavailable):
-        connection.run(commands(field).beat(worker, {}))
+        connection.run(commands(system).beat(worker, {}))
 
     assert fault.happened
-    connection.run(commands(field).beat(worker, {}))  # the next one, on a new connection
-    fault.end(field)
+    connection.run(commands(system).beat(worker, {}))  # the next one, on a new connection
+    fault.end(system)
     connection.close()
-    assert field.workers.lags == 1
+    assert system.workers.lags == 1
 
 
-def test_a_beat_that_comes_late_is_answered_all_the_same(field: Field, worker: str) -> None:
-    assert field.workers is not None
-    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
-    field.workers.delay_reply(0.3, str(commands(field).beat(worker, {}).wire[1]).encode())
+def test_a_beat_that_comes_late_is_answered_all_the_same(system: System, worker: str) -> None:
+    assert system.workers is not None
+    connection = SyncConnection(commands(system), Target(through(system.store.url, system.workers.port)), 5)
+    system.workers.delay_reply(0.3, str(commands(system).beat(worker, {}).wire[1]).encode())
     began = time.monotonic()
 
-    assert connection.run(commands(field).beat(worker, {})) == 0
+    assert connection.run(commands(system).beat(worker, {})) == 0
 
     assert time.monotonic() - began >= 0.3
     connection.close()
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-def test_a_claim_that_comes_late_takes_a_job_of_which_nobody_is_told(
-    field: Field, worker: str, monkeypatch: pytest.MonkeyPatch, in_time: bool
+def test_a_claim_that_comes_late_takes_a_job_of_which_no_one_is_told(
+    system: System, worker: str, monkeypatch: pytest.MonkeyPatch, in_time: bool
 ) -> None:
-    assert field.workers is not None
+    assert system.workers is not None
     monkeypatch.setattr(LateClaim, "WHILES", (0.1,) if in_time else (-9.0,))
     fault = LateClaim()
-    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
-    fault.begin(field)
+    connection = SyncConnection(commands(system), Target(through(system.store.url, system.workers.port)), 5)
+    fault.begin(system)
     with pytest.raises(Unavailable):
-        connection.run(commands(field).wait(worker, 1, 1))
-    field.push(Work(0.001), field.store)
+        connection.run(commands(system).wait(worker, 1, 1))
+    system.push(Work(0.001), system.store)
     assert fault.happened
 
-    fault.end(field)
-    while field.late:
-        field.tend()
+    fault.end(system)
+    while system.late:
+        system.tend()
 
-    pending = field.store.run("XPENDING", f"{field.store.prefix}ready:normal", "workers", "-", "+", 9)
+    pending = system.store.run("XPENDING", f"{system.store.prefix}ready:normal", "workers", "-", "+", 9)
     assert [name.decode() for _, name, *_ in pending] == ([worker] if in_time else [])
     connection.close()
 
 
-def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(field: Field, worker: str) -> None:
-    assert field.workers is not None
+def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(system: System, worker: str) -> None:
+    assert system.workers is not None
     fault = LateClaim()
-    fault.begin(field)
-    fault.keep(field)  # work for whoever may claim
+    fault.begin(system)
+    fault.keep(system)  # work to claim
 
-    fault.end(field)
-    field.tend()
+    fault.end(system)
+    system.tend()
 
-    connection = SyncConnection(commands(field), Target(through(field.store.url, field.workers.port)), 5)
-    assert len(connection.run(commands(field).wait(worker, 9, 1))[0]) == 1
+    connection = SyncConnection(commands(system), Target(through(system.store.url, system.workers.port)), 5)
+    assert len(connection.run(commands(system).wait(worker, 9, 1))[0]) == 1
     connection.close()
-    assert (fault.happened, field.late) == (False, [])
+    assert (fault.happened, system.late) == (False, [])
 
 
 def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> None:
@@ -358,10 +360,10 @@ def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> 
     assert graces == {"worker stopped": GRACE, "upgrade in place": GRACE}
 
 
-def test_what_would_harm_a_users_server_is_not_done_to_it_and_all_else_is(field: Field) -> None:
-    assert field.own is None
+def test_what_would_harm_a_users_server_is_not_done_to_it_and_all_else_is(system: System) -> None:
+    assert system.own is None
 
-    spared = {kind.name for kind in FAULTS if not kind.possible(field)}
+    spared = {kind.name for kind in FAULTS if not kind.possible(system)}
 
     one = {"frozen in turn"}  # here is but one database
     assert spared - one == {
@@ -374,54 +376,54 @@ def test_late_bytes_of_which_none_was_held_are_no_fault() -> None:
 
 
 @pytest.mark.parametrize("comes", [True, False])
-def test_a_cut_is_a_fault_only_if_a_reply_was_cut_and_cuts_none_after_its_end(field: Field, comes: bool) -> None:
+def test_a_cut_is_a_fault_only_if_a_reply_was_cut_and_cuts_none_after_its_end(system: System, comes: bool) -> None:
     fault = CutPush()
-    assert field.producers is not None
-    field.producers.cut_after_reply_bytes(10**6)  # what another has left to be cut
-    fault.begin(field)
-    with JobQueue(through(field.store.url, field.producers.port), field.store.queue.name, deadline=5) as queue:
+    assert system.producers is not None
+    system.producers.cut_after_reply_bytes(10**6)  # what another has left to be cut
+    fault.begin(system)
+    with JobQueue(through(system.store.url, system.producers.port), system.store.queue.name, deadline=5) as queue:
         if comes:
             for _ in range(20):
                 queue.push(Work(0.001))
 
-        fault.end(field)
+        fault.end(system)
 
-        cuts = field.producers.cuts
+        cuts = system.producers.cuts
         queue.push_many([Work(0.001)] * 20)
     assert fault.happened is comes
-    assert field.producers.cuts == cuts
+    assert system.producers.cuts == cuts
 
 
-def test_what_is_hostile_has_each_number_of_an_entry(field: Field) -> None:
+def test_what_is_hostile_has_each_number_of_an_entry(system: System) -> None:
     fault = PutHostile()
 
-    fault.begin(field)
+    fault.begin(system)
 
-    entries = field.store.run("XRANGE", field.store.streams[0], "-", "+")
-    for stream in field.store.streams[1:]:
-        entries += field.store.run("XRANGE", stream, "-", "+")
+    entries = system.store.run("XRANGE", system.store.streams[0], "-", "+")
+    for stream in system.store.streams[1:]:
+        entries += system.store.run("XRANGE", stream, "-", "+")
     names = {name for _, flat in entries for name in flat[::2]}
     assert {b"attempt", b"started_at", b"queued_at", b"expires_at", b"unknown_since"} <= names
 
 
-# What producers are told
+# What producers record
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
-    return Book(Recording(tmp_path), 0)
+def producer(tmp_path: Path) -> Producer:
+    return Producer(Recording(tmp_path), 0)
 
 
 @pytest.mark.parametrize(("again", "added"), [(False, [True, False]), (True, [True, None])])
 def test_it_is_written_down_whether_a_push_added_a_job(
-    field: Field, tmp_path: Path, book: Book, again: bool, added: list[bool | None]
+    system: System, tmp_path: Path, producer: Producer, again: bool, added: list[bool | None]
 ) -> None:
     """A push that has failed before may find its own job."""
-    queue = field.store.queue
+    queue = system.store.queue
     fresh, there = queue.prepare(Work(1), delay=5), queue.prepare(Work(1), job_id="there")
     queue.push(Work(1), job_id="there")
 
-    book.push([fresh, there], lambda: queue.push_many([fresh, there]), again=again)
+    producer.push([fresh, there], lambda: queue.push_many([fresh, there]), again=again)
 
     told = [line for line in recording.read(tmp_path) if line["what"] == "pushed"]
     assert [line["added"] for line in told] == added
@@ -438,22 +440,22 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
     fleet = Fleet(
         [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
     )
-    with fleet, Field(fleet, [store], 2.0) as field:
+    with fleet, System(fleet, [store], 2.0) as system:
         fleet.start()
-        field.push(Pusher(), store)
+        system.push(Pusher(), store)
         anyio.run(eventually, lambda: store.drained, 30)
         fleet.dismiss()
     mine = Recording(tmp_path)
-    for note in field.notes:
+    for note in system.notes:
         mine.write(note)
     lines = list(recording.read(tmp_path))
 
-    verdict = check(lines, [store.final()])
+    verdict = check(lines, [final_state(store)])
 
     assert verdict.passed, verdict
     assert (verdict.acknowledged, verdict.done) == (2, 2)
     (job,) = (line["job"] for line in lines if line["what"] == "start" and line["name"] == "Work")
-    assert check([line for line in lines if line.get("job") != job], [store.final()]).wrong
+    assert check([line for line in lines if line.get("job") != job], [final_state(store)]).wrong
     store.remove()
     store.close()
 
@@ -464,29 +466,29 @@ def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp
     fleet = Fleet(
         [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
     )
-    with fleet, Field(fleet, [store], 2.0) as field:
+    with fleet, System(fleet, [store], 2.0) as system:
         fleet.start()
-        asked = [field.push(job, store, keep_result=KEPT) for job in (Parent(until=2), Work(0.01))]
-        field.push(Step(3, "key"), store, unique="key")
-        watched = field.push(Reporting(3), store)
+        asked = [system.push(job, store, keep_result=KEPT) for job in (Parent(until=2), Work(0.01))]
+        system.push(Step(3, "key"), store, unique="key")
+        watched = system.push(Reporting(3), store)
         assert {progress.note for progress in store.queue.watch(watched)} <= {watched}
         anyio.run(eventually, lambda: store.drained, 30)
         fleet.dismiss()
     mine = Recording(tmp_path)
-    for note in field.notes:
+    for note in system.notes:
         mine.write(note | {"kept": note.get("job") in asked})
     told = list(lines.read(tmp_path))
-    final = store.final([line["job"] for line in told if line.get("kept")])
+    final = final_state(store, [line["job"] for line in told if line.get("kept")])
 
     verdict = check(told, [final])
 
     assert verdict.passed, verdict
     # In its first run a parent pushes three, in the second one.
     assert (verdict.follow_ups, verdict.done) == (1 + 3, 4 + 1 + 3)
-    assert {standing.ending for standing in final.standings.values()} == {Ending.COMPLETED, Ending.NOT_FOUND}
+    assert {status.ending for status in final.statuses.values()} == {Ending.COMPLETED, Ending.NOT_FOUND}
     for job in asked:
         store.run("DEL", f"{store.prefix}outcome:{job}")
-    assert len(check(told, [store.final(asked)]).wrong) == 2
+    assert len(check(told, [final_state(store, asked)]).wrong) == 2
     (child,) = (line["job"] for line in told if line["what"] == "follow-up" and line["attempt"] == 2)
     without = [line for line in told if line.get("job") != child or line["what"] == "follow-up"]
     assert check(without, [final]).lost == [child]
@@ -494,17 +496,17 @@ def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp
     store.close()
 
 
-def test_only_those_who_listen_lose_their_connections(field: Field) -> None:
+def test_only_those_who_listen_lose_their_connections(system: System) -> None:
     fault = KillListeners()
-    with redis.Redis.from_url(field.store.url) as client, client.pubsub() as listener:
-        before = field.store.run("CLIENT", "ID")
+    with redis.Redis.from_url(system.store.url) as client, client.pubsub() as listener:
+        before = system.store.run("CLIENT", "ID")
         listener.subscribe("a channel")
         assert listener.get_message(timeout=5) is not None
 
-        fault.begin(field)
+        fault.begin(system)
 
         assert client.client_list(_type="pubsub") == []
-        assert field.store.run("CLIENT", "ID") == before
+        assert system.store.run("CLIENT", "ID") == before
     assert fault.detail == "1 connections"
 
 
@@ -512,7 +514,7 @@ def test_who_waits_for_a_job_that_has_gone_is_left_behind(target: Server) -> Non
     store = Store(target.url, f"q-{random.randrange(10**9)}")
     store.run("HSET", f"{store.prefix}waiters", "gone", "a-process")
 
-    assert "1 jobs in waiters" in store.final().left
+    assert "1 jobs in waiters" in final_state(store).left
     store.remove()
     store.close()
 
@@ -572,7 +574,7 @@ def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained
     ended = {"what": "ProcessEnded", "pid": supervisor.pid, "at": 1.0, "in_order": False}
     by_it = ended | {"expected": True, "how": "was killed by SIGTERM"}
     others = [
-        by_it | {"ended": 8, "pid": supervisor.pid + 1},  # whose supervisor nobody has asked
+        by_it | {"ended": 8, "pid": supervisor.pid + 1},  # whose supervisor was not asked
         by_it | {"ended": 9, "expected": False},
         by_it | {"ended": 10, "how": "was killed by SIGSEGV"},
     ]
@@ -585,7 +587,7 @@ def test_a_worker_that_was_asked_to_end_before_it_could_listen_is_not_complained
     assert fleet.complaints() == [f"worker process {line['ended']} {line['how']}" for line in others]
 
 
-def test_an_unsupervised_worker_that_ends_in_order_though_nobody_asked_it_is_complained_of(fleet: Fleet) -> None:
+def test_an_unsupervised_worker_that_ends_in_order_though_no_one_asked_it_is_complained_of(fleet: Fleet) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     fleet.hosts = [Host(Kind(), process)]
     process.wait()
@@ -619,10 +621,10 @@ def test_an_unsupervised_worker_that_something_else_killed_is_complained_of(
 
 @pytest.mark.parametrize("kind", [PauseQueue, PauseName, HoldJobs])
 @pytest.mark.parametrize("how", ["ends", "is undone"])
-def test_what_was_stopped_may_start_once_the_fault_is_over(field: Field, kind: type[Fault], how: str) -> None:
-    fault, queue = kind(), field.store.queue
+def test_what_was_stopped_may_start_once_the_fault_is_over(system: System, kind: type[Fault], how: str) -> None:
+    fault, queue = kind(), system.store.queue
 
-    fault.begin(field)
+    fault.begin(system)
 
     assert fault.happened
     info = queue.pauses()
@@ -632,32 +634,32 @@ def test_what_was_stopped_may_start_once_the_fault_is_over(field: Field, kind: t
         HoldJobs: (False, [], 6),
     }[kind]
     if how == "ends":
-        fault.end(field)
-        stops = [note for note in field.notes if note["what"] == "stopped"]
+        fault.end(system)
+        stops = [note for note in system.notes if note["what"] == "stopped"]
         assert len(stops) == (6 if kind is HoldJobs else 1)
         assert all(stop["since"] < stop["until"] for stop in stops)
     else:
-        heal(field)
+        heal(system)
     info = queue.pauses()
     assert (info.since, [*info.names], info.held) == (None, [], 0)
 
 
-def test_many_lines_wait_until_all_faults_are_over_and_are_cancelled_then(field: Field) -> None:
+def test_many_lines_wait_until_all_faults_are_over_and_are_cancelled_then(system: System) -> None:
     fault = ManyLines()
 
-    fault.begin(field)
-    fault.keep(field)
-    fault.end(field)
-    field.tend()
+    fault.begin(system)
+    fault.keep(system)
+    fault.end(system)
+    system.tend()
     assert fault.happened
-    assert field.store.counts().ready[Priority.NORMAL] == len(fault.jobs) == 120
-    heal(field)
-    field.tend()
+    assert system.store.counts().ready[Priority.NORMAL] == len(fault.jobs) == 120
+    heal(system)
+    system.tend()
 
-    assert field.late == []
-    assert field.store.counts().ready[Priority.NORMAL] == 0
+    assert system.late == []
+    assert system.store.counts().ready[Priority.NORMAL] == 0
     cancelled = {
-        note["job"] for note in field.notes if note["what"] == "cancelled" and note["reply"] == "CANCELLED"
+        note["job"] for note in system.notes if note["what"] == "cancelled" and note["reply"] == "CANCELLED"
     }
     assert cancelled == set(fault.jobs)
 
@@ -669,16 +671,16 @@ def test_many_lines_wait_until_all_faults_are_over_and_are_cancelled_then(field:
 def test_workers_go_on_after_their_server_has_lost_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emptied, "_TIMES", 1)
+    monkeypatch.setattr(data_loss, "_TIMES", 1)
 
-    assert emptied.empty(tmp_path / "emptied", seed=7) == []
+    assert data_loss.lose_data(tmp_path / "data-loss", seed=7) == []
 
 
-def test_a_job_that_was_started_twice_after_the_loss_is_found(field: Field, tmp_path: Path) -> None:
+def test_a_job_that_was_started_twice_after_the_loss_is_found(system: System, tmp_path: Path) -> None:
     recording = Recording(tmp_path)
     for job in ("twice", "once", "twice"):
         lease = {"pid": 1, "worker": "w", "attempt": 1, "deliveries": 1}
         recording.write({"what": "start", "at": 1.0, "job": job, "db": 0, "name": "Work", **lease})
 
-    wrong = emptied._judge(tmp_path, field, ["twice", "once", "never"])
+    wrong = data_loss._judge(tmp_path, system, ["twice", "once", "never"])
     assert wrong == ["twice was started 2 times", "never was started 0 times"]

@@ -7,8 +7,9 @@ import pytest
 from test_torture import Lines, cut, done, ended, killed, pushed, retried, settled, started
 
 from redisjobs.model.changes import Ending, JobStatus
-from redisjobs.torture.checks.checker import Verdict, check
-from redisjobs.torture.fleet.store import Final, Letter
+from redisjobs.torture.checks.checker import check
+from redisjobs.torture.checks.verdict import Verdict
+from redisjobs.torture.fleet.final import FinalState, Letter
 
 # A run as it might be written down: of each job that was pushed its result was to be kept
 
@@ -23,10 +24,8 @@ def result_of(job: str, worker: int, deliveries: int = 1) -> JobStatus:
     return JobStatus(Ending.COMPLETED, value=json.dumps(said).encode())
 
 
-def answered(
-    job: str, at: float, standing: JobStatus | None = None, error: str = "", **more: Any
-) -> dict[str, Any]:
-    result = json.loads(standing.value) if standing else None
+def answered(job: str, at: float, status: JobStatus | None = None, error: str = "", **more: Any) -> dict[str, Any]:
+    result = json.loads(status.value) if status else None
     return {
         "what": "answered",
         "job": job,
@@ -59,11 +58,11 @@ class Kept:
             {"what": "cancel", "job": "d", "db": 0, "at": 106},
             {"what": "cancelled", "job": "d", "db": 0, "at": 106.1, "reply": "CANCELLED"},
         ]
-        self.final = Final(
+        self.final = FinalState(
             [Letter("c", "failed")],
             located={"c": "dead 1-0"},
             totals={"pushed": 4, "completed": 2, "dead": 1, "cancelled": 1},
-            standings={
+            statuses={
                 "a": result_of("a", 1),
                 "b": result_of("b", 2, 2),
                 "c": JobStatus(Ending.DEAD),
@@ -91,12 +90,12 @@ def test_a_run_passes_in_which_everybody_is_told_what_became_of_each_job(run: Ke
 @pytest.mark.parametrize("ending", [Ending.NOT_FOUND, Ending.EXPIRED, Ending.NOT_KEPT, Ending.PENDING])
 def test_a_result_that_is_missing_is_found(run: Kept, job: str, ending: Ending) -> None:
     run.lines = [line for line in run.lines if line["what"] != "answered"]
-    run.final.standings[job] = JobStatus(ending)
+    run.final.statuses[job] = JobStatus(ending)
 
     (wrong,) = run.verdict().wrong
 
-    assert f"asks for the result of {job}" in wrong
-    assert f"is told {ending}" in wrong
+    assert f"answer for the result of {job}" in wrong
+    assert f"is {ending}" in wrong
 
 
 @pytest.mark.parametrize(
@@ -104,26 +103,26 @@ def test_a_result_that_is_missing_is_found(run: Kept, job: str, ending: Ending) 
 )
 def test_an_end_that_is_another_than_the_jobs_own_is_found(run: Kept, job: str, ending: Ending) -> None:
     run.lines = [line for line in run.lines if line["what"] != "answered"]
-    run.final.standings[job] = JobStatus(ending)
+    run.final.statuses[job] = JobStatus(ending)
 
     assert len(run.verdict().wrong) == 1
 
 
 @pytest.mark.parametrize("job", ["c", "d"])
 def test_a_result_of_a_job_that_did_not_end_as_done_is_found(run: Kept, job: str) -> None:
-    run.final.standings[job] = result_of(job, 2)
+    run.final.statuses[job] = result_of(job, 2)
 
-    assert "is told COMPLETED" in run.verdict().wrong[0]
+    assert "is COMPLETED" in run.verdict().wrong[0]
 
 
 def test_a_result_of_another_job_is_found(run: Kept) -> None:
-    run.final.standings["b"] = result_of("a", 1)
+    run.final.statuses["b"] = result_of("a", 1)
 
     assert "the result of b (Work) is {'job': 'a'" in run.verdict().wrong[0]
 
 
 def test_a_result_of_a_run_that_never_ended_is_found(run: Kept) -> None:
-    run.final.standings["b"] = result_of("b", 1)
+    run.final.statuses["b"] = result_of("b", 1)
 
     assert "is that of a run which never ended: w1" in run.verdict().wrong[0]
 
@@ -133,31 +132,31 @@ def test_a_result_of_a_run_that_was_refused_is_found(run: Kept) -> None:
     run.lines.append({"what": "fenced", "worker": "w1", "db": 0, "at": 104.4})
     assert run.verdict().passed
 
-    run.final.standings["b"] = result_of("b", 1)
+    run.final.statuses["b"] = result_of("b", 1)
 
     assert "is that of a run which was refused: w1" in run.verdict().wrong[0]
 
 
-def test_a_result_of_a_run_that_nobody_knows_to_be_refused_is_found_where_another_one_ended_the_job(
+def test_a_result_of_a_run_that_no_one_knows_to_be_refused_is_found_where_another_one_ended_the_job(
     run: Kept,
 ) -> None:
     run.lines.append(ended("b", 1, 102.4))
-    run.final.standings["b"] = result_of("b", 1)
+    run.final.statuses["b"] = result_of("b", 1)
 
     assert "and another one ended it" in run.verdict().wrong[0]
 
 
-def test_a_result_may_be_that_of_a_run_whose_answer_nobody_heard(run: Kept) -> None:
+def test_a_result_may_be_that_of_a_run_whose_answer_no_one_heard(run: Kept) -> None:
     run.lines += [*kept("e", 102), started("e", 1, 102), ended("e", 1, 102.4)]
     run.final.totals |= {"pushed": 5, "completed": 3}
-    run.final.standings["e"] = result_of("e", 1)
+    run.final.statuses["e"] = result_of("e", 1)
 
     assert run.verdict().passed
 
 
-def test_of_a_push_that_nobody_was_told_of_nothing_may_be_known(run: Kept) -> None:
+def test_of_a_push_that_no_one_was_told_of_nothing_may_be_known(run: Kept) -> None:
     run.lines += kept("e", 102)[:1]
-    run.final.standings["e"] = JobStatus(Ending.NOT_FOUND)
+    run.final.statuses["e"] = JobStatus(Ending.NOT_FOUND)
 
     assert run.verdict().passed
 
@@ -169,12 +168,12 @@ def test_of_a_push_that_nobody_was_told_of_nothing_may_be_known(run: Kept) -> No
     ("answer", "wrong"),
     [
         (answered("b", 105, result_of("b", 2, 2)), ""),
-        (answered("b", 105, result_of("a", 1)), "was told {'job': 'a'"),
-        (answered("b", 105, result_of("b", 1)), "was told {'job': 'b'"),
-        (answered("b", 105, error="JobFailed"), "was told JobFailed, and it is COMPLETED"),
-        (answered("b", 105, error="ResultNotKept"), "was told ResultNotKept"),
+        (answered("b", 105, result_of("a", 1)), "returned {'job': 'a'"),
+        (answered("b", 105, result_of("b", 1)), "returned {'job': 'b'"),
+        (answered("b", 105, error="JobFailed"), "raised JobFailed, and it is COMPLETED"),
+        (answered("b", 105, error="ResultNotKept"), "raised ResultNotKept"),
         (answered("c", 106, error="JobFailed"), ""),
-        (answered("c", 106, error="JobCancelled"), "was told JobCancelled, and it is DEAD"),
+        (answered("c", 106, error="JobCancelled"), "raised JobCancelled, and it is DEAD"),
         (answered("c", 106, result_of("c", 2)), "and DEAD b'' is kept"),
         (answered("d", 107, error="JobCancelled"), ""),
     ],
@@ -197,7 +196,7 @@ def test_who_waits_for_a_job_is_told_what_is_kept_of_it(run: Kept, answer: dict[
         (112, cut(111, 113), True),
         (112, cut(103, 107), True),
         (112, cut(100, 102), False),
-        (112, killed(1, 111), False),  # it is nobody's way to the store
+        (112, killed(1, 111), False),  # it keeps no client from the store
         (112, cut(111, 113) | {"db": 1}, False),
     ],
 )
@@ -219,10 +218,10 @@ def test_once_all_is_over_nothing_excuses_who_waits_in_vain(run: Kept) -> None:
     ("watch", "wrong"),
     [
         (watched("b", 104.7), ""),
-        (watched("b", 104.55), "was told that it has ended 0.060 s before it did"),
-        (watched("b", 104.7, strange="a"), "was told of another job: a"),
-        (watched("b", 112), "was not told of its end"),
-        (watched("b", 112, ended=False), "was not told of its end"),
+        (watched("b", 104.55), "ended 0.060 s before the job did"),
+        (watched("b", 104.7, strange="a"), "reported on another job: a"),
+        (watched("b", 112), "missed the job's end"),
+        (watched("b", 112, ended=False), "missed the job's end"),
     ],
 )
 def test_who_watches_a_job_is_told_of_its_end_and_not_before(run: Kept, watch: dict[str, Any], wrong: str) -> None:
@@ -235,22 +234,22 @@ def test_who_watches_a_job_is_told_of_its_end_and_not_before(run: Kept, watch: d
 
 
 @pytest.mark.parametrize(
-    ("standing", "error", "wrong"),
+    ("status", "error", "wrong"),
     [
         (result_of("r", 1), "", "is that of a run which never ended: w1"),  # of the job that had the id before
         (result_of("r", 2), "", ""),
         (None, "TimeoutError", ""),
-        (None, "ResultNotKept", "was told ResultNotKept, and it had ended as done"),
+        (None, "ResultNotKept", "raised ResultNotKept, and it had ended as done"),
     ],
 )
 def test_of_jobs_that_had_an_id_after_one_another_each_has_its_own_result(
-    run: Kept, standing: JobStatus | None, error: str, wrong: str
+    run: Kept, status: JobStatus | None, error: str, wrong: str
 ) -> None:
     for mark, worker, at in (("first", 1, 102), ("second", 2, 106)):
         lines = [*pushed("r", at - 1), *done("r", worker, at)]
         run.lines += [line | {"mark": mark, "attempt": 1} for line in lines if line["what"] != "settled"]
         run.lines += [line for line in lines if line["what"] == "settled"]
-    run.lines.append(answered("r", 107, standing, error, mark="second"))
+    run.lines.append(answered("r", 107, status, error, mark="second"))
     run.final.totals |= {"pushed": 6, "completed": 4}
 
     found = run.verdict().wrong
@@ -293,7 +292,7 @@ class Family:
             *done("both", 2, 104.5),
             *done("second", 2, 105.5),
         ]
-        self.final = Final(totals={"pushed": 3, "completed": 3})
+        self.final = FinalState(totals={"pushed": 3, "completed": 3})
 
     def without(self, *whats: str, job: str) -> None:
         self.lines = [line for line in self.lines if line["what"] not in whats or line["job"] != job]
@@ -366,10 +365,10 @@ def test_a_follow_up_of_a_parent_that_never_ended_as_done_is_found(family: Famil
 def test_a_follow_up_that_its_parent_was_told_to_be_there_already_is_found(family: Family) -> None:
     family.lines[-7] = told(2, 104.2, ("both", False), ("second", True))
 
-    assert family.verdict().wrong == ["both (Work) was told to its parent to be there already"]
+    assert family.verdict().wrong == ["both (Work) was there already, by the answer to its parent"]
 
 
-def test_where_nobody_heard_which_run_ended_a_parent_either_may_have(family: Family) -> None:
+def test_where_no_one_heard_which_run_ended_a_parent_either_may_have(family: Family) -> None:
     family.without("settled", job="p")
     family.lines = [line for line in family.lines if line["what"] != "JobsPushed"]
     family.lines.append(ended("p", 1, 101.4))

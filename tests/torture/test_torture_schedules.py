@@ -20,14 +20,17 @@ from redisjobs.model.definition import Accuracy, ms_of, slot_id
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.server import Server
 from redisjobs.torture.checks import lines
-from redisjobs.torture.checks.checker import Verdict, check
+from redisjobs.torture.checks.checker import check
+from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.fleet import schedules
-from redisjobs.torture.fleet.fleet import HOSTS, Fleet, Host, Kind
+from redisjobs.torture.fleet.final import FinalState, Letter, final_state
+from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.hosts import HOSTS, Host, Kind
 from redisjobs.torture.fleet.jobs import Tick
 from redisjobs.torture.fleet.jobs import queue as jobs_queue
 from redisjobs.torture.fleet.rules import OTHER_RULE
-from redisjobs.torture.fleet.store import Final, Letter, Store, through
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.fleet.store import Store, through
+from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.network import CutFire, LateFire
 from redisjobs.torture.nemesis.processes import FreezeInTurn, RollBack
 from redisjobs.torture.proxy import HOST, Proxy
@@ -78,7 +81,7 @@ class Book:
         self.lines = [
             line for number in slots for line in (fired(number, 1 + number % 2, name), *ran(number, 1, name))
         ]
-        self.final = Final(totals={"pushed": len(slots), "completed": len(slots)})
+        self.final = FinalState(totals={"pushed": len(slots), "completed": len(slots)})
         self.final.schedules = [self.info()]
 
     def info(self, **facts: Any) -> ScheduleInfo:
@@ -167,7 +170,7 @@ def test_a_slot_that_two_schedulers_fired_is_found_though_its_job_ran_once(name:
     assert book.verdict().wrong == [f"{job_of(2, name)} was fired 2 times, by processes 1 and 7"]
 
 
-def test_a_slot_that_was_fired_when_its_job_was_there_is_found_though_nobody_is_known_who_fired_it_before(
+def test_a_slot_that_was_fired_when_its_job_was_there_is_found_though_no_one_is_known_who_fired_it_before(
     every: Book,
 ) -> None:
     every.without(2, "fired")
@@ -179,7 +182,7 @@ def test_a_slot_that_was_fired_when_its_job_was_there_is_found_though_nobody_is_
 
 
 @pytest.mark.parametrize("name", ["all", "latest"])
-def test_a_slot_whose_job_was_made_twice_is_found_though_nobody_told_of_the_second_time(name: str) -> None:
+def test_a_slot_whose_job_was_made_twice_is_found_though_no_one_told_of_the_second_time(name: str) -> None:
     book = Book(name, range(5))
     book.lines += ran(2, 2, name, after=0.05)
     book.final.totals = {"pushed": 6, "completed": 6}
@@ -188,7 +191,7 @@ def test_a_slot_whose_job_was_made_twice_is_found_though_nobody_told_of_the_seco
 
     assert verdict.twice == [f"{job_of(2, name)}: settlements of w1 and of w2 were accepted"]
     assert any("was started again, and no fault had hit it" in wrong for wrong in verdict.wrong)
-    assert "the store counts 6 pushes; 5 jobs were seen" in verdict.wrong
+    assert "Redis counts 6 pushes; 5 jobs were seen" in verdict.wrong
 
 
 def test_a_slot_of_which_its_scheduler_told_nothing_was_fired_where_its_job_ran(every: Book) -> None:
@@ -198,7 +201,7 @@ def test_a_slot_of_which_its_scheduler_told_nothing_was_fired_where_its_job_ran(
     assert every.verdict().slots == 5
 
 
-def test_a_slot_whose_job_is_a_dead_letter_that_nobody_told_of_was_fired(every: Book) -> None:
+def test_a_slot_whose_job_is_a_dead_letter_that_no_one_told_of_was_fired(every: Book) -> None:
     every.without(2)
     every.lines.append(killed(1, 2))
     every.final.letters = [Letter(job_of(2), "worker lost", failed_at=slot(3).timestamp(), deliveries=3)]
@@ -271,18 +274,18 @@ def test_a_schedule_that_never_fired_or_is_spoiled_is_found(facts: dict[str, Any
 
 def test_slots_of_two_databases_are_two_though_their_ids_are_one(every: Book) -> None:
     both = [*every.lines, *(line | {"db": 1} for line in every.lines)]
-    there = Final(totals=every.final.totals, schedules=every.final.schedules)
+    there = FinalState(totals=every.final.totals, schedules=every.final.schedules)
 
     assert check(both, [every.final, there]).passed
     spoiled = [line for line in both if (line["db"], line["job"]) != (1, job_of(2))]
     assert "database 1: all@2026-11-26T08:00:02Z was never fired" in check(spoiled, [every.final, there]).wrong
 
 
-def test_a_job_that_runs_under_the_id_of_a_slot_of_no_schedule_was_pushed_by_nobody(every: Book) -> None:
+def test_a_job_that_runs_under_the_id_of_a_slot_of_no_schedule_was_pushed_by_no_one(every: Book) -> None:
     every.lines += ran(2, 1, "other")
     every.final.totals = {"pushed": 6, "completed": 6}
 
-    assert every.verdict().wrong == ["other@2026-11-26T08:00:02Z ran, and nobody had pushed it"]
+    assert every.verdict().wrong == ["other@2026-11-26T08:00:02Z ran, and was never pushed"]
 
 
 def test_what_a_scheduler_tells_is_a_line_for_each_slot(tmp_path: Path) -> None:
@@ -307,19 +310,19 @@ def target() -> Iterator[Server]:
 
 
 @pytest.fixture
-def field(target: Server, tmp_path: Path) -> Iterator[Field]:
+def system(target: Server, tmp_path: Path) -> Iterator[System]:
     store = Store(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7))
-    with Proxy(HOST, target.port) as proxy, Field(fleet, [store], 2.0, proxy, proxy) as field:
-        yield field
+    with Proxy(HOST, target.port) as proxy, System(fleet, [store], 2.0, proxy, proxy) as system:
+        yield system
     store.remove()
     store.close()
 
 
-def scheduling(field: Field) -> JobQueue:
+def scheduling(system: System) -> JobQueue:
     """A queue whose schedulers fire what the torture has, by way of the proxy."""
-    assert field.workers is not None
-    queue = JobQueue(through(field.store.url, field.workers.port), field.store.queue.name)
+    assert system.workers is not None
+    queue = JobQueue(through(system.store.url, system.workers.port), system.store.queue.name)
     queue.register(Tick)(lambda _: None)
     queue.declared.update(jobs_queue.declared)
     return queue
@@ -332,24 +335,24 @@ def test_in_each_database_several_workers_fire() -> None:
 
 
 @pytest.mark.slow
-def test_schedules_are_behind_until_they_are_fired_and_fire_nothing_once_they_are_paused(field: Field) -> None:
-    schedules.put(field.store)
-    assert len(schedules.behind(field.store)) == 2
-    assert not schedules.pause(field.store)  # nobody declares the other one yet
+def test_schedules_are_behind_until_they_are_fired_and_fire_nothing_once_they_are_paused(system: System) -> None:
+    schedules.put(system.store)
+    assert len(schedules.behind(system.store)) == 2
+    assert not schedules.pause(system.store)  # no process declares the other one yet
 
     async def run() -> None:
-        async with scheduling(field) as queue, anyio.create_task_group() as tasks:
+        async with scheduling(system) as queue, anyio.create_task_group() as tasks:
             tasks.start_soon(Scheduler(queue).run)
-            await eventually(lambda: not schedules.behind(field.store))
-            assert schedules.pause(field.store)
-            fired = field.store.counts().totals["pushed"]
-            await eventually(lambda: field.store.time() > began + timedelta(seconds=3))
-            assert field.store.counts().totals["pushed"] == fired
+            await eventually(lambda: not schedules.behind(system.store))
+            assert schedules.pause(system.store)
+            fired = system.store.counts().totals["pushed"]
+            await eventually(lambda: system.store.time() > began + timedelta(seconds=3))
+            assert system.store.counts().totals["pushed"] == fired
             tasks.cancel_scope.cancel()
 
-    began = field.store.time()
+    began = system.store.time()
     anyio.run(run)
-    final = field.store.final()
+    final = final_state(system.store)
     assert {info.name: (info.accuracy, info.declared) for info in final.schedules} == {
         schedules.ALL: (Accuracy.ALL, True),
         schedules.LATEST: (Accuracy.LATEST, False),
@@ -367,11 +370,11 @@ def test_a_store_that_is_away_tells_of_no_schedule_that_it_is_up_to_date() -> No
 
 
 @pytest.fixture
-def two_workers(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def two_workers(system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Processes that only sleep."""
     processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
     hosts = {process.pid: Host(Kind(), process) for process in processes}
-    field.fleet.hosts = list(hosts.values())
+    system.fleet.hosts = list(hosts.values())
     monkeypatch.setattr(Fleet, "pids", lambda self: list(hosts))
     monkeypatch.setattr(Fleet, "host_of", lambda self, pid: hosts[pid])
     yield list(hosts)
@@ -381,20 +384,20 @@ def two_workers(field: Field, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
 
 
 @pytest.mark.slow
-def test_of_two_workers_the_first_goes_on_as_the_other_has_stopped(field: Field, two_workers: list[int]) -> None:
+def test_of_two_workers_the_first_goes_on_as_the_other_has_stopped(system: System, two_workers: list[int]) -> None:
     fault, seen = FreezeInTurn(), [(False, False)]  # which of them is stopped
 
-    fault.begin(field)
+    fault.begin(system)
     first, other = fault.pids
     while seen[-1] != (False, True):
-        fault.keep(field)
+        fault.keep(system)
         now = is_stopped(first), is_stopped(other)
         seen += [now] if seen[-1] != now else []
-    fault.end(field)
+    fault.end(system)
 
     assert seen[1:] == [(True, False), (True, True), (False, True)]
     assert sorted(two_workers) == sorted(fault.pids)
-    assert not any(host.frozen for host in map(field.fleet.host_of, two_workers))
+    assert not any(host.frozen for host in map(system.fleet.host_of, two_workers))
     while is_stopped(other):
         pass
 
@@ -403,69 +406,69 @@ def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def test_workers_are_frozen_in_turn_only_where_there_are_two(field: Field) -> None:
+def test_workers_are_frozen_in_turn_only_where_there_are_two(system: System) -> None:
     fault = FreezeInTurn()
 
-    fault.begin(field)
-    fault.keep(field)
+    fault.begin(system)
+    fault.keep(system)
 
     assert not fault.happened
-    assert not FreezeInTurn.possible(field)  # the last database is the first, which has more
+    assert not FreezeInTurn.possible(system)  # the last database is the first, which has more
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [CutFire, LateFire])
 def test_a_firing_of_which_the_reply_is_cut_or_the_request_late_fires_no_slot_twice(
-    field: Field, kind: type[Fault]
+    system: System, kind: type[Fault]
 ) -> None:
     """Two schedulers, so that the one who hears nothing and the other both try."""
-    schedules.put(field.store)
+    schedules.put(system.store)
     fault, told = kind(), list[ScheduleFired]()
 
     async def run() -> None:
-        async with scheduling(field) as queue, anyio.create_task_group() as tasks:
+        async with scheduling(system) as queue, anyio.create_task_group() as tasks:
             queue.events.subscribe(ScheduleFired, told.append)
             tasks.start_soon(Scheduler(queue).run)
             tasks.start_soon(Scheduler(queue).run)
-            await eventually(lambda: not schedules.behind(field.store))
-            fault.begin(field)
+            await eventually(lambda: not schedules.behind(system.store))
+            fault.begin(system)
             await eventually(lambda: fault.happened, within=15)
-            fault.end(field)
-            field.over = True
-            field.tend()
+            fault.end(system)
+            system.over = True
+            system.tend()
             seen = time.time()
             await eventually(lambda: told and told[-1].slot.timestamp() > seen)
             tasks.cancel_scope.cancel()
 
     anyio.run(run)
     jobs = [job for event in told for job in event.jobs]
-    ready = [job.job_id for job in field.store.queue.jobs("ready", 500)]
+    ready = [job.job_id for job in system.store.queue.jobs("ready", 500)]
     assert len({job for job, _, _ in jobs} & set(ready)) == len(jobs)
     assert all(added for _, _, added in jobs)
-    assert len(ready) == field.store.counts().totals["pushed"]
+    assert len(ready) == system.store.counts().totals["pushed"]
     slots = sorted(datetime.fromisoformat(job.partition("@")[2]) for job in ready if job.startswith("all@"))
     assert slots[-1] - slots[0] == timedelta(seconds=len(slots) - 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_a_release_that_is_rolled_back_has_its_own_rule_until_it_ends(field: Field, is_killed: bool) -> None:
+def test_a_release_that_is_rolled_back_has_its_own_rule_until_it_ends(system: System, is_killed: bool) -> None:
     def state() -> tuple[Schedule | None, bool]:
-        info = field.store.queue.schedules.get(schedules.ALL)
+        info = system.store.queue.schedules.get(schedules.ALL)
         return (info.rule, info.stopped) if info else (None, True)
 
     async def run() -> None:
-        with field.fleet:
+        with system.fleet:
             fault = RollBack()
-            fault.begin(field)
+            fault.begin(system)
             fault.is_killed = is_killed
-            (roll_back,) = field.late
+            (roll_back,) = system.late
             assert not roll_back()  # it has not fired anything yet
             await eventually(roll_back, within=60)
             assert state()[0] == OTHER_RULE
-            fault.guest.wait()
+            fault.scheduler.wait()
             assert state() == (OTHER_RULE, not is_killed)  # a scheduler that is stopped withdraws what it declares
             assert roll_back()
-            assert field.fleet.unasked  # had it ended before, that would be told
+            assert system.fleet.unasked  # had it ended before, that would be recorded
 
     anyio.run(run)

@@ -16,9 +16,9 @@ def told(clock: Clock, at: float, *, set_by: float = 0.0, pace: float = 1.0, the
     """Let the answer to a question arrive that was sent at a time of ours; what step it shows.
 
     Args:
-        clock: Who is told.
+        clock: The one that is tested.
         at: When it was sent.
-        set_by: Seconds by which somebody has set the server's clock.
+        set_by: Seconds by which the server's clock was set.
         pace: Its seconds per second of ours.
         there: Seconds until the server says what time it is, half of the trip.
     """
@@ -35,7 +35,7 @@ def in_touch(clock: Clock, since: float, until: float, every: float = 1.0, **how
     return [step for step in steps if step]
 
 
-def test_before_the_first_answer_nothing_is_known_and_nobody_is_taken_for_dead() -> None:
+def test_before_the_first_answer_nothing_is_known_and_no_worker_is_taken_for_dead() -> None:
     clock = Clock()
 
     assert not clock.is_known
@@ -53,7 +53,7 @@ def test_the_first_answer_shows_no_step_however_the_clocks_differ() -> None:
     ("after", "is_trusted"),
     [(0.0, False), (LEASE / 2, False), (LEASE - 0.1, False), (LEASE + 0.1, True), (60, True)],
 )
-def test_nobody_is_taken_for_dead_within_a_lease_of_ones_own_start(after: float, is_trusted: bool) -> None:
+def test_no_worker_is_taken_for_dead_within_a_lease_of_ones_own_start(after: float, is_trusted: bool) -> None:
     clock = Clock()
     in_touch(clock, 100.0, 100.0 + after)
 
@@ -68,7 +68,7 @@ def test_it_is_the_lease_of_whom_is_judged_that_counts() -> None:
 
 
 @pytest.mark.parametrize("step", [3600.0, 5.0, 0.2, -0.2, -5.0, -3600.0])
-def test_a_step_of_the_servers_clock_is_told_by_its_length_and_nobody_is_taken_for_dead_for_a_lease(
+def test_a_step_of_the_servers_clock_is_told_by_its_length_and_no_worker_is_taken_for_dead_for_a_lease(
     step: float,
 ) -> None:
     clock = Clock()
@@ -114,7 +114,7 @@ def test_a_clock_that_drifts_as_a_machines_does_makes_no_step(pace: float) -> No
 
 
 @pytest.mark.parametrize("pace", [1.1, 0.9, 0.0])
-def test_a_clock_that_runs_otherwise_than_ours_vouches_for_nobodys_death(pace: float) -> None:
+def test_a_clock_that_runs_otherwise_than_ours_vouches_for_no_ones_death(pace: float) -> None:
     """Set step by step, or a server that stands still: each answer shows it."""
     clock = Clock()
     in_touch(clock, 100.0, 130.0)
@@ -129,7 +129,7 @@ def test_a_clock_that_runs_otherwise_than_ours_vouches_for_nobodys_death(pace: f
     ("silence", "is_trusted"),
     [(1.0, True), (SILENCE - 0.1, True), (SILENCE + 0.2, False), (LEASE, False), (600.0, False)],
 )
-def test_after_a_time_when_the_server_gave_no_answer_nobody_is_taken_for_dead_for_a_lease(
+def test_after_a_time_when_the_server_gave_no_answer_no_worker_is_taken_for_dead_for_a_lease(
     silence: float, is_trusted: bool
 ) -> None:
     """Others could not be heard either; and a frozen worker sees its own absence as a silence of the server's."""
@@ -145,7 +145,7 @@ def test_after_a_time_when_the_server_gave_no_answer_nobody_is_taken_for_dead_fo
     assert clock.is_trusted(LEASE, back + LEASE + 1.1)
 
 
-def test_while_the_server_is_silent_nobody_is_taken_for_dead() -> None:
+def test_while_the_server_is_silent_no_worker_is_taken_for_dead() -> None:
     clock = Clock()
     in_touch(clock, 100.0, 130.0)
 

@@ -282,8 +282,8 @@ async def test_a_handler_in_a_process_pushes_and_hears_what_is_wrong(work: Bench
     assert json.loads(one.parameters) == {"number": 7}
     assert other.job_id == f"after-{one.job_id}"
     said = (
-        f"UnknownJob: queue '{work.queue.name}' has no handler for 'nobody'; registered: Bare, Next, parent. "
-        "To push without the handler, give JobName('nobody', T), T being the type of its parameters"
+        f"UnknownJob: queue '{work.queue.name}' has no handler for 'unknown'; registered: Bare, Next, parent. "
+        "To push without the handler, give JobName('unknown', T), T being the type of its parameters"
     )
     assert json.loads(other.parameters) == {"number": len(said)}
 
@@ -293,7 +293,7 @@ async def test_bad_pushes_are_told_at_the_call_and_the_others_are_made(work: Ben
 
     async def parent(context: JobContext) -> None:
         for push in (
-            partial(context.push, {"number": 1}, "Nobody"),
+            partial(context.push, {"number": 1}, "Unknown"),
             partial(context.push, Next("x")),  # type: ignore[arg-type]
             partial(context.push, Next(1), dealy=5),
             partial(context.push, Next(1), delay=-1),
@@ -648,7 +648,7 @@ async def test_a_pushed_id_that_is_said_to_be_a_dead_letter_is_taken_where_those
     leases = {lease.job_id: lease for lease in (await one.exchange([], 5)).leases}
     await one.exchange([(leases["dead"], DeadLetter("failed", "no"))], None)
     admin.delete(f"{redis_store.prefix}dead")
-    admin.set(f"{redis_store.prefix}dead", "by hand")
+    admin.set(f"{redis_store.prefix}dead", "junk")
     pushes = [NewJob("dead", FIELDS, nonce="1"), NewJob("next", FIELDS)]
 
     answer = await one.exchange([(leases["parent"], Ack(pushes=pushes))], None, turn=Turn(1, 1))
@@ -658,7 +658,7 @@ async def test_a_pushed_id_that_is_said_to_be_a_dead_letter_is_taken_where_those
     admin.hdel(f"{redis_store.prefix}jobs", "dead")
 
 
-async def test_a_pushed_job_waits_for_its_own_time_though_what_had_its_id_was_removed_by_hand(
+async def test_a_pushed_job_waits_for_its_own_time_though_what_had_its_id_was_removed_with_redis_cli(
     redis_store: RedisStore, driver: Driver, one: RedisConsumer
 ) -> None:
     admin = redis_store.admin

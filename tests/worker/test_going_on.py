@@ -124,7 +124,7 @@ async def test_a_worker_whose_first_id_was_fenced_before_it_heard_that_it_had_jo
     await source.member.consumer.aclose()
 
 
-async def test_a_worker_leaves_no_connection_open_though_nobody_closes_its_queue(redis_store: RedisStore) -> None:
+async def test_a_worker_leaves_no_connection_open_though_no_one_closes_its_queue(redis_store: RedisStore) -> None:
     queue = JobQueue(redis_store.url, redis_store.queue_name)
     worker = Worker(queue)
     with anyio.fail_after(20):
@@ -380,7 +380,7 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     assert "job a: it was settled, or is another's; no answer came" in caplog.messages
 
 
-async def test_an_outcome_that_was_on_its_way_as_its_job_was_handed_back_by_hand_and_taken_again_is_settled_once(
+async def test_an_outcome_on_its_way_as_its_job_was_handed_back_with_redis_cli_and_taken_again_is_settled_once(
     queue: JobQueue, source: Source
 ) -> None:
     """The store can't tell such a delivery from the first one, so the outcome of the one is that of the other."""
@@ -401,7 +401,7 @@ async def test_an_outcome_that_was_on_its_way_as_its_job_was_handed_back_by_hand
     )
 
 
-async def test_a_worker_whose_consumer_was_removed_by_hand_takes_its_job_again_and_goes_on_with_it(
+async def test_a_worker_whose_consumer_was_removed_with_redis_cli_takes_its_job_again_and_goes_on_with_it(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")

@@ -15,11 +15,11 @@ from redisjobs.model.transitions import Lease
 from redisjobs.worker.source.heartbeat import Beats, Heartbeat
 
 SOON = 5.0  # seconds: many times the lease
-LONG = 3600.0  # seconds of a lease, a third of which no test waits for
+LONG = 3600.0  # seconds of a lease; no test waits for a third of it
 
 
 class Bench:
-    """A heartbeat, of which one part fails as often as it is told to."""
+    """A heartbeat with one part that fails as often as the test says."""
 
     def __init__(
         self, failing: str = "", error: Exception | None = None, times: int = 0, *, lease: float = 0.3
@@ -148,7 +148,7 @@ def test_a_worker_beats_again_and_again_before_its_lease_is_over(run: Callable[[
     bench = run(Bench())
     began = time.monotonic()
 
-    for _ in range(12):  # of which a third of a lease is between each and the next
+    for _ in range(12):  # a third of a lease apart
         assert bench.beats.acquire(timeout=SOON)
 
     assert time.monotonic() - began < SOON
@@ -217,7 +217,7 @@ def test_a_beat_counts_from_when_it_was_begun_and_a_worker_that_has_just_begun_a
     assert 0 < bench.beat_at <= started
 
 
-def test_a_worker_that_is_fenced_is_told_and_its_heartbeat_goes_on_for_whoever_it_is_next(
+def test_a_worker_that_is_fenced_is_told_and_its_heartbeat_goes_on_under_its_next_id(
     run: Callable[[Bench], Bench],
 ) -> None:
     bench = Bench("beat", Fenced("w1"), times=1)
@@ -241,7 +241,7 @@ def test_a_beat_that_was_refused_as_the_worker_is_fenced_is_no_sign_of_life(run:
     assert bench.beat_at == beat_at
 
 
-def test_that_whoever_is_told_of_the_fence_fails_does_not_end_the_heartbeat(run: Callable[[Bench], Bench]) -> None:
+def test_a_failure_to_handle_the_fence_does_not_end_the_heartbeat(run: Callable[[Bench], Bench]) -> None:
     told = threading.Semaphore(0)
 
     class Failing(Bench):
@@ -295,7 +295,7 @@ def test_a_heartbeat_that_hangs_in_a_beat_is_waited_for_no_longer_than_asked_nor
 
 
 def said(caplog: pytest.LogCaptureFixture, lines: int) -> list[tuple[str, str]]:
-    """What was logged, once it is so many lines: threads of their own say it."""
+    """What was logged, once it is this many lines: threads of their own write them."""
     until = time.monotonic() + SOON
     while len(caplog.records) < lines and time.monotonic() < until:
         time.sleep(0.01)

@@ -278,7 +278,7 @@ def test_after_one_that_ran_others_have_their_turn_for_nine_times_as_long_as_it_
     quarantine.hear(104, now=4, more=True)
     quarantine.finished(now=5)
     quarantine.hear(105, now=5, more=True)
-    assert not quarantine.is_on(5)  # it took 5 s, of which it ran for one
+    assert not quarantine.is_on(5)  # it took 5 s and ran for one of them
     assert not quarantine.wants(49)
     quarantine.hear(149, now=49, more=True)
     assert not quarantine.is_on(49)

@@ -1,4 +1,4 @@
-"""Limits of job names, by whole workers and by hand, on memory and on every server at hand."""
+"""Limits of job names, by whole workers and step by step, on memory and on every server there is."""
 
 import threading
 from collections import Counter
@@ -36,7 +36,7 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.queries import Count, FindLimits
 from redisjobs.model.transitions import Ack, NewJob, Release
 from redisjobs.testing.driver_contract.acts import rows_of
-from redisjobs.testing.driver_contract.limiting import all_limits, claim, job_ids, limit, limited, push
+from redisjobs.testing.driver_contract.limit_acts import all_limits, claim, job_ids, limit, limited, push
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.source.timer import Promoter
 
@@ -519,8 +519,8 @@ async def test_a_registration_that_fails_leaves_nothing() -> None:
 
 async def test_a_key_that_raises_is_told_by_the_push() -> None:
     queue = JobQueue("memory://")
-    queue.register(Export, limit_key=lambda export: export.nobody)(print)  # type: ignore[attr-defined]
-    with pytest.raises(EncodeError, match=r"limit_key= gave no key .*'Export' object has no attribute 'nobody'"):
+    queue.register(Export, limit_key=lambda export: export.absent)(print)  # type: ignore[attr-defined]
+    with pytest.raises(EncodeError, match=r"limit_key= gave no key .*'Export' object has no attribute 'absent'"):
         await queue.push(Export())
 
 
@@ -585,7 +585,7 @@ BY_HAND = {
     f"rate={'9' * 400}/s": ["a", "b", "c", "d", "e"],
     f"max_concurrency={'9' * 5000}": ["a", "b", "c", "d", "e"],
 }
-"""Limits as somebody may have written them, and which of five jobs start."""
+"""Limits as redis-cli may have written them, and which of five jobs start."""
 
 
 @pytest.mark.parametrize("text", BY_HAND, ids=lambda text: text[:40])
@@ -624,7 +624,7 @@ async def test_the_sync_face_does_the_same(store: Store) -> None:
         assert queue.limits() == []
 
 
-# By hand
+# With redis-cli
 
 
 Stage = tuple[RedisStore, Driver, Consumer]
@@ -640,7 +640,7 @@ async def stage(engine_store: RedisStore) -> AsyncIterator[Stage]:
         yield engine_store, driver, worker
 
 
-async def test_an_entry_of_a_line_that_is_removed_by_hand_is_in_nobodys_way(stage: Stage) -> None:
+async def test_an_entry_of_a_line_that_is_removed_with_redis_cli_blocks_no_other(stage: Stage) -> None:
     store, driver, worker = stage
     await push(driver, *"abc")
     (a,) = await claim(worker)
@@ -656,7 +656,7 @@ async def test_an_entry_of_a_line_that_is_removed_by_hand_is_in_nobodys_way(stag
 
 
 @pytest.mark.parametrize("how", ["recover", "release"])
-async def test_a_running_entry_that_is_removed_by_hand_gives_its_share_back(stage: Stage, how: str) -> None:
+async def test_a_running_entry_that_is_removed_with_redis_cli_gives_its_share_back(stage: Stage, how: str) -> None:
     store, driver, worker = stage
     await push(driver, *"ab")
     (a,) = await claim(worker)
@@ -696,12 +696,12 @@ async def test_a_share_of_what_does_not_run_is_given_up_within_a_minute(stage: S
 
 
 @pytest.mark.parametrize("lost", ["turns", "lines", "both", "shares", "holders:Limited"])
-async def test_a_line_goes_on_though_somebody_has_taken_a_key_of_it_away(stage: Stage, lost: str) -> None:
+async def test_a_line_goes_on_though_a_key_of_it_was_taken_away(stage: Stage, lost: str) -> None:
     store, driver, worker = stage
     await push(driver, *"abc")
     (a,) = await claim(worker)
     if lost in ("turns", "lines", "both"):
-        await worker.exchange([(a, Ack())], None)  # its turn is noted, and nobody has looked
+        await worker.exchange([(a, Ack())], None)  # its turn is noted, and no worker has looked
     names = ["turns", "lines"] if lost == "both" else [lost]
     store.admin.delete(*(store.prefix + name for name in names))
     if lost in ("shares", "holders:Limited"):
@@ -713,7 +713,7 @@ async def test_a_line_goes_on_though_somebody_has_taken_a_key_of_it_away(stage: 
     assert job_ids(await claim(worker, (held[0], Ack()))) == ["c"]
 
 
-async def test_a_line_whose_consumer_somebody_removed_is_handed_back_and_stands_in_line_again(
+async def test_a_line_whose_consumer_was_removed_is_handed_back_and_stands_in_line_again(
     stage: Stage,
 ) -> None:
     store, driver, worker = stage
@@ -729,7 +729,9 @@ async def test_a_line_whose_consumer_somebody_removed_is_handed_back_and_stands_
     assert job_ids(await claim(worker, (b, Ack()))) == ["c"]
 
 
-async def test_a_limit_that_was_set_by_hand_is_obeyed_and_what_cannot_be_read_limits_nothing(stage: Stage) -> None:
+async def test_a_limit_that_was_set_with_redis_cli_is_obeyed_and_what_cannot_be_read_limits_nothing(
+    stage: Stage,
+) -> None:
     store, driver, worker = stage
     store.admin.hset(f"{store.prefix}limits", mapping={"Limited": "max_concurrency=2", "Odd": "max_concurrency=x"})
     await push(driver, *"abc", limited("odd 1", name="Odd"), limited("odd 2", name="Odd"))
@@ -745,7 +747,7 @@ async def test_a_limit_that_was_set_by_hand_is_obeyed_and_what_cannot_be_read_li
 
 
 @pytest.mark.parametrize("rate", ["0.000000001/h", "999999999/s"])
-async def test_a_rate_of_any_size_that_was_set_by_hand_is_obeyed(stage: Stage, rate: str) -> None:
+async def test_a_rate_of_any_size_that_was_set_with_redis_cli_is_obeyed(stage: Stage, rate: str) -> None:
     store, driver, worker = stage
     store.admin.hset(f"{store.prefix}limits", "Limited", f"rate={rate} burst=999999999")
     await push(driver, *"abc")
@@ -835,7 +837,7 @@ async def test_a_full_line_that_is_cancelled_leaves_nothing_behind(stage: Stage)
     assert {"shares", "turns", "lines"} & store.keys().keys() == set()
 
 
-async def test_to_set_the_same_limit_again_writes_nothing_and_tells_nobody(stage: Stage) -> None:
+async def test_to_set_the_same_limit_again_writes_nothing_and_tells_no_one(stage: Stage) -> None:
     store, driver, worker = stage
     await push(driver, *"ab")
     await claim(worker)
@@ -848,7 +850,7 @@ async def test_to_set_the_same_limit_again_writes_nothing_and_tells_nobody(stage
     assert store.contents() == before
 
 
-async def test_a_job_that_ends_in_the_exchange_that_claims_tells_nobody_of_the_next(stage: Stage) -> None:
+async def test_a_job_that_ends_in_the_exchange_that_claims_tells_no_one_of_the_next(stage: Stage) -> None:
     store, driver, worker = stage
     await push(driver, *"abc")
     (a,) = await claim(worker)
@@ -909,7 +911,7 @@ async def test_a_job_that_is_found_again_keeps_its_share_where_others_find_none(
         assert job_ids(await claim(worker, (found[0], Ack()))) == ["high"]
 
 
-async def test_lines_that_somebody_has_taken_away_are_found_however_many_there_are(stage: Stage) -> None:
+async def test_lines_that_were_taken_away_are_found_however_many_there_are(stage: Stage) -> None:
     store, driver, worker = stage
     await push(driver, *(limited(f"{way}{number}", f"k{number}") for way in "ab" for number in range(700)))
     held = await claim(worker)
@@ -924,7 +926,7 @@ async def test_lines_that_somebody_has_taken_away_are_found_however_many_there_a
     assert store.admin.zcard(f"{store.prefix}turns") == 0
 
 
-async def test_turns_that_somebody_has_taken_away_are_given_again_however_many_there_are(stage: Stage) -> None:
+async def test_turns_that_were_taken_away_are_given_again_however_many_there_are(stage: Stage) -> None:
     store, driver, worker = stage
     await limit(driver, "rate=1/h burst=1")
     await push(driver, *(limited(f"{way}{number}", f"k{number}") for way in "ab" for number in range(700)))
@@ -953,8 +955,8 @@ async def test_jobs_that_run_are_listed_though_very_many_wait_before_them(stage:
     assert [row.job_id for row in rows] == job_ids(held) == ["00000", "last"]
 
 
-async def test_many_changes_wait_for_nobody(store: Store) -> None:
-    """Limits of names of which nothing is there are set and removed, and leave nothing."""
+async def test_many_changes_wait_for_no_one(store: Store) -> None:
+    """Limits of names without jobs are set and removed, and leave nothing."""
     async with aclosing(store.driver) as driver:
         for number in range(5):
             await driver.change(SetLimit(f"n{number}", "rate=1/s burst=1"))

@@ -77,7 +77,7 @@ class Deaf(MemoryDriver):
         return DeafConsumer(self.memory, worker_id, lease, max_deliveries)
 
 
-async def test_a_worker_that_gets_nothing_through_starts_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_worker_that_gets_nothing_through_starts_again(caplog: pytest.LogCaptureFixture) -> None:
     driver = Deaf()
     driver.deaf_for = 1
     queue = queue_at(driver, "q")
@@ -167,7 +167,7 @@ async def hold(store: Store, count: int = 1) -> Consumer:
 
 
 @pytest.mark.slow
-async def test_after_a_time_when_nobody_could_beat_nobody_is_taken_for_dead_for_one_lease(
+async def test_after_a_time_when_no_worker_could_beat_no_worker_is_taken_for_dead_for_one_lease(
     redis_store: RedisStore,
 ) -> None:
     ran: list[float] = []
@@ -181,7 +181,7 @@ async def test_after_a_time_when_nobody_could_beat_nobody_is_taken_for_dead_for_
             proxy.refuse(True)
             proxy.drop_all()
             await eventually(lambda: not worker.health.ready)
-            await anyio.sleep(LEASE)  # by its own clock, nobody could beat for so long
+            await anyio.sleep(LEASE)  # by its own clock, no worker could beat for this long
             await hold(redis_store)
             redis_store.age(60)
 
@@ -237,7 +237,7 @@ async def test_a_step_of_the_servers_clock_neither_robs_the_living_nor_spares_th
 async def test_an_idle_worker_that_stops_ends_its_blocking_read_in_order(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Cut off, it could still be delivered to: such a job would wait for a lease that nobody renews."""
+    """Cut off, it could still be delivered to: such a job would wait for a lease that no worker renews."""
     queue = queue_at(redis_store.url, redis_store.queue_name)
     for _ in range(5):
         worker = Worker(queue, lease=60)
@@ -263,7 +263,7 @@ def blocked_readers(store: RedisStore) -> Callable[[], int]:
     return count
 
 
-async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_anew(
+async def test_when_jobs_are_released_idle_workers_take_them_without_connecting_again(
     redis_store: RedisStore,
 ) -> None:
     ran: list[float] = []

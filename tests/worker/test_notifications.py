@@ -94,7 +94,7 @@ async def test_a_cancel_in_another_database_leaves_the_job_of_that_id_alone(idle
     assert idle.store.admin.hget(f"{idle.store.prefix}stats", "completed") == b"2"
 
 
-async def test_a_cancel_that_somebody_only_published_cancels_nothing(idle: Idle) -> None:
+async def test_a_cancel_that_was_only_published_cancels_nothing(idle: Idle) -> None:
     assert idle.store.admin.publish(idle.channel, "cancel mine") == 1
     await runs_on(idle)
 

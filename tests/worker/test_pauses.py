@@ -63,12 +63,12 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
     return listed
 
 
-# By hand
+# With redis-cli
 
 
 async def test_a_queue_is_paused_by_the_key_alone(engine_store: RedisStore) -> None:
     store = engine_store
-    store.admin.set(f"{store.prefix}paused", "by hand")
+    store.admin.set(f"{store.prefix}paused", "junk")
     async with aclosing(store.driver), aclosing(store.consumer("w1")) as worker:
         await worker.open()
         await push(store.driver, job("a"))
@@ -93,7 +93,7 @@ async def test_a_parked_entry_that_was_deleted_blocks_no_other_job(engine_store:
         assert (await driver.read(Count())).ready[Priority.NORMAL] == 0
 
 
-async def test_a_read_that_had_to_make_the_group_anew_brings_nothing_that_may_not_start(
+async def test_a_read_that_had_to_make_the_group_again_brings_nothing_that_may_not_start(
     engine_store: RedisStore,
 ) -> None:
     store, until, found = engine_store, Until(), list[str]()
@@ -298,8 +298,8 @@ async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwh
         await push(driver, *(job(f"{number:04}") for number in range(start, start + 400)))
     await driver.change(Pause("Work"))
     assert await ids_of_claim(worker) == []
-    after = await driver.change(Unpark())  # of somebody who resumes another name
-    await driver.change(Resume("Work"))  # and whoever resumed it dies
+    after = await driver.change(Unpark())  # of an operator who resumes another name
+    await driver.change(Resume("Work"))  # and the process that resumed it dies
     while after:
         after = await driver.change(Unpark(after))
 
@@ -307,11 +307,11 @@ async def test_what_was_resumed_is_given_back_though_another_walk_went_on_meanwh
     while tidied.after:
         tidied = await driver.change(Tidy(tidied.after))
     if isinstance(driver, MemoryDriver):
-        await unpark(driver)  # it dies with whoever resumes
+        await unpark(driver)  # it dies with the process that resumes
     assert await ids_of_claim(worker) == [f"{number:04}" for number in range(800)]
 
 
-async def test_a_job_is_let_go_whose_note_was_taken_away_by_hand(engine_store: RedisStore) -> None:
+async def test_a_job_is_let_go_whose_note_was_taken_away_with_redis_cli(engine_store: RedisStore) -> None:
     store = engine_store
     async with aclosing(store.driver) as driver, aclosing(store.consumer("w1")) as worker:
         await worker.open()

@@ -301,7 +301,7 @@ def test_an_application_does_not_outlive_its_worker_by_a_share_of_jobs_or_memory
 
 
 def test_a_service_takes_what_a_worker_takes() -> None:
-    several = {"queue", "weights", "strict"}  # what a worker is told of its queues
+    several = {"queue", "weights", "strict"}  # a worker's options about its queues
     wanted = set(signature(Worker).parameters) - several - {"supervised", "schedules"}
     assert set(get_type_hints(WorkerOptions)) == wanted
 
@@ -373,7 +373,7 @@ async def test_inside_of_a_lifespan_one_pushes_from_every_event_loop_and_thread(
 
 
 async def test_an_application_whose_store_refuses_does_not_start(redis_store: RedisStore) -> None:
-    wrong = re.sub(r"//[^@]+@", "//nobody:wrong@", redis_store.url)
+    wrong = re.sub(r"//[^@]+@", "//unknown:wrong@", redis_store.url)
     for worker in (True, False):
         with pytest.raises(DriverError, match="refused the credentials"):
             async with JobQueue(wrong, redis_store.queue_name).lifespan(worker=worker)(None):
@@ -383,7 +383,7 @@ async def test_an_application_whose_store_refuses_does_not_start(redis_store: Re
 async def test_an_application_that_is_to_go_on_starts_though_its_store_refuses(
     redis_store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong = re.sub(r"//[^@]+@", "//nobody:wrong@", redis_store.url)
+    wrong = re.sub(r"//[^@]+@", "//unknown:wrong@", redis_store.url)
     lifespan = JobQueue(wrong, redis_store.queue_name).lifespan(on_failure="log")
     async with lifespan(None):
         assert lifespan.service

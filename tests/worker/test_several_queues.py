@@ -1,4 +1,4 @@
-"""A worker of several queues, as its callers see it: what it may be told, what it runs, what it says of itself."""
+"""A worker of several queues, as its callers see it: its options, what it runs, what it says of itself."""
 
 import logging
 import os
@@ -81,7 +81,7 @@ async def drain(worker: Worker) -> None:
         await worker.run(until_idle=True)
 
 
-# What it may be told
+# Options
 
 
 def test_queues_are_listed_by_themselves_or_with_their_weights_in_whatever_can_be_gone_through() -> None:
@@ -209,7 +209,7 @@ def test_queues_of_one_name_in_different_places_are_two(other: JobQueue) -> None
 async def test_under_load_jobs_begin_by_weight_however_many_slots_are_free_at_once(
     queues: tuple[JobQueue, JobQueue], seen: Seen
 ) -> None:
-    """Jobs that all take the same time free the slots of one claim together, each time anew."""
+    """Jobs that all take the same time free the slots of one claim together, each time."""
     first, second = queues
     for queue in queues:
         await queue.push_many([Work(seconds=0.02)] * 250)

@@ -25,7 +25,7 @@ from two_queues import another
 from redisjobs import JobQueue
 from redisjobs.events import ProcessEnded
 from redisjobs.model.job import State
-from redisjobs.torture.fleet.fleet import children
+from redisjobs.torture.fleet.hosts import children
 from redisjobs.torture.proxy import Proxy
 from redisjobs.worker.supervisor import End, Supervisor
 
@@ -384,7 +384,7 @@ async def test_a_worker_whose_loop_is_blocked_for_three_leases_is_not_live_but_k
 
 async def test_a_supervisor_says_why_a_process_takes_no_jobs(fleet: Fleet, redis_store: RedisStore) -> None:
     port = free_port()
-    redis_store.admin.set(redis_store.stream(), "by hand")
+    redis_store.admin.set(redis_store.stream(), "junk")
     fleet.command("--processes", "1", "--lease", "1", "--health", f"127.0.0.1:{port}")
 
     await eventually(lambda: "the store refuses: WRONGTYPE " in ask(port, "/readyz")[1], within=20)
@@ -399,7 +399,7 @@ async def test_a_supervisor_says_of_which_queue_a_process_that_is_ready_takes_no
     fleet_of_two: Fleet, pair: tuple[RedisStore, RedisStore]
 ) -> None:
     port, (_, spoiled) = free_port(), pair
-    spoiled.admin.set(spoiled.stream(), "by hand")
+    spoiled.admin.set(spoiled.stream(), "junk")
     options = ("--processes", "1", "--lease", "1", "--health", f"127.0.0.1:{port}")
     fleet_of_two.command(*options, targets=("two:queue", "two:other"))
 
@@ -514,7 +514,7 @@ def test_a_code_alone_does_not_tell_that_a_child_ended_in_order(
 @pytest.mark.parametrize(
     ("how", "warned"), [(End.STOPPED, True), (End.HINDERED, True), (End.SHARE, False), (End.DRAINED, False)]
 )
-def test_a_child_that_ends_in_order_though_nobody_asked_is_warned_of_unless_it_has_done_what_it_was_to(
+def test_a_child_that_ends_in_order_though_no_one_asked_is_warned_of_unless_it_has_done_what_it_was_to(
     started: Path, caplog: pytest.LogCaptureFixture, how: End, warned: bool
 ) -> None:
     assert supervised(started, f"end('{how}' if number < 2 else '{End.DRAINED}')").run() == 0

@@ -22,7 +22,7 @@ from redisjobs.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
-LEASE = 0.6  # seconds; of whoever is dead
+LEASE = 0.6  # seconds; of dead workers
 SLACK = 3.0  # seconds after its lease within which a dead worker's jobs run
 
 
@@ -41,7 +41,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 async def hold(store: Store, queue: JobQueue, count: int = 1, lease: float = LEASE) -> Consumer:
-    """Let a worker hold so many new jobs, which says nothing more by itself."""
+    """Let a worker hold this many new jobs, which says nothing more by itself."""
     await queue.push_many([Work() for _ in range(count)])
     holder = store.consumer("holder", lease=lease)
     leases: list[Lease] = []
@@ -96,7 +96,7 @@ async def test_a_drain_waits_for_jobs_of_a_dead_worker_whose_lease_is_not_over_y
         assert (await queue.counts()).totals["completed"] == 2
 
 
-async def test_a_drain_does_not_wait_when_nobody_else_holds_anything(store: Store) -> None:
+async def test_a_drain_does_not_wait_when_no_one_else_holds_anything(store: Store) -> None:
     async with queue_of(store) as queue:
         await queue.push_many([Work() for _ in range(3)])
         with anyio.fail_after(20):  # less than a lease
@@ -173,8 +173,8 @@ async def test_a_worker_with_a_shorter_lease_robs_no_other(store: Store) -> None
 
 
 @pytest.mark.slow
-async def test_a_worker_takes_nobody_for_dead_within_a_lease_of_its_own_start(store: Store) -> None:
-    """After an outage all come back one by one: who is first has heard of nobody."""
+async def test_a_worker_takes_no_worker_for_dead_within_a_lease_of_its_own_start(store: Store) -> None:
+    """After an outage all come back one by one: the first has heard of no other."""
     ran: list[float] = []
     async with queue_of(store, ran) as queue:
         await hold(store, queue, lease=1.5)
@@ -280,7 +280,7 @@ async def test_a_worker_that_comes_as_another_hears_that_it_is_alone_is_heard_of
 
 
 @pytest.mark.slow
-async def test_where_somebody_with_a_short_lease_seems_to_be_dead_a_worker_looks_again_sooner() -> None:
+async def test_where_a_worker_with_a_short_lease_seems_to_be_dead_a_worker_looks_again_sooner() -> None:
     driver = Driver()
     worker = Worker(JobQueue(driver, "q"), lease=60)
     async with anyio.create_task_group() as tasks:

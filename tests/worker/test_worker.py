@@ -73,7 +73,7 @@ async def working(*workers: Worker) -> AsyncIterator[None]:
 
 
 async def until(queue: JobQueue, state: State, number: int) -> None:
-    """Wait until so many jobs are in a state."""
+    """Wait until this many jobs are in a state."""
     with anyio.fail_after(SOON):
         while len(await queue.jobs(state)) != number:
             await anyio.lowlevel.checkpoint()
@@ -131,7 +131,7 @@ async def test_as_many_jobs_run_at_once_as_there_are_slots(queue: JobQueue) -> N
 
 
 @pytest.mark.parametrize(("sync_handlers", "slots"), [(0, 100), (1, 10)])
-async def test_where_nobody_says_how_many_a_hundred_async_handlers_run_at_once_or_ten_beside_sync_ones(
+async def test_where_no_one_says_how_many_a_hundred_async_handlers_run_at_once_or_ten_beside_sync_ones(
     queue: JobQueue, sync_handlers: int, slots: int
 ) -> None:
     worker, started = Worker(queue), list[WorkerStarted]()
@@ -478,7 +478,7 @@ async def test_entries_that_are_no_jobs_become_dead_letters_and_the_others_run(
     assert row.fields[b"parameters"] == b"\xff\xfe not json"
 
 
-async def test_a_job_whose_name_nobody_knows_waits_longer_each_time(queue: JobQueue, store: Store) -> None:
+async def test_a_job_whose_name_no_worker_knows_waits_longer_each_time(queue: JobQueue, store: Store) -> None:
     job_id = (await queue.push(Work(), JobName("NewName", Work))).id
     waits = []
     for _ in range(4):
@@ -493,7 +493,7 @@ async def test_a_job_whose_name_nobody_knows_waits_longer_each_time(queue: JobQu
     assert waits == [1, 1, 2, 4]
 
 
-async def test_a_job_whose_name_nobody_knows_runs_once_a_worker_does(queue: JobQueue, store: Store) -> None:
+async def test_a_job_whose_name_no_worker_knows_runs_once_a_worker_does(queue: JobQueue, store: Store) -> None:
     ran: list[int] = []
     await queue.push(Work(3), JobName("NewName", Work))
     await drain(queue)
@@ -542,7 +542,7 @@ async def test_a_worker_that_has_no_handlers_says_so_as_it_begins(
     assert no_handler.startswith("no handler for job 'Work' (this worker has none); the job waits")
 
 
-async def test_a_job_whose_name_nobody_knows_is_a_dead_letter_in_the_end(queue: JobQueue, store: Store) -> None:
+async def test_a_job_whose_name_no_worker_knows_is_a_dead_letter_in_the_end(queue: JobQueue, store: Store) -> None:
     await queue.push(Work(), JobName("NewName", Work))
     await drain(queue)
     store.clock.advance(3601)
@@ -589,7 +589,7 @@ async def test_a_job_that_was_started_in_time_is_tried_again_however_late(
     assert await queue.jobs(State.DEAD) == []
 
 
-async def test_a_job_put_off_because_nobody_knew_its_name_was_not_started_and_expires(
+async def test_a_job_put_off_because_no_worker_knew_its_name_was_not_started_and_expires(
     queue: JobQueue, store: Store
 ) -> None:
     ran: list[int] = []
@@ -604,7 +604,7 @@ async def test_a_job_put_off_because_nobody_knew_its_name_was_not_started_and_ex
     assert (dead.reason, ran) == ("expired", [])
 
 
-async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_anew(
+async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_again(
     queue: JobQueue, store: Store
 ) -> None:
     ran: list[int] = []
@@ -633,7 +633,7 @@ async def test_a_requeued_job_may_be_started_whenever_and_a_stop_by_time_counts_
 
 
 async def lose_worker(store: Store, count: int = 1) -> None:
-    """Let a worker take jobs and die, as whoever started it has seen."""
+    """Let a worker take jobs and die, as its supervisor has seen."""
     lost = store.consumer("lost")
     assert len((await lost.exchange([], count)).leases) == count
     with contextlib.closing(Heart(lost)) as heart:

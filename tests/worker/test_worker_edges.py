@@ -1,4 +1,4 @@
-"""A worker at its edges: what it may be told, how often it may run, stops at any time and from any thread."""
+"""A worker at its edges: its options, how often it may run, stops at any time and from any thread."""
 
 import re
 import sys
@@ -294,7 +294,7 @@ async def test_a_worker_whose_heartbeat_is_dead_is_neither_ready_nor_live_and_en
             )
 
 
-# What it may be told
+# Options
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
 from redisjobs.testing.driver_contract.asking import *  # noqa: E402
 from redisjobs.testing.driver_contract.pausing import *  # noqa: E402
 from redisjobs.testing.driver_contract.limiting import *  # noqa: E402
+from redisjobs.testing.driver_contract.pacing import *  # noqa: E402
+from redisjobs.testing.driver_contract.lining_up import *  # noqa: E402
 from redisjobs.testing.driver_contract.unique_keys import *  # noqa: E402
 from redisjobs.testing.driver_contract.following import *  # noqa: E402
 from redisjobs.testing.driver_contract.sharing import *  # noqa: E402
 from redisjobs.testing.driver_contract.awaiting import *  # noqa: E402
+from redisjobs.testing.driver_contract.reporting import *  # noqa: E402

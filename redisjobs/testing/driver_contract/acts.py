@@ -1,11 +1,14 @@
-"""What the tests of the contract do: push, claim, settle, beat, and bring a job into each state."""
+"""Steps of the contract's tests: push, claim, settle, beat, and bring a job into each state."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
+
 from redisjobs.model.changes import Cancel, Delete
-from redisjobs.model.driver import Beat, Consumer, Driver, Fenced
+from redisjobs.model.driver import Beat, Consumer, Driver, Fenced, Notification
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Counts, Find, Row, Scan
 from redisjobs.model.transitions import (
@@ -25,6 +28,7 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.testing.store import DriverStore
 
+Hear = Callable[[Notification], None]
 Open = Callable[..., Awaitable[Consumer]]
 FAILED = DeadLetter("failed", "ValueError: no", "the traceback", "ValueError", "0123456789ab")
 AGAIN = RetryLater(After(0), {"attempt": "2"})
@@ -33,8 +37,8 @@ LATER = RetryLater(After(5000), {"attempt": "2"})
 PRIORITIES = list(Priority)
 
 
-def job(job_id: str, **options: Any) -> NewJob:
-    return NewJob(job_id, ["name", "Work", "parameters", "{}"], **options)
+def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:
+    return NewJob(job_id, ["name", name, "parameters", parameters], **options)
 
 
 def another(job_id: str, **options: Any) -> NewJob:
@@ -43,12 +47,12 @@ def another(job_id: str, **options: Any) -> NewJob:
 
 
 def happened(counts: Counts) -> dict[str, int]:
-    """The counters of a queue, those that are 0 aside."""
+    """Return the counters of a queue that are not 0."""
     return {counter: number for counter, number in counts.totals.items() if number}
 
 
 class Slots:
-    """Starts jobs as a worker does: a few at a time, strictly by priority, and what is over waits."""
+    """Starts jobs as a worker does: a few at a time, strictly by priority; the rest waits."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.started: list[str] = []
@@ -56,7 +60,7 @@ class Slots:
         self._over: list[Lease] = []
 
     async def claim(self, count: int) -> list[str]:
-        """Claim for some slots; the jobs that start."""
+        """Claim for some slots; return the jobs that start."""
         answer = await self._consumer.exchange([], count, waiting=self._over)
         there = sorted([*self._over, *answer.leases], key=lambda lease: lease.rank)
         some = [lease for lease in there if lease.rank <= answer.up_to][:count]
@@ -66,26 +70,51 @@ class Slots:
 
 
 class Heart:
-    """The heartbeats of one worker, from the thread of whoever calls."""
+    """The heartbeats of one worker, from the caller's thread."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self.close = consumer.sync.close
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        """Which of the held jobs are to be cancelled; Fenced where the worker is."""
+        """Return which of the held jobs are to be cancelled; raise Fenced if the worker is."""
         (answer,) = self.consumer.sync.beat(Beat(self.consumer, held, facts))
         if isinstance(answer, Fenced):
             raise answer
         return answer
 
     def release(self) -> int:
-        """Hand back what a dead worker held."""
+        """Release the jobs of a dead worker."""
         return self.consumer.sync.release(refund=False, watch=True)
 
 
+@asynccontextmanager
+async def listening(listen: Callable[[Hear], Coroutine[Any, Any, None]]) -> AsyncIterator[list[Notification]]:
+    """Collect what is heard while the block runs, from `subscribed` on."""
+    heard: list[Notification] = []
+    subscribed = anyio.Event()
+
+    def hear(notification: Notification) -> None:
+        heard.append(notification)
+        subscribed.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen, hear)
+        with anyio.fail_after(5):
+            await subscribed.wait()
+        yield heard
+        tasks.cancel_scope.cancel()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds, which other tasks bring about."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+
+
 async def take_over(heir: Consumer) -> Reclaimed:
-    """Fence each worker whose lease is over, and hand back what fenced ones hold."""
+    """Fence each worker whose lease is over, and release the jobs of fenced ones."""
     return await heir.reclaim((await heir.reclaim()).silent)
 
 
@@ -94,7 +123,7 @@ async def push(store: DriverStore, *jobs: NewJob | str, repeated: bool = False) 
 
 
 async def rows_of(driver: Driver, state: State, limit: int = MOST_JOBS) -> list[Row]:
-    """The first jobs of one state."""
+    """Return the first jobs of one state."""
     rows: list[Row] = []
     after = None
     while after != "" and len(rows) < limit:
@@ -105,7 +134,7 @@ async def rows_of(driver: Driver, state: State, limit: int = MOST_JOBS) -> list[
 
 
 async def row_of(driver: Driver, job_id: str) -> Row:
-    """What is known of a job, which a look at all of its state says as well."""
+    """Return what is known of a job, which a scan of its state says as well."""
     row = await driver.read(Find(job_id))
     assert row is not None
     (listed,) = [each for each in await rows_of(driver, row.state) if each.job_id == job_id]
@@ -115,12 +144,12 @@ async def row_of(driver: Driver, job_id: str) -> Row:
 
 
 async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
-    """Claim as a worker does that has just heard what there is, and asks on for as long as there is more."""
+    """Claim as a worker does that has just learned what is ready, as long as there is more."""
     return (await claim_and_hear(consumer, count, idle=idle))[0]
 
 
 async def claim_and_hear(consumer: Consumer, count: int, *, idle: bool = False) -> tuple[list[Lease], list[Ended]]:
-    """The same; also what was ended instead of claimed."""
+    """Claim likewise; return also what was ended instead of claimed."""
     await consumer.exchange([], 0)
     leases: list[Lease] = []
     ended: list[Ended] = []
@@ -143,7 +172,7 @@ async def settle(consumer: Consumer, lease: Lease, settlement: Settlement) -> Re
 
 
 def beat(consumer: Consumer, *held: Lease) -> list[str]:
-    """Beat as the holder of some jobs; ids of those that somebody has asked to cancel."""
+    """Beat as the holder of some jobs; return the ids of those that are to be cancelled."""
     heart = Heart(consumer)
     try:
         return [lease.job_id for lease in heart.beat(lambda: held, {"host": "here"})]
@@ -152,7 +181,7 @@ def beat(consumer: Consumer, *held: Lease) -> list[str]:
 
 
 async def outlive(store: DriverStore, *living: Consumer) -> Reclaimed:
-    """All other workers fall silent for good; the first of these fences them, and hands back what they hold."""
+    """Let all other workers fall silent; the first of these fences them, and releases their jobs."""
     store.age(60)
     for consumer in living:
         beat(consumer)

@@ -12,7 +12,7 @@ import pytest
 from redisjobs.drivers import sync_side
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Cancel, Change, ChangeMany, Delete, Requeue, Retain, Tidy
-from redisjobs.model.driver import Driver, Unsupported
+from redisjobs.model.driver import Consumer, Driver, Unsupported
 from redisjobs.model.info import job_info
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import Count, Filter, Find, FindWorkers, GetBacklog, GroupDead, Query, Scan
@@ -21,7 +21,6 @@ from redisjobs.model.transitions import (
     Ack,
     After,
     DeadLetter,
-    Lease,
     Pushed,
     Release,
     Reply,
@@ -62,12 +61,8 @@ async def put_in_each_state(store: DriverStore) -> None:
     store.clock.advance(0)
     worker = store.driver.consumer("w1", lease=15, max_deliveries=3)
     await worker.open()
-    await store.driver.push(
-        [job(name) for name in ("dead", "back", "done", "unwanted", "running")], repeated=False
-    )
-    leases: dict[str, Lease] = {}
-    while len(leases) < 5:
-        leases |= {lease.job_id: lease for lease in (await worker.exchange([], 5 - len(leases))).leases}
+    await push(store, "dead", "back", "done", "unwanted", "running")
+    leases = {lease.job_id: lease for lease in await claim(worker, 5)}
     settlements: dict[str, Settlement] = {
         "dead": DeadLetter("failed", "ValueError: no"),
         "back": Release(),
@@ -75,7 +70,7 @@ async def put_in_each_state(store: DriverStore) -> None:
     }
     await worker.exchange([(leases[name], settlement) for name, settlement in settlements.items()], None)
     assert await store.driver.change(Cancel("unwanted")) is Reply.CANCELLING
-    await store.driver.push([job("ready"), job("delayed", due=After(5000))], repeated=False)
+    await push(store, "ready", job("delayed", due=After(5000)))
     await worker.aclose()
 
 
@@ -324,17 +319,16 @@ async def test_there_is_nothing_to_tidy_in_a_queue_that_is_in_order(store: Drive
 
 
 async def test_of_a_job_that_runs_it_is_known_since_when_and_how_far_it_is(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await push(store, "a", "b")
-    leases = await claim(consumer, 1)
+    leases = await claim(one, 1)
     waiting = await row_of(driver, "b")
     assert (waiting.started_ms, waiting.ran_ms, waiting.progress) == (None, None, b"")
     assert job_info(waiting).duration is None
 
-    assert await settle(consumer, leases[0], ReportProgress(b'{"fraction":0.25}')) is Reply.OK
+    assert await settle(one, leases[0], ReportProgress(b'{"fraction":0.25}')) is Reply.OK
     store.age(3)
 
     row = await row_of(driver, "a")
@@ -350,14 +344,13 @@ async def test_of_a_job_that_runs_it_is_known_since_when_and_how_far_it_is(
 
 @needs(Retain)
 async def test_of_a_job_that_has_ended_it_is_known_how_long_its_last_run_took(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
     await driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
     await push(store, "done", "alone", "dead", "gone", "expired", "unwanted")
     assert await driver.change(Cancel("unwanted")) is Reply.CANCELLED
-    leases = {lease.job_id: lease for lease in await claim(consumer)}
+    leases = {lease.job_id: lease for lease in await claim(one)}
     store.age(2)
 
     ends: dict[str, Settlement] = {
@@ -366,8 +359,8 @@ async def test_of_a_job_that_has_ended_it_is_known_how_long_its_last_run_took(
         "gone": Ack(cancelled=True),
         "expired": DeadLetter("expired", "late"),
     }
-    await consumer.exchange([(leases[name], settlement) for name, settlement in ends.items()], None)
-    assert await settle(consumer, leases["alone"], Ack()) is Reply.OK
+    await one.exchange([(leases[name], settlement) for name, settlement in ends.items()], None)
+    assert await settle(one, leases["alone"], Ack()) is Reply.OK
 
     for name in ("done", "alone", "dead", "gone"):
         info = job_info(await row_of(driver, name))

@@ -1,29 +1,16 @@
-"""Asking how jobs have ended, and being told when they do."""
+"""Asking how jobs have ended, and waiting until they do."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
 from redisjobs.model.changes import Cancel, Delete, Ending, GetStatus, JobStatus, Requeue
-from redisjobs.model.driver import Notification
+from redisjobs.model.driver import Consumer, Notification
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Find
-from redisjobs.model.transitions import (
-    Ack,
-    After,
-    NewJob,
-    Release,
-    Reply,
-    ReportProgress,
-    Result,
-    RetryLater,
-    Settlement,
-    Turn,
-)
+from redisjobs.model.transitions import Ack, After, NewJob, Release, Reply, Result, RetryLater, Turn
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
@@ -36,10 +23,9 @@ from redisjobs.testing.driver_contract.acts import (
     push,
     settle,
 )
-from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
+_NEEDS = (GetStatus,)
 
 HOUR = 3_600_000
 RESULT = Ack(result=Result(HOUR, b'{"total":5}'))
@@ -65,7 +51,7 @@ async def ends_by_itself(store: DriverStore, ending: Ending) -> None:
 
 @asynccontextmanager
 async def told(store: DriverStore, process: str = "me") -> AsyncIterator[list[str]]:
-    """What that process is told, while the block runs."""
+    """Collect what that process hears while the block runs."""
     heard: list[str] = []
     subscribed = anyio.Event()
 
@@ -91,7 +77,6 @@ async def until_told(heard: list[str], many: int = 1) -> None:
             await anyio.sleep(0.005)
 
 
-@needs(GetStatus)
 async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: DriverStore, worker: Open) -> None:
     await push(store, kept("a"), job("b"), kept("c", 0, due=After(9000)))
     await push(store, job("low", priority=Priority.LOW), job("high", priority=Priority.HIGH))
@@ -107,29 +92,23 @@ async def test_a_job_that_has_not_ended_is_pending_and_says_where_it_is(store: D
     assert await standing(store) == JobStatus(Ending.PENDING, "normal", keep=HOUR)
 
 
-@needs(GetStatus)
-async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_what_a_job_returned_is_there_once_it_is_done(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
 
     assert await settle(one, await claim_one(one), RESULT) == Reply.OK
     assert await standing(store) == JobStatus(Ending.COMPLETED, value=b'{"total":5}')
 
 
-@needs(GetStatus)
 async def test_a_result_is_kept_though_only_the_worker_knew_that_it_is_to_be(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "a")
 
     assert await settle(one, await claim_one(one), RESULT) == Reply.OK
     assert (await standing(store)).value == b'{"total":5}'
 
 
-@needs(GetStatus)
-async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, one: Consumer) -> None:
     await push(store, *(kept(name) for name in "abcd"), job("e"))
     leases = {lease.job_id: lease for lease in await claim(one)}
     await settle(one, leases["a"], Release())
@@ -147,9 +126,9 @@ async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, worker:
     assert standings[4] == JobStatus(Ending.NOT_FOUND)
 
 
-@needs(GetStatus)
-async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_worker_that_lost_its_lease_leaves_no_result(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, kept("a"), kept("b"), kept("c"))
     a, b, c = await claim(one)
     await settle(one, a, Release(refund=False))
@@ -166,9 +145,7 @@ async def test_a_worker_that_lost_its_lease_leaves_no_result(store: DriverStore,
     assert (await standing(store, "c")).ending is Ending.NOT_FOUND
 
 
-@needs(GetStatus)
-async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
     lease = await claim_one(one)
     await one.exchange([(lease, RESULT)], None, turn=Turn(1, 1))
@@ -179,9 +156,9 @@ async def test_a_settlement_that_is_sent_again_changes_no_result(store: DriverSt
     assert (await standing(store)).ending is Ending.PENDING
 
 
-@needs(GetStatus)
-async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_job_that_is_cancelled_says_so_wherever_it_was(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, kept("delayed", due=After(9000)), kept("ready"))
     for name in ("delayed", "ready"):
         assert await store.driver.change(Cancel(name)) == Reply.CANCELLED
@@ -198,11 +175,9 @@ async def test_a_job_that_is_cancelled_says_so_wherever_it_was(store: DriverStor
     assert standings == [JobStatus(Ending.CANCELLED)] * 5
 
 
-@needs(GetStatus)
 async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_knew_that_this_is_kept(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "a")
     lease = await claim_one(one)
     await store.driver.change(Cancel("a"))
@@ -211,9 +186,7 @@ async def test_a_retry_that_ends_a_cancelled_job_says_so_though_only_the_worker_
     assert (await standing(store)).ending is Ending.CANCELLED
 
 
-@needs(GetStatus)
-async def test_a_dead_letter_says_why(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_dead_letter_says_why(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"), job("b"))
     for lease in await claim(one):
         await settle(one, lease, FAILED)
@@ -232,20 +205,16 @@ async def test_a_dead_letter_says_why(store: DriverStore, worker: Open) -> None:
     assert await store.driver.change(GetStatus(["a", "b"])) == [left, JobStatus(Ending.NOT_FOUND)]
 
 
-@needs(GetStatus)
-async def test_a_job_of_which_nothing_is_known_is_not_found(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_that_is_unknown_is_not_found(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     await settle(one, await claim_one(one), Ack())
 
     assert await store.driver.change(GetStatus(["a", "never"], "me")) == [JobStatus(Ending.NOT_FOUND)] * 2
 
 
-@needs(GetStatus)
 async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, kept("a"))
     await settle(one, await claim_one(one), Ack(result=Result(300, b"5")))
     assert (await standing(store)).ending is Ending.COMPLETED
@@ -254,12 +223,10 @@ async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
     await ends_by_itself(store, Ending.NOT_FOUND)
 
 
-@needs(GetStatus)
 @pytest.mark.parametrize("begin", ["push", "requeue"])
 async def test_a_new_life_of_an_id_forgets_how_the_last_one_ended(
-    store: DriverStore, worker: Open, begin: str
+    store: DriverStore, one: Consumer, begin: str
 ) -> None:
-    one = await worker()
     await push(store, kept("a"))
     await settle(one, await claim_one(one), FAILED if begin == "requeue" else RESULT)
 
@@ -281,12 +248,10 @@ ENDS: dict[str, Callable[[DriverStore, Any, Any], Awaitable[Any]]] = {
 }
 
 
-@needs(GetStatus)
 @pytest.mark.parametrize("end", ENDS)
 async def test_a_process_that_waits_is_told_once_when_the_job_ends(
-    store: DriverStore, worker: Open, end: str
+    store: DriverStore, one: Consumer, end: str
 ) -> None:
-    one = await worker()
     await push(store, "a", "b")
     a, b = await claim(one)
     async with told(store) as heard, told(store, "other") as others:
@@ -300,7 +265,7 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
         await until_told(heard, 2)
         await until_told(others)
         await push(store, "d")
-        await settle(one, await claim_one(one), RESULT)  # nobody waits for this one
+        await settle(one, await claim_one(one), RESULT)  # no process waits for this one
         await store.driver.change(GetStatus(["b"], "me"))
         await push(store, "c")
         await store.driver.change(GetStatus(["c"], "me"))
@@ -311,11 +276,9 @@ async def test_a_process_that_waits_is_told_once_when_the_job_ends(
     assert others == ["changed b"]
 
 
-@needs(GetStatus)
 async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_asked(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "a")
     lease = await claim_one(one)
     async with told(store, "p1") as first, told(store, "p2") as second, told(store, "p3") as third:
@@ -329,9 +292,7 @@ async def test_each_process_that_waits_for_a_job_is_told_once_however_often_it_a
     assert first == second == third == ["changed a"]
 
 
-@needs(GetStatus)
-async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, one: Consumer) -> None:
     await push(store, *"abcd")
     leases = await claim(one)
     async with told(store) as heard:
@@ -342,9 +303,7 @@ async def test_a_batch_tells_those_who_wait_for_some_of_it(store: DriverStore, w
     assert sorted(heard) == ["changed b", "changed d"]
 
 
-@needs(GetStatus)
-async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: DriverStore, one: Consumer) -> None:
     await push(store, kept("a"))
     async with told(store) as heard:
         await store.driver.change(GetStatus(["a"], "me"))
@@ -357,9 +316,7 @@ async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: Driv
     assert heard == ["changed a"]
 
 
-@needs(GetStatus)
-async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)
     await store.driver.change(GetStatus(["a"]))  # asks, and does not wait
@@ -373,133 +330,7 @@ async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverSt
     assert store.contents() == after
 
 
-SOME = ReportProgress(b'{"fraction":0.5}')
-
-
-@needs(GetStatus)
-async def test_what_a_job_reports_is_kept_while_it_runs_and_those_who_wait_are_told(
-    store: DriverStore, worker: Open
-) -> None:
-    one = await worker()
-    await push(store, "a", "b")
-    a, b = await claim(one)
-    async with told(store) as heard:
-        await store.driver.change(GetStatus(["a"], "me"))
-        assert await settle(one, a, SOME) == Reply.OK
-        assert await settle(one, b, SOME) == Reply.OK
-        await until_told(heard)
-        assert (await standing(store)).progress == b'{"fraction":0.5}'
-        assert await settle(one, a, ReportProgress(b'{"fraction":0.6}')) == Reply.OK
-        await until_told(heard, 2)
-        assert (await standing(store)).progress == b'{"fraction":0.6}'
-        await settle(one, a, Ack(reported=True))
-        await until_told(heard, 3)
-
-    assert heard == ["changed a"] * 3
-
-
-@needs(GetStatus)
-async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, worker: Open) -> None:
-    one = await worker()
-    await push(store, "a", "b", kept("c"))
-    a, b, c = await claim(one)
-
-    answer = await one.exchange([(b, Ack()), (c, RESULT), (a, SOME)], None, turn=Turn(1, 1))
-
-    assert [*answer.replies] == [Reply.OK] * 3
-    assert (await standing(store)).progress == SOME.progress
-    assert (await standing(store, "c")).value == b'{"total":5}'
-    assert await settle(one, a, Ack(reported=True)) == Reply.OK
-
-
-@needs(GetStatus)
-async def test_a_worker_that_lost_its_lease_reports_nothing(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
-    await push(store, "a")
-    lease = await claim_one(one)
-    await settle(one, lease, Release(refund=False))
-    mine = await claim_one(two)
-
-    assert await settle(one, lease, SOME) == Reply.LEASE_LOST
-    assert (await standing(store)).progress == b""
-    await settle(two, mine, Ack())
-
-
-REPORTED: dict[str, Settlement] = {
-    "done": Ack(reported=True),
-    "done, with a result": Ack(result=Result(HOUR, b"5"), reported=True),
-    "cancelled": Ack(cancelled=True, reported=True),
-    "failed": replace(FAILED, reported=True),
-    "done, and pushes": Ack(pushes=[job("next")], reported=True),
-}
-
-
-@needs(GetStatus)
-@pytest.mark.parametrize("delivery", [1, 2])
-@pytest.mark.parametrize("end", REPORTED)
-async def test_what_a_job_has_reported_last_is_there_when_it_ends_and_not_for_a_new_job_of_its_id(
-    store: DriverStore, worker: Open, end: str, delivery: int
-) -> None:
-    one = await worker()
-    await push(store, "a")
-    lease = await claim_one(one)
-    if delivery == 2:
-        await settle(one, lease, Release(refund=False))
-        lease = await claim_one(one)
-    before = await store.driver.read(Find("a"))
-    assert before is not None
-    await settle(one, lease, SOME)
-    assert await store.driver.read(Find("a")) == replace(before, progress=SOME.progress)
-
-    assert await settle(one, lease, REPORTED[end]) == Reply.OK
-    ended = await standing(store)
-    assert ended.ending is not Ending.PENDING
-    assert ended.progress == SOME.progress
-
-    if end == "failed":
-        await store.driver.change(Delete("a"))
-    await push(store, another("a"))
-    assert (await standing(store)).progress == b""
-
-
-@needs(GetStatus)
-async def test_what_a_job_has_reported_is_there_for_its_next_run(store: DriverStore, worker: Open) -> None:
-    one = await worker()
-    await push(store, "a")
-    lease = await claim_one(one)
-    await settle(one, lease, SOME)
-    await settle(one, lease, AGAIN)
-
-    assert (await standing(store)).progress == SOME.progress
-    await settle(one, await claim_one(one), Ack(reported=True))
-
-
-@needs(GetStatus)
-@pytest.mark.parametrize("end", ["cancelled while it waits", "done", "failed"])
-async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
-    store: DriverStore, worker: Open, end: str
-) -> None:
-    one = await worker()
-    await push(store, "a")
-    lease = await claim_one(one)
-    await settle(one, lease, SOME)
-    await settle(one, lease, Release() if end.startswith("cancelled") else AGAIN)
-    if end.startswith("cancelled"):
-        assert await store.driver.change(Cancel("a")) == Reply.CANCELLED
-    else:  # by a run that has reported nothing
-        await settle(one, await claim_one(one), Ack() if end == "done" else FAILED)
-
-    if end == "failed":
-        await store.driver.change(Requeue("a"))
-    else:
-        await push(store, another("a"))
-
-    assert await standing(store) == JobStatus(Ending.PENDING, "normal")
-
-
-@needs(GetStatus)
-async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, one: Consumer) -> None:
     await push(store, "parent")
     settlement = Ack(result=Result(60_000, b"5"), pushes=[job("next")])
 
@@ -508,25 +339,3 @@ async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, 
     parent, following = await store.driver.change(GetStatus(["parent", "next"]))
     assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
     assert following.ending is Ending.PENDING
-
-
-@needs(GetStatus)
-async def test_a_job_that_is_pushed_under_the_id_of_an_earlier_one_has_nothing_of_it(
-    store: DriverStore, worker: Open
-) -> None:
-    one = await worker()
-    pushing = Ack(pushes=[job("next")])
-    await push(store, "first", "second")
-    first, second = await claim(one)
-    await settle(one, first, pushing)
-    lease = await claim_one(one)
-    await settle(one, lease, ReportProgress(b'{"fraction":0.5}'))
-    await settle(one, lease, Ack(result=Result(60_000, b'"by the first"')))
-
-    await settle(one, second, pushing)
-
-    (standing,) = await store.driver.change(GetStatus(["next"]))
-    assert (standing.ending, standing.progress) == (Ending.PENDING, b"")
-    await settle(one, await claim_one(one), Ack())
-    (standing,) = await store.driver.change(GetStatus(["next"]))
-    assert standing.ending is Ending.NOT_FOUND

@@ -1,5 +1,6 @@
 """Pushing, claiming and being done; delayed jobs, priorities, and what an exchange tells of what is left."""
 
+from redisjobs.model.driver import Consumer
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Find
 from redisjobs.model.transitions import Ack, After, At, Lease, Pushed, Reply
@@ -7,13 +8,12 @@ from redisjobs.testing.driver_contract.acts import PRIORITIES, Open, Slots, clai
 from redisjobs.testing.store import DriverStore
 
 
-async def test_a_pushed_job_is_claimed_and_settled_once(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_pushed_job_is_claimed_and_settled_once(store: DriverStore, one: Consumer) -> None:
     pushed = await push(store, "a")
 
-    exchange = await consumer.exchange([], 10)
+    exchange = await one.exchange([], 10)
     (lease,) = exchange.leases
-    settled = await consumer.exchange([(lease, Ack())], 10)
+    settled = await one.exchange([(lease, Ack())], 10)
 
     assert pushed == [Pushed(Reply.OK)]
     assert (lease.job_id, lease.deliveries) == ("a", 1)
@@ -24,14 +24,13 @@ async def test_a_pushed_job_is_claimed_and_settled_once(store: DriverStore, work
 
 
 async def test_jobs_go_strictly_by_priority_and_first_in_first_out_inside(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     for number, priority in enumerate(PRIORITIES[::-1] * 3):
         await push(store, job(f"{priority} {number}", priority=priority))
 
-    one_by_one = [await claim(consumer, 1) for _ in range(4)]
-    the_rest = await claim(consumer)
+    one_by_one = [await claim(one, 1) for _ in range(4)]
+    the_rest = await claim(one)
 
     order = ["high 2", "high 5", "high 8", "normal 1", "normal 4", "normal 7", "low 0", "low 3", "low 6"]
     assert [lease.job_id for leases in one_by_one for lease in leases] + ids(the_rest) == order
@@ -39,12 +38,10 @@ async def test_jobs_go_strictly_by_priority_and_first_in_first_out_inside(
     assert [row.priority for row in rows] == [*[Priority.NORMAL] * 2, *[Priority.LOW] * 3]
 
 
-async def test_many_jobs_are_pushed_and_claimed_in_one_exchange_each(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
-
+async def test_many_jobs_are_pushed_and_claimed_in_one_exchange_each(store: DriverStore, one: Consumer) -> None:
     pushed = await push(store, *(f"job {number}" for number in range(300)))
-    leases = await claim(consumer, 299)
-    settled = await consumer.exchange([(lease, Ack()) for lease in leases], 299)
+    leases = await claim(one, 299)
+    settled = await one.exchange([(lease, Ack()) for lease in leases], 299)
 
     assert pushed == [Pushed(Reply.OK)] * 300
     assert ids(leases) == [f"job {number}" for number in range(299)]
@@ -52,59 +49,55 @@ async def test_many_jobs_are_pushed_and_claimed_in_one_exchange_each(store: Driv
     assert ids(list(settled.leases)) == ["job 299"]
 
 
-async def test_an_exchange_without_a_count_settles_only(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_an_exchange_without_a_count_settles_only(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", job("b", due=After(1000)))
     store.clock.advance(2)
 
-    exchange = await consumer.exchange([], None)
+    exchange = await one.exchange([], None)
 
     assert (exchange.leases, exchange.due_in, exchange.server_ms) == ((), None, 0)
     assert (await found(store, "a")).state is State.READY
     assert (await found(store, "b")).state is State.DELAYED
 
 
-async def test_a_claim_of_none_only_promotes(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_claim_of_none_only_promotes(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", job("b", due=After(1000)))
     store.clock.advance(2)
 
-    exchange = await consumer.exchange([], 0)
+    exchange = await one.exchange([], 0)
 
     assert exchange.leases == []
     assert (await found(store, "b")).state is State.READY
-    assert ids(await claim(consumer)) == ["a", "b"]
+    assert ids(await claim(one)) == ["a", "b"]
 
 
-async def test_a_delayed_job_waits_until_it_is_due(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_delayed_job_waits_until_it_is_due(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(0)
     now_ms = store.clock()
     await push(store, job("relative", due=After(1000)), job("absolute", due=At(now_ms + 2000)))
 
-    assert (await consumer.exchange([], 10)).due_in == 1.0
+    assert (await one.exchange([], 10)).due_in == 1.0
     store.clock.advance(0.999)
-    assert await claim(consumer) == []
+    assert await claim(one) == []
     store.clock.advance(0.001)
-    assert (await consumer.exchange([], 0)).more  # it was promoted, for the next claim
-    exchange = await consumer.exchange([], 10)
+    assert (await one.exchange([], 0)).more  # it was promoted, for the next claim
+    exchange = await one.exchange([], 10)
     assert (ids(list(exchange.leases)), exchange.due_in) == (["relative"], 1.0)
     store.clock.advance(1)
-    await consumer.exchange([], 0)
-    exchange = await consumer.exchange([], 10)
+    await one.exchange([], 0)
+    exchange = await one.exchange([], 10)
     assert (ids(list(exchange.leases)), exchange.due_in) == (["absolute"], None)
     assert exchange.server_ms == now_ms + 2000
     assert exchange.leases[0].fields[b"queued_at"] == b"%d" % now_ms
 
 
-async def test_jobs_are_promoted_by_due_time_into_their_priority(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_jobs_are_promoted_by_due_time_into_their_priority(store: DriverStore, one: Consumer) -> None:
     await push(store, job("third", due=After(3000)), job("first", due=After(1000)), job("second", due=After(2000)))
     await push(store, job("urgent", due=After(4000), priority=Priority.HIGH), job("not yet", due=After(9000)))
     await push(store, "ready before")
     store.clock.advance(5)
 
-    assert ids(await claim(consumer)) == ["urgent", "ready before", "first", "second", "third"]
+    assert ids(await claim(one)) == ["urgent", "ready before", "first", "second", "third"]
 
 
 async def test_an_id_given_twice_in_one_push_is_one_job(store: DriverStore, worker: Open) -> None:
@@ -122,29 +115,27 @@ async def test_a_job_that_expires_carries_the_time(store: DriverStore, worker: O
 
 
 async def test_what_comes_with_a_higher_priority_is_the_first_of_the_next_exchange(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, *(f"normal {number}" for number in range(4)))
-    assert ids(list((await consumer.exchange([], 1)).leases)) == ["normal 0"]
+    assert ids(list((await one.exchange([], 1)).leases)) == ["normal 0"]
 
     await push(store, job("urgent", priority=Priority.HIGH))
-    assert ids(list((await consumer.exchange([], 1)).leases))[0] == "urgent"
+    assert ids(list((await one.exchange([], 1)).leases))[0] == "urgent"
     await push(store, job("soon", due=After(1000), priority=Priority.HIGH))
     store.clock.advance(2)
-    assert ids(list((await consumer.exchange([], 1)).leases))[0] == "soon"
+    assert ids(list((await one.exchange([], 1)).leases))[0] == "soon"
 
 
 async def test_an_exchange_that_brings_nothing_though_there_is_something_says_so(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
-    assert not (await consumer.exchange([], 5)).more
+    assert not (await one.exchange([], 5)).more
     await push(store, "a", job("urgent", priority=Priority.HIGH))
 
     brought: list[Lease] = []
     for _ in range(4):
-        answer = await consumer.exchange([], 1)
+        answer = await one.exchange([], 1)
         assert len(answer.leases) <= 1
         brought += answer.leases
         assert answer.leases or answer.more

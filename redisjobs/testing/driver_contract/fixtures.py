@@ -1,5 +1,6 @@
-"""What the tests of the contract ask for; `driver_store` is the author's."""
+"""The fixtures of the contract's tests; `driver_store` is the author's."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -14,14 +15,18 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The event loop. Whoever wants others has a fixture of this name below the import."""
+    """The event loop. For others, define a fixture of this name below the import."""
     return "asyncio"
 
 
 @pytest.fixture
 def store(driver_store: DriverStore, request: pytest.FixtureRequest) -> DriverStore:
     """The author's store, for a test that the driver is to pass."""
-    missing = {value.__name__ for value in getattr(request.function, "needs", ()) if value in driver_store.lacks}
+    needed = [
+        *getattr(request.function, "needs", ()),
+        *getattr(sys.modules[request.function.__module__], "_NEEDS", ()),
+    ]
+    missing = {value.__name__ for value in needed if value in driver_store.lacks}
     if missing:
         pytest.skip(f"this driver has no {', '.join(sorted(missing))}")
     return driver_store
@@ -50,3 +55,15 @@ async def worker(store: DriverStore) -> AsyncIterator[Open]:
     for consumer in consumers.values():
         await consumer.aclose()
     await store.driver.aclose()
+
+
+@pytest.fixture
+async def one(worker: Open) -> Consumer:
+    """A worker that has joined."""
+    return await worker("w1")
+
+
+@pytest.fixture
+async def two(worker: Open) -> Consumer:
+    """Another worker that has joined."""
+    return await worker("w2")

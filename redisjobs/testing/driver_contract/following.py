@@ -1,6 +1,7 @@
 """Jobs that push others as they end: all of it in one step, or none of it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer
@@ -9,7 +10,6 @@ from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Settlement, Turn
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
-    Open,
     another,
     claim,
     claim_one,
@@ -32,12 +32,11 @@ def said(answer: Exchange) -> tuple[Sequence[Reply], dict[int, list[bool]]]:
     return [*answer.replies], {at: [*added] for at, added in answer.added.items()}
 
 
-async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverStore, worker: Open) -> None:
+async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(0)
-    one = await worker()
     await push(store, "parent")
     lease = await claim_one(one)
-    options = {"unique": "key", "expires_in_ms": 5000}
+    options: dict[str, Any] = {"unique": "key", "expires_in_ms": 5000}
 
     answer = await finish_with(
         one, lease, job("now", priority=Priority.HIGH, **options), job("later", due=After(4000)), job("last")
@@ -54,8 +53,9 @@ async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverSto
     assert {name: counted[name] for name in ("pushed", "completed")} == {"pushed": 4, "completed": 1}
 
 
-async def test_a_worker_that_lost_its_lease_pushes_nothing(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_worker_that_lost_its_lease_pushes_nothing(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, "parent")
     lease = await claim_one(one)
     await settle(one, lease, Release(refund=False))
@@ -68,9 +68,8 @@ async def test_a_worker_that_lost_its_lease_pushes_nothing(store: DriverStore, w
 
 
 async def test_a_settlement_that_is_sent_again_pushes_once_and_is_answered_as_before(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "parent", "taken")
     leases = {lease.job_id: lease for lease in await claim(one)}
     pushes = [job("next"), another("taken")]
@@ -84,8 +83,7 @@ async def test_a_settlement_that_is_sent_again_pushes_once_and_is_answered_as_be
     assert await store.driver.read(Find("next")) is None
 
 
-async def test_a_job_whose_id_is_taken_is_not_added_and_the_others_are(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_whose_id_is_taken_is_not_added_and_the_others_are(store: DriverStore, one: Consumer) -> None:
     await push(store, "parent", "runs", "dead", "ended")
     leases = {lease.job_id: lease for lease in await claim(one)}
     await settle(one, leases["dead"], FAILED)
@@ -100,9 +98,8 @@ async def test_a_job_whose_id_is_taken_is_not_added_and_the_others_are(store: Dr
 
 
 async def test_a_unique_key_of_another_is_held_and_that_of_the_job_itself_is_free(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, job("parent", unique="mine"), job("other", unique="theirs", due=After(60_000)))
     lease = await claim_one(one)
 
@@ -116,8 +113,7 @@ async def test_a_unique_key_of_another_is_held_and_that_of_the_job_itself_is_fre
     assert [answer.reply for answer in await push(store, job("e", unique="mine"))] == [Reply.OK]
 
 
-async def test_jobs_that_push_and_jobs_that_do_not_are_settled_together(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_jobs_that_push_and_jobs_that_do_not_are_settled_together(store: DriverStore, one: Consumer) -> None:
     await push(store, *"abcde")
     leases = {lease.job_id: lease for lease in await claim(one)}
     await settle(one, leases["c"], Release())
@@ -137,8 +133,7 @@ async def test_jobs_that_push_and_jobs_that_do_not_are_settled_together(store: D
     assert (await store.driver.read(Count())).dead == 1
 
 
-async def test_what_a_job_pushes_can_be_claimed_by_the_same_exchange(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_what_a_job_pushes_can_be_claimed_by_the_same_exchange(store: DriverStore, one: Consumer) -> None:
     await push(store, "parent")
     lease = await claim_one(one)
     await one.exchange([], 0)
@@ -150,9 +145,8 @@ async def test_what_a_job_pushes_can_be_claimed_by_the_same_exchange(store: Driv
 
 
 async def test_a_chain_of_jobs_each_of_which_pushes_the_next_goes_on_to_its_end(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, "0")
     for step in range(1, 21):
         lease = await claim_one(one)
@@ -163,9 +157,8 @@ async def test_a_chain_of_jobs_each_of_which_pushes_the_next_goes_on_to_its_end(
 
 
 async def test_a_key_that_a_job_holds_for_a_time_is_held_from_what_it_pushes(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker()
     await push(store, job("parent", unique="hourly", unique_for_ms=3_600_000))
     lease = await claim_one(one)
 
@@ -176,8 +169,7 @@ async def test_a_key_that_a_job_holds_for_a_time_is_held_from_what_it_pushes(
     assert (held.reply, held.holder) == (Reply.DUPLICATE, "parent")
 
 
-async def test_a_job_does_not_push_another_of_its_own_id(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_a_job_does_not_push_another_of_its_own_id(store: DriverStore, one: Consumer) -> None:
     await push(store, "parent")
 
     answer = await finish_with(one, await claim_one(one), another("parent"), job("next"))
@@ -187,8 +179,7 @@ async def test_a_job_does_not_push_another_of_its_own_id(store: DriverStore, wor
     assert ids(await claim(one)) == ["next"]
 
 
-async def test_of_jobs_that_one_pushes_the_later_ones_meet_the_earlier(store: DriverStore, worker: Open) -> None:
-    one = await worker()
+async def test_of_jobs_that_one_pushes_the_later_ones_meet_the_earlier(store: DriverStore, one: Consumer) -> None:
     await push(store, "parent", job("waits", unique="x", due=After(60_000)))
     lease = await claim_one(one)
     replaces = {"on_conflict": OnConflict.REPLACE}

@@ -90,7 +90,7 @@ async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_the
     await claim(one)
     three = await worker("w3")
     await outlive(store, two, three)
-    assert (await three.reclaim(others=True)).others == 0  # it waits, and is nobody's
+    assert (await three.reclaim(others=True)).others == 0  # it waits, and no worker holds it
     await push(store, job("urgent", priority=Priority.HIGH), "b", job("c", priority=Priority.LOW))
 
     (urgent,) = await claim(two, 1, idle=True)
@@ -257,9 +257,8 @@ async def test_what_is_ended_instead_of_handed_out_again_is_told(
 
 
 async def test_a_job_released_without_a_refund_counts_its_delivery_and_is_capped(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "ran", "waited")
     leases = await claim(one, 2)
     await one.exchange([(leases[0], Release(refund=False)), (leases[1], Release())], None)

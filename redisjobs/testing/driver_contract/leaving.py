@@ -1,8 +1,8 @@
-"""A worker leaves, begins anew, or asks what it holds."""
+"""A worker leaves, joins again, or asks what it holds."""
 
 import pytest
 
-from redisjobs.model.driver import Fenced, IdTaken
+from redisjobs.model.driver import Consumer, Fenced, IdTaken
 from redisjobs.model.job import Priority, State
 from redisjobs.model.transitions import Ack, Lease, NewJob, Reply, Turn
 from redisjobs.testing.driver_contract.acts import (
@@ -20,10 +20,9 @@ from redisjobs.testing.driver_contract.acts import (
 from redisjobs.testing.store import DriverStore
 
 
-async def test_the_turns_of_a_worker_are_its_own_and_begin_anew_with_its_id(
-    store: DriverStore, worker: Open
+async def test_the_turns_of_a_worker_are_its_own_and_begin_again_with_its_id(
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b", "c")
     a, b = await claim(one, 2)
     c = await claim_one(two)
@@ -39,9 +38,8 @@ async def test_the_turns_of_a_worker_are_its_own_and_begin_anew_with_its_id(
 
 
 async def test_an_id_that_is_in_use_is_refused_to_another_worker_but_not_to_its_own(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    one = await worker("w1")
     await push(store, "a")
     lease = await claim_one(one)
     before = store.contents()
@@ -65,9 +63,8 @@ def known(leases: list[Lease]) -> list[tuple[str, str, int, dict[bytes, bytes]]]
 
 
 async def test_what_a_lost_reply_brought_is_recovered_as_it_was_and_nothing_that_is_held(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer, two: Consumer, worker: Open
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b", job("c", priority=Priority.HIGH), job("d", priority=Priority.LOW), "e", "f")
     await claim(two, 2)
     await two.release(refund=False, watch=False)
@@ -87,30 +84,27 @@ async def test_what_a_lost_reply_brought_is_recovered_as_it_was_and_nothing_that
     assert known(await one.recover([])) == known(leases[1:3])
 
 
-async def test_however_much_a_lost_reply_brought_is_recovered(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_however_much_a_lost_reply_brought_is_recovered(store: DriverStore, one: Consumer) -> None:
     for start in range(0, 1200, 300):
         await push(store, *(str(number) for number in range(start, start + 300)))
-    leases = await claim(consumer, 1200)
-    assert ids(await consumer.recover(leases[:120])) == [str(number) for number in range(120, 1200)]
-    assert ids(await consumer.recover(leases[:1199])) == ["1199"]
-    assert ids(await consumer.recover(leases[1:])) == ["0"]
+    leases = await claim(one, 1200)
+    assert ids(await one.recover(leases[:120])) == [str(number) for number in range(120, 1200)]
+    assert ids(await one.recover(leases[:1199])) == ["1199"]
+    assert ids(await one.recover(leases[1:])) == ["0"]
 
 
-async def test_however_large_what_a_lost_reply_brought_is_recovered(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_however_large_what_a_lost_reply_brought_is_recovered(store: DriverStore, one: Consumer) -> None:
     for number in range(12):
         await store.driver.push(
             [NewJob(f"{number}", ["name", "Work", "parameters", "x" * 300_000])], repeated=False
         )
-    assert len(await claim(consumer, 12)) == 12
-    assert ids(await consumer.recover([])) == [str(number) for number in range(12)]
+    assert len(await claim(one, 12)) == 12
+    assert ids(await one.recover([])) == [str(number) for number in range(12)]
 
 
 async def test_the_jobs_of_a_worker_that_is_known_to_be_dead_are_released_by_its_heartbeat_at_once(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b")
     await claim(one)
     heart = Heart(one)
@@ -124,8 +118,9 @@ async def test_the_jobs_of_a_worker_that_is_known_to_be_dead_are_released_by_its
 
 
 @pytest.mark.parametrize("refund", [True, False])
-async def test_more_than_a_page_of_jobs_is_released(store: DriverStore, worker: Open, refund: bool) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_more_than_a_page_of_jobs_is_released(
+    store: DriverStore, one: Consumer, two: Consumer, refund: bool
+) -> None:
     for start in range(0, 1200, 300):
         await push(store, *(str(number) for number in range(start, start + 300)))
     await claim(one, 1130)

@@ -1,4 +1,4 @@
-"""What a test needs of a driver beyond what all have."""
+"""What a test needs of a driver beyond what all have; a module has `_NEEDS` for all of its tests."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

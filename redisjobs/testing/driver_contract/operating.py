@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from redisjobs.model.changes import Cancel, Delete, Requeue
+from redisjobs.model.driver import Consumer
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, NewJob, Pushed, Release, Reply, Turn
@@ -39,47 +40,43 @@ from redisjobs.testing.store import DriverStore
 
 
 async def test_a_released_job_passes_ahead_of_new_ones_even_behind_a_cancelled_one(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, "a", "b", "c")
-    a, b = await claim(consumer, 2)
+    a, b = await claim(one, 2)
     await store.driver.change(Cancel("a"))
-    await consumer.exchange([(a, Release()), (b, Release())], None)
+    await one.exchange([(a, Release()), (b, Release())], None)
 
-    assert ids(await claim(consumer, 1)) == ["b"]
+    assert ids(await claim(one, 1)) == ["b"]
     assert await store.driver.read(Find("a")) is None
 
 
 async def test_a_retry_that_is_sent_again_is_answered_as_the_cancel_that_it_was(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, "a")
-    batch = [(await claim_one(consumer), AGAIN)]
+    batch = [(await claim_one(one), AGAIN)]
     await store.driver.change(Cancel("a"))
     for _ in range(2):
-        assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.CANCELLED]
+        assert (await one.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.CANCELLED]
     assert (await store.driver.read(Count())).totals["cancelled"] == 1
 
 
 @pytest.mark.parametrize("bring", [delay, wait_in_line, retry, release])
-async def test_a_job_that_waits_is_cancelled_at_once(store: DriverStore, worker: Open, bring: Any) -> None:
-    consumer = await worker()
-    await bring(store, consumer)
+async def test_a_job_that_waits_is_cancelled_at_once(store: DriverStore, one: Consumer, bring: Any) -> None:
+    await bring(store, one)
 
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
 
     assert await store.driver.read(Find("a")) is None
     store.clock.advance(60)
-    assert await claim(consumer) == []
+    assert await claim(one) == []
     assert await store.driver.change(Cancel("a")) is Reply.NOT_FOUND
     assert (await store.driver.read(Count())).totals["cancelled"] == 1
 
 
-async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
-    await fail(store, consumer)
+async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: DriverStore, one: Consumer) -> None:
+    await fail(store, one)
     before = store.contents()
 
     assert await store.driver.change(Cancel("a")) is Reply.DEAD
@@ -88,48 +85,45 @@ async def test_a_dead_letter_and_a_job_that_ended_are_not_cancelled(store: Drive
     assert store.contents() == before
 
 
-async def test_a_running_job_is_marked_and_its_worker_told(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_running_job_is_marked_and_its_worker_told(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", "b")
-    leases = await claim(consumer)
+    leases = await claim(one)
 
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
 
-    assert beat(consumer, *leases) == ["a"]
+    assert beat(one, *leases) == ["a"]
     rows = [(await found(store, "a")), *await rows_of(store.driver, State.RUNNING, 10)]
     assert [(row.state, row.cancelling) for row in rows] == [
         (State.RUNNING, is_it) for is_it in (True, True, False)
     ]
-    assert await settle(consumer, leases[0], Ack(cancelled=True)) is Reply.OK
+    assert await settle(one, leases[0], Ack(cancelled=True)) is Reply.OK
     totals = (await store.driver.read(Count())).totals
     assert (totals["cancelled"], totals["completed"]) == (1, 0)
 
 
-async def test_a_cancel_reaches_whoever_holds_the_job_by_the_next_beat_even_if_it_was_still_on_its_way(
-    store: DriverStore, worker: Open
+async def test_a_cancel_reaches_the_holder_of_the_job_by_the_next_beat_even_if_it_was_still_on_its_way(
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    one, other = await worker("w1"), await worker("w2")
     await push(store, "a", "b", "c")
-    theirs = await claim(other, 1)
+    theirs = await claim(two, 1)
     leases = await claim(one)
     with closing(Heart(one)) as heart:
         assert list(heart.beat(lambda: leases, {})) == []
         assert await store.driver.change(Cancel("b")) is Reply.CANCELLING
 
-        assert list(heart.beat(list, {})) == []  # it was delivered, and nobody has seen it yet
+        assert list(heart.beat(list, {})) == []  # it was delivered, and the worker has not seen it yet
         assert ids(list(heart.beat(lambda: leases, {}))) == ["b"]
 
         assert await store.driver.change(Cancel("c")) is Reply.CANCELLING
         assert "c" in ids(list(heart.beat(lambda: leases, {})))
-    assert beat(other, *theirs) == []
-    assert beat(one, *leases) == ["b", "c"]  # who begins to listen only now is told, too
+    assert beat(two, *theirs) == []
+    assert beat(one, *leases) == ["b", "c"]  # one that begins to listen only now hears it too
 
 
-async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
-    store: DriverStore, worker: Open
+async def test_no_one_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b")
     a, _ = await claim(one)
     await store.driver.change(Cancel("a"))
@@ -139,48 +133,45 @@ async def test_nobody_is_told_of_a_cancel_that_came_before_the_job_was_handed_on
     assert beat(two, *leases) == []
 
 
-async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_cancelled_job_is_not_handed_out_again_after_a_release(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
-    lease = await claim_one(consumer)
+    lease = await claim_one(one)
     await store.driver.change(Cancel("a"))
-    await settle(consumer, lease, Release())
+    await settle(one, lease, Release())
 
     rows = [await found(store, "a"), *await rows_of(store.driver, State.READY, 10)]
     assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
-    assert await claim(consumer) == []
+    assert await claim(one) == []
     assert await store.driver.read(Find("a")) is None
     counts = await store.driver.read(Count())
     assert (counts.ready[Priority.NORMAL], counts.running) == (0, 0)
     assert happened(counts) == {"pushed": 1, "released": 1, "cancelled": 1}
 
 
-async def test_a_cancelled_job_may_still_succeed_or_fail(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_cancelled_job_may_still_succeed_or_fail(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", "b")
-    done, failed = await claim(consumer)
+    done, failed = await claim(one)
     await store.driver.change(Cancel("a"))
     await store.driver.change(Cancel("b"))
 
-    assert (await consumer.exchange([(done, Ack()), (failed, FAILED)], None)).replies == [Reply.OK] * 2
+    assert (await one.exchange([(done, Ack()), (failed, FAILED)], None)).replies == [Reply.OK] * 2
 
     row = await found(store, "b")
     assert (row.state, row.cancelling) == (State.DEAD, False)
     assert await store.driver.change(Requeue("b")) is Reply.OK
-    assert ids(await claim(consumer)) == ["b"]
+    assert ids(await claim(one)) == ["b"]
 
 
-async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_requeued_dead_letter_starts_again_under_its_id(store: DriverStore, one: Consumer) -> None:
     fields = ["name", "Work", "parameters", "{}", "headers", '{"k":"v"}', "attempt", "4", "unknown_since", "1"]
     fields += ["started_at", "1"]
     await push(store, NewJob("a", fields, Priority.HIGH, expires_in_ms=1, unique="key"))
-    lease = await claim_one(consumer)
-    await settle(consumer, lease, FAILED)
+    lease = await claim_one(one)
+    await settle(one, lease, FAILED)
 
     assert await store.driver.change(Requeue("a")) is Reply.OK
 
-    again = await claim_one(consumer)
+    again = await claim_one(one)
     assert (again.job_id, (await found(store, "a")).priority, again.deliveries) == ("a", Priority.HIGH, 1)
     queued_at = str(lease.queued_ms)
     kept = {"id": "a", "name": "Work", "parameters": "{}", "headers": '{"k":"v"}', "queued_at": queued_at}
@@ -189,16 +180,15 @@ async def test_a_requeued_dead_letter_starts_anew_under_its_id(store: DriverStor
 
 
 async def test_a_dead_letter_is_requeued_with_other_parameters_and_another_key(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, NewJob("a", ["name", "Work", "parameters", '{"to":"ann"}', "limit_key", "ann"]))
-    await settle(consumer, await claim_one(consumer), FAILED)
+    await settle(one, await claim_one(one), FAILED)
 
     assert await store.driver.change(Requeue("a", parameters=b'{"to":"joe"}')) is Reply.OK
-    lease = await claim_one(consumer)
+    lease = await claim_one(one)
     assert (lease.fields[b"parameters"], lease.fields[b"limit_key"]) == (b'{"to":"joe"}', b"ann")
-    await settle(consumer, lease, FAILED)
+    await settle(one, lease, FAILED)
     change = Requeue("a", After(60_000), parameters='{"to":"é"}'.encode(), limit_key="é")
     assert await store.driver.change(change) is Reply.OK
     fields = (await found(store, "a")).fields
@@ -214,9 +204,8 @@ async def test_only_a_dead_letter_is_requeued_or_deleted(store: DriverStore, wor
     assert store.contents() == before
 
 
-async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
-    await fail(store, consumer)
+async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: DriverStore, one: Consumer) -> None:
+    await fail(store, one)
 
     assert await store.driver.change(Delete("a")) is Reply.OK
 
@@ -225,12 +214,11 @@ async def test_a_deleted_dead_letter_is_gone_and_its_id_free(store: DriverStore,
     assert await push(store, another("a")) == [Pushed(Reply.OK)]
 
 
-async def test_every_state_is_found_listed_and_counted(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_every_state_is_found_listed_and_counted(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(0)
     await push(store, "dead", "handed back", "running")
-    dead, handed_back, _ = await claim(consumer)
-    await consumer.exchange([(dead, FAILED), (handed_back, Release())], None)
+    dead, handed_back, _ = await claim(one)
+    await one.exchange([(dead, FAILED), (handed_back, Release())], None)
     await push(store, "ready", job("delayed", due=After(5000), priority=Priority.HIGH))
 
     listed = {state: await rows_of(store.driver, state, 10) for state in State}
@@ -252,16 +240,15 @@ async def test_every_state_is_found_listed_and_counted(store: DriverStore, worke
 
 
 async def test_a_list_is_in_the_order_of_its_state_and_no_longer_than_asked(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(
         store, job("low", priority=Priority.LOW), "a", "b", job("c", due=After(9000)), job("d", due=After(5000))
     )
     assert [row.fields[b"id"] for row in await rows_of(store.driver, State.READY, 9)] == [b"a", b"b", b"low"]
     assert [row.fields[b"id"] for row in await rows_of(store.driver, State.READY, 2)] == [b"a", b"b"]
     assert [row.fields[b"id"] for row in await rows_of(store.driver, State.DELAYED, 9)] == [b"d", b"c"]
-    await consumer.exchange([(lease, FAILED) for lease in await claim(consumer)], None)
+    await one.exchange([(lease, FAILED) for lease in await claim(one)], None)
     assert [row.fields[b"id"] for row in await rows_of(store.driver, State.DEAD, 2)] == [b"low", b"b"]
 
 

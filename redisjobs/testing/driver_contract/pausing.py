@@ -1,8 +1,5 @@
 """What may not start: paused queues and names, and held jobs."""
 
-from collections.abc import Callable
-from typing import Any
-
 import anyio
 import pytest
 
@@ -22,17 +19,10 @@ from redisjobs.model.transitions import (
     RetryLater,
     Settlement,
 )
-from redisjobs.testing.driver_contract.acts import Open, row_of, rows_of
-from redisjobs.testing.driver_contract.needs import needs
+from redisjobs.testing.driver_contract.acts import Open, eventually, job, row_of, rows_of
 from redisjobs.testing.store import DriverStore
 
-pytestmark = pytest.mark.anyio
-
-STOPS = (FindPauses, Hold, Pause, Resume, Unhold, Unpark)
-
-
-def named(job_id: str, name: str = "Work", **options: Any) -> NewJob:
-    return NewJob(job_id, ["name", name, "parameters", "{}"], **options)
+_NEEDS = (FindPauses, Hold, Pause, Resume, Unhold, Unpark)
 
 
 async def push(driver: Driver, *jobs: NewJob) -> None:
@@ -58,13 +48,6 @@ async def unpark(driver: Driver) -> None:
         after = await driver.change(Unpark(after))
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds, which other tasks bring about."""
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
-
-
 async def ids(driver: Driver, state: State = State.READY) -> list[str]:
     return [row.job_id for row in await rows_of(driver, state, 500)]
 
@@ -72,57 +55,51 @@ async def ids(driver: Driver, state: State = State.READY) -> list[str]:
 # A queue
 
 
-@needs(*STOPS)
-async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
-    await push(driver, named("a"))
-    assert not (await consumer.exchange([], 0)).paused
+async def test_of_a_paused_queue_nothing_is_claimed_and_an_answer_says_so(driver: Driver, one: Consumer) -> None:
+    await push(driver, job("a"))
+    assert not (await one.exchange([], 0)).paused
     assert await driver.change(Pause()) is Reply.OK
-    await push(driver, named("b"))
+    await push(driver, job("b"))
 
-    answer = await consumer.exchange([], 10)
+    answer = await one.exchange([], 10)
     assert (answer.leases, answer.more, answer.paused) == ([], False, True)
-    assert (await consumer.exchange([], 0)).paused
+    assert (await one.exchange([], 0)).paused
     assert await ids(driver) == ["a", "b"]
 
     assert await driver.change(Resume()) is Reply.OK
-    assert await ids_of_claim(consumer) == ["a", "b"]
-    assert not (await consumer.exchange([], 0)).paused
+    assert await ids_of_claim(one) == ["a", "b"]
+    assert not (await one.exchange([], 0)).paused
 
 
-@needs(*STOPS)
 async def test_a_read_that_waits_brings_nothing_that_was_pushed_after_the_pause(
-    driver: Driver, worker: Open
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
     found, until = list[str](), Until()
 
     async def wait() -> None:
         while not until.is_set:
-            found.extend(lease.job_id for lease in await consumer.wait(10, 5, until))
+            found.extend(lease.job_id for lease in await one.wait(10, 5, until))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await push(driver, named("before"))
+        await push(driver, job("before"))
         await eventually(lambda: found)
         await driver.change(Pause())
-        await push(driver, named("high", priority=Priority.HIGH), *map(named, "abc"))
+        await push(driver, job("high", priority=Priority.HIGH), *map(job, "abc"))
         await driver.change(Resume())
-        await push(driver, named("after"))
+        await push(driver, job("after"))
         await eventually(lambda: "after" in found)
         until.set()
 
     assert found[0] == "before"
     assert await ids(driver, State.RUNNING) == sorted(found, key=["high", "before", *"abc", "after"].index)
-    assert [*found, *(await ids_of_claim(consumer))] != []
+    assert [*found, *(await ids_of_claim(one))] != []
     assert (await driver.read(Count())).running == 6
 
 
-@needs(*STOPS)
-async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
-    await push(driver, *map(named, "abcd"))
-    a, b, c, d = (await consumer.exchange([], 4)).leases
+async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, one: Consumer) -> None:
+    await push(driver, *map(job, "abcd"))
+    a, b, c, d = (await one.exchange([], 4)).leases
     await driver.change(Pause())
 
     settlements: list[tuple[Lease, Settlement]] = [
@@ -131,31 +108,28 @@ async def test_what_runs_is_settled_while_the_queue_is_paused(driver: Driver, wo
         (c, Release()),
         (d, DeadLetter("failed", "no")),
     ]
-    answer = await consumer.exchange(settlements, 10)
+    answer = await one.exchange(settlements, 10)
     assert (answer.replies, answer.leases, answer.paused) == ([Reply.OK] * 4, [], True)
     assert await ids(driver) == ["c", "b"]
 
     await driver.change(Resume())
-    assert await ids_of_claim(consumer) == ["c", "b"]
+    assert await ids_of_claim(one) == ["c", "b"]
 
 
-@needs(*STOPS)
 async def test_a_delayed_job_becomes_ready_while_the_queue_is_paused(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
-    await push(driver, named("late", due=After(1000)))
+    await push(driver, job("late", due=After(1000)))
     await driver.change(Pause())
-    assert (await consumer.exchange([], 0)).due_in == pytest.approx(1, abs=0.1)
+    assert (await one.exchange([], 0)).due_in == pytest.approx(1, abs=0.1)
     store.clock.advance(2)
 
-    assert (await consumer.exchange([], 10)).leases == []
+    assert (await one.exchange([], 10)).leases == []
     assert await ids(driver) == ["late"]
 
 
-@needs(*STOPS)
-async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: DriverStore, driver: Driver) -> None:
+async def test_a_pause_is_told_with_its_beginning(store: DriverStore, driver: Driver) -> None:
     store.clock.advance(0)
     assert await driver.read(FindPauses()) == Pauses(None, {}, 0)
     began = store.clock()
@@ -175,150 +149,134 @@ async def test_a_pause_is_told_with_its_beginning_whoever_repeats_it(store: Driv
 # Names
 
 
-@needs(*STOPS)
-async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
-    await push(driver, named("a"), named("b", "Other"), named("c"), named("d", "Other", priority=Priority.LOW))
+async def test_jobs_of_a_paused_name_are_passed_over_and_keep_their_place(driver: Driver, one: Consumer) -> None:
+    await push(driver, job("a"), job("b", "Other"), job("c"), job("d", "Other", priority=Priority.LOW))
     await driver.change(Pause("Work"))
-    await push(driver, named("e"), named("f", "Other"), named("high", priority=Priority.HIGH))
+    await push(driver, job("e"), job("f", "Other"), job("high", priority=Priority.HIGH))
 
-    answers = await claims(consumer)
+    answers = await claims(one)
     assert [lease.job_id for answer in answers for lease in answer.leases] == ["b", "f", "d"]
     assert not any(answer.paused for answer in answers)
     assert await ids(driver) == ["high", "a", "c", "e"]
     counts = await driver.read(Count())
     assert ([*counts.ready.values()], counts.running) == ([1, 3, 0], 3)
 
-    await push(driver, named("g"))
+    await push(driver, job("g"))
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == ["high", "a", "c", "e", "g"]
+    assert await ids_of_claim(one) == ["high", "a", "c", "e", "g"]
     assert {(await driver.read(Find(job_id))).deliveries for job_id in ("high", "a", "g")} == {1}  # type: ignore[union-attr]
 
 
-@needs(*STOPS)
-async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_claim_reaches_past_any_number_of_jobs_of_a_paused_name(driver: Driver, one: Consumer) -> None:
     for start in range(0, 1200, 400):
-        await push(driver, *(named(f"paused-{number:04}") for number in range(start, start + 400)))
-    await push(driver, named("runs", "Other"))
+        await push(driver, *(job(f"paused-{number:04}") for number in range(start, start + 400)))
+    await push(driver, job("runs", "Other"))
     await driver.change(Pause("Work"))
 
-    assert await ids_of_claim(consumer, 3) == ["runs"]
+    assert await ids_of_claim(one, 3) == ["runs"]
     assert (await driver.read(Count())).running == 1
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == [f"paused-{number:04}" for number in range(1200)]
+    assert await ids_of_claim(one) == [f"paused-{number:04}" for number in range(1200)]
 
 
-@needs(*STOPS)
-async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_read_that_waits_passes_over_a_paused_name(driver: Driver, one: Consumer) -> None:
     await driver.change(Pause("Work"))
     found: list[str] = []
 
     async def wait() -> None:
         while "b" not in found:
-            found.extend(lease.job_id for lease in await consumer.wait(10, 5))
+            found.extend(lease.job_id for lease in await one.wait(10, 5))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
-        await push(driver, named("a"))
-        await push(driver, named("b", "Other"))
+        await push(driver, job("a"))
+        await push(driver, job("b", "Other"))
 
     assert found == ["b"]
     assert await ids(driver) == ["a"]
 
 
-@needs(*STOPS)
 async def test_a_job_that_was_handed_back_or_is_to_run_again_is_passed_over_with_its_attempts_kept(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer, worker: Open
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
-    await push(driver, named("back"), named("again"), named("lost"))
+    await push(driver, job("back"), job("again"), job("lost"))
     gone = await worker("w2")
     (back, again, _) = (await gone.exchange([], 3)).leases
     await gone.exchange([(back, Release(refund=False)), (again, RetryLater(After(0), {"attempt": "2"}))], None)
     await driver.change(Pause("Work"))
     await gone.release(refund=False, watch=False)
-    await consumer.reclaim()
+    await one.reclaim()
 
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))
     await unpark(driver)
-    leases = [lease for answer in await claims(consumer) for lease in answer.leases]
+    leases = [lease for answer in await claims(one) for lease in answer.leases]
     assert {lease.job_id: lease.deliveries for lease in leases} == {"back": 2, "lost": 2, "again": 1}
     assert [lease.fields.get(b"attempt") for lease in leases if lease.job_id == "again"] == [b"2"]
 
 
-@needs(*STOPS)
 async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
-    await push(driver, named("a"))
-    (lease,) = (await consumer.exchange([], 1)).leases
+    await push(driver, job("a"))
+    (lease,) = (await one.exchange([], 1)).leases
     assert await driver.change(Cancel("a")) is Reply.CANCELLING
-    await consumer.exchange([(lease, Release())], None)
+    await one.exchange([(lease, Release())], None)
     await driver.change(Pause("Work"))
 
-    answers = await claims(consumer)
+    answers = await claims(one)
     assert [each for answer in answers for each in answer.ended] == [("a", Reply.CANCELLED)]
     assert await driver.read(Find("a")) is None
 
 
-@needs(*STOPS)
-async def test_what_was_resumed_is_given_back_by_tidying_where_nobody_else_comes_to_it(
-    driver: Driver, worker: Open
+async def test_what_was_resumed_is_given_back_by_tidying_where_no_one_else_comes_to_it(
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
-    await driver.change(Resume("Work"))  # and whoever resumed it dies
+    assert await ids_of_claim(one) == []
+    await driver.change(Resume("Work"))  # and the process that resumed it dies
 
     tidied = await driver.change(Tidy())
     while tidied.after:
         tidied = await driver.change(Tidy(tidied.after))
-    assert await ids_of_claim(consumer) == ["a"]
+    assert await ids_of_claim(one) == ["a"]
 
 
 # Jobs
 
 
-@needs(*STOPS)
 async def test_a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place(
-    driver: Driver, worker: Open
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
-    await push(driver, *map(named, "abc"))
+    await push(driver, *map(job, "abc"))
     assert await driver.change(Hold("a")) is Reply.HELD
     assert await driver.change(Hold("c")) is Reply.HELD
     assert await driver.change(Hold("a")) is Reply.HELD
-    assert await ids_of_claim(consumer) == ["b"]
+    assert await ids_of_claim(one) == ["b"]
     rows = await rows_of(driver, State.READY, 10)
     assert [(row.job_id, row.held) for row in rows] == [("a", True), ("c", True)]
     assert (await driver.read(FindPauses())).held == 2
 
-    await push(driver, named("d"))
+    await push(driver, job("d"))
     assert await driver.change(Unhold("a")) is Reply.OK
     assert await driver.change(Unhold("a")) is Reply.NOT_FOUND
     assert await driver.change(Unhold("b")) is Reply.NOT_FOUND
-    assert await ids_of_claim(consumer) == ["a", "d"]
+    assert await ids_of_claim(one) == ["a", "d"]
     row = await driver.read(Find("a"))
     assert row is not None
     assert (row.held, row.deliveries) == (False, 1)
 
 
-@needs(*STOPS)
 async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_start(
-    store: DriverStore, driver: Driver, worker: Open
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
-    await push(driver, named("late", due=After(1000)), named("let go", due=After(1000)))
+    await push(driver, job("late", due=After(1000)), job("let go", due=After(1000)))
     for job_id in ("late", "let go"):
         assert await driver.change(Hold(job_id)) is Reply.HELD
     assert [row.held for row in await rows_of(driver, State.DELAYED, 10)] == [True, True]
@@ -328,107 +286,94 @@ async def test_a_held_delayed_job_becomes_ready_when_it_is_due_and_does_not_star
     assert (row.state, row.held, row.due_ms) == (State.DELAYED, True, store.clock() + 1000)
 
     store.clock.advance(2)
-    assert await ids_of_claim(consumer) == ["let go"]
+    assert await ids_of_claim(one) == ["let go"]
     assert [(row.job_id, row.held) for row in (await driver.read(Scan(State.READY))).rows] == [("late", True)]
 
 
-@needs(*STOPS)
-async def test_a_hold_says_what_is_true(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
-    await push(driver, named("dead"), named("runs"))
-    dead, _ = (await consumer.exchange([], 2)).leases
-    await consumer.exchange([(dead, DeadLetter("failed", "no"))], None)
+async def test_a_hold_says_what_is_true(driver: Driver, one: Consumer) -> None:
+    await push(driver, job("dead"), job("runs"))
+    dead, _ = (await one.exchange([], 2)).leases
+    await one.exchange([(dead, DeadLetter("failed", "no"))], None)
 
     assert await driver.change(Hold("runs")) is Reply.RUNNING
     assert await driver.change(Hold("dead")) is Reply.DEAD
-    assert await driver.change(Hold("nobody")) is Reply.NOT_FOUND
+    assert await driver.change(Hold("unknown")) is Reply.NOT_FOUND
     assert (await driver.read(FindPauses())).held == 0
 
 
 @pytest.mark.parametrize("when", ["at once", "parked", "delayed"])
-@needs(*STOPS)
 async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
-    store: DriverStore, driver: Driver, worker: Open, when: str
+    store: DriverStore, driver: Driver, one: Consumer, when: str
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
-    await push(driver, named("a", due=After(1000) if when == "delayed" else None))
+    await push(driver, job("a", due=After(1000) if when == "delayed" else None))
     await driver.change(Hold("a"))
     if when == "parked":
-        assert await ids_of_claim(consumer) == []
+        assert await ids_of_claim(one) == []
     assert await driver.change(Cancel("a")) is Reply.CANCELLED
 
     store.clock.advance(120)  # that push is forgotten
-    await push(driver, named("a"))
-    assert await ids_of_claim(consumer) == ["a"]
+    await push(driver, job("a"))
+    assert await ids_of_claim(one) == ["a"]
     assert (await driver.read(FindPauses())).held == 0
 
 
-@needs(*STOPS)
-async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
-    await push(driver, named("a"))
+async def test_a_job_that_is_let_go_while_its_name_is_paused_waits_on(driver: Driver, one: Consumer) -> None:
+    await push(driver, job("a"))
     await driver.change(Hold("a"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     assert await driver.change(Unhold("a")) is Reply.OK
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == ["a"]
+    assert await ids_of_claim(one) == ["a"]
 
 
-@needs(*STOPS)
-async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, worker: Open) -> None:
-    consumer = await worker()
-    await push(driver, named("held"), named("a"))
+async def test_a_name_that_is_resumed_lets_no_held_job_start(driver: Driver, one: Consumer) -> None:
+    await push(driver, job("held"), job("a"))
     await driver.change(Hold("held"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     await driver.change(Resume("Work"))
     await unpark(driver)
-    assert await ids_of_claim(consumer) == ["a"]
+    assert await ids_of_claim(one) == ["a"]
     await driver.change(Cancel("held"))
 
 
-@needs(*STOPS)
-async def test_what_waits_because_it_may_not_start_is_nobodys_backlog(
-    store: DriverStore, driver: Driver, worker: Open
+async def test_what_waits_because_it_may_not_start_is_no_ones_backlog(
+    store: DriverStore, driver: Driver, one: Consumer
 ) -> None:
     store.clock.advance(0)
-    consumer = await worker()
-    await push(driver, named("a"))
+    await push(driver, job("a"))
     await driver.change(Pause("Work"))
-    assert await ids_of_claim(consumer) == []
+    assert await ids_of_claim(one) == []
     store.clock.advance(60)
     assert (await driver.read(GetBacklog())).oldest == {}
 
 
-@needs(*STOPS)
 async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not_start(
-    driver: Driver, worker: Open
+    driver: Driver, one: Consumer
 ) -> None:
-    consumer = await worker()
-    await push(driver, *map(named, "abc"))
-    assert await ids_of_claim(consumer) == ["a", "b", "c"]  # and the consumer never hears of it
+    await push(driver, *map(job, "abc"))
+    assert await ids_of_claim(one) == ["a", "b", "c"]  # and the consumer never hears of it
     await driver.change(Cancel("c"))
     await driver.change(Pause("Work"))
 
-    found = await consumer.recover([])
+    found = await one.recover([])
     if found:  # on memory no reply is lost
         assert [lease.job_id for lease in found] == ["a", "b", "c"]
     else:
         await driver.change(Resume("Work"))
         await unpark(driver)
-        assert await ids_of_claim(consumer) == ["a", "b"]
+        assert await ids_of_claim(one) == ["a", "b"]
 
 
-@needs(*STOPS)
 async def test_a_job_that_waits_says_what_keeps_it_from_starting(
     store: DriverStore, driver: Driver, worker: Open
 ) -> None:
     store.clock.advance(0)
-    await push(driver, named("a"), named("later", due=After(60_000)))
+    await push(driver, job("a"), job("later", due=After(60_000)))
 
     async def why() -> tuple[WhyWaiting | None, WhyWaiting | None]:
         return (await row_of(driver, "a")).why_waiting, (await row_of(driver, "later")).why_waiting

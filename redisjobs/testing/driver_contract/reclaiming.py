@@ -44,8 +44,7 @@ from redisjobs.testing.driver_contract.acts import (
 from redisjobs.testing.store import DriverStore
 
 
-async def test_a_job_whose_worker_died_goes_to_another(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_job_whose_worker_died_goes_to_another(store: DriverStore, one: Consumer, two: Consumer) -> None:
     await push(store, "a")
     first = await claim_one(one)
     look = await take_over(two)
@@ -64,8 +63,7 @@ async def test_a_job_whose_worker_died_goes_to_another(store: DriverStore, worke
     assert await settle(two, second, Ack()) is Reply.OK
 
 
-async def test_a_worker_that_beats_keeps_its_jobs(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_worker_that_beats_keeps_its_jobs(store: DriverStore, one: Consumer, two: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)
     store.age(60)
@@ -98,10 +96,11 @@ async def test_a_worker_that_beats_between_being_named_and_being_fenced_is_spare
     assert ids(await claim(three)) == ["b"]
 
 
-async def test_to_name_who_may_be_lost_does_nothing_to_them(store: DriverStore, worker: Open) -> None:
+async def test_to_name_who_may_be_lost_does_nothing_to_them(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     """The clock may have been set: who is surely lost is for the caller to know."""
     store.clock.advance(0)
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
     lease = await claim_one(one)
     store.age(60)
@@ -139,9 +138,8 @@ async def test_a_lease_is_as_long_as_its_own_worker_said_whatever_that_of_the_ot
 
 
 async def test_the_many_jobs_of_a_dead_worker_are_handed_back_in_bounded_steps(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     for start in range(0, 1200, 400):
         await push(store, *(job(str(n), priority=PRIORITIES[n % 3]) for n in range(start, start + 400)))
     assert len(await claim(one, 1200)) == 1200
@@ -235,56 +233,6 @@ async def test_a_beat_from_before_the_clock_was_set_back_does_not_spare_the_dead
     assert sorted(ids(await claim(heir, 25))) == sorted(names)
 
 
-async def test_one_worker_is_to_look_when_delayed_jobs_are_due_and_who_leaves_is_followed_by_another(
-    store: DriverStore, worker: Open
-) -> None:
-    store.clock.advance(0)
-    one, two, three = [await worker(f"w{number}") for number in range(3)]
-    assert [(await each.reclaim()).promotes for each in (one, two, three, one)] == [True, False, False, True]
-
-    await one.release(refund=True, watch=False)
-
-    assert [(await each.reclaim()).promotes for each in (three, two, three)] == [True, False, True]
-
-
-async def test_who_is_fenced_is_followed_by_another_that_looks_when_delayed_jobs_are_due(
-    store: DriverStore, worker: Open
-) -> None:
-    store.clock.advance(0)
-    one, two = await worker("w1"), await worker("w2")
-    assert (await one.reclaim()).promotes
-    store.age(60)
-    beat(two)
-
-    assert (await take_over(two)).promotes
-
-
-@pytest.mark.parametrize("seconds", [21, -60])
-async def test_another_is_to_look_once_the_one_that_was_has_not_asked_again_for_20_s(
-    store: DriverStore, worker: Open, seconds: float
-) -> None:
-    store.clock.advance(0)
-    one, two = await worker("w1"), await worker("w2")
-    assert [(await each.reclaim()).promotes for each in (one, two)] == [True, False]
-    store.clock.advance(seconds)
-
-    assert [(await each.reclaim()).promotes for each in (two, one)] == [True, False]
-
-
-async def test_a_job_is_late_250_ms_after_it_was_due(store: DriverStore, worker: Open) -> None:
-    store.clock.advance(0)
-    one = await worker("w1")
-    await push(store, job("a", due=After(10_000)))
-    assert not (await one.reclaim()).late
-
-    store.clock.advance(10.2)
-    assert not (await one.reclaim()).late
-    store.clock.advance(0.05)
-    assert (await one.reclaim()).late
-    assert ids(await claim(one, 1)) == ["a"]
-    assert not (await one.reclaim()).late
-
-
 async def test_a_clock_that_was_set_back_spares_who_beats_and_holds_nothing_against_them(
     store: DriverStore, worker: Open
 ) -> None:
@@ -343,8 +291,9 @@ async def test_a_fenced_worker_is_refused_whole_and_writes_nothing(
     assert ids(await claim(two)) == ["a", "due"]
 
 
-async def test_a_fenced_worker_does_not_come_to_life_by_a_beat(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_fenced_worker_does_not_come_to_life_by_a_beat(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, "a")
     lease = await claim_one(one)
     await store.driver.change(Cancel("a"))
@@ -373,8 +322,9 @@ async def test_a_worker_that_never_joined_is_refused(store: DriverStore, worker:
     assert store.contents() == before
 
 
-async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, "a", "b")
     a, _ = await claim(one)
     heart = Heart(one)
@@ -397,9 +347,8 @@ async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(store: D
 
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
 async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(
-    store: DriverStore, worker: Open, nonce: str
+    store: DriverStore, one: Consumer, two: Consumer, nonce: str
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, job("a", unique="key", nonce=nonce))
     await claim_one(one)
     await store.driver.change(Cancel("a"))
@@ -414,8 +363,9 @@ async def test_a_cancelled_job_is_not_handed_out_again_after_its_worker_died(
     assert happened(counts) == {"pushed": 2, "reclaimed": 1, "cancelled": 1}
 
 
-async def test_a_worker_that_released_all_is_one_no_longer(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_worker_that_released_all_is_one_no_longer(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, "a")
     lease = await claim_one(one)
     await one.release(refund=True, watch=False)
@@ -427,8 +377,9 @@ async def test_a_worker_that_released_all_is_one_no_longer(store: DriverStore, w
     assert (await outlive(store, two)).fenced == []
 
 
-async def test_a_delivery_handed_back_does_not_hide_an_earlier_crash(store: DriverStore, worker: Open) -> None:
-    one, two = await worker("w1"), await worker("w2")
+async def test_a_delivery_handed_back_does_not_hide_an_earlier_crash(
+    store: DriverStore, one: Consumer, two: Consumer, worker: Open
+) -> None:
     await push(store, "a")
     await claim_one(one)
     assert [lease.deliveries for lease in await inherit(store, two)] == [2]

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from redisjobs.model.changes import Cancel, Requeue
+from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, After, Due, Pushed, Reply, Settlement
@@ -92,16 +93,15 @@ async def test_a_push_that_is_made_twice_in_one_call_finds_itself_once(
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
 @pytest.mark.parametrize("back", [70, 3600, 10**8])
 async def test_a_push_repeated_after_the_clock_was_set_back_finds_what_has_ended_before_and_after_that(
-    store: DriverStore, worker: Open, back: int, nonce: str
+    store: DriverStore, one: Consumer, back: int, nonce: str
 ) -> None:
-    consumer = await worker()
     before, after = job("a", nonce=nonce), job("b", nonce=nonce)
     assert await push(store, before, after) == [Pushed(Reply.OK)] * 2
-    first, second = await claim(consumer, 2)
-    assert await settle(consumer, first, Ack()) is Reply.OK
+    first, second = await claim(one, 2)
+    assert await settle(one, first, Ack()) is Reply.OK
 
     store.clock.step(-back)
-    assert await settle(consumer, second, Ack()) is Reply.OK
+    assert await settle(one, second, Ack()) is Reply.OK
 
     assert await push(store, before, after, repeated=True) == [Pushed(Reply.REPEATED)] * 2
 
@@ -144,15 +144,14 @@ async def test_a_job_that_is_pushed_says_when_it_was_sent_first_by_the_stores_cl
 
 
 async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, job("a", unique="key"))
     refused = [another("a"), job("b", unique="key")]
     for _ in range(2):
         replies = [each.reply for each in await push(store, *refused, repeated=True)]
         assert replies == [Reply.EXISTS, Reply.DUPLICATE]
-    await settle(consumer, await claim_one(consumer), Ack())
+    await settle(one, await claim_one(one), Ack())
 
     assert await push(store, *refused, refused[0], repeated=True) == [
         *[Pushed(Reply.REFUSED)] * 2,
@@ -168,13 +167,12 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 async def test_pushes_of_one_call_that_were_refused_stay_so_however_many_they_are(
-    store: DriverStore, worker: Open, number: int
+    store: DriverStore, one: Consumer, number: int
 ) -> None:
-    consumer = await worker()
     await push(store, "a")
     refused = [another("a") for _ in range(number)]
     assert await push(store, *refused, repeated=True) == [Pushed(Reply.EXISTS)] * number
-    await settle(consumer, await claim_one(consumer), Ack())
+    await settle(one, await claim_one(one), Ack())
     assert await push(store, *refused, repeated=True) == [Pushed(Reply.REFUSED)] * number
 
 
@@ -244,11 +242,10 @@ async def test_a_unique_key_is_held_as_long_as_its_job_lives(
 
 @pytest.mark.parametrize("settlement", [Ack(), Ack(cancelled=True), FAILED])
 async def test_a_unique_key_is_free_once_its_job_is_settled(
-    store: DriverStore, worker: Open, settlement: Settlement
+    store: DriverStore, one: Consumer, settlement: Settlement
 ) -> None:
-    consumer = await worker()
     await push(store, job("a", unique="key"))
-    assert await settle(consumer, await claim_one(consumer), settlement) is Reply.OK
+    assert await settle(one, await claim_one(one), settlement) is Reply.OK
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
@@ -261,25 +258,23 @@ async def test_a_unique_key_is_free_once_its_job_is_cancelled(
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
-async def test_a_requeued_job_does_not_take_its_unique_key_back(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_requeued_job_does_not_take_its_unique_key_back(store: DriverStore, one: Consumer) -> None:
     await push(store, job("a", unique="key"))
-    await settle(consumer, await claim_one(consumer), FAILED)
+    await settle(one, await claim_one(one), FAILED)
     await push(store, job("b", unique="key"))
 
     assert await store.driver.change(Requeue("a")) is Reply.OK
-    leases = await claim(consumer)
-    await consumer.exchange([(lease, Ack()) for lease in leases if lease.job_id == "a"], None)
+    leases = await claim(one)
+    await one.exchange([(lease, Ack()) for lease in leases if lease.job_id == "a"], None)
 
     assert await push(store, job("c", unique="key")) == [Pushed(Reply.DUPLICATE, "b")]
 
 
 async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_ends(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, job("a", unique="key", unique_for_ms=300))
-    await settle(consumer, await claim_one(consumer), Ack())
+    await settle(one, await claim_one(one), Ack())
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
 
     with anyio.fail_after(5):  # by the server's own clock, which no test sets
@@ -294,52 +289,49 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", ODD)
-async def test_an_id_may_have_any_characters(store: DriverStore, worker: Open, odd: str) -> None:
-    consumer = await worker()
+async def test_an_id_may_have_any_characters(store: DriverStore, one: Consumer, odd: str) -> None:
     store.clock.advance(0)
     await push(store, job(odd, due=After(1000)))
     assert (await found(store, odd)).state is State.DELAYED
     store.clock.advance(1)
 
     for settlement in (AGAIN, LATER, FAILED):
-        lease = await claim_one(consumer)
-        assert (lease.job_id, beat(consumer, lease)) == (odd, [])
-        assert await settle(consumer, lease, settlement) is Reply.OK
+        lease = await claim_one(one)
+        assert (lease.job_id, beat(one, lease)) == (odd, [])
+        assert await settle(one, lease, settlement) is Reply.OK
         store.clock.advance(5)
 
     assert (await found(store, odd)).fields[b"id"] == odd.encode()
     assert await store.driver.change(Requeue(odd)) is Reply.OK
-    lease = await claim_one(consumer)
+    lease = await claim_one(one)
     assert await store.driver.change(Cancel(odd)) is Reply.CANCELLING
-    assert beat(consumer, lease) == [odd]
-    assert await settle(consumer, lease, Ack(cancelled=True)) is Reply.OK
+    assert beat(one, lease) == [odd]
+    assert await settle(one, lease, Ack(cancelled=True)) is Reply.OK
     assert await push(store, odd, repeated=True) == [Pushed(Reply.REPEATED)]
 
 
 @pytest.mark.parametrize("odd", ODD)
 async def test_a_unique_key_and_its_holder_may_have_any_characters(
-    store: DriverStore, worker: Open, odd: str
+    store: DriverStore, one: Consumer, odd: str
 ) -> None:
-    consumer = await worker()
     await push(store, job(odd, unique=odd))
     assert await push(store, job("b", unique=odd)) == [Pushed(Reply.DUPLICATE, odd)]
-    lease = await claim_one(consumer)
+    lease = await claim_one(one)
     assert lease.unique == odd.encode()
-    assert await settle(consumer, lease, Ack()) is Reply.OK
+    assert await settle(one, lease, Ack()) is Reply.OK
     assert await push(store, job("b", unique=odd)) == [Pushed(Reply.OK)]
 
 
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
 @pytest.mark.parametrize("settlement", [AGAIN, LATER])
 async def test_a_retry_of_a_cancelled_job_ends_it(
-    store: DriverStore, worker: Open, settlement: Settlement, nonce: str
+    store: DriverStore, one: Consumer, settlement: Settlement, nonce: str
 ) -> None:
-    consumer = await worker()
     await push(store, job("a", unique="key", nonce=nonce))
-    lease = await claim_one(consumer)
+    lease = await claim_one(one)
     await store.driver.change(Cancel("a"))
 
-    assert await settle(consumer, lease, settlement) is Reply.CANCELLED
+    assert await settle(one, lease, settlement) is Reply.CANCELLED
 
     assert await store.driver.read(Find("a")) is None
     assert await push(store, job("a", nonce=nonce), repeated=True) == [Pushed(Reply.REPEATED)]

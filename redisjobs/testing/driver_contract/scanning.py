@@ -12,17 +12,13 @@ from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Filter, Group, GroupDead, Row, Scan
 from redisjobs.model.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
-from redisjobs.testing.driver_contract.acts import claim
+from redisjobs.testing.driver_contract.acts import claim, job
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
 FAILED = DeadLetter("failed", "ValueError: no", "a trace", "ValueError", "0123456789ab")
 OTHER = DeadLetter("failed", "KeyError: 'é'", "a trace", "KeyError", "ba9876543210")
 EXPIRED = DeadLetter("expired", "it was not started in time")
-
-
-def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:
-    return NewJob(job_id, ["name", name, "parameters", parameters], **options)
 
 
 async def push(driver: Driver, *jobs: NewJob) -> None:
@@ -186,7 +182,7 @@ async def test_a_scan_goes_on_where_it_left_off_though_what_it_saw_last_is_gone(
     assert second.after == ""
 
 
-async def test_a_dead_letter_that_dies_anew_meanwhile_is_not_found_again(
+async def test_a_dead_letter_that_dies_again_meanwhile_is_not_found_again(
     store: DriverStore, driver: Driver
 ) -> None:
     await end(store, [(job(name), FAILED) for name in "cba"])
@@ -256,7 +252,7 @@ async def test_groups_of_many_letters_come_in_steps(store: DriverStore, driver: 
 
 @needs(RequeueAll, DeleteAll)
 @pytest.mark.parametrize("step", [RequeueAll, DeleteAll])
-async def test_a_step_that_is_sent_again_takes_no_job_that_died_anew_since(
+async def test_a_step_that_is_sent_again_takes_no_job_that_died_again_since(
     store: DriverStore, driver: Driver, step: type[RequeueAll] | type[DeleteAll]
 ) -> None:
     await end(store, [(job("a"), FAILED), (job("b"), FAILED)])

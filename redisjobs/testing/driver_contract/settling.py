@@ -41,21 +41,19 @@ from redisjobs.testing.driver_contract.acts import (
 from redisjobs.testing.store import DriverStore
 
 
-async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(0)
     now = At(store.clock())
     await push(store, job("a", due=At(1)), job("b", due=After(0)), job("c", due=now))
     assert [row.job_id for row in await rows_of(store.driver, State.READY, 9)] == ["a", "b", "c"]
-    leases = await claim(consumer)
+    leases = await claim(one)
     dues: list[Due] = [At(1), After(0), now]
     again = [(lease, RetryLater(due)) for lease, due in zip(leases, dues, strict=True)]
-    assert (await consumer.exchange(again, None)).replies == [Reply.OK] * 3
+    assert (await one.exchange(again, None)).replies == [Reply.OK] * 3
     assert [row.job_id for row in await rows_of(store.driver, State.READY, 9)] == ["a", "b", "c"]
 
 
-async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(0)
     due = At(store.clock() + 5000)
     names = [f"{n * 7919 % 1000:03} {n}" for n in range(60)]  # no order by name is theirs
@@ -63,71 +61,69 @@ async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: D
         await push(store, *[job(name, due=due) for name in names[start : start + 20]])
         store.clock.advance(0.001)
     await push(store, *[job(name, priority=Priority.NORMAL) for name in names[40:]])
-    late = await claim(consumer, 50)
+    late = await claim(one, 50)
     later = [(lease, RetryLater(due)) for lease in late]
-    assert set((await consumer.exchange(later, None)).replies) == {Reply.OK}
+    assert set((await one.exchange(later, None)).replies) == {Reply.OK}
     store.clock.advance(6)
 
     assert [row.job_id for row in await rows_of(store.driver, State.DELAYED, 100)] == names
-    assert ids(await claim(consumer, 100)) == names
+    assert ids(await claim(one, 100)) == names
 
 
-async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(
+    store: DriverStore, one: Consumer
+) -> None:
     fields = ["name", "Work", "parameters", "", "headers", "{}", "error", "old"]
     await push(store, NewJob("a", fields), "b")
-    first, other = await claim(consumer)
+    first, other = await claim(one)
 
     changes = {"attempt": "2", "error": "ValueError: no", "headers": "", "more": "é"}
-    assert await settle(consumer, first, RetryLater(After(0), changes)) is Reply.OK
-    second = await claim_one(consumer)
+    assert await settle(one, first, RetryLater(After(0), changes)) is Reply.OK
+    second = await claim_one(one)
 
     assert (second.job_id, second.deliveries) == ("a", 1)
     assert second.token != first.token
     queued_at = str(first.queued_ms)
     kept = {"id": "a", "name": "Work", "parameters": "", "queued_at": queued_at}
     assert texts(second.fields) == kept | {"attempt": "2", "error": "ValueError: no", "more": "é"}
-    assert await settle(consumer, other, Ack()) is Reply.OK
+    assert await settle(one, other, Ack()) is Reply.OK
 
 
-async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(1)  # not before the server's own, by which entry ids are made
     await push(store, job("a", priority=Priority.LOW))
-    first = await claim_one(consumer)
+    first = await claim_one(one)
     for settlement in (LATER, RetryLater(At(store.clock() + 9000)), AGAIN):
-        lease = first if settlement is LATER else await claim_one(consumer)
-        assert await settle(consumer, lease, settlement) is Reply.OK
+        lease = first if settlement is LATER else await claim_one(one)
+        assert await settle(one, lease, settlement) is Reply.OK
         store.clock.advance(5)
 
-    last = await claim_one(consumer)
+    last = await claim_one(one)
     assert (last.job_id, (await found(store, "a")).priority) == ("a", Priority.LOW)
     assert last.fields[b"queued_at"].decode() == str(first.queued_ms)
 
 
 @pytest.mark.parametrize("absolute", [False, True])
 async def test_a_retry_with_a_delay_waits_until_it_is_due(
-    store: DriverStore, worker: Open, absolute: bool
+    store: DriverStore, one: Consumer, absolute: bool
 ) -> None:
-    consumer = await worker()
     await push(store, "a")
     store.clock.advance(0)
     due_ms = store.clock() + 5000
-    lease = await claim_one(consumer)
+    lease = await claim_one(one)
 
-    assert await settle(consumer, lease, RetryLater(At(due_ms) if absolute else After(5000))) is Reply.OK
+    assert await settle(one, lease, RetryLater(At(due_ms) if absolute else After(5000))) is Reply.OK
 
     row = await found(store, "a")
     assert (row.state, row.due_ms, row.deliveries, row.key) == (State.DELAYED, due_ms, 0, "")
-    assert (await consumer.exchange([], 10)).due_in == 5.0
+    assert (await one.exchange([], 10)).due_in == 5.0
     store.clock.advance(5)
-    assert ids(await claim(consumer)) == ["a"]
+    assert ids(await claim(one)) == ["a"]
 
 
 async def test_a_released_job_keeps_its_place_and_its_delivery_is_refunded(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b", "c", job("urgent", priority=Priority.HIGH))
     urgent, _, b = await claim(one, 3)
 
@@ -139,27 +135,25 @@ async def test_a_released_job_keeps_its_place_and_its_delivery_is_refunded(
 
 
 async def test_no_more_released_jobs_are_claimed_than_asked_for_whatever_their_priority(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
-    for lease in await claim(consumer, 9):
-        await settle(consumer, lease, Release())
+    for lease in await claim(one, 9):
+        await settle(one, lease, Release())
     await push(store, "new")
 
-    assert ids(await claim(consumer, 4)) == ["high 0", "high 1", "high 2", "normal 0"]
-    assert ids(await claim(consumer, 9)) == ["normal 1", "normal 2", "new", "low 0", "low 1", "low 2"]
+    assert ids(await claim(one, 4)) == ["high 0", "high 1", "high 2", "normal 0"]
+    assert ids(await claim(one, 9)) == ["normal 1", "normal 2", "new", "low 0", "low 1", "low 2"]
 
 
 async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, NewJob("a", ["name", "Work", "parameters", '{"n":1}', "attempt", "4"], Priority.HIGH))
     store.clock.advance(1)
-    lease = await claim_one(consumer)
+    lease = await claim_one(one)
 
-    assert await settle(consumer, lease, FAILED) is Reply.OK
+    assert await settle(one, lease, FAILED) is Reply.OK
 
     row = await found(store, "a")
     kept = {"id": "a", "name": "Work", "parameters": '{"n":1}', "attempt": "4", "priority": "high"}
@@ -170,7 +164,7 @@ async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(
     assert int(known.pop("ran_ms")) >= 0
     assert known == kept | notes | times
     assert (row.state, row.priority) == (State.DEAD, Priority.HIGH)
-    assert await claim(consumer) == []
+    assert await claim(one) == []
 
 
 async def claimed_again(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
@@ -218,9 +212,8 @@ async def retried_and_claimed(store: DriverStore, one: Consumer, two: Consumer, 
     ],
 )
 async def test_a_worker_that_lost_its_lease_writes_nothing(
-    store: DriverStore, worker: Open, lose: Any, settlement: Settlement
+    store: DriverStore, one: Consumer, two: Consumer, lose: Any, settlement: Settlement
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, job("a", unique="key"))
     lease = await lose(store, one, two, await claim_one(one))
     before = store.contents()
@@ -230,8 +223,7 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(
     assert store.contents() == before
 
 
-async def test_each_job_of_a_batch_gets_its_own_word(store: DriverStore, worker: Open) -> None:
-    one = await worker("w1")
+async def test_each_job_of_a_batch_gets_its_own_word(store: DriverStore, one: Consumer) -> None:
     settlements: list[Settlement] = [Ack(), FAILED, LATER, AGAIN, Release()]
     await push(store, *(job(f"{kind} {number}") for number in range(5) for kind in ("lost", "held")))
     leases = await claim(one)
@@ -249,21 +241,20 @@ async def test_each_job_of_a_batch_gets_its_own_word(store: DriverStore, worker:
 
 @pytest.mark.parametrize("off", ["cancelling", "lost"])
 @pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
-async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_others(
-    store: DriverStore, worker: Open, off: str, settlement: Settlement
+async def test_a_batch_with_one_job_that_is_not_as_it_should_be_settles_the_others(
+    store: DriverStore, one: Consumer, off: str, settlement: Settlement
 ) -> None:
-    consumer = await worker()
     await push(store, *[job(f"{priority} {n}", priority=priority) for n in range(3) for priority in Priority])
-    leases = await claim(consumer, 20)
+    leases = await claim(one, 20)
     odd = leases[4]
     if off == "cancelling":
         assert await store.driver.change(Cancel(odd.job_id)) is Reply.CANCELLING
         reply = Reply.CANCELLED if isinstance(settlement, RetryLater) else Reply.OK
     else:
-        assert await settle(consumer, odd, AGAIN) is Reply.OK
+        assert await settle(one, odd, AGAIN) is Reply.OK
         reply = Reply.LEASE_LOST
 
-    answer = await consumer.exchange([(lease, settlement if lease is odd else Ack()) for lease in leases], None)
+    answer = await one.exchange([(lease, settlement if lease is odd else Ack()) for lease in leases], None)
 
     assert answer.replies == [reply if lease is odd else Reply.OK for lease in leases]
     for lease in leases:
@@ -278,18 +269,17 @@ async def test_a_batch_of_which_one_job_is_not_as_it_should_be_settles_the_other
 )
 @pytest.mark.parametrize("others", [0, 2])
 async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_applied_twice(
-    store: DriverStore, worker: Open, settlement: Settlement, others: int
+    store: DriverStore, one: Consumer, settlement: Settlement, others: int
 ) -> None:
-    consumer = await worker()
     store.clock.advance(0)
     await push(store, "lost", job("a", unique="key"), *(f"other {number}" for number in range(others)))
-    lost, lease, *rest = await claim(consumer)
-    assert await settle(consumer, lost, Ack()) is Reply.OK
+    lost, lease, *rest = await claim(one)
+    assert await settle(one, lost, Ack()) is Reply.OK
     batch = [(lease, settlement), *((each, Ack()) for each in rest), *([(lost, settlement)] if others else [])]
 
-    first = await consumer.exchange(batch, None, turn=Turn(1, 7))
+    first = await one.exchange(batch, None, turn=Turn(1, 7))
     before = store.contents()
-    second = await consumer.exchange(batch, None, turn=Turn(1, 7))
+    second = await one.exchange(batch, None, turn=Turn(1, 7))
 
     assert first.replies == [Reply.OK] * (1 + others) + ([Reply.LEASE_LOST] if others else [])
     assert second.replies == first.replies
@@ -297,72 +287,69 @@ async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_appl
 
 
 @pytest.mark.parametrize("refund", [True, False])
-async def test_a_release_that_is_sent_again_leaves_its_job_to_whoever_claimed_it_since(
-    store: DriverStore, worker: Open, refund: bool
+async def test_a_release_that_is_sent_again_leaves_its_job_to_the_worker_that_claimed_it_since(
+    store: DriverStore, one: Consumer, refund: bool
 ) -> None:
     """Be it the same worker, whose later lease may look as the earlier one did."""
-    consumer = await worker()
     await push(store, "a")
-    batch = [(await claim_one(consumer), Release(refund=refund))]
-    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
-    later = await claim_one(consumer)
+    batch = [(await claim_one(one), Release(refund=refund))]
+    assert (await one.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
+    later = await claim_one(one)
     assert later.deliveries == (1 if refund else 2)
     before = store.contents()
 
-    assert (await consumer.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
+    assert (await one.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
 
     assert store.contents() == before
-    assert await settle(consumer, later, Ack()) is Reply.OK
+    assert await settle(one, later, Ack()) is Reply.OK
 
 
 async def test_what_an_exchange_claims_is_claimed_once_more_when_it_is_sent_again(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer
 ) -> None:
-    consumer = await worker()
     await push(store, "a", "b", "c")
-    batch = [((await consumer.exchange([], 1)).leases[0], Ack())]
+    batch = [((await one.exchange([], 1)).leases[0], Ack())]
 
-    first = await consumer.exchange(batch, 1, turn=Turn(1, 1))
-    second = await consumer.exchange(batch, 1, turn=Turn(1, 1))
+    first = await one.exchange(batch, 1, turn=Turn(1, 1))
+    second = await one.exchange(batch, 1, turn=Turn(1, 1))
 
     assert (first.replies, second.replies) == ([Reply.OK], [Reply.OK])
     assert (ids(list(first.leases)), ids(list(second.leases))) == (["b"], ["c"])
 
 
-async def test_an_exchange_that_comes_after_a_later_one_is_refused(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_an_exchange_that_comes_after_a_later_one_is_refused(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", "b", "c", "d")
-    a, b, c, d = await claim(consumer)
-    await consumer.exchange([(a, Ack())], None, turn=Turn(1, 8))
+    a, b, c, d = await claim(one)
+    await one.exchange([(a, Ack())], None, turn=Turn(1, 8))
     before = store.contents()
 
     with pytest.raises(DriverError, match="nothing was written") as refused:
-        await consumer.exchange([(b, Ack())], None, turn=Turn(1, 7))
+        await one.exchange([(b, Ack())], None, turn=Turn(1, 7))
 
     assert not isinstance(refused.value, Fenced)
     assert store.contents() == before
-    assert (await consumer.exchange([(b, Ack())], None, turn=Turn(2, 1))).replies == [Reply.OK]  # another lane
-    assert (await consumer.exchange([(c, Ack())], None, turn=Turn(1, 9))).replies == [Reply.OK]
-    assert (await consumer.exchange([(d, Ack())], None)).replies == [Reply.OK]  # never sent again: no turn
+    assert (await one.exchange([(b, Ack())], None, turn=Turn(2, 1))).replies == [Reply.OK]  # another lane
+    assert (await one.exchange([(c, Ack())], None, turn=Turn(1, 9))).replies == [Reply.OK]
+    assert (await one.exchange([(d, Ack())], None)).replies == [Reply.OK]  # never sent again: no turn
 
 
-async def test_what_settles_nothing_has_no_turn_to_keep(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_what_settles_nothing_has_no_turn_to_keep(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", "b")
-    claimed = [(await consumer.exchange([], 1, turn=Turn(1, number))).leases[0] for number in (3, 2)]
+    claimed = [(await one.exchange([], 1, turn=Turn(1, number))).leases[0] for number in (3, 2)]
 
     assert ids(claimed) == ["a", "b"]
-    assert (await consumer.exchange([(claimed[0], Ack())], None, turn=Turn(1, 1))).replies == [Reply.OK]
+    assert (await one.exchange([(claimed[0], Ack())], None, turn=Turn(1, 1))).replies == [Reply.OK]
 
 
-async def test_what_was_handed_back_is_passed_by_one_exchange_at_most(store: DriverStore, worker: Open) -> None:
-    consumer, other = await worker("w1"), await worker("w2")
+async def test_what_was_handed_back_is_passed_by_one_exchange_at_most(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, "a", "b", "c", "d")
-    a = await claim(other, 1)
-    assert ids(list((await consumer.exchange([], 1)).leases)) == ["b"]
-    await settle(other, a[0], Release())
+    a = await claim(two, 1)
+    assert ids(list((await one.exchange([], 1)).leases)) == ["b"]
+    await settle(two, a[0], Release())
 
-    next_two = [ids(list((await consumer.exchange([], 1)).leases)) for _ in range(2)]
+    next_two = [ids(list((await one.exchange([], 1)).leases)) for _ in range(2)]
 
     assert sorted(next_two) == [["a"], ["c"]]
 

@@ -16,9 +16,11 @@ from redisjobs.testing.driver_contract.acts import (
     beat,
     claim,
     claim_one,
+    eventually,
     found,
     ids,
     inherit,
+    listening,
     push,
     settle,
 )
@@ -98,21 +100,9 @@ async def test_what_is_told_by_one_driver_is_heard_by_another(
     store: DriverStore, worker: Open, second: Driver
 ) -> None:
     store.clock.advance(0)
-    heard: list[Notification] = []
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            subscribed, told = anyio.Event(), anyio.Event()
-
-            def hear(notification: Notification) -> None:
-                heard.append(notification)
-                (told if subscribed.is_set() else subscribed).set()
-
-            tasks.start_soon(second.listen, hear)
-            await subscribed.wait()
-            await store.driver.push([another("a", due=After(5000))], repeated=False)
-            await told.wait()
-            tasks.cancel_scope.cancel()
+    async with listening(second.listen) as heard:
+        await store.driver.push([another("a", due=After(5000))], repeated=False)
+        await eventually(lambda: len(heard) > 1)
 
     assert heard == [Notification("subscribed", ""), Notification("due", str(store.clock() + 5000))]
 

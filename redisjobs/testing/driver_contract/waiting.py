@@ -1,6 +1,6 @@
 """Waiting for jobs, and hearing of changes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import pytest
@@ -12,15 +12,19 @@ from redisjobs.model.transitions import Ack, After, Lease, Release, Reply, Retry
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     Open,
+    beat,
     claim,
     claim_one,
+    eventually,
     found,
     ids,
     inherit,
     job,
+    listening,
     outlive,
     push,
     settle,
+    take_over,
 )
 from redisjobs.testing.store import DriverStore
 
@@ -32,22 +36,10 @@ async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(
     await push(store, "killer", "unwanted")
     await claim(one)
     await store.driver.change(Cancel("unwanted"))
-    heard: list[Notification] = []
-    subscribed = anyio.Event()
-
-    def hear(notification: Notification) -> None:
-        heard.append(notification)
-        subscribed.set()
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(one.listen, hear)
-            await subscribed.wait()
-            assert await inherit(store, two) == []
-            await push(store, job("last", due=After(60000)))
-            while heard[-1].kind != "due":  # noqa: ASYNC110
-                await anyio.sleep(0.005)
-            tasks.cancel_scope.cancel()
+    async with listening(one.listen) as heard:
+        assert await inherit(store, two) == []
+        await push(store, job("last", due=After(60000)))
+        await eventually(lambda: heard[-1].kind == "due")
 
     assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
     assert heard[1].value == "2"  # as they were handed back: whether they are ended shows in a claim
@@ -59,42 +51,29 @@ async def test_that_a_job_has_to_run_alone_is_told_once(store: DriverStore, work
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a", "b")
     await claim(one)
-    heard: list[Notification] = []
-    subscribed = anyio.Event()
-
-    def hear(notification: Notification) -> None:
-        heard.append(notification)
-        subscribed.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(one.listen, hear)
-        await subscribed.wait()
+    async with listening(one.listen) as heard:
         for _ in range(3):
             assert (await outlive(store, two)).released
-        await store.driver.push([job("last", due=After(60000))], repeated=False)
-        with anyio.fail_after(5):
-            while heard[-1].kind != "due":  # noqa: ASYNC110
-                await anyio.sleep(0.005)
-        tasks.cancel_scope.cancel()
+        await push(store, job("last", due=After(60000)))
+        await eventually(lambda: heard[-1].kind == "due")
+
     assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
     assert heard[1].value == "2"
 
 
-async def test_what_came_by_a_wait_that_nobody_heard_is_recovered(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
+async def test_what_came_by_a_wait_that_no_one_heard_is_recovered(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", job("b", priority=Priority.LOW))
-    await consumer.wait(5, 1)
-    leases = await consumer.recover([])
+    await one.wait(5, 1)
+    leases = await one.recover([])
     assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1), ("b", 1)]
-    assert (await consumer.exchange([(lease, AGAIN) for lease in leases], None)).replies == [Reply.OK] * 2
+    assert (await one.exchange([(lease, AGAIN) for lease in leases], None)).replies == [Reply.OK] * 2
 
 
 @pytest.mark.parametrize(("refund", "deliveries"), [(True, 1), (False, 2)])
 @pytest.mark.parametrize("watch", [False, True])
 async def test_all_that_a_worker_holds_is_released_in_its_place(
-    store: DriverStore, worker: Open, refund: bool, deliveries: int, watch: bool
+    store: DriverStore, one: Consumer, two: Consumer, refund: bool, deliveries: int, watch: bool
 ) -> None:
-    one, two = await worker("w1"), await worker("w2")
     await push(store, "a", "b", "c", job("d", priority=Priority.LOW), "e")
     await claim(one, 2)
     await one.wait(1, 5)
@@ -123,18 +102,18 @@ async def wait_for(consumer: Consumer, do: Callable[[], Awaitable[object]]) -> l
     return leases
 
 
-async def test_a_wait_ends_with_a_push(store: DriverStore, worker: Open) -> None:
-    consumer = await worker()
-    leases = await wait_for(consumer, lambda: push(store, "a"))
+async def test_a_wait_ends_with_a_push(store: DriverStore, one: Consumer) -> None:
+    leases = await wait_for(one, lambda: push(store, "a"))
     assert [(lease.job_id, lease.deliveries) for lease in leases] == [("a", 1)]
-    assert await settle(consumer, leases[0], Ack()) is Reply.OK
+    assert await settle(one, leases[0], Ack()) is Reply.OK
 
 
-async def test_a_wait_ends_when_somebody_promotes_a_job(store: DriverStore, worker: Open) -> None:
-    consumer, other = await worker("w1"), await worker("w2")
+async def test_a_wait_ends_when_another_worker_promotes_a_job(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
     await push(store, job("a", due=After(1000), priority=Priority.LOW))
     store.clock.advance(2)
-    leases = await wait_for(consumer, lambda: other.exchange([], 0))
+    leases = await wait_for(one, lambda: two.exchange([], 0))
     assert ids(leases) == ["a"]
     assert (await found(store, "a")).priority is Priority.LOW
 
@@ -151,58 +130,85 @@ async def test_a_wait_for_nothing_ends_after_its_time(store: DriverStore, worker
         assert await (await worker()).wait(10, 0.01) == []
 
 
-async def test_a_cancelled_wait_loses_nothing(store: DriverStore, worker: Open) -> None:
-    consumer, other = await worker("w1"), await worker("w2")
+async def test_a_cancelled_wait_loses_nothing(store: DriverStore, one: Consumer, two: Consumer) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(consumer.wait, 10, 5)
+        tasks.start_soon(one.wait, 10, 5)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
     await push(store, "a")
-    await consumer.release(refund=True, watch=False)
-    assert [(lease.job_id, lease.deliveries) for lease in await claim(other)] == [("a", 1)]
+    await one.release(refund=True, watch=False)
+    assert [(lease.job_id, lease.deliveries) for lease in await claim(two)] == [("a", 1)]
+
+
+def without_workers(heard: Sequence[Notification]) -> list[Notification]:
+    """Leave out what a driver need not tell: workers that come and go."""
+    return [each for each in heard if each.kind not in ("joined", "left")]
 
 
 async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
-    store: DriverStore, worker: Open
+    store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    consumer, heard, waiting = await worker(), list[Notification](), anyio.Event()
-    ear = await worker("w2")
     store.clock.advance(0)
     now_ms = store.clock()
 
-    async def act() -> None:
+    async with listening(two.listen) as heard:
         await push(store, job("a", due=After(5000)), job("b", due=After(9000)))  # the second is not the earliest
         await push(store, "c d", "e", "f")
-        first, *others = await claim(consumer)
+        first, *others = await claim(one)
         await store.driver.change(Cancel("c d"))
-        await settle(consumer, first, Ack(cancelled=True))
+        await settle(one, first, Ack(cancelled=True))
         await store.driver.change(Cancel("b"))
-        await consumer.exchange([(lease, Release()) for lease in others], None)
-        await claim(consumer)
-        await consumer.exchange([(others[0], RetryLater(After(7000))), (others[1], RetryLater(After(3000)))], None)
-        await consumer.release(refund=True, watch=False)  # there is nothing to tell
-        await consumer.open("w3")
+        await one.exchange([(lease, Release()) for lease in others], None)
+        await claim(one)
+        await one.exchange([(others[0], RetryLater(After(7000))), (others[1], RetryLater(After(3000)))], None)
+        await one.release(refund=True, watch=False)  # there is nothing to tell
+        await one.open("w3")
         await push(store, "g")
-        await claim_one(consumer)
-        await consumer.release(refund=True, watch=False)
-
-    def hear(notification: Notification) -> None:
-        if notification.kind in ("joined", "left"):  # a driver need not tell: it is looked for all the same
-            return
-        heard.append(notification)
-        if len(heard) == 1:
-            waiting.set()
-        if len(heard) == 6:
-            tasks.cancel_scope.cancel()
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ear.listen, hear)
-            await waiting.wait()
-            await act()
-            await anyio.sleep_forever()
+        await claim_one(one)
+        await one.release(refund=True, watch=False)
+        await eventually(lambda: len(without_workers(heard)) == 6)
 
     told = [("subscribed", ""), ("due", str(now_ms + 5000)), ("cancel", "c d"), ("released", "2")]
     told += [("due", str(now_ms + 3000)), ("released", "1")]
-    assert heard == [Notification(kind, value) for kind, value in told]
+    assert [each for each in heard if each.kind not in ("joined", "left")] == [
+        Notification(*each) for each in told
+    ]
+
+
+# Which worker looks when delayed jobs are due
+
+
+@pytest.mark.parametrize("how", ["leaves", "is fenced", "asks no more", "asks no more, as the clock is set back"])
+async def test_one_worker_is_to_look_when_delayed_jobs_are_due_and_is_followed_by_another(
+    store: DriverStore, one: Consumer, two: Consumer, worker: Open, how: str
+) -> None:
+    store.clock.advance(0)
+    three = await worker("w3")
+    assert [(await each.reclaim()).promotes for each in (one, two, three, one)] == [True, False, False, True]
+
+    match how:
+        case "leaves":
+            await one.release(refund=True, watch=False)
+        case "is fenced":
+            store.age(60)
+            beat(two)
+            beat(three)
+        case _:  # for 20 s
+            store.clock.advance(21 if how == "asks no more" else -60)
+
+    assert (await take_over(two) if how == "is fenced" else await two.reclaim()).promotes
+    assert [(await each.reclaim()).promotes for each in (three, two)] == [False, True]
+
+
+async def test_a_job_is_late_250_ms_after_it_was_due(store: DriverStore, one: Consumer) -> None:
+    store.clock.advance(0)
+    await push(store, job("a", due=After(10_000)))
+    assert not (await one.reclaim()).late
+
+    store.clock.advance(10.2)
+    assert not (await one.reclaim()).late
+    store.clock.advance(0.05)
+    assert (await one.reclaim()).late
+    assert ids(await claim(one, 1)) == ["a"]
+    assert not (await one.reclaim()).late

@@ -1,15 +1,14 @@
-"""Why a job ran again, or was given up: which fault hit that very run. Pure.
+"""Why a job ran again or was given up: the fault that hit that very run. Pure.
 
-A run was hit by a fault of processes if its own process is one of these, and by a fault of all if it was in hand
-when that was in force: begun before its end, not settled before its beginning. A job whose outcome was accepted
-has no excuse for another run, whatever happened around it. A later attempt needs a run that failed, and whose
-retry the store took.
+A fault of processes hits the runs of these processes. A fault of all hits each run that was in progress: begun
+before its end, not settled before its beginning. A job whose outcome was accepted has no excuse for another run,
+whatever happened at the same time. A later attempt needs a run that failed and a retry that Redis took.
 
-Nor does a fault excuse a second run that it can't have led to yet. Most only keep a worker from beating: then its
-own lease has to be over, which began with its last beat before that. One that asks a worker to end lets it finish
-what it has: that is handed on once it has ended, or the grace is over.
+A fault excuses no second run that it cannot have led to yet. Most faults only keep a worker from renewing its
+lease: then that lease has to be over, counted from its last renewal before the fault. A worker that is asked to
+end may finish its jobs: the rest is released once it has ended, or its grace is over.
 
-A worker that was fenced goes on under a new id, in the same process: so a second run may be of that very process.
+A worker that was fenced goes on under a new id in the same process, so both runs may be of one process.
 """
 
 from collections import defaultdict
@@ -18,120 +17,104 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from redisjobs.events.recording import Line
-from redisjobs.torture.checks.stories import Key, Run, Story
+from redisjobs.torture.checks.histories import History, Key, Run
 
 NONE = "none"
 FAILED = "failed"
 """No fault was needed: the first run failed, as it may, and the second is its next attempt."""
 
 MAX_DELIVERIES = 3
-POISONED = 0.5  # seconds that a process may live on which has started a job that kills it
-_MOMENT = 1.0  # seconds in which one that was held up starts what it had been given
-_LEAST_STALL = 0.4  # of a lease: shorter ones leave time enough to beat
-_LAG = 0.5  # seconds that a process may be late by with nobody noting that it stood still
-_BEATEN = 1 / 3  # of a lease: from one beat to the next
-_SILENCE = 1 / 2  # of a lease: who heard nothing of the store for longer fences nobody for a lease after that
-_UNDONE = 0.1  # seconds: nobody knows to the moment when the store was back
+POISONED = 0.5  # seconds that a process may live on after it started a job that kills it
+_MOMENT = 1.0  # seconds in which a worker that was held up starts what was delivered to it
+_LEAST_STALL = 0.4  # of a lease: shorter stalls leave enough time to renew it
+_LAG = 0.5  # seconds that a process may be late without a recorded stall
+_BEATEN = 1 / 3  # of a lease: from one heartbeat to the next
+_SILENCE = 1 / 2  # of a lease: after a longer outage a worker fences no other for one lease
+_UNDONE = 0.1  # seconds by which the recorded end of an outage may be off
 _LOOKS = 0.75  # seconds between two looks for lost workers, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """The leases of the workers, in seconds.
-
-    Attributes:
-        default: Of a process that has not said.
-        each: Of the others, by process.
-    """
+    """The leases of the workers, in seconds; `default` is of a process that recorded none."""
 
     default: float
     each: Mapping[int, float] = field(default_factory=dict)
 
     def of(self, pid: int) -> float:
-        """Of one process."""
+        """Return the lease of one process."""
         return self.each.get(pid, self.default)
 
     @property
     def longest(self) -> float:
-        """The longest of any."""
+        """The longest lease of any process."""
         return max([self.default, *self.each.values()])
 
     @property
     def shortest(self) -> float:
-        """The shortest of any."""
+        """The shortest lease of any process."""
         return min([self.default, *self.each.values()])
 
 
-def pairs(story: Story) -> Iterable[tuple[Run, Run]]:
-    """Each run of a job that another one followed, and that one: by attempt, then by time."""
-    return pairwise(sorted(story.runs, key=lambda run: (run.attempt, run.at)))
+def pairs(history: History) -> Iterable[tuple[Run, Run]]:
+    """Return each run of a job with the one that followed it, by attempt, then by time."""
+    return pairwise(sorted(history.runs, key=lambda run: (run.attempt, run.at)))
 
 
 class Causes:
-    """The faults of a run, asked about runs of jobs.
-
-    Args:
-        faults: Faults and stalls, as they were written down.
-        stories: All jobs.
-        leases: Of the workers.
-        databases: Which database each process works in.
-    """
+    """The faults of a run, and which of them excuse a second run of a job; `databases` is by process."""
 
     def __init__(
-        self, faults: Sequence[Line], stories: Mapping[Key, Story], leases: Leases, databases: Mapping[int, int]
+        self,
+        faults: Sequence[Line],
+        histories: Mapping[Key, History],
+        leases: Leases,
+        databases: Mapping[int, int],
     ) -> None:
-        # A lease that is over is seen by whoever looks next.
         self._found = leases.longest + _LOOKS
-        # Whoever heard nothing of the store for long fences nobody for a lease after that.
+        # After a long outage workers fence none for one lease.
         self._late = leases.longest + _LOOKS + self._found
         self._leases = leases
         self._faults = sorted(filter(self._is_long, faults), key=lambda line: line["began"])
         self._all = sorted(faults, key=lambda line: line["began"])  # short stalls as well
         self._databases = databases
-        self._poisoned = _starts(stories, "Poison")
+        self._poisoned = _starts(histories, "Poison")
         self._poisonings: defaultdict[int, list[float]] = defaultdict(list)  # of each database, by time
         for at, db in sorted((begun["at"], begun["db"]) for each in self._poisoned.values() for begun in each):
             self._poisonings[db].append(at)
 
-    def of(self, story: Story, first: Run, second: Run) -> str:
-        """Why the second run of a job had to be: `failed`, or the fault that hit the first; `none` for neither."""
+    def of(self, history: History, first: Run, second: Run) -> str:
+        """Return why the second run of a job had to be: `failed`, the fault that hit the first one, or `none`."""
         if first.attempt == second.attempt:
             return self._of_again(first, second)
-        if not story.by_hand and second.attempt > first.attempt + 1:
+        if not history.external and second.attempt > first.attempt + 1:
             return NONE
-        causes = [self._of_retry(story, run, second) for run in story.runs if run.attempt == first.attempt]
+        causes = [self._of_retry(history, run, second) for run in history.runs if run.attempt == first.attempt]
         if any(causes) and first.done and not first.refused:
             return self._of_again(first, second)  # another run of its attempt failed, but this one did not
         return FAILED if FAILED in causes else next(filter(None, causes), NONE)
 
     def of_end(self, run: Run, ended_at: float) -> str:
-        """Which fault ended the process of a run, or took its lease away; `none` for none.
+        """Return the fault that ended the process of a run or took its lease, or `none`.
 
-        Poison is no such fault: who ran beside it is to be told from it. Whatever comes after it found the process
-        dead.
-
-        Args:
-            run: The last run of a job that was given up.
-            ended_at: When it was.
+        Poison is not among them: what ran beside poison needs another cause, from before the poison. `run` is the
+        last run of a job that was given up at `ended_at`.
         """
         poisoned = [begun["at"] for begun in self._poisoned[run.pid] if begun["at"] >= run.at - POISONED]
         last = min([ended_at, *poisoned])
-        mine = [fault for fault in self._faults if _hit(fault, run) and _was_in_hand(run, fault, last)]
+        mine = [fault for fault in self._faults if _hit(fault, run) and _was_held(run, fault, last)]
         for fault in sorted(mine, key=lambda fault: fault["hits"] == "all"):
             if ended_at <= self._found_by(fault, run.start["db"]):
                 return str(fault["name"])
         return NONE
 
-    def of_unseen(self, db: int, since: float, ended_at: float) -> str:
-        """Which fault may have taken a job from one that was given it and never started it; `none` for none.
+    def of_unstarted(self, db: int, since: float, ended_at: float) -> str:
+        """Return the fault that may have taken a job from a worker that never started it, or `none`.
 
-        Args:
-            db: The job's database.
-            since: When it was started last; 0 if never.
-            ended_at: When it was given up.
+        The job was started last at `since`, 0 if never, and given up at `ended_at`.
         """
         for fault in reversed(self._faults):
-            # Whoever was killed was given nothing after that.
+            # A killed process received nothing after that.
             lived = (fault["ended"] if fault["hits"] == "all" else fault["began"]) + fault["reaches"]
             in_time = fault["began"] <= ended_at <= self._found_by(fault, db) and since <= lived
             if in_time and self._is_of(fault, db):
@@ -139,35 +122,34 @@ class Causes:
         return NONE
 
     def _is_long(self, fault: Line) -> bool:
-        """Whether a fault may have kept anybody from beating for long enough; a short stall does not."""
+        """Whether a fault may have kept a worker from renewing for long enough; a short stall does not."""
         lease = min(map(self._leases.of, fault["pids"]), default=self._leases.shortest)
         return bool(fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease)
 
     def _is_of(self, fault: Line, db: int) -> bool:
-        """Whether a fault hit workers of a database."""
         if fault["hits"] == "pids":
             return any(self._databases.get(pid) == db for pid in fault["pids"])
         return fault["hits"] == "all" and fault.get("db") in (None, db)
 
     def _found_by(self, fault: Line, db: int) -> float:
-        """By when others have found what a fault took away; who can't trust the clock meanwhile fences nobody."""
+        """By when other workers have found what a fault took; while the clock is not trusted they fence none."""
         until = noticed_by(fault) + self._late
         for other in self._faults:
             if holds_up(other, db) and fault["began"] <= noticed_by(other) and other["began"] <= until:
                 until = max(until, noticed_by(other) + self._late)
         return until
 
-    def _of_retry(self, story: Story, run: Run, second: Run) -> str:
-        """Whether a run is why there is another attempt; '' if it is not."""
+    def _of_retry(self, history: History, run: Run, second: Run) -> str:
+        """Return why a run led to another attempt; '' if it did not."""
         if run.end is None or run.done or run.end["at"] > second.at:
             return ""
-        if run.end["result"] == "raised" and story.was_retried(run):
+        if run.end["result"] == "raised" and history.was_retried(run):
             return FAILED
-        # What was cut had no fault of its own; whose retry nobody saw accepted was kept from seeing that.
+        # A run that was cut did not fail by itself. A retry without a reply needs a fault that kept it away.
         excuse = self._of_hit(run, second)
         if run.end["result"] == "raised":
             return FAILED if excuse and run.settled is None else ""
-        return excuse if story.was_retried(run) or run.settled is None else ""
+        return excuse if history.was_retried(run) or run.settled is None else ""
 
     def _of_again(self, first: Run, second: Run) -> str:
         return self._of_hit(first, second) or self._of_held_up(first, second) or NONE
@@ -176,23 +158,25 @@ class Causes:
         again = second.at
         if run.accepted and run.settled is not None and run.settled["sent_at"] < again:
             return ""
-        until = _in_hand_until(run, again)
+        until = _held_until(run, again)
         if any(run.at - POISONED <= begun["at"] <= until for begun in self._poisoned[run.pid]):
             return "poison job"
-        return self._by_process(run, second) or self._by_all(run, second, self._unseen(run, second) * self._found)
+        return self._by_process(run, second) or self._by_all(
+            run, second, self._unstarted(run, second) * self._found
+        )
 
-    def _unseen(self, run: Run, second: Run) -> int:
-        """How many were given the job in between: they never began it, and had to lose it as well."""
-        is_counted_anew = any(
+    def _unstarted(self, run: Run, second: Run) -> int:
+        """Return how many workers received the job in between, never started it, and had to lose it as well."""
+        is_recounted = any(
             fault.get("forgets_deliveries") and _hit(fault, run) and run.at <= fault["began"] <= second.at
             for fault in self._faults
         )
-        return max(0, second.lease[2] - (0 if is_counted_anew else run.lease[2]) - 1)
+        return max(0, second.lease[2] - (0 if is_recounted else run.lease[2]) - 1)
 
     def _by_process(self, run: Run, second: Run) -> str:
-        # Who was stopped by a fault says as well that he stood still.
+        # A process that a fault stopped also records a stall: name the fault.
         for fault in sorted(self._faults, key=lambda fault: fault["what"] == "stall"):
-            mine = fault["hits"] == "pids" and _hit(fault, run) and _was_in_hand(run, fault, second.at)
+            mine = fault["hits"] == "pids" and _hit(fault, run) and _was_held(run, fault, second.at)
             if mine and self._led_to(fault, run, second):
                 return str(fault["name"])
         return ""
@@ -200,17 +184,14 @@ class Causes:
     def _by_all(self, run: Run, second: Run, longer: float = 0.0) -> str:
         # The last to begin: it comes nearest.
         for fault in reversed(self._faults):
-            mine = fault["hits"] == "all" and _hit(fault, run) and _was_in_hand(run, fault, second.at)
+            mine = fault["hits"] == "all" and _hit(fault, run) and _was_held(run, fault, second.at)
             in_time = mine and second.at <= self._comes_by(fault, run.start["db"], longer)
             if in_time and self._led_to(fault, run, second):
                 return str(fault["name"])
         return ""
 
     def _comes_by(self, fault: Line, db: int, longer: float) -> float:
-        """By when a job comes again after a fault that took it: it waits while poison ends who would start it.
-
-        It waits as well while another fault keeps all from the store, be that of before or after this one.
-        """
+        """By when a job starts again after a fault took it: it waits for poison and other faults to end."""
         until = self._found_by(fault, db) + longer
         for at in self._poisonings[db]:
             if fault["began"] <= at <= until:
@@ -218,23 +199,23 @@ class Causes:
         return until
 
     def _led_to(self, fault: Line, run: Run, second: Run) -> bool:
-        """Whether a fault that hit a run can have led to the second one as soon as that."""
+        """Whether a fault that hit a run can have led to the second one this soon."""
         if second.attempt != run.attempt or second.lease[2] < run.lease[2]:
-            return True  # the store had settled the first; or the second had been given the job before
+            return True  # Redis had settled the first, or delivered the job to the second before
         has_ended = run.end is not None and run.end["at"] <= second.at
         if grace := fault.get("grace", 0.0):
             return has_ended or second.at >= float(fault["began"] + grace)
-        if fault.get("hands_on") or (has_ended and _was_handed_back(run)):
+        if fault.get("hands_on") or (has_ended and _was_released(run)):
             return True
         return second.at >= self._runs_out(fault, run) and second.at >= self._looked_for(fault, run)
 
     def _runs_out(self, fault: Line, run: Run) -> float:
-        """When the lease of the worker that had a run was over, at the earliest: it had beaten until the fault."""
+        """When the lease of a run's worker was over, at the earliest: it had renewed until the fault."""
         lease = self._leases.of(run.pid)
-        return self._kept_from_beating(fault, run, lease) + (1 - _BEATEN) * lease - _LAG
+        return self._kept_from_renewing(fault, run, lease) + (1 - _BEATEN) * lease - _LAG
 
-    def _kept_from_beating(self, fault: Line, run: Run, lease: float) -> float:
-        """From when on a worker may not have got to beat: something may have been in its way before a fault."""
+    def _kept_from_renewing(self, fault: Line, run: Run, lease: float) -> float:
+        """From when on a worker may not have renewed: an earlier fault may have kept it from that."""
         since, before = float(fault["began"]), float("inf")
         while since < before:
             before = since
@@ -246,10 +227,9 @@ class Causes:
         return since
 
     def _looked_for(self, fault: Line, run: Run) -> float:
-        """When somebody fenced a worker that was lost in a fault, at the earliest.
+        """When a worker that was lost in a fault was fenced, at the earliest.
 
-        Where nobody heard of the store for so long that its clock can't be trusted, that is a lease of that worker
-        later. Nor does anybody who has come only now fence it sooner.
+        After an outage too long to trust the server's clock, that is one lease of that worker later.
         """
         is_outage = fault["what"] == "fault" and fault["hits"] == "all"
         undone, lease = fault.get("undone", fault["ended"]), self._leases.of(run.pid)
@@ -258,7 +238,7 @@ class Causes:
         return float(undone + lease - _UNDONE)
 
     def _of_held_up(self, first: Run, second: Run) -> str:
-        """The second was given the job before the first, and came to start it only after it."""
+        """Whether the second run was delivered before the first, and started only after it."""
         if second.lease[2] >= first.lease[2]:
             return ""
         for fault in self._faults:
@@ -269,43 +249,43 @@ class Causes:
 
 
 def holds_up(fault: Line, db: int) -> bool:
-    """Whether workers of a database may not get to beat in it, or trust the clock: none is fenced for a lease."""
+    """Whether workers of a database may not renew during a fault, or not trust the clock: they fence none."""
     return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
 
 
 def noticed_by(fault: Line) -> float:
-    """By when all have noticed that a fault is over: who waits on a half-open connection does so only then."""
+    """By when all have noticed that a fault is over, also those that wait on a half-open connection."""
     return float(fault["ended"] + max(fault["reaches"], fault["lingers"]))
 
 
-def _starts(stories: Mapping[Key, Story], name: str) -> Mapping[int, Sequence[Line]]:
-    """What each process began of the jobs of this name."""
+def _starts(histories: Mapping[Key, History], name: str) -> Mapping[int, Sequence[Line]]:
+    """Return the starts of the jobs of a name, by process."""
     found: defaultdict[int, list[Line]] = defaultdict(list)
-    for story in stories.values():
-        for run in story.runs if story.name == name else ():
+    for history in histories.values():
+        for run in history.runs if history.name == name else ():
             found[run.pid].append(run.start)
     return found
 
 
 def _hit(fault: Line, run: Run) -> bool:
-    """Whether a fault was about the process of a run, or about all of its database."""
+    """Whether a fault was about the process of a run, or about its whole database."""
     if fault["hits"] == "pids":
         return run.pid in fault["pids"]
     return fault["hits"] == "all" and fault.get("db") in (None, run.start["db"])
 
 
-def _was_in_hand(run: Run, fault: Line, again: float) -> bool:
-    return run.at <= _over(fault) and fault["began"] <= _in_hand_until(run, again)
+def _was_held(run: Run, fault: Line, again: float) -> bool:
+    return run.at <= _over(fault) and fault["began"] <= _held_until(run, again)
 
 
-def _was_handed_back(run: Run) -> bool:
-    """Whether its worker gave it back, or was about to when it was last heard of."""
+def _was_released(run: Run) -> bool:
+    """Whether its worker released it, or was about to when it was last heard of."""
     if run.settled is not None:
         return bool(run.settled["settlement"] == "Release")
     return run.end is not None and bool(run.end["result"] == "cut")
 
 
-def _in_hand_until(run: Run, again: float) -> float:
+def _held_until(run: Run, again: float) -> float:
     return min(again, run.settled["at"]) if run.settled is not None else again
 
 

@@ -1,4 +1,4 @@
-"""What the server's clocks said in a run in which they were set ahead and back. Pure."""
+"""What the server's clock said in a run that sets it ahead and back. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,7 @@ from redisjobs.events.recording import Line
 
 
 class Clock:
-    """The clocks of the databases, as it was written down when they were set.
-
-    Args:
-        lines: What was written down, by time.
-    """
+    """The clocks of the databases, by the recorded steps; `lines` are in order of time."""
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self._steps: defaultdict[int, list[tuple[float, float, float]]] = defaultdict(list)
@@ -20,15 +16,15 @@ class Clock:
                 self._steps[line["db"]].append((line["asked"], line["at"], line["seconds"]))
 
     def earliest(self, db: int, since: float, until: float) -> float:
-        """The earliest that a clock said in that time."""
+        """Return the earliest time that a clock said in a span."""
         return min([since + self._ahead(db, since), *self._said(db, since, until)])
 
     def latest(self, db: int, since: float, until: float) -> float:
-        """The latest that a clock said in that time."""
+        """Return the latest time that a clock said in a span."""
         return max([until + self._ahead(db, until), *self._said(db, since, until)])
 
-    def told(self, db: int, said: float, since: float) -> float:
-        """When it was that a clock said that, the first time since then."""
+    def when(self, db: int, said: float, since: float) -> float:
+        """Return when a clock said this time first, since then."""
         steps = [(0.0, 0.0, 0.0), *self._steps[db]]
         ends = [asked for asked, _, _ in steps[1:]] + [float("inf")]
         times = [
@@ -39,11 +35,11 @@ class Clock:
         return min(times, default=said)
 
     def _ahead(self, db: int, at: float) -> float:
-        """How far ahead it was."""
+        """Return how far ahead it was."""
         return next((seconds for _, done, seconds in reversed(self._steps[db]) if done <= at), 0.0)
 
     def _said(self, db: int, since: float, until: float) -> Iterator[float]:
-        """What it said just before and just after it was set, each time in that span."""
+        """Yield what it said just before and just after each step in a span."""
         before = 0.0
         for asked, at, seconds in self._steps[db]:
             if asked <= until and at >= since:

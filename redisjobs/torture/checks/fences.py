@@ -1,23 +1,19 @@
-"""Whether those that were stopped for longer than their lease, or killed, were fenced meanwhile. Pure."""
+"""Whether workers that were stopped for longer than their lease, or killed, were fenced meanwhile. Pure."""
 
 from collections.abc import Iterator, Sequence
 
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.causes import Leases, holds_up, noticed_by
+from redisjobs.torture.checks.lines import supervisors
 
-_WITHIN = 2.5  # seconds after the end of a lease in which somebody fences whose it was
+_WITHIN = 2.5  # seconds after the end of a lease in which another worker fences its worker
 
 
 def unfenced(lines: Sequence[Line], faults: Sequence[Line], leases: Leases) -> Iterator[str]:
-    """Workers that nobody has taken for dead though they sent no heartbeat for long enough, in words.
+    """Yield workers that sent no heartbeat for long enough and were not fenced, in words.
 
-    Where others could not have known, as something kept them from beating as well, nothing is asked of them. Nor
-    where nobody was there for long enough to be sure.
-
-    Args:
-        lines: What was written down, by time.
-        faults: Faults and stalls of these.
-        leases: Of the workers.
+    Nothing is expected where other workers could not have known, because something kept them from renewing as
+    well, or where none of them was there for long enough. `lines` are in order of time.
     """
     for fault in faults:
         for what, worker, pid in _to_be_fenced(fault):
@@ -53,10 +49,11 @@ def _held_up(fault: Line, faults: Sequence[Line], db: int, leases: Leases) -> bo
 
 
 def _is_watched(lines: Sequence[Line], fault: Line, db: int, lease: float) -> bool:
-    """Whether another worker was there all the while in which it could have become sure, and acted."""
+    """Whether another worker was there all the while in which it could have become sure and acted."""
     heard: dict[int, list[float]] = {}
+    others = supervisors(lines) | {*fault["pids"]}
     for line in lines:
-        if line.get("db") == db and line.get("pid", fault["pids"][0]) not in fault["pids"]:
+        if line.get("db") == db and "pid" in line and line["pid"] not in others:
             heard.setdefault(line["pid"], []).append(line["at"])
     came_by = fault["ended"] - lease - _WITHIN
     return any(times[0] <= came_by and fault["ended"] <= times[-1] for times in heard.values())

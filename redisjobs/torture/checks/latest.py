@@ -1,21 +1,16 @@
-"""Of versions that were pushed one in place of the other, the last that was taken is run, or a later one. Pure."""
+"""Whether the last accepted of several versions, each pushed in place of the one before, was run. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from redisjobs.events.recording import Line
-from redisjobs.torture.fleet.store import Final
+from redisjobs.torture.fleet.final import FinalState
 
-_Thing = tuple[int, str]  # a database, and a key there
+_Thing = tuple[int, str]  # a database and a key
 
 
-def outdated(lines: Sequence[Line], finals: Sequence[Final]) -> Iterator[str]:
-    """Things of which the last version was not run, and versions that were refused, in words.
-
-    Args:
-        lines: What was written down, of all processes.
-        finals: What is in each database now; of a thing with a dead letter nothing is said.
-    """
+def outdated(lines: Sequence[Line], finals: Sequence[FinalState]) -> Iterator[str]:
+    """Yield things whose last version was not run and is not dead, and versions that were refused, in words."""
     taken: defaultdict[_Thing, int] = defaultdict(int)
     run: defaultdict[_Thing, int] = defaultdict(int)
     jobs: defaultdict[_Thing, set[str]] = defaultdict(set)
@@ -26,8 +21,8 @@ def outdated(lines: Sequence[Line], finals: Sequence[Final]) -> Iterator[str]:
             taken[thing] = max(taken[thing], line["version"])
             if not line["taken"]:
                 yield (
-                    f"version {line['version']} of {line['key']} was told that {line['holder']} holds its key, "
-                    "though that waits, and is replaced, or has begun, and holds none"
+                    f"version {line['version']} of {line['key']} was refused, as {line['holder']} holds its key, "
+                    "though that job waits and is replaced, or has started and holds none"
                 )
         elif line["what"] == "start" and "version" in line:
             thing = line["db"], line["key"]

@@ -1,6 +1,6 @@
-"""What the recordings of a run hold, as a line for each thing that happened to a job."""
+"""The recordings of a run, with a line for each thing that happened to a job."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ _SETTLED = {kind.__name__ for kind in JobsSettled.__subclasses__()}
 
 
 def read(directory: str | Path) -> Iterator[dict[str, Any]]:
-    """Every line; an event of several jobs as one for each: `settled`, `ended` by the store itself, or `fired`."""
+    """Yield every line; an event of several jobs as one line each: `settled`, `ended` by Redis, or `fired`."""
     for line in recording.read(directory):
         if line["what"] in _SETTLED:
             yield from (_of_one(line, job) for job in line["jobs"])
@@ -18,6 +18,11 @@ def read(directory: str | Path) -> Iterator[dict[str, Any]]:
             yield from (_of_slot(line, *job) for job in line["jobs"])
         else:
             yield line
+
+
+def supervisors(lines: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Return the processes that started worker processes: they record events too, and run no jobs."""
+    return {line["parent"] for line in lines if "parent" in line and line["what"] == "hello"}
 
 
 def _of_slot(event: Mapping[str, Any], job_id: str, name: str, added: bool) -> dict[str, Any]:
@@ -30,7 +35,7 @@ def _of_one(event: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
     line["cancelled"] = event["what"] == JobsCancelled.__name__
     if job["lease"] is None:
         return line | {"what": "ended"}
-    is_read = job["name"] != "?"  # else it never came so far as to know its attempt
+    is_read = job["name"] != "?"  # else its attempt is unknown
     told = {key: job[key] for key in ("name", "reply", "settlement", "sent_at", "resent")}
     return (
         line

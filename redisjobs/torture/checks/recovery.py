@@ -1,4 +1,4 @@
-"""How long it took until all was well again after each fault. Pure."""
+"""How long recovery took after each fault. Pure."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -16,9 +16,8 @@ class Recovery:
 
     Attributes:
         times: How often it happened.
-        seconds: How long recovery took each time there was something to recover from, and no other fault that is
-            about all was in force meanwhile.
-        disturbed: The same where one was.
+        seconds: Each recovery during which no other fault of all workers was in force.
+        disturbed: Each recovery during which one was.
     """
 
     times: int = 0
@@ -27,7 +26,7 @@ class Recovery:
 
 
 def measure(lines: Sequence[Line]) -> tuple[dict[str, Recovery], list[str]]:
-    """How long recovery took, by the fault's name; and which workers did not recover at all."""
+    """Return how long recovery took, by the fault's name, and which workers did not recover at all."""
     faults = [line for line in lines if line["what"] == "fault"]
     found: defaultdict[str, Recovery] = defaultdict(Recovery)
     starts = _Starts(lines)
@@ -47,7 +46,7 @@ def measure(lines: Sequence[Line]) -> tuple[dict[str, Recovery], list[str]]:
 def _recoveries(
     stuck: list[str], starts: "_Starts", fault: Line, faults: Sequence[Line]
 ) -> Iterable[tuple[float, float | None]]:
-    """From when on, and how long; None where there was nothing to recover from."""
+    """Yield when each recovery began and its seconds; None where nothing had to recover."""
     match fault["recovery"]:
         case "killers":  # from each death that one of these jobs caused
             for death in (line for line in starts.lines if line["job"] in fault["jobs"]):
@@ -66,7 +65,7 @@ def _disturbs(other: Line, fault: Line, since: float, until: float) -> bool:
 def _workers_again(
     stuck: list[str], starts: "_Starts", fault: Line, faults: Sequence[Line], pids: Sequence[int]
 ) -> float | None:
-    """Seconds from a fault's end until the last of those that lived through it has started a job."""
+    """Return the seconds from a fault's end until the last of the surviving workers has started a job."""
     last = None
     for pid in pids:
         if not starts.before(pid, fault["began"]):
@@ -89,7 +88,7 @@ class _Starts:
     Attributes:
         lines: All of them, in order.
         poisoned: When each process started a job that kills it.
-        over: When the last job was pushed: from then on there may be nothing to start.
+        over: When the last job was pushed: later there may be nothing to start.
     """
 
     def __init__(self, lines: Sequence[Line]) -> None:
@@ -112,15 +111,15 @@ class _Starts:
         return bool(self._by_pid[pid]) and self._by_pid[pid][0] < at
 
     def after(self, pid: int, at: float) -> float | None:
-        """When the process started the next job from then on."""
+        """Return when the process started its next job."""
         times = self._by_pid[pid]
         index = bisect_left(times, at)
         return times[index] if index < len(times) else None
 
     def jobs_again(self, pids: Sequence[int], at: float) -> float | None:
-        """Seconds from then until the last job in the hands of these processes was started elsewhere.
+        """Return the seconds until the last job that these processes held was started elsewhere.
 
-        Those that had ended by then, unknown to the one that was killed, start no more: they don't count.
+        Jobs that had ended by then, unknown to the process that was killed, start no more and do not count.
         """
         last = None
         for pid in pids:

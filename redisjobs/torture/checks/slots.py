@@ -1,7 +1,7 @@
 """Whether each slot of a schedule was fired once. Pure.
 
-A scheduler that was killed, or whose reply was lost, tells of no slot that it fired. So a slot counts as fired as
-well where its job ran, was settled, or is a dead letter.
+A scheduler that was killed, or whose reply was lost, records no slot that it fired. So a slot counts as fired as
+well if its job ran, was settled, or is a dead letter.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -10,42 +10,37 @@ from itertools import pairwise
 
 from redisjobs.model.definition import Accuracy, ms_of, slot_id
 from redisjobs.model.stored import ScheduleInfo
-from redisjobs.torture.checks.stories import Key, Story
+from redisjobs.torture.checks.histories import History, Key
+from redisjobs.torture.fleet.final import FinalState
 from redisjobs.torture.fleet.rules import SPAN
-from redisjobs.torture.fleet.store import Final
 
-Slots = Mapping[datetime, Story]
+Slots = Mapping[datetime, History]
 """The jobs of one schedule by their slots."""
 
 _TICK = timedelta(milliseconds=1)
 
 
-def take_as_pushed(stories: MutableMapping[Key, Story], finals: Sequence[Final]) -> int:
-    """Take the jobs of slots as pushed, for nobody else pushes them; how many there are."""
+def take_as_pushed(histories: MutableMapping[Key, History], finals: Sequence[FinalState]) -> int:
+    """Take the jobs of slots as pushed, which schedulers do; return how many there are."""
     number = 0
     for db, final in enumerate(finals):
-        ids = {story.job for story in stories.values() if story.db == db} | {
+        ids = {history.job for history in histories.values() if history.db == db} | {
             letter.job for letter in final.letters
         }
         for job in sorted(ids):
             if any(_slot(info, job) for info in final.schedules):
-                story = stories.setdefault((db, job), Story(db=db, job=job))
-                story.attempted = story.acknowledged = True
+                history = histories.setdefault((db, job), History(db=db, job=job))
+                history.attempted = history.acknowledged = True
                 number += 1
     return number
 
 
-def misfired(stories: Mapping[Key, Story], finals: Sequence[Final]) -> Iterator[str]:
-    """What was fired twice, or never, or out of turn, in words.
-
-    Args:
-        stories: All jobs, those of slots taken as pushed.
-        finals: What is in each database now that nothing is fired any more.
-    """
+def misfired(histories: Mapping[Key, History], finals: Sequence[FinalState]) -> Iterator[str]:
+    """Yield what was fired twice, never, or out of turn, in words; jobs of slots count as pushed by now."""
     for db, final in enumerate(finals):
         for info in final.schedules:
-            mine = [story for story in stories.values() if story.db == db and not story.mark]
-            slots = {slot: story for story in mine if (slot := _slot(info, story.job))}
+            mine = [history for history in histories.values() if history.db == db and not history.mark]
+            slots = {slot: history for history in mine if (slot := _slot(info, history.job))}
             where = f"database {db}: " if db else ""
             yield from (where + what for what in _of_one(info, slots))
 
@@ -76,10 +71,10 @@ def _rules(slots: Slots) -> bool:
 
 
 def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
-    """What was left out where one of two rules counted at a time.
+    """Yield what was left out where one of two rules counted at a time.
 
-    Up to some moment between two slots the rule of the first counted, and from then on that of the second. So two
-    slots of different rules may be one span and a half apart, and two of one rule only one span.
+    The rule changes at some moment between two slots. So two slots of different rules may be one span and a half
+    apart, and two slots of one rule only one span.
     """
     for first, second in pairwise(sorted(slots)):
         is_change = first.microsecond != second.microsecond
@@ -91,23 +86,23 @@ def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
         yield f"schedule '{info.name}' has missed {info.missed} slots, and is to make up for all"
 
 
-def _are_counted(missing: int, counted: int, first: Story) -> bool:
-    """Whether slots without a job are counted as missed, once; who fired first tells how many lie before that."""
+def _are_counted(missing: int, counted: int, first: History) -> bool:
+    """Whether slots without a job are counted as missed, once; the first to fire knows how many lie before."""
     if not first.fired:
         return counted >= missing
     return bool(counted - first.fired[0]["missed"] == missing)
 
 
 def _twice(slots: Slots) -> Iterator[str]:
-    for _, story in sorted(slots.items()):
-        if len(story.fired) > 1:
-            processes = " and ".join(str(line["pid"]) for line in story.fired)
-            yield f"{story.job} was fired {len(story.fired)} times, by processes {processes}"
-        elif any(not line["added"] for line in story.fired):
-            yield f"{story.job} was fired by process {story.fired[0]['pid']} when its job was there already"
+    for _, history in sorted(slots.items()):
+        if len(history.fired) > 1:
+            processes = " and ".join(str(line["pid"]) for line in history.fired)
+            yield f"{history.job} was fired {len(history.fired)} times, by processes {processes}"
+        elif any(not line["added"] for line in history.fired):
+            yield f"{history.job} was fired by process {history.fired[0]['pid']} when its job was there already"
 
 
 def _slot(info: ScheduleInfo, job: str) -> datetime | None:
-    """The slot of a schedule that a job is for; None if it is for none."""
+    """Return the slot of a schedule that a job is for; None if it is for none."""
     name, _, slot = job.rpartition("@")
     return datetime.fromisoformat(slot) if name == info.name else None

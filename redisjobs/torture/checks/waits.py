@@ -1,119 +1,129 @@
-"""How long jobs waited though somebody could have run them. Pure.
+"""How long jobs waited though a worker could have run them. Pure.
 
-A job waits from when it may be run until it is started, and again from when its run ended, or its process died,
-until the next one. What counts of that is only the time in which a worker of its database had a slot free, and no
-fault kept workers from beating, or from fencing those that were lost.
+A job waits from when it may run until it starts, and again from when its run ended or its process died until the
+next run. Only time counts in which a worker of its database had a free slot, and no fault kept workers from
+renewing or from fencing lost ones.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.causes import MAX_DELIVERIES, Leases, holds_up, noticed_by
-from redisjobs.torture.checks.stories import Key, Run, Story
+from redisjobs.torture.checks.histories import History, Key, Run
+from redisjobs.torture.checks.lines import supervisors
 from redisjobs.torture.fleet.fleet import CONCURRENCY
 
 Span = tuple[float, float]
 
-_RETRIED = 0.5  # seconds that a job may be delayed for which failed: see the retry policy of `jobs`
+_RETRIED = 0.5  # seconds by which a retry may be delayed: see the retry policy of `jobs`
 _MARGIN = 10.0  # seconds, on top of leases, for a machine that is slow
+_CLEARING = 4  # leases that a worker takes no new jobs for, so that an isolated one can start
+_OTHERS = 9  # times as long as an isolated job took, for which other jobs have their turn
 _EVER = float("inf")
 
 
-def bound(lease: float, *, alone: bool = False) -> float:
-    """Seconds that a job may wait: until a lease is over, others have looked, and it is its turn.
+def bound(lease: float, *, isolated: bool = False) -> float:
+    """Return how many seconds a job may wait: until a lease is over, others have looked, and it is its turn.
 
-    One that has to run alone may be one of many that a killer had beside it, which run one after another.
+    A job that has to run isolated may be one of many that ran beside a killer, which run one after another.
     """
-    return 15 * lease + _MARGIN if alone else 3 * lease + _MARGIN
+    return 15 * lease + _MARGIN if isolated else 3 * lease + _MARGIN
 
 
-def late(stories: Mapping[Key, Story], lines: Sequence[Line], leases: Leases) -> Iterator[str]:
-    """Jobs that waited for too long, in words.
+def late(histories: Mapping[Key, History], lines: Sequence[Line], leases: Leases) -> Iterator[str]:
+    """Yield jobs that waited for too long, in words.
 
-    Args:
-        stories: All jobs.
-        lines: What was written down, by time.
-        leases: Of the workers. Nobody knows who had a job and never began it, so the longest counts.
+    The worker that a job was delivered to may be unknown if it never started it, so the longest lease counts.
+    `lines` are in order of time.
     """
     lease = leases.longest
-    able = _Able(stories, lines, lease)
-    for story, since, run in able.waits:
-        alone = _is_alone(run)
-        if run.at - since <= (longest := bound(lease, alone=alone)):
+    able = _Capacity(histories, lines, lease)
+    for history, since, run in able.waits:
+        isolated = _is_isolated(run)
+        if run.at - since <= (longest := bound(lease, isolated=isolated)):
             continue
-        seconds = able.seconds(story.db, since, run.at, alone=alone)
+        seconds = able.seconds(history.db, since, run.at, isolated=isolated)
         if seconds > longest:
             yield (
-                f"{story.label} ({story.name}) waited for {run.at - since:.1f} s, "
-                f"for {seconds:.1f} s of which a worker had a slot free"
+                f"{history.label} ({history.name}) waited for {run.at - since:.1f} s, "
+                f"and a worker had a slot free for {seconds:.1f} s"
             )
 
 
 @dataclass(slots=True)
 class _Process:
-    """What is known of a worker process.
+    """A worker process.
 
     Attributes:
-        db: In which database it works.
-        heard: When it wrote something down.
-        busy: When it took no more jobs: its slots were full, or it ran one that has to be alone or blocks it.
+        db: The database in which it works.
+        heard: When it recorded a line.
+        busy: When it took no more jobs: its slots were full, or its job is isolated or blocks it.
         away: When a fault had hit it.
+        resting: When it took no isolated job, because it had just run one: they use at most a tenth of its time.
     """
 
     db: int
     heard: list[float] = field(default_factory=list)
     busy: list[Span] = field(default_factory=list)
     away: list[Span] = field(default_factory=list)
+    resting: list[Span] = field(default_factory=list)
+
+    def able(self) -> list[Span]:
+        """Return when it could have started a job."""
+        return _without([(self.heard[0], _EVER)], [*self.busy, *self.away])
+
+    def able_isolated(self) -> list[Span]:
+        """Return when it could have started an isolated job."""
+        return _without(self.able(), self.resting)
 
 
-class _Able:
-    """When which database had workers that could have started a job.
+class _Capacity:
+    """When the workers of each database could have started a job.
 
     Attributes:
-        waits: From when on each run was waited for, where that is known.
+        waits: Each run with its job and the time since when it was waited for, where that is known.
     """
 
-    def __init__(self, stories: Mapping[Key, Story], lines: Sequence[Line], lease: float) -> None:
+    def __init__(self, histories: Mapping[Key, History], lines: Sequence[Line], lease: float) -> None:
         self._processes: dict[int, _Process] = {}
+        no_workers = supervisors(lines)
         for line in lines:
-            if "pid" in line:
+            if "pid" in line and line["pid"] not in no_workers:
                 self._processes.setdefault(line["pid"], _Process(line["db"])).heard.append(line["at"])
         faults = [line for line in lines if line["what"] in ("fault", "stall")]
-        self._note_busy([run for story in stories.values() for run in story.runs])
-        self._note_away(
-            faults, [run for story in stories.values() if story.name == "Poison" for run in story.runs]
-        )
+        self._note_busy([run for history in histories.values() for run in history.runs], lease)
+        poison = [run for history in histories.values() if history.name == "Poison" for run in history.runs]
+        self._note_away(faults, poison)
         databases = {process.db for process in self._processes.values()}
-        self._held_up = {db: list(_held_up(faults, db, lease)) for db in databases}
-        self.waits = [(story, *wait) for story in stories.values() for wait in self._waits_of(story)]
-        # While one waits that has to run alone, workers make room for it.
-        self._clearing: defaultdict[int, list[Span]] = defaultdict(list)
-        for story, since, run in self.waits:
-            if _is_alone(run):
-                self._clearing[story.db].append((since, run.at))
+        self.waits = [(history, *wait) for history in histories.values() for wait in self._waits_of(history)]
+        self._able = {db: self._able_in(db, list(_held_up(faults, db, lease))) for db in databases}
 
-    def seconds(self, db: int, since: float, until: float, *, alone: bool) -> float:
-        """How much of that time a worker of the database could have started a job; `alone`: one that runs so."""
-        able: list[Span] = []
-        for process in self._processes.values():
-            if process.db == db:
-                able += _without([(max(since, process.heard[0]), until)], [*process.busy, *process.away])
-        held_up = [*self._held_up.get(db, []), *([] if alone else self._clearing[db])]
-        return sum(end - start for start, end in _without(_merged(able), held_up))
+    def seconds(self, db: int, since: float, until: float, *, isolated: bool) -> float:
+        """Return how much of that time a worker of the database could have started such a job."""
+        able = self._able[db][isolated] if db in self._able else []
+        return sum(max(0.0, min(end, until) - max(start, since)) for start, end in able)
 
-    def _waits_of(self, story: Story) -> Iterator[tuple[float, Run]]:
-        if story.name in (
-            "Newcomer",
-            "Seldom",
-        ):  # they may wait for who knows them, longer each time; or for an hour
+    def _able_in(self, db: int, held_up: Sequence[Span]) -> Mapping[bool, Sequence[Span]]:
+        """Return when some worker of a database could have started a job, by whether that runs isolated."""
+        processes = [process for process in self._processes.values() if process.db == db]
+        # While a job waits to run isolated, workers make room for it.
+        clearing = [(since, run.at) for job, since, run in self.waits if job.db == db and _is_isolated(run)]
+        return {
+            False: _without((span for each in processes for span in each.able()), [*held_up, *clearing]),
+            True: _without((span for each in processes for span in each.able_isolated()), held_up),
+        }
+
+    def _waits_of(self, history: History) -> Iterator[tuple[float, Run]]:
+        # They may wait for a worker that knows them, longer each time, or for an hour.
+        if history.name in ("Newcomer", "Seldom"):
             return
-        runs = sorted(story.runs, key=lambda run: run.at)
-        if story.ready_at is not None and runs:
-            yield story.ready_at, runs[0]
+        runs = sorted(history.runs, key=lambda run: run.at)
+        if history.ready_at is not None and runs:
+            yield history.ready_at, runs[0]
         for first, second in pairwise(runs):
             if first.end is not None and first.end["at"] <= second.at:
                 yield first.end["at"] + (_RETRIED if first.end["result"] == "raised" else 0.0), second
@@ -121,16 +131,23 @@ class _Able:
                 yield self._heard_of(first.pid, second.at), second
 
     def _heard_of(self, pid: int, before: float) -> float:
-        """When a process wrote something down for the last time before that."""
+        """Return when a process recorded a line for the last time before that."""
         heard = self._processes[pid].heard
         return heard[max(0, bisect_left(heard, before) - 1)]
 
-    def _note_busy(self, runs: Iterable[Run]) -> None:
+    def _note_busy(self, runs: Iterable[Run], lease: float) -> None:
         turns: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
-        for run in runs:
+        last = dict[int, float]()
+        for run in sorted(runs, key=lambda run: run.at):
+            process = self._processes[run.pid]
             over = run.settled["at"] if run.settled is not None else self._heard_of(run.pid, _EVER)
-            if _is_alone(run) or run.start["name"] == "Blocker":
-                self._processes[run.pid].busy.append((run.at, over))
+            if _is_isolated(run):
+                # Before it the worker took no new jobs, for some leases at most.
+                began = max(last.get(run.pid, run.at), run.at - _CLEARING * lease)
+                process.resting.append((over, over + _OTHERS * (over - began)))
+            if _is_isolated(run) or run.start["name"] == "Blocker":
+                process.busy.append((run.at, over))
+            last[run.pid] = run.at
             turns[run.pid] += [(run.at, 1), (over, -1)]
         for pid, changes in turns.items():
             self._processes[pid].busy += _full(changes)
@@ -147,21 +164,21 @@ class _Able:
                     process.away.append((fault["began"], back))
 
 
-def _is_alone(run: Run) -> bool:
-    """Whether it was given to a worker that ran nothing else."""
+def _is_isolated(run: Run) -> bool:
+    """Whether it was delivered to a worker that ran nothing else."""
     return run.lease[2] >= MAX_DELIVERIES
 
 
 def _held_up(faults: Iterable[Line], db: int, lease: float) -> Iterator[Span]:
-    """When workers of a database could not beat, or did not fence yet who was lost."""
-    steady = 2 * lease + 1.0  # for a lease nobody is sure, and then whoever looks next is
+    """Yield when workers of a database could not renew, or did not yet fence lost ones."""
+    steady = 2 * lease + 1.0  # for one lease no worker is sure
     for fault in faults:
         if holds_up(fault, db):
             yield fault["began"], noticed_by(fault) + steady
 
 
 def _full(changes: Iterable[tuple[float, int]]) -> Iterator[Span]:
-    """When all slots of a process were in use; `changes` tells when a job came or went."""
+    """Yield when all slots of a process were in use; `changes` says when a job came or went."""
     in_hand, since = 0, 0.0
     for at, change in sorted(changes):
         in_hand += change
@@ -172,7 +189,7 @@ def _full(changes: Iterable[tuple[float, int]]) -> Iterator[Span]:
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
-    """The same time, in spans that do not overlap, in order."""
+    """Return the same time in spans that do not overlap, in order."""
     found: list[Span] = []
     for start, end in sorted(spans):
         if end <= start:
@@ -184,14 +201,19 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
     return found
 
 
-def _without(spans: Sequence[Span], taken: Iterable[Span]) -> list[Span]:
-    """What is left of the spans."""
-    left = list(spans)
-    for start, end in _merged(taken):
-        left = [
-            piece
-            for low, high in left
-            for piece in ((low, min(high, start)), (max(low, end), high))
-            if piece[0] < piece[1]
-        ]
+def _without(spans: Iterable[Span], taken: Iterable[Span]) -> list[Span]:
+    """Return what is left of the spans, in order."""
+    left: list[Span] = []
+    rest = deque(_merged(taken))
+    for start, end in _merged(spans):
+        while rest and rest[0][0] < end:
+            low, high = rest[0]
+            if start < low:
+                left.append((start, low))
+            start = max(start, high)
+            if high > end:
+                break
+            rest.popleft()
+        if start < end:
+            left.append((start, end))
     return left

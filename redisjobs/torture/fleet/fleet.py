@@ -1,81 +1,29 @@
 """The torture's worker processes: started, started again when they end, and all gone at the end."""
 
-import json
 import os
 import random
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from redisjobs.events import ProcessEnded, ScheduleFired, recording
+from redisjobs.events import ProcessEnded, recording
 from redisjobs.events.recording import Line
+from redisjobs.torture.fleet.hosts import HOSTS, Host, Kind, children, freeze, is_alive, kill, parent_of
 from redisjobs.torture.fleet.process import DATABASE, LEASE, LIFELINE, OLD, OTHER_RULE, QUEUE, RECORDINGS
 from redisjobs.torture.fleet.release import Release
 from redisjobs.worker.supervisor import PROGRAM
 
-GRACE = 1.0  # seconds that a worker's jobs may finish in
+GRACE = 1.0  # seconds in which a stopped worker's jobs may finish
 CONCURRENCY = 10
-_LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: what the command line promises itself
+_LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: the command line's own promise
 _KILLED, _TERMINATED, _FAILED = "was killed by SIGKILL", "was killed by SIGTERM", "ended with code 1"
-_AGAIN = 0.2  # seconds until a host that ended is started again
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of host.
-
-    Attributes:
-        db: Which of the databases its workers are in.
-        options: More arguments of `redisjobs worker`.
-        old: Whether it is of a release that lacks a job.
-        processes: Worker processes it has; more than one are under a supervisor.
-        leases: How long its workers' lease is, in leases of the fleet.
-    """
-
-    options: Sequence[str] = ()
-    old: bool = False
-    processes: int = 1
-    db: int = 0
-    leases: float = 1.0
-
-
-LONGER = 1.5
-"""Leases of the fleet that the lease of some of its workers lasts: as when a deploy changes it."""
-HOSTS = (
-    *(Kind(), Kind(("--no-schedules",), old=True, leases=LONGER), Kind(("--processes", "2"), processes=2)),
-    *(Kind(db=1), Kind(db=1, leases=LONGER)),
-)
-"""What the fleet is made of: in the first database half of it is under a supervisor; in each are two leases.
-
-All but one fire schedules, so in each database there are several schedulers.
-"""
-
-
-@dataclass(slots=True)
-class Host:
-    """One host: a worker process, or a supervisor with some.
-
-    Attributes:
-        kind: What it is.
-        process: Its first process.
-        frozen: Whether it, or one of its processes, is stopped by SIGSTOP.
-        leaving: Whether it was asked to end.
-        again_at: When to start it again, by the monotonic clock; 0 while it runs.
-    """
-
-    kind: Kind
-    process: "subprocess.Popen[bytes]"
-    frozen: bool = False
-    leaving: bool = False
-    again_at: float = 0.0
+_AGAIN = 0.2  # seconds until a host that ended starts again
 
 
 @dataclass(slots=True)
@@ -83,19 +31,14 @@ class Fleet:
     """Worker processes on one queue. A context manager that ends them all.
 
     Attributes:
-        urls: Where the queue is, in each database.
-        queue: Its name.
+        urls: The URL of the queue in each database.
         directory: For recordings and the log.
-        lease: Seconds that the shorter of the workers' two leases lasts.
+        lease: The shorter of the workers' two leases, in seconds.
         rng: Chooses victims.
-        kinds: What it is made of; those of databases that there aren't are left out.
-        release: What they run.
-        hosts: All of them.
-        guests: Schedulers of a release that is rolled back.
-        unasked: How each host that ended by itself did: what nobody killed must not end.
+        schedulers: Schedulers of a release that is rolled back.
+        unasked: Each host that ended without a fault, in words.
         victims: The processes that faults have killed.
-        asked: The processes of hosts that were asked to end: one under such a supervisor may not have come so far
-            as to listen yet.
+        asked: The processes of hosts that were asked to end. One under such a supervisor may not listen yet.
     """
 
     urls: Sequence[str]
@@ -105,7 +48,7 @@ class Fleet:
     rng: random.Random
     kinds: Sequence[Kind] = HOSTS
     hosts: list[Host] = field(default_factory=list)
-    guests: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    schedulers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
     victims: set[int] = field(default_factory=set)
     asked: set[int] = field(default_factory=set)
@@ -120,19 +63,19 @@ class Fleet:
         self.release = Release(self.directory / "release")
 
     def __enter__(self) -> Self:
-        # Nobody accepts: a connection lives in the backlog, and breaks when we end, however we do.
+        # Connections stay in the backlog unaccepted, and break when this process ends, however it does.
         self._lifeline = socket.create_server(("127.0.0.1", 0), backlog=4096)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         for host in self.hosts:  # or a supervisor would replace what we kill
-            _stop(host.process)
+            freeze(host.process)
         left = {*self.pids(), *(pid for host in self.hosts for pid in children(host.process.pid))}
-        for process in (*self.guests, *(host.process for host in self.hosts)):
+        for process in (*self.schedulers, *(host.process for host in self.hosts)):
             process.kill()
         for pid in left:
-            _kill(pid)
-        for process in (*self.guests, *(host.process for host in self.hosts)):
+            kill(pid)
+        for process in (*self.schedulers, *(host.process for host in self.hosts)):
             process.wait()
         if self._lifeline is not None:
             self._lifeline.close()
@@ -171,8 +114,8 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C is for us to handle. Not a session of its own: if we are killed while one of them is
-                # stopped by SIGSTOP, the kernel ends it, as the whole group then has nobody left.
+                # The torture handles Ctrl-C. Not a session of its own: if the torture is killed while one of
+                # them is stopped by SIGSTOP, the kernel ends the orphaned group.
                 process_group=0,
             )
 
@@ -180,13 +123,8 @@ class Fleet:
         """Start a scheduler of a release whose schedule has another rule; `tend` does not start it again."""
         environment = self._environment(Kind(db=db)) | {OTHER_RULE: "1"}
         command = [sys.executable, "-m", "redisjobs.torture.fleet.rolled_back"]
-        self.guests.append(self._popen(command, environment))
-        return self.guests[-1]
-
-    def fired_by(self, pid: int) -> int:
-        """How many times a process tells that it fired a schedule."""
-        path = self.directory / f"{pid}.jsonl"
-        return path.read_bytes().count(ScheduleFired.__name__.encode()) if path.exists() else 0
+        self.schedulers.append(self._popen(command, environment))
+        return self.schedulers[-1]
 
     def tend(self) -> None:
         """Start again what has ended."""
@@ -206,31 +144,31 @@ class Fleet:
                     self.unasked.append(f"worker {pid} ended by itself with code {code}")
 
     def pids(self) -> list[int]:
-        """The worker processes that live and have reached the point where jobs are known."""
+        """Return the living worker processes that have imported the jobs."""
         for path in self.directory.glob("*.jsonl"):
             pid = int(path.stem)
             if pid != os.getpid() and not self._parents.get(pid):
-                self._parents[pid] = _parent(path)
+                self._parents[pid] = parent_of(path)
         firsts = {host.process.pid: host for host in self.hosts if host.process.poll() is None}
         found = []
         for pid, parent in self._parents.items():
             if pid in firsts:
                 if firsts[pid].kind.processes == 1:
                     found.append(pid)
-            elif parent in firsts and _is_alive(pid):
+            elif parent in firsts and is_alive(pid):
                 found.append(pid)
         return found
 
     def staying(self) -> list[int]:
-        """The worker processes that nobody has asked to end."""
+        """Return the worker processes that were not asked to end."""
         return [pid for pid in self.pids() if not self.host_of(pid).leaving]
 
     def host_of(self, pid: int) -> Host:
-        """The host that a worker process belongs to."""
+        """Return the host of a worker process."""
         return next(host for host in self.hosts if host.process.pid in (pid, self._parents.get(pid)))
 
     def some_pid(self, *, supervised: bool) -> int | None:
-        """A worker process, with a supervisor or without; None if there is none now."""
+        """Return a worker process, with a supervisor or without; None if there is none now."""
         able = []
         for pid in self.pids():
             host = self.host_of(pid)
@@ -239,7 +177,7 @@ class Fleet:
         return self.rng.choice(sorted(able)) if able else None
 
     def some_host(self, *, supervised: bool = False) -> Host | None:
-        """A host that runs; None if there is none now."""
+        """Return a host that runs; None if there is none now."""
         able = [
             host
             for host in self.hosts
@@ -253,8 +191,13 @@ class Fleet:
         return len(self.pids()) >= sum(kind.processes for kind in self.kinds)
 
     def members(self, host: Host) -> list[int]:
-        """The worker processes of a host."""
+        """Return the worker processes of a host."""
         return [pid for pid in self.pids() if self.host_of(pid) is host]
+
+    def thaw(self) -> None:
+        """Note that no host is frozen any more."""
+        for host in self.hosts:
+            host.frozen = False
 
     def stop(self, host: Host) -> None:
         """Ask a host to end, as a deploy does."""
@@ -263,7 +206,7 @@ class Fleet:
         host.process.terminate()
 
     def dismiss(self) -> None:
-        """Stop all as a deploy would, and wait until they have ended; `unasked` tells of those that did not."""
+        """Stop all hosts as a deploy does, and wait; hosts that do not end are added to `unasked`."""
         self._closing = True
         for host in self.hosts:
             if host.process.poll() is None:
@@ -279,64 +222,22 @@ class Fleet:
         self.tend()
 
     def complaints(self) -> list[str]:
-        """Which processes ended and should not have: any end but that of one which a fault or poison killed."""
+        """Return which processes ended without a fault or poison that killed them."""
         ends, expected = list(self._ended), {(pid, _KILLED) for pid in self.victims}
         for line in recording.read(self.directory):
             if line["what"] == "start" and line["name"] == "Poison":
                 expected |= {(line["pid"], _KILLED), (line["pid"], _FAILED)}
-            elif line["what"] == ProcessEnded.__name__ and not self._was_asked(line):
+            elif line["what"] == ProcessEnded.__name__ and not _was_asked(line, self.asked):
                 ends.append((line["ended"], line["how"]))
         return [f"worker process {pid} {how}" for pid, how in ends if (pid, how) not in expected]
 
-    def _was_asked(self, ended: Line) -> bool:
-        """Whether a process under a supervisor ended as it was asked to, or was killed by being asked so early."""
-        is_early = ended["how"] == _TERMINATED and ended["pid"] in self.asked
-        return bool(ended["expected"] and (ended["in_order"] or is_early))
-
     def log_end(self) -> str:
-        """The end of what the workers logged."""
+        """Return the end of the workers' log."""
         path = self.directory / "workers.log"
         return path.read_text("utf-8", "replace")[-3000:] if path.exists() else ""
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started and not yet reaped; none known where there is no /proc."""
-    with suppress(FileNotFoundError):
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return []
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a process of ours; on Linux it does nothing more when this returns."""
-    process.send_signal(signal.SIGSTOP)
-    if sys.platform == "linux" and process.returncode is None:
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-
-def _kill(pid: int) -> None:
-    """Kill a process that is not our child; on Linux it has ended when this returns."""
-    with suppress(ProcessLookupError):
-        if sys.platform != "linux":
-            os.kill(pid, signal.SIGKILL)
-            return
-        process = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-            select.select([process], [], [])
-        finally:
-            os.close(process)
-
-
-def _parent(path: Path) -> int:
-    """Who started the process of a recording, which says it in its first line."""
-    first, newline, _ = path.read_bytes().partition(b"\n")
-    return int(json.loads(first)["parent"]) if newline else 0
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _was_asked(ended: Line, asked: Collection[int]) -> bool:
+    """Whether a process under a supervisor ended as it was asked to, or by being asked before it could listen."""
+    is_early = ended["how"] == _TERMINATED and ended["pid"] in asked
+    return bool(ended["expected"] and (ended["in_order"] or is_early))

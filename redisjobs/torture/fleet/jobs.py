@@ -1,6 +1,6 @@
 """The torture's jobs. Its workers import this as `redisjobs.torture.fleet.jobs:queue`.
 
-Every start and every end of a handler is written into this process' recording.
+Each start and each end of a handler is recorded.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from redisjobs.torture.fleet import process
 from redisjobs.torture.fleet.rules import OTHER_RULE, RULE
 
 ATTEMPTS = 3
-"""Runs that a job gets which fails each time."""
+"""Runs of a job that fails each time."""
 
 KEPT = 6 * 3600
 """Seconds for which results are kept: longer than any torture lasts."""
 
 AT_ONCE = 2
-"""Jobs of a key that run at once, of those that are limited."""
+"""Limited jobs of a key that run at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Runs for so many seconds."""
+    """Runs for some seconds."""
 
     job_name: ClassVar[str] = "Work"
     seconds: float
@@ -54,7 +54,7 @@ class ThreadWork:
 
 @dataclass(frozen=True, slots=True)
 class Flaky:
-    """Fails until its attempt of this number."""
+    """Fails before the attempt of this number."""
 
     job_name: ClassVar[str] = "Flaky"
     until: int
@@ -84,7 +84,7 @@ class Poison:
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """Blocks the event loop for so many seconds."""
+    """Blocks the event loop for some seconds."""
 
     job_name: ClassVar[str] = "Blocker"
     seconds: float
@@ -99,7 +99,7 @@ class Pusher:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """Runs for so many seconds, `AT_ONCE` of a key at once."""
+    """Runs for some seconds, `AT_ONCE` of a key at once."""
 
     job_name: ClassVar[str] = "Limited"
     key: int
@@ -108,7 +108,7 @@ class Limited:
 
 @dataclass(frozen=True, slots=True)
 class Seldom:
-    """One of a key starts in an hour: all others of that key wait for as long as the torture lasts."""
+    """One of a key starts in an hour: all others of that key wait as long as the torture lasts."""
 
     job_name: ClassVar[str] = "Seldom"
     key: int
@@ -116,14 +116,14 @@ class Seldom:
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """One of so many that may start in a second."""
+    """Some start in a second, by a rate."""
 
     job_name: ClassVar[str] = "Paced"
 
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """A version of a thing, pushed in place of an older one that waits."""
+    """A version of a thing, pushed in place of an older version that waits."""
 
     job_name: ClassVar[str] = "Latest"
     key: str
@@ -132,7 +132,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """Pushes follow-ups, others in each run; takes so many seconds, and fails until its attempt of this number."""
+    """Pushes follow-ups, others in each run; takes some seconds, and fails before the attempt of this number."""
 
     job_name: ClassVar[str] = "Parent"
     seconds: float = 0.0
@@ -141,10 +141,7 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Takes so many seconds, and pushes the next step of its chain as long as some are left.
-
-    Each holds the chain's unique key, if it has one.
-    """
+    """Takes some seconds, and pushes the next step of its chain, which holds the chain's unique key."""
 
     job_name: ClassVar[str] = "Step"
     left: int
@@ -154,7 +151,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """Reports progress, so often."""
+    """Reports progress this many times."""
 
     job_name: ClassVar[str] = "Reporting"
     times: int
@@ -174,7 +171,7 @@ LEAVES_SCOPE = "leave a cancel scope open"
 """What a handler may do as well before it raises."""
 
 POISONS = ("kill the process", "cancel all tasks", "cancel a task a turn", "stop the loop")
-"""What ends a worker."""
+"""How a job ends its worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +192,7 @@ class ThreadRaiser:
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """Raises one of `RAISED` where its parameters are made; by a worker only."""
+    """Raises one of `RAISED` when a worker makes its parameters."""
 
     job_name: ClassVar[str] = "Trap"
     what: str
@@ -225,24 +222,21 @@ queue = JobQueue(DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), ret
 
 
 @queue.register(Work)
-async def work(parameters: Work, context: JobContext) -> dict[str, Any]:
-    """Take a while."""
+async def _work(parameters: Work, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         await anyio.sleep(parameters.seconds)
     return process.result(context)
 
 
 @queue.register(ThreadWork)
-def work_in_a_thread(parameters: ThreadWork, context: JobContext) -> dict[str, Any]:
-    """Take a while, and can't be interrupted."""
+def _work_in_a_thread(parameters: ThreadWork, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         time.sleep(parameters.seconds)
     return process.result(context)
 
 
 @queue.register(Flaky)
-async def fail_at_first(parameters: Flaky, context: JobContext) -> dict[str, Any]:
-    """Fail, and fail, and succeed, or not even then."""
+async def _fail_at_first(parameters: Flaky, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         await anyio.sleep(0.005)
         _fail_until(parameters.until, context)
@@ -250,30 +244,19 @@ async def fail_at_first(parameters: Flaky, context: JobContext) -> dict[str, Any
 
 
 @queue.register(Hopeless, retry=no_retry())
-async def give_up(parameters: Hopeless, context: JobContext) -> None:
-    """Ask to be a dead letter."""
+async def _give_up(parameters: Hopeless, context: JobContext) -> None:
     with process.noted(context):
         raise Fail("as it should")
 
 
-if process.OLD not in os.environ:
-
-    @queue.register(Newcomer)
-    async def welcome(parameters: Newcomer, context: JobContext) -> None:
-        """Be known here."""
-        with process.noted(context):
-            pass
-
-
 @queue.register(Poison, retry=no_retry())
-async def end_process(parameters: Poison, context: JobContext) -> None:
-    """Take the process, and what else it runs, along."""
+async def _end_process(parameters: Poison, context: JobContext) -> None:
     with process.noted(context):
         match parameters.does:
             case "cancel all tasks":
                 for task in asyncio.all_tasks():
                     task.cancel()
-            case "cancel a task a turn":  # the worker hears of each by itself
+            case "cancel a task a turn":  # the worker sees each cancel by itself
                 for task in asyncio.all_tasks() - {asyncio.current_task()}:
                     task.cancel()
                     await asyncio.sleep(0)
@@ -285,15 +268,13 @@ async def end_process(parameters: Poison, context: JobContext) -> None:
 
 
 @queue.register(Blocker)
-async def block(parameters: Blocker, context: JobContext) -> None:
-    """Be written badly."""
+async def _block(parameters: Blocker, context: JobContext) -> None:
     with process.noted(context):
         time.sleep(parameters.seconds)  # noqa: ASYNC251
 
 
 @queue.register(Pusher)
-async def push_another(parameters: Pusher, context: JobContext) -> dict[str, Any]:
-    """Push as any producer does, on the connection of this process."""
+async def _push_another(parameters: Pusher, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         job_id, pushed = new_job_id(), Work(0.001)
         process.note("push", job=job_id, name=pushed.job_name)
@@ -307,8 +288,7 @@ async def push_another(parameters: Pusher, context: JobContext) -> dict[str, Any
 
 
 @queue.register(Parent)
-async def push_follow_ups(parameters: Parent, context: JobContext) -> dict[str, Any]:
-    """Push one to three, as no other run of this job does; they are there only if this run ends it."""
+async def _push_follow_ups(parameters: Parent, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         options: Sequence[PushOptions] = (
             {},
@@ -323,8 +303,7 @@ async def push_follow_ups(parameters: Parent, context: JobContext) -> dict[str, 
 
 
 @queue.register(Step)
-def go_on(parameters: Step, context: JobContext) -> dict[str, Any]:
-    """Push the next step, in a thread."""
+def _go_on(parameters: Step, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         if parameters.left:
             following = replace(parameters, left=parameters.left - 1)
@@ -334,8 +313,7 @@ def go_on(parameters: Step, context: JobContext) -> dict[str, Any]:
 
 
 @queue.register(Reporting)
-async def report(parameters: Reporting, context: JobContext) -> dict[str, Any]:
-    """Say how far it is, and whose that is."""
+async def _report(parameters: Reporting, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         for number in range(parameters.times):
             context.progress(number, parameters.times, context.job_id)
@@ -349,8 +327,7 @@ def _fail_until(attempt: int, context: JobContext) -> None:
 
 
 @queue.register(Raiser, retry=no_retry())
-async def raise_it(parameters: Raiser, context: JobContext) -> None:
-    """Raise what nobody expects."""
+async def _raise_it(parameters: Raiser, context: JobContext) -> None:
     with process.noted(context):
         if parameters.what == LEAVES_SCOPE:
             await anext(_left_scope())
@@ -363,63 +340,42 @@ async def _left_scope() -> AsyncIterator[None]:
 
 
 @queue.register(ThreadRaiser, retry=no_retry())
-def raise_in_a_thread(parameters: ThreadRaiser, context: JobContext) -> None:
-    """Raise what nobody expects, in a thread."""
+def _raise_in_a_thread(parameters: ThreadRaiser, context: JobContext) -> None:
     with process.noted(context):
         raise RAISED[parameters.what]()
 
 
-@queue.register(Trap, retry=no_retry())
-async def never_reached(parameters: Trap, context: JobContext) -> None:
-    """Its parameters can't be made."""
-    with process.noted(context):
-        pass
-
-
 @queue.register(Steep, retry=RetryPolicy(stop_after_attempt(ATTEMPTS), wait_exponential_jitter(exp_base=10)))
-async def climb(parameters: Steep, context: JobContext) -> None:
-    """Fail."""
+async def _climb(parameters: Steep, context: JobContext) -> None:
     with process.noted(context):
         raise RuntimeError("fails, as it should")
 
 
 @queue.register(Latest)
-async def be_the_latest(parameters: Latest, context: JobContext) -> None:
-    """Say which version this is."""
+async def _be_the_latest(parameters: Latest, context: JobContext) -> None:
     with process.noted(context, key=parameters.key, version=str(parameters.version)):
         await anyio.sleep(0.02)
 
 
 @queue.register(Limited, max_concurrency=AT_ONCE, limit_key=lambda limited: limited.key)
-async def run_few(parameters: Limited, context: JobContext) -> dict[str, Any]:
-    """Be one of few."""
+async def _run_few(parameters: Limited, context: JobContext) -> dict[str, Any]:
     with process.noted(context, key=parameters.key):
         await anyio.sleep(parameters.seconds)
     return process.result(context)
 
 
-@queue.register(Seldom, rate="1/h", limit_key=lambda seldom: seldom.key)
-async def come_seldom(parameters: Seldom, context: JobContext) -> dict[str, Any]:
-    """Be the one of this hour."""
-    with process.noted(context, key=parameters.key):
-        pass
-    return process.result(context)
-
-
-@queue.register(Paced, rate="20/s", burst=5)
-async def pace(parameters: Paced, context: JobContext) -> dict[str, Any]:
-    """Start in time."""
+async def _only_note(parameters: object, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         pass
     return process.result(context)
 
 
-@queue.register(Tick)
-async def tick(parameters: Tick, context: JobContext) -> None:
-    """Be the job of a slot."""
-    with process.noted(context):
-        pass
-
+if process.OLD not in os.environ:
+    queue.register(Newcomer)(_only_note)
+queue.register(Trap, retry=no_retry())(_only_note)
+queue.register(Seldom, rate="1/h", limit_key=lambda seldom: seldom.key)(_only_note)
+queue.register(Paced, rate="20/s", burst=5)(_only_note)
+queue.register(Tick)(_only_note)
 
 rule = OTHER_RULE if process.OTHER_RULE in os.environ else RULE
 queue.schedule(Tick(), rule, name="all", accuracy="all", at_most=MOST_JOBS)

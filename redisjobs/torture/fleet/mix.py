@@ -15,7 +15,7 @@ _LIMIT_KEYS = 2
 
 
 def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
-    """One of the mix: mostly short work, and some of all else."""
+    """Return a job of the mix: mostly short work, and some of all else."""
     options: PushOptions = {"job_id": f"own-{new_job_id()}"} if rng.random() < 0.3 else {"job_id": new_job_id()}
     options["priority"] = rng.choices(list(Priority), (1, 8, 1))[0]
     if rng.random() < 0.1:
@@ -49,13 +49,13 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
 
 
 def a_chain(rng: random.Random, options: PushOptions) -> jobs.Step:
-    """The first step of a chain. Half of them have a key, which each step hands on to the next."""
+    """Return the first step of a chain. Half of the chains have a key, which each step passes to the next."""
     key = options["unique"] = f"chain {rng.getrandbits(64)}" if rng.random() < 0.5 else None
     return jobs.Step(rng.randint(3, 20), key or "")
 
 
 def some_seconds(rng: random.Random) -> float:
-    """Mostly a few ms; now and then longer than a lease."""
+    """Return mostly a few ms, now and then longer than a lease."""
     chance = rng.random()
     if chance < 0.8:
         return rng.uniform(0.001, 0.02)

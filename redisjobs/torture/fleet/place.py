@@ -1,4 +1,4 @@
-"""Where the torture's queue is: a server of its own or the user's, two databases, and what stands between."""
+"""Where the torture's queue is: a server of its own or the user's, two databases, and proxies before it."""
 
 import secrets
 from collections.abc import Iterator
@@ -14,14 +14,12 @@ from redisjobs.torture.proxy import Proxy
 
 
 class Place:
-    """Where the queue is, and what stands between it and its users.
+    """The server of a torture, its databases, and the proxies before it.
 
     Attributes:
-        description: For people.
-        own: The server, if it is ours to break.
+        own: The server, if faults may break it.
         workers: The proxy between workers and server; None where there can be none.
-        producers: The one between producers and server.
-        queue: The queue's name, the same in all databases.
+        producers: The proxy between producers and server; None likewise.
         stores: The queue in each database.
     """
 
@@ -39,21 +37,17 @@ class Place:
         self.stores = [Store(url, self.queue, db) for db, url in enumerate(urls)]
 
     def urls(self, proxy: Proxy | None) -> list[str]:
-        """Where the queue is in each database, by way of a proxy."""
+        """Return the URL of the queue in each database, by way of a proxy."""
         return [through(store.url, proxy.port) if proxy else store.url for store in self.stores]
 
     def aside(self, name: str) -> Store:
-        """Another queue in the last of the databases."""
+        """Return another queue in the last of the databases."""
         last = self.stores[-1]
         return Store(last.url, f"{self.queue}-{name}", 0)
 
 
 def check_url(url: str) -> None:
-    """Make sure that this is the URL of a server.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """Raise ValueError if this is not the URL of a server."""
     try:
         Target(url)
     except ValueError as error:
@@ -62,15 +56,11 @@ def check_url(url: str) -> None:
 
 @contextmanager
 def place(url: str) -> Iterator[Place]:
-    """A place for the torture, gone afterwards: a server of its own, or a queue on the user's.
-
-    Raises:
-        DriverError: Nobody answers there.
-    """
+    """Give a place for the torture and remove it afterwards: a server of its own, or a queue on the user's."""
     with ExitStack() as stack:
         own = None
         if not url:
-            # What was acknowledged is on the disk: then a kill may lose nothing.
+            # Acknowledged writes are on the disk, so a kill may lose none of them.
             own = stack.enter_context(server.start(options=("--appendfsync", "always")))
         there = own.url if own else url
         parts = urlsplit(there)
@@ -93,7 +83,7 @@ def place(url: str) -> Iterator[Place]:
 
 
 def databases_of(url: str) -> list[str]:
-    """The database that a URL names, and one beside it, where that can be told."""
+    """Return the URL of the database that a URL names, and of one beside it where the URL has a number."""
     parts = urlsplit(url)
     number = parts.path.strip("/")
     if parts.scheme not in ("redis", "rediss") or (number and not number.isdigit()):
@@ -102,7 +92,7 @@ def databases_of(url: str) -> list[str]:
 
 
 def _leave_out_what_is_not_there(place: Place) -> None:
-    """A cluster has but one database, and a user may be kept from the others."""
+    """A cluster has only one database, and a user may lack access to the others."""
     for store in place.stores[1:]:
         try:
             store.counts()

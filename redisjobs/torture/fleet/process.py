@@ -1,4 +1,4 @@
-"""A worker process of the torture, beside its jobs: what it is told, what it writes down, and when it ends."""
+"""A worker process of the torture: its environment, its recording, and its end."""
 
 import functools
 import logging
@@ -21,15 +21,15 @@ QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD, OTHER_RULE = (
     f"REDISJOBS_TORTURE_{what}"
     for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD", "OTHER_RULE")
 )
-"""What the torture tells its workers by the environment: the queue's name, the recordings' directory, the port
-whose silence means that it is over, which of the databases it is, the lease, whether this worker is one of an
-older release, and whether its schedule has another rule."""
+"""Variables of a worker's environment: the queue's name, the folder of the recordings, a port that is closed when
+the torture ends, the database, the lease, whether the worker lacks a job as an older release does, and
+whether its schedule has another rule."""
 
-_LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of delay from which on it stood still
+_LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of a delay that counts as a stall
 
 
 def begin(events: Events) -> None:
-    """Be such a process from now on, and write down every event."""
+    """Turn this process into a worker of the torture, and record every event."""
     _end_with_the_torture()
     _keep_the_log_readable()
     _watch_the_interpreter()
@@ -39,7 +39,7 @@ def begin(events: Events) -> None:
 
 @contextmanager
 def noted(context: JobContext, **facts: str | int) -> Iterator[None]:
-    """Write down the start and the end of a handler, and how it ended."""
+    """Record the start and the end of a handler, and how it ended."""
     line = {"job": context.job_id, "mark": context.headers.get(MARK, ""), **_lease(context)}
     note("start", name=context.job_name, **facts, **line)
     result = "cut"
@@ -54,19 +54,19 @@ def noted(context: JobContext, **facts: str | int) -> Iterator[None]:
 
 
 def result(context: JobContext) -> dict[str, Any]:
-    """What a handler returns: by it everybody knows which run of which job that was."""
+    """Return what a handler returns: the run and the job it is of."""
     return {"job": context.job_id, **_lease(context)}
 
 
 def follow_up(context: JobContext, parameters: Named, **options: Unpack[PushOptions]) -> None:
-    """Push a job as this one ends, and write down that this run means to."""
+    """Push a job as this one ends, and record that this run means to."""
     pushed = context.push(parameters, **options)
     facts = {"kept": bool(options.get("keep_result")), "delay": options.get("delay") or 0.0}
     note("follow-up", job=pushed.id, name=parameters.job_name, parent=context.job_id, **facts, **_lease(context))
 
 
 def _lease(context: JobContext) -> dict[str, Any]:
-    """By which lease a handler runs."""
+    """Return the lease of a handler."""
     return {"worker": context.worker_id, "attempt": context.attempt, "deliveries": context.deliveries}
 
 
@@ -87,7 +87,7 @@ def _recording() -> Recording:
 def _end_with_the_torture() -> None:
     """End as soon as the torture does, even if it is killed: then its listening socket is gone.
 
-    Not by standard input, as a supervisor's children may have another one.
+    Standard input would not do, as the children of a supervisor may have another one.
     """
     line = socket.create_connection(("127.0.0.1", int(os.environ[LIFELINE])))
 
@@ -102,10 +102,10 @@ def _end_with_the_torture() -> None:
 
 
 def _watch_the_interpreter() -> None:
-    """Write down when this thread did not get to run: then leases may run out.
+    """Record when this thread did not get to run: then leases may run out.
 
-    Where the process was at work meanwhile, it was one of its own threads that let no other into the interpreter;
-    else it was stopped, or the machine had no time for it, and nobody is to blame.
+    If the process was at work meanwhile, one of its own threads kept the interpreter locked. Otherwise it was
+    stopped, or the machine had no time for it.
     """
 
     def watch() -> None:
@@ -124,5 +124,5 @@ def _watch_the_interpreter() -> None:
 
 
 def _keep_the_log_readable() -> None:
-    """Leave out of the log what became of each job: most fail on purpose here, and the recording has it."""
+    """Leave the outcome of each job out of the log: most fail on purpose, and the recording has it."""
     logging.getLogger("redisjobs.worker").addFilter(lambda record: getattr(record, "reply", "") != "OK")

@@ -1,11 +1,11 @@
-"""Producers: threads that push and cancel, and write down what they were told."""
+"""Producers: threads that push and cancel, and record the answers."""
 
 import random
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -16,31 +16,28 @@ from redisjobs.events.recording import Recording
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.job import PushedJob
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.fleet.book import PAUSE, Book
 from redisjobs.torture.fleet.mix import a_job, some_seconds
+from redisjobs.torture.fleet.producer import PAUSE, Producer
 from redisjobs.torture.fleet.reused import ReusedId
 from redisjobs.torture.fleet.waiters import wait, wait_in_async
 
 _DEADLINE = 2.0  # seconds that one push is tried for
 _BATCH = 8
-_TWINS = 0.4  # seconds between two of one id
-_LONG = 40.0  # seconds that a job is delayed for which is to be there all the while
+_TWINS = 0.4  # seconds between two pairs of jobs with one id
+_LONG = 40.0  # seconds of delay of a job that has to exist all the while
 
-_Kind = Callable[[Book, random.Random], None]
+_Kind = Callable[[Producer, random.Random], None]
 
 
 class Producers:
-    """Some threads that push until told to stop. A context manager that waits for them.
+    """Threads that push until they are stopped. A context manager that waits for them.
 
     Args:
-        urls: Where the queue is, in each database.
-        name: The queue's.
-        recording: What they write into.
-        seed: Of what they push.
+        urls: The URL of the queue in each database.
         rate: Jobs a second, of all together.
 
     Attributes:
-        errors: What went wrong in them, that must not.
+        errors: Tracebacks of threads that failed.
     """
 
     def __init__(self, urls: Sequence[str], name: str, recording: Recording, *, seed: int, rate: float) -> None:
@@ -59,7 +56,7 @@ class Producers:
         self._threads = [
             threading.Thread(
                 target=self._guarded,
-                args=(kind, Book(recording, db), number),
+                args=(kind, Producer(recording, db), number),
                 name=f"producer {number}",
                 daemon=True,
             )
@@ -75,68 +72,67 @@ class Producers:
         self.stop()
 
     def stop(self) -> None:
-        """Push nothing new; what is under way is brought to its end."""
+        """Push nothing new, and wait for what is under way."""
         self._over.set()
         for thread in self._threads:
             thread.join()
 
-    def _guarded(self, kind: _Kind, book: Book, number: int) -> None:
+    def _guarded(self, kind: _Kind, producer: Producer, number: int) -> None:
         try:
-            kind(book, random.Random(f"{self._seed} {number}"))
+            kind(producer, random.Random(f"{self._seed} {number}"))
         except Exception:
             self.errors.append(traceback.format_exc())
 
     def _queue(self, db: int) -> sync.JobQueue:
         return sync.JobQueue(self._urls[db], self._name, deadline=_DEADLINE)
 
-    # Those that push a mix of everything
+    # A mix of everything
 
-    def _one_by_one(self, book: Book, rng: random.Random) -> None:
-        with self._queue(book.db) as queue:
+    def _one_by_one(self, producer: Producer, rng: random.Random) -> None:
+        with self._queue(producer.db) as queue:
             cancels = _Cancels(rng)
             while not self._over.wait(self._every):
-                job_id = _push_one(book, queue, rng)
+                job_id = _push_one(producer, queue, rng)
                 if job_id and rng.random() < 0.05:
                     cancels.plan(job_id)
                 for job_id in cancels.due():
-                    book.cancel(queue, job_id)
+                    producer.cancel(queue, job_id)
 
-    def _in_batches(self, book: Book, rng: random.Random) -> None:
-        with self._queue(book.db) as queue:
+    def _in_batches(self, producer: Producer, rng: random.Random) -> None:
+        with self._queue(producer.db) as queue:
             while not self._over.wait(self._every * _BATCH):
                 batch = [a_job(queue, rng) for _ in range(_BATCH)]
-                book.push(batch, partial(queue.push_many, batch))
+                producer.push(batch, partial(queue.push_many, batch))
 
-    def _in_async(self, book: Book, rng: random.Random) -> None:
-        async def push() -> None:
-            async with queue.JobQueue(self._urls[book.db], self._name, deadline=_DEADLINE) as store:
-                while not self._over.is_set():
-                    await anyio.sleep(self._every)
-                    job = a_job(store, rng)
-                    await book.push_async([job], partial(store.push_many, [job]))
+    def _in_async(self, producer: Producer, rng: random.Random) -> None:
+        async def push(store: queue.JobQueue) -> None:
+            while not self._over.is_set():
+                await anyio.sleep(self._every)
+                job = a_job(store, rng)
+                await producer.push_async([job], partial(store.push_many, [job]))
 
-        anyio.run(push)
+        anyio.run(self._in_loop, producer.db, push)
 
-    # Those that wait for what becomes of a job
+    async def _in_loop(self, db: int, act: Callable[[queue.JobQueue], Awaitable[None]]) -> None:
+        async with queue.JobQueue(self._urls[db], self._name, deadline=_DEADLINE) as store:
+            await act(store)
 
-    def _waits(self, book: Book, rng: random.Random) -> None:
-        with self._queue(book.db) as queue:
-            wait(book, queue, rng, self._over)
+    # Waits for results
 
-    def _waits_in_async(self, book: Book, rng: random.Random) -> None:
-        async def push_and_wait() -> None:
-            async with queue.JobQueue(self._urls[book.db], self._name, deadline=_DEADLINE) as store:
-                await wait_in_async(book, store, rng, self._over)
+    def _waits(self, producer: Producer, rng: random.Random) -> None:
+        with self._queue(producer.db) as queue:
+            wait(producer, queue, rng, self._over)
 
-        anyio.run(push_and_wait)
+    def _waits_in_async(self, producer: Producer, rng: random.Random) -> None:
+        anyio.run(self._in_loop, producer.db, lambda store: wait_in_async(producer, store, rng, self._over))
 
-    # Those that push one id more than once
+    # One id more than once
 
-    def _twins(self, book: Book, rng: random.Random) -> None:
+    def _twins(self, producer: Producer, rng: random.Random) -> None:
         """Push each id into both databases at once; sometimes cancel one of the two."""
-        other = Book(book.recording, 1)
+        other = Producer(producer.recording, 1)
         with self._queue(0) as first, self._queue(1) as second:
-            both = ((book, first), (other, second))
+            both = ((producer, first), (other, second))
             while not self._over.wait(_TWINS):
                 job_id, seconds = f"twin-{new_job_id()}", rng.uniform(0.1, 0.6)
                 for page, queue in both:
@@ -147,11 +143,11 @@ class Producers:
                     page, queue = rng.choice(both)
                     page.cancel(queue, job_id)
 
-    def _again(self, book: Book, rng: random.Random) -> None:
-        """Push an id after its job's end, while a job has it, and after its cancel; an id ends where one fails."""
-        with self._queue(book.db) as queue:
+    def _again(self, producer: Producer, rng: random.Random) -> None:
+        """Push an id after its job's end, while a job has it, and after its cancel, until a call fails."""
+        with self._queue(producer.db) as queue:
             while not self._over.is_set():
-                reused = ReusedId(book, queue, f"again-{new_job_id()}")
+                reused = ReusedId(producer, queue, f"again-{new_job_id()}")
                 for _ in range(rng.randint(1, 3)):
                     work = jobs.Work(rng.uniform(0, 0.05))
                     if not (reused.push(work, keep_result=jobs.KEPT) and reused.wait_for_end(self._over)):
@@ -163,19 +159,19 @@ class Producers:
                         reused.push(jobs.Work(0.001))
                 self._over.wait(PAUSE)
 
-    def _versions(self, book: Book, rng: random.Random) -> None:
-        """Push versions of one thing after the other under one key, each in place of one that waits."""
-        with self._queue(book.db) as queue:
+    def _versions(self, producer: Producer, rng: random.Random) -> None:
+        """Push versions of one thing one after the other under one key, each in place of one that waits."""
+        with self._queue(producer.db) as queue:
             while not self._over.is_set():
                 key = f"latest {new_job_id()}"
                 for version in range(1, rng.randint(3, 7)):
-                    _push_version(book, queue, jobs.Latest(key, version))
+                    _push_version(producer, queue, jobs.Latest(key, version))
                     self._over.wait(rng.choice((0, 0.02, 0.2)))
                 self._over.wait(PAUSE)
 
 
-def _push_version(book: Book, queue: sync.JobQueue, latest: jobs.Latest) -> None:
-    """Push a version; if it was acknowledged, write down who has the key, and whether that one is this version."""
+def _push_version(producer: Producer, queue: sync.JobQueue, latest: jobs.Latest) -> None:
+    """Push a version; if it was acknowledged, record which job has the key, and whether that is this version."""
     job = queue.prepare(latest, unique=latest.key, unique_until="start", on_conflict="replace")
     told: list[PushedJob] = []
 
@@ -183,32 +179,32 @@ def _push_version(book: Book, queue: sync.JobQueue, latest: jobs.Latest) -> None
         told[:] = queue.push_many([job])
         return told
 
-    if book.push([job], send):
+    if producer.push([job], send):
         taken = told[0].added or told[0].replaced
-        book.note("version", key=latest.key, version=latest.version, holder=told[0].id, taken=taken)
+        producer.note("version", key=latest.key, version=latest.version, holder=told[0].id, taken=taken)
 
 
-def _push_one(book: Book, queue: sync.JobQueue, rng: random.Random) -> str:
-    """Push a job, half the time under an id that the queue makes; its id, '' if it was not acknowledged."""
+def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> str:
+    """Push a job, half the time with an id of the queue; return its id, '' if it was not acknowledged."""
     if rng.random() < 0.5:
         job = a_job(queue, rng)
-        return job.job_id if book.push([job], partial(queue.push_many, [job])) else ""
+        return job.job_id if producer.push([job], partial(queue.push_many, [job])) else ""
     try:
         handle = queue.push(jobs.Work(some_seconds(rng)))
     except DriverError as error:
         if not error.jobs:  # the queue is full: nothing was written
-            book.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
+            producer.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
             return ""
-        # Whether it is there is not known; the same push can be made again.
-        pushed = book.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
+        # It may be there or not; the same push can be made again.
+        pushed = producer.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
         return error.jobs[0].job_id if pushed else ""
-    book.note("push", job=handle.id, name="Work")
-    book.note("pushed", job=handle.id, holder="", added=handle.added)
+    producer.note("push", job=handle.id, name="Work")
+    producer.note("pushed", job=handle.id, holder="", added=handle.added)
     return handle.id
 
 
 class _Cancels:
-    """Jobs to be cancelled: at once, or a little later, when they may run or be done."""
+    """Jobs to cancel: at once, or a little later, when they may run or be done."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

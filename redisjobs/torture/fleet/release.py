@@ -1,4 +1,4 @@
-"""What the torture's workers run: a copy of this package, so that a release can be replaced under their feet."""
+"""What the torture's workers run: a copy of this package, so that a release can be replaced while they run."""
 
 import os
 import re
@@ -10,16 +10,12 @@ from pathlib import Path
 import redisjobs
 from redisjobs.drivers.redis import scripts
 
-_FOLDERS = ("lua", "scripts")  # where releases keep their scripts, in turn
+_FOLDERS = ("lua", "scripts")  # the folders of the scripts, in turn
 _SAYS_WHERE = re.compile(r'(?<=\.joinpath\()"(\w+)"(?=\))')
 
 
 class Release:
-    """A release of redisjobs, in a directory of its own.
-
-    Attributes:
-        directory: Where it is; on the path, `redisjobs` is this one.
-    """
+    """A release of redisjobs in a directory of its own, which workers have on their path."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -30,22 +26,17 @@ class Release:
         with as_file(scripts.folder()) as folder:
             shutil.copytree(folder, self._package / _FOLDERS[0])
         self._number = 0
-        self._marks = [""]  # what each release so far has added to its scripts, all in all
+        self._marks = [""]  # the text that each release so far has added to its scripts
 
     def shas(self, script: str, *, careful: bool = False) -> list[str]:
-        """What `script` is called by in each release so far: workers of several may run at once.
-
-        Args:
-            script: Its name.
-            careful: Whether as it is sent where a full server is to refuse it.
-        """
+        """Return the SHAs of a script in each release so far; `careful`: as a full server refuses it."""
         sent = scripts.script(script).careful if careful else scripts.script(script)
         return [sha1(f"{sent.source}{mark}".encode()).hexdigest() for mark in self._marks]
 
     def upgrade(self) -> str:
-        """Put another release in its place, which keeps its scripts elsewhere; the name of that folder.
+        """Replace it with another release, which keeps its scripts in another folder; return the folder's name.
 
-        Whoever has been started by then has read the old code, and no longer finds the old scripts.
+        A process that has started by then has read the old code, and finds the old scripts no longer.
         """
         old, new = _FOLDERS[self._number % 2], _FOLDERS[(self._number + 1) % 2]
         self._number += 1

@@ -8,36 +8,36 @@ from typing import Any
 from redisjobs import sync
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.fleet.book import PAUSE, Book
+from redisjobs.torture.fleet.producer import PAUSE, Producer
 from redisjobs.torture.fleet.store import MARK, new_mark
 from redisjobs.torture.fleet.waiters import answer
 
 _LOOK = 0.02  # seconds between looks at whether a job has ended
-_PATIENCE = 15.0  # seconds that its end is waited for
+_PATIENCE = 15.0  # seconds that it waits for an end
 
 
 class ReusedId:
     """One id, pushed again and again."""
 
-    def __init__(self, book: Book, queue: sync.JobQueue, job_id: str) -> None:
-        self._book, self._queue = book, queue
+    def __init__(self, producer: Producer, queue: sync.JobQueue, job_id: str) -> None:
+        self._producer, self._queue = producer, queue
         self._job_id = job_id
         self._mark = ""
 
     def push(self, parameters: Any, *, expected: str = "new", **options: Any) -> bool:
-        """Push it; whether that is known to have been done. `expected` says whether a job has the id."""
+        """Push it; return whether that was acknowledged. `expected` says whether a job has the id."""
         mark = new_mark()
         if expected == "new":
             self._mark = mark
         line = {"job": self._job_id, MARK: mark}
-        self._book.note("push", name=parameters.job_name, expected=expected, **line)
+        self._producer.note("push", name=parameters.job_name, expected=expected, **line)
         try:
             handle = self._queue.push(parameters, job_id=self._job_id, headers={MARK: mark}, **options)
         except DriverError as error:
             full = isinstance(error, QueueFull)
-            self._book.note("refused", jobs=[self._job_id], full=full, error=str(error))
+            self._producer.note("refused", jobs=[self._job_id], full=full, error=str(error))
             return False
-        self._book.note("pushed", holder="", added=handle.added, delay=options.get("delay", 0.0), **line)
+        self._producer.note("pushed", holder="", added=handle.added, delay=options.get("delay", 0.0), **line)
         return True
 
     def push_meanwhile(self) -> bool:
@@ -45,7 +45,7 @@ class ReusedId:
         return self.push(jobs.Work(0.001), expected="there")
 
     def wait_for_end(self, over: threading.Event) -> bool:
-        """Wait until the job has ended, but not for ever; whether it has."""
+        """Wait until the job has ended; return whether it has."""
         until = time.monotonic() + _PATIENCE
         while not over.is_set() and time.monotonic() < until:
             try:
@@ -57,15 +57,18 @@ class ReusedId:
         return False
 
     def ask(self) -> None:
-        """Ask for the result of the job, which has ended, and write down what was said."""
+        """Ask for the result of the job, which has ended, and record the answer."""
         answer(
-            self._book, self._job_id, partial(self._queue.result, self._job_id, timeout=_PATIENCE), mark=self._mark
+            self._producer,
+            self._job_id,
+            partial(self._queue.result, self._job_id, timeout=_PATIENCE),
+            mark=self._mark,
         )
 
     def cancel(self) -> bool:
-        """Cancel the job, which waits; whether it is known to be gone."""
+        """Cancel the job, which waits; return whether it is known to be gone."""
         until = time.monotonic() + _PATIENCE
-        while not (reply := self._book.cancel(self._queue, self._job_id, self._mark)):
+        while not (reply := self._producer.cancel(self._queue, self._job_id, self._mark)):
             if time.monotonic() > until:
                 return False
             time.sleep(PAUSE)

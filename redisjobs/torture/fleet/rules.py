@@ -9,4 +9,4 @@ SPAN = timedelta(seconds=1)
 RULE = Schedule.every(SPAN)
 """The rule of the schedule that the torture's workers declare."""
 OTHER_RULE = Schedule.every(SPAN, datetime(1970, 1, 1, microsecond=500_000, tzinfo=UTC))
-"""Its rule in a release that is rolled back: half a second off, so that each slot tells which rule it is of."""
+"""Its rule in a release that is rolled back: half a second off, so that each slot shows its rule."""

@@ -1,4 +1,4 @@
-"""The torture's schedules, with a slot each second: one that its workers declare, one that is put at run time."""
+"""The torture's schedules, with a slot each second: workers declare one, the torture puts another."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -9,24 +9,20 @@ from redisjobs.torture.fleet.jobs import Tick
 from redisjobs.torture.fleet.store import Store
 
 LATEST = "latest"
-"""The name of the one that is put; after an outage it fires the last slot alone."""
+"""The schedule that is put; after an outage it fires only the last slot."""
 ALL = "all"
-"""The name of the one that `jobs` declares; it fires each slot, however late."""
+"""The schedule that `jobs` declares; it fires each slot, however late."""
 
-_BEHIND = timedelta(seconds=3)  # a last slot is at most so old where somebody fires
+_BEHIND = timedelta(seconds=3)  # the age of the last slot above which a schedule does not fire
 
 
 def put(store: Store) -> None:
-    """Put the one that nobody declares.
-
-    Raises:
-        DriverError: The store refuses, or is unavailable.
-    """
+    """Put the schedule that no worker declares."""
     store.queue.schedules.put(LATEST, Tick(), Schedule.every(1))
 
 
 def behind(store: Store) -> list[str]:
-    """Those of whose last seconds no slot was fired, in words; also if nobody knows."""
+    """Return the schedules that fired no slot in the last seconds, in words, and those that cannot be read."""
     try:
         now, infos = store.time(), {info.name: info for info in store.queue.schedules.list()}
     except DriverError as error:
@@ -42,7 +38,7 @@ def behind(store: Store) -> list[str]:
 
 
 def pause(store: Store) -> bool:
-    """Let nothing be fired any more; whether that is so."""
+    """Pause both schedules; return whether they are."""
     with suppress(DriverError):
         return store.queue.schedules.pause(ALL) and store.queue.schedules.pause(LATEST)
     return False

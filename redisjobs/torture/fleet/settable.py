@@ -1,8 +1,8 @@
-"""A server's clock that can be set. Nobody can set a server's own here: so its scripts hear another time.
+"""A server's clock that can be set: its scripts get another time than the machine's.
 
-The torture, its workers and its producers send scripts that add to what TIME says what a key of the queue holds.
-So the clock is one for all, and it is set for what is under way as well, as a server's own is. What no script asks
-for keeps to the real one: entry ids, time-outs of blocking reads, when keys expire.
+The torture, its workers and its producers send scripts that add the value of a key of the queue to the reply of
+TIME. So all see one clock, and a step also reaches what is under way, as a server's own would. The rest keeps the
+real time: entry ids, time-outs of blocking reads, and keys that expire.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from pathlib import Path
 from redisjobs.drivers.redis import scripts
 
 KEY = "torture:clock"
-"""What follows the queue's prefix in the key: so many seconds is the clock ahead, or, if negative, behind."""
+"""The key after the queue's prefix: the seconds that the clock is ahead, negative if it is behind."""
 
 _ASKS = "local time = redis.call('TIME')\n"
 _SET = "  time[1] = time[1] + (redis.call('GET', string.match(KEYS[1], '^.-}:') .. '%s') or 0)\n"
@@ -22,11 +22,7 @@ _SET = "  time[1] = time[1] + (redis.call('GET', string.match(KEYS[1], '^.-}:') 
 
 @contextmanager
 def settable(directory: Path) -> Iterator[None]:
-    """Let all scripts that this process sends be told another time than the server's, by a copy of them.
-
-    Args:
-        directory: Where the copy goes; there is nothing yet.
-    """
+    """Let all scripts of this process get the settable time, from a copy of them in this new directory."""
     with as_file(scripts.folder()) as original:
         shutil.copytree(original, directory)
     now = directory / "include" / "now.lua"

@@ -1,24 +1,21 @@
-"""The torture's own view of a queue: straight, past the proxies; with all that an operator may do."""
+"""The torture's own connection to a queue, past the proxies."""
 
-import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from redisjobs import sync
 from redisjobs.drivers.redis import long_calls
-from redisjobs.drivers.redis.commands import GROUP, Command, run_steps_sync
+from redisjobs.drivers.redis.commands import Command, run_steps_sync
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Change, Ending, GetStatus, JobStatus, Tidy
 from redisjobs.model.queries import Counts
-from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.transitions import MOST_JOBS
 from redisjobs.torture.fleet.settable import KEY
 
@@ -40,58 +37,12 @@ if ARGV[1] ~= '' then redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. e
 
 
 def new_mark() -> str:
-    """A mark that no other job has."""
+    """Return a mark that no other job has."""
     return f"mark-{secrets.token_hex(6)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter.
-
-    Attributes:
-        job: The job's id.
-        reason: Why it is dead.
-        mark: The job's, if it has one.
-        failed_at: Since when, in s since 1970.
-        deliveries: How often it was delivered; 0 if that isn't known.
-    """
-
-    job: str
-    reason: str
-    mark: str = ""
-    failed_at: float = 0.0
-    deliveries: int = 0
-
-
-@dataclass(slots=True)
-class Final:
-    """What is in the store when all is over.
-
-    Attributes:
-        letters: The dead letters.
-        left: What should not be there any more, in words.
-        located: Ids the locator still knows, where they are said to be.
-        totals: The counters.
-        schedules: Each schedule, and what became of it.
-        standings: What is said of each job whose result was to be kept, by its id.
-    """
-
-    letters: list[Letter] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    located: dict[str, str] = field(default_factory=dict)
-    totals: dict[str, int] = field(default_factory=dict)
-    schedules: list[ScheduleInfo] = field(default_factory=list)
-    standings: dict[str, JobStatus] = field(default_factory=dict)
-
-
 class Store:
-    """One queue in one database, and a connection to it; for one thread.
-
-    Args:
-        url: Where it is.
-        queue: The queue's name; plain, so that it is no pattern.
-        db: Which of the torture's databases this is.
-    """
+    """One queue in one database of the torture, and a connection to it; for one thread."""
 
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
@@ -101,32 +52,24 @@ class Store:
         self._connection = SyncConnection(self._commands, Target(url))
 
     def run(self, *wire: Any) -> Any:
-        """Run one command; its reply, in bytes.
-
-        Raises:
-            DriverError: It failed.
-        """
+        """Run one command; return its reply, in bytes."""
         words = [word if isinstance(word, bytes) else str(word) for word in wire]
         return self._connection.run(Command(words, lambda reply: reply))
 
     def counts(self) -> Counts:
-        """How many jobs are in each state."""
+        """Return how many jobs are in each state."""
         with suppress(DriverError):
             self.run("PING")  # a fault may have broken this connection: the next command gets a new one
         return self.queue.counts()
 
     def time(self) -> datetime:
-        """What the server's own clock says, to the second.
-
-        Raises:
-            DriverError: The store is unavailable.
-        """
+        """Return the server's own time, to the second."""
         seconds, _ = self.run("TIME")
         return datetime.fromtimestamp(int(seconds), UTC)
 
     @property
     def drained(self) -> bool:
-        """Whether nothing is left to be done; False also if nobody knows."""
+        """Whether no job is left to run; False also if that is unknown."""
         try:
             counts = self.counts()
         except DriverError:
@@ -134,153 +77,64 @@ class Store:
         return not (sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox)
 
     def put(self, fields: Fields, stream: int = 1) -> None:
-        """Add a ready job as it stands, past all checks of a push; with an `id`, or it is no job."""
+        """Add a ready job past all checks of a push; with an `id`, or it is no job."""
         flat = [text for pair in fields.items() for text in pair]
         place = self.streams[stream].rpartition(":")[2]
         self.run("EVAL", _PUT, 2, self.streams[stream], f"{self.prefix}jobs", fields["id"], place, *flat)
 
     def put_into_inbox(self, fields: Fields) -> str:
-        """Push a job as people do with redis-cli; its entry id."""
+        """Push a job as people do with redis-cli; return its entry id."""
         flat = [text for pair in fields.items() for text in pair]
         return str(self.run("XADD", f"{self.prefix}inbox", "*", *flat).decode())
 
     def publish(self, message: bytes) -> None:
-        """Say something on every channel that this queue's workers hear."""
+        """Publish on every channel of this queue that a worker listens to."""
         for channel in self.run("PUBSUB", "CHANNELS", f"{self.prefix}*"):
             self.run("PUBLISH", channel, message)
 
     # Workers
 
     def workers(self, pid: int) -> list[str]:
-        """The ids by which a process is a worker: mostly one."""
-        ids = [_text(raw) for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)]
+        """Return the ids by which a process is a worker: mostly one."""
+        ids = [text(raw) for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)]
         return [worker for worker in ids if f":{pid}:" in worker]
 
     def fenced(self) -> list[str]:
-        """The ids of workers that were fenced, lately at least."""
-        return [_text(raw) for raw in self.run("ZRANGE", f"{self.prefix}fenced", 0, -1)]
+        """Return the ids of workers that were fenced lately."""
+        return [text(raw) for raw in self.run("ZRANGE", f"{self.prefix}fenced", 0, -1)]
 
     def tidy(self) -> None:
-        """Look at all consumers now, and for what nobody would be given, as some worker does each minute."""
+        """Look at all consumers and for lost entries now, as some worker does each minute."""
         tidied = self._connection.run(long_calls.begin_tidying(self._commands, _HOUR_MS, 0))
         while tidied.after:
             tidied = self._do(Tidy(tidied.after))
 
     def set_clock(self, seconds: float) -> None:
-        """Let the server's clock be so far ahead, or, if that is negative, behind; see `settable`."""
+        """Set the server's clock ahead, or back if negative; see `settable`."""
         if seconds:
             self.run("SET", self.prefix + KEY, seconds)
         else:
             self.run("DEL", self.prefix + KEY)
 
-    # At the end
-
-    def final(self, kept: Sequence[str] = ()) -> Final:
-        """Look at all that is left, and ask for the results of these jobs."""
-        final = Final(totals=dict(self.counts().totals), schedules=self.queue.schedules.list())
-        final.standings = self._ask(kept)
-        located = self.run("HGETALL", f"{self.prefix}jobs")
-        for job, place in zip(located[::2], located[1::2], strict=True):
-            final.located[_text(job)] = place.decode()
-        found = {f"dead {entry}" for entry in self._read_letters(final)}
-        lettered = set(final.located.values())
-        final.left += [f"the dead letter {place[5:]}, which no id finds" for place in sorted(found - lettered)]
-        for stream in self.streams:
-            if entries := self.run("XLEN", stream):
-                final.left.append(f"{entries} entries in {stream}")
-            with suppress(DriverError):  # no worker ever came
-                if pending := self.run("XPENDING", stream, GROUP)[0]:
-                    final.left.append(f"{pending} leases in {stream}")
-        for job, place in final.located.items():
-            if not place.startswith("dead "):
-                final.left.append(f"{job} in the locator, at {place}")
-            elif place not in found:
-                final.left.append(f"{job} in the locator as dead, but no dead letter")
-        for kind, command in {"due": "ZCARD", "delayed": "HLEN", "waiters": "HLEN"}.items():
-            if number := self.run(command, self.prefix + kind):
-                final.left.append(f"{number} jobs in {kind}")
-        lasting = {
-            "inbox",
-            "ready:high",
-            "ready:normal",
-            "ready:low",
-            "jobs",
-            "large",
-            "dead",
-            "stats",
-            "layout",
-            "workers",
-            "fenced",
-            "schedules",
-            "limits",
-        }
-        lasting |= self._looked_at_later()
-        # Those that were fenced lately: a late read of theirs may be served yet. And who was killed just now.
-        lasting |= {f"worker:{worker}" for worker in self.fenced()}
-        lasting |= {f"worker:{_text(raw)}" for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)}
-        # What a release declares goes with the releases that do.
-        lasting |= {f"schedule:{info.name}" for info in final.schedules if not info.declared}
-        for key in self.keys():
-            if key.removeprefix(self.prefix) not in lasting and self.run("PTTL", key) == -1:
-                final.left.append(f"the key {key}")
-        final.left += self._watched_for_long()
-        return final
-
     def _do(self, change: Change[T]) -> T:
         return run_steps_sync(long_calls.change(self._commands, change), self._connection.run_all)
 
-    def _ask(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
-        """How these jobs have ended; in steps, as not all may be said at once."""
+    def statuses(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """Return how these jobs have ended, in steps, as one answer may not have room for all."""
         found: dict[str, JobStatus] = {}
         left = list(dict.fromkeys(job_ids))
         while left:
             some, left = left[:MOST_JOBS], left[MOST_JOBS:]
-            standings = self._do(GetStatus(some))
-            for job, standing in zip(some, standings, strict=True):
-                if standing.ending is Ending.LATER:
+            statuses = self._do(GetStatus(some))
+            for job, status in zip(some, statuses, strict=True):
+                if status.ending is Ending.LATER:
                     left.append(job)
                 else:
-                    found[job] = standing
+                    found[job] = status
         return found
 
-    def _looked_at_later(self) -> set[str]:
-        """The keys of waiting lines that are at their end, which the next look at them takes away."""
-        waiting = set[bytes]()
-        for stream in self.streams:
-            with suppress(DriverError):  # no worker ever came
-                rows = self.run("XPENDING", stream, GROUP)[3] or ()
-                waiting |= {consumer for consumer, _ in rows if consumer.startswith(b"line:")}
-        return set() if waiting else {"lines", "turns"}
-
-    def _watched_for_long(self) -> Iterator[str]:
-        """Workers that were fenced so long ago that no late read of theirs is served any more."""
-        now = self.time().timestamp()
-        for worker in self.fenced():
-            until = self.run("HGET", f"{self.prefix}worker:{worker}", "watched_until")
-            if until is None or int(until) / 1000 + _UNWATCHED < now:
-                yield f"{worker}, fenced, whose consumer need not be watched any more"
-
-    def _read_letters(self, final: Final) -> Iterator[str]:
-        start = "-"
-        while page := self.run("XRANGE", f"{self.prefix}dead", start, "+", "COUNT", _PAGE):
-            for entry, flat in page:
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                reason = fields.get(b"reason", b"").decode()
-                failed_at, deliveries = int(fields.get(b"failed_at", b"0")) / 1000, fields.get(b"deliveries", b"")
-                final.letters.append(
-                    Letter(
-                        _text(fields.get(b"id", b"")),
-                        reason,
-                        _mark_in(fields),
-                        failed_at,
-                        int(deliveries) if deliveries.isdigit() else 0,
-                    )
-                )
-                yield entry.decode()
-            start = f"({page[-1][0].decode()}"
-
     def keys(self) -> Sequence[str]:
-        """Every key of the queue."""
+        """Return every key of the queue."""
         found: set[str] = set()
         cursor = b"0"
         while True:
@@ -290,7 +144,7 @@ class Store:
                 return sorted(found)
 
     def remove(self) -> None:
-        """Take all of the queue's keys away."""
+        """Remove all keys of the queue."""
         if keys := self.keys():
             self.run("DEL", *keys)
 
@@ -301,24 +155,12 @@ class Store:
 
 
 def through(url: str, port: int) -> str:
-    """A server's URL, by way of a port of this machine."""
+    """Return a server's URL by way of a port of this machine."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user}{at}127.0.0.1:{port}").geturl()
 
 
-def _mark_in(fields: Mapping[bytes, bytes]) -> str:
-    """The mark of a dead letter; of an entry that was too large it is within the one field that keeps it."""
-    if b"entry" in fields:
-        flat = json.loads(fields[b"entry"].decode("utf-8", "surrogateescape"))
-        return str(dict(zip(flat[::2], flat[1::2], strict=False)).get(MARK, ""))
-    if MARK.encode() in fields:
-        return _text(fields[MARK.encode()])
-    try:
-        return str(json.loads(fields.get(b"headers", b"{}"))[MARK])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
-
-
-def _text(raw: bytes) -> str:
+def text(raw: bytes) -> str:
+    """Decode a reply that may be no UTF-8."""
     return raw.decode("utf-8", "surrogateescape")

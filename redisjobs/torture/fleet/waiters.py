@@ -1,4 +1,4 @@
-"""Who waits for results and watches progress, in a thread or an event loop; what they are told is written down."""
+"""Waits for results and watches of progress, in a thread or an event loop; the answers are recorded."""
 
 import random
 import threading
@@ -15,18 +15,18 @@ from redisjobs.events.recording import Recording
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.transitions import NewJob
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.fleet.book import Book
 from redisjobs.torture.fleet.mix import some_seconds
+from redisjobs.torture.fleet.producer import Producer
 from redisjobs.torture.fleet.store import Store
 
-_EVERY = 0.7  # seconds between two jobs that somebody waits for
-_TIMEOUT = 8.0  # seconds that a result is waited for
-_AT_THE_END = 20.0  # seconds that one may take to come once all jobs have ended, or a watch to end
+_EVERY = 0.7  # seconds between two jobs whose result is waited for
+_TIMEOUT = 8.0  # seconds to wait for a result
+_AT_THE_END = 20.0  # seconds that a result or the end of a watch may take once all jobs have ended
 _REPORTS = 6  # of a job that is watched
 
 
 def a_job(store: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
-    """One whose result somebody waits for: it is done, in the first or the second attempt, or fails."""
+    """Return a job whose result is waited for: it is done in the first or second attempt, or fails."""
     kinds: Sequence[Any] = (
         jobs.Work(some_seconds(rng)),
         jobs.Flaky(rng.randint(1, 2)),
@@ -37,70 +37,64 @@ def a_job(store: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
     return store.prepare(kind, job_id=new_job_id(), keep_result=jobs.KEPT)
 
 
-def wait(book: Book, store: sync.JobQueue, rng: random.Random, over: threading.Event) -> None:
-    """Push jobs, and wait for the result of each, until it is over."""
+def wait(producer: Producer, store: sync.JobQueue, rng: random.Random, over: threading.Event) -> None:
+    """Push jobs and wait for the result of each, until it is over."""
     while not over.wait(_EVERY):
         job = a_job(store, rng)
-        if book.push([job], partial(store.push_many, [job])):
-            answer(book, job.job_id, partial(store.result, job.job_id, timeout=_TIMEOUT))
+        if producer.push([job], partial(store.push_many, [job])):
+            answer(producer, job.job_id, partial(store.result, job.job_id, timeout=_TIMEOUT))
 
 
-def answer(book: Book, job_id: str, ask: Callable[[], Any], *, over: bool = False, mark: str = "") -> None:
-    """Ask for a result, and write down what was said.
-
-    Args:
-        book: Where.
-        job_id: The job's.
-        ask: Called once.
-        over: Whether all faults are, and the job has ended.
-        mark: What tells the job from others of its id.
-    """
+def answer(producer: Producer, job_id: str, ask: Callable[[], Any], *, over: bool = False, mark: str = "") -> None:
+    """Ask for a result and record the answer; `over`: all faults are, and the job has ended."""
     result, error = None, ""
     try:
         result = ask()
     except (RedisJobsError, TimeoutError) as said:
         error = type(said).__name__
-    book.note("answered", job=job_id, mark=mark, result=result, error=error, over=over)
+    producer.note("answered", job=job_id, mark=mark, result=result, error=error, over=over)
 
 
 def wait_again(store: Store, url: str, recording: Recording, job_ids: Sequence[str]) -> None:
-    """Wait anew for the results of jobs that have ended by now, on behalf of those who were told nothing."""
-    book = Book(recording, store.db)
+    """Wait for the results of jobs that have ended by now, after waits that learned nothing of them."""
+    producer = Producer(recording, store.db)
     with sync.JobQueue(url, store.queue.name) as asked:
         for job_id in job_ids:
-            answer(book, job_id, partial(asked.result, job_id, timeout=_AT_THE_END), over=True)
+            answer(producer, job_id, partial(asked.result, job_id, timeout=_AT_THE_END), over=True)
 
 
-async def wait_in_async(book: Book, store: queue.JobQueue, rng: random.Random, over: threading.Event) -> None:
-    """Push jobs and wait for their results, many at once; and watch what some report until they have ended."""
+async def wait_in_async(
+    producer: Producer, store: queue.JobQueue, rng: random.Random, over: threading.Event
+) -> None:
+    """Push jobs and wait for their results, many at once, and watch some jobs until they have ended."""
     async with anyio.create_task_group() as tasks:
         while not over.is_set():
             await anyio.sleep(_EVERY)
             if rng.random() < 0.3:
-                await _watch_one(book, store, tasks)
+                await _watch_one(producer, store, tasks)
                 continue
             job = a_job(store, rng)
-            if await book.push_async([job], partial(store.push_many, [job])):
-                tasks.start_soon(_answer, book, store, job.job_id)
+            if await producer.push_async([job], partial(store.push_many, [job])):
+                tasks.start_soon(_answer, producer, store, job.job_id)
         tasks.cancel_scope.deadline = anyio.current_time() + _AT_THE_END
 
 
-async def _answer(book: Book, store: queue.JobQueue, job_id: str) -> None:
+async def _answer(producer: Producer, store: queue.JobQueue, job_id: str) -> None:
     result, error = None, ""
     try:
         result = await store.result(job_id, timeout=_TIMEOUT)
     except (RedisJobsError, TimeoutError) as said:
         error = type(said).__name__
-    book.note("answered", job=job_id, result=result, error=error, over=False)
+    producer.note("answered", job=job_id, result=result, error=error, over=False)
 
 
-async def _watch_one(book: Book, store: queue.JobQueue, tasks: TaskGroup) -> None:
+async def _watch_one(producer: Producer, store: queue.JobQueue, tasks: TaskGroup) -> None:
     job = store.prepare(jobs.Reporting(_REPORTS), job_id=new_job_id(), keep_result=jobs.KEPT)
-    if await book.push_async([job], partial(store.push_many, [job])):
-        tasks.start_soon(_watch, book, store, job.job_id)
+    if await producer.push_async([job], partial(store.push_many, [job])):
+        tasks.start_soon(_watch, producer, store, job.job_id)
 
 
-async def _watch(book: Book, store: queue.JobQueue, job_id: str) -> None:
+async def _watch(producer: Producer, store: queue.JobQueue, job_id: str) -> None:
     reports, strange, ended = 0, "", False
     try:
         async for progress in store.watch(job_id):
@@ -108,4 +102,4 @@ async def _watch(book: Book, store: queue.JobQueue, job_id: str) -> None:
             strange = strange or (progress.note if progress.note != job_id else "")
         ended = True
     finally:
-        book.note("watched", job=job_id, reports=reports, strange=strange, ended=ended)
+        producer.note("watched", job=job_id, reports=reports, strange=strange, ended=ended)

@@ -1,4 +1,4 @@
-"""The faults. Each knows how to begin, how to end, and what recovery from it means."""
+"""The faults of a torture. Each knows how to begin, how to end, and what recovery from it means."""
 
 import os
 import signal
@@ -6,97 +6,56 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from redisjobs.errors import DriverError
-from redisjobs.torture.nemesis.entries import PutHostile, PutIntoInbox, PutMalformed, PutSteep, SayAnything
-from redisjobs.torture.nemesis.fault import Fault, Field
-from redisjobs.torture.nemesis.handlers import BlockLoop, PushPoison, RaiseAnything, TwoKillers
-from redisjobs.torture.nemesis.network import (
-    BlackHole,
-    CutBeat,
-    CutClaim,
-    CutFire,
-    CutPush,
-    CutReclaim,
-    CutSettlement,
-    LateBytes,
-    LateClaim,
-    LateFire,
-    RefuseConnections,
-    ResetConnections,
-    SlowBeat,
-    SlowNetwork,
-)
-from redisjobs.torture.nemesis.processes import (
-    FreezeInTurn,
-    FreezeWorker,
-    KillChild,
-    KillHost,
-    KillWorker,
-    RollBack,
-    StopWorker,
-    UpgradeInPlace,
-)
-from redisjobs.torture.nemesis.records import DeleteRecord, ForgetWorkers, LoseRecord, RemoveConsumer
-from redisjobs.torture.nemesis.servers import (
-    DestroyGroup,
-    FlushScripts,
-    KillClients,
-    KillListeners,
-    KillServer,
-    SetClockAhead,
-    SetClockBack,
-    SqueezeMemory,
-)
-from redisjobs.torture.nemesis.stops import HoldJobs, ManyLines, PauseName, PauseQueue, resume
+from redisjobs.torture.nemesis import entries, handlers, network, processes, records, servers, stops
+from redisjobs.torture.nemesis.fault import Fault, System
 
-__all__ = ["COMPANY", "FAULTS", "Fault", "Field", "duration", "heal"]
+__all__ = ["FAULTS", "PAIRABLE", "Fault", "System", "duration", "heal"]
 
 FAULTS: Sequence[type[Fault]] = (
-    *(KillWorker, KillChild, KillHost, FreezeWorker, FreezeInTurn, StopWorker, UpgradeInPlace),
-    RollBack,
-    *(PushPoison, TwoKillers, BlockLoop, RaiseAnything),
-    *(PutMalformed, PutHostile, PutSteep, PutIntoInbox, SayAnything),
-    *(DeleteRecord, RemoveConsumer, ForgetWorkers, LoseRecord),
-    *(
-        KillServer,
-        KillClients,
-        KillListeners,
-        FlushScripts,
-        SqueezeMemory,
-        DestroyGroup,
-        SetClockAhead,
-        SetClockBack,
-    ),
-    *(ResetConnections, RefuseConnections, BlackHole, SlowNetwork, CutClaim, LateClaim, CutSettlement),
-    *(CutReclaim, CutBeat, SlowBeat, CutPush, LateBytes, CutFire, LateFire),
-    *(PauseQueue, PauseName, HoldJobs, ManyLines),
+    *(processes.KillWorker, processes.KillChild, processes.KillHost, processes.FreezeWorker),
+    *(processes.FreezeInTurn, processes.StopWorker, processes.UpgradeInPlace, processes.RollBack),
+    *(handlers.PushPoison, handlers.TwoKillers, handlers.BlockLoop, handlers.RaiseAnything),
+    *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PutIntoInbox, entries.SayAnything),
+    *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
+    *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
+    *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),
+    *(network.ResetConnections, network.RefuseConnections, network.BlackHole, network.SlowNetwork),
+    *(network.CutClaim, network.LateClaim, network.CutSettlement, network.CutReclaim, network.CutBeat),
+    *(network.SlowBeat, network.CutPush, network.LateBytes, network.CutFire, network.LateFire),
+    *(stops.PauseQueue, stops.PauseName, stops.HoldJobs, stops.ManyLines),
 )
-COMPANY = tuple(fault.name for fault in (KillWorker, KillChild, KillHost, StopWorker, PushPoison))
-"""Those that may come together with one that is not of these."""
+PAIRABLE = tuple(
+    fault.name
+    for fault in (
+        *(processes.KillWorker, processes.KillChild, processes.KillHost),
+        *(processes.StopWorker, handlers.PushPoison),
+    )
+)
+"""Faults that may come together with one that is not among them."""
 
 
 def duration(fault: type[Fault], lease: float) -> float:
-    """Seconds that a fault is in force for."""
+    """Return the seconds that a fault is in force."""
     return fault.in_leases * lease if fault.in_leases else fault.holds
 
 
-def heal(field: Field) -> None:
-    """Undo whatever may be in force."""
-    field.over = True
-    for proxy in (field.workers, field.producers):
+def heal(system: System) -> None:
+    """Undo each fault that may be in force."""
+    system.over = True
+    for proxy in (system.workers, system.producers):
         if proxy is not None:
             proxy.black_hole(False)
             proxy.refuse(False)
             proxy.delay(0)
             proxy.delay_reply_no_more()
-    if field.own is not None:
+    if system.own is not None:
         with suppress(DriverError):
-            field.store.run("CONFIG", "SET", "maxmemory", "0")
-    for store in field.stores:
+            system.store.run("CONFIG", "SET", "maxmemory", "0")
+    for store in system.stores:
         with suppress(DriverError):
             store.set_clock(0)
-        resume(store)
-    for pid in field.fleet.pids():
+        stops.resume(store)
+    for pid in system.fleet.pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-    for host in field.fleet.hosts:
-        host.frozen = False
+    system.fleet.thaw()

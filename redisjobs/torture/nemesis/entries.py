@@ -1,4 +1,4 @@
-"""Faults by hand: entries that redisjobs did not write, and notifications that it did not send."""
+"""Entries and notifications that redisjobs did not write."""
 
 import time
 
@@ -6,8 +6,8 @@ from redisjobs.model.codec import new_job_id
 from redisjobs.model.job import Priority
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.store import Fields
-from redisjobs.torture.nemesis.fault import Fault, Field
-from redisjobs.torture.nemesis.processes import IN_HAND
+from redisjobs.torture.nemesis.fault import Fault, System
+from redisjobs.torture.nemesis.processes import HELD
 
 _HOUR = 3600
 _WORK: Fields = {"name": "Work", "parameters": '{"seconds": 0.001}'}
@@ -16,7 +16,7 @@ _HOPELESS: Fields = {"name": "Hopeless", "parameters": "{}"}
 
 
 def _malformed() -> list[Fields]:
-    """Entries that are no jobs."""
+    """Return entries that are no jobs."""
     long_ago = str(int((time.time() - 2 * _HOUR) * 1000))
     deep = "[" * 10_000
     return [
@@ -27,40 +27,24 @@ def _malformed() -> list[Fields]:
         {"parameters": "{}"},
         {"name": "Work"},
         {"name": "", "parameters": "{}", "unknown_since": long_ago},
-        {"name": "Nobody", "parameters": "{}", "unknown_since": long_ago},
-        {"name": b"\x1b[31mNobody\r\n\xff", "parameters": "{}", "unknown_since": long_ago},
+        {"name": "Unknown", "parameters": "{}", "unknown_since": long_ago},
+        {"name": b"\x1b[31mUnknown\r\n\xff", "parameters": "{}", "unknown_since": long_ago},
         {f"field {number}": "x" for number in range(100)},
         {**_WORK, **{f"field {number}": "x" for number in range(1_000)}},
     ]
 
 
 def _hostile() -> list[Fields]:
-    """Entries that are jobs but for one field, which may cost them their life and nobody else's."""
+    """Return entries that are jobs but for one field, which may cost them their run and no other job its own."""
     numbers = ["soon", "-1", "1e9", "\u00b2", "9" * 400, "1" * 15, "0", ""]
-    fields = (
-        "attempt",
-        "queued_at",
-        "started_at",
-        "expires_at",
-        "unknown_since",
-        "scheduled_for",
-        "next_scheduled_at",
-    )
-    ids: list[str | bytes] = [
-        b"\xff\xfe\xfd",
-        "",
-        "\x1b[31m\r\n2026-01-01 forged",
-        " ",
-        "a b",
-        "0-0",
-        "9" * 400,
-        "dead 1-1",
-    ]
+    times = ("queued_at", "started_at", "expires_at", "unknown_since", "scheduled_for", "next_scheduled_at")
+    forged = "\x1b[31m\r\n2026-01-01 forged"
+    ids: list[str | bytes] = [b"\xff\xfe\xfd", "", forged, " ", "a b", "0-0", "9" * 400, "dead 1-1"]
     return [
-        *({**_FLAKY, field: number} for field in fields for number in numbers),
+        *({**_FLAKY, field: number} for field in ("attempt", *times) for number in numbers),
         *({**_HOPELESS, "id": job_id} for job_id in ids),
         *({**_FLAKY, "id": job_id} for job_id in ids),
-        # No mark can be read from these, so they need an id that nobody else has.
+        # No mark can be read from these, so each needs an id of its own.
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": "[" * 10_000},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": b"\xff"},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": '{"a": ' + "[" * 1_000 + "]" * 1_000 + "}"},
@@ -70,56 +54,56 @@ def _hostile() -> list[Fields]:
 
 
 class PutMalformed(Fault):
-    """Entries put in by hand that are no jobs, or are jobs that not every worker knows."""
+    """External entries that are no jobs, or are jobs that only some workers know."""
 
     name = "malformed entries"
     holds = 0.2
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
         bad = _malformed()
-        self.jobs += [field.put(fields, store) for fields in bad]
+        self.jobs += [system.put(fields, store) for fields in bad]
         for _ in range(3):
-            self.jobs.append(field.push(jobs.Newcomer(), field.store))
+            self.jobs.append(system.push(jobs.Newcomer(), system.store))
         self.detail = f"{len(bad)} bad entries, and 3 jobs of a newer release"
 
 
 class PutHostile(Fault):
-    """Entries put in by hand with ids, numbers and headers that are none."""
+    """External entries with invalid ids, numbers and headers."""
 
     name = "hostile entries"
     holds = 1.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
         hostile = _hostile()
-        for fields in field.rng.sample(hostile, len(hostile)):
-            self.jobs.append(field.put(fields, store, field.rng.randrange(3)))
+        for fields in system.rng.sample(hostile, len(hostile)):
+            self.jobs.append(system.put(fields, store, system.rng.randrange(3)))
         self.detail = f"{len(hostile)} entries"
 
 
 class PutSteep(Fault):
-    """An entry put in by hand whose attempt is so high that its wait is a number of very many digits."""
+    """An external entry whose attempt is so high that its wait is a number of very many digits."""
 
     name = "huge attempt"
     holds = 2.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
-        self.jobs.append(field.put({"name": "Steep", "parameters": "{}", "attempt": "100000000"}, store))
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
+        self.jobs.append(system.put({"name": "Steep", "parameters": "{}", "attempt": "100000000"}, store))
 
 
 class PutIntoInbox(Fault):
-    """Entries of the inbox: jobs of each priority, some delayed, one with an id; and what can be no job.
+    """Entries of the inbox: jobs of each priority, some delayed, one with an id, and entries that are no jobs.
 
-    Beside them entries of the ready streams that no push has added.
+    Beside them come entries of the ready streams that no push has added.
     """
 
     name = "inbox"
     holds = 1.5
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
         good: list[Fields] = [
             *({**kind, "priority": priority} for kind in (_FLAKY, _HOPELESS) for priority in Priority),
             *({**_FLAKY, "delay": delay} for delay in ("0", "0.3", "1")),
@@ -133,24 +117,24 @@ class PutIntoInbox(Fault):
             {f"field {number}": b"\xff" for number in range(1_000)},
         ]
         entries = [(each, True) for each in good] + [(each, False) for each in bad]
-        field.rng.shuffle(entries)
-        self.jobs += dict.fromkeys(field.put_into_inbox(each, store, pushed=pushed) for each, pushed in entries)
-        self.jobs += [field.put({**_WORK, "id": ""}, store, field.rng.randrange(3)) for _ in range(2)]
+        system.rng.shuffle(entries)
+        self.jobs += dict.fromkeys(system.put_into_inbox(each, store, pushed=pushed) for each, pushed in entries)
+        self.jobs += [system.put({**_WORK, "id": ""}, store, system.rng.randrange(3)) for _ in range(2)]
         self.detail = f"{len(entries)} entries"
 
 
 class SayAnything(Fault):
-    """Notifications that nobody has a reason for, and some that are none."""
+    """Notifications without a reason, and messages that are no notifications."""
 
     name = "hostile notifications"
     holds = 1.0
     recovery = "workers"
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
-        self.store = field.some_store()
-        self.jobs = [field.push(jobs.Work(field.lease / 2), self.store) for _ in range(IN_HAND)]
+    def prepare(self, system: System) -> None:  # noqa: D102
+        self.store = system.some_store()
+        self.jobs = [system.push(jobs.Work(system.lease / 2), self.store) for _ in range(HELD)]
 
-    def begin(self, field: Field) -> None:  # noqa: D102
+    def begin(self, system: System) -> None:  # noqa: D102
         said = [
             *(b"due \xc2\xb2", b"due " + b"9" * 400, b"due -1", b"due 1e9", b"due", b"due  ", b"due \xff"),
             *(b"", b" ", b"\xff\xfe\x00", b"cancel", b"cancel ", b"cancel \xff", b"released", b"subscribed"),

@@ -17,23 +17,27 @@ from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 
+_FACTS = (
+    *("name", "hits", "recovery", "lingers", "reaches", "unsteady", "forgets_deliveries", "hands_on", "grace"),
+    *("silent", "lost", "pids", "jobs", "db", "detail"),
+)
+
 
 @dataclass(slots=True)
-class Field:
-    """What a fault can act on. A context manager: what faults have opened is closed at the end.
+class System:
+    """What a fault can act on. A context manager that closes what faults have opened.
 
     Attributes:
-        fleet: The workers.
-        stores: The straight connections, one to each database.
-        lease: The longest of the workers', in seconds.
-        workers: The proxy between workers and server; None if there is none.
-        producers: The one between producers and server.
-        own: The server, if it is ours to break.
-        rng: The fault's own chance.
-        notes: What the faults want written down.
-        late: What is to be done after its fault is over: each is asked again and again whether it has been.
-        fenced: Workers, by database and id, that were seen to be fenced.
-        over: Whether all faults are, so that what is late has to come now.
+        stores: Direct connections, one for each database.
+        lease: The longest lease of a worker, in seconds.
+        workers: The proxy between workers and server; None without one.
+        producers: The proxy between producers and server; None without one.
+        own: The server, if faults may break it.
+        rng: Draws what a fault chooses.
+        notes: Lines for the recording.
+        late: What is done after its fault: each is called until it returns True.
+        fenced: Fenced workers that were seen, by database and id.
+        over: Whether all faults are over, so that late acts have to come now.
     """
 
     fleet: Fleet
@@ -59,29 +63,22 @@ class Field:
 
     @property
     def store(self) -> Store:
-        """The first database, for what is about the whole server."""
+        """The first database, for faults of the whole server."""
         return self.stores[0]
 
     def some_store(self) -> Store:
-        """One of the databases, mostly the first, which has more workers."""
+        """Return one of the databases, mostly the first, which has more workers."""
         return self.rng.choices(self.stores, (3, 1, 1)[: len(self.stores)])[0]
 
     def proxies(self) -> list[Proxy]:
-        """The workers' proxy, and in half of the cases the producers' as well."""
+        """Return the workers' proxy, and in half of the cases the producers' as well."""
         both = self.rng.random() < 0.5
         return [proxy for proxy in (self.workers, self.producers if both else None) if proxy is not None]
 
     def push(
         self, parameters: Any, store: Store | None = None, *, mark: str = "", **options: Unpack[PushOptions]
     ) -> str:
-        """Push a job past all faults, as one more producer; its id.
-
-        Args:
-            parameters: The job's.
-            store: Where to; by default one of the databases.
-            mark: What tells it from others, if it is not to have its id to itself.
-            options: See `PushOptions`.
-        """
+        """Push a job past all faults; return its id. A `mark` tells it from others of its id."""
         store = store or self.some_store()
         job_id = options.setdefault("job_id", new_job_id())
         assert job_id is not None
@@ -95,32 +92,32 @@ class Field:
         return job_id
 
     def put(self, fields: Fields, store: Store, stream: int = 1) -> str:
-        """Add a ready job as it stands, past all checks of a push; its mark."""
+        """Add a ready job past all checks of a push; return its mark."""
         mark, fields = new_mark(), {"id": new_job_id(), **fields}
         store.put(marked(fields, mark), stream)
         said = fields["id"]
         job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
-        self.note("by hand", job=job, db=store.db, mark=mark, pushed=False)
+        self.note("external", job=job, db=store.db, mark=mark, pushed=False)
         return mark
 
     def put_into_inbox(self, fields: Fields, store: Store, *, pushed: bool) -> str:
-        """Put an entry into the inbox; the id of its job, or of its dead letter where it is not `pushed`."""
+        """Put an entry into the inbox; return the id of its job, or of its dead letter if not `pushed`."""
         entry = store.put_into_inbox(fields)
         job = str(fields.get("id") or entry) if pushed else entry
-        self.note("by hand", job=job, db=store.db, pushed=pushed)
+        self.note("external", job=job, db=store.db, pushed=pushed)
         return job
 
     def note(self, what: str, **facts: Any) -> None:
-        """Have something written down."""
+        """Have a line recorded."""
         self.notes.append({"what": what, "at": time.time(), **facts})
 
     def workers_of(self, pid: int) -> tuple[Store, list[str]]:
-        """Where a process is a worker, and its ids there."""
+        """Return where a process is a worker, and its ids there."""
         store = self.stores[self.fleet.host_of(pid).kind.db]
         return store, store.workers(pid)
 
     def look_for_fenced(self) -> None:
-        """Note who was fenced since the last time. Whatever they send from now on is to be refused."""
+        """Note workers that were fenced since the last call: what they send from now on is refused."""
         for store in self.stores:
             with suppress(DriverError):  # the store is unavailable just now
                 for worker in store.fenced():
@@ -129,7 +126,7 @@ class Field:
                         self.note("fenced", worker=worker, db=store.db)
 
     def tend(self) -> None:
-        """Do what is due of that which comes after its fault."""
+        """Do the late acts that are due."""
         for act in list(self.late):
             with suppress(DriverError):  # the store is unavailable just now
                 if act():
@@ -137,7 +134,7 @@ class Field:
 
 
 def marked(fields: Fields, mark: str) -> Fields:
-    """An entry's fields, with its mark."""
+    """Return an entry's fields with its mark."""
     return {MARK: mark, "headers": f'{{"{MARK}": "{mark}"}}', **fields}
 
 
@@ -145,27 +142,26 @@ class Fault(ABC):
     """One fault, once.
 
     Attributes:
-        name: What it is called.
-        holds: Seconds it is in force for, in leases where `in_leases` is set.
+        holds: Seconds that it is in force; `in_leases` counts in leases instead.
         lingers: Seconds after its end until all have noticed that it is over.
-        reaches: Seconds after its end in which it may still hit a job that is begun then: until whoever has that
-            can beat again, or is gone.
-        hits: Whose jobs may have to run again because of it: `pids`, those in the hands of these processes; `all`,
-            those in anybody's hands, or in those of the workers of `db`; `` for nobody's.
-        recovery: `jobs`: from its beginning until the jobs in the hands of `pids` are started again, or seen
-            to have ended. `killers`: the same from each time that one of its `jobs` killed a process. `workers`:
-            from its end until every worker that lives has started a job. ``: there is nothing to recover from.
-        unsteady: Whether workers may fail to beat while it is in force, or can't trust the server's clock, though
-            none has to lose a job by that.
+        reaches: Seconds after its end in which it may still hit a job that starts then: until its worker can renew
+            again, or is gone.
+        hits: Whose jobs may run again because of it: `pids`, those of these processes; `all`, those of all
+            workers, or of the workers of `db`; `` for none.
+        recovery: `jobs`: from its beginning until the jobs of `pids` are started again, or seen to have ended.
+            `killers`: the same from each time that one of its `jobs` killed a process. `workers`: from its end
+                until every worker that lives has started a job. ``: there is nothing to recover from.
+        unsteady: Whether workers may fail to renew, or distrust the server's clock, while it is in force, without
+            losing a job by that.
         alone: Whether no other may come together with it.
-        hands_on: Whether jobs that it takes from somebody are handed on at once; else their leases run out first.
-        grace: Seconds from its beginning that those it is about may finish in what they run: nothing of that is
-            handed on sooner, unless it has ended.
-        forgets_deliveries: Whether nobody knows afterwards how often a job was delivered.
+        hands_on: Whether jobs that it takes are released at once; otherwise their leases run out first.
+        grace: Seconds from its beginning in which its workers may finish their jobs. A job is released then, or
+            when its run ends.
+        forgets_deliveries: Whether deliveries are counted from zero again.
         pids: The processes it is about.
-        silent: The ids of those of them that send no heartbeat until its end, and are to be fenced by then.
-        lost: The same of those that it kills, where they are to be fenced by its end.
-        jobs: The jobs it put in.
+        silent: Worker ids of those that send no heartbeat until its end, and are to be fenced by then.
+        lost: Worker ids of those that it kills and that are to be fenced by its end.
+        jobs: The jobs it pushed.
         db: The database it is about; None for all.
         detail: What it was about, for people.
     """
@@ -192,36 +188,33 @@ class Fault(ABC):
         self.detail = ""
 
     @classmethod
-    def possible(cls, field: Field) -> bool:
-        """Whether it can be done here."""
+    def possible(cls, system: System) -> bool:
+        """Whether the system allows it."""
         return True
 
     @property
     def happened(self) -> bool:
-        """Whether it did, once begun."""
+        """Whether it did harm, once begun."""
         return True
 
-    def is_possible_now(self, field: Field) -> bool:
+    def is_possible_now(self, system: System) -> bool:
         """Whether there is something to harm at this moment."""
         return True
 
-    def prepare(self, field: Field) -> None:  # noqa: B027  (few faults need this)
-        """See to it that the harm is worth while; called a moment before."""
+    def prepare(self, system: System) -> None:  # noqa: B027
+        """Push what makes the harm worthwhile; called a moment before."""
 
     @abstractmethod
-    def begin(self, field: Field) -> None:
-        """Let it be in force."""
+    def begin(self, system: System) -> None:
+        """Begin."""
 
-    def end(self, field: Field) -> None:  # noqa: B027  (nor is there always something to undo)
+    def end(self, system: System) -> None:  # noqa: B027
         """Undo it."""
 
-    def keep(self, field: Field) -> None:  # noqa: B027
-        """Called again and again while it is in force."""
+    def keep(self, system: System) -> None:  # noqa: B027
+        """Keep it in force; called again and again."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is written down of it, besides when it was."""
-        kind = {"name": self.name, "hits": self.hits, "recovery": self.recovery, "lingers": self.lingers}
-        kind |= {"reaches": self.reaches, "unsteady": self.unsteady, "forgets_deliveries": self.forgets_deliveries}
-        kind |= {"hands_on": self.hands_on, "grace": self.grace, "silent": self.silent, "lost": self.lost}
-        return kind | {"pids": self.pids, "jobs": self.jobs, "db": self.db, "detail": self.detail}
+        """What is recorded of it, besides its times."""
+        return {name: getattr(self, name) for name in _FACTS}

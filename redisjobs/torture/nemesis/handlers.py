@@ -1,11 +1,11 @@
-"""Faults of handlers: they end their worker, block its event loop, raise what is no Exception."""
+"""Handlers that end their worker, block its event loop, or raise what is no Exception."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 from redisjobs.model.job import Priority
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 
 
 class PushPoison(Fault):
@@ -15,9 +15,9 @@ class PushPoison(Fault):
     holds = 1.0
     recovery = "killers"
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        poison = jobs.Poison(field.rng.choice(jobs.POISONS))
-        self.jobs = [field.push(poison)]
+    def begin(self, system: System) -> None:  # noqa: D102
+        poison = jobs.Poison(system.rng.choice(jobs.POISONS))
+        self.jobs = [system.push(poison)]
         self.detail = f"{self.jobs[0]}: {poison.does}"
 
 
@@ -27,41 +27,41 @@ class BlockLoop(Fault):
     name = "event loop blocked"
     in_leases = 2.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.jobs = [field.push(jobs.Blocker(1.8 * field.lease))]
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.jobs = [system.push(jobs.Blocker(1.8 * system.lease))]
         self.detail = self.jobs[0]
 
 
 class TwoKillers(Fault):
-    """Two jobs that kill their workers, one a while after the other, amid many that do no harm."""
+    """Two jobs that kill their workers, one a while after the other, beside many that do no harm."""
 
     name = "two killers"
     holds = 4.0
     recovery = "killers"
     BYSTANDERS: ClassVar[int] = 30
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
-        self.store = field.store
+    def prepare(self, system: System) -> None:  # noqa: D102
+        self.store = system.store
         for _ in range(self.BYSTANDERS):
-            field.push(jobs.Work(field.rng.uniform(0.5, 1.0) * field.lease), self.store)
+            system.push(jobs.Work(system.rng.uniform(0.5, 1.0) * system.lease), self.store)
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self._push(field)
+    def begin(self, system: System) -> None:  # noqa: D102
+        self._push(system)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
-        # Once the first has taken two workers along: then those which were beside it are at their last delivery.
-        if len(self.jobs) < 2 and self._deaths(field) >= 2:
-            self._push(field)
+    def keep(self, system: System) -> None:  # noqa: D102
+        # Once the first has killed two workers: then the jobs beside it are at their last delivery.
+        if len(self.jobs) < 2 and self._deaths(system) >= 2:
+            self._push(system)
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         if len(self.jobs) < 2:
-            self._push(field)
+            self._push(system)
         self.detail = f"{' and '.join(self.jobs)}, beside {self.BYSTANDERS} others"
 
-    def _push(self, field: Field) -> None:
-        self.jobs.append(field.push(jobs.Poison(), self.store, priority=Priority.HIGH))
+    def _push(self, system: System) -> None:
+        self.jobs.append(system.push(jobs.Poison(), self.store, priority=Priority.HIGH))
 
-    def _deaths(self, field: Field) -> int:
+    def _deaths(self, system: System) -> int:
         info = self.store.queue.get(self.jobs[0])
         return 9 if info is None else info.deliveries - 1
 
@@ -73,16 +73,16 @@ class RaiseAnything(Fault):
     holds = 3.0
     recovery = "workers"
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
         self.db = store.db
         ways: Sequence[jobs.Raiser | jobs.ThreadRaiser] = [
             *(jobs.Raiser(what) for what in (*jobs.RAISED, jobs.LEAVES_SCOPE)),
             *(jobs.ThreadRaiser(what) for what in jobs.RAISED),
         ]
-        for way in field.rng.sample(ways, len(ways)):
-            self.jobs.append(field.push(way, store))
-            field.push(jobs.Work(0.001), store)
-        for what in jobs.RAISED:  # not by a push: who pushes makes the parameters, too
-            self.jobs.append(field.put({"name": "Trap", "parameters": f'{{"what": "{what}"}}'}, store))
+        for way in system.rng.sample(ways, len(ways)):
+            self.jobs.append(system.push(way, store))
+            system.push(jobs.Work(0.001), store)
+        for what in jobs.RAISED:  # not by a push, which would make the parameters too
+            self.jobs.append(system.put({"name": "Trap", "parameters": f'{{"what": "{what}"}}'}, store))
         self.detail = f"{len(self.jobs)} jobs"

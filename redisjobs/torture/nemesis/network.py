@@ -1,4 +1,4 @@
-"""Faults of the network, by way of a proxy."""
+"""Faults of the network, by a proxy."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from redisjobs.model.codec import new_job_id
 from redisjobs.model.options import PushOptions
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.store import Store, through
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.proxy import Proxy
 
 _PATIENCE = 2.0  # seconds that a push is tried for
@@ -26,27 +26,27 @@ class _NetworkFault(Fault):
         self.proxies: Sequence[Proxy] = ()
 
     @classmethod
-    def possible(cls, field: Field) -> bool:
-        return field.workers is not None
+    def possible(cls, system: System) -> bool:
+        return system.workers is not None
 
-    def give_work(self, field: Field) -> None:
-        """See to it that workers have something to claim and to settle."""
-        for store in field.stores:
-            field.push(jobs.Flaky(2), store)
+    def give_work(self, system: System) -> None:
+        """Push something for workers to claim and to settle."""
+        for store in system.stores:
+            system.push(jobs.Flaky(2), store)
 
 
 class _BrokenNetwork(_NetworkFault):
     unsteady = True
 
-    def begin(self, field: Field) -> None:
-        self.proxies = field.proxies()
+    def begin(self, system: System) -> None:
+        self.proxies = system.proxies()
         self.detail = "workers and producers" if len(self.proxies) > 1 else "workers"
         for proxy in self.proxies:
             self.harm(proxy)
 
     @abstractmethod
     def harm(self, proxy: Proxy) -> None:
-        """Do to one proxy what it does."""
+        """Break one proxy."""
 
 
 class ResetConnections(_BrokenNetwork):
@@ -71,30 +71,30 @@ class RefuseConnections(_BrokenNetwork):
         proxy.refuse(True)
         proxy.drop_all()
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for proxy in self.proxies:
             proxy.refuse(False)
 
 
 class BlackHole(_BrokenNetwork):
-    """Nothing comes through, for longer than a lease, and nobody is told."""
+    """Nothing comes through, for longer than a lease, and no connection breaks."""
 
     name = "network cut"
     in_leases = 1.5
     hits = "all"
-    reaches = 2.0  # a beat that was swallowed is waited for so long, and then tried anew
-    lingers = 8.0  # whose connection is half-open notices it only then
+    reaches = 2.0  # the worker waits this long for a swallowed heartbeat, then sends another
+    lingers = 8.0  # a half-open connection is noticed only then
 
     def harm(self, proxy: Proxy) -> None:  # noqa: D102
         proxy.black_hole(True)
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for proxy in self.proxies:
             proxy.black_hole(False)
 
 
 class SlowNetwork(_BrokenNetwork):
-    """Everything takes its time."""
+    """Every packet is delayed."""
 
     name = "network slow"
     holds = 3.0
@@ -102,37 +102,37 @@ class SlowNetwork(_BrokenNetwork):
     def harm(self, proxy: Proxy) -> None:  # noqa: D102
         proxy.delay(0.1)
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for proxy in self.proxies:
             proxy.delay(0)
 
 
 class _CutReply(_NetworkFault):
-    """Some command's reply is cut: what it did is done, and whoever asked does not learn it."""
+    """Some command's reply is cut: the command has run, and its sender does not learn it."""
 
     holds = 1.0
     triggers: ClassVar[Sequence[str]] = ()
     most: ClassVar[int] = 4000  # bytes that may come before the cut
 
-    def begin(self, field: Field) -> None:
-        trigger, n = field.rng.choice(self.triggers), self.some_bytes(field.rng)
-        proxy = field.producers if trigger == "push" else field.workers
+    def begin(self, system: System) -> None:
+        trigger, n = system.rng.choice(self.triggers), self.some_bytes(system.rng)
+        proxy = system.producers if trigger == "push" else system.workers
         assert proxy is not None
-        proxy.cut_after_reply_bytes(n, *_wires(field, trigger))
+        proxy.cut_after_reply_bytes(n, *_wires(system, trigger))
         self.before = proxy.cuts
         self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
 
     def some_bytes(self, rng: random.Random) -> int:
-        """After how many bytes to cut: any of a reply, and more often one of the first."""
+        """Return after how many bytes to cut: any of a reply, more often one of the first."""
         return 0 if rng.random() < 0.25 else int(self.most ** rng.random())
 
-    def keep(self, field: Field) -> None:
-        if not self.happened and field.workers in self.proxies:  # or there may be nothing to cut
-            self.give_work(field)
-            for store in field.stores if "claim" in self.triggers else ():
-                store.publish(b"released 1")  # who hears that jobs were handed back claims by that script
+    def keep(self, system: System) -> None:
+        if not self.happened and system.workers in self.proxies:  # or there may be nothing to cut
+            self.give_work(system)
+            for store in system.stores if "claim" in self.triggers else ():
+                store.publish(b"released 1")  # a worker that hears this claims by the script
 
-    def end(self, field: Field) -> None:
+    def end(self, system: System) -> None:
         for proxy in self.proxies:
             proxy.cut_no_more()
 
@@ -142,43 +142,43 @@ class _CutReply(_NetworkFault):
 
 
 class CutClaim(_CutReply):
-    """The reply in which jobs are delivered."""
+    """The reply that delivers jobs is cut."""
 
     name = "claim cut"
     triggers = ("XREADGROUP", "claim")
 
 
 class _LateRequest(_NetworkFault):
-    """A request is held on its way, and arrives when nobody waits for it any more."""
+    """A request is held on its way, and arrives when its sender has given it up."""
 
     holds = 1.0
-    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than what a late read is reckoned with
+    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than the time for which a late read is served
     TOO_LATE: ClassVar[float] = 1.0  # seconds after that
     triggers: ClassVar[Sequence[str]] = ()
 
-    def begin(self, field: Field) -> None:
-        assert field.workers is not None
-        trigger, self.pause = field.rng.choice(self.triggers), field.rng.choice(self.WHILES)
-        self.held = field.workers.hold(*_wires(field, trigger))
-        self.proxies, self.detail = [field.workers], f"{trigger}, for {self.pause:g} s"
+    def begin(self, system: System) -> None:
+        assert system.workers is not None
+        trigger, self.pause = system.rng.choice(self.triggers), system.rng.choice(self.WHILES)
+        self.held = system.workers.hold(*_wires(system, trigger))
+        self.proxies, self.detail = [system.workers], f"{trigger}, for {self.pause:g} s"
 
-    def keep(self, field: Field) -> None:
+    def keep(self, system: System) -> None:
         if not self.happened:
-            self.give_work(field)
+            self.give_work(system)
 
-    def end(self, field: Field) -> None:
+    def end(self, system: System) -> None:
         due = time.monotonic() + self.pause
 
         def let_go() -> bool:
             now = time.monotonic()
-            if self.happened and now < due and not field.over:
+            if self.happened and now < due and not system.over:
                 return False
             if now > due + self.TOO_LATE:
                 self.held.drop()
             self.held.release()
             return True
 
-        field.late.append(let_go)
+        system.late.append(let_go)
 
     @property
     def happened(self) -> bool:
@@ -188,7 +188,7 @@ class _LateRequest(_NetworkFault):
 class LateClaim(_LateRequest):
     """A claim is late, maybe with a settlement before it.
 
-    What it settles was settled meanwhile. What it claims, nobody is told of: its worker has to find it.
+    What it settles was settled meanwhile. Its worker does not learn what it claims, and has to find it.
     """
 
     name = "claim late"
@@ -196,7 +196,7 @@ class LateClaim(_LateRequest):
 
 
 class LateFire(_LateRequest):
-    """What fires schedules is late: its slots were fired meanwhile, by that scheduler or by others."""
+    """A call that fires schedules is late: its slots were fired meanwhile, by the same scheduler or others."""
 
     name = "fire late"
     recovery = ""
@@ -204,14 +204,14 @@ class LateFire(_LateRequest):
 
 
 class CutSettlement(_CutReply):
-    """The reply that says a job was settled."""
+    """The reply that says a job was settled is cut."""
 
     name = "settlement cut"
     triggers = ("settle",)
 
 
 class CutReclaim(_CutReply):
-    """The reply that says who is lost, and whose jobs were handed back."""
+    """The reply that names lost workers and released jobs is cut."""
 
     name = "reclaim cut"
     triggers = ("reclaim",)
@@ -219,7 +219,7 @@ class CutReclaim(_CutReply):
 
 
 class CutBeat(_CutReply):
-    """The reply to a heartbeat: all of it, or its last bytes."""
+    """The reply to a heartbeat is cut: all of it, or its last bytes."""
 
     name = "beat cut"
     triggers = ("beat",)
@@ -234,13 +234,13 @@ class SlowBeat(_NetworkFault):
     name = "beat late"
     in_leases = 1.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        assert field.workers is not None
-        field.workers.delay_reply(self.in_leases * field.lease, *_wires(field, "beat"))
-        self.before = field.workers.lags
-        self.proxies = [field.workers]
+    def begin(self, system: System) -> None:  # noqa: D102
+        assert system.workers is not None
+        system.workers.delay_reply(self.in_leases * system.lease, *_wires(system, "beat"))
+        self.before = system.workers.lags
+        self.proxies = [system.workers]
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for proxy in self.proxies:
             proxy.delay_reply_no_more()
 
@@ -250,7 +250,7 @@ class SlowBeat(_NetworkFault):
 
 
 class CutPush(_CutReply):
-    """The reply that says a job was pushed."""
+    """The reply that says a job was pushed is cut."""
 
     name = "push cut"
     recovery = ""
@@ -259,7 +259,7 @@ class CutPush(_CutReply):
 
 
 class CutFire(_CutReply):
-    """The reply that says which slots were fired."""
+    """The reply that says which slots were fired is cut."""
 
     name = "fire cut"
     recovery = ""
@@ -267,9 +267,9 @@ class CutFire(_CutReply):
     most = 150
 
 
-def _wires(field: Field, trigger: str) -> list[bytes]:
-    """What a request contains that runs a command, or a script of any release so far."""
-    release = field.fleet.release
+def _wires(system: System, trigger: str) -> list[bytes]:
+    """Return what a request contains that runs a command, or a script of any release so far."""
+    release = system.fleet.release
     names = [] if trigger.isupper() else ["push", "push_plain", "push_one"] if trigger == "push" else [trigger]
     scripts = [sha for name in names for sha in [*release.shas(name), *release.shas(name, careful=True)]]
     wires = scripts or [trigger]
@@ -277,10 +277,10 @@ def _wires(field: Field, trigger: str) -> list[bytes]:
 
 
 class LateBytes(Fault):
-    """The bytes of a push are held on their way; its retry arrives, and its job runs; then they arrive as well.
+    """The bytes of a push are held on their way. Its retry arrives and its job runs; then they arrive as well.
 
-    They arrive at once when the job has ended, or so many seconds later; the last when the store no longer
-    remembers that job. No second one may come of them.
+    They arrive at once when the job has ended, or some seconds later; the last when Redis no longer remembers the
+    job. They must not add a second one.
     """
 
     name = "late bytes"
@@ -292,19 +292,19 @@ class LateBytes(Fault):
         self.held = 0  # bytes
 
     @classmethod
-    def possible(cls, field: Field) -> bool:  # noqa: D102
-        return field.producers is not None
+    def possible(cls, system: System) -> bool:  # noqa: D102
+        return system.producers is not None
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        assert field.producers is not None
-        store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        assert system.producers is not None
+        store = system.some_store()
         self.db = store.db
-        proxy = field.stack.enter_context(Proxy(*field.producers.target))
+        proxy = system.stack.enter_context(Proxy(*system.producers.target))
         url = through(store.url, proxy.port)
-        queue = field.stack.enter_context(sync.JobQueue(url, field.fleet.queue, deadline=_PATIENCE))
-        ways = field.rng.sample(range(len(self.WHILES)), len(self.WHILES))
+        queue = system.stack.enter_context(sync.JobQueue(url, system.fleet.queue, deadline=_PATIENCE))
+        ways = system.rng.sample(range(len(self.WHILES)), len(self.WHILES))
         for pause, way in zip(self.WHILES, ways, strict=True):
-            self._push(field, store, queue, proxy, pause, self._options(way))
+            self._push(system, store, queue, proxy, pause, self._options(way))
         self.detail = f"{self.held} bytes of {len(self.jobs)} pushes"
 
     @property
@@ -312,37 +312,37 @@ class LateBytes(Fault):
         return self.held > 0
 
     def _options(self, way: int) -> PushOptions:
-        """Half of the jobs have an id that the queue makes, which says when; half of each have a unique key."""
+        """Half of the jobs have an id of the queue, which contains the time; half of each have a unique key."""
         options: PushOptions = {"job_id": f"late-{new_job_id()}"} if way % 2 else {}
         if way // 2 % 2:
             options["unique"] = f"late {new_job_id()}"
         return options
 
     def _push(
-        self, field: Field, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float, options: PushOptions
+        self, system: System, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float, options: PushOptions
     ) -> None:
-        """Push a job whose first bytes are held, and see to it that they go on after its end."""
+        """Push a job whose first bytes are held, and arrange that they go on after its end."""
         held = proxy.hold(b"EVALSHA")
         try:
             handle = queue.push(jobs.Work(0.001), **options)
         except DriverError as error:  # it may be there, or not
             for unknown in error.job_ids:
-                field.note("push", job=unknown, db=store.db, name="Work")
+                system.note("push", job=unknown, db=store.db, name="Work")
             held.release()
             raise
         job_id = handle.id
         self.jobs.append(job_id)
         self.held += held.bytes
-        field.note("push", job=job_id, db=store.db, name="Work")
-        field.note("pushed", job=job_id, db=store.db, holder="", added=handle.added)
+        system.note("push", job=job_id, db=store.db, name="Work")
+        system.note("pushed", job=job_id, db=store.db, holder="", added=handle.added)
         ended: list[float] = []
 
         def let_go() -> bool:
             if not ended and (held.bytes == 0 or store.queue.get(job_id) is None):
                 ended.append(time.monotonic())
-            if not ended or (time.monotonic() < ended[0] + pause and not field.over):
+            if not ended or (time.monotonic() < ended[0] + pause and not system.over):
                 return False
             held.release()
             return True
 
-        field.late.append(let_go)
+        system.late.append(let_go)

@@ -1,4 +1,4 @@
-"""When which fault comes: drawn from a seed, so that the same seed gives the same schedule. Pure."""
+"""When which fault comes: drawn from a seed, so that the same seed gives the same plan. Pure."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ class Planned:
 
     Attributes:
         at: When they begin, in seconds from the start.
-        names: What they are called; mostly one.
-        holds: For how many seconds they are in force.
-        seed: Of what they choose by themselves, such as a victim.
+        names: Mostly one.
+        holds: The seconds that they are in force.
+        seed: Of what they choose themselves, such as a victim.
     """
 
     at: float
@@ -28,20 +28,16 @@ def plan(
     seed: int,
     seconds: float,
     kinds: Mapping[str, float],
-    company: Sequence[str] = (),
+    pairable: Sequence[str] = (),
     alone: Sequence[str] = (),
 ) -> list[Planned]:
     """Draw a schedule.
 
-    Every kind comes once, alone, before any comes again; later ones may come in pairs. If the time is too short
-    for the first round the schedule ends later.
+    Every kind comes once, without another, before any comes again; later ones may come in pairs. If the time is
+    too short for this first round, the schedule ends later.
 
-    Args:
-        seed: Of the drawing.
-        seconds: How long it may last.
-        kinds: The faults, with the seconds that each is in force for.
-        company: Those which may come together with one that is not of these.
-        alone: Those which none comes together with.
+    `kinds` are the faults with the seconds that each is in force. Those in `pairable` may come together with one
+    that is not; those in `alone` always come without another.
     """
     rng = random.Random(seed)
     needed = sum(kinds.values())
@@ -54,8 +50,8 @@ def plan(
             if not first and at + kinds[name] > seconds:
                 return schedule
             names: tuple[str, ...] = (name,)
-            if not first and name not in (*company, *alone) and rng.random() < 0.4:
-                names += (rng.choice(sorted(company)),) if company else ()
+            if not first and name not in (*pairable, *alone) and rng.random() < 0.4:
+                names += (rng.choice(sorted(pairable)),) if pairable else ()
             holds = max(kinds[each] for each in names)
             schedule.append(Planned(at, names, holds, rng.getrandbits(32)))
             at += holds + (min(spare, 2.0) if first else rng.uniform(_LEAST_GAP, 2.0))

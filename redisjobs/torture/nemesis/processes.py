@@ -4,18 +4,21 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import ClassVar
 
+from redisjobs.events import ScheduleFired
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.fleet.fleet import GRACE, HOSTS
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.fleet.fleet import GRACE
+from redisjobs.torture.fleet.hosts import HOSTS
+from redisjobs.torture.nemesis.fault import Fault, System
 
-IN_HAND = 10
-"""Jobs that take a whole lease, so that whoever is hit has one in hand."""
+HELD = 10
+"""Jobs that take a whole lease, so that the worker that is hit holds one."""
 
 
 class ProcessFault(Fault):
-    """Something that happens to worker processes while they have jobs in hand."""
+    """A fault of worker processes while they hold jobs."""
 
     recovery = "jobs"
     hits = "pids"
@@ -24,31 +27,31 @@ class ProcessFault(Fault):
     def happened(self) -> bool:  # noqa: D102
         return bool(self.pids)
 
-    def is_possible_now(self, field: Field) -> bool:  # noqa: D102
-        return field.fleet.complete
+    def is_possible_now(self, system: System) -> bool:  # noqa: D102
+        return system.fleet.complete
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
-        for _ in range(IN_HAND):
-            field.push(jobs.Work(field.lease))
+    def prepare(self, system: System) -> None:  # noqa: D102
+        for _ in range(HELD):
+            system.push(jobs.Work(system.lease))
 
 
 class KillWorker(ProcessFault):
-    """SIGKILL of a worker process that nobody watches."""
+    """SIGKILL of a worker process without a supervisor."""
 
     name = "worker killed"
     holds = 1.0
     supervised: ClassVar[bool] = False
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pid = field.fleet.some_pid(supervised=self.supervised)
+    def begin(self, system: System) -> None:  # noqa: D102
+        pid = system.fleet.some_pid(supervised=self.supervised)
         if pid is not None:
-            field.fleet.victims.add(pid)
+            system.fleet.victims.add(pid)
             os.kill(pid, signal.SIGKILL)
             self.pids, self.detail = [pid], f"process {pid}"
 
 
 class KillChild(KillWorker):
-    """SIGKILL of a worker process under its supervisor's eyes."""
+    """SIGKILL of a worker process under a supervisor."""
 
     name = "child killed"
     hands_on = True
@@ -62,50 +65,47 @@ class KillHost(ProcessFault):
     holds = 1.0
 
     @classmethod
-    def possible(cls, field: Field) -> bool:  # noqa: D102
+    def possible(cls, system: System) -> bool:  # noqa: D102
         return any(kind.processes > 1 for kind in HOSTS)
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        host = field.fleet.some_host(supervised=True)
+    def begin(self, system: System) -> None:  # noqa: D102
+        host = system.fleet.some_host(supervised=True)
         if host is not None:
-            self.pids = field.fleet.members(host)
-            field.fleet.victims |= {host.process.pid, *self.pids}
+            self.pids = system.fleet.members(host)
+            system.fleet.victims |= {host.process.pid, *self.pids}
             for pid in (host.process.pid, *self.pids):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                _send(pid, signal.SIGKILL)
             self.detail = f"supervisor {host.process.pid} and {len(self.pids)} workers"
 
 
 class FreezeWorker(ProcessFault):
-    """SIGSTOP of a worker for so much longer than its lease that it is fenced meanwhile, then SIGCONT.
+    """SIGSTOP of a worker until it is fenced, then SIGCONT.
 
-    Of none that has a supervisor: should we be killed meanwhile, the kernel would not see to that one's end.
+    None with a supervisor is frozen: if the torture is killed meanwhile, the kernel would not end that one.
     """
 
     name = "worker frozen"
     in_leases = 1.9
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pid = field.fleet.some_pid(supervised=False)
+    def begin(self, system: System) -> None:  # noqa: D102
+        pid = system.fleet.some_pid(supervised=False)
         if pid is not None:
-            field.fleet.host_of(pid).frozen = True
+            system.fleet.host_of(pid).frozen = True
             os.kill(pid, signal.SIGSTOP)
             self.pids, self.detail = [pid], f"process {pid}"
-            store, self.silent = field.workers_of(pid)
+            store, self.silent = system.workers_of(pid)
             self.db = store.db
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-            for host in field.fleet.hosts:
-                host.frozen = False
+            _send(pid, signal.SIGCONT)
+        system.fleet.thaw()
 
 
 class FreezeInTurn(ProcessFault):
     """SIGSTOP of one of the last database's two workers; then of the other, and SIGCONT of the first.
 
-    So the first goes on when a slot is due that nobody has fired: to it all slots since it was stopped are due.
+    So the first goes on when a slot is due that was not fired: all slots since it was stopped are due.
     """
 
     name = "frozen in turn"
@@ -113,17 +113,17 @@ class FreezeInTurn(ProcessFault):
     OTHER, FIRST_GOES_ON = 1.2, 2.5  # seconds from the beginning; a slot lies between them
 
     @classmethod
-    def possible(cls, field: Field) -> bool:  # noqa: D102
-        return len(field.stores) > 1
+    def possible(cls, system: System) -> bool:  # noqa: D102
+        return len(system.stores) > 1
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pids = [pid for pid in field.fleet.pids() if field.fleet.host_of(pid).kind.db == field.stores[-1].db]
-        hosts = [field.fleet.host_of(pid) for pid in pids]
+    def begin(self, system: System) -> None:  # noqa: D102
+        pids = [pid for pid in system.fleet.pids() if system.fleet.host_of(pid).kind.db == system.stores[-1].db]
+        hosts = [system.fleet.host_of(pid) for pid in pids]
         if len(pids) != 2 or any(host.frozen or host.leaving for host in hosts):
             return
         for host in hosts:
             host.frozen = True
-        self.pids, self.db = field.rng.sample(sorted(pids), 2), field.stores[-1].db
+        self.pids, self.db = system.rng.sample(sorted(pids), 2), system.stores[-1].db
         self.detail = f"processes {self.pids[0]} and {self.pids[1]}"
         self.began = time.monotonic()
         self.to_come = [
@@ -132,16 +132,15 @@ class FreezeInTurn(ProcessFault):
         ]
         _send(self.pids[0], signal.SIGSTOP)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, system: System) -> None:  # noqa: D102
         while self.pids and self.to_come and time.monotonic() >= self.began + self.to_come[0][0]:
             _, pid, number = self.to_come.pop(0)
             _send(pid, number)
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
             _send(pid, signal.SIGCONT)
-        for host in field.fleet.hosts:
-            host.frozen = False
+        system.fleet.thaw()
 
 
 class StopWorker(ProcessFault):
@@ -152,62 +151,67 @@ class StopWorker(ProcessFault):
     reaches = GRACE + 2.0
     grace = GRACE
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        host = field.fleet.some_host()
+    def begin(self, system: System) -> None:  # noqa: D102
+        host = system.fleet.some_host()
         if host is not None:
-            self.pids = field.fleet.members(host)
-            field.fleet.stop(host)
+            self.pids = system.fleet.members(host)
+            system.fleet.stop(host)
             self.detail = f"process {host.process.pid}"
 
 
 class UpgradeInPlace(ProcessFault):
-    """Another release takes the place of the one that runs, on the disk; then a host of the old one is stopped."""
+    """Another release replaces the running one on the disk; then a host of the old release is stopped."""
 
     name = "upgrade in place"
     holds = 2.0
     reaches = GRACE + 2.0
     grace = GRACE
-    alone = True  # whoever starts in that very moment finds half of one and half of the other
+    alone = True  # a process that starts in that moment finds half of each release
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        host = field.fleet.some_host()
+    def begin(self, system: System) -> None:  # noqa: D102
+        host = system.fleet.some_host()
         if host is None:
             return
-        scripts = field.fleet.release.upgrade()
-        self.pids = field.fleet.members(host)
-        field.fleet.stop(host)
+        scripts = system.fleet.release.upgrade()
+        self.pids = system.fleet.members(host)
+        system.fleet.stop(host)
         self.detail = f"scripts are now in {scripts}/; process {host.process.pid} is stopped"
 
 
 class RollBack(Fault):
     """A release whose schedule has another rule is deployed beside the workers, then stopped or killed.
 
-    It runs no jobs. Its rule counts from its start, and that of the workers again once it is gone. However long it
-    takes to start, it ends only after it has fired some slots: else nothing would have been tried.
+    It runs no jobs. Its rule counts from its start, and that of the workers again once it is gone. It ends only
+    after it has fired some slots, however long it takes to start: otherwise nothing would have been tried.
     """
 
     name = "release rolled back"
     holds = 3.0
     SLOTS = 3
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.db = field.some_store().db
-        self.guest = field.fleet.deploy(self.db)
-        self.is_killed = field.rng.random() < 0.5
-        self.detail = f"scheduler {self.guest.pid}, {'killed' if self.is_killed else 'stopped'} in the end"
-        field.late.append(lambda: self.roll_back(field))
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.db = system.some_store().db
+        self.scheduler = system.fleet.deploy(self.db)
+        self.is_killed = system.rng.random() < 0.5
+        self.detail = f"scheduler {self.scheduler.pid}, {'killed' if self.is_killed else 'stopped'} in the end"
+        system.late.append(lambda: self.roll_back(system))
 
-    def roll_back(self, field: Field) -> bool:
-        """End it, once it has fired; whether it has ended, or is about to."""
-        if (code := self.guest.poll()) is not None:
-            field.fleet.unasked.append(f"scheduler {self.guest.pid} ended by itself with code {code}")
+    def roll_back(self, system: System) -> bool:
+        """End it, once it has fired; return whether it has ended or is about to."""
+        if (code := self.scheduler.poll()) is not None:
+            system.fleet.unasked.append(f"scheduler {self.scheduler.pid} ended by itself with code {code}")
             return True
-        if field.fleet.fired_by(self.guest.pid) < self.SLOTS:
+        if _fired_by(system.fleet.directory / f"{self.scheduler.pid}.jsonl") < self.SLOTS:
             return False
-        self.guest.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
+        self.scheduler.send_signal(signal.SIGKILL if self.is_killed else signal.SIGTERM)
         return True
 
 
 def _send(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def _fired_by(recording: Path) -> int:
+    """Return how many times a process recorded that it fired a schedule."""
+    return recording.read_bytes().count(ScheduleFired.__name__.encode()) if recording.exists() else 0

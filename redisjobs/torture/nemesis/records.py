@@ -1,4 +1,4 @@
-"""Faults by hand: what the store knows of a worker is taken away."""
+"""Faults of what Redis knows of a worker: it is taken away."""
 
 import os
 import signal
@@ -6,46 +6,46 @@ from abc import abstractmethod
 
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.nemesis.fault import Field
-from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
+from redisjobs.torture.nemesis.fault import System
+from redisjobs.torture.nemesis.processes import HELD, ProcessFault
 
 
 class _RecordFault(ProcessFault):
     holds = 2.0
 
-    def prepare(self, field: Field) -> None:
-        for store in field.stores:
-            for _ in range(2 * IN_HAND):
-                field.push(jobs.Work(field.lease), store)
+    def prepare(self, system: System) -> None:
+        for store in system.stores:
+            for _ in range(2 * HELD):
+                system.push(jobs.Work(system.lease), store)
 
-    def begin(self, field: Field) -> None:
-        pid = field.fleet.some_pid(supervised=False)
+    def begin(self, system: System) -> None:
+        pid = system.fleet.some_pid(supervised=False)
         if pid is None:
             return
-        self.store, workers = field.workers_of(pid)
+        self.store, workers = system.workers_of(pid)
         if workers:
             self.db = self.store.db
-            self.harm(field, pid, workers[0])
+            self.harm(system, pid, workers[0])
             self.detail = f"{workers[0]}, process {pid}"
 
     @abstractmethod
-    def harm(self, field: Field, pid: int, worker: str) -> None:
-        """Do what it does to one worker."""
+    def harm(self, system: System, pid: int, worker: str) -> None:
+        """Take from one worker."""
 
 
 class DeleteRecord(_RecordFault):
-    """DEL of a worker's record: nothing that it says is heeded any more, and it hands its jobs on."""
+    """DEL of a worker's record: it is refused from then on, and its jobs are released."""
 
     name = "record deleted"
     hands_on = True
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
         self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
 
 
 class RemoveConsumer(_RecordFault):
-    """XGROUP DELCONSUMER of a worker that lives: what it had is dropped, and found by whoever looks for that.
+    """XGROUP DELCONSUMER of a worker that lives: the jobs it holds are dropped, and found by a look at all jobs.
 
     Workers look once a minute; here that comes soon.
     """
@@ -54,18 +54,18 @@ class RemoveConsumer(_RecordFault):
     hands_on = True
     forgets_deliveries = True
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
         for stream in self.store.streams:
             self.store.run("XGROUP", "DELCONSUMER", stream, GROUP, worker)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, system: System) -> None:  # noqa: D102
         if self.pids:
             self.store.tidy()
 
 
 class ForgetWorkers(_RecordFault):
-    """ZREM of a worker that lives, or DEL of all there are: with its next beat each is there again."""
+    """ZREM of a worker that lives, or DEL of all workers: the next heartbeat of each adds it again."""
 
     name = "workers forgotten"
     hits = ""
@@ -75,16 +75,16 @@ class ForgetWorkers(_RecordFault):
     def happened(self) -> bool:  # noqa: D102
         return bool(self.detail)
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         key = f"{self.store.prefix}workers"
-        if field.rng.random() < 0.5:
+        if system.rng.random() < 0.5:
             self.store.run("ZREM", key, worker)
         else:
             self.store.run("DEL", key)
 
 
 class LoseRecord(_RecordFault):
-    """SIGKILL of a worker, and nothing is left of it but what it had: whoever looks at all consumers finds that.
+    """SIGKILL of a worker, and only the jobs it held are left of it: a look at all consumers finds them.
 
     As after a failover that lost the record. Workers look once a minute; here that comes soon.
     """
@@ -92,13 +92,13 @@ class LoseRecord(_RecordFault):
     name = "record lost"
     hands_on = True
 
-    def harm(self, field: Field, pid: int, worker: str) -> None:  # noqa: D102
-        field.fleet.victims.add(pid)
+    def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
+        system.fleet.victims.add(pid)
         os.kill(pid, signal.SIGKILL)
         self.pids = [pid]
         self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
         self.store.run("ZREM", f"{self.store.prefix}workers", worker)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, system: System) -> None:  # noqa: D102
         if self.pids:
             self.store.tidy()

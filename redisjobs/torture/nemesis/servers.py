@@ -1,4 +1,4 @@
-"""Faults of the server, and of what it keeps."""
+"""Faults of the server and of its data."""
 
 import os
 import signal
@@ -6,57 +6,57 @@ import time
 
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
-from redisjobs.torture.nemesis.fault import Fault, Field
-from redisjobs.torture.nemesis.processes import IN_HAND, ProcessFault
+from redisjobs.torture.nemesis.fault import Fault, System
+from redisjobs.torture.nemesis.processes import HELD, ProcessFault
 
 
 class _ServerFault(Fault):
     recovery = "workers"
 
     @classmethod
-    def possible(cls, field: Field) -> bool:
-        return field.own is not None
+    def possible(cls, system: System) -> bool:
+        return system.own is not None
 
 
 class KillServer(_ServerFault):
-    """kill -9 of the server; it is started again on its append-only file."""
+    """kill -9 of the server, which starts again from its append-only file."""
 
     name = "server killed"
     holds = 1.5
     hits = "all"
     reaches = 1.0  # the longest pause between two tries
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        assert field.own is not None
-        field.own.kill()
+    def begin(self, system: System) -> None:  # noqa: D102
+        assert system.own is not None
+        system.own.kill()
 
-    def end(self, field: Field) -> None:  # noqa: D102
-        assert field.own is not None
-        field.own.restart()
+    def end(self, system: System) -> None:  # noqa: D102
+        assert system.own is not None
+        system.own.restart()
 
 
 class KillClients(_ServerFault):
-    """CLIENT KILL of every connection, those that listen included."""
+    """CLIENT KILL of every connection, including those that listen."""
 
     name = "clients killed"
     holds = 0.3
     unsteady = True
 
-    def begin(self, field: Field) -> None:  # noqa: D102
+    def begin(self, system: System) -> None:  # noqa: D102
         killed = 0
         for kind in ("normal", "pubsub"):
-            killed += field.store.run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            killed += system.store.run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
         self.detail = f"{killed} connections"
 
 
 class KillListeners(_ServerFault):
-    """CLIENT KILL of every connection that listens, and of no other: what is said meanwhile is heard by nobody."""
+    """CLIENT KILL of every connection that listens, and of no other: messages are lost meanwhile."""
 
     name = "listeners killed"
     holds = 0.3
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        killed = field.store.run("CLIENT", "KILL", "TYPE", "pubsub")
+    def begin(self, system: System) -> None:  # noqa: D102
+        killed = system.store.run("CLIENT", "KILL", "TYPE", "pubsub")
         self.detail = f"{killed} connections"
 
 
@@ -66,32 +66,32 @@ class FlushScripts(_ServerFault):
     name = "scripts flushed"
     holds = 1.0
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.keep(field)
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.keep(system)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
-        field.store.run("SCRIPT", "FLUSH")
+    def keep(self, system: System) -> None:  # noqa: D102
+        system.store.run("SCRIPT", "FLUSH")
 
 
 class SqueezeMemory(_ServerFault):
-    """A memory limit below what is in use: nothing can be pushed, also by handlers, and all else goes on."""
+    """A memory limit below what is in use: no push succeeds, also none of a handler, and all else goes on."""
 
     name = "memory full"
     holds = 3.0
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
+    def prepare(self, system: System) -> None:  # noqa: D102
         for _ in range(4):  # these end while it is full, and again and again until it is not
-            field.push(jobs.Parent(field.rng.uniform(0.5, 2.5)))
+            system.push(jobs.Parent(system.rng.uniform(0.5, 2.5)))
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        field.store.run("CONFIG", "SET", "maxmemory", "100kb")
+    def begin(self, system: System) -> None:  # noqa: D102
+        system.store.run("CONFIG", "SET", "maxmemory", "100kb")
 
-    def end(self, field: Field) -> None:  # noqa: D102
-        field.store.run("CONFIG", "SET", "maxmemory", "0")
+    def end(self, system: System) -> None:  # noqa: D102
+        system.store.run("CONFIG", "SET", "maxmemory", "0")
 
 
 class DestroyGroup(Fault):
-    """XGROUP DESTROY: all leases are forgotten, and so is what was read; everything is delivered anew."""
+    """XGROUP DESTROY: all leases and reads are forgotten, and everything is delivered again."""
 
     name = "group destroyed"
     hits = "all"
@@ -99,14 +99,14 @@ class DestroyGroup(Fault):
     hands_on = True
     forgets_deliveries = True
 
-    def prepare(self, field: Field) -> None:  # noqa: D102
-        self.target = field.some_store()
+    def prepare(self, system: System) -> None:  # noqa: D102
+        self.target = system.some_store()
         self.db = self.target.db
-        for _ in range(IN_HAND):
-            field.push(jobs.Work(field.lease), self.target)
+        for _ in range(HELD):
+            system.push(jobs.Work(system.lease), self.target)
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        streams = self.target.streams if field.rng.random() < 0.5 else self.target.streams[1:2]
+    def begin(self, system: System) -> None:  # noqa: D102
+        streams = self.target.streams if system.rng.random() < 0.5 else self.target.streams[1:2]
         for stream in streams:
             self.target.run("XGROUP", "DESTROY", stream, GROUP)
         self.detail = f"of {len(streams)} streams"
@@ -115,43 +115,43 @@ class DestroyGroup(Fault):
 class SetClockAhead(ProcessFault):
     """The server's clock is set ahead by more than a lease, then back; a worker is killed as it is set.
 
-    Nobody else may lose a job by that, and that one is fenced before it is set back.
+    No other worker may lose a job by that, and the killed one is fenced before the clock is set back.
     """
 
     name = "clock set ahead"
     in_leases = 2.5
     unsteady = True
-    alone = True  # what jobs wait for, when it is set again, is judged by what this fault alone does
+    alone = True  # waits are judged by what this fault does without another
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        pid = field.fleet.some_pid(supervised=False)
+    def begin(self, system: System) -> None:  # noqa: D102
+        pid = system.fleet.some_pid(supervised=False)
         if pid is not None:
-            seconds = self.seconds(field)
-            _, self.lost = field.workers_of(pid)
-            self._set(field, seconds)
-            field.fleet.victims.add(pid)
+            seconds = self.seconds(system)
+            _, self.lost = system.workers_of(pid)
+            self._set(system, seconds)
+            system.fleet.victims.add(pid)
             os.kill(pid, signal.SIGKILL)
             self.pids, self.detail = [pid], f"by {seconds:.1f} s; process {pid} is killed"
 
-    def seconds(self, field: Field) -> float:
-        """By how much it is set ahead. What is delayed meanwhile is due so much later, once it is set back."""
-        return field.rng.uniform(1.2, 3) * field.lease
+    def seconds(self, system: System) -> float:
+        """Return by how much it is set ahead; jobs delayed meanwhile are due that much later afterwards."""
+        return system.rng.uniform(1.2, 3) * system.lease
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         if self.pids:
-            self._set(field, 0)
+            self._set(system, 0)
 
-    def _set(self, field: Field, seconds: float) -> None:
-        for store in field.stores:
+    def _set(self, system: System, seconds: float) -> None:
+        for store in system.stores:
             asked = time.time()
             store.set_clock(seconds)
-            field.note("clock", db=store.db, asked=asked, seconds=seconds)
+            system.note("clock", db=store.db, asked=asked, seconds=seconds)
 
 
 class SetClockBack(SetClockAhead):
-    """The same, set back first: often by so much that nobody could wait until it is where it was."""
+    """The same, set back first, often by far more than a worker could wait for."""
 
     name = "clock set back"
 
-    def seconds(self, field: Field) -> float:  # noqa: D102
-        return -field.rng.choice((field.rng.uniform(1.2, 3) * field.lease, field.rng.uniform(20, 50)))
+    def seconds(self, system: System) -> float:  # noqa: D102
+        return -system.rng.choice((system.rng.uniform(1.2, 3) * system.lease, system.rng.uniform(20, 50)))

@@ -1,4 +1,4 @@
-"""What does not start for a while: what an operator stops, or what waits for its rate."""
+"""Faults of jobs that do not start for a while: an operator stops them, or they wait for their rate."""
 
 import time
 from contextlib import suppress
@@ -7,28 +7,28 @@ from redisjobs.errors import DriverError
 from redisjobs.model.transitions import Reply
 from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.store import Store
-from redisjobs.torture.nemesis.fault import Fault, Field
+from redisjobs.torture.nemesis.fault import Fault, System
 
-_LINES = 60  # one look is at 50
+_LINES = 60  # a script looks at 50 in one call
 
 
 class PauseQueue(Fault):
-    """A queue is paused: none of the jobs that are pushed meanwhile starts before it is resumed."""
+    """A queue is paused: no job that is pushed meanwhile starts before it is resumed."""
 
     name = "queue paused"
     holds = 1.5
     job_name: str | None = None
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.store = system.some_store()
         self.db = self.store.db
         self.store.queue.pause(self.job_name)
         self.paused_at = time.time()
         for _ in range(3):
-            field.push(jobs.Work(0.001), self.store)
+            system.push(jobs.Work(0.001), self.store)
 
-    def end(self, field: Field) -> None:  # noqa: D102
-        field.note("stopped", db=self.db, name=self.job_name or "", since=self.paused_at, until=time.time())
+    def end(self, system: System) -> None:  # noqa: D102
+        system.note("stopped", db=self.db, name=self.job_name or "", since=self.paused_at, until=time.time())
         self.store.queue.resume(self.job_name)
 
 
@@ -40,16 +40,16 @@ class PauseName(PauseQueue):
 
 
 class HoldJobs(Fault):
-    """Some delayed jobs are held until after they are due, and some of them are cancelled then."""
+    """Some delayed jobs are held until after they are due."""
 
     name = "jobs held"
     holds = 1.5
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.store = system.some_store()
         self.db = self.store.db
         for _ in range(6):
-            job = field.push(jobs.Work(0.001), self.store, delay=0.5)
+            job = system.push(jobs.Work(0.001), self.store, delay=0.5)
             if self.store.queue.hold(job) is Reply.HELD:
                 self.jobs.append(job)
         self.held_at = time.time()
@@ -58,48 +58,48 @@ class HoldJobs(Fault):
     def happened(self) -> bool:  # noqa: D102
         return bool(self.jobs)
 
-    def end(self, field: Field) -> None:  # noqa: D102
+    def end(self, system: System) -> None:  # noqa: D102
         for job in self.jobs:
-            field.note("stopped", db=self.db, job=job, since=self.held_at, until=time.time())
+            system.note("stopped", db=self.db, job=job, since=self.held_at, until=time.time())
             self.store.queue.unhold(job)
 
 
 class ManyLines(Fault):
-    """Many lines wait for their rate until all faults are over, and are looked at as each minute: others go on.
+    """Many lines wait for their rate until all faults are over, while all lines are looked at: others go on.
 
-    Those that still wait then are cancelled. Jobs of other limits that stand still meanwhile are late.
+    The jobs that still wait then are cancelled. Jobs of other limits that do not move meanwhile are late.
     """
 
     name = "many lines"
 
-    def begin(self, field: Field) -> None:  # noqa: D102
-        self.store = field.some_store()
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.store = system.some_store()
         self.db = self.store.db
         self.detail = f"{_LINES} lines"
         for key in range(_LINES):
             for _ in range(2):  # the first of them starts at once
-                self.jobs.append(field.push(jobs.Seldom(key), self.store))
+                self.jobs.append(system.push(jobs.Seldom(key), self.store))
         self._left = list(self.jobs)
-        field.late.append(lambda: self._cancel(field))
+        system.late.append(lambda: self._cancel(system))
 
     @property
     def happened(self) -> bool:  # noqa: D102
         return bool(self.jobs)
 
-    def keep(self, field: Field) -> None:  # noqa: D102
+    def keep(self, system: System) -> None:  # noqa: D102
         self.store.tidy()
 
-    def _cancel(self, field: Field) -> bool:
-        """Let what waits go, once all faults are over; whether that is done."""
-        while field.over and self._left:
-            field.note("cancel", job=self._left[-1], db=self.db)
+    def _cancel(self, system: System) -> bool:
+        """Cancel what waits, once all faults are over; return whether that is done."""
+        while system.over and self._left:
+            system.note("cancel", job=self._left[-1], db=self.db)
             reply = self.store.queue.cancel(self._left[-1])
-            field.note("cancelled", job=self._left.pop(), db=self.db, reply=reply)
-        return field.over
+            system.note("cancelled", job=self._left.pop(), db=self.db, reply=reply)
+        return system.over
 
 
 def resume(store: Store) -> None:
-    """Let everything start that may have been stopped."""
+    """Resume and unhold whatever may be stopped."""
     with suppress(DriverError):
         store.queue.resume()
         for name in store.queue.pauses().names:

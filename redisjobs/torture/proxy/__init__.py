@@ -1,7 +1,7 @@
-"""A faulty TCP proxy: it stands between a client and a server and breaks what it is told to break."""
+"""A faulty TCP proxy between a client and a server."""
 
 from redisjobs.torture.proxy.impairments import Held
-from redisjobs.torture.proxy.listener import HOST
+from redisjobs.torture.proxy.links import HOST
 from redisjobs.torture.proxy.proxy import Proxy
 
 __all__ = ["HOST", "Held", "Proxy"]

@@ -1,4 +1,4 @@
-"""What a proxy is told to break, and has not broken yet."""
+"""What a proxy is to break, and has not broken yet."""
 
 import socket
 from contextlib import suppress
@@ -9,50 +9,26 @@ _CHUNK = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Aimed:
-    """What strikes, once, the next connection to send one of some triggers.
-
-    Attributes:
-        triggers: What the request contains one of.
-    """
+class Cut:
+    """A reset of the next connection to send one of the triggers, after some bytes of reply."""
 
     triggers: tuple[bytes, ...]
-
-    def is_due(self, sent: bytes) -> bool:
-        """Whether one of them was sent."""
-        return any(trigger in sent for trigger in self.triggers)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut(Aimed):
-    """A reset.
-
-    Attributes:
-        after: How many bytes of reply the client still gets.
-    """
-
     after: int
 
 
 @dataclass(frozen=True, slots=True)
-class Lag(Aimed):
-    """A delay.
+class Lag:
+    """A delay, in seconds, of the replies to the next connection to send one of the triggers."""
 
-    Attributes:
-        seconds: How long what the server sends is held back.
-    """
-
+    triggers: tuple[bytes, ...]
     seconds: float
 
 
 class Held:
-    """What a proxy holds back of one connection, once its client has sent what is waited for.
-
-    Args:
-        triggers: What one of is waited for.
+    """A packet that a proxy holds back, once a client has sent one with one of the triggers.
 
     Attributes:
-        bytes: How many bytes it has of it; 0 if nothing was caught so far.
+        bytes: Its length; 0 as long as none was caught.
     """
 
     def __init__(self, *triggers: bytes) -> None:
@@ -62,19 +38,16 @@ class Held:
         self._kept: tuple[socket.socket, bytes] | None = None
 
     def wants(self, chunk: bytes) -> bool:
-        """Whether these bytes are what it still waits for."""
+        """Whether it waits for these bytes."""
         return self._waits and any(trigger in chunk for trigger in self._triggers)
 
     def keep(self, server: socket.socket, chunk: bytes) -> None:
-        """Take bytes that are to go to a server, and the connection they are to go over; no more after them."""
+        """Take bytes on their way to a server, and the connection to send them by; take no more after them."""
         self._waits = False
         self._kept, self.bytes = (server, chunk), len(chunk)
 
     def release(self) -> None:
-        """Let them arrive, wait until the server has read them, and close the connection; again is nothing.
-
-        What is not caught by now is no longer waited for.
-        """
+        """Send it, wait until the server has read it, and close the connection; wait for no other packet."""
         self._waits = False
         kept, self._kept = self._kept, None
         if kept is None:
@@ -86,7 +59,7 @@ class Held:
             server.recv(_CHUNK)
 
     def drop(self) -> None:
-        """Let them never arrive."""
+        """Never send it."""
         kept, self._kept = self._kept, None
         if kept is not None:
             kept[0].close()
@@ -99,9 +72,7 @@ class Impairments:
     Attributes:
         black_hole: Whether everything is swallowed.
         refuse: Whether new connections are reset.
-        delay: Seconds that every chunk is held back.
-        cut: Waits for its connection; None for none.
-        lag: The same.
+        delay: Seconds by which every chunk is delayed.
         holds: All that were asked for, also those that wait no longer.
     """
 
@@ -114,9 +85,9 @@ class Impairments:
 
     @property
     def triggers(self) -> list[bytes]:
-        """What the cut and the lag wait for."""
+        """The triggers of the cut and the lag."""
         return [trigger for aimed in (self.cut, self.lag) if aimed is not None for trigger in aimed.triggers]
 
     def wanted_by(self, chunk: bytes) -> Held | None:
-        """Who waits for these bytes to hold them back, if anybody does."""
+        """Return what waits for these bytes to hold them back, if anything does."""
         return next((held for held in self.holds if held.wants(chunk)), None)

@@ -3,21 +3,25 @@
 import asyncio
 import socket
 import struct
-from typing import Protocol
 
 from redisjobs.torture.proxy.impairments import Impairments
 
 _CHUNK = 64 * 1024
 
 
-class Counters(Protocol):
-    """What is counted of a proxy's connections; see `Proxy`."""
+class Counters:
+    """Counts of a proxy's connections.
 
-    connections: int
-    request_bytes: int
-    reply_bytes: int
-    cuts: int
-    lags: int
+    Attributes:
+        connections: Accepted, including refused ones.
+        request_bytes: Bytes forwarded to the server.
+        reply_bytes: Bytes forwarded to clients.
+        cuts: How often `cut_after_reply_bytes` struck.
+        lags: How often `delay_reply` struck.
+    """
+
+    def __init__(self) -> None:
+        self.connections = self.request_bytes = self.reply_bytes = self.cuts = self.lags = 0
 
 
 class _Ended(Exception):
@@ -27,17 +31,10 @@ class _Ended(Exception):
 class Link:
     """One client's connection and its twin to the server, for the loop's thread only.
 
-    It is made by the task that then forwards.
-
-    Args:
-        counters: Where it counts.
-        impairments: What may be broken.
-        client: The one side.
-        server: The other.
+    The task that makes it forwards.
 
     Attributes:
-        task: Forwards.
-        half_dead: Whether one side has ended in a black hole, of which the other may not learn.
+        half_dead: Whether one side has ended in a black hole, unknown to the other.
     """
 
     def __init__(
@@ -50,24 +47,24 @@ class Link:
         self._client, self._server = client, server
         self._loop = asyncio.get_running_loop()
         self._budget: int | None = None  # bytes of reply until the reset; None for no reset
-        self._late_until = 0.0  # by the loop's clock: what comes from the server is held back until then
+        self._late_until = 0.0  # by the loop's clock: replies are held back until then
         self._seen = b""  # the end of the requests since a trigger was set
 
-    def look_anew(self) -> None:
+    def look_again(self) -> None:
         """Look for triggers only in what is sent from now on."""
         self._seen = b""
 
     def spare(self) -> None:
-        """Take a cut back that was to come so many bytes later."""
+        """Take back a cut that was to come after some more bytes."""
         self._budget = None
 
     def drop(self) -> None:
-        """Reset both sides, once the task has ended, which is cancelled."""
+        """Cancel the task, and reset both sides as it ends."""
         self._reset_on_close()
         self.task.cancel()
 
     async def forward(self) -> None:
-        """Forward in both directions until one side ends, or is broken."""
+        """Forward in both directions until one side ends or is broken."""
         try:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump_requests())
@@ -119,7 +116,7 @@ class Link:
         return chunk
 
     def _hold(self, chunk: bytes) -> None:
-        """Have a request held back if somebody waits for it; its client is reset then."""
+        """Hold a request back if something waits for it, and reset its client."""
         held = self._impairments.wanted_by(chunk)
         if held is not None:
             held.keep(self._server.dup(), chunk)
@@ -127,17 +124,20 @@ class Link:
             raise _Ended
 
     def _aim(self, chunk: bytes) -> None:
-        """Take the cut and the lag upon itself, where a request is what they wait for."""
+        """Take on the cut and the lag if a request contains their trigger."""
         impairments, triggers = self._impairments, self._impairments.triggers
         if not triggers:
             return
         self._seen += chunk
-        if impairments.cut is not None and impairments.cut.is_due(self._seen):
+        if impairments.cut is not None and self._has_seen(impairments.cut.triggers):
             self._budget, impairments.cut = impairments.cut.after, None
-        if impairments.lag is not None and impairments.lag.is_due(self._seen):
+        if impairments.lag is not None and self._has_seen(impairments.lag.triggers):
             self._late_until, impairments.lag = self._loop.time() + impairments.lag.seconds, None
             self._counters.lags += 1
         self._seen = self._seen[-max(map(len, triggers)) :]
+
+    def _has_seen(self, triggers: tuple[bytes, ...]) -> bool:
+        return any(trigger in self._seen for trigger in triggers)
 
     def _reset_on_close(self) -> None:
         for side in (self._client, self._server):
@@ -145,5 +145,5 @@ class Link:
 
 
 def reset_on_close(side: socket.socket) -> None:
-    """Let a socket's end be a TCP RST, not an orderly one."""
+    """Let a socket end with a TCP RST instead of an orderly end."""
     side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

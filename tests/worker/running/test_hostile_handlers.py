@@ -294,7 +294,7 @@ async def test_a_cancellation_out_of_nowhere_is_a_failure_like_any_other(queue: 
     @queue.register(Odd, retry=no_retry())
     async def odd(odd: Odd) -> None:
         kept: list[BaseException] = []
-        with anyio.CancelScope() as scope:  # trio's can't be made by hand
+        with anyio.CancelScope() as scope:  # trio's can't be made directly
             scope.cancel()
             try:
                 await anyio.sleep_forever()
@@ -992,9 +992,7 @@ def test_a_run_that_an_error_ends_refunds_nothing_that_ran(kind: Store, run: Cal
         assert (waits.state, waits.deliveries) == (State.READY, 0)
 
 
-def test_a_worker_one_of_whose_tasks_somebody_cancels_ends_by_an_error(
-    kind: Store, run: Callable[..., Any]
-) -> None:
+def test_a_worker_one_of_whose_tasks_is_cancelled_ends_by_an_error(kind: Store, run: Callable[..., Any]) -> None:
     """It can't know by whom, and must not look as if it had ended in order."""
 
     async def main() -> None:
@@ -1191,13 +1189,13 @@ async def test_a_worker_that_dies_of_an_unexpected_error_counts_the_deliveries_o
 
 
 class Rude(asyncio.Future[None]):
-    """Raises where somebody cancels it."""
+    """Raises when it is cancelled."""
 
     def cancel(self, msg: object = None) -> bool:
         raise ValueError("no")
 
 
-def test_a_handler_that_waits_for_what_cannot_be_cancelled_outlasts_its_timeout_and_hits_nobody_else(
+def test_a_handler_that_waits_for_what_cannot_be_cancelled_outlasts_its_timeout_and_hits_no_one_else(
     kind: Store, run: Callable[..., Any]
 ) -> None:
     async def main() -> dict[str, int]:

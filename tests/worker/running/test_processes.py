@@ -168,7 +168,7 @@ async def test_a_handler_in_a_process_steers_by_raising(queue: JobQueue) -> None
         ("grandchild", "ended with code 7"),
     ],
 )
-async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
+async def test_a_process_that_dies_is_its_jobs_failure_and_no_one_elses(
     queue: JobQueue, tmp_path: Path, what: str, how: str
 ) -> None:
     ids = await queue.push_many([Do(what, str(tmp_path)) for _ in range(3)])
@@ -187,7 +187,7 @@ async def test_a_process_that_dies_is_its_jobs_failure_and_nobody_elses(
 
 
 def test_how_a_process_ended_is_known_also_where_another_thread_was_told_of_it() -> None:
-    """Whoever starts a process asks after all others too; the system tells each end once, to who asks first."""
+    """Starting a process also reaps all others; the system reports each end once, to the first to ask."""
 
     class PushOutcome:
         codes: ClassVar[list[int | None]] = [7, None, None]

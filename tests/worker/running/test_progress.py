@@ -147,7 +147,7 @@ def test_a_note_alone_leaves_the_numbers_and_numbers_alone_take_the_note_away(
     ]
 
 
-def test_a_context_that_nobody_listens_to_takes_all_of_it() -> None:
+def test_a_context_that_no_one_listens_to_takes_all_of_it() -> None:
     context = context_of()
     context.progress(0.5)
     context.extend(5)
@@ -182,11 +182,11 @@ def test_progress_is_json_without_what_was_not_said(progress: Progress, raw: str
         b'{"fraction":NaN}', b'{"fraction":1e999}', None,
     ],
 )  # fmt: skip
-def test_what_somebody_wrote_that_is_no_progress_is_read_as_none(raw: bytes | None) -> None:
+def test_what_was_written_with_redis_cli_that_is_no_progress_is_read_as_none(raw: bytes | None) -> None:
     assert decode_progress(raw) is None
 
 
-def test_of_what_somebody_wrote_the_numbers_count_and_the_note_is_made_fit() -> None:
+def test_of_what_was_written_with_redis_cli_the_numbers_count_and_the_note_is_made_fit() -> None:
     assert decode_progress(b'{"fraction":0.1,"done":1,"total":2}') == Progress(0.5, 1, 2)
     assert decode_progress(b'{"fraction":0.1,"note":"a\\u001bb"}') == Progress(0.1, note=r"a\x1bb")
 

@@ -330,7 +330,7 @@ async def test_those_that_were_broken_off_or_cancelled_are_sent_again_in_the_ord
     assert store.turns[-1] == store.turns[-2]
 
 
-async def test_those_without_an_answer_are_given_up_for_good_when_they_concern_nobody_any_more() -> None:
+async def test_those_without_an_answer_are_given_up_for_good_when_they_concern_no_one_any_more() -> None:
     store = Counter()
     store.error = Unavailable("away")
     store.go.set()

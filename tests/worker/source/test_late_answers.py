@@ -74,7 +74,7 @@ def give_to(store: Store, lease: Lease, to: str) -> None:
 
 
 def in_touch(source: Source, store: Store, seconds: float) -> None:
-    """As if the store had answered for so many seconds, and its clock had run evenly."""
+    """As if the store had answered for this many seconds, and its clock had run evenly."""
     now, now_ms = time.monotonic(), store.clock()
     for i in range(1001):
         ago = seconds * (1 - i / 1000)
@@ -117,7 +117,7 @@ async def test_a_job_handed_back_and_claimed_again_before_that_is_answered_is_no
     assert len(await queue.jobs(State.READY)) == 1
 
 
-async def test_a_job_that_ran_and_was_handed_back_by_hand_meanwhile_is_settled_after_all(
+async def test_a_job_that_ran_and_was_handed_back_with_redis_cli_meanwhile_is_settled_after_all(
     queue: JobQueue, source: Source, store: Store
 ) -> None:
     held = await run_one(queue, source, Raised(ValueError("once more")))
@@ -387,7 +387,7 @@ async def test_a_step_of_the_servers_clock_keeps_a_worker_from_fencing_another_a
     assert ("the server's clock was set" in caplog.text) is (abs(step) > source.member.settings.lease / 2)
 
 
-async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
+async def test_a_worker_fences_no_worker_within_a_lease_of_its_own_start(
     queue: JobQueue, source: Source, store: Store
 ) -> None:
     """A store that was away for all: those who lived through it may come back a moment later than it."""
@@ -406,7 +406,7 @@ async def test_a_worker_fences_nobody_within_a_lease_of_its_own_start(
     assert source.reclaimer.silent == []
 
 
-async def test_a_worker_fences_nobody_who_has_beaten_since_it_was_named(
+async def test_a_worker_fences_no_worker_who_has_beaten_since_it_was_named(
     queue: JobQueue, source: Source, store: Store
 ) -> None:
     async with other(store, lease=10) as slow:
@@ -769,7 +769,7 @@ async def test_who_is_to_look_from_now_on_looks_at_once_as_it_did_not_listen(que
     assert promoter.expects(within=0)
 
 
-async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_whoever_else_does(
+async def test_a_worker_that_ends_when_it_is_idle_looks_for_delayed_jobs_though_others_do(
     queue: JobQueue,
 ) -> None:
     source = source_of(queue)
@@ -840,7 +840,7 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
         source.fetcher.begin(1, time.monotonic())
     else:
         source.batcher.begin(Batch([], 1))
-    with anyio.fail_after(4):  # sooner than a read or an exchange that nobody ends
+    with anyio.fail_after(4):  # sooner than a read or an exchange that no task ends
         await source.drain()
 
     info = await queue.get(job_id)
@@ -848,7 +848,7 @@ async def test_a_worker_that_is_cancelled_as_it_begins_to_ask_hands_back_at_once
     assert (info.state, info.deliveries) == (State.READY, 0)
 
 
-async def test_a_look_for_lost_leases_ends_though_nobody_carries_our_outcomes_any_more(
+async def test_a_look_for_lost_leases_ends_though_no_one_carries_our_outcomes_any_more(
     queue: JobQueue, source: Source, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the worker is cancelled just then: it must not take over what it could not settle."""

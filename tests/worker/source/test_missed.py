@@ -1,4 +1,4 @@
-"""A claim that was given up may arrive after all: what it brings is the worker's, and nobody told the worker."""
+"""A claim that was given up may arrive after all: what it brings is the worker's, and the worker does not know."""
 
 import anyio
 import pytest

@@ -11,7 +11,7 @@ class Worker:
         self.now = self.ended = 0.0
 
     def work(self, rate: float, *, seconds: float = 3.0, took: float = 0.001, at_once: int = 1) -> int:
-        """How many are claimed ahead once so many jobs have ended a second, so many at the same time."""
+        """How many are claimed ahead at this rate of jobs a second, this many at the same time."""
         pause, until = at_once / rate, self.now + seconds
         while self.now < until:
             self.now += pause
@@ -48,7 +48,7 @@ def test_long_jobs_after_short_ones_end_it_within_two_seconds() -> None:
     assert worker.work(rate=20, took=0.002, seconds=2) == 0
 
 
-def test_it_is_learned_anew_once_jobs_have_waited_too_long() -> None:
+def test_it_is_learned_again_once_jobs_have_waited_too_long() -> None:
     worker = Worker()
     assert worker.work(rate=5_000, took=0.002) > 10
     worker.prefetch.forget()

@@ -140,7 +140,7 @@ def test_a_source_that_had_more_than_its_share_owes_it_though_it_has_no_more_job
     weights=st.lists(st.floats(0.5, 4), min_size=2, max_size=3),
     had=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 20), st.booleans()), max_size=5),
 )
-def test_nobody_waits_for_longer_than_the_others_have_had_more_than_their_share(
+def test_no_one_waits_for_longer_than_the_others_have_had_more_than_their_share(
     weights: list[float], had: list[tuple[int, int, bool]]
 ) -> None:
     allocator, all_of_them = Allocator(weights), [True] * len(weights)
@@ -206,12 +206,12 @@ def turns_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None =
     return Turns(pool, allocator or Allocator([1] * len(sources)))
 
 
-def test_whoevers_turn_it_is_may_claim_for_all_free_slots_and_the_other_for_none() -> None:
+def test_the_one_whose_turn_it_is_may_claim_for_all_free_slots_and_the_other_for_none() -> None:
     a, b = Claimant(), Claimant()
     turns = turns_of(a, b)
 
     assert (turns.share(a), turns.share(b)) == (100, 0)
-    assert a.woken == 1  # it is told that it is its turn
+    assert a.woken == 1  # it learns that it is its turn
 
     turns.claiming(a)
     assert (turns.share(a), turns.share(b)) == (0, 100)
@@ -243,7 +243,7 @@ def test_idle_reads_of_all_sources_together_ask_for_a_third_of_the_free_slots() 
     assert turns_of(a, b, slots=2).pool.read_count == 1
 
 
-def test_with_one_source_nobody_is_asked_whose_turn_it_is() -> None:
+def test_with_one_source_no_one_is_asked_whose_turn_it_is() -> None:
     class Unasked(Allocator):
         def next(self, hungry: Sequence[bool]) -> int | None:
             raise AssertionError
@@ -811,7 +811,7 @@ async def test_queues_on_one_server_beat_in_one_round_trip(
 
 
 @pytest.mark.slow
-async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_other(
+async def test_a_queue_whose_keys_were_spoiled_costs_the_leases_of_no_other(
     redis_store: RedisStore, pair: tuple[RedisStore, RedisStore], seen: Seen
 ) -> None:
     server = f"redis://{redis_store.url.rpartition('@')[2]}"  # as one user: they beat together
@@ -822,7 +822,7 @@ async def test_a_queue_whose_keys_somebody_has_spoiled_costs_the_leases_of_no_ot
         client, key = redis.Redis.from_url(server), f"redisjobs:{{{spoiled.name}}}:workers"
         kept = client.dump(key)
         client.delete(key)
-        client.set(key, "what somebody wrote")
+        client.set(key, "junk")
         await eventually(lambda: members[0].unheard > 1.5, within=10)  # more than two leases
 
         assert not members[1].may_be_dead

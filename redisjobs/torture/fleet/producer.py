@@ -1,4 +1,4 @@
-"""What one producer does in one database, and what it writes down of that."""
+"""What one producer does in one database, recorded."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,16 +15,11 @@ from redisjobs.model.transitions import After, Due, NewJob
 PAUSE = 0.2
 """Seconds until a refused push is tried again."""
 
-_GIVE_UP = 30.0  # seconds after which a push is given up: within a minute, making it again is safe
+_GIVE_UP = 30.0  # seconds after which a push is given up: repeating it is safe within a minute
 
 
-class Book:
-    """Pushes and cancels in one database, and writes down what is tried and what is told.
-
-    Attributes:
-        recording: Where.
-        db: The database.
-    """
+class Producer:
+    """Pushes and cancels in one database, and records each attempt and each answer."""
 
     def __init__(self, recording: Recording, db: int) -> None:
         self.recording, self.db = recording, db
@@ -36,7 +31,7 @@ class Book:
     def push(
         self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]], *, again: bool = False
     ) -> bool:
-        """Push, again as long as that is safe; whether it was acknowledged. `again`: the same push has failed."""
+        """Push, again while that is safe; return whether it was acknowledged. `again`: it has failed before."""
         self.note_attempt(pushed)
         until = time.monotonic() + _GIVE_UP
         while True:
@@ -54,7 +49,7 @@ class Book:
     async def push_async(
         self, pushed: Sequence[NewJob], send: Callable[[], Awaitable[Sequence[PushedJob]]]
     ) -> bool:
-        """The same in an event loop."""
+        """Do the same in an event loop."""
         self.note_attempt(pushed)
         until = time.monotonic() + _GIVE_UP
         again = False
@@ -71,7 +66,7 @@ class Book:
                 return True
 
     def cancel(self, queue: sync.JobQueue, job_id: str, mark: str = "") -> str:
-        """Cancel a job; what was said to that, '' if nothing was."""
+        """Cancel a job; return the reply, '' without one."""
         self.note("cancel", job=job_id, mark=mark)
         try:
             reply = str(queue.cancel(job_id))
@@ -81,26 +76,26 @@ class Book:
         return reply
 
     def note_attempt(self, pushed: Sequence[NewJob]) -> None:
-        """Write down what is about to be pushed."""
+        """Record what is about to be pushed."""
         for job in pushed:
             self.note("push", job=job.job_id, name=str(job.fields[1]), kept="keep_result" in job.fields)
 
     def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob], *, again: bool) -> None:
-        """Write down what was said to it; `again`: the same push had failed before, and may have been done."""
+        """Record the answer; `again`: the same push had failed before, and may have been done."""
         for job, handle in zip(pushed, told, strict=True):
-            # With a unique key it may be told of another job: then its own was not added.
+            # With a unique key the answer may name another job: then this one was not added.
             holder = "" if handle.id == job.job_id else handle.id
             added = handle.added or (None if again else False)
             facts = {"holder": holder, "added": added, "replaced": handle.replaced}
             self.note("pushed", job=job.job_id, delay=_seconds_of(job.due), **facts)
 
     def may_try_again(self, pushed: Sequence[NewJob], error: DriverError, until: float) -> bool:
-        """Write down that a push failed; whether to try it again, as it may be until then."""
+        """Record that a push failed; return whether it may be tried again."""
         full = isinstance(error, QueueFull)
         self.note("refused", jobs=[job.job_id for job in pushed], full=full, error=str(error))
         return time.monotonic() < until
 
 
 def _seconds_of(due: Due | None) -> float:
-    """For how long a prepared job is delayed."""
+    """Return the seconds that a prepared job is delayed."""
     return due.ms / 1000 if isinstance(due, After) else 0.0

@@ -1,0 +1,73 @@
+"""Whether each dead letter has a reason that its job may die of. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from redisjobs.torture.checks.causes import MAX_DELIVERIES, NONE, Causes
+from redisjobs.torture.checks.clock import Clock
+from redisjobs.torture.checks.histories import History, Key
+from redisjobs.torture.checks.verdict import Verdict
+from redisjobs.torture.fleet.final import Letter
+
+KILLERS = ("Poison",)
+"""Names of jobs that kill their worker."""
+
+_UNSTARTED = 2  # jobs of a database, at most, that die with a worker which had not started them yet
+_REASONS: Mapping[str, Sequence[str]] = {
+    "Poison": ("worker lost", "failed"),  # failed: its process was the first to receive the cancel that it sent
+    "Flaky": ("failed",),
+    "Hopeless": ("failed",),
+    "Raiser": ("failed",),
+    "ThreadRaiser": ("failed",),
+    "external": ("failed", "undecodable", "unknown name", "expired"),
+}
+"""Why a job of a name may be a dead letter. Any job may be `worker lost` if a fault took its last worker."""
+
+
+def check_letters(
+    verdict: Verdict,
+    letters: Sequence[tuple[Letter, Key]],
+    histories: Mapping[Key, History],
+    causes: Causes,
+    clock: Clock,
+    db: int,
+    destroyed: Sequence[float],
+) -> None:
+    """Check the dead letters of one database, each with the key of its job.
+
+    What is found goes into `verdict`. Deliveries were counted from zero again at each time in `destroyed`.
+    """
+    unstarted = 0
+    for letter, key in letters:
+        history = histories.get(key, History(job=letter.job))
+        if letter.reason == "worker lost" and history.name not in KILLERS:
+            failed_at = clock.when(db, letter.failed_at, max((run.at for run in history.runs), default=0.0))
+            cause, was_started = _cause(history, letter.deliveries, failed_at, causes, db, destroyed)
+            unstarted += not was_started
+            verdict.worker_lost[cause] = verdict.worker_lost.get(cause, 0) + 1
+            if cause == NONE:
+                verdict.wrong.append(
+                    f"{history.label} ({history.name or '?'}) is a dead letter: worker lost; it kills no worker, "
+                    "and no fault took its last one"
+                )
+        elif letter.reason not in _REASONS.get(history.name, ()):
+            verdict.wrong.append(f"{history.label} ({history.name or '?'}) is a dead letter: {letter.reason}")
+    for key, times in Counter(key for _, key in letters).items():
+        if times > 1 and key in histories:
+            verdict.twice.append(f"{histories[key].label} is a dead letter {times} times")
+    if unstarted > _UNSTARTED:
+        verdict.wrong.append(
+            f"{unstarted} jobs are dead letters, worker lost, that their last worker had not started"
+        )
+
+
+def _cause(
+    history: History, deliveries: int, failed_at: float, causes: Causes, db: int, destroyed: Sequence[float]
+) -> tuple[str, bool]:
+    """Return the fault that took a harmless job's last worker, and whether that worker had started the job."""
+    counted_since = max((at for at in (*destroyed, *history.renewed) if at <= failed_at), default=0.0)
+    runs = [run for run in history.runs if run.at >= counted_since]
+    last = max(runs, key=lambda run: run.lease[2], default=None)
+    if last is not None and last.lease[2] >= (deliveries or MAX_DELIVERIES):
+        return causes.of_end(last, failed_at), True
+    return causes.of_unstarted(db, max((run.at for run in runs), default=0.0), failed_at), False

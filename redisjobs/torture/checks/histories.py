@@ -1,0 +1,291 @@
+"""What the recordings say of each job: its push, its runs, its settlements. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redisjobs.events.recording import Line
+
+Key = tuple[int, str]
+"""Which database, and what tells a job from all others there: its mark, or else its id."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a job's handler.
+
+    Attributes:
+        start: The line of its start, with its lease.
+        end: The line of its end; None if its process died before.
+        settled: The reply to its outcome; None if no worker received one.
+    """
+
+    start: Line
+    end: Line | None = None
+    settled: Line | None = None
+
+    @property
+    def at(self) -> float:
+        """When it started."""
+        return float(self.start["at"])
+
+    @property
+    def pid(self) -> int:
+        """The process it ran in."""
+        return int(self.start["pid"])
+
+    @property
+    def lease(self) -> tuple[str, int, int]:
+        """Its worker, attempt and delivery."""
+        return self.start["worker"], self.start["attempt"], self.start["deliveries"]
+
+    @property
+    def attempt(self) -> int:
+        """The number of its attempt."""
+        return int(self.start["attempt"])
+
+    @property
+    def done(self) -> bool:
+        """Whether the handler returned."""
+        return self.end is not None and bool(self.end["result"] == "done")
+
+    @property
+    def accepted(self) -> bool:
+        """Whether Redis took its outcome as the end of the job."""
+        return self.settled is not None and is_outcome(self.settled)
+
+    def __str__(self) -> str:
+        end = self.end["result"] if self.end is not None else "no end"
+        settled = self.settled
+        reply = f"{settled['settlement']} {settled['reply']}" if settled is not None else "not settled"
+        return f"{self.lease[0]} (delivery {self.lease[2]}, {end}, {reply})"
+
+    @property
+    def refused(self) -> bool:
+        """Whether Redis replied that the worker lost the lease."""
+        return self.settled is not None and self.settled["reply"] == "LEASE_LOST"
+
+
+@dataclass(slots=True)
+class History:
+    """All that is recorded of one job.
+
+    Attributes:
+        mark: Tells it from others of its id; '' if no other job has that id.
+        name: Its job name; `external` for an entry written outside redisjobs.
+        attempted: A producer tried to push it.
+        acknowledged: The push was answered.
+        counted: Redis counts it as pushed.
+        fired: The answers to schedulers that fired its slot.
+        expected: What its producer knew of the id: `new`, no job had it; `there`, a job had it.
+        added: Whether the answer says that it is a new job; None without an answer.
+        holder: The job that held its unique key, so that it was not added.
+        renewed: When a later push replaced it, or a little later: its deliveries count from zero again.
+        kept: Its push asked for its result to be kept.
+        pushed_by: Runs of its parent that pushed it; it exists only if that run ended its own job.
+        answers: Answers to those who waited for its result.
+        watches: What those saw who watched it.
+        sent_at: When its push was first sent, or a little before; None if it was not pushed.
+        ready_at: When it may run; None if no answer says that it is there.
+        due_at: Before this it must not run; None if its push sets no such time.
+        cancelled: The answer to a cancel says that it is gone.
+        cancelled_at: By when Redis itself had removed it; None if it did not say so.
+        buried_at: By when Redis itself had made it a dead letter; None likewise.
+        settled: The replies to its outcomes, including those without a run.
+    """
+
+    db: int = 0
+    job: str = ""
+    mark: str = ""
+    name: str = ""
+    attempted: bool = False
+    acknowledged: bool = False
+    external: bool = False
+    counted: bool = True
+    fired: list[Line] = field(default_factory=list)
+    expected: str = "new"
+    added: bool | None = None
+    holder: str = ""
+    renewed: list[float] = field(default_factory=list)
+    kept: bool = False
+    pushed_by: list[Line] = field(default_factory=list)
+    answers: list[Line] = field(default_factory=list)
+    watches: list[Line] = field(default_factory=list)
+    sent_at: float | None = None
+    ready_at: float | None = None
+    due_at: float | None = None
+    cancel_asked: bool = False
+    cancelled: bool = False
+    cancelled_at: float | None = None
+    buried_at: float | None = None
+    runs: list[Run] = field(default_factory=list)
+    settled: list[Line] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The job, for people."""
+        where = f"database {self.db}: " if self.db else ""
+        return where + (f"{self.job!r} ({self.mark})" if self.mark else self.job)
+
+    @property
+    def done(self) -> list[Run]:
+        """Runs whose handler returned."""
+        return [run for run in self.runs if run.done]
+
+    @property
+    def outcomes(self) -> list[Line]:
+        """Settlements that were accepted and ended the job."""
+        return [line for line in self.settled if is_outcome(line)]
+
+    @property
+    def completed(self) -> list[Line]:
+        """Accepted settlements by which the job is done."""
+        return [line for line in self.settled if was(line, "Ack") and not line["cancelled"]]
+
+    @property
+    def was_there(self) -> bool:
+        """Whether it was surely on the queue; a dead letter is not looked at."""
+        return bool(self.acknowledged or self.runs or self.settled or self.cancelled)
+
+    def was_retried(self, run: Run) -> bool:
+        """Whether Redis took the failure of a run, also if it took it and that reply was lost.
+
+        A worker that stalled may take its own job over and settle by the new lease: the delivery is not compared.
+        """
+        mine = [line for line in self.settled if (line["worker"], line["attempt"]) == run.lease[:2]]
+        return any(
+            line["settlement"] == "RetryLater"
+            and (line["reply"] == "OK" or (line["reply"] == "LEASE_LOST" and line["resent"]))
+            for line in mine
+        )
+
+
+def is_outcome(settled: Line) -> bool:
+    """Whether a settlement was accepted and ended its job."""
+    return settled["reply"] == "CANCELLED" or was(settled, "Ack", "DeadLetter")
+
+
+def was(settled: Line, *settlements: str) -> bool:
+    """Whether a settlement was accepted and is one of these."""
+    return settled["reply"] == "OK" and settled["settlement"] in settlements
+
+
+def histories_of(lines: Sequence[Line]) -> dict[Key, History]:
+    """Return the history of each job, from lines in order of time."""
+    reader = _Reader(lines)
+    for line in lines:
+        if "job" in line:
+            reader.read(line)
+    return reader.histories
+
+
+class _Reader:
+    """Finds the job of each line.
+
+    A line with a mark names its job. The event of a settlement has only the id and the job name. If several jobs
+    have both, it is about the run with that lease that ended first and is not settled yet.
+    """
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.histories: defaultdict[Key, History] = defaultdict(History)
+        self._marks: defaultdict[Key, set[str]] = defaultdict(set)
+        for line in lines:
+            if "job" in line and line.get("mark"):
+                self._marks[line["db"], line["job"]].add(line["mark"])
+        self._open: defaultdict[tuple[Any, ...], list[tuple[History, Run]]] = defaultdict(list)
+
+    def read(self, line: Line) -> None:
+        match line["what"]:
+            case "settled":
+                self._settle(line)
+            case "end":
+                self._end(line)
+            case "ended":
+                if not self._is_shared(line):
+                    _note_end(self._story(line), line)
+            case what:
+                _note(self._story(line), what, line)
+                if what == "pushed" and line.get("replaced"):
+                    self.histories[line["db"], line["holder"]].renewed.append(line["at"])
+                if what == "start":
+                    history = self._story(line)
+                    self._open[_lease(line)].append((history, history.runs[-1]))
+
+    def _is_shared(self, line: Line) -> bool:
+        return bool(self._marks[line["db"], line["job"]])
+
+    def _story(self, line: Line) -> History:
+        mark = line.get("mark", "")
+        marks = self._marks[line["db"], line["job"]]
+        if not mark and len(marks) == 1:  # no headers could be read, and only one job has the id
+            (mark,) = marks
+        history = self.histories[line["db"], mark or line["job"]]
+        history.db, history.job, history.mark = line["db"], history.job or line["job"], mark
+        return history
+
+    def _end(self, line: Line) -> None:
+        for history, run in self._open[_lease(line)]:
+            if run.end is None and line.get("mark", "") in ("", history.mark):
+                run.end = line
+                return
+
+    def _settle(self, line: Line) -> None:
+        begun = self._open[_lease(line)]
+        if begun:
+            name = line.get("name", "?")
+            fit = [(name not in ("?", run.start["name"]), run.end is None) for _, run in begun]
+            history, run = begun.pop(fit.index(min(fit)))
+            run.settled = line
+        elif self._is_shared(line):
+            return  # it never started: any job of this id may be meant
+        else:
+            history = self._story(line)
+        history.settled.append(line)
+
+
+def _lease(line: Line) -> tuple[Any, ...]:
+    return line["db"], line["job"], line["worker"], line["attempt"], line["deliveries"]
+
+
+def _note(history: History, what: str, line: Line) -> None:
+    match what:
+        case "push":
+            history.attempted, history.name = True, line["name"]
+            history.expected, history.kept = line.get("expected", "new"), line.get("kept", False)
+            history.sent_at = line["at"] if history.sent_at is None else history.sent_at
+        case "pushed":
+            history.acknowledged, history.holder, history.added = True, line["holder"], line.get("added")
+            delay = line.get("delay", 0.0)
+            history.ready_at = line["at"] + delay
+            if delay and history.sent_at is not None:
+                history.due_at = history.sent_at + delay
+        case "follow-up":
+            history.name, history.kept = line["name"], line["kept"]
+            history.pushed_by.append(line)
+        case "answered":
+            history.answers.append(line)
+        case "watched":
+            history.watches.append(line)
+        case "external":
+            history.external, history.name, history.counted = True, "external", line["pushed"]
+            history.ready_at = line["at"]
+        case "fired":
+            history.name = line["name"]
+            history.ready_at = line["at"] if not history.fired else history.ready_at
+            history.fired.append(line)
+        case "cancel":
+            history.cancel_asked = True
+        case "cancelled" if line["reply"] == "CANCELLED":
+            _note_end(history, {**line, "cancelled": True})
+        case "start":
+            history.runs.append(Run(line))
+
+
+def _note_end(history: History, line: Line) -> None:
+    """Note that Redis ended a job which no worker held."""
+    if line["cancelled"]:
+        history.cancelled = True
+        history.cancelled_at = line["at"] if history.cancelled_at is None else history.cancelled_at
+    else:
+        history.buried_at = line["at"] if history.buried_at is None else history.buried_at

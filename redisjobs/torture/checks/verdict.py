@@ -1,0 +1,64 @@
+"""What the checker found in a run."""
+
+from dataclasses import dataclass, field
+
+from redisjobs.torture.checks.recovery import Recovery
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was counted in a run, and what is wrong with it.
+
+    Attributes:
+        pushed: Jobs that a producer tried to push.
+        acknowledged: Jobs whose push was answered.
+        slots: Slots that schedules fired: one job each.
+        left_out: Slots without a job, because a later slot has one.
+        external: Entries written outside redisjobs.
+        follow_ups: Jobs that handlers pushed as their own job ended.
+        results: Jobs whose results were to be kept.
+        answers: Answers to those who waited for a result: `result`, or the error.
+        watches: Jobs that were watched until they ended.
+        dead: Dead letters by reason.
+        lost: Acknowledged jobs that never ended.
+        left: What Redis still holds.
+        stolen: Accepted settlements of workers that did not own the job any more.
+        twice: Jobs that ended more than once.
+        wrong: Every other violation.
+        full: Pushes that were refused because the queue was full.
+        refused: Settlements that were refused with LEASE_LOST.
+        again: Jobs that started again without having failed, by the fault that hit the run before. `none` is no
+            excuse.
+        duplicates: Jobs whose handler ran to its end more than once, by the same fault.
+        worker_lost: Harmless jobs that are dead letters, `worker lost`, by the fault that took the last worker.
+        faults: How long recovery took, by the fault's name.
+    """
+
+    pushed: int = 0
+    acknowledged: int = 0
+    slots: int = 0
+    left_out: int = 0
+    external: int = 0
+    follow_ups: int = 0
+    results: int = 0
+    answers: dict[str, int] = field(default_factory=dict)
+    watches: int = 0
+    done: int = 0
+    cancelled: int = 0
+    dead: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    stolen: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    full: int = 0
+    refused: int = 0
+    again: dict[str, int] = field(default_factory=dict)
+    duplicates: dict[str, int] = field(default_factory=dict)
+    worker_lost: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, Recovery] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.lost or self.left or self.stolen or self.twice or self.wrong)

@@ -117,7 +117,7 @@ def _bare(line: str) -> str:
 
 
 def _is_statement(line: str) -> bool:
-    """Whether the line is a call of which nothing is kept."""
+    """Whether the line is a call whose reply is dropped."""
     text = _blanked(line).rstrip("? ")
     return bool(re.fullmatch(r"\s+[\w.]+\(.*\)?|[\w.]+\(.*\)", text)) and text.count("(") == text.count(")")
 
@@ -155,7 +155,7 @@ class Bench:
     """A copy of the checkout, in which the tests are run. A context manager that takes it away.
 
     Args:
-        tests: What pytest is told to run.
+        tests: The arguments of pytest.
         limit: Seconds that it may take; None: not known yet.
     """
 

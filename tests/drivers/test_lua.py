@@ -189,8 +189,8 @@ def test_the_header_of_settle_names_every_settlement_and_what_it_takes_along() -
 
     def reads(lines: str) -> int:
         if "end_as(" in lines:
-            lines += end_as
-        unpacked = [names.count(",") + 1 for names in re.findall(r"local (.+) = unpack\(one\.values\)", lines)]
+            lines += str(end_as)
+        unpacked: list[int] = [names.count(",") + 1 for names in re.findall(r"local (.+) = unpack\(one\.values\)", lines)]
         return max([0, *unpacked, *map(int, re.findall(r"values\[(\d)\]", lines))])
 
     assert takes.keys() == code.keys()

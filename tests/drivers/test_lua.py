@@ -189,8 +189,11 @@ def test_the_header_of_settle_names_every_settlement_and_what_it_takes_along() -
     def reads(lines: str) -> int:
         if "end_as(" in lines:
             lines += end_as
-        unpacked = [names.count(",") + 1 for names in re.findall(r"local (.+) = unpack\(one\.values\)", lines)]
-        return max([0, *unpacked, *map(int, re.findall(r"values\[(\d)\]", lines))])
+        unpacked: list[int] = [
+            names.count(",") + 1 for names in re.findall(r"local (.+) = unpack\(one\.values\)", lines)
+        ]
+        indexed = [int(number) for number in re.findall(r"values\[(\d)\]", lines)]
+        return max([0, *unpacked, *indexed])
 
     assert takes.keys() == code.keys()
     assert takes.pop("retry") == ["due", "names and values of the fields to change"]  # the rest of them

@@ -48,7 +48,7 @@ def sync_side(driver: Driver) -> SyncDriver:
         return driver.sync  # type: ignore[no-any-return]
     if hasattr(driver, "make_sync"):
         return driver.make_sync()  # type: ignore[no-any-return]
-    raise ValueError(f"{driver!r} is a driver for async code; give the sync queue its URL")
+    raise ValueError(f"{driver!r} is a driver for async code alone: give the queue by its URL")
 
 
 def _is_driver(where: Any) -> bool:

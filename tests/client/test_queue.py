@@ -657,7 +657,7 @@ def test_a_sync_queue_needs_more_than_an_async_driver(redis_store: RedisStore) -
     class AsyncOnly:
         consumer = push = None
 
-    with pytest.raises(ValueError, match="is a driver for async code; give the sync queue its URL"):
+    with pytest.raises(ValueError, match="is a driver for async code alone: give the queue by its URL"):
         redisjobs.sync.JobQueue(AsyncOnly())
     with redisjobs.sync.JobQueue(redis_store.driver, redis_store.queue_name) as queue:  # it can make a sync one
         assert queue.get("unknown") is None

@@ -19,7 +19,8 @@ from store import Heart, RedisStore, happened, restore, take_over
 
 from redisjobs import server
 from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.queue_commands import QueueCommands
+from redisjobs.drivers.redis.long_calls import begin_tidying
+from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import DriverError, QueueFull
 from redisjobs.model.changes import Cancel, Delete, Ending, Requeue, Tidy
@@ -188,12 +189,11 @@ def test_the_header_of_settle_names_every_settlement_and_what_it_takes_along() -
 
     def reads(lines: str) -> int:
         if "end_as(" in lines:
-            lines += end_as
+            lines += str(end_as)
         unpacked: list[int] = [
             names.count(",") + 1 for names in re.findall(r"local (.+) = unpack\(one\.values\)", lines)
         ]
-        indexed = [int(number) for number in re.findall(r"values\[(\d)\]", lines)]
-        return max([0, *unpacked, *indexed])
+        return max([0, *unpacked, *map(int, re.findall(r"values\[(\d)\]", lines))])
 
     assert takes.keys() == code.keys()
     assert takes.pop("retry") == ["due", "names and values of the fields to change"]  # the rest of them
@@ -308,9 +308,9 @@ WRITTEN_BY = {
         "push_one",
     },  # these two without a list for each: half the price
     r"'XDEL'": {"remove"},
-    r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed by hand
+    r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed with redis-cli
     r"'XCLAIM', \S+, 'workers', to": {"hand_back"},
-    r"'HDEL', KEYS\.jobs": {"finish", "promote"},  # these two: of jobs that were removed by hand
+    r"'HDEL', KEYS\.jobs": {"finish", "promote"},  # these two: of jobs that were removed with redis-cli
     r"'SADD'": {"remember"},
     r"'DEL', KEYS\['unique:'\]": {"free"},
     r"'HINCRBY'": {"count"},
@@ -458,7 +458,7 @@ async def claim(consumer: Consumer, count: int = 10) -> list[Lease]:
 
 
 async def claim_all(consumer: Consumer, count: int) -> list[Lease]:
-    """So many: the first claims are small, as nobody knows yet how large jobs are."""
+    """The number of jobs: the first claims are small, as the size of jobs is not known yet."""
     leases = await claim(consumer, count)
     while len(leases) < count and (more := await claim(consumer, count - len(leases))):
         leases += more
@@ -595,7 +595,7 @@ async def test_a_lost_workers_jobs_are_taken_over_though_another_stream_has_lost
 
     await heir.aclose()
     assert (list(reclaimed.fenced), reclaimed.jobs) == (["w1"], 2)
-    assert taken == list(Priority)  # the group that was made anew begins with what is there
+    assert taken == list(Priority)  # the new group begins with what is there
 
 
 Small = tuple[RedisStore, Consumer]
@@ -714,7 +714,7 @@ async def test_a_push_that_has_to_send_the_script_first_is_refused_by_a_full_ser
 
 
 @pytest.mark.anyio
-async def test_of_a_field_given_twice_by_hand_the_last_counts_for_scripts_and_worker(
+async def test_of_a_field_given_twice_with_redis_cli_the_last_counts_for_scripts_and_worker(
     queue: RedisStore, worker: Consumer
 ) -> None:
     twice = ["id", "a", "name", "Work", "id", "b", "unique", "one", "unique", "two"]
@@ -733,7 +733,7 @@ async def test_of_a_field_given_twice_by_hand_the_last_counts_for_scripts_and_wo
 
 
 @pytest.mark.anyio
-async def test_nothing_comes_after_the_largest_entry_id_and_whoever_looks_there_finds_so(
+async def test_nothing_comes_after_the_largest_entry_id_and_a_look_there_finds_so(
     queue: RedisStore, worker: Consumer
 ) -> None:
     largest = f"{2**64 - 1}-{2**64 - 1}"
@@ -769,9 +769,9 @@ async def test_a_beat_tells_of_the_worker_and_when_its_lease_ends(queue: RedisSt
 
 
 def tidy(queue: RedisStore, idle_ms: int = -1) -> int:
-    """Run the script, as if nobody had for long, and every consumer was last heard of long ago."""
+    """Run the script, as if none had run for long, and every consumer was last heard of long ago."""
     queue.admin.script_load(scripts.script("tidy").source)
-    command = QueueCommands(queue.queue_name, queue.clock).forget(idle_ms, 0)
+    command = begin_tidying(PushCommands(queue.queue_name, queue.clock), idle_ms, 0)
     looked_at: int = queue.admin.execute_command(*command.wire)[0]
     return looked_at
 
@@ -898,7 +898,7 @@ async def test_of_a_fenced_worker_nothing_is_left_though_the_store_has_forgotten
 
 
 @pytest.mark.anyio
-async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
+async def test_jobs_whose_consumer_was_removed_run_again_and_no_others(
     queue: RedisStore, worker: Consumer
 ) -> None:
     """The server drops what a consumer has pending with it: such entries are never read again."""
@@ -918,7 +918,7 @@ async def test_jobs_whose_consumer_somebody_has_removed_run_again_and_no_others(
         *("high-0", "high-1", "high-2", "normal-0"),
         *("normal-2", "low-0", "low-1", "low-2"),
     ]
-    assert {lease.deliveries for lease in again} == {1}  # nobody knows of the others any more
+    assert {lease.deliveries for lease in again} == {1}  # the others are forgotten
     assert (await worker.exchange([(held[0], Ack())], None)).replies == [Reply.LEASE_LOST]
     assert happened(await queue.driver.read(Count()))["reclaimed"] == 4
     await other.aclose()
@@ -929,7 +929,7 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
     other = queue.consumer("w2")
     await push(queue, *"abcdef")
     held = await claim(worker, 3)
-    queue.admin.xdel(queue.stream(), held[0].token[1])  # removed by hand
+    queue.admin.xdel(queue.stream(), held[0].token[1])  # removed with redis-cli
     assert await queue.driver.change(Cancel("e")) is Reply.CANCELLED  # now the server has lost count
 
     assert await restore(queue.driver) == 0
@@ -941,10 +941,10 @@ async def test_what_is_neither_dropped_nor_lost_is_left_as_it_is(queue: RedisSto
 
 
 @pytest.mark.anyio
-async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and_though_no_locator_names_it(
+async def test_a_job_that_no_one_would_be_given_is_found_whatever_else_waits_and_though_no_locator_names_it(
     queue: RedisStore, worker: Consumer
 ) -> None:
-    queue.put({"id": "by hand", "name": "Work"})
+    queue.put({"id": "external", "name": "Work"})
     await push(queue, *(f"job-{number}" for number in range(40)))
     queue.admin.xreadgroup("workers", "gone", {queue.stream(): ">"}, count=3)
     queue.admin.xgroup_delconsumer(queue.stream(), "workers", "gone")
@@ -953,7 +953,7 @@ async def test_a_job_that_nobody_would_be_given_is_found_whatever_else_waits_and
 
     assert await restore(queue.driver) == 3
 
-    assert [lease.job_id for lease in await claim(worker, 4)] == ["by hand", "job-0", "job-1", "job-2"]
+    assert [lease.job_id for lease in await claim(worker, 4)] == ["external", "job-0", "job-1", "job-2"]
     queue.admin.delete(queue.stream(), f"{queue.prefix}jobs")
 
 
@@ -988,7 +988,7 @@ async def test_however_much_was_delivered_it_is_looked_through_in_steps(
 
 
 @pytest.mark.anyio
-async def test_a_job_that_was_skipped_by_hand_is_no_dead_letter_however_few_deliveries_are_allowed(
+async def test_a_job_that_was_skipped_with_redis_cli_is_no_dead_letter_however_few_deliveries_are_allowed(
     queue: RedisStore,
 ) -> None:
     worker = queue.consumer("w1", max_deliveries=1)
@@ -1066,7 +1066,7 @@ async def test_all_consumers_are_looked_at_once_a_minute_however_many_workers_as
     queue.clock.advance(60)
     await queue.driver.change(Tidy())
     assert queue.admin.zrange(f"{queue.prefix}fenced", 0, -1) == [b"idler"]
-    queue.clock.advance(-3600)  # whoever sets the clock back
+    queue.clock.advance(-3600)  # the clock is set back
     await take_over(other)
     await other.aclose()
 
@@ -1239,7 +1239,7 @@ async def test_no_call_hands_back_more_than_five_hundred_and_none_is_forgotten(
 
 
 @pytest.mark.anyio
-async def test_what_is_remembered_of_ends_goes_in_the_background_before_it_expires_and_not_before_nobody_asks(
+async def test_what_is_remembered_of_ends_goes_in_the_background_before_it_expires_and_not_before_no_one_asks(
     queue: RedisStore, worker: Consumer
 ) -> None:
     queue.clock.set_to = 1_795_640_000_000

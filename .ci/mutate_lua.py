@@ -28,7 +28,7 @@ TESTS = (
     *(
         "tests/drivers/test_lua.py",
         "tests/drivers/test_driver.py",
-        "tests/drivers/test_put_in_by_hand.py",
+        "tests/drivers/test_inbox.py",
         "tests/drivers/test_refusals.py",
     ),
     *("tests/drivers/test_beyond_the_contract.py", "tests/client/test_late_pushes.py"),

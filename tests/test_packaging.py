@@ -108,6 +108,15 @@ def test_ci_pins_every_dependency_to_its_lowest_version(metadata: dict[str, Any]
     assert f"anyio=={floor[1]}" in pins
 
 
+def test_what_is_mutated_and_the_tests_that_judge_it_are_there(project: Path) -> None:
+    named = set[str]()
+    for path in ("pyproject.toml", ".ci/mutate_lua.py"):
+        named |= set(re.findall(r'"((?:redisjobs|tests)/[\w/]+\.py)"', (project / path).read_text("utf-8")))
+
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not (project / name).is_file()] == []
+
+
 def test_the_compose_file_has_a_redis_and_a_valkey_that_lose_nothing(project: Path) -> None:
     compose = yaml.safe_load((project / "docker-compose.yml").read_text("utf-8"))
 

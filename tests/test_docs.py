@@ -96,21 +96,23 @@ def test_pictures_are_there_and_say_what_they_show(page: Page) -> None:
         assert not re.findall(r"""(?:href|src|url)[=(]["']?(?!#)\S*""", picture)  # it fetches nothing either
 
 
-def test_the_picture_of_the_rooms_has_each_of_them_above_those_that_it_imports(project: Path) -> None:
-    house = project / "redisjobs"
-    picture = (project / "docs/pictures/rooms.svg").read_text("utf-8")
-    drawn = {room: int(y) for y, room in re.findall(r'y="(\d+)" font-weight="600">(\w+)/<', picture)}
-    rooms = [path.parent.relative_to(house) for path in house.rglob("__init__.py")][1:]
+def test_the_picture_has_each_package_above_those_that_it_imports(project: Path) -> None:
+    root = project / "redisjobs"
+    picture = (project / "docs/pictures/packages.svg").read_text("utf-8")
+    drawn = {package: int(y) for y, package in re.findall(r'y="(\d+)" font-weight="600">(\w+)/<', picture)}
+    packages = [path.parent.relative_to(root) for path in root.rglob("__init__.py")][1:]
 
-    assert set(drawn) == {room.name for room in rooms if room.parts[0] not in ("torture", "testing")} | {
+    assert set(drawn) == {
+        package.name for package in packages if package.parts[0] not in ("torture", "testing")
+    } | {
         "torture",
         "testing",
     }
-    first = [room for room in drawn if (house / room).is_dir()]
-    for room in first:
-        source = "".join(path.read_text("utf-8") for path in (house / room).rglob("*.py"))
+    first = [package for package in drawn if (root / package).is_dir()]
+    for package in first:
+        source = "".join(path.read_text("utf-8") for path in (root / package).rglob("*.py"))
         imported = set(re.findall(r"^ *(?:from|import) redisjobs\.(\w+)", source, re.MULTILINE)) & set(first)
-        assert {other: drawn[other] for other in imported if drawn[other] < drawn[room]} == {}, room
+        assert {other: drawn[other] for other in imported if drawn[other] < drawn[package]} == {}, package
 
 
 def test_the_architecture_names_files_that_are_there(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who may import whom: a module imports only from layers below its own, and a producer loads little."""
+"""A module imports only from packages below its own, and a producer loads little."""
 
 import ast
 import functools
@@ -15,32 +15,32 @@ from store import RedisStore
 import redisjobs
 
 PACKAGE = Path(__file__).parents[1] / "redisjobs"
-ROOMS = """
-_version base
-errors
-schedules
-model
-events middleware
-drivers.memory drivers.redis drivers
-client
-worker.settings worker.running scheduler worker.source worker
-service serving
-queue sync
-metrics tracing
-redisjobs
-server
-demo
-torture.proxy torture.fleet torture.checks torture.nemesis torture
-cli
-__main__
+PACKAGES = """
 testing testing.driver_contract
+__main__
+cli
+torture.proxy torture.fleet torture.checks torture.nemesis torture
+demo
+server
+redisjobs
+metrics tracing
+queue sync
+service serving
+worker.settings worker.running scheduler worker.source worker
+client
+drivers.memory drivers.redis drivers
+events middleware
+model
+schedules
+errors
+_version base
 """
-"""A room is a folder, or a module of the ground floor. It imports only from rooms above it here, or left of it."""
+"""Folders and modules, from the top down. Each imports only from lines below its own, or from its left."""
 
-FACES = {"drivers", "events", "torture.nemesis", "torture.proxy", "testing.driver_contract"}
-"""Folders whose own file has code; that of any other says what the room holds, and imports nothing."""
+WITH_CODE = {"drivers", "events", "torture.nemesis", "torture.proxy", "testing.driver_contract"}
+"""Folders whose own file has code; that of any other says what the folder holds, and imports nothing."""
 
-RANK = {name: place for place, name in enumerate(ROOMS.split())}
+RANK = {name: rank for rank, name in enumerate(" ".join(reversed(PACKAGES.splitlines())).split())}
 
 
 def name(path: Path) -> str:
@@ -54,13 +54,13 @@ MODULES = {name(path): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.
 FOLDERS = {name(path) for path in PACKAGE.rglob("__init__.py")} - {"redisjobs"}
 
 
-def room(module: str) -> str:
-    """The room that a module stands in."""
+def package_of(module: str) -> str:
+    """The package of a module; a module beside them counts as one."""
     return module if module in FOLDERS else module.rpartition(".")[0] or module
 
 
-def house(module: str) -> str:
-    """The first name of where it stands."""
+def top(module: str) -> str:
+    """The first name of a module: `worker` for `worker.source.pool`."""
     return module.split(".")[0]
 
 
@@ -87,30 +87,30 @@ def _imports(module: str) -> Iterator[str]:
 
 
 def users(package: str) -> set[str]:
-    return {house(module) for module in MODULES if f"{package}:" in imports(module)}
+    return {top(module) for module in MODULES if f"{package}:" in imports(module)}
 
 
-def test_every_room_has_its_place_in_the_order() -> None:
-    assert {room(module) for module in MODULES} == set(RANK)
+def test_every_package_has_its_place_in_the_order() -> None:
+    assert {package_of(module) for module in MODULES} == set(RANK)
 
 
-@pytest.mark.parametrize("package", sorted(FOLDERS - FACES))
+@pytest.mark.parametrize("package", sorted(FOLDERS - WITH_CODE))
 def test_what_a_package_is_made_of_is_imported_by_its_own_name(package: str) -> None:
     assert imports(package) == ()
 
 
-def test_a_room_imports_only_from_rooms_that_the_order_names_before_it() -> None:
+def test_a_package_imports_only_from_packages_below_its_own() -> None:
     assert [
         f"{module} imports {other}"
         for module in MODULES
         for other in imports(module)
-        if not other.endswith(":") and RANK[room(other)] > RANK[room(module)]
+        if not other.endswith(":") and RANK[package_of(other)] > RANK[package_of(module)]
     ] == []
 
 
 @pytest.mark.parametrize("package", ["cli", "testing"])
 def test_nothing_but_itself_knows(package: str) -> None:
-    users = {house(module) for module in MODULES for other in imports(module) if house(other) == package}
+    users = {top(module) for module in MODULES for other in imports(module) if top(other) == package}
     assert users <= {package, "__main__"}
 
 
@@ -141,7 +141,7 @@ def test_a_package_is_one_layers_business(package: str, only: set[str]) -> None:
 
 def test_json_on_the_wire_is_the_codecs_business() -> None:
     readers = {module for module in MODULES for package in ("orjson:", "json:") if package in imports(module)}
-    assert {module for module in readers if house(module) not in ("torture", "cli")} == {
+    assert {module for module in readers if top(module) not in ("torture", "cli")} == {
         "model.codec",
         "model.payload",
         "events.recording",
@@ -150,7 +150,7 @@ def test_json_on_the_wire_is_the_codecs_business() -> None:
 
 def test_only_the_command_line_reads_the_environment() -> None:
     readers = {
-        house(module)
+        top(module)
         for module, tree in MODULES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute | ast.alias)

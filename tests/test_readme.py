@@ -255,17 +255,19 @@ def test_every_command_that_a_page_speaks_of_is_there(page: Page) -> None:
 # What pages name
 
 
-def test_the_map_of_the_house_has_every_room_and_no_other(project: Path) -> None:
+def test_the_architecture_lists_every_package_and_no_other(project: Path) -> None:
     page = (project / "docs/architecture.md").read_text("utf-8")
     named = set(re.findall(r"^\| `(redisjobs/[^`]+/)` \|", page, re.MULTILINE))
-    rooms = {str(path.parent.relative_to(project)) + "/" for path in (project / "redisjobs").rglob("__init__.py")}
+    packages = {
+        str(path.parent.relative_to(project)) + "/" for path in (project / "redisjobs").rglob("__init__.py")
+    }
     inner = {
-        room
-        for room in rooms
-        if room.startswith(("redisjobs/torture/", "redisjobs/testing/")) and room.count("/") > 2
+        package
+        for package in packages
+        if package.startswith(("redisjobs/torture/", "redisjobs/testing/")) and package.count("/") > 2
     }
 
-    assert named == rooms - inner - {"redisjobs/", "redisjobs/drivers/"}
+    assert named == packages - inner - {"redisjobs/", "redisjobs/drivers/"}
 
 
 @pytest.mark.parametrize("page", of(*PAGES))

@@ -1,7 +1,8 @@
 """The options of a push and of a handler: what they are, their checks, and what a push makes of them.
 
-A new option of a push is declared here: its name, type and meaning in `PushOptions`, and, if it is a field of the
-job's entry, a line of `ENTRY_OPTIONS`.
+A new option of a push is declared here, in `PushOptions`, and offered by `cli/push.py`. One that only goes along with
+the job is a line of `ENTRY_OPTIONS`. One that the store acts on is a part of `NewJob` (`transitions.py`); both drivers
+(`drivers/memory/pushes.py`, `drivers/redis/wire.py`) and `lua/push.lua` obey it.
 """
 
 import inspect

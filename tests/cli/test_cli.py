@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 import pytest
 import redis
+import typer
 from results import worker_in_thread
 from store import RedisStore
 
@@ -28,6 +29,7 @@ from redisjobs.cli.bar import amount
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.target import where
 from redisjobs.model.job import Priority
+from redisjobs.model.options import PushOptions
 from redisjobs.model.progress import counted
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.stored import Declarer, Put, PutSchedules, WithdrawSchedules
@@ -599,6 +601,12 @@ def test_job_shows_how_a_job_has_ended_where_its_result_is_kept(
 
 
 @pytest.mark.slow
+def test_the_command_line_has_every_option_of_a_push() -> None:
+    commands: Any = typer.main.get_command(app.make())
+
+    assert PushOptions.__annotations__.keys() <= {each.name for each in commands.commands["push"].params}
+
+
 def test_push_takes_a_time_and_parameters_from_stdin(start: Start, there: sync.JobQueue) -> None:
     process = start("push", "shop:queue", "Mail", "-", "--at", "2099-01-31T08:00+01:00", "--json")
     out, _ = process.communicate('{"to": "joe"}', timeout=20)

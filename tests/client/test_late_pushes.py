@@ -1,6 +1,7 @@
 """Bytes of a push that come late, after the one that repeated it, and after its job has run: they add nothing."""
 
 import time
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import JobName, OnConflict
 from redisjobs.model.queries import Find
 from redisjobs.model.times import REPEATABLE
-from redisjobs.model.transitions import Ack, NewJob, Pushed, Reply
+from redisjobs.model.transitions import Ack, After, NewJob, Pushed, Reply
 from redisjobs.queue import JobQueue
 from redisjobs.sync import JobQueue as SyncJobQueue
 
@@ -27,6 +28,24 @@ FIELDS = ["name", "Work", "parameters", "{}"]
 JOB = JobName("Work", dict[str, int])
 MADE = "P7SeCo0BTZMleAxBUF"  # as ids are that are made
 ANOTHER = NewJob("P7SeCo0BTZMleAxBUG", FIELDS)
+
+OPTIONS: dict[str, Any] = {
+    "due": After(5000),
+    "unique": "key",
+    "expires_in_ms": 5000,
+    "nonce": "nonce",
+    "fields": [*FIELDS, "headers", "{}"],
+}
+"""What only `push.lua` writes, each with a value; the plain scripts would drop it."""
+
+
+def test_a_job_with_anything_that_only_the_full_script_writes_is_not_plain() -> None:
+    # An id and a priority the plain scripts write; these count only beside a key, and these are about the call.
+    others = {"job_id", "priority", "unique_for_ms", "on_conflict", "tries", "queue", "sent_ms"}
+    assert {field.name for field in fields(NewJob)} == OPTIONS.keys() | others
+    for name, value in OPTIONS.items():
+        assert not are_plain([ANOTHER, replace(ANOTHER, **{name: value})]), name
+    assert are_plain([ANOTHER])
 
 
 def send(store: RedisStore, job: NewJob, sent_ms: float, *, repeated: bool = False) -> PushAnswer:

@@ -175,7 +175,7 @@ BUILT = {
     "last_deliveries": ["idle"],
     "waiting": ["wait", "listen of a consumer"],
     "scanning": ["GroupDead", "RequeueAll", "DeleteAll"],
-    "asking": ["the sync driver", "GetBacklog", "ChangeMany", "Tidy"],
+    "asking": ["the sync driver", "ReportProgress", "GetBacklog", "ChangeMany", "Tidy"],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "limiting": ["SetLimit", "FindLimits"],
     "pacing": [],
@@ -184,7 +184,7 @@ BUILT = {
     "following": ["pushes"],
     "sharing": ["listen of a driver"],
     "awaiting": ["GetStatus"],
-    "reporting": ["ReportProgress"],
+    "reporting": [],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

@@ -9,7 +9,7 @@ from redisjobs.base.visible import visible
 from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
 from redisjobs.model.failures import Fingerprint, fingerprint_of, format_exception
 from redisjobs.model.retry import RetryPolicy
-from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Release, Result, RetryLater, Settlement
+from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Result, RetryLater, Settlement
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job without a handler
 _UNPLACED = 1_000  # ms between tries of a job that its worker can't start
@@ -92,34 +92,23 @@ class UnknownName:
     give_up_ms: int  # the time after which the job becomes a dead letter
 
 
-Outcome = (
-    Done
-    | Raised
-    | CancelAsked
-    | Interrupted
-    | Unplaced
-    | LeaseGone
-    | Undecodable
-    | Unpushable
-    | Expired
-    | UnknownName
-)
+Ended = Done | Raised | Unplaced | LeaseGone | Undecodable | Unpushable | Expired | UnknownName
+"""An outcome that `decide` settles."""
+
+Outcome = Ended | CancelAsked | Interrupted
+"""What a run came to. A cancelled or interrupted one is settled by its `Execution`, which asks no policy."""
 
 
 def decide(
-    outcome: Outcome, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy
+    outcome: Ended, *, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy
 ) -> Settlement | None:
-    """Return how to settle a job; None if another worker has it.
+    """Return how to settle a job that ended, by its retry policy; None if another worker has it.
 
     `attempt` counts from 1. `started_ms` is when the first of its runs that had an outcome began.
     """
     match outcome:
         case Done(result, pushes):
             return Ack(result=result, pushes=pushes)
-        case CancelAsked():
-            return Ack(cancelled=True)
-        case Interrupted(counts):
-            return Release(refund=not counts)
         case Unplaced():
             return RetryLater(After(_UNPLACED))
         case LeaseGone():

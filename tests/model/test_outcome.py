@@ -10,12 +10,10 @@ import tenacity
 from redisjobs.errors import Fail, JobTimeout, Retry, Snooze
 from redisjobs.model.failures import Fingerprint, fingerprint_of
 from redisjobs.model.outcome import (
-    CancelAsked,
     Done,
+    Ended,
     Expired,
-    Interrupted,
     LeaseGone,
-    Outcome,
     Raised,
     RemoteTraceback,
     Undecodable,
@@ -24,7 +22,7 @@ from redisjobs.model.outcome import (
     decide,
 )
 from redisjobs.model.retry import RetryPolicy, no_retry
-from redisjobs.model.transitions import Ack, After, At, DeadLetter, Due, Release, RetryLater, Settlement
+from redisjobs.model.transitions import Ack, After, At, DeadLetter, Due, RetryLater, Settlement
 
 NOW = 1_700_000_000_000
 FIXED = RetryPolicy(wait=tenacity.wait_fixed(8))  # four attempts, 8 s apart
@@ -32,7 +30,7 @@ HOUR = 3_600_000
 
 
 def settlement_of(
-    outcome: Outcome, attempt: int = 1, policy: RetryPolicy = FIXED, started_ms: int = NOW, now_ms: int = NOW
+    outcome: Ended, attempt: int = 1, policy: RetryPolicy = FIXED, started_ms: int = NOW, now_ms: int = NOW
 ) -> Settlement | None:
     return decide(outcome, attempt=attempt, started_ms=started_ms, now_ms=now_ms, policy=policy)
 
@@ -54,7 +52,7 @@ def snoozed(due: Due) -> RetryLater:
     return RetryLater(due, {"started_at": str(NOW), "unknown_since": ""})
 
 
-def dead(outcome: Outcome, **more: Any) -> DeadLetter:
+def dead(outcome: Ended, **more: Any) -> DeadLetter:
     settlement = settlement_of(outcome, **more)
     assert isinstance(settlement, DeadLetter)
     return settlement
@@ -64,9 +62,6 @@ def dead(outcome: Outcome, **more: Any) -> DeadLetter:
     ("outcome", "settlement"),
     [
         (Done(), Ack()),
-        (CancelAsked(), Ack(cancelled=True)),
-        (Interrupted(), Release()),
-        (Interrupted(counts=True), Release(refund=False)),
         (Unplaced(), RetryLater(After(1000))),
         (LeaseGone(), None),
         (Undecodable("no name"), DeadLetter("undecodable", "no name")),
@@ -76,7 +71,7 @@ def dead(outcome: Outcome, **more: Any) -> DeadLetter:
 @pytest.mark.parametrize("attempt", [1, 4])
 @pytest.mark.parametrize("policy", [FIXED, no_retry()])
 def test_what_is_no_failure_of_the_handler_is_no_business_of_its_policy(
-    outcome: Outcome, settlement: Settlement | None, attempt: int, policy: RetryPolicy
+    outcome: Ended, settlement: Settlement | None, attempt: int, policy: RetryPolicy
 ) -> None:
     assert settlement_of(outcome, attempt, policy) == settlement
 
@@ -214,7 +209,7 @@ def test_the_fingerprint_of_an_error_in_another_process_is_the_one_from_there() 
 
 
 @pytest.mark.parametrize("outcome", [Undecodable("no name"), Expired("late"), UnknownName("Send", 0, 1)])
-def test_what_is_dead_without_having_failed_has_no_fingerprint(outcome: Outcome) -> None:
+def test_what_is_dead_without_having_failed_has_no_fingerprint(outcome: Ended) -> None:
     letter = dead(outcome)
     assert (letter.error_type, letter.fingerprint) == ("", "")
 
@@ -251,7 +246,7 @@ def noted(note: str) -> Raised:
         raised(ExceptionGroup("x" * 100_000, [ValueError()])),
     ],
 )
-def test_a_long_message_is_clipped_and_leaves_the_frames_in_the_traceback(outcome: Outcome) -> None:
+def test_a_long_message_is_clipped_and_leaves_the_frames_in_the_traceback(outcome: Ended) -> None:
     kept = dead(outcome, policy=no_retry()).traceback
     assert 'File "' in kept
     assert "raise error" in kept or "raise ValueError" in kept

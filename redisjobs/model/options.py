@@ -1,8 +1,8 @@
 """The options of a push and of a handler: what they are, their checks, and what a push makes of them.
 
-A new option of a push is declared here, in `PushOptions`, and offered by `cli/push.py`. One that only goes along with
-the job is a line of `ENTRY_OPTIONS`. One that the store acts on is a part of `NewJob` in `transitions.py`: then both
-drivers (`memory/pushes.py`, `redis/wire.py`) and `lua/push.lua` obey it.
+A new option of a push is declared here, in `PushOptions`, and offered by `cli/push.py`. One that only goes along
+with the job is a line of `ENTRY_OPTIONS`. One that the store acts on is a part of `NewJob` in `transitions.py`:
+then both drivers (`memory/pushes.py`, `redis/wire.py`) and `lua/push.lua` obey it.
 """
 
 import inspect

@@ -174,9 +174,9 @@ local function end_each()
   settlements.cancelled = function(one) return end_as('cancelled', one) end
 
   settlements.pushes = function(one)
-    local many, own_key = tonumber(one.values[6]), field(one.fields, 'unique')
-    local word, rest
-    word, rest, pushing = follow_ups(one.values, 7, many, one.job, own_key, now_ms, exact_ms, pushing)
+    local own_key, word, rest = field(one.fields, 'unique'), nil, nil
+    local many = tonumber(one.values[6])
+    word, rest, pushing = follow_ups(ARGV, one.at + 6, many, one.job, own_key, now_ms, exact_ms, pushing)
     if word == 'OK' then end_as('completed', one) end
     return word, ':' .. rest
   end
@@ -242,13 +242,14 @@ local function end_each()
   local needs = {retry = true, fail = true, pushes = true}
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
-  local function end_one(settlement, number, entry, deliveries, job, values)
+  -- `at` is where its values begin, if it stands for itself.
+  local function end_one(settlement, number, entry, deliveries, job, values, at)
     local stream = streams[number]
     local mark, ran_ms = owns(worker, stream, entry, deliveries, job, now_ms)
     local fields = mark and (needs[settlement] or reads[settlement]) and entry_at(stream, entry) or nil
     if not mark or needs[settlement] and not fields then return 'LEASE_LOST' end
     local word, rest = settlements[settlement]({stream = stream, entry = entry, deliveries = deliveries, job = job,
-      values = values, fields = fields, mark = mark, ran_ms = ran_ms})
+      values = values, at = at, fields = fields, mark = mark, ran_ms = ran_ms})
     local runs_on = settlement == 'report' or settlement == 'lingers'
     if is_limited and (settlement == 'release' or not runs_on and (word == 'OK' or word == 'CANCELLED')) then
       local places = settlement == 'release' and values[1] == '1' and refunded or freed
@@ -285,9 +286,10 @@ local function end_each()
   local at = first_other
   while at <= #ARGV do
     local settlement, number, entry, deliveries, job, many = unpack(ARGV, at, at + 5)
-    local values = {unpack(ARGV, at + 6, at + 5 + many)}
-    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values)
-    at = at + 6 + many
+    at = at + 6
+    local values = {unpack(ARGV, at, at + (settlement == 'pushes' and 6 or many) - 1)} -- pushed jobs may be too many for it
+    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values, at)
+    at = at + many
   end
   if retried > 0 then count('retried', retried) end
   if released > 0 then

@@ -1,12 +1,12 @@
--- follow_ups: push the jobs that a job pushes as it is done, all or none. `values` has them from `at` on, as push takes
+-- follow_ups: push the jobs that a job pushes as it is done, all or none. `arguments` has them from `at` on, as push takes
 -- them; `parent` is the job's id, and `own_key` its unique key, which is free for them. For `earlier` see pusher.
 -- Returns OK, PARTIAL or SPOILED, and what follows that, as settle answers it; and the pusher.
 --- @include pusher is_taken expect forget_ends free
-local function follow_ups(values, at, many, parent, own_key, now_ms, exact_ms, earlier)
-  local pushing, pushes, looked = pusher(values, now_ms, exact_ms, earlier), {}, 0
+local function follow_ups(arguments, at, many, parent, own_key, now_ms, exact_ms, earlier)
+  local pushing, pushes, looked = pusher(arguments, now_ms, exact_ms, earlier), {}, 0
   local counts = pushing.counts
   for i = 1, many do
-    pushes[i] = {at = at, id = values[at], key = values[at + 4]}
+    pushes[i] = {at = at, id = arguments[at], key = arguments[at + 4]}
     at = pushing.take(at)
   end
 
@@ -16,7 +16,8 @@ local function follow_ups(values, at, many, parent, own_key, now_ms, exact_ms, e
     local read
     one.is_taken, one.stale, read = is_taken(one.id)
     counts.bytes = counts.bytes + read
-    local is_right, why = pcall(expect, 'string', KEYS['unique:'] .. one.key)
+    local is_right, why = true, nil
+    if one.key ~= '' then is_right, why = pcall(expect, 'string', KEYS['unique:'] .. one.key) end
     if not is_right then
       why = type(why) == 'table' and why.err or why -- servers differ in what pcall returns
       return 'SPOILED', string.gsub(why, '[%s%%]', function(each) return string.format('%%%02X', string.byte(each)) end), pushing

@@ -7,7 +7,18 @@ from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, Find
-from redisjobs.model.transitions import Ack, After, Exchange, Lease, NewJob, Release, Reply, Settlement, Turn
+from redisjobs.model.transitions import (
+    MOST_JOBS,
+    Ack,
+    After,
+    Exchange,
+    Lease,
+    NewJob,
+    Release,
+    Reply,
+    Settlement,
+    Turn,
+)
 from redisjobs.testing.driver_contract.acts import (
     FAILED,
     another,
@@ -51,6 +62,26 @@ async def test_jobs_are_pushed_as_the_one_that_pushes_them_ends(store: DriverSto
     assert ids(await claim(one)) == ["now", "last"]
     counted = happened(await store.driver.read(Count()))
     assert {name: counted[name] for name in ("pushed", "completed")} == {"pushed": 4, "completed": 1}
+
+
+async def test_two_jobs_push_as_many_as_one_call_takes_each_with_every_option(
+    store: DriverStore, one: Consumer
+) -> None:
+    await push(store, "parent", "other")
+    leases = await claim(one, 2)
+    options = ["headers", "{}", "keep_result", "1", "limit_key", "key", "unique_until", "start"]
+    fields = [*job("").fields, *options]
+    pushes = [[NewJob(f"{parent}{n}", fields, unique=f"{parent}{n}") for n in range(MOST_JOBS)] for parent in "ab"]
+
+    pairs = [(lease, Ack(pushes=jobs)) for lease, jobs in zip(leases, pushes, strict=True)]
+    answer = await one.exchange(pairs, None)
+
+    assert said(answer) == ([Reply.OK] * 2, {at: [True] * MOST_JOBS for at in range(2)})
+    counted = happened(await store.driver.read(Count()))
+    assert {name: counted[name] for name in ("pushed", "completed")} == {
+        "pushed": 2 + 2 * MOST_JOBS,
+        "completed": 2,
+    }
 
 
 async def test_a_worker_that_lost_its_lease_pushes_nothing(

@@ -22,7 +22,7 @@ from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Undecoda
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
 from redisjobs.model.transitions import Lease, Result
 from redisjobs.worker.running.cancels import TaskCancels
-from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in
+from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
 from redisjobs.worker.running.pushes import Pushes
@@ -141,6 +141,10 @@ class HandlerRun:
 
     async def _wait_for(self, called: Awaitable[BaseException | None], cancels: TaskCancels) -> Outcome:
         raised = await called
+        if type(raised) is RuntimeError and isinstance(raised.__cause__, StopIteration):
+            assert self._definition is not None
+            if not self._definition.is_async:
+                raised = raised.__cause__  # a plain function raised it; no coroutine can pass it on
         try:
             return await awaited(self._ended(raised, cancels))
         finally:
@@ -196,11 +200,17 @@ class HandlerRun:
             processes = self._runtime.processes
             assert processes is not None  # or the job was refused before
             await processes.prepare()  # another job may have taken the one that was, as the middleware waited
-            return await _came_to(*await processes.run(definition, parameters, context, self.hear))
+            return _result_of(*await processes.run(definition, parameters, context, self.hear))
         self.times = ThreadTimes()
-        # In a copy, as a thread that is given up stays in its context.
-        errand = partial(call_in, copy_context(), definition.call, parameters, context)
-        return await _came_to(*await self._runtime.threads.run(errand, self.times, self.thread_ended))
+        surroundings = copy_context()  # a thread that is given up stays in its context
+        errand = partial(call_in, surroundings, definition.call, parameters, context)
+        ended = await self._runtime.threads.run(errand, self.times, self.thread_ended)
+        if is_awaitable(ended[0]):  # by a decorator that is a plain function, around one that is async
+            ended = await _awaited(surroundings, ended[0])
+        try:
+            return _result_of(*ended)
+        finally:
+            del ended  # as above
 
     @property
     def has_thread(self) -> bool:
@@ -313,12 +323,18 @@ def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: 
     return Done(Result(keep_ms, value))
 
 
-async def _came_to(returned: Any, raised: BaseException | None) -> Any:
+async def _awaited(surroundings: Context, called: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """Await what a plain function returned; return the result, and what was raised."""
+    results: list[Any] = []
+    raised = await run_in(surroundings, results.append, lambda: called)
+    return results[0] if results else None, raised
+
+
+def _result_of(returned: Any, raised: BaseException | None) -> Any:
     """Return what a plain function returned, or raise what it raised."""
     try:
         if raised is not None:
             raise raised
-        # It may return a coroutine, as decorators make them.
-        return await returned if is_awaitable(returned) else returned
+        return returned
     finally:
         del raised  # a reference cycle otherwise, through its traceback

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import decimal
+import functools
 import gc
 import logging
 import signal
@@ -40,6 +41,7 @@ from redisjobs import (
     no_retry,
 )
 from redisjobs.base.logger import Log
+from redisjobs.middleware import CallNext, Middleware, RunningJob
 
 TWICE = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(2))
 
@@ -176,7 +178,9 @@ async def test_nothing_a_handler_raises_ends_the_worker(
     assert info is not None
     assert info.state is State.DEAD
     assert info.reason in ("failed", "undecodable")  # what a validator raises as an Exception is no valid value
-    if not isinstance(error, Exception):
+    # No coroutine can raise StopIteration.
+    is_as_raised = place is in_a_sync_handler or not isinstance(error, Exception)
+    if is_as_raised:
         assert (info.reason, info.attempt, info.error) == (
             "failed",
             2,
@@ -458,6 +462,41 @@ async def test_a_job_runs_in_the_context_the_worker_was_started_in_and_so_do_its
     await drain(queue)
 
     assert seen == [7, 8, 8]
+
+
+class Around(Middleware):
+    async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
+        return await call_next()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("middleware", [[], [Around()]], ids=["plain", "with middleware"])
+async def test_what_a_plain_decorator_sets_the_coroutine_that_it_returns_sees(
+    store: Store, middleware: list[Middleware]
+) -> None:
+    seen: list[int] = []
+
+    def with_variable(function: Callable[[Work], Any]) -> Callable[[Work], Any]:
+        @functools.wraps(function)
+        def called(work: Work) -> Any:
+            variable.set(work.number)
+            return function(work)
+
+        return called
+
+    async with JobQueue(store.driver, store.queue_name, middleware=middleware) as queue:
+
+        @queue.register(Work)
+        @with_variable
+        async def work(_: Work) -> None:
+            await anyio.lowlevel.checkpoint()
+            seen.append(variable.get())
+
+        await queue.push(Work(7))
+        variable.set(0)
+        await drain(queue)
+
+    assert seen == [7]
 
 
 class Kept(Exception):

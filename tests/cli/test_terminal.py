@@ -140,12 +140,12 @@ def test_a_full_disk_does_not_hide_what_was_done(
         return said
 
     push = ("push", "shop:queue", "work", "{}", "--id", "mine")
-    assert told(*push) == f"the job was pushed: mine added to {where(there)}"
+    assert told(*push) == f"mine added to {where(there)}"
     assert there.get("mine") is not None
-    assert told(*push) == f"the job was pushed: mine already on {where(there)}"
-    assert told("cancel", "mine", "-q", queue_name) == "job 'mine': cancelled"
+    assert told(*push) == f"mine already on {where(there)}"
+    assert told("cancel", "mine", "-q", queue_name) == f"mine on {where(there)}: cancelled"
     assert there.get("mine") is None
-    assert told("dead", "requeue", "--all", "-q", queue_name) == "requeued: 0"
+    assert told("dead", "requeue", "--all", "-q", queue_name) == f"requeued 0 dead letters on {where(there)}"
 
 
 @pytest.mark.slow

@@ -72,9 +72,12 @@ class JobQueue(SyncInspector, Serving):
     """
 
     _awaits_push = False
+    _thread: WaitingThread
 
     def move(self, where: Any) -> None:
         """Move the queue to another store, before its first call; `where` is as for the queue itself."""
+        if "_thread" in vars(self):
+            self._thread.close(self._stop_waiting)
         self.driver, self._store = drivers.connect_sync(where, self.name)
         self._waitings, self._thread = Waitings(), WaitingThread()
 

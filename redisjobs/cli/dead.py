@@ -180,7 +180,9 @@ def _handling(target: str, url: str | None, imports: Sequence[str] | None) -> It
     found = load(target, url, imports)
     if isinstance(found.driver, MemoryDriver):
         raise Mistake(f"queue '{found.name}' is at memory://, which would end with this command; give --url")
-    with sync.JobQueue(found.driver, found.name, max_parameters=found.max_parameters) as queue, naming(queue):
+    longest, deadline = found.max_parameters, found.deadline
+    queue = sync.JobQueue(found.driver, found.name, max_parameters=longest, deadline=deadline)
+    with queue, naming(queue):
         queue.definitions = found.definitions
         yield queue
 

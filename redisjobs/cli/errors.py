@@ -35,7 +35,10 @@ def mistake(error: ValueError, arguments: Collection[str], **called: str) -> Mis
 
     def option(found: re.Match[str]) -> str:
         name = found[1]
+        if name is None:  # quoted: a value
+            return found[0]
         return called.get(name, f"--{name.replace('_', '-')}") + (" " if found[2] else "")
 
     names = "|".join(sorted({*arguments, *called}, key=len, reverse=True))
-    return Mistake(re.sub(rf"\b({names})=(?=(['\"\w-])?)", option, str(error)))
+    quoted = r"(?<!\w)(?:'[^']*'|\"[^\"]*\")"
+    return Mistake(re.sub(rf"{quoted}|\b({names})=(?=(['\"\w-])?)", option, str(error)))

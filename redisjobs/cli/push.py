@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import anyio
 import typer
@@ -37,12 +37,18 @@ def push(
     at: Annotated[
         str | None, typer.Option(help="The time before which it may not run: 2030-01-31T08:00Z.")
     ] = None,
-    priority: Annotated[Priority, typer.Option(help="Which jobs run first.")] = Priority.NORMAL,
+    priority: Annotated[
+        Priority | None, typer.Option(help="Which jobs run first. Defaults to its handler's, else normal.")
+    ] = None,
     job_id: Annotated[
         str | None, typer.Option("--id", help="Its id; if the queue has a job with this id, nothing is added.")
     ] = None,
-    unique: Annotated[str | None, typer.Option(help="A key that one job at a time may hold.")] = None,
-    unique_for: Annotated[float | None, typer.Option(help="Seconds for which it holds the key instead.")] = None,
+    unique: Annotated[
+        str | None, typer.Option(help="A key that one job at a time may hold. Defaults to its handler's.")
+    ] = None,
+    unique_for: Annotated[
+        float | None, typer.Option(help="Hold the key for this many seconds, whatever becomes of the job.")
+    ] = None,
     unique_until: Annotated[
         UniqueUntil | None, typer.Option(help="Hold the key until the job starts, or until it ends.")
     ] = None,
@@ -89,11 +95,16 @@ def push(
     queue = load(target, url, imports)
     if isinstance(queue.driver, MemoryDriver):
         raise Mistake(f"{target} is at memory://, which would end with this command; give --url")
-    job = _prepare(queue, name, parameters, options)
+    job = _prepare(queue, name, parameters, _given(options))
     with naming(queue):
         pushed = _push(queue, kept_for_a_while(job) if wait else job)
         result = wait_for(queue, pushed.id, timeout) if wait else None
     _print(pushed, where(queue), result, wait, as_json)
+
+
+def _given(options: PushOptions) -> PushOptions:
+    """Return the options that were typed: None would mean no unique key, even if the handler has one."""
+    return cast("PushOptions", {name: value for name, value in options.items() if value is not None})
 
 
 def _print(pushed: PushedJob, where: str, result: Any, waited: bool, as_json: bool) -> None:
@@ -115,7 +126,7 @@ def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> New
     except (UnknownJob, DecodeError, EncodeError) as error:
         raise Mistake(str(error)) from error
     except ValueError as error:
-        raise mistake(error, options, job_id="--id") from error
+        raise mistake(error, PushOptions.__annotations__, job_id="--id", headers="--header") from error
 
 
 def _headers(texts: Sequence[str] | None) -> dict[str, str]:

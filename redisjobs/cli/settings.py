@@ -40,10 +40,17 @@ MaxDeliveries = Annotated[
 UnknownFor = Annotated[
     float, typer.Option(min=0, help="Seconds to keep a job while no worker has a handler for its name.")
 ]
-MaxJobs = Annotated[int | None, typer.Option(min=1, help="Restart a process after this many jobs.")]
+MaxJobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="End a process after this many jobs; with --processes another replaces it."),
+]
 MaxRss = Annotated[
     int | None,
-    typer.Option(parser=_size, metavar="SIZE", help="Restart a process that uses more memory, as 400MB."),
+    typer.Option(
+        parser=_size,
+        metavar="SIZE",
+        help="End a process that uses more memory, as 400MB; with --processes another replaces it.",
+    ),
 ]
 Abandoned = Annotated[
     int | None,

@@ -30,7 +30,7 @@ logger = Log("redisjobs.worker")
 
 Processes = Annotated[
     int | None,
-    typer.Option("--processes", "-p", min=1, help="Worker processes. One that ends is restarted."),
+    typer.Option("--processes", "-p", min=1, help="Worker processes; one that dies is replaced."),
 ]
 Strict = Annotated[
     bool,

@@ -103,7 +103,7 @@ def filter_of(options: FilterOptions) -> Filter:
 def _text(text: str | None, what: str) -> str:
     if text is None or is_text(text, r"(?s:.{1,1000})"):
         return text or ""
-    raise ValueError(f"{what}={text!r}: give 1 to 1,000 characters that UTF-8 can carry")
+    raise ValueError(f"{what}={text!r:.60}: give 1 to 1,000 characters that UTF-8 can carry")
 
 
 def ask(request: Query[T] | Change[T]) -> Steps[T]:

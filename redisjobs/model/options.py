@@ -191,7 +191,7 @@ def _if_start(until: str) -> str:
 def _text(text: str | None, what: str) -> str | None:
     if text is None or is_text(text, r"(?s:.{1,500})"):
         return text
-    raise ValueError(f"{what}={text!r}: give 1 to 500 characters that UTF-8 can carry")
+    raise ValueError(f"{what}={text!r:.60}: give 1 to 500 characters that UTF-8 can carry")
 
 
 def _priority(priority: str | None) -> Priority:

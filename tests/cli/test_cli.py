@@ -94,6 +94,9 @@ def boom(what: str) -> None:
 async def add(a: int) -> int:
     return a + 1
 
+@queue.job(priority="high", unique="order-{{order}}")
+async def pay(order: int) -> None: ...
+
 @plain.job
 def parent() -> None:
     plain.push_many([child.prepare()])
@@ -327,6 +330,17 @@ def test_push_takes_what_goes_along_and_how_long_a_key_is_held(
         assert 50 < admin.ttl(f"redisjobs:{{{queue_name}}}:unique:joe") <= 60
         ((entry, fields),) = admin.xrange(f"redisjobs:{{{queue_name}}}:ready:normal")
     assert int(fields[b"expires_at"]) - int(entry.partition(b"-")[0]) == pytest.approx(30_500, abs=5)
+
+
+def test_push_takes_what_the_handler_has_as_defaults(cli: Callable[..., Ended], there: sync.JobQueue) -> None:
+    command = ("push", "shop:queue", "pay", '{"order": 7}', "--json")
+    ends = [cli(*command), cli(*command), cli(*command, "--unique", "own")]
+    *pushed, other = [json.loads(end.out.partition("imported\n")[2]) for end in ends]
+
+    assert [each["added"] for each in (*pushed, other)] == [True, False, True]
+    job = there.get(pushed[0]["job_id"])
+    assert job is not None
+    assert job.priority is Priority.HIGH
 
 
 @pytest.fixture
@@ -1072,7 +1086,7 @@ def test_requeue_all_takes_every_dead_letter(
         (["worker", "shop:queue=2", "shop:plain", "--strict"], r"strict=True: only the order counts then"),
         (
             ["push", "shop:queue", "Male", "{}"],
-            r"no handler for 'Male'; registered: Mail, add, block, boom, rest,",
+            r"no handler for 'Male'; registered: Mail, add, block, boom, pay, rest,",
         ),
         (["push", "shop:queue", "Mail", '{"to"'], r"redisjobs: Mail: is not JSON: EOF"),
         (["push", "shop:queue", "Mail", "none"], r"Mail: is not JSON: expected a value at line 1 column 2$"),
@@ -1088,7 +1102,7 @@ def test_requeue_all_takes_every_dead_letter(
         (["push", "shop:queue", "rest", "{}", "--delay", "-1"], r"--delay -1: give seconds from 0 up$"),
         (["push", "shop:queue", "rest", "{}", "--delay", "nan"], r"--delay nan: give seconds from 0 up$"),
         (["push", "shop:queue", "rest", "{}", "--id", ""], r"--id '': give 1 to 500 characters"),
-        (["push", "shop:queue", "rest", "{}", "--unique", "x" * 501], r"--unique 'x+': give 1 to 500 char"),
+        (["push", "shop:queue", "rest", "{}", "--unique", "x" * 501], r"--unique 'x{59}: give 1 to 500 char"),
         (["push", "shop:queue", "rest", "{}", "--header", "trace"], r"--header 'trace' is not NAME=VALUE"),
         (
             ["push", "shop:queue", "rest", "{}", "--unique-for", "5"],

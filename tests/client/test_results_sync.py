@@ -84,6 +84,15 @@ def test_a_wait_that_takes_too_long_says_so(add: Any) -> None:
         assert str(raised.value) == f"job a has not ended in {timeout:g} s; it goes on"
 
 
+def test_a_queue_that_is_moved_after_a_wait_leaves_no_thread(queue: JobQueue, add: Any) -> None:
+    with pytest.raises(TimeoutError):
+        add.push(1).result(timeout=0.05)
+
+    queue.move("memory://")
+
+    assert not waiting_threads()
+
+
 def test_threads_that_wait_share_one_connection(queue: JobQueue, add: Any, store: Store) -> None:
     with ThreadPoolExecutor(50) as threads:
         handles = [add.push(a) for a in range(50)]

@@ -89,7 +89,7 @@ class Settling:
             DriverError: A further call failed, or they come to no end.
         """
         settled = [(at, answer) for at, answer in enumerate(answers) if isinstance(answer, Settled)]
-        if is_fenced and not settled:
+        if is_fenced and not any(each.ahead.now_us for _, each in settled):  # 0: refused, as the server is full
             raise Fenced(self._worker)
         server_ms = max(each.ahead.now_us for _, each in settled) / 1000 if is_fenced else 0
         turns = any(each.ahead.turns for _, each in settled)

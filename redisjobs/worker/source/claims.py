@@ -92,7 +92,7 @@ class Claims:
 
     @property
     def _leaves_slots(self) -> bool:
-        """Whether it lets others claim, because it found nothing. In strict order it claims for new slots still."""
+        """Whether it lets others claim, because it found nothing. In strict order it still claims new slots."""
         return time.monotonic() < self.skip_until and not self._turns.has_new_slots_for(self)
 
     @property

@@ -105,7 +105,7 @@ async def test_with_too_many_abandoned_threads_no_sync_handler_is_started_until_
             tasks.start_soon(worker.run)
             await eventually(lambda: "no sync handler is started" in worker.health.why)
             assert (worker.health.live, worker.health.ready) == (True, False)
-            assert "2 threads of handlers that were given up still run" in worker.health.why
+            assert "2 threads of abandoned handlers still run" in worker.health.why
 
             waits = await queue.push(Sync())
             runs = await queue.push_many([Async(), Async()])

@@ -279,6 +279,6 @@ def rss() -> int:
 def cut_off() -> RedisJobsError:
     """Return the error with which a run ends after other code has cancelled its tasks."""
     return RedisJobsError(
-        "one of the worker's tasks was cancelled, by a handler or other code in its event loop; the jobs that ran "
-        "are handed back, and this delivery of them counts"
+        "one of the worker's tasks was cancelled, by a handler or other code in its event loop; its running jobs "
+        "are handed back, and their delivery counts"
     )

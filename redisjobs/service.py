@@ -94,7 +94,7 @@ class Service:
 
     @property
     def health(self) -> Health:
-        """The health of the service; for any thread."""
+        """The health of the service. Any thread may read it."""
         if self.error is not None:
             return Health(True, False, f"it failed: {self.error}")
         if self._is_running and self._worker is not None:

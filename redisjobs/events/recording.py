@@ -1,4 +1,4 @@
-"""Recordings of the events of a process, and of lines of its own. They survive the death of the process.
+"""Recordings of the events of a process, and of its own lines. They survive the death of the process.
 
 Each process has one file, with one JSON object per line. Each line is one write, so a process that is killed by
 SIGKILL can only cut its last line. A cut line counts as not written.

@@ -46,7 +46,7 @@ class Known:
 
     @property
     def leaves_slots(self) -> bool:
-        """Whether enough other schedulers fire at a slot."""
+        """Whether enough other schedulers fire at a slot, so that this one need not."""
         return self.lot * self.present >= _FIRST
 
     @property

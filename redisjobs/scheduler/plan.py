@@ -38,7 +38,7 @@ class Plan:
 
 
 async def firing_of(plan: Plan, now_ms: float) -> Firing:
-    """Return what a schedule fires now: its due slots from the first on, as many as one call takes."""
+    """Return what a schedule fires now: its first due slots, as many as one call takes."""
     slots, missed = await slots_due(plan, now_ms)
     jobs = [slot_job(plan.definition, slot) for slot in slots]
     most = max(1, MOST_BYTES // weight_of(jobs[0]))  # the rest is due in the next turn

@@ -188,7 +188,7 @@ class WorkerRun:
 
     @property
     def health(self) -> Health:
-        """Its health, judged by what its loop and its heartbeats got done; for any thread."""
+        """The worker's health, judged by what its loop and its heartbeats got done. Any thread may read it."""
         common = self._common_health
         # A source that has left no longer needs its server.
         have_left = [source.member.left for source in self.sources]

@@ -1,4 +1,4 @@
-"""Keeps worker processes running: restarts those that end, and releases a dead one's jobs at once.
+"""Keeps worker processes running: restarts those that end, and releases the jobs of a dead one at once.
 
 The supervisor runs no jobs and no event loop. It waits for the next event: a child ended, or a stop. It knows for
 sure when a child has died, so that child's jobs need not wait for their lease to run out. Each child has a pipe to

@@ -64,7 +64,7 @@ class Worker:
             too. With 3 and 1, the first queue starts three of four jobs. Defaults to 1 each.
         strict: Start a job of a later queue only while no earlier queue has enough jobs to fill the slots. Later
             queues may starve, by intent.
-        concurrency: How many jobs run at once, of all queues together. Defaults to 100 if every handler is async
+        concurrency: How many jobs run at once, in all queues together. Defaults to 100 if every handler is async
             when a run begins, and to 10 if one is a plain function, which needs a thread or a process.
         lease: Seconds without a heartbeat after which this worker counts as dead, and its jobs run again
             elsewhere. It beats every third of that. Workers of one queue may have different leases. Defaults to 15

@@ -41,7 +41,7 @@ class Deadline:
 
     @property
     def at(self) -> float:
-        """The time, as it is known now. It moves to later times only."""
+        """When the time is over, as far as is known now. It can only become later."""
         return self._ends_at if self._stalled_after is None else min(self._ends_at, self._stalls_at)
 
     @property
@@ -58,7 +58,7 @@ class Deadline:
 
     @property
     def error(self) -> RedisJobsError:
-        """The error of a run that was still running at that time."""
+        """The error for a run that was still running then."""
         if self._stalls_at < self._ends_at:
             return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
         if self._ends_at == self._begun_at + (self._timeout or 0):

@@ -103,7 +103,7 @@ class Execution(HandlerRun):
 
     @property
     def name(self) -> str:
-        """Its job's name; `?` where that can't be read."""
+        """The job's name; `?` if it can't be read."""
         return self._job.name if self._job else "?"
 
     @property
@@ -113,7 +113,7 @@ class Execution(HandlerRun):
 
     @property
     def began(self) -> bool:
-        """Whether any code of the user's was run for it."""
+        """Whether any of the user's code was run for it."""
         return self._started > 0
 
     def has_news(self) -> None:  # noqa: D102
@@ -139,7 +139,7 @@ class Execution(HandlerRun):
             return self.why
         now, owner = time.monotonic(), self.owner
         if now - self.given_at > PATIENCE and not owner.may_begin:
-            return Interrupted()  # it waited for a slot, and meanwhile jobs may not begin any more
+            return Interrupted()  # it waited for a slot, and by now no job may begin
         self._started = now
         self._run_ms = now_ms = owner.server_ms(now)
         try:

@@ -261,7 +261,7 @@ class Process:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a task. One that has closed its pipe, or says something unasked, does not."""
+        """Whether it waits for a task. Not if it has closed its pipe, or sends something unasked."""
         with suppress(OSError):
             return self._process.is_alive() and not self._pipe.poll()
         return False

@@ -204,7 +204,7 @@ class HandlerRun:
 
     @property
     def has_thread(self) -> bool:
-        """Whether it was given up, and its thread still runs."""
+        """Whether its thread was abandoned, and still runs."""
         return self.times is not None and self.times.runs_on
 
     # Giving it up
@@ -245,7 +245,7 @@ class HandlerRun:
         """Return the outcome of a run whose time was over. The cause shows where it was."""
         assert self.deadline is not None
         if self._context is not None:
-            self._context.cancelled = True  # not sooner: by this, middleware tells other cancels from a timeout
+            self._context.cancelled = True  # not sooner: middleware uses it to tell other cancels from a timeout
         error = self.deadline.error
         error.__cause__ = cause
         return Raised(error)  # the error is not kept here, because its traceback leads here

@@ -165,7 +165,7 @@ class Hooks:
     """The hooks `on_claim` and `on_settled` of one run of a worker, called one after another.
 
     The number of jobs that wait is limited. Hooks that are slower than the jobs for long are not called for some
-    jobs, and the log says for how many. Each hook runs in its own context.
+    jobs, and the log shows for how many. Each hook runs in its own context.
 
     Args:
         middleware: All middleware, the outermost first.

@@ -11,7 +11,7 @@ from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.settler import Settler
 
-_MIXED = 60.0  # seconds after its last job, after which a priority no longer counts
+_MIXED = 60.0  # a priority counts as in use for this many seconds after its last job
 
 
 class Dispatcher:

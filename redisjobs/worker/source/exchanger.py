@@ -31,7 +31,7 @@ class Exchanger:
 
     def __post_init__(self) -> None:
         self._pause_noted_at = -math.inf  # when a notification last reported a pause or a resume
-        self._asked_at = -math.inf  # send time of the last exchange whose answer said whether the queue is paused
+        self._asked_at = -math.inf  # when the last exchange was sent that showed whether the queue is paused
         self._pool = self.claims.pool
         self._leases = self.claims.leases
         self._batcher = self.claims.batcher
@@ -131,7 +131,7 @@ class Exchanger:
 
     @property
     def paused_at(self) -> float:
-        """When the last exchange was sent, if its answer said that the queue is paused; else infinity."""
+        """When the last exchange was sent, by the monotonic clock, if it showed a pause; else infinity."""
         return self._asked_at if self.claims.queue_paused else math.inf
 
     def note_pause(self) -> None:

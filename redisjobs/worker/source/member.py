@@ -111,7 +111,7 @@ class Member:
         self.unavailable = f"the store refuses: {error}" if refuses(error) else "the store is unavailable"
 
     def note_lost_reply(self) -> None:
-        """Note that a reply was lost, which may have delivered jobs."""
+        """Note that a reply was lost: jobs may have been delivered in it."""
         self.needs_recovery, self.lost_at = True, time.monotonic()
 
     def renewed(self, joined_at: float) -> None:

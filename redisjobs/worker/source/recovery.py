@@ -21,7 +21,7 @@ _REFUSED = 5.0  # seconds between tries while a key has the wrong type
 
 @dataclass(eq=False, repr=False)
 class Recovery:
-    """Makes what a source holds agree with what Redis says it holds."""
+    """Makes what a source holds agree with what it holds according to Redis."""
 
     member: Member
     claims: Claims

@@ -57,7 +57,7 @@ class Slots:
         return late
 
     def give(self, runs: Sequence[Execution]) -> None:
-        """Let slots run these jobs, in this order. Slots take them that are idle, or will be soon."""
+        """Let slots run these jobs, in this order. Idle slots take them, or slots that are idle soon."""
         self.held += len(runs)
         self._waiting += runs
         if runs and not self._woken:
@@ -122,7 +122,7 @@ class Slots:
                 except (anyio.get_cancelled_exc_class(), GeneratorExit):
                     raise
                 except BaseException as error:
-                    # What a handler raised or returned has code of its own, which runs as we look at it.
+                    # What a handler raised or returned may run the user's code when we inspect it.
                     outcome = Raised(error)
                 self._end(slot, outcome)
                 came_to = outcome = DONE  # don't keep what a handler raised while this slot waits for its next job

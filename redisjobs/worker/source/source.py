@@ -43,7 +43,7 @@ _LAST_TRY = 1.0  # seconds to release what could not be settled, or to leave if 
 _FIRING_AGAIN = 60.0  # seconds before a new try, after the server refused to fire schedules
 
 _NOT_FIRED = (
-    "this worker fires no schedules of queue %s: %s. Give its user the missing permission, or start the worker "
+    "this worker fires no schedules of queue %s: %s. Give this user the missing permission, or start the worker "
     "with `--no-schedules`"
 )
 

@@ -60,14 +60,14 @@ class Promoter:
     def __init__(self, clock: Clock, timer: Timer, *, until_idle: bool) -> None:
         self.due_at = math.inf  # when the next delayed job is due, by the monotonic clock; infinity: there is none
         self.has_lines = False  # jobs wait for a limit, and Redis knows when the next may start
-        self.is_asked = False  # an answer said that the next job of a line may start
+        self.is_asked = False  # an answer showed that the next job of a line may start
         self._until_idle = until_idle
         self._looks = True  # until it learns that another worker does
         self._lot, self._stands_in = random.random(), True
         self._clock = clock
         self._timer = timer
         self._promoted_at = -math.inf  # when the last exchange that promotes was sent
-        self._told_at = -math.inf  # when the last claim was sent whose answer told of delayed jobs
+        self._told_at = -math.inf  # when the claim was sent whose answer last showed the delayed jobs
         self._notified = math.inf  # the earliest due time in notifications since the last claim
         self._notified_at = -math.inf  # when the last such notification came
 

@@ -134,7 +134,7 @@ async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: not worker.health.ready and "given up" in worker.health.why)
+            await eventually(lambda: not worker.health.ready and "abandoned" in worker.health.why)
             waits = await queue.push(Sync())
             while not (waiting := await queue.jobs(State.DELAYED)):
                 await anyio.lowlevel.checkpoint()
@@ -256,7 +256,7 @@ async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what
             tasks.start_soon(worker.run)
             await started.wait()
             await queue.push(Stuck())
-            await eventually(lambda: "given up" in worker.health.why)
+            await eventually(lambda: "abandoned" in worker.health.why)
             left = await queue.push(Async())
             finish.set()
 

@@ -103,7 +103,7 @@ class Quarantine:
         self._others_wait = False
 
     def hear(self, waits: float | None, now: float, *, more: bool) -> None:
-        """Record how long an isolated job has waited, in seconds; None: none waits. `more`: jobs were left behind."""
+        """Record the seconds that an isolated job has waited; None: none waits. `more`: jobs were left behind."""
         self.one_waits, self._others_wait = waits is not None, more
         if waits is None:
             self._until, self._length = float("-inf"), 2 * self._lease

@@ -126,7 +126,7 @@ class Pool:
 
     @property
     def reserved_since(self) -> float:
-        """Claims sent after this time keep slots for their jobs. So a server that hangs delays only its own source.
+        """Claims sent since then keep slots for their jobs, so a server that hangs delays only its own source.
 
         Jobs that come later go back if the slots have been filled.
         """

@@ -177,7 +177,7 @@ class Source:
                 await retrying(settle)
         except (DriverError, TimeoutError) as error:
             self._log_unsettled(str(error) or why)
-            if not broken:  # if only the server refused, no job is to blame: give the deliveries back
+            if not broken:  # if no error ended the worker, no job is to blame: give the deliveries back
                 with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TRY):
                     await self._release()
         self.member.left = True

@@ -230,7 +230,7 @@ async def test_another_worker_gets_the_jobs_of_one_without_threads(queue: JobQue
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(full.run)
-            await eventually(lambda: "given up" in full.health.why)
+            await eventually(lambda: "abandoned" in full.health.why)
             tasks.start_soon(other.run)
             jobs = await queue.push_many([Sync() for _ in range(20)])
             await gone(*jobs)

@@ -67,9 +67,8 @@ class Worker:
         concurrency: How many jobs run at once, in all queues together. Defaults to 100 if every handler is async
             when a run begins, and to 10 if one is a plain function, which needs a thread or a process.
         lease: Seconds without a heartbeat after which this worker counts as dead, and its jobs run again
-            elsewhere. It beats every third of that. Workers of one queue may have different leases. Defaults to 15
-            s.
-        max_deliveries: Deliveries without a result before a job becomes a dead letter, because it seems to kill
+            elsewhere. It beats every third of that. Workers of one queue may differ in it. Defaults to 15 s.
+        max_deliveries: Deliveries without an outcome before a job becomes a dead letter: it seems to kill
             its workers. The last delivery runs isolated, with no other job beside it. With 1 no job is delivered
             twice. Defaults to 3.
         grace: Seconds that running jobs have to finish after a stop. Then they are cancelled and handed back.

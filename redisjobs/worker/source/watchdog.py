@@ -28,8 +28,8 @@ class LoopWatchdog:
 
     Args:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
-        patience: Seconds of silence after which probes report the loop as blocked. It is logged
-            then too, or after 0.5 s if a handler runs. Without one, a busy machine may cause shorter silences.
+        patience: Seconds of silence after which probes report the loop as blocked, and it is logged. If a handler
+            runs, it is logged after 0.5 s. Without one, a busy machine may be the cause of a shorter silence.
         tell: Called when it is logged, with the seconds so far and the place. It has its own thread, because it
             may hang: the log may be what blocks the loop.
         resumed: Called once the loop runs again, with the seconds it was blocked; in its own thread, too.

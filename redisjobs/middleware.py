@@ -72,13 +72,13 @@ class OutgoingJob:
 
     @property
     def delay(self) -> float | None:
-        """Seconds from the push before it may run; None if it has a time, or neither."""
+        """Seconds from the push before the job may run; None if it has no delay."""
         due = self._job.due
         return due.ms / 1000 if isinstance(due, After) else None
 
     @property
     def at(self) -> datetime | None:
-        """The earliest time it may run; None if it has a delay, or neither."""
+        """The earliest time at which the job may run; None if it has no such time."""
         due = self._job.due
         return codec.when(due.ms) if isinstance(due, At) else None
 

@@ -96,7 +96,7 @@ class Declaring:
             self._known.said_at = NEVER
             return
         now_ms, (row,) = int(page.server_ms), page.rows
-        with suppress(ValueError):  # what can't be read has no slots
+        with suppress(ValueError):  # a schedule that can't be read has no slots
             stored = replace(Definition.read(row.name, row.fields), job=definition.job)
             plan = Plan(stored, row.fingerprint, row.last_ms)
             while not row.is_paused and plan.next_ms <= now_ms:

@@ -1,8 +1,8 @@
 """Keeps worker processes running: restarts those that end, and releases the jobs of a dead one at once.
 
 The supervisor runs no jobs and no event loop. It waits for the next event: a child ended, or a stop. It knows for
-sure when a child has died, so that child's jobs need not wait for their lease to run out. Each child has a pipe to
-it. Through that the child reports its health, and notices when the supervisor is gone.
+sure when a child has died, so that child's jobs need not wait for their lease to run out. Through a pipe, each
+child reports its health, and notices when the supervisor is gone.
 """
 
 import logging

@@ -17,7 +17,7 @@ from redisjobs.model.context import JobContext, current_job
 
 
 class TaskCancels:
-    """The bare cancels of the current task. It is made for one task, and of no use in another.
+    """The bare cancels of the current task. Make it in that task; it holds for no other.
 
     Attributes:
         count: Returns how many cancels the task has got and not undone.

@@ -129,5 +129,5 @@ class Quarantine:
         return self.wants(now) and (self.is_on(now) or not self._others_wait)
 
     def is_on(self, now: float) -> bool:
-        """Return whether the worker takes no new jobs while it runs any."""
+        """Return whether the worker takes no new jobs as long as it runs one."""
         return now < self._until

@@ -53,7 +53,7 @@ class Recovery:
         """Settle what can be settled, and run the jobs whose delivery was in a lost reply: they are ours.
 
         Raises:
-            Fenced: Nothing is ours any more.
+            Fenced: We hold no job any more.
             DriverError: Recovery is not possible now.
         """
         if isinstance(self.exchanger.failure, Fenced):

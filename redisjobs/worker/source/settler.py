@@ -243,7 +243,7 @@ class Settler:
 
     def _end_isolated(self, run: Execution) -> None:
         self._pool.isolated = None
-        # Not now: an outage may have delayed its settlement.
+        # From when it ended, not from now: an outage may have delayed its settlement.
         self._claims.quarantine.finished(run.ended_at or time.monotonic())
 
     # Progress

@@ -34,7 +34,7 @@ class Slots:
         self._unstarted = self._count
 
     def count_busy(self) -> int:
-        """Return how many slots run a job; for any thread."""
+        """Return how many slots run a job. Any thread may call it."""
         return min(self.held, self._count)
 
     def deadlines(self) -> Iterator[Deadline]:

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: of what this process pushes and runs, and of a whole queue. Needs the extra `metrics`.
+"""Metrics for Prometheus: of what this process pushes and runs, and of whole queues. Needs the extra `metrics`.
 
-`Metrics` listens to events, one for a whole batch; a middleware would cost each job a call. `QueueMetrics` asks
-Redis as it is scraped.
+`Metrics` listens to events, one for a whole batch; a middleware would cost each job a call. `QueueMetrics` reads
+from Redis at each scrape.
 """
 
 import threading
@@ -60,29 +60,29 @@ T = TypeVar("T")
 logger = Log("redisjobs")
 
 UNKNOWN = "unknown"
-"""The name of jobs without a handler in this process: producers may push any number of names."""
+"""The name for jobs without a handler in this process, because producers may push any number of names."""
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)  # seconds
-_IN_FILES: bool = getattr(ValueClass, "_multiprocess", True)  # another process reads what is counted
-_PATIENCE = 4.0  # seconds that all queues of a scrape may take together: less than the responder waits
+_IN_FILES: bool = getattr(ValueClass, "_multiprocess", True)  # another process reads the counts
+_PATIENCE = 4.0  # seconds for all queues of a scrape together: less than the responder waits
 
 
 class Metrics:
     """Counts and times what happens on queues, in this process.
 
-    One can listen to any number of queues and their workers; several with one registry count together, and nothing
-    twice. The reference lists the metrics. With prometheus_client's `PROMETHEUS_MULTIPROC_DIR` several processes
-    count together.
+    One `Metrics` can listen to any number of queues and their workers. Several with one registry count together,
+    and nothing twice. The reference lists the metrics. With prometheus_client's `PROMETHEUS_MULTIPROC_DIR`,
+    several processes count together.
 
     Args:
-        registry: Where the metrics are registered. Defaults to the process' own, `prometheus_client.REGISTRY`.
+        registry: Where the metrics are registered. Defaults to `prometheus_client.REGISTRY`.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._families = _families(REGISTRY if registry is None else registry)
 
     def listen(self, queue: Registry) -> None:
-        """Count what happens on a queue from now on, and what its workers do, in this process; again is free."""
+        """Count what happens on a queue, and what its workers do, in this process from now on. Safe to repeat."""
         self._families.listen(queue)
 
 
@@ -111,7 +111,7 @@ class _Families:
         self.wait = histogram("redisjobs_job_wait_seconds", waited, ["queue", "name"])
         self.pushes = counter("redisjobs_pushes", "Jobs that were pushed, by result.", ["queue", "result"])
         self.dead = counter("redisjobs_dead", "Jobs that became dead letters, by reason.", ["queue", "reason"])
-        lost = "Settlements that were refused, as another worker had the job by then."
+        lost = "Settlements that were refused, because another worker had the job by then."
         self.lost = counter("redisjobs_lease_lost", lost, ["queue"])
         self._slots = _Slots(registry)
         self._loops = _Loops(registry)
@@ -192,7 +192,7 @@ def _outcome(kind: type[JobsSettled], job: SettledJob) -> str:
         return "cancelled"
     if kind is JobsRetried and isinstance(job.outcome, Raised):
         return "snoozed" if isinstance(job.outcome.error, Snooze) else "retried"
-    return "released"  # also one that waits for a thread, or for a worker with its handler: no attempt is spent
+    return "released"  # also a job that waits for a thread, or for a worker with its handler: no attempt is spent
 
 
 def _reason(job: SettledJob) -> str:
@@ -202,7 +202,7 @@ def _reason(job: SettledJob) -> str:
 
 
 class _Slots:
-    """How many slots the workers of the process have, and how many of these run a job."""
+    """How many slots the workers of this process have, and how many of these run a job."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         gauge = Gauge(
@@ -214,7 +214,7 @@ class _Slots:
         )
         self._busy, self._free = gauge.labels("busy"), gauge.labels("free")
         self._workers: dict[tuple[str, str], tuple[Callable[[], int], int]] = {}
-        # This process answers with the count of now. A file has what was set last.
+        # This process answers with the current count. A file holds the value that was set last.
         self._busy.set_function(lambda: self._count()[0])
         self._free.set_function(lambda: self._count()[1])
 
@@ -253,7 +253,7 @@ class _Loops:
             "For how long handlers blocked event loops of workers, each by half a second or more.",
             registry=registry,
         )
-        self._counted: dict[str, float] = {}  # by worker: the seconds counted so far of a block that lasts
+        self._counted: dict[str, float] = {}  # by worker: the seconds counted so far of a block that still lasts
         self._lock = threading.Lock()  # the events come from any thread
 
     def listen(self, queue: Registry) -> None:
@@ -262,7 +262,7 @@ class _Loops:
 
     def _begins(self, event: LoopBlocked) -> None:
         with self._lock:
-            if event.worker not in self._counted:  # else it was the event of another queue of this worker
+            if event.worker not in self._counted:  # else another queue of this worker has published it
                 self._counted[event.worker] = event.seconds
                 self._blocked.inc(event.seconds)
 
@@ -274,28 +274,28 @@ class _Loops:
 
 
 class QueueMetrics(Collector):
-    """The state of whole queues, read as they are scraped: register it in one process, or sums are multiplied.
+    """The state of whole queues, read at each scrape. Register it in only one process, or sums are multiplied.
 
-    `redisjobs metrics` is that process. In one of your own: `registry.register(QueueMetrics(queue))`. A scrape
-    blocks its thread, for up to 4 s if Redis is unavailable. Of a queue that did not answer there is only
-    `redisjobs_queue_up`, which is 0.
+    `redisjobs metrics` is such a process. In your own: `registry.register(QueueMetrics(queue))`. A scrape blocks
+    its thread, for up to 4 s if Redis is unavailable. A queue that did not answer has only `redisjobs_queue_up`,
+    with the value 0.
 
     Args:
         queues: The queues, async or sync; they need no handlers.
 
     Raises:
-        ValueError: A queue has a driver for async code alone.
+        ValueError: A queue has a driver for async code only.
     """
 
     def __init__(self, *queues: Registry) -> None:
         self._stores = [_Store(queue) for queue in queues]
 
     def describe(self) -> Sequence[Metric]:
-        """Return nothing: else to register it would ask the store."""
+        """Return nothing. Otherwise registering this would read from Redis."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Ask the stores, and yield all metrics."""
+        """Read the state of all queues, and yield the metrics."""
         patience = _PATIENCE / max(1, len(self._stores))
         found = [(store.queue.name, store.ask(patience)) for store in self._stores]
         up = _gauge("redisjobs_queue_up", "Whether the store of a queue answers.")
@@ -364,7 +364,7 @@ def _schedule_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
 
 
 class _Store:
-    """The store of one queue, for any thread."""
+    """Reads the state of one queue, in any thread."""
 
     def __init__(self, queue: Registry) -> None:
         self.queue = queue
@@ -373,7 +373,7 @@ class _Store:
 
     def ask(self, patience: float) -> State | None:
         """Return the queue's state; None if the store did not answer within `patience` seconds, or refused."""
-        if self.queue.driver is not self._driver:  # it was moved
+        if self.queue.driver is not self._driver:  # the queue was moved
             self._driver, self._side = self.queue.driver, sync_side(self.queue.driver)
         until = time.monotonic() + patience
         try:

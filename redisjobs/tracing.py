@@ -1,7 +1,7 @@
-"""Spans for OpenTelemetry: one around each push, one around each run, joined by the job's headers.
+"""Spans for OpenTelemetry: one around each push and one around each run, connected by the job's headers.
 
-Needs the extra `tracing`, which is OpenTelemetry's interface alone: the application chooses the SDK and the
-exporter. Without one all of this does nothing.
+Needs the extra `tracing`, which is only OpenTelemetry's API: the application chooses the SDK and the exporter.
+Without an SDK all of this does nothing.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ from redisjobs.model.context import JobContext
 from redisjobs.model.outcome import text_of
 from redisjobs.worker.running.threads import NoThread
 
-# The names of OpenTelemetry's semantic conventions 1.44 for messaging spans, `messaging/messaging-spans.md` there,
-# which are still in development. Copied, as their package moves them when they become stable.
+# Names from OpenTelemetry's semantic conventions 1.44 for messaging spans, `messaging/messaging-spans.md` there.
+# They are still in development. We copy them, because their package moves them when they become stable.
 SYSTEM = "messaging.system"
 OPERATION_NAME = "messaging.operation.name"
 OPERATION_TYPE = "messaging.operation.type"
@@ -48,23 +48,23 @@ JOB_DELIVERIES = "redisjobs.job.deliveries"
 JOB_ADDED = "redisjobs.job.added"
 
 _GROUP = "workers"  # the consumer group of a queue's streams
-_UNSTARTED = Context()  # of a span that begins a trace
+_UNSTARTED = Context()  # the context of a span that begins a trace
 
 
 class Tracing(Middleware):
-    """Makes spans of pushes and runs: give it to a queue, in the module that both producers and workers import.
+    """Makes spans for pushes and runs. Give it to a queue, in the module that both producers and workers import.
 
-    `push QUEUE` is a PRODUCER span from before a job is sent until the push has its answer or its error, all tries
-    included. Its trace context goes into the job's headers, as the propagator of the application writes it, and
-    stays there through retries, snoozes and delays. `process QUEUE` is a CONSUMER span around each run, and the
-    current one in it. By default it begins a trace of its own and has a link to the push.
+    `push QUEUE` is a PRODUCER span. It lasts from before a job is sent until the push has its answer or its error,
+    all tries included. The application's propagator writes its trace context into the job's headers, and there it
+    stays through retries, snoozes and delays. `process QUEUE` is a CONSUMER span around each run, and the current
+    span in it. By default it begins its own trace and has a link to the push.
 
-    A run that raises is an error, also by `Retry` or `Fail`. It is none by `Snooze`, or if the job was cancelled
-    or the worker stopped.
+    A run that raises is an error, even if it raises `Retry` or `Fail`. It is not an error if it raises `Snooze`,
+    if the job was cancelled, or if the worker stopped.
 
     Args:
-        tracer_provider: Makes the spans. Defaults to the global provider, also to one that is set later.
-        parent: Whether the push is the parent of each run, instead of linked: then all is one trace, however long
+        tracer_provider: Makes the spans. Defaults to the global provider, even if that is set later.
+        parent: Whether the push is the parent of each run, instead of linked. Then all is one trace, however long
             the job waits.
     """
 
@@ -98,11 +98,11 @@ class Tracing(Middleware):
         job.when_pushed(end)
 
     async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
-        """Run a job inside of its span."""
+        """Run a job inside its span."""
         sent = _extracted(context.headers)
         before = trace.get_current_span(sent).get_span_context()
         linked = not self._parent and before.is_valid
-        # Baggage and the like is kept; without the span of the push this begins a trace.
+        # Baggage and the like is kept. Without the span of the push, this begins a trace.
         inside = sent if self._parent else trace.set_span_in_context(trace.INVALID_SPAN, sent)
         span = self._tracer.start_span(
             f"process {context.queue_name}",
@@ -139,7 +139,7 @@ def _extracted(headers: Mapping[str, str]) -> Context:
 
 
 def _note_end(span: Span, context: JobContext, error: BaseException) -> None:
-    """Note what a run raised: an error, or another end."""
+    """Record what a run raised: an error, or another end."""
     if isinstance(error, Snooze):
         span.add_event("snoozed")
     elif isinstance(error, NoThread):
@@ -155,5 +155,5 @@ def _note_error(span: Span, error: BaseException) -> None:
     builtin = kind.__module__ in ("builtins", "__main__")
     span.set_attribute(ERROR_TYPE, kind.__qualname__ if builtin else f"{kind.__module__}.{kind.__qualname__}")
     span.set_status(StatusCode.ERROR, text_of(error))
-    with suppress(Exception):  # its own code makes its text
+    with suppress(Exception):  # the error's own code makes its text
         span.record_exception(error)

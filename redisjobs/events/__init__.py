@@ -1,7 +1,7 @@
 """Events: what has happened on a queue, published afterwards to its listeners.
 
-One event is about a whole batch, so that a job costs nothing that no listener asked for. Logs and recordings are
-listeners. Code that takes part in what happens is a middleware instead.
+One event covers a whole batch, so a job costs nothing unless a listener wants it. Logs and recordings are
+listeners. Code that changes what happens is a middleware instead.
 """
 
 import threading
@@ -30,26 +30,26 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class JobsPushed(Event):
-    """A push was answered, and every job of it is on the queue, or was before."""
+    """A push was answered: every job of it is on the queue now, or was before."""
 
     jobs: Sequence[tuple[str, str, bool]]  # id, name, and whether it was added
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFired(Event):
-    """A schedule has fired: a scheduler of this process was the first to see to its slot."""
+    """A schedule has fired: a scheduler of this process was the first to fire its slot."""
 
     schedule: str
-    slot: datetime  # the last one, if several were made up for
+    slot: datetime  # the last one, if the scheduler caught up on several
     missed: int  # how many slots before it have no job of their own
-    jobs: Sequence[tuple[str, str, bool]]  # as in `JobsPushed`; one is not added if its unique key is held
+    jobs: Sequence[tuple[str, str, bool]]  # as in `JobsPushed`; a job is not added if its unique key is held
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushFailed(Event):
-    """A push raised: its jobs are not on the queue, or may not be."""
+    """A push raised an error: its jobs are not on the queue, or may not be."""
 
-    jobs: Sequence[tuple[str, str]]  # id and name of each that may not be there
+    jobs: Sequence[tuple[str, str]]  # id and name of each job that may not be there
     error: DriverError
 
 
@@ -58,19 +58,19 @@ class JobsChanged(Event):
     """Jobs were cancelled, requeued, deleted, held or unheld, by a call on this queue."""
 
     change: str  # `cancel`, `requeue`, `delete`, `hold` or `unhold`
-    jobs: Sequence[tuple[str, Reply]]  # the id as it was named in the call; OK, CANCELLED, CANCELLING or HELD
+    jobs: Sequence[tuple[str, Reply]]  # the id as given in the call; OK, CANCELLED, CANCELLING or HELD
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueuePaused(Event):
-    """A queue, or a job name, was paused by a call on this queue, or was before."""
+    """A call on this queue paused the queue or a job name, or found it paused."""
 
     name: str  # the job name; '' for the whole queue
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueResumed(Event):
-    """A queue, or a job name, was resumed by a call on this queue, or was not paused."""
+    """A call on this queue resumed the queue or a job name, or found it not paused."""
 
     name: str  # the job name; '' for the whole queue
 
@@ -86,12 +86,12 @@ class WorkerEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStarted(WorkerEvent):
-    """A worker has reached the store and begins to claim."""
+    """A worker has reached the server and begins to claim."""
 
     slots: int  # how many jobs it may run at once
     names: Sequence[str]  # the job names it has handlers for, in alphabetical order
     server: str = ""  # where the queue is, without a password
-    # How many of the slots run a job, for any thread. Equal for queues that share the slots of one worker.
+    # Returns how many slots run a job, in any thread. Equal for queues that share the slots of one worker.
     busy: Callable[[], int] = int
 
 
@@ -106,23 +106,23 @@ class WorkerDraining(WorkerEvent):
 class WorkerStopped(WorkerEvent):
     """A worker's run has ended, in order or not: its jobs are settled or released, or will run again."""
 
-    started_as: str = ""  # its id when it started; '' if it never reached its store
+    started_as: str = ""  # its id when it started; '' if it never reached its server
     server: str = ""  # as in `WorkerStarted`
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceUnavailable(WorkerEvent):
-    """The store of a worker did not answer, or refuses; the worker tries again."""
+    """The server of a worker did not answer, or refuses. The worker tries again."""
 
     why: str
-    refuses: bool  # the store answers, but refuses: it is full, or a key has the wrong type
+    refuses: bool  # the server answers, but refuses: it is full, or a key has the wrong type
     leases: int | None  # how many jobs the worker holds meanwhile; None: it has not begun yet
     server: str = ""  # as in `WorkerStarted`
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceAvailable(WorkerEvent):
-    """The store of a worker answers again."""
+    """The server of a worker answers again."""
 
     server: str = ""
 
@@ -146,10 +146,10 @@ class LoopResumed(WorkerEvent):
 class ProcessEnded(WorkerEvent):
     """A worker process has ended; published by its supervisor."""
 
-    ended: int  # the process' id
-    in_order: bool  # it said before that all was settled
-    expected: bool  # it was asked to end, drained the queue, or ran its share of jobs
-    how: str  # in words, as `was killed by SIGKILL`
+    ended: int  # the process id
+    in_order: bool  # it had reported that all was settled
+    expected: bool  # it was asked to end, drained the queue, or reached a limit of jobs, memory or threads
+    how: str  # in words, for example `was killed by SIGKILL`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,38 +161,38 @@ class JobsClaimed(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsReclaimed(WorkerEvent):
-    """A worker found others that had sent no heartbeat for a lease, and handed back what they held."""
+    """A worker found others that had sent no heartbeat for a lease, and handed back their jobs."""
 
-    lost: Sequence[str]  # the ids of those that it fenced just now
-    jobs: int  # how many it handed back, in this look or in a row of looks
+    lost: Sequence[str]  # the ids of the workers that it fenced just now
+    jobs: int  # how many jobs it handed back, in this look or in a row of looks
 
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """How one job was settled. Without a lease no worker ran it: the store ended it at a claim."""
+    """How one job was settled. Without a lease, no worker ran it: Redis ended it at a claim."""
 
     job_id: str
-    reply: Reply  # the store's, to the settlement
-    name: str = "?"  # '?' if it could not be read, or was not
-    attempt: int = 0  # the number of this run, from 1, as its entry says; 0 without a lease
+    reply: Reply  # the answer to the settlement
+    name: str = "?"  # '?' if the entry could not be read, or was not read
+    attempt: int = 0  # the number of this run, from 1, as its entry has it; 0 without a lease
     lease: Lease | None = None
     outcome: Outcome | None = None
     settlement: Settlement | None = None  # what the worker sent
     waited: float = 0.0  # seconds from ready to its start, without a deliberate delay; 0 if it did not start
     ran: float = 0.0  # seconds until its handler ended, or until this event; 0 if it did not start
     sent_at: float = 0.0  # when the settlement was last sent, in seconds since 1970; 0 if never
-    resent: bool = False  # it was sent before, and the reply lost
-    attempts: int | None = None  # how many its retry policy allows, if it is tried again and that says it
+    resent: bool = False  # it was sent before, and the reply was lost
+    attempts: int | None = None  # that its retry policy allows; None if it is not tried again, or without limit
 
     @property
     def kind(self) -> "type[JobsSettled]":
-        """The class of its event: the way in which it was settled."""
+        """The class of its event, which shows how it was settled."""
         return kind_of(self.settlement, self.reply)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsSettled(WorkerEvent):
-    """Jobs were settled in one way; the event of each way derives from this."""
+    """Jobs were settled in one way. The event of each way derives from this class."""
 
     jobs: Sequence[SettledJob]
 
@@ -218,7 +218,7 @@ class JobsDead(JobsSettled):
 
 
 class LeasesLost(JobsSettled):
-    """Settlements were refused, as another worker has the jobs now; nothing was written."""
+    """Settlements were refused, because another worker has the jobs now. Nothing was written."""
 
 
 E_ = TypeVar("E_", bound=Event)
@@ -226,7 +226,7 @@ Listener = Callable[[Any], object]
 
 
 def kind_of(settlement: Settlement | None, reply: Reply) -> type[JobsSettled]:
-    """Return the event of a settlement, by the store's reply to it."""
+    """Return the class of the event for a settlement and the reply to it."""
     match reply, settlement:
         case Reply.LEASE_LOST, _:
             return LeasesLost
@@ -255,32 +255,33 @@ def _listens(kind: type[Event], when: Callable[[], bool]) -> bool:
 
 
 def _show(kind: type[Event], error: BaseException) -> None:
-    """Log what a listener raised: it must not end the publisher."""
+    """Log what a listener raised, which must not end the publisher."""
     if is_ctrl_c(error):
         raise error
-    logger.error("a listener to %s raised; nothing else is changed by it", kind.__name__, exc_info=error)
+    logger.error("a listener to %s raised; nothing else is affected", kind.__name__, exc_info=error)
 
 
 class Events:
-    """The listeners to the events of one queue, in this process. For any thread."""
+    """The listeners to the events of one queue, in this process. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal's handler may push, in the thread that holds it
+        self._lock = threading.RLock()  # reentrant: a signal handler may push, in the thread that holds it
         self._listeners: Sequence[tuple[type[Event], Listener, Callable[[], bool]]] = ()
         self._by_kind: Mapping[type[Event], Sequence[tuple[Listener, Callable[[], bool]]]] = {}
 
     def subscribe(
         self, kind: type[E_], listener: Callable[[E_], object], *, when: Callable[[], bool] = _always
     ) -> Callable[[], None]:
-        """Call a function with each event of a kind from now on; return a function that ends that.
+        """Call a function with each event of a kind from now on; return a function that ends this.
 
-        It is called in the thread in which the event happened, most often the event loop's, so it must be quick.
-        What it raises is logged.
+        The listener is called in the thread in which the event happened, usually the event loop's, so it must be
+        quick. What it raises is logged.
 
         Args:
-            kind: The class of the events. A class that others derive from stands for all of them.
+            kind: The class of the events. It stands for all classes that derive from it, too.
             listener: The function.
-            when: Returns whether it listens just now. Asked before an event is made, which costs time.
+            when: Returns whether the listener wants events now. Asked before an event is made, because that costs
+                time.
         """
         entry = (kind, listener, when)
         with self._lock:
@@ -294,7 +295,7 @@ class Events:
         return unsubscribe
 
     def wanted(self, kind: type[Event]) -> bool:
-        """Return whether there is a listener to events of a kind just now; else they need not be made."""
+        """Return whether a listener wants events of a kind now. If none does, they need not be made."""
         return any(_listens(kind, when) for _, when in self._of(kind))
 
     def publish(self, event: Event) -> None:

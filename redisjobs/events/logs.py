@@ -1,4 +1,4 @@
-"""Log lines of what has happened: a listener to a queue's events."""
+"""Log lines for what has happened, written by listeners to a queue's events."""
 
 import logging
 import threading
@@ -35,11 +35,11 @@ worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
 scheduler = Log("redisjobs.scheduler")
 
-_MOST_NAMES = 100  # unknown names that a run warns of: a producer can push any number
+_MOST_NAMES = 100  # unknown names that a run warns about: a producer can push any number
 
 
 def listen(events: Events) -> None:
-    """Log what happens from now on; completed jobs only if INFO is logged, as there are many."""
+    """Log what happens from now on; completed jobs only if INFO is logged, because there are many."""
     events.subscribe(JobsCompleted, _settled, when=lambda: worker.isEnabledFor(logging.INFO))
     for kind in (JobsRetried, JobsReleased, JobsCancelled, JobsDead, LeasesLost):
         events.subscribe(kind, _settled)
@@ -58,17 +58,17 @@ def listen(events: Events) -> None:
 
 
 def _log_of(event: WorkerEvent) -> Log:
-    """Return the log of an event; with the queue's name if its worker has several."""
+    """Return the log for an event, with the queue's name if its worker has several."""
     return Log("redisjobs.worker", [event.queue]) if event.queues else worker
 
 
 def _is_told_elsewhere(event: WorkerEvent) -> bool:
-    """Return whether it is about the whole worker, and is logged for the first of its queues."""
+    """Return whether the event is about the whole worker, and is logged for the first of its queues."""
     return bool(event.queues) and event.queue != event.queues[0]
 
 
 def _settled(event: JobsSettled) -> None:
-    """Log one line for each job: a failure with its traceback, and the job's facts as attributes of the record."""
+    """Log one line for each job, a failure with its traceback. The record's attributes hold the job's facts."""
     log = _log_of(event)
     for job in event.jobs:
         error = job.outcome.error if isinstance(job.outcome, Raised) else None
@@ -105,19 +105,19 @@ def _settled(event: JobsSettled) -> None:
 
 
 class _Unhandled:
-    """Warns of each job name without a handler, once in a run of a worker."""
+    """Warns about each job name without a handler, once in a run of a worker."""
 
     def __init__(self) -> None:
         self._registered = ""
         self._unknown = set[str]()
 
     def begin(self, event: WorkerStarted) -> None:
-        """Take in the names of a run that starts."""
+        """Note the names that a starting run has handlers for."""
         self._registered = ", ".join(event.names)
         self._unknown = set()
 
     def warn(self, event: JobsRetried) -> None:
-        """Warn of names that are new in this run."""
+        """Warn about names that are new in this run."""
         for job in event.jobs:
             unknown = isinstance(job.outcome, UnknownName) and job.name not in self._unknown
             if not unknown or len(self._unknown) >= _MOST_NAMES:
@@ -200,14 +200,14 @@ def _stopped(event: WorkerStopped) -> None:
 
 
 class _Outages:
-    """The queues of this process that can't reach their store: one line is for all queues of a server."""
+    """The queues of this process that can't reach their store. One log line covers all queues of a server."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # queues may be in the event loops of several threads
+        self._lock = threading.Lock()  # queues may run in the event loops of several threads
         self._queues: dict[str, set[str]] = {}
 
     def begin(self, store: str, queue: str) -> bool:
-        """Note that a store is unavailable for a queue; return whether it is the first to find that."""
+        """Note that a store is unavailable for a queue; return whether the queue is the first to notice."""
         with self._lock:
             is_first = store not in self._queues
             self._queues.setdefault(store, set()).add(queue)
@@ -225,7 +225,7 @@ class _Outages:
 
 
 def _refusing(queue: str) -> str:
-    """Return a name for a store that refuses: that is about the keys of one queue."""
+    """Return a name for a store that refuses: a refusal concerns the keys of one queue."""
     return f"queue {queue}"
 
 

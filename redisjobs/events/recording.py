@@ -1,7 +1,7 @@
-"""Recordings, which survive the death of their process: its events, and lines of its own.
+"""Recordings of the events of a process, and of its own lines. They survive the death of the process.
 
-Each process has one file, with one JSON object a line. A line is one write, so a process that is killed by SIGKILL
-can only cut its last line; a cut line counts as not written.
+Each process has one file, with one JSON object per line. Each line is one write, so a process that is killed by
+SIGKILL can only cut its last line. A cut line counts as not written.
 """
 
 import json
@@ -21,7 +21,7 @@ Line = Mapping[str, Any]
 
 
 class Recording:
-    """The file of this process in a folder, made with its first line. For any number of threads."""
+    """The file of this process in a folder, made with its first line. Any number of threads may write."""
 
     def __init__(self, directory: str | Path) -> None:
         self._path = Path(directory) / f"{os.getpid()}.jsonl"
@@ -36,7 +36,7 @@ class Recording:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
     def listen(self, events: Events, **facts: Any) -> None:
-        """Append every event from now on: its kind as `what`, the process, its attributes, and these facts."""
+        """Append every event from now on: its kind as `what`, the process id, its attributes, and these facts."""
         events.subscribe(Event, lambda event: self.write({**_line(event), **facts}))
 
 
@@ -57,7 +57,7 @@ def _fields(value: Event | SettledJob) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """Return a value for JSON: of a lease its job and delivery, of an outcome or a settlement its kind."""
+    """Return a value for JSON: for a lease its job and delivery, for an outcome or a settlement its kind."""
     match value:
         case str() | int() | float() | None:
             return value

@@ -1,1 +1,1 @@
-"""Pushes the jobs that schedules say are due."""
+"""Pushes the jobs of schedules when they are due."""

@@ -1,4 +1,4 @@
-"""How a scheduler declares the schedules of its code, and reads those of the queue."""
+"""Declares the schedules of a scheduler's code, and reads the schedules of the queue."""
 
 import hashlib
 import time
@@ -18,40 +18,40 @@ from redisjobs.scheduler.firing import Firing, in_parts
 from redisjobs.scheduler.known import NEVER, Known
 from redisjobs.scheduler.plan import Plan
 
-EVERY = 10.0  # seconds between two times that it says it is there; after 30 s without one it counts as gone
-_DECLARED = 86_400.0  # seconds until it declares all again: what no scheduler declares is forgotten after 31 days
-_LEAVING = 1.0  # seconds that it takes at most to withdraw what it declares, as it ends
+EVERY = 10.0  # seconds between reports that it is there; after 30 s without one it counts as gone
+_DECLARED = 86_400.0  # seconds before it declares all again; Redis forgets after 31 days what none declares
+_LEAVING = 1.0  # seconds at most to withdraw what it declares, when it ends
 
 _REFUSED = {
-    Reply.NEWER: "a newer release declares it differently: it is left to that one",
+    Reply.NEWER: "a newer release declares it differently, and that declaration counts",
     Reply.KEPT: "one of that name was put at run time, and counts; what the code declares does not",
-    Reply.SPOILED: "its key in Redis holds something else: it is left alone; remove it",
+    Reply.SPOILED: "its key in Redis holds something else, which is not changed; remove it",
 }
-"""Why a schedule does not count as this release declares it."""
+"""Why Redis does not use a schedule as this release declares it."""
 
 
 class Declaring:
-    """Keeps the store and a scheduler in step about which schedules there are."""
+    """Keeps Redis and a scheduler in agreement about which schedules there are."""
 
     def __init__(self, known: Known, firing: Firing) -> None:
         self._known = known
         self._firing = firing
 
     async def look(self) -> None:
-        """Say that it is there, if it is time to, and read what has changed."""
+        """Report that this scheduler is there, if it is time to, and read what has changed."""
         known = self._known
         if time.monotonic() >= known.said_at + EVERY:
-            known.said_at = time.monotonic()  # before: what is heard of meanwhile is looked at again
+            known.said_at = time.monotonic()  # first: a notification that comes meanwhile brings another look
             await self._declare(self._to_declare())
-            if known.declared_at == NEVER:  # the store lost its data: `read` would lose the slots seen to
+            if known.declared_at == NEVER:  # Redis lost its data: `read` would lose the last slots known here
                 await self._declare(self._to_declare())
         if known.is_behind:
-            known.is_behind = False  # before, likewise
+            known.is_behind = False  # first, likewise
             if names := await self.read():
                 await self._declare(names)
 
     def _to_declare(self) -> list[str]:
-        """Return the names of its schedules that the store may have otherwise; at first, and once a day, all."""
+        """Return the names of its schedules that Redis may have otherwise; at first, and once a day, all names."""
         known, declared, now = self._known, self._known.queue.declared, time.monotonic()
         if len(declared) != len(known.fingerprints):
             known.fingerprints = {name: each.fingerprint for name, each in declared.items()}
@@ -64,8 +64,8 @@ class Declaring:
         return list(declared)
 
     async def _declare(self, names: Sequence[str]) -> None:
-        """Declare these schedules of its code; with none, say that it is there."""
-        # Half as many as jobs in a call: each is read, and some of it is written.
+        """Declare these schedules of the code. With none, only report that this scheduler is there."""
+        # Half as many as jobs in a call, because Redis reads each, and writes part of it.
         for some in list(in_parts(names, lambda _: (2, 0))) or [[]]:
             replies = await self._put([Put(name, self._known.fingerprints[name]) for name in some])
             definitions = [self._known.queue.declared[name] for name in some]
@@ -79,24 +79,24 @@ class Declaring:
                         await self._take_over(each)
 
     def _seen_to(self, definition: Definition) -> int | None:
-        """Return the last slot seen to of a schedule that the store has lost; None: it was not known here."""
+        """Return the last fired slot of a schedule that Redis has lost; None if it was not known here."""
         plan = self._known.plans.get(definition.name)
         return None if plan is None else plan.last_ms
 
     async def _take_over(self, definition: Definition) -> None:
-        """Declare a schedule in place of one with another rule, once the slots of that one so far are seen to.
+        """Declare a schedule in place of one with another rule, once the due slots of the old rule are fired.
 
-        They are fired as that one's accuracy says; the jobs are those of the new one.
+        They are fired with the accuracy of the old schedule and the jobs of the new one.
         """
         page = await retrying(
             partial(self._known.queue.driver.read, ListSchedules(definition.name)), failed=self._known.failed
         )
         self._known.hear(page.server_ms)
-        if not page.rows:  # it is gone since
+        if not page.rows:  # it was deleted meanwhile
             self._known.said_at = NEVER
             return
         now_ms, (row,) = int(page.server_ms), page.rows
-        with suppress(ValueError):  # what can't be read has no slots
+        with suppress(ValueError):  # a schedule that can't be read has no slots
             stored = replace(Definition.read(row.name, row.fields), job=definition.job)
             plan = Plan(stored, row.fingerprint, row.last_ms)
             while not row.is_paused and plan.next_ms <= now_ms:
@@ -104,7 +104,7 @@ class Declaring:
                 fire = partial(self._firing.fire_these, [plan], now_ms)
                 await retrying(fire, on=(Unavailable, QueueFull), failed=self._known.failed)
                 if plan.last_ms == last_ms:
-                    return  # it can't be fired just now, or is another one by now: that is looked at again
+                    return  # it can't be fired now, or was changed meanwhile: the next look tries again
             row = replace(row, fields={**row.fields, b"last_slot": b"%d" % plan.last_ms})
         try:
             last_ms = row.last_ms
@@ -119,14 +119,14 @@ class Declaring:
         answer = await retrying(lambda: known.queue.driver.change(request), failed=known.failed)
         known.hear(answer.server_ms)
         known.present = answer.present
-        if known.began_ms and not answer.present:  # it was silent for too long, or the store has lost its data
+        if known.began_ms and not answer.present:  # it was silent for too long, or Redis has lost its data
             known.begin_again()
         known.began_ms = known.began_ms or int(answer.server_ms)
         known.is_behind |= answer.change != known.change
         return answer.replies
 
     async def withdraw(self) -> None:
-        """Withdraw what it declares, if the store answers."""
+        """Withdraw what it declares, if Redis answers."""
         known = self._known
         if known.began_ms:
             change = WithdrawSchedules(Declarer(known.id, known.release, known.began_ms))
@@ -134,7 +134,7 @@ class Declaring:
                 await known.queue.driver.change(change)
 
     def _heed(self, definitions: Sequence[Definition], replies: Sequence[Reply]) -> None:
-        """Log which of these do not count as this release declares them, and why."""
+        """Log which of these Redis does not use as this release declares them, and why."""
         for name, reply in zip((each.name for each in definitions), replies, strict=True):
             if reply is Reply.OK or reply in _REFUSED:
                 self._known.say(name, _REFUSED.get(reply, ""))
@@ -142,7 +142,7 @@ class Declaring:
                 self._known.plans.pop(name, None)
 
     async def read(self) -> list[str]:
-        """Make plans of the schedules that have changed since the last time; return what to declare again."""
+        """Make plans for the schedules that have changed since the last read; return which to declare again."""
         known = self._known
         after, plans, others, change = known.change, known.plans, known.others, None
         if after is None:
@@ -152,7 +152,7 @@ class Declaring:
         while True:
             page = await retrying(partial(known.queue.driver.read, query), failed=known.failed)
             known.hear(page.server_ms)
-            change = page.change if change is None else change  # what has changed since is read again
+            change = page.change if change is None else change  # what changes from then on is read again
             if after is not None and change < after:
                 known.begin_again()
                 return []
@@ -169,7 +169,7 @@ class Declaring:
         return [] if after is None else sorted(theirs)
 
     def _plan(self, row: ScheduleRow) -> Plan | None:
-        """Return what this scheduler has to do for a schedule; None: nothing."""
+        """Return this scheduler's plan for a schedule; None if it has nothing to do."""
         mine = self._known.fingerprints.get(row.name, "")
         if row.is_paused or (row.is_declared and row.fields.get(b"fingerprint") != mine.encode()):
             return None

@@ -1,4 +1,4 @@
-"""How a scheduler fires what is due: the store compares a schedule's last slot, sets it, and pushes its jobs."""
+"""Fires due schedules. In one step, Redis compares a schedule's last slot, sets it, and pushes its jobs."""
 
 import random
 import time
@@ -20,12 +20,12 @@ from redisjobs.scheduler.plan import Plan, firing_of
 
 T = TypeVar("T")
 
-_AGAIN = 5.0  # seconds after which a schedule that could not be fired is tried again
+_AGAIN = 5.0  # seconds before a new try of a schedule that could not be fired
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to fire a schedule: what is asked of the store, and the hooks that wait for the end."""
+    """One try to fire a schedule: the request to Redis, and the hooks that wait for its end."""
 
     plan: Plan
     firing: stored.Firing
@@ -39,7 +39,7 @@ class Firing:
         self._known = known
 
     async def fire_due(self) -> None:
-        """Fire what is due now. A repeated call asks again what that is: time went by."""
+        """Fire what is due now. A retry computes again what that is, because time has passed."""
         known = self._known
         now, past_ms, now_ms = time.monotonic(), known.past_ms, known.now_ms
         due = [plan for plan in known.plans.values() if plan.next_ms <= past_ms and plan.not_before <= now]
@@ -51,7 +51,7 @@ class Firing:
             await self.fire_these(due[start : start + MOST_JOBS], now_ms)
 
     async def _is_seen_to(self, plan: Plan) -> bool:
-        """Return whether another scheduler has fired a schedule that is due; to ask of all would cost far more."""
+        """Return whether another scheduler has fired this due schedule. Asking about all would cost far more."""
         page = await self._known.queue.driver.read(ListSchedules(plan.definition.name))
         self._known.hear(page.server_ms)
         with suppress(ValueError):
@@ -66,14 +66,14 @@ class Firing:
             while attempts:
                 try:
                     fired = await self._fire_some(attempts)
-                except WrongType:  # one of them meets a key of the wrong type; the others are fired
+                except WrongType:  # one of them meets a key of the wrong type: fire each by itself
                     for each in attempts:
                         await self._fire_one(each)
                     break
                 attempts = attempts[fired:]
 
     async def _attempts(self, firings: Sequence[tuple[Plan, stored.Firing]]) -> list[Attempt]:
-        """Call the hooks of pushes with the jobs, just before these are pushed."""
+        """Call the push hooks with the jobs, just before these are pushed."""
         hooks, queue = self._known.queue.on_push, self._known.queue.name
         attempts = list[Attempt]()
         try:
@@ -93,7 +93,7 @@ class Firing:
             self._put_off(attempt.plan, str(error))
 
     async def _fire_some(self, attempts: Sequence[Attempt]) -> int:
-        """Fire the first of these, as many as one call of the store takes; return how many."""
+        """Fire the first of these, as many as one call takes; return how many."""
         change = Fire(self._known.id, [each.firing for each in attempts])
         try:
             answer = await self._known.queue.driver.change(change)
@@ -117,9 +117,9 @@ class Firing:
                 return
             case Reply.FIRED if _has_moved(plan, fired.last_ms):
                 pass
-            case Reply.EARLY:  # the server's clock was set back: it was heard just now
+            case Reply.EARLY:  # the server's clock was set back: this answer has brought its new time
                 pass
-            case Reply.CHANGED if firing.name in known.fingerprints:  # or the store has lost it
+            case Reply.CHANGED if firing.name in known.fingerprints:  # or Redis has lost it
                 plan.not_before = time.monotonic() + _AGAIN
                 known.others.add(firing.name)
                 known.say_again()
@@ -150,7 +150,7 @@ class Firing:
 
 
 def _has_moved(plan: Plan, last_ms: int) -> bool:
-    """Move on to the slot that another scheduler saw to, if that is a time; return whether it is."""
+    """Move on to the slot that another scheduler has fired, if that is a time; return whether it is."""
     with suppress(ValueError):
         plan.move_to(last_ms)
         return True
@@ -158,7 +158,7 @@ def _has_moved(plan: Plan, last_ms: int) -> bool:
 
 
 def in_parts(items: Sequence[T], weight: Callable[[T], tuple[int, int]]) -> Iterator[list[T]]:
-    """Yield items in lists that one call takes; the weight of one is how many jobs, and how many bytes."""
+    """Yield items in lists that one call can take. `weight` returns how many jobs and bytes an item has."""
     part, jobs, size = list[T](), 0, 0
     for item in items:
         more, larger = weight(item)

@@ -12,8 +12,8 @@ from redisjobs.scheduler.plan import Plan
 
 logger = Log("redisjobs.scheduler")
 
-_FIRST = 8  # about this many schedulers fire at a slot, however many there are
-_LATER_MS = 1000  # the others look this much later, up to twice that
+_FIRST = 8  # about how many schedulers fire at a slot, of any number
+_LATER_MS = 1000  # the others look this much later, or up to twice as much
 NEVER = float("-inf")
 
 
@@ -23,21 +23,21 @@ class Known:
     def __init__(self, queue: Registry) -> None:
         self.queue = queue
         self.id = token_hex(8)
-        self.plans: dict[str, Plan] = {}  # that it fires, by name
-        self.change: int | None = None  # number of the last change of a schedule that it read; None: read all
+        self.plans: dict[str, Plan] = {}  # the schedules that it fires, by name
+        self.change: int | None = None  # number of the last change of a schedule that it has read; None: read all
         self.is_behind = True  # there may be changes to read
         self.fingerprints = dict[str, str]()  # of the schedules that its code declares, by name
         self.release = ""  # the same for all schedulers that declare the same
-        self.others = set[str]()  # names of these that the store does not have from this release
+        self.others = set[str]()  # names of its declared schedules that Redis does not have from this release
         self.began_ms = 0  # by the server's clock; 0: it has not declared anything yet
         self.present = 0  # schedulers of this release
-        self.said_at = self.declared_at = NEVER  # that it is there, and all it declares; by the monotonic clock
-        self.trouble = ""  # what the store said, if nothing can be fired
-        self.in_worker = False  # which logs that the server is unavailable
+        self.said_at = self.declared_at = NEVER  # when it last reported, and declared all; monotonic
+        self.trouble = ""  # why nothing can be fired; '' if something can
+        self.in_worker = False  # the worker logs that the server is unavailable
         self._has_warned = False
         self.lot = random.random()  # the share of the schedulers that fires before this one
-        self._ahead = 0.0  # the server's clock less this process' monotonic one, ms
-        self._said: dict[str, str] = {}  # by schedule, what the log has last
+        self._ahead = 0.0  # the server's clock minus this process's monotonic clock, in ms
+        self._said: dict[str, str] = {}  # what was last logged, by schedule
 
     @property
     def now_ms(self) -> float:
@@ -46,16 +46,16 @@ class Known:
 
     @property
     def leaves_slots(self) -> bool:
-        """Whether enough other schedulers fire at a slot."""
+        """Whether enough other schedulers fire at a slot, so that this one need not."""
         return self.lot * self.present >= _FIRST
 
     @property
     def past_ms(self) -> float:
-        """The time, by the server's clock, up to which this scheduler has to see to slots now."""
+        """The server's time up to which this scheduler has to fire slots now."""
         return self.now_ms - (_LATER_MS * (1 + self.lot) if self.leaves_slots else 0)
 
     def hear(self, server_ms: float) -> None:
-        """Take in the server's clock: the store has answered."""
+        """Record the server's time from an answer."""
         self._ahead = server_ms - time.monotonic() * 1000
         self.trouble = ""
         if self._has_warned:
@@ -63,16 +63,16 @@ class Known:
             logger.info("the schedules of queue '%s' go on", self.queue.name)
 
     def failed(self, error: DriverError) -> None:
-        """Note that the store did not answer; the log has it once."""
+        """Note that Redis did not answer. This is logged once."""
         self.trouble = str(error)
         if self._has_warned or (self.in_worker and isinstance(error, Unavailable)):
-            return  # a worker logs one line for all that its server's absence stops
+            return  # a worker logs one line for everything that stops while its server is away
         self._has_warned = True
         where = f"'{self.queue.name}' at {self.queue.driver.where}"
         logger.warning("the schedules of queue %s wait for the server: %s", where, error)
 
     def say(self, name: str, what: str) -> None:
-        """Log what is wrong with a schedule, once for as long as it stays so; "" says that nothing is."""
+        """Log what is wrong with a schedule, once for as long as it stays so; "" means that nothing is."""
         if not what:
             self._said.pop(name, None)
         elif self._said.get(name) != what:
@@ -80,10 +80,10 @@ class Known:
             logger.warning("schedule '%s' of queue '%s': %s", visible(name), self.queue.name, what)
 
     def say_again(self) -> None:
-        """At the next look say that it is there, declare what the store has from others, and read what is new."""
+        """Let the next look report, declare what Redis has from other releases, and read what is new."""
         self.said_at, self.is_behind = NEVER, True
 
     def begin_again(self) -> None:
-        """At the next look declare all, and then read all: the store has an older state, or none."""
+        """Let the next look declare everything and then read everything: Redis has an older state, or none."""
         self.declared_at, self.change = NEVER, None
         self.say_again()

@@ -1,4 +1,4 @@
-"""What a schedule fires next: its due slots, and the jobs for them. Pure: it asks no store."""
+"""What a schedule fires next: its due slots, and the jobs for them. Pure: it makes no call to Redis."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,26 +19,26 @@ class Plan:
 
     definition: Definition
     fingerprint: str
-    last_ms: int  # the last slot that was seen to
-    next_ms: int = 0  # the slot after that
-    not_before: float = 0.0  # when it is tried again after an error, by the monotonic clock
+    last_ms: int  # the last slot that was fired, or passed by
+    next_ms: int = 0  # the first slot after that
+    not_before: float = 0.0  # when to try again after an error, by the monotonic clock
 
     def __post_init__(self) -> None:
         self.move_to(self.last_ms)
 
     def move_to(self, slot_ms: int) -> None:
-        """Note the last slot that was seen to."""
+        """Note the last slot that was fired."""
         self.last_ms = slot_ms
         self.next_ms = ms_of(self.definition.rule.next_after(moment(slot_ms)))
 
     def pass_by(self, now_ms: float) -> None:
-        """Note that other schedulers have seen to the slots until then."""
+        """Note that other schedulers have fired the slots until then."""
         after = moment(now_ms) + timedelta(microseconds=1)
         self.move_to(ms_of(self.definition.rule.last_before(after)))
 
 
 async def firing_of(plan: Plan, now_ms: float) -> Firing:
-    """Return what a schedule fires now: its due slots from the first on, as many as one call takes."""
+    """Return what a schedule fires now: its first due slots, as many as one call takes."""
     slots, missed = await slots_due(plan, now_ms)
     jobs = [slot_job(plan.definition, slot) for slot in slots]
     most = max(1, MOST_BYTES // weight_of(jobs[0]))  # the rest is due in the next turn
@@ -46,7 +46,7 @@ async def firing_of(plan: Plan, now_ms: float) -> Firing:
 
 
 async def slots_due(plan: Plan, now_ms: float) -> tuple[list[int], int]:
-    """Return the slots, in ms and in order, that get a job now; and how many other slots are past."""
+    """Return the slots that get a job now, in ms and in order, and how many other slots have passed."""
     rule, last, now = plan.definition.rule, moment(plan.last_ms), moment(now_ms)
     first = moment(plan.next_ms)
     if rule.next_after(first) > now:  # the usual case

@@ -1,12 +1,12 @@
-"""Pushes what the schedules of a queue say is due. Any number of schedulers may run, on any hosts.
+"""Pushes the jobs of a queue's schedules when they are due. Any number of schedulers may run, on any hosts.
 
-There is no lock and no leader: the store compares the last slot of a schedule, sets it, and pushes its job, in one
-step. The first scheduler to come does it, and the time is the server's. `model/stored.py` says what is stored of a
-schedule. Of many schedulers about eight fire at a slot. A second later the others look at one schedule, to see
-whether these still do.
+There is no lock and no leader. In one step, Redis compares a schedule's last slot, sets it, and pushes its jobs.
+The first scheduler that asks does it, and the time is the server's. `model/stored.py` describes what Redis stores
+of a schedule. Of many schedulers, about eight fire at a slot. A second later each of the others checks one
+schedule, to see whether the eight still fire.
 
-A scheduler declares all schedules of its code when it begins, and after that only says that it is there. It reads
-all schedules once, and then those that have changed. So neither costs more where there are many.
+A scheduler declares all schedules of its code when it begins, and after that only reports that it is there. It
+reads all schedules once, and then those that have changed. So neither costs more when there are many.
 """
 
 import time
@@ -42,19 +42,19 @@ class Scheduler:
 
     @property
     def trouble(self) -> str:
-        """What the store said, if nothing can be fired; "" if all is well."""
+        """Why nothing can be fired; "" if all is well."""
         return self._known.trouble
 
     async def run(self, *, listens: bool = True) -> None:
-        """Fire what is due, until it is stopped. While the store is unavailable it waits, and then catches up.
+        """Fire what is due until stopped. While Redis is unavailable, wait; then catch up.
 
         Args:
-            listens: Whether it listens for changes of schedules, on a connection of its own. A worker, which
-                listens anyway, passes on what it hears, by `hear`.
+            listens: Whether to listen for changes of schedules, on a separate connection. A worker listens anyway,
+                and passes its notifications to `hear`.
 
         Raises:
             RuntimeError: This scheduler runs already.
-            DriverError: The store refuses for good.
+            DriverError: The server refuses, and waiting would not help.
         """
         if self._is_running:
             raise RuntimeError("this scheduler runs already, and goes on; make another Scheduler")
@@ -75,10 +75,10 @@ class Scheduler:
             self._is_running = False
             with anyio.CancelScope(shield=True):
                 await self._declaring.withdraw()
-                await self._queue.driver.aclose()  # what waits for results in this process goes on
+                await self._queue.driver.aclose()  # code in this process that waits for results goes on
 
     def stop(self) -> None:
-        """Fire nothing from now on; `run` returns. For the event loop it runs in."""
+        """Fire nothing from now on, and let `run` return. Call it in the event loop of `run`."""
         self._stopped = True
         if self._scope is not None:
             self._scope.cancel()
@@ -102,7 +102,7 @@ class Scheduler:
             await retrying(partial(self._queue.driver.listen, self.hear))
 
     def hear(self, notification: Notification) -> None:
-        """Take in a notification of the queue. For the event loop it runs in."""
+        """Handle a notification of the queue. Call it in the event loop of `run`."""
         match notification.kind:
             case "schedules":
                 self._known.is_behind = True
@@ -114,7 +114,7 @@ class Scheduler:
             self._wake.set()
 
     def _pause(self) -> float:
-        """Return the seconds until something is to be done."""
+        """Return the seconds until there is something to do."""
         known, now = self._known, time.monotonic()
         if known.is_behind:
             return 0.0

@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 logger = Log("redisjobs.worker")
 
 _MEMORY = 2.0  # seconds between looks at the memory in use; less for a short lease
-_UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed on
+_UNWIND = 0.5  # seconds that cancelled handlers have to clean up before their jobs are handed back
 
 
 class WorkerRun:
     """One run of a worker.
 
     Args:
-        settings: The worker's, for each of its queues: only the queue differs.
-        allocator: Which queue is claimed from next. Defaults to one after another.
-        breaking: Called when it begins to end by an error, or is cancelled.
+        settings: The worker's settings, once for each of its queues: only the queue differs.
+        allocator: Decides which queue is claimed from next. By default the queues take equal turns.
+        breaking: Called when the run begins to end by an error or a cancel.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class WorkerRun:
         self._breaking = breaking
         self.threads = Threads(first.abandoned, self._no_threads)
         self._opening = anyio.CancelScope()
-        self._ending: Gate | None = None  # opens when it ends in order
+        self._ending: Gate | None = None  # opens when every source has left its queue
         self.shutdown = Shutdown()
         self.pool = Pool(first, self.threads, self.shutdown, self.recycle)
         turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
@@ -74,7 +74,7 @@ class WorkerRun:
         self.processes: HandlerPool | None = None
 
     def _make_heartbeats(self) -> list[Heartbeat]:
-        """Make a thread for each server."""
+        """Make a heartbeat thread for each server."""
         by_server = defaultdict[Hashable, list[Source]](list)
         for source in self.sources:
             by_server[source.member.consumer.server].append(source)
@@ -89,12 +89,12 @@ class WorkerRun:
         return heartbeats
 
     def _look(self, number: int) -> None:
-        """Watch the event loop from one heartbeat: the first whose server has been reached."""
+        """Watch the event loop from one heartbeat only: the first whose server has been reached."""
         if not any(heartbeat.started for heartbeat in self.heartbeats[:number]):
             self.loop.look()
 
     async def run(self) -> None:
-        """Work until stopped, or until idle; jobs still held at the end are released."""
+        """Work until stopped, or until idle; release the jobs still held at the end."""
         watch = CancelWatch()
         try:
             with self._opening:
@@ -119,7 +119,7 @@ class WorkerRun:
         queues = [source.member.settings.queue for source in self.sources]
         handlers = [each for queue in queues for each in queue.definitions.values() if each.in_process]
         if handlers:
-            from redisjobs.worker.running.handler_pool import HandlerPool  # here, for what it loads
+            from redisjobs.worker.running.handler_pool import HandlerPool  # here, because it loads multiprocessing
 
             self.processes = HandlerPool(handlers)
             await self.processes.open()
@@ -167,13 +167,13 @@ class WorkerRun:
                 tasks.start_soon(source.close)
         for heartbeat in self.heartbeats:
             try:
-                # With a limiter of its own: the application's threads may have taken all of the default one.
+                # With its own limiter: the application's threads may have used up the default one.
                 await anyio.to_thread.run_sync(heartbeat.stop, 1.0, limiter=anyio.CapacityLimiter(1))
-            except RuntimeError:  # no thread can be started to wait for that one
+            except RuntimeError:  # no thread can be started to wait for the heartbeat's
                 heartbeat.end()
 
     def stop(self, grace: float) -> None:
-        """Claim no more, and give up jobs that still run after `grace` seconds; for a callback of the loop too."""
+        """Claim no more, and give up jobs that still run after `grace` seconds. Call it in the event loop."""
         is_first = not self.shutdown.stopping
         self.shutdown.ask(grace)
         self._opening.cancel()
@@ -183,14 +183,14 @@ class WorkerRun:
     def recycle(self, why: str) -> None:
         """End once all running jobs are done, however long they take."""
         self.shutdown.recycled = True
-        logger.info("%s: this worker ends when those that run are done", why)
+        logger.info("%s: this worker ends when its running jobs are done", why)
         self.stop(math.inf)
 
     @property
     def health(self) -> Health:
-        """Its health, judged by what its loop and its heartbeats got done; for any thread."""
+        """The worker's health, judged by what its loop and its heartbeats got done. Any thread may read it."""
         common = self._common_health
-        # A source that has left has nothing more to say to its server.
+        # A source that has left no longer needs its server.
         have_left = [source.member.left for source in self.sources]
         own = [
             None if left and not all(have_left) else source.health(common, loop_is_blocked=self.loop.blocked)
@@ -230,10 +230,10 @@ class WorkerRun:
             self.recycle("no sync handler can be started")
 
     async def _watch_memory(self) -> None:
-        """Recycle the worker once the process uses more than `max_rss` bytes; until a stop.
+        """Recycle the worker once the process uses more than `max_rss` bytes; return at a stop.
 
         Raises:
-            RedisJobsError: It uses more though no job was run: the next worker would fare no better.
+            RedisJobsError: It uses more before any job was run, so the next worker would do no better.
         """
         most, every = self._settings.max_rss, min(_MEMORY, self._settings.lease / 4)
         while not self.shutdown.stopping:
@@ -248,7 +248,7 @@ class WorkerRun:
                 self.recycle(f"{used / 1e6:.0f} MB of memory are in use")
 
     async def _watch_grace(self) -> None:
-        """Once the grace is over, cancel the running jobs, give them a moment to clean up, then let go of them."""
+        """When the grace is over, cancel the running jobs, give them a moment to clean up, and let go of them."""
 
         def limit() -> None:
             for source in self.sources:
@@ -265,7 +265,7 @@ class WorkerRun:
 
 
 def rss() -> int:
-    """Return the resident bytes of this process, the most so far where the system tells no more; 0 if nothing."""
+    """Return the resident bytes of this process, or the peak if the system shows only that; 0 if unknown."""
     if sys.platform == "linux":
         try:
             return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -277,8 +277,8 @@ def rss() -> int:
 
 
 def cut_off() -> RedisJobsError:
-    """Return what a run ends by when other code has cancelled its tasks."""
+    """Return the error with which a run ends after other code has cancelled its tasks."""
     return RedisJobsError(
-        "one of the worker's tasks was cancelled, by a handler or other code in its event loop; the jobs that ran "
-        "are handed back, and this delivery of them counts"
+        "one of the worker's tasks was cancelled, by a handler or other code in its event loop; its running jobs "
+        "are handed back, and their delivery counts"
     )

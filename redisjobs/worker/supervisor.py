@@ -1,8 +1,8 @@
-"""Keeps worker processes running: restarts those that end, and releases a dead one's jobs at once.
+"""Keeps worker processes running: restarts those that end, and releases the jobs of a dead one at once.
 
-The supervisor runs no jobs and no event loop. It waits for the next event: a child that ended, or a stop. It has
-seen a dead child end, so that child's jobs need not wait for their lease to run out. Through a pipe each child
-reports its health, and learns that its supervisor is gone.
+The supervisor runs no jobs and no event loop. It waits for the next event: a child ended, or a stop. It knows for
+sure when a child has died, so that child's jobs need not wait for their lease to run out. Through a pipe, each
+child reports its health, and notices when the supervisor is gone.
 """
 
 import logging
@@ -32,31 +32,31 @@ from redisjobs.worker.settings.shutdown import how_ended
 
 logger = Log("redisjobs.supervisor")
 
-_HEALTHY = 10.0  # seconds after which a child that dies is restarted at once
+_HEALTHY = 10.0  # a child that has lived for this many seconds is restarted at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
-_MARGIN = 12.0  # seconds beyond the grace after which a child is killed: it should have ended by then
-_RELEASING = 5.0  # seconds that dead children's jobs may take to be released at the end
+_MARGIN = 12.0  # seconds after the grace at which a child is killed: it should have ended by then
+_RELEASING = 5.0  # seconds at the end within which the jobs of dead children may be released
 _LAST_WORDS = 0.5  # seconds that a dead child's last line may take to arrive
-_LOOK = 1.0  # seconds between looks: a signal that another of our threads got ends no wait
+_LOOK = 1.0  # seconds between looks: a signal that another thread gets ends no wait
 _STARTING = 60.0  # seconds that a child may take to import what it runs
 _LEFT = "its jobs could not be released, and run once their leases are over: %s"
 _MISTAKE = 2  # the exit status of wrong usage: another start would end the same way
-# -P: without it Python looks for modules in the current directory first, and would import a `queue.py` there
-# instead of its own.
+# -P: without it, Python searches the current directory first, and would import a `queue.py` there instead of its
+# own.
 PROGRAM = (sys.executable, "-P", "-m", "redisjobs")
 """The command line that runs redisjobs in another process."""
 
 _REPORT = 1.0  # seconds between a child's reports of its health
-_BETWEEN = "}"  # between two ids in a line of the pipe: none has a brace
+_BETWEEN = "}"  # between two ids in a line of the pipe; no id has a brace
 
 
 class End(StrEnum):
-    """The last line of a supervised worker, once all is settled; a handler may set the exit status."""
+    """The last line of a supervised worker, sent when all is settled. Its exit status may come from a handler."""
 
     DRAINED = "drained"  # nothing is left to run
     STOPPED = "stopped"
-    SHARE = "share"  # a limit of jobs, memory or threads was reached: another takes its place at once
-    HINDERED = "hindered"  # the system gives it no threads, and may give none to the next one
+    SHARE = "share"  # it reached a limit of jobs, memory or threads: another worker replaces it at once
+    HINDERED = "hindered"  # the system gives it no threads, and may give none to the next worker
 
 
 @dataclass(slots=True)
@@ -64,13 +64,13 @@ class Child:
     """A worker process."""
 
     process: subprocess.Popen[bytes]
-    worker_ids: tuple[str, ...] = ()  # in each of its queues; none until it has said so, before it claims
+    worker_ids: tuple[str, ...] = ()  # its id in each of its queues; empty until it reports them, before it claims
     health: Health = field(default_factory=lambda: Health(True, False, "starting"))
-    is_partial: bool = False  # it takes jobs of some of its queues only
+    is_partial: bool = False  # it takes jobs from only some of its queues
     heard_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
     end: End | None = None  # its last line
-    is_late: bool = False  # it was killed, as it ran on after the grace
+    is_late: bool = False  # it was killed, because it ran on after the grace
 
 
 def listen(child: Child, line: socket.socket) -> None:
@@ -78,7 +78,7 @@ def listen(child: Child, line: socket.socket) -> None:
     with line, line.makefile("rb") as words:
         for word in words:
             if not word.endswith(b"\n"):
-                return  # cut off by its end
+                return  # cut off by the child's end
             ids, what, *rest = word.decode().rstrip("\n").split(" ", 3)
             child.worker_ids = tuple(ids.split(_BETWEEN))
             if not rest:
@@ -91,13 +91,13 @@ def listen(child: Child, line: socket.socket) -> None:
 
 
 class Pipe:
-    """A child's end of the pipe: it reports the worker's health, and learns that the supervisor is gone.
+    """A child's end of the pipe. It reports the worker's health, and notices when the supervisor is gone.
 
-    `worker_ids` returns its id in each of its queues; they are sent at once, and with each report.
+    `worker_ids` returns the worker's id in each of its queues. These are sent at once, and with each report.
     """
 
     def __init__(self, descriptor: int, worker_ids: Callable[[], Sequence[str]]) -> None:
-        os.set_inheritable(descriptor, False)  # not for processes that handlers start
+        os.set_inheritable(descriptor, False)  # processes that handlers start must not inherit it
         self._socket = socket.socket(fileno=descriptor)
         self._worker_ids = worker_ids
         self._report(Health(True, False, "starting"))
@@ -111,12 +111,12 @@ class Pipe:
         self._socket.sendall(f"{_BETWEEN.join(self._worker_ids())} {words}\n".encode())
 
     def end(self, end: End) -> None:
-        """Report that the worker has ended in order; nothing follows."""
+        """Report that the worker has ended in order. Nothing follows."""
         with suppress(OSError):  # the supervisor is gone
             self._send(end.value)
 
     def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
-        """Report the health every second, in a thread; call `orphaned` once the supervisor is gone."""
+        """Report the health every second, in a thread. Call `orphaned` once the supervisor is gone."""
 
         def follow() -> None:
             self._socket.settimeout(_REPORT)
@@ -133,18 +133,18 @@ class Pipe:
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of a child, and of those that follow it."""
+    """The place of one child after another."""
 
-    child: Child | None = None  # None between two
-    start_at: float | None = 0.0  # of the next one, by the monotonic clock; None: it is not to be started
-    deaths: int = 0  # children that ended in a row, each but the first soon after its start
+    child: Child | None = None  # None while none runs
+    start_at: float | None = 0.0  # when the next child starts, by the monotonic clock; None: it does not
+    deaths: int = 0  # children that ended in a row, all but the first soon after their start
 
 
 class Supervisor:
     """Runs `processes` workers until it is stopped, or until each reports that it has drained the queue.
 
-    `command` starts a worker; `--supervised FD` is added, the pipe to the supervisor. The children's lease and
-    grace are in seconds.
+    `command` starts a worker. The supervisor adds `--supervised FD`, the child's end of the pipe. `lease` and
+    `grace` are the children's, in seconds.
     """
 
     def __init__(
@@ -165,24 +165,24 @@ class Supervisor:
         self._stops = 0
         self._kill_at = float("inf")
         self._code = 0
-        self._began = False  # a child has said its id, so the command line is right
+        self._began = False  # a child has reported its ids, so the command line is right
         self._releases: list[threading.Thread] = []
 
     def stop(self) -> None:
-        """Let all children stop; a second time, at once. Callable from a signal handler."""
+        """Let all children stop; at a second call, at once. A signal handler may call it."""
         self._events.put(None)
 
     @property
     def health(self) -> Health:
-        """Live if every child is, ready if any is; for any thread."""
+        """Live if every child is, ready if any is. Any thread may read it."""
         children = [child for slot in self._slots if (child := slot.child) is not None]
         for child in children:
             silent = 3 * self._lease + 2 if child.worker_ids else _STARTING
             if not child.health.live:
                 return Health(False, False, f"process {child.process.pid}: {child.health.why}")
             if time.monotonic() - child.heard_at > silent:
-                return Health(False, False, f"process {child.process.pid} says nothing for over {silent:g} s")
-        # A child's health is read but once: its thread replaces it.
+                return Health(False, False, f"process {child.process.pid} has not reported for {silent:g} s")
+        # Read each child's health only once: its thread replaces it.
         said = [(child.process.pid, child.health, child.is_partial) for child in children]
         ready = sum(health.ready for _, health, _ in said)
         wrong = [(pid, health) for pid, health, is_partial in said if is_partial or not health.ready]
@@ -218,7 +218,7 @@ class Supervisor:
                 slot.start_at = None
                 try:
                     slot.child = self._start()
-                except (OSError, RuntimeError, MemoryError) as error:  # no process, no thread to be had just now
+                except (OSError, RuntimeError, MemoryError) as error:  # no process or thread to be had just now
                     logger.warning("could not start a worker process, retrying: %s", error)
                     slot.start_at = time.monotonic() + self._backoff(slot, lived=0.0)
 
@@ -238,7 +238,7 @@ class Supervisor:
         return self._attend(Child(process), ours)
 
     def _attend(self, child: Child, line: socket.socket) -> Child:
-        """Start threads that read a child's reports and wait for its end; without them the child is killed."""
+        """Start threads that read a child's reports and wait for its end. If that fails, kill the child."""
         listening = threading.Thread(target=listen, args=(child, line), daemon=True)
 
         def wait() -> None:
@@ -253,14 +253,14 @@ class Supervisor:
         except BaseException:
             child.process.kill()
             child.process.wait()
-            if listening.ident is None:  # else it closes the line itself
+            if listening.ident is None:  # else that thread closes the line
                 line.close()
             raise
         logger.info("started worker process %d", child.process.pid)
         return child
 
     def _handle_end(self, child: Child) -> None:
-        """Act on the end of a child."""
+        """Handle the end of a child."""
         slot = next(slot for slot in self._slots if slot.child is child)
         slot.child = None
         code, in_order = child.process.returncode, child.end is not None
@@ -268,7 +268,7 @@ class Supervisor:
         was_expected = self._stops or child.end in (End.DRAINED, End.SHARE)
         self._tell_end(child, in_order and code == 0, bool(was_expected))
         if not in_order:
-            for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no id: it had not begun
+            for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no ids: it had not begun
                 self._release(queue, worker_id)
         if code == _MISTAKE and not self._began and not self._stops:
             self._code = _MISTAKE
@@ -282,7 +282,7 @@ class Supervisor:
 
     def _tell_end(self, child: Child, in_order: bool, was_expected: bool) -> None:
         ended, code = child.process.pid, child.process.returncode
-        is_late = child.is_late and code == -signal.SIGKILL  # else it had ended by itself just then
+        is_late = child.is_late and code == -signal.SIGKILL  # else it ended by itself just then
         how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_expected)
         names = [queue.name for queue in self.queues] if len(self.queues) > 1 else []
         ids = child.worker_ids or ("",) * len(self.queues)
@@ -291,16 +291,16 @@ class Supervisor:
             queue.events.publish(event(queue.name, worker_id))
 
     def _backoff(self, slot: Slot, lived: float) -> float:
-        """Return the seconds until the slot's next start; its last child lived for `lived` seconds."""
+        """Return the seconds until the slot's next start. Its last child lived for `lived` seconds."""
         slot.deaths = 1 if lived >= _HEALTHY else slot.deaths + 1
         if slot.deaths <= 1:
             return 0.0
         return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
 
     def _release(self, queue: Registry, worker_id: str) -> None:
-        """Release what a dead child held of a queue; in a thread, for its store may be unavailable."""
+        """Release a dead child's jobs in a queue, in a thread, because the server may be unavailable."""
         log = Log("redisjobs.supervisor", [queue.name] if len(self.queues) > 1 else ())
-        most = 2 * self._lease  # seconds: by then its leases are over, and others have taken its jobs
+        most = 2 * self._lease  # seconds: by then its leases are over, and other workers have taken its jobs
 
         def release() -> None:
             dead = queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).sync
@@ -331,11 +331,11 @@ class Supervisor:
         for slot in self._slots:
             slot.start_at = None
             if slot.child is not None:
-                # Not the first signal again: that one may arrive twice, from us and from a service manager.
+                # Don't repeat the first signal: it may arrive twice anyway, from us and from a service manager.
                 slot.child.process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGINT)
 
     def _kill_late(self) -> None:
-        """Kill the children that run on after the grace."""
+        """Kill the children that still run after the grace."""
         if time.monotonic() < self._kill_at:
             return
         self._kill_at = float("inf")

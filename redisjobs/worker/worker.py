@@ -1,4 +1,4 @@
-"""A worker: its settings, and how it is stopped. What it does is a `WorkerRun`."""
+"""The class `Worker`: a worker's settings, and how it is stopped. `WorkerRun` does the work."""
 
 import math
 import os
@@ -29,11 +29,11 @@ logger = Log("redisjobs.worker")
 
 _RESERVED = ("released", "alone", "parked")
 _LINE = "line:"
-"""Consumers that are no workers: jobs wait there that were handed back, run isolated, or may not start."""
+"""Consumers that are not workers. Jobs wait there that were handed back, must run isolated, or may not start."""
 
 
 def _checked_name(worker_id: str) -> str:
-    """Return the name if it can begin a consumer's name and stand in a line of text."""
+    """Return the name if it can begin a consumer's name and fits into a line of text."""
     fits = isinstance(worker_id, str) and re.fullmatch(r"[^\s{}]{1,200}", worker_id) and worker_id.isprintable()
     if not fits or worker_id in _RESERVED or worker_id.startswith(_LINE):
         raise ValueError(
@@ -44,13 +44,13 @@ def _checked_name(worker_id: str) -> str:
 
 
 def _checked_limit(limit: int | None, what: str) -> int | None:
-    """Return the limit if it is none, or a whole number of at least 1."""
+    """Return the limit if it is None, or a whole number of at least 1."""
     if limit is not None:
         whole(limit, what)
     return limit
 
 
-_SLOTS, _ASYNC_SLOTS = 10, 100  # by default: a thread for each is expensive, a task is not
+_SLOTS, _ASYNC_SLOTS = 10, 100  # by default; a thread for each slot is expensive, a task is not
 
 
 class Worker:
@@ -61,18 +61,18 @@ class Worker:
             weight. They share this worker's slots and all settings below. Each keeps its own handlers, retry
             policies and middleware.
         weights: The weights of several queues by name: the share of jobs that each starts while others have jobs
-            too. With 3 and 1, three of four jobs that start are of the first queue. Defaults to 1 each.
+            too. With 3 and 1, the first queue starts three of four jobs. Defaults to 1 each.
         strict: Start a job of a later queue only while no earlier queue has enough jobs to fill the slots. Later
             queues may starve, by intent.
-        concurrency: How many jobs run at once, of all queues together. Defaults to 100 if every handler is async
+        concurrency: How many jobs run at once, in all queues together. Defaults to 100 if every handler is async
             when a run begins, and to 10 if one is a plain function, which needs a thread or a process.
         lease: Seconds without a heartbeat after which this worker counts as dead, and its jobs run again
-            elsewhere. It beats every third of that. Workers of a queue may differ in it. Defaults to 15 s.
-        max_deliveries: Deliveries before a job that never finishes becomes a dead letter: it kills its workers.
-            The last time it runs isolated, with no other job beside it. With 1 no job is delivered twice.
-            Defaults to 3.
-        grace: Seconds in which running jobs may finish after a stop. Then they are cancelled and handed back.
-        unknown_for: Seconds for which a job waits for a worker that has a handler of its name, as in a rolling
+            elsewhere. It beats every third of that. Workers of one queue may differ in it. Defaults to 15 s.
+        max_deliveries: Deliveries without an outcome before a job becomes a dead letter: it seems to kill
+            its workers. The last delivery runs isolated, with no other job beside it. With 1 no job is delivered
+            twice. Defaults to 3.
+        grace: Seconds that running jobs have to finish after a stop. Then they are cancelled and handed back.
+        unknown_for: Seconds for which a job waits for a worker with a handler for its name, as in a rolling
             deploy. Then it becomes a dead letter. Defaults to an hour.
         max_jobs: The number of jobs after which `run` returns, once all of them are done. Defaults to no limit.
         max_rss: Bytes of memory above which `run` returns too, once the running jobs are done, so that the process
@@ -81,18 +81,19 @@ class Worker:
             ready. An abandoned thread still runs a handler that timed out or was cancelled; it can't be killed.
             Handlers that run then may be abandoned too, so there are at most `abandoned - 1 + concurrency`.
             Defaults to `concurrency`.
-        supervised: Whether a supervisor starts another worker once `run` returns with `recycled`. Then `run`
-            returns with too many abandoned threads, too. Else the worker goes on with async handlers.
-        worker_id: The name of this worker, such as that of its pod: 1 to 200 printable characters, no spaces or
-            braces. Each run adds a random part, as in `web-0:5f3a9c1e`, so the next run of this name is another
-            worker. Defaults to the host and the process id.
-        middleware: Middleware around the jobs that this worker runs, of each queue, inside that queue's own
+        supervised: Whether a supervisor starts another worker once `run` returns with `recycled`. If so, `run`
+            also returns when too many threads are abandoned. Otherwise the worker then goes on with async
+            handlers.
+        worker_id: The name of this worker, for example the name of its pod: 1 to 200 printable characters, no
+            spaces or braces. Each run adds a random part, as in `web-0:5f3a9c1e`, so the next run of this name is
+            another worker. Defaults to the host and the process id.
+        middleware: Middleware around the jobs that this worker runs, in each queue, inside the queue's own
             middleware; the outermost first. A worker pushes nothing, so `on_push` is not called.
-        schedules: Whether it fires the schedules of its queues, until it is stopped. Any number of workers may. A
-            run `until_idle` fires none.
+        schedules: Whether it fires the schedules of its queues, until it is stopped. Any number of workers may do
+            so. A run `until_idle` fires none.
 
-    You may call `stop` and `stop_now` from any thread at any time. A stop ends the current run, or else the next
-    one, before that claims anything.
+    You may call `stop` and `stop_now` from any thread at any time. A stop ends the current run. If there is none,
+    it ends the next one before that claims anything.
 
     No slot is reserved for a queue: the next job of any queue fills it. A server that fails affects its own queues
     only.
@@ -101,10 +102,11 @@ class Worker:
         queues: The queues, in the order in which they were listed.
 
     Raises:
-        TypeError: `queue` is no queue or list of them, or one of `middleware` is none, or has a hook that can't be
-            called.
-        ValueError: Another argument has an invalid value: no queue is listed, or one twice; a weight is no
-            positive number, or of a queue that is not listed; or there are weights together with `strict`.
+        TypeError: `queue` is not a queue or a list of them, or an item of `middleware` is not a middleware or has
+            a hook that can't be called.
+        ValueError: Another argument has an invalid value. For example, no queue is listed, or one is listed twice;
+            a weight is not a positive number, or its queue is not listed; or there are weights together with
+            `strict`.
     """
 
     def __init__(
@@ -153,34 +155,35 @@ class Worker:
         self._count_slots()
         self.grace = seconds(grace, "grace")
         self.recycled = False
-        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or as it got no threads."""
+        """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or because it got no threads."""
         self.hindered = False
-        """Whether it got no threads: the system may refuse them to the next run too."""
+        """Whether the system gave it no threads. It may give none to the next run either."""
         self.breaking: Callable[[], object] = int
-        """Is called when `run` begins to end by an error or a cancel; `run` may still wait for handlers."""
+        """Called when `run` begins to end by an error or a cancel. `run` may still wait for handlers then."""
         self._has_run = False
         self._running = threading.Lock()  # held while it runs
         self._current: WorkerRun | None = None
-        self._stop_asked = False  # of the run under way, or else of the next one
+        self._stop_asked = False  # of the current run, or else of the next one
 
     async def run(self, *, until_idle: bool = False, handle_signals: bool = False) -> None:
         """Run jobs until `stop` is called or the task is cancelled.
 
         Args:
             until_idle: Return as soon as no job is ready in any queue and none runs here. Delayed jobs that are
-                not due stay, and so do jobs that wait for their rate; no schedule is fired. The run waits for jobs
-                that found no thread or process. While other workers hold jobs it waits for a lease, as they may be
-                dead; then it runs their jobs. It waits as long for an abandoned thread that counts for a limit.
+                not due stay, and so do jobs that wait for a rate limit. No schedule is fired. The run waits for
+                jobs that found no thread or process. While other workers hold jobs, it waits for a lease, because
+                they may be dead; then it runs their jobs. It waits just as long for an abandoned thread that
+                counts for a limit.
             handle_signals: Let SIGTERM and SIGINT stop the worker, a second one at once. Main thread only.
 
-        An async handler that swallows its cancellation keeps this from returning. Its job is released all the
-        same; the command line ends such a process by force.
+        An async handler that swallows its cancellation keeps `run` from returning. Its job is released all the
+        same. The command line ends such a process by force.
 
         Raises:
             RuntimeError: This worker runs already.
             DriverError: The server of one of its queues refuses what a worker needs: it is too old, or a
-                permission is missing. While a server is only away, the worker waits for it. The jobs it held are
-                released.
+                permission is missing. The jobs that the worker held are released. While a server is only
+                unavailable, the worker waits for it.
             RedisJobsError: More memory than `max_rss` was in use before any job had run.
         """
         if not self._running.acquire(blocking=False):
@@ -197,22 +200,22 @@ class Worker:
 
     @property
     def worker_id(self) -> str:
-        """Its current id: each run has its own, and a worker that was taken for dead goes on under a new one.
+        """The current id. Each run has its own, and a worker that was taken for dead goes on under a new one.
 
-        Of several queues it is the id in the first.
+        With several queues, it is the id in the first.
         """
         return self.worker_ids[0]
 
     @property
     def worker_ids(self) -> tuple[str, ...]:
-        """Its current id in each of its queues: the same, until it is taken for dead in one of them."""
+        """The current id in each of its queues. They are the same until it is taken for dead in one of them."""
         current = self._current
         if current is None:
             return (self.settings.worker_id,) * len(self.queues)
         return tuple(source.member.settings.worker_id for source in current.sources)
 
     def _next_id(self) -> str:
-        """Return an id for one run: a worker that was frozen and its successor of the same name must differ."""
+        """Return an id for one run: a frozen worker and its successor of the same name must differ."""
         name = self._name
         if name is None:
             host = re.sub(r"[\s{}]+", "-", "".join(filter(str.isprintable, socket.gethostname())))[:150]
@@ -226,7 +229,7 @@ class Worker:
         self._count_slots()
 
     def _count_slots(self) -> None:
-        """Set the default number of slots; at each run, as handlers may have been registered since."""
+        """Set the default number of slots. Each run does this, because handlers may have been registered since."""
         all_async = all(each.is_async for queue in self.queues for each in queue.definitions.values())
         slots = self._concurrency or (_ASYNC_SLOTS if all_async else _SLOTS)
         self.settings = replace(self.settings, concurrency=slots, abandoned=self._abandoned or slots)
@@ -263,29 +266,29 @@ class Worker:
     def stop(self) -> None:
         """Claim no more; let running jobs finish for `grace` seconds, then release them; then `run` returns.
 
-        For any thread. If the worker does not run, the next `run` returns at once.
+        Any thread may call it. If the worker does not run, the next `run` returns at once.
         """
         self._stop(self.grace)
 
     def stop_now(self) -> None:
-        """Cancel and release the running jobs at once; then `run` returns. For any thread, like `stop`."""
+        """Cancel and release the running jobs at once; then `run` returns. Any thread may call it, like `stop`."""
         self._stop(0.0)
 
     def _stop(self, grace: float) -> None:
-        self._stop_asked = True  # before we look whether there is a run
+        self._stop_asked = True  # before we look for a run
         if (current := self._current) is not None:
             current.threads.call_soon(lambda: current.stop(grace))
 
     @property
     def busy(self) -> int:
-        """How many jobs run now; for any thread."""
+        """Number of jobs that run now. Any thread may read it."""
         current = self._current
         return 0 if current is None else current.pool.slots.count_busy()
 
     @property
     def health(self) -> Health:
-        """Whether it works, and of several queues each, judged by what it got done; for any thread."""
-        current = self._current  # once: it may be gone a moment later
+        """The health of the worker, and of each of several queues, judged by what it got done. For any thread."""
+        current = self._current  # read once: it may be gone a moment later
         if current is not None:
             return current.health
         return combined(Health(True, False, "not running"), [(name, None) for name in self._queues.names])

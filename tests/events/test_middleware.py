@@ -1217,7 +1217,7 @@ async def test_a_slow_one_delays_no_job_and_what_it_misses_is_counted(
 
     assert sorted(ran) == list(range(10))
     assert len(heard) == 3
-    assert "for 7 jobs hooks of middleware were not called" in caplog.text
+    assert "middleware hooks were not called for 7 jobs" in caplog.text
 
 
 async def test_one_that_never_ends_does_not_keep_the_worker_from_ending(
@@ -1240,7 +1240,7 @@ async def test_one_that_never_ends_does_not_keep_the_worker_from_ending(
     await drain(queue)
 
     assert len(cancelled) == 1
-    assert "for 2 jobs hooks of middleware were not called" in caplog.text
+    assert "middleware hooks were not called for 2 jobs" in caplog.text
     assert (await queue.counts()).totals["completed"] == 3
 
 

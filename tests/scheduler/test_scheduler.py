@@ -285,12 +285,12 @@ async def test_a_scheduler_of_an_older_release_leaves_a_schedule_to_the_newer_on
             await let_pass(store, queue, 10)
             await eventually(lambda: old)
             async with scheduling(newer):
-                await eventually(lambda: "it is left to that one" in caplog.text)
+                await eventually(lambda: "and that declaration counts" in caplog.text)
                 for number in (1, 2):
                     await let_pass(store, queue, 10)
                     await eventually(lambda number=number: len(new) == number)  # type: ignore[misc]
     assert len(old) == 1
-    assert caplog.text.count("it is left to that one") == 1
+    assert caplog.text.count("and that declaration counts") == 1
 
 
 # A release is rolled back

@@ -377,7 +377,7 @@ async def test_a_settlement_of_which_no_answer_came_is_not_counted_as_refused(
     assert lost != [source.member.settings.worker_id]
     assert happened(await queue.counts()) == {"pushed": 1, "completed": 1}
     assert source.settler.refused == 0
-    assert "job a: it was settled, or is another's; no answer came" in caplog.messages
+    assert "job a: settled, or another worker has it; no answer came" in caplog.messages
 
 
 async def test_an_outcome_on_its_way_as_its_job_was_handed_back_with_redis_cli_and_taken_again_is_settled_once(
@@ -428,4 +428,4 @@ async def test_a_worker_whose_consumer_was_removed_with_redis_cli_takes_its_job_
             worker.stop()
         assert happened(await queue.counts()) == {"pushed": 1, "completed": 1, "reclaimed": 1}
     assert runs == [1]
-    assert any("1 jobs were handed back that were neither pending" in text for text in caplog.messages)
+    assert any("handed back 1 jobs that were neither pending" in text for text in caplog.messages)

@@ -355,7 +355,7 @@ def test_that_the_loop_could_not_be_looked_at_is_said(
 
     assert bench.beaten_after_it.wait(SOON)
 
-    assert said(caplog, 1) == [("WARNING", "could not look after the event loop: ValueError('a defect')")]
+    assert said(caplog, 1) == [("WARNING", "could not check the event loop: ValueError('a defect')")]
 
 
 def test_a_beat_has_the_facts_and_may_ask_what_is_held_and_the_cancels_that_it_heard_of_are_told() -> None:

@@ -516,7 +516,7 @@ async def test_a_web_application_whose_service_dies_ends_and_says_why(
     said, _ = await anyio.to_thread.run_sync(lambda: served.process.communicate(timeout=30))
 
     assert f"the service of queue '{store.queue_name}' failed: the server's ACL forbids" in said
-    assert "this process ends with it, by SIGTERM" in said
+    assert "the service has failed, so this process ends: it sends itself SIGTERM" in said
     assert "Application shutdown complete" in said
 
 

@@ -412,7 +412,7 @@ async def test_a_worker_that_is_fenced_cancels_its_handlers_and_goes_on_under_a_
     assert pair.driver.memory.totals["reclaimed"] == 1
     said = [record.getMessage() for record in caplog.records]
     assert f"this worker is now {now}" in said
-    assert any("its jobs are for others, and it goes on under a new id" in text for text in said)
+    assert any("other workers will run its jobs, and it goes on under a new id" in text for text in said)
     assert "job a: the lease was lost; its handler is cancelled" in said
     assert len([text for text in said if text.startswith("job a (") and text.endswith(": done")]) == 1
 

@@ -1,6 +1,6 @@
-"""Tells the cancels of a worker's tasks apart: by a scope, by the job that runs there, or by other code.
+"""Finds out who cancelled a worker's tasks: a cancel scope, the job that runs in the task, or other code.
 
-Handlers share the event loop with their worker, and code there can cancel any task. A cancel scope says by itself
+Handlers share the event loop with their worker, and code there can cancel any task. A cancel scope shows by itself
 that it was cancelled. A bare `Task.cancel()` does not, and only asyncio has it.
 """
 
@@ -17,10 +17,10 @@ from redisjobs.model.context import JobContext, current_job
 
 
 class TaskCancels:
-    """The bare cancels of the current task, for as long as that lasts.
+    """The bare cancels of the current task. Make it in that task; it holds for no other.
 
     Attributes:
-        count: Returns how many it has got, and not undone.
+        count: Returns how many cancels the task has got and not undone.
         by_job: Whether the job that runs there has sent them itself.
     """
 
@@ -33,17 +33,18 @@ class TaskCancels:
 
 
 class CancelWatch:
-    """Watches for cancels of all tasks, and of the worker's own one by a job; for the task that a worker runs in.
+    """Watches for cancels of all tasks, and for cancels by a job of the worker's own task, which makes the watch.
 
     Attributes:
-        attacked: Whether there was one: the worker ends by an error.
-        blames_jobs: Whether there was one, or an exception has ended the event loop: a job may be why.
+        attacked: Whether there was such a cancel: the worker ends by an error.
+        blames_jobs: Whether there was such a cancel, or an exception has ended the event loop: a job may be the
+            cause.
     """
 
     def __init__(self) -> None:
         self.attacked = self.blames_jobs = False
         self._handled = sys.exc_info()[1]
-        self._around = _job_here()  # a job may run a worker, and may cancel that one
+        self._around = _job_here()  # a job may run a worker, and may cancel that worker
         task = _current_task()
         self._cancelling = task.cancelling() if task is not None else 0
         self._bystander: asyncio.Task[None] | None = None
@@ -52,7 +53,7 @@ class CancelWatch:
             self._bystander = asyncio.create_task(_wait_for(self._everyone), name="redisjobs watch")
 
     async def end(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._bystander is not None:
             with anyio.CancelScope(shield=True):
                 if not self._everyone.done():
@@ -60,23 +61,23 @@ class CancelWatch:
                 await asyncio.wait({self._bystander})
 
     def gate(self) -> Gate:
-        """Return what the worker's own task is to wait by: so it shows whether a job cancels that task."""
+        """Return the gate at which the worker's own task waits. It notices if a job cancels that task."""
         if self._bystander is None:
             return gates()()
         return AsyncioGate(_Watched(self._worker_cancelled))
 
     def forget(self) -> None:
-        """Let the current task, which is the worker's own, forget what an attack did to it.
+        """Undo the cancels that an attack left in the current task, which is the worker's own.
 
-        On Python 3.13 a task group in a task that remembers cancels takes every error for one.
+        On Python 3.13, a task group takes every error for a cancel if its task remembers cancels.
         """
         task = _current_task()
         while task is not None and task.cancelling() > self._cancelling:
             task.uncancel()
 
     def _all_cancelled(self) -> None:
-        # A loop that ends in order cancels what is left once it has stopped; one that an exception ends does so
-        # while that is being handled.
+        # A loop that ends in order cancels what is left once it has stopped. A loop that an exception ends cancels
+        # while that exception is being handled.
         running = self._everyone.get_loop().is_running()
         self.attacked = self.attacked or running
         self.blames_jobs = self.blames_jobs or running or sys.exc_info()[1] is not self._handled
@@ -87,7 +88,7 @@ class CancelWatch:
 
 
 class _Watched(asyncio.Future[None]):
-    """What a task waits for; a cancel of the task comes by here, in the context of the code that sends it."""
+    """What a task waits for. A cancel of the task calls `cancel`, in the context of the code that sends it."""
 
     def __init__(self, cancelled: Callable[[], None]) -> None:
         super().__init__(loop=asyncio.get_running_loop())

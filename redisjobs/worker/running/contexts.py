@@ -1,4 +1,4 @@
-"""Runs a handler in a context of its own, inside the current task."""
+"""Runs a handler in its own context, inside the current task."""
 
 import decimal
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -10,16 +10,16 @@ from redisjobs.worker.running.cancels import TaskCancels
 
 
 class Contexts:
-    """Copies of the current context, one for each job: what a job sets there does not reach the next one."""
+    """Copies of the current context, one for each job. What a job sets there does not reach the next job."""
 
     def __init__(self) -> None:
-        # A copy of a context holds the same values, and a decimal context can be changed in place.
+        # A copied context holds the same values, and a decimal context can be changed in place.
         shared = [pair for pair in copy_context().items() if isinstance(pair[1], decimal.Context)]
         self._shared: list[tuple[Any, decimal.Context]] = shared
         self.fresh: Callable[[], Context] = self._copy if self._shared else copy_context
 
     def part(self) -> None:
-        """Replace values in the current context that its copies could change in place."""
+        """Give the current context its own copies of values that can be changed in place."""
         for variable, value in self._shared:
             variable.set(value.copy())
 
@@ -42,12 +42,12 @@ def begin_in(
 ) -> Begun | BaseException | None:
     """Call a handler in a context, and take the first step of what it returns.
 
-    A task for each job would have a context too, but costs more than all the rest of the job. A context can be
-    entered for one step at a time only, so the coroutine is stepped here.
+    A task for each job would have its own context too, but costs more than all the rest of the job. A context can
+    be entered for only one step at a time, so the coroutine is stepped here.
 
     Returns:
-        What `go_on_in` goes on with, if the handler waits for something. Else what it raised, or None; `take` was
-        called with what it returned.
+        If the handler waits for something, what `go_on_in` needs to go on. Else what the handler raised, or None;
+        then `take` was called with what it returned.
     """
     try:
         return context.run(_first_step, take, call, parameters, job)
@@ -70,7 +70,7 @@ def _called(call: Callable[[], Awaitable[Any]], _: None) -> Awaitable[Any]:
 def _first_step(
     take: Callable[[Any], object] | None, call: Callable[[Any, Any], Awaitable[Any]], parameters: Any, job: Any
 ) -> Begun | None:
-    """Return the handler's coroutine and what it waits for; None if it has ended, having waited for nothing."""
+    """Return the handler's coroutine and what it waits for; None if it ended without waiting."""
     called = call(parameters, job)
     steps: Any = called if type(called) is CoroutineType else _awaiting(called)
     try:
@@ -91,7 +91,7 @@ def go_on_in(
 ) -> Generator[Any, Any, BaseException | None]:
     """Await a handler that `begin_in` began, and return what it raised, or None.
 
-    `cancels` notes whether the handler itself has cancelled this task.
+    `cancels` records whether the handler itself has cancelled this task.
     """
     steps, waits_for = begun
     step: Callable[[Any], Any]
@@ -118,12 +118,12 @@ def go_on_in(
         except BaseException as error:
             return without_frames(error, 1)
         finally:
-            del value  # a reference cycle otherwise: an exception leads to its frames
+            del value  # it would make a reference cycle: an exception leads to its frames
 
 
 def without_frames(error: BaseException, frames: int) -> BaseException:
-    """Return an error without its outermost frames, which are ours: they would make a reference cycle."""
+    """Return an error without its outermost frames. These are ours, and would make a reference cycle."""
     trace = error.__traceback__
     for _ in range(frames):
         trace = trace and trace.tb_next
-    return BaseException.with_traceback(error, trace)  # its class may have one of its own
+    return BaseException.with_traceback(error, trace)  # the error's class may have its own `with_traceback`

@@ -1,4 +1,4 @@
-"""Limits how long runs take: by their timeout, and by the time since their last progress."""
+"""Limits how long runs take, by their timeout and by the time since their last progress."""
 
 import math
 import time
@@ -11,17 +11,17 @@ from redisjobs.errors import JobStalled, JobTimeout, RedisJobsError
 
 
 class Deadline:
-    """The time by which a run has to have ended. The handler can move it, in any thread.
+    """The time by which a run has to have ended. The handler can move it, from any thread.
 
-    All times are by the monotonic clock, less what a blocked event loop has cost the run until then.
+    All times are by the monotonic clock, minus what a blocked event loop has cost the run until then.
 
     Args:
-        timeout: Seconds that the run may take, from now; None: no limit. One of the two is given.
-        stalled_after: Seconds that it may run without reporting progress; None: no limit.
-        over: Ends the run at a time of the monotonic clock, or returns when to look again.
+        timeout: Seconds that the run may take, from now; None: no limit.
+        stalled_after: Seconds that it may run without reporting progress; None: no limit. One of the two is given.
+        over: Called with the current time once the time is over. It ends the run, or returns when to look again.
     """
 
-    # Of the class, as few runs say anything: one is made for each.
+    # Attributes of the class, because one deadline is made for each run and few runs set these.
     _extended_to: float = -math.inf
     _reported_at: float = -math.inf
 
@@ -32,7 +32,7 @@ class Deadline:
         self._begun_at = time.monotonic()
 
     def extend(self, seconds: float, now: float) -> None:
-        """Let the timeout end this many seconds from now, unless it ends later; without one nothing changes."""
+        """Let the timeout end this many seconds from now, unless it ends later. Without a timeout, do nothing."""
         self._extended_to = max(self._extended_to, now + seconds)
 
     def progressed(self, now: float) -> None:
@@ -41,7 +41,7 @@ class Deadline:
 
     @property
     def at(self) -> float:
-        """The time, as it is known now. It moves to later times only."""
+        """When the time is over, as far as is known now. It can only become later."""
         return self._ends_at if self._stalled_after is None else min(self._ends_at, self._stalls_at)
 
     @property
@@ -58,7 +58,7 @@ class Deadline:
 
     @property
     def error(self) -> RedisJobsError:
-        """The error of a run that was still running at that time."""
+        """The error for a run that was still running then."""
         if self._stalls_at < self._ends_at:
             return JobStalled(f"the handler reported no progress for {self._stalled_after:g} s")
         if self._ends_at == self._begun_at + (self._timeout or 0):
@@ -70,11 +70,11 @@ class Deadline:
 
 
 class Deadlines:
-    """Ends the runs whose time is over, by one timer for all: a timer each costs a third of a short job."""
+    """Ends the runs whose time is over, with one timer for all: a timer for each costs a third of a short job."""
 
     def __init__(self, deadlines: Callable[[], Iterable[Deadline]]) -> None:
         self._deadlines = deadlines
-        self._look_at = math.inf  # by the monotonic clock; no deadline is before that
+        self._look_at = math.inf  # by the monotonic clock; no deadline is earlier
         self._wakeup = Wakeup()
 
     def add(self, deadline: Deadline) -> None:

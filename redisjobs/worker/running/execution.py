@@ -1,4 +1,4 @@
-"""One leased job: from its lease to its outcome, and to its settlement."""
+"""One leased job, from its lease to its outcome and its settlement."""
 
 import math
 import time
@@ -45,36 +45,36 @@ from redisjobs.worker.running.threads import NoThread
 from redisjobs.worker.settings.settings import Settings
 
 PATIENCE = 0.1
-"""Seconds that a job may wait for a slot. Then it is handed back, as running jobs take longer than they did."""
+"""Seconds that a job may wait for a slot. Then it is handed back: running jobs take longer than they did."""
 
 _ACK = Ack()
 
 
 class Owner(Protocol):
-    """The part of a worker that leased the job, and settles it."""
+    """The part of a worker that has leased the job, and settles it."""
 
     @property
     def find(self) -> Find:
-        """Returns a job name's definition, or None."""
+        """The function that returns a job name's definition, or None."""
 
     @property
     def may_begin(self) -> bool:
-        """Whether jobs may begin: the lease surely holds, and the worker goes on."""
+        """Whether jobs may begin: the lease surely holds, and the worker is not stopping."""
 
     def server_ms(self, now: float) -> int:
-        """Return the server's clock, as well as it is known, at a time of the monotonic clock."""
+        """Return the server's time, as well as it is known, at a time of the monotonic clock."""
 
     def hand_back(self, run: "Execution") -> None:
         """Hand back a job that has not begun."""
 
     def ran(self, run: "Execution", outcome: Outcome) -> None:
-        """Take the outcome."""
+        """Take the outcome of a job."""
 
     def thread_ended(self, run: "Execution") -> None:
-        """Take note that the thread of a job that was given up has ended."""
+        """Note that the thread of an abandoned handler has ended."""
 
     def reported(self, run: "Execution") -> None:
-        """Take note that a job has reported progress; see `HandlerRun.has_news`."""
+        """Note that a job has reported progress; see `HandlerRun.has_news`."""
 
 
 class Execution(HandlerRun):
@@ -86,16 +86,16 @@ class Execution(HandlerRun):
     )
 
     def __init__(self, lease: Lease, settings: Settings, runtime: HandlerRuntime, owner: Owner) -> None:
-        HandlerRun.__init__(self, lease, settings, runtime)  # as `super()` costs each job a tenth of a microsecond
+        HandlerRun.__init__(self, lease, settings, runtime)  # `super()` costs each job a tenth of a microsecond
         self.key = lease.key
         self.owner = owner
-        self.ended = False  # its handler runs no more, in the event loop at least
-        self.resent = False  # its settlement was sent before, and the reply lost
+        self.ended = False  # its handler no longer runs, at least not in the event loop
+        self.resent = False  # its settlement was sent before, and the reply was lost
         self.is_announced = False  # it was given to the slots before, and taken back
-        self.settlement: Settlement | None = None  # once decided; None also if it is no longer ours
-        self.given_at = math.inf  # to the slots
-        self.sent_at = 0.0  # when its settlement was last sent, in s since 1970
-        self.ended_at = 0.0  # when it came to its outcome, if that time is needed
+        self.settlement: Settlement | None = None  # None until decided, or if the job is no longer ours
+        self.given_at = math.inf  # when it was given to the slots
+        self.sent_at = 0.0  # when its settlement was last sent, in seconds since 1970
+        self.ended_at = 0.0  # when it had its outcome, if that time is needed
         self._started = 0.0
         self._run_ms = 0
         self._job: codec.Job | None = None
@@ -103,7 +103,7 @@ class Execution(HandlerRun):
 
     @property
     def name(self) -> str:
-        """Its job's name; `?` where that can't be read."""
+        """The job's name; `?` if it can't be read."""
         return self._job.name if self._job else "?"
 
     @property
@@ -113,7 +113,7 @@ class Execution(HandlerRun):
 
     @property
     def began(self) -> bool:
-        """Whether any code of the user's was run for it."""
+        """Whether any of the user's code was run for it."""
         return self._started > 0
 
     def has_news(self) -> None:  # noqa: D102
@@ -125,10 +125,10 @@ class Execution(HandlerRun):
     # Its run
 
     def begin(self, scope: anyio.CancelScope, cancels: TaskCancels) -> Run:
-        """Read the job and begin to run its handler; the outcome says whatever that raises.
+        """Read the job and begin to run its handler. Whatever that raises becomes the outcome.
 
         Args:
-            scope: The scope that `give_up` cancels, around the whole run. If it cuts the run off, the outcome is
+            scope: The scope around the whole run, which `give_up` cancels. If it cuts the run off, the outcome is
                 that of `cut_off`.
             cancels: The cancels of the current task.
 
@@ -139,7 +139,7 @@ class Execution(HandlerRun):
             return self.why
         now, owner = time.monotonic(), self.owner
         if now - self.given_at > PATIENCE and not owner.may_begin:
-            return Interrupted()  # it waited for a slot, and things have changed meanwhile
+            return Interrupted()  # it waited for a slot, and by now no job may begin
         self._started = now
         self._run_ms = now_ms = owner.server_ms(now)
         try:
@@ -160,7 +160,7 @@ class Execution(HandlerRun):
     async def _begin_in_process(
         self, definition: JobDefinition[Any], job: codec.Job, cancels: TaskCancels
     ) -> Outcome:
-        """Wait for a free process; the handler's time runs only from then."""
+        """Wait for a free process. The handler's run time begins only then."""
         if self._runtime.processes is None:
             return Raised(RegistrationError("its handler was registered after the worker was started"))
         try:
@@ -178,7 +178,7 @@ class Execution(HandlerRun):
         return self.call(definition, context, job.parameters, cancels)
 
     def _has_started(self, job: codec.Job) -> bool:
-        """Whether it was started before: a run of it had an outcome, or a worker died to which it was given."""
+        """Return whether a run of it has begun before: it had an outcome, or its worker died."""
         return job.started_ms is not None or self.lease.deliveries > 1
 
     def _make_context(self, job: codec.Job) -> JobContext:
@@ -188,7 +188,7 @@ class Execution(HandlerRun):
             queue_name=self._settings.queue.name,
             attempt=job.attempt,
             deliveries=self.lease.deliveries,
-            queued_ms=min(job.queued_ms, self._run_ms),  # an entry id that was written from outside may be later
+            queued_ms=min(job.queued_ms, self._run_ms),  # an entry id written outside redisjobs may be later
             scheduled_ms=job.scheduled_ms,
             next_scheduled_ms=job.next_scheduled_ms,
             read_headers=job.read_headers,
@@ -206,7 +206,7 @@ class Execution(HandlerRun):
     def hand_back(self, *, refund: bool = True) -> Settlement:
         """Return the settlement that lets another worker run it.
 
-        A job that has started does not expire any more; only its entry can say so to the worker that runs it next.
+        A job that has started can't expire any more. Only its entry can show that to the worker that runs it next.
         """
         job = self._job
         if refund and self.began and job is not None and job.expires_ms is not None and job.started_ms is None:
@@ -216,7 +216,7 @@ class Execution(HandlerRun):
     def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
-        self._context = self._surroundings = None  # both lead back to here: a reference cycle
+        self._context = self._surroundings = None  # both lead back here: a reference cycle
         if outcome is DONE:
             self.settlement = Ack(reported=True) if self._may_have_reported else _ACK
             return
@@ -231,15 +231,16 @@ class Execution(HandlerRun):
         attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
         judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)
         try:
-            # What the policy sets in its context does not concern the next job.
+            # What the policy sets in its context must not reach the next job.
             self.settlement = self._runtime.contexts.fresh().run(judge, outcome, policy=self._retry)
         except BaseException as error:
-            # The policy is the user's code too. If it fails, neither the job nor the worker may.
+            # The policy is the user's code too. If it fails, neither the job nor the worker may fail.
             self._settings.log.exception("%s: its retry policy raised; the default one decides", self.description)
             attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.settlement = judge(Raised(error), policy=exponential_jitter())
         if isinstance(self.settlement, RetryLater) and self._keep_ms and job and job.keep_ms is None:
-            # From now on its entry says it, to those that wait for the result and to the code that ends the job.
+            # From now on the entry shows it to clients that wait for the result, and to the code that ends the
+            # job.
             changes = {**self.settlement.changes, "keep_result": str(self._keep_ms)}
             self.settlement = RetryLater(self.settlement.due, changes)
         if self._may_have_reported and isinstance(self.settlement, Ack | DeadLetter):
@@ -247,14 +248,14 @@ class Execution(HandlerRun):
 
     @property
     def _may_have_reported(self) -> bool:
-        """Whether there may be progress of this run, or of one before it, that the settlement has to remove."""
+        """Whether this run, or an earlier one, may have left progress that the settlement has to remove."""
         job = self._job
         if self.reported is not None or self.lease.deliveries > 1:
             return True
         return job is not None and job.started_ms is not None
 
     def settled(self, reply: Reply) -> SettledJob:
-        """Return the event of its settlement. It is asked for last: the outcome is let go."""
+        """Return how the job was settled, for the event. Call it last: it drops the outcome."""
         outcome, self._outcome = self._outcome, None  # its traceback leads to the frames that called the handler
         ended_at = self.ended_at or time.monotonic()
         job, unread = self._job, self.lease.fields.get(b"attempt", b"1")[:9]

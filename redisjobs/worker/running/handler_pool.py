@@ -1,8 +1,8 @@
-"""Sync handlers in processes of their own, which can be killed: the worker's side.
+"""Runs sync handlers in processes that can be killed: the worker's side.
 
-Each process has a pipe of its own and runs one handler at a time, so one that dies takes nothing with it. pebble's
-pool, and those of the standard library, share a pipe and its locks among all processes: there a crash can break
-the pool under its bystanders, and they stand still while one is being killed.
+Each process has its own pipe and runs one handler at a time, so one that dies takes no other with it. The pools of
+pebble and of the standard library share one pipe and its locks among all processes. There, a crash can break the
+pool for the other processes, and these stand still while one is being killed.
 """
 
 import functools
@@ -30,15 +30,15 @@ from redisjobs.worker.running.threads import NoThread, Trouble
 from redisjobs.worker.settings.shutdown import how_ended
 
 _END = 2.0  # seconds that idle processes have to end by themselves
-_TRIES = 3  # processes that may die as they are given a job, before that counts as its failure
-_LOOK = 1.0  # seconds between looks at a process whose end may go unnoticed: what it forked keeps its pipe open
-_NOTED = 1.0  # seconds that another thread may take to write down how a process ended
+_TRIES = 3  # processes that may die when they are given a job, before that counts as the job's failure
+_LOOK = 1.0  # seconds between looks: a process's end may go unnoticed while a fork of it keeps its pipe open
+_NOTED = 1.0  # seconds that another thread may take to record how a process ended
 
 _spawn = multiprocessing.get_context("spawn")  # never fork: there are threads
 
 
 class HandlerPool:
-    """As many processes as handlers run at once, each started when first needed and then kept.
+    """As many processes as handlers run at once. Each is started when first needed, and kept.
 
     Raises:
         RegistrationError: A process would not find one of the handlers.
@@ -46,33 +46,33 @@ class HandlerPool:
 
     def __init__(self, definitions: Iterable[JobDefinition[Any]]) -> None:
         self.trouble = Trouble("handler in a process", "handlers in processes")
-        # Not by their names: handlers of several queues may share one.
+        # Not by name: handlers of several queues may share one.
         self._refs = {id(each): HandlerRef.of(each) for each in definitions}
-        # The slots are the limit; the default limiter is the application's too, which may have used it up.
+        # The slots are the limit. The application uses the default limiter too, and may have used it up.
         self._limiter = anyio.CapacityLimiter(math.inf)
         self._idle: list[Process] = []
         self._busy: set[Process] = set()
-        self._dying: list[Process] = []  # that were killed, and may not have ended yet
+        self._dying: list[Process] = []  # processes that were killed and may not have ended yet
 
     async def open(self) -> None:
         """Start the first process.
 
         Raises:
-            RegistrationError: It does not start; stderr says why.
+            RegistrationError: The process does not start; stderr shows why.
         """
         try:
             await self._start()
         except NoThread as error:
             raise RegistrationError(
                 f"{error} before it could run handlers, and stderr says why: it must be able to import "
-                'their modules; and what starts a worker stands behind `if __name__ == "__main__":`'
+                'their modules, and the code that starts a worker must be under `if __name__ == "__main__":`'
             ) from None
 
     async def prepare(self) -> None:
-        """Make sure that a process is idle, for a job whose time runs only then.
+        """Make sure that a process is idle. The job's run time begins only then.
 
         Raises:
-            NoThread: The system has none to give.
+            NoThread: The system has no process to give.
         """
         while self._idle and not self._idle[-1].is_idle:
             process = self._idle.pop()
@@ -82,7 +82,7 @@ class HandlerPool:
             try:
                 await self._start()
             except NoThread as error:
-                if not self._busy:  # else jobs go on, though fewer at once
+                if not self._busy:  # else jobs go on, with fewer at once
                     self.trouble.note(str(error))
                 raise
         self.trouble.note("")
@@ -100,12 +100,12 @@ class HandlerPool:
         context: JobContext,
         hear: Callable[[HandlerMessage], object],
     ) -> tuple[Any, BaseException | None]:
-        """Run a handler in a process that was prepared; return what it returned, if kept, and what it raised.
+        """Run a handler in a prepared process; return what it returned, if that is kept, and what it raised.
 
-        `hear` gets what it says meanwhile.
+        `hear` gets the handler's messages meanwhile.
 
         Raises:
-            NoThread: It was not begun.
+            NoThread: The handler was not started.
             BaseException: A cancellation; the process was killed.
         """
         try:
@@ -127,7 +127,7 @@ class HandlerPool:
         self._busy.add(process)
         try:
             return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
-        except RuntimeError as error:  # not the handler's
+        except RuntimeError as error:  # from starting the thread, not from the handler
             self._kill(process)
             raise NoThread(f"the system starts no more threads: {error}") from None
         except BaseException:
@@ -163,27 +163,27 @@ class HandlerPool:
 
 
 class Process:
-    """One process that runs handlers. Methods that block are for a thread."""
+    """One process that runs handlers. Call the methods that block in a thread."""
 
     def __init__(self, modules: set[str]) -> None:
         self.ending = "was killed"  # how it ended, or why it did not begin
-        self.begun = False  # with its latest task
+        self.begun = False  # it has begun its latest task
         self._given_up = False
         self._pipe, theirs = _spawn.Pipe()
-        watched, self._lifeline = _spawn.Pipe(duplex=False)  # nothing is written: it closes as the worker ends
+        watched, self._lifeline = _spawn.Pipe(duplex=False)  # never written to; it closes when the worker ends
         self._theirs = theirs, watched
         arguments = (theirs, watched, modules, log_settings())
-        # Not a daemon: that one could have no processes of its own.
+        # Not a daemon: a daemon could not start processes.
         self._process = _spawn.Process(target=serve, args=arguments, name="redisjobs handler", daemon=False)
         begin_after_fork(self)
 
     def begin(self) -> None:
-        """Close our ends in a process that a handler of this one forked: it may outlive the worker."""
+        """Close our ends in a process that a handler here has forked, because it may outlive the worker."""
         self._pipe.close()
         self._lifeline.close()
 
     def start(self) -> bool:
-        """Start it, wait until it has imported what it will run, and return whether it has."""
+        """Start the process, wait until it has imported what it will run, and return whether it has."""
         try:
             self._process.start()
         except OSError as error:
@@ -197,9 +197,9 @@ class Process:
         return self._receive() == READY
 
     def ask(self, task: bytes, hear: Callable[[HandlerMessage], object]) -> bytes | None:
-        """Run a handler there, and return its answer; None if the process died.
+        """Run a handler in the process, and return its answer; None if the process died.
 
-        `hear` gets what it says before.
+        `hear` gets the handler's messages before that.
         """
         self.begun = False
         with suppress(OSError):
@@ -212,11 +212,11 @@ class Process:
         return answer
 
     def _pass_on(self, packed: bytes, hear: Callable[[HandlerMessage], Any]) -> None:
-        """Pass a message of the handler on. A push waits for an answer: the job, or an error."""
+        """Pass on a message of the handler. A push waits for an answer: the job, or an error."""
         answer: PushedJob | Exception | None
         try:
             message = pickle.loads(packed)
-        except BaseException as error:  # of a push: nothing else has classes of the user's, and their code
+        except BaseException as error:  # a push: only that has classes of the user's, whose code runs here
             self._reply(EncodeError(f"what is pushed can't leave this process: {describe(error)}"))
             return
         try:
@@ -238,22 +238,22 @@ class Process:
                 multiprocessing.connection.wait([self._pipe, self._process.sentinel], _LOOK)
                 if self._pipe.poll():
                     return self._pipe.recv_bytes()
-        self._process.join()  # it has closed its pipe, or ended
+        self._process.join()  # the process has closed its pipe, or ended
         code = self._exit_code()
         self.ending = "ended" if code is None else how_ended(code)
         self._pipe.close()
         return None
 
     def _exit_code(self) -> int | None:
-        """Return its exit code; None if other code in this process has waited for it, and keeps the code."""
+        """Return the exit code; None if other code here has waited for the process, and so has the code."""
         until = time.monotonic() + _NOTED
-        # A thread that starts another process asks for the ends of all, and may not have noted this one yet.
+        # A thread that starts another process polls all processes, and may not have recorded this end yet.
         while (code := self._process.exitcode) is None and time.monotonic() < until:
             time.sleep(0.001)
         return code
 
     def kill(self) -> None:
-        """Kill it, now or as soon as it is there."""
+        """Kill the process, now or as soon as it has started."""
         self._given_up = True
         if self._process.pid is not None:
             with suppress(ValueError):  # it has ended, and is closed
@@ -261,18 +261,18 @@ class Process:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a task. One that has closed its pipe, or says something unasked, does not."""
+        """Whether it waits for a task. Not if it has closed its pipe, or sends something unasked."""
         with suppress(OSError):
             return self._process.is_alive() and not self._pipe.poll()
         return False
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended, or never began."""
+        """Whether it has ended, or was never started."""
         return self._process.pid is None or not self._process.is_alive()
 
     def end(self) -> None:
-        """Let it end: nothing more will come."""
+        """Let the process end, because nothing more will come."""
         self._pipe.close()
 
     def join(self, until: float | None = None) -> None:
@@ -282,7 +282,7 @@ class Process:
 
 
 def _packed(answer: PushedJob | Exception | None) -> bytes:
-    """Pickle the answer to a push; an error that could not be loaded over there as one of ours."""
+    """Pickle the answer to a push. If an error could not be loaded over there, send one of ours instead."""
     try:
         packed = pickle.dumps(answer)
         pickle.loads(packed)
@@ -292,7 +292,7 @@ def _packed(answer: PushedJob | Exception | None) -> bytes:
 
 
 def _load(answer: bytes) -> tuple[Any, BaseException | None]:
-    """Return what a handler returned and raised, as far as that can be loaded here."""
+    """Return what a handler returned and raised, as far as it can be loaded here."""
     returned, raised = pickle.loads(answer)
     return _load_returned(returned), None if raised is None else _load_raised(raised)
 

@@ -1,6 +1,6 @@
-"""What runs in a process of its own for sync handlers: one handler after another, until the worker is gone.
+"""The process for sync handlers: it runs one handler after another until the worker is gone.
 
-The worker's side of it is in `handler_pool`.
+The worker's side is in `handler_pool`.
 """
 
 import importlib
@@ -26,7 +26,7 @@ from redisjobs.worker.running.handler_ref import NotPacked, handler_of
 
 READY, BEGUN = b"ready", b"begun"
 SAID = b"said "
-"""Followed by a pickled message of the handler. Its answer is a pickle alone, which never begins like this."""
+"""Begins a pickled message of the handler. An answer is only a pickle, which never begins like this."""
 
 _BETWEEN = 0.1  # seconds between two reports of progress, at least
 _NOTHING = pickle.dumps(None)
@@ -35,10 +35,10 @@ _NOTHING = pickle.dumps(None)
 def serve(pipe: Connection, lifeline: Connection, modules: set[str], log: tuple[int, bytes | None]) -> None:
     """Run handlers until the worker closes the pipe or is gone.
 
-    `lifeline` closes when the worker ends; `modules` are imported first; `log` is what `log_settings` returned.
+    `lifeline` closes when the worker ends. `modules` are imported first. `log` is what `log_settings` returned.
     """
-    # A signal to the whole group of processes is meant for the worker, which has a grace. The signals are caught,
-    # not ignored, so that processes that handlers start still have their defaults.
+    # A signal to the whole process group is meant for the worker, which gives running jobs a grace. We catch the
+    # signals and don't ignore them, so that processes that handlers start have the default behaviour.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     _end_with(lifeline)
@@ -58,20 +58,20 @@ def serve(pipe: Connection, lifeline: Connection, modules: set[str], log: tuple[
 
 
 def _end_with(lifeline: Connection) -> None:
-    """Make this process end as soon as its worker is gone, however that ended.
+    """Make this process end as soon as its worker is gone, however the worker ended.
 
     On Linux the kernel kills it when the other end of the pipe closes. A thread can't do that while the handler
     holds the interpreter lock in C, or while this process is stopped. PR_SET_PDEATHSIG can't be used: that signal
     comes when the *thread* that started this process ends, and the threads of a worker come and go.
     """
     if sys.platform == "linux":
-        import fcntl  # here, as Windows has none
+        import fcntl  # here, because Windows has none
 
         with suppress(OSError):  # a kernel that only looks like Linux may not have it
             fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
             fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    # On Linux too: the worker may have ended before that.
+    # On Linux too: the worker may have ended before the calls above.
     threading.Thread(target=_wait_for_end, args=(lifeline,), name="redisjobs orphan", daemon=True).start()
 
 
@@ -81,9 +81,9 @@ def _wait_for_end(lifeline: Connection) -> None:
 
 
 class _PipeSink:
-    """Sends what a handler says to the worker; for any thread of this process.
+    """Sends a handler's messages to the worker, from any thread of this process.
 
-    A thread sends the latest progress, so that a report costs the handler nothing. The first report starts the
+    A thread sends the latest progress, so that a report costs the handler nothing. The first report starts that
     thread. All other messages are sent at once.
     """
 
@@ -97,7 +97,7 @@ class _PipeSink:
         self._thread: threading.Thread | None = None
 
     def hear(self, said: HandlerMessage) -> PushedJob | None:
-        """Send a message soon; not once the handler is over, nor from a process that it forked."""
+        """Send a message soon. Do nothing once the handler is over, or in a process that it forked."""
         if self._over.is_set() or os.getpid() != self._pid:  # a fork must not write to our pipe
             return None
         if isinstance(said, Pushing):
@@ -114,11 +114,11 @@ class _PipeSink:
         return None
 
     def _push(self, pushing: Pushing) -> PushedJob | None:
-        """Send a push, wait for its answer, and return the job; None: it was too late.
+        """Send a push, wait for the answer, and return the job; None if it was too late.
 
         Raises:
-            EncodeError: It can't be taken to the worker's process.
-            Exception: What the worker raised.
+            EncodeError: The push can't be sent to the worker's process.
+            Exception: The error that the worker raised.
         """
         try:
             message = SAID + pickle.dumps(pushing)
@@ -135,7 +135,7 @@ class _PipeSink:
         return pushed
 
     def _start(self) -> bool:
-        """Start the thread, and return whether the system had one."""
+        """Start the thread, and return whether the system gave one."""
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._follow, name="redisjobs progress", daemon=True)
@@ -152,7 +152,7 @@ class _PipeSink:
     def _send_latest(self, *, last: bool = False) -> None:
         with self._lock:
             if self._news.is_set() and self._latest is not None:
-                self._news.clear()  # first: a report from now on is news again
+                self._news.clear()  # first, so that a report from now on is sent, too
                 self._send(self._latest)
             if last:
                 self._over.set()
@@ -163,9 +163,9 @@ class _PipeSink:
                 self._pipe.send_bytes(SAID + pickle.dumps(said))
 
     def end(self) -> None:
-        """Send the latest progress, and then nothing more: the answer follows."""
+        """Send the latest progress and then nothing more, because the answer follows."""
         self._send_latest(last=True)
-        self._news.set()  # the thread ends
+        self._news.set()  # wakes the thread, which ends
 
 
 def _answer(task: bytes, pid: int, sink: _PipeSink) -> bytes:
@@ -177,7 +177,7 @@ def _answer(task: bytes, pid: int, sink: _PipeSink) -> bytes:
 
 
 def _end_fork(raised: BaseException | None) -> NoReturn:
-    """End a process that the handler forked, and that came to the handler's end, as a program ends there."""
+    """End a forked process that has come to the handler's end, in the way a program ends."""
     code: Any = 1
     try:
         if raised is None:
@@ -215,7 +215,7 @@ def _pack(returned: Any) -> bytes | NotPacked:
 
 
 def _dump(raised: BaseException | None) -> Any:
-    """Return an error, and beside it what to show of it where it can't be pickled or loaded again."""
+    """Return an error pickled, and with it what to show if it can't be pickled or loaded again."""
     if raised is None:
         return None
     packed = b""
@@ -226,7 +226,7 @@ def _dump(raised: BaseException | None) -> Any:
 
 
 def log_settings() -> tuple[int, bytes | None]:
-    """Return the level of the root logger, and its formatter; the stream it writes to can't be shared."""
+    """Return the root logger's level and formatter. The stream that it writes to can't be shared."""
     root = logging.getLogger()
     formatter = root.handlers[0].formatter if root.handlers else None
     try:
@@ -239,6 +239,6 @@ def _set_up_logging(settings: tuple[int, bytes | None]) -> None:
     level, formatter = settings
     handler = logging.StreamHandler()
     if formatter is not None:
-        with suppress(Exception):  # made in a module, or by a name, that this process does not have
+        with suppress(Exception):  # this process does not have its module, or its class
             handler.setFormatter(pickle.loads(formatter))
     logging.basicConfig(level=level, handlers=[handler])

@@ -17,16 +17,16 @@ class HandlerRef:
     """The name of a handler."""
 
     module: str
-    name: str  # the qualified one
-    wraps: int  # functions around it, as decorators make them
-    by_name: bool  # it takes its parameters by name
+    name: str  # the qualified name
+    wraps: int  # how many functions wrap it, as decorators do
+    by_name: bool  # the handler takes its parameters by name
 
     @classmethod
     def of(cls, definition: JobDefinition[Any]) -> "HandlerRef":
         """Return the name of a handler.
 
         Raises:
-            RegistrationError: Another process would not find it, as its module has something else under its name.
+            RegistrationError: Another process would not find it: its module has something else under that name.
         """
         function = definition.function
         module, name = function.__module__, function.__qualname__
@@ -56,7 +56,7 @@ def _find(module: str, name: str) -> Any:
 
 @functools.cache
 def handler_of(ref: HandlerRef) -> Callable[[Any, JobContext], Any]:
-    """Return the handler of a name, as a function of parameters and context."""
+    """Return the handler that a reference names, as a function of parameters and context."""
     function = _find(ref.module, ref.name)
     for _ in range(ref.wraps):
         function = function.__wrapped__

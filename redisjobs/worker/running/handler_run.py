@@ -1,4 +1,4 @@
-"""One run of a handler: in the event loop, a thread or a process; what it says meanwhile, and its outcome."""
+"""One run of a handler, in the event loop, a thread or a process: its messages and its outcome."""
 
 import math
 import threading
@@ -30,11 +30,11 @@ from redisjobs.worker.running.threads import NoThread, Threads, ThreadTimes, cal
 from redisjobs.worker.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from redisjobs.worker.running.handler_pool import HandlerPool  # imported only where it is needed
+    from redisjobs.worker.running.handler_pool import HandlerPool  # imported only if needed
 
 DONE = Done()
 OUTRAN = Interrupted()
-_WHY_CHARACTERS = 1_000  # of the reason why a result is refused
+_WHY_CHARACTERS = 1_000  # the most that are kept of the reason why a result is refused
 _first_push = threading.Lock()
 
 Run = Outcome | Coroutine[Any, Any, Outcome]
@@ -42,7 +42,7 @@ Run = Outcome | Coroutine[Any, Any, Outcome]
 
 
 async def awaited(run: Run) -> Outcome:
-    """Return the outcome of a run."""
+    """Return the outcome of a run, and wait for it if need be."""
     return await run if isinstance(run, Coroutine) else run
 
 
@@ -67,11 +67,11 @@ class Reported:
 
     progress: Progress
     is_noted: bool = False  # it waits to be published
-    published_at: float = -math.inf  # when it was last taken for that, by the monotonic clock
+    published_at: float = -math.inf  # when it was last taken to be published, by the monotonic clock
 
 
 class HandlerRun:
-    """One run of a job's handler. One that waits for nothing runs without an `await`, which costs the least."""
+    """One run of a job's handler. A handler that waits for nothing runs without an `await`, which is cheapest."""
 
     __slots__ = (
         *("__weakref__", "_context", "_definition", "_keep_ms", "_returned", "_runtime", "_scope", "_settings"),
@@ -85,7 +85,7 @@ class HandlerRun:
         self.over = False  # it has an outcome, or was let go
         self.has_returned = False  # or raised: it can push no more jobs
         self._keep_ms = 0
-        self.why: Outcome | None = None  # the outcome of a run that was given up; OUTRAN: its time was over
+        self.why: Outcome | None = None  # the outcome if the run was given up; OUTRAN if its time was over
         self.deadline: Deadline | None = None  # None: no limit, or it has not begun
         self.times: ThreadTimes | None = None  # None: it runs in no thread
         self.reported: Reported | None = None
@@ -94,13 +94,13 @@ class HandlerRun:
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
 
-    # For its owner to override
+    # For a subclass to override
 
     def has_news(self) -> None:
-        """Take note that there is progress to publish; not called again until that was taken. In any thread."""
+        """Note, in any thread, that there is progress to publish. Not called again until that was taken."""
 
     def thread_ended(self) -> None:
-        """Take note that the thread of a run that was given up has ended."""
+        """Note that the thread of an abandoned handler has ended."""
 
     # Calling the handler
 
@@ -109,21 +109,21 @@ class HandlerRun:
     ) -> Run:
         """Read the parameters, which are JSON, and begin to run the handler.
 
-        `cancels` are those of the current task.
+        `cancels` are the cancels of the current task.
 
         Raises:
             BaseException: Only a cancellation from outside.
         """
-        # Before the copy: to enter that once more would cost ten times as much.
+        # Before the context is copied: entering the copy once more would cost ten times as much.
         set_current_job(context)
-        # A fresh one for each job: what a handler sets in it does not concern the next job.
+        # A fresh context for each job: what a handler sets in it must not reach the next job.
         surroundings: Context = self._runtime.contexts.fresh()
         self._surroundings: Context | None = surroundings
         try:
             decoded = surroundings.run(payload.decode_parameters, definition.name, parameters)
         except DecodeError as error:
             return Undecodable(str(error))
-        except BaseException as error:  # the parameters' own code
+        except BaseException as error:  # code of the parameters' type
             return Raised(error)
         take = self._take_returned if self._keep_ms else None
         call = definition.call if definition.is_async else partial(self.call_elsewhere, definition)
@@ -151,7 +151,7 @@ class HandlerRun:
             del raised  # as above
 
     def _ended(self, raised: BaseException | None, cancels: TaskCancels) -> Run:
-        """Return the outcome of a handler that raised, or returned None for this."""
+        """Return the outcome of a handler that raised; if `raised` is None, it returned."""
         self.has_returned = True
         if raised is None:
             return DONE if not self._keep_ms and self.pushes is None else self._returned_more()
@@ -161,7 +161,7 @@ class HandlerRun:
             del raised  # as above
 
     async def _returned_more(self) -> Outcome:
-        """Return the outcome of a handler that has returned, where its result is kept or it has pushed jobs."""
+        """Return the outcome of a handler that has returned and has a result to keep, or has pushed jobs."""
         outcome: Outcome = DONE
         if self._keep_ms:
             assert self._surroundings is not None
@@ -176,7 +176,7 @@ class HandlerRun:
         return outcome
 
     def _came_to(self, raised: BaseException, cancels: TaskCancels) -> Outcome:
-        """Return the outcome of a handler that raised. A cancellation that other code has sent is raised again."""
+        """Return the outcome of a handler that raised. If other code has sent a cancellation, raise it again."""
         if type(raised) is NoThread:
             return self._runtime.unplaced()
         if self.why is OUTRAN:
@@ -193,16 +193,16 @@ class HandlerRun:
         """Call a plain function in a thread or a process.
 
         Raises:
-            NoThread: There is none to be had.
-            BaseException: What it raised.
+            NoThread: There is no thread or process to run it in.
+            BaseException: What the function raised.
         """
         if definition.in_process:
             processes = self._runtime.processes
             assert processes is not None  # or the job was refused before
-            await processes.prepare()  # another job may have taken the one that was, as the middleware waited
+            await processes.prepare()  # while middleware waited, another job may have taken the process
             return _result_of(*await processes.run(definition, parameters, context, self.hear))
         self.times = ThreadTimes()
-        surroundings = copy_context()  # a thread that is given up stays in its context
+        surroundings = copy_context()  # an abandoned thread stays in its context
         errand = partial(call_in, surroundings, definition.call, parameters, context)
         ended = await self._runtime.threads.run(errand, self.times, self.thread_ended)
         if is_awaitable(ended[0]):  # by a decorator that is a plain function, around one that is async
@@ -214,13 +214,13 @@ class HandlerRun:
 
     @property
     def has_thread(self) -> bool:
-        """Whether it was given up, and its thread still runs."""
+        """Whether its thread was abandoned, and still runs."""
         return self.times is not None and self.times.runs_on
 
     # Giving it up
 
     def give_up(self, why: Outcome) -> None:
-        """Cancel the handler; `why` is the outcome, unless it is over already."""
+        """Cancel the handler. `why` becomes the outcome, unless the run is over already."""
         if self.over or self.why is not None:
             return
         self.why = why
@@ -233,7 +233,7 @@ class HandlerRun:
             return
         try:
             self._scope.cancel()
-        except BaseException:  # the code of an object that the handler waits for
+        except BaseException:  # code of an object that the handler waits for
             job_id = visible(self.lease.job_id)
             self._settings.log.exception("job %s: what it waits for can't be cancelled", job_id)
 
@@ -248,30 +248,30 @@ class HandlerRun:
         return math.inf
 
     def _less_lost(self, now: float) -> float:
-        """A time by the monotonic clock, less what a blocked event loop has cost until then."""
+        """Return a monotonic time, minus what a blocked loop has cost a handler in a thread until then."""
         return now if self.times is None else now - self.times.lost(now)
 
     def _late(self, cause: BaseException | None = None) -> Outcome:
-        """Return the outcome of a run whose time was over; the cause shows where it was."""
+        """Return the outcome of a run whose time was over. The cause shows where it was."""
         assert self.deadline is not None
         if self._context is not None:
-            self._context.cancelled = True  # not sooner: by that middleware tells a timeout from all else
+            self._context.cancelled = True  # not sooner: middleware uses it to tell other cancels from a timeout
         error = self.deadline.error
         error.__cause__ = cause
-        return Raised(error)  # not kept here, as its traceback leads here
+        return Raised(error)  # the error is not kept here, because its traceback leads here
 
     def cut_off(self) -> Outcome:
-        """Return the outcome of a run whose task was cancelled: the run was given up, or other code sent that."""
+        """Return the outcome of a run whose task was cancelled: we gave it up, or other code sent the cancel."""
         if self.why is not None:
             return self._late() if self.why is OUTRAN else self.why
-        if self.lease.deliveries >= self._settings.max_deliveries > 1:  # it ran alone: it was its own code
+        if self.lease.deliveries >= self._settings.max_deliveries > 1:  # it ran alone, so its own code did it
             return Raised(RedisJobsError("the task of the handler was cancelled, and not by its worker"))
         return Interrupted(counts=True)
 
-    # What the handler says
+    # Messages of the handler
 
     def hear(self, said: HandlerMessage) -> PushedJob | None:
-        """Take in what the handler says, in any thread; nothing once the run is over, or was given up."""
+        """Handle a message of the handler, in any thread. Ignore it once the run is over, or was given up."""
         if self.over or self.why is not None:
             return None
         if isinstance(said, Pushing):
@@ -296,7 +296,8 @@ class HandlerRun:
     def _push(self, pushing: Pushing) -> PushedJob | None:
         with _first_push:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
-        # Only now: either this sees that the handler has ended, or the code that ends the run sees what to close.
+        # Check only now: either this sees that the handler has ended, or the code that ends the run sees what to
+        # close.
         if self.has_returned or self.why is not None:
             return None
         job = pushes.add(pushing)
@@ -304,12 +305,12 @@ class HandlerRun:
 
     @property
     def progress(self) -> Progress | None:
-        """The latest progress; None: there was none."""
+        """The latest progress; None if there was none."""
         return None if self.reported is None else self.reported.progress
 
 
 def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: int) -> Outcome:
-    """Return the outcome with the result; or why that can't be kept."""
+    """Return the outcome with the result, or with the reason why that can't be kept."""
     try:
         if type(returned) is NotPacked:
             raise EncodeError(f"{definition.name.name}: the result can't leave its process: {returned.why}")
@@ -318,7 +319,7 @@ def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: 
         if definition.strict_result:
             return Raised(UnwritableResult(f"the handler has returned, and is not run again: {error}"))
         return Done(Result(keep_ms, refused=visible(str(error), _WHY_CHARACTERS)))
-    except BaseException as error:  # the code of its type
+    except BaseException as error:  # code of the result's type
         return Raised(error)
     return Done(Result(keep_ms, value))
 

@@ -1,4 +1,4 @@
-"""Middleware in a worker: composed around its handlers when it starts, and called after claims and settlements."""
+"""Runs middleware in a worker: around handlers, and after claims and settlements."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ _IN_A_ROW = 20  # jobs whose hooks are called before other tasks have a turn
 
 
 def finder(definitions: Mapping[str, JobDefinition[Any]], middleware: Iterable[Middleware]) -> Find:
-    """Return a function that finds a job's definition, composed with the middleware that runs around handlers."""
+    """Return a function that finds a job's definition, with the middleware that runs around its handler."""
     around = hooks(middleware, "around")
     if not around:
         return definitions.get
@@ -46,7 +46,7 @@ def finder(definitions: Mapping[str, JobDefinition[Any]], middleware: Iterable[M
 
 
 class _Chains:
-    """Definitions whose call runs in the event loop, wherever the handler runs: so its middleware can be async."""
+    """Definitions whose call runs in the event loop, wherever the handler runs: middleware can be async."""
 
     def __init__(
         self, definitions: Mapping[str, JobDefinition[Any]], around: tuple[Callable[..., Any], ...]
@@ -57,7 +57,7 @@ class _Chains:
         self._turned_away: set[JobContext] = set()
 
     def find(self, name: str) -> JobDefinition[Any] | None:
-        """Return the definition of a job name; composed on first use, if it was registered after the start."""
+        """Return the definition of a job name. If it was registered after the start, compose it on first use."""
         if (composed := self._composed.get(name)) is not None:
             return composed
         definition = self._definitions.get(name)
@@ -81,10 +81,10 @@ class _Chains:
         return run
 
     def _elsewhere(self, definition: JobDefinition[Any]) -> Handler:
-        """Return what calls a plain function in a thread or a process."""
+        """Return a function that calls a plain function in a thread or a process."""
 
         async def call(parameters: Any, context: JobContext) -> Any:
-            run = cast(HandlerRun, message_sink_of(context))  # as the run has made the context
+            run = cast(HandlerRun, message_sink_of(context))  # the run has made the context
             try:
                 return await run.call_elsewhere(definition, parameters, context)
             except NoThread:
@@ -131,7 +131,7 @@ class _Next:
 
     def __init__(self, inside: Layer, job: RunningJob, context: JobContext) -> None:
         self._inside = partial(inside, job, context)
-        self._steps: Coroutine[Any, Any, Any] | None = None  # until they begin
+        self._steps: Coroutine[Any, Any, Any] | None = None  # called, but not begun
         self._begun = self._ended = self._over = False
 
     def __call__(self) -> Awaitable[Any]:
@@ -164,12 +164,12 @@ class _Next:
 class Hooks:
     """The hooks `on_claim` and `on_settled` of one run of a worker, called one after another.
 
-    The number of jobs that wait is limited: hooks that are slower than the jobs for long are not called for some,
-    and the log says for how many. A hook runs in a context of its own.
+    The number of jobs that wait is limited. Hooks that are slower than the jobs for long are not called for some
+    jobs, and the log shows for how many. Each hook runs in its own context.
 
     Args:
-        middleware: All of it, the outermost first.
-        worker_id: Returns the worker's id: the queue has events of other workers as well.
+        middleware: All middleware, the outermost first.
+        worker_id: Returns the worker's id, because the queue also has events of other workers.
         log: The log of the queue.
     """
 
@@ -182,7 +182,7 @@ class Hooks:
         self._waiting: deque[tuple[Sequence[Hook], Sequence[Any]]] = deque()
         self._left_out = 0
         self._wakeup = anyio.Event()
-        self._turn = anyio.Lock()  # held by the one that calls hooks: the task, or `finish`
+        self._turn = anyio.Lock()  # held while hooks are called: by the task, or by `finish`
         self._unsubscribe: list[Callable[[], None]] = []
 
     def start(self, tasks: TaskGroup, events: Events) -> None:
@@ -211,7 +211,7 @@ class Hooks:
                 self._waiting.append((called, job))
                 continue
             if not self._left_out:
-                self._log.warning("hooks of middleware are slower than the jobs: they are not called for some")
+                self._log.warning("middleware hooks are slower than the jobs, and are not called for some of them")
             self._left_out += 1
         self._wakeup.set()
 
@@ -225,7 +225,7 @@ class Hooks:
                 await self._call_all()
 
     async def finish(self) -> None:
-        """Call the hooks that still wait, for a moment, and stop listening."""
+        """Call the hooks that still wait, for 2 seconds at most, and stop listening."""
         if not self._unsubscribe:
             return
         with anyio.move_on_after(_LAST, shield=True):
@@ -262,7 +262,7 @@ class Hooks:
 
     def _say_left_out(self) -> None:
         if self._left_out:
-            self._log.warning("for %d jobs hooks of middleware were not called: they are too slow", self._left_out)
+            self._log.warning("middleware hooks were not called for %d jobs: they are too slow", self._left_out)
             self._left_out = 0
 
 

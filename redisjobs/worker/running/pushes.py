@@ -1,4 +1,4 @@
-"""The jobs that a handler pushes: kept until it has returned, and then added by the step that ends its own job."""
+"""The jobs that a handler pushes: kept until it has returned. The step that ends its own job adds them."""
 
 import threading
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ class _Pushed:
     """A job that was pushed."""
 
     job: NewJob
-    context: Context  # of the push: a hook finds the span of a trace there
+    context: Context  # of the push: hooks find the span of a trace there
     ends: PushEnds = NO_CALLS
 
 
 class Pushes:
-    """The jobs that one run pushes, from any thread, on the queue of its own job."""
+    """The jobs that one run pushes, from any thread, to the queue of its own job."""
 
     def __init__(self, queue: Registry, lease: Lease) -> None:
         self._queue = queue
@@ -41,13 +41,13 @@ class Pushes:
         self._is_closed = False
 
     def add(self, pushing: Pushing) -> NewJob | None:
-        """Add a job and return it; None: too late, as the handler has returned.
+        """Add a job and return it; None if it is too late, because the handler has returned.
 
         Raises:
             UnknownJob: No handler here has that name.
             EncodeError: The parameters don't fit their declared type, or are too large.
-            ValueError: An option makes no sense, the id is that of the job itself, another queue prepared it, or
-                these are too many, or too large, for one job.
+            ValueError: An option makes no sense, the id is that of the running job, another queue prepared the
+                job, or the run pushes more, or larger, jobs than one step adds.
             TypeError: There is no such option.
         """
         job = self._prepared(pushing)
@@ -94,17 +94,17 @@ class Pushes:
         return replace(prepared_by(self._queue.name, given), tries=None)
 
     def _named(self, job: NewJob, number: int) -> NewJob:
-        """Return the job with an id that is the same in each run of its parent that pushes the same."""
+        """Return the job with an id that is the same whenever its parent runs again and pushes the same."""
         parent, name = self._lease.job_id, name_in(job)
         seed = b"\0".join([_raw(parent), self._lease.nonce, b"%d" % number, _raw(name)])
         digest = blake2b(seed, digest_size=14).hexdigest()
         fields = [*job.fields, "parent", parent]
-        if job.nonce:  # the id was given: the nonce that tells this push from others has to be the same, too
+        if job.nonce:  # the id was given: the nonce, which tells this push from others, must be the same too
             return replace(job, fields=fields, nonce=digest[:16])
         return replace(job, fields=fields, job_id=digest)
 
     async def close(self) -> Sequence[NewJob]:
-        """Show the jobs to the queue's middleware, and return them, once the handler has returned; add no more."""
+        """Show the jobs to the queue's middleware and return them, once the handler has returned; add no more."""
         with self._lock:
             self._is_closed = True
         if self._queue.on_push:
@@ -118,7 +118,7 @@ class Pushes:
         pushed.ends = await before_push(self._queue.on_push, [pushed.job], self._queue.name)
 
     def confirm(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
-        """Tell the middleware whether each job was added; return their ids and names, and that."""
+        """Tell the middleware whether each job was added; return id, name and that for each."""
         told = []
         for pushed, each in zip(self._pushed, added, strict=True):
             pushed.ends.tell([each])
@@ -126,7 +126,7 @@ class Pushes:
         return told
 
     def lost(self) -> None:
-        """Tell the middleware that no job was added: the job that pushed them ended in another way."""
+        """Tell the middleware that no job was added, because the job that pushed them did not end by this run."""
         job_id = visible(self._lease.job_id)
         error = DriverError(f"nothing was pushed, as far as is known: job {job_id} did not end by this run")
         for pushed in self._pushed:

@@ -1,4 +1,7 @@
-"""Runs sync handlers in threads. A thread can't be killed: one whose run is given up is abandoned, and runs on."""
+"""Runs sync handlers in threads.
+
+A thread can't be killed. If we give up on a run, we abandon its thread, and the thread keeps running.
+"""
 
 import math
 import sys
@@ -20,31 +23,32 @@ logger = Log("redisjobs.worker")
 
 
 class NoThread(Exception):
-    """The system starts no more threads, or processes."""
+    """There is no thread or process to run a handler in."""
 
 
 class ThreadTimes:
-    """When a handler was given to a thread, began and ended there, and when the event loop heard of that.
+    """When a handler was given to a thread, began and ended there, and when the event loop stopped waiting for it.
 
-    A blocked loop starts no thread, and hears late that one has ended: both is no time of the handler's.
+    A blocked loop starts no thread, and notices late that one has ended. Neither counts as the handler's run time.
     """
 
     __slots__ = ("_given_at", "began_at", "ended_at", "heard_at", "runs_on")
 
     def __init__(self) -> None:
         self._given_at = time.monotonic()
-        # By the monotonic clock; infinity: not yet. The loop hears that it has ended, or was given up.
+        # By the monotonic clock; infinity: not yet. `heard_at`: the loop noticed that the handler ended, or gave
+        # it up.
         self.began_at = self.ended_at = self.heard_at = math.inf
-        self.runs_on = False  # though it was given up
+        self.runs_on = False  # its thread still runs, although we gave up on the run
 
     def lost(self, now: float) -> float:
-        """Return how many seconds until now the handler, and what else its job waits for, did not have."""
+        """Return how many seconds until `now` don't count: before the handler began, and after it had ended."""
         until = min(now, self.heard_at)
         return min(self.began_at, until) - self._given_at + max(0.0, until - self.ended_at)
 
 
 class Trouble:
-    """Why handlers of some kind can't be started: `why` is the reason in a few words, '' if they can."""
+    """Why handlers of one kind can't be started. `why` is the reason in a few words, '' if they can."""
 
     def __init__(self, kind: str, kinds: str, begun: Callable[[], object] = int) -> None:
         self.why = ""
@@ -55,7 +59,7 @@ class Trouble:
         return f"no {self._kind} is started: {self.why}"
 
     def note(self, why: str) -> None:
-        """Note why they can't be started, '' if they can; log that it begins, or is over."""
+        """Note why they can't be started ('' if they can), and log when that begins or is over."""
         before, self.why = self.why, why
         if why and not before:
             logger.error("no %s is started, their jobs wait or go to other workers: %s", self._kind, why)
@@ -67,17 +71,17 @@ class Trouble:
 class Threads:
     """Runs sync handlers in threads, until too many threads are abandoned.
 
-    While `most` threads are abandoned, no other handler is started. Those that run may add to them. `none_start`
-    is called when no handler can be started any more.
+    While `most` threads are abandoned, no handler is started. Handlers that run then may be abandoned, too.
+    `none_start` is called when no handler can be started any more.
     """
 
     def __init__(self, most: int, none_start: Callable[[], object]) -> None:
         self.full = False  # too many threads are abandoned
         self.trouble = Trouble("sync handler", "sync handlers", none_start)
-        self.turned_away = False  # a job has found no thread, or process, and waits for the next try
+        self.turned_away = False  # a job found no thread or process, and waits for the next try
         self.abandoned = 0
         self._most = most
-        # The slots are the limit; on trio an abandoned thread would keep its share.
+        # The slots are the limit. On trio an abandoned thread would keep its place in a lower one.
         self._limiter = anyio.CapacityLimiter(math.inf)
         self.call_soon = threadsafe_caller()
 
@@ -86,18 +90,18 @@ class Threads:
     ) -> tuple[Any, BaseException | None]:
         """Call a handler in a thread; return what it returned, and what it raised.
 
-        `ended` is called in the event loop when the thread of a handler that was given up has ended.
+        `ended` is called in the event loop when the thread of an abandoned handler has ended.
 
         Raises:
-            NoThread: It was not called.
-            BaseException: A cancellation, at once; the handler may run on.
+            NoThread: The handler was not called.
+            BaseException: A cancellation, at once; the thread may keep running.
         """
         if self.full:
-            raise NoThread("too many threads of handlers that were given up still run")
+            raise NoThread("too many threads of abandoned handlers still run")
         errand = _Errand(call, times, partial(self._end, times, ended))
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
-        except RuntimeError as error:  # not the handler's
+        except RuntimeError as error:  # from starting the thread, not from the handler
             self.trouble.note(f"the system starts no more threads: {error}")
             raise NoThread from None
         except anyio.get_cancelled_exc_class():
@@ -122,13 +126,13 @@ class Threads:
     def _count(self, number: int) -> None:
         self.abandoned += number
         self.full = self.abandoned >= self._most
-        said = f"{self.abandoned} threads of handlers that were given up still run"
+        said = f"{self.abandoned} threads of abandoned handlers still run"
         self.trouble.note(said if self.full else "")
 
 
 def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) -> Any:
     """Call a handler in a thread, in the context of its job."""
-    if sniffio := sys.modules.get("sniffio"):  # anyio and trio ask it: it would say that this is the loop's thread
+    if sniffio := sys.modules.get("sniffio"):  # anyio and trio ask it; it would say that this is the loop's thread
         surroundings.run(sniffio.current_async_library_cvar.set, None)
     return surroundings.run(call, *arguments)
 
@@ -155,7 +159,7 @@ class _Errand:
         try:
             self._result = self._call(), None
         except BaseException as error:
-            self._result = None, without_frames(error, 2)  # of this and of `call_in`
+            self._result = None, without_frames(error, 2)  # the frames of this function and of `call_in`
         finally:
             self._times.ended_at = time.monotonic()
             with self._lock:
@@ -164,12 +168,12 @@ class _Errand:
                 self._end()
 
     def take_result(self) -> tuple[Any, BaseException | None]:
-        """Return what was returned and raised, and drop it: the thread may keep this errand until its next one."""
+        """Return what was returned and raised, and drop it: the thread may keep this object for a while."""
         result, self._result = self._result, (None, None)
         return result
 
     def abandon(self) -> bool:
-        """Give the call up, and return whether it runs on."""
+        """Give up the call; return whether it still runs."""
         with self._lock:
             self._abandoned = True
             return self._begun and not self._over

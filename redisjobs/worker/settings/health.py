@@ -1,4 +1,4 @@
-"""The health of a worker, as it reports it."""
+"""The health that a worker reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,11 @@ class Health:
     """Whether a worker works, judged by what it got done.
 
     Attributes:
-        live: It need not be restarted. If the server is unavailable, a restart would not help.
-        ready: It takes jobs, of at least one of its queues.
-        why: The reason, in a few words; also what is wrong with single queues.
-        queues: Each of its queues, in order, if it has several; else empty.
+        live: Whether it works, so that it need not be restarted. An unavailable server leaves it live, because a
+            restart would not help.
+        ready: Whether it takes jobs from at least one of its queues.
+        why: The reason, in a few words, including what is wrong with single queues.
+        queues: The health in each of its queues, in order, if it has several; else empty.
     """
 
     live: bool
@@ -32,7 +33,7 @@ class Health:
 
 
 def combined(common: Health, single: Sequence[tuple[str, Health | None]]) -> Health:
-    """Return the health of a worker: that of all its queues, and what is wrong with each; None for nothing."""
+    """Return a worker's health from what its queues share, and what is wrong with each (None: nothing)."""
     if len(single) == 1:
         return common if not common.live else single[0][1] or common
     queues = _each(common, single)
@@ -43,7 +44,7 @@ def combined(common: Health, single: Sequence[tuple[str, Health | None]]) -> Hea
     told = [f"queue '{name}': {health.why}" for name, health in wrong]
     if some_are_well:
         told = [common.why, *told]
-    elif len({health.why for _, health in wrong}) == 1:  # said once if it is true of all
+    elif len({health.why for _, health in wrong}) == 1:  # say it once if it is true of all
         told = [wrong[0][1].why]
     live = all(health.live for _, health in wrong)
     return Health(live, live and common.ready and some_are_well, "; ".join(told), queues)

@@ -1,4 +1,4 @@
-"""A worker's settings, and which queues it takes jobs from."""
+"""A worker's settings, and the queues that it takes jobs from."""
 
 import math
 from collections import Counter
@@ -21,8 +21,8 @@ class Settings:
     """A worker's settings for one of its queues; see `Worker`. Times are in seconds; infinity is no limit.
 
     Attributes:
-        next_id: Makes the id under which the worker goes on if the server takes it for dead.
-        middleware: The worker's own, inside the queue's.
+        next_id: Makes the id under which the worker goes on after the server has taken it for dead.
+        middleware: The worker's own; it runs inside the queue's.
         until_idle: Whether the run ends as soon as nothing is left to do.
         queues: The names of all its queues, if it has several.
     """
@@ -45,7 +45,7 @@ class Settings:
 
     @property
     def log(self) -> Log:
-        """The log for this queue; of several, each line names the queue."""
+        """The log for this queue. If the worker has several, each line names the queue."""
         return Log("redisjobs.worker", [self.queue.name] if self.queues else ())
 
 
@@ -55,7 +55,7 @@ class Queues:
 
     all: tuple[Registry, ...]
     weights: tuple[float, ...]
-    strict: bool  # only the order counts
+    strict: bool  # turns go by order, not by weight
 
     @classmethod
     def of(
@@ -64,8 +64,8 @@ class Queues:
         """Return the queues that a caller lists; see `Worker`.
 
         Raises:
-            TypeError: Something is no queue, or `weights` no mapping.
-            ValueError: None is listed, one is listed twice, or the weights or the order are invalid.
+            TypeError: An item is not a queue, or `weights` is not a mapping.
+            ValueError: No queue is listed, one is listed twice, or `weights` or `strict` is invalid.
         """
         if not isinstance(strict, bool):
             raise ValueError(f"strict={strict!r}: give True or False")
@@ -81,11 +81,11 @@ class Queues:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of the queues."""
         return tuple(queue.name for queue in self.all)
 
     def __str__(self) -> str:
-        """Return them as in a line of the log."""
+        """Return the queues as a log line shows them."""
         if self.strict:
             return f"{quoted(self.names)}, in strict order"
         if len(set(self.weights)) == 1:
@@ -96,14 +96,14 @@ class Queues:
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Return the names of queues as in a message."""
+    """Return the names of queues as a message shows them."""
     return ", ".join(f"'{name}'" for name in names)
 
 
 def _each(listed: Any) -> list[Any]:
     if isinstance(listed, Registry):
         return [listed]
-    # Text and bytes are no lists of queues; a mapping would lose its values, and a set has no order.
+    # Text and bytes are not lists of queues; a mapping would lose its values, and a set has no order.
     if not isinstance(listed, Iterable) or isinstance(listed, str | bytes | Mapping | Set | type):
         raise _no_queue(listed)
     queues = list(listed)
@@ -122,7 +122,7 @@ def _pair(each: Any) -> tuple[Registry, float | None]:
 
 
 def _no_queue(given: object) -> TypeError:
-    # Not its text, which may have a password.
+    # Don't show its text, which may contain a password.
     shown = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
     return TypeError(
         f"Worker runs the jobs of a queue, not of {shown}: give a JobQueue with its handlers, as "
@@ -152,7 +152,7 @@ def _weight(weight: Any, queue: Registry, where: str = "") -> float:
 
 
 def _add_weights(pairs: list[tuple[Registry, float | None]], weights: Any) -> None:
-    """Add the weights that are given by the names of queues."""
+    """Add the weights that are given by queue name."""
     if not isinstance(weights, Mapping):
         raise TypeError(f"weights={weights!r}: give numbers by the names of queues, as {{'emails': 3}}")
     for name, weight in weights.items():

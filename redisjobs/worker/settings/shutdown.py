@@ -1,4 +1,4 @@
-"""How a worker's run ends: it claims no more, running jobs have a grace, and then they are given up."""
+"""How a worker's run ends: it claims no more, waits for running jobs during the grace, and cancels the rest."""
 
 import math
 import signal
@@ -13,13 +13,13 @@ _TWICE = 0.2  # seconds within which one Ctrl-C may arrive twice: from the termi
 
 
 class Interrupts:
-    """Recognises the second delivery of one Ctrl-C."""
+    """Recognizes when one Ctrl-C arrives twice."""
 
     def __init__(self) -> None:
         self._at = -math.inf
 
     def is_new(self, number: int) -> bool:
-        """Return whether a signal that has just come counts: a SIGINT within 0.2 s of the last one does not."""
+        """Return whether a signal counts. A SIGINT does not within 0.2 s after one that counted."""
         now = time.monotonic()
         if number == signal.SIGINT and now - self._at < _TWICE:
             return False
@@ -29,7 +29,7 @@ class Interrupts:
 
 
 def how_ended(code: int) -> str:
-    """Return how a process ended, by its exit code, in words."""
+    """Return in words how a process with this exit code ended."""
     if code >= 0:
         return f"ended with code {code}"
     try:
@@ -39,7 +39,7 @@ def how_ended(code: int) -> str:
 
 
 def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
-    """Return the log line of a stop by a signal: what it waits for. `grace` is in seconds."""
+    """Return the log line for a stop by a signal. `grace` is in seconds."""
     name, running = signal.Signals(number).name, f"{jobs} job{'' if jobs == 1 else 's'}"
     if at_once:
         return f"{name}: stopping at once; {running} cancelled and handed back"
@@ -53,33 +53,33 @@ def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
 
 
 class Shutdown:
-    """Whether a run ends, and how long its running jobs may take.
+    """Whether a run is stopping, why, and how long its running jobs may take.
 
-    A later stop may shorten that, not lengthen it.
+    A later stop can shorten that time, but not lengthen it.
     """
 
     def __init__(self) -> None:
-        self.stopping = False  # no more jobs are claimed
-        self.over = False  # the grace is over, and so is the time to unwind
-        self.broken = False  # an error ends the run
-        self.recycled = False  # it stops by itself: a limit of jobs, memory or abandoned threads is reached
+        self.stopping = False  # the run claims no more jobs
+        self.over = False  # cancelled jobs have had their time to clean up, after the grace: let go of them
+        self.broken = False  # an error ends the run, and a job may be the cause
+        self.recycled = False  # the run stops by itself, so that another worker can take its place
         self.hindered = False  # it stops because the system gives it no threads
-        self._until = float("inf")  # by our monotonic clock
+        self._until = float("inf")  # when the grace is over, by the monotonic clock
         self._asked = anyio.Event()
 
     def ask(self, grace: float) -> None:
-        """Stop, and give up the jobs that still run after `grace` seconds. A callback of the loop may call it."""
+        """Ask for a stop: jobs that still run after `grace` seconds are cancelled. Call it in the event loop."""
         self.stopping = True
         self._until = min(self._until, time.monotonic() + grace)
         self._asked.set()
 
     async def wait(self, most: float) -> None:
-        """Wait until a stop is asked for, at most `most` seconds."""
+        """Wait until a stop is asked for, or for `most` seconds."""
         with anyio.move_on_after(most):
             await self._asked.wait()
 
     async def outlast_grace(self, asked: Callable[[], object]) -> None:
-        """Wait until the grace is over; call `asked` at first, and each time that a stop was asked for."""
+        """Wait until the grace after a stop is over. Call `asked` at first, and again after each stop."""
         while (left := self._until - time.monotonic()) > 0:
             self._asked = anyio.Event()
             asked()

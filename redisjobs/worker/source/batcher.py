@@ -1,8 +1,8 @@
-"""The exchanges of a worker with the server that are under way: outcomes go, jobs come.
+"""The exchanges of a worker that are under way. Each sends outcomes and brings jobs.
 
-With one at a time the worker would be idle while the server works, and the server while the worker does. So there
-may be two, but the second only for a batch that is worth a round trip. Outcomes that come one by one wait for the
-answer to the first exchange, and go together.
+With one exchange at a time, the worker is idle while the server works, and the server while the worker does. So
+there may be two, but the second only for a batch that is worth a round trip. Outcomes that come one by one wait
+for the answer to the first exchange, and go together.
 """
 
 import time
@@ -22,28 +22,28 @@ from redisjobs.model.transitions import MOST_JOBS, Exchange, Lease, ReportProgre
 from redisjobs.worker.running.execution import Execution
 
 _MOST = 2  # exchanges at once
-_BATCH = 50  # jobs of one exchange, at least, before there is a second one beside it
-_WORTH = _BATCH // 2  # outcomes, or free slots, that are worth a second exchange
+_BATCH = 50  # jobs that fit into one exchange, even in a worker with few slots
+_WORTH = _BATCH // 2  # outcomes, or free slots, that make a second exchange worthwhile
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """One exchange."""
+    """One exchange: what it sends, and what the worker needs to handle its answer."""
 
     settling: list[Execution]
-    count: int | None  # of jobs to claim; 0 only promotes, None asks for nothing
-    ahead: int = 0  # that many of these may have to wait for a slot
-    idle: bool = False  # the worker runs nothing once it is applied, and makes no other exchange
-    turn: Turn = Turn(0, 0)  # by what the server knows it; given when it sets out
-    unknown: bool = False  # it may have been applied: a try had no answer
+    count: int | None  # jobs to claim; 0 only promotes, None asks for nothing
+    ahead: int = 0  # how many of these jobs may have to wait for a slot
+    idle: bool = False  # once it is applied, the worker runs nothing and makes no other exchange
+    turn: Turn = Turn(0, 0)  # its number, by which the server recognizes a repeat; set when it is sent
+    unknown: bool = False  # the server may have applied it: a try had no answer
     sent: float = field(default_factory=time.monotonic)
-    reporting: Sequence[Execution] = ()  # jobs that run on, and whose progress it publishes
-    # How many jobs the worker had begun, if it claims, runs until idle, and held none; else None. If none has
-    # begun since, none has pushed a job.
+    reporting: Sequence[Execution] = ()  # running jobs whose progress it publishes
+    # Set if it claims for a worker that runs until idle and held no job: how many jobs had begun by then. If the
+    # number is still the same, no job has run since that could have pushed one.
     after: int | None = None
-    waiting: Sequence[Lease] = ()  # claimed before, until this claim says that none goes before them
-    ended: int = 0  # jobs of the worker that had ended when it set out
-    # What was sent: by now a job may have another lease.
+    waiting: Sequence[Lease] = ()  # claimed before; they wait until this claim shows that no job goes before them
+    ended: int = 0  # jobs of the worker that had ended when it was sent
+    # What was sent: a job may have another lease by now.
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,8 @@ class Batcher:
     Args:
         consumer: The worker's side of the driver.
         answered: Takes a batch and the answer to it.
-        failed: Takes a batch that may or may not have arrived, and why. What it settles is sent again as it is.
+        failed: Takes a batch that may or may not have arrived, and the error. What it settles is sent again
+            unchanged.
     """
 
     def __init__(
@@ -77,44 +78,44 @@ class Batcher:
         self._answered = answered
         self._failed = failed
         self._scopes: set[anyio.CancelScope] = set()
-        self._batches: list[Batch] = []  # for a task that is about to be idle
+        self._batches: list[Batch] = []  # begun, and not yet taken by a task
         self._idle: list[Gate] = []
-        self._ended = False  # the tasks have
+        self._ended = False  # the tasks have ended
         self._done = anyio.Event()
         self._under_way: list[Batch] = []  # at most two
-        self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free ones, and the number each used last
-        self.unanswered: list[Batch] = []  # may or may not have arrived: sent again before any other
+        self._lanes = dict.fromkeys(range(1, _MOST + 1), 0)  # free lanes, and the number that each used last
+        self.unanswered: list[Batch] = []  # batches that may or may not have arrived; sent again before any other
 
     @property
     def under_way(self) -> int:
-        """How many exchanges are under way."""
+        """Number of exchanges under way."""
         return len(self._under_way)
 
     def asked(self, since: float = float("-inf")) -> int:
-        """Return how many jobs were asked for since a time of the monotonic clock, and may still come."""
+        """Return how many jobs the batches sent since a time of the monotonic clock may still bring."""
         return sum(batch.count or 0 for batch in self._under_way if batch.sent >= since)
 
     def may_bring_isolated(self, since: float = float("-inf")) -> bool:
-        """Return whether an idle worker's claim is under way: it may bring a job that has to run isolated."""
+        """Return whether a claim of an idle worker is under way. It may bring a job that must run isolated."""
         return any(batch.idle and batch.sent >= since for batch in self._under_way)
 
     @property
     def oldest(self) -> float:
-        """When the oldest of those under way was sent, by the monotonic clock; infinity: none is."""
+        """When the oldest batch under way was sent, by the monotonic clock; infinity if there is none."""
         return min((batch.sent for batch in self._under_way), default=float("inf"))
 
     def has_room(self, outcomes: int, free: int) -> bool:
-        """Return whether to begin another one, for this many outcomes and free slots."""
+        """Return whether to begin another exchange, for this many outcomes and free slots."""
         return not self.under_way or (self.under_way < _MOST and max(outcomes, free) >= _WORTH)
 
     def start(self, tasks: TaskGroup) -> None:
-        """Start the tasks that send batches; an error that stays ends them all."""
+        """Start the tasks that send batches. An error other than `NOT_NOW` and `Fenced` ends them all."""
         self._new_gate = gates()
         for _ in range(_MOST):
             tasks.start_soon(self._carry_on)
 
     def begin(self, batch: Batch) -> None:
-        """Send a batch, in one of these tasks; where they have ended it fails at once."""
+        """Send a batch in one of the tasks. If they have ended, it fails at once."""
         self._set_out(batch)
         if self._ended:
             self._arrive(batch)
@@ -128,16 +129,16 @@ class Batcher:
         """Send a batch in the current task.
 
         Raises:
-            DriverError: It may or may not have arrived; `failed` was called.
+            DriverError: The batch may or may not have arrived; `failed` was called.
         """
         self._set_out(batch)
         await self._carry(batch)
 
     async def send_again(self) -> None:
-        """Send the batches that had no answer again, one by one: they are answered as if for the first time.
+        """Send the batches that had no answer again, one by one. The server answers as if for the first time.
 
         Raises:
-            DriverError: One has no answer this time either.
+            DriverError: A batch has no answer this time either.
         """
         while self.unanswered:
             batch = self.unanswered.pop(0)
@@ -146,18 +147,18 @@ class Batcher:
             await self._carry(batch)
 
     def forget(self) -> None:
-        """Forget the batches that had no answer: their jobs are not ours any more."""
+        """Forget the batches that had no answer, because their jobs are no longer ours."""
         while self.unanswered:
             self._free_lane(self.unanswered.pop(0))
 
     async def quiet(self) -> None:
-        """Wait until none is under way."""
+        """Wait until no exchange is under way."""
         while self.under_way:
             self._done = anyio.Event()
             await self._done.wait()
 
     def break_off(self) -> None:
-        """Let those that are under way fail, as if the server were away."""
+        """Let the batches under way fail, as if the server were away."""
         for scope in self._scopes:
             scope.cancel()
 
@@ -168,7 +169,7 @@ class Batcher:
 
     def _depart(self, batch: Batch) -> None:
         batch.sent = time.monotonic()
-        for other in self._under_way:  # if this one is answered first, its jobs may get the other's slots
+        for other in self._under_way:  # if this batch is answered first, its jobs may take the other's slots
             other.ahead = max(other.ahead, batch.ahead)
         self._under_way.append(batch)
 
@@ -182,13 +183,13 @@ class Batcher:
                     try:
                         await gate.wait()
                     finally:
-                        if gate in self._idle:  # cancelled: no task waits there any more
+                        if gate in self._idle:  # cancelled: no task waits at this gate any more
                             self._idle.remove(gate)
                 with suppress(*NOT_NOW, Fenced):  # `failed` was called
                     await self._carry(self._batches.pop(0))
         finally:
             self._ended = True
-            while self._batches:  # cancelled before it took them
+            while self._batches:  # cancelled before a task took them
                 batch = self._batches.pop(0)
                 self._arrive(batch)
                 self._fail(batch, None)

@@ -1,4 +1,4 @@
-"""Whether a source claims jobs: by exchanges, or by the blocking read between them."""
+"""Decides whether a source claims jobs, by an exchange or by the blocking read between exchanges."""
 
 import math
 import time
@@ -11,20 +11,21 @@ from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.policy import Quarantine
 from redisjobs.worker.source.pool import RESERVED, Turns
 
-_DRY = 0.05  # seconds for which a source that found nothing leaves the slots to others
+_DRY = 0.05  # seconds for which a source that found nothing lets others claim for the slots
 
 
 class Claims:
-    """What is known of the jobs that a source could claim. Times are by the monotonic clock."""
+    """What a source knows about jobs that it could claim. Times are by the monotonic clock."""
 
     def __init__(self, member: Member, turns: Turns, leases: Leases, batcher: Batcher, fetcher: Fetcher) -> None:
         self.quarantine = Quarantine(member.settings.lease)
         self.is_idle = self.queue_paused = False
         self.found_nothing = False  # the last exchange neither settled nor claimed anything
         self.claimed_at = -math.inf  # when the latest answered claim was sent
-        self.skip_until = -math.inf  # it found nothing, and leaves the slots to other sources
-        self.busy_until = math.inf  # it keeps its turn while it does something else; infinity: nothing
-        # How many jobs of the worker had ended at the last claim, if that left no jobs; None: there may be jobs.
+        self.skip_until = -math.inf  # until then it lets other sources claim, because it found nothing
+        self.busy_until = math.inf  # until then it keeps its turn for something else to be done; infinity: nothing
+        # How many jobs of the worker had ended at the last claim, if that left none behind; None: there may be
+        # more.
         self.emptied_at: int | None = None
         self.batcher = batcher
         self.fetcher = fetcher
@@ -35,9 +36,9 @@ class Claims:
         self._turns = turns
         self._until_idle = member.settings.until_idle
         self._once_more = False
-        self._claimed_after: int | None = None  # as `Batch.after`, of the last exchange that was answered
+        self._claimed_after: int | None = None  # `Batch.after` of the last exchange that was answered
 
-    # As the pool sees them
+    # What the pool uses
 
     @property
     def is_away(self) -> bool:
@@ -46,9 +47,9 @@ class Claims:
 
     @property
     def wants_jobs(self) -> bool:
-        """Whether the source would claim if it had slots, or does so as soon as it has done something else.
+        """Whether the source would claim if it had slots, or will as soon as it has done something else.
 
-        Not while its server is away, or hangs: other sources must not starve for it.
+        False while its server is away or hangs: other sources must not starve for it.
         """
         if self.is_away or not self._would_claim:
             return False
@@ -64,11 +65,11 @@ class Claims:
 
     @property
     def is_dry(self) -> bool:
-        """Whether the last claim found nothing, and no job has run here since that may have pushed one."""
+        """Whether the last claim found nothing, and no job has run here since that could have pushed one."""
         return self.found_nothing and self._claimed_after == self.pool.begun and not self.pool.holds
 
     def claim_once_more(self) -> None:
-        """Claim though the last claim found nothing, as soon as it is the source's turn."""
+        """Claim when it is the source's turn, although the last claim found nothing."""
         if not self._once_more:
             self._once_more = True
             self.wake()
@@ -80,7 +81,7 @@ class Claims:
 
     @property
     def _would_claim(self) -> bool:
-        """Whether it would claim, once a blocking read that is to end has ended."""
+        """Whether the source would claim once a blocking read that has to end has ended."""
         if self.queue_paused or (self._until_idle and self.is_dry and not self._once_more):
             return False
         if self.fetcher.waiting and not self.fetcher.is_ending:
@@ -91,31 +92,31 @@ class Claims:
 
     @property
     def _leaves_slots(self) -> bool:
-        """Whether it found nothing just now, and leaves slots to others; in strict order those that were free."""
+        """Whether it lets others claim, because it found nothing. In strict order it still claims new slots."""
         return time.monotonic() < self.skip_until and not self._turns.has_new_slots_for(self)
 
     @property
     def must_be_single(self) -> bool:
-        """Whether no exchange may be begun beside the one under way: an isolated job may start soon.
+        """Whether no second exchange may begin, because an isolated job may start soon.
 
-        The next exchange may find that nothing runs here.
+        Only with one exchange at a time can a claim find that nothing runs here.
         """
         return bool(self.batcher.under_way) and self.quarantine.is_near(time.monotonic())
 
     @property
     def room(self) -> int:
-        """How many jobs it would claim now."""
+        """How many jobs the source would claim now."""
         return self._turns.share(self) if self.may_claim else 0
 
     def count(self, most: int) -> int:
-        """Return how many jobs an exchange claims that is made in any case."""
+        """Return how many jobs an exchange should claim that is sent in any case."""
         if self.fetcher.waiting or self.queue_paused or self._leaves_slots:
             return 0
         return min(self._turns.share(self), most)
 
     def claiming(self, batch: Batch) -> None:
-        """Note that a batch is to claim, and in the batch what its answer depends on."""
-        # Only where such a job may wait: beside an exchange that may bring one the pool allows no other claim.
+        """Note that a batch is about to claim, and record in it what its answer depends on."""
+        # Only if an isolated job may wait: while an exchange may bring one, the pool allows no other claim.
         if self.quarantine.wants(time.monotonic()) and len(batch.settling) == self.leases.running:
             batch.idle = self.pool.is_idle_but_for(self)
         if self._until_idle and not self.pool.holds:
@@ -124,22 +125,22 @@ class Claims:
         self._turns.claiming(self)
 
     def keep_turn(self, seconds: float) -> None:
-        """Keep the source's turn for so long at most, as something else has to be done first."""
+        """Keep the source's turn for up to this many seconds, because something else has to be done first."""
         self.busy_until = time.monotonic() + seconds
 
     @property
     def again_at(self) -> float:
-        """When the source may claim again though nothing wakes it, by the monotonic clock."""
+        """When the source may claim again even if nothing wakes it, by the monotonic clock."""
         now = time.monotonic()
         at = self.skip_until if self.skip_until > now else math.inf
-        # Another source has its turn, for as long as it may.
+        # Another source has the turn, and may keep it for a while.
         awaits_turn = self.pool.is_shared and not self.batcher.under_way and self.may_claim and self.pool.room > 0
         return min(at, now + _DRY) if awaits_turn else at
 
-    # What answers and notifications say
+    # What answers and notifications change
 
     def claimed(self, batch: Batch, answer: Exchange, *, prefetches: bool) -> None:
-        """Take the answer to a claim. `prefetches`: jobs may be claimed ahead, if there are more."""
+        """Handle the answer to a claim. `prefetches`: if there are more jobs, some may be claimed ahead."""
         if batch.sent >= self.claimed_at:  # else a later claim knew more
             self.emptied_at = None if answer.more else batch.ended
         self.claimed_at, self._once_more = max(self.claimed_at, batch.sent), False
@@ -150,7 +151,7 @@ class Claims:
         self.pool.recycle_for_isolated(self)
 
     def go_on(self, batch: Batch, answer: Exchange, *, is_late: bool) -> None:
-        """Decide by an answer whether to claim again, or to wait for jobs.
+        """Decide from an answer whether to claim again, or to wait for jobs.
 
         `is_late`: the exchange was sent before the queue was paused or resumed.
         """
@@ -160,41 +161,42 @@ class Claims:
         self.found_nothing = (not found or self.queue_paused) and not is_late
         self._claimed_after = batch.after
         if isolated and not batch.idle and self.quarantine.wants(time.monotonic()):
-            self.fetcher.interrupt()  # this claim could not bring it, as others had their turn: the next one can
+            self.fetcher.interrupt()  # others had their turn, so this claim could not bring it; the next one can
         elif batch.count and not answer.more and not (self.queue_paused or self.leases.waiting):
             self._read(batch.sent)
 
     def _read(self, sent_at: float) -> None:
-        """Wait for jobs by a blocking read: a claim that was sent then found no more."""
+        """Wait for jobs by a blocking read: the claim sent at `sent_at` found no more."""
         if self.fetcher.waiting or (self._until_idle and not self.pool.holds):
-            return  # with no job running, none will be pushed here
+            return  # no job runs here that could push one
         most = 0 if self._turns.others_come_before_reads(self) else self.pool.read_count
         if most:
-            self.emptied_at = None  # as soon as it ends
+            self.emptied_at = None  # when the read ends, there may be jobs
             self.fetcher.begin(most, sent_at)
         elif self.pool.is_shared:
             self.skip_until = time.monotonic() + _DRY
 
     def end_last_read(self) -> None:
-        """End the blocking read of a worker that runs until idle, once it runs no job that may push one."""
+        """End the blocking read of a worker that runs until idle, once it runs no job that could push one."""
         if self._until_idle and self.fetcher.waiting and not self.pool.holds:
             self.fetcher.interrupt()
 
     async def end_read(self) -> None:
-        """End the blocking read: there is something that only a claim finds."""
+        """End the blocking read, because only a claim can find what is there now."""
         await self.fetcher.end()
-        self.quarantine.one_waits = True  # perhaps: it may be what was released
+        self.quarantine.one_waits = True  # perhaps: a released job may be one
 
     def note_released(self) -> None:
         """Claim the jobs that were handed back."""
         self.found_nothing = False
-        # The claim would not bring one that has to run isolated. With several sources it is made all the same: the
-        # job may have waited long enough for room to be made, and jobs of other sources bring no claim here.
+        # The claim would not bring a job that must run isolated. With several sources we claim all the same: the
+        # job may have waited long enough that the worker must make room, and the end of another source's job
+        # causes no claim here.
         if not (self.quarantine.one_waits and self.pool.holds) or self.pool.is_shared:
             self.fetcher.interrupt()  # only a claim takes them
 
     def try_isolated(self) -> None:
-        """Claim a job that has to run isolated, if one waits and it could start now."""
+        """Claim a job that must run isolated, if one waits and could start now."""
         if self.quarantine.one_waits and self.pool.may_isolate(self):
             self.found_nothing = False
             self.fetcher.interrupt()  # only a claim takes it

@@ -1,29 +1,29 @@
-"""The server's clock, as one worker knows it: its time, and since when it can be trusted. Pure.
+"""The server's clock, as one worker knows it: its time, and since when that can be trusted. Pure.
 
 A worker is dead once its lease is over by the server's clock. If that clock is set, or the server stands still,
-all leases seem to be over at once. So a worker takes another one for dead only if it has seen, by its own clock,
-that the server's clock ran evenly and that the server answered, for as long as the other's lease.
+all leases seem to be over at once. So a worker takes another for dead only after it has seen two things by its own
+clock, for as long as the other's lease: the server's clock ran evenly, and the server answered.
 """
 
 from collections import deque
 
 _SLACK = 0.05  # seconds that two clocks may seem to differ by
-_DRIFT = 0.001  # of the time that has passed
-_GAPS = 4096  # between answers, that are remembered
-_SILENCE = 0.6  # of a lease, for which the server may be silent: with a third for the next beat, it is no lease
-_SHORT = 0.02  # seconds: a gap that no lease is short enough for
+_DRIFT = 0.001  # share of the time that has passed
+_GAPS = 4096  # how many gaps between answers are remembered
+_SILENCE = 0.6  # share of a lease that the server may be silent; with the third before a beat, less than a lease
+_SHORT = 0.02  # seconds; shorter gaps matter for no lease
 
 
 class Clock:
-    """What the answers of a server say of its clock. Times are in seconds, by this machine's monotonic clock."""
+    """What a server's answers show about its clock. Times are seconds of this machine's monotonic clock."""
 
     def __init__(self) -> None:
         self.is_known = False
         self._offset = 0.0  # the server's clock less ours, s
-        self._last_ms = 0.0  # what the last answer said
+        self._last_ms = 0.0  # in the last answer
         self._last_sent = self._last_heard = float("-inf")
         self._even_since = float("inf")
-        # When each gap ended, and how long it was: each is the longest of all since.
+        # When each gap ended, and how long it was. Each is longer than all later ones.
         self._gaps: deque[tuple[float, float]] = deque()
 
     def now_ms(self, now: float) -> int:
@@ -31,18 +31,18 @@ class Clock:
         return int((now + self._offset) * 1000)
 
     def seconds_until(self, at_ms: int, now: float) -> float:
-        """Return how long it is until a time of the server's."""
+        """Return how many seconds it is until a time of the server's clock."""
         return at_ms / 1000 - self._offset - now
 
     def hear(self, server_ms: float, sent: float, now: float) -> float:
-        """Take in an answer: the server's time, when the question was sent, and when the answer came.
+        """Record an answer: the server's time, when the request was sent, and when the answer came.
 
         Returns:
-            By how many seconds the clock was surely set since the last answer: ahead, or, if negative, back. Or
-                this is another server.
+            The seconds by which the clock was surely set since the last answer: ahead or, if negative, back. The
+            answer may also have come from another server.
         """
         if sent < self._last_sent:
-            return 0.0  # a later answer came first, and knew more
+            return 0.0  # a later request was answered first, and knew more
         step = self._step(server_ms, sent, now) if self.is_known else 0.0
         if step or not self.is_known:
             self._even_since = now
@@ -70,8 +70,8 @@ class Clock:
     def is_trusted(self, lease: float, now: float) -> bool:
         """Return whether a lease of `lease` seconds that seems to be over surely is.
 
-        Its worker beats every third of it. So its beats would have arrived if, for as long as that lease, the
-        server's clock ran evenly and the server was never silent for much more than half of it.
+        Its worker beats every third of its lease. So its beats would have arrived if, for the length of that
+        lease, the server's clock ran evenly and the server was never silent for much more than half of it.
         """
         since = now - lease
         if self._even_since > since or now - self._last_heard > _SILENCE * lease:

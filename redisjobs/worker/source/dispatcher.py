@@ -1,4 +1,4 @@
-"""A source's jobs from their lease into a slot."""
+"""Moves a source's leased jobs into slots, and hands back jobs that can't start soon."""
 
 import time
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.settler import Settler
 
-_MIXED = 60.0  # seconds after which a job of another priority counts as the last of its kind
+_MIXED = 60.0  # a priority counts as in use for this many seconds after its last job
 
 
 class Dispatcher:
-    """Gives leased jobs to slots, and hands back those that can't start soon."""
+    """Gives leased jobs to slots, and hands back jobs that can't start soon."""
 
     def __init__(self, member: Member, claims: Claims, settler: Settler) -> None:
         self._came_at = [float("-inf")] * (LOWEST_RANK + 1)  # by rank: when a job last came, monotonic
@@ -28,22 +28,22 @@ class Dispatcher:
     def take(self, leases: Sequence[Lease], asked_at: float) -> None:
         """Give leased jobs, asked for at `asked_at`, to free slots, and hand back the rest."""
         if self._may_take(leases):
-            room = self._pool.room  # before they are held: a held job may have to end first
+            room = self._pool.room  # read before they are held: a held job may count as one that has to end first
             for run in self._dispatch(self._held(leases, asked_at), room):
                 self._settler.hand_back(run)
             self._pool.given(self._claims)
 
     def take_claimed(self, batch: Batch, answer: Exchange) -> None:
-        """Give the jobs of a claim to slots, strictly by priority, with those that waited for it.
+        """Give the jobs of a claim, and the jobs that waited for it, to slots, strictly by priority.
 
-        They have no more slots than the claim asked for: once another slot is free, a job may have been pushed
-        that goes before them.
+        They get no more slots than the claim asked for. By the time another slot is free, a job may have been
+        pushed that goes before them.
         """
         if not self._may_take(answer.leases):
             return
         leases, ahead = self._leases, batch.ahead
-        if self.has_priorities and not self._pool.is_shared:  # with several sources none is claimed ahead
-            # Those that were wait for a claim like all others from now on.
+        if self.has_priorities and not self._pool.is_shared:  # with several sources, no job is claimed ahead
+            # From now on these wait for a claim like all others.
             taken_back, ahead = self._pool.take_back(0.0), 0
             for run in taken_back:
                 run.is_announced = True
@@ -59,17 +59,17 @@ class Dispatcher:
 
     def _may_take(self, leases: Sequence[Lease]) -> bool:
         if self._member.is_renewing:
-            return False  # jobs that a late read of our old id brings are for other workers
+            return False  # jobs that a late read under our old id brought belong to other workers
         if self._member.may_be_dead and (leases or self._leases.waiting):
             if leases:
-                self._member.needs_recovery = True  # if they are still ours, they are found as soon as we know
+                self._member.needs_recovery = True  # if they are still ours, we find them as soon as we know
             return False
         if leases:
             self._came_at[leases[0].rank] = self._came_at[leases[-1].rank] = time.monotonic()
         return True
 
     def _held(self, leases: Sequence[Lease], asked_at: float) -> list[Execution]:
-        """Hold those that are not held yet."""
+        """Hold the jobs that are not held yet."""
         settings, runtime, settler = self._member.settings, self._pool.runtime, self._settler
         runs = [Execution(lease, settings, runtime, settler) for lease in self._leases.new(leases, asked_at)]
         self._leases.hold(runs)
@@ -77,14 +77,15 @@ class Dispatcher:
 
     @property
     def has_priorities(self) -> bool:
-        """Whether jobs of several priorities have come lately. Claimed ahead, some would start before others."""
+        """Whether jobs of several priorities came lately. Claimed ahead, some would start before urgent ones."""
         since = time.monotonic() - _MIXED
         return sum(at > since for at in self._came_at) > 1
 
     def _dispatch(self, runs: Sequence[Execution], room: int, up_to: int = LOWEST_RANK) -> list[Execution]:
         """Give jobs to slots while there is room, but none of a rank above `up_to`; return the rest.
 
-        A job that has to run isolated and can't start now goes back: another worker may have nothing else to run.
+        A job that must run isolated and can't start now goes back, because another worker may have nothing else to
+        run.
         """
         most, now = self._member.settings.max_deliveries, time.monotonic()
         given, rest, isolated = list[Execution](), list[Execution](), None
@@ -114,14 +115,14 @@ class Dispatcher:
 
     @property
     def hand_back_at(self) -> float:
-        """When the first waiting job is to be handed back, by the monotonic clock; infinity: none waits."""
+        """When to hand back the first waiting job, by the monotonic clock; infinity if none waits."""
         waits_since = min((run.given_at for run in self._leases.waiting), default=float("inf"))
         return min(self._pool.slots.oldest, waits_since) + PATIENCE
 
     def hand_back_waiting(self, *, at_once: bool = False) -> None:
         """Hand back the jobs that have waited too long for a slot, or may not start any more.
 
-        All of them go back `at_once` if some may not start any more: those that may are claimed again.
+        With `at_once` all of them go back, because some may not start any more. Those that may are claimed again.
         """
         if not self._leases.waiting and self._pool.slots.oldest == float("inf"):
             return
@@ -132,7 +133,7 @@ class Dispatcher:
             run.owner.hand_back(run)
 
     def hand_back_unclaimed(self, come_before: float = float("inf")) -> None:
-        """Hand back the jobs that wait for another claim and had come by then."""
+        """Hand back the jobs that wait for another claim and had come by `come_before`."""
         late = [run for run in self._leases.waiting if run.given_at <= come_before]
         if late:
             self._leases.waiting = [run for run in self._leases.waiting if run.given_at > come_before]

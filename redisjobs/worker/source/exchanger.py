@@ -1,4 +1,4 @@
-"""What the next exchange of a source takes, and what the answer to one means."""
+"""Decides what the next exchange of a source takes, and acts on the answers."""
 
 import math
 import time
@@ -27,11 +27,11 @@ class Exchanger:
     promoter: Promoter
     reclaimer: Reclaimer
     progress: ProgressWatchdog
-    failure: DriverError | None = None  # why an exchange failed; raised by the next step
+    failure: DriverError | None = None  # why an exchange failed; the next step raises it
 
     def __post_init__(self) -> None:
-        self._pause_noted_at = -math.inf  # when a notification last said that the queue was paused, or resumed
-        self._asked_at = -math.inf  # when the last exchange was sent whose answer said whether it is paused
+        self._pause_noted_at = -math.inf  # when a notification last reported a pause or a resume
+        self._asked_at = -math.inf  # when the last exchange was sent that showed whether the queue is paused
         self._pool = self.claims.pool
         self._leases = self.claims.leases
         self._batcher = self.claims.batcher
@@ -40,7 +40,7 @@ class Exchanger:
 
     @property
     def is_through(self) -> bool:
-        """Whether it was asked to stop and waits for nothing; the jobs that are kept may take for ever."""
+        """Whether the worker was asked to stop and waits for nothing but kept jobs, which may take for ever."""
         return self._pool.shutdown.stopping and len(self._leases) == len(self._leases.kept)
 
     @property
@@ -67,9 +67,9 @@ class Exchanger:
 
     @property
     def look_at(self) -> float:
-        """When there may be more to do though nothing wakes the source, by the monotonic clock."""
+        """When there may be more to do even if nothing wakes the source, by the monotonic clock."""
         look_at = min(self.dispatcher.hand_back_at, self.claims.again_at)
-        if self._batcher.under_way:  # its answer wakes the source
+        if self._batcher.under_way:  # the answer wakes the source
             return look_at
         return min(look_at, self.settler.reporter.late_at, self.promoter.look_at)
 
@@ -78,7 +78,7 @@ class Exchanger:
         self._batcher.begin(self.next_batch())
 
     def next_batch(self) -> Batch:
-        """Return what the next exchange takes: outcomes, and, if it asks for jobs, room for as many."""
+        """Return the next exchange: the outcomes that it settles, and how many jobs it claims."""
         most = most_of(self._pool.concurrency + self._pool.ahead)
         settling = self._leases.next(most)
         sent_at = time.time()
@@ -98,28 +98,29 @@ class Exchanger:
     # What an answer means
 
     def answered(self, batch: Batch, answer: Exchange) -> None:
-        """Take the answer to an exchange."""
+        """Handle the answer to an exchange."""
         self.progress.progressed()
         self.settler.answered(batch, answer)
         if batch.count is not None:
             self.learn(answer, batch.sent)
             self.settler.report.note_ended(answer.ended)
             self.settler.report.tell()
-            if answer.restricted or answer.paused:  # a job that waits may be one that must not start any more
+            if answer.restricted or answer.paused:  # a waiting job may be one that must not start any more
                 self.dispatcher.hand_back_unclaimed()
             self.dispatcher.take_claimed(batch, answer)
         if batch.count:
-            # Not where some may not start: one with a limit that waits here has a place that another could use.
+            # Not if some jobs may not start: a job with a limit that waits here takes a place that another could
+            # use.
             prefetches = not (answer.restricted or self.dispatcher.has_priorities)
             self.claims.claimed(batch, answer, prefetches=prefetches)
         elif answer.turns:
-            self.promoter.is_asked = True  # also for other workers, should there be no room here
+            self.promoter.is_asked = True  # promote for other workers too, in case there is no room here
             self.claims.note_released()
         self.claims.go_on(batch, answer, is_late=batch.sent <= self._pause_noted_at)
         self._pool.changed()
 
     def learn(self, answer: Exchange, sent_at: float) -> None:
-        """Take in what an answer says of the clock, of delayed jobs and of a pause; sent at `sent_at`."""
+        """Update the clock, the delayed jobs and the pause from the answer to a request sent at `sent_at`."""
         self.reclaimer.note_time(answer.server_ms, sent_at)
         self.promoter.learn(answer, sent_at)
         claims = self.claims
@@ -130,11 +131,11 @@ class Exchanger:
 
     @property
     def paused_at(self) -> float:
-        """When an answer last said that the queue is paused, by the monotonic clock; infinity: it may not be."""
+        """When the last exchange was sent, by the monotonic clock, if it showed a pause; else infinity."""
         return self._asked_at if self.claims.queue_paused else math.inf
 
     def note_pause(self) -> None:
-        """Ask by a claim whether the queue is paused: a notification says that it was paused, or resumed."""
+        """Find out by a claim whether the queue is paused: a notification reported a pause or a resume."""
         self.claims.queue_paused = self.claims.found_nothing = False
         self._pause_noted_at = time.monotonic()
         self.claims.fetcher.interrupt()
@@ -147,17 +148,17 @@ class Exchanger:
             self.claims.fetcher.interrupt()
 
     def failed(self, batch: Batch, error: DriverError | None) -> None:
-        """Take in that an exchange may or may not have arrived."""
+        """Note that an exchange may or may not have arrived."""
         for run in batch.settling:
             run.resent = True
-        if not batch.settling:  # else they are sent again with what it settles
+        if not batch.settling:  # else they are sent again with the batch's settlements
             self.settler.report_again(batch.reporting)
         self.member.note_lost_reply()
         self.failure = error
-        self._pool.changed()  # it asks for no slots any more
+        self._pool.changed()  # the failed exchange keeps no slots any more
 
     def raise_failure(self) -> None:
-        """Raise what an exchange failed by, where the next step is decided."""
+        """Raise the error of a failed exchange, in the task that decides the next step."""
         failure, self.failure = self.failure, None
         if failure is not None:
             raise failure

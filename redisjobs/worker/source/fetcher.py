@@ -1,6 +1,6 @@
-"""The blocking read: a worker with free slots gets jobs the moment they are there.
+"""The blocking read: it brings jobs to a worker with free slots the moment they are there.
 
-It has a task and a connection of its own, so that it waits for nothing else, and nothing waits for it.
+It has its own task and connection, so that it waits for nothing else, and nothing waits for it.
 """
 
 import time
@@ -14,43 +14,43 @@ from redisjobs.model.transitions import Lease
 from redisjobs.worker.source.member import Member
 
 _WAIT = 5.0  # seconds of one blocking read
-_BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # `Recovery` acts on these
+_BROKEN_OFF: Errors = (*NOT_NOW, Fenced)  # `Recovery` handles these
 
 
 class Fetcher:
-    """Reads from `begin` until jobs come, or until it is ended.
+    """Reads after each `begin` until jobs come, or until `end` is called.
 
-    `take` gets the jobs, and when they were asked for.
+    `take` gets the jobs, and the time when they were asked for.
     """
 
     def __init__(self, member: Member, take: Callable[[Sequence[Lease], float], object]) -> None:
-        self.interrupted = False  # the read has to be ended; the source's task calls `end`
+        self.interrupted = False  # the read has to end; the source's task calls `end`
         self.reading_since = float("inf")  # by the monotonic clock; infinity: no read is under way
         self._member = member
         self._take = take
         self._wakeup = member.timer
-        self._count = 0  # most jobs of each priority that it may lease
+        self._count = 0  # most jobs of each priority that a read may lease
         self._task_ended = False
         self._until: Until | None = None  # ends the read that is under way, or about to begin
         self._begun = anyio.Event()
         self._over = anyio.Event()
-        self._claim_after = float("-inf")  # when it was last interrupted
+        self._claim_after = float("-inf")  # when `interrupt` was last called
 
     @property
     def waiting(self) -> bool:
-        """Whether the read is under way."""
+        """Whether a read is under way."""
         return self._until is not None
 
     @property
     def is_ending(self) -> bool:
-        """Whether the read that is under way is to end, or ends now."""
+        """Whether the read under way has to end, or is ending now."""
         return self.interrupted or (self._until is not None and self._until.is_set)
 
     def begin(self, count: int, sent_at: float) -> None:
-        """Begin to read, unless it is known that there are jobs that only a claim finds.
+        """Begin to read, unless there are jobs that only a claim finds, or the task that reads has ended.
 
-        Nor when the task that would read has ended: a worker's tasks are cancelled together, in any order. A claim
-        that was sent at `sent_at` found nothing more; at most `count` jobs of each priority are leased.
+        That task may end first: a worker's tasks are cancelled together, in any order. A claim that was sent at
+        `sent_at` found nothing more. The read leases at most `count` jobs of each priority.
         """
         if self._task_ended or sent_at <= self._claim_after:
             return
@@ -60,9 +60,9 @@ class Fetcher:
         self._begun.set()
 
     def interrupt(self) -> None:
-        """Require a claim that is sent from now on, before any read.
+        """Allow no read before a claim that is sent from now on.
 
-        A read that is under way has to be ended: the source's task calls `end`.
+        A read under way has to end: the source's task calls `end`.
         """
         self._claim_after = time.monotonic()
         if self._until is not None:
@@ -70,7 +70,7 @@ class Fetcher:
             self._wakeup.wake()
 
     async def end(self) -> None:
-        """End the read and wait until it is over: no delivery is under way then, or it `needs_recovery`."""
+        """End the read and wait until it is over. Then no delivery is under way, or we need recovery."""
         self.interrupted = False
         if self._until is not None:
             self._until.set()
@@ -88,13 +88,13 @@ class Fetcher:
                 self._end_read()
         finally:
             self._task_ended = True
-            self._end_read()  # also one that was to begin: nothing else would end it
+            self._end_read()  # also a read that was about to begin: nothing else would end it
 
     async def _read(self, until: Until) -> None:
         leases: Sequence[Lease] = ()
         ended, most = False, min(_WAIT, self._member.settings.lease / 2)
         try:
-            # Again and again: notifications and the timer say what else there is to do.
+            # Again and again: notifications and the timer report what else there is to do.
             while not leases and not until.is_set:
                 self.reading_since = time.monotonic()
                 leases = await self._member.consumer.wait(self._count, most, until)

@@ -1,6 +1,6 @@
-"""The heartbeat of a worker, from a thread of its own: a handler that blocks the event loop keeps its job.
+"""The heartbeat of a worker. It has its own thread, so a handler that blocks the event loop keeps its job.
 
-There is a thread for each server. With one for all of them, a server that hangs would cost every lease.
+There is one thread for each server. With one for all, a server that hangs would cost the leases on every server.
 """
 
 import logging
@@ -24,11 +24,11 @@ from redisjobs.worker.source.settler import Settler
 
 logger = Log("redisjobs.worker")
 
-_LOOK = 0.25  # seconds between looks at the loop; less than a loop may be silent for
+_LOOK = 0.25  # seconds between looks at the event loop; less than the loop may be silent for
 
 
 class Beats:
-    """What the heartbeats of one source say, and what they hear. The thread calls what it needs for a beat."""
+    """The heartbeats of one source: what they send, and what their answers change."""
 
     heartbeat: "Heartbeat"  # the thread; set by the code that makes it
 
@@ -54,21 +54,21 @@ class Beats:
 
     @property
     def knows_it_is_away(self) -> bool:
-        """Whether the source has found that the server is away, and has logged it."""
+        """Whether the source has noticed, and logged, that the server is away."""
         return bool(self._member.unavailable)
 
     def hurry_for(self, job_id: str) -> None:
-        """Beat now if that job is held: a notification says that it is cancelled, and the answer is the truth."""
-        # One look at all held jobs is enough for many cancels: the next beat's answer names them all.
+        """Beat now if that job is held: a notification says it is cancelled, and the answer confirms it."""
+        # If a beat is about to be sent, don't search the held jobs again: its answer names all that are cancelled.
         if not self.heartbeat.hurries and any(lease.job_id == job_id for lease in self.held()):
             self.heartbeat.hurry()
 
     def held(self) -> Sequence[Lease]:
-        """Return the jobs it holds now."""
+        """Return the leases that the source holds now."""
         return self._leases.all
 
     def facts(self) -> Mapping[str, str]:
-        """Return what the worker's record says of it."""
+        """Return the fields of the worker's record."""
         settings = self._member.settings
         return {
             "host": socket.gethostname(),
@@ -82,24 +82,24 @@ class Beats:
         }
 
     def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
-        """Take the jobs to cancel, from a heartbeat that got through and began then."""
+        """Handle a heartbeat that got through: note when it began, and cancel these jobs."""
         self._member.beat_at = began
         self._call_soon(lambda: self._act(cancelled))
 
     def _act(self, cancelled: Sequence[Lease]) -> None:
         self._settler.cancel(cancelled)
-        self._timer.wake()  # it may wait for a heartbeat to get through
+        self._timer.wake()  # the source may be waiting for a heartbeat to get through
 
     def fenced(self, error: Fenced) -> None:
-        """Take the news that the server takes the worker for dead."""
+        """Handle the server's answer that this worker is fenced."""
         self._call_soon(lambda: self._fenced(error))
 
 
 class Heartbeat:
-    """The thread. It beats every third of a lease, and sooner after a beat that failed.
+    """The thread that beats every third of a lease, and sooner after a beat that failed.
 
     Args:
-        beating: The sources it beats for, in one round trip: their consumers have the same `server`.
+        beating: The sources that it beats for, in one round trip. Their consumers have the same `server`.
         lease: Seconds.
         look: Called in the thread four times a second, to watch the event loop from outside.
         log: The log for these queues.
@@ -112,7 +112,7 @@ class Heartbeat:
         self._interval = lease / 3
         self._look = look
         self._log = log
-        self._failing = False  # and that was logged
+        self._failing = False  # beats fail, and that was logged
         self._failures = 0  # in a row
         self._ended = False
         self._stir = threading.Event()
@@ -121,24 +121,24 @@ class Heartbeat:
 
     @property
     def broken(self) -> bool:
-        """Whether the thread has ended though it was not asked to."""
+        """Whether the thread has ended without being asked to."""
         return self.started and not self._ended and not self._thread.is_alive()
 
     def start(self) -> None:
-        """Start the thread, if it has not started; the first beat is at once."""
+        """Start the thread, which beats at once. If it has started, beat now."""
         if self.started:
-            self.hurry()  # for the source that has come
+            self.hurry()  # for the source that has joined
         else:
             self._thread.start()
             self.started = True
 
     def hurry(self) -> None:
-        """Beat now: the answer says which jobs are cancelled."""
+        """Beat now. The answer says which jobs are cancelled."""
         self._stir.set()
 
     @property
     def hurries(self) -> bool:
-        """Whether it is about to beat, as it was asked to."""
+        """Whether a beat was asked for and is about to be sent."""
         return self._stir.is_set()
 
     def end(self) -> None:
@@ -147,7 +147,7 @@ class Heartbeat:
         self._stir.set()
 
     def stop(self, timeout: float) -> None:
-        """End; wait up to `timeout` seconds for a beat that is under way."""
+        """Begin no more beats, and wait up to `timeout` seconds for the one under way."""
         self.end()
         if self.started:
             self._thread.join(timeout)
@@ -164,8 +164,8 @@ class Heartbeat:
             stirred = self._stir.wait(min(_LOOK, left))
             try:
                 self._look()
-            except Exception as error:  # it looks at the user's code; without this thread every job would be lost
-                log_from_thread(logger, logging.WARNING, "could not look after the event loop: %r", error)
+            except Exception as error:  # `look` meets the user's code; without this thread every job would be lost
+                log_from_thread(logger, logging.WARNING, "could not check the event loop: %r", error)
             if stirred:
                 self._stir.clear()
                 return
@@ -177,7 +177,7 @@ class Heartbeat:
         try:
             if beating:
                 self._beat_for(beating, started)
-        except Exception as error:  # any at all: without this thread every job would be lost
+        except Exception as error:  # any error: without this thread every job would be lost
             self._failures += 1
             if not self._failing and not self._is_logged(error, beating):
                 self._failing = True
@@ -191,7 +191,7 @@ class Heartbeat:
         return max(0.0, started + self._interval - time.monotonic())
 
     def _is_logged(self, error: Exception, beating: Sequence[Beats]) -> bool:
-        """Return whether a source logs it: a server that is away is one line, from the source."""
+        """Return whether the source logs this error. A server that is away is logged once, by the source."""
         if not isinstance(error, Unavailable):
             return False
         return self._failures == 1 or all(each.knows_it_is_away for each in beating)
@@ -214,7 +214,7 @@ class Heartbeat:
                 each.beaten(started, answer)
 
     def _beat_for_each(self, beating: Sequence[Beats], started: float) -> None:
-        """Beat for one after another: the server refuses one of them, and the others keep their leases."""
+        """Beat for each source by itself: the server refuses one of them, and the others keep their leases."""
         refused: DriverError | None = None
         for each in beating:
             try:

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from redisjobs.model.transitions import Ack, Lease, Lingers, Release, ReportProgress
 from redisjobs.worker.running.execution import Execution
 
-_REFUSED = 5.0  # seconds between tries to write a dead letter that can't be written
+_REFUSED = 5.0  # seconds before a new try to write a dead letter that can't be written
 
-# Settling costs Redis time by the bytes of results, and of the entries that it reads: jobs that are retried, push
-# others, become dead letters or may be kept. A delayed retry costs most: some 5 ms a MB, and 28 µs each. To remove
-# an entry of 500 kB that is not read takes 50 µs.
+# Settling costs Redis time by the bytes of results, and of the entries it reads: those of jobs that are retried,
+# push others, become dead letters or may be kept. A delayed retry costs most: about 5 ms a MB, and 28 µs each.
+# Removing an entry of 500 kB that is not read takes 50 µs.
 _MOST_WEIGHT = 2 * 1024 * 1024
-_BY_ITSELF = 8 * 1024  # that a job weighs beside its bytes, unless it just completed by its first delivery
+_BY_ITSELF = 8 * 1024  # added to a job's bytes, unless it simply completed on its first delivery
 
 
 def _together(runs: Sequence[Execution], *, kept: bool) -> int:
-    """Return how many of these fit into one call, limited by the bytes that Redis reads."""
+    """Return how many leading runs fit into one call, limited by the bytes that Redis reads."""
     weight = 0
     for many, run in enumerate(runs, 1):
         settlement = run.settlement
@@ -47,70 +47,71 @@ def _bytes_read(run: Execution, *, kept: bool) -> int:
 
 
 class Leases:
-    """All jobs that a worker holds in one queue. Its length is their number."""
+    """All jobs that a worker holds in one queue. `len()` counts them."""
 
     def __init__(self, *, keeps_done: bool) -> None:
         self._keeps_done = keeps_done
-        self.unsettled: list[Execution] = []  # their settlement is to be sent
-        # These can't be settled now, and are tried again: no dead letter can be written, say, or a thread runs on.
+        self.unsettled: list[Execution] = []  # jobs whose settlement has to be sent
+        # Jobs that can't be settled now and are tried again: a dead letter can't be written, say, or a thread
+        # still runs.
         self.kept: list[Execution] = []
-        # These can't start yet, and wait for the next claim: more came than the claim asked for, as some of a
-        # higher priority came too, or jobs that were left behind go first.
+        # Jobs that can't start yet and wait for the next claim. Either more came than the claim asked for, because
+        # jobs of a higher priority came too, or jobs that the claim left behind go first.
         self.waiting: list[Execution] = []  # by priority
-        self.kept_at = float("-inf")  # since when any are
+        self.kept_at = float("-inf")  # since when there are kept jobs
         self._held: dict[str, Execution] = {}
-        self._found: dict[str, float] = {}  # when we found each key: a late reply may bring it too
-        self._ended: set[str] | None = None  # keys of jobs that ended while we look for missed ones
+        self._found: dict[str, float] = {}  # when we found the job of each key: a late reply may bring it too
+        self._ended: set[str] | None = None  # keys of jobs that end while we search for missed ones
 
     def __len__(self) -> int:
         return len(self._held)
 
     def __iter__(self) -> Iterator[Execution]:
-        """Iterate over all jobs of this moment: they may come and go meanwhile, also in another thread."""
+        """Iterate over all jobs of this moment. They may come and go meanwhile, also in another thread."""
         return iter(list(self._held.values()))
 
     @property
     def running(self) -> int:
-        """How many there are, except for those that are kept: nothing waits for these."""
+        """Number of jobs except the kept ones, which nothing waits for."""
         return len(self._held) - len(self.kept)
 
     @property
     def lingering(self) -> int:
-        """How many are kept because an abandoned thread of their handler runs on."""
+        """Number of jobs kept because an abandoned thread of their handler still runs."""
         return sum(isinstance(run.settlement, Lingers) for run in self.kept)
 
     @property
     def unwritable(self) -> int:
-        """How many are kept because the server can't settle them now."""
+        """Number of jobs kept because the server can't settle them now."""
         return len(self.kept) - self.lingering
 
     @property
     def all(self) -> list[Lease]:
-        """The leases of all jobs held now; for any thread."""
+        """The leases of all jobs held now. Any thread may read it."""
         return [run.lease for run in self]
 
     def holder_of(self, lease: Lease) -> Execution | None:
-        """Return the job that is held under the key of a lease."""
+        """Return the job that is held under the key of this lease."""
         return self._held.get(lease.key)
 
     def is_known(self, lease: Lease, asked_at: float) -> bool:
-        """Return whether a lease that has come is of a job that is held already, or was found meanwhile.
+        """Return whether a lease belongs to a job that we hold already, or found meanwhile.
 
         A job that we hold may come again: it was handed back from outside while its handler runs, or while its
-        outcome is on its way. It has the newer lease from then on.
+        outcome is on its way. From then on it has the newer lease.
         """
         if asked_at < self._found.get(lease.key, float("-inf")):
             return True
         mine = self._held.get(lease.key)
         if mine is None or mine.lease.job_id != lease.job_id or isinstance(mine.settlement, Release):
             return False
-        if mine.lease.deliveries != lease.deliveries:  # else what is on its way settles this one too
+        if mine.lease.deliveries != lease.deliveries:  # else the settlement on its way settles this one too
             mine.lease = lease
         return True
 
     def new(self, leases: Sequence[Lease], asked_at: float) -> list[Lease]:
-        """Return those leases that have come and are not known yet; see `is_known`."""
-        if not self._found:  # as almost always
+        """Return the leases that have come and are not known yet; see `is_known`."""
+        if not self._found:  # the usual case
             held = self._held
             return [lease for lease in leases if lease.key not in held or not self.is_known(lease, asked_at)]
         return [lease for lease in leases if not self.is_known(lease, asked_at)]
@@ -121,7 +122,7 @@ class Leases:
             self._held[run.key] = run
 
     def let_go(self, run: Execution) -> None:
-        """Hold a job no more: it is settled, or another worker's."""
+        """Stop holding a job: it is settled, or another worker has it."""
         if self._held.get(run.key) is run:  # after a failover another job may be in its place
             del self._held[run.key]
             if self._ended is not None:
@@ -135,12 +136,12 @@ class Leases:
 
     def keep(self, run: Execution) -> None:
         """Keep a job that can't be settled now: it must not run again, and no other job waits for it."""
-        if not self.kept:  # else each could put off the next try
+        if not self.kept:  # else each new one could put off the next try
             self.kept_at = time.monotonic()
         self.kept.append(run)
 
     def try_again_later(self) -> None:
-        """Settle the jobs that are kept, if the first of them is old enough."""
+        """Settle the kept jobs, if the first was kept long enough ago."""
         if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
             self.try_again()
 
@@ -155,9 +156,9 @@ class Leases:
 
     @contextmanager
     def missed(self, keep: float) -> Iterator[Callable[[Sequence[Lease]], list[Lease]]]:
-        """Return, while Redis looks for jobs of ours that no answer brought, a function that picks these out.
+        """Yield a filter for the jobs that Redis finds and no answer brought: it drops those that ended meanwhile.
 
-        For `keep` seconds it is remembered that they were found.
+        It remembers for `keep` seconds that they were found.
         """
         began, self._ended = time.monotonic(), set[str]()
         ended = self._ended

@@ -1,4 +1,4 @@
-"""A worker as a member of a queue: its id there, and whether its lease holds."""
+"""A worker's membership of one queue: its id there, and whether its lease still holds."""
 
 import math
 import time
@@ -22,7 +22,7 @@ Facts = ParamSpec("Facts")
 
 
 def refuses(error: DriverError) -> bool:
-    """Return whether the server answers, but refuses: it is full, or a key has the wrong type."""
+    """Return whether the server answers but refuses: it is full, or a key has the wrong type."""
     return isinstance(error, QueueFull | WrongType)
 
 
@@ -37,15 +37,15 @@ class Member:
         self.log = settings.log
         self.timer = Timer()  # wakes the source's task
         self.clock = Clock()
-        self.opening = anyio.CancelScope()  # to give up joining
+        self.opening = anyio.CancelScope()  # cancelled to give up joining
         # By the monotonic clock: when the last heartbeat that got through began, and when a reply was last lost.
         self.beat_at, self.lost_at = time.monotonic(), -math.inf
         self.opened = False  # it has joined, and begun to work
-        self.left = False  # all is settled or released
+        self.left = False  # all jobs are settled or released
         self.is_renewing = False  # it was fenced, and has no new id yet
-        self.unavailable = ""  # why nothing can be done with the server, in words; '' if it can
-        self.needs_recovery = False  # it may hold jobs that it does not know of
-        self._declared = ""  # a hash of what its code declared, as it was last set; '' for nothing
+        self.unavailable = ""  # why the server can't be used, in words; '' if it can
+        self.needs_recovery = False  # the worker may hold jobs that it does not know of
+        self._declared = ""  # a hash of what the code declared and Redis has; '' for nothing
 
     async def join(self) -> None:
         """Connect, however long that takes, and become a member.
@@ -61,26 +61,26 @@ class Member:
         self.beat_at = time.monotonic()
 
     async def _enter(self) -> list[str]:
-        """Join, and set what the code declares; return what is wrong with the server, in words."""
+        """Join, and set what the code declares; return warnings about the server, in words."""
         try:
             warnings = await self.consumer.open(self.settings.worker_id)
-        except IdTaken:  # by us: an earlier try had no answer, and was fenced since
+        except IdTaken:  # by us: an earlier try had no answer, and other workers have fenced it since
             self.settings = replace(self.settings, worker_id=self.settings.next_id())
             warnings = await self.consumer.open(self.settings.worker_id)
         await self._declare()
         return warnings
 
     async def join_again(self) -> None:
-        """Join under a new id, and set what the code declares if the server has lost that.
+        """Join under a new id, and set what the code declares if the server has lost it.
 
-        If the server only took the worker for dead, what an operator has set since stays.
+        If the server only took the worker for dead, it keeps what an operator has set since.
         """
         await self.consumer.open(self.settings.next_id())
         if self._declared and not await self.consumer.change(Declare(self._declared)):
             await self._declare()
 
     async def _declare(self) -> None:
-        """Set what the queue keeps and which limits its jobs have, if the code says so."""
+        """Set what the queue keeps and the limits of its jobs, if the code declares them."""
         retention, definitions = self.settings.queue.retention, self.settings.queue.definitions
         limits = {name: definition.limit for name, definition in definitions.items() if definition.limit}
         if retention is not None:
@@ -97,33 +97,33 @@ class Member:
         self.became_unavailable(error, None)
 
     def became_unavailable(self, error: DriverError, leases: int | None) -> None:
-        """Note and publish why nothing can be done with the server, and how many jobs the worker holds."""
+        """Note and publish why the server can't be used, and how many jobs the worker holds."""
         self.note_unavailable(error)
         self.tell(SourceUnavailable, why=str(error), refuses=refuses(error), leases=leases, server=self.server)
 
     @property
     def server(self) -> str:
-        """Where the server is, for people."""
+        """Where the server is, in words for people."""
         return self.settings.queue.driver.where
 
     def note_unavailable(self, error: DriverError) -> None:
-        """Note why nothing can be done with the server; a refusal with its reason, which holds no address."""
+        """Note why the server can't be used. For a refusal, note its reason: that holds no address."""
         self.unavailable = f"the store refuses: {error}" if refuses(error) else "the store is unavailable"
 
     def note_lost_reply(self) -> None:
-        """Note that a reply was lost: it may have delivered jobs."""
+        """Note that a reply was lost: jobs may have been delivered in it."""
         self.needs_recovery, self.lost_at = True, time.monotonic()
 
     def renewed(self, joined_at: float) -> None:
-        """Work under the new id with which the consumer joined at that time."""
+        """Work under the new id that the consumer got when it joined at `joined_at`."""
         self.settings = replace(self.settings, worker_id=self.consumer.worker_id)
-        self.beat_at = joined_at  # to join was a beat
+        self.beat_at = joined_at  # joining was a beat
         self.is_renewing = self.needs_recovery = False
         self.log.info("this worker is now %s", self.settings.worker_id)
 
     @property
     def unheard(self) -> float:
-        """For how many seconds no heartbeat has got through."""
+        """Seconds since the last heartbeat that got through began."""
         return time.monotonic() - self.beat_at
 
     @property

@@ -1,4 +1,4 @@
-"""The slots of a worker, which its sources share, and which source may claim for them."""
+"""The slots of a worker, which its sources share. `Turns` decides which source may claim for them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ from redisjobs.worker.source.leases import Leases
 from redisjobs.worker.source.policy import Allocator, Prefetch, Quarantine
 from redisjobs.worker.source.slots import Slots
 
-_WORTH = 25  # free slots that are worth a claim beside another source's
-_MOST_CLAIMS = 2  # by all sources at once
-_MOST_AHEAD = 2  # for each slot: with one, two workers on two cores wait for the server
+_WORTH = 25  # free slots that make a claim worthwhile beside another source's
+_MOST_CLAIMS = 2  # of all sources together
+_MOST_AHEAD = 2  # jobs for each slot; with one, two workers on two cores wait for the server
 
 RESERVED = 1.0
-"""Seconds for which a claim keeps its slots from other sources, and a busy source its turn."""
+"""Seconds for which a claim keeps its slots from other sources, and a busy source keeps its turn."""
 
 
 class Claimant(Protocol):
-    """The claims of one source, as the pool sees them; see `Claims`."""
+    """The claims of one source, as the pool uses them; see `Claims`."""
 
     batcher: Batcher
     fetcher: Fetcher
@@ -50,13 +50,13 @@ class Claimant(Protocol):
         """End the blocking read: no slot is free for the jobs that it would bring."""
 
     def wake(self) -> None:
-        """Let its source look again what there is to do."""
+        """Let its source check again what there is to do."""
 
 
 class Pool:
-    """As many slots as jobs may run at once.
+    """The slots of a worker: as many as jobs may run at once.
 
-    Free slots are not divided among the sources. The source whose turn it is may claim for all of them.
+    Free slots are not divided among the sources. The source that has the turn may claim for all of them.
     """
 
     runtime: HandlerRuntime  # set when the run begins
@@ -68,8 +68,8 @@ class Pool:
         self.is_shared = False
         self.slots = Slots(settings.concurrency)
         self.deadlines = Deadlines(self.slots.deadlines)
-        self.isolated: Execution | None = None  # runs with no other job beside it
-        self.ahead = 0  # more jobs may be claimed than slots are free: some jobs end meanwhile
+        self.isolated: Execution | None = None  # the job that runs with no other beside it
+        self.ahead = 0  # how many more jobs than free slots may be claimed, because some jobs end meanwhile
         self.begun = 0  # jobs given to slots since the start
         self.threads = threads
         self.shutdown = shutdown
@@ -80,7 +80,7 @@ class Pool:
         self._supervised = settings.supervised
 
     def share_among(self, sources: Sequence[Claimant]) -> None:
-        """Let these share the slots."""
+        """Let these sources share the slots."""
         self.sources, self.is_shared = sources, len(sources) > 1
 
     def start(self, tasks: TaskGroup) -> None:
@@ -94,7 +94,7 @@ class Pool:
         return self.room_with(0)
 
     def room_with(self, ahead: int) -> int:
-        """Return how many jobs could start now, or wait for a slot if `ahead` may, beyond those asked for."""
+        """Return how many jobs could start, or (up to `ahead`) wait, beyond those that claims asked for."""
         if self.shutdown.stopping or (self.isolated is not None and self._keeps_others_out(self.isolated)):
             return 0
         asked, since, one_waits = 0, self.reserved_since, False
@@ -111,38 +111,38 @@ class Pool:
 
     @property
     def holds(self) -> int:
-        """How many jobs the worker holds, of all sources, except those that only wait for an abandoned thread."""
+        """Number of jobs the worker holds in all sources, except those that only wait for an abandoned thread."""
         return sum(len(source.leases) for source in self.sources) - self.lingering
 
     @property
     def lingering(self) -> int:
-        """How many jobs only wait for the end of an abandoned thread of theirs."""
+        """Number of jobs that only wait for their abandoned thread to end."""
         return sum(source.leases.lingering for source in self.sources)
 
     @property
     def ended(self) -> int:
-        """How many jobs have ended since the start."""
+        """Number of jobs that have ended since the start."""
         return self.begun - self.slots.held
 
     @property
     def reserved_since(self) -> float:
-        """Since when claims keep slots for the jobs that they bring: a server that hangs delays its source only.
+        """Claims sent since then keep slots for their jobs, so a server that hangs delays only its own source.
 
         Jobs that come later go back if the slots have been filled.
         """
         return time.monotonic() - RESERVED if self.is_shared else float("-inf")
 
     def _keeps_others_out(self, run: Execution) -> bool:
-        """Whether the isolated job has the worker to itself: until it is settled, or its server is away."""
+        """Return whether the isolated job has the worker to itself: until it is settled, or its server is away."""
         if not self.is_shared or not run.ended:
             return True
         return not any(each.is_away and run in each.leases for each in self.sources)
 
     @property
     def _takes_no_new_jobs(self) -> bool:
-        """Whether no new jobs are taken until the running ones are done, so that a job can run isolated.
+        """Whether the worker takes no new jobs until the running ones are done, so that a job can run isolated.
 
-        Jobs of a server that is away can't be settled: there is no end to wait for.
+        Jobs of a server that is away can't be settled, so it would wait for ever.
         """
         now = time.monotonic()
         if not any(each.quarantine.is_on(now) for each in self.sources):
@@ -152,16 +152,16 @@ class Pool:
 
     @property
     def read_count(self) -> int:
-        """How many jobs of each priority a blocking read may bring; 0: there is no room for any."""
+        """How many jobs of each priority a blocking read may bring; 0 if there is no room."""
         room = self.room
-        # COUNT goes for each of three streams, so a third of the slots leaves little to hand back.
+        # COUNT applies to each of three streams, so a third of the slots leaves little to hand back.
         return max(1, room // (3 * len(self.sources))) if room else 0
 
     def is_idle_but_for(self, source: Claimant) -> bool:
-        """Whether a job that ran now would run isolated, once the source's outcomes are settled.
+        """Return whether a job that started now would run isolated, once the source's outcomes are settled.
 
-        A thread of an abandoned handler may be what ends this process. It may also run for ever. So a worker that
-        has waited long enough for it takes the job; a supervised one makes room for another worker.
+        The thread of an abandoned handler may be what ends this process. It may also run for ever. So a worker
+        that has waited long enough for the thread takes the job; a supervised one makes room for another worker.
         """
         if (self.threads.abandoned and not source.quarantine.is_on(time.monotonic())) or self.slots.held:
             return False
@@ -170,9 +170,9 @@ class Pool:
         )
 
     def may_isolate(self, source: Claimant) -> bool:
-        """Return whether a source that waits for an isolated job may claim it, with no job held or running.
+        """Return whether a source may claim the isolated job that it waits for: no job is held or running.
 
-        The blocking reads of other sources are ended for it.
+        If so, end the blocking reads of other sources.
         """
         if source.leases.running or (self.slots.held and self.is_shared):
             return False
@@ -182,9 +182,9 @@ class Pool:
         return True
 
     def recycle_for_isolated(self, source: Claimant) -> None:
-        """Recycle a supervised worker that can't run an isolated job, as abandoned threads never end."""
+        """Recycle a supervised worker that can't run an isolated job, because abandoned threads never end."""
         if self._supervised and self.threads.abandoned and source.quarantine.is_on(time.monotonic()):
-            self._recycle("a job has to run alone, and threads of handlers that were given up still run")
+            self._recycle("a job has to run alone, but threads of abandoned handlers still run")
 
     def isolate(self, run: Execution) -> None:
         """Let a slot run a job with no other job beside it."""
@@ -200,8 +200,8 @@ class Pool:
     def claim_ahead(self, sent_at: float, *, wanted: bool) -> None:
         """Decide how many jobs may be claimed before a slot is free for them; none of a worker's last jobs waits.
 
-        With several sources none may: these would have more or less than their share. `wanted` says whether there
-        are more jobs than the claim brought that was sent then, and all may start.
+        With several sources none may, or sources would get more or less than their share. `wanted`: there are more
+        jobs than the claim sent at `sent_at` brought, and all of them may start.
         """
         self._prefetch.answered(self.ended, sent_at, time.monotonic())
         jobs = self._prefetch.jobs if wanted and not self.is_shared else 0
@@ -210,7 +210,7 @@ class Pool:
     def take_back(self, waited: float) -> list[Execution]:
         """Take back the jobs that have waited `waited` seconds for a slot.
 
-        If there are any, none is claimed ahead until it is known again how long jobs take.
+        If there are any, none is claimed ahead until the rate at which jobs end is known again.
         """
         late = self.slots.take_back(time.monotonic() - waited)
         self.begun -= len(late)
@@ -220,7 +220,7 @@ class Pool:
         return late
 
     def given(self, by: Claimant) -> None:
-        """Note that a source has given jobs to slots. It may have been the last jobs, or the last slots."""
+        """Note that a source has given jobs to slots. These may have been the last jobs, or the last slots."""
         if self.begun >= self._max_jobs and not self.shutdown.stopping:
             self._recycle(f"{number_of(self.begun, 'job')} {'was' if self.begun == 1 else 'were'} run")
         if self.is_shared and not self.room:
@@ -230,25 +230,25 @@ class Pool:
         self.changed()
 
     def let_go(self, run: Execution) -> None:
-        """Note that a job is another worker's; it may be the isolated one."""
+        """Note that another worker has this job, which may be the isolated one."""
         if self.isolated is run:
             self.isolated = None
 
     def changed(self) -> None:
-        """Let every source look again: slots are free, or an answer came."""
+        """Let every source check again: slots are free, or an answer came."""
         for source in self.sources:
             source.wake()
 
 
 class Turns:
-    """Shares the free slots out among the sources of a worker, by weight or in strict order."""
+    """Shares the free slots among the sources of a worker, by weight or in strict order."""
 
     def __init__(self, pool: Pool, allocator: Allocator) -> None:
         self.pool = pool
         self._allocator = allocator
 
     def share(self, source: Claimant) -> int:
-        """Return how many jobs a source may claim now; 0 if it is another's turn, which is woken."""
+        """Return how many jobs a source may claim now. If it is another's turn, wake that one and return 0."""
         pool = self.pool
         if not pool.is_shared:
             return pool.room_with(pool.ahead)
@@ -268,11 +268,11 @@ class Turns:
         return 0
 
     def _wanting(self, source: Claimant) -> list[bool]:
-        """Whether each source would claim; the one that does, in any case."""
+        """Return whether each source would claim; `source` counts in any case."""
         return [each is source or each.wants_jobs for each in self.pool.sources]
 
     def _left_for(self, source: Claimant, room: int) -> int:
-        """How many free slots a source may have in strict order: those for which no earlier one had jobs."""
+        """Return how many free slots a source may have in strict order: those that no earlier one had jobs for."""
         left = room
         for other in self.pool.sources:
             if other is source:
@@ -287,18 +287,18 @@ class Turns:
         return max(0, left)
 
     def _new_to(self, source: Claimant, room: int) -> int:
-        """How many of the free slots a source has not claimed for since they are free."""
+        """Return for how many of the free slots a source has not claimed since they became free."""
         if source.emptied_at is None:
             return room
         asked = source.batcher.asked(self.pool.reserved_since)
         return min(room, max(0, self.pool.ended - source.emptied_at - asked))
 
     def has_new_slots_for(self, source: Claimant) -> bool:
-        """Whether slots are free, in strict order, that a source has not claimed for since they are."""
+        """Return whether, in strict order, a source has not claimed for some slots since they became free."""
         return self.pool.is_shared and self._allocator.is_strict and self._new_to(source, self.pool.room) > 0
 
     def claiming(self, source: Claimant) -> None:
-        """Note that a source claims, as it was its turn."""
+        """Note that a source claims in its turn."""
         if self.pool.is_shared:
             self._allocator.claimed(self.pool.sources.index(source), self._wanting(source))
             self.pool.changed()
@@ -306,21 +306,21 @@ class Turns:
     def brought(self, source: Claimant, jobs: int, *, more: bool) -> None:
         """Note how many jobs a claim brought, and whether there are more.
 
-        Turns are counted by jobs. If they were counted by claims, a source whose turn it is whenever many slots
-        are free would get more than its share. With jobs that all take the same time that would go on for ever.
+        Turns are counted by jobs. Counted by claims, a source whose turn comes whenever many slots are free would
+        get more than its share. If all jobs took the same time, that would go on for ever.
         """
         if not self.pool.is_shared:
             return
         number = self.pool.sources.index(source)
-        if jobs > 1:  # the first was counted when it was claimed
+        if jobs > 1:  # `claiming` counted the first
             self._allocator.claimed(number, self._wanting(source), jobs - 1)
         if not more:
             self._allocator.emptied(number)
 
     def others_come_before_reads(self, source: Claimant) -> bool:
-        """Whether others claim before a source reads: in strict order each free slot would end such a read."""
+        """Return whether others claim before a source reads: in strict order each free slot would end its read."""
         return self._allocator.is_strict and self.others_want_jobs(source)
 
     def others_want_jobs(self, source: Claimant) -> bool:
-        """Whether other sources would claim if they had slots."""
+        """Return whether other sources would claim if they had slots."""
         return any(each is not source and each.wants_jobs for each in self.pool.sources)

@@ -1,6 +1,6 @@
-"""Looks for lost workers: one whose lease is surely over is fenced, and its jobs are handed back; see `Clock`.
+"""Looks for lost workers, fences those whose lease is surely over (see `Clock`), and hands back their jobs.
 
-It does nothing by itself: the source's task calls it when a look is due.
+It has no task: the source's task calls it when a look is due.
 """
 
 import random
@@ -16,17 +16,17 @@ from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.timer import Promoter
 
 _RECLAIM = 2.0  # seconds between looks for lost workers; less for a short lease
-_ONLY_WORKER = 7.5  # the same where there is no other worker: one that joins says so, and that may be lost
+_ONLY_WORKER = 7.5  # the same for the only worker: another that joins sends a notification, but that may be lost
 _TIDY = 60.0  # seconds between looks for what dead workers left behind
-_TIDY_STEP = 0.02  # seconds between the steps of one look: other things are done in between
+_TIDY_STEP = 0.02  # seconds between the steps of one look, which leave time for other things
 
 
 class Reclaimer:
-    """What is known of other workers of a queue. Times are by the monotonic clock."""
+    """What a worker knows of the other workers of its queue. Times are by the monotonic clock."""
 
     def __init__(self, member: Member, promoter: Promoter) -> None:
-        self.look_at = 0.0  # for lost workers
-        self.tidy_at = time.monotonic() + _TIDY * random.random()  # for what dead workers left behind
+        self.look_at = 0.0  # when to look for lost workers
+        self.tidy_at = time.monotonic() + _TIDY * random.random()  # when to look for what dead workers left behind
         self.silent: Sequence[Silent] = ()  # their lease is over by the server's clock, if that can be trusted
         self.others: int | None = None  # jobs that other workers hold; None: not known
         self.asked_at = float("-inf")  # when the last look that was answered was sent
@@ -34,11 +34,11 @@ class Reclaimer:
         self._promoter = promoter
         self._timer = member.timer
         self._lease = member.settings.lease
-        self._after = ""  # where tidying goes on
-        self._thorough = True  # look at every worker's beat: the server's clock may have been set back
-        self._is_only_worker = False  # there was no other worker
-        self._another_at = float("-inf")  # when the last one joined, by the monotonic clock
-        self._unreported = 0  # jobs handed back that no event has yet
+        self._after = ""  # where tidying continues
+        self._thorough = True  # check every worker's beat: the server's clock may have been set back
+        self._is_only_worker = False  # the last look found no other worker
+        self._another_at = float("-inf")  # when another worker last joined, by the monotonic clock
+        self._unreported = 0  # jobs handed back that no event has reported yet
 
     @property
     def every(self) -> float:
@@ -49,7 +49,7 @@ class Reclaimer:
         return min(_RECLAIM, self._lease / 4, max(0.02, shortest / 8))
 
     def note_another(self) -> None:
-        """Note that another worker has joined: one that was alone looks as often as others do from now on."""
+        """Note that another worker has joined. A worker that was alone now looks as often as others do."""
         self._another_at = time.monotonic()
         if self._is_only_worker:
             self._is_only_worker = False
@@ -57,7 +57,7 @@ class Reclaimer:
             self._timer.wake()
 
     def note_time(self, server_ms: float, sent: float) -> None:
-        """Take in the server's time, asked at `sent` by the monotonic clock."""
+        """Record the server's time, asked for at `sent` by the monotonic clock."""
         step = self._member.clock.hear(server_ms, sent, time.monotonic())
         self._thorough = self._thorough or step < 0
         if abs(step) > self._lease / 2:
@@ -68,9 +68,9 @@ class Reclaimer:
             )
 
     async def look(self, *, others: bool) -> bool:
-        """Fence workers that are surely lost, and hand back the jobs of fenced ones; return whether there were.
+        """Fence workers that are surely lost and hand back the jobs of fenced ones; return whether there were any.
 
-        A claim takes these jobs. `others`: count the jobs that other workers hold.
+        A claim takes these jobs. `others`: also count the jobs that other workers hold.
         """
         sent = time.monotonic()
         lost = [each for each in self.silent if self._member.clock.is_trusted(each.lease, sent)]
@@ -80,7 +80,7 @@ class Reclaimer:
         self._tell(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._member.consumer.worker_id]
         self.others = answer.others
-        self._is_only_worker = answer.workers < 2 and self._another_at < sent  # else it joined as we asked
+        self._is_only_worker = answer.workers < 2 and self._another_at < sent  # else one joined while we asked
         self.asked_at = sent
         self._promoter.note_others(answer.workers, promotes=answer.promotes, late=answer.late)
         if answer.untidy:
@@ -91,7 +91,7 @@ class Reclaimer:
         return bool(answer.released)
 
     def _tell(self, answer: Reclaimed) -> None:
-        """Publish it; if handing back takes several looks, once at the end."""
+        """Publish what a look found. If handing back takes several looks, publish the jobs once, at the end."""
         self._unreported += answer.jobs
         jobs = 0 if answer.more else self._unreported
         if answer.fenced or jobs:
@@ -105,7 +105,7 @@ class Reclaimer:
             tidied = await self._member.consumer.change(Tidy(self._after))
         except NOT_NOW:
             raise
-        except DriverError as error:  # no reason to end
+        except DriverError as error:  # not worth ending the worker
             self._member.log.warning("could not look for what was left behind: %s", error)
             return
         self._after = tidied.after
@@ -113,7 +113,7 @@ class Reclaimer:
             self.tidy_at = time.monotonic() + _TIDY_STEP
         if tidied.restored:
             self._member.log.warning(
-                "%d jobs were handed back that were neither pending nor still to be read: the consumer group was "
-                "changed from outside",
+                "handed back %d jobs that were neither pending nor unread: the consumer group was changed "
+                "outside redisjobs",
                 tidied.restored,
             )

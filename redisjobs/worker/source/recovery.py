@@ -1,4 +1,4 @@
-"""How a source recovers: from a lost reply, an unavailable server, a lease that ran out."""
+"""How a source recovers from a lost reply, an unavailable server, or a lease that ran out."""
 
 import time
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.settler import Settler
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
-_LATEST = 5.0  # seconds, beyond a lease, for which the server may still serve a read that was given up
+_LATEST = 5.0  # seconds after a lease within which the server may still serve a read that we gave up
 _REFUSED = 5.0  # seconds between tries while a key has the wrong type
 
 
 @dataclass(eq=False, repr=False)
 class Recovery:
-    """Makes what a source holds agree with what Redis says."""
+    """Makes what a source holds agree with what it holds according to Redis."""
 
     member: Member
     claims: Claims
@@ -40,21 +40,21 @@ class Recovery:
 
     @property
     def is_required(self) -> bool:
-        """Whether jobs may be ours that we don't know of, or a settlement had no answer."""
+        """Whether we may hold jobs that we don't know of, or a settlement had no answer."""
         return self.member.needs_recovery or bool(self._batcher.unanswered)
 
     @property
     def may_read_late(self) -> bool:
-        """Whether the server may still serve a read that was given up."""
+        """Whether the server may still serve a read that we gave up."""
         since = time.monotonic() - self.member.lost_at
         return self.is_required or since < self.member.settings.lease + _LATEST
 
     async def recover(self) -> None:
-        """Settle what can be settled, and run the jobs that were delivered into a lost reply: they are ours.
+        """Settle what can be settled, and run the jobs whose delivery was in a lost reply: they are ours.
 
         Raises:
-            Fenced: Nothing is ours any more.
-            DriverError: It could not be done now.
+            Fenced: We hold no job any more.
+            DriverError: Recovery is not possible now.
         """
         if isinstance(self.exchanger.failure, Fenced):
             self.exchanger.raise_failure()
@@ -62,7 +62,7 @@ class Recovery:
             self.beats.heartbeat.hurry()
             raise Unavailable("no heartbeat got through for a lease")
         await self._batcher.quiet()
-        await self._fetcher.end()  # what a read still delivers would not be found
+        await self._fetcher.end()  # `recover` would not find what a read still delivers
         await self._batcher.send_again()
         leases = await self.member.consumer.recover(self._leases.all)
         self.member.needs_recovery = False
@@ -71,20 +71,20 @@ class Recovery:
         self.dispatcher.take(leases, float("inf"))
 
     async def find_missed(self) -> None:
-        """Find jobs of ours that no answer brought: a claim that was given up arrived after all."""
+        """Find jobs of ours that no answer brought, because a claim that we gave up arrived after all."""
         lease, began = self.member.settings.lease, time.monotonic()
         self.missed_at = began + lease
         late = min(self._batcher.oldest, self._fetcher.reading_since) < began - 0.9 * lease
         if late or not self.member.clock.is_trusted(lease, began):
-            return  # an answer on its way may bring them; and their age is by the server's clock
+            return  # an answer on its way may bring them; and the server's clock tells how old they are
         with self._leases.missed(10 * lease) as new:
             leases = new(await self.member.consumer.recover(self._leases.all, lease))
         if leases:
-            self.member.log.warning("found %d jobs that a claim brought which was given up", len(leases))
+            self.member.log.warning("found %d jobs that an abandoned claim had brought", len(leases))
         self.dispatcher.take(leases, float("inf"))
 
     async def wait_until_available(self, error: DriverError) -> None:
-        """Keep what we hold while the server is away or refuses, and try again with backoff until it is back."""
+        """Keep what we hold while the server is away or refuses, and retry with backoff until it is back."""
         member = self.member
 
         async def probe() -> None:
@@ -98,7 +98,7 @@ class Recovery:
         member.became_unavailable(error, len(self._leases))
         try:
             if isinstance(error, WrongType) and not self._shutdown.stopping:
-                await self._shutdown.wait(_REFUSED)  # the server answers: there is no backing off from that
+                await self._shutdown.wait(_REFUSED)  # the server answers: backing off would not help
             await retrying(probe, failed=member.note_unavailable)
         finally:
             member.unavailable = ""
@@ -109,7 +109,7 @@ class Recovery:
         member, consumer = self.member, self.member.consumer
         if fenced.worker_id != consumer.worker_id:
             return  # we have rejoined since
-        self.member.log.warning("%s; its jobs are for others, and it goes on under a new id", fenced)
+        self.member.log.warning("%s; other workers will run its jobs, and it goes on under a new id", fenced)
         member.is_renewing = True
         self.settler.cancel_all()
         await self._batcher.quiet()
@@ -124,26 +124,26 @@ class Recovery:
             if consumer.worker_id == fenced.worker_id:
                 await consumer.release(refund=False, watch=True)  # what a late read of ours brought
             began = time.monotonic()
-            # Another id each time: one whose reply was lost may have been fenced since.
+            # Another id each time: if a join had no answer, its id may have been fenced since.
             await member.join_again()
 
         try:
             await retrying(join, failed=member.note_unavailable)
         finally:
             member.unavailable = ""
-            if consumer.worker_id != fenced.worker_id:  # also where it was cut off as soon as it had joined
+            if consumer.worker_id != fenced.worker_id:  # also if it was cancelled as soon as it had joined
                 member.renewed(began)
                 self.claims.found_nothing = False
                 self.progress.resumed()
 
     def lose_all(self) -> None:
-        """Let go of all jobs that have an outcome: they can't be settled any more."""
+        """Let go of all jobs that have an outcome, because they can't be settled any more."""
         unknown = {id(run) for batch in self._batcher.unanswered if batch.unknown for run in batch.settling}
         self._batcher.forget()
         self.settler.lose_all(unknown)
 
     def fenced(self, error: Fenced) -> None:
-        """Act on a heartbeat's news that the server takes us for dead: no job begins from now on."""
+        """Handle a heartbeat's answer that the server takes us for dead: no job begins from now on."""
         if error.worker_id == self.member.consumer.worker_id:
             self.member.is_renewing = True
             self.settler.cancel_all()

@@ -1,4 +1,4 @@
-"""A source's jobs from what their handlers came to, to the answer to their settlement."""
+"""Settles a source's jobs: decides each settlement from the handler's outcome, and acts on the answer."""
 
 import time
 from collections import defaultdict
@@ -31,8 +31,8 @@ from redisjobs.worker.source.member import Member
 logger = Log("redisjobs.worker")
 
 _LINGERS = (
-    "%s: it was given up, but its thread runs on, so it still counts for max_concurrency. It is settled when the "
-    "thread has ended"
+    "%s: its handler was abandoned, but the thread still runs, so the job still counts for max_concurrency. It is "
+    "settled when the thread ends"
 )
 _SPOILED = "the handler has returned, and the jobs that it pushed can't be added: %s; then requeue this job"
 _FULL = (
@@ -42,35 +42,35 @@ _FULL = (
 
 
 class Report:
-    """Collects what became of jobs, and publishes it with the rest of their batch."""
+    """Collects how jobs were settled, and publishes that with the rest of their batch."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
-        self.is_wanted = True  # a listener wants to know about completed jobs, as of the last batch
+        self.is_wanted = True  # whether a listener wanted completed jobs at the last batch
         self._logged_full = False
 
     def begin(self) -> None:
-        """Begin a batch: see whether a listener wants to know about completed jobs."""
+        """Begin a batch: check whether a listener wants completed jobs."""
         self.is_wanted = self._member.settings.queue.events.wanted(JobsCompleted)
 
     def note(self, run: Execution, reply: Reply) -> None:
-        """Keep what became of a job, unless no listener wants to know."""
+        """Keep how a job was settled, unless no listener wants to know."""
         settlement = run.settlement
         if reply is Reply.OK and type(settlement) is Ack:
             if settlement.result and settlement.result.refused:
-                # Logged here, as there may be no listener for completed jobs.
+                # Logged here, because there may be no listener for completed jobs.
                 why = settlement.result.refused.removeprefix(f"{run.name}: ")  # the line begins with the name
                 self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
             if not (settlement.cancelled or self.is_wanted):
                 return
         elif reply is Reply.LEASE_LOST:
             while isinstance(settlement, Lingers | ReportProgress) and settlement.then is not None:
-                run.settlement = settlement = settlement.then  # the event shows what the job came to
+                run.settlement = settlement = settlement.then  # the event shows the job's outcome
         self._settled[kind_of(settlement, reply)].append(run.settled(reply))
 
     def note_ended(self, ended: Sequence[Ended]) -> None:
-        """Keep which jobs a claim ended: no worker ran them, so no other part reports them."""
+        """Keep which jobs a claim ended. No worker ran them, so no other part reports them."""
         for job_id, reply in ended:
             self._settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
 
@@ -82,7 +82,7 @@ class Report:
                 self._member.tell(kind, jobs=jobs)
 
     def log_full(self) -> None:
-        """Log once that jobs wait to be settled, as the server has no memory for those that they push."""
+        """Log once that jobs wait to be settled, because the server has no memory for those that they push."""
         if not self._logged_full:
             self._logged_full = True
             logger.error(_FULL, self._member.settings.queue.name)
@@ -95,7 +95,7 @@ class Settler:
         self.report = Report(member)
         self.reporter = Reporter(claims.pool.threads.call_soon, member.timer)
         self.find: Find = member.settings.queue.definitions.get  # with middleware once the worker has begun
-        self.refused = 0  # settlements of jobs whose lease was lost
+        self.refused = 0  # settlements refused because the lease was lost
         self._leases = claims.leases
         self._member = member
         self.server_ms = member.clock.now_ms
@@ -104,21 +104,21 @@ class Settler:
         self._timer = member.timer
         self._leaves = False
 
-    # As a job sees it
+    # What a job calls
 
     def reported(self, run: Execution) -> None:
-        """Note that a job has reported progress; for any thread."""
+        """Note that a job has reported progress. Any thread may call it."""
         self.reporter.note(run)
 
     @property
     def may_begin(self) -> bool:
-        """Whether jobs may begin: the lease surely holds, and the worker goes on."""
+        """Whether jobs may begin: the lease surely holds, and the worker is not stopping."""
         member = self._member
         return not (member.may_be_dead or member.is_renewing or self._pool.shutdown.stopping)
 
     def hand_back(self, run: Execution) -> None:
         """Hand back a job that has not begun."""
-        assert run.owner is self  # or it would be settled on another queue, and be held on its own for ever
+        assert run.owner is self  # or it would be settled on another queue, and held on its own for ever
         if not run.over:
             run.over, run.settlement = True, Release()
             self._leases.unsettled.append(run)
@@ -127,10 +127,10 @@ class Settler:
             self._timer.wake()
 
     def ran(self, run: Execution, outcome: Outcome) -> None:
-        """Take what a job came to."""
+        """Take a job's outcome, and decide how it is settled."""
         if not run.over:
             run.over = True
-            # Else nothing asks for it.
+            # Only if something reads it.
             if self.report.is_wanted or not isinstance(outcome, Done) or run is self._pool.isolated:
                 run.ended_at = time.monotonic()
             run.decide(outcome)
@@ -142,7 +142,7 @@ class Settler:
                 if run.has_thread or run.reported is not None:
                     run.settlement = _said_before(run, run.settlement)
                 self._leases.unsettled.append(run)
-        elif run.pushes is not None:  # the handler went on though the job was given up
+        elif run.pushes is not None:  # the handler went on although we gave up the job
             run.pushes.lost()
         if self._pool.is_shared:
             self._pool.changed()
@@ -150,7 +150,7 @@ class Settler:
             self._timer.wake()
 
     def thread_ended(self, run: Execution) -> None:
-        """Settle a job that has waited for the end of its thread; an isolated job may start now, too."""
+        """Settle a job that waited for its thread to end. An isolated job may now start, too."""
         self._claims.try_isolated()
         if run in self._leases.kept and isinstance(run.settlement, Lingers):
             self._leases.kept.remove(run)
@@ -158,7 +158,7 @@ class Settler:
             self._leases.unsettled.append(run)
             self._timer.wake()
 
-    # What the server says
+    # What the server answers
 
     def answered(self, batch: Batch, answer: Exchange) -> None:
         """Take the answers to a batch of settlements."""
@@ -180,11 +180,11 @@ class Settler:
         Args:
             run: The job.
             reply: The answer.
-            added: Of a job that pushes others, whether each was added.
-            spoiled: Of one that was SPOILED, which key is of the wrong type.
+            added: If the job pushes others, whether each was added.
+            spoiled: If the reply is SPOILED, which key is of the wrong type.
         """
         if type(run.settlement) is not Ack and self._has_another(run, reply):
-            run.resent = False  # that is said of the settlement that comes next
+            run.resent = False  # the next settlement has not been sent before
             return
         if reply is Reply.SPOILED:  # it has run, so it must not run again; nor may it block other jobs
             run.decide(Unpushable(_SPOILED % spoiled))
@@ -200,7 +200,7 @@ class Settler:
                 self._tell_pushed(run.pushes, added)
 
     def _has_another(self, run: Execution, reply: Reply) -> bool:
-        """Whether a job has one more settlement, after the answer to this one."""
+        """Prepare the job's next settlement, if it has one after this answer; return whether it has."""
         match run.settlement:
             case ReportProgress(then=then) if reply is Reply.OK:
                 run.settlement = then
@@ -213,7 +213,7 @@ class Settler:
         return True
 
     def _settle_lingering(self, run: Execution, asked: Lingers, *, waits: bool) -> None:
-        """Settle a job whose handler was given up; if it has to wait for its thread, once that has ended."""
+        """Settle a job whose handler was abandoned, at once or when its thread has ended."""
         if not (waits and run.has_thread) or self._leaves:
             run.settlement = asked.then
             self._leases.unsettled.append(run)
@@ -243,13 +243,13 @@ class Settler:
 
     def _end_isolated(self, run: Execution) -> None:
         self._pool.isolated = None
-        # Not now: an outage may have delayed its settlement.
+        # From when it ended, not from now: an outage may have delayed its settlement.
         self._claims.quarantine.finished(run.ended_at or time.monotonic())
 
     # Progress
 
     def report_again(self, runs: Sequence[Execution]) -> None:
-        """Publish the progress of jobs once more: what was sent had no answer."""
+        """Publish the progress of jobs once more, because it had no answer."""
         for run in runs:
             if run.reported is not None and not run.reported.is_noted:
                 run.reported.is_noted = True
@@ -258,14 +258,14 @@ class Settler:
     # Giving up
 
     def cancel(self, leases: Sequence[Lease]) -> None:
-        """Cancel the handlers of jobs whose cancellation was asked for."""
+        """Cancel the handlers of these jobs: their cancellation was asked for."""
         for lease in leases:
             run = self._leases.holder_of(lease)
-            if run is not None and run.lease is lease:  # else it was settled meanwhile
+            if run is not None and run.lease is lease:  # else it was settled or claimed again meanwhile
                 run.give_up(CancelAsked())
 
     def cancel_all(self) -> None:
-        """Cancel the handlers that run: their jobs are no longer ours."""
+        """Cancel the handlers that run, because their jobs are no longer ours."""
         for run in self._leases:
             if not run.over:
                 self._member.log.warning(
@@ -278,14 +278,14 @@ class Settler:
         self._leases.waiting = []
 
     def lose_all(self, unknown: Collection[int]) -> None:
-        """Let go of all jobs that have ended. What they came to was not written.
+        """Let go of all jobs that have ended. Their outcome was not written.
 
-        Those whose `id()` is in `unknown` may have been settled: no answer came.
+        A run whose `id()` is in `unknown` may have been settled: no answer came.
         """
         for run in self._leases:
             if id(run) in unknown:
                 self._member.log.warning(
-                    "job %s: it was settled, or is another's; no answer came", visible(run.lease.job_id)
+                    "job %s: settled, or another worker has it; no answer came", visible(run.lease.job_id)
                 )
             else:
                 self.refused += 1
@@ -297,15 +297,15 @@ class Settler:
         self._claims.quarantine.one_waits = True
 
     def lose_pushes(self) -> None:
-        """Tell the middleware about pushes by jobs that this worker can't settle any more: none was added."""
+        """Tell the middleware that no push was added by the jobs that this worker can't settle any more."""
         for run in self._leases:
             if run.over and run.pushes is not None:
                 run.pushes.lost()
 
     def interrupt_all(self, *, broken: bool) -> None:
-        """Give up what still runs, and settle it with all the rest.
+        """Give up the jobs that still run, and settle them with all the rest.
 
-        If an error ends the worker (`broken`), a job that ran may be the cause. If its delivery did not count, it
+        If an error ends the worker (`broken`), a job that ran may be the cause. Its delivery then counts, or it
         would be delivered for ever.
         """
         self._leaves = True
@@ -319,7 +319,7 @@ class Settler:
 
 
 def _said_before(run: Execution, settlement: Settlement) -> Settlement:
-    """What has to be said of a job before it is settled; if nothing, the settlement itself."""
+    """Return what has to be sent about a job before it is settled; if nothing, the settlement itself."""
     if isinstance(settlement, Release):
         return settlement
     if run.has_thread:

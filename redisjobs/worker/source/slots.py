@@ -1,4 +1,4 @@
-"""Slots: each is a task that runs one job after another, as long as the worker runs."""
+"""The slots of a worker. Each is a task that runs one job after another, as long as the worker runs."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ class Slots:
         self._unstarted = 0
         self._slots: list[_Slot] = []
         self._idle: list[_Slot] = []
-        self._woken = 0  # slots that were woken and have not looked for jobs yet
+        self._woken = 0  # woken slots that have not looked for jobs yet
         self._waiting: deque[Execution] = deque()
         self.held = 0  # jobs that run, and those that wait for a slot
 
@@ -34,7 +34,7 @@ class Slots:
         self._unstarted = self._count
 
     def count_busy(self) -> int:
-        """Return how many slots run a job; for any thread."""
+        """Return how many slots run a job. Any thread may call it."""
         return min(self.held, self._count)
 
     def deadlines(self) -> Iterator[Deadline]:
@@ -45,7 +45,7 @@ class Slots:
 
     @property
     def oldest(self) -> float:
-        """When the job that waits longest for a slot was given, by the monotonic clock; infinity: none waits."""
+        """When the job that has waited longest was given, by the monotonic clock; infinity if none waits."""
         return self._waiting[0].given_at if self._waiting else float("inf")
 
     def take_back(self, given_before: float) -> list[Execution]:
@@ -57,24 +57,24 @@ class Slots:
         return late
 
     def give(self, runs: Sequence[Execution]) -> None:
-        """Let slots run these jobs, in this order: slots that are idle, or will be soon."""
+        """Let slots run these jobs, in this order. Idle slots take them, or slots that are idle soon."""
         self.held += len(runs)
         self._waiting += runs
         if runs and not self._woken:
             self._wake(1)
 
     def give_isolated(self, run: Execution) -> None:
-        """Run a job while no other runs. All slots get new tasks first: what earlier jobs left there is gone."""
+        """Run a job while no other runs. All slots get new tasks first, so nothing of earlier jobs is left."""
         for slot in self._slots:
             slot.scope.cancel()
         self.give([run])
 
     def _wake(self, count: int, stands_by: "_Slot | None" = None) -> None:
-        """Wake up to `count` idle slots; where there are too few, start some.
+        """Wake up to `count` idle slots; if there are too few, start some.
 
-        One slot is woken for the first waiting job, and takes one after another. As long as these await nothing,
-        it runs them all: to wake a slot for each costs as much as all the rest. A second slot stands by for it. It
-        runs once a job awaits something, and then wakes a slot for each job that is left.
+        One slot is woken for the first waiting job, and takes one job after another. As long as these await
+        nothing, it runs them all: waking a slot for each would cost as much as all the rest. A second slot stands
+        by. It runs once a job awaits something, and then wakes a slot for each job that is left.
         """
         for _ in range(min(count, len(self._idle) + self._unstarted)):
             self._woken += 1
@@ -90,18 +90,18 @@ class Slots:
         return slot
 
     async def _serve(self, slot: "_Slot") -> None:
-        """Have jobs run in a task, and in a new one once that was cancelled.
+        """Run jobs in a task, and in a new task after that was cancelled.
 
-        A handler may cancel its task, or leave a cancel scope or a timeout open there: that could hit later jobs.
+        A handler may cancel its task, or leave a cancel scope or a timeout open there, which could hit later jobs.
         """
         while True:
             try:
                 async with anyio.create_task_group() as tasks:
                     slot.scope = tasks.cancel_scope
                     tasks.start_soon(self._run_jobs, slot)
-            except* RuntimeError:  # a scope is open there: anyio and trio say so as the task ends
+            except* RuntimeError:  # a scope is open there: anyio and trio raise this as the task ends
                 pass
-            await checkpoint_if_cancelled()  # if the worker ends; on trio nothing else says so here
+            await checkpoint_if_cancelled()  # if the worker ends; on trio nothing else raises here
             if slot.failure is not None:
                 raise slot.failure
             if slot.run is not None:
@@ -114,7 +114,7 @@ class Slots:
             run = await self._next(slot)
             while True:
                 slot.run = run
-                if self._waiting and not self._woken:  # should this job wait for something
+                if self._waiting and not self._woken:  # in case this job awaits something
                     self._wake(1, stands_by=slot)
                 try:
                     came_to = run.begin(scope, cancels)
@@ -122,20 +122,20 @@ class Slots:
                 except (anyio.get_cancelled_exc_class(), GeneratorExit):
                     raise
                 except BaseException as error:
-                    # What a handler raised or returned has code of its own, which runs as we look at it.
+                    # What a handler raised or returned may run the user's code when we inspect it.
                     outcome = Raised(error)
                 self._end(slot, outcome)
-                came_to = outcome = DONE  # what a handler raised is not to wait here for the next job
+                came_to = outcome = DONE  # don't keep what a handler raised while this slot waits for its next job
                 if scope.cancel_called or cancels.count():
                     return
                 run = self._waiting.popleft() if self._waiting else await self._next(slot)
         except anyio.get_cancelled_exc_class():
-            pass  # a scope that is open here may have sent it; if the worker ends, the task above hears of it too
-        except Exception as error:  # of our own
+            pass  # an open scope may have sent it; if the worker ends, the task above is cancelled too
+        except Exception as error:  # our own error
             slot.failure = error
 
     async def _next(self, slot: "_Slot") -> Execution:
-        # Again where a faster one has run what this one was woken for; or for the cancel, where that is to come.
+        # Look again if a faster slot took the job, or wait for a cancel that is still to come.
         while not self._waiting or slot.scope.cancel_called:
             slot.gate = self._new_gate()
             self._idle.append(slot)
@@ -146,7 +146,7 @@ class Slots:
                     self._idle.remove(slot)
                 self._is_up(slot)
         run = self._waiting.popleft()
-        if slot.stands_by is not None and slot.stands_by.run is not None:  # else these came when it had run all
+        if slot.stands_by is not None and slot.stands_by.run is not None:  # else these came after it had run all
             self._wake(len(self._waiting) - self._woken)
         return run
 
@@ -168,7 +168,7 @@ class _Slot:
     def __init__(self, new_gate: Callable[[], Gate]) -> None:
         self.gate = new_gate()
         self.is_woken = False
-        self.stands_by: _Slot | None = None  # by which one
+        self.stands_by: _Slot | None = None  # the slot that it stands by for
         self.run: Execution | None = None
         self.scope = anyio.CancelScope()  # of the task that runs its jobs
-        self.failure: Exception | None = None  # of our own, in that
+        self.failure: Exception | None = None  # our own error in that task

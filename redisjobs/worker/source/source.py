@@ -1,8 +1,8 @@
-"""One queue that a worker takes jobs from, and all that the worker says to the server of that queue.
+"""One queue of a worker. `Source` makes the parts that talk to its server, and starts and stops them.
 
-One task decides what is said: an exchange settles the outcomes there are and, if slots are free, claims as many
-jobs at once. Outcomes that arrive meanwhile go together in the next exchange. With nothing to do the waiting is
-left to a blocking read on a connection of its own.
+One task decides what to send. An exchange settles the jobs that have an outcome and, if slots are free, claims
+jobs for them. Outcomes that arrive meanwhile go together in the next exchange. When there is nothing to do, a
+blocking read on a second connection waits for jobs.
 """
 
 import re
@@ -37,23 +37,23 @@ from redisjobs.worker.source.timer import Promoter
 from redisjobs.worker.source.watchdog import ProgressWatchdog
 
 _TIME = re.compile("[0-9]{1,15}")  # ms
-_JOINING = 5.0  # seconds for which other queues leave it its turn as it joins: then its server counts as away
-_DRAIN = 5.0  # seconds for the last settlements; after that the leases run out by themselves
-_LAST_TRY = 1.0  # seconds to hand back what could not be settled, or to leave before anything was claimed
-_FIRING_AGAIN = 60.0  # seconds until schedules are tried again that the server refused to fire
+_JOINING = 5.0  # seconds for which a source that joins keeps its turn; after that its server counts as away
+_DRAIN = 5.0  # seconds for the last settlements; jobs that are not settled by then run again
+_LAST_TRY = 1.0  # seconds to release what could not be settled, or to leave if nothing was claimed
+_FIRING_AGAIN = 60.0  # seconds before a new try, after the server refused to fire schedules
 
 _NOT_FIRED = (
-    "this worker fires no schedules of queue %s: %s. Allow what is refused, or leave schedules to others by "
-    "`--no-schedules`"
+    "this worker fires no schedules of queue %s: %s. Give this user the missing permission, or start the worker "
+    "with `--no-schedules`"
 )
 
 
 class Source:
-    """One queue of a worker: joined, claimed from, settled and left by itself.
+    """One queue of a worker: joins it, claims and settles its jobs, and leaves it.
 
     Args:
-        settings: The worker's, for this queue.
-        turns: Which of the worker's sources claims for its slots.
+        settings: The worker's settings for this queue.
+        turns: Decides which source may claim for the free slots next.
     """
 
     def __init__(self, settings: Settings, turns: Turns) -> None:
@@ -61,7 +61,7 @@ class Source:
         self.member = member = Member(settings)
         retention = settings.queue.retention
         self.leases = leases = Leases(keeps_done=retention is not None and retention.completed is not None)
-        # A job is claimed by an exchange or by the read, has a slot, and is settled by another exchange.
+        # An exchange or the blocking read claims a job, a slot runs it, and another exchange settles it.
         self.batcher = batcher = Batcher(
             member.consumer,
             lambda batch, answer: self.exchanger.answered(batch, answer),
@@ -71,12 +71,12 @@ class Source:
         self.claims = claims = Claims(member, turns, leases, batcher, fetcher)
         self.settler = settler = Settler(member, claims)
         self.dispatcher = dispatcher = Dispatcher(member, claims, settler)
-        # The server says when jobs are due, whether other workers are lost, and whether this one is.
+        # The server reports when jobs are due, whether other workers are lost, and whether this one is.
         self.promoter = promoter = Promoter(member.clock, member.timer, until_idle=settings.until_idle)
         self.reclaimer = reclaimer = Reclaimer(member, promoter)
         self.beats = beats = Beats(member, claims, settler, lambda error: self.recovery.fenced(error))
         self.progress = progress = ProgressWatchdog(member, beats, self.break_off)
-        # One task decides what is said to the server.
+        # One task decides what to send to the server.
         self.exchanger = exchanger = Exchanger(member, claims, settler, dispatcher, promoter, reclaimer, progress)
         self.recovery = recovery = Recovery(member, claims, settler, dispatcher, exchanger, beats, progress)
         self.stepper = Stepper(member, claims, dispatcher, exchanger, recovery, promoter, reclaimer, progress)
@@ -88,7 +88,7 @@ class Source:
     # Its life
 
     async def run(self, tasks: TaskGroup) -> None:
-        """Join the queue, work until there is nothing more to do, and leave it; for a task of the worker's own."""
+        """Join the queue, work until there is nothing more to do, and leave it; the worker runs this as a task."""
         try:
             if not self.member.opened:
                 self.claims.keep_turn(_JOINING)
@@ -99,10 +99,10 @@ class Source:
                     return
                 self._start(tasks)
             await self.stepper.run()
-            # Before the handlers are waited for: one that does not end must not keep the jobs of others.
+            # Before the worker waits for its handlers: one that does not end must not keep the other jobs.
             await self.drain()
         except anyio.get_cancelled_exc_class():
-            self.member.needs_recovery = True  # what was under way may still be served
+            self.member.needs_recovery = True  # the server may still serve requests that were under way
             raise
 
     def _start(self, tasks: TaskGroup) -> None:
@@ -123,12 +123,12 @@ class Source:
         self._hooks.start(tasks, settings.queue.events)
 
     async def _fire_schedules(self, scheduler: Scheduler) -> None:
-        """Fire schedules. Where the server refuses that, jobs run all the same, and it is tried again later."""
+        """Fire schedules. If the server refuses, log why and try again later; jobs still run."""
         told = ""
         while True:
             try:
                 await scheduler.run(listens=False)
-                return  # it was stopped
+                return  # the scheduler was stopped
             except DriverError as error:
                 if str(error) != told:
                     told, where = str(error), f"'{self.member.settings.queue.name}' at {self.member.server}"
@@ -136,7 +136,7 @@ class Source:
                 await anyio.sleep(_FIRING_AGAIN)
 
     def stop(self, *, is_first: bool) -> None:
-        """Claim no more: the worker was asked to stop, for the first time or once more."""
+        """Claim no more. `is_first`: the worker was asked to stop for the first time."""
         self.member.opening.cancel()
         if self.scheduler is not None:
             self.scheduler.stop()
@@ -146,20 +146,20 @@ class Source:
             self.member.tell(WorkerDraining, jobs=len(self.leases))
 
     async def close(self) -> None:
-        """Leave the queue, if it has not yet, and close every connection."""
+        """Leave the queue, if that has not happened yet, and close every connection."""
         if self.member.opened:
             await self.drain()
         await self.member.consumer.aclose()
 
     async def drain(self) -> None:
-        """Settle the jobs that have an outcome, release the rest, and leave the queue; once."""
+        """Settle the jobs that have an outcome, release the rest, and leave the queue. Safe to call twice."""
         if not self.member.left:
             self._pool.shutdown.stopping = True
             await self._settle_and_leave()
         await self._hooks.finish()
 
     async def _settle_and_leave(self) -> None:
-        """Settle the jobs that have an outcome and release the rest, also those that no answer brought."""
+        """Settle the jobs that have an outcome and release the rest, including jobs that no answer brought."""
         broken = self._pool.shutdown.broken
         self.settler.interrupt_all(broken=broken)
         why = "no answer came in time"
@@ -177,7 +177,7 @@ class Source:
                 await retrying(settle)
         except (DriverError, TimeoutError) as error:
             self._log_unsettled(str(error) or why)
-            if not broken:  # a refusal by the server is no sign that a job kills its workers
+            if not broken:  # if no error ended the worker, no job is to blame: give the deliveries back
                 with suppress(DriverError, TimeoutError), anyio.fail_after(_LAST_TRY):
                     await self._release()
         self.member.left = True
@@ -191,7 +191,7 @@ class Source:
             while leases.unsettled:
                 await self.batcher.carry(self.exchanger.next_batch())
         except Fenced as error:
-            self.member.log.warning("%s; its %d jobs are for others", error, len(leases))
+            self.member.log.warning("%s; other workers will run its %d jobs", error, len(leases))
             self.recovery.lose_all()
         await self._release()
         if leases.kept:
@@ -199,7 +199,7 @@ class Source:
             self.settler.lose_pushes()
 
     async def _release(self) -> None:
-        self.beats.is_beating = False  # or they would be for a worker that has left
+        self.beats.is_beating = False  # stop the beats: a worker that has left must not renew its lease
         await self.member.consumer.release(refund=True, watch=self.recovery.may_read_late)
 
     def _log_unsettled(self, why: str) -> None:
@@ -211,18 +211,18 @@ class Source:
             log.info("the server does not know that this worker has ended, and forgets it later: %s", why)
 
     async def _leave_unopened(self) -> None:
-        """Leave before anything was claimed; the server may know the worker all the same."""
+        """Leave before anything was claimed. The server may have registered the worker already."""
         with suppress(DriverError), anyio.move_on_after(_LAST_TRY):
             await self.member.consumer.release(refund=True, watch=False)
         self.member.left = True
 
     def tell_stopped(self) -> None:
-        """Publish that the worker has stopped, if it had begun here or has said that it could not."""
+        """Publish `WorkerStopped`, if the worker had started here or had reported the server as unavailable."""
         if self.member.opened or self.member.unavailable:
             self.member.tell(WorkerStopped, started_as=self._started_as, server=self.member.server)
 
     def health(self, common: Health, *, loop_is_blocked: bool) -> Health | None:
-        """Return what is wrong with it beside the worker's `common` health; None: nothing. For any thread."""
+        """Return what is wrong here beyond the worker's `common` health, or None. Any thread may call it."""
         member = self.member
         if not member.opened or member.unavailable:
             return Health(True, False, member.unavailable or "starting")
@@ -237,14 +237,14 @@ class Source:
     # Notifications
 
     async def listen(self) -> None:
-        """Listen for notifications until cancelled, on a connection of their own."""
-        while True:  # also where a handler has cancelled a task of the driver's, and the listening ended in order
+        """Listen for notifications until cancelled, on a separate connection."""
+        while True:  # again: a handler may cancel a task of the driver, and listening then ends without an error
             await retrying(partial(self.member.consumer.listen, self.notified))
 
     def notified(self, notification: Notification) -> None:
-        """Learn at once what the next claim or heartbeat would say later.
+        """Learn at once what the next claim or heartbeat would report later.
 
-        Any client may write to the channel. So a notification is a hint; the truth is in a key.
+        Any client may write to the channel. So a notification is only a hint; a key holds the truth.
         """
         if self.scheduler is not None:
             self.scheduler.hear(notification)
@@ -254,7 +254,7 @@ class Source:
             case "joined":
                 self.reclaimer.note_another()
             case "left":
-                self.reclaimer.look_at = 0.0  # the worker that looks first is to promote from now on
+                self.reclaimer.look_at = 0.0  # the worker that looks first promotes from now on
                 self.member.timer.wake()
             case "released":
                 self.fetcher.interrupt()
@@ -273,7 +273,7 @@ class Source:
     # What its parts call
 
     def break_off(self) -> None:
-        """Give up what is under way and connect again: nothing gets through."""
+        """Cancel what is under way and connect again, because nothing gets through."""
         self.member.needs_recovery = True
         self.batcher.break_off()
         self.stepper.cut()

@@ -1,4 +1,4 @@
-"""The task in which a source decides what it says to the server, step by step, what matters most first."""
+"""The task in which a source decides, step by step, what to send to the server; the most urgent goes first."""
 
 import math
 import time
@@ -40,14 +40,14 @@ class Stepper:
         self._pool = self.claims.pool
         self._lease = self.member.settings.lease
         self._idle_since: float | None = None  # since when nothing is left to do here
-        self._try_at = -math.inf  # when to try again what could not be settled, or could not start
+        self._try_at = -math.inf  # when to retry what could not be settled, or could not start
         self._scope = anyio.CancelScope()
 
     async def run(self) -> None:
         """Settle and claim until a stop, or until nothing is left to do."""
         while not self.exchanger.is_ended:
             self.member.timer.begin()
-            self.claims.is_idle = False  # as far as others know: a step may take long, or bring something
+            self.claims.is_idle = False  # for the other sources: a step may take long, or bring something
             worked = True
             with anyio.CancelScope() as self._scope:
                 try:
@@ -65,12 +65,12 @@ class Stepper:
                 await self.member.timer.wait()
 
     def limit(self) -> None:
-        """Wait only a moment where nothing is left to wait for but an answer, which may never come."""
+        """Wait only a moment longer if all that is left is an answer that may never come."""
         if self.exchanger.is_through:
             self._scope.deadline = anyio.current_time() + _LAST_TURN
 
     def cut(self) -> None:
-        """Give up the step that is under way."""
+        """Cancel the step that is under way."""
         self._scope.cancel()
         self.member.timer.wake()
 
@@ -94,13 +94,13 @@ class Stepper:
         return False
 
     def _duty(self) -> Callable[[], Awaitable[object]] | None:
-        """Return what has to be done before the next exchange; None: nothing."""
+        """Return what has to be done before the next exchange; None if nothing."""
         now = time.monotonic()
         if self.recovery.is_required:
             return self.recovery.recover
         if self.claims.fetcher.interrupted:
             return self.claims.end_read
-        if not self.member.clock.is_known:  # before any job is judged by the server's time
+        if not self.member.clock.is_known:  # jobs are judged by the server's time, so it must be known
             return self._read_clock
         if now >= self._reclaim_at:
             return self._reclaim
@@ -118,11 +118,11 @@ class Stepper:
 
     @property
     def _silent_at(self) -> float:
-        """When to see whether a server still answers that was not asked for long, or a queue still is paused."""
+        """When to check whether a silent server still answers, or whether a queue is still paused."""
         return min(self.progress.done_at, self.exchanger.paused_at) + self._lease
 
     def _try_again(self) -> None:
-        """Try now and then what could not be done: an abandoned thread may have ended, or the server have room."""
+        """Retry now and then what failed: an abandoned thread may have ended, or the server may have room."""
         if time.monotonic() >= self._try_at:
             self._try_at = time.monotonic() + self.reclaimer.every
             self.claims.try_isolated()
@@ -147,8 +147,8 @@ class Stepper:
     def _nothing_is_left(self) -> bool:
         """Return whether nothing is left to do. If other workers hold jobs, that takes a lease: they may be dead.
 
-        Then a claim looks once more. Jobs that others held at the last look may have kept a line from moving, or
-        may have pushed jobs, and a notification of that may still be under way.
+        Then one more claim looks. Jobs that others held at the last look may have kept a line from moving. Or they
+        may have pushed jobs whose notification is still under way.
         """
         claims, reclaimer = self.claims, self.reclaimer
         if claims.fetcher.waiting or not self._is_dry:
@@ -157,11 +157,11 @@ class Stepper:
         if claims.batcher.under_way:
             return False
         if self._idle_since is None:
-            self._idle_since, reclaimer.look_at = time.monotonic(), 0.0  # do others hold anything?
+            self._idle_since, reclaimer.look_at = time.monotonic(), 0.0  # find out whether others hold jobs
             claims.wake()
-        # One of them may be dead: a look shows that after a lease. Looks tell the time, as this process may stall.
+        # Another worker may be dead: a look shows that after a lease. Count by looks: this process may stall.
         waited = reclaimer.asked_at - self._idle_since > self._lease + 2 * reclaimer.every
-        # An abandoned thread may run for ever too. While it counts for a limit, jobs may wait for its end.
+        # An abandoned thread may run for ever, too. While it counts for a limit, jobs may wait for its end.
         held = reclaimer.others or self._pool.lingering
         if reclaimer.others is None or (held and not (waited and not reclaimer.silent)):
             return False
@@ -174,10 +174,10 @@ class Stepper:
     def _is_dry(self) -> bool:
         """Whether no job is ready, runs or waits here."""
         claims = self.claims
-        is_paused = claims.queue_paused  # then no claim looks once more, whatever asked for one
+        is_paused = claims.queue_paused  # then no claim looks again, even if one was asked for
         if not (claims.is_dry or is_paused) or self._pool.holds or self.recovery.is_required:
             return False
-        if claims.quarantine.one_waits and not is_paused:  # for a thread to end
+        if claims.quarantine.one_waits and not is_paused:  # a job waits for a thread to end
             return False
-        # A job that found no thread is ready in truth, and only put off.
+        # A job that found no thread is really ready, and only put off.
         return not (self._pool.threads.turned_away and self.promoter.expects(_PUT_OFF))

@@ -1,4 +1,4 @@
-"""Notices that a handler blocks the event loop, and where; and that a source gets nothing through."""
+"""Watchdogs. One notices that a handler blocks the event loop, and where; one that no exchange gets through."""
 
 import gc
 import sys
@@ -20,19 +20,19 @@ from redisjobs.worker.source.member import Member
 logger = Log("redisjobs.worker")
 
 _IN_HANDLER = 0.5  # seconds of silence in a handler after which the loop counts as blocked
-_STUCK = 3  # leases without a byte from the server though beats get through: reconnect; twice that: give up
+_STUCK = 3  # leases without a byte while beats get through: then reconnect; after twice as many, give up
 
 
 class LoopWatchdog:
-    """Asks the event loop for an answer, again and again, and reports once that there is none.
+    """Asks the event loop for an answer, again and again, and reports once if none comes.
 
     Args:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
-        patience: Seconds of silence after which probes see the loop as blocked, and after which it is logged if no
-            handler runs: a busy machine does that too. If a handler runs it is logged after 0.5 s.
-        tell: Called then, with the seconds so far and the place. It has a thread of its own, as it may hang: the
-            log may be what blocks the loop.
-        resumed: Called once the loop runs again, with the seconds it was blocked; in a thread of its own, too.
+        patience: Seconds of silence after which probes report the loop as blocked, and it is logged. If a handler
+            runs, it is logged after 0.5 s. Without one, a busy machine may be the cause of a shorter silence.
+        tell: Called when it is logged, with the seconds so far and the place. It has its own thread, because it
+            may hang: the log may be what blocks the loop.
+        resumed: Called once the loop runs again, with the seconds it was blocked; in its own thread, too.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LoopWatchdog:
         return is_silent and time.monotonic() - self._asked >= self._patience
 
     def look(self) -> None:
-        """Look whether the loop answers; four times a second, from another thread than the loop's."""
+        """Check whether the loop answers; called four times a second, in another thread than the loop's."""
         now = time.monotonic()
         # After the whole process was stopped, the loop is silent too, but not blocked.
         stopped, self._looked = now - self._looked > 2 * _IN_HANDLER, now
@@ -71,7 +71,7 @@ class LoopWatchdog:
             handler, line = _where(_frame_of(self._thread))
             if handler or now - self._asked >= self._patience:
                 self._said = True
-                where = f"{handler or 'something that is no handler'}, {line or 'unknown'}"
+                where = f"{handler or 'code outside handlers'}, {line or 'unknown'}"
                 _in_thread(self._tell, now - self._asked, where)
 
     def _ask(self, now: float) -> None:
@@ -89,9 +89,9 @@ def _in_thread(tell: Callable[..., object], *facts: object) -> None:
 
 
 def _frame_of(thread: int) -> FrameType | None:
-    """Return what a thread executes."""
+    """Return the frame that a thread executes."""
     collects = gc.isenabled()
-    gc.disable()  # before 3.11.9 Python may hang for ever if it collects garbage in there (gh-106883)
+    gc.disable()  # before 3.11.9 Python may hang for ever if it collects garbage there (gh-106883)
     try:
         return sys._current_frames().get(thread)
     finally:
@@ -100,7 +100,7 @@ def _frame_of(thread: int) -> FrameType | None:
 
 
 def _where(frame: FrameType | None) -> tuple[str, str]:
-    """Return the job whose handler the loop's thread is in, '' for none, and the line."""
+    """Return the job whose handler the loop's thread is in ('' if none), and the line."""
     line = ""
     for at, number in traceback.walk_stack(frame):
         running = at.f_locals.get("self")
@@ -111,7 +111,7 @@ def _where(frame: FrameType | None) -> tuple[str, str]:
 
 
 class ProgressWatchdog:
-    """Notices that nothing gets through though heartbeats do: then the source reconnects, and at last gives up."""
+    """Notices that no exchange gets through while beats do. Then the source reconnects, and later gives up."""
 
     def __init__(self, member: Member, beats: Beats, break_off: Callable[[], object]) -> None:
         self._member = member
@@ -125,7 +125,7 @@ class ProgressWatchdog:
         self._done, self.done_at = self._done + 1, time.monotonic()
 
     def resumed(self) -> None:
-        """Begin to count again: until now nothing could get through."""
+        """Start to count again: until now nothing could get through."""
         self.done_at = time.monotonic()
 
     @property
@@ -135,25 +135,25 @@ class ProgressWatchdog:
 
     @property
     def silent_for(self) -> float:
-        """For how many seconds no exchange was answered, and no byte of an answer came in."""
+        """Seconds since an exchange was answered or a byte of an answer came in."""
         return time.monotonic() - max(self.done_at, self._member.consumer.heard_at)
 
     async def run(self) -> None:
         """Watch until cancelled.
 
-        It counts its own ticks, not the time: a loop that was blocked could get nothing through.
+        It counts its own ticks, not the time, because a blocked loop gets nothing through.
 
         Raises:
-            DriverError: Nothing got through for too long. Or the heartbeat's thread has ended: without it no job
-                can be kept.
+            DriverError: Nothing got through for too long, or the heartbeat's thread has ended: without it the
+                worker keeps no job.
         """
         seen, still, lease = (-1, 0.0), 0, self._lease
         while True:
             await anyio.sleep(lease / 2)
             if self._beats.heartbeat.broken:
                 raise DriverError(
-                    "the heartbeat thread has ended, so that this worker would soon count as dead; what is held "
-                    "is released or runs again when its lease is over"
+                    "the heartbeat thread has ended, so this worker would soon count as dead; its jobs are "
+                    "released, or run again when its lease is over"
                 )
             got = self._done, self._member.consumer.heard_at
             still = still + 1 if got == seen and not self._member.may_be_dead else 0
@@ -163,6 +163,6 @@ class ProgressWatchdog:
                 self._break_off()
             elif still >= 4 * _STUCK:
                 raise DriverError(
-                    f"stuck: nothing got through for {2 * _STUCK * lease:g} s though the server is there; "
-                    "what is held is released or runs again when its lease is over"
+                    f"stuck: nothing got through for {2 * _STUCK * lease:g} s although the server is there; "
+                    "its jobs are released, or run again when its lease is over"
                 )

@@ -105,7 +105,7 @@ async def test_with_too_many_abandoned_threads_no_sync_handler_is_started_until_
             tasks.start_soon(worker.run)
             await eventually(lambda: "no sync handler is started" in worker.health.why)
             assert (worker.health.live, worker.health.ready) == (True, False)
-            assert "2 threads of handlers that were given up still run" in worker.health.why
+            assert "2 threads of abandoned handlers still run" in worker.health.why
 
             waits = await queue.push(Sync())
             runs = await queue.push_many([Async(), Async()])
@@ -134,7 +134,7 @@ async def test_a_job_that_finds_no_thread_spends_neither_attempt_nor_delivery(
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.run)
-            await eventually(lambda: not worker.health.ready and "given up" in worker.health.why)
+            await eventually(lambda: not worker.health.ready and "abandoned" in worker.health.why)
             waits = await queue.push(Sync())
             while not (waiting := await queue.jobs(State.DELAYED)):
                 await anyio.lowlevel.checkpoint()
@@ -230,7 +230,7 @@ async def test_another_worker_gets_the_jobs_of_one_without_threads(queue: JobQue
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(full.run)
-            await eventually(lambda: "given up" in full.health.why)
+            await eventually(lambda: "abandoned" in full.health.why)
             tasks.start_soon(other.run)
             jobs = await queue.push_many([Sync() for _ in range(20)])
             await gone(*jobs)
@@ -256,7 +256,7 @@ async def test_a_supervised_worker_with_too_many_abandoned_threads_finishes_what
             tasks.start_soon(worker.run)
             await started.wait()
             await queue.push(Stuck())
-            await eventually(lambda: "given up" in worker.health.why)
+            await eventually(lambda: "abandoned" in worker.health.why)
             left = await queue.push(Async())
             finish.set()
 

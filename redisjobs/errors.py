@@ -1,4 +1,4 @@
-"""Every exception of redisjobs. The page of errors in the reference has them as a tree."""
+"""Every exception of redisjobs. The reference page on errors shows them as a tree."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -10,8 +10,8 @@ from redisjobs.base.visible import visible
 E = TypeVar("E", bound=BaseException)
 
 
-def _made_anew(kind: type[E], arguments: tuple[Any, ...], state: dict[str, Any]) -> E:
-    """Return an exception as it was in another process: the arguments that made it are not kept."""
+def _unpickled(kind: type[E], arguments: tuple[Any, ...], state: dict[str, Any]) -> E:
+    """Return an exception as it was in another process, without calling `__init__`."""
     error = kind.__new__(kind, *arguments)
     vars(error).update(state)
     return error
@@ -22,19 +22,19 @@ class RedisJobsError(Exception):
 
 
 class EncodeError(RedisJobsError):
-    """Raised at push when parameters don't fit their declared type or are too large; nothing was sent."""
+    """Raised at push when parameters don't fit their declared type, or are too large. Nothing was sent."""
 
 
 class UnwritableResult(EncodeError):
-    """Raised for a handler with `strict_result` whose result can't be kept; the job is not run again."""
+    """Raised for a handler with `strict_result` whose result can't be kept. The job is not run again."""
 
 
 class DecodeError(RedisJobsError):
-    """Raised when an entry's bytes are not a job, or its parameters don't fit the handler's type."""
+    """Raised when a stored entry is not a job, or its parameters don't fit the handler's type."""
 
 
 class RegistrationError(RedisJobsError):
-    """Raised when a handler, a name or a parameter type can't be registered as asked."""
+    """Raised when a handler, a name or a parameter type can't be registered."""
 
 
 class UnknownJob(RedisJobsError):
@@ -42,16 +42,16 @@ class UnknownJob(RedisJobsError):
 
 
 class UnknownSchedule(RedisJobsError):
-    """Raised when a queue has no schedule of a name, or none that can be read; nothing was pushed."""
+    """Raised when a queue has no schedule of this name, or can't read it. Nothing was pushed."""
 
 
 class UniqueConflict(RedisJobsError):
-    """Raised at push when another job holds the unique key, and `on_conflict="raise"` was given.
+    """Raised at push when another job holds the unique key, and the push has `on_conflict="raise"`.
 
-    Nothing was written for the jobs that met a held key. All other jobs of the same call were pushed.
+    Jobs whose unique key another job holds were not written. All other jobs of the same call were pushed.
 
     Attributes:
-        job_ids: The ids of the jobs that hold the keys, one for each job that was not pushed, in their order.
+        job_ids: The ids of the jobs that hold the keys: one for each job that was not pushed, in push order.
     """
 
     def __init__(self, message: str, *, job_ids: Sequence[str] = ()) -> None:
@@ -65,19 +65,19 @@ class UniqueConflict(RedisJobsError):
 
 
 class JobTimeout(RedisJobsError):
-    """Raised for a handler that exceeded its timeout; the retry policy decides what follows."""
+    """Raised for a handler that exceeded its timeout. The retry policy decides whether it runs again."""
 
 
 class JobStalled(RedisJobsError):
-    """Raised for a handler that reported no progress for too long; the retry policy decides what follows."""
+    """Raised for a handler that reported no progress for too long. The retry policy decides about a new run."""
 
 
 class ProcessDied(RedisJobsError):
-    """Raised for a handler whose process died; the retry policy decides what follows."""
+    """Raised for a handler whose process died. The retry policy decides whether it runs again."""
 
 
 class NoResult(RedisJobsError):
-    """Raised when a job that was waited for has no result.
+    """Raised by `result` and `run` when the job has no result.
 
     Attributes:
         job_id: The job's id.
@@ -88,18 +88,18 @@ class NoResult(RedisJobsError):
         self.job_id = job_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it as it is."""
-        return _made_anew, (type(self), self.args, vars(self))
+        """Pickle the error with its attributes."""
+        return _unpickled, (type(self), self.args, vars(self))
 
 
 class JobFailed(NoResult):
-    """Raised when a job that was waited for is a dead letter: it stays one until it is requeued or deleted.
+    """Raised when the job you wait for is a dead letter, until you requeue or delete it.
 
     Attributes:
         type: The class of its handler's exception, with its module; '' if none was raised.
         message: The error, in one line.
         traceback: The traceback of the exception, as text; '' if none was raised, or the dead letter was deleted.
-        reason: Why it is a dead letter, in a word or two, as `failed`; '' if it was deleted.
+        reason: Why it is a dead letter, in a word or two, for example `failed`; '' if it was deleted.
     """
 
     def __init__(self, job_id: str, type: str, message: str, traceback: str = "", reason: str = "") -> None:
@@ -111,11 +111,11 @@ class JobFailed(NoResult):
 
 
 class JobCancelled(NoResult):
-    """Raised when a job that was waited for was cancelled."""
+    """Raised when the job you wait for was cancelled."""
 
 
 class ResultRefused(NoResult):
-    """Raised when a job is done, but its result could not be kept; the message says why."""
+    """Raised when a job is done, but its result could not be stored. The message says why."""
 
 
 class ResultExpired(NoResult):
@@ -123,18 +123,18 @@ class ResultExpired(NoResult):
 
 
 class ResultNotKept(NoResult):
-    """Raised when no result of a job is kept, or the job is unknown."""
+    """Raised when a job's result is not kept, or the job is unknown."""
 
 
 class DriverError(RedisJobsError):
-    """Raised when the store failed or did not answer in time.
+    """Raised when the store failed, or did not answer in time.
 
-    The message says what is true afterwards. After a failed push the jobs are not there, or, where it says so,
-    may be there: `push_many(error.jobs)` makes the same push again, and adds nothing twice, up to 50 s after it
-    began. Later that is refused, and the error says what to do.
+    The message says what is true now. After a failed push, the jobs are not on the queue, or the message says
+    that they may be. Up to 50 s after the push began, `push_many(error.jobs)` repeats it, and no job is added
+    twice. A later repetition is refused, and its error says what to do.
 
     Attributes:
-        jobs: The jobs of a failed push that may not be on the queue, as `prepare` makes them.
+        jobs: The jobs of a failed push that may not be on the queue. You can give them to `push_many`.
     """
 
     def __init__(self, message: str, *, jobs: Sequence[Any] = ()) -> None:
@@ -148,22 +148,22 @@ class DriverError(RedisJobsError):
 
 
 class Unavailable(DriverError):
-    """Raised when the store did not answer, or said "not now"; trying again may help."""
+    """Raised when the store did not answer, or refused for the moment. A new try may help."""
 
 
 class QueueFull(DriverError):
-    """Raised at push when the server is out of memory; nothing of its `jobs` was written."""
+    """Raised at push when the server is out of memory. None of its `jobs` was written."""
 
 
 class WrongType(DriverError):
-    """Raised when a key of the queue has the wrong type; at a push, nothing of its `jobs` was written.
+    """Raised when a key of the queue has the wrong type. After a push, none of its `jobs` was written.
 
-    A worker keeps its jobs and their outcomes until the key is renamed or deleted.
+    A worker keeps its jobs and their outcomes until you rename or delete the key.
     """
 
 
 class ServerTooOld(DriverError):
-    """Raised at connect when the server lacks what the scripts need; nothing was written."""
+    """Raised at connect when the server is too old for the scripts. Nothing was written."""
 
 
 class ServerNotFound(RedisJobsError):
@@ -171,23 +171,23 @@ class ServerNotFound(RedisJobsError):
 
 
 class Steering(Exception):
-    """The root of the exceptions by which a handler chooses its job's outcome."""
+    """The root of the exceptions that a handler raises to choose its job's outcome."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it as it is: the arguments that made it are not kept."""
-        return _made_anew, (type(self), self.args, vars(self))
+        """Pickle the exception with its attributes; it does not keep the arguments of `__init__`."""
+        return _unpickled, (type(self), self.args, vars(self))
 
 
 class Retry(Steering):
-    """Run this job again, one attempt spent; a dead letter once the policy's attempts are used up.
+    """Run this job again. It spends an attempt; after its last attempt the job becomes a dead letter.
 
     Args:
-        either: The delay, or a text, which is the reason.
-        delay: Seconds or a timedelta from now. Defaults to what the retry policy says.
+        either: The delay, or the reason if it is text.
+        delay: Seconds or a timedelta from now. Defaults to the delay of the retry policy.
         reason: Kept with the job as its last error.
 
     Raises:
-        ValueError: The delay can't be one, or one of the two is given twice.
+        ValueError: The delay is not a duration, or the delay or the reason is given twice.
     """
 
     def __init__(
@@ -200,18 +200,18 @@ class Retry(Steering):
     ) -> None:
         if either is not None and (reason if isinstance(either, str) else delay is not None):
             raise ValueError(f"Retry({either!r}, ...): give one delay and one reason, as Retry(30, reason='busy')")
-        said = either if isinstance(either, str) else reason
+        why = either if isinstance(either, str) else reason
         after = delay if either is None or isinstance(either, str) else either
-        super().__init__(str(said) or "the handler asked for a retry")
+        super().__init__(str(why) or "the handler asked for a retry")
         self.delay = None if after is None else seconds(after, "delay")
 
 
 class Snooze(Steering):
-    """Run this job again later, no attempt spent: what it waits for is not there yet.
+    """Run this job again later, without spending an attempt. For a job whose input is not there yet.
 
     Args:
         for_: Seconds or a timedelta from now.
-        until: An aware datetime. Exactly one of the two is given.
+        until: An aware datetime. Give exactly one of the two.
     """
 
     def __init__(self, for_: float | timedelta | None = None, *, until: datetime | None = None) -> None:
@@ -225,7 +225,7 @@ class Snooze(Steering):
 
 
 class Fail(Steering):
-    """Make this job a dead letter now, whatever its retry policy says.
+    """Make this job a dead letter now, even if its retry policy has attempts left.
 
     Args:
         reason: Kept as the dead letter's error.
@@ -236,7 +236,7 @@ class Fail(Steering):
 
 
 def single_cause(error: BaseException) -> BaseException:
-    """Return the one cause of a group of errors, if there is one: the store refuses all tasks alike."""
+    """Return one error of a group in which all come from the store, best not `Unavailable`; else the group."""
     leaves = list(_leaves(error))
     if len(leaves) > 1 and not all(isinstance(leaf, DriverError) for leaf in leaves):
         return error

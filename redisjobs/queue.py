@@ -45,13 +45,13 @@ class JobHandle(PushedJob, Generic[R]):
     async def result(self, *, timeout: Duration | None = None) -> R:
         """Wait until the job has ended, and return what its handler returned; see `JobQueue.result`.
 
-        If its handler is registered here, the result is of the handler's return type. If the job is another one,
-        which held the unique key, it is of that type if it fits, else what its JSON says.
+        If its handler is registered here, the result has the handler's return type. If another job held the
+        unique key, this is the result of that job: of the same type if it fits, else plain JSON.
         """
         return cast("R", await self._queue.result(self, timeout=timeout))
 
     def watch(self) -> AsyncIterator[Progress]:
-        """Go through the job's progress reports until it has ended; see `JobQueue.watch`."""
+        """Iterate over the job's progress reports until it has ended; see `JobQueue.watch`."""
         return self._queue.watch(self.id)
 
     async def info(self) -> JobInfo | None:
@@ -66,21 +66,22 @@ class JobHandle(PushedJob, Generic[R]):
 class JobQueue(Inspector, Serving):
     """A queue of jobs: register handlers on it, and push jobs to it.
 
-    Use it as `async with queue:`, or call `aclose` at the end. It connects when it is first needed.
+    Use it in `async with queue:`, or call `aclose` at the end. It connects with its first call.
 
     Args:
         where: `memory://`, `redis://…`, `rediss://…`, `unix://…`, a redis-py client, or a driver.
-        name: The queue's name. Queues of different names share no jobs.
-        retry: The retry policy of handlers that name none. Defaults to `exponential_jitter()`.
+        name: The queue's name. Queues with different names share no jobs.
+        retry: The retry policy of handlers that have none. Defaults to `exponential_jitter()`.
         max_parameters: The most bytes of JSON that a job's parameters may have. Defaults to 512 KiB.
         deadline: Seconds for which a call is retried while the store is unavailable. Defaults to 10 s.
         middleware: The queue's middleware, the outermost first; see `add_middleware`.
-        retention: What the queue keeps, and for how long. Its workers store it when they start; the last one
-            counts. None leaves what is stored; a new queue keeps 100,000 dead letters for 30 days, and no others.
+        retention: Which ended jobs the queue keeps, and for how long. Each worker stores it when it starts, in
+            place of what is stored. None changes nothing. A new queue keeps up to 100,000 dead letters for 30
+            days, and no completed or cancelled jobs.
     """
 
     def move(self, where: Any) -> None:
-        """Move the queue to another store, before its first call; `where` is as for the queue itself."""
+        """Move the queue to another store, before its first call. See `JobQueue` for `where`."""
         self.driver, self._waitings = drivers.connect(where, self.name), Waitings()
 
     async def __aenter__(self) -> Self:
@@ -92,11 +93,11 @@ class JobQueue(Inspector, Serving):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; the queue can be used again after."""
+        """Close the connections. You can use the queue again afterwards."""
         await self.disconnect()
 
     async def disconnect(self) -> None:
-        """Close all connections of this event loop, also those of a worker of this queue."""
+        """Close all connections of this event loop, including those of this queue's worker."""
         self._waitings.close()
         await super().disconnect()
 
@@ -107,20 +108,20 @@ class JobQueue(Inspector, Serving):
 
     @property
     def job(self) -> "JobDecorator":
-        """Make the decorated function a job: its signature is the parameters, and it can still be called.
+        """Make the decorated function a job. Its arguments become the parameters; you can still call it.
 
-        An argument annotated `JobContext` gets the context and is no parameter. If it comes first, type checkers
-        know what is to be pushed; see `JobFunction`.
+        An argument annotated `JobContext` gets the context, and is not a parameter. If it comes first, type
+        checkers check the arguments of a push; see `JobFunction`.
 
         Args:
-            function: The function, or a partial of one, or a callable object.
+            function: The function, or a partial, or a callable object.
             name: The job's name. Defaults to the function's.
-            limit_key: Returns the key that a job counts under. It gets an object with the arguments as attributes.
+            limit_key: Returns the job's key for the limit. It gets an object with the arguments as attributes.
             options: See `HandlerOptions`.
 
         Raises:
-            RegistrationError: The name has a handler already; or the signature can't be a job's, or the result
-                can't be kept.
+            RegistrationError: The name has a handler already, the signature does not fit a job, or pydantic
+                can't read a type in it.
             TypeError: An option does not exist.
             ValueError: A limit is wrong.
         """
@@ -151,25 +152,25 @@ class JobQueue(Inspector, Serving):
         """Put a job on the queue. When this returns, the job is there.
 
         Args:
-            parameters: What the handler gets: an instance of the declared type.
-            name: For parameters whose type has no `job_name` of its own, or serves several names: a JobName, or
-                the name of a job that has a handler here; with that, a dict of the fields will do for parameters.
+            parameters: An instance of the type that the handler takes.
+            name: The job's name, if the type of the parameters has no `job_name` or serves several names. It is a
+                JobName, or the name of a handler registered here; then parameters may be a dict of the fields.
             options: See `PushOptions`.
 
         Returns:
-            The job: its `id`, and whether it was `added`. It was not if a job of this id is on the queue, or if
-            another job holds the unique key. Then the id is that job's, and `replaced` says whether that job is
-            now what was pushed.
+            A handle with the job's `id`, and whether the job was `added`. It was not added if a job with this id
+            is on the queue, or if another job holds the unique key. Then `id` is the id of that other job, and
+            `replaced` says whether this push replaced it.
 
         Raises:
-            EncodeError: The parameters don't fit their declared type, or are too large; nothing was sent.
-            UnknownJob: No handler here has that name; nothing was sent.
-            UniqueConflict: Another job holds the unique key, and `on_conflict` is `"raise"`; nothing was written.
-            QueueFull: The server is out of memory; nothing was written.
-            WrongType: A key of the queue has the wrong type; nothing was written.
-            Unavailable: No answer until the deadline. The job may or may not be there.
-            DriverError: Any of the last four, or another error of Redis. Up to 50 s after the push began
-                `push_many(error.jobs)` makes the same push again, and adds nothing twice; later it is refused.
+            EncodeError: The parameters don't fit their declared type, or are too large. Nothing was sent.
+            UnknownJob: No handler here has that name. Nothing was sent.
+            UniqueConflict: Another job holds the unique key, and `on_conflict` is `"raise"`. Nothing was written.
+            QueueFull: The server is out of memory. Nothing was written.
+            WrongType: A key of the queue has the wrong type. Nothing was written.
+            Unavailable: Redis did not answer until the deadline. The job may or may not be on the queue.
+            DriverError: One of the last three, or another error of Redis. Up to 50 s after the push began,
+                `push_many(error.jobs)` repeats the push, and adds no job twice. A later repetition is refused.
         """
         conflicts: list[Conflict] = []
         (handle,) = await self._push([self.prepare(parameters, name, **options)], conflicts)
@@ -201,20 +202,20 @@ class JobQueue(Inspector, Serving):
     ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue, in order, with one script call for each 500.
 
-        The items are parameters, as for `push`, or what `prepare` made of them. They are taken as needed, so a
-        generator is fine. A prepared job has its own options. Up to 50 s after its push it can be pushed again:
-        that is the same push.
+        The items are parameters, as in `push`, or jobs that `prepare` made. A generator is fine: items are read
+        chunk by chunk. A prepared job keeps its own options. You can push it again up to 50 s after its first
+        push, and it is not added twice.
 
         Raises:
-            EncodeError: An item is wrong. The chunks before its own were pushed, its own was not.
+            EncodeError: An item is wrong. The chunks before its chunk were pushed; its chunk was not.
             UniqueConflict: Other jobs hold unique keys, and `on_conflict` is `"raise"`. The rest was pushed.
-            DriverError: As for `push`. The chunks before were pushed. Its `jobs` may not be there: those of this
-                chunk, and of the next, if that was encoded. What follows was not taken from `items` yet.
+            DriverError: See `push`. The chunks before this one were pushed. The `jobs` of the error may not be on
+                the queue: this chunk, and the next one if it was encoded. Later items were not read.
         """
         conflicts: list[Conflict] = []
 
         async def push(chunk: Chunk) -> list[JobHandle[Any]]:
-            return await self._push(chunk.jobs, conflicts, held=chunk.held)
+            return await self._push(chunk.jobs, conflicts, prepared=chunk.prepared)
 
         handles = await push_chunks(push, self._prepare_many(items, name, options))
         raise_conflicts(conflicts)
@@ -231,35 +232,36 @@ class JobQueue(Inspector, Serving):
     async def result(self, job: str | PushedJob, *, timeout: Duration | None = None, returns: Any = None) -> Any:
         """Wait until a job has ended, and return what its handler returned.
 
-        A result is kept if the push or the handler's registration says so: `keep_result=`. Nothing is polled: all
-        waits of this process share one connection, and Redis notifies it.
+        Redis keeps a result if the push or the handler has `keep_result=`. The wait does not poll: all waits of
+        this process share one connection, on which Redis sends notifications.
 
         Args:
             job: Its id, or its handle.
-            timeout: How long to wait; 0 to look once. Defaults to no limit. The job goes on in any case.
-            returns: The type of the result, which is checked. With a handle it defaults to the return type of the
-                handler, if that is registered here; else to plain JSON: dicts, lists, strings, numbers.
+            timeout: How long to wait; 0 looks once. Defaults to no limit. The job itself goes on after a timeout.
+            returns: The type that the result must fit. With a handle it defaults to the return type of the
+                handler, if it is registered here; else to plain JSON: dicts, lists, strings, numbers.
 
         Raises:
-            TimeoutError: It has not ended in that time.
-            JobFailed: It is a dead letter; the error has type, message and traceback.
-            JobCancelled: It was cancelled.
-            ResultRefused: It is done, but what its handler returned could not be kept.
-            ResultExpired: It is done, and its result is no longer kept.
-            ResultNotKept: No result is kept, or the job is unknown; at once if that is known, else at its end.
+            TimeoutError: The job has not ended in that time.
+            JobFailed: The job is a dead letter. The error has type, message and traceback.
+            JobCancelled: The job was cancelled.
+            ResultRefused: The job is done, but its result could not be stored.
+            ResultExpired: The job is done, but its result is no longer kept.
+            ResultNotKept: No result is kept, or the job is unknown. Raised at once if that is known already, else
+                when the job ends.
             DecodeError: The result does not fit the type.
-            DriverError: Redis refuses to answer. While it is unavailable this waits, except with `timeout=0`.
+            DriverError: Redis refuses to answer. While Redis is unavailable, this waits, except with `timeout=0`.
         """
         job_id, wanted = id_of(job), expected(self.definitions, job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
         return await self._waitings.result(self.driver, self.name, job_id, wanted, limit)
 
     def watch(self, job: str | PushedJob) -> AsyncIterator[Progress]:
-        """Go through a job's progress reports, with `async for`, until the job has ended.
+        """Iterate over a job's progress reports with `async for`, until the job has ended.
 
-        It begins with the last report. When reports come faster than you read them, you get only the newest.
-        `result` and `get` say how the job has ended. An unknown job counts as ended. While Redis is unavailable
-        this waits; a `DriverError` means that it refuses.
+        The first item is the last report so far. If reports come faster than you read them, you get only the
+        newest. `result` and `get` return how the job has ended. An unknown job counts as ended. While Redis is
+        unavailable, this waits; it raises a `DriverError` if Redis refuses to answer.
         """
         return self._waitings.progress(self.driver, self.name, id_of(job))
 
@@ -303,13 +305,14 @@ class JobQueue(Inspector, Serving):
     ) -> Any:
         """Push a job, wait until it has ended, and return what its handler returned; see `push` and `result`.
 
-        The `timeout` limits the wait after the push. `keep_result` defaults to that of the registration, else to
-        an hour.
+        The `timeout` limits the wait after the push. `keep_result` defaults to the handler's option, else to one
+        hour.
 
         Raises:
-            NoResult: As `result`, as do TimeoutError, DecodeError and DriverError.
-            EncodeError: As `push`, as does ValueError; that also for `keep_result=0`.
-            RegistrationError: The return type of its handler can't be read; nothing was pushed.
+            NoResult: See `result`, also for TimeoutError, DecodeError and DriverError.
+            EncodeError: See `push`.
+            ValueError: The value of an option is wrong, for example `keep_result=0`.
+            RegistrationError: The return type of its handler can't be read. Nothing was pushed.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
         job, conflicts = self._prepare_awaited(parameters, name, options), list[Conflict]()
@@ -318,11 +321,11 @@ class JobQueue(Inspector, Serving):
         return await self.result(handle, timeout=limit)
 
     async def _push(
-        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False
+        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, prepared: bool = False
     ) -> list[JobHandle[Any]]:
         ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
         try:
-            push = Push(jobs, self.deadline, held=held)
+            push = Push(jobs, self.deadline, prepared=prepared)
             answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
             handles = push.handles(answers, self.handle)
             self._tell_pushed(handles)
@@ -337,12 +340,12 @@ class JobQueue(Inspector, Serving):
     def handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
-        """Return a handle of a job of this queue; see `PushedJob`."""
+        """Return the handle of a job on this queue; see `PushedJob`."""
         return JobHandle(job_id, name, added, replaced, self, is_other=is_other)
 
 
 class JobDecorator(Protocol):
-    """Makes a function a job."""
+    """The decorator that `JobQueue.job` returns."""
 
     @overload
     def __call__(self, function: Unchecked[Returned, AppState], /) -> "JobFunction[..., ..., Returned]": ...
@@ -367,7 +370,7 @@ class JobDecorator(Protocol):
 
 
 class JobFunction(FunctionJob[Args, Given, Returned_co]):
-    """A function that is a job of an async queue as well; see `FunctionJob`."""
+    """A function that is also a job of an async queue; see `FunctionJob`."""
 
     _queue: JobQueue
 
@@ -395,6 +398,6 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
     async def run(self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs) -> R: ...
 
     async def run(self, *args: Given.args, **kwargs: Given.kwargs) -> Any:
-        """Push a call of the function, and wait for what it returns, by `asyncio.timeout` for a limited time."""
+        """Push a call of the function, and wait for its result. Use `asyncio.timeout` to limit the wait."""
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.run(parameters, self.name, **self._options)

@@ -1,6 +1,6 @@
-"""The sync queue, for code without an event loop: the same names and meanings, no `await`.
+"""The sync queue, for code without an event loop. Its methods are those of the async queue, without `await`.
 
-A module can define one of these and serve both sides: web code pushes to it, `redisjobs worker` runs its handlers.
+One sync queue serves both sides: a web application pushes jobs to it, and `redisjobs worker` runs its handlers.
 """
 
 import functools
@@ -53,7 +53,7 @@ class JobHandle(PushedJob, Generic[R]):
         return cast("R", self._queue.result(self, timeout=timeout))
 
     def watch(self) -> Iterator[Progress]:
-        """Go through the job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
+        """Iterate over the job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
         return self._queue.watch(self.id)
 
     def info(self) -> JobInfo | None:
@@ -68,14 +68,14 @@ class JobHandle(PushedJob, Generic[R]):
 class JobQueue(SyncInspector, Serving):
     """A queue of jobs for sync code, with the arguments and methods of `redisjobs.JobQueue`.
 
-    Threads may share it. Use it as `with queue:`, or call `close` at the end.
+    Threads may share it. Use it in `with queue:`, or call `close` at the end.
     """
 
     _awaits_push = False
     _thread: WaitingThread
 
     def move(self, where: Any) -> None:
-        """Move the queue to another store, before its first call; `where` is as for the queue itself."""
+        """Move the queue to another store, before its first call. See `redisjobs.JobQueue` for `where`."""
         if "_thread" in vars(self):
             self._thread.close(self._stop_waiting)
         self.driver, self._store = drivers.connect_sync(where, self.name)
@@ -90,7 +90,7 @@ class JobQueue(SyncInspector, Serving):
         self.close()
 
     def close(self) -> None:
-        """Close the connections; the queue can be used again after."""
+        """Close the connections. You can use the queue again afterwards."""
         self._thread.close(self._stop_waiting)
         self._store.close()
 
@@ -99,7 +99,7 @@ class JobQueue(SyncInspector, Serving):
         await self.driver.aclose()
 
     async def disconnect(self) -> None:
-        """Close all connections of this event loop, also those of a worker of this queue."""
+        """Close all connections of this event loop, including those of this queue's worker."""
         await super().disconnect()
         self.close()
 
@@ -165,7 +165,7 @@ class JobQueue(SyncInspector, Serving):
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
         handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
         for chunk in self._prepare_many(items, name, options):
-            handles += self._push(chunk.jobs, conflicts, held=chunk.held)
+            handles += self._push(chunk.jobs, conflicts, prepared=chunk.prepared)
         raise_conflicts(conflicts)
         return handles
 
@@ -178,8 +178,8 @@ class JobQueue(SyncInspector, Serving):
     def result(self, job: str | PushedJob, *, timeout: Duration | None = None, returns: Any = None) -> Any:
         """Wait until a job has ended, and return what its handler returned; see `redisjobs.JobQueue.result`.
 
-        All threads that wait share one connection. A thread of its own listens on it, and starts with the first
-        wait. `close` ends it; waits that go on start another.
+        All waiting threads share one connection. The first wait starts a background thread that listens on it,
+        and `close` ends this thread. Waits that are still open start another one.
         """
         job_id, wanted = id_of(job), expected(self.definitions, job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
@@ -189,7 +189,7 @@ class JobQueue(SyncInspector, Serving):
         )
 
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
-        """Go through a job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
+        """Iterate over a job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
         return self._thread.each(functools.partial(self._waitings.progress, self.driver, self.name, id_of(job)))
 
     @overload
@@ -238,11 +238,11 @@ class JobQueue(SyncInspector, Serving):
         return self.result(handle, timeout=limit)
 
     def _push(
-        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, held: bool = False
+        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, prepared: bool = False
     ) -> list[JobHandle[Any]]:
         ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
         try:
-            push = Push(jobs, self.deadline, held=held)
+            push = Push(jobs, self.deadline, prepared=prepared)
             answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
             handles = push.handles(answers, self.handle)
             self._tell_pushed(handles)
@@ -257,12 +257,12 @@ class JobQueue(SyncInspector, Serving):
     def handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
-        """Return a handle of a job of this queue; see `PushedJob`."""
+        """Return the handle of a job on this queue; see `PushedJob`."""
         return JobHandle(job_id, name, added, replaced, self, is_other=is_other)
 
 
 class JobDecorator(Protocol):
-    """Makes a function a job."""
+    """The decorator that `JobQueue.job` returns."""
 
     @overload
     def __call__(self, function: Unchecked[Returned, AppState], /) -> "JobFunction[..., ..., Returned]": ...
@@ -287,7 +287,7 @@ class JobDecorator(Protocol):
 
 
 class JobFunction(FunctionJob[Args, Given, Returned_co]):
-    """A function that is a job of a sync queue as well; see `FunctionJob`."""
+    """A function that is also a job of a sync queue; see `FunctionJob`."""
 
     _queue: JobQueue
 
@@ -313,9 +313,9 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
     def run(self: "JobFunction[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs) -> R: ...
 
     def run(self, *args: Given.args, **kwargs: Given.kwargs) -> Any:
-        """Push a call of the function, and wait for what it returns; see `JobQueue.run`.
+        """Push a call of the function, and wait for its result; see `JobQueue.run`.
 
-        All arguments are the function's. To limit the wait, push the call and ask for its result, as
+        All arguments go to the function. To limit the wait, push the call and wait for its result:
         `price.options(keep_result=60).push(5).result(timeout=10)`.
         """
         parameters = self._signature.arguments(*args, **kwargs)

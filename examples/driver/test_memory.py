@@ -1,4 +1,4 @@
-# test_memory.py: the contract of a driver, run on the one in memory
+# test_memory.py: run the driver contract on the memory driver
 import copy
 from collections.abc import Collection
 from typing import Any
@@ -15,21 +15,21 @@ from redisjobs.testing.store import DriverStore
 
 class MemoryStore:
     def __init__(self) -> None:
-        self.clock = Clock()  # the driver goes by it, and tests set it
+        self.clock = Clock()  # the driver's clock, which tests set
         self.memory = Memory(self.clock)
         self.driver: Driver = MemoryDriver(self.memory)
         self.lacks: Collection[type[Any]] = ()  # queries and changes that this driver does not know
 
-    def another(self) -> Driver:  # as another process has it
+    def another(self) -> Driver:  # like a driver in another process
         return MemoryDriver(self.memory)
 
-    def age(self, seconds: float) -> None:  # the beats of workers, the deliveries of jobs
+    def age(self, seconds: float) -> None:  # make all beats and deliveries this much older
         for worker in self.memory.workers.values():
             worker.until -= seconds
         for job in self.memory.jobs.values():
             job.since -= seconds
 
-    def contents(self) -> object:  # all that is stored: equal if nothing was written
+    def contents(self) -> object:  # a copy of all that is stored; it stays equal if nothing is written
         unstored = ("lock", "channels", "now_ms")
         return copy.deepcopy({key: value for key, value in vars(self.memory).items() if key not in unstored})
 

@@ -1,4 +1,4 @@
-# thumbnails.py: a handler in a process of its own
+# thumbnails.py: a handler that runs in a separate process
 from redisjobs import JobQueue
 
 queue = JobQueue("redis://127.0.0.1:6379/0", name="thumbnails")

@@ -1,4 +1,4 @@
-"""The queue, its jobs and their handlers: what the web application and the worker share."""
+"""The queue with its jobs and handlers, which the web application and the worker share."""
 
 import os
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """A web application that pushes jobs.
 
-`uvicorn web_app:alone` runs them in the same process: on `memory://` nothing else is needed. `uvicorn web_app:web`
-only pushes; `python web_worker.py`, on any host, runs them. For that set REDISJOBS_URL, for both the same.
+`uvicorn web_app:alone` also runs the jobs, in the same process; without REDISJOBS_URL it needs no Redis.
+`uvicorn web_app:web` only pushes jobs, and `python web_worker.py` runs them, on any host. Set REDISJOBS_URL to the
+same server for both.
 """
 
 from fastapi import FastAPI

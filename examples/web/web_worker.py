@@ -1,4 +1,4 @@
-"""Runs the jobs of the web application, and fires their schedules, in a process of its own."""
+"""Runs the web application's jobs and schedules in a separate process."""
 
 import logging
 

@@ -1,1 +1,1 @@
-"""What every module may use: arguments, durations, loggers, forks, the event loop."""
+"""Helpers that every module may import: checks of arguments, text, logging, forks, the event loop."""

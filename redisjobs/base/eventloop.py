@@ -1,4 +1,4 @@
-"""How tasks wait for each other at the least cost, and how another thread calls into an event loop."""
+"""Cheap ways for tasks to wait for each other, and calls into an event loop from another thread."""
 
 import asyncio
 import inspect
@@ -12,19 +12,19 @@ import anyio
 
 
 class Gate(Protocol):
-    """Something to wait for, once; for tasks of one event loop."""
+    """A one-time event for tasks of one event loop."""
 
     def open(self) -> None:
-        """Let the tasks that wait go on, and those that will."""
+        """Let all present and later waits end."""
 
     def wait(self) -> Awaitable[object]:
-        """Wait until it is open; for one task."""
+        """Wait until the gate is open; for one task."""
 
 
 class AsyncioGate:
-    """A gate by a future of asyncio's; see `Gate`."""
+    """A `Gate` made of an asyncio future."""
 
-    # anyio.Event asks at each turn which event loop it is in; that alone costs more than this.
+    # anyio.Event looks up the running event loop in each call; that alone costs more than this class.
     __slots__ = ("_future",)
 
     def __init__(self, future: asyncio.Future[None] | None = None) -> None:
@@ -50,12 +50,12 @@ class _Gate:
 
 
 def is_awaitable(value: Any) -> TypeGuard[Awaitable[Any]]:
-    """Return whether a value is awaitable. `inspect.isawaitable` runs its code: a lazy proxy may raise."""
+    """Return whether a value is awaitable. `inspect.isawaitable` runs the value's code, which may raise."""
     return hasattr(type(value), "__await__") or (type(value) is GeneratorType and inspect.isawaitable(value))
 
 
 def gates() -> Callable[[], Gate]:
-    """Return what makes gates in the running event loop."""
+    """Return the function that makes gates in the running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -64,7 +64,7 @@ def gates() -> Callable[[], Gate]:
 
 
 def loop_key() -> Hashable:
-    """Return a key that tells the running event loop from any other."""
+    """Return a key that identifies the running event loop."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -74,29 +74,29 @@ def loop_key() -> Hashable:
 
 
 def has_closed(key: Hashable) -> bool:
-    """Return whether the event loop of a `loop_key` has closed; for any thread."""
+    """Return whether the event loop of a `loop_key` has closed; any thread may call it."""
     if isinstance(key, asyncio.AbstractEventLoop):
         return key.is_closed()
     import trio
 
     assert isinstance(key, trio.lowlevel.TrioToken)
     try:
-        key.run_sync_soon(int)  # which does nothing; a token can't be asked
+        key.run_sync_soon(int)  # calling int() does nothing; a token has no other way to ask
     except trio.RunFinishedError:
         return True
     return False
 
 
 def was_asked() -> bool:
-    """Return whether a scope around the current task cancelled it, which may end it."""
+    """Return whether a cancel scope around the current task was cancelled."""
     return anyio.current_effective_deadline() == float("-inf")
 
 
 def is_cancelled() -> bool:
-    """Return whether the current task was cancelled; else other code made the CancelledError that it met."""
+    """Return whether the current task was cancelled. If not, other code raised the CancelledError it caught."""
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # on trio no other code can make one
+    except RuntimeError:  # trio: no other code can raise its Cancelled
         return True
     return task is None or task.cancelling() > 0 or was_asked()
 
@@ -105,9 +105,9 @@ _spawned: set[asyncio.Task[None]] = set()  # the event loop keeps only weak refe
 
 
 def spawn(call: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], object]:
-    """Run a call in a task of the event loop's own, without the caller's context; return what cancels it.
+    """Run a call in a task that belongs to the event loop; return the function that cancels it.
 
-    It is for a task that serves many callers: the first one may leave before the others.
+    The task has its own context, because it serves many callers and the first one may end before the others.
     """
     try:
         loop = asyncio.get_running_loop()
@@ -133,7 +133,7 @@ def _spawn_on_trio(call: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[]
 
 
 class Wakeup:
-    """Wakes one task of the event loop, again and again: it looks what there is to do, then waits here."""
+    """A repeatable wakeup for one task, which does what there is to do and then waits for more."""
 
     __slots__ = ("_gate", "_is_woken", "_new_gate")
 
@@ -143,13 +143,13 @@ class Wakeup:
         self._is_woken = False
 
     def begin(self) -> None:
-        """Begin a look: a change from here on ends the next wait."""
+        """Begin a round: a change from now on ends the next wait."""
         self._gate = self._new_gate()
         self._is_woken = False
 
     def wake(self) -> None:
-        """Something has changed."""
-        if not self._is_woken:  # each job that ends wakes its source
+        """End the wait, because something has changed."""
+        if not self._is_woken:  # checked for speed: each job that ends wakes its source
             self._is_woken = True
             self._gate.open()
 
@@ -159,10 +159,9 @@ class Wakeup:
 
 
 def threadsafe_caller() -> Callable[[Callable[[], object]], None]:
-    """Return a function that soon runs another one in the running event loop; any thread may call it.
+    """Return a function for any thread that schedules a callback in the running event loop.
 
-    It never blocks. anyio's portal starts a task for each call; here a call is one callback. After the loop has
-    ended, calls do nothing.
+    It never blocks, and does nothing once the loop has ended. anyio's portal would start a task for each call.
     """
     try:
         loop = asyncio.get_running_loop()

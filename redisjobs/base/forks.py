@@ -1,4 +1,4 @@
-"""What a forked process must reset: its parent goes on using the threads and connections that both have."""
+"""Resets objects in a forked process, because its parent still uses their threads and connections."""
 
 import os
 import weakref
@@ -6,19 +6,19 @@ from typing import Protocol
 
 
 class ForkReset(Protocol):
-    """A thing that a forked process resets."""
+    """An object that a forked process resets."""
 
     def begin(self) -> None:
-        """Drop all that is there, without using it, and begin with nothing."""
+        """Drop the connections and threads without using them, and start empty."""
 
 
 _begun: "weakref.WeakSet[ForkReset]" = weakref.WeakSet()
 
 
 def begin_after_fork(thing: ForkReset) -> None:
-    """Reset a thing in each forked process, for as long as the thing exists.
+    """Reset an object in each forked process, as long as the object exists.
 
-    It happens as the process starts: with only one thread, none sees it half done.
+    The reset runs when the process starts. It has only one thread then, so no other thread sees it half done.
     """
     _begun.add(thing)
 

@@ -1,1 +1,1 @@
-"""The command line: arguments, tables, exit codes; one file a command."""
+"""The command line: arguments, tables and exit codes. Each command has its own module."""

@@ -1,7 +1,7 @@
-"""All commands, and how the process exits.
+"""The list of all commands, and the exit codes of the process.
 
-Exit codes: 0 done; 1 it failed, or there is no such job; 2 wrong usage, or the module that was named is wrong. A
-worker exits with 0 if it was stopped, drained the queue, or reached --max-jobs or --max-rss.
+Exit codes: 0 done; 1 failed, or no such job; 2 wrong usage, or a wrong module. A worker exits with 0 if it was
+stopped, drained the queue, or reached --max-jobs or --max-rss.
 """
 
 import sys
@@ -57,10 +57,10 @@ _COMMANDS = {
 
 
 class _Commands(typer.core.TyperGroup):
-    """All commands, with the mistakes of their options in plain words."""
+    """The group of all commands, with plain error messages for wrong options."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run what was typed; typer may repeat pydantic's words for a wrong option."""
+        """Run the command; typer may repeat pydantic's message about a wrong option, so make it plain."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -71,38 +71,38 @@ class _Commands(typer.core.TyperGroup):
 
 
 _SUMMARIES = {
-    "worker": "Run jobs until SIGTERM or Ctrl-C; a second one stops at once.",
+    "worker": "Run jobs until SIGTERM or Ctrl-C. A second signal stops at once.",
     "dev": "Run a local Redis-compatible server until Ctrl-C, and print the URL to paste.",
     "demo": "Hash every file of DIR in two worker processes, kill one half-way, and check that nothing is lost.",
     "torture": "Push, run, and break everything for a while; then check that no job was lost.",
     "push": (
         "Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced."
     ),
-    "stats": "Show how many jobs are in which state, the queue's counters, and its workers.",
+    "stats": "Show how many jobs are in each state, the queue's counters, and its workers.",
     "queues": "List queues: how many jobs and workers each has.",
     "workers": "List the workers of a queue: which jobs each runs, how many at once, and since when.",
     "metrics": (
         "Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters."
     ),
     "jobs": "List jobs: ready and running by priority and age, delayed by due time, others newest first.",
-    "job": "Show all that is known of one job, and its result, if it has ended and that is kept.",
-    "cancel": "Cancel a job: remove a waiting one, cancel the handler of a running one. Or all of a state.",
-    "hold": "Stop a waiting job from starting until `unhold`; it keeps its due time and place. Or all of a state.",
-    "unhold": "Let a held job start again, when it is due. Or all of a state.",
-    "pause": "Stop the jobs of a queue from starting, until `resume`. Running jobs go on to their end.",
-    "resume": "Let the jobs of a queue start again, or those of a name that was paused by itself.",
+    "job": "Show one job, with its result if it has ended and the result is kept.",
+    "cancel": "Cancel a job: remove a waiting job, or cancel a running handler. Or cancel all jobs of a state.",
+    "hold": "Stop a waiting job, or all jobs of a state, from starting until `unhold`. It keeps its place.",
+    "unhold": "Let a held job, or all held jobs of a state, start again.",
+    "pause": "Stop the jobs of a queue, or of one name, from starting until `resume`. Running jobs go on.",
+    "resume": "Let the jobs of a queue, or of one paused name, start again.",
     "dead": "Dead letters: jobs that failed for good, kept for you to look at.",
     "schedules": "Schedules: jobs that are pushed again and again, and when.",
-    "limits": "Limits: how many jobs of a name run at once in the whole fleet, and how many start in a time.",
+    "limits": "Limits: how many jobs of a name run at once in all workers, and how many may start per time.",
 }
-"""What each command does, as its docstring begins; `--help` lists them without importing them."""
+"""The first paragraph of each command's docstring; `--help` shows it without importing the command."""
 
 
 def make(typed: Sequence[str] | None = None) -> typer.Typer:
-    """Return the command line: with all its commands, or with what is needed for what was typed.
+    """Return the command line with all commands, or only with what the typed arguments need.
 
-    If that begins with a command, there is only this one. Commands that it does not name are only listed, as for
-    `--help`: to import them all costs 30 MB and half a second.
+    If the arguments begin with a command, the command line has only this one. Else it lists the commands that the
+    arguments don't name, as `--help` does, without importing them: that would take 30 MB and half a second.
     """
     app = typer.Typer(
         name="redisjobs",
@@ -135,13 +135,13 @@ def _listed() -> None:
 
 
 def run() -> None:
-    """Run the command that the process was started with, and exit."""
+    """Run the command in `sys.argv`, and exit."""
     accept_any_text()
     try:
         make(sys.argv[1:])(prog_name="redisjobs")
     except CommandError as error:
         _exit(error, error.code)
-    except RedisJobsError as error:  # the store is unavailable, no server to be found, ...
+    except RedisJobsError as error:  # Redis is unavailable, no local server was found, ...
         _exit(error, 1)
 
 

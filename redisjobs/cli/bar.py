@@ -1,4 +1,4 @@
-"""A job's progress on the command line: a bar on a terminal, and nothing in a pipe."""
+"""A progress bar for a job, on a terminal only."""
 
 from types import TracebackType
 from typing import Self
@@ -12,7 +12,7 @@ from redisjobs.model.progress import Progress
 
 
 class Bar:
-    """A bar on stderr for a job, for as long as the block runs; `is_shown` only on a terminal."""
+    """A context manager that shows a progress bar on stderr; `is_shown` is True only on a terminal."""
 
     def __init__(self, job_id: str) -> None:
         self._bar = RichProgress(
@@ -28,7 +28,7 @@ class Bar:
         self._task = self._bar.add_task("", total=None, job=visible(job_id, 40), done="", note="")
 
     def __enter__(self) -> Self:
-        if self.is_shown:  # rich 13 prints an empty line for a bar that is stopped in a pipe, even if disabled
+        if self.is_shown:  # in a pipe, rich 13 prints an empty line even for a disabled bar
             self._bar.start()
         return self
 
@@ -48,12 +48,12 @@ class Bar:
 
 
 def amount(progress: Progress) -> str:
-    """Return how much is done, as `40 %`, `12 of 1,500` or `12`; '' if that is not known."""
+    """Return how much is done: `40 %`, `12 of 1,500` or `12`; '' if that is not known."""
     if progress.done is not None:
         return _number(progress.done) + ("" if progress.total is None else f" of {_number(progress.total)}")
     return "" if progress.fraction is None else f"{progress.fraction:.0%}".replace("%", " %")
 
 
 def _number(value: float) -> str:
-    """Return a number for people, a large one without decimals."""
+    """Return a number for people; a large number has no decimals."""
     return f"{value:,.0f}" if value >= 10_000 or value == int(value) else f"{value:g}"

@@ -69,7 +69,7 @@ def list_letters(
 
 @app.command("groups")
 def group_letters(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Count the dead letters of each kind of failure, or reason; the largest groups first."""
+    """Count the dead letters of each kind of failure or reason, the largest groups first."""
     with named(queue, url) as there:
         groups = there.dead_groups()
     rows = ([getattr(group, column) for column in _GROUP_COLUMNS] for group in groups)
@@ -169,14 +169,14 @@ def delete(
 
 
 def _delete(there: sync.JobQueue, job_id: str) -> bool:
-    """Delete a dead letter, and no job that has ended and was kept."""
+    """Delete a dead letter, but no completed or cancelled job."""
     job = there.get(job_id)
     return job is not None and job.state is State.DEAD and there.delete(job_id)
 
 
 @contextmanager
 def _handling(target: str, url: str | None, imports: Sequence[str] | None) -> Iterator[sync.JobQueue]:
-    """Yield a queue of the user's code with its handlers, as a sync queue."""
+    """Yield a sync queue with the handlers of a queue in the user's code."""
     found = load(target, url, imports)
     if isinstance(found.driver, MemoryDriver):
         raise Mistake(f"queue '{found.name}' is at memory://, which would end with this command; give --url")
@@ -188,7 +188,7 @@ def _handling(target: str, url: str | None, imports: Sequence[str] | None) -> It
 
 
 def _requeue_edited(queue: sync.JobQueue, raw: bytes, ended: bool, job_id: str) -> bool:
-    """Requeue one letter with what was typed as its parameters."""
+    """Requeue one dead letter with the typed parameters."""
     job = queue.get(job_id)
     try:
         return job is not None and queue.requeue(job_id, parameters=_typed(queue, job, raw), ended=ended)
@@ -197,7 +197,7 @@ def _requeue_edited(queue: sync.JobQueue, raw: bytes, ended: bool, job_id: str) 
 
 
 def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
-    """Return the parameters that were typed, by the type of the job's handler, or as JSON if it has none here."""
+    """Return the typed parameters as the type of the job's handler, or as plain JSON without a handler here."""
     try:
         if job.name in queue.definitions:
             return payload.read_parameters(queue.definitions[job.name].name, raw)
@@ -210,7 +210,7 @@ def _typed(queue: Registry, job: JobInfo, raw: bytes) -> Any:
 
 
 def _check(verb: str, job_ids: Sequence[str] | None, everything: bool, wanted: FilterOptions) -> None:
-    """Raise a `Mistake` unless the dead letters were chosen in one way."""
+    """Raise a `Mistake` unless exactly one way chooses the dead letters: ids, or --all and filters."""
     if bool(job_ids) == (everything or bool(wanted)):
         raise Mistake(
             f"name the dead letters to {verb}, or say --all, or which by --name, --fingerprint and the like"
@@ -227,7 +227,7 @@ def _check_rate(rate: str, job_ids: Sequence[str] | None) -> None:
 
 
 def _with_bar(there: sync.JobQueue, wanted: FilterOptions, take: Callable[[], int]) -> int:
-    """Change many dead letters, and show on a terminal how many are done."""
+    """Change many dead letters, with a progress bar on a terminal."""
     with Bar("dead letters") as bar:
         if not bar.is_shown:
             return take()
@@ -247,7 +247,7 @@ def _told(done: str, count: int, there: Registry, as_json: bool) -> None:
 
 
 def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.JobQueue, as_json: bool) -> None:
-    """Change each letter, print which were changed, and fail if not all were."""
+    """Change each dead letter, print the changed ones, and fail if some were not changed."""
     acted, missing, stuck = _try(act, ids)
     with telling(f"{done}: {', '.join(map(visible, acted)) or 'none'}"):
         if as_json:

@@ -1,4 +1,4 @@
-"""The demo: hash every file of a directory in two worker processes, kill one half-way, lose nothing."""
+"""The demo command: hash the files of a directory in two worker processes, kill one half-way, lose nothing."""
 
 import os
 import sys
@@ -23,9 +23,9 @@ from redisjobs.demo.place import Place, place
 from redisjobs.demo.results import Line, Verdict
 from redisjobs.demo.workers import Workers
 
-_CHUNK = 500  # jobs pushed between two looks
-_LOOK = 0.01  # seconds between looks
-_CONCURRENCY = 8  # of each worker: as many jobs are lost with the killed one
+_CHUNK = 500  # jobs pushed between two checks of the counts
+_LOOK = 0.01  # seconds between checks
+_CONCURRENCY = 8  # of each worker, so up to 8 jobs run when one is killed
 
 
 def demo(
@@ -39,9 +39,9 @@ def demo(
 ) -> None:
     """Hash every file of DIR in two worker processes, kill one half-way, and check that nothing is lost.
 
-    It starts a local server. With --url it uses that server, with a queue of its own, which is removed at the end.
+    It starts a local server. With --url it uses that server, with a new queue that it removes at the end.
 
-    The lease is shorter than a worker's usual 15 s, to see the recovery sooner.
+    The lease is shorter than the usual 15 s, so that you see the recovery sooner.
     """
     if url is not None:
         _see(url)
@@ -66,17 +66,17 @@ def demo(
 
 
 def _see(url: str) -> None:
-    """Raise unless a server answers there, before anything else begins."""
+    """Raise an error unless a server answers at this URL."""
     with named("default", url) as queue:
         queue.counts()
 
 
 def _find(directory: Path | None) -> tuple[Path, list[str], int]:
-    """Return the directory, its regular files, and how many are skipped, as their names are not UTF-8."""
+    """Return the directory, its regular files, and how many files were skipped because of names not in UTF-8."""
     root = (directory or Path(sysconfig.get_path("stdlib"))).absolute()
     if not root.is_dir():
         raise Mistake(f"{root} is no directory")
-    # Installed packages do not belong to the standard library.
+    # Installed packages are not part of the standard library.
     left_out = () if directory else ("site-packages", "dist-packages")
     paths, skipped = [], 0
     for folder, folders, names in os.walk(root):
@@ -115,7 +115,7 @@ def _run(there: Place, paths: Sequence[str], scratch: Path, lease: float) -> rep
 
 
 class _Show:
-    """Pushes the jobs and looks on until all are done; half-way it kills a worker and starts another."""
+    """The run of the demo: push the jobs, kill a worker half-way, start another, wait until all jobs are done."""
 
     def __init__(self, queue: sync.JobQueue, workers: Workers, progress: Progress, run: report.Run) -> None:
         self.queue, self.workers, self.progress, self.run = queue, workers, progress, run
@@ -133,7 +133,7 @@ class _Show:
         self.run.seconds = time.monotonic() - self.started
 
     def look(self) -> int:
-        """Look once, kill a worker if it is time, and return how many of the pushed jobs are not done."""
+        """Check the counts, kill a worker if half is done, and return how many pushed jobs are not done."""
         counts = self.queue.counts()
         done = counts.totals.get("completed", 0) + counts.dead
         self.progress.update(self.bar, completed=done)

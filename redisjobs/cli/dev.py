@@ -1,4 +1,4 @@
-"""The command that runs a local server for development."""
+"""The `dev` command, which runs a local server for development."""
 
 import signal
 import socket
@@ -16,7 +16,7 @@ import typer
 from redisjobs import server
 from redisjobs.cli.errors import Failure
 
-_AGAIN = 0.01  # seconds in which a destructor ends
+_AGAIN = 0.01  # seconds until a lost KeyboardInterrupt is raised again: the destructor has ended by then
 _LOOK = 1.0  # seconds between two checks that the server still runs
 
 
@@ -41,10 +41,10 @@ def dev(
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does, so that we clean up.
+    """Make SIGTERM and a closed terminal raise KeyboardInterrupt, like Ctrl-C, so that the command cleans up.
 
-    It is raised once, as the cleaning up must not be interrupted. But again, if it was lost: Python drops what is
-    raised while an object is destroyed.
+    It is raised only once, because nothing may interrupt the cleanup. Python drops an exception that is raised in
+    a destructor; then it is raised again.
     """
     named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
     before = {number: how for number in named if number and (how := signal.getsignal(number)) != signal.SIG_IGN}

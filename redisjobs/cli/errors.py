@@ -1,36 +1,36 @@
-"""How a command ends that did not do what was asked: one line on stderr, and an exit code."""
+"""The errors of a command: each prints one line on stderr and sets the exit code."""
 
 import re
 from collections.abc import Collection
 
 
 class CommandError(Exception):
-    """The root of both errors; its text is the line, `code` is what the process exits with."""
+    """The root of the errors. Its text is printed, and `code` is the exit code."""
 
     code = 1
 
 
 class Failure(CommandError):
-    """What was typed made sense, but it failed, or there is no such job: exit code 1."""
+    """The command failed, or there is no such job: exit code 1."""
 
 
 class Mistake(CommandError):
-    """What was typed is wrong, or the module it names is: exit code 2."""
+    """Wrong arguments, or a wrong module: exit code 2."""
 
     code = 2
 
 
 def check_seconds(**options: float | None) -> None:
-    """Raise a `Mistake` unless options of a command, by the names of its arguments, can be numbers of seconds."""
+    """Raise a `Mistake` if an option, given by the name of its argument, can't be a number of seconds."""
     for name, value in options.items():
         if value is not None and not 0 <= value < 1e10:
             raise Mistake(f"--{name.replace('_', '-')} {value:g}: give seconds from 0 up")
 
 
 def mistake(error: ValueError, arguments: Collection[str], **called: str) -> Mistake:
-    """Return a queue's error about its arguments for the command line, with `--limit-key 5` for `limit_key=5`.
+    """Return a queue's error about arguments as an error about options: `--limit-key 5` for `limit_key=5`.
 
-    Arguments whose option has another name are given with that, as `job_id="--id"`.
+    If an option has another name than its argument, pass it: `job_id="--id"`.
     """
 
     def option(found: re.Match[str]) -> str:

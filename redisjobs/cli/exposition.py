@@ -1,4 +1,4 @@
-"""Answers `GET /metrics` with the metrics. Needs the extra `metrics`."""
+"""The HTTP endpoint `/metrics`. Needs the extra `metrics`."""
 
 import os
 import shutil
@@ -25,30 +25,30 @@ from redisjobs.events import ProcessEnded
 
 logger = Log("redisjobs")
 
-_SHARED = "PROMETHEUS_MULTIPROC_DIR"  # in which prometheus_client keeps what processes count together
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"  # names the directory in which prometheus_client's processes share counters
 
 
 def serve(option: str, where: str, registry: CollectorRegistry) -> None:
-    """Listen at HOST:PORT, in a thread; see `responder.serve`."""
+    """Serve the metrics at HOST:PORT, in a thread; see `responder.serve`."""
     responder.serve(option, where, {"/metrics": partial(_page, registry)})
 
 
 def _page(registry: CollectorRegistry) -> Answer:
     try:
         return Answer(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_LATEST)
-    except Exception as error:  # a collector may be the user's
+    except Exception as error:  # the application may have registered a collector that raises
         logger.exception("the metrics could not be collected")
         return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; see the log\n".encode())
 
 
 @contextmanager
 def of_processes(queue: Registry) -> Iterator[CollectorRegistry]:
-    """Let the processes that are started from now on count together; yield a registry that shows it.
+    """Let the processes started from now on share their metrics; yield a registry of the sums.
 
-    They write into a directory, which is removed at the end. The events of the queue say which process has ended.
+    They write into a directory, which is removed at the end. The queue's events tell which process has ended.
     """
     directory = Path(tempfile.mkdtemp(prefix="redisjobs-metrics-"))
-    os.environ[_SHARED] = str(directory)  # for them: this process has its own metrics in memory by now
+    os.environ[_SHARED] = str(directory)  # for the new processes: this one already keeps its metrics in memory
     together = _Together(directory)
     unsubscribe = queue.events.subscribe(ProcessEnded, together.take_over)
     registry = CollectorRegistry()
@@ -61,7 +61,7 @@ def of_processes(queue: Registry) -> Iterator[CollectorRegistry]:
 
 
 class _Together(Collector):
-    """What processes have counted together, in files of a directory; those that have ended included."""
+    """A collector that sums the metrics of all processes, ended ones included, from files in a directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -69,7 +69,7 @@ class _Together(Collector):
         self._lock = threading.Lock()
 
     def describe(self) -> Sequence[Metric]:
-        """Return nothing: it is known once it is collected."""
+        """Return nothing: the metrics are only known when they are collected."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -78,9 +78,9 @@ class _Together(Collector):
             return list(self._files.collect())  # type: ignore[no-untyped-call]
 
     def take_over(self, event: ProcessEnded) -> None:
-        """Keep what a process that ended has counted, but not its gauges, and remove its files.
+        """Add the counts of an ended process to a common file, and remove its files and its gauges.
 
-        With --max-jobs there may be thousands of such processes, and a scrape would read all their files.
+        With --max-jobs thousands of processes may end, and a scrape would read all their files.
         """
         with self._lock:
             mark_process_dead(event.ended, str(self._directory))  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ class _Together(Collector):
         try:
             values = MmapedDict.read_all_values_from_file(str(left))  # type: ignore[no-untyped-call]
             counted = [(key, value) for key, value, *_ in values]
-        except Exception as error:  # the process was killed as it made the file
+        except Exception as error:  # the process was killed while it created the file
             logger.warning("what is in %s is lost, it can't be read: %s", left.name, error)
             return
         total = MmapedDict(str(kept))  # type: ignore[no-untyped-call]

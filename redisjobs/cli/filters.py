@@ -1,4 +1,4 @@
-"""The options that choose jobs."""
+"""The options that filter jobs."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -21,14 +21,14 @@ OlderThan = Annotated[
 
 
 class Waiting(StrEnum):
-    """States of jobs that can be held all at once."""
+    """The states whose jobs can be held all at once."""
 
     READY = "ready"
     DELAYED = "delayed"
 
 
 class Cancellable(StrEnum):
-    """States of jobs that can be cancelled all at once."""
+    """The states whose jobs can be cancelled all at once."""
 
     READY = "ready"
     DELAYED = "delayed"
@@ -42,7 +42,7 @@ def filters(
     fingerprint: str | None = None,
     reason: str | None = None,
 ) -> FilterOptions:
-    """Return what was typed, for the calls of a queue, empty if nothing was; or raise a `Mistake`."""
+    """Return the typed filters for the calls of a queue; raise a `Mistake` for a wrong one."""
     check_seconds(older_than=older_than)
     options = FilterOptions(name=name, text=text, fingerprint=fingerprint, reason=reason, older_than=older_than)
     try:

@@ -1,4 +1,4 @@
-"""The command that shows one job."""
+"""The `job` command, which shows one job."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -33,11 +33,11 @@ def show_job(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show all that is known of one job, and its result, if it has ended and that is kept.
+    """Show one job, with its result if it has ended and the result is kept.
 
-    With --watch --json each report is a document in one line, and so is the job at the end. If nothing is known of
-    a job that has ended, that is {"job_id": ID, "outcome": null}, with exit code 0. If a watched job failed, or
-    was cancelled, the exit code is 1.
+    With --watch --json, each progress report is a JSON document on one line, and so is the job at the end. If a
+    watched job has ended and its outcome is not known, the document is {"job_id": ID, "outcome": null}, and the
+    exit code is 0. If the watched job failed or was cancelled, the exit code is 1.
     """
     with named(queue, url) as there:
         was_there = watch and _watch(there, job_id, as_json=as_json)
@@ -61,7 +61,7 @@ def show_job(
 
 
 def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:
-    """Show a job's progress reports, as a bar or as lines, until it has ended; return whether there was one."""
+    """Show a job's progress reports, as a bar or as lines, until it has ended; return whether the job existed."""
     was_there = there.get(job_id) is not None
     with Bar(job_id) as bar:
         for progress in there.watch(job_id):
@@ -75,7 +75,7 @@ def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:
 
 
 def _end(there: JobQueue, job_id: str) -> dict[str, Any]:
-    """Return how a job has ended, as far as kept results say it; {} if they don't."""
+    """Return how a job has ended, from its kept result; {} if nothing is kept."""
     try:
         return {"outcome": "completed", "result": there.result(job_id, timeout=0)}
     except NoResult as error:

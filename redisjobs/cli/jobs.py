@@ -1,4 +1,4 @@
-"""The commands on jobs by their id, or by state and filters: list them, cancel them, hold them."""
+"""The commands that list, cancel and hold jobs, by id or by state and filters."""
 
 from typing import Annotated
 
@@ -51,7 +51,7 @@ def cancel(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel a job: remove a waiting one, cancel the handler of a running one. Or all of a state."""
+    """Cancel a job: remove a waiting job, or cancel a running handler. Or cancel all jobs of a state."""
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:
@@ -76,7 +76,7 @@ def hold(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Stop a waiting job from starting until `unhold`; it keeps its due time and place. Or all of a state."""
+    """Stop a waiting job, or all jobs of a state, from starting until `unhold`. It keeps its place."""
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:
@@ -98,15 +98,15 @@ def unhold(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Let a held job start again, when it is due. Or all of a state."""
+    """Let a held job, or all held jobs of a state, start again."""
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:
-            _done_to_all("let go of", there.unhold_all(str(state), **wanted), state, there, as_json)
+            _done_to_all("unheld", there.unhold_all(str(state), **wanted), state, there, as_json)
             return
         if not there.unhold(job_id):
             raise Failure(f"job {job_id!r} on {where(there)} is not held")
-        show.done(f"let go: {visible(job_id)} on {where(there)}", {"job_id": job_id, "held": False}, as_json)
+        show.done(f"unheld: {visible(job_id)} on {where(there)}", {"job_id": job_id, "held": False}, as_json)
 
 
 def _checked(job_id: str | None, state: str | None, wanted: FilterOptions) -> FilterOptions:

@@ -1,4 +1,4 @@
-"""Commands on the limits of job names: how many run at once in the whole fleet, and how many start in a time."""
+"""The commands on the limits of job names."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from redisjobs.model.limits import Limit
 from redisjobs.sync import JobQueue
 
 app = typer.Typer(
-    help="Limits: how many jobs of a name run at once in the whole fleet, and how many start in a time.",
+    help="Limits: how many jobs of a name run at once in all workers, and how many may start per time.",
     no_args_is_help=True,
 )
 
@@ -29,7 +29,7 @@ Rate = Annotated[
 Burst = Annotated[int | None, typer.Option("--burst", help="Jobs that may start together after a rest.")]
 
 _COLUMNS = ("name", "key", "max_concurrency", "rate", "burst", "running", "waiting", "next", "workers")
-_MOST_WORKERS = 5  # that are named in a line
+_MOST_WORKERS = 5  # the most workers to name in a line
 
 
 @app.command("list")
@@ -52,7 +52,7 @@ def set_limit(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Set the limit of a job name, in place of the one before. If its jobs have keys, it holds for each key."""
+    """Set the limit of a job name, in place of an earlier one. If its jobs have keys, it applies to each key."""
     limit = _checked(name, max_concurrency, rate, burst)
     if not limit.text:
         raise Mistake("say --max-concurrency, --rate or both; `redisjobs limits remove` removes a limit")
@@ -63,7 +63,7 @@ def set_limit(
 
 @app.command()
 def remove(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Remove the limit of a job name: the jobs that wait for it start. A worker that declares it sets it again."""
+    """Remove the limit of a job name: its waiting jobs start. A worker that declares a limit sets it again."""
     limit = _checked(name)
     with named(queue, url) as there:
         there.set_limit(name)

@@ -1,4 +1,4 @@
-"""How a worker's process logs: lines for people, or one JSON object a line for programs."""
+"""The log format of a worker process: text lines for people, or one JSON object per line for programs."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class LogLevel(StrEnum):
-    """How much is logged."""
+    """The lowest level to log."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -18,7 +18,7 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """What a line looks like."""
+    """The format of a log line."""
 
     TEXT = "text"
     JSON = "json"
@@ -43,7 +43,7 @@ def _use_utc(formatter: logging.Formatter) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, exception, and the record's `extra` beside them."""
+    """A formatter for one JSON object per line: time, level, logger, message, exception, and `extra`."""
 
     _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -52,7 +52,7 @@ class JsonFormatter(logging.Formatter):
         _use_utc(self)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as JSON; a value that JSON can't carry is its repr."""
+        """Return the record as JSON; a value that JSON can't hold becomes its repr."""
         line = {
             "time": self.formatTime(record),
             "level": record.levelname.lower(),
@@ -79,7 +79,7 @@ def _dumped(extra: dict[str, Any], line: dict[str, str]) -> str:
 
 
 def _carried(value: Any) -> Any:
-    """Return a value, or its repr if JSON can't carry it: it is NaN, or holds itself."""
+    """Return a value, or its repr if JSON can't hold it, for example NaN or a list inside itself."""
     try:
         _json(value)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The command that shows metrics of whole queues, for Prometheus."""
+"""The `metrics` command, which shows metrics of whole queues for Prometheus."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from redisjobs.cli.output import say
 from redisjobs.cli.target import Moved, load, where
 from redisjobs.client.registry import Registry
 
-_LOOK = 1.0  # seconds between looks: a signal that another thread got ends no wait
+_LOOK = 1.0  # seconds between checks: a signal that another thread receives does not end a wait
 
 Targets = Annotated[
     list[str], typer.Argument(metavar="MODULE:QUEUE...", help="The queues in your code, as myapp.jobs:queue.")
@@ -23,8 +23,8 @@ Once = Annotated[bool, typer.Option("--once", help="Print them, and exit.")]
 def metrics(targets: Targets, listen: Listen = None, once: Once = False, url: Moved = None) -> None:
     """Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters.
 
-    Run one of these for a queue: two would double every sum. `redisjobs worker --metrics` shows what each worker
-    counts itself.
+    Run only one of these for each queue, because two would double every sum. `redisjobs worker --metrics` shows
+    the counts of each worker.
     """
     if (listen is not None) == once:
         raise Mistake("say where to answer, by --listen HOST:PORT, or --once to print them")

@@ -1,4 +1,4 @@
-"""What a command prints, on any terminal, or to a program that has stopped reading."""
+"""The output of a command, to a terminal with any encoding, or to a program that may stop reading."""
 
 import errno
 import io
@@ -11,13 +11,14 @@ from redisjobs.cli.errors import Failure
 
 
 class Unsaid(Failure):
-    """Output that can't be written, for example on a full disk."""
+    """The output can't be written, for example to a full disk."""
 
 
 def say(text: str) -> bool:
-    """Print text, and return whether a program still reads stdout.
+    """Print text, and return False if stdout is a closed pipe, which is no failure of the command.
 
-    A closed pipe is no failure of the command. If the text can't be written, `Unsaid` is raised.
+    Raises:
+        Unsaid: The text can't be written for another reason.
     """
     return is_read(lambda: print(text, flush=True))
 
@@ -28,7 +29,7 @@ def is_read(write: Callable[[], object]) -> bool:
         write()
     except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # for what is printed later, and for the flush when the process ends
+        os.dup2(nowhere, sys.stdout.fileno())  # for later output, and for the flush at the end of the process
         os.close(nowhere)
         if error.errno == errno.EPIPE:
             return False
@@ -38,7 +39,7 @@ def is_read(write: Callable[[], object]) -> bool:
 
 @contextmanager
 def telling(done: str) -> Iterator[None]:
-    """Add what a command has done to the error, if its output can't be written."""
+    """Add what the command has done to the error if its output can't be written."""
     try:
         yield
     except Unsaid as error:
@@ -46,6 +47,6 @@ def telling(done: str) -> Iterator[None]:
 
 
 def accept_any_text() -> None:
-    """Print a character that the terminal's encoding lacks as its escape, instead of ending the command."""
+    """Print an escape for a character that the terminal's encoding lacks, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The commands that pause a queue, or a job name, and let it go on."""
+"""The commands that pause and resume a queue or a job name."""
 
 import sys
 from typing import Annotated
@@ -14,11 +14,11 @@ from redisjobs.sync import JobQueue
 
 Name = Annotated[str | None, typer.Option("--name", help="Only jobs of this name.")]
 
-_MOST_JOBS = 5_000  # in which a name is searched
+_MOST_JOBS = 5_000  # with more jobs, a name is not searched among them
 
 
 def pause(name: Name = None, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Stop the jobs of a queue from starting, until `resume`. Running jobs go on to their end."""
+    """Stop the jobs of a queue, or of one name, from starting until `resume`. Running jobs go on."""
     _check(name)
     with named(queue, url) as there:
         there.pause(name)
@@ -26,7 +26,7 @@ def pause(name: Name = None, queue: QueueName = "default", url: Url = None, as_j
 
 
 def resume(name: Name = None, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Let the jobs of a queue start again, or those of a name that was paused by itself."""
+    """Let the jobs of a queue, or of one paused name, start again."""
     _check(name)
     with named(queue, url) as there:
         there.resume(name)
@@ -53,7 +53,7 @@ def _say(name: str | None, there: JobQueue, as_json: bool, *, is_paused: bool) -
 
 
 def _is_known(there: JobQueue, name: str | None) -> bool:
-    """Return whether a queue has had jobs or workers; or whether a name has, or may have, a handler or a job."""
+    """Return whether the queue has had jobs or workers, or whether the name may have a handler or a job."""
     workers, counts = there.workers(), there.counts()
     if name is None:
         return any((workers, *counts.ready.values(), counts.running, *counts.totals.values()))

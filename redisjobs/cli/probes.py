@@ -1,4 +1,4 @@
-"""Answers probes: `GET /livez` and `GET /readyz`."""
+"""The HTTP endpoints for health probes: `/livez` and `/readyz`."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from redisjobs.worker.settings.health import Health
 
 
 def serve(where: str, health: Callable[[], Health]) -> None:
-    """Listen at HOST:PORT, in a thread; see `responder.serve`."""
+    """Serve the probes at HOST:PORT, in a thread; see `responder.serve`."""
 
     def live() -> Answer:
         now = health()

@@ -1,4 +1,4 @@
-"""The command that pushes a job."""
+"""The `push` command."""
 
 import os
 import sys
@@ -69,8 +69,8 @@ def push(
 ) -> None:
     """Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced.
 
-    With --wait its result is printed instead. The exit code is 0 if it is done, 1 if it failed, or has no result
-    for another reason, and 124 if it has not ended in time; it goes on then.
+    With --wait, print its result instead. The exit code is 0 if the job is done, 1 if it failed or has no result
+    for another reason, and 124 if it has not ended in time. Then it goes on.
     """
     check_seconds(delay=delay, unique_for=unique_for, expires_in=expires_in)
     check_seconds(keep_result=keep_result, timeout=timeout)
@@ -118,7 +118,7 @@ def _print(pushed: PushedJob, where: str, result: Any, waited: bool, as_json: bo
 
 
 def _prepare(queue: Registry, name: str, text: str, options: PushOptions) -> NewJob:
-    # fsencode gives back the bytes that were typed, even if they are not of the terminal's encoding.
+    # fsencode returns the bytes that were typed, even if they don't fit the terminal's encoding.
     raw = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     try:
         definition = queue.definition(name)

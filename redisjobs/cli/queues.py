@@ -1,7 +1,7 @@
-"""The command that lists queues.
+"""The `queues` command, which lists the queues in your code, or the queues that you name.
 
-A server does not know its queues: that would take a SCAN of all its keys, or a key that all queues write, which
-their access rules forbid. So the queues are those in the code, or those that you name.
+It can't ask the server for its queues. That would need a SCAN of all keys, or a key that all queues write, which
+ACLs of single queues forbid.
 """
 
 import sys
@@ -31,7 +31,7 @@ def list_queues(
 ) -> None:
     """List queues: how many jobs and workers each has.
 
-    A server does not know its queues, so name modules that have them, or the queues themselves.
+    A server does not know its queues, so name the modules that define them, or the queues themselves.
     """
     if not modules and not names:
         raise Mistake("name a module that has queues, as app or app:queue, or queues by --queue")
@@ -49,7 +49,7 @@ def list_queues(
 def _opened(
     modules: Sequence[str], names: Sequence[str], url: str | None, left_out: list[str]
 ) -> Iterator[sync.JobQueue]:
-    """Yield each queue once, open while it is looked at; of a module those that are on a server."""
+    """Yield each queue once, and close it afterwards; a queue of a module only if it is on a server."""
     seen = set[Any]()
     found = list[str]()
     for module in modules:

@@ -1,7 +1,7 @@
-"""Answers `GET` by HTTP: for probes, and for Prometheus.
+"""A small HTTP server for probes and for Prometheus; it only answers GET.
 
-One thread with an event loop of its own answers all, also while the worker's loop is blocked. The number of
-connections, and the time of each, are bounded.
+It runs in a thread with its own event loop, so it answers even while a handler blocks the worker's loop. The
+number of connections, and the time of each, are limited.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from http import HTTPStatus
 
 from redisjobs.cli.errors import Mistake
 
-_WITHIN = 5.0  # seconds in which a client must ask and read the answer
-_MOST = 64  # connections at once: one more ends the oldest
-_LONGEST = 8192  # bytes of a request, and of a line in it
+_WITHIN = 5.0  # seconds for a client to send the request and read the answer
+_MOST = 64  # connections at once; one more closes the oldest
+_LONGEST = 8192  # the most bytes of a request, and of a line in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Answer:
 
 
 Pages = Mapping[str, Callable[[], Answer]]
-"""By path what makes the answer; no other request is answered meanwhile."""
+"""A function for each path that returns the answer. It must be fast: it blocks all other requests."""
 
 
 def serve(option: str, where: str, pages: Pages) -> None:
-    """Listen at `where`, HOST:PORT, in a thread; `option` is the option of the command that says where.
+    """Serve the pages at `where`, HOST:PORT, in a thread; `option` is the name of the option in error messages.
 
     Raises:
-        Mistake: It is no address, or can't be listened at.
+        Mistake: `where` is no address, or the server can't listen there.
     """
     host, colon, port = where.rpartition(":")
     if not (colon and port.isdecimal() and int(port) < 2**16):
@@ -58,7 +58,7 @@ class _Responder:
         self._clients: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}  # the oldest first
 
     async def serve(self, listener: socket.socket) -> None:
-        # With a short queue the kernel drops connections while this thread waits, and each costs a second.
+        # If the queue is short, the kernel drops connections while this thread is busy; each retry costs a second.
         queue = socket.SOMAXCONN
         async with await asyncio.start_server(self._take, sock=listener, limit=_LONGEST, backlog=queue) as server:
             await server.serve_forever()
@@ -74,7 +74,7 @@ class _Responder:
                 if asked := await _request(reader):
                     writer.write(_response(asked, self._pages))
                     await writer.drain()
-        except (OSError, ValueError, asyncio.CancelledError):  # too slow, too long, gone, or one too many
+        except (OSError, ValueError, asyncio.CancelledError):  # too slow, too long, closed, or too many clients
             pass
         finally:
             self._clients.pop(writer, None)
@@ -82,10 +82,10 @@ class _Responder:
 
 
 async def _request(reader: asyncio.StreamReader) -> bytes:
-    """Return the first line of a request, once all of its head is there; b'' if that is cut or too long."""
+    """Read the whole head of a request, and return its first line; b'' if the head is incomplete or too long."""
     first = line = await reader.readline()
     size = len(first)
-    while line.strip() and size <= _LONGEST:  # unread bytes would reset the connection, and the answer be lost
+    while line.strip() and size <= _LONGEST:  # unread bytes would reset the connection before the answer arrives
         line = await reader.readline()
         size += len(line)
     return first if line.endswith(b"\n") and not line.strip() else b""

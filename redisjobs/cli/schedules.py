@@ -1,4 +1,4 @@
-"""Commands on schedules: which jobs a queue pushes again and again, and when."""
+"""The commands on schedules."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
@@ -20,12 +20,12 @@ app = typer.Typer(help="Schedules: jobs that are pushed again and again, and whe
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
 
 _COLUMNS = ("name", "rule", "job", "state", "last", "next", "missed")
-_UPCOMING = 5  # slots that are shown
+_UPCOMING = 5  # next slots to show
 
 
 @app.command("list")
 def list_schedules(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """List schedules: those that code declares, and those that were put at run time."""
+    """List schedules, both declared in code and put at run time."""
     with named(queue, url) as there:
         found = there.schedules.list()
     none = f"no schedules on {where(there)}; a worker declares those of its code when it starts"
@@ -35,7 +35,7 @@ def list_schedules(queue: QueueName = "default", url: Url = None, as_json: Json 
 
 @app.command("show")
 def show_schedule(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Show one schedule, and its next slots, in UTC, in its own zone and in this machine's."""
+    """Show one schedule, with its next slots in UTC, in the schedule's zone and in this machine's zone."""
     with named(queue, url) as there:
         info = there.schedules.get(name)
     if info is None:
@@ -48,7 +48,7 @@ def show_schedule(name: Name, queue: QueueName = "default", url: Url = None, as_
 
 @app.command()
 def run(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Push a schedule's job now, even if it is paused; its slots stay as they are."""
+    """Push a schedule's job now, even if the schedule is paused. Its slots don't change."""
     with named(queue, url) as there:
         try:
             job = there.schedules.run_now(name)
@@ -60,14 +60,14 @@ def run(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json
 
 @app.command()
 def pause(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Stop a schedule from firing until it is resumed; restarts and releases change nothing."""
+    """Stop a schedule from firing until you resume it, even after restarts and new releases."""
     with named(queue, url) as there:
         _act(there.schedules.pause, name, "paused", there, as_json)
 
 
 @app.command()
 def resume(name: Name, queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
-    """Let a paused schedule fire again, from now on."""
+    """Let a paused schedule fire its slots from now on."""
     with named(queue, url) as there:
         _act(there.schedules.resume, name, "resumed", there, as_json)
 
@@ -94,7 +94,7 @@ def _unknown(name: str, there: JobQueue, so: str = "") -> Failure:
 
 
 def _state(info: ScheduleInfo) -> str:
-    """Return whether it fires, in a word or two."""
+    """Return in a few words whether the schedule fires, and why not."""
     if info.error:
         return f"unreadable: {info.error}"
     if info.paused:
@@ -146,7 +146,7 @@ def _page(info: ScheduleInfo) -> None:
 
 
 def _times(slot: datetime | None) -> str:
-    """Return a slot in UTC, in its rule's zone, and in this machine's, if these differ."""
+    """Return a slot in UTC, in its rule's zone and in this machine's zone, without equal times."""
     if slot is None:
         return ""
     zones: list[tzinfo | None] = [UTC, slot.tzinfo, None]

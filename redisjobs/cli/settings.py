@@ -1,4 +1,4 @@
-"""The settings of a worker on the command line, for a worker here and for worker processes."""
+"""The worker's settings as options of the command line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def _size(text: str) -> int:
-    """Return the bytes of a text such as `400MB`."""
+    """Return the number of bytes in a text like `400MB`."""
     match = _SIZE.fullmatch(text.strip())
     if match is None or not int(match[1]):
         raise typer.BadParameter(f"{text!r} is not a size: give one as 400MB")
@@ -63,7 +63,7 @@ Abandoned = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of a worker, by the names of their options; see `Worker`. A wrong one is a `Mistake`."""
+    """The settings of a worker, named like their options; see `Worker`. A wrong value is a `Mistake`."""
 
     concurrency: int | None
     lease: float
@@ -80,14 +80,14 @@ class Settings:
     def worker(
         self, queues: Sequence[Listed], *, strict: bool, supervised: bool, schedules: bool = True
     ) -> Worker:
-        """Return a worker of these queues, with these settings; a wrong one is a `Mistake`."""
+        """Return a worker of these queues with these settings, or raise a `Mistake` for a wrong setting."""
         try:
             return Worker(queues, strict=strict, supervised=supervised, schedules=schedules, **asdict(self))
         except ValueError as error:
             raise Mistake(str(error)) from error
 
     def options(self) -> Iterator[str]:
-        """Yield the settings as options of a command."""
+        """Yield the settings as command-line arguments."""
         for name, value in asdict(self).items():
             if value is not None:
                 yield from (f"--{name.replace('_', '-')}", str(value))

@@ -1,4 +1,4 @@
-"""Printing: tables for people, which stay readable in a pipe, and one JSON document for programs."""
+"""Prints results: as tables for people, which stay readable in a pipe, or as JSON for programs."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from redisjobs.model.job import State
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Counts
 
-_WIDTH = 4000  # columns: nothing is folded or left out; a narrow terminal wraps lines by itself
+_WIDTH = 4000  # columns, so that rich folds and cuts nothing; a narrow terminal wraps lines itself
 _SHORT = 60  # characters of a long text in a list
 _LONG = ("parameters", "error", "progress")
 _COLUMNS = {
@@ -42,17 +42,17 @@ _COLUMNS = {
 
 
 def document(value: Any) -> bool:
-    """Print a value as JSON, times as ISO 8601; return as `say` does."""
+    """Print a value as JSON, with times in ISO 8601; return what `say` returns."""
     return say(json.dumps(value, indent=2, default=_iso))
 
 
 def line(value: Any) -> bool:
-    """Print a value as JSON in one line; return as `say` does."""
+    """Print a value as JSON on one line; return what `say` returns."""
     return say(json.dumps(value, default=_iso))
 
 
 def done(text: str, value: Any, as_json: bool) -> None:
-    """Print what a command has done, as text or as JSON. If stdout can't be written, the error has the text."""
+    """Print what a command has done, as text or as JSON; if stdout can't be written, put the text in the error."""
     with telling(text):
         if as_json:
             document(value)
@@ -68,7 +68,7 @@ def listing(
     title: str,
     none: str,
 ) -> None:
-    """Print things as JSON documents, or as rows below a title; as the text `none` if there are none."""
+    """Print a list as JSON, or as a table with a title; print the text `none` for an empty table."""
     if as_json:
         document([*documents])
     elif printed := [*rows]:
@@ -84,22 +84,22 @@ def _iso(value: Any) -> str:
 
 
 def job_document(job: JobInfo) -> dict[str, Any]:
-    """Return a job for JSON. Its parameters are a value, or the stored text, as `json_value` returns them."""
+    """Return a job as a value for JSON, with its parameters decoded by `json_value`."""
     return dataclasses.asdict(job) | {"parameters": json_value(job.parameters)}
 
 
 def json_value(text: str) -> Any:
-    """Return the value of a JSON text; the text itself if it is not JSON, or too deep to print."""
+    """Return the value of a JSON text, or the text itself if it is not JSON or too deep to print."""
     with suppress(ValueError, RecursionError):
         value = json.loads(text)
-        # From Python 3.12 on it reads deeper than it writes; and it reads NaN, which is no JSON.
+        # From Python 3.12 on, json reads deeper values than it writes. It also reads NaN, which is not JSON.
         json.dumps([[[value]]], indent=2, allow_nan=False)
         return value
     return text
 
 
 def counts_document(queue: Registry, counts: Counts, pauses: PauseInfo) -> dict[str, Any]:
-    """Return the counts of a queue for JSON."""
+    """Return the counts of a queue as a value for JSON."""
     paused = {"paused_since": pauses.since, "paused_names": pauses.names, "held": pauses.held}
     where = {"queue": queue.name, "server": queue.driver.where}
     return {**where, **dataclasses.asdict(counts), **paused}
@@ -115,7 +115,7 @@ def job_list(jobs: Sequence[JobInfo], state: State | None, where: str, as_json: 
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> bool:
-    """Print a title, and rows, one a line; return as `say` does."""
+    """Print a title and a table, one row per line; return what `say` returns."""
     printed = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         printed.add_column(column.replace("_", " "))
@@ -125,7 +125,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> 
 
 
 def job_page(job: JobInfo) -> None:
-    """Print all that is known of one job."""
+    """Print all facts about one job."""
     for column in (field.name for field in dataclasses.fields(job)):
         value = getattr(job, column)
         if value not in ("", None, False) and column != "traceback":
@@ -135,7 +135,7 @@ def job_page(job: JobInfo) -> None:
 
 
 def facts(known: Mapping[str, str]) -> None:
-    """Print what is known, one thing a line."""
+    """Print facts, one per line."""
     for what, value in known.items():
         say(f"{what:<12}{visible(value)}")
 
@@ -148,7 +148,7 @@ def end_page(end: Mapping[str, Any]) -> None:
 
 
 def counts_table(where: str, counts: Counts, pauses: PauseInfo, before: str = "") -> bool:
-    """Print how many jobs are in which state, and the counters, after some text; return as `say` does."""
+    """Print `before`, then how many jobs are in each state, and the counters; return what `say` returns."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(Text(f"{where}{_paused(pauses)}"))
     table.add_column("jobs", justify="right")
@@ -196,7 +196,7 @@ def _print(table: Table, before: str = "") -> bool:
     printed = console.capture()
 
     def render() -> None:
-        with printed:  # which flushes stdout at its end
+        with printed:  # flushes stdout at its end
             console.print(table)
 
     return is_read(render) and say(before + printed.get().removesuffix("\n"))

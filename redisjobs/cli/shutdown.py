@@ -1,7 +1,7 @@
-"""How a worker's process ends: on signals, in time, whatever its handlers do.
+"""Ends a worker process on signals, in time, even if its handlers don't end.
 
-Threads can't be killed, and a handler may swallow its cancellation. They must not keep the process alive: its jobs
-are released, and another worker may run them already.
+A thread can't be killed, and an async handler may suppress its cancellation. They must not keep the process alive,
+because its jobs are released and other workers may already run them.
 """
 
 import logging
@@ -22,68 +22,68 @@ from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")
 
-_MARGIN = 10.0  # seconds beyond the grace: an answer on its way (1), the last settlements (5), closing
-_AFTERWARDS = 3.0  # seconds for the process of a worker that has settled everything
+_MARGIN = 10.0  # seconds after the grace: for a pending answer (1), the last settlements (5), closing
+_AFTERWARDS = 3.0  # seconds for the process to exit after its worker has settled everything
 _NONE = 0  # no signal: the worker has ended, or must end
-_THREADS = 1.0  # seconds to wait for threads that end anyway
-_PATIENCE = 1.0  # seconds that a line in the log may take
+_THREADS = 1.0  # seconds to wait for threads that are about to end
+_PATIENCE = 1.0  # seconds that a log line may take
 
 
 class Shutdown:
-    """Listens for SIGTERM and SIGINT, and makes sure that the process ends once one came.
+    """A listener for SIGTERM and SIGINT that makes sure that the process ends after one of them.
 
     Args:
-        grace: Seconds in which running jobs may finish.
-        supervised: A supervisor stops this process. SIGTERM may come twice then, from it and from the system that
-            stops all processes of a service, and means one stop; SIGINT means at once.
+        grace: Seconds that running jobs have to finish.
+        supervised: Whether a supervisor stops this process. SIGTERM may then come twice, from the supervisor and
+            from a service manager that stops all processes; it means a single stop. SIGINT means stop at once.
 
     Attributes:
-        asked: Whether a stop was asked for.
+        asked: Whether a signal or `stop` has asked for a stop.
     """
 
     def __init__(self, grace: float, *, supervised: bool = False) -> None:
         self.asked = False
-        self._code = 1  # of an end by force
+        self._code = 1  # the exit code of an end by force
         self._supervised = supervised
         self._grace = grace
         self._worker: Worker | None = None
         self._interrupts = Interrupts()
-        # The one way out of a signal handler that can't deadlock: put() may interrupt itself.
+        # SimpleQueue.put() is reentrant, so it can't deadlock in a signal handler.
         self._signals: SimpleQueue[int] = SimpleQueue()
         threading.Thread(target=self._heed, name="redisjobs shutdown", daemon=True).start()
         self._listen()
 
     def stop(self) -> None:
-        """Stop as the first SIGTERM does; for any thread."""
+        """Stop like after a first SIGTERM; any thread may call it."""
         self._signals.put(signal.SIGTERM)
 
     def hurry(self, code: int) -> None:
-        """End the process soon, with this exit code: the worker has ended, or must end."""
+        """End the process soon with this exit code, because the worker has ended or must end."""
         self._code = code
         self._signals.put(_NONE)
 
     def attach(self, worker: Worker) -> None:
-        """Stop this worker at a signal."""
+        """Stop this worker when a signal comes."""
         self._worker = worker
         worker.breaking = partial(self.hurry, 1)
-        self._listen()  # again: the user's module may have set handlers of its own
+        self._listen()  # again, because the user's module may have set other signal handlers
         if self.asked:
             worker.stop()
 
     def _listen(self) -> None:
-        # Not by the event loop: a handler that blocks it would block the signals, too.
+        # Not through the event loop: a handler that blocks the loop would block the signals, too.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heard)
 
     def _heard(self, number: int, _frame: FrameType | None) -> None:
-        # A supervisor has dropped repeated ones already, and its second signal must not be lost.
+        # A supervisor drops repeated signals itself, and its second signal must not be lost.
         if self._supervised or self._interrupts.is_new(number):
             self._signals.put(number)
 
     def _heed(self) -> NoReturn:
-        """Run the thread: the first signal stops, the second one stops at once, and then time runs.
+        """Run the thread: the first signal stops the worker, a second one stops it at once.
 
-        Time runs, too, once the worker has ended or must end.
+        From the first signal on, or once the worker has ended or must end, the process has limited time to exit.
         """
         end = float("inf")
         while time.monotonic() < end:
@@ -98,7 +98,7 @@ class Shutdown:
             if self.asked and not at_once:
                 continue
             end = min(end, time.monotonic() + (0 if at_once else self._grace) + _MARGIN)
-            self.asked = True  # before we look whether there is a worker to stop
+            self.asked = True  # set before `_worker` is read: `attach` sets it and then reads `asked`
             jobs = 0 if self._worker is None else self._worker.busy
             _say(logging.INFO, stopping(number, jobs, self._grace, at_once=at_once))
             if self._worker is not None:
@@ -108,7 +108,7 @@ class Shutdown:
         os._exit(self._code)
 
     def leave(self, code: int) -> NoReturn:
-        """Exit, even if threads of sync handlers still run."""
+        """Exit the process, even if threads of sync handlers still run."""
         end = time.monotonic() + _THREADS
         others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
         for thread in others:

@@ -1,4 +1,4 @@
-"""The command that shows how many jobs are in which state."""
+"""The `stats` command, which shows how many jobs are in each state."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from redisjobs.cli.output import Unsaid
 from redisjobs.cli.target import Json, QueueName, Url, named, naming, where
 from redisjobs.cli.workers import worker_document, worker_table
 
-_WORKERS = 20  # that are shown; `redisjobs workers` shows all
+_WORKERS = 20  # the most workers to show; `redisjobs workers` shows all
 
 
 def stats(
@@ -27,9 +27,9 @@ def stats(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show how many jobs are in which state, the queue's counters, and its workers."""
+    """Show how many jobs are in each state, the queue's counters, and its workers."""
     if seconds is not None and not watch:
-        raise Mistake(f"stats {seconds:g} says how long between, which is for --watch")
+        raise Mistake(f"stats {seconds:g}: the seconds between two looks need --watch")
     with named(queue, url) as there:
         if watch:
             _watch(there, seconds or 2, as_json)
@@ -38,7 +38,7 @@ def stats(
 
 
 def _show(queue: sync.JobQueue, as_json: bool, before: str = "", *, line: bool = False) -> bool:
-    """Show the counts, after some text, as a table or as JSON; return as `say` does."""
+    """Show the counts as a table, after the text `before`, or as JSON; return what `say` returns."""
     counts, pauses, workers = queue.counts(), queue.pauses(), queue.workers()
     if not as_json:
         read = show.counts_table(where(queue), counts, pauses, before)
@@ -48,7 +48,7 @@ def _show(queue: sync.JobQueue, as_json: bool, before: str = "", *, line: bool =
 
 
 def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
-    """Show the counts again and again, as a table or as a line of JSON, until Ctrl-C or until stdout is closed."""
+    """Show the counts repeatedly, as a table or as a line of JSON, until Ctrl-C or until stdout is closed."""
     clear = "\x1b[H\x1b[2J" if sys.stdout is not None and sys.stdout.isatty() else ""
     with suppress(KeyboardInterrupt):
         read = True
@@ -57,7 +57,7 @@ def _watch(queue: sync.JobQueue, seconds: float, as_json: bool) -> None:
                 with naming(queue):
                     read = _show(queue, as_json, clear, line=True)
             except Unsaid:
-                raise  # not the server's: the next look can't be written either
+                raise  # not an error of the server: the next output would fail, too
             except Failure as error:
                 print(f"redisjobs: {error}", file=sys.stderr)
             time.sleep(seconds)

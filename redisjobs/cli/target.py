@@ -1,4 +1,4 @@
-"""The queue of a command: `MODULE:QUEUE`, from the user's code, or `--queue NAME` at a URL."""
+"""Finds the queue of a command: `MODULE:QUEUE` in the user's code, or `--queue NAME` at a URL."""
 
 import importlib
 import importlib.util
@@ -21,7 +21,7 @@ from redisjobs.errors import DriverError, UniqueConflict
 from redisjobs.queue import JobQueue
 from redisjobs.server import DEFAULT_URL
 
-_ANSWER = 3.0  # seconds for which an operator's command waits for an unavailable server
+_ANSWER = 3.0  # seconds that an operator's command waits for an unavailable server
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:QUEUE", help="The queue in your code: myapp.jobs:queue.")]
 Targets = Annotated[
@@ -52,23 +52,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 
 def where(queue: Registry) -> str:
-    """Return a queue and its server as people name them."""
+    """Return a queue and its server for messages."""
     return f"queue '{visible(queue.name)}' at {visible(queue.driver.where)}"
 
 
 @contextmanager
 def naming(queue: Registry) -> Iterator[None]:
-    """Name the queue and its server in the errors of its driver."""
+    """Add the queue and its server to errors of its driver."""
     try:
         yield
     except UniqueConflict:
-        raise  # it names the job
+        raise  # its message already names the job
     except DriverError as error:
         raise Failure(f"{error} ({where(queue)}){_hint(error, queue)}") from error
 
 
 def _hint(error: DriverError, queue: Registry) -> str:
-    """Return what to do if no server listens at the default URL."""
+    """Return a hint for the case that no server listens at the default URL, else ''."""
     if queue.driver.where != DEFAULT_URL or "refused" not in str(error):
         return ""
     return "; start a server, as `redisjobs dev --port 6379`, or name one by --url or REDISJOBS_URL"
@@ -76,18 +76,18 @@ def _hint(error: DriverError, queue: Registry) -> str:
 
 @contextmanager
 def named(name: str, url: str | None) -> Iterator[sync.JobQueue]:
-    """Yield a queue for an operator's command, and close its connections after; see `queue_of` and `naming`."""
+    """Yield a queue for an operator's command, and close its connections; see `queue_of` and `naming`."""
     with queue_of(name, url) as queue, naming(queue):
         yield queue
 
 
 def queue_of(name: str, url: str | None) -> sync.JobQueue:
-    """Return a queue without handlers, by its name or as `MODULE:QUEUE`.
+    """Return a queue without handlers, given its name or `MODULE:QUEUE`.
 
-    Without a URL it is where the module says, or at the default URL.
+    Without a URL, it is on the server that the module names, or at the default URL.
 
     Raises:
-        Mistake: The URL or the name is wrong; or as `load`.
+        Mistake: The URL or the name is wrong, or `load` failed.
     """
     module, colon, _ = name.partition(":")
     try:
@@ -105,10 +105,10 @@ def queue_of(name: str, url: str | None) -> sync.JobQueue:
 
 
 def queues_in(module: str) -> tuple[list[str], list[str]]:
-    """Return the queues of a module as `MODULE:QUEUE`: those on a server, and those at memory://.
+    """Return a module's queues on a server, and its queues at memory://, each as `MODULE:QUEUE`.
 
     Raises:
-        Mistake: There is no such module, it raised, or it has none on a server.
+        Mistake: There is no such module, it raised, or it has no queue on a server.
     """
     found, inside = list[str](), list[str]()
     for name, value in sorted(vars(_import(module)).items()):
@@ -120,10 +120,10 @@ def queues_in(module: str) -> tuple[list[str], list[str]]:
 
 
 def _is_module(name: str) -> bool:
-    """Return whether a user may have a module of this name: a queue's name may have a colon, too."""
+    """Return whether there may be a module of this name. If not, the colon is part of the queue's name."""
     first = name.partition(".")[0]
     here = os.getcwd()
-    if first in sys.stdlib_module_names:  # one here is hidden by Python's own, as `load` says
+    if first in sys.stdlib_module_names:  # Python's module hides the user's; `load` then says so
         return os.path.exists(os.path.join(here, f"{first}.py"))
     _look_in(here)
     try:
@@ -133,13 +133,13 @@ def _is_module(name: str) -> bool:
 
 
 def load(target: str, url: str | None = None, imports: Sequence[str] | None = None) -> Registry:
-    """Return the queue of a `MODULE:QUEUE`, where QUEUE may have dots, moved to a URL if one is given.
+    """Return the queue of a `MODULE:QUEUE`, moved to the URL if there is one. QUEUE may have dots.
 
-    Modules of the current directory go before those that are installed. `imports` are modules with handlers.
+    Modules in the current directory come before installed ones. `imports` are modules with handlers.
 
     Raises:
-        Mistake: There is no such module or attribute, it is no queue, or the module raised; then its traceback is
-            printed.
+        Mistake: There is no such module or attribute, it is no queue, or the module raised. In the last case its
+            traceback is printed.
     """
     module_name, colon, path = target.partition(":")
     if not (module_name and colon and path):
@@ -167,7 +167,7 @@ def load_all(
     """Return the queues of `MODULE:QUEUE` or `MODULE:QUEUE=WEIGHT`, each once, with its weight if it has one.
 
     Raises:
-        Mistake: As `load`; a weight is no number; or several targets of one queue contradict each other.
+        Mistake: `load` failed, a weight is no number, or two targets give one queue different weights.
     """
     found = dict[Registry, float | None]()
     paths = dict[Registry, str]()
@@ -185,7 +185,7 @@ def load_all(
 
 
 def _check_places(paths: Mapping[Registry, str]) -> None:
-    """Raise a `Mistake` if two objects are one queue: each would have half of the handlers."""
+    """Raise a `Mistake` if two objects stand for one queue, because each would have only some of the handlers."""
     by = dict[Hashable, str]()
     for queue, path in paths.items():
         earlier = by.setdefault(queue.driver.place, path)
@@ -211,7 +211,7 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # A module that exists, but fails to import another one, is the case below.
+        # If the module exists, but can't import another one, it is `_broken`.
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             parent = name.rpartition(".")[0]
             why = f": {parent!r} is not a package" if parent in sys.modules else ""
@@ -223,16 +223,16 @@ def _import(name: str) -> Any:
         _broken(name, error)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # SystemExit too: a module that exits has no queue to give
+    except BaseException as error:  # SystemExit, too
         _broken(name, error)
 
 
 def _look_in(folder: str) -> None:
-    """Find modules in a folder: before what is installed, but after Python's own and what we need ourselves.
+    """Add a folder to `sys.path`: before installed packages, but after the standard library and our own imports.
 
-    Else a `queue.py` or a `redis.py` there would replace the one that all other code imports.
+    Else a `queue.py` or a `redis.py` in it would replace the module that all other code imports.
     """
-    if sys.path[:1] == [folder]:  # where `python -m` has put it
+    if sys.path[:1] == [folder]:  # `python -m` has put it there
         del sys.path[0]
     importlib.import_module("redisjobs.drivers.redis.driver")
     if folder not in sys.path:
@@ -248,7 +248,7 @@ def _broken(name: str, error: BaseException) -> None:
 
 
 def _own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback that is in the user's code, not here or in the import machinery."""
+    """Return the part of a traceback that begins in the user's code, without this module and the import system."""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         if file not in (__file__, importlib.__file__) and not file.startswith("<frozen importlib"):

@@ -1,4 +1,4 @@
-"""The torture: everything goes wrong at once, and no job may be lost."""
+"""The `torture` command: break workers, connections and the server for a while, and check that no job is lost."""
 
 import json
 import secrets
@@ -26,7 +26,7 @@ from redisjobs.torture.fleet.settable import settable
 from redisjobs.torture.nemesis import FAULTS, Fault
 from redisjobs.torture.run import LEASE, Torture
 
-_SAY = 5.0  # seconds between lines without a terminal
+_SAY = 5.0  # seconds between output lines if there is no terminal
 
 
 def torture(
@@ -48,7 +48,7 @@ def torture(
 ) -> None:
     """Push, run, and break everything for a while; then check that no job was lost.
 
-    Exit codes: 0 no job was lost; 1 one was, or the run itself failed; 130 it was interrupted.
+    Exit codes: 0 no job was lost; 1 a job was lost, or the run failed; 130 interrupted.
     """
     if sys.platform == "win32":
         raise Mistake("the torture needs a POSIX system: elsewhere there is no SIGKILL and no SIGSTOP")
@@ -80,7 +80,7 @@ def torture(
 
 
 class _Found(NamedTuple):
-    """What was found, after how many seconds, with the end of the workers' log."""
+    """The verdict of a run, its seconds, and the end of the workers' log."""
 
     verdict: Verdict
     seconds: float
@@ -108,7 +108,7 @@ def _check(url: str) -> None:
 
 @contextmanager
 def _folder(directory: Path | None) -> Iterator[Path]:
-    """Yield a folder for recordings: the one that was given, or a temporary one."""
+    """Yield a folder for recordings: `directory`, or a temporary one."""
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="redisjobs-torture-") as scratch:
             yield Path(scratch)
@@ -128,7 +128,7 @@ def _write(file: str, document: dict[str, Any]) -> None:
 
 
 def _kinds(names: Sequence[str] | None) -> Sequence[type[Fault]]:
-    """Return the kinds of fault of these names; all of them for no names."""
+    """Return the kinds of fault with these names; without names, all kinds."""
     if not names:
         return FAULTS
     known = {fault.name: fault for fault in FAULTS}
@@ -139,7 +139,7 @@ def _kinds(names: Sequence[str] | None) -> Sequence[type[Fault]]:
 
 
 class _Display:
-    """One line that changes, on a terminal; else a line now and then."""
+    """The progress of a run: one line that changes on a terminal, else a line every 5 seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -156,7 +156,7 @@ class _Display:
             self._live.stop()
 
     def show(self, line: str) -> None:
-        """Show it."""
+        """Show a line."""
         if self._live is not None:
             self._live.update(Text(line), refresh=True)
         elif time.monotonic() - self._said >= _SAY:

@@ -1,4 +1,4 @@
-"""Waiting for a job on the command line."""
+"""Waits for a job, for commands with `--wait`."""
 
 from contextlib import suppress
 from typing import Any
@@ -15,23 +15,23 @@ from redisjobs.queue import JobQueue
 
 
 class TimedOut(CommandError):
-    """The job has not ended within the timeout: exit code 124, as of timeout(1)."""
+    """The job has not ended within the timeout: exit code 124, like timeout(1)."""
 
     code = 124
 
 
 class LeftAlone(CommandError):
-    """The wait was ended by Ctrl-C: exit code 130, as of a shell."""
+    """Ctrl-C ended the wait: exit code 130, like a shell."""
 
     code = 130
 
 
 def wait_for(queue: Registry, job_id: str, timeout: float | None) -> Any:
-    """Wait until a job has ended, and return what its handler returned, as JSON has it.
+    """Wait until a job has ended, and return its result as plain JSON.
 
     Raises:
-        Failure: It is a dead letter, and the text has the error and its traceback; or it has no result.
-        TimedOut: It has not ended within the timeout.
+        Failure: The job has no result. If it is a dead letter, the text has the error and its traceback.
+        TimedOut: The job has not ended within the timeout.
         LeftAlone: Ctrl-C was pressed.
         DriverError: Redis refuses to answer.
     """
@@ -61,7 +61,7 @@ async def _wait(queue: Registry, job_id: str, timeout: float | None) -> Any:
             tasks.start_soon(follow)
             try:
                 result = await waits.result(job_id, timeout=timeout)
-            except Exception as error:  # the task group would wrap it
+            except Exception as error:  # kept, because the task group would wrap it in a group
                 failure = error
             tasks.cancel_scope.cancel()
     if failure is not None:

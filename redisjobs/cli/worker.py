@@ -1,4 +1,4 @@
-"""The command that runs a worker."""
+"""The `worker` command."""
 
 import asyncio
 import importlib.util
@@ -41,7 +41,7 @@ Schedules = Annotated[
     bool,
     typer.Option(
         "--schedules/--no-schedules",
-        help="Fire the schedules of the queues, or leave that to other workers. --until-idle fires none.",
+        help="Fire the queues' schedules, or let other workers do it. --until-idle fires none.",
     ),
 ]
 Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /livez and /readyz there.")]
@@ -73,15 +73,15 @@ def worker(
     log: Format = LogFormat.TEXT,
     supervised: Supervised = None,
 ) -> None:
-    """Run jobs until SIGTERM or Ctrl-C; a second one stops at once.
+    """Run jobs until SIGTERM or Ctrl-C. A second signal stops at once.
 
-    Several queues share its slots, and take turns: with app:critical=3 app:bulk three of four jobs that start are
-    of the first, while both have some. With --strict only the order counts.
+    Several queues share its slots and take turns. With app:critical=3 app:bulk, while both have jobs, three of
+    four jobs that start are from the first queue. With --strict only the order counts.
 
-    With --processes a supervisor runs that many. If one dies, another is started, and the others get its jobs at
-    once.
+    With --processes a supervisor runs several workers. If one dies, the others get its jobs at once, and the
+    supervisor starts a new one.
 
-    Name modules with more handlers by --import, as in app.queue:queue --import app.jobs.
+    Use --import for modules with more handlers: app.queue:queue --import app.jobs.
 
     Exit codes: 0 stopped, drained, or reached --max-jobs or --max-rss; 1 failed; 2 wrong usage.
     """
@@ -95,10 +95,10 @@ def worker(
         max_rss=max_rss,
         abandoned=abandoned,
     )
-    configure(log_level, log)  # before the user's module is imported, which may set logging up, too
+    configure(log_level, log)  # before the import of the user's module, which may set up logging, too
     shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None else None
     queues = load_all(targets, url, imports)
-    # Made for a supervisor, too: so it finds wrong settings before its processes do.
+    # A supervisor makes it too, to find wrong settings before it starts processes.
     worker = chosen.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
     if shutdown is not None:
         _warn_of_memory(worker.queues)
@@ -116,7 +116,7 @@ def worker(
 def _run_here(
     worker: Worker, until_idle: bool, shutdown: Shutdown, supervised: int | None, health: str | None
 ) -> int:
-    """Run the worker in this process, which a supervisor may follow; return the exit code."""
+    """Run the worker in this process and return the exit code; a supervisor may watch the process."""
     if health is not None:
         serve(health, lambda: worker.health)
     pipe = Pipe(supervised, lambda: worker.worker_ids) if supervised is not None else None
@@ -136,7 +136,7 @@ def _warn_of_memory(queues: Iterable[Registry]) -> None:
 
 
 def _count(queues: Iterable[Registry], where: str, *, shown: bool) -> None:
-    """Count what this process does, and show it there, unless its supervisor does."""
+    """Count the events of this process, and serve the metrics at `where`, unless its supervisor does."""
     need_library()
     from prometheus_client import REGISTRY
 
@@ -152,7 +152,7 @@ def _count(queues: Iterable[Registry], where: str, *, shown: bool) -> None:
 
 @contextmanager
 def _count_together(queues: Sequence[Registry], where: str | None, command: list[str]) -> Iterator[None]:
-    """Show what the worker processes count, if there is an address; the command that starts them gets it, too."""
+    """Serve the metrics of the worker processes, if there is an address, and add it to their command."""
     if where is None:
         yield
         return
@@ -192,8 +192,8 @@ def _supervise(supervisor: Supervisor, health: str | None) -> int:
 
 
 def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None) -> int:
-    """Run the worker; return the exit code, whatever a handler raises through the event loop."""
-    code, told = 1, None
+    """Run the worker; return the exit code, even if a handler raises through the event loop."""
+    code, logged = 1, None
     shutdown.attach(worker)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -202,18 +202,18 @@ def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None
                 code = 0
                 if pipe is not None:
                     pipe.end(_end(worker, drained=until_idle and not shutdown.asked))
-            except BaseException as error:  # SystemExit as well: a handler's exit code is not ours
-                _tell(told := error)
+            except BaseException as error:  # SystemExit, too: a handler's exit code is not ours
+                _log(logged := error)
                 raise
-            finally:  # before the loop is closed, which waits for what handlers left in it
+            finally:  # before the loop is closed: closing waits for tasks and threads that handlers left
                 shutdown.hurry(code)
     except BaseException as error:
-        if error is not told:
-            logger.exception("the event loop was not closed in order")
+        if error is not logged:
+            logger.exception("the event loop could not be closed")
     return code
 
 
-def _tell(error: BaseException) -> None:
+def _log(error: BaseException) -> None:
     if isinstance(error, RedisJobsError):
         logger.error("the worker had to end: %s", error)
     else:

@@ -1,4 +1,4 @@
-"""The command that lists the workers of a queue."""
+"""The `workers` command, which lists the workers of a queue."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _COLUMNS = ("worker", "state", "since", "running", "slots", "version", "job name
 def list_workers(queue: QueueName = "default", url: Url = None, as_json: Json = False) -> None:
     """List the workers of a queue: which jobs each runs, how many at once, and since when.
 
-    Each is shown as it was at its last heartbeat, which it sends every third of its lease.
+    Each is shown as it was at its last heartbeat. A worker sends one three times per lease.
     """
     with named(queue, url) as there:
         found = there.workers()
@@ -27,7 +27,7 @@ def list_workers(queue: QueueName = "default", url: Url = None, as_json: Json = 
 
 
 def worker_table(workers: Sequence[WorkerInfo], where: str, most: int | None = None) -> bool:
-    """Print workers, one a line, some of them if there are many; return as `say` does."""
+    """Print workers, one per line, up to `most`; return what `say` returns."""
     if not workers:
         return say(f"no workers on {where}")
     read = show.table(_COLUMNS, map(_row, workers[:most]), f"{number_of(len(workers), 'worker')} on {where}")
@@ -37,7 +37,7 @@ def worker_table(workers: Sequence[WorkerInfo], where: str, most: int | None = N
 
 
 def worker_document(worker: WorkerInfo) -> dict[str, Any]:
-    """Return a worker for JSON."""
+    """Return a worker as a value for JSON."""
     return dataclasses.asdict(worker) | {"state": _state(worker)}
 
 

@@ -1,1 +1,1 @@
-"""What the async and the sync queue share: the registry, pushing, waiting for results."""
+"""The code that the async and the sync queue share: handlers, pushes, results, an operator's calls."""

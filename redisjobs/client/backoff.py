@@ -1,4 +1,4 @@
-"""How to try again while the store is unavailable: one policy, with jitter, for async code and for sync code."""
+"""Retries of calls while the store is unavailable: one policy, with jitter, for async and for sync code."""
 
 import math
 import time
@@ -22,9 +22,9 @@ T = TypeVar("T")
 Errors = tuple[type[DriverError], ...]
 
 NOT_NOW: Errors = (Unavailable, QueueFull, WrongType)
-"""The store is unavailable or full, or a key has the wrong type: wait, keep what is held, try again."""
+"""The errors after which a worker keeps its jobs, waits and tries again."""
 
-# Up to 0.05 s, 0.1 s, 0.2 s, … 1 s: a store that is back is found soon, and not asked by all at once.
+# Random waits up to 0.05 s, 0.1 s, 0.2 s, … 1 s: short, but not all processes call a restarted store at once.
 _wait = wait_random_exponential(multiplier=0.05, max=1)
 
 
@@ -35,13 +35,12 @@ async def retrying(
     within: float = math.inf,
     failed: Callable[[DriverError], object] = lambda _: None,
 ) -> T:
-    """Call the store until it is available, and return what `call` returned.
+    """Call the store until it is available, and return the result of `call`.
 
-    After `within` seconds it is not called again, and the last error is raised. `failed` is called with each
-    error, before the pause that follows.
+    After `within` seconds, raise the last error. `failed` gets each error, before the pause that follows it.
     """
 
-    async def attempt() -> T:  # tenacity awaits only what it sees to be a coroutine function; a lambda is not one
+    async def attempt() -> T:  # tenacity awaits only coroutine functions, and a lambda is not one
         return await call()
 
     stop = stop_never if within == math.inf else stop_after_delay(within)
@@ -50,7 +49,7 @@ async def retrying(
 
 
 def retrying_sync(call: Callable[[], T], *, on: Errors = NOT_NOW, within: float) -> T:
-    """Call the store until it is available, in sync code; no pause goes beyond the `within` seconds."""
+    """Call the store until it is available, in sync code. No pause lasts longer than the `within` seconds."""
     end = time.monotonic() + within
     retry = Retrying(
         **_policy(on, lambda _: None),

@@ -1,4 +1,4 @@
-"""How a queue calls its store, async and sync: again while that is unavailable, until a deadline."""
+"""Calls of a queue to its store, async and sync. A call is repeated while the store is unavailable."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,7 +25,7 @@ class Calls(Registry):
     """The calls of an async queue."""
 
     async def _do(self, steps: Steps[T]) -> T:
-        """Carry out an operation, which yields what to ask of the store; return what it returns."""
+        """Carry out an operation: send each request that it yields to the store, and return its result."""
         answer: Any = None
         while True:
             try:
@@ -51,23 +51,24 @@ class Calls(Registry):
             page, more = replace(page, after=step.after), step.after != ""
 
     async def _call(self, call: Callable[[], Awaitable[T]], push: Push | None = None) -> T:
+        """Call the store, and repeat the call while it is unavailable, until the deadline."""
         cause: BaseException | None = None
         deadline, began = push.deadline if push else self.deadline, time.monotonic()
         try:
             if push and deadline >= LONGEST_TRY:
-                return await call()  # it ends in time by itself, and a scope would cost as much as all else here
+                return await call()  # the driver ends it in time, and a scope would cost as much as all else here
             with anyio.fail_after(deadline):
                 return await call()
         except (Unavailable, TimeoutError) as error:
             cause = error
         except DriverError as error:
-            raise push.failed(error) if push else error  # noqa: B904  (the same error, most often)
+            raise push.failed(error) if push else error  # noqa: B904  (usually the same error)
         if push:
             push.lost()
         with anyio.move_on_after(began + deadline - time.monotonic()):
             try:
                 return await retrying(call, on=(Unavailable,), within=deadline)
-            except DriverError as error:  # refused now; but an earlier try of a push may have been stored
+            except DriverError as error:  # refused now, but an earlier try of the push may have arrived
                 if not (push or isinstance(error, Unavailable)):
                     raise
                 cause = error
@@ -105,7 +106,7 @@ class SyncCalls(Registry):
             page, more = replace(page, after=step.after), step.after != ""
 
     def _call(self, call: Callable[[float], T], push: Push | None = None) -> T:
-        """Call the store; `call` gets the deadline, by the monotonic clock."""
+        """Call the store, and repeat the call until the deadline; `call` gets it in monotonic seconds."""
         deadline = push.deadline if push else self.deadline
         end = time.monotonic() + deadline
         try:
@@ -113,24 +114,24 @@ class SyncCalls(Registry):
         except Unavailable as error:
             cause: BaseException = error
         except DriverError as error:
-            raise push.failed(error) if push else error  # noqa: B904  (the same error, most often)
+            raise push.failed(error) if push else error  # noqa: B904  (usually the same error)
         if push:
             push.lost()
 
         def again() -> T:
             nonlocal cause
-            if time.monotonic() >= end:  # the pause before lasted until then
+            if time.monotonic() >= end:  # the pause before this try lasted until the deadline
                 raise cause
             try:
                 return call(end)
             except Unavailable as error:
-                if time.monotonic() < end:  # else it was cut off, and its text says less than the one before
+                if time.monotonic() < end:  # else the deadline cut this try off, and the cause before says more
                     cause = error
                 raise cause from None
 
         try:
             return retrying_sync(again, on=(Unavailable,), within=end - time.monotonic())
-        except DriverError as error:  # refused now; but an earlier try of a push may have been stored
+        except DriverError as error:  # refused now, but an earlier try of the push may have arrived
             if not (push or isinstance(error, Unavailable)):
                 raise
             cause = error

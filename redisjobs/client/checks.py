@@ -1,4 +1,4 @@
-"""The checks that all ways to push a job share, and that calls on one job share: is this what is meant?"""
+"""Checks of the arguments of pushes and of calls on one job, with hints about what to write instead."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from redisjobs.model.transitions import NewJob
 
 
 def why_no_parameters(given: object) -> str:
-    """Return why a value can't be pushed as parameters, and what to write instead; '' if it may be."""
+    """Return why a value can't be pushed as parameters, and what to write instead; '' if it can."""
     if isinstance(given, type):
         return f"{given.__name__} is a class: push an instance of it, as push({given.__name__}(...))"
     if isinstance(given, NewJob):
@@ -27,7 +27,7 @@ def why_no_parameters(given: object) -> str:
 
 
 def refuse_function(given: object) -> None:
-    """Raise a TypeError for a function in the place of parameters: a job function, or a handler."""
+    """Raise a TypeError for a job function or a handler that was given as the parameters."""
     if why := why_no_parameters(given):
         raise TypeError(why)
     if inspect.isroutine(given):
@@ -38,7 +38,7 @@ def refuse_function(given: object) -> None:
 
 
 def check_items(items: object) -> None:
-    """Raise a TypeError for one job in the place of many: of a dict its keys would be pushed."""
+    """Raise a TypeError for one job where many are wanted; without it, a dict would push its keys."""
     one = isinstance(items, Mapping | str | bytes | NewJob | PushedJob | FunctionJob) or hasattr(items, "job_name")
     if one or hasattr(type(items), "__pydantic_fields__") or not isinstance(items, Iterable):
         shown = items.__name__ if isinstance(items, type) else f"a {type(items).__name__}"
@@ -46,7 +46,7 @@ def check_items(items: object) -> None:
 
 
 def prepared_by(queue_name: str, job: NewJob) -> NewJob:
-    """Return a job that the queue of this name prepared; raise a ValueError if another queue did."""
+    """Return a job that `prepare` made; raise a ValueError if another queue made it."""
     if job.queue and job.queue != queue_name:
         raise ValueError(
             f"the job '{visible(name_in(job))}' was prepared by queue '{job.queue}', and this is queue "
@@ -56,7 +56,7 @@ def prepared_by(queue_name: str, job: NewJob) -> NewJob:
 
 
 def id_of(job: str | PushedJob) -> str:
-    """Return a job's id, of itself or of the job's handle; raise a TypeError for anything else."""
+    """Return a job's id, given the id or the job's handle; raise a TypeError for anything else."""
     if isinstance(job, str | PushedJob):
         return str(job)
     shown = f"{job!r:.100}"

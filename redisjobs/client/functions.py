@@ -1,4 +1,4 @@
-"""Functions that are jobs as well: what a queue's `job` and `register` make, and their types."""
+"""Job functions: what a queue's `job` makes of a function, and the types for `job` and `register`."""
 
 import asyncio
 import copy
@@ -19,15 +19,15 @@ P = TypeVar("P")
 Args = ParamSpec("Args")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
-Returned_co = TypeVar("Returned_co", covariant=True)  # so that any coroutine is one
+Returned_co = TypeVar("Returned_co", covariant=True)  # so that a JobFunction matches Coroutine[Any, Any, R]
 
 
 class Anything:
-    """No argument is one of these: a function accepts it as its first argument only if that may be anything."""
+    """A type that no caller uses: only a function whose first argument may be anything accepts it."""
 
 
-# For type checkers. They can leave the context out of a signature only where it comes first. Where it comes later,
-# or where the first argument may be anything, and so a context, they do not check what is pushed; the push does.
+# For type checkers. They can drop the context from a signature only if it is the first argument. If it comes
+# later, or if the first argument may be anything, they don't check the arguments of a push; the push itself does.
 Unchecked = (
     Callable[Concatenate[Anything, ...], Returned]
     | Callable[Concatenate[Any, JobContext[AppState], ...], Returned]
@@ -38,7 +38,7 @@ Unchecked = (
 
 
 class HandlerDecorator(Protocol[P]):
-    """What `register(...)` returns: it makes a function the handler of a job. The function stays as it is."""
+    """The decorator that `register(...)` returns. It registers a handler, and returns it unchanged."""
 
     @overload
     def __call__(
@@ -50,7 +50,7 @@ class HandlerDecorator(Protocol[P]):
 
 
 class Queue(Protocol):
-    """What a job function needs of its queue."""
+    """The part of a queue that a job function uses."""
 
     name: str
     definitions: dict[str, JobDefinition[Any]]
@@ -60,22 +60,22 @@ class Queue(Protocol):
 
 
 class FunctionJob(Generic[Args, Given, Returned_co]):
-    """A function that is a job as well: call it as before, or push it with the same arguments but the context.
+    """A function that is also a job: call it as before, or push it with the same arguments, without the context.
 
-    Type checkers know the function's arguments, those that are pushed, and what it returns. They check what is
-    pushed if the function takes no context, or takes it first. They check nothing if it comes later. A context
-    that is keyword-only they take for an argument.
+    Type checkers know the function's arguments, the arguments of a push, and the return type. They check a push
+    if the function takes no context, or takes it as its first argument. If the context comes later, they check
+    nothing. They take a keyword-only context for an argument of the push.
 
     Attributes:
         name: Its job name.
     """
 
-    __name__: str  # the function's, as its docstring and its signature
+    __name__: str  # of the function; its docstring and signature are copied, too
 
     def __init__(
         self, queue: Queue, function: Callable[Args, Returned_co], name: JobName[Any], signature: Signature
     ) -> None:
-        # Not the attributes of a callable object: they would replace ours.
+        # Don't copy the attributes of a callable object: they would replace ours.
         functools.update_wrapper(self, function, updated=("__dict__",) if inspect.isroutine(function) else ())
         self.name = name
         self._queue = queue
@@ -93,7 +93,7 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         return self._function(*args, **kwargs)
 
     def options(self, **options: Unpack[PushOptions]) -> Self:
-        """Return the same job with push options, as in `resize.options(delay=60).push("a.png", width=64)`.
+        """Return the same job with push options: `resize.options(delay=60).push("a.png", width=64)`.
 
         Raises:
             TypeError: An option does not exist.
@@ -105,7 +105,7 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         other._options = {**self._options, **options}
         known = self._queue.definitions.get(self.name.name)
         key = PushOptions(unique="its own") if known is not None and known.unique is not None else PushOptions()
-        new_job([], {**key, **other._options})  # a wrong value is an error here, not at each push
+        new_job([], {**key, **other._options})  # raises for a wrong value now, not only at a push
         return other
 
     def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> NewJob:
@@ -118,7 +118,7 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
 
 
 def job_function(queue: Any, kind: Any, function: Any, options: Mapping[str, Any]) -> Any:
-    """Return what `queue.job` makes of a function, of this kind, and of the options alone: a decorator."""
+    """Return the job function that `queue.job` makes of a function; without a function, a decorator."""
     if function is not None and not callable(function):
         raise TypeError(f"job({function!r}): give it a function; a name is given as job(name='...')")
     check_handler_options(options, "name", "limit_key", limit_key=options.get("limit_key"))
@@ -128,8 +128,8 @@ def job_function(queue: Any, kind: Any, function: Any, options: Mapping[str, Any
 
 
 def _mark_async(function: Any) -> None:
-    """Make frameworks await what a call returns: they ask whether it is a coroutine function."""
+    """Mark an object as a coroutine function, so that frameworks await its calls."""
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(function)
-    else:  # what asyncio.iscoroutinefunction looks for, as asgiref has it
+    else:  # asyncio.iscoroutinefunction checks this attribute; asgiref sets it the same way
         function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The calls by which an operator looks at a queue and changes it; `operations.py` says what each does."""
+"""An operator's methods of the async and the sync queue. `operations.py` has the code of each, for both."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Unpack
@@ -18,9 +18,9 @@ class Inspector(Calls):
     """The operator's calls of an async queue."""
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
-        """Look a job up, by its id or handle: delayed, ready, running or dead; None if it ended or never existed.
+        """Look up a delayed, ready, running or dead job; return None if it ended or never existed.
 
-        A job that has ended is found if the queue keeps such jobs: see `Retention`.
+        It finds completed and cancelled jobs only if the queue keeps them: see `Retention`.
         """
         return await self._do(operations.get(job))
 
@@ -29,28 +29,29 @@ class Inspector(Calls):
     ) -> list[JobInfo]:
         """List jobs of one state, or of each: running, ready, delayed, dead, completed, cancelled.
 
-        Running and ready jobs come by priority and age, delayed ones by due time, others newest first. Completed
-        and cancelled ones are there if the queue keeps them: see `Retention`.
+        Running and ready jobs come by priority and age, delayed jobs by due time, all others newest first. The
+        list has completed and cancelled jobs only if the queue keeps them: see `Retention`.
 
         Args:
             state: The state. Defaults to all of these, one after another.
-            limit: The most jobs of each state; up to 500. `scan` goes through all jobs of one state.
-            options: Which of them; see `FilterOptions`.
+            limit: The most jobs of each state; up to 500. Use `scan` to get all jobs of one state.
+            options: Filters for the jobs; see `FilterOptions`.
         """
         return await self._do(operations.jobs(state, limit, options))
 
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> AsyncIterator[JobInfo]:
-        """Go through all chosen jobs of one state, however many there are, with `async for`; see `jobs`.
+        """Iterate over all jobs of one state that match the filters, with `async for`; see `jobs`.
 
-        Each step reads at most 500 jobs and 1 MB, so no step holds the server up, and a step may find nothing. A
-        job that stays where it is comes once.
+        It reads in steps of at most 500 jobs and 1 MB, so that no step blocks the server for long. A job that
+        does not change its place comes exactly once.
         """
         return self._scan(operations.first_page(state, options))
 
     async def dead_groups(self) -> list[DeadGroup]:
-        """Count the dead letters of each kind: of each fingerprint, or of each reason; the largest groups first.
+        """Count the dead letters of each kind, the largest groups first.
 
-        All dead letters are read, in steps. Of more than 1,000 kinds only the newest 1,000 are kept.
+        Dead letters with the same fingerprint are of one kind; without a fingerprint, those with the same reason.
+        This reads all dead letters, in steps. If there are more than 1,000 kinds, it counts the newest 1,000.
         """
         return await self._do(operations.dead_groups())
 
@@ -62,28 +63,28 @@ class Inspector(Calls):
         """Cancel a job.
 
         Returns:
-            CANCELLED: it was delayed or ready, and is gone. CANCELLING: it runs; its handler is being cancelled,
-            and it won't run again. DEAD: it is a dead letter, and stays one. NOT_FOUND: it ended, or never
-            existed.
+            CANCELLED: the job was delayed or ready, and is removed. CANCELLING: it runs; its worker cancels the
+            handler, and it won't run again. DEAD: it is a dead letter, and stays one. NOT_FOUND: it ended, or
+            never existed.
         """
         return await self._ask(Cancel(id_of(job)))
 
     async def pause(self, name: str | JobName[Any] | None = None) -> None:
-        """Let no job of the queue, or of one name, start until `resume`. Jobs that run go on to their end.
+        """Stop the jobs of the queue, or of one name, from starting until `resume`. Running jobs go on.
 
-        A pause outlives workers, producers and restarts. Jobs can be pushed, looked up, cancelled and held
-        meanwhile, and delayed ones become ready. No job that is pushed after this has returned starts.
+        A pause outlives workers, producers and restarts. Meanwhile you can push, look up, cancel and hold jobs,
+        and delayed jobs become ready. A job that is pushed after `pause` has returned does not start.
         """
         await self._do(operations.pause(name))
 
     async def resume(self, name: str | JobName[Any] | None = None) -> None:
-        """Let jobs start again, in their places, after a `pause` of the same name, or of the whole queue.
+        """End a `pause` of the queue, or of one name. Jobs keep their places.
 
-        A paused name stays paused when the queue is resumed.
+        A paused name stays paused when you resume the queue.
 
         Raises:
-            Unavailable: No answer until the deadline. If the name is resumed, a worker makes its jobs ready
-                within about a minute.
+            Unavailable: Redis did not answer until the deadline. If it has resumed the name, a worker makes the
+                jobs ready within about a minute.
         """
         await self._do(operations.resume(name))
 
@@ -92,7 +93,7 @@ class Inspector(Calls):
         return await self._do(operations.is_paused(name))
 
     async def pauses(self) -> PauseInfo:
-        """Return since when the queue is paused, which job names are, and how many jobs are held."""
+        """Return since when the queue is paused, which job names are paused, and how many jobs are held."""
         return pause_info(await self._ask(FindPauses()))
 
     async def set_limit(
@@ -103,39 +104,39 @@ class Inspector(Calls):
         rate: str | None = None,
         burst: int | None = None,
     ) -> None:
-        """Limit the jobs of a name in the whole fleet, in place of its limit so far; with nothing, remove that.
+        """Set the limit of a job name for all workers together, or remove it if you give no numbers.
 
-        It holds at once, until a worker starts whose code declares a limit for the name. Jobs that run go on.
-        Jobs over the limit wait in a line, one for each key: see `limit_key` of `register`.
+        It applies at once, until a worker starts whose code declares a limit for the name. Running jobs go on.
+        Jobs over the limit wait in a line. Each key has its own line: see `limit_key` of `register`.
 
         Args:
             name: The job name.
             max_concurrency: The most jobs that run at once; None: any number.
-            rate: The most jobs that start in a time, as `50/s`, `100/m` or `5/h`, retries included; None: any.
+            rate: How many jobs may start: `50/s`, `100/m` or `5/h`, retries included; None: any number.
             burst: The most jobs that may start together after a rest. Defaults to one, plus as many as the rate
                 allows in 0.1 s.
         """
         await self._do(operations.set_limit(name, max_concurrency, rate, burst))
 
     async def limits(self) -> list[LimitInfo]:
-        """List the job names that have limits, the jobs that run under each, and how many wait; by name."""
+        """List the limits by job name, with the jobs that run under each, and how many wait."""
         return await self._do(operations.limits())
 
     async def workers(self) -> list[WorkerInfo]:
-        """List the workers of this queue, each as it was at its last heartbeat; by id."""
+        """List the workers of this queue by id, as they were at their last heartbeats."""
         return await self._do(operations.workers())
 
     async def hold(self, job: str | PushedJob) -> Reply:
-        """Let one waiting job not start, until `unhold`. It keeps its due time, its priority and its place.
+        """Stop one waiting job from starting until `unhold`. It keeps its due time, its priority and its place.
 
         Returns:
-            HELD: it does not start. RUNNING: it runs already, and goes on. DEAD: it is a dead letter. NOT_FOUND:
-            it ended, or never existed.
+            HELD: the job won't start. RUNNING: it runs already, and goes on. DEAD: it is a dead letter.
+            NOT_FOUND: it ended, or never existed.
         """
         return await self._ask(Hold(id_of(job)))
 
     async def unhold(self, job: str | PushedJob) -> bool:
-        """Let a held job start again, and return whether it was held. If it is due it is ready, in its place."""
+        """Let a held job start again; return whether it was held. If it is due, it is ready in its old place."""
         return await self._ask(Unhold(id_of(job))) is Reply.OK
 
     async def requeue(self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False) -> bool:
@@ -143,16 +144,16 @@ class Inspector(Calls):
 
         Args:
             job: Its id, or its handle.
-            parameters: New parameters for its handler: of the type of the handler registered here, or a dict of
-                the fields; without a handler here, anything that JSON can say. None: as they are.
+            parameters: New parameters: an instance of the handler's type, or a dict of its fields. If no handler
+                is registered here, any value that JSON can hold. None keeps the parameters.
             ended: Also run a completed or cancelled job again, if the queue keeps such jobs: see `Retention`.
 
         Returns:
             Whether there was such a job.
 
         Raises:
-            EncodeError: The parameters don't fit their type, or are too large; the job stays as it is.
-            DecodeError: The entry has more fields than a script can move; it stays.
+            EncodeError: The parameters don't fit their type, or are too large. The job stays as it is.
+            DecodeError: The entry has more fields than a script can move. It stays a dead letter.
         """
         return await self._do(operations.requeue(job, parameters, ended, self._edited))
 
@@ -161,42 +162,42 @@ class Inspector(Calls):
         return await self._ask(Delete(id_of(job))) is Reply.OK
 
     async def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
-        """Make all chosen dead letters ready again, the newest first; one that dies again meanwhile stays dead.
+        """Make all matching dead letters ready again, the newest first. One that dies again meanwhile stays dead.
 
-        It works in steps. If the connection ends, what was done stays done, and the same call does the rest.
+        It works in steps. If the connection fails, the finished steps stay done, and a new call does the rest.
         Dead letters with more fields than a script can move stay.
 
         Args:
-            rate: How many may run in a time, as `100/s`, `20/m` or `5/h`. The others are delayed, each by its own
-                due time, and this call does not wait for them. Defaults to all at once.
-            options: Which of them; see `FilterOptions`. Defaults to all.
+            rate: How many become due: `100/s`, `20/m` or `5/h`. The rest are delayed, each with its due time, and
+                this call does not wait for them. Defaults to all at once.
+            options: Filters for the dead letters; see `FilterOptions`. Defaults to all.
 
         Returns:
-            How many. After a lost reply it may be fewer than were requeued.
+            How many were requeued. After a lost reply the number may be too low.
         """
         return await self._do(operations.requeue_all(options, rate))
 
     async def delete_all(self, **options: Unpack[FilterOptions]) -> int:
-        """Delete all chosen dead letters; see `requeue_all` for the options and what it returns."""
+        """Delete all matching dead letters; see `requeue_all` for the options and the returned number."""
         return await self._do(operations.delete_all(options))
 
     async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Cancel all chosen jobs that are delayed, ready or running; see `requeue_all` for what it returns.
+        """Cancel all matching jobs that are delayed, ready or running; see `requeue_all` for the returned number.
 
-        A job that has started meanwhile is cancelled too. Of running jobs the handlers are cancelled; their jobs
+        It also cancels a job that has started meanwhile. The workers cancel the handlers of running jobs, which
         end a moment later.
         """
         return await self._do(operations.cancel_all(state, options))
 
     async def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Hold all chosen jobs that are delayed or ready; see `requeue_all` for what it returns.
+        """Hold all matching jobs that are delayed or ready; see `requeue_all` for the returned number.
 
         A job that has started meanwhile goes on.
         """
         return await self._do(operations.hold_all(state, options))
 
     async def unhold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Let all chosen held jobs start again; see `hold_all`."""
+        """Let all matching held jobs start again; see `hold_all`."""
         return await self._do(operations.unhold_all(state, options))
 
 
@@ -214,7 +215,7 @@ class SyncInspector(SyncCalls):
         return self._do(operations.jobs(state, limit, options))
 
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> Iterator[JobInfo]:
-        """Go through all chosen jobs of one state; see `redisjobs.JobQueue.scan`."""
+        """Iterate over all matching jobs of one state; see `redisjobs.JobQueue.scan`."""
         return self._scan(operations.first_page(state, options))
 
     def dead_groups(self) -> list[DeadGroup]:
@@ -230,11 +231,11 @@ class SyncInspector(SyncCalls):
         return self._ask(Cancel(id_of(job)))
 
     def pause(self, name: str | JobName[Any] | None = None) -> None:
-        """Let no job of the queue, or of one name, start; see `redisjobs.JobQueue.pause`."""
+        """Stop the jobs of the queue, or of one name, from starting; see `redisjobs.JobQueue.pause`."""
         self._do(operations.pause(name))
 
     def resume(self, name: str | JobName[Any] | None = None) -> None:
-        """Let jobs start again; see `redisjobs.JobQueue.resume`."""
+        """End a pause of the queue, or of one name; see `redisjobs.JobQueue.resume`."""
         self._do(operations.resume(name))
 
     def is_paused(self, name: str | JobName[Any] | None = None) -> bool:
@@ -253,19 +254,19 @@ class SyncInspector(SyncCalls):
         rate: str | None = None,
         burst: int | None = None,
     ) -> None:
-        """Limit the jobs of a name in the whole fleet; see `redisjobs.JobQueue.set_limit`."""
+        """Set or remove the limit of a job name; see `redisjobs.JobQueue.set_limit`."""
         self._do(operations.set_limit(name, max_concurrency, rate, burst))
 
     def limits(self) -> list[LimitInfo]:
-        """List the job names that have limits; see `redisjobs.JobQueue.limits`."""
+        """List the limits by job name; see `redisjobs.JobQueue.limits`."""
         return self._do(operations.limits())
 
     def workers(self) -> list[WorkerInfo]:
-        """List the workers of this queue, each as it was at its last heartbeat; by id."""
+        """List the workers of this queue by id, as they were at their last heartbeats."""
         return self._do(operations.workers())
 
     def hold(self, job: str | PushedJob) -> Reply:
-        """Let one waiting job not start; see `redisjobs.JobQueue.hold` for the replies."""
+        """Stop one waiting job from starting; see `redisjobs.JobQueue.hold` for the replies."""
         return self._ask(Hold(id_of(job)))
 
     def unhold(self, job: str | PushedJob) -> bool:
@@ -281,21 +282,21 @@ class SyncInspector(SyncCalls):
         return self._ask(Delete(id_of(job))) is Reply.OK
 
     def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
-        """Make all chosen dead letters ready again; see `redisjobs.JobQueue.requeue_all`."""
+        """Make all matching dead letters ready again; see `redisjobs.JobQueue.requeue_all`."""
         return self._do(operations.requeue_all(options, rate))
 
     def delete_all(self, **options: Unpack[FilterOptions]) -> int:
-        """Delete all chosen dead letters; see `redisjobs.JobQueue.delete_all`."""
+        """Delete all matching dead letters; see `redisjobs.JobQueue.delete_all`."""
         return self._do(operations.delete_all(options))
 
     def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Cancel all chosen jobs; see `redisjobs.JobQueue.cancel_all`."""
+        """Cancel all matching jobs; see `redisjobs.JobQueue.cancel_all`."""
         return self._do(operations.cancel_all(state, options))
 
     def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Hold all chosen jobs that wait; see `redisjobs.JobQueue.hold_all`."""
+        """Hold all matching jobs that are delayed or ready; see `redisjobs.JobQueue.hold_all`."""
         return self._do(operations.hold_all(state, options))
 
     def unhold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Let all chosen held jobs start again; see `redisjobs.JobQueue.unhold_all`."""
+        """Let all matching held jobs start again; see `redisjobs.JobQueue.unhold_all`."""
         return self._do(operations.unhold_all(state, options))

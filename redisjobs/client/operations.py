@@ -1,7 +1,7 @@
-"""What an operator asks of a queue and does to it: each call written once, for the async and the sync queue.
+"""The operator's calls on a queue, each written once for the async and the sync queue.
 
-An operation is a generator: it yields queries and changes, is sent their answers, and returns what the caller
-gets. `Calls._do` and `SyncCalls._do` carry it out.
+An operation is a generator. It yields queries and changes, gets their answers, and returns the call's result.
+`Calls._do` and `SyncCalls._do` carry it out.
 """
 
 import time
@@ -51,25 +51,24 @@ Steps = Generator[Query[Any] | Change[Any], Any, T]
 """An operation that returns a T."""
 
 DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
-"""The replies for a job that was changed."""
+"""The replies that mean that the job was changed."""
 
-_AT_ONCE = 100  # changes in one round trip: they take a server a few ms
+_AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
 _ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
 
 
 class FilterOptions(TypedDict, total=False):
-    """Which jobs are chosen. A job must match every option that is given.
+    """Filters for jobs. A job must match all options that are given.
 
-    A wrong value is a `ValueError`, and so is a wrong state beside it; an option that does not exist is a
-    `TypeError`.
+    A wrong value or state is a `ValueError`. An option that does not exist is a `TypeError`.
 
     Attributes:
         name: The job's name.
-        text: A text in its stored parameters or its last error. It is no pattern.
-        fingerprint: The fingerprint of a dead letter's failure, as in `JobInfo.fingerprint`.
-        reason: The reason of a dead letter, as in `JobInfo.reason`.
-        older_than: The shortest time, in seconds or as a timedelta: since a job came to the queue, since a dead
-            letter died, or since a kept job ended.
+        text: A text in its stored parameters or its last error; not a pattern.
+        fingerprint: The fingerprint of a dead letter's failure; see `JobInfo.fingerprint`.
+        reason: The reason of a dead letter; see `JobInfo.reason`.
+        older_than: The least age, in seconds or as a timedelta. It counts from when a job came to the queue, from
+            when a dead letter died, and from when a kept job ended.
     """
 
     name: str | None
@@ -80,7 +79,7 @@ class FilterOptions(TypedDict, total=False):
 
 
 def filter_of(options: FilterOptions) -> Filter:
-    """Return the filter for the store.
+    """Return the filter that is sent to the store.
 
     Raises:
         ValueError: The value of an option is wrong.
@@ -112,7 +111,7 @@ def ask(request: Query[T] | Change[T]) -> Steps[T]:
     return answer
 
 
-# Look at jobs
+# Find jobs
 
 
 def get(job: str | PushedJob) -> Steps[JobInfo | None]:
@@ -122,7 +121,7 @@ def get(job: str | PushedJob) -> Steps[JobInfo | None]:
 
 
 def jobs(state: State | str | None, limit: int, options: FilterOptions) -> Steps[list[JobInfo]]:
-    """List jobs of one state, or of each."""
+    """List jobs of one state, or of all states."""
     states = _ALL if state is None else [one_of(State, state, "state")]
     wanted, most, found = filter_of(options), min(whole(limit, "limit"), MOST_JOBS), list[JobInfo]()
     for each in states:
@@ -150,7 +149,7 @@ def dead_groups() -> Steps[list[DeadGroup]]:
     return groups.result()
 
 
-# Look at the queue
+# Read the queue
 
 
 class _Page(Protocol):
@@ -186,13 +185,13 @@ def _name_or_all(name: str | JobName[Any] | None) -> str:
 
 
 def is_paused(name: str | JobName[Any] | None) -> Steps[bool]:
-    """Return whether the queue is paused, or a job name."""
+    """Return whether the queue, or a job name, is paused."""
     found = pause_info((yield from ask(FindPauses())))
     return found.is_paused(_name_or_all(name))
 
 
 def pause(name: str | JobName[Any] | None) -> Steps[None]:
-    """Let no job of the queue, or of one name, start."""
+    """Stop the jobs of the queue, or of one name, from starting."""
     yield from ask(Pause(_name_or_all(name)))
 
 
@@ -219,7 +218,7 @@ def set_limit(
 def requeue(
     job: str | PushedJob, parameters: Any, ended: bool, edited: Callable[[Row, Any], Requeue]
 ) -> Steps[bool]:
-    """Make a dead letter ready again, or a job that ended; `edited` makes the change that sets new parameters."""
+    """Make a dead letter or ended job ready again; `edited` returns the change that also sets new parameters."""
     job_id, is_ended = id_of(job), flag(ended, "ended")
     if parameters is None:
         change = Requeue(job_id, ended=is_ended)
@@ -236,7 +235,7 @@ def requeue(
 
 
 def requeue_all(options: FilterOptions, rate: str | None) -> Steps[int]:
-    """Make all chosen dead letters ready again, at once or at a rate."""
+    """Make all matching dead letters ready again, at once or at a rate."""
     wanted, pause_ms, began = filter_of(options), 0.0 if rate is None else pause_of(rate), time.monotonic()
 
     def step(after: str, total: int) -> RequeueAll:
@@ -247,7 +246,7 @@ def requeue_all(options: FilterOptions, rate: str | None) -> Steps[int]:
 
 
 def delete_all(options: FilterOptions) -> Steps[int]:
-    """Delete all chosen dead letters."""
+    """Delete all matching dead letters."""
     wanted = filter_of(options)
     return (yield from _take_all(lambda after, _: DeleteAll(wanted, after)))
 
@@ -262,7 +261,7 @@ def _take_all(step: Callable[[str, int], Change[BulkResult]]) -> Steps[int]:
 
 
 def cancel_all(state: State | str, options: FilterOptions) -> Steps[int]:
-    """Cancel all chosen jobs, also those that run by now."""
+    """Cancel all matching jobs, even if they run by now."""
     wanted = one_of(State, state, "state")
     if wanted not in (State.READY, State.DELAYED, State.RUNNING):
         raise ValueError(f"state={state!r}: give ready, delayed or running; `delete_all` deletes dead letters")
@@ -270,12 +269,12 @@ def cancel_all(state: State | str, options: FilterOptions) -> Steps[int]:
 
 
 def hold_all(state: State | str, options: FilterOptions) -> Steps[int]:
-    """Hold all chosen jobs, but those that run by now."""
+    """Hold all matching jobs, except those that run by now."""
     return (yield from _change_all(_waiting(state), options, lambda row: Hold(row.job_id)))
 
 
 def unhold_all(state: State | str, options: FilterOptions) -> Steps[int]:
-    """Release all chosen jobs that are held."""
+    """Let all matching held jobs start again."""
     change: Callable[[Row], JobChange | None] = lambda row: Unhold(row.job_id) if row.held else None  # noqa: E731
     return (yield from _change_all(_waiting(state), options, change))
 

@@ -1,4 +1,4 @@
-"""How parameters become a job to push, by the handlers that a queue knows."""
+"""Turns parameters into a job to push: finds the job's name, encodes the parameters, adds the options."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, Unpack, overload
@@ -27,13 +27,13 @@ class Preparing:
         self.name = name
         self.max_parameters = max_parameters
         self.definitions: dict[str, JobDefinition[Any]] = {}
-        self._names: dict[Any, JobName[Any]] = {}  # by type, as looked up before
+        self._names: dict[Any, JobName[Any]] = {}  # a cache, by the type of parameters
 
     def definition(self, name: str) -> JobDefinition[Any]:
         """Return the definition registered for a job name.
 
         Raises:
-            UnknownJob: No handler has that name; the message lists those that exist.
+            UnknownJob: No handler has that name. The message lists the names that exist.
         """
         if name not in self.definitions:
             known = ", ".join(sorted(self.definitions)) or "none"
@@ -59,19 +59,19 @@ class Preparing:
     def prepare(
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> NewJob:
-        """Encode a job without pushing it; `push_many` takes what this returns beside plain parameters.
+        """Encode a job without pushing it. Give it to `push_many`.
 
         Args:
-            parameters: What the handler gets. With the name of a handler a dict of its fields will do.
-            name: For parameters whose type has no `job_name` of its own, or serves several names: a JobName, or
-                the name of a job that has a handler here.
+            parameters: An instance of the type that the handler takes.
+            name: The job's name, if the type of the parameters has no `job_name` or serves several names. It is a
+                JobName, or the name of a handler registered here; then parameters may be a dict of the fields.
             options: See `PushOptions`.
 
         Raises:
-            UnknownJob: No handler here has that name; the message lists those that exist.
+            UnknownJob: No handler here has that name. The message lists the names that exist.
             EncodeError: The parameters don't fit their declared type, or are too large.
             ValueError: The value of an option is wrong.
-            TypeError: An option does not exist, or the parameters are something else, such as a class.
+            TypeError: An option does not exist, or the parameters can't be parameters, for example a class.
         """
         if options and options.keys() - PushOptions.__annotations__.keys():
             refuse_function(parameters)
@@ -99,7 +99,7 @@ class Preparing:
         return new_job(fields, options) if options else NewJob(codec.new_job_id(), fields)
 
     def _prepare_awaited(self, parameters: Any, name: JobName[Any] | str | None, options: PushOptions) -> NewJob:
-        """Encode a job whose result its producer waits for: it is kept, and can be read here.
+        """Encode a job for `run`, so that its result is kept and can be read here.
 
         Raises:
             ValueError: `keep_result=0`.
@@ -107,38 +107,38 @@ class Preparing:
         """
         job = kept_for_a_while(self.prepare(parameters, name, **options))
         if (known := self.definitions.get(name_in(job))) is not None:
-            _ = known.returns  # a type that can't be read is an error before the push
+            _ = known.returns  # raises for a type that can't be read, before the push
         return job
 
     def _prepare_many(
         self, items: Iterable[Any], name: JobName[Any] | str | None, options: PushOptions
     ) -> Iterator[Chunk]:
-        """Encode jobs in chunks that one script call takes."""
+        """Encode jobs in chunks, each for one script call."""
         check_push_options(options)
         check_items(items)
         if options.get("job_id"):
             raise ValueError("job_id= would give all jobs one id; use prepare(..., job_id=...) for each")
         chunk: list[NewJob] = []
-        size, held = 0, False
+        size, prepared = 0, False
         for item in items:
-            held = held or isinstance(item, NewJob)
+            prepared = prepared or isinstance(item, NewJob)
             job = prepared_by(self.name, item) if isinstance(item, NewJob) else self._prepared(item, name, options)
             chunk.append(job)
             size += weight_of(job)
             if len(chunk) == MOST_JOBS or size >= MOST_BYTES:
-                yield Chunk(chunk, held, is_last=False)
-                chunk, size, held = [], 0, False
+                yield Chunk(chunk, prepared, is_last=False)
+                chunk, size, prepared = [], 0, False
         if chunk:
-            yield Chunk(chunk, held, is_last=True)
+            yield Chunk(chunk, prepared, is_last=True)
 
     def _edited(self, row: Row, parameters: Any) -> Requeue:
-        """Return the change that requeues a job with new parameters: of its handler's type, else any JSON.
+        """Return the change that requeues a job with new parameters; if no handler is known, they may be any JSON.
 
-        If that handler has a `limit_key`, the job gets the key of the new parameters.
+        If the handler has a `limit_key`, the job gets the key of the new parameters.
 
         Raises:
-            EncodeError: They don't fit, or are too large; or `limit_key` gave no key for them.
-            TypeError: They are something else, such as a class.
+            EncodeError: The parameters don't fit, or are too large, or `limit_key` gave no key for them.
+            TypeError: They can't be parameters, for example a class.
         """
         name = row.fields.get(b"name", b"").decode("utf-8", "replace")
         if name in self.definitions:
@@ -181,7 +181,7 @@ class Preparing:
         return name
 
     def _refuse_subclass(self, name: JobName[Any]) -> None:
-        """Refuse a subclass that has its base's job name: the handler of that would get no more than a base."""
+        """Refuse a subclass of a handler's parameter type with the same job name: its own fields would be lost."""
         there = self.definitions.get(name.name)
         base = there.name.parameters if there else None
         if base in name.parameters.__mro__[1:]:
@@ -195,9 +195,9 @@ class Preparing:
 def _with_defaults(
     known: JobDefinition[Any], parameters: Any, options: PushOptions, fields: list[str | bytes]
 ) -> PushOptions:
-    """Return the options of a push, with what its handler says of those that are left out.
+    """Return the options of a push, completed with the handler's defaults.
 
-    What is ready to be written goes into `fields` instead.
+    The defaults for `keep_result` and `limit_key` are added to `fields` instead.
     """
     if known.keep_ms and options.get("keep_result") is None:
         fields += ["keep_result", str(known.keep_ms)]
@@ -217,8 +217,8 @@ def _with_defaults(
 
 
 def _key_by(known: JobDefinition[Any], option: str, parameters: Any, check: Callable[[Any], T]) -> T:
-    """Return the key that a function of a handler, given as this option, makes of parameters."""
+    """Return the key for these parameters, from the handler's `limit_key` or `unique` function."""
     try:
         return check(getattr(known, option)(parameters))
-    except Exception as error:  # the user's code may raise anything
+    except Exception as error:  # the application's code may raise anything
         raise EncodeError(f"{known.name.name}: {option}= gave no key for these parameters ({error})") from error

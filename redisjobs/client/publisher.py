@@ -1,4 +1,4 @@
-"""Publishes, as events, the outcome of a push or of a change that a call on a queue made."""
+"""Publishes the events of a queue's pushes and changes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -37,10 +37,10 @@ _NAMES: dict[type[Change[Any]], str] = {
 
 
 class Publisher:
-    """Publishes the events of calls on a queue. The log listens to them.
+    """A publisher of the events of a queue's calls. The log listens to them.
 
-    A queue has one once its events were asked for. All that it needs is loaded with it, not later: a new release
-    that replaces this one on the disk must not reach into a run.
+    A queue makes it when `queue.events` is first used. It imports nothing later: if a new release is installed
+    meanwhile, a running process must not load modules of that release.
     """
 
     def __init__(self, queue: str) -> None:
@@ -49,7 +49,7 @@ class Publisher:
         self._queue = queue
 
     def pushed(self, handles: Sequence[PushedJob]) -> None:
-        """Publish that a push was answered."""
+        """Publish the result of a push."""
         if self.events.wanted(JobsPushed):
             jobs = [(each.id, each.name, bool(each.added)) for each in handles]
             self.events.publish(JobsPushed(self._queue, jobs=jobs))

@@ -1,7 +1,7 @@
-"""One call that pushes jobs: what is known of them before it, while it is tried, and after.
+"""The books of one call that pushes jobs: what may have been sent, and what each answer or error means.
 
-The store tells a repeated push from a new one by what it remembers, and it forgets; see `model/times.py`. So each
-job that may be pushed again knows when it was first sent, and whether its producer knows the answer.
+`client/calls.py` makes the call and repeats it. The store recognizes a repeated push for a limited time only; see
+`model/times.py`. So each job that may be pushed again stores when it was first sent, and whether it was answered.
 """
 
 import time
@@ -23,7 +23,7 @@ T = TypeVar("T")
 Handle_co = TypeVar("Handle_co", covariant=True)
 
 Conflict = tuple[str, str]
-"""A unique key that a job did not get, and the id of the job that holds it."""
+"""A unique key that a job did not get, and the id of the job that has it."""
 
 _UNWRITTEN = (QueueFull, WrongType, ServerTooOld, OtherVersion)  # errors after which nothing was written
 _KEPT_OUT = (Reply.EXISTS, Reply.DUPLICATE, Reply.REFUSED)
@@ -34,12 +34,12 @@ class Chunk:
     """Jobs that one call pushes."""
 
     jobs: list[NewJob]
-    held: bool  # the caller holds some of them, and may push them again
+    prepared: bool  # some come from `prepare`, so the caller may push them again
     is_last: bool  # no chunk follows; False if that is not known yet
 
 
 class MakeHandle(Protocol[Handle_co]):
-    """Makes the handle of a job that was pushed: see `PushedJob`."""
+    """A function that makes the handle of a pushed job: see `PushedJob`."""
 
     def __call__(  # noqa: D102
         self, job_id: str, name: str, added: bool, replaced: bool = False, is_other: bool = False, /
@@ -47,48 +47,48 @@ class MakeHandle(Protocol[Handle_co]):
 
 
 class Push:
-    """One call that pushes jobs, and repeats it until there is an answer or the deadline has passed.
+    """The state of one call that pushes jobs, with all its tries.
 
-    The jobs are `held` if the caller has them from `prepare`, and may push them again, or has done so.
+    With `prepared`, some jobs come from `prepare`. The caller may have pushed them before, or may do so again.
 
     Attributes:
-        deadline: The most seconds it may take; fewer if some of the jobs were sent before.
+        deadline: The most seconds the call may take; fewer if some of the jobs were sent before.
         repeated: Whether some of the jobs may have been sent before.
         conflicts: The conflicts of jobs with `on_conflict="raise"`.
 
     Raises:
-        DriverError: Some were first sent too long ago.
+        DriverError: Some of the jobs were first sent too long ago.
     """
 
     __slots__ = ("_began", "_is_unknown", "_since", "conflicts", "deadline", "jobs", "repeated")
 
-    def __init__(self, jobs: Sequence[NewJob], deadline: float, *, held: bool) -> None:
+    def __init__(self, jobs: Sequence[NewJob], deadline: float, *, prepared: bool) -> None:
         self.jobs = jobs
         self.deadline = deadline
         self.conflicts: Sequence[Conflict] = ()
         self.repeated = self._is_unknown = False
         self._began = self._since = time.monotonic()
-        if held:
-            self._look_back()
+        if prepared:
+            self._read_earlier_tries()
             self._note()
 
-    def _look_back(self) -> None:
+    def _read_earlier_tries(self) -> None:
         tries = [job.tries for job in self.jobs if job.tries]
         self.repeated = bool(tries)
-        self._is_unknown = not all(each.told for each in tries)
+        self._is_unknown = not all(each.answered for each in tries)
         self._since = min((each.since for each in tries), default=self._began)
         self.deadline = min(self.deadline, self._since + REPEATABLE - self._began)
         if self.deadline <= 0:
             raise self._too_late()
 
     def _note(self) -> None:
-        """Note that the jobs were sent, however the call ends: it may be cancelled."""
+        """Note that the jobs were sent, before the call ends, because it may be cancelled."""
         for job in self.jobs:
             if job.tries is None:
                 job.tries = Tries(self._began)
 
     def lost(self) -> None:
-        """Note that the first try had no answer, and others follow."""
+        """Note that the first try had no answer, and that the next tries are repetitions."""
         self._note()
         self.repeated = self._is_unknown = True
 
@@ -99,7 +99,7 @@ class Push:
         conflicts: list[Conflict] = []
         for job, answer in zip(self.jobs, answers, strict=True):
             reply = answer.reply
-            if reply is Reply.OK and job.tries is None:  # by far the most
+            if reply is Reply.OK and job.tries is None:  # the usual case
                 handles.append(make(job.job_id, name_in(job), True))
                 continue
             if reply is Reply.UNKNOWN:
@@ -119,24 +119,24 @@ class Push:
     def _not_added(self, unknown: Sequence[NewJob], answers: Sequence[Pushed]) -> DriverError:
         names = visible(unknown[0].job_id) + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
         said = (
-            f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, and "
-            f"have ended, or may not ({names}): the server's clock was set ahead since, so it has forgotten. "
-            "Nothing was written for them now; look what they did, and push them again if they are to run"
+            f"{len(unknown)} of {len(self.jobs)} jobs may have been added by an earlier try of this push, or may "
+            f"not ({names}): the server's clock was set ahead since, so the store can't tell. Nothing was written "
+            "for them now; check whether they ran, and push them again if they must run"
         )
         kept_out = sum(answer.reply in _KEPT_OUT for answer in answers)
         others = f", but for {kept_out} that met another job of their id or unique key" if kept_out else ""
         return DriverError(f"{said}. The others are there{others}", jobs=unknown)
 
     def _is_added(self, job: NewJob, reply: Reply) -> bool:
-        """Return whether this push made the job, and its producer learns it for the first time."""
+        """Return whether this push or an earlier, unanswered try of it added the job."""
         tries = job.tries
         if tries is None:
             return reply is Reply.OK
-        is_found = reply is Reply.REPEATED and self.repeated and not tries.told
+        is_found = reply is Reply.REPEATED and self.repeated and not tries.answered
         if self.repeated or reply in (Reply.OK, Reply.REPEATED, Reply.REPLACED):
-            tries.told = True
+            tries.answered = True
         else:
-            _forget(job)  # it was refused, and no bytes of it are on their way
+            _forget(job)  # it was refused, and no other try of it can still arrive
         return reply is Reply.OK or is_found
 
     def failed(self, error: DriverError) -> DriverError:
@@ -155,12 +155,12 @@ class Push:
             for job in jobs:
                 _forget(job)
         else:
-            self._note()  # a part may have been written, so the next push of these is a repetition
+            self._note()  # some may have been written, so the next push of these jobs is a repetition
         error.jobs = tuple(jobs)
         return error
 
     def gave_up(self, cause: BaseException | None) -> Unavailable:
-        """Return the error of a push without any answer. The jobs are not there if no try could write them."""
+        """Return the error of a push that got no answer. If no try could write, the error says so."""
         if all(job.sent_ms is None for job in self.jobs):
             for job in self.jobs:
                 _forget(job)
@@ -196,7 +196,7 @@ class Push:
 async def push_chunks(push: Callable[[Chunk], Awaitable[list[T]]], chunks: Iterator[Chunk]) -> list[T]:
     """Push chunks, one after another, and return the handles of all their jobs.
 
-    Each chunk is encoded while the one before is on its way: both take about as long.
+    It encodes the next chunk while a push waits for its answer: both take about the same time.
     """
     handles, chunk = list[T](), next(chunks, None)
     while chunk is not None and not chunk.is_last:
@@ -218,10 +218,10 @@ async def _push_and_encode(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(pushing)
-        await checkpoint()  # now it is on its way
+        await checkpoint()  # the push is sent now
         try:
             following = next(chunks, None)
-        except BaseException as error:  # to be raised once the push has ended, and if that went well
+        except BaseException as error:  # raised after the push has ended, unless the push itself fails
             broken.append(error)
     try:
         for each in broken:
@@ -229,12 +229,12 @@ async def _push_and_encode(
                 each.jobs += tuple(following.jobs)
             raise each
     finally:
-        broken.clear()  # or an error would hold itself: its traceback leads here
+        broken.clear()  # or the error would be part of a cycle through its traceback
     return pushed, following
 
 
 def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
-    """Raise a `UniqueConflict` for the jobs of a call that have `on_conflict="raise"` and met a held key."""
+    """Raise a `UniqueConflict` if there are conflicts of jobs with `on_conflict="raise"`."""
     if not conflicts:
         return
     (key, holder), more = conflicts[0], len(conflicts) - 1
@@ -254,7 +254,7 @@ def name_in(job: NewJob) -> str:
 
 
 def gave_up(push: Push | None, deadline: float, cause: BaseException | None) -> Unavailable:
-    """Return the error of a call that got no answer until its deadline; `push` is None if it was no push."""
+    """Return the error of a call that got no answer until its deadline; `push` is None for other calls."""
     return push.gave_up(cause) if push else Unavailable(no_answer(deadline, cause))
 
 
@@ -267,11 +267,11 @@ def no_answer(seconds: float, cause: BaseException | None) -> str:
 
 
 def _is_open(answer: Pushed | None) -> bool:
-    """Return whether a job with this answer may not be on the queue, and no other job kept it out."""
+    """Return whether a job has no definite answer, so that it may not be on the queue."""
     return answer is None or answer.reply is Reply.UNKNOWN
 
 
 def _forget(job: NewJob) -> None:
     """Reset a job to unsent, unless an earlier push of it was answered."""
-    if job.tries is None or not job.tries.told:
+    if job.tries is None or not job.tries.answered:
         job.tries = job.sent_ms = None

@@ -1,7 +1,4 @@
-"""What a queue knows without its store: handlers by name, schedules, middleware and listeners.
-
-The async queue and the sync queue are built on it.
-"""
+"""The base class of both queues: handlers by name, schedules, middleware and events. It calls no store."""
 
 import dataclasses
 import functools
@@ -46,15 +43,15 @@ P = TypeVar("P")
 
 
 class Registry(Preparing):
-    """A queue's handlers and defaults; for the arguments see `JobQueue`.
+    """A queue's handlers and defaults; see `JobQueue` for the arguments.
 
     Attributes:
-        driver: The store, for the worker that runs the handlers.
+        driver: The driver of the store, which the worker uses, too.
         declared: The schedules that the code declares, by name; see `schedule`.
-        state: What handlers find as `context.state`; an application sets it before jobs run.
+        state: Handlers get this as `context.state`. Set it before jobs run.
         middleware: The queue's middleware, the outermost first; see `add_middleware`.
-        on_push: Their hooks of that name.
-        retention: What the queue keeps; its workers store it when they start. None: they leave it as it is.
+        on_push: The `on_push` hooks of the middleware.
+        retention: What the queue keeps. Its workers store it when they start; None: they change nothing.
     """
 
     driver: Driver
@@ -92,28 +89,28 @@ class Registry(Preparing):
         self.move(where)
 
     def move(self, where: Any) -> None:
-        """Move the queue to another store, before its first call; `where` is as for the queue itself."""
+        """Move the queue to another store, before its first call. See `JobQueue` for `where`."""
         raise NotImplementedError
 
     @property
     def events(self) -> "Events":
         """The events of this queue in this process: `events.subscribe(kind, listener)`."""
         publisher = self._publisher
-        if publisher is None:  # a program that only pushes never gets here, and does not load the events
+        if publisher is None:  # imported here: a program that only pushes does not need the events
             from redisjobs.client.publisher import Publisher
 
-            # Two threads may get here at once: both use the one that is there first.
+            # If two threads get here at once, both use the first publisher.
             publisher = vars(self).setdefault("_publisher", Publisher(self.name))
         return publisher.events
 
     async def disconnect(self) -> None:
-        """Close the connections of this queue; it can be used again after."""
+        """Close the connections of this queue. You can use it again afterwards."""
         await self.driver.aclose()
 
     def add_middleware(self, middleware: Middleware) -> None:
-        """Add a middleware to this queue, in this process, inside of those added before.
+        """Add a middleware to this queue, in this process, inside the ones added before.
 
-        A worker uses those that are there when its run starts. One added later is for pushes, and the next run.
+        A worker uses the middleware that the queue has when the worker starts. Pushes use new middleware at once.
 
         Raises:
             TypeError: It is not a middleware, or has a hook that can't be called.
@@ -130,17 +127,17 @@ class Registry(Preparing):
         limit_key: Callable[[P], str | int] | None = None,
         **options: Unpack[HandlerOptions],
     ) -> HandlerDecorator[P]:
-        """Register the decorated function as the handler of a job name; it stays as it is.
+        """Register the decorated function as the handler of a job name, and return it unchanged.
 
         Args:
             parameters: A parameter type that has a `job_name`, or a JobName.
-            limit_key: Returns the key that a job counts under, by its parameters: `max_concurrency` and `rate`
-                then hold for each key. It is called when a job is pushed, or requeued with other parameters.
+            limit_key: Returns a job's key for the limit, given its parameters. `max_concurrency` and `rate` then
+                apply to each key. It is called when a job is pushed, or requeued with other parameters.
             options: See `HandlerOptions`.
 
         Raises:
-            RegistrationError: The name has a handler already. Or the handler takes something other than
-                (parameters) or (parameters, context), can't run in a process, or has a result that can't be kept.
+            RegistrationError: The name has a handler already. Or the handler does not take (parameters) or
+                (parameters, context), can't run in a process, or has a return type that pydantic can't read.
             ValueError: A duration or a limit is wrong.
             TypeError: An option does not exist.
         """
@@ -170,7 +167,7 @@ class Registry(Preparing):
         limit_key: LimitKey | None = None,
         **options: Unpack[HandlerOptions],
     ) -> tuple[JobName[Any], Signature]:
-        """Register a plain function whose signature is the parameters, for `job` of each face."""
+        """Register a plain function whose arguments are the parameters, for `job` of both queue classes."""
         called = getattr(function, "__name__", None) if name is None else name
         if called is None:  # a partial, or a callable object
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
@@ -189,14 +186,14 @@ class Registry(Preparing):
         return definition.name, signature
 
     def _add(self, definition: JobDefinition[Any], make: Callable[[], Any], schedule: Schedule | None) -> None:
-        """Add a handler; `make` makes the parameters that its schedule pushes."""
+        """Add a handler; `make` returns the parameters that its schedule pushes."""
         name = definition.name
         if name.name in self.definitions:
             raise RegistrationError(f"queue '{self.name}' has a handler for '{name.name}' already")
-        _ = name.round_trip  # a type that pydantic can't read is an error here and now
+        _ = name.round_trip  # raises now for a type that pydantic can't read
         if definition.keep_ms:
             _ = definition.returns  # likewise
-        self._names.clear()  # what was pushed before may be a subclass of what this handler takes
+        self._names.clear()  # a type in the cache may be a subclass of this handler's type
         self.definitions[name.name] = definition
         if schedule is None:
             return
@@ -221,23 +218,23 @@ class Registry(Preparing):
         jitter: Duration | None = None,
         **options: Unpack[PushOptions],
     ) -> None:
-        """Declare a schedule: its job is pushed at each of its slots, once, by any worker of this release.
+        """Declare a schedule. A worker of this release pushes its job once for each slot.
 
-        Workers fire schedules, except those with `schedules=False`. The job of a slot has the id `name@slot`, as
-        `nightly@2026-11-26T04:00:00Z`.
+        Workers fire schedules, unless they have `schedules=False`. The job of a slot has the id `name@slot`, for
+        example `nightly@2026-11-26T04:00:00Z`.
 
         Args:
-            parameters: What the handler gets, or a job that `prepare` made.
-            schedule: When.
-            job: For parameters whose type has no `job_name` of its own; see `prepare`.
+            parameters: An instance of the type that the handler takes, or a job that `prepare` made.
+            schedule: When to push the job.
+            job: The job's name, if the type of the parameters has no `job_name`; see `prepare`.
             name: The schedule's name: 1 to 200 characters, no spaces. Defaults to the job's name.
             accuracy: What to do about slots that were missed, for example in an outage: `latest` pushes one job
-                for all of them, `all` one for each.
-            at_most: With `all`, the most slots that are made up for, the newest; up to 500. The rest are counted
-                as missed.
-            jitter: The most time after its slot at which a job may run; a random share of it, so that not all
-                jobs start at once.
-            options: As for `push`, without `job_id` and `at`. A `delay` counts from when the slot is fired.
+                for all of them, `all` one job for each.
+            at_most: With `all`, how many missed slots get a job at most; up to 500, the newest ones. The rest are
+                counted as missed.
+            jitter: The most time after its slot at which a job may run. Each job takes a random share of it, so
+                that not all jobs start at once.
+            options: See `PushOptions`; without `job_id` and `at`. A `delay` counts from when the slot is fired.
 
         Raises:
             ValueError: The queue has a schedule of this name, or the value of an argument is wrong.
@@ -260,7 +257,7 @@ class Registry(Preparing):
         jitter: Duration | None = None,
         **options: Unpack[PushOptions],
     ) -> Definition:
-        """Return what `schedule` declares, and `schedules.put` puts; see there."""
+        """Return the definition that `schedule` declares and `schedules.put` stores; see `schedule`."""
         check_push_options(options)
         prepared = isinstance(parameters, NewJob)
         if prepared and (job is not None or options):
@@ -276,13 +273,13 @@ class Registry(Preparing):
         )
 
     def _bare(self, name: JobName[Any], make: Callable[[], Any], schedule: Schedule) -> Definition:
-        """Return the schedule of a job that is pushed without arguments; nothing is declared yet."""
+        """Return the definition for a handler's `schedule=`, which pushes the job without arguments."""
         check_schedule(schedule)
         try:
             definition = self.define(make(), schedule, job=name)
-        except Exception as error:  # a type's own code may raise anything
+        except Exception as error:  # the application's code may raise anything
             raise RegistrationError(
-                f"{name.name}: schedule= pushes the job without arguments, which does not do ({error}); declare "
+                f"{name.name}: schedule= pushes the job without arguments, but it needs some ({error}); declare "
                 "it by queue.schedule(parameters, schedule)"
             ) from error
         return self._undeclared(definition)
@@ -299,16 +296,16 @@ class Registry(Preparing):
     def handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> PushedJob:
-        """Return a handle of a job of this queue; see `PushedJob`."""
+        """Return the handle of a job on this queue; see `PushedJob`."""
         return PushedJob(job_id, name, added, replaced, is_other=is_other)
 
     def _tell_pushed(self, handles: Sequence[PushedJob]) -> None:
-        """Publish that a push was answered."""
+        """Publish the result of a push."""
         if self._publisher is not None:
             self._publisher.pushed(handles)
 
     def _tell_failed(self, error: BaseException, ends: PushEnds) -> None:
-        """Publish that a push raised, and call the hooks that wait for its end."""
+        """Publish that a push raised, and call the end hooks of the middleware."""
         ends.tell((), error)
         if self._publisher is not None and isinstance(error, DriverError):
             self._publisher.push_failed(error)
@@ -320,7 +317,7 @@ class Registry(Preparing):
 
 
 def _fields_of(kind: Any) -> list[str] | None:
-    """Return the names of a parameter type's fields; None where they are not known."""
+    """Return the names of a parameter type's fields; None if they are not known."""
     kind = get_origin(kind) or kind
     if dataclasses.is_dataclass(kind):
         return [each.name for each in dataclasses.fields(kind)]

@@ -1,4 +1,4 @@
-"""What a producer that waits for a job gets: its result, or the error that says why there is none."""
+"""Turns the status of an ended job into its result, or into the error that says why it has none."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,11 +21,11 @@ from redisjobs.model.job import Expected, JobDefinition, PushedJob, ReturnType
 from redisjobs.model.transitions import NewJob
 
 KEPT = 3600
-"""Seconds for which the result of a job that `run` pushes is kept, if neither push nor registration says it."""
+"""Seconds for which `run` keeps a job's result, if neither the push nor the handler has `keep_result=`."""
 
 
 def kept_for_a_while(job: NewJob) -> NewJob:
-    """Return a job whose result is kept, for `KEPT` unless it says how long; refuse one that says not at all."""
+    """Return the job with `keep_result`, by default `KEPT`; raise a ValueError for `keep_result=0`."""
     said = dict(zip(job.fields[::2], job.fields[1::2], strict=True))
     if said.get("keep_result") == "0":
         raise ValueError(
@@ -37,9 +37,9 @@ def kept_for_a_while(job: NewJob) -> NewJob:
 
 
 def expected(definitions: Mapping[str, JobDefinition[Any]], job: str | PushedJob, returns: Any) -> Expected:
-    """Return what is known here of the result of a job, by its handle or its id.
+    """Return what this process knows of a job's result; with a job's id alone, it knows no handler.
 
-    The type that the caller wants, `returns`, goes before that of the handler.
+    The caller's type, `returns`, takes precedence over the handler's.
 
     Raises:
         RegistrationError: Pydantic has no schema for the type.
@@ -55,16 +55,16 @@ def expected(definitions: Mapping[str, JobDefinition[Any]], job: str | PushedJob
 
 
 def has_ended(status: JobStatus) -> bool:
-    """Return whether there is nothing more to wait for."""
+    """Return whether the job has ended."""
     return status.ending not in (Ending.PENDING, Ending.LATER)
 
 
 def result_of(job_id: str, status: JobStatus, expected: Expected, *, was_there: bool) -> Any:
-    """Return the result of a job that has ended; `was_there` if it had not when the wait began.
+    """Return the result of a job that has ended; `was_there`: it had not ended when the wait began.
 
     Raises:
-        NoResult: There is none; one class for each reason.
-        DecodeError: It does not fit the type declared here.
+        NoResult: There is no result; each reason has its own class.
+        DecodeError: The result does not fit the type declared here.
     """
     if status.ending is not Ending.COMPLETED:
         raise _no_result(job_id, status, was_there=was_there)
@@ -77,7 +77,7 @@ def result_of(job_id: str, status: JobStatus, expected: Expected, *, was_there: 
 
 
 def _typed_if_it_fits(what: str, returns: ReturnType[Any], raw: bytes) -> Any:
-    """Return a result of this type, if that is written as the JSON at hand; else what the JSON says."""
+    """Return a result as this type, if its JSON is then the same; else as plain JSON."""
     untyped = payload.decode_untyped(what, raw)
     try:
         value = payload.decode_parameters(returns, raw)
@@ -88,7 +88,7 @@ def _typed_if_it_fits(what: str, returns: ReturnType[Any], raw: bytes) -> Any:
 
 
 def not_kept_yet(job_id: str, status: JobStatus) -> ResultNotKept | None:
-    """Return the error for a wait for a job whose result will not be kept; None for any other job."""
+    """Return the error for waiting on a job whose result will not be kept; None for any other job."""
     if status.ending is not Ending.PENDING or status.keep != 0:
         return None
     return ResultNotKept(
@@ -98,7 +98,7 @@ def not_kept_yet(job_id: str, status: JobStatus) -> ResultNotKept | None:
 
 
 def not_ended(job_id: str, status: JobStatus | None, expected: Expected, timeout: float) -> str:
-    """Return the message of a wait that timed out; a status of None means that the store did not answer."""
+    """Return the message of a wait that timed out; a status of None means that Redis did not answer."""
     said = f"job {visible(job_id)} has not ended in {timeout:g} s; it goes on"
     if status is None or status.keep is not None or not expected.unkept_by:
         return said

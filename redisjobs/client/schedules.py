@@ -1,6 +1,6 @@
-"""The schedules of a queue, for an operator and for code that makes them at run time: `queue.schedules`.
+"""`queue.schedules`: list a queue's schedules, and make, pause and remove schedules at run time.
 
-It lists those that code declares too; see `Registry.schedule`. A `Scheduler` fires them.
+The list includes the schedules that code declares; see `Registry.schedule`. A `Scheduler` fires them.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,10 +32,7 @@ Conflicts = list[Conflict]
 
 
 class Schedules(Generic[Handle]):
-    """The schedules of an async queue. Every method may raise `DriverError`, as those of the queue do.
-
-    A name that is not text is a `TypeError`.
-    """
+    """The schedules of an async queue. Every method may raise `DriverError`, and `TypeError` for a wrong name."""
 
     def __init__(
         self, queue: Calls, push: Callable[[Sequence[NewJob], Conflicts], Awaitable[Sequence[Handle]]]
@@ -47,7 +44,7 @@ class Schedules(Generic[Handle]):
         return await self._queue._do(_list())
 
     async def get(self, name: str) -> ScheduleInfo | None:
-        """Return one schedule; None if none has that name."""
+        """Return the schedule of that name, or None."""
         return await self._queue._do(_get(name))
 
     async def put(
@@ -62,13 +59,13 @@ class Schedules(Generic[Handle]):
         jitter: Duration | None = None,
         **options: Unpack[PushOptions],
     ) -> None:
-        """Make a schedule, or change the one of that name: any scheduler of this queue fires it from now on.
+        """Make a schedule, or replace the one of that name. Any scheduler of this queue fires it from now on.
 
-        It stays until it is removed. With new parameters it keeps its slots; with a new rule they count from now.
-        The arguments are those of `Registry.schedule`.
+        It stays until you remove it. If only the parameters change, its slots stay; slots of a new rule count from
+        now. For the arguments see `Registry.schedule`.
 
         Raises:
-            RegistrationError: A running release declares a schedule of that name in its code; nothing is changed.
+            RegistrationError: A running release declares a schedule of that name in its code. Nothing is changed.
         """
         made = self._queue.define(
             parameters, rule, job=job, name=name, accuracy=accuracy, at_most=at_most, jitter=jitter, **options
@@ -76,23 +73,23 @@ class Schedules(Generic[Handle]):
         await self._queue._do(_put(name, made))
 
     async def pause(self, name: str) -> bool:
-        """Stop a schedule from firing, over restarts and releases; return whether one has that name."""
+        """Stop a schedule from firing, even after restarts and new releases; return whether it exists."""
         return await self._queue._do(_pause(name, pause=True))
 
     async def resume(self, name: str) -> bool:
-        """Let a paused schedule fire its slots from now on; return whether one has that name."""
+        """Let a paused schedule fire its slots from now on; return whether it exists."""
         return await self._queue._do(_pause(name, pause=False))
 
     async def remove(self, name: str) -> bool:
-        """Remove a schedule; return whether one had that name.
+        """Remove a schedule; return whether it existed.
 
         Raises:
-            RegistrationError: A running release declares it in its code, and would put it back at once.
+            RegistrationError: A running release declares it in its code, and would declare it again at once.
         """
         return await self._queue._do(_remove(name))
 
     async def run_now(self, name: str) -> Handle:
-        """Push the job of a schedule at once, even if it is paused; its slots stay as they are.
+        """Push the job of a schedule now, even if the schedule is paused. Its slots don't change.
 
         Raises:
             UnknownSchedule: No schedule has that name, or its stored form can't be read.
@@ -102,7 +99,7 @@ class Schedules(Generic[Handle]):
 
 
 class SyncSchedules(Generic[Handle]):
-    """The schedules of a sync queue; see `Schedules`, whose methods these are."""
+    """The schedules of a sync queue, with the methods of `Schedules`."""
 
     def __init__(self, queue: SyncCalls, push: Callable[[Sequence[NewJob], Conflicts], Sequence[Handle]]) -> None:
         self._queue, self._push = queue, push
@@ -151,7 +148,7 @@ class SyncSchedules(Generic[Handle]):
         return handle
 
 
-# The calls, for both: as in operations.py
+# The operations, for both queue classes; see operations.py
 
 
 def _named(name: str) -> str:
@@ -201,7 +198,7 @@ def _remove(name: str) -> Steps[bool]:
 
 
 def _job_now(name: str) -> Steps[NewJob]:
-    """Return the job that a schedule pushes, due now."""
+    """Return the job of a schedule, due now."""
     page = yield from ask(ListSchedules(_named(name)))
     if not page.rows:
         raise UnknownSchedule(f"there is no schedule '{visible(name)}'; nothing was pushed")

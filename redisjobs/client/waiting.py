@@ -1,7 +1,7 @@
-"""How a process waits for jobs: one connection that listens, and one query for all jobs that changed.
+"""Waiting for jobs: a process listens on one connection, and asks about all changed jobs in one query.
 
-Nothing is polled. What ends a job notifies the processes that wait for it, by the job's id alone. They then ask
-how it ended, about many jobs at once. A notification may be lost, so a process asks about all its jobs when the
+It does not poll. When a job ends, the waiting processes get a notification with the job's id. Each then asks how
+the job ended, for many jobs at once. A notification may be lost. So a process asks about all its jobs when the
 connection is back, and once a minute.
 """
 
@@ -33,10 +33,10 @@ from redisjobs.model.queries import Find, Row
 
 logger = Log("redisjobs")
 
-_AT_ONCE = 500  # jobs of one query
-_EVERY = 60.0  # seconds after which all are asked about, as a notification may have been lost
-_LATE = 10.0  # seconds of a wait without timeout after which the log says why the job does not start
-_IDLE = 5.0  # seconds for which the connection is kept after the last wait
+_AT_ONCE = 500  # jobs in one query
+_EVERY = 60.0  # seconds between queries about all jobs: a notification may have been lost
+_LATE = 10.0  # seconds of a wait without timeout after which a log line says why the job does not start
+_IDLE = 5.0  # seconds to keep the connection after the last wait
 
 
 _WHY = {
@@ -60,8 +60,8 @@ class Waiter:
 
     Args:
         job_id: The job's id.
-        begin: Makes sure that the store is asked; called again and again.
-        late: Called once, when there has been no news for 10 s; None: nothing is.
+        begin: Called before each wait; starts the task that asks the store, if it does not run.
+        late: Called once, when there has been no news for 10 s; None: no call.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Waiter:
         self._wakeup = Wakeup()
 
     def tell(self, news: JobStatus | DriverError | None) -> None:
-        """Note the job's status, or why it can't be known; None: the store is no longer asked."""
+        """Note the job's status, or why the store gives none; None: the task that asks the store has ended."""
         self._news = news if news is not None else self._news
         self._wakeup.wake()
 
@@ -90,7 +90,7 @@ class Waiter:
         return news
 
     async def _wait(self) -> None:
-        """Wait until there may be news; the first time for 10 s at most. The next wait needs a new `begin`."""
+        """Wait until there may be news. If the first wait lasts 10 s, call `late` and return."""
         late, self._late = self._late, None
         if late is None:
             await self._wakeup.wait()
@@ -103,10 +103,10 @@ class Waiter:
 
 
 class Waiting:
-    """Waits for any number of jobs of one queue, in one event loop.
+    """All waits for jobs of one queue in one event loop.
 
     Attributes:
-        trouble: Why the store can't be asked at the moment; None: it can.
+        trouble: Why the store does not answer at the moment; None: it does.
     """
 
     def __init__(self, driver: Driver, queue: str) -> None:
@@ -123,9 +123,9 @@ class Waiting:
         self._run_number = 0
 
     async def statuses(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[JobStatus, None]:
-        """Yield a job's status, now and after each change; the last one says how the job has ended.
+        """Yield a job's status, now and after each change. The last one says how the job has ended.
 
-        With `warns` a log line says after 10 s why the job does not start, if it does not.
+        With `warns`, if the job does not start within 10 s, a log line says why.
 
         Raises:
             DriverError: The store refuses to answer.
@@ -148,11 +148,11 @@ class Waiting:
                 self._waiters.pop(job_id, None)
 
     async def _warn(self, job_id: str) -> None:
-        """Log why a job does not start that is waited for without a timeout; once for each reason."""
+        """Log why a job does not start, for a wait without a timeout; once for each reason."""
         try:
             row = await self._driver.read(Find(job_id))
         except DriverError:
-            return  # `trouble` says it
+            return  # the task that asks the store notes it as `trouble`
         why = self._why(row) if row is not None else ""
         if not why or why in self._warned:
             return
@@ -167,7 +167,7 @@ class Waiting:
         return "" if keeper is None else _OWN_SLOT
 
     async def _looks(self, job_id: str, *, once: bool, warns: bool) -> AsyncGenerator[JobStatus, None]:
-        """Yield a job's status: once, or as `statuses` does."""
+        """Yield a job's status: once, or after each change like `statuses`."""
         if not once:
             async with aclosing(self.statuses(job_id, warns=warns)) as statuses:
                 async for status in statuses:
@@ -181,15 +181,15 @@ class Waiting:
     async def result(
         self, job_id: str, expected: Expected, timeout: float | None, since: float | None = None
     ) -> Any:
-        """Return what a job's handler returned, once the job has ended.
+        """Wait until a job has ended, and return its result.
 
-        A timeout of 0 looks once. `since` is when the wait began, by the monotonic clock; None: now.
+        A timeout of 0 looks once. `since` is when the wait began, in monotonic seconds; None: now.
 
         Raises:
-            TimeoutError: It has not ended in that time.
-            NoResult: There is none.
-            DecodeError: It does not fit the type.
-            DriverError: The store refuses to answer; or it is unavailable, and the timeout is 0.
+            TimeoutError: The job has not ended in that time.
+            NoResult: The job has no result.
+            DecodeError: The result does not fit the type.
+            DriverError: Redis refuses to answer, or it is unavailable and the timeout is 0.
         """
         left, before, status = timeout, None, None
         if timeout and since is not None:
@@ -212,13 +212,13 @@ class Waiting:
         before = None
         async with aclosing(self.statuses(job_id)) as statuses:
             async for status in statuses:
-                said = codec.decode_progress(status.progress)
-                if said is not None and said != before:
-                    before = said
-                    yield said
+                report = codec.decode_progress(status.progress)
+                if report is not None and report != before:
+                    before = report
+                    yield report
 
     def close(self) -> None:
-        """End the connection; waits that go on connect again."""
+        """Close the connection. Waits that are still open connect again."""
         end, self._end = self._end, None
         if end is not None:
             end()
@@ -235,21 +235,21 @@ class Waiting:
                 tasks.start_soon(self._look_again)
                 await self._ask_all()
                 tasks.cancel_scope.cancel()
-        except Exception as error:  # as no driver should raise; else all would begin again and again
+        except Exception as error:  # a driver's bug; without this, each wait would start the task again and again
             failure = DriverError(f"this process can't wait for jobs: {error!r}")
             failure.__cause__ = error
             self._tell_all(failure)
         finally:
-            if number == self._run_number:  # else it was closed, and another has begun
+            if number == self._run_number:  # else `close` ended this run, and another one has begun
                 self._end, self._listening = None, False
                 self._changed |= dict.fromkeys(self._waiters)
-                self._tell_all(None)  # this task was cancelled: each wait begins again
+                self._tell_all(None)  # so each wait that is still open begins a new run
 
     async def _listen(self) -> None:
         while True:
             try:
                 await retrying(partial(self._driver.listen, self._heard, self._process), failed=self._failed)
-            except DriverError as error:  # refused for good, for example by an ACL
+            except DriverError as error:  # a new try would not help: for example an ACL forbids it
                 self._tell_all(error)
                 self.close()
             self._listening = False
@@ -258,7 +258,7 @@ class Waiting:
         self.trouble, self._listening = error, False
 
     def _heard(self, notification: Notification) -> None:
-        if notification.kind == "subscribed":  # earlier notifications were missed
+        if notification.kind == "subscribed":  # earlier notifications may be lost
             self._listening, self.trouble = True, None
             self._changed |= dict.fromkeys(self._waiters)
         elif notification.kind == "changed" and notification.value in self._waiters:
@@ -272,7 +272,7 @@ class Waiting:
             self._wakeup.wake()
 
     async def _ask_all(self) -> None:
-        """Ask about changed jobs, until no job has been waited for for a while."""
+        """Ask about changed jobs, until there have been no waits for 5 s."""
         idle = math.inf
         while True:
             self._wakeup.begin()
@@ -322,7 +322,7 @@ class Waiting:
 
 
 class Waitings:
-    """The `Waiting` of each event loop that a queue is used in."""
+    """One `Waiting` for each event loop that uses a queue."""
 
     def __init__(self) -> None:
         self._by_loop: dict[Hashable, Waiting] = {}
@@ -331,7 +331,7 @@ class Waitings:
         key = loop_key()
         if key not in self._by_loop:
             for other in [each for each in list(self._by_loop) if has_closed(each)]:
-                self._by_loop.pop(other, None)  # another thread may be faster
+                self._by_loop.pop(other, None)  # another thread may have removed it
             self._by_loop[key] = Waiting(driver, queue)
         return self._by_loop[key]
 
@@ -344,7 +344,7 @@ class Waitings:
         timeout: float | None,
         since: float | None = None,
     ) -> Any:
-        """Wait in the running event loop, for a job of a queue; see `Waiting.result`."""
+        """Wait in the running event loop for a job's result; see `Waiting.result`."""
         return await self._here(driver, queue).result(job_id, expected, timeout, since)
 
     async def progress(self, driver: Driver, queue: str, job_id: str) -> AsyncGenerator[Progress, None]:
@@ -354,7 +354,7 @@ class Waitings:
                 yield progress
 
     def close(self) -> None:
-        """End the connection of the running event loop; waits that go on connect again."""
+        """Close the connection of the running event loop. Waits that are still open connect again."""
         waiting = self._by_loop.get(loop_key())
         if waiting is not None:
             waiting.close()

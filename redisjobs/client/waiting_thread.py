@@ -1,4 +1,4 @@
-"""Waits for jobs on behalf of sync code: an event loop in a thread of its own."""
+"""The background thread with an event loop in which a sync queue waits for jobs."""
 
 import asyncio
 import concurrent.futures
@@ -15,39 +15,39 @@ T = TypeVar("T")
 
 
 class WaitingThread:
-    """An event loop in a thread of its own, which starts when it is needed."""
+    """A background thread with an event loop. The first call starts it."""
 
     def __init__(self) -> None:
         self.begin()
         begin_after_fork(self)
 
     def begin(self) -> None:
-        """Begin with no thread: a forked process has not its parent's, which may hold the lock."""
-        self._lock = threading.RLock()  # a signal's handler may wait for a job, in the thread that holds it
+        """Start without a thread. A forked process lacks its parent's thread, which may have held the lock."""
+        self._lock = threading.RLock()  # reentrant: a signal handler may wait for a job while its thread holds it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
 
     def call(self, steps: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine there and return its result; made again if the thread was ended meanwhile."""
+        """Run a coroutine in the thread and return its result. If `close` ends the thread, run a new coroutine."""
         return self._call(lambda _: steps())
 
     def _call(self, steps: Callable[[asyncio.AbstractEventLoop], Coroutine[Any, Any, T]]) -> T:
         while True:
-            with self._lock:  # so what has begun is there for `close` to end
+            with self._lock:  # so that `close` finds every coroutine that was started
                 loop = self._running()
                 future = asyncio.run_coroutine_threadsafe(steps(loop), loop)
             try:
                 return future.result()
             except concurrent.futures.CancelledError:
-                continue  # by `close`, and nothing else
+                continue  # only `close` cancels it
             except BaseException:
-                future.cancel()  # a Ctrl-C, say
+                future.cancel()  # for example after a Ctrl-C
                 raise
 
     def each(self, make: Callable[[], AsyncGenerator[T, None]]) -> Iterator[T]:
-        """Yield what an async generator yields that runs there; never the same twice in a row.
+        """Run an async generator in the thread, and yield its items, except repeated ones.
 
-        It is made again if the thread was ended meanwhile: it may begin with the last item.
+        If `close` ends the thread, `make` makes a new generator, whose first item may repeat the last one.
         """
         before: T | None = None
         steps: AsyncGenerator[T, None] | None = None
@@ -68,10 +68,10 @@ class WaitingThread:
                 self._leave(steps, there)
 
     def _leave(self, steps: AsyncGenerator[Any, None], loop: asyncio.AbstractEventLoop) -> None:
-        """Close an async generator in the loop where it runs; if that has ended, so has the generator.
+        """Close an async generator in its loop. If the loop has ended, the generator has ended, too.
 
-        A dropped iterator ends here, in any thread, and also while the interpreter ends. So this takes no lock,
-        starts nothing and does not wait.
+        Any thread may call this, even when the interpreter exits, because a dropped iterator does. So it takes no
+        lock, starts nothing and does not wait.
         """
 
         def close() -> None:
@@ -80,7 +80,7 @@ class WaitingThread:
                 task.add_done_callback(_closing.discard)
 
         if loop is self._loop:
-            with suppress(RuntimeError):  # it was closed just now
+            with suppress(RuntimeError):  # the loop was closed just now
                 loop.call_soon_threadsafe(close)
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -88,18 +88,18 @@ class WaitingThread:
             loop = asyncio.new_event_loop()
             thread = threading.Thread(target=_run_forever, args=(loop,), name="redisjobs waiting", daemon=True)
             thread.start()
-            # Last: a Ctrl-C leaves no loop that stands.
+            # Set last: a Ctrl-C before this must not leave a loop that does not run.
             self._thread, self._loop = thread, loop
         return self._loop
 
     def close(self, end: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """End the thread, if there is one, after `end`, which runs there; calls that go on start another."""
+        """Run `end` in the thread, and end the thread, if there is one. Open calls start another one."""
         with self._lock:
             loop, thread, self._loop = self._loop, self._thread, None
         if loop is not None:
             try:
                 asyncio.run_coroutine_threadsafe(_end_with(end), loop).result()
-            finally:  # also at Ctrl-C
+            finally:  # even after a Ctrl-C
                 loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
@@ -116,7 +116,7 @@ _closing: set[asyncio.Task[None]] = set()  # the event loop keeps only weak refe
 
 
 async def _close(steps: AsyncGenerator[Any, None]) -> None:
-    with suppress(RuntimeError):  # it runs: it was cancelled, and ends by that
+    with suppress(RuntimeError):  # it still runs; its task was cancelled, which ends it
         await steps.aclose()
 
 
@@ -130,14 +130,15 @@ def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _end_with(last: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    await _end_others()  # before: a wait that goes on would open again what is closed then
+    await _end_others()  # first: an open wait would connect again after `last` has closed the connection
     await last()
 
 
 async def _end_others() -> None:
-    """Cancel all tasks of the event loop but this one, and wait for their end.
+    """Cancel all other tasks of the event loop, and wait for their end.
 
-    Tasks of a task group are left to the group: if one has not begun, its coroutine would never be awaited.
+    A task group cancels its own tasks. If this cancelled a task that has not begun, its coroutine would never be
+    awaited.
     """
     this = asyncio.current_task()
     while others := [task for task in _outermost_tasks() if task is not this]:

@@ -1,1 +1,1 @@
-"""`redisjobs demo`: hash every file of a directory in two worker processes, kill one, lose nothing."""
+"""`redisjobs demo`: hash the files of a directory in two worker processes, kill one, lose nothing."""

@@ -1,4 +1,4 @@
-"""The demo's jobs: each hashes one file. Its workers import this as `redisjobs.demo.jobs:queue`."""
+"""The demo's queue and its handler, which hashes a file. Its workers import `redisjobs.demo.jobs:queue`."""
 
 import functools
 import hashlib
@@ -16,15 +16,15 @@ from redisjobs.queue import JobQueue
 from redisjobs.server import DEFAULT_URL
 
 QUEUE, RECORDINGS = "REDISJOBS_DEMO_QUEUE", "REDISJOBS_DEMO_RECORDINGS"
-"""What the demo tells its workers by the environment: the queue's name, and the recordings' directory."""
+"""Environment variables that the demo sets for its workers: the queue's name, and the directory for recordings."""
 
 
 @dataclass(frozen=True, slots=True)
 class HashFile:
-    """Parameters of a job.
+    """The parameters of a job.
 
     Attributes:
-        path: The file, absolute.
+        path: The absolute path of the file.
     """
 
     job_name: ClassVar[str] = "HashFile"
@@ -36,14 +36,14 @@ queue = JobQueue(DEFAULT_URL, name=os.environ.get(QUEUE, "demo"))
 
 @queue.register(HashFile)
 def hash_file(parameters: HashFile, context: JobContext) -> None:
-    """Write a file's size and SHA-256 into this process' recording; sync, so it runs in a thread."""
+    """Write a file's size and SHA-256 into this process's recording; sync, so it runs in a thread."""
     line = functools.partial(Line, context.job_id, os.getpid(), path=parameters.path)
     _write(line(at=time.time()))
     try:
         with open(parameters.path, "rb") as file:
             facts = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:  # gone since, or no permission: a result too, not a failure
+    except OSError as error:  # deleted meanwhile, or no permission: a result, not a failure
         _write(line(at=time.time(), ended=True, error=str(error)))
         return
     _write(line(at=time.time(), ended=True, size=facts.st_size, modified=facts.st_mtime_ns, sha256=digest))
@@ -59,7 +59,7 @@ def _recording() -> Recording:
 
 
 def _end_with_the_demo() -> None:
-    """End as soon as the demo does, even if it is killed: it holds the other end of our stdin."""
+    """End this process when the demo ends or is killed: then our stdin closes."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 4096):

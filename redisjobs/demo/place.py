@@ -1,4 +1,4 @@
-"""Where the demo's queue is: on a server of the user's, or on a local one made for it."""
+"""The server and the queue of the demo: the user's server, or a local one that it starts."""
 
 import subprocess
 import uuid
@@ -19,15 +19,15 @@ _LASTING = ("inbox", "jobs", "stats", "due", "delayed", "dead", "large", "layout
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A server, and a queue on it of its own.
+    """A server, and a new queue on it.
 
     Attributes:
-        url: The server's.
-        typed: The same to be shown: without its password.
-        description: For people.
+        url: The server's URL.
+        typed: The URL without its password, for output.
+        description: The server in words, for output.
         queue: The queue's name.
-        stays: What stays there, and how to end it; '' if nothing does.
-        gone: What does not, if nothing does.
+        stays: What stays after the demo, and how to end it; '' if nothing stays.
+        gone: What is gone after the demo, if nothing stays.
     """
 
     url: str
@@ -40,11 +40,11 @@ class Place:
 
 @contextmanager
 def place(keep: bool, url: str | None = None) -> Iterator[Place]:
-    """Make a place for the demo; gone afterwards, unless kept and the demo came to its end.
+    """Yield a place for the demo. It is removed afterwards, unless `keep` is set and the demo did not fail.
 
     Args:
-        keep: Whether it is to stay.
-        url: A server that runs already; None starts one.
+        keep: Whether the place stays.
+        url: The URL of a running server; None starts one.
     """
     name = f"demo-{uuid.uuid4().hex[:8]}"
     if url:
@@ -66,28 +66,28 @@ def place(keep: bool, url: str | None = None) -> Iterator[Place]:
 
 @contextmanager
 def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
-    """A server that outlives us: a `redisjobs dev` of its own. Ended only if the demo fails.
+    """Yield a `redisjobs dev` process, its URL and description. It outlives the demo, unless the demo fails.
 
-    A server started here would die with us: that is what makes all other uses safe.
+    `server.start` can't do this: its server always ends with the process that started it.
     """
     process = subprocess.Popen(
         [*PROGRAM, "dev"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # nothing of ours, or a reader would wait for the server's end
+        stderr=subprocess.STDOUT,  # not our stderr: its reader would wait until the server ends
         text=True,
         start_new_session=True,
     )
     assert process.stdout is not None
     try:
-        said = ""
+        output = ""
         for line in process.stdout:
-            said += line
+            output += line
             if "REDISJOBS_URL=" in line:
                 break
         else:
-            raise RedisJobsError(f"no server could be started:\n{said}")
-        yield process, line.strip().partition("=")[2], said.partition(" on ")[0]
+            raise RedisJobsError(f"no server could be started:\n{output}")
+        yield process, line.strip().partition("=")[2], output.partition(" on ")[0]
     except BaseException:
         process.terminate()
         process.wait()
@@ -97,7 +97,7 @@ def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
 
 
 def _remove(url: str, queue: str) -> None:
-    """Take the queue's keys from a server that is not ours; those that remember what ended end by themselves."""
+    """Delete the queue's keys on the user's server. The keys that remember ended jobs expire by themselves."""
     commands = Commands(queue)
     connection = SyncConnection(commands, Target(url))
     keys = [*commands.streams, *(commands.prefix + key for key in _LASTING)]

@@ -1,4 +1,4 @@
-"""What the demo has to say at its end."""
+"""The text that the demo prints at its end."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from redisjobs.demo.results import Line, Verdict
 from redisjobs.demo.workers import Kill
 from redisjobs.drivers.redis.commands import Commands
 
-_NAMED = 10  # files named where there is something wrong with them
+_NAMED = 10  # the most lost or wrong files to name
 
 
 @dataclass(slots=True)
 class Run:
-    """How the run went.
+    """The numbers of a run.
 
     Attributes:
-        jobs: How many there were.
-        lease: Seconds.
-        seconds: From the first push until all were done.
-        kill: Which worker was killed; None if none could be caught with a job.
-        before: Jobs done until the kill.
-        before_seconds: How long that took.
+        jobs: How many jobs there were.
+        lease: The worker's lease in seconds.
+        seconds: From the first push until all jobs were done.
+        kill: The kill of a worker; None if no worker was found with a running job.
+        before: How many jobs were done before the kill.
+        before_seconds: The seconds until the kill.
     """
 
     jobs: int
@@ -35,19 +35,17 @@ class Run:
 
 
 def text(run: Run, lines: Sequence[Line], place: Place) -> str:
-    """How fast it went, what the kill did, and where to look."""
+    """Return how fast the run was, what the kill did, and which commands to try."""
     rate = f"{run.jobs} jobs in {run.seconds:.1f} s: {run.jobs / run.seconds:.0f} jobs/s"
     if run.kill is None:
-        told = [rate]
-        told += [
-            "no worker was killed: all was done before one could be caught with a job; give a larger directory"
-        ]
+        found = [rate]
+        found += ["no worker was killed: all jobs were done before one was found running; give a larger directory"]
     else:
-        told = [f"{rate} ({run.before / run.before_seconds:.0f} jobs/s until the kill)"]
-        told += [_recovery(run.kill, lines, run.lease)]
-    told += [f"{number_of(_twice(lines), 'job')} ran twice"]
-    told += [f"look around ({place.stays or f'on a run with --keep: this {place.gone} is gone'}):"]
-    return "\n".join([*told, *(f"  {command}" for command in commands(place))])
+        found = [f"{rate} ({run.before / run.before_seconds:.0f} jobs/s until the kill)"]
+        found += [_recovery(run.kill, lines, run.lease)]
+    found += [f"{number_of(_twice(lines), 'job')} ran twice"]
+    found += [f"look around ({place.stays or f'on a run with --keep: this {place.gone} is gone'}):"]
+    return "\n".join([*found, *(f"  {command}" for command in commands(place))])
 
 
 def _twice(lines: Sequence[Line]) -> int:
@@ -71,7 +69,7 @@ def _recovery(kill: Kill, lines: Sequence[Line], lease: float) -> str:
 
 
 def commands(place: Place) -> list[str]:
-    """Three commands to paste: the counters, who worked, and what became a dead letter."""
+    """Return three commands to paste: for the counters, the workers and the dead letters."""
     typed = shlex.quote(place.typed)
     prefix = Commands(place.queue).prefix
     return [
@@ -82,21 +80,21 @@ def commands(place: Place) -> list[str]:
 
 
 def conclusion(verdict: Verdict, skipped: int) -> str:
-    """What was found in the files, what is missing first.
+    """Return how many files were verified, after the files that were lost, wrong or left out.
 
     Args:
-        verdict: What became of the files there were jobs for.
-        skipped: How many files there could be no job for.
+        verdict: The verdict on the files that had jobs.
+        skipped: How many files had no job, because of their names.
     """
     asides = {
         "could not be read: gone, or no permission": len(verdict.unreadable),
         "changed after a worker had read them": len(verdict.changed),
         "left out: the name is not UTF-8": skipped,
     }
-    told = [f"{number_of(number, 'file')} {what}" for what, number in asides.items() if number]
+    found = [f"{number_of(number, 'file')} {what}" for what, number in asides.items() if number]
     for what, paths in {"lost": verdict.lost, "wrong": verdict.wrong}.items():
-        told += [f"{what}: {path}" for path in paths[:_NAMED]]
+        found += [f"{what}: {path}" for path in paths[:_NAMED]]
         if len(paths) > _NAMED:
-            told.append(f"{what}: {len(paths) - _NAMED} more")
+            found.append(f"{what}: {len(paths) - _NAMED} more")
     wrong = f", {len(verdict.wrong)} wrong" if verdict.wrong else ""
-    return "\n".join([*told, f"verified {verdict.verified} files: {len(verdict.lost)} lost{wrong}"])
+    return "\n".join([*found, f"verified {verdict.verified} files: {len(verdict.lost)} lost{wrong}"])

@@ -1,4 +1,4 @@
-"""What the demo's workers write down, one line for each start and each end of a job, and how it is checked."""
+"""The demo's recordings, with a line for each start and each end of a job, and the check of the results."""
 
 import hashlib
 import os
@@ -11,18 +11,18 @@ from redisjobs.events import recording
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line.
+    """One line of a recording.
 
     Attributes:
         job: The job's id.
-        pid: The process that wrote it.
+        pid: The process that wrote the line.
         at: When, in seconds since 1970.
-        path: The file.
-        ended: Whether the handler was done; the rest is there only then.
-        size: Bytes.
+        path: The path of the file.
+        ended: Whether the handler has ended. Only then the attributes below are set.
+        size: The file's size in bytes.
         modified: The file's time of last change, in ns.
-        sha256: Of its contents.
-        error: Why it could not be read; '' if it could.
+        sha256: The SHA-256 of its contents, in hex.
+        error: Why the file could not be read; '' if it could.
     """
 
     job: str
@@ -37,20 +37,20 @@ class Line:
 
 
 def read(directory: str | Path) -> Iterator[Line]:
-    """Every line that was written whole, of all processes."""
+    """Return all complete lines of all processes."""
     return (Line(**line) for line in recording.read(directory))
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What became of the files, each in one of these.
+    """The verdict on the files. Each file is in one of these.
 
     Attributes:
-        verified: How many have the digest that was computed directly.
-        lost: Those that no worker wrote a result of.
-        wrong: Those with a result that differs, though no task changed them.
-        changed: Those that changed after a worker read them.
-        unreadable: Those that could not be read: gone, or no permission.
+        verified: How many files have the right result.
+        lost: The files without a result.
+        wrong: The files with a wrong result, although they did not change.
+        changed: The files that changed after a worker read them.
+        unreadable: The files that can't be read for the check: deleted, or no permission.
     """
 
     verified: int = 0
@@ -61,16 +61,16 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every file has its result, and the right one."""
+        """Whether no file is lost and no result is wrong."""
         return not (self.lost or self.wrong)
 
 
 def check(paths: Sequence[str], lines: Iterable[Line], tick: Callable[[], object] = lambda: None) -> Verdict:
-    """Compare every result of every file with what reading the file now gives.
+    """Compare all results with the files as they are now.
 
     Args:
-        paths: All files there were jobs for.
-        lines: What the workers wrote down.
+        paths: All files that had jobs.
+        lines: The lines of the workers' recordings.
         tick: Called after each file.
     """
     results: dict[str, list[Line]] = {}

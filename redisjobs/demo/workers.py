@@ -1,4 +1,4 @@
-"""The demo's worker processes: started, watched, one of them killed, and all gone at the end."""
+"""The demo's worker processes. It starts them, watches them, kills one, and stops the rest at the end."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ _STOP_WITHIN = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """That a worker was killed.
+    """The kill of a worker.
 
     Attributes:
-        pid: The process.
+        pid: The process id.
         at: When, in seconds since 1970.
-        held: The ids of the jobs that it held.
+        held: The ids of the jobs that the worker had.
     """
 
     pid: int
@@ -36,13 +36,13 @@ class Kill:
 
 
 class Workers:
-    """Worker processes on one queue. A context manager that ends them all.
+    """Worker processes of one queue, as a context manager that ends them all.
 
     Args:
         queue: The queue.
-        url: Where it is.
-        directory: For recordings and logs.
-        options: More arguments of `redisjobs worker`.
+        url: The URL of its server.
+        directory: The directory for recordings and logs.
+        options: More arguments for `redisjobs worker`.
     """
 
     def __init__(self, queue: sync.JobQueue, url: str, directory: Path, *options: str) -> None:
@@ -51,11 +51,12 @@ class Workers:
         self._directory = directory
         self._options = options
         self._working: list[subprocess.Popen[bytes]] = []
-        # No signal interrupts a thread: one between a process' start and the note of it would leave it running.
+        # In a thread, because signals don't interrupt threads: a Ctrl-C between the start of a process and the
+        # append to the list would leave the process running.
         self._starter = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
-        self._starter.submit(int).result()  # the thread is there, and known, before the first process is
+        self._starter.submit(int).result()  # starts the thread before the first process
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -65,7 +66,7 @@ class Workers:
             _reap(process)
 
     def start(self) -> int:
-        """Start a worker; its process id."""
+        """Start a worker, and return its process id."""
         return self._starter.submit(self._start).result()
 
     def _start(self) -> int:
@@ -76,19 +77,19 @@ class Workers:
             process = subprocess.Popen(
                 [*command, "--log-level", "warning", *self._options],
                 env=environment,
-                stdin=subprocess.PIPE,  # it ends when this closes, whatever becomes of us
+                stdin=subprocess.PIPE,  # the worker ends when this closes, even if the demo is killed
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us to handle
+                start_new_session=True,  # so that Ctrl-C reaches only the demo
             )
         self._working.append(process)
         return process.pid
 
     def watch(self) -> None:
-        """Make sure that all workers live.
+        """Check that all workers run.
 
         Raises:
-            RedisJobsError: One ended by itself; with the end of the log.
+            RedisJobsError: A worker ended by itself. The message has the end of the log.
         """
         for process in self._working:
             if (code := process.poll()) is not None:
@@ -98,15 +99,15 @@ class Workers:
                 )
 
     def kill_one(self) -> Kill | None:
-        """Kill a worker (SIGKILL) that holds jobs; None if none does."""
+        """Kill a worker (SIGKILL) that runs jobs, and return the kill; None if no worker runs jobs."""
         for process in self._working:
-            _pause(process, True)  # to look without it moving on
+            _pause(process, True)  # so that it starts and ends no jobs meanwhile
             if self._held(process):
                 process.kill()
                 at = time.time()
                 _reap(process)
                 self._working.remove(process)
-                # Again, as what it had sent before the pause may have arrived after the first look.
+                # Read its jobs again, because its last messages may have arrived after the first look.
                 return Kill(process.pid, at, frozenset(job.job_id for job in self._held(process)))
             _pause(process, False)
         return None
@@ -116,10 +117,10 @@ class Workers:
         return [job for job in running if f":{process.pid}:" in job.worker]
 
     def stop(self) -> None:
-        """Stop all workers as a deploy would.
+        """Stop all workers with SIGTERM, like a deploy.
 
         Raises:
-            RedisJobsError: One did not stop in time, or not with code 0.
+            RedisJobsError: A worker did not stop in time, or ended with another code than 0.
         """
         for process in self._working:
             process.terminate()
@@ -129,7 +130,7 @@ class Workers:
                 code: int | str = process.wait(_STOP_WITHIN)
             except subprocess.TimeoutExpired:
                 code = f"none within {_STOP_WITHIN:g} s"
-            if code not in (0, -signal.SIGTERM):  # the latter: it had not even begun
+            if code not in (0, -signal.SIGTERM):  # the latter: it had not set its signal handlers yet
                 raise RedisJobsError(f"worker {process.pid} was asked to stop and ended with code {code}")
             _reap(self._working.pop())
 

@@ -1,1 +1,1 @@
-"""A job and what is said of it: options, wire format, outcome, and the values that go to a driver."""
+"""The values of a job: options, parameters, stored form and outcome, and the protocol of a driver."""

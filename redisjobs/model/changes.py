@@ -1,6 +1,6 @@
-"""What an operator, or a worker, does to a queue, as values: each is one atomic step, with its answer.
+"""The changes of a queue that an operator or a worker makes. Each is a value, one atomic step with an answer.
 
-A feature is a new value, not a new method of the driver: one that does not know it raises `Unsupported`.
+A new feature is a new value here, not a new method of the driver. A driver that lacks it raises `Unsupported`.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ Answer = TypeVar("Answer", covariant=True)
 
 
 class Ending(StrEnum):
-    """How a job has ended, or that it has not."""
+    """How a job has ended, or why that is not known."""
 
     PENDING = "PENDING"
     COMPLETED = "COMPLETED"
-    REFUSED = "REFUSED"  # it is done, but its result could not be kept
+    REFUSED = "REFUSED"  # it is done, but its result could not be stored
     DEAD = "DEAD"
     CANCELLED = "CANCELLED"
     EXPIRED = "EXPIRED"  # its result is no longer kept
     NOT_KEPT = "NOT_KEPT"  # its result was not kept
-    NOT_FOUND = "NOT_FOUND"  # it has ended, and nothing is known of it, or it never existed
-    LATER = "LATER"  # it was not looked at, as the answer would be too large
+    NOT_FOUND = "NOT_FOUND"  # it has ended and left no trace, or it never existed
+    LATER = "LATER"  # not read, because the answer would be too large: ask again
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class JobStatus:
 
     ending: Ending
     place: str = ""  # where it waits or runs, if it has not ended
-    keep: int | None = None  # the ms for which its result is to be kept; None: its entry does not say
+    keep: int | None = None  # for how many ms its result will be kept; None: its entry does not say
     progress: bytes = b""  # its last progress report as JSON
-    value: bytes = b""  # what its handler returned, as JSON
-    error: str = ""  # why that was refused, or why the job is a dead letter, in one line
+    value: bytes = b""  # its result as JSON
+    error: str = ""  # why the result was refused, or why the job is a dead letter, in one line
     error_type: str = ""  # of a dead letter; '' if no exception was raised
     traceback: str = ""
     reason: str = ""
 
 
 class Change(Generic[Answer]):
-    """One atomic step, with an answer of this type; a frozen value."""
+    """The base of all changes: a frozen value, with the type of its answer."""
 
     __slots__ = ()
 
@@ -63,44 +63,44 @@ class Requeue(Change[Reply]):
 
     job_id: str
     due: Due | None = None  # None: now
-    parameters: bytes | None = None  # new ones, as JSON; None: as they are
-    limit_key: str = ""  # '': as it is
-    ended: bool = False  # requeue a job that ended and was kept, too
-    key: str = ""  # only the one with this `Row.key`; '': any
+    parameters: bytes | None = None  # new parameters as JSON; None: no change
+    limit_key: str = ""  # a new limit key; '': no change
+    ended: bool = False  # also requeue a job that ended and was kept
+    key: str = ""  # requeue it only if it still has this `Row.key`; '': any
 
 
 @dataclass(frozen=True, slots=True)
 class Delete(Change[Reply]):
-    """Delete a dead letter, or a job that was kept: OK or NOT_FOUND."""
+    """Delete a dead letter, or an ended job that was kept: OK or NOT_FOUND."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """One step through dead letters."""
+    """The answer to one step through dead letters."""
 
-    job_ids: Sequence[str]  # those that were changed
-    after: str = ""  # where the next step goes on; '' at the end
+    job_ids: Sequence[str]  # the jobs that were changed
+    after: str = ""  # where the next step begins; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class RequeueAll(Change[BulkResult]):
     """Make the dead letters that match a filter ready again, the newest first; a bounded step.
 
-    One with more fields than a script can move stays. With `after` '' the step only asks where to begin: so it can
-    be sent again after a lost answer, and finds no job that died again since.
+    A dead letter with more fields than a script can move stays. The first step, with `after` '', only returns
+    where to begin. So it can be repeated after a lost answer, and later steps skip jobs that died again meanwhile.
     """
 
     filter: Filter = Filter()
     after: str = ""
-    wait_ms: float = 0.0  # until the first of this step may run; 0 or less: now
-    pause_ms: float = 0.0  # from one of them to the next
+    wait_ms: float = 0.0  # until the first job of this step may run; 0 or less: now
+    pause_ms: float = 0.0  # from one job to the next
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteAll(Change[BulkResult]):
-    """Delete the dead letters that match a filter, the newest first; a bounded step, as `RequeueAll`."""
+    """Delete the dead letters that match a filter, the newest first; a bounded step, like `RequeueAll`."""
 
     filter: Filter = Filter()
     after: str = ""
@@ -108,7 +108,7 @@ class DeleteAll(Change[BulkResult]):
 
 @dataclass(frozen=True, slots=True)
 class Hold(Change[Reply]):
-    """Let a waiting job not start: HELD, RUNNING, DEAD or NOT_FOUND. It keeps its due time, priority and place."""
+    """Stop a job from starting: HELD, RUNNING, DEAD or NOT_FOUND. It keeps its due time, priority and place."""
 
     job_id: str
 
@@ -122,23 +122,23 @@ class Unhold(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Pause(Change[Reply]):
-    """Let no more jobs start, of a name or of the whole queue (''): OK."""
+    """Stop the jobs of a name, or of the whole queue (''), from starting: OK."""
 
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Resume(Change[Reply]):
-    """Let jobs start again: OK. Jobs of a name that were passed over are made ready by `Unpark`, step by step."""
+    """Let jobs start again: OK. After a resumed name, `Unpark` makes its parked jobs ready, in steps."""
 
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unpark(Change[str]):
-    """Make jobs ready that were passed over and may start now, from `after` on; a step. `Tidy` does it otherwise.
+    """Make parked jobs ready that may start again, from `after` on; a step. If it is not sent, `Tidy` does it.
 
-    The answer is where the next step goes on; '' at the end.
+    The answer is where the next step begins; '' at the end.
     """
 
     after: str = ""
@@ -146,25 +146,25 @@ class Unpark(Change[str]):
 
 @dataclass(frozen=True, slots=True)
 class SetLimit(Change[str]):
-    """Set the limit of a job name, or remove it. The jobs that wait for it are looked at again, in bounded steps.
+    """Set the limit of a job name, or remove it, and check the jobs that wait for it again, in bounded steps.
 
-    The answer is where the next step goes on; '' at the end.
+    The answer is where the next step begins; '' at the end.
     """
 
     name: str
-    limit: str  # as `Limit.text`; '' removes it
+    limit: str  # the `Limit.text`; '' removes the limit
     after: str = ""
 
 
 JobChange = Cancel | Requeue | Delete | Hold | Unhold
-"""A change of one job, by its id."""
+"""A change of one job, found by its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeMany(Change[list[Reply]]):
-    """Make some changes in one round trip, each an atomic step of its own; there is a reply for each.
+    """Make several changes in one round trip, each an atomic step with its own reply.
 
-    Other calls may come between. If there is no answer, some may be made and some not.
+    Other calls may run between the steps. If no answer comes, some steps may be done and others not.
     """
 
     changes: Sequence[JobChange]
@@ -172,14 +172,14 @@ class ChangeMany(Change[list[Reply]]):
 
 @dataclass(frozen=True, slots=True)
 class GetStatus(Change[list[JobStatus]]):
-    """Find the status of jobs, and have a process notified that waits for them.
+    """Read the status of jobs, and register a waiting process for notifications about them.
 
-    A notification `changed` with the job's id comes to the process by `Driver.listen`, once, when the job ends,
-    and at each progress report. One may be lost, so a process that waits asks again now and then.
+    `Driver.listen` then gives the process a notification `changed` with the job's id, once when the job ends and
+    at each progress report. A notification may be lost, so a waiting process asks again now and then.
     """
 
     job_ids: Sequence[str]  # up to 500
-    process: str = ""  # a name of the process's own, without spaces; '' to ask and not wait
+    process: str = ""  # a unique name of the waiting process, without spaces; '' only reads the status
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,27 +191,27 @@ class Retain(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Declare(Change[bool]):
-    """Find whether the store has what a worker's code declares: limits and retention.
+    """Return whether the store has the limits and the retention that a worker's code declares.
 
-    It has if that was noted, even if an operator has changed some since. It has not if it lost its data, or was
-    restarted with data from before.
+    The answer is True once a worker has noted it, even if an operator has changed some of them since. It is False
+    again if the store lost its data, or was restarted with older data.
     """
 
-    declaration: str  # a hash of what is declared, in hex
-    done: bool = False  # note that all of it was set; False only asks
+    declaration: str  # a hash of the declared limits and retention, in hex
+    done: bool = False  # note that all of them were set; False only asks
 
 
 @dataclass(frozen=True, slots=True)
 class Tidied:
-    """One step of tidying."""
+    """The answer to one step of `Tidy`."""
 
-    restored: int = 0  # jobs made ready that no worker would have got, as the queue was changed in Redis
-    after: str = ""  # where the next step goes on; '' at the end
-    trimmed: int = 0  # jobs deleted that are no longer kept
+    restored: int = 0  # lost jobs made ready again; a change of the queue's keys in Redis can lose them
+    after: str = ""  # where the next step begins; '' at the end
+    trimmed: int = 0  # jobs deleted because their retention has ended
 
 
 @dataclass(frozen=True, slots=True)
 class Tidy(Change[Tidied]):
-    """Remove what dead workers left behind, find their jobs, delete what is no longer kept; in steps."""
+    """Clean up after dead workers, find lost jobs, and delete jobs whose retention has ended; in steps."""
 
-    after: str = ""  # '' to begin; a begin within a minute of another does nothing
+    after: str = ""  # '' to begin; if a run began less than a minute ago, nothing is done

@@ -1,4 +1,4 @@
-"""The wire format: a job's id, its entry, its headers and progress as JSON. No other module knows it."""
+"""The stored form of a job: its id, its entry's fields, and its headers and progress as JSON."""
 
 import functools
 import os
@@ -15,10 +15,10 @@ from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.model.progress import Progress, measured, note_of
 from redisjobs.model.transitions import Lease
 
-_LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the last that a datetime knows
+_LATEST_MS = 253_402_300_799_999  # the end of the year 9999, the latest datetime
 _NUMBERS = {
     b"attempt": "attempt",
-    b"queued_at": "queued_ms",  # an immediate push does not repeat what the store knows
+    b"queued_at": "queued_ms",  # a job pushed without a delay lacks it: its stream id has the time
     b"expires_at": "expires_ms",
     b"started_at": "started_ms",
     b"unknown_since": "unknown_ms",
@@ -26,33 +26,31 @@ _NUMBERS = {
     b"next_scheduled_at": "next_scheduled_ms",
     b"keep_result": "keep_ms",
 }
-"""The fields of an entry that are numbers, and the attributes of `Job` that they are."""
+"""The numeric fields of an entry, and their attributes of `Job`."""
 
 _BARE = {b"id", b"name", b"parameters"}
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SORTED = bytes.maketrans(_BASE64, b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")
-_MAX_FIELDS = (
-    64  # an entry of ours has about a dozen; one with more was not written by us, and Lua can't unpack any
-)
+_MAX_FIELDS = 64  # our entries have about a dozen; an entry written outside redisjobs could have too many for Lua
 
 
 def new_job_id() -> str:
-    """Return 18 characters: 7 of the time in ms, so that ids sort by push time until 2109, then 64 random bits.
+    """Return a new id of 18 characters: 7 for the time in ms, then 11 for 64 random bits.
 
-    They are those of base64url, in the order of ASCII. In hex it would have 28, and a queued job's id is in the
-    server's memory twice.
+    Ids sort by push time until the year 2109: the base64url alphabet is in ASCII order. Hex would need 28
+    characters, and the server holds the id of a queued job twice.
     """
     random = b2a_base64(os.urandom(8), newline=False)[:11].translate(_SORTED).decode()
     return _time_in_id(time.time_ns() // 1_000_000) + random
 
 
-@functools.lru_cache(maxsize=1)  # several are made in a ms
+@functools.lru_cache(maxsize=1)  # many ids are made in the same ms
 def _time_in_id(time_ms: int) -> str:
     return b2a_base64((time_ms % 2**42 << 6).to_bytes(6), newline=False)[:7].translate(_SORTED).decode()
 
 
 def new_nonce() -> str:
-    """Return 16 random hex characters, which tell one push of an id from the next."""
+    """Return 16 random hex characters that identify one push of a job id."""
     return os.urandom(8).hex()
 
 
@@ -67,14 +65,14 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
 
 
 def decode_headers(raw: str | bytes | None) -> dict[str, str]:
-    """Return headers from their JSON; none if it can't be read, as headers are never worth a job."""
+    """Return headers from their JSON, or no headers if it can't be read: a job must not fail by its headers."""
     try:
         headers = orjson.loads(raw or b"{}")
     except orjson.JSONDecodeError:
         return {}
     if not isinstance(headers, dict):
         return {}
-    # An entry changed in Redis may have other values; lists and dicts may be too deep to make a text of.
+    # If the entry was changed in Redis, it may have other values. A list or dict may be too deep for str().
     return {key: str(value) for key, value in headers.items() if not isinstance(value, dict | list)}
 
 
@@ -87,32 +85,32 @@ class Job:
     attempt: int  # from 1
     queued_ms: int  # when it was pushed, by the server's clock
     expires_ms: int | None = None  # the last time at which it may start
-    started_ms: int | None = None  # when the first of its runs that had an outcome began
+    started_ms: int | None = None  # when its first run that had an outcome began
     unknown_ms: int | None = None  # since when no worker has a handler for its name
-    scheduled_ms: int | None = None  # the slot that a schedule pushed it for
+    scheduled_ms: int | None = None  # the slot for which a schedule pushed it
     next_scheduled_ms: int | None = None  # the slot after that
     keep_ms: int | None = None  # for how long its result is kept; None: the entry does not say
     headers: bytes | None = None  # JSON
 
     def read_headers(self) -> dict[str, str]:
-        """Return the headers of its push; see `decode_headers`."""
+        """Return the job's headers; see `decode_headers`."""
         return decode_headers(self.headers)
 
 
 def decode_job(lease: Lease) -> Job:
-    """Read the entry of a claimed job; a `DecodeError` as for `decode_fields`."""
+    """Return the claimed job; raise a `DecodeError` like `decode_fields`."""
     fields = lease.fields
-    if len(fields) == 3 and fields.keys() >= _BARE:  # as most are, and each job goes by here
+    if len(fields) == 3 and fields.keys() >= _BARE:  # the usual case, made fast
         name = fields[b"name"].decode("utf-8", "replace")
         return Job(name, fields[b"parameters"], 1, min(lease.queued_ms, _LATEST_MS))
     return decode_fields(fields, lease.queued_ms)
 
 
 def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
-    """Read the fields of an entry; `queued_ms` is when it was pushed, if they do not say.
+    """Return the job in an entry's fields; `queued_ms` is when it was pushed, if the fields lack it.
 
     Raises:
-        DecodeError: There is no name or parameters, or a number that is not one.
+        DecodeError: The name or the parameters are missing, or a numeric field has no number.
     """
     if len(fields) > _MAX_FIELDS:
         raise DecodeError(f"the entry has {len(fields)} fields, at most {_MAX_FIELDS} can be a job's")
@@ -134,29 +132,31 @@ def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
 
 
 def digits(text: bytes) -> int | None:
-    """Return the whole number that a field says, up to the latest time in ms; None if it says something else."""
+    """Return a field's whole number, from 0 to the latest time in ms; None for anything else."""
     return int(text) if text.isdigit() and len(text) <= 15 and int(text) <= _LATEST_MS else None
 
 
 def when(ms: int) -> datetime:
-    """Return a wire time as a datetime in UTC; the nearest there is for one that no datetime can be."""
+    """Return a time in ms as a datetime in UTC; for one out of range, the nearest datetime."""
     return datetime.fromtimestamp(max(0, min(ms, _LATEST_MS)) / 1000, UTC)
 
 
 def encode_progress(progress: Progress) -> bytes:
-    """Return the progress of a running job as JSON; what its handler did not say is left out."""
-    said = {"fraction": progress.fraction, "done": progress.done, "total": progress.total}
-    told: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
-    return orjson.dumps(told | {"note": progress.note} if progress.note else told)
+    """Return the progress of a running job as JSON, without the parts that its handler did not report."""
+    numbers = {"fraction": progress.fraction, "done": progress.done, "total": progress.total}
+    given: dict[str, Any] = {key: value for key, value in numbers.items() if value is not None}
+    return orjson.dumps(given | {"note": progress.note} if progress.note else given)
 
 
 def decode_progress(raw: bytes | None) -> Progress | None:
-    """Return the progress that such JSON says; None if it is something else. It never fails."""
+    """Return the progress in this JSON; None if it can't be read. It never raises."""
     try:
-        told = orjson.loads(raw or b"")
-        note = note_of(told["note"]) if "note" in told else ""
-        if "done" in told:
-            return measured((told["done"], told.get("total")), note)
-        return measured((told["fraction"],), note) if "fraction" in told else Progress(note=note) if note else None
+        given = orjson.loads(raw or b"")
+        note = note_of(given["note"]) if "note" in given else ""
+        if "done" in given:
+            return measured((given["done"], given.get("total")), note)
+        if "fraction" in given:
+            return measured((given["fraction"],), note)
+        return Progress(note=note) if note else None
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""What a handler knows of its job, and what it can say: its progress, and the jobs that it pushes."""
+"""The context of a running job: what the handler can read of its job, report and push."""
 
 import logging
 from collections.abc import (
@@ -41,22 +41,22 @@ P = TypeVar("P")
 class JobContext(Generic[AppState]):
     """The context of the job that a handler runs.
 
-    In a handler that takes `JobContext[Resources]`, `context.state` is of that type.
+    If a handler takes `JobContext[Resources]`, its `context.state` has the type `Resources`.
 
     Attributes:
-        job_id: The job's id, the same for all its attempts; an idempotent handler remembers it.
+        job_id: The job's id, the same for all its attempts. An idempotent handler can store it.
         job_name: The job's name.
-        queue_name: The queue that it came from.
-        attempt: The number of this attempt, from 1; failed runs count, lost workers don't.
+        queue_name: The queue that the job came from.
+        attempt: The number of this attempt, from 1. Failed runs count; runs that lost their worker don't.
         deliveries: How often the job was delivered since its last outcome, lost workers included.
-        worker_id: The worker that runs it.
-        keeps_result: Whether what the handler returns is kept.
+        worker_id: The worker that runs the job.
+        keeps_result: Whether the handler's result is kept.
     """
 
-    # Of the class, as few contexts have others: one is made for each job.
+    # Class attributes, because each job makes a context and few contexts have other values.
     _has_state: bool = True
     _progress: Progress | None = None
-    _only_slot_of: Sequence[str] = ()  # the queues of its worker, if that runs one job at a time
+    _only_slot_of: Sequence[str] = ()  # the queues of its worker, if the worker has only one slot
 
     def __init__(
         self,
@@ -89,15 +89,16 @@ class JobContext(Generic[AppState]):
         self._state = state
         self._sink = sink
         self.cancelled = False
-        """Whether this run was abandoned: timed out, cancelled, shut down or its lease lost. An async handler is
-        interrupted then; a sync one runs on in its thread, its outcome ignored, and may look here."""
+        """Whether the worker abandoned this run after a timeout, a cancel, a shutdown or a lost lease. It then
+        interrupts an async handler. A sync handler keeps running in its thread and can check this; its outcome is
+        ignored."""
 
     @property
     def state(self) -> AppState:
-        """What the application has set as `queue.state`, such as a database pool or an HTTP client.
+        """The application's `queue.state`, for example a database pool or an HTTP client.
 
         Raises:
-            AttributeError: The handler runs in a process of its own; the state stays with the worker.
+            AttributeError: The handler runs in a separate process. The state stays in the worker's process.
         """
         if not self._has_state:
             raise AttributeError(
@@ -106,7 +107,7 @@ class JobContext(Generic[AppState]):
             )
         return self._state
 
-    # What the handler says of itself
+    # Calls of the handler
 
     @overload
     def progress(self, fraction: float, /, note: str = ...) -> None: ...
@@ -118,17 +119,17 @@ class JobContext(Generic[AppState]):
     def progress(self, note: str) -> None: ...
 
     def progress(self, *said: float | str | None, note: str | None = None) -> None:
-        """Report progress: `progress(0.4)`, `progress(12, 30)`, either with a note, or a note alone.
+        """Report progress: `progress(0.4)`, `progress(12, 30)`, each with or without a note, or only a note.
 
-        It takes microseconds and waits for nothing: the last report is published within half a second, at most 4
-        times a second. Any thread of the handler may call it, also in a process. Once the run is over or
-        abandoned, it does nothing.
+        The call takes microseconds and never blocks. The worker publishes the last report within half a second,
+        at most 4 times a second. Any thread of the handler may call it, even in a separate process. Once the run
+        is over or abandoned, it does nothing.
 
         Args:
-            said: A fraction from 0 to 1; or what is done and the total, in a unit of your own; the total is None
-                if it is not known, and may be exceeded.
-            note: A line of text; 200 characters are kept. A note alone leaves the numbers as they were; numbers
-                alone remove the note.
+            said: A fraction from 0 to 1; or the done and the total amount, in your own unit. The total may be
+                None if it is not known, and more than the total may be done.
+            note: A line of text; 200 characters are kept. A note alone keeps the numbers of the last report.
+                Numbers alone remove the note.
 
         Raises:
             ValueError: A number is negative, too large or not a number, or the note is not text.
@@ -147,9 +148,9 @@ class JobContext(Generic[AppState]):
     def track(
         self, items: Iterable[Item] | AsyncIterable[Item], total: float | None = None, note: str = ""
     ) -> Iterator[Item] | AsyncIterator[Item]:
-        """Return the items for a loop over them that reports its progress; see `progress`.
+        """Return an iterator over the items that reports the progress of your loop; see `progress`.
 
-        An item is done when the next one is asked for.
+        An item counts as done when the loop asks for the next one.
 
         Args:
             items: An iterable, or an async iterable.
@@ -172,10 +173,10 @@ class JobContext(Generic[AppState]):
         raise TypeError(f"track({items!r}): give it what `for` or `async for` can go over")
 
     def extend(self, duration: float | timedelta) -> None:
-        """Let this run take longer: its `timeout` ends this long from now, unless it ends later anyway.
+        """Let this run take longer: its `timeout` ends no earlier than this long from now.
 
-        Without a timeout, or once the run is over or abandoned, this does nothing. It is not a progress report, so
-        `stalled_after` stays as it is. A wrong duration is a `ValueError`.
+        Without a timeout, or once the run is over or abandoned, this does nothing. It is no progress report, so it
+        does not affect `stalled_after`. A wrong duration is a `ValueError`.
         """
         extension = Extension(seconds(duration, "duration"))
         if self._sink is not None:
@@ -201,23 +202,23 @@ class JobContext(Generic[AppState]):
     def push(
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
     ) -> PushedJob:
-        """Push a job to this queue when this one ends: both happen, or neither does.
+        """Push a follow-up job to this queue when this job ends: both happen, or neither does.
 
-        It takes no round trip, and no `await`: the step that ends this job adds the other, after the handler has
-        returned. If the handler raises, or its worker dies, nothing is pushed, and the next run pushes again. A
-        job whose id or unique key another job has by then is not added; a unique key of this job is free for it.
+        It needs no `await` and no round trip: after the handler has returned, one step ends this job and adds the
+        other. If the handler raises, or its worker dies, nothing is pushed, and the next run pushes again. The job
+        is not added if another job has its id or its unique key by then. It may have the unique key of this job.
 
-        The arguments are those of `JobQueue.push`; or give what `prepare` made, of the queue or of a job function,
-        as in `context.push(resize.prepare("a.png", width=64))`. Without a `job_id` the id is made of the id of
-        this job, the number of its pushes before, and the name, so that each run makes the same.
+        The arguments are those of `JobQueue.push`, or a job that `prepare` of the queue or of a job function made:
+        `context.push(resize.prepare("a.png", width=64))`. Without a `job_id`, the id is made of this job's id, the
+        number of earlier pushes in this run, and the name. So each run makes the same id.
 
         Returns:
-            The job; its `added` is None, as it is not known yet.
+            A handle of the job. Its `added` is None, because it is not known yet.
 
         Raises:
-            EncodeError: As `JobQueue.push`, as do UnknownJob and TypeError.
-            ValueError: An option is wrong, also `on_conflict="raise"`. Or the id is that of this job, or another
-                queue prepared the job. Or these are more than 500 jobs, or 4 MB.
+            EncodeError: See `JobQueue.push`, also for UnknownJob and TypeError.
+            ValueError: An option is wrong, for example `on_conflict="raise"`. Or the id is that of this job, or
+                another queue prepared the job. Or this run pushes more than 500 jobs, or 4 MB.
             RuntimeError: The run is over or abandoned.
         """
         pushed: PushedJob | None = None
@@ -227,7 +228,7 @@ class JobContext(Generic[AppState]):
             raise RuntimeError(f"job {visible(self.job_id)}: this run is over, so it can't push any more")
         return pushed
 
-    # Most handlers read few of these, so they are made when they are read.
+    # Cached properties, because most handlers read few of them.
 
     @cached_property
     def queued_at(self) -> datetime:
@@ -236,13 +237,13 @@ class JobContext(Generic[AppState]):
 
     @cached_property
     def scheduled_for(self) -> datetime | None:
-        """The slot of the schedule that pushed this job; None for any other job. Retries keep it."""
+        """The schedule's slot for which this job was pushed; None for any other job. Retries keep it."""
         slot = self._scheduled_ms
         return None if slot is None else datetime.fromtimestamp(slot / 1000, UTC)
 
     @cached_property
     def next_scheduled_at(self) -> datetime | None:
-        """The slot after that. A run that is this late can leave its work to the next one."""
+        """The schedule's next slot. A run that begins after it can leave its work to the job of that slot."""
         slot = self._next_scheduled_ms
         return None if slot is None else datetime.fromtimestamp(slot / 1000, UTC)
 
@@ -255,7 +256,7 @@ class JobContext(Generic[AppState]):
     def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
         """A logger whose lines begin with the job's id and name.
 
-        Its records have job_id, job_name, attempt and queue, beside the caller's own `extra`.
+        Its records also have job_id, job_name, attempt and queue, besides the caller's `extra`.
         """
         fields = {
             "job_id": self.job_id,
@@ -266,7 +267,7 @@ class JobContext(Generic[AppState]):
         return _JobLogger(logging.getLogger("redisjobs.job"), fields)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle it for a handler in another process, with the headers read."""
+        """Pickle the context for a handler in another process, with its headers but without its state."""
         left = {"_read_headers": None, "_state": None, "_has_state": False, "_sink": None}
         return {**vars(self), "headers": self.headers, **left}
 
@@ -281,11 +282,11 @@ _current: ContextVar[JobContext[Any] | None] = ContextVar("redisjobs.current_job
 
 
 def current_job() -> JobContext[Any]:
-    """Return the context of the job that runs here, for code that a handler calls without passing it on.
+    """Return the context of the job that runs here, for code that has not got it as an argument.
 
-    It works in async handlers and the tasks they start, in handlers that run in threads, and in those that run in
-    a process of their own. In a thread that a handler starts itself, it works if the thread runs in a copy of the
-    handler's `contextvars`, as with `asyncio.to_thread`.
+    It works in async handlers and the tasks they start, and in handlers in threads and separate processes. If a
+    handler starts a thread, it works there in a copy of the handler's `contextvars`: `asyncio.to_thread` makes
+    one.
 
     Raises:
         LookupError: No job runs here.
@@ -300,41 +301,41 @@ def current_job() -> JobContext[Any]:
 
 
 set_current_job = _current.set
-"""Let `current_job` return it, in the current context of `contextvars`. No function, as each job calls it."""
+"""Set the context that `current_job` returns here. It is no function of its own, to make each job faster."""
 
 
 def keep_only_slot(context: JobContext[Any], queues: Sequence[str]) -> None:
-    """Note that the job has the only slot of its worker, which runs jobs of these queues."""
+    """Note that the job has the only slot of its worker, which works on these queues."""
     context._only_slot_of = queues
 
 
 def keeper_of_only_slot(queue: str) -> str | None:
-    """Return the id of the job that runs here, if it has the only slot of a worker of this queue; else None."""
+    """Return the id of the job that runs here if it has the only slot of a worker of this queue, else None."""
     context = _current.get()
     return context.job_id if context is not None and queue in context._only_slot_of else None
 
 
 def message_sink_of(context: JobContext[Any]) -> MessageSink | None:
-    """Return the sink of what a handler says to its context; None: there is none."""
+    """Return the sink of a handler's messages, or None."""
     return context._sink
 
 
 def set_message_sink(context: JobContext[Any], sink: MessageSink) -> None:
-    """Set the sink of a context that came from another process."""
+    """Set the sink of a handler's messages in a context that came from another process."""
     context._sink = sink
 
 
 class _JobLogger(logging.LoggerAdapter["logging.Logger"]):
-    """An adapter that adds to the caller's `extra`, which Python's own before 3.13 would replace."""
+    """An adapter that adds to the caller's `extra`; Python's own adapter replaces it before Python 3.13."""
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        """Log a line that begins with the job's id and name, for formats that show the message alone."""
+        """Log a line that begins with the job's id and name, for formats that show only the message."""
         if not self.isEnabledFor(level):
             return
         about = self.extra or {}
         job = f"job {visible(str(about['job_id']))} ({visible(str(about['job_name']))}): "
-        first = job.replace("%", "%%") if args else job  # without arguments logging formats nothing
-        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line is the caller's
+        first = job.replace("%", "%%") if args else job  # without arguments logging does not format the line
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # show the caller's line
         super().log(level, f"{first}{msg}", *args, **kwargs)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""A schedule as it was declared or put, and the jobs that it pushes. When a rule fires is in `schedules/`."""
+"""The definition of a schedule, and the jobs that it pushes. The rules of time are in `schedules/`."""
 
 import hashlib
 import re
@@ -16,11 +16,11 @@ from redisjobs.model.transitions import MOST_JOBS, After, At, NewJob
 from redisjobs.schedules.schedule import Schedule
 
 LAST_MS = 253_370_764_800_000
-"""The begin of the year 9999: datetimes end there, and a slot has another one after it."""
+"""The latest slot, a year before datetimes end, because each slot needs a next one."""
 
 
 class Accuracy(StrEnum):
-    """What to do about missed slots, for example after an outage: one job for all of them, or one for each."""
+    """What to do about missed slots, for example after an outage: push one job for all, or one job for each."""
 
     LATEST = "latest"
     ALL = "all"
@@ -28,13 +28,13 @@ class Accuracy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a schedule is."""
+    """The definition of a schedule."""
 
     name: str
     rule: Schedule
-    job: NewJob  # what it pushes: a job without an id, whose due time counts from the slot
+    job: NewJob  # the job that it pushes, without an id; its delay counts from the slot
     accuracy: Accuracy = Accuracy.LATEST
-    at_most: int = 100  # the most missed slots that are made up for, where that is all of them
+    at_most: int = 100  # with `ALL`, how many missed slots get a job at most
     jitter_ms: int = 0  # the most time after its slot at which a job may run
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Definition:
 
     @property
     def fields(self) -> list[bytes]:
-        """The schedule as it is stored: names and values, flat; times in ms. What is left out is not there."""
+        """The stored form: names and values, flat, with times in ms. Options that were not given have no field."""
         job = self.job
         name, parameters, *options = job.fields[1::2]
         flat: dict[str | bytes, str | bytes | int | None] = {
@@ -70,14 +70,14 @@ class Definition:
             "unique_for_ms": job.unique_for_ms,
             "on_conflict": None if job.on_conflict is OnConflict.SKIP else job.on_conflict.value,
             "expires_in_ms": job.expires_in_ms,
-            **dict(zip(job.fields[4::2], options, strict=True)),  # those of ENTRY_OPTIONS
+            **dict(zip(job.fields[4::2], options, strict=True)),  # the options of ENTRY_OPTIONS
         }
         there = {key: value for key, value in flat.items() if value is not None}
         return [_raw(part) for pair in there.items() for part in pair]
 
     @property
     def fingerprint(self) -> str:
-        """A text that differs from that of any other definition of this name."""
+        """A hash that is different for each definition of this name."""
         digest = hashlib.sha256()
         for part in self.fields:
             digest.update(b"%d:%b" % (len(part), part))
@@ -85,7 +85,7 @@ class Definition:
 
     @classmethod
     def read(cls, name: str, fields: Mapping[bytes, bytes]) -> "Definition":
-        """Return the definition that is stored; a ValueError says what is wrong if it was changed in Redis."""
+        """Return the stored definition; raise a ValueError if it was changed in Redis and can't be read."""
         text, number = partial(_text, fields), partial(_number, fields)
         kept: list[str | bytes] = ["name", text(b"job"), "parameters", text(b"parameters").encode()]
         for option, (_, pattern) in ENTRY_OPTIONS.items():
@@ -116,7 +116,7 @@ class Definition:
 
 
 def _text(fields: Mapping[bytes, bytes], key: bytes, default: str | None = None, pattern: str = r"(?s:.*)") -> str:
-    """Return a field as text; a ValueError if it is not there, is no text, or does not match the pattern."""
+    """Return a field as text; raise a ValueError if it is missing, no text, or does not match the pattern."""
     value = fields.get(key)
     if value is None and default is None:
         raise ValueError(f"it has no field '{key.decode()}'")
@@ -130,13 +130,13 @@ def _text(fields: Mapping[bytes, bytes], key: bytes, default: str | None = None,
 
 
 def _number(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
-    """Return a field as a whole number, or raise a ValueError; None if it is not there or empty."""
+    """Return a field as a whole number, or raise a ValueError; None if it is missing or empty."""
     return int(text) if (text := _text(fields, key, "", "[0-9]{0,15}")) else None
 
 
 @lru_cache(maxsize=256)
 def _rule(text: str) -> Schedule:
-    """Return the rule of a text. Thousands of schedules may share a few rules, and a rule is costly to make."""
+    """Return the rule of a text. Cached, because parsing is slow and thousands of schedules may share a rule."""
     return Schedule.parse(text)
 
 
@@ -158,26 +158,26 @@ def slot_id(name: str, slot_ms: int) -> str:
 
 
 def slot_job(definition: Definition, slot_ms: int) -> NewJob:
-    """Return the job that a schedule pushes for a slot; every scheduler makes the same."""
+    """Return the job that a schedule pushes for a slot. All schedulers make the same job."""
     job_id, due = slot_id(definition.name, slot_ms), definition.job.due
     wait_ms = due.ms if isinstance(due, After) else 0.0
-    # Each scheduler that tries takes the same share of the jitter, so another try changes nothing.
+    # The share of the jitter comes from the id, so that each try of each scheduler makes the same job.
     wait_ms += definition.jitter_ms * zlib.crc32(job_id.encode()) / 2**32
     return replace(job_now(definition, job_id, slot_ms), due=After(round(wait_ms, 3)) if wait_ms else None)
 
 
 def job_now(definition: Definition, job_id: str, now_ms: int) -> NewJob:
-    """Return the job that a schedule pushes when it is asked to now, with this id."""
+    """Return a schedule's job for a push now, with this id."""
     next_ms = ms_of(definition.rule.next_after(moment(now_ms)))
     added = ["scheduled_for", str(now_ms), "next_scheduled_at", str(next_ms)]
     return replace(definition.job, job_id=job_id, fields=[*definition.job.fields, *added], due=None)
 
 
 def ms_of(time: datetime) -> int:
-    """Return a datetime as a wire time, in ms."""
+    """Return a datetime as ms since 1970."""
     return round(time.timestamp() * 1000)
 
 
 def moment(ms: float) -> datetime:
-    """Return a wire time, in ms, as a datetime in UTC."""
+    """Return ms since 1970 as a datetime in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,10 +1,10 @@
-"""The seam between a queue and its store: two small protocols, which a driver implements.
+"""The protocols between a queue and its store, which a driver implements.
 
-A `Driver` is a producer's and an operator's side; a `Consumer`, which a driver opens for one worker, is the
-worker's side and owns the leases. What crosses them is in `transitions` (a job's way) and `queries` (an operator's
-questions and changes).
+A `Driver` serves producers and operators. A `Consumer`, which a driver makes for one worker, serves this worker
+and owns its leases. The values that go in and out are in `transitions` (pushes, claims, settlements), `queries`
+and `changes` (an operator's calls).
 
-Every method may raise `DriverError`; `Unavailable`, its subclass, where trying again may help.
+Every method may raise `DriverError`, and its subclass `Unavailable` if a new try may help.
 """
 
 import math
@@ -21,9 +21,10 @@ T = TypeVar("T")
 
 
 class Fenced(DriverError):
-    """The store counts this worker as dead: other workers get its jobs, and its calls are refused.
+    """The store counts this worker as dead: it gives its jobs to other workers, and refuses its calls.
 
-    It sent no heartbeat for a lease, or the store lost its record. It can go on under a new id.
+    The worker sent no heartbeat for the length of its lease, or the store lost its record. It can go on under a
+    new id.
     """
 
     def __init__(self, worker_id: str) -> None:
@@ -34,7 +35,7 @@ class Fenced(DriverError):
 
 
 class IdTaken(DriverError):
-    """A worker can't begin under this id; nothing was written."""
+    """A worker can't begin under this id. Nothing was written."""
 
     def __init__(self, worker_id: str) -> None:
         super().__init__(
@@ -44,13 +45,13 @@ class IdTaken(DriverError):
 
 
 class OtherVersion(DriverError):
-    """The queue's keys are of another release, and this one can't read them; nothing was written."""
+    """Another release wrote the queue's keys, and this one can't read them. Nothing was written."""
 
 
 class PushedInPart(DriverError):
-    """A push failed after some of its jobs were answered; `cause` is about the others.
+    """A push failed after the store had answered some of its jobs; `cause` is the error of the others.
 
-    `answers` has one for each job, in their order; None: it was not answered.
+    `answers` has the answer to each job, in push order; None: the job was not answered.
     """
 
     def __init__(self, cause: DriverError, answers: Sequence[Pushed | None]) -> None:
@@ -60,14 +61,14 @@ class PushedInPart(DriverError):
 
 
 class Unsupported(DriverError):
-    """A driver does not know a query or a change; nothing was sent."""
+    """The driver does not support a query or a change. Nothing was sent."""
 
 
 def supported(by: Mapping[type[Any], T], value: object, driver: str) -> T:
-    """Return what a driver has for a query or a change, of all that it has by class.
+    """Return a driver's implementation of a query or a change, from a table of all of them by class.
 
     Raises:
-        Unsupported: It has nothing for it.
+        Unsupported: The table has no implementation of it.
     """
     found = by.get(type(value))
     if found is None:
@@ -80,12 +81,12 @@ def supported(by: Mapping[type[Any], T], value: object, driver: str) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A hint that something changed; the truth is always in a key. It may be lost.
+    """A hint that something has changed. It may be lost, so the keys in the store are what counts.
 
-    The kinds are `due`, `cancel`, `released`, `schedules`, `paused` and `resumed`. `joined`: a worker has come.
-    `left`: the one that promotes has gone. `withdrawn`: the last scheduler of a release has ended. `changed`: to a
-    process that waits for a job. `subscribed`: the listening began, so earlier ones were missed, or many jobs
-    ended at once: ask about all jobs.
+    The kinds are `due`, `cancel`, `released`, `schedules`, `paused` and `resumed`. `joined`: a worker has started.
+    `left`: the worker that promotes delayed jobs has left. `withdrawn`: the last scheduler of a release has ended.
+    `changed`: a job changed for which this process waits. `subscribed`: ask about all jobs, because notifications
+    before it are lost, or because many jobs ended at once.
     """
 
     kind: str
@@ -94,13 +95,13 @@ class Notification:
 
 
 class Driver(Protocol):
-    """A producer's and an operator's side of the store. It connects with the first call.
+    """The calls of producers and operators. A driver connects with its first call.
 
-    Each method may then raise `ServerTooOld`, which names the version found and the one needed.
+    Each method may then raise `ServerTooOld`, which names the version found and the version needed.
 
     Attributes:
-        place: Equal for two drivers that are known to be of one queue.
-        where: The store as people name it, without a password, as `redis://host:6379/0`.
+        place: Equal for two drivers of the same queue, as far as that is known.
+        where: The store for messages, without a password: `redis://host:6379/0`.
     """
 
     @property
@@ -110,16 +111,16 @@ class Driver(Protocol):
     def where(self) -> str: ...  # noqa: D102
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        """Put jobs on the queue, each id once; at most 500 a call.
+        """Put up to 500 jobs on the queue; a job id that is there already is not added again.
 
-        If any of these pushes may have been sent before, it is `repeated`. Then a job that has ended since counts
-        as there too, for a minute; and one that is refused stays refused, even if an earlier try arrives late.
-        Before a job is sent for the first time, its `sent_ms` is set to the store's clock. So a repetition is
-        recognized, or UNKNOWN, even if that clock was set in between.
+        Set `repeated` if any of the jobs may have been sent before. For a minute, a job that has ended meanwhile
+        then counts as still there. A job that is refused stays refused, even if an earlier try arrives late.
+        Before the driver sends a job for the first time, it sets `sent_ms` to the store's clock. So it recognizes
+        a repetition, or answers UNKNOWN, even if that clock was set in between.
 
         Raises:
-            QueueFull: The server is out of memory; nothing was written.
-            PushedInPart: It was refused after some of the jobs were answered.
+            QueueFull: The server is out of memory. Nothing was written.
+            PushedInPart: The push failed after some of its jobs were answered.
         """
 
     async def read(self, query: Query[T]) -> T:
@@ -129,19 +130,19 @@ class Driver(Protocol):
         """Make a change, in one atomic step, or raise `Unsupported`."""
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> "Consumer":
-        """Return a worker's side of this store.
+        """Return the consumer for a worker of this store.
 
         Args:
             worker_id: An id that is new at each start of a worker.
             lease: Seconds without a heartbeat after which the worker counts as dead.
-            max_deliveries: Deliveries without a result before a job becomes a dead letter; in the last one its
-                worker runs nothing else.
+            max_deliveries: Deliveries without a result before a job becomes a dead letter. During the last one,
+                the worker runs no other job.
         """
 
     async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
-        """Call `on_notification` for each notification, until the connection ends; first with `subscribed`.
+        """Call `on_notification` for each notification until the connection ends; the first one is `subscribed`.
 
-        A process that waits for jobs, by `GetStatus`, is notified of these, and of nothing else.
+        With `process`, it gets only notifications about the jobs that this process registered by `GetStatus`.
         """
 
     async def aclose(self) -> None:
@@ -151,7 +152,7 @@ class Driver(Protocol):
 class SyncDriver(Protocol):
     """A `Driver` for sync code and any number of threads.
 
-    Each call ends by `until`, by the monotonic clock: it raises `Unavailable` if there is no answer by then.
+    Each call ends at `until`, in monotonic seconds: if there is no answer by then, it raises `Unavailable`.
     """
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
@@ -169,20 +170,20 @@ class SyncDriver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One worker's heartbeat, to be sent with those of others."""
+    """The heartbeat of one worker; several are sent together."""
 
-    consumer: "Consumer"  # it beats under the id that the worker has now
-    held: Callable[[], Sequence[Lease]]  # called only if a cancel of one of its jobs was asked for
-    facts: Mapping[str, str]  # what to store of the worker: host, pid, ...
+    consumer: "Consumer"  # has the worker's present id
+    held: Callable[[], Sequence[Lease]]  # returns the worker's jobs; called only if one of them was cancelled
+    facts: Mapping[str, str]  # facts to store about the worker: host, pid, ...
 
 
 Beaten = Sequence[Lease] | Fenced
-"""The answer to a heartbeat: the held jobs that are to be cancelled, in each answer until they end; or that the
-store counts the worker as dead, and that it holds nothing any more."""
+"""The answer to a heartbeat: the worker's jobs that have been cancelled, until they end; or `Fenced`, because the
+store counts the worker as dead, and it holds no jobs any more."""
 
 
 class Until:
-    """Ends a `wait` early. It can be set once; for one event loop."""
+    """A switch that ends a `wait` early. It is set once, in one event loop."""
 
     __slots__ = ("_call", "is_set")
 
@@ -197,21 +198,21 @@ class Until:
             call()
 
     def when_set(self, call: Callable[[], object] | None) -> None:
-        """Call this when it is set; None: call nothing."""
+        """Call this function when the switch is set; None: call nothing."""
         self._call = call
 
 
 class Consumer(Protocol):
-    """One worker's side of the store: its connections and its lease.
+    """The calls of one worker, with its connections and its lease.
 
-    Where a method raises `Fenced`, nothing was written. A plain read may still bring jobs then: hand them back by
+    If a method raises `Fenced`, nothing was written. A `wait` may still return jobs then: give them back by
     `release`.
 
     Attributes:
         worker_id: The worker's id.
-        server: Consumers with equal servers may beat together.
+        server: Consumers with equal servers may send their beats together.
         sync: The calls that another thread can make for the worker.
-        heard_at: When the store last sent anything, by the monotonic clock: a long answer is progress, too.
+        heard_at: When the last bytes came from the store, in monotonic seconds; a part of an answer counts, too.
     """
 
     worker_id: str
@@ -226,14 +227,14 @@ class Consumer(Protocol):
     def heard_at(self) -> float: ...  # noqa: D102
 
     async def open(self, worker_id: str = "") -> list[str]:
-        """Connect and join the store, which is the first beat; after `Fenced`, again under a new id.
+        """Connect and register the worker, which is its first beat. After `Fenced`, call it with a new id.
 
         Returns:
             Warnings about the server's settings, for an operator.
 
         Raises:
-            IdTaken: The id is, or was lately, another worker's.
-            OtherVersion: The store's keys are of another release.
+            IdTaken: Another worker has, or lately had, this id.
+            OtherVersion: Another release wrote the store's keys.
         """
 
     async def aclose(self) -> None:
@@ -250,85 +251,88 @@ class Consumer(Protocol):
     ) -> Exchange:
         """Settle some jobs and claim up to `count` others, in one round trip.
 
-        It may bring more, up to `count` of each priority, if jobs of a higher priority came meanwhile. The worker
-        starts them in their order, as far as the answer's `up_to` allows. It names those that have to wait as
-        `waiting` in the next call, which brings what goes before them, and fewer of the rest.
+        It may return more, up to `count` of each priority, if jobs of a higher priority came meanwhile. The worker
+        starts the jobs in their order, as far as the answer's `up_to` allows. It passes the jobs that can't start
+        yet as `waiting` in the next call, which returns the jobs that go before them, and fewer others.
 
-        If it is sent again with the same turn (None: it never is), the settlements are answered as before and not
-        applied twice; the claim is a new one. A `count` of 0 only promotes what is due; None claims and promotes
-        nothing. `idle` says that the worker then runs nothing, and that no other call may bring it jobs: it may
-        get a job that is delivered for the last time, and nothing beside it.
+        A call may be repeated with the same turn (with None it can't). Then the settlements get the same answers,
+        and are not applied twice; the claim is a new one. A `count` of 0 only promotes due jobs; None neither
+        claims nor promotes. `idle` means that the worker runs no job after this call, and that no other call can
+        give it jobs. It may then get a job in its last delivery, and no other job with it.
 
-        While the queue is paused nothing is claimed. Held jobs, and jobs whose name is paused, are passed over and
-        keep their place.
+        While the queue is paused, nothing is claimed. Held jobs, and jobs whose name is paused, are skipped and
+        keep their places.
 
         Raises:
-            Fenced: All of it was refused.
+            Fenced: The whole call was refused.
         """
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
-        """Wait until jobs are there and lease them: up to `count` of each priority, so maybe more in all.
+        """Wait for jobs and lease them: up to `count` of each priority, so maybe more in all.
 
-        It ends as soon as there are some, after `timeout` seconds, or soon after `until` is set, with the jobs it
-        leased; then nothing is on its way any more. A fenced worker gets jobs as well, so an answer does not mean
-        that it is alive. What may not start is left out, as in `exchange`.
+        It returns the leased jobs as soon as there are some, after `timeout` seconds, or soon after `until` is
+        set. Then this call can lease no more jobs. A fenced worker can get jobs too, so an answer does not mean
+        that its lease runs. Jobs that may not start are skipped, as in `exchange`.
 
         Raises:
             Fenced: The store has lost the worker's record.
-            Unavailable: `recover` finds what was delivered meanwhile; also if this call is cancelled.
+            Unavailable: The store did not answer. If it delivered jobs meanwhile, `recover` finds them, as it does
+                after this call was cancelled.
         """
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
-        """Return the jobs that the worker has in the store beyond `held`: their delivery was lost on the way.
+        """Return the worker's jobs in the store that are not in `held`, because their delivery got lost.
 
-        A live worker may miss a delivery too: the bytes of an abandoned claim arrive late. So it looks now and
-        then, while other calls are on their way, for jobs that were delivered at least `older` seconds ago.
-        Nothing is found while a reply has begun to arrive and is not complete.
+        A live worker may lose a delivery too, for example if an abandoned claim reaches the store late. So it
+        calls this now and then, while other calls wait for answers, for jobs delivered at least `older` seconds
+        ago. While the bytes of a reply are arriving, it returns nothing.
 
         Raises:
-            Fenced: The worker holds nothing any more.
+            Fenced: The worker holds no jobs any more.
         """
 
     async def reclaim(
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
     ) -> Reclaimed:
-        """Fence workers that are surely lost, and hand back what fenced ones hold, in bounded steps.
+        """Fence lost workers, and make the jobs of fenced workers ready again, in bounded steps.
 
         Args:
-            silent: Those that an earlier call named, and that are to be fenced. One that has beaten since is not.
-            others: Whether to count what other workers hold; it takes longer the more workers there are.
-            thorough: Whether to look at every worker for beats in the future: the clock may have been set back.
+            silent: The workers to fence, as an earlier call returned them. One that has sent a beat since is not
+                fenced.
+            others: Whether to count the jobs of other workers. It takes longer the more workers there are.
+            thorough: Whether to check each worker for a lease that ends too far in the future, because the
+                server's clock was set back.
 
         Raises:
             Fenced: This worker itself is fenced.
         """
 
     async def change(self, change: Change[T]) -> T:
-        """Make a change, as `Driver.change`, over a connection of the worker's own."""
+        """Make a change, like `Driver.change`, over the worker's connection."""
 
     async def release(self, *, refund: bool, watch: bool) -> int:
-        """Hand back all that this worker holds, and remove it from the store; return how many jobs there were.
+        """Give back all jobs of this worker, and remove it from the store; return the number of jobs.
 
         Args:
-            refund: Whether the deliveries don't count; they do if the worker was fenced before.
-            watch: Whether a read may still be on its way: its jobs are taken from it later.
+            refund: Whether the deliveries don't count. They always count if the worker was fenced before.
+            watch: Whether a `wait` may still deliver jobs to it. Other workers then take those later.
         """
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        """Call `on_notification` for each notification, until the connection ends; first with `subscribed`."""
+        """Call `on_notification` for each notification until the connection ends, first for `subscribed`."""
 
 
 class SyncConsumer(Protocol):
-    """The calls of a worker for sync code, over a connection of their own; for one thread at a time."""
+    """The calls of a worker for sync code, over a separate connection; for one thread at a time."""
 
     def beat(self, *beats: Beat) -> Sequence[Beaten]:
-        """Renew the leases of workers, and so of all their jobs, in one round trip; return an answer for each.
+        """Renew the leases of workers in one round trip, and return an answer for each.
 
-        Their consumers have this one's `server`.
+        All their consumers have the same `server` as this one.
         """
 
     def release(self, *, refund: bool, watch: bool) -> int:
-        """Hand back, as `Consumer.release`, also for a worker that is known to be dead."""
+        """Give back all jobs, like `Consumer.release`, even for a worker that counts as dead."""
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,4 +1,4 @@
-"""What is known of a failure: its traceback as text, and a fingerprint that failures of one kind share."""
+"""The text of a failure's traceback, and a fingerprint that is equal for failures of one kind."""
 
 import hashlib
 import os
@@ -11,51 +11,52 @@ from typing import NamedTuple
 
 from redisjobs.base.visible import visible
 
-_REMEMBERED = 1_000  # frames, and ways through the code
-_DEEP = 50  # frames; a deeper way is one of as many as a recursion has depths, and Python folds its text
+_REMEMBERED = 1_000  # the most entries of each cache
+# Frames. A deeper traceback is not cached: a recursion has one for each depth. Python shortens its text, too.
+_DEEP = 50
 _DIGITS = 12
 _TYPE_CHARACTERS = 200
 _STANDARD_LIBRARY = os.path.dirname(os.__file__)
 _OURS = os.path.dirname(os.path.dirname(__file__))
 _INSTALLED = {"site-packages", "dist-packages"}
-# Of these Python says more than their text, such as the names that exist.
-_SAID_AT_LENGTH = (AttributeError, ImportError, NameError, SyntaxError, BaseExceptionGroup)
+# Python prints more than the text of these errors, for example "Did you mean: ...".
+_PRINTED_AT_LENGTH = (AttributeError, ImportError, NameError, SyntaxError, BaseExceptionGroup)
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _MEANWHILE = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 # The traceback
 
 _texts: dict[tuple[CodeType, int], str] = {}
-"""The texts of frames, by their place. Python reads the line each time, to find the part that it underlines."""
+"""A cache of the text of each frame, by code and instruction. Python would parse the source line each time."""
 
 
 def format_exception(error: BaseException) -> list[str]:
-    """Return what `traceback.format_exception` does, much faster where many jobs fail at one place."""
+    """Return the same as `traceback.format_exception`, but much faster if many jobs fail at the same place."""
     parts: list[str] = []
     seen: set[int] = set()
     shown: BaseException | None = error
-    said_between: list[str] = []
+    between: list[str] = []
     while shown is not None:
         own = _parts_of(shown) if id(shown) not in seen else None
         if own is None:
             return traceback.format_exception(error)
         seen.add(id(shown))
-        parts = [*own, *said_between, *parts]
+        parts = [*own, *between, *parts]
         if shown.__cause__ is not None:
-            shown, said_between = shown.__cause__, [_CAUSED]
+            shown, between = shown.__cause__, [_CAUSED]
         else:
-            shown, said_between = None if shown.__suppress_context__ else shown.__context__, [_MEANWHILE]
+            shown, between = None if shown.__suppress_context__ else shown.__context__, [_MEANWHILE]
     return parts
 
 
 def _parts_of(error: BaseException) -> list[str] | None:
-    """Return the text of one exception; None where that is left to Python."""
+    """Return the text of one exception without its causes; None if only Python can format it."""
     trace = error.__traceback__
     frames: list[str] = []
     while trace is not None and len(frames) <= _DEEP:
         frames.append(_text_of(trace))
         trace = trace.tb_next
-    if not frames or len(frames) > _DEEP or isinstance(error, _SAID_AT_LENGTH):
+    if not frames or len(frames) > _DEEP or isinstance(error, _PRINTED_AT_LENGTH):
         return None
     return ["Traceback (most recent call last):\n", *frames, *traceback.format_exception_only(error)]
 
@@ -75,14 +76,14 @@ def _text_of(trace: TracebackType) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The fingerprint of one failure; equal for failures of one kind."""
+    """The fingerprint of a failure. Failures of one kind have equal fingerprints."""
 
-    error_type: str = ""  # module and qualified name of the exception's class; of a builtin the name alone
-    digest: str = ""  # 12 hex characters, by the class and the user's functions that it came through
+    error_type: str = ""  # module and qualified name of the exception's class; for a builtin, only the name
+    digest: str = ""  # 12 hex characters: a hash of the class and the application's functions in the traceback
 
 
 _known: dict[tuple[object, ...], tuple[list[CodeType], Fingerprint]] = {}
-"""By class and way, as many jobs fail alike. The code is held, so that no other code gets its `id`."""
+"""A cache of fingerprints, by class and the ids of the code. It holds the code, so that no id is used again."""
 
 
 class Frame(NamedTuple):
@@ -93,7 +94,7 @@ class Frame(NamedTuple):
 
 
 def fingerprint_of(error: BaseException) -> Fingerprint:
-    """Return the fingerprint of an exception; an empty one if its class can't be looked at."""
+    """Return the fingerprint of an exception; an empty one if reading the exception raises."""
     try:
         error_type, codes = _type_of(type(error)), _codes_of(error)
         place = (error_type, *map(id, codes))
@@ -111,10 +112,10 @@ def fingerprint_of(error: BaseException) -> Fingerprint:
 
 
 def digest_of(error_type: str, frames: Sequence[Frame]) -> str:
-    """Return a hash of a class and the user's own frames, by file name and function.
+    """Return a hash of an exception class, and of the file name and function of the application's frames.
 
-    Line numbers don't count, so a release that moves lines keeps it. Repeated frames count once, so all depths of
-    a recursion have one digest.
+    Line numbers don't count, so a release that only moves lines does not change it. Repeated frames count once,
+    so a recursion has the same digest at each depth.
     """
     places = dict.fromkeys(f"{_path(frame.file)[-1]}:{frame.function}" for frame in _own(frames))
     text = "\n".join([error_type, *places])
@@ -122,13 +123,13 @@ def digest_of(error_type: str, frames: Sequence[Frame]) -> str:
 
 
 def _own(frames: Iterable[Frame]) -> list[Frame]:
-    """Return the user's frames. If the application itself is an installed package, they are in site-packages."""
+    """Return the application's frames: those outside site-packages, or inside if the application is installed."""
     others = [frame for frame in frames if not _is_known(frame.file)]
     return [frame for frame in others if not _INSTALLED & {*_path(frame.file)}] or others
 
 
 def _is_known(file: str) -> bool:
-    """Return whether a file is of the standard library or of redisjobs."""
+    """Return whether a file belongs to the standard library or to redisjobs."""
     if file.startswith(("<frozen ", _OURS + os.sep)):
         return True
     return file.startswith(_STANDARD_LIBRARY + os.sep) and not _INSTALLED & {*_path(file)}
@@ -139,7 +140,7 @@ def _path(file: str) -> list[str]:
 
 
 def _type_of(kind: type[BaseException]) -> str:
-    # Asked of `type` itself: a metaclass may answer with anything.
+    # Read through `type`, because a metaclass may return anything.
     name = str(type.__dict__["__qualname__"].__get__(kind))
     module = str(type.__dict__["__module__"].__get__(kind))
     return visible(name if module == "builtins" else f"{module}.{name}", _TYPE_CHARACTERS)

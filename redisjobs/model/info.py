@@ -1,4 +1,4 @@
-"""What the store knows, in people's words: jobs, dead letters, workers, pauses and limits, for an operator."""
+"""An operator's view of jobs, dead letters, workers, pauses and limits, made from what a driver returns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,32 +21,32 @@ class JobInfo:
     """A job as an operator sees it.
 
     Attributes:
-        job_id: The id by which it is looked up; bytes that are not UTF-8 are lone surrogates.
+        job_id: The id to look it up by. Bytes that are not UTF-8 become lone surrogates.
         name: Its name; '' if the entry has none.
         state: Its state.
         priority: Its priority.
-        parameters: The JSON text as stored; U+FFFD stands for bytes that are not UTF-8.
+        parameters: The stored JSON text. Bytes that are not UTF-8 become U+FFFD.
         attempt: The number of its attempt, from 1.
         deliveries: How often it was delivered since its last outcome.
         worker: The worker that runs it, or that settled it as dead, done or cancelled; '' for none.
-        queued_at: When it was pushed, by the server's clock; None if the entry does not say.
+        queued_at: When it was pushed, by the server's clock; None if the entry lacks that.
         due_at: When a delayed job may run.
         failed_at: When it became a dead letter.
         finished_at: When a kept job was done or cancelled.
-        started_at: When its worker got it, by the server's clock; of a kept job or a failed dead letter for its
-            last run. None: it waits, or never ran.
-        duration: The seconds that this run has taken.
+        started_at: When its worker got it, by the server's clock. For a kept job or a failed dead letter, when its
+            last run began. None: it waits, or never ran.
+        duration: How many seconds this run has taken.
         progress: The last progress report of its handler, until the job has ended.
-        why_waiting: What keeps it from starting beside its place in line and its due time; None: nothing.
-        cancelling: Whether a cancel was asked for while it runs.
-        unique: The unique key it holds; '' for none.
+        why_waiting: Why it can't start, besides its place in line and its due time; None: nothing prevents it.
+        cancelling: Whether it still runs after a cancel.
+        unique: The unique key that it holds; '' for none.
         headers: The headers of its push.
-        reason: Why it is dead, in a word or two; '' if it isn't.
+        reason: Why it is a dead letter, in a word or two; '' for other jobs.
         error: The last failure, in one line; '' for none.
         traceback: The traceback of the failure that made it a dead letter.
-        error_type: The class of that exception: module and qualified name; of a builtin the name alone.
-        fingerprint: 12 hex characters, equal for failures of one kind: by the class, and the functions of yours
-            that it came through; '' if no exception was raised.
+        error_type: The class of that exception: module and qualified name; for a builtin, only the name.
+        fingerprint: 12 hex characters that are equal for failures of one kind: those with the same exception class
+            and the same functions of your code in the traceback. '' if no exception was raised.
         held: Whether it waits, and does not start until `unhold`.
         parent: The id of the job that pushed it; '' for none.
     """
@@ -80,11 +80,11 @@ class JobInfo:
 
 
 _TEXTS = ("name", "parameters", "unique", "reason", "error", "traceback", "error_type", "fingerprint", "parent")
-"""The attributes that are fields of the entry, as text."""
+"""The attributes that come from text fields of the entry."""
 
 
 def job_info(row: Row) -> JobInfo:
-    """Return a row of the store as an operator sees it. It never fails, whatever the entry holds."""
+    """Return the job in a row of the store. It never raises, even for an entry that is not a job."""
     fields = row.fields
     texts = {name: fields.get(name.encode(), b"").decode("utf-8", "replace") for name in _TEXTS}
     try:
@@ -135,18 +135,18 @@ MOST_NAMES = 50
 
 @dataclass(frozen=True, slots=True)
 class DeadGroup:
-    """Dead letters of one kind: of one fingerprint, or of one reason where they have none.
+    """Dead letters of one kind: with the same fingerprint, or without one and with the same reason.
 
     Attributes:
         fingerprint: The fingerprint of their failures; '' for none.
-        reason: Why the newest is dead, in a word or two.
-        error_type: The class of its exception.
-        count: How many there are.
+        reason: Why the newest one is a dead letter, in a word or two.
+        error_type: The class of the newest one's exception.
+        count: The number of dead letters.
         names: The names of their jobs; up to 50.
-        job_id: The id of the newest.
-        error: Its error, in one line.
-        first_at: When the first of them died.
-        last_at: When the last of them died.
+        job_id: The id of the newest one.
+        error: The newest one's error, in one line.
+        first_at: When the first one died.
+        last_at: When the last one died.
     """
 
     fingerprint: str
@@ -161,13 +161,13 @@ class DeadGroup:
 
 
 class Groups:
-    """Adds up the groups of many steps. There are few groups, however many letters there are."""
+    """A sum of the groups of many steps. Even for millions of dead letters it has at most 1,000 groups."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str], Group] = {}
 
     def add(self, groups: Iterable[Group]) -> None:
-        """Add the groups of a step, whose letters are older than all before. Only the newest 1,000 kinds count."""
+        """Add the groups of the next step, which has older letters. Only the newest 1,000 kinds count."""
         for group in groups:
             kind = (group.fingerprint, "" if group.fingerprint else group.reason)
             if newer := self._groups.get(kind):
@@ -176,7 +176,7 @@ class Groups:
                 self._groups[kind] = group
 
     def result(self) -> list[DeadGroup]:
-        """Return all of them, the largest first."""
+        """Return all groups, the largest first."""
         return [_dead_group(group) for group in sorted(self._groups.values(), key=lambda group: -group.count)]
 
 
@@ -209,11 +209,11 @@ def _dead_group(group: Group) -> DeadGroup:
 
 @dataclass(frozen=True, slots=True)
 class PauseInfo:
-    """What may not start.
+    """The pauses of a queue.
 
     Attributes:
-        since: When the queue was paused; None: it is not.
-        names: The job names that are paused, and since when.
+        since: When the queue was paused; None: it is not paused.
+        names: The paused job names, and when each was paused.
         held: How many jobs are held.
     """
 
@@ -227,7 +227,7 @@ class PauseInfo:
 
 
 def pause_info(pauses: Pauses) -> PauseInfo:
-    """Return the pauses as an operator sees them."""
+    """Return the pauses that a driver found, with datetimes."""
     names = {name: when(ms) for name, ms in sorted(pauses.names.items())}
     return PauseInfo(None if pauses.queue is None else when(pauses.queue), names, pauses.held)
 
@@ -237,13 +237,13 @@ def pause_info(pauses: Pauses) -> PauseInfo:
 
 @dataclass(slots=True)
 class LimitedKey:
-    """Jobs that are counted together: those of a name, or of a name and a key.
+    """The jobs of one limit key, or of a name without keys; they count together.
 
     Attributes:
-        key: What `limit_key` returned; '' where there is none.
-        jobs: The ids of the jobs that run, and the worker of each.
+        key: The limit key; '' for jobs without one.
+        jobs: The worker of each running job, by job id.
         waiting: How many jobs wait in line.
-        next_at: When the first of them may start, if that is known; None: when one that runs has ended.
+        next_at: When the first waiting job may start; None: when a running job has ended.
     """
 
     key: str
@@ -264,9 +264,10 @@ class LimitInfo:
     Attributes:
         name: The job name.
         max_concurrency: The most jobs that run at once, in all workers together; None: any number.
-        rate: The most jobs that start in a time, as `50/s`; None: any number.
-        burst: The most of these that may start together after a rest; None: there is no rate.
-        keys: What runs or waits, by key; '' for jobs without one. Some may be left of a limit that was removed.
+        rate: How many jobs may start, for example `50/s`; None: any number.
+        burst: The most jobs that may start together after a rest; None: there is no rate.
+        keys: The running and waiting jobs, by key; '' for jobs without a key. After a limit was removed, it may
+            still have jobs.
     """
 
     name: str
@@ -277,17 +278,17 @@ class LimitInfo:
 
     @property
     def running(self) -> int:
-        """How many jobs run, of all keys."""
+        """How many jobs run, with any key."""
         return sum(key.running for key in self.keys.values())
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait in line, of all keys."""
+        """How many jobs wait in line, with any key."""
         return sum(key.waiting for key in self.keys.values())
 
 
 def limit_infos(steps: Iterable[LimitsFound]) -> list[LimitInfo]:
-    """Return the limits as an operator sees them, by name."""
+    """Return the limits that several steps found, by name."""
     limits: dict[str, Limit] = {}
     found: dict[str, dict[str, LimitedKey]] = {}
 
@@ -312,9 +313,9 @@ def _limit_info(name: str, limit: Limit, keys: Mapping[str, LimitedKey]) -> Limi
 # Workers
 
 FACTS = ("host", "pid", "started", "concurrency", "running", "version", "names")
-"""What a worker says of itself with each heartbeat."""
+"""The facts that a worker sends with each heartbeat."""
 
-_MOST_CHARACTERS = 2_000  # of names: a heartbeat carries them, and a step of `FindWorkers` those of 100 workers
+_MOST_CHARACTERS = 2_000  # of names: each heartbeat carries them, and a step of `FindWorkers` reads 100 workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,15 +324,15 @@ class WorkerInfo:
 
     Attributes:
         worker_id: Its id.
-        started_at: When it began to run jobs of this queue; None: it has not said so yet.
-        slots: How many jobs it can run at once, of all its queues.
+        started_at: When it began to run jobs of this queue; None before its first heartbeat.
+        slots: How many jobs it can run at once, for all its queues.
         running: How many jobs of this queue it runs.
-        names: The job names that it has handlers for, in alphabetical order; not all, if there are many.
-        has_more_names: Whether some are left out.
-        host: The host it runs on.
-        pid: Its process there.
+        names: The names of its handlers, in alphabetical order; not all, if there are many.
+        has_more_names: Whether `names` lacks some.
+        host: The host that it runs on.
+        pid: Its process id on that host.
         version: Its release of redisjobs.
-        lease: The seconds that its lease still lasts. Below 0 other workers take its jobs over.
+        lease: How many seconds its lease still lasts. Below 0, other workers reclaim its jobs.
     """
 
     worker_id: str
@@ -347,13 +348,13 @@ class WorkerInfo:
 
 
 def names_fact(names: Iterable[str]) -> str:
-    """Return job names for a heartbeat, with spaces between; too long a list is cut and ends with `…`."""
-    told = " ".join(sorted(names))
-    return told if len(told) <= _MOST_CHARACTERS else told[:_MOST_CHARACTERS].rpartition(" ")[0] + " …"
+    """Return job names for a heartbeat, separated by spaces. A long list is cut and ends with `…`."""
+    text = " ".join(sorted(names))
+    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS].rpartition(" ")[0] + " …"
 
 
 def worker_infos(steps: Iterable[WorkersFound]) -> list[WorkerInfo]:
-    """Return the workers that several steps found, each once, by id."""
+    """Return the workers that several steps found, each once, sorted by id."""
     found = {worker[0]: _worker_info(*worker) for step in steps for worker in step.workers}
     return [found[worker_id] for worker_id in sorted(found)]
 
@@ -379,7 +380,7 @@ def _count(text: str) -> int:
 
 
 def _started(text: str) -> datetime | None:
-    with suppress(ValueError):  # a worker before its first heartbeat, or redis-cli, left another text there
+    with suppress(ValueError):  # '' before the first heartbeat, or a text written with redis-cli
         at = datetime.fromisoformat(text)
         return at if at.tzinfo else at.replace(tzinfo=UTC)
     return None

@@ -1,4 +1,4 @@
-"""What a job is: its name, the type of its parameters, its handler, and the handle of its push."""
+"""The parts of a job: its name, the type of its parameters, its handler, and the handle that a push returns."""
 
 import logging
 import sys
@@ -46,7 +46,7 @@ logger = logging.getLogger("redisjobs")
 
 
 class Priority(StrEnum):
-    """A job's priority: strictly high before normal before low, first in, first out within each."""
+    """A job's priority: high strictly before normal before low; within each, first in, first out."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -54,14 +54,14 @@ class Priority(StrEnum):
 
 
 class UniqueUntil(StrEnum):
-    """Until when a job holds its unique key."""
+    """How long a job holds its unique key: until it starts, or until it ends."""
 
     START = "start"
     END = "end"
 
 
 class OnConflict(StrEnum):
-    """What a push does while another job holds its unique key."""
+    """What a push does if another job holds its unique key."""
 
     SKIP = "skip"
     REPLACE = "replace"
@@ -69,7 +69,7 @@ class OnConflict(StrEnum):
 
 
 class State(StrEnum):
-    """Where a job is in its life. The last two are only known of jobs that the queue keeps: see `Retention`."""
+    """The state of a job. Only jobs that the queue keeps are in the last two states: see `Retention`."""
 
     DELAYED = "delayed"
     READY = "ready"
@@ -80,7 +80,7 @@ class State(StrEnum):
 
 
 class WhyWaiting(StrEnum):
-    """What keeps a job from starting, beside its place in line and its due time."""
+    """Why a job can't start, besides its place in line and its due time."""
 
     HELD = "held"
     """You held this job."""
@@ -93,28 +93,28 @@ class WhyWaiting(StrEnum):
     NO_WORKER = "no worker"
     """No worker of the queue is alive."""
     NO_HANDLER = "no handler"
-    """The workers that looked at it have no handler of its name; they look again."""
+    """The workers that claimed it have no handler for its name. They try again."""
     LAST_DELIVERY = "last delivery"
-    """Its workers died, so it waits for a worker that runs nothing else."""
+    """Its workers died, so it waits for a worker that runs no other job."""
 
 
 class Named(Protocol):
-    """Parameters whose type has the name of its job."""
+    """Parameters whose type has a job name."""
 
     job_name: ClassVar[str]
 
 
 @dataclass(slots=True, unsafe_hash=True)  # one for each push; a frozen one costs twice as much
 class PushedJob:
-    """A job that was pushed; `str` of it is the job's id. The handles of both queues derive from it.
+    """The handle of a pushed job; `str` returns the job's id. Both queue classes derive their handles from it.
 
     Attributes:
-        id: The job's id; if another job holds the unique key, that job's.
-        name: The name that was pushed.
-        added: Whether the push added a job; False if the id is on the queue, or the unique key is held. None if it
-            is not known yet: a job that another job pushes is added when that one ends.
-        replaced: Whether the job that holds the key waited, and is now what was pushed: see `on_conflict`.
-        is_other: Whether it is that job as it was, which may have another name.
+        id: The job's id. If another job holds the unique key, the id of that job.
+        name: The job name of the push.
+        added: Whether the push added a job. False if a job with this id is on the queue, or another job holds the
+            unique key. None for a follow-up: it is added when the job that pushed it ends.
+        replaced: Whether the push replaced the waiting job that holds the unique key: see `on_conflict`.
+        is_other: Whether this is another, unchanged job, which may have another name.
     """
 
     id: str
@@ -128,7 +128,7 @@ class PushedJob:
 
 
 def checked_queue_name(name: str) -> str:
-    """Return a queue's name, or raise a ValueError. It stands in braces in each of the queue's keys."""
+    """Return a queue's name; raise a ValueError if it can't be in braces in the names of the queue's keys."""
     if not is_text(name, r"[^{}\s\x00-\x1f]{1,200}"):
         raise ValueError(f"{name!r} can't name a queue: give 1 to 200 characters, no braces or spaces")
     return name
@@ -139,10 +139,10 @@ _NAME = r"[^\s\x00-\x1f]{1,200}"
 
 @dataclass(frozen=True)
 class JobName(Generic[P]):
-    """A job's name with the type of its parameters, so that one type can serve many names.
+    """A job's name with the type of its parameters, so that several names can share one type.
 
     Args:
-        name: The name as it is stored: no spaces or control characters.
+        name: The stored name: 1 to 200 characters, no spaces or control characters.
         parameters: A dataclass, a pydantic model or a TypedDict.
     """
 
@@ -156,21 +156,21 @@ class JobName(Generic[P]):
         if not is_text(self.name, _NAME):
             raise RegistrationError(f"{self.name!r} can't name a job: give 1 to 200 characters, no spaces")
         if not _may_be_type(self.parameters):
-            told = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is not a type"
-            raise RegistrationError(f"{told}; give {self.wanted}")
+            wrong = f"{type(self).__name__}({self.name!r}, ...): {_shown(self.parameters)} is not a type"
+            raise RegistrationError(f"{wrong}; give {self.wanted}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it as it was made."""
+        """Pickle only the name and the type, not what is cached."""
         return type(self), (self.name, self.parameters)
 
     @cached_property
     def adapter(self) -> TypeAdapter[P]:
-        """Pydantic's adapter, which dumps and validates the parameters; see `adapter_for`."""
+        """Pydantic's adapter, which writes and validates the parameters; see `adapter_for`."""
         return adapter_for(self.parameters, "result" if self.is_result else "parameters")
 
     @cached_property
     def round_trip(self) -> RoundTrip:
-        """The check of what the type of the parameters leaves open."""
+        """The check that parameters come back from JSON as they were; see `roundtrip.py`."""
         return RoundTrip(self.adapter.core_schema)
 
 
@@ -183,7 +183,7 @@ def checked_name(name: str | JobName[Any]) -> str:
 
 
 class ReturnType(JobName[P]):
-    """The return type of a handler whose result is kept: that is written and read by it, as parameters are."""
+    """The return type of a handler. Its result is encoded and decoded like parameters."""
 
     what: ClassVar[str] = "the result"
     is_result: ClassVar[bool] = True
@@ -192,15 +192,15 @@ class ReturnType(JobName[P]):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a process that waits for a job knows of its result."""
+    """The result that a waiting process expects."""
 
     returns: ReturnType[Any] | None = None  # None: plain JSON
-    is_certain: bool = True  # it is of that type; else it may be the result of a job of another name
-    unkept_by: str = ""  # the name of the job, if its handler here keeps no result; another process may
+    is_certain: bool = True  # False: another job held the unique key, and its result may have another type
+    unkept_by: str = ""  # the job's name, if its handler here keeps no result; other processes may keep it
 
 
 def _may_be_type(parameters: object) -> bool:
-    """Return whether a value is a type, or a form of one such as `list[int]`."""
+    """Return whether a value is a type or a type form like `list[int]`."""
     forms = ("typing", "types", "typing_extensions")
     return isinstance(parameters, type) or parameters is None or type(parameters).__module__ in forms
 
@@ -225,7 +225,7 @@ def adapter_for(parameters: Any, what: str = "parameters") -> TypeAdapter[Any]:
 
 
 def _readable(parameters: Any) -> Any:
-    """Return a type that pydantic reads: before Python 3.12 it refuses `typing.TypedDict`."""
+    """Return a type that pydantic accepts. Before Python 3.12 it refuses `typing.TypedDict`."""
     if sys.version_info >= (3, 12) or not is_typeddict(parameters):
         return parameters
     hints = get_type_hints(parameters, include_extras=True)
@@ -241,7 +241,7 @@ def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
     """Return the job name of a parameter type that has a `job_name`.
 
     Raises:
-        RegistrationError: It has none, or inherits that of another type.
+        RegistrationError: The type has no `job_name`, or inherits it from another parameter type.
     """
     if isinstance(parameters, JobName):
         return parameters
@@ -261,15 +261,15 @@ def name_of(parameters: type[P] | JobName[P]) -> JobName[P]:
 
 
 def borrowed(kind: type[Any]) -> str:
-    """Return what is wrong if a type inherits its job name from another parameter type; '' for nothing.
+    """Return the error for a type that inherits its job name from another parameter type; '' for other types.
 
-    The handler of that name takes the base, so what the subclass adds would be lost.
+    The handler of that name takes the base class, so the fields that the subclass adds would be lost.
     """
     if not isinstance(kind, type) or "job_name" in vars(kind):
         return ""
-    generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin")  # Box, of a Box[int]
+    generic = getattr(kind, "__pydantic_generic_metadata__", {}).get("origin")  # Box for a Box[int]
     for base in kind.__mro__[1:]:
-        has_fields = vars(base).keys() & {"__dataclass_fields__", "__pydantic_core_schema__"}  # it is not a mixin
+        has_fields = vars(base).keys() & {"__dataclass_fields__", "__pydantic_core_schema__"}  # empty for a mixin
         if has_fields and base is not generic and (name := getattr(base, "job_name", None)):
             its, other = kind.__name__, base.__name__
             return (
@@ -281,28 +281,28 @@ def borrowed(kind: type[Any]) -> str:
 
 @dataclass(frozen=True)
 class JobDefinition(Generic[P]):
-    """A job name with its handler: what a worker needs to run such jobs."""
+    """A registered handler, with its job name and options."""
 
     name: JobName[P]
-    call: Callable[[P, Any], Any]  # takes (parameters, context); what it returns may be awaitable
+    call: Callable[[P, Any], Any]  # takes (parameters, context), and may return an awaitable
     is_async: bool  # `call` is a coroutine function; a sync one runs in a thread
     retry: RetryPolicy
     timeout: float | None = None  # seconds
     stalled_after: float | None = None  # seconds without a progress report
-    keep_ms: int = 0  # for how long its result is kept, if the push does not say it; 0: not at all
-    strict_result: bool = False  # a job fails whose result can't be kept
-    in_process: bool = False  # it runs in a process of its own
-    function: Any = None  # the handler itself, as that process finds it
-    by_name: bool = False  # that takes its parameters by name
+    keep_ms: int = 0  # for how long its result is kept, unless the push gives a time; 0: not at all
+    strict_result: bool = False  # the job fails if its result can't be kept
+    in_process: bool = False  # it runs in a separate process
+    function: Any = None  # the application's function, which that process imports by name
+    by_name: bool = False  # the function takes its parameters by name
     limit: str = ""  # the limit that its code declares, as `Limit.text`
-    returned: Callable[[], Any] = lambda: Any  # gives its return type, by its annotation
-    limit_key: Callable[[P], str | int] | None = None  # returns the key that a job counts under
-    priority: Priority | None = None  # of its jobs, if the push does not say one
-    unique: Callable[[P], str | None] | None = None  # returns their unique key, if the push does not say one
+    returned: Callable[[], Any] = lambda: Any  # returns its return annotation
+    limit_key: Callable[[P], str | int] | None = None  # returns a job's key for the limit
+    priority: Priority | None = None  # of its jobs, unless the push has one
+    unique: Callable[[P], str | None] | None = None  # returns a job's unique key, unless the push has one
 
     @cached_property
     def returns(self) -> ReturnType[Any]:
-        """The handler's return type, by its annotation.
+        """The handler's return type, read from its annotation.
 
         Raises:
             RegistrationError: The annotation can't be read, or pydantic has no schema for the type.

@@ -1,4 +1,4 @@
-"""The limit of a job name in the whole fleet: how many of its jobs run at once, and how many start in a time."""
+"""The limit of a job name for all workers together: how many jobs run at once, and how many may start per time."""
 
 import math
 import re
@@ -9,24 +9,24 @@ from typing import Any, Self
 from redisjobs.base.arguments import is_text, pause_of, whole
 
 LimitKey = Callable[[Any], str | int]
-"""Returns the key that a job counts under, by its parameters."""
+"""A function of the parameters that returns a job's key for the limit."""
 
 _MOST = 1_000_000
-_SLOWEST_US = 32_000_000_000_000  # a year; as in `lua/include/limit_of.lua`
+_SLOWEST_US = 32_000_000_000_000  # a year; the same value is in `lua/include/limit_of.lua`
 _LONGEST_US = 100 * _SLOWEST_US
-_LATE_US = 100_000  # without a burst, how late a start may be and cost no rate; as in limit_of.lua
+_LATE_US = 100_000  # without a burst, a start may be this late without lowering the rate; also in limit_of.lua
 _UNITS_US = {"s": 1e6, "m": 6e7, "h": 3.6e9}
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many jobs may run at once, and how many may start in a time.
+    """A limit on how many jobs run at once, and on how many may start per second, minute or hour.
 
     Attributes:
         max_concurrency: The most jobs that run at once, in all workers together; None: any number.
-        rate: The most jobs that start in a time, as `50/s`, `100/m` or `5/h`; None: any number.
-        burst: The most that start together after a rest; None: one, plus as many as the rate allows in 0.1 s.
+        rate: How many jobs may start: `50/s`, `100/m` or `5/h`; None: any number.
+        burst: The most jobs that start together after a rest; None: one, plus as many as the rate allows in 0.1 s.
     """
 
     max_concurrency: int | None = None
@@ -49,7 +49,7 @@ class Limit:
 
     @property
     def text(self) -> str:
-        """The limit as it is stored: `max_concurrency=3 rate=50/s burst=50`; '' for no limit."""
+        """The stored form: `max_concurrency=3 rate=50/s burst=50`; '' for no limit."""
         parts = {"max_concurrency": self.max_concurrency, "rate": self.rate, "burst": self.burst}
         return " ".join(f"{key}={value}" for key, value in parts.items() if value is not None)
 
@@ -68,9 +68,9 @@ class Limit:
 
     @property
     def ahead_us(self) -> int | None:
-        """The µs by which starts may come before their turn at a steady rate; None: there is no rate.
+        """How many µs a start may come before its turn at a steady rate; None: there is no rate.
 
-        A start may also be late by this time, and the ones after it make up for it.
+        A start may also be late by this time, and the next starts make up for it.
         """
         if self.every_us is None:
             return None
@@ -80,9 +80,9 @@ class Limit:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Return the limit that is stored; a part that can't be read does not count, as in limit_of.lua.
+        """Return the stored limit. Parts that can't be read are ignored, as in limit_of.lua.
 
-        A part that can be read counts, even if `set_limit` refuses it: with `max_concurrency=0` no job starts.
+        All other parts count, even if `set_limit` would refuse them: with `max_concurrency=0` no job starts.
         """
         found = re.search(r"rate=([0-9]+\.?[0-9]*)/([smh])", text)
         rate = f"{found[1]}/{found[2]}" if found and float(found[1]) else None

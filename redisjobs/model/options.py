@@ -1,8 +1,8 @@
-"""The options of a push and of a handler: what they are, their checks, and what a push makes of them.
+"""The options of a push and of a handler, and their checks.
 
-A new option of a push is declared here, in `PushOptions`, and offered by `cli/push.py`. One that only goes along
-with the job is a line of `ENTRY_OPTIONS`. One that the store acts on is a part of `NewJob` in `transitions.py`:
-then both drivers (`memory/pushes.py`, `redis/wire.py`) and `lua/push.lua` obey it.
+To add an option of a push, add its name, type and meaning to `PushOptions`, and the option to `cli/push.py`. If it
+only travels in the job's entry, also add a line to `ENTRY_OPTIONS`. If the store acts on it, add it to `NewJob` in
+`transitions.py`, to both drivers (`memory/pushes.py`, `redis/wire.py`) and to `lua/push.lua`.
 """
 
 import inspect
@@ -22,33 +22,33 @@ from redisjobs.model.transitions import After, At, Due, NewJob
 from redisjobs.schedules.schedule import Schedule
 
 RunIn = Literal["thread", "process"]
-"""Where a sync handler runs: a thread is cheap and can't be killed; a process costs more and can."""
+"""Where a sync handler runs. A thread is cheap, but can't be killed. A process costs more, but can be killed."""
 
 
 class PushOptions(TypedDict, total=False):
-    """The options of a push. Every one may be left out.
+    """The options of a push; all are optional.
 
     Attributes:
-        delay: Seconds or a timedelta, by the server's clock, before the job may run.
-        at: The earliest time it may run: an aware datetime. Not with delay.
-        priority: HIGH, NORMAL (the default) or LOW, or the same in words: "high".
-        job_id: An id of your own. While a job of this id is delayed, ready, running or dead, another is not added.
-            Defaults to a new id. With either, a push that is repeated after a lost reply adds nothing.
+        delay: Seconds or a timedelta before the job may run, by the server's clock.
+        at: The earliest time the job may run: an aware datetime. Not with delay.
+        priority: HIGH, NORMAL (the default) or LOW, or their text: "high".
+        job_id: Your own id. While a job with this id is delayed, ready, running or dead, no other one is added.
+            Defaults to a new id. In both cases, a push that is repeated after a lost reply adds nothing.
         unique: A key that only one job may hold, from its push until it is done, dead or cancelled. While another
             job holds it, a push adds nothing, and its handle has that job's id.
-        unique_for: Hold the unique key for this long after the push instead, whatever happens to the job.
+        unique_for: Hold the unique key for this long after the push instead, even if the job ends earlier.
         unique_until: `"start"`: hold the unique key only until a worker gets the job. Not with unique_for.
             Defaults to `"end"`.
-        on_conflict: What a push does while another job holds its unique key. `"skip"`, the default: it adds
-            nothing. `"replace"`: if that job is delayed or ready, it becomes what is pushed, under its own id (see
-            the guide on unique jobs); if it runs or has ended, nothing is added. `"raise"`: UniqueConflict.
-        headers: Strings to strings that go with the job, such as a trace context.
-        expires_in: A job that has not started within this time becomes a dead letter, reason `expired`. One that
-            has started does not expire, even if it is tried again.
-        keep_result: How long to keep what its handler returns, for `queue.result`; 0: not at all. Defaults to that
-            of the handler's registration.
-        limit_key: The key it counts under, if its name has a limit: text of 1 to 200 characters, or a whole
-            number. Defaults to what the handler's `limit_key` returns, if the handler is registered here.
+        on_conflict: What the push does if another job holds its unique key. `"skip"`, the default: it adds
+            nothing. `"replace"`: if that job is delayed or ready, the new job takes its place and its id (see the
+            guide on unique jobs); if it runs or has ended, nothing is added. `"raise"`: raise UniqueConflict.
+        headers: Strings by name that are stored with the job, for example a trace context.
+        expires_in: If the job has not started within this time, it becomes a dead letter, reason `expired`. A job
+            that has started once does not expire, even if it is tried again.
+        keep_result: How long to keep the result for `queue.result`; 0: not at all. Defaults to the option of its
+            handler.
+        limit_key: The job's key for the limit of its name: text of 1 to 200 characters, or a whole number.
+            Defaults to what the handler's `limit_key` returns, if the handler is registered here.
     """
 
     delay: Duration | None
@@ -66,10 +66,10 @@ class PushOptions(TypedDict, total=False):
 
 
 class EntryOption(NamedTuple):
-    """A push option that is a field of the job's entry, of the same name."""
+    """A push option that the job's entry stores in a field of the same name."""
 
-    write: Callable[[Any], str | bytes]  # checks a value, and returns it as the field has it; '' for no field
-    pattern: str = r"(?s:.*)"  # of a schedule's field; another one was changed in Redis, and is refused
+    write: Callable[[Any], str | bytes]  # checks a value, and returns the text of the field; '' for no field
+    pattern: str = r"(?s:.*)"  # of the stored text in a schedule; if it was changed in Redis, reading it may fail
 
 
 ENTRY_OPTIONS: Mapping[str, EntryOption] = {
@@ -81,29 +81,29 @@ ENTRY_OPTIONS: Mapping[str, EntryOption] = {
 
 
 class HandlerOptions(TypedDict, total=False):
-    """The options of a handler. Every one may be left out.
+    """The options of a handler; all are optional.
 
     Attributes:
-        retry: When a failed run is tried again. Defaults to the queue's policy.
-        timeout: How long one run may take; it may ask for more by `context.extend`. Defaults to no limit.
-        stalled_after: How long one run may go without a progress report before it counts as failed, with
-            `JobStalled`. Defaults to no limit.
-        run_in: Where a sync handler runs, a `"thread"` by default. A `"process"` is killed at the timeout, and a
-            crash there is the job's failure, `ProcessDied`; it must find the handler by its name in its module.
-        schedule: When the job is pushed, again and again, with parameters that need no arguments. For others use
-            the queue's method `schedule`.
-        keep_result: How long to keep what the handler returns, for `queue.result`. Defaults to not at all. The
-            same option of a push goes first.
-        strict_result: Whether a job fails, for good, if what its handler returns can't be kept.
+        retry: When a failed job runs again. Defaults to the queue's policy.
+        timeout: How long one run may take; the handler may ask for more by `context.extend`. Defaults to no limit.
+        stalled_after: How long one run may go without a progress report before it fails with `JobStalled`.
+            Defaults to no limit.
+        run_in: Where a sync handler runs, by default in a `"thread"`. A `"process"` is killed at the timeout. If
+            it crashes, the job fails with `ProcessDied`. It imports the handler by its name from its module.
+        schedule: When to push the job again and again without arguments. If the parameters need arguments, use the
+            queue's method `schedule`.
+        keep_result: How long to keep the result for `queue.result`. Defaults to not at all. The same option of a
+            push takes precedence.
+        strict_result: Whether the job becomes a dead letter if its result can't be kept.
         max_concurrency: The most of these jobs that run at once, in all workers of the queue together. A worker
-            stores it when it starts, and the last worker that did so, or `set_limit`, counts.
-        rate: The most of them that start in a time, as `50/s`, `100/m` or `5/h`.
+            stores it when it starts. The last worker to start, or a later `set_limit`, decides.
+        rate: How many of these jobs may start: `50/s`, `100/m` or `5/h`.
         burst: The most that may start together after a rest. Defaults to one, plus as many as the rate allows in
             0.1 s.
-        priority: The priority of its jobs, if the push does not say one, as for a push.
-        unique: The unique key of each job, if the push does not say one: a function of the parameters, as
-            `lambda p: p.order`, where None means no key; or a text with their names, as `"order-{order}"`. A push
-            with `unique=None` has no key.
+        priority: The priority of its jobs, unless the push has one.
+        unique: The unique key of each job, unless the push has one. It is a function of the parameters, like
+            `lambda p: p.order`, that returns the key, or None for no key; or a text with parameter names, like
+            `"order-{order}"`. A push with `unique=None` has no key.
     """
 
     retry: RetryPolicy | None
@@ -124,14 +124,14 @@ class HandlerOptions(TypedDict, total=False):
 
 
 def check_push_options(options: PushOptions) -> None:
-    """Raise a TypeError for options that do not exist: with one left out the job would run, but not as asked."""
+    """Raise a TypeError for options that do not exist. If they were ignored, the job would run in a wrong way."""
     if options and (unknown := options.keys() - PushOptions.__annotations__.keys()):
         known = ", ".join(PushOptions.__annotations__)
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
 
 
 def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
-    """Return a job to push, of the fields of its entry and the options of the push.
+    """Return a job to push, made from the fields of its entry and the options of the push.
 
     Raises:
         ValueError: The value of an option is wrong.
@@ -139,7 +139,7 @@ def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
     """
     job_id, unique = _text(options.get("job_id"), "job_id"), _text(options.get("unique"), "unique")
     unique_for, on_conflict = in_ms(options.get("unique_for"), "unique_for"), options.get("on_conflict")
-    if not (unique and unique_for is None):  # else it is held as long as its job is there, or until that starts
+    if not (unique and unique_for is None):  # else the options fit together
         _check_key_options(options, unique, unique_for)
     if not ENTRY_OPTIONS.keys().isdisjoint(options):
         for name, (write, _) in ENTRY_OPTIONS.items():
@@ -159,7 +159,7 @@ def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
 
 
 def _check_key_options(options: PushOptions, unique: str | None, unique_for: int | None) -> None:
-    """Check options that only make sense with a unique key, or not together."""
+    """Raise a ValueError for options that need a unique key, or that exclude each other."""
     if unique_for is not None and not (unique and unique_for):
         raise ValueError("unique_for= says how long, at least 1 ms, a unique= key is held; give the key too")
     if options.get("unique_until") is not None:
@@ -180,7 +180,7 @@ def checked_unique(key: str | None) -> str | None:
 
 
 def in_ms(duration: Duration | None, what: str) -> int | None:
-    """Return a duration in whole ms, rounded up, or None; raise a ValueError, which calls it `what`."""
+    """Return a duration in whole ms, rounded up, or None; raise a ValueError that names the argument `what`."""
     return None if duration is None else milliseconds(seconds(duration, what))
 
 
@@ -213,11 +213,11 @@ def _due(delay: Duration | None, at: datetime | None) -> Due | None:
 
 
 def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: object = None) -> None:
-    """Refuse options that do not exist, beside these `others`, and wrong values of the rest.
+    """Check the options of a handler; `others` are names of more options, whose values are not checked here.
 
     Raises:
         TypeError: There is no such option, or `limit_key` can't be called.
-        RegistrationError: An option has a value of another type.
+        RegistrationError: The value of an option has a wrong type.
         ValueError: A duration or a limit is wrong.
     """
     known = [*others, *HandlerOptions.__annotations__]
@@ -235,10 +235,10 @@ def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: o
 
 
 def handled_by(function: Any, options: HandlerOptions) -> dict[str, Any]:
-    """Return the attributes of a definition that follow from a handler and its options.
+    """Return the attributes of a definition that come from the handler and its options.
 
     Raises:
-        RegistrationError: It can't run in a process, or an option has a value of another type.
+        RegistrationError: The handler can't run in a process, or the value of an option has a wrong type.
         ValueError: A duration or a limit is wrong.
     """
     awaits = is_async(function)
@@ -247,7 +247,7 @@ def handled_by(function: Any, options: HandlerOptions) -> dict[str, Any]:
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a definition that follow from its options alone."""
+    """Return the attributes of a definition that come from the options alone."""
     timeout, strict_result = options.get("timeout"), options.get("strict_result", False)
     if not isinstance(strict_result, bool):
         raise RegistrationError(f"strict_result={strict_result!r}: give True or False")
@@ -264,7 +264,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_policy(retry: RetryPolicy | None) -> RetryPolicy | None:
-    """Return a retry policy, or None; a `RegistrationError` for something else."""
+    """Return a retry policy, or None; raise a `RegistrationError` for anything else."""
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
@@ -278,7 +278,7 @@ def _stalled_after(duration: Duration | None) -> float | None:
 
 
 def _in_process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
-    """Return whether a handler is to run in a process of its own."""
+    """Return whether a handler runs in a separate process; raise a `RegistrationError` if it can't."""
     if run_in == "thread":
         return False
     called = getattr(handler, "__qualname__", "")
@@ -303,12 +303,12 @@ def is_async(handler: Callable[..., Any]) -> bool:
 def unique_of(
     given: Callable[[Any], str | None] | str | None, called: str, names: Collection[str] | None
 ) -> Callable[[Any], str | None] | None:
-    """Return a function that makes a job's unique key of its parameters.
+    """Return a function of the parameters that returns a job's unique key.
 
-    `given` is the function itself, or a text with names of parameters in braces; `names` are all names, if known.
+    `given` is that function, or a text with names of parameters in braces. `names` are all names, if known.
 
     Raises:
-        RegistrationError: It is neither, or a parameter does not exist.
+        RegistrationError: `given` is neither, or names a parameter that does not exist.
     """
     if given is None or callable(given):
         return given
@@ -327,7 +327,7 @@ def unique_of(
 
 
 class _Values(dict[str, Any]):
-    """The parameters of a job by name: its attributes or its keys."""
+    """A mapping for `format_map` that looks up parameters by attribute or key."""
 
     def __init__(self, parameters: Any) -> None:
         self._parameters = parameters

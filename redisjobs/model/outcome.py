@@ -1,4 +1,4 @@
-"""The outcome of a run, and the settlement that follows from it. Pure; the worker carries it out."""
+"""The outcomes of a run, and the settlement for each. Pure; the worker carries the settlement out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Result, RetryLater, Settlement
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job without a handler
-_UNPLACED = 1_000  # ms between tries of a job that its worker can't start
+_UNPLACED = 1_000  # ms until a job is tried again whose worker has no thread or process for it
 _ERROR_CHARACTERS = 1_000
 _FRAMES_CHARACTERS, _MESSAGE_CHARACTERS = 12_000, 4_000  # of a traceback
 
@@ -22,7 +22,7 @@ class Done:
     """The handler returned."""
 
     result: Result | None = None
-    pushes: Sequence[NewJob] = ()  # jobs that it has pushed, to be added when its own ends
+    pushes: Sequence[NewJob] = ()  # the handler's follow-ups, which are added in the step that ends its job
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Raised:
 
 
 class RemoteTraceback(Exception):
-    """The cause of an error that a handler raised in another process: traceback and fingerprint, made there."""
+    """The cause of an error from another process. It has the traceback and the fingerprint made there."""
 
     def __init__(self, text: str, fingerprint: Fingerprint | None = None) -> None:
         super().__init__(text)
@@ -47,14 +47,14 @@ class CancelAsked:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The worker shuts down, or never had a slot for the job; or other code in its event loop cut the run off."""
+    """The worker shuts down or has no slot for the job, or other code in its event loop cancelled the run."""
 
-    counts: bool = False  # the delivery counts, as the job itself may be what cut it off
+    counts: bool = False  # the delivery counts, because the job itself may have caused the interruption
 
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """The worker has no thread, or no process, for the handler."""
+    """The worker has no thread or process for the handler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True)
 class Unpushable:
-    """The handler returned, but the jobs that it pushed can't be added, so its own can't end as done."""
+    """The handler returned, but its follow-ups can't be added, so its own job can't end as done."""
 
     text: str
 
@@ -88,8 +88,8 @@ class UnknownName:
     """No handler is registered here for the name."""
 
     name: str
-    since_ms: int | None  # since when no worker has had a handler; None: this one is the first to find that
-    give_up_ms: int  # the time after which the job becomes a dead letter
+    since_ms: int | None  # since when no worker has had a handler; None: this worker is the first
+    give_up_ms: int  # how long after that the job becomes a dead letter
 
 
 Ended = Done | Raised | Unplaced | LeaseGone | Undecodable | Unpushable | Expired | UnknownName
@@ -104,7 +104,7 @@ def decide(
 ) -> Settlement | None:
     """Return how to settle a job that ended, by its retry policy; None if another worker has it.
 
-    `attempt` counts from 1. `started_ms` is when the first of its runs that had an outcome began.
+    `attempt` counts from 1. `started_ms` is when the first run with an outcome began.
     """
     match outcome:
         case Done(result, pushes):
@@ -126,20 +126,20 @@ def decide(
 
 
 def _park(unknown: UnknownName, now_ms: int) -> Settlement:
-    """In a rolling deploy another worker will have the handler soon: wait longer each time, then give up."""
+    """Retry later, because in a rolling deploy another worker soon has the handler; at the end, give up."""
     since = now_ms if unknown.since_ms is None else unknown.since_ms
     waited = now_ms - since
     if waited >= unknown.give_up_ms:
-        said = f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s"
-        return DeadLetter("unknown name", _clip(said))
-    # As long as it has waited already: 1, 1, 2, 4, 8 ... s apart.
+        why = f"no worker had a handler for '{unknown.name}' in {waited / 1000:.0f} s"
+        return DeadLetter("unknown name", _clip(why))
+    # Wait again as long as it has waited so far: the tries are 1, 1, 2, 4, 8 ... s apart.
     delay = min(max(waited, _UNKNOWN_FIRST), _UNKNOWN_LONGEST)
     error = _clip(f"no handler registered for '{unknown.name}'")
     return RetryLater(After(delay), {"unknown_since": str(since), "error": error})
 
 
 def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, policy: RetryPolicy) -> Settlement:
-    # By this the next worker sees that it has run before, and no longer expires.
+    # The next worker sees by `started_at` that the job has run before, so that it does not expire.
     changes = {"started_at": str(started_ms), "unknown_since": ""}
     match error:
         case Fail() | UnwritableResult():
@@ -164,19 +164,19 @@ def _failed(text: str, error: BaseException) -> DeadLetter:
 
 
 def known_as(error: BaseException) -> Fingerprint:
-    """Return the fingerprint of an error; of one in another process the one made there."""
+    """Return the fingerprint of an error; if it comes from another process, the one made there."""
     cause = BaseException.__dict__["__cause__"].__get__(error)
     return cause.fingerprint if type(cause) is RemoteTraceback else fingerprint_of(error)
 
 
 def describe(error: BaseException) -> str:
-    """Return an exception in one line, as `ValueError: not a number`."""
+    """Return an exception in one line: `ValueError: not a number`."""
     text = " ".join(text_of(error).split())
     return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def text_of(error: BaseException) -> str:
-    """Return its text. Its own code makes that, and may raise; the error keeps its type and its policy."""
+    """Return an error's text, or a replacement if its `__str__` raises."""
     try:
         return plain(error)
     except BaseException as broken:
@@ -184,17 +184,17 @@ def text_of(error: BaseException) -> str:
 
 
 def plain(value: object) -> str:
-    """Return the text of a value. A class derived from str may do anything in its methods."""
+    """Return the text of a value as a plain str, because a subclass of str may override any method."""
     return str.__str__(str(value))
 
 
 def attach(error: BaseException, slot: Literal["__cause__", "__context__"], other: BaseException | None) -> None:
-    """Set the cause or the context of an error, even if its class does not allow that."""
+    """Set the cause or the context of an error, even if its class prevents that."""
     BaseException.__dict__[slot].__set__(error, other)
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the traceback; if it is too long, its last frames and the begin of its message."""
+    """Return the traceback as text; if it is too long, its last frames and the beginning of its message."""
     try:
         if isinstance(error.__cause__, RemoteTraceback):
             return str(error.__cause__)
@@ -202,7 +202,7 @@ def traceback_of(error: BaseException) -> str:
     except BaseException as broken:
         return f"the traceback can't be read: {type(broken).__name__}"
     frames = max((at + 1 for at, part in enumerate(parts) if part.lstrip(" |").startswith('File "')), default=0)
-    # A message of an exception further up may be as long as one at the end.
+    # The message of a cause may be as long as the last one.
     stack = "".join(_shorten(part, _MESSAGE_CHARACTERS) for part in parts[:frames])
     message = _shorten("".join(parts[frames:]), _MESSAGE_CHARACTERS)
     return _writable(stack[-_FRAMES_CHARACTERS:] + message)
@@ -217,5 +217,5 @@ def _shorten(text: str, most: int) -> str:
 
 
 def _writable(text: str) -> str:
-    """Return text that UTF-8 can carry: an exception may quote half of a surrogate pair."""
+    """Return text that UTF-8 can encode, because an exception may quote half of a surrogate pair."""
     return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Parameters, and results, as JSON: written, read, and what to say of those that don't fit."""
+"""Encodes parameters and results as JSON, decodes them, and says in an error which value does not fit."""
 
 import functools
 import json
@@ -18,17 +18,17 @@ from redisjobs.model.roundtrip import Fault
 P = TypeVar("P")
 
 MAX_PARAMETERS = 512 * 1024
-"""The most bytes of JSON that a job's parameters may have, unless the queue says otherwise."""
+"""The most bytes of JSON that a job's parameters may have, unless the queue has another limit."""
 
 
 def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETERS) -> bytes:
-    """Return parameters as JSON, validated as a worker will validate them, but strictly: no `"5"` for 5.
+    """Return parameters as JSON, after a strict validation: the text `"5"` does not fit an int.
 
-    The result of a handler is written so too, by its `ReturnType`.
+    A handler's result is encoded the same way, with its `ReturnType` as the name.
 
     Raises:
-        EncodeError: They don't fit their type, JSON can't carry them, they would not come back as they are, or
-            they take more than `limit` bytes.
+        EncodeError: The parameters don't fit their type, JSON can't hold them, a worker would read other values,
+            or they take more than `limit` bytes.
     """
     try:
         raw = _dump(name, parameters)
@@ -39,12 +39,12 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
             if name.round_trip.decodes:
                 decoded = name.adapter.validate_json(raw)
             if fault := check(parameters, decoded):
-                raise EncodeError(_told(name, _where(name, fault)))
+                raise EncodeError(_named(name, _where(name, fault)))
     except EncodeError:
         raise
     except ValidationError as error:
-        raise EncodeError(_told(name, _misspelt(name, parameters) or _misfits(name, error))) from None
-    except Exception as error:  # the type's own validators and serializers may raise anything
+        raise EncodeError(_named(name, _misspelt(name, parameters) or _misfits(name, error))) from None
+    except Exception as error:  # validators and serializers of the type may raise anything
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {_say_unknown(error)}"
         raise EncodeError(f"{name.name}: {name.what} can't be written{why}") from error
     if len(raw) > limit:
@@ -53,8 +53,8 @@ def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETE
 
 
 def _may_have_lost(raw: bytes) -> bool:
-    """Return whether a part may be lost: what JSON can't say is written as null, as stars or as U+FFFD."""
-    # A search for one byte takes a tenth of the time.
+    """Return whether a value may be lost. Pydantic writes null, stars or U+FFFD for what JSON has no form for."""
+    # The search for one `*` comes first, because it takes a tenth of the time.
     return b"null" in raw or (b"*" in raw and b"****" in raw) or (not raw.isascii() and b"\xef\xbf\xbd" in raw)
 
 
@@ -68,14 +68,14 @@ def _too_large(
 
 
 def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> bytes:
-    """Return parameters of a type that is not known here as JSON, if a JSON text can say them.
+    """Return parameters as JSON without knowing their type; they must be plain JSON values.
 
     Raises:
-        EncodeError: They are something else, or take more than `limit` bytes.
+        EncodeError: They are no plain JSON values, or take more than `limit` bytes.
     """
     try:
         text = json.dumps(parameters, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        is_same = json.loads(text) == parameters  # a tuple would come back as a list, a key 1 as "1"
+        is_same = json.loads(text) == parameters  # not for a tuple, which becomes a list, or a key 1: "1"
         raw = text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise EncodeError(f"{name}: {_UNTYPED}; a {type(parameters).__name__} can't be written: {error}") from None
@@ -87,34 +87,34 @@ def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> b
 
 
 def decode_untyped(what: str, raw: bytes) -> Any:
-    """Return what a JSON text says, or raise a `DecodeError`, in which `what` names the text."""
+    """Return the value of a JSON text; raise a `DecodeError` that calls the text `what`."""
     try:
-        return json.loads(raw)  # orjson would turn an integer of more than 64 bits into a float
+        return json.loads(raw)  # not orjson, which turns an integer of more than 64 bits into a float
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"{what} is not JSON: {error}") from None
 
 
-_UNTYPED = "no handler here has this name, so give parameters that JSON can say: dicts, lists, strings, ..."
+_UNTYPED = "no handler here has this name, so give parameters that JSON can hold: dicts, lists, strings, ..."
 
 
 def read_parameters(name: JobName[P], raw: bytes) -> P:
-    """Return parameters that an operator typed as JSON; unlike for a worker, an unknown key is a `DecodeError`."""
+    """Return parameters that an operator typed as JSON; raise a `DecodeError` even for an unknown key."""
     try:
         made, unknown = _with_known_keys(name, functools.partial(name.adapter.validate_json, raw))
     except ValidationError as error:
-        raise DecodeError(_told(name, _say(name, error))) from None
-    except Exception as error:  # the type's own validators may raise anything
+        raise DecodeError(_named(name, _say(name, error))) from None
+    except Exception as error:  # validators of the type may raise anything
         raise DecodeError(f"{name.name}: {type(error).__name__}: {error}") from error
     if unknown:
-        raise DecodeError(_told(name, unknown))
+        raise DecodeError(_named(name, unknown))
     return made
 
 
 def _with_known_keys(name: JobName[Any], validate: Callable[..., P]) -> tuple[P, str]:
-    """Return what `validate` makes, and which keys a type was given that it has not: pydantic would drop them."""
+    """Return the validated parameters, and an error about unknown keys, which pydantic would drop; '' for none."""
     try:
         return validate(extra="forbid"), ""
-    except ValidationError as error:  # perhaps only of keys that a type allows and keeps
+    except ValidationError as error:  # it may be only about keys that a type allows and keeps
         made = validate()
         return made, _unknown_keys(name, error, made)
 
@@ -123,29 +123,33 @@ _KEYS_TOO_MANY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def _unknown_keys(name: JobName[Any], error: ValidationError, parameters: Any) -> str:
-    """Return which forbidden keys are not kept by the types at their places; '' if all are."""
-    said = []
+    """Return an error about the extra keys that the validated parameters don't keep; '' if they keep all."""
+    faults = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         *path, key = fault["loc"]
         if fault["type"] in _KEYS_TOO_MANY and not _keeps(parameters, path, key):
-            said.append(f"{'.'.join([_type_name(name), *map(str, path)])} has no key {key!r}")
-    return "; ".join(dict.fromkeys(said))
+            faults.append(f"{'.'.join([_type_name(name), *map(str, path)])} has no key {key!r}")
+    return "; ".join(dict.fromkeys(faults))
 
 
 def _keeps(value: Any, path: Iterable[Any], key: Any) -> bool:
-    """Return whether the value at a path has a key that was not declared, as its type allows."""
+    """Return whether the value at this path has kept an extra key, because its type allows extra keys."""
     for step in path:
         if isinstance(value, Mapping | list | tuple):
             with suppress(LookupError, TypeError):
                 value = value[step]
         else:
-            value = getattr(value, str(step), value)  # a step may be the choice of a union
+            value = getattr(value, str(step), value)  # a step may only name the choice of a union
     extra = value if isinstance(value, Mapping) else getattr(value, "__pydantic_extra__", None)
     return key in (extra or ())
 
 
 def instance(name: JobName[P], parameters: Any) -> Any:
-    """Return parameters, maybe a dict of fields, as an instance of their type; or raise an `EncodeError`."""
+    """Return an instance of the parameters' type if they are a dict of its fields, else the parameters themselves.
+
+    Raises:
+        EncodeError: The dict does not fit the type.
+    """
     kind: Any = name.parameters
     if not isinstance(parameters, dict):
         return parameters
@@ -156,31 +160,31 @@ def instance(name: JobName[P], parameters: Any) -> Any:
         elif hasattr(kind, "model_validate"):
             made, unknown = _with_known_keys(name, functools.partial(kind.model_validate, parameters, strict=True))
     except ValidationError as error:
-        raise EncodeError(_told(name, _misfits(name, error))) from None
-    except Exception as error:  # the type's own checks may raise anything
+        raise EncodeError(_named(name, _misfits(name, error))) from None
+    except Exception as error:  # checks of the type may raise anything
         raise EncodeError(f"{name.name}: can't make a {_type_name(name)} of what was given: {error}") from error
     if unknown:
-        raise EncodeError(_told(name, unknown))
+        raise EncodeError(_named(name, unknown))
     return made
 
 
 def _dump(name: JobName[P], parameters: P) -> bytes:
     try:
-        # By alias and for the round trip: as validation wants to read it, computed fields left out.
+        # By alias and for a round trip, so that the text can be validated again; without computed fields.
         return name.adapter.serializer.to_json(parameters, by_alias=True, round_trip=True, warnings="error")
     except PydanticSerializationError as error:
         misfits = [_MISFIT.match(line.strip()) for line in str(error).splitlines()[1:]]
         if not misfits:
             raise
         raw = name.adapter.dump_json(parameters, by_alias=True, round_trip=True, warnings=False)
-        name.adapter.validate_json(raw, strict=True)  # says it better, if it refuses too
-        said = [_say_misfit(name, misfit) for misfit in misfits if misfit and misfit["wanted"] != "generator"]
-        if said:
-            raise EncodeError(_told(name, _unfit(name, "; ".join(said)))) from None
-        return raw  # for an Iterable pydantic expects a generator
+        name.adapter.validate_json(raw, strict=True)  # if this raises too, its error is clearer
+        faults = [_say_misfit(name, misfit) for misfit in misfits if misfit and misfit["wanted"] != "generator"]
+        if faults:
+            raise EncodeError(_named(name, _unfit(name, "; ".join(faults)))) from None
+        return raw  # pydantic only warned that an Iterable was no generator
 
 
-# Pydantic's words for a value that it writes though it is of another type, such as bytes for a str.
+# Pydantic's warning about a value that it writes although the type is another one, for example bytes for a str.
 _MISFIT = re.compile(
     r".*?Expected `(?P<wanted>.+?)`(?:.*\[field_name='(?P<field>[^']*)')?.*input_type=(?P<got>\w+)"
 )
@@ -196,14 +200,14 @@ def _misfits(name: JobName[Any], error: ValidationError) -> str:
 
 
 def _unfit(name: JobName[Any], faults: str) -> str:
-    """Return what does not fit. If the type has the job's name, that is said once."""
+    """Return the faults with the word "parameters"; without it if the type already has the job's name."""
     if name.is_result:
         return f"{name.what} does not fit: {faults}"
     return faults if _type_name(name) == name.name else f"{name.what} don't fit: {faults}"
 
 
 def _misspelt(name: JobName[Any], parameters: Any) -> str:
-    """Return the keys that a TypedDict does not have: they are why another seems to be missing."""
+    """Return an error about keys that a TypedDict lacks: they explain better why a key is missing; '' for none."""
     kind: Any = name.parameters
     if not hasattr(kind, "__optional_keys__") or not isinstance(parameters, dict):
         return ""
@@ -217,10 +221,10 @@ def _where(name: JobName[Any], fault: Fault) -> str:
 
 
 def _unwritable(name: JobName[Any], parameters: Any, error: Exception) -> str:
-    """Return what pydantic can't write, if there is a remedy: text or bytes that are not UTF-8."""
+    """Return which text or bytes are not UTF-8, so that pydantic can't write them, and what to do; '' for none."""
     if not isinstance(error, PydanticSerializationError):
         return ""
-    with suppress(Exception):  # the type's own serializers may raise anything
+    with suppress(Exception):  # serializers of the type may raise anything
         for part, where in _parts(name, parameters):
             if isinstance(part, bytes) and not _is_utf8(part):
                 do = "return" if name.is_result else "push"
@@ -239,7 +243,7 @@ def _say_unknown(error: Exception) -> str:
 
 
 def _lost(name: JobName[Any], parameters: Any) -> str:
-    """Return what JSON would lose, though pydantic writes something instead; '' for nothing."""
+    """Return which value JSON has no form for, although pydantic wrote something in its place; '' for none."""
     for part, where in _parts(name, parameters):
         if isinstance(part, float) and not math.isfinite(part) and not where.endswith(_KEY):
             return f"{where}: JSON has no number {part}"
@@ -256,7 +260,7 @@ _HALF = "{!r} has half of a surrogate pair, which UTF-8 can't carry; leave it ou
 
 
 def _parts(name: JobName[Any], parameters: Any) -> Iterator[tuple[Any, str]]:
-    """Return all parts of the parameters, keys too, and where each is."""
+    """Return all values and keys inside the parameters, each with its path."""
     return _inside(name.adapter.dump_python(parameters, warnings=False), _type_name(name))
 
 
@@ -281,17 +285,17 @@ def _is_utf8(text: str | bytes) -> bool:
 
 
 def decode_parameters(name: JobName[P], raw: bytes) -> P:
-    """Return parameters from the JSON of an entry; a `DecodeError` says what is wrong, as pydantic does."""
+    """Return parameters from the JSON of an entry; raise a `DecodeError` that lists what pydantic found."""
     try:
         return name.adapter.validate_json(raw)
     except ValidationError as error:
-        raise DecodeError(_told(name, _say(name, error))) from None
-    except Exception as error:  # the type's own validators may raise anything
+        raise DecodeError(_named(name, _say(name, error))) from None
+    except Exception as error:  # validators of the type may raise anything
         raise DecodeError(f"{name.name}: {type(error).__name__}: {error}") from error
 
 
 def _say(name: JobName[Any], error: ValidationError) -> str:
-    """Return each fault as `Type.field: what is wrong (got str)`."""
+    """Return the faults in one line, each as `Type.field: what is wrong (got str)`."""
     faults = error.errors(include_url=False, include_context=False)
     lines = []
     for fault in faults[:5]:
@@ -303,7 +307,7 @@ def _say(name: JobName[Any], error: ValidationError) -> str:
 
 
 def _in_our_words(fault: ErrorDetails) -> str:
-    """Return what pydantic found, in the words of the other messages."""
+    """Return pydantic's fault in the words of our other messages."""
     match fault["type"]:
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return "missing"
@@ -314,12 +318,12 @@ def _in_our_words(fault: ErrorDetails) -> str:
 
 
 def plainly(message: str) -> str:
-    """Return pydantic's message about a value, without the words about pydantic."""
+    """Return pydantic's message about a value without its prefixes."""
     return re.sub("^(Input |Value error, |Assertion failed, )|, unable to parse string as .*$", "", message)
 
 
-def _told(name: JobName[Any], fault: str) -> str:
-    """Return a fault with the name of its job, once: the type may have the same name."""
+def _named(name: JobName[Any], fault: str) -> str:
+    """Return a fault after its job's name, unless the fault already begins with it."""
     return fault if re.match(rf"{re.escape(name.name)}[.: ]", fault) else f"{name.name}: {fault}"
 
 

@@ -1,4 +1,4 @@
-"""What a running handler says: its progress, that it needs more time, and what it pushes."""
+"""Messages of a running handler to its worker: its progress, a request for more time, and the jobs it pushes."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ from redisjobs.base.visible import visible
 
 Item = TypeVar("Item")
 
-_NOTE = 200  # characters of a note that are kept
-_LARGEST = 2**53  # up to here every reader of JSON has whole numbers
-_ROUNDING = 1e-9  # by how much a sum of fractions may exceed 1
+_NOTE = 200  # the most characters of a note
+_LARGEST = 2**53  # up to here, all JSON readers keep whole numbers exact
+_ROUNDING = 1e-9  # how much a sum of fractions may exceed 1
 _GIVE = "give a fraction from 0 to 1, as progress(0.4), or what is done and the total, as progress(12, 30)"
 
 
@@ -20,8 +20,8 @@ class Progress:
     """The last progress report of a running job.
 
     Attributes:
-        fraction: From 0 to 1; None if the handler gave neither that nor a total.
-        done: How much is done, in a unit of the handler's own; None if it gave a fraction, or a note alone.
+        fraction: From 0 to 1; None if the handler gave neither a fraction nor a total.
+        done: How much is done, in the handler's own unit; None if it gave a fraction, or only a note.
         total: How much there is to do. It may be an estimate: if more is done, the fraction stays at 1.
         note: A line of text, of up to 200 characters; '' for none.
     """
@@ -34,14 +34,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A run needs more time: this many seconds, from now."""
+    """A request of a run for this many more seconds, from now."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Pushing:
-    """A run pushes a job; name and options are as for `JobQueue.push`."""
+    """A job that a run pushes, with the arguments of `JobQueue.push`."""
 
     parameters: Any
     name: Any
@@ -53,23 +53,23 @@ HandlerMessage = Progress | Extension | Pushing
 
 
 class MessageSink(Protocol):
-    """Receives the messages of a handler."""
+    """A receiver of the messages of a handler."""
 
     def hear(self, said: HandlerMessage) -> Any:
-        """Take in a message, in any thread, without waiting; once the run is over, do nothing.
+        """Receive a message, in any thread, without waiting; do nothing once the run is over.
 
-        Return the job of a push, as a `PushedJob`; else None.
+        Return a `PushedJob` for a push, else None.
         """
 
 
 def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Progress:
-    """Return the progress that a handler gave as arguments, the note by name or as the last of them.
+    """Return the progress in the arguments of a report; the note is the last argument or a keyword.
 
-    A note alone leaves the numbers of the report before as they were.
+    A note alone keeps the numbers of the report before.
 
     Raises:
         ValueError: A number is wrong, or the note is not text.
-        TypeError: There is nothing, or too much.
+        TypeError: There are no arguments, or too many.
     """
     if said and isinstance(said[-1], str):
         if note is not None:
@@ -86,7 +86,7 @@ def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Pr
 
 
 def measured(numbers: tuple[Any, ...], note: str) -> Progress:
-    """Return the progress of one number, a fraction, or of two: what is done and the total, which may be None."""
+    """Return the progress for one number, a fraction, or for two: the done and the total amount (may be None)."""
     match numbers:
         case (fraction,):
             return Progress(_fraction(fraction), note=note)
@@ -97,7 +97,7 @@ def measured(numbers: tuple[Any, ...], note: str) -> Progress:
 
 
 def counted(done: float, total: float | None, note: str) -> Progress:
-    """Return the progress of work that is counted; 0 of 0 is all of it."""
+    """Return the progress for a done and a total amount; 0 of 0 counts as complete."""
     fraction = None if total is None else min(1.0, done / total) if total else 1.0
     return Progress(fraction, done, total, note)
 
@@ -117,27 +117,27 @@ def _count(value: Any) -> float:
 
 
 def _number(value: Any) -> float:
-    """Return any kind of number, such as one of numpy's; but a bool is a number by its class only."""
+    """Return a number of any kind, for example from numpy, as int or float; raise a ValueError for a bool."""
     if type(value) in (int, float):
         return value  # type: ignore[no-any-return]
     try:
         if isinstance(value, Number) and not isinstance(value, bool):
             return int(value) if isinstance(value, Integral) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):  # a complex one
+    except (TypeError, ValueError, OverflowError):  # for example a complex number
         pass
     raise ValueError(f"progress: {value!r} is no number: {_GIVE}")
 
 
 def note_of(note: Any) -> str:
-    """Return a note as it is kept, one line of limited length; raise a ValueError if it is not text."""
+    """Return a note as one line of limited length; raise a ValueError if it is not text."""
     if not isinstance(note, str):
         raise ValueError(f"note={note!r}: give text, as progress(0.4, 'page 12 of 30')")
-    # Of a class derived from str take the text itself, and no more of it than is kept.
+    # str.__str__, because a subclass of str may override it. Cut first, because a long text is slow to check.
     return visible(str.__str__(note)[: _NOTE + 1], _NOTE)
 
 
 def total_of(items: Iterable[Any] | AsyncIterable[Any], total: Any) -> float | None:
-    """Return how many items there are, by the caller, who may be wrong (ValueError), or by their `len()`."""
+    """Return how many items there are: the caller's total, checked, or their `len()`, or None."""
     if total is not None:
         return _count(total)
     try:
@@ -147,7 +147,7 @@ def total_of(items: Iterable[Any] | AsyncIterable[Any], total: Any) -> float | N
 
 
 def tracked(items: Iterable[Item], report: Callable[[int], None]) -> Iterator[Item]:
-    """Yield the items, and report how many are done: first, and whenever the next one is asked for."""
+    """Yield the items, and report how many are done: at the start, and at each request for the next item."""
     done = 0
     report(done)
     for item in items:
@@ -157,9 +157,9 @@ def tracked(items: Iterable[Item], report: Callable[[int], None]) -> Iterator[It
 
 
 class AsyncTracked(Generic[Item]):
-    """The items of an async iterable; it reports how many are done, as `tracked` does.
+    """An async iterator over items that reports how many are done, like `tracked`.
 
-    It is no generator: one that a handler leaves early would wait for the event loop to close it.
+    It is no async generator, because the event loop would have to close one that a handler leaves early.
     """
 
     def __init__(self, items: AsyncIterable[Item], report: Callable[[int], None]) -> None:

@@ -1,6 +1,6 @@
-"""What an operator asks of a queue, as values, with their answers. Changes are in `changes.py`.
+"""The questions of an operator to a queue, as values, with their answers. `changes.py` has the changes.
 
-Where a name ends in `_ms`, a time is in ms since 1970, and a duration in ms.
+If a name ends in `_ms`, a time is in ms since 1970, and a duration is in ms.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,20 +15,20 @@ Answer = TypeVar("Answer", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One job as the store knows it."""
+    """One job in the store."""
 
-    job_id: str  # by which it is found, cancelled, requeued and deleted
+    job_id: str  # the id to find, cancel, requeue and delete it by
     state: State
     priority: Priority
     key: str  # the driver's name for its place; '' while delayed
-    queued_ms: int  # when it came there; 0 while delayed
+    queued_ms: int  # when it came to that place; 0 while delayed
     due_ms: int | None  # None unless it is delayed
     worker: str  # the worker that runs it
     deliveries: int
-    cancelling: bool  # a cancel was asked for while it ran
+    cancelling: bool  # it was cancelled while it ran
     fields: Mapping[bytes, bytes]
     held: bool = False  # it waits, and does not start
-    # Two looks at a job that did not change differ in these.
+    # Not compared: these differ each time, even if the job did not change.
     started_ms: int | None = field(default=None, compare=False)  # when its worker got it; None: it does not run
     ran_ms: int | None = field(default=None, compare=False)  # for how long it has been running
     why_waiting: WhyWaiting | None = None
@@ -47,12 +47,12 @@ class Counts:
     """How many jobs are in each state at one instant, and the counters since the queue began.
 
     Attributes:
-        ready: By priority.
-        totals: Each of `COUNTERS`, 0 if it never happened, and other counters that were added in Redis. One that
-            is not a number is left out, or 0.
-        completed: Jobs that are done and were kept: see `Retention`.
-        cancelled: Jobs that were cancelled and kept.
-        inbox: Entries that redis-cli put in, and that no worker has pushed yet.
+        ready: The ready jobs, by priority.
+        totals: All `COUNTERS`, 0 by default, and other counters that were added in Redis. A counter that is not a
+            number is 0, or left out if it is another one.
+        completed: Jobs that are done and kept: see `Retention`.
+        cancelled: Jobs that were cancelled and are kept.
+        inbox: Entries that redis-cli added to the inbox, and that no worker has pushed yet.
     """
 
     ready: Mapping[Priority, int]
@@ -72,15 +72,16 @@ class Counts:
 class Backlog:
     """How far a queue is behind, at one instant.
 
-    A due delayed job counts, even if no worker has made it ready yet. One whose entry id can't be a time does not.
+    A due delayed job counts as ready, even if no worker has promoted it yet. A job whose entry id can't be a time
+    does not count.
     """
 
-    oldest: Mapping[Priority, float]  # the age of the oldest ready job in s; only priorities with one
-    workers: int  # those whose leases run
+    oldest: Mapping[Priority, float]  # the age in seconds of the oldest ready job of each priority that has one
+    workers: int  # how many workers have a running lease
 
 
 def backlog_since(since: Iterable[tuple[Priority, float]], now_ms: float, workers: int) -> Backlog:
-    """Return how far a queue is behind, by when jobs became ready, in ms; the earliest of a priority counts."""
+    """Return how far a queue is behind, given when jobs of each priority became ready, in ms."""
     first: dict[Priority, float] = {}
     for priority, ms in since:
         if ms > LONG_AGO:
@@ -89,73 +90,73 @@ def backlog_since(since: Iterable[tuple[Priority, float]], now_ms: float, worker
 
 
 class Query(Generic[Answer]):
-    """A question with an answer of this type; a frozen value."""
+    """The base of all questions: a frozen value, with the type of its answer."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Find(Query[Row | None]):
-    """Find one job, wherever it is; None if there is none."""
+    """Find one job in any state; None if there is none."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which jobs are chosen: those that match all that is given; '' matches any."""
+    """A filter for jobs. A job must match all attributes; '' matches any job."""
 
     name: str = ""
     text: str = ""  # in its stored parameters or its error
     fingerprint: str = ""  # of a dead letter's failure
     reason: str = ""  # of a dead letter
-    older_ms: int | None = None  # since it came to the queue, since a dead letter died, or since a kept job ended
+    older_ms: int | None = None  # the least time since it came to the queue, became a dead letter, or ended
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """One step of a scan."""
+    """The answer to one step of a scan."""
 
     rows: Sequence[Row]
-    after: str = ""  # where the next step goes on; '' at the end
+    after: str = ""  # where the next step begins; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class Scan(Query[Scanned]):
-    """Find jobs of a state, in bounded steps: one reads at most 500 jobs, and may find none.
+    """Find jobs of a state, in bounded steps: each reads at most 500 jobs, and may find none.
 
-    Ready and running jobs come by priority and age, delayed ones by due time, dead letters and ended jobs newest
-    first. A job that stays in its place comes once. A dead letter or ended job that is new since the first step
-    does not come.
+    Ready and running jobs come by priority and age, delayed jobs by due time, dead letters and ended jobs newest
+    first. A job that stays in its place comes once. Dead letters and ended jobs that are newer than the first
+    step don't come.
     """
 
     state: State
     filter: Filter = Filter()
-    after: str = ""  # where an earlier step left off; '' to begin
+    after: str = ""  # the `after` of the step before; '' to begin
     limit: int = MOST_JOBS  # the most rows
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Dead letters of one kind: of one fingerprint, or of one reason where they have none."""
+    """Dead letters of one kind: with the same fingerprint, or without one and with the same reason."""
 
     fingerprint: str
-    reason: str  # this, `error_type`, `job_id` and `error` are those of the newest
+    reason: str  # of the newest one, like `error_type`, `job_id` and `error`
     error_type: str
     count: int
-    first_ms: int  # when the first of them died
+    first_ms: int  # when the first one died
     last_ms: int
     job_id: str
     error: str
-    names: Sequence[str]  # of their jobs; some, if there are many
+    names: Sequence[str]  # of their jobs; not all, if there are many
 
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """One step of grouping: the groups of the letters it read, the newest first."""
+    """The answer to one step of grouping: the groups of the dead letters that it read, the newest first."""
 
     groups: Sequence[Group]
-    after: str = ""  # where the next step goes on; '' at the end
+    after: str = ""  # where the next step begins; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,52 +173,55 @@ class Count(Query[Counts]):
 
 @dataclass(frozen=True, slots=True)
 class GetBacklog(Query[Backlog]):
-    """Find how long jobs have been ready, and how many workers there are."""
+    """Find the age of the oldest ready jobs, and how many workers there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersFound:
-    """One step of reading workers."""
+    """The answer to one step of reading workers."""
 
-    # Of each its id, the seconds that its lease still lasts, and the facts of its last heartbeat.
+    # For each worker: its id, how many seconds its lease still lasts, and the facts of its last heartbeat.
     workers: Sequence[tuple[str, float, Mapping[str, str]]]
-    after: str = ""  # where the next step goes on; '' at the end
+    after: str = ""  # where the next step begins; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class FindWorkers(Query[WorkersFound]):
-    """Find the workers of a queue, in bounded steps. One that is there all the time comes at least once."""
+    """Find the workers of a queue, in bounded steps. A worker that lives through all steps comes at least once."""
 
     after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """What may not start now."""
+    """The pauses and holds of a queue."""
 
-    queue: int | None  # since when the queue is paused, in ms; None: it is not
-    names: Mapping[str, int]  # the job names that are paused, and since when
+    queue: int | None  # since when the queue is paused, in ms; None: it is not paused
+    names: Mapping[str, int]  # since when each paused job name is paused, in ms
     held: int  # how many jobs are held
 
 
 @dataclass(frozen=True, slots=True)
 class FindPauses(Query[Pauses]):
-    """Find what may not start now."""
+    """Find what is paused, and how many jobs are held."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsFound:
-    """One step of reading limits. A bucket is what is counted together: a job name, and a key after it, if any."""
+    """The answer to one step of reading limits.
 
-    limits: Mapping[str, str]  # job names, and the limit of each as `Limit.text`
-    # A bucket, how many of its jobs wait in line, and when the next may start; None: when one that runs has ended.
+    Jobs of one bucket are counted together. A bucket is a job name, or a job name, a space and a key.
+    """
+
+    limits: Mapping[str, str]  # the limit of each job name, as `Limit.text`
+    # A bucket, how many of its jobs wait in line, and when the next one may start; None: when a running job ends.
     lines: Sequence[tuple[str, int, int | None]]
-    running: Sequence[tuple[str, str, str]]  # a bucket, the worker of a job that runs, and the job's id
-    after: str = ""  # where the next step goes on; '' at the end
+    running: Sequence[tuple[str, str, str]]  # a bucket, the worker of a running job, and the job's id
+    after: str = ""  # where the next step begins; '' at the end
 
 
 @dataclass(frozen=True, slots=True)
 class FindLimits(Query[LimitsFound]):
-    """Find the limits of job names, what runs under them and what waits in line, in bounded steps."""
+    """Find the limits of job names, with the jobs that run and wait under them, in bounded steps."""
 
     after: str = ""

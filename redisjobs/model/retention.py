@@ -9,10 +9,10 @@ from redisjobs.base.arguments import milliseconds, seconds, whole
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How long jobs of one state are kept: within both limits; the oldest are deleted first.
+    """How long jobs of one state are kept. A job over one of the limits is deleted, the oldest first.
 
     Args:
-        age: Seconds, or a timedelta, since the job came to that state, by the server's clock. None: any time.
+        age: Seconds or a timedelta since the job came to that state, by the server's clock. None: any age.
         count: The most jobs that are kept. None: any number.
 
     Raises:
@@ -30,12 +30,12 @@ class Keep:
 
     @property
     def age_ms(self) -> int | None:
-        """The age in ms; None: any."""
+        """The age in ms; None: any age."""
         return None if self.age is None else milliseconds(seconds(self.age, "age"))
 
     @property
     def text(self) -> str:
-        """The limits as they are stored: ms and count, `-` for no limit."""
+        """The stored form of the limits: ms and count, with `-` for no limit."""
         return f"{self.age_ms or '-'} {self.count or '-'}"
 
 
@@ -44,12 +44,12 @@ _DEAD = Keep(timedelta(days=30), 100_000)
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What a queue keeps, and for how long. What is over a limit is deleted within about a minute.
+    """Which ended jobs a queue keeps, and for how long. Jobs over a limit are deleted within about a minute.
 
     Args:
-        completed: Jobs that are done. Defaults to none of them.
-        cancelled: Jobs that were cancelled. Defaults to none of them.
-        dead: Dead letters. Defaults to 100,000 of them, for 30 days; `Keep()` has no limit.
+        completed: For jobs that are done. By default none are kept.
+        cancelled: For jobs that were cancelled. By default none are kept.
+        dead: For dead letters. By default up to 100,000 are kept for 30 days; `Keep()` has no limit.
 
     Raises:
         TypeError: One of these is not a `Keep`.
@@ -74,7 +74,7 @@ class Retention:
 
 
 DEFAULT = Retention()
-"""What a queue keeps unless its code or an operator sets something else."""
+"""The retention of a queue that has no other one."""
 
 ASIDE = ("completed", "cancelled", "dead")
-"""The states of jobs that will not run unless they are requeued."""
+"""The states of jobs that don't run again unless they are requeued."""

@@ -1,7 +1,7 @@
-"""When to try a failed job again: tenacity's vocabulary. Pure: no clock, no sleep, no I/O.
+"""Retry policies: when a failed job runs again. Pure: no clock, no sleep, no I/O.
 
-It uses tenacity's `wait`, `stop` and `retry_if` objects as they are. The attempts of a job may run on different
-hosts, so the state that they look at is made from the job and not from a running loop.
+A policy takes tenacity's `wait`, `stop` and `retry_if` objects. The attempts of a job may run on different hosts,
+so the state that these objects get is made from the stored job, not from a retry loop.
 """
 
 import math
@@ -20,15 +20,15 @@ Stop = Callable[[RetryCallState], bool]
 Wait = Callable[[RetryCallState], float]
 RetryIf = Callable[[RetryCallState], bool]
 
-_LONGEST = 1e9  # seconds, 31 years: no store can keep tenacity's own cap, 146 billion years
-_MOST_ATTEMPTS = 10_000  # that a `wait` sees: a higher power keeps the interpreter busy
+_LONGEST = 1e9  # seconds, 31 years; tenacity's own limit is 146 billion years, which can't be stored
+_MOST_ATTEMPTS = 10_000  # the highest attempt that a `wait` gets: a higher power takes Python too long
 
 
 class wait_jitter(wait_base):
     """A wait of min(2^attempt, max_backoff) × (1 + U[min_jitter, max_jitter)) seconds.
 
-    Source: Hummingbird's `.exponentialJitter`. The jitter comes after the cap, so with the defaults the longest
-    wait is 180 s.
+    Source: Hummingbird's `.exponentialJitter`. The jitter is applied after `max_backoff`, so with the defaults the
+    longest wait is 180 s.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class wait_jitter(wait_base):
 
     def __call__(self, retry_state: RetryCallState) -> float:
         """Return the wait in seconds after `retry_state.attempt_number` failed attempts."""
-        # 2.0 ** 1024 overflows; the cap was reached long before.
+        # 2.0 ** 1024 overflows, and max_backoff is reached long before.
         backoff = min(2.0 ** min(retry_state.attempt_number, 1000), self.max_backoff)
         return backoff * (1 + random.uniform(self.min_jitter, self.max_jitter))
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When a failed job is tried again, and after how long.
+    """When a failed job runs again, and how often.
 
     Attributes:
-        stop: True once no attempt is left. Defaults to four attempts.
-        wait: Seconds until the next attempt. Defaults to exponential backoff with jitter.
-        retry_if: Whether a failure is worth another attempt. Defaults to any exception.
+        stop: Returns True once no attempt is left. Defaults to four attempts.
+        wait: Returns the seconds until the next attempt. Defaults to exponential backoff with jitter.
+        retry_if: Returns whether a failure is worth another attempt. Defaults to any exception.
     """
 
     stop: Stop = stop_after_attempt(4)
@@ -66,12 +66,12 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for field, example in _EXAMPLES.items():
             given = getattr(self, field)
-            if not callable(given) or isinstance(given, type):  # a class: it was not called
+            if not callable(given) or isinstance(given, type):  # a class: the caller forgot to call it
                 raise ValueError(f"RetryPolicy({field}={_shown(given)}): give {example}")
 
     @property
     def max_attempts(self) -> int | None:
-        """The most attempts that `stop` allows; None if it goes by something else."""
+        """The most attempts that `stop` allows; None if `stop` is not tenacity's `stop_after_attempt`."""
         return self.stop.max_attempt_number if isinstance(self.stop, stop_after_attempt) else None
 
     def delay_after(
@@ -82,9 +82,9 @@ class RetryPolicy:
         Args:
             error: What the handler raised.
             attempt: The number of the failed attempt, from 1.
-            elapsed: Seconds since its first run began, for tenacity's `stop_after_delay`. A run that was lost
-                with its worker, or handed back, does not count.
-            asked: Whether the handler asked for a retry itself; `retry_if` does not count then.
+            elapsed: Seconds since the job's first run began, for tenacity's `stop_after_delay`. A run that lost
+                its worker, or was released, does not count.
+            asked: Whether the handler raised `Retry`; then `retry_if` is ignored.
         """
         state = _state(error, attempt, elapsed)
         if not asked and not self.retry_if(state):
@@ -92,7 +92,7 @@ class RetryPolicy:
         if self.stop(state):
             return None
         state.upcoming_sleep = self._wait_after(state)
-        return None if self.stop(state) else state.upcoming_sleep  # again, as some stops look at the wait
+        return None if self.stop(state) else state.upcoming_sleep  # checked again: some stops read the wait
 
     def _wait_after(self, state: RetryCallState) -> float:
         attempt, state.attempt_number = state.attempt_number, min(state.attempt_number, _MOST_ATTEMPTS)
@@ -142,5 +142,5 @@ def exponential_jitter(
 
 
 def no_retry() -> RetryPolicy:
-    """Return a policy of one run: a failure is a dead letter. Hummingbird's `.dontRetry`."""
+    """Return a policy of one run: if it fails, the job is a dead letter. Hummingbird's `.dontRetry`."""
     return RetryPolicy(stop=stop_after_attempt(1))

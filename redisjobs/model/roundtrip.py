@@ -1,8 +1,9 @@
-"""Whether parameters come back from their JSON as they were, where their type leaves that open.
+"""A check, before a push, that a worker will read the same parameters from their JSON.
 
-JSON has no dates, tuples or keys that are numbers. A field declared as `Any` does not say what their text stands
-for. So a push compares the parts that a type leaves open with their own round trip. Which parts these are is read
-from pydantic's schema, once for each type: a type that leaves nothing open costs nothing.
+JSON has no dates, no tuples and no numbers as keys. If a field is declared as `Any`, pydantic can't turn the text
+of a date into a date again. So a push compares the values of such open fields with the values that come back.
+Pydantic's schema tells which fields are open; it is read once for each type. A type without open fields costs
+nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -28,10 +29,10 @@ _BY_IDENTITY: Any = object.__eq__
 
 
 class Fault:
-    """A value that would be lost: the text says as what it would arrive, and what to do.
+    """A value that would change on the way. The text says how it would arrive, and what to do.
 
     Attributes:
-        path: Where it is: fields and indexes, the innermost first.
+        path: The fields and indexes that lead to the value, the innermost first.
     """
 
     def __init__(self, text: str) -> None:
@@ -39,29 +40,29 @@ class Fault:
         self.text = text
 
     def inside(self, step: object) -> "Fault":
-        """Add the step from one level further out, and return the fault."""
+        """Add the field or index of the next outer level, and return the fault."""
         self.path.append(str(step))
         return self
 
 
 Check = Callable[[Any, Any], Fault | None]
-"""Compares a value with what came back from its JSON."""
+"""A function that compares a value with the value that came back from its JSON, and returns the first fault."""
 
 
 class RoundTrip:
-    """What one parameter type leaves open, by pydantic's core schema of it.
+    """The round-trip check of one parameter type, made from pydantic's core schema.
 
     Attributes:
-        check: Compares parameters with their round trip; None: the type says all.
-        decodes: Whether the round trip must be read just as a worker reads it. If not, any instance of the type
-            will do: only the types of values are compared.
+        check: Compares parameters with what came back from their JSON; None: the type has no open fields.
+        decodes: Whether the JSON must be decoded in the way of a worker, not strictly. If not, `check` only
+            compares the types of values.
     """
 
     def __init__(self, schema: Schema) -> None:
         self.decodes = False
         self._definitions: dict[str, Schema] = {}
         self._referred: dict[str, Check | None] = {}
-        self._only_types: dict[Check, type[Any]] = {}  # checks of nothing but this type
+        self._only_types: dict[Check, type[Any]] = {}  # the checks that only compare a type
         self.check = self._of(schema)
 
     def _of(self, schema: Schema) -> Check | None:
@@ -101,10 +102,10 @@ class RoundTrip:
             case "named-tuple":
                 self.decodes = True
                 return _same_row(schema["cls"])
-            case "call" if isinstance(schema["function"], type):  # a named tuple as well, before pydantic 2.14
+            case "call" if isinstance(schema["function"], type):  # before pydantic 2.14, also a named tuple
                 self.decodes = True
                 return _same_row(schema["function"])
-        self.decodes = True  # declared as Any, or by a schema that is not known here
+        self.decodes = True  # declared as Any, or a kind of schema that is not known here
         return _same
 
     def _reference(self, ref: str) -> Check | None:
@@ -114,7 +115,7 @@ class RoundTrip:
                 found = self._referred[ref]
                 return found(value, decoded) if found else None
 
-            self._referred[ref] = check  # meanwhile: the definition may refer to itself
+            self._referred[ref] = check  # set before the definition is read, which may refer to itself
             self._referred[ref] = self._of(self._definitions[ref])
         return self._referred[ref]
 
@@ -159,7 +160,7 @@ class RoundTrip:
 
     def _dict(self, schema: Schema) -> Check | None:
         keys, values = schema.get("keys_schema", _ANY), self._of(schema.get("values_schema", _ANY))
-        # As keys all are strings, so their kind does not say which member of a union one is.
+        # All keys of JSON are strings, so the kind of a key can't tell the members of a union apart.
         open_keys = self._of(keys) is not None or len(self._kinds(keys)) > 1
         self.decodes = self.decodes or open_keys
         if values is None and not open_keys:
@@ -178,7 +179,7 @@ class RoundTrip:
 
     def _union(self, schema: Schema) -> Check | None:
         choices = schema["choices"]
-        if isinstance(choices, Mapping):  # by their tags
+        if isinstance(choices, Mapping):  # the choices by their tags
             choices = list(choices.values())
         choices = [choice[0] if isinstance(choice, tuple) else choice for choice in choices]
         checks = [self._of(choice) for choice in choices]
@@ -201,7 +202,7 @@ class RoundTrip:
         return check
 
     def _instance(self, schema: Schema) -> Check:
-        """Return the check of a model or a dataclass: a subclass would lose what it adds."""
+        """Return the check of a model or a dataclass. It refuses a subclass, whose own fields would be lost."""
         declared, inside = schema["cls"], self._resolved(schema["schema"])
         if schema.get("root_model"):
             fields = {"root": self._of(inside)}
@@ -241,7 +242,7 @@ class RoundTrip:
 
         def check(value: Any, decoded: Any) -> Fault | None:
             if not extra and not value.keys() <= known:
-                # Pydantic drops them: a misspelt optional key would be lost without an error.
+                # Pydantic drops unknown keys: a misspelt optional key would be lost without an error.
                 return Fault(f"has no key {', '.join(sorted(map(repr, value.keys() - known)))}")
             for name, found in checks.items():
                 if name in value and (fault := found(value[name], decoded[name])):
@@ -254,7 +255,7 @@ class RoundTrip:
         return check
 
     def _resolved(self, schema: Schema) -> Schema:
-        """Return the schema inside of validators and references."""
+        """Return the schema inside validators and references."""
         while True:
             if schema["type"] == "definition-ref":
                 schema = self._definitions[schema["schema_ref"]]
@@ -270,7 +271,7 @@ class RoundTrip:
         return schema.get("cls") or _ARRAYS.get(schema["type"]) or (dict if schema["type"] == "dict" else None)
 
     def _kinds(self, schema: Schema) -> frozenset[str]:
-        """Return the kinds of JSON values that the type is written as."""
+        """Return the kinds of JSON values that values of this type become."""
         schema = self._resolved(schema)
         kind = schema["type"]
         if kind in _NATIVE:
@@ -298,7 +299,7 @@ _ANY: Schema = {"type": "any"}
 
 
 def _is_carried(field: Schema) -> bool:
-    """Return whether a field is written, and read back into the constructor."""
+    """Return whether a field is written to JSON, and read again."""
     return not (field.get("serialization_exclude") or field.get("init_only") or field.get("init") is False)
 
 
@@ -309,7 +310,7 @@ def _unless_none(inner: Check | None) -> Check | None:
 
 
 def _same(value: Any, decoded: Any) -> Fault | None:
-    """Compare two values by type, value and all they hold."""
+    """Compare two values by type and value, with everything inside them."""
     kind: Any = type(value)
     if kind is not type(decoded):
         if kind is int and type(decoded) is float and value == decoded:
@@ -325,7 +326,7 @@ def _same(value: Any, decoded: Any) -> Fault | None:
         return _all_same(range(len(value)), value, decoded)
     if isinstance(value, set | frozenset):
         return _same_members(value, decoded)
-    # A value that equals only itself is of the right type, and can't be compared any further.
+    # A class without __eq__ compares by identity: the type is the same, and there is nothing more to compare.
     return None if value == decoded or kind.__eq__ is _BY_IDENTITY else _unequal(value, decoded)
 
 
@@ -337,7 +338,7 @@ def _all_same(steps: Iterable[Any], values: Iterable[Any], others: Iterable[Any]
 
 
 def _same_members(value: Set[Any], decoded: Set[Any]) -> Fault | None:
-    """Compare the members of two sets: equal ones need not be of one type."""
+    """Compare two sets, with the types of their members: 1 and True are equal."""
     if value != decoded:
         return _unequal(value, decoded)
     there = {other: other for other in decoded}
@@ -350,7 +351,7 @@ def _same_members(value: Set[Any], decoded: Set[Any]) -> Fault | None:
 
 
 def _same_row(declared: type[Any]) -> Check:
-    """Return the check of a named tuple, in whose place pydantic accepts a plain one."""
+    """Return the check of a named tuple. It refuses a plain tuple, which pydantic accepts."""
 
     def check(value: Any, decoded: Any) -> Fault | None:
         if type(value) is tuple:
@@ -379,7 +380,7 @@ def _changed(value: Any, other: type[Any]) -> Fault:
 
 
 def _taken_for_another(value: Any, other: type[Any]) -> Fault:
-    """Return the fault of a union's member whose JSON is read as another member."""
+    """Return the fault for a value of a union whose JSON is read as another member of the union."""
     kind = type(value).__name__
     return Fault(
         f"would arrive as a {other.__name__}, not as a {kind}, as its JSON is read as one; declare {kind} alone"

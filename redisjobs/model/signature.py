@@ -1,4 +1,4 @@
-"""A handler's signature: what it takes, and how a plain function's arguments are a job's parameters."""
+"""A handler's signature: which arguments it takes, and how they become a job's parameters."""
 
 import inspect
 import sys
@@ -19,10 +19,10 @@ else:
 
 
 def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any]:
-    """Return a handler of (parameters) or (parameters, context) as one that takes both.
+    """Return a function of (parameters, context) that calls a handler of one or both of them.
 
     Raises:
-        RegistrationError: It takes something else.
+        RegistrationError: The handler takes other arguments.
     """
     try:
         wanted = inspect.signature(handler)
@@ -42,20 +42,20 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
 
 @dataclass(frozen=True)
 class Signature:
-    """A plain function's arguments as a job's parameters: named, typed, checked."""
+    """The arguments of a plain function, as the parameters of a job."""
 
     function: Callable[..., Any]
-    type: Any  # a TypedDict with one key for each argument but the context
+    type: Any  # a TypedDict with one key for each argument, without the context
     context: str | None  # the name of its JobContext argument
     _signature: inspect.Signature = field(repr=False)
 
     @classmethod
     def of(cls, function: Callable[..., Any], called: str) -> "Signature":
-        """Read the signature of a function, or of a callable object, which messages call `called`.
+        """Return the signature of a function or a callable object; `called` is its name in messages.
 
         Raises:
-            RegistrationError: It takes *args, **kwargs, positional-only arguments or two contexts, is a
-                generator, or names a type that does not exist.
+            RegistrationError: The function takes *args, **kwargs, positional-only arguments or two contexts, is a
+                generator, or its annotations name a type that does not exist.
         """
         try:
             signature = inspect.signature(function)
@@ -78,7 +78,7 @@ class Signature:
         return cls(function, TypedDict(called, fields), context, signature)  # type: ignore[operator]
 
     def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the arguments of one call by name, without the context; an `EncodeError` if they don't fit."""
+        """Return the arguments of a call by name, without the context, or raise an `EncodeError`."""
         signature = self._signature
         if self.context is not None:
             rest = [p for name, p in signature.parameters.items() if name != self.context]
@@ -86,15 +86,15 @@ class Signature:
         try:
             return signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            hint = _how_to_say(self.type.__name__, kwargs.keys() - signature.parameters.keys())
+            hint = _hint(self.type.__name__, kwargs.keys() - signature.parameters.keys())
             raise EncodeError(f"{self.type.__name__}{signature}: {error}{hint}") from None
 
     def attributed(self, function: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], Any]:
-        """Turn a function of an object, whose attributes are the arguments, into a function of a dict of these."""
+        """Return a function of a dict of arguments that calls `function` with them as attributes of an object."""
         return lambda parameters: function(self._named(parameters))
 
     def _named(self, parameters: Mapping[str, Any]) -> SimpleNamespace:
-        """Return the arguments of one call as attributes of an object, with the defaults of the rest."""
+        """Return an object with the arguments of a call as attributes, and with the defaults of all others."""
         every = self._signature.parameters.items()
         defaults = {
             name: argument.default
@@ -104,57 +104,57 @@ class Signature:
         return SimpleNamespace(**(defaults | dict(parameters)))
 
     def call(self, parameters: Mapping[str, Any], context: JobContext) -> Any:
-        """Call the function with its arguments by name."""
+        """Call the function with the parameters as named arguments."""
         if self.context is None:
             return self.function(**parameters)
         return self.function(**parameters, **{self.context: context})
 
 
-def _how_to_say(called: str, unknown: Collection[str]) -> str:
-    """Return what to write instead, if push options were given as arguments; '' if none was.
+def _hint(called: str, unknown: Collection[str]) -> str:
+    """Return what to write instead, if push options were given as arguments; else ''.
 
-    They do not count as options: a later parameter of that name would change their meaning.
+    They are not taken as options: if the function got an argument of that name later, the call's meaning changed.
     """
     options = [name for name in PushOptions.__annotations__ if name in unknown]
     if options:
-        said = ", ".join(f"{name}=..." for name in options)
-        return f"; arguments are the function's own, so write {called}.options({said}).push(...)"
+        given = ", ".join(f"{name}=..." for name in options)
+        return f"; arguments are the function's own, so write {called}.options({given}).push(...)"
     if "timeout" in unknown:
         return "; arguments are the function's own, so say how long to wait by asyncio.timeout, or by queue.run"
     return ""
 
 
 def returned_type(function: Any) -> Any:
-    """Return the type of what a handler returns once it was awaited, by its annotation; Any if it has none.
+    """Return the annotated type of a handler's awaited result; Any without an annotation.
 
     Raises:
-        RegistrationError: The annotation names a type that does not exist.
+        RegistrationError: The annotation can't be read, for example because it names a type that does not exist.
     """
     annotated = inspect.unwrap(_annotated(function))
     try:
-        # Of this alone: a parameter's type may be known to type checkers only.
+        # Read only this annotation: others may name types that only a type checker imports.
         stub = SimpleNamespace(
             __annotations__={"return": getattr(annotated, "__annotations__", {}).get("return", Any)}
         )
         names = getattr(annotated, "__globals__", {})
         kind = get_type_hints(stub, globalns=names, include_extras=True)["return"]
-    except Exception as error:  # it may run any code
+    except Exception as error:  # reading an annotation may run any code
         raise RegistrationError(f"{_called(function)}: can't read what it returns: {error}") from error
     awaited = get_origin(kind) in (Awaitable, Coroutine)
     return get_args(kind)[-1] if awaited else kind
 
 
 def _annotated(function: Any) -> Any:
-    """Return what has the annotations: of a partial its function, of a callable object its `__call__`."""
+    """Return the function with the annotations: inside a partial, or `__call__` of a callable object."""
     while isinstance(function, partial):
         function = function.func
-    # An object that a decorator made has those of the function that it wraps.
+    # A decorator's object with `__wrapped__` has the annotations itself.
     return function if inspect.isroutine(function) or hasattr(function, "__wrapped__") else function.__call__
 
 
 def _is_context(hint: Any) -> bool:
-    """Return whether an argument is the context; with `| None` a plain call can leave it out."""
-    if get_origin(hint) is JobContext:  # as in JobContext[Resources]
+    """Return whether an argument is the context, with or without `| None`."""
+    if get_origin(hint) is JobContext:  # for example JobContext[Resources]
         return True
     several = [each for each in get_args(hint) if each is not NoneType]
     return hint is JobContext or (len(several) == 1 and NoneType in get_args(hint) and _is_context(several[0]))

@@ -1,6 +1,6 @@
-"""What crosses the seam for schedules: the questions and changes, their answers, and a schedule in people's words.
+"""Schedules as a driver stores them: the questions and changes about them, and an operator's view.
 
-`definition.py` has what a schedule is, `scheduler/` fires it.
+`definition.py` defines a schedule, and `scheduler/` fires it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from redisjobs.model.transitions import NewJob, Pushed, Reply
 from redisjobs.schedules.schedule import Schedule
 
 THERE_MS = 30_000
-"""A scheduler that was silent for this time is gone, with what it declares; see `lua/include/times.lua`."""
+"""After this time without a call, a scheduler and its declarations count as gone; see `lua/include/times.lua`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRow:
-    """One schedule as the store knows it; it may have been changed in Redis."""
+    """One schedule in the store. It may have been changed in Redis."""
 
     name: str
-    fields: Mapping[bytes, bytes]  # those of `Definition.fields`, and what became of it
+    fields: Mapping[bytes, bytes]  # the fields of its `Definition`, and its state
     is_there: bool = False  # a live scheduler declares it
 
     @property
@@ -36,12 +36,12 @@ class ScheduleRow:
 
     @property
     def last_ms(self) -> int:
-        """The last slot that was seen to; what comes after it is still to be fired. A ValueError as above."""
+        """The last slot that was fired or skipped; later slots are still to be fired. A ValueError as above."""
         return self._time(b"last_slot")
 
     @property
     def declared_ms(self) -> int:
-        """When the scheduler began whose declaration counts. A ValueError as above."""
+        """When the scheduler began that declared the present definition. A ValueError as above."""
         return self._time(b"declared_by")
 
     def _time(self, key: bytes) -> int:
@@ -52,7 +52,7 @@ class ScheduleRow:
 
     @property
     def is_declared(self) -> bool:
-        """Whether code declares it; else it was put at run time."""
+        """Whether it was declared in code; else it was put at run time."""
         return b"declared_by" in self.fields
 
     @property
@@ -61,18 +61,18 @@ class ScheduleRow:
         return self.fields.get(b"paused") == b"1"
 
     def ms(self, key: bytes) -> int:
-        """Return a time or a number in one of its fields; 0 if there is none."""
+        """Return the number in a field; 0 if there is none."""
         return digits(self.fields.get(key, b"")) or 0
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulePage:
-    """Some of the schedules of a queue."""
+    """The answer to one step of `ListSchedules`."""
 
     rows: Sequence[ScheduleRow]  # in the order of their last changes
-    gone: Sequence[str]  # names that were removed, or have expired, since the change that the query names
+    gone: Sequence[str]  # names of schedules that were removed, or have expired, since the query's `after`
     change: int  # the number of the last change of any schedule of this queue; numbers only grow
-    more: int | None  # the number of the change after which there are more
+    more: int | None  # if there are more schedules, the `after` of the next step
     is_served: bool  # a scheduler of this queue is alive
     server_ms: float
 
@@ -81,23 +81,23 @@ class SchedulePage:
 class ListSchedules(Query[SchedulePage]):
     """Find the schedules of a queue, in bounded steps."""
 
-    name: str = ""  # only this one; '' for all
-    after: int | None = None  # only those changed after the change of this number
+    name: str = ""  # only this schedule; '' for all
+    after: int | None = None  # only schedules that changed after the change with this number
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A schedule to be put or declared."""
+    """A schedule to put or to declare."""
 
     name: str
     fingerprint: str
-    definition: Definition | None = None  # None to say only that it is declared
-    last_ms: int | None = None  # the last slot seen to of the one that this replaces
-    since_ms: int | None = None  # since when its slots count, if it has another rule than before; None: from now
+    definition: Definition | None = None  # None: the store has it, and this only declares it again
+    last_ms: int | None = None  # the last slot that was fired or skipped of the schedule that this replaces
+    since_ms: int | None = None  # from when on the slots of a new rule count; None: from now
 
     @classmethod
     def whole(cls, definition: Definition, last_ms: int | None = None, since_ms: int | None = None) -> "Put":
-        """Return what puts a whole definition."""
+        """Return the value that puts a whole definition."""
         return cls(definition.name, definition.fingerprint, definition, last_ms, since_ms)
 
 
@@ -106,23 +106,23 @@ class Declarer:
     """A scheduler that declares schedules."""
 
     scheduler: str  # its id
-    release: str  # what all schedulers that declare the same have in common
+    release: str  # equal for all schedulers that declare the same schedules
     began_ms: int = 0  # when it began, by the server's clock; 0: now
 
 
 @dataclass(frozen=True, slots=True)
 class PutSchedules(Change["PutAnswer"]):
-    """Put schedules on a queue, or declare them; with none, say that a scheduler is still there."""
+    """Put schedules on a queue, or declare them. Without schedules, it only keeps a scheduler alive."""
 
     schedules: Sequence[Put]
-    by: Declarer | None = None  # None: they are put at run time
+    by: Declarer | None = None  # None: the schedules are put at run time
 
 
 @dataclass(frozen=True, slots=True)
 class PutAnswer:
     """The answer to `PutSchedules`."""
 
-    replies: Sequence[Reply]  # for each OK, NEWER, KEPT, DECLARED, NOT_FOUND, CHANGED or SPOILED
+    replies: Sequence[Reply]  # for each schedule: OK, NEWER, KEPT, DECLARED, NOT_FOUND, CHANGED or SPOILED
     change: int  # the number of the last change of any schedule of this queue
     present: int  # how many schedulers its release has; 0 if the store did not know this one
     server_ms: float
@@ -130,7 +130,7 @@ class PutAnswer:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawSchedules(Change[Reply]):
-    """Withdraw the schedules of a scheduler that ends: OK or NOT_FOUND."""
+    """Withdraw the declarations of a scheduler that ends: OK or NOT_FOUND."""
 
     by: Declarer
 
@@ -152,13 +152,13 @@ class RemoveSchedule(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """The slots of one schedule that are to be fired now."""
+    """The slots of one schedule to fire now."""
 
     name: str
     fingerprint: str  # of the definition that the jobs were made from
-    last_ms: int  # the last slot that was seen to, as far as is known
+    last_ms: int  # the last slot that was fired or skipped, as far as the scheduler knows
     slot_ms: int  # the last of the slots to fire
-    missed: int  # how many of these have no job of their own
+    missed: int  # how many of these slots get no job
     jobs: Sequence[NewJob]
 
 
@@ -168,20 +168,20 @@ class Fired:
 
     reply: Reply  # OK, REPEATED, FIRED, EARLY, PAUSED or CHANGED
     pushed: Sequence[Pushed] = ()  # if OK, the answer to the push of each job
-    last_ms: int = 0  # if FIRED, the last slot that was seen to
+    last_ms: int = 0  # if FIRED, the last slot that was fired or skipped
 
 
 @dataclass(frozen=True, slots=True)
 class FireAnswer:
-    """The answer to some firings."""
+    """The answer to `Fire`."""
 
-    fired: Sequence[Fired]  # one for each, from the first; if there are fewer, ask for the others again
+    fired: Sequence[Fired]  # for each firing in order; if there are fewer, send the rest of the firings again
     server_ms: float
 
 
 @dataclass(frozen=True, slots=True)
 class Fire(Change[FireAnswer]):
-    """Push the jobs that schedules ask for, each slot once; up to 500 jobs."""
+    """Push the jobs of schedules, once for each slot; up to 500 jobs."""
 
     scheduler: str  # its id
     firings: Sequence[Firing]  # at most one for each schedule
@@ -193,19 +193,19 @@ class ScheduleInfo:
 
     Attributes:
         name: Its name.
-        rule: When it fires; None if what is stored can't be read.
-        job_name: The name of the job that it pushes; '' if that can't be read.
+        rule: When it fires; None if the stored schedule can't be read.
+        job_name: The name of the job that it pushes; '' if it has none.
         parameters: The parameters of that job, as JSON.
         accuracy: What to do about missed slots.
-        last_slot: The last slot that it fired; None for none yet.
-        next_slot: The next slot that it fires; None while it is paused or can't be read, or if code declared it
-            and it has stopped. One that was put at run time fires it once a scheduler runs.
-        missed: How many slots had no job of their own.
+        last_slot: The last slot that it fired; None if it has fired none.
+        next_slot: The next slot that it fires. None while it is paused or can't be read, or if it was declared in
+            code and has stopped. A stopped schedule that was put at run time fires it once a scheduler runs.
+        missed: How many slots got no job.
         paused: Whether it is paused.
-        declared: Whether code declares it; else it was put at run time.
-        stopped: Whether it fires nothing, as no live scheduler declares it; if it was put at run time, as no
-            scheduler of the queue is alive.
-        error: Why what is stored can't be read or fired; '' if all is well.
+        declared: Whether it was declared in code; else it was put at run time.
+        stopped: Whether it does not fire, because no live scheduler declares it. If it was put at run time:
+            because the queue has no live scheduler.
+        error: Why the stored schedule can't be read or fired; '' if it can.
     """
 
     name: str
@@ -222,7 +222,7 @@ class ScheduleInfo:
     error: str = ""
 
     def upcoming(self, number: int) -> Iterator[datetime]:
-        """Yield the next slots, this number of them, if nothing is changed."""
+        """Yield this many of the next slots, as long as the schedule does not change."""
         slot = self.next_slot
         for _ in range(number):
             if slot is None or self.rule is None:
@@ -232,13 +232,13 @@ class ScheduleInfo:
 
 
 def schedule_infos(pages: Iterable[SchedulePage]) -> list[ScheduleInfo]:
-    """Return the schedules on these pages, by name; if one was changed and is on two, the later counts."""
+    """Return the schedules on these pages, by name. If one changed and is on two pages, the later one counts."""
     found = {row.name: schedule_info(row, is_served=page.is_served) for page in pages for row in page.rows}
     return [found[name] for name in sorted(found)]
 
 
 def schedule_info(row: ScheduleRow, *, is_served: bool) -> ScheduleInfo:
-    """Return a row of the store as an operator sees it, whatever is stored; `is_served` as in `SchedulePage`."""
+    """Return the schedule in a row of the store, even if it can't be read; see `SchedulePage` for `is_served`."""
     definition, next_slot, error = None, None, ""
     try:
         definition = Definition.read(row.name, row.fields)

@@ -1,1 +1,1 @@
-"""Schedules: the rules, what the store keeps of them, who fires them, and how they are made at run time."""
+"""Rules of time: the moments that a cron text or a fixed interval names. Pure; `scheduler/` fires them."""

@@ -1,4 +1,4 @@
-"""Cron texts: which dates and times of day they name, and one way of writing each. Pure; cronsim reads them."""
+"""Cron texts: the dates and times of day that each names, and its normalized text. Pure; cronsim parses them."""
 
 import re
 from bisect import bisect_left
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from cronsim import CronSim
 
 LAST = -1000
-"""How cronsim writes L: the last day of the month, or, with a weekday, that weekday's last one."""
+"""cronsim's value for L: the last day of the month, or, with a weekday, the last such weekday of the month."""
 LAST_WEEKDAY = -1001
-"""How it writes LW: the last day of the month from Monday to Friday."""
+"""cronsim's value for LW: the last day of the month that is not on a weekend."""
 
 WEEKDAYS = dict(enumerate(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"], 1))
 MONTHS = {
@@ -51,43 +51,43 @@ _FIELDS = {
     "month": "1 to 12, or jan to dec",
     "day-of-week": "0 to 7, or sun to sat, also fri#2 or 5L",
 }
-"""The fields in order, as cronsim calls them, and what may stand there."""
+"""The fields in order, by their names in cronsim, with the values that each allows."""
 
 _DAY = timedelta(days=1)
-_START = datetime(2000, 1, 1, tzinfo=UTC)  # cronsim wants one, though it goes through nothing here
+_START = datetime(2000, 1, 1, tzinfo=UTC)  # cronsim needs a start, but is not iterated here
 _YEARS = date(2000, 1, 1), date(2027, 12, 31)
-"""28 years in which each of the 14 calendars there are comes up: what does not match in them never does."""
+"""28 years that include each of the 14 possible calendars. A text that matches no date in them never matches."""
 
-# What may begin the sixth of six fields; else it is a zone after five: those begin with a letter, and none of them
-# as a weekday is called.
+# The sixth of six words: a field if it matches this, else a time zone after five fields. Time zones begin with a
+# letter, and none is called like a weekday.
 _WEEKDAY = re.compile(r"[^a-z]|(mon|tue|wed|thu|fri|sat|sun)\b", re.IGNORECASE)
 
 Weekday = int | tuple[int, int]
-"""A weekday, or which one of a month: Monday is 1, Sunday 7."""
+"""A weekday from Monday, 1, to Sunday, 7; or a weekday and its number in the month."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crontab:
-    """What a cron text names."""
+    """The dates and times of day that a cron text names."""
 
-    text: str  # in its one way of writing: values in order, as ranges and by name if they can be
+    text: str  # normalized: values in order, as ranges and names where possible
     seconds: frozenset[int] = field(compare=False)
     minutes: frozenset[int] = field(compare=False)
     hours: frozenset[int] = field(compare=False)
     days: frozenset[int] = field(compare=False)  # of the month; also `LAST` and `LAST_WEEKDAY`
     months: frozenset[int] = field(compare=False)
-    weekdays: frozenset[Weekday] = field(compare=False)  # `LAST` is the last of the month
-    either: bool = field(compare=False)  # a day of the month or a weekday is enough
+    weekdays: frozenset[Weekday] = field(compare=False)  # with `LAST`: the last one of the month
+    either: bool = field(compare=False)  # a date matches by its day of the month or by its weekday
     by_the_clock: bool = field(compare=False)  # neither hours nor minutes begin with `*`
-    times: tuple[time, ...] = field(compare=False, repr=False)  # of day, ascending
+    times: tuple[time, ...] = field(compare=False, repr=False)  # times of day, ascending
     _cronsim: "CronSim" = field(compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "Crontab":
-        """Read a text of five fields, of six with the seconds first, or a nickname.
+        """Parse five fields, six fields with the seconds first, or a nickname such as `@daily`.
 
         Raises:
-            ValueError: It is none of those, or names no date that there ever is.
+            ValueError: The text is none of these, or matches no date in any year.
         """
         read = _read(text)
         parts = read.parts
@@ -111,7 +111,7 @@ class Crontab:
         return found
 
     def dates(self, start: date, stop: date) -> Iterator[date]:
-        """Yield the dates that match from `start` to `stop`, both included, forwards or backwards."""
+        """Yield the matching dates from `start` to `stop`, both included, forwards or backwards."""
         step = _DAY if start <= stop else -_DAY
         day = start
         while True:
@@ -127,9 +127,9 @@ class Crontab:
                 day = _into_next_month(day, step)
 
     def runs(self, begin: datetime, end: datetime) -> Iterator[tuple[date, int, int]]:
-        """Yield what matches from `begin` to before `end`, local times less than two days apart.
+        """Yield the matches from `begin` to before `end`, local times less than two days apart.
 
-        Each is a date, and from where to before where in `times` its times of day lie; none is empty.
+        Each match is a date with the start and stop index of its times of day in `times`; none is empty.
         """
         first, last = begin.date(), end.date()
         for ordinal in range(first.toordinal(), last.toordinal() + 1):
@@ -141,7 +141,7 @@ class Crontab:
 
 
 def _read(text: str) -> "CronSim":
-    from cronsim import CronSim, CronSimError  # only here: not every program has schedules
+    from cronsim import CronSim, CronSimError  # here, because not every program has schedules
 
     fields = _fields(text)
     try:
@@ -150,7 +150,7 @@ def _read(text: str) -> "CronSim":
         wrong = str(error)
     except ValueError:  # a number of thousands of digits
         raise ValueError(f"cron text of {len(text)} characters holds a number out of range") from None
-    if wrong == "Bad day-of-month":  # or is it a day that none of its months has?
+    if wrong == "Bad day-of-month":  # maybe the day is valid, but none of the months has it
         fields[-2] = "*"
         with suppress(CronSimError):
             CronSim(" ".join(fields), _START)
@@ -200,7 +200,7 @@ def _never(text: str) -> ValueError:
 
 
 def _monday_first(value: int | tuple[int, int]) -> Weekday:
-    """Return a weekday of cron's, which has two Sundays, 0 and 7."""
+    """Return cron's weekday with Sunday as 7; cron allows 0, too."""
     if isinstance(value, tuple):
         return value[0] or 7, value[1]
     return value or 7
@@ -215,7 +215,7 @@ def _into_next_month(day: date, step: timedelta) -> date:
 
 
 def _written(read: "CronSim", weekdays: frozenset[Weekday]) -> str:
-    """Return the text of a rule, from what cronsim read and where it read a star."""
+    """Return the normalized text of the values and stars that cronsim read."""
     second, minute, hour, day, month, weekday = (part.startswith("*") for part in read.parts)
     special = [name for value, name in ((LAST, "L"), (LAST_WEEKDAY, "LW")) if value in read.days]
     nth = sorted(value for value in weekdays if isinstance(value, tuple))
@@ -234,7 +234,7 @@ def _written(read: "CronSim", weekdays: frozenset[Weekday]) -> str:
 
 
 def _steps(low: int, high: int) -> list[set[int]]:
-    """Return what `*`, `*/2`, `*/3` and so on stand for."""
+    """Return the values of `*`, `*/2`, `*/3` and so on."""
     return [set(range(low, high + 1, step)) for step in range(1, high + 2)]
 
 
@@ -246,7 +246,7 @@ def _field(
     *,
     names: dict[int, str] | None = None,
 ) -> str:
-    """Return a field. It begins with a star if it was read so, for that means more than the values do."""
+    """Return the text of a field. A field that began with a star still does, because the star has a meaning."""
     terms: list[str] = []
     rest = set(values)
     if starred:
@@ -257,7 +257,7 @@ def _field(
 
 
 def _terms(values: list[int], names: dict[int, str]) -> Iterator[str]:
-    """Yield ranges, steps inside of a range, else one value after another."""
+    """Yield the terms of a field: a range with steps, or ranges and single values."""
     steps = {after - before for before, after in pairwise(values)}
     if len(values) > 4 and len(steps) == 1 and steps != {1}:
         yield f"{_name(values[0], names)}-{_name(values[-1], names)}/{steps.pop()}"
@@ -267,7 +267,7 @@ def _terms(values: list[int], names: dict[int, str]) -> Iterator[str]:
 
 
 def ranges(values: list[int], apart: Collection[int] = ()) -> Iterator[tuple[int, int]]:
-    """Yield ascending values as ranges of three or more, and single ones; those `apart` are in no range."""
+    """Yield ascending values as ranges of three or more, and as single values; `apart` are always single."""
     run: list[int] = []
     for value in [*values, None]:
         if run and (value != run[-1] + 1 or value in apart):
@@ -285,11 +285,11 @@ def _nth(weekday: int, which: int) -> str:
     return f"{weekday % 7}L" if which == LAST else f"{_name(weekday, WEEKDAYS)}#{which}"
 
 
-# Reading what was written, which may end with a time zone
+# Reading a text that may end with a time zone
 
 
 def without_zone(text: str) -> tuple[str, str]:
-    """Return the fields of a text, and the name of the zone after them; "UTC" if there is none."""
+    """Return a text's fields, and the name of the zone that follows them; "UTC" if there is none."""
     words = text.split()
     fields = 1 if words and words[0].startswith("@") else 5
     if len(words) == 7 or (len(words) == 6 and _WEEKDAY.match(words[5])):

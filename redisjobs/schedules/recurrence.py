@@ -1,6 +1,6 @@
-"""The slots of a rule: the dates and times of a cron text in a zone, or moments at a fixed interval. Pure.
+"""The slots of the two kinds of rules: cron texts in a time zone, and fixed intervals. Pure.
 
-Arguments are moments in UTC without a zone, results are aware datetimes. A window includes its begin, not its end.
+Arguments are naive datetimes in UTC, results are aware datetimes. A window includes its begin, but not its end.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 class Calendar:
     """A cron text in a time zone.
 
-    One that goes by the clock fires once where that skips its time, at the moment after, and once where a time
-    comes twice. All others go by elapsed time: they fire whenever the clock shows their time.
+    A text without stars in hours and minutes follows the clock. If the clock skips its time, it fires once, at the
+    moment after; if a time comes twice, it fires the first time. Any other text fires whenever its time comes.
     """
 
     crontab: Crontab
@@ -29,12 +29,12 @@ class Calendar:
 
     @property
     def text(self) -> str:
-        """All of it on one line."""
+        """The whole rule as one line, which `Schedule.parse` reads."""
         return self.crontab.text if self.zone_name == "UTC" else f"{self.crontab.text} {self.zone_name}"
 
     @property
     def code(self) -> str:
-        """The call that makes it."""
+        """The call that makes this rule."""
         zone = "" if self.zone_name == "UTC" else f", tz={self.zone_name!r}"
         return f"cron({self.crontab.text!r}{zone})"
 
@@ -67,7 +67,7 @@ class Calendar:
         )
 
     def _fires_at_the_change(self, stretch: Stretch, low: datetime) -> bool:
-        """Return whether the clock skipped a time of the rule, and the moment after has to do instead."""
+        """Return whether the clock skipped a time of the rule, so that it fires at the moment after."""
         if stretch.skipped is None or low != stretch.begin or not self.crontab.by_the_clock:
             return False
         skipped = next(self.crontab.runs(stretch.skipped, stretch.begin), None)
@@ -76,7 +76,7 @@ class Calendar:
     def _stretches(
         self, begin: datetime, end: datetime, *, backwards: bool = False
     ) -> Iterator[tuple[Stretch, datetime, datetime]]:
-        """Yield the stretches in which slots may be, each with the local window in it."""
+        """Yield the stretches that may contain slots, each with the part of the window in it, in local time."""
         begin, end = max(begin, FIRST), min(end, LAST)
         if begin >= end:
             return
@@ -91,7 +91,7 @@ class Calendar:
                     yield stretch, low, high
 
     def _days(self, first: date, last: date, *, backwards: bool) -> Iterator[date]:
-        """Yield the days of UTC in which slots may be: no zone is further away than a day."""
+        """Yield the days of UTC that may contain slots: matching dates, and one day around them for the offset."""
         step = -1 if backwards else 1
         begin, end = (each.toordinal() * step for each in ((last, first) if backwards else (first, last)))
         around = (date.fromordinal(abs(begin - 1)), date.fromordinal(abs(end + 1)))
@@ -104,20 +104,20 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Moments at a fixed interval, in whole ms. The anchor is one of the slots; there are others before it."""
+    """Moments at a fixed interval, in whole ms. The anchor is one of them; there are also moments before it."""
 
     step: timedelta
     anchor: datetime = EPOCH
 
     @property
     def text(self) -> str:
-        """All of it on one line."""
+        """The whole rule as one line, which `Schedule.parse` reads."""
         begin = "" if self.anchor == EPOCH else f" from {self.anchor.replace(tzinfo=UTC).isoformat()}"
         return f"every {_plain_seconds(self.step)} s{begin}"
 
     @property
     def code(self) -> str:
-        """The call that makes it."""
+        """The call that makes this rule."""
         return f"every({_plain_seconds(self.step)})" if self.anchor == EPOCH else f"parse({self.text!r})"
 
     def ascending(self, begin: datetime, end: datetime) -> Iterator[datetime]:
@@ -138,7 +138,7 @@ class Interval:
         return (self.anchor + number * self.step).replace(tzinfo=UTC)
 
     def _numbers(self, begin: datetime, end: datetime) -> range:
-        """Return the numbers of the slots in a window: that of the anchor is 0."""
+        """Return the numbers of the slots in a window; the anchor has number 0."""
         return range(-((self.anchor - begin) // self.step), -((self.anchor - end) // self.step))
 
 

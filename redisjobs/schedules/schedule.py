@@ -1,6 +1,6 @@
-"""When something is to happen again and again: a value, without a store and without a clock.
+"""`Schedule`, the value that says when a job is pushed again and again. It needs no store and no clock.
 
-The modules that a rule needs are imported when the first one is made: not every program has schedules.
+The first schedule imports the modules that it needs, because not every program has schedules.
 """
 
 import re
@@ -20,21 +20,21 @@ _LONGEST_MONTH = dict.fromkeys(range(1, 13), 31) | dict.fromkeys((4, 6, 9, 11), 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Schedule(Slots):
-    """When something is to happen again and again.
+    """A rule of time for something that happens again and again.
 
     Make one with its class methods: `Schedule.daily(hour=4, tz="Europe/Berlin")`, `Schedule.every(90)`,
-    `Schedule.cron("*/5 9-17 * * mon-fri")`. It is a value: two with the same text are equal, it can be a dict key
-    and be pickled, and `str` says it in words. The moments it names are its slots.
+    `Schedule.cron("*/5 9-17 * * mon-fri")`. It is a value: two schedules with the same text are equal, a schedule
+    can be a dict key and be pickled, and `str` returns it in words. The moments it names are its slots.
 
-    A time zone, `tz`, is a name such as `"Europe/Berlin"`, a `ZoneInfo` or `timezone.utc`. A value that is out of
-    range, an empty list and an unknown zone are a `ValueError`.
+    A time zone, `tz`, is a name like `"Europe/Berlin"`, a `ZoneInfo` or `timezone.utc`. A value out of range, an
+    empty list and an unknown zone raise a `ValueError`.
 
-    When the clock changes, a rule that names its hours and minutes follows the clock: a time that is skipped
-    fires once, at the moment after; a time that comes twice fires the first time. A rule whose minutes or hours
-    begin with `*` follows elapsed time, as `every` does.
+    When the clock changes, a rule that names its hours and minutes follows the clock: a skipped time fires once,
+    at the moment after; a time that comes twice fires the first time. A rule whose minutes or hours begin with
+    `*` follows elapsed time, and so does `every`.
 
-    Ask it about aware datetimes, in any zone. The slots of a rule in a zone are in that zone, those of `every` in
-    UTC. Python compares two datetimes of one zone by the clock alone: around a change of the clock, compare them
+    Its methods take aware datetimes in any zone. They return slots in the rule's zone, and in UTC for `every`.
+    Python compares two datetimes of one zone without their UTC offset: around a change of the clock, compare them
     in UTC.
     """
 
@@ -48,7 +48,7 @@ class Schedule(Slots):
 
     @classmethod
     def every_minute(cls, *, second: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every minute, at a second of it."""
+        """Return a schedule for every minute, at one second."""
         return _at(second=str(_number(second, "second", 59)), tz=tz)
 
     @classmethod
@@ -77,25 +77,25 @@ class Schedule(Slots):
     def on_days(
         cls, days: Iterable[str], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """Return a schedule for these weekdays, as words: `"mon"` or `"monday"`."""
+        """Return a schedule for these weekdays. A day is a word: `"mon"` or `"monday"`."""
         weekdays = [_weekday(day, "days") for day in _some(days, "days", "['mon', 'fri']")]
         return _at_time(hour, minute, tz, weekday=_listed(weekdays))
 
     @classmethod
     def weekly(cls, day: str, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every week; the day is a word: `"mon"` or `"monday"`."""
+        """Return a schedule for one weekday of every week. The day is a word: `"mon"` or `"monday"`."""
         return _at_time(hour, minute, tz, weekday=str(_weekday(day, "day")))
 
     @classmethod
     def on_dates(
         cls, dates: Iterable[int], *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """Return a schedule for these days of every month, from 1 to 31; a month without such a day is skipped."""
+        """Return a schedule for these days of every month, from 1 to 31. Months that lack a day skip it."""
         return _at_time(hour, minute, tz, date=_numbers(dates, "dates", 1, 31))
 
     @classmethod
     def monthly(cls, date: int, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC") -> "Schedule":
-        """Return a schedule for every month that has the day. Each last day is `cron("0 0 L * *")`."""
+        """Return a schedule for every month that has the day. For the last day use `cron("0 0 L * *")`."""
         return _at_time(hour, minute, tz, date=str(_number(date, "date", 31, low=1)))
 
     @classmethod
@@ -108,9 +108,9 @@ class Schedule(Slots):
         minute: int = 0,
         tz: str | tzinfo = "UTC",
     ) -> "Schedule":
-        """Return a schedule for one day of these months, which each must have.
+        """Return a schedule for one day of these months; each month must have that day.
 
-        Months are numbers from 1 to 12, or words: `"feb"` or `"february"`.
+        A month is a number from 1 to 12, or a word: `"feb"` or `"february"`.
         """
         numbers = [_month(month, "months") for month in _some(months, "months", "[1, 7]")]
         return _at_date(numbers, date, hour, minute, tz)
@@ -119,7 +119,7 @@ class Schedule(Slots):
     def yearly(
         cls, month: int | str, date: int, *, hour: int = 0, minute: int = 0, tz: str | tzinfo = "UTC"
     ) -> "Schedule":
-        """Return a schedule for every year; for 29 February only the years that have it.
+        """Return a schedule for one day of every year; 29 February fires only in the years that have it.
 
         The month is a number from 1 to 12, or a word: `"feb"` or `"february"`.
         """
@@ -129,11 +129,11 @@ class Schedule(Slots):
     def cron(cls, text: str, tz: str | tzinfo = "UTC") -> "Schedule":
         """Return a schedule of a cron text: minute, hour, day of month, month, day of week.
 
-        Six fields begin with the second. `@hourly`, `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` and
-        `@annually` will do, too.
+        With six fields the first one is the second. The text may also be `@hourly`, `@daily`, `@midnight`,
+        `@weekly`, `@monthly`, `@yearly` or `@annually`.
 
         Raises:
-            ValueError: It is not such a text, it never matches, as `0 0 31 2 *`, or the zone is not known.
+            ValueError: It is no cron text, it never matches (`0 0 31 2 *`), or the zone is unknown.
         """
         from redisjobs.schedules.crontab import Crontab
         from redisjobs.schedules.recurrence import Calendar
@@ -147,11 +147,11 @@ class Schedule(Slots):
 
         Args:
             interval: Seconds or a timedelta, from 1 s up, in whole ms.
-            anchor: One of the slots, an aware datetime in whole ms; there are others before it. Defaults to the
-                start of 1970 in UTC, so that every process has the same ones.
+            anchor: One of the slots, an aware datetime in whole ms; there are also slots before it. Defaults to
+                the start of 1970 in UTC, so that all processes have the same slots.
 
         Raises:
-            ValueError: The interval is too short, one of them is not in whole ms, or the anchor has no zone.
+            ValueError: The interval is too short, a value is not in whole ms, or the anchor has no zone.
         """
         from redisjobs.schedules.recurrence import Interval
 
@@ -161,7 +161,7 @@ class Schedule(Slots):
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
-        """Return the schedule with this `text`; raise a ValueError if it is not such a text."""
+        """Return the schedule with this `text`; raise a ValueError for any other text."""
         if not isinstance(text, str):
             raise ValueError(f"{text!r}: give the text of a schedule, such as '0 4 * * * Europe/Berlin'")
         if text.split()[:1] == ["every"]:
@@ -179,7 +179,7 @@ class Schedule(Slots):
         return f"Schedule.{self._rule.code}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it as its text: another machine has its own time zones."""
+        """Pickle the schedule as its text, because another machine has its own time zone data."""
         return Schedule.parse, (self.text,)
 
 
@@ -287,6 +287,6 @@ def _month(month: int | str, what: str) -> int:
 
 
 def _named(word: str, names: Mapping[int, str]) -> int | None:
-    """Return the number of a name, which may be cut down to three letters."""
+    """Return the number of a name, or of its first three letters."""
     known = {cut: number for number, name in names.items() for cut in (name.lower(), name[:3].lower())}
     return known.get(word.strip().lower()) if isinstance(word, str) else None

@@ -15,17 +15,17 @@ _TICK = timedelta.resolution
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Slots:
-    """What a rule can be asked."""
+    """The questions that a rule answers: its next slot, its last slot, the slots between two moments."""
 
     _rule: "Calendar | Interval"
 
     @property
     def text(self) -> str:
-        """The whole rule on one line: `*/5 9-17 * * mon-fri Europe/Berlin`, `every 90 s`; `parse` reads it."""
+        """The whole rule as one line for `parse`: `*/5 9-17 * * mon-fri Europe/Berlin` or `every 90 s`."""
         return self._rule.text
 
     def next_after(self, moment: datetime) -> datetime:
-        """Return the first slot after a moment, strictly.
+        """Return the first slot strictly after a moment.
 
         Raises:
             ValueError: The moment has no time zone, or there is no slot before the year 10000.
@@ -34,7 +34,7 @@ class Slots:
         return self._first(slots, f"after {moment}")
 
     def last_before(self, moment: datetime) -> datetime:
-        """Return the last slot before a moment, strictly.
+        """Return the last slot strictly before a moment.
 
         Raises:
             ValueError: The moment has no time zone, or there is no slot since the year 1.
@@ -42,11 +42,11 @@ class Slots:
         return self._first(self._rule.descending(datetime.min, in_utc(moment, "moment")), f"before {moment}")
 
     def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        """Go through the slots after one moment, strictly, and up to another one; the first one comes first."""
+        """Iterate over the slots strictly after one moment, up to and including another one, in order of time."""
         return self._rule.ascending(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Count the slots after one moment, strictly, and up to another one."""
+        """Count the slots strictly after one moment, up to and including another one."""
         return self._rule.count(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
 
     def _first(self, slots: Iterator[datetime], where: str) -> datetime:
@@ -57,7 +57,7 @@ class Slots:
 
 
 def in_utc(moment: datetime, what: str) -> datetime:
-    """Return a moment in UTC, without its zone; raise a ValueError, which calls it `what`, if it has none."""
+    """Return an aware datetime as a naive one in UTC; a ValueError for others names the argument `what`."""
     try:
         return aware(moment, what).astimezone(UTC).replace(tzinfo=None)
     except OverflowError:

@@ -7,12 +7,12 @@ from redisjobs.schedules.crontab import LAST, LAST_WEEKDAY, MONTHS, WEEKDAYS, Cr
 from redisjobs.schedules.recurrence import EPOCH, Calendar, Interval
 
 _UNITS = {"hour": timedelta(hours=1), "minute": timedelta(minutes=1), "second": timedelta(seconds=1)}
-_MOST_TIMES = 4  # of day: more are said as minutes and hours
-_MOST_VALUES = 12  # a longer list is no easier to read than the text
+_MOST_TIMES = 4  # times of day to list; more are described by minutes and hours
+_MOST_VALUES = 12  # values to list; a longer list is no easier to read than the cron text
 
 
 def words(rule: Calendar | Interval) -> str | None:
-    """Return a rule in words; None for one that is easier to read as its text."""
+    """Return a rule in words; None if its text is easier to read."""
     return _interval_words(rule) if isinstance(rule, Interval) else _calendar_words(rule)
 
 
@@ -73,7 +73,7 @@ def _minutes_and_hours(minutes: list[int], hours: list[int]) -> str | None:
 
 
 def _often(values: list[int], of: int) -> str | None:
-    """Return how often, if it is always as long from one value to the next, around the clock."""
+    """Return "minute" or "N minutes" if the values are evenly spaced around the clock; else None."""
     step = of // len(values)
     if len(values) == 1 or values != list(range(0, of, step)) or of % step:
         return None

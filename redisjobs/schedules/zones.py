@@ -1,7 +1,7 @@
-"""Time zones: which one is meant, and how its clock runs through one day of UTC. Pure.
+"""Time zones: finds a zone, and divides a day of UTC into stretches with one UTC offset each. Pure.
 
-A zone is looked at as stretches of time in which its offset stays the same. Inside of one, local time is plain
-arithmetic; what is special about a change of the clock stands in the stretch that follows it.
+Inside a stretch, local time is plain arithmetic. If the clock changed before a stretch, the stretch says which
+local times were skipped or come again.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from zoneinfo import ZoneInfo
 TICK = timedelta(microseconds=1)  # the smallest step of a datetime
 DAY = timedelta(days=1)
 FIRST = datetime(1, 1, 2)
-"""Where time begins, in UTC: a day later than datetime's, so that every zone can tell its own time."""
+"""The first moment, in UTC: a day after datetime's, so that the local time of every zone is still a datetime."""
 LAST = datetime(9999, 12, 31)
-"""Where it ends, a day earlier."""
+"""The end of time, in UTC: a day before datetime's, for the same reason."""
 
 _HOUR = timedelta(hours=1)
 _SECOND = timedelta(seconds=1)
@@ -23,20 +23,20 @@ _SECOND = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Part of a day of UTC in which a zone's offset stays the same; in local time, `end` excluded."""
+    """A part of a day of UTC in which a zone's offset does not change. Its times are local; `end` is excluded."""
 
     begin: datetime
     end: datetime
     offset: timedelta  # local time minus UTC
-    repeated: bool = False  # its local times have been before: the clock was set back
-    skipped: datetime | None = None  # the first of the local times that the clock jumped over to get to `begin`
+    repeated: bool = False  # the clock was set back, so its local times come for the second time
+    skipped: datetime | None = None  # the clock was set ahead from this local time to `begin`
 
 
 def zone(tz: str | tzinfo) -> tuple[str, tzinfo]:
     """Return a zone's name, and the zone.
 
     Raises:
-        ValueError: It is no name, `ZoneInfo` or `timezone.utc`, or this machine knows no zone of that name.
+        ValueError: `tz` is no name, `ZoneInfo` or `timezone.utc`, or this machine knows no zone of that name.
     """
     if tz is UTC:
         return "UTC", UTC
@@ -47,7 +47,7 @@ def zone(tz: str | tzinfo) -> tuple[str, tzinfo]:
         return name, UTC
     try:
         return name, ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # of a folder it is an OSError
+    except (KeyError, ValueError, OSError):  # OSError: the name of a folder in the time zone data
         raise ValueError(
             f"tz={name!r}: this machine knows no such time zone; check the spelling, such as 'Europe/Berlin', "
             "or install tzdata"
@@ -56,12 +56,12 @@ def zone(tz: str | tzinfo) -> tuple[str, tzinfo]:
 
 @lru_cache(maxsize=4096)
 def stretches(zone: tzinfo, day: date) -> tuple[Stretch, ...]:
-    """Return the stretches of a day of UTC, from `FIRST` to before `LAST`, in order."""
+    """Return the stretches of a day of UTC in order; the day is from `FIRST` to before `LAST`."""
     return tuple(_stretches(zone, datetime.combine(day, time())))
 
 
 def _stretches(zone: tzinfo, day: datetime) -> Iterator[Stretch]:
-    # No clock was ever set back by more than 24 h: what it showed earlier than the day before does not come again.
+    # No clock was ever set back by more than 24 h, so only local times of the day before can come again.
     before = _parts(zone, day - DAY) if day > FIRST else ()
     reached = max((end + offset for _, end, offset in before), default=None)
     for start, stop, offset in _parts(zone, day):
@@ -79,14 +79,14 @@ def _stretches(zone: tzinfo, day: datetime) -> Iterator[Stretch]:
 
 @lru_cache(maxsize=4096)
 def _parts(zone: tzinfo, day: datetime) -> tuple[tuple[datetime, datetime, timedelta], ...]:
-    """Return a day's parts of one offset: where each begins and ends, in UTC, and its offset."""
+    """Return the parts of a day with one offset each: begin and end in UTC, and the offset."""
     parts = []
     begin, offset, end = day, _offset(zone, day), day + DAY
     for hour in range(1, 25):
         probe = day + hour * _HOUR
         while _offset(zone, probe) != offset:
             change = _change(zone, max(begin, probe - _HOUR), probe)
-            if change == end:  # the next day's
+            if change == end:  # it belongs to the next day
                 break
             parts.append((begin, change, offset))
             begin, offset = change, _offset(zone, change)
@@ -94,7 +94,7 @@ def _parts(zone: tzinfo, day: datetime) -> tuple[tuple[datetime, datetime, timed
 
 
 def _change(zone: tzinfo, before: datetime, after: datetime) -> datetime:
-    """Return the first second in UTC of another offset than that of `before`; `after` has another one."""
+    """Return the first second, in UTC, with another offset than `before`; `after` has another offset."""
     offset = _offset(zone, before)
     while after - before > _SECOND:
         middle = before + (after - before) // _SECOND // 2 * _SECOND
@@ -106,5 +106,5 @@ def _change(zone: tzinfo, before: datetime, after: datetime) -> datetime:
 
 
 def _offset(zone: tzinfo, moment: datetime) -> timedelta:
-    """Return the offset of a zone at a moment, which is given in UTC without saying so."""
+    """Return the offset of a zone at a moment, a naive datetime in UTC."""
     return zone.fromutc(moment.replace(tzinfo=zone)).replace(tzinfo=None) - moment

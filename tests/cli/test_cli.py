@@ -857,10 +857,10 @@ def test_a_queue_and_a_name_are_paused_and_jobs_are_held(
     assert (stats["paused_since"] is not None, list(stats["paused_names"]), stats["held"]) == (True, ["rest"], 2)
     assert "held        True" in said("job", "ready")
 
-    assert said("unhold", "ready") == f"let go: ready on {where(there)}\n"
+    assert said("unhold", "ready") == f"unheld: ready on {where(there)}\n"
     assert cli("unhold", "ready", "-q", queue_name).code == 1
-    assert said("unhold", "--state", "ready", "--name", "rest").startswith("let go of ")
-    assert said("unhold", "--state", "delayed") == f"let go of 1 delayed job on {where(there)}\n"
+    assert said("unhold", "--state", "ready", "--name", "rest").startswith("unheld ")
+    assert said("unhold", "--state", "delayed") == f"unheld 1 delayed job on {where(there)}\n"
     assert said("resume", "--name", "rest") == f"'rest' on {where(there)} is not paused\n"
     assert said("resume") == f"{where(there)} is not paused\n"
     assert "paused" not in said("stats")
@@ -1132,7 +1132,7 @@ def test_requeue_all_takes_every_dead_letter(
         (["queues"], r"name a module that has queues, as app or app:queue, or queues by --queue$"),
         (["stats", "--url", "redis://host/banana"], r"'banana' is no database of Redis; give a number"),
         (["stats", "-q", "a b"], r"'a b' can't name a queue"),
-        (["stats", "5"], r"stats 5 says how long between, which is for --watch"),
+        (["stats", "5"], r"stats 5: the seconds between two looks need --watch"),
         (["stats", "--url", "nowhere"], r"'nowhere': a queue is at"),
         (["dead", "list", "--text", ""], r"--text '': give 1 to 1,000 characters"),
         (["dead", "list", "--older-than", "-1"], r"--older-than -1: give seconds from 0 up$"),

@@ -1,4 +1,4 @@
-# shop/worker.py: all that a worker needs
+# shop/worker.py: the queue and all modules with handlers
 from shop import emails, images
 from shop.queue import queue
 

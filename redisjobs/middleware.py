@@ -135,7 +135,15 @@ class RunningJob:
 
 
 class ClaimedJob:
-    """A job that a worker has claimed. Its name is '?' if its entry can't be read."""
+    """A job that a worker has claimed.
+
+    Attributes:
+        job_id: The job's id.
+        name: The job's name; '?' if its entry can't be read.
+        attempt: The number of this attempt, from 1.
+        deliveries: How often the job was delivered since its last outcome, this time included.
+        headers: The headers of its push.
+    """
 
     __slots__ = ("attempt", "deliveries", "headers", "job_id", "name")
 

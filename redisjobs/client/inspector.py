@@ -182,7 +182,7 @@ class Inspector(Calls):
         return await self._do(operations.delete_all(options))
 
     async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Cancel all matching jobs that are delayed, ready or running; see `requeue_all` for the returned number.
+        """Cancel all matching jobs of one state: delayed, ready or running. `requeue_all` describes the number.
 
         It also cancels a job that has started meanwhile. The workers cancel the handlers of running jobs, which
         end a moment later.
@@ -190,7 +190,7 @@ class Inspector(Calls):
         return await self._do(operations.cancel_all(state, options))
 
     async def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Hold all matching jobs that are delayed or ready; see `requeue_all` for the returned number.
+        """Hold all matching jobs of one state: delayed or ready. `requeue_all` describes the number.
 
         A job that has started meanwhile goes on.
         """
@@ -290,11 +290,11 @@ class SyncInspector(SyncCalls):
         return self._do(operations.delete_all(options))
 
     def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Cancel all matching jobs; see `redisjobs.JobQueue.cancel_all`."""
+        """Cancel all matching jobs of one state; see `redisjobs.JobQueue.cancel_all`."""
         return self._do(operations.cancel_all(state, options))
 
     def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Hold all matching jobs that are delayed or ready; see `redisjobs.JobQueue.hold_all`."""
+        """Hold all matching jobs of one state; see `redisjobs.JobQueue.hold_all`."""
         return self._do(operations.hold_all(state, options))
 
     def unhold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:

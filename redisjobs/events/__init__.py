@@ -21,103 +21,161 @@ logger = Log("redisjobs")
 
 @dataclass(frozen=True)
 class Event:
-    """Something that has happened."""
+    """Something that has happened.
 
-    queue: str  # its name
+    Attributes:
+        queue: Its name.
+        at: When it was published, in seconds since 1970 by this machine's clock.
+    """
+
+    queue: str
     _: KW_ONLY
-    at: float = field(default_factory=time.time)  # when it was published, by this machine's clock
+    at: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsPushed(Event):
-    """A push was answered: every job of it is on the queue now, or was before."""
+    """A push was answered: every job of it is on the queue now, or was before.
 
-    jobs: Sequence[tuple[str, str, bool]]  # id, name, and whether it was added
+    Attributes:
+        jobs: Id, name, and whether it was added.
+    """
+
+    jobs: Sequence[tuple[str, str, bool]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFired(Event):
-    """A schedule has fired: a scheduler of this process was the first to fire its slot."""
+    """A schedule has fired: a scheduler of this process was the first to fire its slot.
+
+    Attributes:
+        slot: The last one, if the scheduler caught up on several.
+        missed: How many slots before it have no job of their own.
+        jobs: As in `JobsPushed`; a job is not added if its unique key is held.
+    """
 
     schedule: str
-    slot: datetime  # the last one, if the scheduler caught up on several
-    missed: int  # how many slots before it have no job of their own
-    jobs: Sequence[tuple[str, str, bool]]  # as in `JobsPushed`; a job is not added if its unique key is held
+    slot: datetime
+    missed: int
+    jobs: Sequence[tuple[str, str, bool]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushFailed(Event):
-    """A push raised an error: its jobs are not on the queue, or may not be."""
+    """A push raised an error: its jobs are not on the queue, or may not be.
 
-    jobs: Sequence[tuple[str, str]]  # id and name of each job that may not be there
+    Attributes:
+        jobs: Id and name of each job that may not be there.
+    """
+
+    jobs: Sequence[tuple[str, str]]
     error: DriverError
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobsChanged(Event):
-    """Jobs were cancelled, requeued, deleted, held or unheld, by a call on this queue."""
+    """Jobs were cancelled, requeued, deleted, held or unheld, by a call on this queue.
 
-    change: str  # `cancel`, `requeue`, `delete`, `hold` or `unhold`
-    jobs: Sequence[tuple[str, Reply]]  # the id as given in the call; OK, CANCELLED, CANCELLING or HELD
+    Attributes:
+        change: `cancel`, `requeue`, `delete`, `hold` or `unhold`.
+        jobs: The id as given in the call; OK, CANCELLED, CANCELLING or HELD.
+    """
+
+    change: str
+    jobs: Sequence[tuple[str, Reply]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueuePaused(Event):
-    """A call on this queue paused the queue or a job name, or found it paused."""
+    """A call on this queue paused the queue or a job name, or found it paused.
 
-    name: str  # the job name; '' for the whole queue
+    Attributes:
+        name: The job name; '' for the whole queue.
+    """
+
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueResumed(Event):
-    """A call on this queue resumed the queue or a job name, or found it not paused."""
+    """A call on this queue resumed the queue or a job name, or found it not paused.
 
-    name: str  # the job name; '' for the whole queue
+    Attributes:
+        name: The job name; '' for the whole queue.
+    """
+
+    name: str
 
 
 @dataclass(frozen=True)
 class WorkerEvent(Event):
-    """Something that has happened to a worker."""
+    """Something that has happened to a worker.
 
-    worker: str  # its id at that time
+    Attributes:
+        worker: Its id at that time.
+        queues: The names of all queues of that worker, in order; empty if it has one.
+    """
+
+    worker: str
     _: KW_ONLY
-    queues: Sequence[str] = ()  # the names of all queues of that worker, in order; empty if it has one
+    queues: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStarted(WorkerEvent):
-    """A worker has reached the server and begins to claim."""
+    """A worker has reached the server and begins to claim.
 
-    slots: int  # how many jobs it may run at once
-    names: Sequence[str]  # the job names it has handlers for, in alphabetical order
-    server: str = ""  # where the queue is, without a password
-    # Returns how many slots run a job, in any thread. Equal for queues that share the slots of one worker.
+    Attributes:
+        slots: How many jobs it may run at once.
+        names: The job names it has handlers for, in alphabetical order.
+        server: Where the queue is, without a password.
+        busy: Returns how many slots run a job, in any thread. Equal for queues that share the slots of one worker.
+    """
+
+    slots: int
+    names: Sequence[str]
+    server: str = ""
     busy: Callable[[], int] = int
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDraining(WorkerEvent):
-    """A worker was asked to stop: it claims no more jobs, and finishes those that run."""
+    """A worker was asked to stop: it claims no more jobs, and finishes those that run.
 
-    jobs: int  # how many it holds
+    Attributes:
+        jobs: How many it holds.
+    """
+
+    jobs: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStopped(WorkerEvent):
-    """A worker's run has ended, in order or not: its jobs are settled or released, or will run again."""
+    """A worker's run has ended, in order or not: its jobs are settled or released, or will run again.
 
-    started_as: str = ""  # its id when it started; '' if it never reached its server
-    server: str = ""  # as in `WorkerStarted`
+    Attributes:
+        started_as: Its id when it started; '' if it never reached its server.
+        server: As in `WorkerStarted`.
+    """
+
+    started_as: str = ""
+    server: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceUnavailable(WorkerEvent):
-    """The server of a worker did not answer, or refuses. The worker tries again."""
+    """The server of a worker did not answer, or refuses. The worker tries again.
+
+    Attributes:
+        refuses: The server answers, but refuses: it is full, or a key has the wrong type.
+        leases: How many jobs the worker holds meanwhile; None: it has not begun yet.
+        server: As in `WorkerStarted`.
+    """
 
     why: str
-    refuses: bool  # the server answers, but refuses: it is full, or a key has the wrong type
-    leases: int | None  # how many jobs the worker holds meanwhile; None: it has not begun yet
-    server: str = ""  # as in `WorkerStarted`
+    refuses: bool
+    leases: int | None
+    server: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,27 +187,43 @@ class SourceAvailable(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopBlocked(WorkerEvent):
-    """A worker's event loop is blocked: no other job can start or end. Published from another thread."""
+    """A worker's event loop is blocked: no other job can start or end. Published from another thread.
 
-    seconds: float  # how long so far
-    where: str  # the job, and the line
+    Attributes:
+        seconds: How long so far.
+        where: The job, and the line.
+    """
+
+    seconds: float
+    where: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResumed(WorkerEvent):
-    """A worker's event loop that was blocked runs again. Published from another thread."""
+    """A worker's event loop that was blocked runs again. Published from another thread.
 
-    seconds: float  # how long it was blocked
+    Attributes:
+        seconds: How long it was blocked.
+    """
+
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessEnded(WorkerEvent):
-    """A worker process has ended; published by its supervisor."""
+    """A worker process has ended; published by its supervisor.
 
-    ended: int  # the process id
-    in_order: bool  # it had reported that all was settled
-    expected: bool  # it was asked to end, drained the queue, or reached a limit of jobs, memory or threads
-    how: str  # in words, for example `was killed by SIGKILL`
+    Attributes:
+        ended: The process id.
+        in_order: It had reported that all was settled.
+        expected: It was asked to end, drained the queue, or reached a limit of jobs, memory or threads.
+        how: In words, for example `was killed by SIGKILL`.
+    """
+
+    ended: int
+    in_order: bool
+    expected: bool
+    how: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,28 +235,45 @@ class JobsClaimed(WorkerEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class JobsReclaimed(WorkerEvent):
-    """A worker found others that had sent no heartbeat for a lease, and handed back their jobs."""
+    """A worker found others that had sent no heartbeat for a lease, and handed back their jobs.
 
-    lost: Sequence[str]  # the ids of the workers that it fenced just now
-    jobs: int  # how many jobs it handed back, in this look or in a row of looks
+    Attributes:
+        lost: The ids of the workers that it fenced just now.
+        jobs: How many jobs it handed back, in this look or in a row of looks.
+    """
+
+    lost: Sequence[str]
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """How one job was settled. Without a lease, no worker ran it: Redis ended it at a claim."""
+    """How one job was settled. Without a lease, no worker ran it: Redis ended it at a claim.
+
+    Attributes:
+        reply: The answer to the settlement.
+        name: '?' if the entry could not be read, or was not read.
+        attempt: The number of this run, from 1, as its entry has it; 0 without a lease.
+        settlement: What the worker sent.
+        waited: Seconds from ready to its start, without a deliberate delay; 0 if it did not start.
+        ran: Seconds until its handler ended, or until this event; 0 if it did not start.
+        sent_at: When the settlement was last sent, in seconds since 1970; 0 if never.
+        resent: It was sent before, and the reply was lost.
+        attempts: That its retry policy allows; None if it is not tried again, or without limit.
+    """
 
     job_id: str
-    reply: Reply  # the answer to the settlement
-    name: str = "?"  # '?' if the entry could not be read, or was not read
-    attempt: int = 0  # the number of this run, from 1, as its entry has it; 0 without a lease
+    reply: Reply
+    name: str = "?"
+    attempt: int = 0
     lease: Lease | None = None
     outcome: Outcome | None = None
-    settlement: Settlement | None = None  # what the worker sent
-    waited: float = 0.0  # seconds from ready to its start, without a deliberate delay; 0 if it did not start
-    ran: float = 0.0  # seconds until its handler ended, or until this event; 0 if it did not start
-    sent_at: float = 0.0  # when the settlement was last sent, in seconds since 1970; 0 if never
-    resent: bool = False  # it was sent before, and the reply was lost
-    attempts: int | None = None  # that its retry policy allows; None if it is not tried again, or without limit
+    settlement: Settlement | None = None
+    waited: float = 0.0
+    ran: float = 0.0
+    sent_at: float = 0.0
+    resent: bool = False
+    attempts: int | None = None
 
     @property
     def kind(self) -> "type[JobsSettled]":

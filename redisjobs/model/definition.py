@@ -131,7 +131,10 @@ def _text(fields: Mapping[bytes, bytes], key: bytes, default: str | None = None,
 
 def _number(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
     """Return a field as a whole number, or raise a ValueError; None if it is missing or empty."""
-    return int(text) if (text := _text(fields, key, "", "[0-9]{0,15}")) else None
+    text = _text(fields, key, "")
+    if text and not re.fullmatch(r"[0-9]{1,15}", text):
+        raise ValueError(f"its field {key.decode()!r} is {text!r:.60}, and no whole number from 0 up")
+    return int(text) if text else None
 
 
 @lru_cache(maxsize=256)

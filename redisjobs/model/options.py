@@ -32,8 +32,8 @@ class PushOptions(TypedDict, total=False):
         delay: Seconds or a timedelta before the job may run, by the server's clock.
         at: The earliest time the job may run: an aware datetime. Not with delay.
         priority: HIGH, NORMAL (the default) or LOW, or their text: "high".
-        job_id: Your own id. While a job with this id is delayed, ready, running or dead, no other one is added.
-            Defaults to a new id. In both cases, a push that is repeated after a lost reply adds nothing.
+        job_id: Your own id. While a job with this id is delayed, ready, running or dead, no other one is added;
+            once it is done or cancelled, a new push makes a new job. Defaults to a new id. In both cases, a push that is repeated after a lost reply adds nothing.
         unique: A key that only one job may hold, from its push until it is done, dead or cancelled. While another
             job holds it, a push adds nothing, and its handle has that job's id.
         unique_for: Hold the unique key for this long after the push instead, even if the job ends earlier.
@@ -94,7 +94,8 @@ class HandlerOptions(TypedDict, total=False):
             queue's method `schedule`.
         keep_result: How long to keep the result for `queue.result`. Defaults to not at all. The same option of a
             push takes precedence.
-        strict_result: Whether the job becomes a dead letter if its result can't be kept.
+        strict_result: Whether the job becomes a dead letter if its result can't be kept. If not, it is done, and
+            its result is refused.
         max_concurrency: The most of these jobs that run at once, in all workers of the queue together. A worker
             stores it when it starts. The last worker to start, or a later `set_limit`, decides.
         rate: How many of these jobs may start: `50/s`, `100/m` or `5/h`.

@@ -110,7 +110,7 @@ class Schedule(Slots):
     ) -> "Schedule":
         """Return a schedule for one day of these months; each month must have that day.
 
-        A month is a number from 1 to 12, or a word: `"feb"` or `"february"`.
+        The date is from 1 to 31. A month is a number from 1 to 12, or a word: `"feb"` or `"february"`.
         """
         numbers = [_month(month, "months") for month in _some(months, "months", "[1, 7]")]
         return _at_date(numbers, date, hour, minute, tz)
@@ -121,7 +121,7 @@ class Schedule(Slots):
     ) -> "Schedule":
         """Return a schedule for one day of every year; 29 February fires only in the years that have it.
 
-        The month is a number from 1 to 12, or a word: `"feb"` or `"february"`.
+        The date is from 1 to 31. The month is a number from 1 to 12, or a word: `"feb"` or `"february"`.
         """
         return _at_date([_month(month, "month")], date, hour, minute, tz)
 

@@ -42,11 +42,15 @@ class Slots:
         return self._first(self._rule.descending(datetime.min, in_utc(moment, "moment")), f"before {moment}")
 
     def between(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        """Iterate over the slots strictly after one moment, up to and including another one, in order of time."""
+        """Iterate over the slots strictly after one moment, up to and including another one, in order of time.
+
+        Raises:
+            ValueError: A moment has no time zone.
+        """
         return self._rule.ascending(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
 
     def count(self, after: datetime, until: datetime) -> int:
-        """Count the slots strictly after one moment, up to and including another one."""
+        """Count the slots strictly after one moment, up to and including another one; see `between`."""
         return self._rule.count(_just_after(in_utc(after, "after")), _just_after(in_utc(until, "until")))
 
     def _first(self, slots: Iterator[datetime], where: str) -> datetime:

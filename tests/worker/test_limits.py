@@ -206,7 +206,7 @@ async def test_a_sync_job_that_was_given_up_counts_for_its_limit_until_its_threa
             await eventually(lambda: bool(did))
             if how == "cancel":
                 await stuck.cancel()
-            await eventually(lambda: "its thread runs on" in caplog.text)
+            await eventually(lambda: "the thread still runs" in caplog.text)
             (limit,) = await queue.limits()
             assert (limit.running, limit.waiting) == (1, 1)
             info = await stuck.info()
@@ -216,7 +216,7 @@ async def test_a_sync_job_that_was_given_up_counts_for_its_limit_until_its_threa
             await until_totals(queue, completed=1, **{"dead" if how == "timeout" else "cancelled": 1})
 
     assert did == ["stuck begins", "stuck ends", "next begins", "next ends"]
-    assert caplog.text.count("its thread runs on") == 1
+    assert caplog.text.count("the thread still runs") == 1
 
 
 async def test_a_job_whose_thread_runs_on_takes_no_slot_from_jobs_of_other_names(
@@ -230,7 +230,7 @@ async def test_a_job_whose_thread_runs_on_takes_no_slot_from_jobs_of_other_names
 
         await export.push("stuck")
         async with running(Worker(queue, concurrency=1)):
-            await eventually(lambda: "its thread runs on" in caplog.text)
+            await eventually(lambda: "the thread still runs" in caplog.text)
             for _ in range(3):
                 await other.push()
             await until_totals(queue, completed=3)
@@ -243,7 +243,7 @@ async def test_a_worker_that_stops_settles_a_job_whose_thread_runs_on(
         export, _ = blocking_job(queue, let_go, timeout=0.1)
         stuck = await export.push("stuck")
         async with running(Worker(queue, concurrency=4)):
-            await eventually(lambda: "its thread runs on" in caplog.text)
+            await eventually(lambda: "the thread still runs" in caplog.text)
         info = await stuck.info()
         (limit,) = await queue.limits()
 
@@ -277,7 +277,7 @@ async def test_a_worker_that_runs_until_idle_runs_the_next_in_line_once_such_a_t
         with anyio.fail_after(15):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(partial(Worker(queue, concurrency=2).run, until_idle=True))
-                await eventually(lambda: "its thread runs on" in caplog.text)
+                await eventually(lambda: "the thread still runs" in caplog.text)
                 let_go.set()
 
     assert did == ["stuck begins", "stuck ends", "next begins", "next ends"]

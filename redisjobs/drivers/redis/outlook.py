@@ -164,10 +164,10 @@ class Outlook:
 
     @staticmethod
     def _late_in(ahead: Ahead) -> float | None:
-        """Return the seconds until this worker looks for jobs in line that no other worker has handed back.
+        """Return the seconds until this worker looks for the next turn, if the one that is to look then is gone.
 
-        The worker that last changed the time of the next turn, or last looked at such a time, looks then; all
-        others look a second later. Else the whole fleet would look each time that a rate lets another job start.
+        The worker that last changed the time of the next turn, or last looked at such a time, looks then, and
+        others only a second later. Else many would look each time that a rate lets another job start.
         """
         return (ahead.turn_in_us + _TURN_LATE_US) / 1e6 if ahead.turn_in_us >= 0 else None
 

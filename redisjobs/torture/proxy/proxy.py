@@ -10,8 +10,8 @@ from redisjobs.torture.proxy.links import HOST, Links
 class Proxy(Counters):
     """Forwards TCP connections to a target, faultily. A context manager; all methods are thread-safe.
 
-    It runs in its own thread and event loop, so sync code, async code and other processes can use it. A fault is in
-    force when its method returns. A reset is a TCP RST to both sides: a client sees ECONNRESET.
+    It runs in its own thread and event loop, so sync code, async code and other processes can use it. A fault is
+    in force when its method returns. A reset is a TCP RST to both sides: a client sees ECONNRESET.
 
     Attributes:
         port: Its port on 127.0.0.1, once entered.

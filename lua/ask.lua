@@ -1,20 +1,20 @@
 #!lua flags=allow-oom
--- ask: how jobs stand, for a process that waits for them. Note that it waits for those that have not ended: it then gets a
--- notification when they end, or report progress.
+-- ask: return the states of jobs to a process that waits for them. Note the process for jobs that have not ended: it gets
+-- a notification when they end, or report progress.
 --
--- ARGV[1]  process       who waits: the name of its channel; '' = nothing is noted
--- ARGV[2]  most_bytes    int     of what is read of jobs and returned; a larger job is returned alone
+-- ARGV[1]  process       the name of its channel; '' = note nothing
+-- ARGV[2]  most_bytes    int     look at no further job once this much was read or is to be returned
 -- ARGV[3..] job ids
--- Returns  for each job a list of a word, what belongs to it, and, but after LATER, its progress, JSON or '':
---          PENDING    it has not ended: place; how long its result is to be kept, ms; '0' not at all, '' unknown
+-- Returns  for each job a list: a word, the values named here, and (not after LATER) its progress, JSON or '':
+--          PENDING    it has not ended: place; how long to keep its result, ms; '0' not at all, '' unknown
 --          COMPLETED  it is done: its result, JSON
 --          REFUSED    it is done, but its result could not be kept: why
 --          DEAD       it is a dead letter, or was one that was deleted: error, error type, traceback, reason
 --          CANCELLED  it was cancelled
---          EXPIRED    it is done, and its result was kept until a while ago
+--          EXPIRED    it is done, and its result has expired
 --          NOT_KEPT   it is done, and no result was kept
---          NOT_FOUND  no such job, or it has ended and nothing is known of it
---          LATER      not looked at, as the jobs before it are large: ask again
+--          NOT_FOUND  no such job, or it has ended and left nothing
+--          LATER      not looked at, because the jobs before it are large: ask again
 
 --- @include expect locate stored bytes_of field
 local process, most_bytes = ARGV[1], tonumber(ARGV[2])
@@ -29,8 +29,8 @@ local function text_at(key)
   return type(text) == 'string' and text or nil
 end
 
--- Note that the process waits. At most 2,400 bytes of names are kept for a job, the newest, some 100; the others ask once a
--- minute. The names are not taken apart: 500 jobs may have as many each.
+-- Note that the process waits. A job keeps the newest 2,400 bytes of names, about 100 processes; the others ask once a minute.
+-- We don't split the names: each of 500 jobs may have that many.
 local function note(id, names)
   local first, last = string.find(names, process, 1, true)
   local before, behind = string.byte(names, (first or 1) - 1) or 32, string.byte(names, (last or 0) + 1) or 32
@@ -78,7 +78,7 @@ for i = first_job, #ARGV do
   end
   answers[#answers + 1] = said
 end
--- The first write, when all is read.
+-- The first write; all reads came before.
 if process ~= '' and #pending > 0 then
   for i, names in ipairs(redis.call('HMGET', KEYS.waiters, unpack(pending))) do note(pending[i], names or '') end
   redis.call('PEXPIRE', KEYS.waiters, 86400000)

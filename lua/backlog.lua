@@ -2,8 +2,8 @@
 -- backlog: since when the oldest ready jobs have been ready, and how many workers there are. Writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
--- Returns  {now ms, workers, {priority, since, ...}}: since is an entry id, or the due time of a job that is not promoted yet, ms.
---          A priority without waiting jobs is left out, one may come several times
+-- Returns  {now ms, workers, {priority, since, ...}}: since is an entry id, or the due time (ms) of a job that is not promoted yet.
+--          A priority without waiting jobs is left out; a priority may come several times
 
 --- @include now group field streams leases parted unpacked
 local priorities, now_ms = {'high', 'normal', 'low'}, now(ARGV[1])
@@ -23,7 +23,7 @@ local function oldest_unread(stream)
 end
 
 for number, stream in ipairs(streams) do
-  for _, consumer in ipairs({'released', 'alone'}) do -- the oldest that was handed back
+  for _, consumer in ipairs({'released', 'alone'}) do -- the oldest job that was handed back
     local back = (leases(stream, '-', '+', 1, consumer) or {})[1]
     if back then add(priorities[number], back[1]) end
   end

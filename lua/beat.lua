@@ -4,8 +4,8 @@
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- ARGV[3..] names and values of its facts
--- Returns  how often a cancel was asked for one of its jobs. Or one word:
---          FENCED  it has no record any more; nothing was written
+-- Returns  how often a cancel of one of its jobs was asked for. Or one word:
+--          FENCED  the worker has no record any more; nothing was written
 
 --- @include now expect alive whole
 local record = KEYS['worker:'] .. ARGV[1]
@@ -16,7 +16,7 @@ expect('hash', record)
 local lease_ms = alive(worker)
 if not lease_ms then return 'FENCED' end
 if redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker) == 1 then
-  -- It was missing, so dead workers may be too: have tidy look at all. A `layout` of another type does not stop a beat.
+  -- The member was missing, so those of dead workers may be too: make tidy look at all. A `layout` of another type stops no beat.
   redis.pcall('HSET', KEYS.layout, 'tidied_at', 0)
 end
 if #ARGV >= first_fact then redis.call('HSET', record, unpack(ARGV, first_fact)) end

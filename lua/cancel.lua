@@ -3,8 +3,8 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
--- Returns  CANCELLED   it was delayed or ready: gone
---          CANCELLING  it runs: noted in its locator and in its worker's record, where the next beat finds it
+-- Returns  CANCELLED   it was delayed or ready, and is removed
+--          CANCELLING  it runs: a mark is in its locator, and a count in its worker's record, where the next beat finds it
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 

@@ -1,19 +1,19 @@
 #!lua flags=allow-oom
--- claim: push what is in the inbox, promote due jobs, then lease jobs by priority: first those that were handed back,
+-- claim: push the entries of the inbox, promote due jobs, then lease jobs by priority: first those that were handed back,
 -- then new ones. Jobs that may not start are parked, or put in a waiting line.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  count         int     most jobs to lease; 0 only promotes
--- ARGV[3]  most_bytes    int     stop once the jobs that were looked at have this many bytes
--- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter, the last one alone
+-- ARGV[2]  count         int     lease at most this many jobs; 0: only take in the inbox, and promote
+-- ARGV[3]  most_bytes    int     stop once the jobs looked at have this many bytes
+-- ARGV[4]  max_deliveries int    deliveries without an outcome before a job becomes a dead letter; the last one is alone
 -- ARGV[5]  idle          '1': the worker runs nothing and has asked for nothing else, so it may get a job that has to run alone
 -- ARGV[6]  now_ms        int ms; '' = the server's clock
--- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as settle returns
---          them, after this claim; for how many ms a job has waited for an idle worker, the first of a stream (-1: none); for each
---          job {stream 1..3, entry, deliveries, {name, value, ...}}; for each that ended instead {id, word}. Or one word, FENCED:
---          CANCELLED  a cancel was asked for while it ran: gone
---          DEAD       it kills its workers: it is a dead letter
---          UNDECODABLE no push has added it, or it can be no job: it is a dead letter
+-- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, waits_ms, jobs, ended}: the first five as in settle,
+--          after this claim; how many ms a job has waited for an idle worker (-1: none waits); for each leased job {stream 1..3,
+--          entry, deliveries, {name, value, ...}}; for each job that the claim ended {id, word}. Or one word for the call, FENCED:
+--          CANCELLED  a cancel was asked for while it ran; it is gone
+--          DEAD       it may kill its workers; it is a dead letter
+--          UNDECODABLE no push has added it, or it can't be a job; it is a dead letter
 --          FENCED     the worker has no record any more; nothing was written
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
@@ -38,7 +38,7 @@ if takes_turns or restricted and restricted.limited then
   limiting = limiter(now_ms, now_us)
 end
 
--- Jobs that were handed back come first. One that has to run alone is only for an idle worker, in its place among them.
+-- Jobs that were handed back come first. Among them are jobs that have to run alone; only an idle worker gets these.
 local claimed = {}
 local function runs_nothing()
   if not idle or #claimed > 0 then return false end
@@ -57,7 +57,7 @@ local function with_one_alone(stream, from, page)
   return page
 end
 
--- Those of a stream from `from` on, as many as may be claimed; nil if it has no group.
+-- Leases of a stream that were handed back, from `from` on, as many as may be claimed; nil if the stream has no group.
 local function handed_back(stream, from)
   local page = leases(stream, from, '+', most - #claimed, 'released')
   return page and with_one_alone(stream, from, page)
@@ -86,15 +86,15 @@ if takes_turns then
   if turned > 0 then look_at_released() end
 end
 
-local bytes, goes_on = 0, false -- of claimed jobs; whether there is more to look at
-local passed_over, passed_bytes = 0, 0 -- jobs that were parked, put in a line, or with those that have to run alone
+local bytes, goes_on = 0, false -- bytes of claimed jobs; whether there is more to look at
+local passed_over, passed_bytes = 0, 0 -- jobs that this claim has parked, put in a line, or passed to `alone`
 
--- Give this worker an entry that was delivered before, as XPENDING returned it. Returns what became of it: `claimed`; `ended`;
--- `passed over`; or `stays`: it has to run alone, and this worker is not idle.
+-- Deliver an entry that was handed back, as XPENDING returned it. Returns the outcome: `claimed`, `ended`, `passed over`, or
+-- `stays`: it has to run alone, and this worker is not idle.
 --
--- A job that was delivered `max_deliveries` times without an outcome kills its workers. The last time it ran alone, on an idle
--- worker, with the mark `alone` at its locator: so no other job dies with it or is blamed for it. (A `max_deliveries` of 1 allows
--- no second delivery, so it is blamed without that.)
+-- A job that was delivered `max_deliveries` times without an outcome may kill its workers. The last time it ran alone, on an idle
+-- worker, with the mark `alone` in its locator. So no other job dies with it, or is blamed for it. (If `max_deliveries` is 1, there
+-- is no second delivery, and the job is blamed at once.)
 local function deliver(number, stream, pending)
   if pending[2] == 'alone' and not runs_nothing() then return 'stays' end
   local entry, delivered = pending[1], pending[4]
@@ -158,7 +158,7 @@ end
 
 local function take_released(number, stream)
   local page, looked = released[number], 0
-  if not page then -- from its start: `$` would skip what was pushed before any worker came
+  if not page then -- the group begins at 0: `$` would skip jobs that were pushed before the first worker came
     redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
     return
   end
@@ -171,21 +171,21 @@ local function take_released(number, stream)
       if outcome == 'passed over' and passed_bytes >= most_bytes then
         goes_on = true
         return
-      elseif outcome ~= 'claimed' and pending[2] == 'alone' then -- the next that has to run alone may come before the rest
+      elseif outcome ~= 'claimed' and pending[2] == 'alone' then -- the next job of `alone` may come before the rest
         rest = {unpack(page, i + 1)}
         break
       end
     end
-    -- Again if some did not start: new jobs must not pass those behind them.
+    -- Go on if some did not start: new jobs must not overtake the jobs behind them.
     if looked >= 500 then
-      goes_on = #ended + passed_over > 0 -- else the next claim would look at the same ones
+      goes_on = #ended + passed_over > 0 -- else the next claim would look at the same jobs
       return
     end
     page = #rest > 0 and with_one_alone(stream, from, rest) or handed_back(stream, from)
   end
 end
 
--- Whether a new entry may start. If not it is parked, or noted in `lines` under its bucket.
+-- Return whether a new entry may start. If not, park it, or note it in `lines` under its bucket.
 local function may_start(stream, place, entry, fields, lines)
   if not restricted then return true end
   if restricted.job and restricted.job(field(fields, 'id') or '', fields) then
@@ -199,7 +199,7 @@ local function may_start(stream, place, entry, fields, lines)
   return false
 end
 
--- Few at a time, as a read does not know sizes: one, then one more than were seen so far, up to 32, or 4 if large ones are noted.
+-- A few at a time, because a read can't limit bytes: one, then one more than were read so far, up to 32, or 4 if large jobs wait.
 local function take_new(number, stream)
   local looked, lines, place = 0, {}, string.match(stream, '[^:]+$')
   local at_once = redis.pcall('HGET', KEYS.large, place) and 4 or 32
@@ -230,10 +230,10 @@ for _, stream in ipairs(most > 0 and streams or {}) do
   local first = (leases(stream, '-', '+', 1, 'alone') or {})[1]
   if first then waits_ms = math.max(waits_ms, first[3]) end
 end
--- If there was room for more and all were looked at, the rest waits for an idle worker.
+-- If the claim had room for more and looked at all, only jobs for an idle worker are left.
 local finds, unread = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(restricted) end
-if turned > 0 and finds % 2 == 1 then tell('released ' .. turned) end -- more than this worker has room for
+if turned > 0 and finds % 2 == 1 then tell('released ' .. turned) end -- this worker has no room for some
 if sees_to_turns or limiting and limiting.has_turned then finds = finds + 16 end
 local turn_in = limiting and not is_paused and due_in(KEYS.turns, exact_ms) or -1
 return {exact_ms * 1000, next_due, finds, unread, turn_in, waits_ms, claimed, ended}

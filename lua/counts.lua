@@ -1,7 +1,7 @@
 #!lua flags=no-writes,allow-oom
--- counts: how many jobs are in each state at one instant, and the counters. Writes nothing.
--- Returns  {{high, normal, low}, {high, normal, low}, delayed, dead, completed, cancelled, {counter, value, ...}, inbox}: first how
---          many entries each stream has, then how many of these run; -1 if it has too many consumers for a script: ask XPENDING
+-- counts: count the jobs in each state at one instant, and return the counters. Writes nothing.
+-- Returns  {{high, normal, low}, {high, normal, low}, delayed, dead, completed, cancelled, {counter, value, ...}, inbox}: first the
+--          entries of each stream, then how many of these run; -1 if the stream has too many consumers for a script: ask XPENDING
 
 --- @include expect streams has_many leases is_waiting
 expect('stream', KEYS.inbox, KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))

@@ -3,7 +3,7 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
--- Returns  OK         gone
+-- Returns  OK         it is deleted
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
 
 --- @include now locate entry_at expect slot finish push_of field
@@ -15,6 +15,6 @@ local fields = aside[place] and entry_at(aside[place], letter)
 if not fields then return 'NOT_FOUND' end
 expect('set', slot(now_ms))
 
--- None of them holds a unique key: it was given up before.
+-- No dead letter or kept job holds a unique key.
 finish('deleted', {[aside[place]] = {letter}}, {job}, {}, {push_of(job, field(fields, 'nonce'))}, now_ms)
 return 'OK'

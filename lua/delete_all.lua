@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- delete_all: delete the dead letters that a filter lets through, a step at a time, as requeue_all does.
+-- delete_all: delete the dead letters that match a filter, newest first, a step at a time, as requeue_all does.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any
@@ -24,6 +24,6 @@ local entries, ids, pushes = {}, {}, {}
 for i, letter in ipairs(found) do
   entries[i], ids[i], pushes[i] = letter[1], letter[3], push_of(letter[3], field(letter[2], 'nonce'))
 end
--- None of them holds a unique key: it was given up before.
+-- No dead letter holds a unique key.
 if #ids > 0 then finish('deleted', {[KEYS.dead] = entries}, ids, {}, pushes, now_ms) end
 return {after, unpack(ids)}

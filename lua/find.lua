@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- find: where one job is, and all that is known of it. Writes nothing.
+-- find: find one job, and return all that is known of it. Writes nothing.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock

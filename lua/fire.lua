@@ -3,20 +3,20 @@
 -- The first scheduler that asks for a slot moves the schedule's last slot; the others find it moved.
 --
 -- ARGV[1]  now_ms    int ms; '' = the server's clock
--- ARGV[2]  scheduler who fires; tells a repeated call from another scheduler's
+-- ARGV[2]  scheduler the caller's id; tells a repeated call from another scheduler's
 -- ARGV[3..] for each schedule: name, fingerprint of its definition, its last slot (ms) as the caller knows it, the slot up
---           to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job what push
---           takes: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict, number of field values, names
---           and values
--- Returns  {now_us, {word, ...}, ...}: the server's clock, and a word for each schedule. If the jobs that have the ids or keys are
---          large, only for the first schedules, until 1 MB of them was read: ask for the others in another call. The words:
+--           to which it fires now (ms), how many slots it leaves out, number of jobs; then for each job the values as
+--           for push: id, nonce, priority, due, unique key, unique_for, expires_in, on_conflict, number of field values,
+--           names and values
+-- Returns  {now_us, {word, ...}, ...}: the server's clock, and a word for each schedule. The call stops after it has read 1 MB of
+--          the jobs that have these ids or keys: it answers the first schedules only; send the others again. The words:
 --          OK       fired; after it a word for each job: OK, or one of the next three
---          EXISTS   a job of this id is on the queue; nothing was written for this one
---          DUPLICATE <id> that job holds the unique key; nothing was written for this one
---          REPLACED <id> that waiting job held it, and is now what this one says; see push
---          REPEATED this very call fired them before; nothing was written
---          FIRED    another scheduler fired them, or they lie behind: after it the last slot; nothing was written
---          EARLY    the last of them is yet to come; nothing was written
+--          EXISTS   a job with this id is on the queue; nothing was written for this job
+--          DUPLICATE <id> that job holds the unique key; nothing was written for this job
+--          REPLACED <id> that waiting job held the key, and has this job's content now; see push
+--          REPEATED the same call fired these slots before; nothing was written
+--          FIRED    another scheduler fired these slots, or later ones; the last slot follows; nothing was written
+--          EARLY    the last of these slots is in the future; nothing was written
 --          PAUSED   the schedule is paused; nothing was written
 --          CHANGED  it has another definition by now, or is gone; nothing was written
 
@@ -24,7 +24,7 @@
 local now_ms, exact_ms = now(ARGV[1])
 local scheduler = ARGV[2]
 
--- All is read before the first write.
+-- Read everything before the first write.
 expect('stream', unpack(streams))
 expect('hash', KEYS.jobs, KEYS.delayed)
 expect('zset', KEYS.due)
@@ -51,8 +51,8 @@ while at <= #ARGV do
   firings[#firings + 1] = firing
 end
 
--- The jobs that have these ids and keys may be large, and Redis serves nothing else while they are read. So none is read for
--- slots that are fired already; and once 1 MB was read, a locator is taken at its word.
+-- The jobs that have these ids and keys may be large, and Redis serves nothing else while it reads them. So read none for slots
+-- that are fired already; and once 1 MB was read, trust a locator without reading the job.
 local counts, most_bytes = pushing.counts, 1048576
 local function look_at(one)
   local read

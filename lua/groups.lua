@@ -1,11 +1,11 @@
 #!lua flags=no-writes,allow-oom
--- groups: count dead letters by kind of failure, newest first: by fingerprint, or by reason if a letter has none. In steps.
--- Writes nothing.
+-- groups: count dead letters by kind of failure, newest first, a step at a time: by fingerprint, or by reason if a letter
+-- has no fingerprint. Writes nothing.
 --
 -- ARGV[1] after where the step before stopped; '' to begin
 -- Returns {after, group, ...}: where the next step goes on, '' at the end; and for each kind among these letters
 --         {fingerprint, reason, error type, count, first ms, last ms, job id, error, name, ...}: when the first and the last
---         died, id and error of the newest, and up to 50 job names. A text is cut off after 1,000 bytes
+--         became dead letters, id and error of the newest, and up to 50 job names. A text is cut after 1,000 bytes
 
 --- @include field time_of walk_back
 local after = ARGV[1]

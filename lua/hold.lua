@@ -3,7 +3,7 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
--- Returns  HELD       it is held; that may be what it was before
+-- Returns  HELD       it is held now; maybe it was before
 --          RUNNING    it runs; nothing was written
 --          DEAD       it is a dead letter; nothing was written
 --          NOT_FOUND  no such job, or it ended; nothing was written

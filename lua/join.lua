@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
--- join: let a worker begin, under a new id: its record, its first beat, the groups that are missing. Without a lease it
--- only makes the groups, for a worker that has begun before, after a stream was deleted.
+-- join: register a worker under a new id: write its record and its first beat, and create missing groups. Without a lease,
+-- only create the groups, for a worker that has joined before; its stream was deleted.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  lease_ms      int ms  the worker's lease; '' only makes the groups
--- ARGV[3]  run           text    random: tells this worker from another one of the same id
--- ARGV[4]  version       int     of the keys, as the caller knows them
+-- ARGV[2]  lease_ms      int ms  the worker's lease; '' = only create the groups
+-- ARGV[3]  run           text    random: tells this worker from another one with the same id
+-- ARGV[4]  version       int     the version of the keys that the caller knows
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
--- Returns  OK       it may begin; also if this very call came before
---          EXISTS   the id is another worker's, or was; nothing was written
---          FENCED   of one that has begun before: it has no record any more; nothing was written
---          or the version of the keys, if it is another; nothing was written. An older one counts only while there is any job or
---          worker of it: else this worker takes the queue over
+-- Returns  OK       the worker has joined, by this call or by the same call before
+--          EXISTS   another worker has or had this id; nothing was written
+--          FENCED   the worker has joined before, and has no record any more; nothing was written
+--          or the version of the keys, if it is another one; nothing was written. If it is older, and there is no job and no worker
+--          of that version, this worker takes the queue over instead
 
 --- @include now expect streams whole alive group tell
 local record = KEYS['worker:'] .. ARGV[1]
@@ -22,7 +22,7 @@ expect('stream', KEYS.inbox, unpack(streams))
 expect('zset', KEYS.workers)
 expect('hash', record, KEYS.layout, KEYS.jobs)
 
--- Whether an older release has left nothing that only it can read.
+-- Whether an older release has left no job and no worker.
 local function may_take_over(found)
   if not lease_ms or (tonumber(found) or math.huge) > tonumber(version) then return false end
   for _, stream in ipairs(streams) do
@@ -38,12 +38,12 @@ if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record,
 
 if found ~= version then redis.call('HSET', KEYS.layout, 'version', version) end
 for _, stream in ipairs({KEYS.inbox, unpack(streams)}) do
-  -- From its start: `$` would skip what was pushed before any worker came.
+  -- From 0: `$` would skip jobs that were pushed before the first worker came.
   if not group(stream) then redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM') end
 end
 if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))
   redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker)
-  tell('joined') -- a worker that was alone has another to watch now
+  tell('joined') -- the only worker so far has another one to watch now
 end
 return 'OK'

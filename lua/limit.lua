@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- limit: set or remove the limit of a job name, at once: running jobs of it are counted, up to 500, and none after the
--- first 4 MB; and its waiting lines get a turn.
+-- limit: set or remove the limit of a job name. Count its running jobs, up to 500 and none after the first 4 MB, and give its
+-- waiting lines a turn.
 --
--- ARGV[1]  name          of the jobs
--- ARGV[2]  limit         as the hash has it; '' removes it
+-- ARGV[1]  name          job name
+-- ARGV[2]  limit         in the words of the hash; '' removes it
 -- ARGV[3]  after         where to go on with the lines, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- Returns  where to go on: 500 lines get a turn in one step; '' at the end, and if the limit does not change

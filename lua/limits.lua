@@ -1,10 +1,10 @@
 #!lua flags=no-writes,allow-oom
--- limits: which job names have limits, what runs under them, and what waits in line; in steps. Writes nothing.
+-- limits: list the limits of job names, the jobs that run under them, and the waiting lines; in steps. Writes nothing.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
--- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; and for this step, each a flat list: job
---          name, limit; name and key, how many wait, when one may start in ms or ''; name and key, worker, job id.
---          And the streams, 1..3, with too many consumers for a script to count: ask XPENDING
+-- Returns  {after, limits, lines, shares, others}: where to go on, '' at the end; then, for this step, three flat lists. limits:
+--          job name, limit. lines: bucket, how many wait, when one may start in ms or ''. shares: bucket, worker, job id.
+--          others: the streams, 1..3, with too many consumers for a script to count: ask XPENDING
 
 --- @include streams has_many leases stream_of holder is_waiting entry_at bytes_of field
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
@@ -14,10 +14,10 @@ local function waiting_lines(last)
   for number, stream in ipairs(streams) do
     if has_many(stream) then others[#others + 1] = number end
   end
-  local most = #others > 0 and 2000 or 500 -- a client counts those of many lines in the time of a few
+  local most = #others > 0 and 2000 or 500 -- a client counts the jobs of many lines in the time of a few
   local page = redis.call('ZRANGE', KEYS.lines, last and '(' .. last or '-', '+', 'BYLEX', 'LIMIT', 0, most)
   for _, bucket in ipairs(page) do waiting['line:' .. bucket] = 0 end
-  for _, stream in ipairs(#page > 0 and streams or {}) do -- of all lines: Redis can't list some
+  for _, stream in ipairs(#page > 0 and streams or {}) do -- count for all lines: Redis can't list only some
     for _, consumer in ipairs(not has_many(stream) and (leases(stream) or {})[4] or {}) do
       local many = waiting[consumer[1]]
       if many then waiting[consumer[1]] = many + tonumber(consumer[2]) end

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- pause: let no job of a queue start, or none of one name. Running jobs go on.
+-- pause: keep the jobs of a queue, or of one name, from starting. Running jobs go on.
 --
--- ARGV[1] name         of the jobs; '' for the whole queue
+-- ARGV[1] name         job name; '' for the whole queue
 -- ARGV[2] now_ms       int ms; '' = the server's clock
--- Returns  OK  it is paused; that may be what it was before
+-- Returns  OK  it is paused now; maybe it was before
 
 --- @include now expect whole tell
 local name, now_ms = ARGV[1], now(ARGV[2])

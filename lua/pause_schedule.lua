@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- pause_schedule: let a schedule fire nothing, or let it fire again.
+-- pause_schedule: keep a schedule from firing, or let it fire again.
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   the schedule
--- ARGV[3] pause  '1': let it fire nothing; '': let it fire again, from now on
--- Returns  OK        it is as asked; that may be what it was before
---          NOT_FOUND there is none, or its key holds no schedule; nothing was written
+-- ARGV[3] pause  '1': keep it from firing; '': let it fire again, from now on
+-- Returns  OK        it is as asked now; maybe it was before
+--          NOT_FOUND there is no such schedule, or its key has another type; nothing was written
 
 --- @include now expect schedule whole changed_schedules
 local now_ms = now(ARGV[1])

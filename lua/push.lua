@@ -1,29 +1,29 @@
 #!lua
 -- push: add jobs, each id once. Refused whole when Redis is out of memory.
 --
--- A push may arrive late: after one that repeated it, even after its job ended. So it looks for what ended since it was
--- sent, and for what was refused when it was repeated. One that is older than what Redis remembers adds nothing.
+-- A push may arrive late: after its own repetition, even after its job ended. So each push looks for jobs that ended since it
+-- was sent, and for pushes that were refused when they were repeated. A push that is older than this memory adds nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
--- ARGV[3]  since_ms      int ms  when these were first sent, if they may have been pushed before; else ''
+-- ARGV[3]  since_ms      int ms  when these jobs were first sent, if this is a repetition; else ''
 -- ARGV[4..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
 --           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
 --           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (another job holds
 --           the key: 'replace' it while it waits, 'raise' reports it; '' neither),
 --           number of field values, then the entry's names and values
--- Returns  {now_us, word, ...}: the server's clock, and a word for each job. If the jobs that have these ids or keys are large,
---          only for the first, until 1 MB of them was read: push the others in another call. The words:
+-- Returns  {now_us, word, ...}: the server's clock, and a word for each job. The call stops after it has read 1 MB of the jobs
+--          that have these ids or keys: it answers the first jobs only; send the others again. The words:
 --          OK             on the queue
---          REPEATED       this very push arrived before: its job is on the queue, or ended; nothing was written
---          REFUSED        this very push was refused before, when it was repeated; nothing was written
---          EXISTS         another push's job of this id is on the queue, or this call names the job twice
+--          REPEATED       the same push arrived before: its job is on the queue, or has ended; nothing was written
+--          REFUSED        the same push was refused before, when it was repeated; nothing was written
+--          EXISTS         another push's job with this id is on the queue, or this call names the job twice
 --          DUPLICATE <id> that job holds the unique key
---          REPLACED <id>  that waiting job held it, and is now what this push says, in its place; it kept its id, nonce, attempt
---                         and time of push
---          UNKNOWN        Redis can't know whether this very push arrived before, as its clock was set ahead; nothing was written
---          EXISTS and DUPLICATE wrote nothing either, but that a repeated push was refused. A push with an on_conflict gets the
---          same REPLACED or DUPLICATE when it is repeated. Or one word for all:
+--          REPLACED <id>  that waiting job held the key, and has this push's content now; it kept its id, nonce, attempt and
+--                         time of push
+--          UNKNOWN        Redis can't know whether the same push arrived before: its clock was set ahead; nothing was written
+--          EXISTS and DUPLICATE write nothing either, except a note that a repeated push was refused. A push with an on_conflict
+--          gets the same REPLACED or DUPLICATE when it is repeated. Or one word for all:
 --          STALE          sent too long ago, or the server's clock was set since; nothing was written
 
 --- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends remember
@@ -31,11 +31,11 @@ local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job = 4
 
--- All is read before the first write: a push that is refused for a key of another type has written nothing. The jobs are in
--- columns, to ask Redis once about all of them.
+-- Read everything before the first write, so that a push which fails at a key of another type has written nothing. The jobs are
+-- in columns, so that one command asks about all of them.
 local pushing = pusher(ARGV, now_ms, exact_ms)
 local ids, pushes, starts, needs_due = {}, {}, {}, false
-local answered = {} -- earlier answers to these pushes
+local answered = {} -- answers that these pushes got before
 local at = first_job
 while at <= #ARGV do
   local job, nonce, due, on_conflict = ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 7]
@@ -52,10 +52,10 @@ for i, push in ipairs(pushes) do
 end
 local is_late, ended = recent_ends(sent_ms, now_ms, since_ms, unpack(marks))
 if is_late then return {exact_ms * 1000, 'STALE'} end
--- What ended before the clock was set ahead may be forgotten.
+-- After the clock was set ahead, Redis may have forgotten jobs that ended.
 local is_unknown = since_ms and now_ms - since_ms > remembered_ms
 
--- The jobs that have these ids and keys. They may be large, and Redis serves nothing else while they are read.
+-- The jobs that have these ids and keys. They may be large, and Redis serves nothing else while it reads them.
 local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ids)))
 local kept = {completed = true, cancelled = true} -- jobs that have ended: their ids are free
 local found, stale, looked = {}, {}, 0
@@ -87,14 +87,14 @@ for i = 1, looked do
   end
 end
 
-if many > 1 or needs_due then expect('stream', unpack(streams)) end -- the first write of one alone shows it
+if many > 1 or needs_due then expect('stream', unpack(streams)) end -- the first write of a single ready job fails by itself
 if needs_due or next(stale) then
   expect('hash', KEYS.delayed)
   expect('zset', KEYS.due)
 end
 
 local words, refused, newly = {}, {}, {}
-local answers, added, renewed = {}, {}, {} -- by push; by id; given ids that were added
+local answers, added, renewed = {}, {}, {} -- answers by push; added jobs by id; added ids that were given
 
 local function answer(i, word)
   redis.call('SET', KEYS['conflict:'] .. pushes[i], word, 'PX', kept_ms)
@@ -103,7 +103,7 @@ end
 
 local function refuse(i, word)
   if not since_ms then return word end
-  -- Its first try may arrive later, and find the key free.
+  -- Remember it: the first try may arrive later, and find the key free.
   refused[#refused + 1], refused[#refused + 2] = pushes[i], 'refused ' .. pushes[i]
   local is_answer = word ~= 'EXISTS' and ARGV[starts[i] + 7] ~= ''
   return is_answer and answer(i, word) or word
@@ -129,7 +129,7 @@ end
 
 local function push_all()
   for i = 1, looked do words[i] = push(i) end
-  forget_ends(renewed) -- an id that was made for its push is new
+  forget_ends(renewed) -- only given ids: an id that was made for its push is new
 end
 
 -- If a permission is missing half-way, the jobs that were added have locators, so that a repetition finds them.

@@ -1,13 +1,13 @@
 #!lua
 -- push_one: add one small job that push_plain would take. Refused whole when Redis is out of memory.
 --
--- Most jobs are pushed one by one. A script that runs now and then finds nothing of itself in the processor's caches,
--- so each of its steps shows: this is push_plain without what many jobs need.
+-- Most jobs are pushed one by one. A script that runs now and then finds nothing in the processor's caches, so each of its
+-- steps costs time: this is push_plain without the steps that many jobs need.
 --
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
 -- ARGV[2]  sent_ms     int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  priority    high, normal or low
--- ARGV[4]  id          one that was made for this push
+-- ARGV[4]  id          made for this push
 -- ARGV[5]  name
 -- ARGV[6]  parameters  less than 16 KB; larger ones need include/note_large
 -- Returns  {now_us, word}: the server's clock, and one word:

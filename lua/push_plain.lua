@@ -1,12 +1,11 @@
 #!lua
--- push_plain: add jobs that have a name and parameters only, run now, and have an id that was made for this push, on
--- its first try. Refused whole when Redis is out of memory.
--- If one of them may be known already, it writes nothing.
+-- push_plain: add plain jobs, which have only a name and parameters, may run now, and have an id that was made for this push.
+-- For first tries only. Refused whole when Redis is out of memory. If one of the jobs may be known already, it writes nothing.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  stream        int     1 to 3
--- ARGV[4..] the ids of all, at most 500; the names of all; the parameters of all
+-- ARGV[4..] all ids, at most 500; all names; all parameters
 -- Returns  {now_us, word}: the server's clock, and one word for all:
 --          OK      on the queue
 --          PARTIAL nothing was written; call push
@@ -19,7 +18,7 @@ local first_id = 4
 local many = (#ARGV - 3) / 3
 local first_name, first_parameters = first_id + many, first_id + 2 * many
 
--- An id may have no locator, may not have ended, and comes once.
+-- Each id must have no locator, must not have ended lately, and must come once.
 local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ARGV, first_id, first_name - 1)))
 local marks, seen, are_new = {}, {}, true
 for i = 1, many do

@@ -1,26 +1,26 @@
 #!lua flags=allow-oom
 -- put_schedule: put schedules on a queue, or declare them, or report that a scheduler is still there.
 --
--- A scheduler declares the schedules of its release when it starts, and reports every 10 s. If two releases declare one
--- differently, the scheduler that started later counts, while any scheduler of its release is there. Schedules that are
--- put at run time stay until they are removed, whatever a release declares.
+-- A scheduler declares the schedules of its release when it starts, and reports every 10 s. If two releases declare a schedule
+-- differently, the declaration of the scheduler that started later counts, while any scheduler of its release is there. A
+-- schedule that was put at run time stays until it is removed, even if a release declares it.
 --
 -- ARGV[1]  now_ms      int ms; '' = the server's clock
--- ARGV[2]  declared_by int ms  when the scheduler that declares them started, by the server's clock; '0' now, which the answer
---                      says; '' they are put at run time
--- ARGV[3]  scheduler   who declares them
--- ARGV[4]  release     of that scheduler: all who declare the same are of one
--- ARGV[5..] for each schedule: name; fingerprint of its definition; last slot (ms) that was fired of the one that it replaces, as
+-- ARGV[2]  declared_by int ms  when the scheduler that declares them started, by the server's clock; '0' = now, and the answer has
+--                      that time; '' = they are put at run time
+-- ARGV[3]  scheduler   the id of that scheduler
+-- ARGV[4]  release     of that scheduler; schedulers with the same declarations are of one release
+-- ARGV[5..] for each schedule: name; fingerprint of its definition; the last slot (ms) fired of the schedule that it replaces, as
 --           the caller knows it, or ''; since when its slots count (ms), or '' for now; number of field values, then the names
---           and values of the definition, `rule` first; none to say only that it is declared
+--           and values of the definition, `rule` first; none if the definition is there and this only declares it
 -- Returns  {now_us, change, present, word, ...}: the server's clock, the number of the last change, how many schedulers of the
---          release are there, this one included, or 0 if it had not reported lately, and one word each:
---          OK        it counts
+--          release are there, this one included, or 0 if it had not reported lately, and a word for each schedule:
+--          OK        it counts now
 --          NEWER     a later release declares it differently; nothing was written
 --          KEPT      it was put at run time; nothing was written
 --          DECLARED  a scheduler that is there declares it, so it can't be put; nothing was written
---          NOT_FOUND give the definition; nothing was written
---          CHANGED   it has another rule: fire the slots of that one, and say which was the last; nothing was written
+--          NOT_FOUND call again with the definition; nothing was written
+--          CHANGED   the old one has another rule: first fire its slots, then call again with the last; nothing was written
 --          SPOILED   its key holds no schedule; nothing was written
 
 --- @include now whole expect is_declared schedule changed_schedules times
@@ -29,7 +29,7 @@ local is_put = ARGV[2] == ''
 local declared_by = ARGV[2] == '0' and whole(now_ms) or ARGV[2]
 local scheduler, release = ARGV[3], ARGV[4]
 local mates = KEYS['schedulers:'] .. release
-local forgotten_ms = 31 * 86400000 -- one that no release declares any more; all are declared once a day
+local forgotten_ms = 31 * 86400000 -- a schedule goes if no release has declared it for this long; schedulers do so once a day
 
 expect('hash', KEYS.layout)
 expect('zset', KEYS.schedules, KEYS.schedulers, mates)
@@ -38,7 +38,7 @@ local present = 0
 if not is_put then
   local seen_at = redis.call('ZSCORE', mates, scheduler)
   for key, who in pairs({[mates] = scheduler, [KEYS.schedulers] = release}) do
-    -- A time in the future too, after the clock was set back: it would count once the clock comes to it.
+    -- Drop times in the future too: after the clock was set back, they would count again when it reaches them.
     for first, last in pairs({['-inf'] = whole(now_ms - there_ms), [whole(now_ms + there_ms)] = '+inf'}) do
       local silent = redis.call('ZRANGE', key, first, last, 'BYSCORE', 'LIMIT', 0, 100)
       if #silent > 0 then redis.call('ZREM', key, unpack(silent)) end
@@ -47,13 +47,13 @@ if not is_put then
     redis.call('PEXPIRE', key, there_ms)
   end
   if seen_at and math.abs(now_ms - tonumber(seen_at)) < there_ms then present = redis.call('ZCARD', mates) end
-  -- Drop the names of some that were removed or have expired.
+  -- Drop the names of some schedules that were removed or have expired.
   for _, name in ipairs(redis.call('ZRANDMEMBER', KEYS.schedules, 20)) do
     if redis.call('TYPE', KEYS['schedule:'] .. name).ok == 'none' then redis.call('ZREM', KEYS.schedules, name) end
   end
 end
 
--- Why this schedule does not count; nil: it does.
+-- Returns the word for why this schedule may not be put or declared; nil: it may.
 local function against(there, is_same, rule, last_ms)
   if there == 'SPOILED' then return there end
   local is_there = is_declared(there, now_ms)
@@ -69,7 +69,7 @@ local function write(name, fingerprint, there, since, definition)
   local record = KEYS['schedule:'] .. name
   local last_ms = there and tonumber(there.last_slot) or 0
   if not (there and there.rule == definition[2]) then
-    -- Not before a slot that was fired: the clock may have been set back.
+    -- Never before the last fired slot: the clock may have been set back.
     last_ms = math.max(math.min(tonumber(since) or now_ms, now_ms), last_ms)
   end
   redis.call('DEL', record)
@@ -79,7 +79,7 @@ local function write(name, fingerprint, there, since, definition)
   end
 end
 
--- Note who declares it; returns whether that is another release. A scheduler that declares the same and started later stays.
+-- Note which scheduler declares it, unless a later one declares the same. Returns whether the release has changed.
 local function attribute(name, there, is_same)
   local record = KEYS['schedule:'] .. name
   local is_there = is_same and is_declared(there, now_ms)

@@ -1,24 +1,24 @@
 #!lua flags=allow-oom
--- reclaim: take over the jobs of lost workers. Fence the workers that the caller is sure of, hand back what fenced
--- workers hold, and name those whose lease is over, which the caller may be sure of next time.
+-- reclaim: take over the jobs of lost workers. Fence the workers that the caller names, hand back the jobs of fenced workers,
+-- and return the workers whose lease is over, which the caller may name next time.
 --
--- The server's clock says whether a lease is over, and it may have been set or have stood still. So the caller fences a
--- worker only if, by its own clock, the server's ran evenly and the server answered for as long as that lease; and only
--- if the worker has not beaten since. A beat in the future, as the clock was set back, counts as now.
+-- A lease ends by the server's clock, which may have been set, or have stood still. So the caller names a worker only if, by its
+-- own clock, the server's clock ran evenly and the server answered for as long as that lease. A worker that has beaten since is
+-- not fenced. A beat in the future, from before the clock was set back, counts as now.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  count         int     most jobs to hand back
+-- ARGV[2]  count         int     hand back at most this many jobs
 -- ARGV[3]  others        '1': count the jobs that other workers hold
 -- ARGV[4]  all           '1': look for beats in the future among all workers, not only the latest ten: the caller has just
 --                        started, or has seen the clock set back
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
--- ARGV[6..] for each worker to fence: worker id, the end of its lease as it was named
+-- ARGV[6..] for each worker to fence: worker id, the end of its lease as this script returned it
 -- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, untidy, uncounted}: the clock; for each
---          worker whose lease is over {worker id, its end, lease in ms}, at most 100; the ids fenced now; how many jobs were handed
---          back; 1 if there are more; 1 if any handed back job has no worker yet; how many jobs others hold; how many workers there
---          are, this one included, alive or fenced; 1 if this one is to look when delayed jobs are due; 1 if one has been due for
---          250 ms, or a waiting line's turn for 2 s; 1 if tidy has to look at all consumers, as `workers` may lack some; and the
---          streams, 1..3, with too many consumers for a script to count: ask XPENDING. Or one word:
+--          worker whose lease is over {worker id, the end of its lease, lease in ms}, at most 100; the ids fenced now; how many jobs
+--          were handed back; 1 if there are more; 1 if any job that was handed back has no worker yet; how many jobs others hold;
+--          how many workers there are, alive or fenced, this one included; 1 if this worker is the promoter; 1 if a job has been
+--          due for 250 ms, or the turn of a waiting line for 2 s; 1 if `workers` may lack some, so that tidy has to look at all
+--          consumers; and the streams, 1..3, with too many consumers for a script to count: ask XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
@@ -34,13 +34,13 @@ expect('zset', KEYS.workers, KEYS.fenced, KEYS.due, KEYS.turns, KEYS.lines)
 expect('string', KEYS.promoter)
 expect('hash', KEYS.jobs, KEYS.limits, KEYS.shares)
 local looked_at = redis.call('ZRANGEBYSCORE', KEYS.fenced, '-inf', now_ms, 'LIMIT', 0, 10)
-if #looked_at < 10 then -- later than the next second only if the clock was set back
+if #looked_at < 10 then -- a beat later than the next second: the clock was set back
   local later = redis.call('ZRANGEBYSCORE', KEYS.fenced, whole(now_ms + 1001), '+inf', 'LIMIT', 0, 10 - #looked_at)
   for _, id in ipairs(later) do looked_at[#looked_at + 1] = id end
 end
 
--- Correct leases that end later than they can. One behind the latest ten ends no later than theirs, and those workers live. (Behind
--- the latest 2,500 if all are looked at, which takes some 6 ms.)
+-- Correct leases that end impossibly late. Looking at the latest ten is enough: any other lease ends no later than theirs, and those
+-- workers live. (The latest 2,500 if the caller wants all, which takes some 6 ms.)
 local latest = redis.call('ZREVRANGE', KEYS.workers, 0, looks_at_all and 2499 or 9, 'WITHSCORES')
 for i = 1, #latest, 2 do
   if looks_at_all or tonumber(latest[i + 1]) > now_ms + lease_ms then
@@ -66,10 +66,10 @@ for i = 1, #over, 2 do
   silent[#silent + 1] = {over[i], over[i + 1], lease_of(over[i])}
 end
 
--- What fenced workers hold, and what late reads of theirs have fetched since.
+-- Hand back the jobs of fenced workers, also those that their late reads have fetched since.
 local handed_back, more, is_gone = 0, 0, #gone > 0
 for _, id in ipairs(looked_at) do
-  if redis.call('TYPE', KEYS['worker:'] .. id).ok ~= 'hash' then fence(id, now_ms) end -- lost or of another type
+  if redis.call('TYPE', KEYS['worker:'] .. id).ok ~= 'hash' then fence(id, now_ms) end -- its record is lost, or of another type
   local some = most > handed_back and hand_back_held(id, most - handed_back, 0, now_ms) or 0
   handed_back = handed_back + some
   local watched = redis.call('HMGET', KEYS['worker:'] .. id, 'watch_ms', 'watched_until')
@@ -77,7 +77,7 @@ for _, id in ipairs(looked_at) do
     more = 1
     redis.call('HSET', KEYS['worker:'] .. id, 'watched_until', whole(now_ms + tonumber(watched[1] or 20000)))
   elseif most == handed_back then
-    more = 1 -- it was not looked at
+    more = 1 -- we have not looked at this one
   elseif now_ms < tonumber(watched[2] or 0) then
     redis.call('ZADD', KEYS.fenced, whole(now_ms + 1000), id)
     local latest_ms = now_ms + tonumber(watched[1] or 20000)
@@ -97,7 +97,7 @@ if handed_back > 0 then
   tell('released ' .. handed_back)
 end
 if is_gone then tell_turn() end -- a lost worker may have been the one to look then
--- Also for the inbox: a worker that read of an entry there may have died.
+-- The inbox counts too: the worker that has read about an entry there may have died.
 local released, others, uncounted = redis.pcall('XLEN', KEYS.inbox) ~= 0 and 1 or 0, 0, {}
 for number, stream in ipairs(streams) do
   if released == 0 and any_back(stream) then released = 1 end
@@ -108,8 +108,8 @@ for number, stream in ipairs(streams) do
 end
 local known = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced)
 
--- One worker looks when delayed jobs are due, and renews that here within 20 s. If it is gone, or the clock was set back since,
--- the caller becomes the next.
+-- The promoter looks when delayed jobs are due, and renews its role here within 20 s. If it is gone, or the clock was set back
+-- since, the caller becomes the promoter.
 local function may_promote()
   local until_ms, other = string.match(redis.call('GET', KEYS.promoter) or '', '^(%d+) (.+)$')
   until_ms = tonumber(until_ms or 0)

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- reject: make dead letters of entries that a worker has read from the ready streams and that no push has added.
+-- reject: make dead letters of entries that a worker has read from the ready streams, but no push has added.
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
--- ARGV[2..] for each: stream 1..3, entry
--- Returns  for each the id of its dead letter; '' if the entry is gone
+-- ARGV[2..] for each entry: stream 1..3, entry
+-- Returns  for each entry the id of its dead letter; '' if the entry is gone
 
 --- @include now expect streams entry_at reject
 local now_ms = now(ARGV[1])

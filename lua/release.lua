@@ -2,9 +2,9 @@
 -- release: hand back all jobs of a worker that ends, or is known to be dead, and forget the worker.
 --
 -- ARGV[1]  worker        worker id
--- ARGV[2]  refund        '1': the deliveries do not count, as nothing runs any more; '0': they do, as a job may have killed the
+-- ARGV[2]  refund        '1': the deliveries do not count: no handler runs any more; '0': they count: a job may have killed the
 --                        worker. They always count if the worker was fenced before
--- ARGV[3]  watch         '1': a read of it may be under way, so its consumer is looked at again, like a fenced worker's
+-- ARGV[3]  watch         '1': a read of the worker may be under way, so look at its consumer again, like a fenced worker's
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- Returns  how many jobs were handed back: up to 500 a call, so call again while there are any
 
@@ -18,7 +18,7 @@ expect('hash', KEYS.jobs, KEYS.limits, KEYS.shares)
 
 if string.match(redis.call('GET', KEYS.promoter) or '', '^%d+ (.+)$') == worker then
   redis.call('DEL', KEYS.promoter)
-  tell('left') -- the next worker that calls reclaim takes over
+  tell('left') -- the next worker that calls reclaim becomes the promoter
 end
 local was_fenced = redis.call('ZSCORE', KEYS.fenced, worker)
 if was_fenced then

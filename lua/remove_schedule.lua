@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- remove_schedule: remove a schedule, unless a scheduler that is there declares it.
+-- remove_schedule: remove a schedule, unless a living scheduler declares it.
 --
 -- ARGV[1] now_ms int ms; '' = the server's clock
 -- ARGV[2] name   the schedule
--- Returns  OK        it is gone, also if its key held no schedule
---          DECLARED  a scheduler that is there declares it, so it would be back at once; nothing was written
---          NOT_FOUND there was none
+-- Returns  OK        it is removed, even if its key held no schedule
+--          DECLARED  a living scheduler declares it, so it would come back at once; nothing was written
+--          NOT_FOUND there was no such schedule
 
 --- @include now expect schedule is_declared changed_schedules
 local now_ms = now(ARGV[1])

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- requeue: run a dead letter again, or a job that ended and was kept, now or later.
+-- requeue: make a dead letter, or a job that ended and was kept, ready or delayed again.
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  due           when it may run: '' now, '+5000' in ms, or a time in ms
--- ARGV[3]  parameters    JSON text, new ones; '' = as they are
--- ARGV[4]  limit_key     a new one; '' = as it is
+-- ARGV[3]  parameters    new ones, JSON text; '' = keep the old
+-- ARGV[4]  limit_key     a new one; '' = keep the old
 -- ARGV[5]  ended         '1': also a job that has ended and was kept; '' = a dead letter only
--- ARGV[6]  entry         only this one; '' = whichever there is
+-- ARGV[6]  entry         only if the job is in this entry; '' = in any
 -- ARGV[7]  now_ms        int ms; '' = the server's clock
 -- Returns  OK         ready, or delayed
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- requeue_all: requeue the dead letters that a filter lets through, newest first, a step at a time. The next step goes on
--- after the last one looked at, so a new dead letter is not taken.
+-- requeue_all: requeue the dead letters that match a filter, newest first, a step at a time. The next step goes on after the
+-- last letter that this one looked at, so no step takes a new dead letter.
 --
 -- ARGV[1]  after         where the step before stopped; '' only asks where to begin
 -- ARGV[2]  name          of the job; '': any
@@ -8,11 +8,11 @@
 -- ARGV[4]  fingerprint   of its failure; '': any
 -- ARGV[5]  reason        of the dead letter; '': any
 -- ARGV[6]  older_ms      int ms  since it died; '': any
--- ARGV[7]  wait_ms       ms      until the first of them may run; 0 or less: now
--- ARGV[8]  pause_ms      ms      from one of them to the next
+-- ARGV[7]  wait_ms       ms      until the first job may run; 0 or less: now
+-- ARGV[8]  pause_ms      ms      between one job and the next
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
--- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids of the requeued jobs. One with too many fields
---          stays; so does each if the ready streams have no entry ids left
+-- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids of the requeued jobs. A job with too many
+--          fields stays a dead letter; all do if the ready streams have no entry ids left
 
 --- @include now expect streams letters requeuing
 local now_ms, exact_ms = now(ARGV[9])

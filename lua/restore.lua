@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- restore: hand back jobs that are neither pending nor unread, as their consumer was deleted outside redisjobs, or the
--- group was moved on. One step through what was delivered. Their delivery count is lost: it starts at 0.
+-- restore: hand back jobs that are neither pending nor unread: their consumer was deleted outside redisjobs, or the group was
+-- moved on. One step through the delivered entries. Their delivery count is lost: it starts at 0.
 --
 -- ARGV[1]  number        1..3: the stream to look at; 1 to begin
--- ARGV[2]  from          where in it to go on, as the last step said; - to begin
+-- ARGV[2]  from          where to go on in that stream, as the last step said; - to begin
 -- ARGV[3]  most_bytes    int     about how many bytes of entries to look at; never more than 500 entries
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- Returns  {number, from, count}: where to go on, number 0 at the end; and how many jobs were handed back

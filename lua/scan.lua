@@ -1,9 +1,9 @@
 #!lua flags=no-writes,allow-oom
--- scan: list jobs of one state that a filter lets through, in steps: ready and running ones by priority and age,
--- delayed ones by due time, dead letters and ended ones newest first. Writes nothing.
+-- scan: list jobs of one state that match a filter, in steps: ready and running jobs by priority and age, delayed jobs by due
+-- time, dead letters and ended jobs newest first. Writes nothing.
 --
--- A step goes on after the place of the last job that the one before looked at, even if that job is gone. So a new dead
--- letter does not come up in a later step, and no job comes twice in one place.
+-- A step begins after the place of the last job that the step before looked at, even if that job is gone. So a later step
+-- brings no new dead letter, and no job twice while it stays in its place.
 --
 -- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
 -- ARGV[2]  after         where the step before stopped; '' to begin
@@ -64,7 +64,8 @@ local function look_at_aside(entry, fields)
   return is_over()
 end
 
--- The oldest leases of these consumers, as far as all of them are known: up to some 2,000, fewer if one has far more than others.
+-- The oldest leases of these consumers, in order, up to some 2,000. If one consumer has far more than the others there are fewer:
+-- the list ends where that consumer's page ends.
 local function leases_of(stream, consumers, from)
   local most, page, orders, known = math.max(4, math.floor(2000 / #consumers)), {}, {}, nil
   for _, consumer in ipairs(consumers) do
@@ -82,8 +83,8 @@ local function leases_of(stream, consumers, from)
   return page, not known
 end
 
--- The next leases, oldest first, with those of running jobs; and whether there are no more. Far more may wait than run: then each
--- consumer is asked, if there are few, and at most twice in a step.
+-- The next leases, oldest first, and whether there are no more. Far more jobs may wait than run: then ask each consumer, if there
+-- are few, at most twice in a step.
 local asked = 0
 local function running(stream, from)
   local consumers, waiting = {}, 0
@@ -120,7 +121,7 @@ local function walk_running(number, from)
   return 0, ''
 end
 
--- As Redis compares members of one score; Lua's own `<` depends on the locale.
+-- Compare as Redis compares members of one score; Lua's own `<` depends on the locale.
 local function is_before(one, other)
   for i = 1, math.min(#one, #other) do
     local a, b = string.byte(one, i), string.byte(other, i)
@@ -129,7 +130,7 @@ local function is_before(one, other)
   return #one < #other
 end
 
--- The rank of the first delayed job after a place; the job of that place may be gone.
+-- The rank of the first delayed job after a place, even if the job of that place is gone.
 local function rank_after(score, member)
   local low, high = 0, redis.call('ZCARD', KEYS.due)
   while low < high do

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- screen: of jobs that a worker has just read, keep those that may start. The others count as never delivered: they are
--- parked, handed back if the queue is paused, or put in a waiting line.
+-- screen: sort out jobs that a worker has just read and that may not start. They count as never delivered: they are parked,
+-- handed back if the queue is paused, or put in a waiting line.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
@@ -19,7 +19,7 @@ expect('zset', KEYS.turns, KEYS.lines)
 local restricted = restrictions()
 local limiting = restricted and restricted.limited and limiter(now_ms, math.floor(exact_ms * 1000 + 0.5))
 
--- Pass on a job that may not start. Returns whether the worker keeps it.
+-- Pass a job on if it may not start. Returns whether the worker keeps it.
 local function keeps(stream, entry, deliveries)
   local fields = restricted and entry_at(stream, entry)
   if not fields then return true end
@@ -41,6 +41,6 @@ for at = first_job, #ARGV, 2 do
   local pending = (leases(stream, entry, entry, 1, worker) or {})[1]
   answers[#answers + 1] = pending and keeps(stream, entry, math.max(0, pending[4] - 1)) and 1 or 0
 end
--- A read does not say when to look next, so tell all workers; few jobs arrive by a read here.
+-- The answer to a read has no time of the next turn, so notify all workers. That is rare: few jobs with limits arrive by a read.
 if limiting and limiting.has_turned then tell_turn() end
 return answers

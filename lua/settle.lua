@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or becomes a dead
--- letter. Their shares of limits become free. Then promote due jobs, and say what a claim would find.
+-- letter. Free their shares of limits. Then promote due jobs, and say what a claim would find.
 --
 -- Every check comes before the first write. Jobs that are done by their first delivery come in columns: a few commands check
--- and end them all, unless one is not as expected. A batch has a number: if it is sent again, it gets the same answer and is
--- not applied twice. Jobs that push others are sent in a batch of their own without the flag `allow-oom`, so that a full
--- server refuses only those.
+-- and end them all, unless one is not as expected. A batch has a number: if it is sent again, it gets the same answer, and is
+-- not applied twice. Jobs that push others come in a separate batch, to a script without the flag `allow-oom`, so that a
+-- full server refuses only those.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: two may be under way
@@ -15,41 +15,42 @@
 -- ARGV[6]  high          int     how many jobs of ready:high come in columns
 -- ARGV[7]  normal        int     the same of ready:normal
 -- ARGV[8]  low           int     the same of ready:low
--- ARGV[9]  young         int     how many pushes of those may still be repeated; 'ids': all, and each is its id alone
--- ARGV[10] uniques       int     how many unique keys those have
--- ARGV[11] results       int     how many of those have a result, or have reported progress
--- ARGV[12..] for each stream the entries of those, then their ids; the pushes; for each unique key: key, job id; for each
---          result: stream 1..3, which entry of that, from 1, keep (ms), word (`completed`, `refused`, `reported`), text (JSON, or
---          why); then for each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
+-- ARGV[9]  young         int     how many of their pushes may still be repeated; 'ids': all, each named by its id alone
+-- ARGV[10] uniques       int     how many unique keys the jobs in columns have
+-- ARGV[11] results       int     how many jobs in columns have a result, or have reported progress
+-- ARGV[12..] for each stream the entries in columns, then their ids; the pushes; for each unique key: key, job id; for each
+--          result: stream 1..3, the number of its entry in the column, keep (ms), word (`completed`, `refused`, `reported`), text
+--          (JSON, or why); then for each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
 --          values, by its settlement:
 --          done: unique key, nonce of its push, keep, word, text ·
 --          cancelled: unique key, nonce of its push, keep, word, text ·
 --          report: progress (JSON; the job runs on) ·
---          lingers: none (may the job be settled, though a thread of its handler runs on?) ·
+--          lingers: none (asks whether the job may be settled while a thread of its handler runs on) ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
---          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (and these, as push takes them) ·
+--          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (then these, as for push) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
 --          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
 -- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed job is
---          due (-1: none); what a claim would find, as include/prospect says it, and 16: this worker sees to the next turn of a
---          line too; or, if nothing is promoted, 8: the next of a line may start; the unread jobs of each stream, and how many of
---          them one read may fetch; µs until the next of a line may start (-1: none waits for a time); and a word for each job in
---          order, or OK alone for all. Or one word for the whole call, FENCED or STALE:
---          OK          settled as asked. If it pushes jobs, after `:`, for each 1 if it was added, 0 if another job has its id or
---                      keeps its unique key, or was replaced
---          CANCELLED   it was to run again, and a cancel was asked for while it ran: gone instead
+--          due (-1: none); the sum of include/prospect, plus 16 if this worker is to look at the next turn of a line, or without
+--          `promote` only 8 if a job in line may start; the unread jobs of each stream, and how many of them one read may fetch; µs
+--          until the next job in line may start (-1: none waits for a time); and a word for each job in order, or one OK for all.
+--          Or one word for the whole call, FENCED or STALE:
+--          OK          settled as asked. If it pushes jobs, `:` follows, and for each of these 1 if it was added, or 0 if it was
+--                      not: another job has its id or holds its unique key, or was replaced by it
+--          CANCELLED   it was to run again, but a cancel was asked for while it ran; it is gone
 --          OVERSIZED   it has more values than a script can add; nothing was written
---          PARTIAL     it pushes jobs, and the jobs that have their ids or keys are large: until 1 MB of them was read, after `:`,
---                      for each of the first 0 as after OK, which is final, or 1 if it may be added. Settle the job again, with
---                      these and the others. Only replaced jobs and keys that running jobs held until their start were written
---          SPOILED     the unique key of a job that it pushes has another type; nothing was written. After `:` what is wrong, each
---                      space and % of it as %20
---          RUNNING     it lingers, and counts for the max_concurrency of its name: settle it when the thread has ended; nothing
---                      was written
---          LEASE_LOST  the job is no longer this worker's; nothing was written. Or its entry was deleted while it ran; then the
---                      lease of one that was to be handed back is gone
+--          PARTIAL     the call stopped after it had read 1 MB of the jobs that have the ids or keys of the pushed jobs. `:`
+--                      follows, and for each pushed job that was checked 0 as after OK, which is final, or 1 if it may be added.
+--                      Settle the job again, with these and the unchecked ones. Only replacements were written, and keys freed
+--                      that running jobs held until their start
+--          SPOILED     the unique key of a job that it pushes has another type; nothing was written. `:` follows, and the error,
+--                      with each space and % as %20 and %25
+--          RUNNING     its thread runs on, and it counts for the max_concurrency of its name: settle it when the thread has ended;
+--                      nothing was written
+--          LEASE_LOST  this worker no longer holds the job; nothing was written. Or its entry was deleted while it ran; if it was
+--                      to be handed back, its lease is gone now
 --          FENCED      the worker has no record any more; nothing was written for any job
---          STALE       a later batch of its lane came before this one; nothing was written for any job
+--          STALE       a later batch of this lane came before; nothing was written for any job
 
 --- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep
 --- @include tell tell_others restrictions promote prospect due_in
@@ -122,7 +123,7 @@ local function ran(deliveries, ran_ms)
   return {'worker', worker, 'deliveries', whole(deliveries), 'ran_ms', whole(ran_ms or 0)}
 end
 
--- Jobs whose shares of limits become free, and those whose starts do not count.
+-- Places of jobs whose shares become free, and of those whose starts do not count for a rate either.
 local freed, refunded = {}, {}
 
 -- End the jobs in columns.
@@ -133,7 +134,7 @@ local function end_all()
     for i, entry in ipairs((is_limited or ending.kept.completed) and column.entries or {}) do
       freed[#freed + 1] = column.priority .. ' ' .. entry
       local fields = ending.kept.completed and entry_at(column.stream, entry)
-      if fields then -- read before it goes; one whose entry was deleted is not kept
+      if fields then -- read it before it goes; a job whose entry was deleted is not kept
         local pending = (leases(column.stream, entry, entry, 1, worker) or {})[1] or {}
         read[#read + 1] = {column.priority, entry, column.ids[i], fields, ran(1, pending[3])}
       end
@@ -154,15 +155,15 @@ local function end_all()
   end
 end
 
--- Settle the other jobs one by one; and those in columns, unless all are this worker's. Returns a word for each. What only these
--- need is made here: each function costs a tenth of a µs.
+-- Settle the other jobs one by one; and those in columns, unless this worker holds all of them. Returns a word for each. Functions
+-- that only these jobs need are made here: making one costs a tenth of a µs.
 local function end_each()
   --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay enqueue remove
   --- @include dead_letter count
   local retried, released, earliest, pushing = 0, 0, nil, nil
   local settlements = {}
 
-  -- What the worker says counts where the entry was not read: its unique key, its nonce, and the result.
+  -- If we have not read the entry, its unique key, nonce and result are as the worker sent them.
   local function end_as(counter, one)
     local key, nonce, keep_ms, word, text = unpack(one.values)
     local fields, notes = one.fields or {'unique', key, 'nonce', nonce}, ran(one.deliveries, one.ran_ms)
@@ -204,7 +205,7 @@ local function end_each()
 
   settlements.retry = function(one)
     if one.mark == 'cancelling' then
-      one.values = {'', '', field(one.values, 'keep_result')} -- only its worker may know that
+      one.values = {'', '', field(one.values, 'keep_result')} -- maybe only its worker knows that
       end_as('cancelled', one)
       return 'CANCELLED'
     end
@@ -238,7 +239,7 @@ local function end_each()
     return 'OK'
   end
 
-  -- An entry is only read where it is needed, as it may be large.
+  -- Read an entry only if the settlement needs it: it may be large.
   local needs = {retry = true, fail = true, pushes = true}
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
@@ -258,7 +259,7 @@ local function end_each()
     return word .. (rest or '')
   end
 
-  -- What the worker says of the jobs in columns, by id, as `done` takes it: their entries may be deleted.
+  -- The values of the jobs in columns, by id, as for `done`: their entries may be deleted.
   local function said_in_columns()
     local said = {}
     for _, id in ipairs(ids) do said[id] = {'', '', '', '', ''} end

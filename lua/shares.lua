@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- shares: give up the shares of jobs that do not run: their entries were deleted, or their lease was lost with a
--- server. Then give waiting lines the turns they lack: a turn may be lost, or far off, as the clock was set back. One
--- step through the shares, or through 500 lines. Workers get a notification of turns that none took.
+-- shares: free the shares of jobs that do not run: their entries were deleted, or their lease was lost with a server. Then
+-- give waiting lines the turns they lack: a turn may be lost, or far off because the clock was set back. One step through the
+-- shares, or through 500 lines. Workers get a notification of the turns that no worker has taken.
 --
 -- ARGV[1]  after         where to go on, as the last step said; '' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
--- Returns  {after, count}: where to go on, '' at the end; and how many shares were given up, or turns given
+-- Returns  {after, count}: where to go on, '' at the end; and how many shares were freed, or turns given
 
 --- @include now expect streams stream_of holder is_waiting give_up limit_of room false_holder whole tell_turn
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
@@ -27,7 +27,7 @@ local function give_up_false_ones(cursor)
   return page[1] == '0' and 'line ' or 'share ' .. page[1], #false_ones
 end
 
--- When a worker has to look at a line, ms; nil: it waits for a share, or for its name to be resumed.
+-- Return when a worker has to look at a line, ms; nil: the line waits for a share, or its name is paused.
 local function due_at(bucket)
   local name = string.match(bucket, '^%S*')
   if redis.call('HGET', KEYS['paused:names'], name) then return nil end
@@ -41,7 +41,7 @@ end
 local function give_turn(bucket)
   local known, due_ms = tonumber(redis.call('ZSCORE', KEYS.turns, bucket) or nil), due_at(bucket)
   if not due_ms or known and known <= due_ms then return 0 end
-  -- One that was given all its room a moment ago has a turn in 5 s.
+  -- A line that has just been handed back as far as its limit allows has its next turn in 5 s.
   if known and due_ms == now_ms and known <= now_ms + 5000 then return 0 end
   redis.call('ZADD', KEYS.turns, whole(due_ms), bucket)
   return 1

@@ -1,21 +1,20 @@
 #!lua flags=allow-oom
--- tidy: look at all consumers, once a minute in the whole fleet. Fence those without a record that hold jobs: the
--- record was lost in a failover, or deleted. Remove those that hold nothing; if there are very many, only while there
--- are more than are known. Of the consumers of waiting lines, compare 500 with `lines`, others each time, and more
--- while any is missing there.
+-- tidy: look at all consumers, once a minute in the whole fleet. Fence consumers without a record that hold jobs: the record
+-- was lost in a failover, or deleted. Remove consumers that hold nothing; if there are very many, only while there are more
+-- than are known. Compare 500 consumers of waiting lines with `lines`, others each time, and more while some are missing there.
 --
--- ARGV[1]  idle_ms       int ms  a consumer that holds nothing and was silent for this long is removed
--- ARGV[2]  every_ms      int ms  do nothing if this began less than this long ago
+-- ARGV[1]  idle_ms       int ms  remove a consumer that holds nothing and was silent for this long
+-- ARGV[2]  every_ms      int ms  do nothing if tidy began less than this long ago
 -- ARGV[3]  after         where to go on, as the last step said; '' to begin
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
--- ARGV[5]  listed        '1': the caller has listed the consumers of the stream where this goes on, and gives some; '' else
+-- ARGV[5]  listed        '1': the caller has listed the consumers of the stream in `after`, and gives some of them; '' else
 -- ARGV[6..] for each of these: name, how many jobs it has pending, how long it was silent, ms
 -- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed or fenced; where to go on,
---          '' at the end; 1 if some entries may be neither pending nor unread: see restore; 1 if parked jobs may be free to
---          start: see unpark; 1 if this began now, so that trim is due; 1 if jobs run that have limits, or wait for one: see
---          shares; and how the caller is to list the consumers of that stream, if a script takes too long: 1 by XPENDING, 2
---          by XINFO CONSUMERS, else 0. It gives those that are not in `workers`, and 500 lines, from the number in `after` on
---          and round. Only the first step says what is between `after` and `lists`
+--          '' at the end; 1 if some entries may be neither pending nor unread: run restore; 1 if parked jobs may be free to
+--          start: run unpark; 1 if tidy began now: run trim; 1 if jobs with limits run or wait: run shares; and how the caller has
+--          to list the consumers of the stream in `after`, because a script takes too long: 1 by XPENDING, 2 by
+--          `XINFO CONSUMERS`, else 0. It gives consumers that are not in `workers`, and 500 lines, from the number in `after` on and round.
+--          Only the first step returns the values between `after` and `lists`
 
 --- @include now expect streams leases is_waiting alive whole fence group field has_many
 local idle_ms, every_ms, after, now_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], now(ARGV[4])
@@ -34,7 +33,7 @@ for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', KEYS.workers, 0, -1
   living[id] = true -- one ZSCORE each takes twice as long
 end
 
--- Whether a consumer holds a job; it may have got one since the caller listed it.
+-- Return whether a consumer holds a job; it may have got one since the caller listed it.
 local function holds(stream, name, pending)
   return pending > 0 or is_listed and #(leases(stream, '-', '+', 1, name) or {}) > 0
 end
@@ -44,7 +43,7 @@ local function look_at(stream, name, pending, idle)
   if is_listed and redis.call('ZSCORE', KEYS.workers, name) then return end
   local kind = redis.call('TYPE', KEYS['worker:'] .. name).ok
   local lease_ms = kind == 'hash' and alive(name)
-  if lease_ms then -- it was deleted from `workers`; it lives, or is fenced a lease from now
+  if lease_ms then -- it was deleted from `workers`. If it does not live, it is fenced a lease from now
     redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), name)
   elseif holds(stream, name, pending) then
     fence(name, now_ms)
@@ -56,7 +55,8 @@ local function look_at(stream, name, pending, idle)
   end
 end
 
--- Add up to 500 lines, from that one on and round, to `lines`, or remove their consumer. Returns where to go on, if one was missing.
+-- Look at up to 500 lines, from `from` on and round: add a missing one to `lines`, or remove its consumer if it holds nothing.
+-- Returns where to go on, if one was missing.
 local function look_at_lines(stream, found, at, from)
   if #found == 0 then return nil end
   local page, buckets, was_missing = {}, {}, false
@@ -76,12 +76,12 @@ local function look_at_lines(stream, found, at, from)
   return was_missing and (is_listed or #found > most) and from + most or nil
 end
 
--- Whether these are no more consumers than are known.
+-- Return whether there are no more consumers than are known.
 local function are_known(many)
   return many <= redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) + redis.call('ZCARD', KEYS.lines) + 3
 end
 
--- The consumers of a stream, and at which index each has its name, its pending count and its idle time.
+-- Return the consumers of a stream, and the indices of a consumer's name, pending count and idle time.
 local function consumers_of(stream)
   if is_listed then
     local given = {}
@@ -93,7 +93,7 @@ local function consumers_of(stream)
   return all, at
 end
 
--- Returns how many consumers there were, and from which line to go on, if there are more.
+-- Return how many consumers there were, and the line to go on from, if there are more.
 local function look_at_all(stream, from)
   local all, at = consumers_of(stream)
   local found = {}
@@ -121,7 +121,7 @@ while number <= 3 and left_off == '' do
   looked, from = looked + many, nil
   if going_on then
     left_off = number .. ' ' .. whole(going_on)
-  elseif (looked > most or is_listed) and number < 3 then -- one list of very many takes its time
+  elseif (looked > most or is_listed) and number < 3 then -- one long list a step
     left_off = number + 1 .. ' '
   end
   if is_listed then break end

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- trim: delete what is kept no longer, oldest first: dead letters, and jobs that have ended and were kept. It notes that
--- it goes on, so that no other worker begins.
+-- trim: delete dead letters and kept jobs that are older, or more, than the retention allows, oldest first. Note that there is
+-- more to do, so that no other worker begins.
 --
--- ARGV[1]  dead          how long dead letters are kept if `retention` does not say, in its words
+-- ARGV[1]  dead          the retention of dead letters if `retention` has none, in its words
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- Returns  {count, more}: how many were deleted; and 1 if there may be more
 
@@ -15,7 +15,7 @@ expect('set', slot(now_ms))
 
 local looked, bytes = 0, 0
 
--- The entries of one stream that go in this step, and whether the step ended before all were looked at.
+-- Return the entries of one stream to delete in this step, and whether the step ended before it had looked at all.
 local function over(stream, age_ms, excess)
   local going, last = {}, '-'
   while page(looked, bytes) > 0 do
@@ -36,13 +36,13 @@ local function over(stream, age_ms, excess)
   return going, true
 end
 
--- An id's locator may be another job's by now: only one that names this entry goes with it.
+-- Another job may have the id and the locator by now: only a locator that names this entry goes with it.
 local function throw_away(stream, going)
   local place = string.match(stream, '[^:]+$')
   local entries, ids, pushes = {}, {}, {}
   for i, entry in ipairs(going) do
     entries[i], ids[i] = entry[1], field(entry[2], 'id') or ''
-    -- The push of an older one can't be repeated any more.
+    -- The push of an older job can't be repeated.
     if tonumber(string.match(entry[1], '^%d+')) > now_ms - remembered_ms and ids[i] ~= '' then
       pushes[#pushes + 1] = push_of(ids[i], field(entry[2], 'nonce'))
     end

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- unhold: let a held job go. If it was parked it is ready at once, in its place.
+-- unhold: let a held job start. If it was parked, workers can claim it at once, in its place.
 --
 -- ARGV[1]  job           job id
--- Returns  OK         it is held no more; or it was parked though the note of it was deleted
+-- Returns  OK         it is no longer held; or it was still parked, though its note in `held` was deleted
 --          NOT_FOUND  it was not held; nothing was written
 
 --- @include stream_of expect streams locate entry_at holder may_not_start hand_back tell
@@ -11,7 +11,6 @@ local job = ARGV[1]
 expect('stream', unpack(streams))
 expect('hash', KEYS['paused:names'], KEYS.held)
 local place, entry = locate(job)
--- Of two entries with one entry id, the one that is left goes by it once the other has ended.
 local let_go = redis.call('HDEL', KEYS.held, job) > 0
 local stream = place and stream_of[place]
 local fields = stream and entry_at(stream, entry)

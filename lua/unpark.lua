@@ -1,18 +1,18 @@
 #!lua flags=allow-oom
--- unpark: hand back parked jobs that may start now, in their place. One step through what is parked.
+-- unpark: hand back parked jobs that may start now, in their place. One step through the parked jobs.
 --
--- ARGV[1]  note          of `layout` when the first step began; '' to begin
+-- ARGV[1]  note          the note in `layout` when the first step began; '' to begin
 -- ARGV[2]  number        1..3: the stream to look at
--- ARGV[3]  from          where in it to go on, as the last step said; - to begin
+-- ARGV[3]  from          where to go on in that stream, as the last step said; - to begin
 -- ARGV[4]  most_bytes    int     about how many bytes of entries to look at; never more than 500 entries
--- Returns  {note, number, from}: what the next step takes; number 0 at the end
+-- Returns  {note, number, from}: the arguments of the next step; number 0 at the end
 
 --- @include expect streams entry_at hand_back bytes_of field may_not_start leases walk tell
 local note, number, from, most_bytes = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
 expect('stream', unpack(streams))
 expect('hash', KEYS.jobs, KEYS['paused:names'], KEYS.held, KEYS.layout)
--- `-` if the walk began without a note: one that comes meanwhile is not its own.
+-- `-` if the walk began without a note: a note that comes meanwhile is not for this walk.
 if note == '' then note = redis.call('HGET', KEYS.layout, 'unpark') or '-' end
 
 local function read(stream, start, many)

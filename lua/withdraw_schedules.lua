@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- withdraw_schedules: a scheduler ends, and declares its schedules no longer. If it was the last of its release, the
--- schedulers of others get a notification, as they may declare them now.
+-- withdraw_schedules: note that a scheduler ends, and no longer declares its schedules. If it was the last of its release,
+-- notify the schedulers of other releases: now their declarations may count.
 --
 -- ARGV[1] now_ms    int ms; '' = the server's clock
--- ARGV[2] scheduler who ends
+-- ARGV[2] scheduler the id of the scheduler that ends
 -- ARGV[3] release   of that scheduler
--- Returns  OK        it is no longer there
---          NOT_FOUND it was not there; nothing was written
+-- Returns  OK        the scheduler is removed
+--          NOT_FOUND there was no such scheduler; nothing was written
 
 --- @include now expect tell times
 local mates = KEYS['schedulers:'] .. ARGV[3]

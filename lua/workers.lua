@@ -1,16 +1,16 @@
 #!lua flags=no-writes,allow-oom
--- workers: a queue's workers, and the facts of their last beats, about 100 workers a step. Writes nothing.
+-- workers: list the workers of a queue, with the facts of their last beats, about 100 workers a step. Writes nothing.
 --
 -- ARGV[1]  after         where the step before stopped; '0' to begin
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- Returns  {after, now ms, worker, end of its lease in ms, {value, ...}, ...}: where the next step goes on, '0' at the end; then
---          three for each worker, with the values of host, pid, started, concurrency, running, version, names. A worker that
+--          three values for each worker, the last with its host, pid, started, concurrency, running, version, names. A worker that
 --          is there from the first step to the last comes at least once
 
 --- @include now
 local after, now_ms = ARGV[1], now(ARGV[2])
 
--- By cursor: each beat changes the order by lease, so pages of it would miss workers.
+-- With a cursor: each beat changes the order by lease, so pages in that order would miss workers.
 local step = redis.call('ZSCAN', KEYS.workers, after, 'COUNT', 100)
 local found = {step[1], string.format('%.0f', now_ms)}
 for i = 1, #step[2], 2 do

@@ -1,7 +1,7 @@
--- add_job: add one job, as a push takes it: `arguments` has its values from `at` on. `stale` is a leftover member of `due`
--- to remove, or nil; `number` the job's number in this call; for `newly` see enqueue. `replaced` is a waiting job, as
--- key_holder returns it: it keeps its id and its notes, everything else becomes the new job's.
--- Returns its due time if it is now the earliest. Then, if it has a unique key, its holder as key_holder would return it.
+-- add_job: add one job: `arguments` has its values from `at` on, as for push. `stale` is a leftover member of `due` to remove,
+-- or nil; `number` is the job's number in this call; for `newly` see enqueue. `replaced` is a waiting job to replace, as
+-- key_holder returns it: it keeps its id and its notes, and gets everything else of the new job.
+-- Returns the due time, if it is now the earliest. Then, if the job has a unique key, its holder as key_holder would return it.
 --- @include due_time push_of whole line member delay enqueue remove
 local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, replaced)
   local job, nonce, priority = arguments[at], arguments[at + 1], arguments[at + 2]
@@ -22,7 +22,7 @@ local function add_job(arguments, at, now_ms, exact_ms, number, stale, newly, re
     local place = line(exact_ms, number)
     member_of_due = member(place, job)
     if delay(job, priority, fields, due_at, place) then earliest = due_at end
-    -- This very call may have made it ready before, and the caller writes `newly` after this.
+    -- The same call may have made it ready before, and the caller writes `newly` after this.
     if replaced and newly then newly[#newly + 1], newly[#newly + 2] = job, 'delayed ' .. place end
   else
     entry, stream = enqueue(priority, job, fields, newly)

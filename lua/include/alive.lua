@@ -1,4 +1,4 @@
--- alive: a worker's lease in ms; nil if it has no record, or was fenced. A record of another type is an error.
+-- alive: a worker's lease in ms; nil if the worker has no record, or was fenced. A record of another type is an error.
 --- @include checked
 local function alive(worker)
   local record = KEYS['worker:'] .. worker

@@ -1,4 +1,4 @@
--- any_back: whether a stream has jobs that were handed back, those that have to run alone included.
+-- any_back: whether a stream has jobs that were handed back, including those that have to run alone.
 --- @include leases
 local function any_back(stream)
   for _, consumer in ipairs({'released', 'alone'}) do

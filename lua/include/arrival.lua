@@ -1,5 +1,5 @@
 -- arrival: when the next job of a bucket would start at an even rate, in µs: the "theoretical arrival time" of the generic
--- cell rate algorithm. A note beyond what a burst allows is corrected: the clock was set back, or the limit changed.
+-- cell rate algorithm. A note later than a burst allows is corrected: the clock was set back, or the limit changed.
 --- @include whole
 local function arrival(bucket, limit, now_us)
   local noted = redis.pcall('GET', KEYS['rate:'] .. bucket)

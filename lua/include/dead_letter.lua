@@ -1,5 +1,5 @@
 -- dead_letter: move a job from a ready stream to the dead letters, with `notes`, a flat list of fields. Its unique key
--- becomes free. Its push need not be remembered, as the locator still has its id.
+-- becomes free. Its push need not be remembered, because the locator still has its id.
 --- @include set_aside remove free field count conclude
 local function dead_letter(ends, stream, entry, job, fields, notes, now_ms)
   local priority = string.match(stream, '}:ready:(.+)$')

@@ -1,5 +1,5 @@
--- delay: let a job wait until `due_at` (ms). `line` is its place among jobs due at the same time. Returns whether it is now
--- the earliest, so that sleeping workers get a notification.
+-- delay: delay a job until `due_at` (ms). `line` is its place among jobs due at the same time. Returns whether it is the
+-- earliest now; then the caller notifies sleeping workers.
 local function delay(job, priority, fields, due_at, line)
   local first = redis.call('ZRANGE', KEYS.due, 0, 0, 'WITHSCORES')[2]
   table.insert(fields, 1, priority)

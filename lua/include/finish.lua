@@ -1,6 +1,6 @@
--- finish: end jobs that are done, cancelled or deleted. `entries` has those of each stream; the caller removes a delayed
--- job itself. `uniques` is a flat list of unique keys and the ids of their holders. `pushes` are those that may still be
--- repeated: see push_of. (A dead letter has not ended: its id is still taken.)
+-- finish: end jobs that are done, cancelled or deleted. `entries` has their entries by stream; the caller removes a delayed
+-- job itself. `uniques` is a flat list of unique keys and the ids of their holders. `pushes` are the pushes that may still
+-- be repeated, see push_of. (A dead letter has not ended: its id is still taken.)
 --- @include remove free remember count
 local function finish(counter, entries, ids, uniques, pushes, now_ms)
   for stream, ended in pairs(entries) do remove(stream, unpack(ended)) end

@@ -1,6 +1,6 @@
--- finish_one: finish, for one job whose fields are known; `stream` is nil and `priority` given if it was delayed. The push
--- of a job that is done long after is not remembered: it can't be repeated any more. `ending` has `ends` and `kept`, as
--- these includes return them. `result` is what the worker says: for how long it is kept (else the entry has it), word, text.
+-- finish_one: finish one job whose fields are known; if it was delayed, `stream` is nil and `priority` is given. The push of
+-- an old job that is done is not remembered: it can't be repeated. `ending` has `ends` and `kept`, as these includes return
+-- them. `result` is as the worker sent it: how long to keep it (else the entry says so), word, text.
 --- @include push_of field conclude finish keep
 local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, result)
   --- @include times

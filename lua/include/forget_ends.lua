@@ -1,4 +1,4 @@
--- forget_ends: drop what earlier jobs of these ids left: results, outcomes, progress. 300 a command, as unpack takes
+-- forget_ends: delete the results, outcomes and progress of earlier jobs with these ids. 300 a command, because unpack takes
 -- 1,000 values.
 local function forget_ends(ids)
   for first = 1, #ids, 300 do

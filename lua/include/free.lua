@@ -1,4 +1,4 @@
--- free: give up a unique key if this job holds it. A key of another type it does not hold.
+-- free: delete a unique key if this job holds it. No job holds a key of another type.
 local function free(key, job)
   if (key or '') == '' then return end
   local holder = redis.pcall('GET', KEYS['unique:'] .. key)

@@ -1,10 +1,10 @@
--- give_turns: give a turn to up to 500 waiting lines of a job name, those after `after` in the alphabet ('' for the
--- first), and publish it. Returns where to go on; '' at the end.
+-- give_turns: give a turn to up to 500 waiting lines of a job name, from `after` on in the alphabet ('' begins), and publish
+-- it. Returns where to go on; '' at the end.
 --- @include whole tell
 local function give_turns(name, after, now_ms)
   local given = {}
   if after == '' and redis.call('ZSCORE', KEYS.lines, name) then given[1] = name end
-  local from = after == '' and '[' .. name .. ' ' or '(' .. after -- `!` is what comes after the space
+  local from = after == '' and '[' .. name .. ' ' or '(' .. after -- `!` comes right after the space
   for _, bucket in ipairs(redis.call('ZRANGE', KEYS.lines, from, '(' .. name .. '!', 'BYLEX', 'LIMIT', 0, 500)) do
     given[#given + 1] = bucket
   end

@@ -1,5 +1,5 @@
--- give_up: give up the shares of jobs that no longer run, and give the next in line a turn. `places` are as in the locator.
--- `refund`: their starts do not count for the rate either.
+-- give_up: free the shares of jobs that no longer run, and give the next in line a turn. `places` are as in the locator. With
+-- `refund` their starts do not count for the rate either.
 --- @include limit_of whole
 local function give_up(places, now_ms, refund)
   if #places == 0 or redis.call('EXISTS', KEYS.shares) == 0 then return end

@@ -1,6 +1,6 @@
--- hand_back: pass entries of a stream to the consumer `released`, which claim serves before anything new, or to `to`. They
--- keep their order, and count as delivered `deliveries` times. FORCE leases an entry again that lost its lease outside
--- redisjobs. `idle_ms` is how long they have waited already. Returns those that exist; of others Redis drops the lease.
+-- hand_back: pass entries of a stream to the consumer `to`, or to `released`, which claim serves before new jobs. They keep
+-- their order, and count as delivered `deliveries` times. FORCE also takes an entry whose lease was lost outside redisjobs.
+-- `idle_ms` is how long they have waited already. Returns the entries that exist; Redis drops the leases of others.
 local function hand_back(stream, deliveries, entries, to, idle_ms)
   local arguments, options = {unpack(entries)}, {'IDLE', idle_ms or 0, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID'}
   for _, option in ipairs(options) do arguments[#arguments + 1] = option end

@@ -1,11 +1,11 @@
--- hand_back_held: hand back up to `most` entries that a consumer holds, and give up their shares. `refund` is 1 if the last
+-- hand_back_held: hand back up to `most` entries that a consumer holds, and free their shares. `refund` is 1 if the last
 -- delivery of each does not count, else 0. Returns how many entries there were.
 --- @include streams leases hand_back give_up
 local function hand_back_held(worker, most, refund, now_ms)
   local total = 0
   for _, stream in ipairs(streams) do
     local page = most > total and leases(stream, '-', '+', most - total, worker) or {}
-    local delivered, located = {}, {} -- by deliveries: one command passes all of one count
+    local delivered, located = {}, {} -- by deliveries: one command passes all entries with one count
     for i, pending in ipairs(page) do
       local entries = delivered[pending[4]] or {}
       delivered[pending[4]] = entries

@@ -1,5 +1,5 @@
--- is_taken: whether a job that has not ended has an id. If not, its leftover member of `due`, if its fields are gone.
--- Then how many bytes were read. A locator that `is_trusted` is taken at its word; so is each if `dead` is no stream.
+-- is_taken: whether a job that has not ended has this id. Then, if not, the leftover member of `due` of a delayed job whose
+-- fields are gone. Then how many bytes were read. With `is_trusted` the locator counts unread; so it does if `dead` is no stream.
 --- @include stored member bytes_of
 local function is_taken(job, is_trusted)
   local located = redis.call('HGET', KEYS.jobs, job)

@@ -1,8 +1,8 @@
--- key_holder: the job that holds a unique key; nil if the key is free. It is free too if its job holds it only until it
--- starts, and a worker has that job: a new push must not be lost to a run that has begun.
--- Returns {id}; if `replaces`, and the job waits, also `stream` and `entry`, or the `member` of `due` of a delayed one; and
--- `notes`, a flat list of what it keeps when it is replaced. A job with a cancel request does not count as waiting; a
--- key that outlives its job is no waiting job's. Then how many bytes of jobs were read, for a free key too.
+-- key_holder: the job that holds a unique key; nil if the key is free. A key is also free if its job holds it only until it
+-- starts, and a worker has that job: a run that has begun must not swallow a new push.
+-- Returns {id}; with `replaces`, for a waiting job, also `stream` and `entry`, or the `member` of `due` of a delayed job; and
+-- `notes`, a flat list of the fields that it keeps when it is replaced. A job with a cancel request does not count as
+-- waiting, nor does one that does not have this key any more. Then how many bytes of jobs were read, for a free key too.
 --- @include checked stream_of is_waiting holder stored bytes_of field pushed_at member
 local function key_holder(key, replaces, now_ms)
   local id = checked('string', KEYS['unique:'] .. key, redis.pcall('GET', KEYS['unique:'] .. key))

@@ -1,6 +1,6 @@
--- letters: up to 200 dead letters that a filter lets through, newest first, of those that a step looks at, from before
--- `after` on; or from it on, if that is `=` and an entry. '' only asks where to start: a step that is sent again, as its
--- answer was lost, then finds no letters that came since.
+-- letters: up to 200 dead letters that match a filter, newest first, among those that one step looks at. The step begins
+-- before the entry `after`; if that is `=` and an entry, at that entry. '' only asks where to begin. So a step that is sent
+-- again, because its answer was lost, finds no letters that came since.
 -- Returns {entry, fields, job id} of each; and where the next step goes on, '' at the end.
 --- @include field passes time_of entry_at walk_back
 local function letters(after, wanted)

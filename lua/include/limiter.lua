@@ -1,8 +1,8 @@
 -- limiter: lets jobs start under the limits of their names, or puts them in a waiting line. Returns a table:
---   start(place, fields, waited)  take a share for the job of that place, if it needs one; nil: it may start. Else the bucket in
---                                 whose line it has to wait. `waited`: it was handed back, so those in line are not before it
---   line_up(stream, deliveries, entries, bucket)  put entries in that line
---   pass(fields)                  a job that was handed back does not start: the next in line may
+--   start(place, fields, waited)  take a share for the job of that place, if it needs one. Returns nil if it may start, else the
+--                                 bucket in whose line it has to wait. `waited`: it was handed back, so it goes before the line
+--   line_up(stream, deliveries, entries, bucket)  put entries in the line of this bucket
+--   pass(fields)                  give the next in line a turn, because a job that was handed back does not start
 --   has_turned                    whether the time of the next turn has changed
 --- @include field limit_of whole room give_up arrival hand_back
 local function limiter(now_ms, now_us)
@@ -28,7 +28,7 @@ local function limiter(now_ms, now_us)
     redis.call('SET', KEYS['rate:'] .. bucket, whole(next_us), 'PX', whole(math.ceil((next_us - now_us) / 1000)))
   end
 
-  -- After a start: the next in line waits for a share, or for the rate.
+  -- After a start: now the next in line waits for a share, or for the rate.
   local function turn_on(bucket, limit)
     local free, from_us = room(bucket, limit, now_us)
     if free > 0 or not redis.call('ZSCORE', KEYS.lines, bucket) then return end
@@ -39,10 +39,10 @@ local function limiter(now_ms, now_us)
   limiting.start = function(place, fields, waited)
     local bucket, limit = bucket_of(fields)
     if not bucket then return nil end
-    -- First: a job that is delivered again has its share already.
+    -- Checked first: a job that is delivered again has its share already.
     local share = redis.call('HGET', KEYS.shares, place)
     if share == bucket then return nil end
-    if share then give_up({place}, now_ms) end -- an entry id that came again
+    if share then give_up({place}, now_ms) end -- another job had this entry id
     if full[bucket] then return bucket end
     local free, from_us = room(bucket, limit, now_us)
     local is_behind = not waited and redis.call('ZSCORE', KEYS.lines, bucket)

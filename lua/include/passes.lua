@@ -1,5 +1,5 @@
--- passes: whether a filter lets a job through. `wanted` has name, text, fingerprint and reason, '' for any, and
--- until_ms, nil for any, which `since_ms` is compared with.
+-- passes: whether a job matches a filter. `wanted` has name, text, fingerprint and reason, '' for any, and until_ms, nil for
+-- any: the latest `since_ms` that matches.
 --- @include field
 local function passes(wanted, fields, since_ms)
   if wanted.name ~= '' and field(fields, 'name') ~= wanted.name then return false end

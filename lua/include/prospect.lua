@@ -1,14 +1,14 @@
--- prospect: what a claim would find, a sum: 1 if jobs were handed back, or something is in the inbox; 32 or 64 more if the
--- first of them are of the second or third stream; 2 if some jobs may not start; 4 if the queue is paused, and nothing else.
--- Then for each stream how many jobs were never delivered, or its length if Redis has lost count; then for each how many
--- of those one read may fetch (0: any number): 16 MB, which takes Redis some 10 ms, if all were as large as the largest.
+-- prospect: what a claim would find, as a sum: 1 if jobs were handed back, or the inbox has entries; plus 32 or 64 if the first
+-- of them are in the second or third stream; 2 if some jobs may not start; only 4 if the queue is paused.
+-- Then for each stream how many jobs were never delivered, or its length if Redis has lost count; then for each how many of
+-- those one read may fetch (0: any number): 16 MB if all were as large as the largest, which takes Redis some 10 ms.
 --- @include streams any_back group field
 local function prospect(restricted)
   local finds, unread, most_bytes = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}, 16777216
   if restricted and restricted.all then return 4, unread end
   local noted = redis.pcall('HMGET', KEYS.large, 'high', 'normal', 'low')
 
-  -- A note goes when its last job was delivered, or is gone.
+  -- Delete a note when its last job was delivered, or is gone.
   local function look_at(note, number, last)
     local ms, sequence, bytes, total = string.match(note, '^(%d+)-(%d+) (%d+) (%d+)$')
     local last_ms, last_sequence = string.match(last or '', '^(%d+)-(%d+)$')

@@ -1,6 +1,6 @@
 -- recent_ends: whether pushes arrive too late after they were sent, or the server's clock was set since. Then, by number,
--- which of them have ended since; nil: none. If they may have arrived before, first sent at `since_ms`, also in the last
--- minute, and under the time of a clock that was set back. What follows is their marks.
+-- which of them have ended since they were sent; nil: none. For a repetition, first sent at `since_ms`, it also looks at the
+-- last minute, and at the time of a clock that was set back. The further arguments are the marks of the pushes.
 --- @include checked
 local function recent_ends(sent_ms, now_ms, since_ms, ...)
   --- @include times
@@ -18,7 +18,7 @@ local function recent_ends(sent_ms, now_ms, since_ms, ...)
         end
       end
     end
-    -- Then once more, for the time of a clock that was set back.
+    -- Then look once more, for the time of a clock that was set back.
     first_ms, last_ms, since_ms = since_ms and since_ms - ahead_ms, since_ms and since_ms + remembered_ms, nil
   end
   return false, ended

@@ -1,5 +1,5 @@
--- reject: make a dead letter of an entry that no push has added. It gets an id of its own: its entry id or, if a job has
--- that, the time beside it. Returns the id.
+-- reject: make a dead letter of an entry that no push has added. Its id is its entry id; if another job has that id, the time
+-- is added. Returns the id.
 --- @include set_aside remove count whole
 local function reject(stream, entry, fields, why, now_ms, priority)
   local job = entry

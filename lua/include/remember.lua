@@ -1,6 +1,6 @@
--- remember: remember the pushes of jobs that ended, so that a repeated or late push adds nothing. The slot that no push
--- looks at any more goes here, in the background: Redis would free an expired one in one go, 284,000 ids in 100 ms, unless
--- `lazyfree-lazy-expire` is on. If the permission for UNLINK is missing, it expires.
+-- remember: remember the pushes of jobs that ended, so that a repeated or late push adds nothing. Also unlink the slot that no
+-- push looks at any more. Redis frees that in the background, but an expired key in one go, 284,000 ids in 100 ms, unless
+-- `lazyfree-lazy-expire` is on. If the permission for UNLINK is missing, the slot expires.
 --- @include slot mark
 local function remember(pushes, now_ms)
   --- @include times

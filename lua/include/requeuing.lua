@@ -1,5 +1,5 @@
--- requeuing: requeues dead letters and kept jobs. Returns two functions: one for each job; one that writes the rest,
--- for all.
+-- requeuing: requeues dead letters and kept jobs. Returns two functions: the first requeues one job, the second then writes
+-- the rest for all.
 --- @include field with delay line enqueue remove forget_ends count tell whole
 local function requeuing(now_ms, exact_ms)
   local priorities, dropped = {high = true, normal = true, low = true}, {}
@@ -9,8 +9,7 @@ local function requeuing(now_ms, exact_ms)
   }) do dropped[name] = true end
   local ids, located, gone, first_due = {}, {}, {}, nil
 
-  -- `changes` is as `with` takes it. Returns whether it was requeued: not if it has too many fields for a script; then nothing was
-  -- written.
+  -- `changes` is as for `with`. Returns whether the job was requeued. If it has too many fields for a script, nothing is written.
   local function add(stream, letter, id, found, changes, due_at)
     if field(found, 'entry') and not field(found, 'queued_at') then return false end -- as set_aside packs it
     local fields, priority = {}, 'normal'

@@ -1,5 +1,5 @@
--- restrictions: what may not start now; nil if all may. `all`: the queue is paused. `job(id, fields)`: whether that job
--- may not; nil if no name is paused and no job held. `limited`: job names have limits.
+-- restrictions: which jobs may not start now; nil if all may. `all`: the queue is paused. `job(id, fields)`: whether this job
+-- may not; nil if no name is paused and no job is held. `limited`: some job names have limits.
 --- @include expect may_not_start
 local function restrictions()
   local paused_names = KEYS['paused:names']

@@ -1,5 +1,5 @@
--- set_aside: copy an entry's job to `dead`, `completed` or `cancelled`, which is `aside`, with `notes`, a flat list of
--- fields. Its locator follows it. An entry with more values than unpack takes is kept whole, as JSON in one field, `entry`.
+-- set_aside: copy an entry's job to `aside` (`dead`, `completed` or `cancelled`), with `notes`, a flat list of fields, and
+-- point its locator there. An entry with more values than unpack takes is kept whole, as JSON in one field, `entry`.
 -- Returns false if the stream has no entry ids left; then nothing was written.
 --- @include field pushed_at
 local function set_aside(aside, priority, entry, job, fields, notes, now_ms)

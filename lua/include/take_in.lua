@@ -1,6 +1,6 @@
--- take_in: push what people put into the inbox with redis-cli, up to 100 entries, or about 1 MB. An entry becomes a job in
--- the call that deletes it, so it is pushed once. If a job of the id that it gives is on the queue, nothing is added. What
--- can't be a job becomes a dead letter that says why. Returns {id, UNDECODABLE} for each of these.
+-- take_in: push the entries that people put into the inbox with redis-cli, up to 100 entries or about 1 MB. An entry becomes
+-- a job in the call that deletes it, so it is pushed once. If a job with the id that it gives is on the queue, nothing is added.
+-- An entry that can't be a job becomes a dead letter that says why. Returns {id, UNDECODABLE} for each of these.
 --- @include field bytes_of whole pushed_at is_taken add_job forget_ends reject remove count tell expect
 local function take_in(now_ms, exact_ms)
   local rejected = {}
@@ -10,7 +10,7 @@ local function take_in(now_ms, exact_ms)
   local known = {name = true, parameters = true, priority = true, id = true, delay = true}
   local priorities = {high = true, normal = true, low = true}
 
-  -- Why an entry can't be a job; nil if it can.
+  -- Returns why an entry can't be a job; nil if it can.
   local function fault(fields)
     for i = 1, #fields, 2 do
       if not known[fields[i]] then return 'no field ' .. fields[i] .. ': give name, parameters, priority, id, delay' end
@@ -44,7 +44,7 @@ local function take_in(now_ms, exact_ms)
     count('pushed', 1)
   end
 
-  -- A stream that was given the largest entry id takes no job, and none is written then. Any other error ends the script.
+  -- A stream that was given the largest entry id takes no more jobs: then write none. Any other error ends the script.
   local function fault_of_push(entry, fields)
     local pushed, problem = pcall(push, entry, fields)
     local why = type(problem) == 'table' and problem.err or problem

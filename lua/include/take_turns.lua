@@ -1,7 +1,7 @@
--- take_turns: hand back jobs of waiting lines whose turn it is: up to 50 lines, up to 500 jobs, by priority within a line.
--- Each job asks for its share when it is claimed. So a line that was given all its room is looked at again 5 s later, in
--- case one did not start. A line whose name is paused waits until it is resumed.
--- Returns how many were handed back, and whether any line was looked at: then the caller sees to the next turn too.
+-- take_turns: hand back jobs of the waiting lines that have a turn now: up to 50 lines and 500 jobs, by priority within a line.
+-- Each job takes its share only when it is claimed. So a line from which as many were handed back as its limit allows has
+-- its next turn 5 s later, in case one of them does not start. A line whose name is paused waits until it is resumed.
+-- Returns how many jobs were handed back, and whether it looked at any line: then the caller's worker looks at the next turn too.
 --- @include limit_of room false_holder hand_back_held forget whole
 local function take_turns(now_ms, now_us)
   local total = 0

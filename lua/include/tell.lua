@@ -1,4 +1,4 @@
--- tell: publish a notification. Only a hint, so it never fails: the state has changed already.
+-- tell: publish a notification. It is only a hint, so it never fails: the state has changed already.
 local function tell(text)
   redis.pcall('PUBLISH', KEYS.control, text)
 end

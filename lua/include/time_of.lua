@@ -1,4 +1,4 @@
--- time_of: a time from an entry's field, in ms; from the entry's id if it has none, or one that is no number.
+-- time_of: the time in an entry's field, in ms; the time in its entry id, if the field is missing or no number.
 --- @include field
 local function time_of(fields, name, entry)
   local text = field(fields, name) or ''

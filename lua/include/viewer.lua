@@ -1,10 +1,10 @@
--- viewer: returns a function that makes a job's row, with '' for what does not apply:
+-- viewer: returns a function that makes a job's row, with '' for a value that does not apply:
 --   {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}, now ms, idle ms, why, progress}
--- place: of a delayed job `delayed:` and its priority. held: 1 if it is. idle: how long its consumer has had it. why: what
--- keeps it from starting, other than its place in line and due time. A key of another type is no reason.
+-- place: for a delayed job `delayed:` and its priority. held: 1 if it is. idle: how long its consumer has had it. why: what
+-- keeps it from starting, besides its place in line and due time. A key of another type is no reason.
 --- @include field is_waiting whole
 local function viewer(now_ms)
-  -- Commands that every role with read access has.
+  -- Only commands that every role with read access may run.
   local is_paused = redis.pcall('GET', KEYS.paused)
   local alive = redis.pcall('ZRANGE', KEYS.workers, string.format('(%.0f', now_ms), '+inf', 'BYSCORE', 'LIMIT', 0, 1)
 

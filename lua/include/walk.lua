@@ -1,6 +1,6 @@
--- walk: go through the ready streams, from one of them and a place in it on, oldest first, up to 500 entries or
--- `most_bytes`. `read(stream, from, many)` reads some, each with its entry id first. `look_at(stream, one)` returns the
--- bytes of one, and true to stop behind it. Returns where to go on: the stream, 0 at the end, and the place in it.
+-- walk: go through the ready streams, from a stream and a place in it on, oldest first, up to 500 entries or `most_bytes`.
+-- `read(stream, from, many)` reads some entries, each with its id first. `look_at(stream, one)` returns the bytes of one, and
+-- true to stop behind it. Returns where to go on: the number of the stream, 0 at the end, and the place in it.
 --- @include streams page
 local function walk(number, from, most_bytes, read, look_at)
   local looked, bytes = 0, 0
@@ -8,7 +8,7 @@ local function walk(number, from, most_bytes, read, look_at)
     local stream, many = streams[number], math.max(1, page(looked, bytes)) -- they may be large
     local found = read(stream, from, many)
     if found.err and not string.find(found.err, 'invalid start ID', 1, true) then return error(found) end
-    for _, one in ipairs(found) do -- none comes after the largest possible
+    for _, one in ipairs(found) do -- none if it is an error: nothing comes after the largest entry id
       local read_bytes, stops = look_at(stream, one)
       looked, bytes, from = looked + 1, bytes + read_bytes, '(' .. one[1]
       if stops then return number, from end

@@ -1,4 +1,4 @@
-"""Which driver a queue gets, by its URL or its redis-py client."""
+"""Chooses the driver of a queue by its URL or its redis-py client."""
 
 import re
 from typing import Any
@@ -10,11 +10,11 @@ def connect(where: Any, queue: str) -> Driver:
     """Return the driver for a queue; nothing is sent yet.
 
     Args:
-        where: A URL, an existing redis-py client (sync or async), or a driver, which is returned as it is.
+        where: A URL, an existing redis-py client (sync or async), or a driver. A driver is returned unchanged.
         queue: The queue's name.
 
     Raises:
-        ValueError: The URL's scheme, or the queue's name, is none we know.
+        ValueError: The URL's scheme is unknown, or the queue's name is invalid.
     """
     if _is_driver(where):
         return where  # type: ignore[no-any-return]
@@ -32,17 +32,17 @@ def connect_sync(where: Any, queue: str) -> tuple[Driver, SyncDriver]:
     """Return the driver for a queue, and the same for sync code.
 
     Raises:
-        ValueError: As `connect`; also for a driver that has no sync side.
+        ValueError: As for `connect`; also if the driver has no sync side.
     """
     driver = connect(where, queue)
     return driver, sync_side(driver)
 
 
 def sync_side(driver: Driver) -> SyncDriver:
-    """Return the side of a queue's driver that sync code can ask, in any thread.
+    """Return the side of a queue's driver that sync code can call, in any thread.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The driver has no sync side.
     """
     if hasattr(driver, "sync"):
         return driver.sync  # type: ignore[no-any-return]

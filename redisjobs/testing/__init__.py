@@ -1,1 +1,1 @@
-"""The contract of drivers, as tests to run on one; docs/drivers.md says how."""
+"""Tests for authors of drivers: the contract that each driver has to pass. See docs/drivers.md."""

@@ -1,4 +1,4 @@
-"""What the contract needs of a driver's author: one queue, and access to its store."""
+"""The interface that a driver's author implements for the contract: one queue, and access to its store."""
 
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -10,13 +10,13 @@ from redisjobs.testing.clock import Clock
 
 
 class DriverStore(Protocol):
-    """A new queue, by the driver that is tested; the fixture `driver_store` returns it.
+    """A new queue of the tested driver; the fixture `driver_store` returns one for each test.
 
-    Each test has its own. The fixture may check the store at the end of a test.
+    The fixture may check the store at the end of a test.
 
     Attributes:
-        driver: The driver of the queue; it goes by the clock below.
-        clock: The time for that driver: due times, expiry, leases and what is remembered for a minute.
+        driver: The driver of the queue. It reads the time from `clock`.
+        clock: The clock for due times, expiry, leases, and the memory of recent pushes.
         lacks: The classes of queries and changes that the driver does not know. Tests that need one are skipped.
             `Find`, `Scan`, `Count`, `Cancel`, `Requeue` and `Delete` are required.
     """
@@ -26,13 +26,13 @@ class DriverStore(Protocol):
     lacks: Collection[type[Query[Any] | Change[Any]]]
 
     def another(self) -> Driver:
-        """Return another driver of the same queue, as another process has; the test closes it."""
+        """Return a second driver of the same queue, like that of another process. The test closes it."""
 
     def age(self, seconds: float) -> None:
-        """Make each heartbeat and each delivery this much older.
+        """Make each heartbeat and each delivery this much older, and fence no worker.
 
-        After it, the leases of all workers may be over, and no worker was fenced yet.
+        Afterwards the leases of all workers may be over.
         """
 
     def contents(self) -> object:
-        """Return all that is stored for the queue: equal at two times if nothing was written between them."""
+        """Return everything stored for the queue. Two results are equal if nothing was written between them."""

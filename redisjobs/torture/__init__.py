@@ -1,1 +1,1 @@
-"""`redisjobs torture`: producers, workers and a nemesis run together; a checker proves that nothing was lost."""
+"""`redisjobs torture`: workers run while a fault injector, the nemesis, breaks things; then we check every job."""

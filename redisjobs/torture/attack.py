@@ -1,4 +1,4 @@
-"""All faults of one torture, one after another."""
+"""Runs the faults of one torture by a plan, and records them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ from redisjobs.torture.monitor import Monitor
 from redisjobs.torture.nemesis import Fault, System, duration
 from redisjobs.torture.nemesis.plan import Planned, plan
 
-_MOMENT = 0.3  # seconds for workers to take the jobs that a fault has prepared
-_TRIES = 3  # of a fault that comes alone, until it finds something to harm
-_CHANCE = 4.0  # more seconds for a fault that has had nothing to harm so far
-_POSSIBLE = 20.0  # seconds until a fault has something to harm at all
+_MOMENT = 0.3  # seconds for workers to claim the jobs that a fault has prepared
+_TRIES = 3  # tries of a fault that comes alone, until it finds something to harm
+_CHANCE = 4.0  # more seconds for a fault that has found nothing to harm so far
+_POSSIBLE = 20.0  # seconds to wait until a fault has something to harm
 _KEEP = 0.1  # seconds between two calls of `keep`
 
 
 class Attack:
-    """Lets faults happen by a plan from a seed, and records them."""
+    """The faults of one torture, by a plan that is drawn from a seed."""
 
     def __init__(
         self, kinds: Sequence[type[Fault]], system: System, recording: Recording, monitor: Monitor
@@ -29,7 +29,7 @@ class Attack:
         self._system, self._recording, self._monitor = system, recording, monitor
 
     def run(self, seed: int, seconds: float) -> None:
-        """Let faults happen for this many seconds; what is in force then stays so."""
+        """Run faults for this many seconds; those in force at the end stay in force until `heal`."""
         began = time.monotonic()
         for planned in self._schedule(seed, seconds):
             self._monitor.pause(began + planned.at - time.monotonic())
@@ -39,7 +39,7 @@ class Attack:
         self._monitor.pause(began + seconds - time.monotonic())
 
     def heal(self) -> None:
-        """Undo whatever may be in force."""
+        """Undo all faults that may be in force."""
         self._monitor.now = "none any more"
         nemesis.heal(self._system)
 
@@ -53,14 +53,14 @@ class Attack:
         )
 
     def _commit(self, planned: Planned, faults: list[Fault]) -> bool:
-        """Let faults happen; return whether any did."""
+        """Run these faults; return whether any of them did harm."""
         self._monitor.now = " and ".join(planned.names)
         self._system.rng.seed(planned.seed)
         self._system.fleet.rng.seed(planned.seed)
         begun = self._begin(faults)
         end = time.monotonic() + planned.holds
         self._keep(begun, lambda: time.monotonic() < end)
-        if len(begun) == 1:  # one that waits for its chance may take longer
+        if len(begun) == 1:  # a fault that comes alone may wait longer for its chance
             end += _CHANCE
             self._keep(begun, lambda: time.monotonic() < end and not begun[0][0].happened)
         for fault, at in begun:
@@ -83,7 +83,7 @@ class Attack:
         self._monitor.pause(_MOMENT)
         for fault in faults:
             at = time.time()
-            with suppress(DriverError):  # the other fault keeps this one from happening
+            with suppress(DriverError):  # the other fault prevents this one
                 fault.begin(self._system)
                 begun.append((fault, at))
         return begun
@@ -96,7 +96,7 @@ class Attack:
             self._monitor.pause(_KEEP)
 
     def _note(self, fault: Fault, began: float, undone: float) -> None:
-        """Record a fault; `undone` is when its end began, which may be enough to recover."""
+        """Record a fault; `undone` is when we began to end it, from when recovery may be possible."""
         self._monitor.faults += 1
         now, workers = time.time(), self._system.fleet.staying()
         line = {"what": "fault", "at": began, "began": began, "ended": now, "workers": workers}

@@ -1,7 +1,7 @@
-"""A server of its own that loses its data, while workers and a producer go on.
+"""A separate test: a server loses its data while workers and a producer go on.
 
-What it had is lost. What is pushed from then on runs once, and what the workers' code declares holds again: the
-limit of a job name, and a schedule. No worker ends or gets stuck.
+The jobs on it are lost. Jobs pushed from then on must run once, and the limit and the schedule that the workers'
+code declares must hold again. No worker may end or get stuck.
 """
 
 import random
@@ -26,11 +26,11 @@ from redisjobs.torture.nemesis import System
 _WITHIN = 60.0  # seconds for each step
 _LEASE = 2.0
 _KINDS = (Kind(), Kind(("--processes", "2"), processes=2))
-_TIMES = 2  # losses of each kind
+_TIMES = 2  # losses by each way
 
 
 def lose_data(directory: Path, seed: int) -> list[str]:
-    """Run it; return what went wrong."""
+    """Run the test; return what went wrong, in words."""
     directory.mkdir()
     rng = random.Random(f"{seed} data loss")
     with server.start(options=("--appendonly", "no")) as own:
@@ -70,7 +70,7 @@ def _restart(system: System) -> None:
 
 
 def _push(system: System) -> list[str]:
-    """Push jobs that run at once, that wait in line and that are due later; return their ids."""
+    """Push jobs that run at once, jobs that wait in line, and delayed jobs; return their ids."""
     kinds = [jobs.Work(system.rng.uniform(0, 1)) for _ in range(10)]
     limited = [jobs.Limited(number % 2, 0.1) for number in range(20)]
     pushed = list[str]()
@@ -106,7 +106,7 @@ def _look_after(monitor: Monitor, system: System, pushed: Sequence[str]) -> list
 
 
 def _judge(directory: Path, system: System, pushed: Sequence[str]) -> list[str]:
-    """Return the jobs that were pushed after a loss and did not run once, and the limits that did not hold."""
+    """Return which jobs pushed after a loss did not run exactly once, and where a limit did not hold."""
     notes = Recording(directory)
     for note in system.notes:
         notes.write(note)

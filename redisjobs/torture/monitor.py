@@ -1,4 +1,4 @@
-"""Waiting, and looking after workers and faults meanwhile."""
+"""Waits in the torture's main thread; meanwhile it restarts workers and shows the progress."""
 
 import time
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from redisjobs.model.queries import Counts
 from redisjobs.torture.nemesis import System
 
 _TICK = 0.05  # seconds
-_STALL = 0.5  # seconds of delay that count as a stall of this machine
+_STALL = 0.5  # seconds of delay that we record as a stall of this machine
 _SHOW = 0.5  # seconds between two lines of progress
 _SHOWN = {"pushed": "pushed", "completed": "done", "dead": "dead", "cancelled": "cancelled"}
 
 
 class Monitor:
-    """Waits; meanwhile starts workers that ended again, does the late acts of faults, and shows the progress.
+    """Waits. Meanwhile it restarts workers that ended, does the late acts of faults, and shows the progress.
 
     Args:
         system: The fleet and the stores.
@@ -24,8 +24,8 @@ class Monitor:
         show: Called with each line of progress.
 
     Attributes:
-        faults: How many have happened.
-        now: What is going on: faults, or what is waited for; '' for nothing.
+        faults: How many faults have happened.
+        now: The faults that are in force, or what the torture waits for; '' for neither.
     """
 
     def __init__(self, system: System, recording: Recording, show: Callable[[str], object]) -> None:
@@ -71,7 +71,7 @@ class Monitor:
         self._system.look_for_fenced()
         if time.monotonic() - self._shown > _SHOW:
             self._shown = time.monotonic()
-            with suppress(DriverError):  # a fault may have taken it away
+            with suppress(DriverError):  # a fault may have cut us off
                 self._counts = [store.counts() for store in self._system.stores]
             self._show(self._line())
 
@@ -83,7 +83,7 @@ class Monitor:
         return "  ".join(parts) + (f"  now: {self.now}" if self.now else "")
 
     def _note_stall(self, seconds: float) -> None:
-        """Record that this process did not get to run: leases may have run out, which explains what follows."""
+        """Record that this process did not get to run. Leases may have run out, so jobs may run again."""
         now = time.time()
         line = {"what": "stall", "name": "machine stood still", "at": now, "began": now - seconds, "ended": now}
         self._recording.write(line | {"lingers": 0.0, "reaches": 0.0, "hits": "all", "db": None, "pids": []})

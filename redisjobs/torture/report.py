@@ -1,4 +1,4 @@
-"""The report of a torture: a text for people, a document for programs."""
+"""Writes the report of a torture: a text for people, or a document for programs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -68,7 +68,7 @@ def _columns(recovery: Recovery) -> Sequence[tuple[Sequence[float], float]]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that this per cent of all values do not exceed."""
+    """Return the smallest value that at least this percentage of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 

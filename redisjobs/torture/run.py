@@ -22,12 +22,12 @@ from redisjobs.torture.monitor import Monitor
 from redisjobs.torture.nemesis import Fault, System
 
 LEASE = 2.0
-"""The shorter of the workers' leases, in seconds: many faults fit in."""
+"""The shorter of the workers' leases, in seconds. Short, so that a torture has time for many faults."""
 
 _RATE = 105.0  # jobs a second
-_DRAIN = 90.0  # seconds in which all work drains once the faults are over, or some of it at least
-_LATE = 60.0  # seconds in which all late acts of faults are done
-_WARM_UP = 60.0  # seconds in which the workers start, on a busy machine
+_DRAIN = 90.0  # seconds after the faults in which all jobs, or at least some, have to end
+_LATE = 60.0  # seconds in which all late acts of faults have to be done
+_WARM_UP = 60.0  # seconds in which the workers have to start, on a busy machine
 
 
 class Torture:
@@ -35,13 +35,13 @@ class Torture:
 
     Args:
         directory: For recordings and the workers' log.
-        length: How long faults come, in seconds.
+        length: For how many seconds faults come.
         show: Called with each line of progress.
 
     Attributes:
-        finals: What each database held at the end.
-        wrong: What went wrong and is in no recording.
-        seconds: How long it took.
+        finals: The contents of each database at the end.
+        wrong: Errors that are in no recording.
+        seconds: How long the torture took.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Torture:
         return list(lines.read(self._directory))
 
     def go(self) -> None:
-        """Run it all.
+        """Run the torture.
 
         Raises:
             RedisJobsError: The workers did not start.
@@ -89,7 +89,7 @@ class Torture:
         self.seconds = time.monotonic() - started
 
     def _harm(self) -> None:
-        """Push and break, then undo it all."""
+        """Run producers and faults, then undo the faults."""
         urls = self._place.urls(self._place.producers)
         producers = Producers(urls, self._place.queue, self._recording, seed=self._seed, rate=_RATE)
         attack = Attack(self._kinds, self._system, self._recording, self._monitor)
@@ -99,7 +99,7 @@ class Torture:
         self.wrong += producers.errors
 
     def _drain(self) -> None:
-        """Let all work come to its end, then the workers."""
+        """Wait until all jobs have ended, then end the workers."""
         if not self._monitor.until(lambda: not self._system.late, _LATE, "late bytes arrive"):
             self.wrong.append(f"{len(self._system.late)} jobs did not end in {_LATE:g} s")
         self._pause_schedules()
@@ -116,7 +116,7 @@ class Torture:
         self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
 
     def _pause_schedules(self) -> None:
-        """Let schedules catch up, then pause them, or the queue would never drain."""
+        """Wait until schedules have caught up, then pause them: else the queue would never drain."""
         stores = self._place.stores
         if not self._monitor.until(lambda: not any(map(schedules.behind, stores)), _LATE, "schedules catch up"):
             self.wrong += [what for store in stores for what in schedules.behind(store)]
@@ -124,7 +124,7 @@ class Torture:
             self.wrong.append(f"the schedules could not be paused in {_LATE:g} s")
 
     def _wait_again(self, told: Sequence[Line]) -> None:
-        """Ask again for the results that were waited for in vain: now all of them are there."""
+        """Ask again for results that a wait did not get: now all of them must be there."""
         for store, url in zip(self._place.stores, self._place.urls(self._place.producers), strict=True):
             answers = (line for line in told if line["what"] == "answered" and line["db"] == store.db)
             in_vain = [line["job"] for line in answers if line["error"] in UNKNOWN and not line.get("mark")]

@@ -1,4 +1,4 @@
-"""The driver of `memory://`: both sides of a queue whose state is in this process."""
+"""The driver of `memory://`: a queue whose state is in this process, for producers, operators and workers."""
 
 import math
 import secrets
@@ -22,7 +22,7 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 
 T = TypeVar("T")
 
-_ = (operator, schedules)  # which register what answers queries and changes
+_ = (operator, schedules)  # importing them registers the functions that answer queries and changes
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
@@ -65,16 +65,16 @@ class SyncMemoryDriver:
 
 
 def _check_time(until: float) -> None:
-    """Fail a call that comes too late; any other one is answered at once."""
+    """Raise Unavailable after the deadline. Before it, no call has to wait."""
     if time.monotonic() >= until:
         raise Unavailable("the deadline is over")
 
 
 class MemoryDriver:
-    """`memory://`: a producer's and an operator's side; see `Driver`.
+    """A producer's and an operator's side of `memory://`; see `Driver`.
 
     Args:
-        memory: The state, if it is shared with another driver.
+        memory: The state, to share it with another driver.
         now_ms: Returns the time; None for this machine's clock.
 
     Attributes:
@@ -218,19 +218,19 @@ class MemoryConsumer:
         await _listen(self._memory, CONTROL, on_notification)
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Beaten:
-        """Beat as the worker of the moment; for any thread."""
+        """Beat under the worker's current id; any thread may call it."""
         try:
             with self._memory.lock:
                 asked = worker.beat(self._memory, self.worker_id, facts)
         except Fenced as error:
             return error
-        leases = held() if asked else ()  # not under the lock, as it may wait for another thread
+        leases = held() if asked else ()  # not under the lock: it may wait for another thread
         with self._memory.lock:
             return worker.cancelled(self._memory, leases)
 
 
 class SyncMemoryConsumer:
-    """The same for sync code; see `SyncConsumer`."""
+    """One worker's side of `memory://` for sync code; see `SyncConsumer`."""
 
     def __init__(self, consumer: MemoryConsumer) -> None:
         self._consumer = consumer

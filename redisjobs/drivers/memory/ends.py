@@ -1,4 +1,4 @@
-"""How jobs end: done, cancelled or dead; what is kept of them, and what waiting processes learn."""
+"""Ends jobs: done, cancelled or dead. Keeps what the queue retains, and notifies waiting processes."""
 
 import math
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from redisjobs.model.job import State
 from redisjobs.model.transitions import Result
 
 _WATCHED = 60_000  # ms for which the last progress outlives its job
-_MOST_PROCESSES = 100  # that are notified about one job
-_DAY = 86_400_000  # ms for which progress is kept at most, and an outcome after its result
+_MOST_PROCESSES = 100  # waiting processes that are notified about one job
+_DAY = 86_400_000  # the most ms for which progress is kept, and for which an outcome outlives its result
 
 
 def finish(
@@ -23,7 +23,7 @@ def finish(
     *,
     is_remembered: bool = True,
 ) -> None:
-    """End a job that is done or cancelled; keep it with some notes, if the queue keeps such."""
+    """End a job that is done or cancelled; keep it with these notes, if the queue keeps such jobs."""
     now_ms = memory.now_ms()
     _conclude(memory, job, state, result)
     memory.remove(job)
@@ -35,7 +35,7 @@ def finish(
 
 
 def dead_letter(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
-    """Make a job a dead letter, with what is known of the failure."""
+    """Make a job a dead letter, with notes about its failure."""
     known = {"deliveries": str(job.deliveries), "failed_at": str(memory.now_ms()), **notes}
     memory.count("dead")
     _set_aside(memory, job, State.DEAD, known)
@@ -43,7 +43,7 @@ def dead_letter(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
 
 
 def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str]) -> None:
-    """Keep a job that waits for nothing, with some notes."""
+    """Keep a job that has failed or ended, with some notes."""
     queued_at = b"%d" % min(job.since_ms, memory.now_ms())
     noted = {"id": job.id, "priority": str(job.priority), **notes}
     job.fields = with_fields({b"queued_at": queued_at, **job.fields}, noted)
@@ -51,13 +51,13 @@ def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str])
 
 
 def remember(memory: Memory, job: Job) -> None:
-    """Remember the push of a job, so that it adds nothing if it is repeated."""
+    """Remember the push of a job, so that a repetition adds nothing."""
     now_ms = memory.now_ms()
     memory.ended.put((job.id, job.fields.get(b"nonce", b"")), True, now_ms + REMEMBERED, now_ms)
 
 
 def _conclude(memory: Memory, job: Job, state: State, result: Result | None = None) -> None:
-    """Free a job's unique key, note how it ended if its result is kept, and tell waiting processes."""
+    """Free a job's unique key, note how it ended if its result is kept, and notify waiting processes."""
     key, now_ms = job.text(b"unique"), memory.now_ms()
     if key and memory.uniques.get(key, ("", 0))[0] == job.id:
         del memory.uniques[key]
@@ -78,21 +78,21 @@ def _conclude(memory: Memory, job: Job, state: State, result: Result | None = No
 
 
 def report(memory: Memory, job: Job, progress: bytes) -> None:
-    """Note what a job has reported, and tell the processes that wait for it."""
+    """Store a job's reported progress, and notify the processes that wait for it."""
     now_ms = memory.now_ms()
     memory.progress.put(job.id, progress, now_ms + _DAY, now_ms)
     memory.tell_processes(job)
 
 
 def end_progress(memory: Memory, job: Job) -> None:
-    """Keep what a job has reported for another minute, for those who watch it."""
+    """Keep a job's last progress for another minute, for processes that watch the job."""
     progress = memory.progress.current(job.id, memory.now_ms())
     if progress is not None:
         memory.progress[job.id] = progress, memory.now_ms() + _WATCHED
 
 
 def kept_ms(job: Job) -> int | None:
-    """Return for how long a job's result is kept, in ms; None: the push did not say."""
+    """Return for how many ms a job's result is kept; None: the push did not say."""
     text = job.text(b"keep_result")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 14 else None
 
@@ -130,7 +130,7 @@ def _ended(memory: Memory, job_id: str, job: Job | None) -> JobStatus:
 
 
 def trim(memory: Memory) -> int:
-    """Delete jobs that are kept no longer; return how many."""
+    """Delete jobs that are older, or more, than the retention allows; return how many."""
     total, now_ms = 0, memory.now_ms()
     for state, place in memory.aside.items():
         jobs, keep = list(place.values()), memory.retention.of(state)

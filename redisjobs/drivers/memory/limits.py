@@ -1,4 +1,4 @@
-"""Limits: which jobs have a share, which wait in line, and whose turn is next."""
+"""Limits: which jobs hold a share of one, which wait in line, and which line has the next turn."""
 
 import math
 
@@ -8,8 +8,8 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.queries import FindLimits, LimitsFound
 from redisjobs.model.transitions import MOST_JOBS
 
-_LOST_MS = 5_000  # after which a line is looked at again, if jobs that had their turn did not start
-_MOST_LINES = 50  # that one claim hands back jobs from
+_LOST_MS = 5_000  # the next turn of a line comes after this time, in case jobs that had their turn did not start
+_MOST_LINES = 50  # lines that one claim hands back jobs from
 
 
 class Limiter:
@@ -20,13 +20,13 @@ class Limiter:
         self._full: set[str] = set()
 
     def start(self, job: Job, *, waited: bool = False) -> Line | None:
-        """Give a job a share if it needs one; or return the line that it has to wait in."""
+        """Give a job a share, if its name has a limit; or return the line in which it has to wait."""
         memory = self._memory
         limit = memory.limits.get(job.name) if memory.limits else None
         if limit is None:
             return None
         line = _line_of(memory, job)
-        if job.id in line.running:  # first: a job that is recovered has its share
+        if job.id in line.running:  # checked first: a recovered job has its share already
             return None
         if line.counts_as in self._full:
             return line
@@ -41,26 +41,26 @@ class Limiter:
             line.next_us = _next_us(line, limit, memory.now_ms() * 1000) + limit.every_us
         free, from_ms = _room(memory, line, limit)
         if line.is_open and not free:
-            memory.turns.pop(line.counts_as, None)  # until a share is given up
+            memory.turns.pop(line.counts_as, None)  # `give_up` sets the next turn
             if from_ms is not None:
                 _turn(memory, line, from_ms)
         return None
 
     def pass_on(self, job: Job) -> None:
-        """Let the next in line have a turn, as this job, which had one, does not start."""
+        """Give the next in line a turn, because this job had its turn and does not start."""
         line = self._memory.lines.get(job.counts_as)
         if line is not None and line.is_open and job.name in self._memory.limits:
             _turn(self._memory, line)
 
 
 def line_up(memory: Memory, job: Job, deliveries: int, line: Line) -> None:
-    """Let a job wait in line."""
+    """Put a job in a waiting line."""
     memory.move(job, line.waiting)
     job.deliveries, line.is_open = deliveries, True
 
 
 def give_up(memory: Memory, job: Job, *, refund: bool = False) -> None:
-    """Take the share of a job that runs no more; a refund lets its start not count for a rate."""
+    """Free the share of a job that no longer runs; with `refund` its start does not count for a rate."""
     line = memory.lines.get(job.counts_as) if memory.lines else None
     if line is None or job.id not in line.running:
         return
@@ -73,7 +73,7 @@ def give_up(memory: Memory, job: Job, *, refund: bool = False) -> None:
 
 
 def take_turns(memory: Memory) -> int:
-    """Hand back jobs whose turn it is; return how many."""
+    """Hand back jobs from the lines that have a turn now; return how many jobs."""
     now_ms, total = memory.now_ms(), 0
     due = sorted((at_ms, counts_as) for counts_as, at_ms in memory.turns.items() if at_ms <= now_ms)
     for _, counts_as in due[:_MOST_LINES]:
@@ -85,7 +85,7 @@ def take_turns(memory: Memory) -> int:
 
 
 def _hand_on(memory: Memory, line: Line, most: int) -> int:
-    """Hand back as many jobs of a line as may start."""
+    """Hand back as many jobs of a line as may start, up to `most`; return how many."""
     limit = memory.limits.get(line.name)
     free, from_ms = _room(memory, line, limit)
     if not free:
@@ -104,7 +104,7 @@ def _hand_on(memory: Memory, line: Line, most: int) -> int:
 
 
 def give_turns(memory: Memory, name: str) -> None:
-    """Let the next in all lines of a job name have a turn."""
+    """Give each line of a job name a turn now."""
     lines = [line for line in memory.lines.values() if line.is_open and line.name == name]
     for line in lines:
         _turn(memory, line)
@@ -113,7 +113,7 @@ def give_turns(memory: Memory, name: str) -> None:
 
 
 def tidy_lines(memory: Memory) -> None:
-    """Give each line that could go on a turn, as the clock may have been set; drop those that have no jobs."""
+    """Give a turn to each line that could go on, in case the clock was set; drop lines without jobs."""
     now_ms, given = memory.now_ms(), False
     for line in list(memory.lines.values()):
         free, from_ms = _room(memory, line, memory.limits.get(line.name))
@@ -126,12 +126,12 @@ def tidy_lines(memory: Memory) -> None:
 
 
 def has_turn(memory: Memory, since_ms: int = 0) -> bool:
-    """Whether a job that waits in line may start now, or might have for so long."""
+    """Whether a job in line may start now, and could have started `since_ms` ago."""
     return bool(memory.turns) and min(memory.turns.values()) <= memory.now_ms() - since_ms
 
 
 def next_turn(memory: Memory, due_in: float | None) -> float | None:
-    """Return in how many seconds a claim is needed, for a delayed job or for one in line."""
+    """Return the seconds until the next claim is needed, for a delayed job or for one in line."""
     if not memory.turns:
         return due_in
     turn_in = max(0, min(memory.turns.values()) - memory.now_ms()) / 1000
@@ -139,7 +139,7 @@ def next_turn(memory: Memory, due_in: float | None) -> float | None:
 
 
 def tell_turn(memory: Memory) -> None:
-    """Tell all workers when the next turn is, as the worker that was to look then may be gone."""
+    """Notify all workers of the time of the next turn: the worker that was to look then may be gone."""
     if memory.turns:
         memory.tell("due", str(min(memory.turns.values())))
 
@@ -152,7 +152,7 @@ def _set_limit(memory: Memory, change: SetLimit) -> str:
         memory.limits[change.name] = limit
     if limit == before:
         return ""
-    if before is None:  # jobs that started without a limit count, too
+    if before is None:  # jobs that started before the limit was set count too
         for job in memory.running():
             if job.name == change.name:
                 _line_of(memory, job).running.add(job.id)
@@ -179,7 +179,7 @@ def _line_of(memory: Memory, job: Job) -> Line:
 
 
 def _room(memory: Memory, line: Line, limit: Limit | None) -> tuple[float, int | None]:
-    """Return how many jobs of a line may start; and when one may, in ms, if the rate allows none now."""
+    """Return how many jobs of a line may start now; and if the rate allows none, when one may, in ms."""
     if line.name in memory.paused_names:
         return 0, None
     free = math.inf
@@ -187,7 +187,7 @@ def _room(memory: Memory, line: Line, limit: Limit | None) -> tuple[float, int |
         free = max(0, limit.max_concurrency - len(line.running))
     if not free or limit is None or limit.every_us is None or limit.ahead_us is None:
         return free, None
-    now_us = memory.now_ms() * 1000  # once: no job is in time if the clock goes on between two looks
+    now_us = memory.now_ms() * 1000  # read once: else the clock may move on between two comparisons
     from_us = _next_us(line, limit, now_us) - limit.ahead_us
     if from_us > now_us:
         return 0, math.ceil(from_us / 1000)
@@ -195,13 +195,13 @@ def _room(memory: Memory, line: Line, limit: Limit | None) -> tuple[float, int |
 
 
 def _next_us(line: Line, limit: Limit, now_us: int) -> int:
-    """Return when the next job starts at a steady rate; what is later than can be is corrected."""
+    """Return when the next job starts at a steady rate; correct a time that is impossibly late."""
     line.next_us = min(line.next_us, now_us + (limit.ahead_us or 0) + (limit.every_us or 0))
     return max(now_us, line.next_us)
 
 
 def _turn(memory: Memory, line: Line, at_ms: int | None = None) -> bool:
-    """Give the next in line a turn at that time, None for now; return False if it has an earlier one."""
+    """Give a line a turn at this time, None for now; return False if it already has an earlier one."""
     turn_ms, known_ms = memory.now_ms() if at_ms is None else at_ms, memory.turns.get(line.counts_as)
     is_sooner = known_ms is None or turn_ms < known_ms
     if is_sooner:

@@ -1,4 +1,4 @@
-"""An operator's side: what is seen of a queue, and what is changed; also what the code of workers declares."""
+"""An operator's side: functions that answer queries and make changes, also those that workers declare."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,9 +12,9 @@ from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
-_MOST_TAKEN = 200  # dead letters of a step
-_TIDY_MS = 55_000  # within which the queue is not tidied again
-_STRIPPED = (  # of a requeued job: its failure, its attempts, its unique key, its expiry
+_MOST_TAKEN = 200  # dead letters that one step of a bulk change takes
+_TIDY_MS = 55_000  # the queue is not tidied again within this time
+_STRIPPED = (  # fields that a requeued job loses: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
     b"expires_at started_at unique unique_until window finished_at ran_ms"
 ).split()
@@ -50,7 +50,7 @@ def _row(memory: Memory, job: Job) -> queries.Row:
 
 
 def _obstacle(memory: Memory, job: Job) -> WhyWaiting | None:
-    """Return why a job that waits does not start; None: only its place in line, or its due time."""
+    """Return what keeps a waiting job from starting; None: nothing but its place in line, or its due time."""
     line = memory.lines.get(job.counts_as)
     obstacles = {
         WhyWaiting.HELD: job.id in memory.held,
@@ -77,7 +77,7 @@ def _scan(memory: Memory, query: queries.Scan) -> queries.Scanned:
 
 
 def _after(memory: Memory, state: State, after: str) -> list[tuple[str, Job]]:
-    """Return the jobs of a state behind a place, in order, each with its own place."""
+    """Return the jobs of a state that come after a place, in order, each with its own place."""
 
     def place(job: Job) -> tuple[int, int]:
         if state in memory.aside:
@@ -103,7 +103,7 @@ def _passes(job: Job, wanted: queries.Filter, now_ms: int) -> bool:
 
 
 def _time_of(job: Job, name: bytes) -> int:
-    """Return a time that a field says; without it, when the job came to its place."""
+    """Return the time in a field, in ms; without one, when the job came to its place."""
     text = job.fields.get(name, b"")
     return int(text) if text.isdigit() and len(text) < 16 else job.since_ms
 
@@ -231,8 +231,8 @@ def _delete_all(memory: Memory, change: changes.DeleteAll) -> changes.BulkResult
 
 
 def _take(memory: Memory, wanted: queries.Filter, after: str, take: Callable[[str], object]) -> changes.BulkResult:
-    """Do something with the dead letters that a filter lets through, from where an earlier step left off."""
-    if not after:  # where to begin: behind the newest
+    """Call `take` with the dead letters that pass a filter, from where an earlier step left off."""
+    if not after:  # the first step only notes the newest dead letter, and takes none that comes later
         newest = next(reversed(memory.aside[State.DEAD]), None)
         return changes.BulkResult([], "" if newest is None else f"0 {-newest - 1}")
     step = _scan(memory, queries.Scan(State.DEAD, wanted, after, _MOST_TAKEN))

@@ -1,4 +1,4 @@
-"""How jobs come onto the queue: by a push, by another job that ends, by a schedule."""
+"""Adds jobs to the queue: for a push, for another job that ends, for a schedule."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from redisjobs.drivers.memory.state import REMEMBERED, Fields, Job, Memory, Push
 from redisjobs.model.job import OnConflict, State
 from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
 
-_STAYS = (b"nonce", b"queued_at", b"attempt", b"error", b"started_at")  # of a job that is replaced
+_STAYS = (b"nonce", b"queued_at", b"attempt", b"error", b"started_at")  # fields that a replaced job keeps
 
 
 def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-    """Put jobs on the queue, each id once."""
+    """Add jobs to the queue, each id once; return what became of each."""
     for job in jobs:
         if job.sent_ms is None:
             job.sent_ms = memory.now_ms()
@@ -35,7 +35,7 @@ def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Push
 
 
 def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: bool) -> Pushed:
-    """Add a job, unless its push, its id or its unique key is known; `added` has the ids that this call added."""
+    """Add a job, unless its push, its id or its unique key is known; `added` has the ids that this push added."""
     now_ms, there = memory.now_ms(), living(memory, job.job_id)
     was_refused = repeated and memory.refused.current(one, now_ms) is not None
     if not was_refused and memory.ended.current(one, now_ms) is not None:
@@ -43,7 +43,7 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
     if there and job.job_id not in added and (not job.nonce or there.fields.get(b"nonce", b"") == one[1]):
         return Pushed(Reply.REPEATED)
     if repeated and not was_refused and job.sent_ms is not None and now_ms - job.sent_ms > REMEMBERED:
-        return Pushed(Reply.UNKNOWN)  # it may have ended, and be forgotten, as the clock was set ahead
+        return Pushed(Reply.UNKNOWN)  # too old: the job may have ended, and its push may be forgotten
     if there:
         return Pushed(Reply.EXISTS)
     if was_refused:
@@ -59,32 +59,32 @@ def _push(memory: Memory, job: NewJob, one: Push, added: set[str], *, repeated: 
 
 
 def living(memory: Memory, job_id: str) -> Job | None:
-    """Return the job that has an id, if it has not ended."""
+    """Return the job with this id, if it has not ended."""
     job = memory.jobs.get(job_id)
     return None if job is None or job.has_ended else job
 
 
 def _remember(memory: Memory, job: NewJob, one: Push, answer: Pushed) -> None:
-    """Remember what a push was answered that met a unique key, to answer it so again."""
+    """Remember the answer to a push that met a unique key, so that a repetition gets the same answer."""
     if job.on_conflict is not OnConflict.SKIP and answer.holder:
         now_ms = memory.now_ms()
         memory.answers.put(one, answer, now_ms + REMEMBERED, now_ms)
 
 
 def push_with(memory: Memory, parent: Job, job: NewJob) -> bool:
-    """Add a job that another one pushes as it ends; return whether it was added."""
+    """Add a job that `parent` pushes as it ends; return whether it was added."""
     if living(memory, job.job_id):
         return False
     is_added = add(memory, job, parent).reply is Reply.OK
-    if is_added:  # its id was made of its parent's: an earlier run may have pushed one that has ended
+    if is_added:  # its id is made of its parent's: an earlier run may have pushed the same id
         forget_end(memory, job.job_id)
     return is_added
 
 
 def add(memory: Memory, job: NewJob, parent: Job | None = None) -> Pushed:
-    """Add a job, or replace the one that holds its unique key, or leave that as it is.
+    """Add a job, unless another one holds its unique key: then replace that one, or leave it as it is.
 
-    The key of `parent` is free: that job ends, and pushes this one.
+    The key of `parent` counts as free: that job ends, and pushes this one.
     """
     holder_id, replaced = _holder(memory, job, parent)
     if replaced:
@@ -101,14 +101,14 @@ def add(memory: Memory, job: NewJob, parent: Job | None = None) -> Pushed:
 
 
 def _replace(memory: Memory, job: NewJob, holder: Job) -> None:
-    """Make a job that waits what a push says; its id, nonce, attempt and time of push stay."""
+    """Give a waiting job the content of a new push; it keeps its id, nonce, attempt and time of push."""
     before = {b"queued_at": b"%d" % min(holder.since_ms, memory.now_ms()), **holder.fields}
     _put(memory, job, holder, {name: before[name] for name in _STAYS if name in before})
     memory.count("replaced")
 
 
 def _put(memory: Memory, job: NewJob, there: Job, notes: Fields) -> None:
-    """Make a job ready or delayed, as a push says, with some notes; it holds its unique key from now on."""
+    """Make a job ready or delayed, with a push's fields and some notes. From now on it holds its unique key."""
     now_ms, flat = memory.now_ms(), [encoded(part) for part in job.fields]
     fields = {b"id": encoded(there.id), **dict(zip(flat[::2], flat[1::2], strict=True)), **notes}
     if job.expires_in_ms is not None:
@@ -125,7 +125,7 @@ def _put(memory: Memory, job: NewJob, there: Job, notes: Fields) -> None:
 
 
 def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str, Job | None]:
-    """Return the id of the job that holds a new one's unique key, '' for none; and it, if it is to be replaced."""
+    """Return the id of the job that holds a new job's unique key, or ''; and that job, if it is to be replaced."""
     holder_id = memory.uniques.current(job.unique, memory.now_ms()) if job.unique else None
     if holder_id is None or (parent and holder_id == parent.id and job.unique == parent.text(b"unique")):
         return "", None
@@ -141,13 +141,13 @@ def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str
 
 
 def forget_end(memory: Memory, job_id: str) -> None:
-    """Forget how a job of this id ended, and what it reported: there is a new one."""
+    """Forget how an earlier job with this id ended, and what it reported."""
     for known in (memory.outcomes, memory.results, memory.progress):
         known.pop(job_id, None)
 
 
 def due_time(due: Due | None, now_ms: int) -> int:
-    """Return when a job may run, in ms; 0 is at once."""
+    """Return when a job may run, in ms; 0 means at once."""
     match due:
         case None:
             return 0

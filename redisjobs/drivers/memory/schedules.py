@@ -1,4 +1,4 @@
-"""Schedules: what was put or declared, which schedulers are there, and how slots fire."""
+"""Stores schedules and the schedulers that declare them, and fires slots."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def _put_schedules(memory: Memory, change: stored.PutSchedules) -> stored.PutAns
         mates = memory.schedulers.setdefault(by.release, {})
         was_there = by.scheduler in mates and _is_now(memory, mates[by.scheduler])
         for said, who in ((mates, by.scheduler), (memory.releases, by.release)):
-            # Else one that is gone counts again once a clock that was set back catches up.
+            # Else a scheduler that is gone would count again when a clock that was set back catches up.
             for silent in [each for each, seen_ms in said.items() if not _is_now(memory, seen_ms)]:
                 del said[silent]
             said[who] = now_ms
@@ -37,14 +37,14 @@ def _put(memory: Memory, put: stored.Put, by: stored.Declarer | None, now_ms: in
     if against is not None:
         return against
     if by and there and is_same and (there.declared_by or 0) > by.began_ms and _is_declared(memory, there):
-        return Reply.OK  # it stays that scheduler's, which began later and declares the same
+        return Reply.OK  # it stays with the scheduler that began later and declares the same
     is_moved = by is None or there is None or not is_same or there.release != by.release
     if definition is not None and (by is None or not is_same):
         is_new_rule = there is None or there.definition.rule != definition.rule
         there = there or StoredSchedule(definition, put.fingerprint, 0)
         memory.schedules[put.name] = there = replace(there, definition=definition, fingerprint=put.fingerprint)
         memory.removed.pop(put.name, None)
-        if is_new_rule:  # not before a slot that was fired: the clock may have been set back
+        if is_new_rule:  # never before the last slot: the clock may have been set back
             since_ms = now_ms if put.since_ms is None else min(put.since_ms, now_ms)
             there.last_ms = max(since_ms, there.last_ms)
     assert there is not None
@@ -57,7 +57,7 @@ def _put(memory: Memory, put: stored.Put, by: stored.Declarer | None, now_ms: in
 def _against(
     memory: Memory, there: StoredSchedule | None, put: stored.Put, by: stored.Declarer | None
 ) -> Reply | None:
-    """Return what is against it; None for nothing."""
+    """Return why a schedule may not be put; None: it may."""
     is_declared = there is not None and _is_declared(memory, there)
     if by is None:
         return Reply.DECLARED if is_declared else None
@@ -91,17 +91,17 @@ def _is_now(memory: Memory, seen_ms: int) -> bool:
 
 
 def _is_served(memory: Memory, release: str) -> bool:
-    """Whether a scheduler of that release is there."""
+    """Whether a scheduler of this release has reported lately."""
     return release in memory.releases and _is_now(memory, memory.releases[release])
 
 
 def _is_declared(memory: Memory, there: StoredSchedule) -> bool:
-    """Whether a scheduler that is there declares it."""
+    """Whether code declares the schedule, and a scheduler of that release has reported lately."""
     return there.declared_by is not None and _is_served(memory, there.release)
 
 
 def _number(memory: Memory, there: StoredSchedule) -> None:
-    """Give a change its number."""
+    """Give a schedule the number of a new change."""
     memory.change = there.change = max(memory.change + 1, memory.now_ms())
 
 

@@ -1,6 +1,7 @@
-"""The state of one queue: its jobs and the place that each is in, workers, limits, and what is remembered.
+"""The state of one queue in memory: its jobs and their places, workers, limits, schedules and recent pushes.
 
-Nothing outlives the process. Times that end in `_ms` or `_us` are the queue's; others are of the monotonic clock.
+Nothing outlives the process. Times whose names end in `_ms` or `_us` are by the queue's clock, others by the
+monotonic clock.
 """
 
 import threading
@@ -26,13 +27,13 @@ Fields = Mapping[bytes, bytes]
 Push = tuple[str, bytes]  # job id, nonce
 Listener = Callable[[Notification], None]
 
-REMEMBERED = 60_000  # ms for which a push is remembered after its job ended, as it may be repeated
-CONTROL, READY = " control", " ready"  # channels beside those of processes: for all, and for new jobs
-_SWEPT = 1_000  # values below which none is dropped
+REMEMBERED = 60_000  # ms for which a push is remembered after its job ended, because it may be repeated
+CONTROL, READY = " control", " ready"  # channels: for all listeners, and for new jobs; each process has one too
+_SWEPT = 1_000  # expired values are dropped only if there are at least this many
 
 
 class Place(dict[int, "Job"]):
-    """The jobs that are in one place, by number; their state, and the worker that runs them."""
+    """The jobs in one place, by number; with their state, and the worker that runs them."""
 
     __slots__ = ("state", "worker")
 
@@ -47,16 +48,16 @@ class Job:
 
     id: str
     priority: Priority
-    fields: Fields  # what was pushed, and what was noted since
+    fields: Fields  # the fields that were pushed, and notes made since
     place: Place = field(init=False, compare=False, repr=False)
-    number: int = 0  # greater than that of each job that came to its place before
-    since_ms: int = 0  # when it became ready, was delayed or set aside
+    number: int = 0  # greater than that of each job that became ready, delayed or set aside before it
+    since_ms: int = 0  # when it became ready, delayed or set aside
     due_ms: int = 0  # of a delayed job
     deliveries: int = 0
-    since: float = 0.0  # when it was delivered or handed back last
+    since: float = 0.0  # when it was last delivered or handed back
     ran_isolated: bool = False  # its last worker ran nothing else
     is_cancelling: bool = False  # a cancel was asked for while it ran
-    processes: tuple[str, ...] = ()  # that wait for its end
+    processes: tuple[str, ...] = ()  # the processes that wait for its end
 
     @property
     def state(self) -> State:
@@ -77,7 +78,7 @@ class Job:
 
     @property
     def counts_as(self) -> str:
-        """What it counts as under a limit: its name, or its name and its limit key."""
+        """The name under which a limit counts it: its job name, or its job name and limit key."""
         key = self.text(b"limit_key")
         return f"{self.name} {key}" if key else self.name
 
@@ -93,13 +94,13 @@ class Worker:
     """A worker: its lease, and the jobs that it runs."""
 
     id: str
-    run: str  # tells it from another worker with this id
+    run: str  # tells it from another worker with the same id
     lease: float  # seconds
     until: float  # when its lease ends; once it is fenced, until when its id stays taken
     jobs: Place = field(init=False)
-    cancels: int = 0  # of its jobs that were asked for
-    facts: Mapping[str, str] = field(default_factory=dict)  # what its heartbeats said
-    answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)  # by lane, of the turn of that number
+    cancels: int = 0  # how often a cancel of one of its jobs was asked for
+    facts: Mapping[str, str] = field(default_factory=dict)  # what its heartbeats reported
+    answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)  # by lane: the last turn and its answer
 
     def __post_init__(self) -> None:
         self.jobs = Place(State.RUNNING, self.id)
@@ -107,12 +108,12 @@ class Worker:
 
 @dataclass(slots=True)
 class Line:
-    """The jobs that count together under a limit: those of a name, or of a name and a key."""
+    """The jobs that one limit counts together: those of a name, or of a name and a key."""
 
     counts_as: str
     waiting: Place = field(default_factory=lambda: Place(State.READY))
     running: set[str] = field(default_factory=set)  # ids of jobs that have a share of the limit
-    is_open: bool = False  # jobs that come now wait in line
+    is_open: bool = False  # whether jobs that come now have to wait in line
     next_us: int = 0  # when the next job starts at a steady rate; a burst may start it earlier
 
     @property
@@ -122,22 +123,22 @@ class Line:
 
 @dataclass(slots=True)
 class StoredSchedule:
-    """A schedule, and what became of it."""
+    """A schedule, and how far it has fired."""
 
     definition: Definition
     fingerprint: str
-    last_ms: int  # the slot that was seen to last
-    fired_ms: int | None = None  # the slot that it fired last
-    fired_by: str = ""  # the scheduler that did
-    missed: int = 0  # slots that had no job of their own
+    last_ms: int  # the last slot that was handled
+    fired_ms: int | None = None  # the last slot that it fired
+    fired_by: str = ""  # the scheduler that fired it
+    missed: int = 0  # slots that got no job of their own
     is_paused: bool = False
     change: int = 0  # the number of its last change
     declared_by: int | None = None  # when the scheduler began that declares it; None: it was put at run time
-    release: str = ""  # of that scheduler
+    release: str = ""  # the release of that scheduler
 
 
 class Expiring(dict[K, tuple[V, float]]):
-    """Values, each with the time in ms at which it is forgotten."""
+    """Values, each with the time in ms at which it expires."""
 
     _sweep_at = _SWEPT
 
@@ -146,7 +147,7 @@ class Expiring(dict[K, tuple[V, float]]):
         return None if found is None or found[1] <= now_ms else found[0]
 
     def put(self, key: K, value: V, until_ms: float, now_ms: int) -> None:
-        """Keep a value until then; drop what is over, each time that twice as much is there as was left."""
+        """Keep a value until `until_ms`. Drop expired values when their number has doubled since the last time."""
         self[key] = value, until_ms
         if len(self) >= self._sweep_at:
             for each in [each for each, (_, until_ms) in self.items() if until_ms <= now_ms]:
@@ -155,7 +156,7 @@ class Expiring(dict[K, tuple[V, float]]):
 
 
 class Memory:
-    """The state of one queue. Who calls its methods has the lock.
+    """The state of one queue. Callers of its methods must hold the lock.
 
     Args:
         now_ms: Returns the time; None for this machine's clock.
@@ -170,14 +171,14 @@ class Memory:
         self.last_number = 0
         self.new = {priority: Place(State.READY) for priority in Priority}  # never delivered
         self.returned = Place(State.READY)  # handed back
-        self.isolated = Place(State.READY)  # handed back, and for a worker that runs nothing else
-        self.parked = Place(State.READY)  # passed over: they, or their names, may not start
+        self.isolated = Place(State.READY)  # handed back, for a worker that runs nothing else
+        self.parked = Place(State.READY)  # jobs that may not start, because they are held or their name is paused
         self.delayed = Place(State.DELAYED)
         self.aside = {state: Place(state) for state in (State.DEAD, State.COMPLETED, State.CANCELLED)}
         self.totals: dict[str, int] = {}
 
         self.workers: dict[str, Worker] = {}
-        self.fenced: dict[str, Worker] = {}  # a late read may still bring them jobs
+        self.fenced: dict[str, Worker] = {}  # kept for a while: a late read may still bring them jobs
         self.promoter = ("", 0)  # the worker that looks when delayed jobs are due, and until when in ms
 
         self.paused: int | None = None  # since when, in ms
@@ -189,20 +190,20 @@ class Memory:
 
         self.uniques = Expiring[str, str]()  # the job that holds a unique key
         self.ended = Expiring[Push, bool]()
-        self.refused = Expiring[Push, bool]()  # when they were repeated
-        self.answers = Expiring[Push, Pushed]()  # to pushes that met a unique key
-        self.outcomes = Expiring[str, JobStatus]()  # of jobs whose result is kept
+        self.refused = Expiring[Push, bool]()  # pushes that were refused when they were repeated
+        self.answers = Expiring[Push, Pushed]()  # answers to pushes that met a unique key
+        self.outcomes = Expiring[str, JobStatus]()  # how jobs ended whose result is kept
         self.results = Expiring[str, bytes]()  # JSON
         self.progress = Expiring[str, bytes]()
 
         self.retention: Retention = DEFAULT
-        self.declared: set[str] = set()  # by workers; see `Declare`
+        self.declared: set[str] = set()  # the declarations of workers; see `Declare`
         self.tidied_ms: int | None = None
         self.schedules: dict[str, StoredSchedule] = {}
-        self.removed: dict[str, int] = {}  # schedules, and the numbers of these changes
+        self.removed: dict[str, int] = {}  # removed schedules, and the number of each removal
         self.change = 0  # the number of the last change of a schedule
-        self.releases: dict[str, int] = {}  # when a scheduler of each was there last, in ms
-        self.schedulers: dict[str, dict[str, int]] = {}  # by release and id, likewise
+        self.releases: dict[str, int] = {}  # when a scheduler of each release last reported, in ms
+        self.schedulers: dict[str, dict[str, int]] = {}  # by release and id: when each last reported, in ms
 
     def worker(self, worker_id: str) -> Worker:
         if worker_id not in self.workers:
@@ -229,7 +230,7 @@ class Memory:
             self.tell("due", str(due_ms))
 
     def move(self, job: Job, place: Place) -> None:
-        """Move a job that is ready or runs; it keeps its number."""
+        """Move a ready or running job to another place; it keeps its number."""
         del job.place[job.number]
         job.place = place
         place[job.number] = job
@@ -240,14 +241,14 @@ class Memory:
         job.since = time.monotonic()
 
     def hand_back(self, job: Job, deliveries: int) -> None:
-        """Take a job from its worker, or out of a line; it goes before new jobs."""
+        """Take a job from its worker, or out of a line. Workers claim it before new jobs."""
         self.move(job, self.returned)
         job.deliveries, job.since = max(0, deliveries), time.monotonic()
 
     def remove(self, job: Job) -> None:
         del job.place[job.number]
         job.number = 0
-        if self.jobs.get(job.id) is job:  # of one that has ended, it may be another job's by now
+        if self.jobs.get(job.id) is job:  # if it has ended, another job may have its id by now
             del self.jobs[job.id]
 
     def next_due(self) -> int | None:
@@ -258,7 +259,7 @@ class Memory:
         return sorted(due, key=lambda job: (job.due_ms, job.number))
 
     def running(self) -> Iterator[Job]:
-        """Return the jobs that workers hold, also those that were fenced."""
+        """Return the jobs that workers hold, also those of fenced workers."""
         for worker in (*self.workers.values(), *self.fenced.values()):
             yield from worker.jobs.values()
 
@@ -291,7 +292,7 @@ CHANGES: dict[type[Any], Callable[[Memory, Any], Any]] = {}
 
 
 def answers(asked: type[Query[T] | Change[T]]) -> Callable[[Callable[[Memory, V], T]], Callable[[Memory, V], T]]:
-    """Register a function as what answers a query, or makes a change."""
+    """Register a function that answers a query, or makes a change."""
 
     def register(answer: Callable[[Memory, V], T]) -> Callable[[Memory, V], T]:
         (QUERIES if issubclass(asked, Query) else CHANGES)[asked] = answer
@@ -301,12 +302,12 @@ def answers(asked: type[Query[T] | Change[T]]) -> Callable[[Callable[[Memory, V]
 
 
 def by_rank(jobs: Iterable[Job]) -> list[Job]:
-    """Return jobs by priority, and the oldest first."""
+    """Return jobs in order of priority, the oldest first within each."""
     return sorted(jobs, key=lambda job: (job.rank, job.number))
 
 
 def encoded(value: str | bytes) -> bytes:
-    """Return a name or a value as a field has it."""
+    """Return a field's name or value as bytes."""
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""A worker's side: it joins, beats, settles jobs and claims others, takes over from the dead, and leaves."""
+"""A worker's calls: it joins, beats, settles and claims jobs, takes over from lost workers, and leaves."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,14 @@ from redisjobs.model.transitions import (
     Turn,
 )
 
-_WATCHED = 5.0  # seconds, beyond a lease, for which jobs are taken from a fenced worker
-_PROMOTES = 20_000  # ms for which one worker looks when delayed jobs are due
-_MOST_SILENT = 100  # workers that one look names
-_LATE, _TURN_LATE = 250, 2_000  # ms after which the others look, too
+_WATCHED = 5.0  # seconds beyond a lease for which a fenced worker may still get jobs, which are handed back
+_PROMOTES = 20_000  # ms for which one worker is the promoter
+_MOST_SILENT = 100  # silent workers that one call names
+_LATE, _TURN_LATE = 250, 2_000  # ms that a delayed job, or a turn, is late before the other workers look too
 
 
 def join(memory: Memory, worker_id: str, lease: float, run: str) -> None:
-    """Let a worker begin; `run` tells it from another one with its id."""
+    """Register a worker; `run` tells it from another worker with its id."""
     there = memory.workers.get(worker_id)
     if there is not None and there.run == run:
         return
@@ -71,9 +71,9 @@ def cancelled(memory: Memory, leases: Sequence[Lease]) -> list[Lease]:
 
 
 def settle(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settlements) -> Exchange:
-    """Settle jobs of a worker; a turn that comes again is answered as before."""
+    """Settle jobs of a worker. A turn that is sent again gets the same answer."""
     worker = memory.worker(worker_id)
-    turn = turn if settlements else None  # what settles nothing is never sent again
+    turn = turn if settlements else None  # a worker never sends a turn without settlements again
     last, answer = worker.answers.get(turn.lane, (0, Exchange())) if turn else (0, Exchange())
     if turn and turn.number < last:
         raise DriverError("these settlements came after later ones of this worker; nothing was written")
@@ -81,7 +81,7 @@ def settle(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settl
         return answer
     replies, added = [Reply.LEASE_LOST] * len(settlements), dict[int, list[bool]]()
     released = 0
-    # Jobs that push others go first: an id that ends beside them is still taken.
+    # Jobs that push others go first, as in Redis: the id of a job that ends in the same batch is still taken.
     in_order = sorted(enumerate(settlements), key=lambda each: not getattr(each[1][1], "pushes", ()))
     for at, (lease, settlement) in in_order:
         job = _leased(memory, worker, lease)
@@ -99,14 +99,14 @@ def settle(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settl
 
 
 def _leased(memory: Memory, worker: Worker, lease: Lease) -> Job | None:
-    """Return the job of a lease, if the worker holds it by this very delivery."""
+    """Return the job of a lease, if the worker still holds it, from the same delivery."""
     job = memory.jobs.get(lease.job_id)
     is_held = job and job.number in worker.jobs and (job.number, job.deliveries) == (lease.token, lease.deliveries)
     return job if is_held else None
 
 
 def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
-    """Do with a job what its worker says."""
+    """Settle one job as its worker asks."""
     match settlement:
         case ReportProgress(progress):
             report(memory, job, progress)
@@ -129,18 +129,18 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
         _retry(memory, job, settlement)
         return Reply.OK
     if isinstance(settlement, RetryLater):
-        keep_ms = settlement.changes.get("keep_result")  # it may be known to its worker alone
+        keep_ms = settlement.changes.get("keep_result")  # maybe only its worker knows it
         finish(memory, job, State.CANCELLED, ran, Result(int(keep_ms)) if keep_ms else None)
         return Reply.CANCELLED
     if settlement.reported:
         end_progress(memory, job)
     if isinstance(settlement, DeadLetter):
-        told = ("reason", "error", "traceback", "error_type", "fingerprint")
-        notes = {name: getattr(settlement, name) for name in told}
+        noted = ("reason", "error", "traceback", "error_type", "fingerprint")
+        notes = {name: getattr(settlement, name) for name in noted}
         dead_letter(memory, job, ran | notes | ({} if settlement.reason == "failed" else {"ran_ms": ""}))
     else:
         state = State.CANCELLED if settlement.cancelled else State.COMPLETED
-        is_young = job.since_ms > memory.now_ms() - REMEMBERED  # else its push can't be repeated any more
+        is_young = job.since_ms > memory.now_ms() - REMEMBERED  # its push may still be repeated
         finish(memory, job, state, ran, settlement.result, is_remembered=is_young)
     return Reply.OK
 
@@ -155,7 +155,7 @@ def _retry(memory: Memory, job: Job, settlement: RetryLater) -> None:
 
 
 def tell_released(memory: Memory, number: int) -> None:
-    """Count jobs that were handed back, and tell of them."""
+    """Count jobs that were handed back, and notify workers."""
     if number:
         memory.count("released", number)
         memory.tell("released", str(number))
@@ -163,7 +163,7 @@ def tell_released(memory: Memory, number: int) -> None:
 
 @dataclass(slots=True)
 class _Claim:
-    """A claim: what was asked for, and what it brought."""
+    """A claim under way: its limits, and the jobs so far."""
 
     worker: Worker
     count: int
@@ -183,7 +183,7 @@ class _Claim:
 
 
 def claim(memory: Memory, worker_id: str, count: int, max_deliveries: int, *, idle: bool = False) -> Exchange:
-    """Promote what is due, then lease jobs by priority, those that were handed back first; no replies."""
+    """Promote due jobs, then lease jobs by priority, those that were handed back first."""
     worker, now_ms, is_paused = memory.worker(worker_id), memory.now_ms(), memory.paused is not None
     for job in memory.due(now_ms):
         memory.enqueue(job, 0)
@@ -217,7 +217,7 @@ def claim(memory: Memory, worker_id: str, count: int, max_deliveries: int, *, id
 
 
 def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
-    """Give a worker a job that was handed back; or end it; or leave it to a worker that runs nothing else."""
+    """Deliver a job that was handed back; or end it, park it, line it up, or keep it for an idle worker."""
     if job.place is memory.isolated and not claimed.runs_nothing:
         return
     deliveries, most = job.deliveries + 1, claimed.max_deliveries
@@ -256,12 +256,12 @@ def _read(memory: Memory, worker: Worker, priority: Priority, count: int, limite
 
 
 def read(memory: Memory, worker_id: str, count: int) -> list[Lease] | None:
-    """Lease up to `count` new jobs of each priority; None: there are none.
+    """Lease up to `count` new jobs of each priority; return None if there are none.
 
-    A worker that was fenced meanwhile may get them too; they are taken from it later.
+    A worker that was fenced meanwhile may still get jobs, as in Redis; `reclaim` takes them from it later.
 
     Raises:
-        Fenced: The worker is not known; or it was fenced, and some jobs may not start.
+        Fenced: The worker is unknown; or it was fenced, and some jobs may not start.
     """
     worker = memory.workers.get(worker_id) or memory.fenced.get(worker_id)
     if worker is None or (worker_id in memory.fenced and memory.is_restricted()):
@@ -275,7 +275,7 @@ def read(memory: Memory, worker_id: str, count: int) -> list[Lease] | None:
 
 
 def recover(memory: Memory, worker_id: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:
-    """Return what a worker has, and did not name, and has had for some seconds."""
+    """Return the jobs that a worker has had for `older` seconds without naming them in `held`."""
     known, until = {lease.token for lease in held}, time.monotonic() - older
     jobs = by_rank(memory.worker(worker_id).jobs.values())
     missed = [job for job in jobs if job.number not in known and job.since <= until]
@@ -285,7 +285,7 @@ def recover(memory: Memory, worker_id: str, held: Sequence[Lease], older: float 
 
 
 def _startable(memory: Memory, jobs: Sequence[Job], limiter: Limiter) -> list[Job]:
-    """Return those of a worker's jobs that may start; the others are handed back, parked, or wait in line."""
+    """Return those of a worker's jobs that may start; hand back, park or line up the others."""
     startable = []
     for job in jobs:
         deliveries, may_not = max(0, job.deliveries - 1), memory.may_not_start(job)
@@ -306,7 +306,7 @@ def _lease(job: Job) -> Lease:
 
 
 def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others: bool) -> Reclaimed:
-    """Fence workers that are lost, and hand back what fenced ones hold."""
+    """Fence lost workers, and hand back the jobs of fenced ones."""
     memory.worker(worker_id)
     fenced = []
     for each in silent:
@@ -321,7 +321,7 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
     memory.count("reclaimed", jobs)
     if jobs:
         memory.tell("released", str(jobs))
-    if fenced or len(memory.fenced) < known:  # it may be the one that was to look then
+    if fenced or len(memory.fenced) < known:  # the worker that was to look at the next turn may be gone
         tell_turn(memory)
     return Reclaimed(
         silent=[Silent(each.id, _until_ms(each), each.lease) for each in over[:_MOST_SILENT]],
@@ -338,7 +338,7 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
 
 
 def fence(memory: Memory, worker: Worker) -> None:
-    """Refuse all that a worker says from now on; what it holds is handed back by the next look."""
+    """Refuse all further calls of a worker; the next `reclaim` hands back its jobs."""
     del memory.workers[worker.id]
     worker.until = time.monotonic() + worker.lease + _WATCHED
     memory.fenced[worker.id] = worker
@@ -349,7 +349,7 @@ def _until_ms(worker: Worker) -> str:
 
 
 def _hand_back_fenced(memory: Memory) -> int:
-    """Hand back what fenced workers hold, also what late reads have brought them; return how many jobs."""
+    """Hand back the jobs of fenced workers, also those of late reads; return how many jobs."""
     total, now = 0, time.monotonic()
     for worker in list(memory.fenced.values()):
         jobs = hand_back(memory, worker, MOST_JOBS - total)
@@ -371,7 +371,7 @@ def hand_back(memory: Memory, worker: Worker, most: int | None = None, *, refund
 
 
 def _may_promote(memory: Memory, worker_id: str) -> bool:
-    """Whether a worker is the one that looks when delayed jobs are due."""
+    """Whether this worker is, or becomes, the promoter: the one that looks when delayed jobs are due."""
     now_ms, (other, until_ms) = memory.now_ms(), memory.promoter
     is_valid = now_ms < until_ms <= now_ms + _PROMOTES and other in memory.workers
     if is_valid and other != worker_id:
@@ -381,7 +381,7 @@ def _may_promote(memory: Memory, worker_id: str) -> bool:
 
 
 def release(memory: Memory, worker_id: str, *, refund: bool, watch: bool) -> int:
-    """Hand back all that a worker holds, and forget it; return how many jobs."""
+    """Hand back all jobs of a worker, and end its lease; return how many jobs."""
     was_fenced = worker_id in memory.fenced
     worker = memory.fenced.get(worker_id) or memory.workers.get(worker_id)
     released = 0 if worker is None else hand_back(memory, worker, refund=refund and not was_fenced)

@@ -1,4 +1,4 @@
-"""What a producer and an operator ask, one script each: its words, and how its reply is read."""
+"""Queries and changes that are one call of a script: the script's arguments, and how to parse its reply."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +32,10 @@ from redisjobs.model.transitions import Reply
 T = TypeVar("T")
 
 REPLY_BYTES = str(1024 * 1024)
-"""The bytes of entries that one step looks at, or gives back, more or less."""
+"""About how many bytes of entries one step reads or returns."""
 
 FAR = 1e15
-"""The latest time that counts, in ms: a due time may have been changed to `inf` in Redis."""
+"""The latest time that we show, in ms: someone may have changed a due time to `inf` in Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class _Call:
     """A query or a change that is one call of a script."""
 
     script: str
-    words: Callable[[Any, str], Wire]  # the arguments, made of it and of `Commands.now`
-    read: Callable[[Any], Any] = reply_of  # what the reply means
+    words: Callable[[Any, str], Wire]  # makes the script's arguments of the call and `Commands.now`
+    read: Callable[[Any], Any] = reply_of  # parses the reply
 
 
 def _filter_words(wanted: queries.Filter) -> list[Word]:
-    """Return a filter as scripts take it."""
+    """Return a filter as arguments of a script."""
     texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason)]
     return [*texts, number_word(wanted.older_ms)]
 
@@ -140,7 +140,7 @@ def _backlog(reply: Any) -> queries.Backlog:
 
 
 def _since(value: bytes) -> float:
-    """Return the ms of an entry id, or a time in ms, which may have been changed to `-inf` in Redis."""
+    """Return the ms of an entry id, or of a time. A time may be `-inf`, if someone changed it in Redis."""
     return float(value.partition(b"-")[0] or 0)
 
 
@@ -164,7 +164,7 @@ def _pauses(reply: Any) -> queries.Pauses:
 
 
 def _whole(value: bytes) -> int:
-    """Return a time in ms; 0 for a value that was changed in Redis and is none."""
+    """Return a time in ms; 0 for a value that was changed in Redis and is no time."""
     return int(value) if value.isdigit() and len(value) < 16 else 0
 
 
@@ -280,9 +280,9 @@ _CALLS: Mapping[type[Any], _Call] = {
 
 
 def command_of(commands: Commands, asked: Query[T] | Change[T]) -> Command[T]:
-    """Return the command for a query or a change that is one call; raise Unsupported if there is none.
+    """Return the command for a query or a change that is one call; raise Unsupported for an unknown one.
 
-    `long_calls.py` has those that may take several.
+    `long_calls.py` has the calls that may take several round trips.
     """
     call = supported(_CALLS, asked, "Redis")
     return commands.run(call.script, call.words(asked, commands.now), call.read)

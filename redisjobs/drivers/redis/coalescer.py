@@ -1,8 +1,8 @@
-"""Pushes that go together: what an event loop pushes while a push is under way goes with the next.
+"""Joins concurrent pushes of one event loop: those that start while a push is under way share the next round trip.
 
-No timer: a push that finds the way free goes at once, by itself. One that does not waits for the end of what is
-under way, so it may take a round trip longer than alone. In return many callers need few round trips. Each still
-gets its own answer, or its own error.
+There is no timer: if no push is under way, a push goes at once, by itself. Otherwise it waits for that round trip
+to end, and may take one round trip longer than alone. In return many callers need few round trips. Each caller
+still gets its own answer, or its own error.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, found_again, 
 T = TypeVar("T")
 
 _MOST = 2  # round trips at once
-_WORTH = 32  # callers waiting that are worth the second one
-_BYTES = 1 << 20  # of one round trip, at most; but for a single push
-_PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: it would be answered too late
-_OF_ALL = (Unavailable, QueueFull, ServerTooOld, OtherVersion)  # errors that none of a batch is at fault for
+_WORTH = 32  # waiting callers that are worth a second round trip
+_BYTES = 1 << 20  # a round trip takes no further push once it has this many
+_PATIENCE = LONGEST_TRY / 2  # seconds after which a push is not sent any more: its answer would be too late
+_OF_ALL = (Unavailable, QueueFull, ServerTooOld, OtherVersion)  # errors that no single push of a batch causes
 
 Send = Callable[[Sequence[NewJob], bool, float], Awaitable[list[Pushed]]]
 
@@ -36,13 +36,13 @@ class PendingPush:
         self.jobs = jobs
         self.repeated = repeated
         self.future: asyncio.Future[list[Pushed]] = asyncio.get_running_loop().create_future()
-        self.by_itself = False  # it must not go with others again
-        self.is_first = False  # a job that it then finds was added by its first try here
-        self.answers: Sequence[Pushed | None] = ()  # of a call that failed after some; None: that is open
+        self.by_itself = False  # its next try must not share a round trip
+        self.is_first = False  # our own first try added the jobs that its next try finds
+        self.answers: Sequence[Pushed | None] = ()  # known from calls that failed halfway; None: not answered yet
         self.since = time.monotonic()
 
     def goes_with(self, other: "PendingPush") -> bool:
-        """Whether the two may share a round trip: of a repetition more is asked, and more remembered."""
+        """Whether the two may share a round trip. A repeated push sends, and leaves, more than a first one."""
         return self.repeated == other.repeated and not (self.by_itself or other.by_itself)
 
     def succeed(self, answers: list[Pushed]) -> None:
@@ -50,7 +50,7 @@ class PendingPush:
             self.future.set_result(found_again(answers) if self.is_first else answers)
 
     def has_all(self, answers: Sequence[Pushed | None]) -> bool:
-        """Note what a call has answered that failed then; answer the caller if that is all."""
+        """Add the answers of a call that failed halfway; once all are known, answer the caller and return True."""
         self.answers = [new or old for new, old in zip(answers, self.answers or answers, strict=True)]
         if None in self.answers:
             return False
@@ -58,7 +58,7 @@ class PendingPush:
         return True
 
     def fail(self, error: Exception) -> None:
-        """Fail with an error of its own: each caller's gets a traceback and a cause of its own."""
+        """Fail with a copy of the error, so that each caller's has its own traceback and cause."""
         if not self.future.done():
             own = type(error)(*error.args) if isinstance(error, DriverError) else error
             if any(self.answers) and isinstance(own, DriverError) and not isinstance(own, Unavailable):
@@ -67,18 +67,18 @@ class PendingPush:
 
 
 Batch = Sequence[PendingPush]
-"""Some that go together, the one that has waited longest first."""
+"""Pushes that share a round trip, the longest waiting first."""
 
 
 class Coalescer:
     """The pushes of one event loop.
 
-    `send` pushes jobs in one round trip; it gets `repeated` of `Driver.push`, and until when it has time.
+    `send` pushes jobs in one round trip. It gets the jobs, `repeated` of `Driver.push`, and its deadline.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._waiting: deque[PendingPush] = deque()  # the one that has waited longest first
+        self._waiting: deque[PendingPush] = deque()  # the longest waiting first
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,9 +100,9 @@ class Coalescer:
         return await push.future
 
     def _set_out(self) -> None:
-        """Carry what waits, if that is worth a round trip now.
+        """Send the waiting pushes, if they are worth a round trip now.
 
-        In a task, not by one of the callers: if that one left, the others' round trip would break off.
+        A task does it, not one of the callers: if that caller were cancelled, the others would lose their answers.
         """
         while self._waiting and self._waiting[0].future.done():  # its caller has left
             self._waiting.popleft()
@@ -114,7 +114,7 @@ class Coalescer:
             task.add_done_callback(self._carried)
 
     def _carried(self, task: asyncio.Task[None]) -> None:
-        # Not in the task itself: cancelled before its first step, it would leave the way taken for ever.
+        # Not in the task itself: if cancelled before its first step, it would never count down.
         self._tasks.discard(task)
         self._under_way -= 1
         self._set_out()
@@ -126,7 +126,7 @@ class Coalescer:
                 break
 
     async def _carry_batch(self, batch: Batch) -> None:
-        # The first has waited longest; those that wait for the end of this came after it, so they are in time too.
+        # The first has waited longest. Pushes that wait for the end of this came later, so they are in time too.
         until = batch[0].since + LONGEST_TRY
         try:
             answers = await self._send([job for push in batch for job in push.jobs], batch[0].repeated, until)
@@ -134,18 +134,18 @@ class Coalescer:
                 push.succeed(its)
         except Exception as error:
             self._failed(batch, error)
-        except BaseException:  # the event loop ends, most likely
-            broken_off = Unavailable("the push that this one went with was broken off")
+        except BaseException:  # most likely the event loop ends
+            cancelled = Unavailable("the round trip of this push was cancelled")
             for push in batch:
-                push.fail(broken_off)
-            self._give_up(broken_off)
+                push.fail(cancelled)
+            self._give_up(cancelled)
             raise
 
     def _take(self) -> list[PendingPush]:
-        """Take out those that go together next; none if no caller waits."""
+        """Remove and return the pushes of the next round trip; none if no caller waits."""
         batch: list[PendingPush] = []
         jobs = size = 0
-        # Half of many: the other half is on its way while the answers to the first are taken in.
+        # Half of many: so the second half travels while the callers of the first get their answers.
         most = max(_WORTH, len(self._waiting) // 2)
         while self._waiting and size < _BYTES and len(batch) < most:
             push = self._waiting[0]
@@ -153,7 +153,7 @@ class Coalescer:
                 break
             self._waiting.popleft()
             if time.monotonic() - push.since > _PATIENCE:
-                push.fail(Unavailable("it answers too slowly for all that is pushed"))
+                push.fail(Unavailable("the server answers too slowly for all these pushes"))
             elif not push.future.done():
                 batch.append(push)
                 jobs += len(push.jobs)
@@ -161,7 +161,7 @@ class Coalescer:
         return batch
 
     def _failed(self, batch: Batch, error: Exception) -> None:
-        """Note that a batch failed: all of it, or one of it, and the others have nothing to do with that."""
+        """Fail the pushes of a batch; if only one of them may be the cause, send each again by itself."""
         if isinstance(error, PushedInPart):
             parts = _parts(batch, list(error.answers))
             batch = [push for push, its in zip(batch, parts, strict=True) if not push.has_all(its)]
@@ -174,12 +174,12 @@ class Coalescer:
         elif len(batch) == 1:
             batch[0].fail(error)
         else:
-            for push in reversed(batch):  # which one shows when each goes by itself; part may be there already
+            for push in reversed(batch):  # repeated: some of their jobs may be there already
                 push.by_itself, push.is_first, push.repeated = True, not push.repeated, True
                 self._waiting.appendleft(push)
 
     def _give_up(self, error: Exception) -> None:
-        """Let all fail: if the server is unavailable, it would be one after the other."""
+        """Fail all waiting pushes: if the server is unavailable, each would fail in turn."""
         while self._waiting:
             self._waiting.popleft().fail(error)
 

@@ -1,8 +1,8 @@
-"""What a command is, without I/O: words in, the reply's meaning out.
+"""Commands without I/O: the words to send, and how to parse the reply.
 
-`PushCommands` has those of producers and operators, `WorkerCommands` those of workers. The async driver, the sync
-one and the heartbeat thread run these same definitions. A call of several round trips is a generator, so it is
-written once as well: see `Steps`.
+`PushCommands` has the commands of producers and operators, `WorkerCommands` those of workers. The async driver,
+the sync driver and the heartbeat thread all use these definitions. A call of several round trips is a generator,
+so that it too is written only once: see `Steps`.
 """
 
 import math
@@ -33,15 +33,15 @@ _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
 
 @dataclass(slots=True)
 class Command(Generic[T]):
-    """One command and what its reply means.
+    """One command, and how to parse its reply.
 
     Attributes:
-        script: The script that EVALSHA runs, in case the server has to be given it.
-        looks_back: Whether it asks about what came before it, so that it is run again if any of that is.
-        when_full: Its value if the server is out of memory and refuses it; None: that is an error.
-        when_refused: Its value if the server refuses it for another reason; None: that is an error.
-        worker: The worker that sends it, if it needs the group of a stream: a missing one is made for a worker
-            that the server knows.
+        script: The script that EVALSHA runs, in case the server does not have it yet.
+        looks_back: Whether the reply depends on the commands before it. If one of these is run again, so is this.
+        when_full: The value if the server is out of memory and refuses the command; None: raise an error.
+        when_refused: The value if the server refuses the command for another reason; None: raise an error.
+        worker: The worker that sends it, if the command needs the group of a stream. If the group is missing and
+            the server knows the worker, we create the group.
     """
 
     wire: Wire
@@ -54,16 +54,16 @@ class Command(Generic[T]):
 
 
 Steps = Generator[Sequence[Command[Any]], list[Any], T]
-"""A call of one or more round trips: yields the commands of each, is sent what they parse to, returns the answer.
+"""A call of one or more round trips. Yields the commands of each, is sent the parsed replies, returns the answer.
 
-A script can't list thousands of consumers in a short time, but a client can. So such a script asks the client to
-list them, and to call it again."""
+A script takes too long to list thousands of consumers, but a client can. So such a script asks the client to list
+them, and to call it again."""
 
 
 async def run_steps(
     steps: Generator[Asked, Answer, T], run: Callable[[Asked, float], Awaitable[Answer]], until: float = math.inf
 ) -> T:
-    """Run what a generator yields, and send it the answers, or throw a `DriverError`; return what it returns."""
+    """Run what a generator yields, and send or throw the outcome into it; return its return value."""
     try:
         asked = next(steps)
         while True:
@@ -80,7 +80,7 @@ async def run_steps(
 def run_steps_sync(
     steps: Generator[Asked, Answer, T], run: Callable[[Asked, float], Answer], until: float = math.inf
 ) -> T:
-    """Do the same in sync code."""
+    """Do the same as `run_steps`, in sync code."""
     try:
         asked = next(steps)
         while True:
@@ -95,15 +95,15 @@ def run_steps_sync(
 
 
 class Commands:
-    """What all commands of one queue share: its keys, and how a server is readied for them.
+    """The base of a queue's commands: its keys, and what to do about a missing script or group.
 
-    `now_ms` returns the time for scripts to go by, for tests; None leaves that to the server. The channels of
-    notifications have the number of the database, as a server has the same ones for all databases.
+    `now_ms` returns the time that scripts use, for tests; None: the server's clock. A channel's name includes the
+    number of the database, because all databases of a server share their channels.
     """
 
     def __init__(self, queue: str, now_ms: Callable[[], int] | None = None, database: int = 0) -> None:
         self.prefix = f"redisjobs:{{{checked_queue_name(queue)}}}:"
-        # Where keys are named, these are channels.
+        # Scripts name these like keys, but they are channels.
         self._channels = {"control": f"control:{database}", "waiter:": f"waiter:{database}:"}
         scripts.load()
         self._now_ms = now_ms
@@ -115,12 +115,12 @@ class Commands:
         return [f"{self.prefix}ready:{priority}" for priority in Priority]
 
     def channel(self, process: str = "") -> str:
-        """Return the channel of a process that waits for jobs; without one, that of the whole queue."""
+        """Return the channel of a process that waits for jobs; without a process, the channel of the queue."""
         return f"{self.prefix}{self._channels['waiter:'] + process if process else self._channels['control']}"
 
     @property
     def now(self) -> str:
-        """The time for a script to go by, in ms; '' for the server's clock."""
+        """The time that a script is to use, in ms; '' for the server's clock."""
         return "" if self._now_ms is None else str(self._now_ms())
 
     def run(
@@ -135,7 +135,7 @@ class Commands:
         return Command([*self._heads[script.sha], *arguments], parse, script, when_full=when_full)
 
     def consumers_of(self, number: int) -> Command[dict[bytes, int]]:
-        """Count the pending jobs of each consumer of a stream that has any; the stream has a group."""
+        """Count the pending jobs of each consumer that has any. The stream must have its group."""
 
         def parse(reply: Any) -> dict[bytes, int]:
             return {name: int(pending) for name, pending in reply[3] or ()}
@@ -143,9 +143,10 @@ class Commands:
         return Command(["XPENDING", self.streams[number], GROUP], parse)
 
     def meeting(self) -> list[Command[Any]]:
-        """Return what a producer or an operator asks first over each connection: the server may be another by now.
+        """Return the checks that a producer or an operator runs first on each connection.
 
-        The first one raises ServerTooOld, the second OtherVersion. The last parses to a warning, or ''.
+        Each time, because another server may have taken over. Parsing the first reply may raise ServerTooOld, the
+        second OtherVersion. The last parses to a warning, or ''.
         """
         version = Command(["HGET", f"{self.prefix}layout", "version"], self._check_version, when_refused=False)
         return [hello(), version, replace(eviction_warning(), when_refused="")]
@@ -171,19 +172,20 @@ class Commands:
     def healing(
         self, commands: Sequence[Command[Any]], replies: list[Any]
     ) -> Generator[list[Wire], list[Any], list[Any]]:
-        """Run those commands again that the server was not ready for, in one or two more round trips.
+        """Load missing scripts and create missing groups, then run the failed commands again.
 
-        Yields what to send, is sent the replies, and returns what each command parses to. An error reply is a
-        value. After NOSCRIPT and NOGROUP it is safe to run a command again, as it did nothing that counts.
+        This takes one or two more round trips. Yields what to send, is sent the replies (an error reply is a
+        value), and returns the parsed replies. A command that failed with NOSCRIPT or NOGROUP has changed nothing
+        that counts, so it is safe to run it again.
 
-        A group is missing if the stream was deleted, or if the server has lost all its data. Then it has lost the
-        worker's record too, so the worker is fenced and has to join again before it reads.
+        A group is missing if its stream was deleted, or if the server has lost all its data. In the second case
+        the worker's record is lost too, so the worker is fenced, and has to join again before it reads.
 
         Raises:
             Fenced: A group is missing, and the server does not know the worker that reads.
-            DriverError: The first error reply that has no cure here, or that of a cure.
+            DriverError: The first error reply that can't be cured here, or the failure of a cure.
         """
-        for _ in range(2):  # a script may be missing, and once it is there, the group
+        for _ in range(2):  # first a script may be missing, then a group
             healed = [i for i, reply in enumerate(replies) if _is_curable(commands[i], reply)]
             if not healed:
                 break
@@ -206,7 +208,7 @@ class Commands:
         return [*(Command(["SCRIPT", "LOAD", script.source], bytes) for script in scripts), *joins]
 
     def _make_groups(self, worker: str) -> Command[None]:
-        """Make the groups that are missing, for a worker that has joined before."""
+        """Create the groups that are missing, for a worker that has joined before."""
 
         def parse(reply: Any) -> None:
             if reply == b"FENCED":
@@ -216,7 +218,7 @@ class Commands:
 
 
 def value_of(command: Command[T], reply: Any) -> T:
-    """Return what a reply means; raise it as a DriverError if it is an error."""
+    """Return the parsed reply; raise an error reply as a DriverError."""
     if not isinstance(reply, Exception):
         return command.parse(reply)
     error = translate(reply)
@@ -230,26 +232,26 @@ def value_of(command: Command[T], reply: Any) -> T:
 def _is_curable(command: Command[Any], reply: Any) -> bool:
     if isinstance(reply, redis_errors.NoScriptError):
         return True
-    # An operator makes no groups: it merely looks at one.
+    # An operator's plain command creates no groups.
     is_workers = bool(command.worker or command.script)
     return is_workers and isinstance(reply, redis_errors.ResponseError) and "NOGROUP" in str(reply)
 
 
-_NO_WORKER = (b"", b"released", b"alone", b"parked")  # what holds a job that is ready
+_NO_WORKER = (b"", b"released", b"alone", b"parked")  # consumers whose jobs are ready, not running
 
 
 def is_waiting(consumer: bytes) -> bool:
-    """Whether a job that this consumer has is ready; see lua/include/is_waiting."""
+    """Whether a job that this consumer holds is ready; see lua/include/is_waiting."""
     return consumer in _NO_WORKER or consumer.startswith(b"line:")
 
 
 def running_of(consumers: Mapping[bytes, int], but: bytes = b"") -> int:
-    """Count the jobs that run, of those that consumers have pending, except those of one worker."""
+    """Count the running jobs among those that consumers have pending, except those of one worker."""
     return sum(many for name, many in consumers.items() if name != but and not is_waiting(name))
 
 
 def hello() -> Command[None]:
-    """Ask the server what it is; no permission is needed for that. It raises ServerTooOld for an older one."""
+    """Ask the server for its name and version; needs no permission. Parsing raises ServerTooOld for an old one."""
     return Command(["HELLO"], _check_server)
 
 
@@ -259,13 +261,13 @@ def _check_server(reply: Any) -> None:
     facts = dict(zip(texts[::2], texts[1::2], strict=False))
     name, version = facts.get("server", "redis"), facts.get("version", "0")
     floor = _FLOORS.get(name, (7, 0))
-    # A server of another name is held to Redis' floor: such servers say which Redis they are like.
+    # A server of another name must meet Redis' floor: such servers report the Redis version they are like.
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < floor:
         raise ServerTooOld(f"the server is {name} {version}; {NEEDED}")
 
 
 def eviction_warning() -> Command[str]:
-    """Ask what the server does when memory runs out; parses to a warning, or '' if it keeps all keys."""
+    """Ask for the server's eviction policy; parses to a warning, or '' if the server keeps all keys."""
 
     def parse(reply: Any) -> str:
         found = re.search(r"maxmemory_policy:(\S+)", reply.decode() if isinstance(reply, bytes) else str(reply))

@@ -1,10 +1,10 @@
-"""Connections to a server, async and sync: they carry commands, and nothing else.
+"""Connections to a server, async and sync. They send commands and receive the replies.
 
-A connection is dropped whenever a reply may still be under way.
+After a failure, a connection that may still receive a late reply is closed: the next call would take that reply.
 """
 
 import asyncio
-import encodings.idna  # noqa: F401  (for names of hosts: an import that Ctrl-C ends in the first call is never made up for)
+import encodings.idna  # noqa: F401  (for host names: if Ctrl-C ended this import in the first call, it would stay missing)
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,17 +26,17 @@ T = TypeVar("T")
 
 logger = Log("redisjobs.model.driver")
 
-_pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]  # it says tuples of one
+_pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]  # typed for one word only
 
 CLOCK_KEPT = 60.0
-"""Seconds for which a server's clock is known; it may be set meanwhile, or drift."""
+"""Seconds after which we no longer trust what we know of the server's clock: it may have been set, or drift."""
 
 _CHUNK = 64 * 1024  # bytes read at once
-_GOODBYE = 0.5  # seconds that closing a connection in order may take
+_GOODBYE = 0.5  # seconds that an orderly close may take
 
 
 def packed(wires: Sequence[Wire]) -> bytes:
-    """Return commands as they go over the wire; redis-py's own way costs four times as much."""
+    """Return commands as bytes to send; redis-py's own packer takes four times as long."""
     if len(wires) == 1:
         return _pack(tuple(wires[0]))
     return b"".join([_pack(tuple(wire)) for wire in wires])
@@ -54,7 +54,7 @@ def need_asyncio() -> asyncio.AbstractEventLoop:
 
 
 class ServerClock:
-    """The server's clock by its last answer over a connection; never ahead of it, unless it was set since."""
+    """The server's clock, estimated from its last answer. It is ahead only if that clock was set back since."""
 
     def __init__(self) -> None:
         self._server_ms: float | None = None
@@ -62,7 +62,7 @@ class ServerClock:
 
     @property
     def now_ms(self) -> float | None:
-        """The server's time, or a little earlier; None if no answer of the last minute had it."""
+        """The server's time, or a little earlier; None if no answer of the last minute gave the time."""
         since = time.monotonic() - self._heard
         return None if self._server_ms is None or since > CLOCK_KEPT else self._server_ms + since * 1000
 
@@ -79,8 +79,8 @@ class Connection:
     Args:
         commands: The queue's.
         target: Where to connect.
-        timeout: Seconds within which some byte of an answer has to arrive. All of it may take longer.
-        meets: Whether each opening asks the server first whether it and the queue's keys can be worked with.
+        timeout: Seconds without a byte of the answer after which a call fails. The whole answer may take longer.
+        meets: Whether each opening first checks the server's version and the version of the queue's keys.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Connection:
         self._meets = meets
         self._connection: Any = None
         self._replies: Replies | None = None
-        self._heard_at = float("-inf")  # over the connections before this one
+        self._heard_at = float("-inf")  # over the earlier connections
 
     @property
     def is_open(self) -> bool:
@@ -108,13 +108,13 @@ class Connection:
         return self._replies is not None and self._replies.is_receiving
 
     async def run(self, command: Command[T], until: float = math.inf) -> T:
-        """Run a command, until then by the monotonic clock; return what it parses to.
+        """Run a command; return the parsed reply. `until` is by the monotonic clock.
 
         Raises:
             DriverError: It failed, or no reply came.
         """
         try:
-            # Not by `run_all`: fewer coroutines, and each push goes by here.
+            # Not `run_all`: each push runs this code, and this way needs fewer coroutines.
             arrived = self._replies or await self.open(until)
             await self._ask((command.wire,), until)
             replies = arrived.take(1)
@@ -127,7 +127,7 @@ class Connection:
             raise
 
     async def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
-        """Run commands in one round trip; return what each parses to. See `run`."""
+        """Run commands in one round trip; return their parsed replies. See `run`."""
         try:
             arrived = self._replies or await self.open(until)
             await self._ask([command.wire for command in commands], until)
@@ -139,11 +139,11 @@ class Connection:
             raise
 
     async def _fail(self, error: BaseException) -> None:
-        """Drop the connection, unless a server that goes on serving has answered by this error; translate it."""
+        """Drop the connection, unless the error is a working server's answer; raise redis-py's errors as ours."""
         if isinstance(error, DriverError) and not isinstance(error, Unavailable):
             return
-        # After Unavailable another server may have taken its place: ask who it is now. After a cancel the reply
-        # may still come, and would answer the next question.
+        # After Unavailable another server may have taken over, so the next opening checks it. After a cancel the
+        # reply may still arrive, and the next call would take it for its own.
         await self._drop()
         if isinstance(error, redis.RedisError | OSError):
             raise self._target.translate(error) from error
@@ -152,7 +152,7 @@ class Connection:
         arrived = self._replies
 
         async def ask(wires: Sequence[Wire], until: float) -> list[Any]:
-            await self._ask(wires, until)  # not over another connection, should this one be closed by now
+            await self._ask(wires, until)  # not over a new connection if this one was closed meanwhile
             assert arrived is not None
             return arrived.take(len(wires))
 
@@ -164,7 +164,7 @@ class Connection:
         return self.send(wires).arrived(len(wires), left, until)
 
     async def open(self, until: float = math.inf) -> Replies:
-        """Open it if it is not; return what arrives over it."""
+        """Open the connection if it is closed; return the replies that arrive over it."""
         if self._connection is None or self._replies is None:
             need_asyncio()
             connection = self._connection = self._target.connection()
@@ -177,20 +177,20 @@ class Connection:
                 try:
                     _warn(self._target, await self.run_all(self._commands.meeting(), until))
                 except DriverError:
-                    await self._drop()  # or the next call would take it for met
+                    await self._drop()  # else the next call would use it unchecked
                     raise
-            return replies  # also if it was closed meanwhile: then sending fails
+            return replies  # if it was closed meanwhile, sending fails
         return self._replies
 
     def send(self, wires: Sequence[Wire]) -> Replies:
-        """Send commands over the open connection; return what arrives over it. OSError: it is lost."""
+        """Send commands over the open connection; return its replies. Raise OSError if it is lost."""
         if self._replies is None:
             raise ConnectionError("the connection was closed")
         self._replies.send(packed(wires))
         return self._replies
 
     async def next(self, timeout: float) -> Any:
-        """Return the next reply over the open connection, whatever was sent; see `Replies.arrived`."""
+        """Return the next reply over the open connection, to any command; see `Replies.arrived`."""
         if self._replies is None:
             raise ConnectionError("the connection was closed")
         replies = self._replies
@@ -198,21 +198,21 @@ class Connection:
         return replies.take(1)[0]
 
     async def aclose(self) -> None:
-        """Close the connection. With TLS that takes a word from the server; it is waited for, but not long."""
+        """Close the connection. With TLS, wait up to half a second for the server to close its side."""
         connection = self._forget()
         if connection is not None:
             with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
                 await connection.disconnect()
 
     async def _drop(self) -> None:
-        """Close the connection at once, whatever is under way on it."""
+        """Close the connection at once, without waiting for replies."""
         connection = self._forget()
         if connection is not None:
             with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
                 await connection.disconnect(nowait=True)
 
     def _forget(self) -> Any:
-        """Let go of an open connection, and return redis-py's; None if it is not open."""
+        """Forget the open connection, and return redis-py's object; None if it is not open."""
         self.clock.forget()
         if self._replies is not None:
             self._heard_at = self._replies.heard_at
@@ -237,7 +237,7 @@ class SyncConnection:
         self._is_asking = False
 
     def run(self, command: Command[T], until: float = math.inf) -> T:
-        # Not by `run_all`, as each push goes by here.
+        # Not `run_all`: each push runs this code.
         replies = self._round_trip((command.wire,), until)
         if not isinstance(replies[0], Exception):
             return command.parse(replies[0])
@@ -257,7 +257,7 @@ class SyncConnection:
             raise
 
     def _round_trip(self, wires: Sequence[Wire], until: float) -> list[Any]:
-        if self._is_asking:  # another's exception, such as Ctrl-C, ended a round trip: its reply may come yet
+        if self._is_asking:  # an exception like Ctrl-C ended the last round trip: its reply may still come
             self.close()
         self._is_asking = True
         try:
@@ -275,7 +275,7 @@ class SyncConnection:
         self._connection.connect()
         self._replies = reader_of(self._connection)
         self._target.has_answered = True
-        if self._meets:  # should that raise, `_is_asking` has the next call open it again
+        if self._meets:  # if this raises, `_is_asking` makes the next call open the connection again
             commands = self._commands.meeting()
             replies = self._ask([command.wire for command in commands], until)
             _warn(self._target, [value_of(*each) for each in zip(commands, replies, strict=True)])
@@ -306,13 +306,13 @@ class SyncConnection:
 
 
 def _warn(target: Target, met: Sequence[str]) -> None:
-    """Log once what is wrong with a server, as `Commands.meeting` has found."""
+    """Log the warning that `Commands.meeting` returned, once for each server."""
     for warning in target.once(met[-1]):
         logger.warning("%s", warning)
 
 
 def _parsed(commands: Sequence[Command[Any]], replies: Sequence[Any]) -> list[Any] | None:
-    """Return what commands parse to; None if one of them failed."""
+    """Return the parsed replies; None if one command failed."""
     for reply in replies:
         if isinstance(reply, Exception):
             return None

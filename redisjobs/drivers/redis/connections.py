@@ -1,4 +1,4 @@
-"""The open connections of one event loop, or of all threads of a process."""
+"""Pools of connections: one for each event loop, and one that all threads of a process share."""
 
 import time
 import weakref
@@ -11,13 +11,13 @@ from redisjobs.drivers.redis.connection import Connection, SyncConnection
 from redisjobs.errors import Unavailable
 
 MOST_LINKS = 16
-"""The connections that concurrent calls of one process share; an event loop's small pushes have others."""
+"""The most connections that concurrent calls share. An event loop's small pushes use others."""
 
-_LOOK_AGAIN = 0.1  # seconds after which a call that waits for one of these counts them again
+_LOOK_AGAIN = 0.1  # seconds after which a call that waits for a connection counts them again
 
 
 class Connections:
-    """The connections of one event loop: as many as there were calls at once. No call uses those in `idle`."""
+    """The connections of one event loop: as many as calls ran at once. No call uses those in `idle`."""
 
     def __init__(self, make: Callable[[], Connection]) -> None:
         self.idle: list[Connection] = []
@@ -25,7 +25,7 @@ class Connections:
         self._make = make
 
     def take(self) -> Connection:
-        """Return a connection for the caller alone, which puts it back into `idle`."""
+        """Return a connection for this caller only, who must put it back into `idle`."""
         if self.idle:
             return self.idle.pop()
         connection = self._make()
@@ -33,7 +33,7 @@ class Connections:
         return connection
 
     async def aclose(self) -> None:
-        """Close those that no call uses; they open again when used."""
+        """Close the connections that no call uses; they open again when used."""
         closed = []
         while self.idle:
             closed.append(self.idle.pop())
@@ -44,10 +44,10 @@ class Connections:
 class SyncConnections:
     """Connections that threads share, at most 16.
 
-    A signal's handler may raise, as at Ctrl-C, between any two steps of a call. A call that ended so might neither
-    give back its place nor release a lock. So there is no lock, and no count of places: what counts is which
-    connections exist, and one that no call holds is deleted. A forked process starts with none, because its parent
-    goes on using them. No call uses those in `idle`.
+    A signal handler may raise between any two steps of a call, as at Ctrl-C. Such a call might neither return its
+    place nor release a lock. So there is no lock and no counter: we count the connections that exist, and Python
+    deletes one that no call holds. A forked process starts with none, because its parent goes on using them. No
+    call uses those in `idle`.
     """
 
     def __init__(self, make: Callable[[], SyncConnection]) -> None:
@@ -60,7 +60,7 @@ class SyncConnections:
         self._made: set[weakref.ref[SyncConnection]] = set()
 
     def take(self, until: float) -> SyncConnection:
-        """Return a connection for the caller alone, which puts it back by a `finally` right behind."""
+        """Return a connection for this caller only, who must put it back in a `finally` right after this call."""
         while True:
             try:
                 return self.idle.get_nowait()
@@ -75,11 +75,11 @@ class SyncConnections:
             left = until - time.monotonic()
             if left <= 0:
                 raise Unavailable(f"all {MOST_LINKS} connections of this process are busy")
-            with suppress(Empty):  # not for longer: a connection that was lost leaves room, and wakes no thread
+            with suppress(Empty):  # a short wait: a connection that is deleted frees a place, but wakes no thread
                 return self.idle.get(timeout=min(left, _LOOK_AGAIN))
 
     def close(self) -> None:
-        """Close those that no call uses; the next call opens another."""
+        """Close the connections that no call uses; the next call opens a new one."""
         with suppress(Empty):
             while True:
                 self.idle.get_nowait().close()

@@ -1,4 +1,4 @@
-"""A worker's side of the Redis driver: its connections, and what it says over each."""
+"""A worker's side of the Redis driver: its connections, and the calls over each."""
 
 import asyncio
 import secrets
@@ -33,15 +33,15 @@ from redisjobs.model.transitions import (
 
 T = TypeVar("T")
 
-_RECOVERED = 100  # entries that one call looks at
+_RECOVERED = 100  # entries that one call of `recover` gets
 _LAST_ENTRY = f"{2**64 - 1}-{2**64 - 1}"  # none can come after it
 
 
 class RedisConsumer:
     """One worker's side of a queue on Redis; see `Consumer`.
 
-    It keeps a connection for each call under way, one that only waits in a blocking read, one that only listens,
-    and its heartbeat has one. So none ever waits behind another.
+    It has a connection for each concurrent call, one for blocking reads, one that listens, and one for its
+    heartbeat. So no call waits behind another.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class RedisConsumer:
         self._lines = Connections(lambda: Connection(commands, target))
         self._reader = Reader(commands, target, self._run)
         self._listener = Listener(commands, target)
-        self._run_id = secrets.token_hex(8)  # tells us from another worker of our id
+        self._run_id = secrets.token_hex(8)  # tells this worker from another one with its id
         self._outlook = Outlook()
         self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
-        self._rejected: list[Ended] = []  # entries that were no jobs, and became dead letters; not reported yet
+        self._rejected: list[Ended] = []  # entries that became dead letters, as they are no jobs; to be reported
 
     @property
     def server(self) -> Hashable:
@@ -73,13 +73,13 @@ class RedisConsumer:
         try:
             return await self._join(worker_id or self.worker_id)
         except BaseException:
-            await self.aclose()  # a worker that is refused has nothing to close
+            await self.aclose()  # the caller of a failed `open` does not close
             raise
 
     async def _join(self, worker_id: str) -> list[str]:
         await self._run(hello())
         await self._run(self._commands.join(worker_id, self._lease_ms, self._run_id))
-        self.worker_id = worker_id  # not sooner: it is the id that the heartbeat beats for
+        self.worker_id = worker_id  # not sooner: the heartbeat beats for this id
         self._outlook.forget()
         try:
             (warning,) = await self._run(eviction_warning())
@@ -92,7 +92,7 @@ class RedisConsumer:
         try:
             return await line.run_all(commands)
         except (Unavailable, asyncio.CancelledError):
-            # What ended one connection has mostly ended the others: each would fail once more by itself.
+            # What ended one connection has mostly ended the others, and each would fail once more.
             await self._lines.aclose()
             raise
         finally:
@@ -128,22 +128,22 @@ class RedisConsumer:
             answers = await self._run(*settles, *self._claims(most, reads, by_script=by_script, idle=idle))
             settled, claimed = answers[: len(settles)], answers[len(settles) :]
             is_fenced = any(isinstance(answer, Fenced) for answer in answers)
-            told = await settling.answer(settled, is_fenced=is_fenced, run=self._run)
+            outcome = await settling.answer(settled, is_fenced=is_fenced, run=self._run)
         except DriverError:
             self._outlook.forget()
             raise
         if is_fenced:
             self._outlook.forget()
         if is_fenced or count is None:
-            return told
+            return outcome
         if by_script:
             (claim,) = claimed
             self._outlook.after_claim(claim.ahead, claim.waits_ms)
-            return await self._answer(told, claim.ahead, claim.leases, claim.ended, by_script=True)
+            return await self._answer(outcome, claim.ahead, claim.leases, claim.ended, by_script=True)
         ahead = settled[-1].ahead
         leases = await self._brought(ahead, reads, claimed)
         self._outlook.after_reads(ahead)
-        return await self._answer(told, ahead, leases, (), by_script=False)
+        return await self._answer(outcome, ahead, leases, (), by_script=False)
 
     def _claims(
         self, most: int, reads: Sequence[tuple[slice, int]], *, by_script: bool, idle: bool
@@ -152,7 +152,7 @@ class RedisConsumer:
             return [self._commands.claim(self.worker_id, most, self._max_deliveries, idle=idle)]
         if not reads:
             return []
-        # Asked again behind the reads: what may not start since the last answer is parked before it can run.
+        # Ask again behind the reads: jobs that may not start since the last answer are parked before they can run.
         return [
             *(self._commands.read(self.worker_id, streams, most) for streams, most in reads),
             self._commands.is_restricted(),
@@ -161,31 +161,31 @@ class RedisConsumer:
     async def _brought(
         self, ahead: Ahead, reads: Sequence[tuple[slice, int]], answers: Sequence[Any]
     ) -> list[Lease]:
-        """Return the jobs that reads have brought, without those that may not start."""
+        """Return the jobs that the reads brought, without those that may not start."""
         leases = list[Lease]()
         for read, brought in zip(reads, answers, strict=False):
-            ahead.note_read(brought, *read)  # it was promoted and counted before we read
+            ahead.note_read(brought, *read)  # its counts are from before the reads
             leases += brought
         if leases and answers[-1]:
             try:
                 leases = await self._screen(leases)
             except Fenced:
-                leases = []  # they are for others; what was settled before counts
+                leases = []  # other workers will run them; the settlements before the reads count
         return leases
 
     async def _answer(
-        self, told: Exchange, ahead: Ahead, leases: list[Lease], ended: Sequence[Ended], *, by_script: bool
+        self, outcome: Exchange, ahead: Ahead, leases: list[Lease], ended: Sequence[Ended], *, by_script: bool
     ) -> Exchange:
         self._outlook.weigh(leases)
         leases = await self._jobs_among(leases)
         rejected, self._rejected = self._rejected, []
-        return self._outlook.exchange(told, ahead, leases, [*ended, *rejected], by_script=by_script)
+        return self._outlook.exchange(outcome, ahead, leases, [*ended, *rejected], by_script=by_script)
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Return those that may start, now that some may not.
+        """Return the jobs that may start; the script parks the others, or lines them up.
 
         Raises:
-            Fenced: The worker was fenced: they are for others.
+            Fenced: The worker was fenced: other workers will run these jobs.
         """
         kept: list[Lease] = []
         for some in _in_parts(leases):
@@ -194,7 +194,7 @@ class RedisConsumer:
         return kept
 
     async def _jobs_among(self, leases: list[Lease]) -> list[Lease]:
-        """Return these without entries that no push has added: those become dead letters."""
+        """Return the leases of jobs; make dead letters of entries that no push has added."""
         others = [lease for lease in leases if not lease.job_id]
         if not others:
             return leases
@@ -205,11 +205,11 @@ class RedisConsumer:
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         block = max(1, int(min(timeout, BLOCK) * 1000))  # 0 would block for ever
-        most = max(1, self._outlook.readable(3 * count) // 3)  # of each stream
+        most = max(1, self._outlook.readable(3 * count) // 3)  # jobs of each stream
         command = self._commands.wait(self.worker_id, most, block)
         after = self._commands.is_restricted_or_lost(self.worker_id)
         (leases, inbox), restricted = await self._reader.read(command, after, until or Until())
-        if inbox:  # the script that claims pushes it on; the next read finds the jobs
+        if inbox:  # the claim script pushes the inbox's entries as jobs, and the next read finds these
             (claim,) = await self._run(self._commands.claim(self.worker_id, 0, self._max_deliveries, idle=False))
             if isinstance(claim, Fenced):
                 raise claim
@@ -221,11 +221,11 @@ class RedisConsumer:
 
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         is_receiving = self._reader.is_receiving or any(line.is_receiving for line in self._lines.all)
-        if older and is_receiving:  # a reply that is not complete may bring jobs
+        if older and is_receiving:  # the rest of the reply may bring jobs
             return []
         idle_ms, found = int(older * 1000), list[Lease]()
         unknown = await self._unknown({lease.key for lease in held}, idle_ms)
-        while True:  # once also where there is none, to hear whether the worker was fenced
+        while True:  # at least once, to learn whether the worker was fenced
             command = self._commands.recover(self.worker_id, idle_ms, unknown[:_RECOVERED])
             (looked, leases), restricted = await self._run(command, self._commands.is_restricted())
             unknown = unknown[looked:]
@@ -236,7 +236,7 @@ class RedisConsumer:
         return await self._jobs_among(found)
 
     async def _unknown(self, held: Set[str], idle_ms: int) -> list[str]:
-        """Return the places that are pending for this worker beyond those that it knows it holds."""
+        """Return the places of entries that are pending for this worker, except those in `held`."""
         unknown: list[str] = []
         for number in range(1, len(Priority) + 1):
             start = "-"
@@ -253,13 +253,13 @@ class RedisConsumer:
         reclaimed = await self._run_steps(steps)
         self._outlook.clock.hear(reclaimed.server_ms)
         if reclaimed.released:
-            self._outlook.forget()  # a claim by script takes them
+            self._outlook.forget()  # only a claim by script takes jobs that were handed back
         return reclaimed
 
     async def change(self, change: Change[T]) -> T:
         answer = await self._run_steps(long_calls.change(self._commands, change))
         if isinstance(answer, Tidied) and answer.restored:
-            self._outlook.forget()  # a claim by script takes them
+            self._outlook.forget()  # only a claim by script takes jobs that were handed back
         return answer
 
     async def release(self, *, refund: bool, watch: bool) -> int:
@@ -273,14 +273,14 @@ class RedisConsumer:
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
         def hear(notification: Notification) -> None:
             if notification.kind in ("released", "paused", "resumed"):
-                self._outlook.forget()  # only a claim by script takes them, and hears whether the queue is paused
+                self._outlook.forget()  # only a claim by script takes released jobs, and learns of a pause
             on_notification(notification)
 
         await self._listener.listen(hear)
 
 
 def _in_parts(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
-    """Part jobs into as many as a script may read at once: by their number, and by their bytes."""
+    """Split jobs into parts that a script may read in one call, by number and by bytes."""
     begin = size = 0
     for at, lease in enumerate(leases):
         size += bytes_of(lease)

@@ -28,13 +28,13 @@ from redisjobs.model.transitions import NewJob, Pushed
 T = TypeVar("T")
 Now = Callable[[], int] | None
 
-_MOST_TOGETHER = 50  # jobs of a push that may go together with others
+_MOST_TOGETHER = 50  # a push of more jobs does not share a round trip with other pushes
 
 
 async def push_over(
     connection: Connection, commands: PushCommands, jobs: Sequence[NewJob], repeated: bool, until: float
 ) -> list[Pushed]:
-    """Push over one connection, until then by the monotonic clock; see `PushCommands`."""
+    """Push over one connection; `until` is by the monotonic clock. See `PushCommands`."""
     steps = commands.pushing(connection.clock, jobs, repeated)
     return await run_steps(steps, connection.run, until)
 
@@ -44,7 +44,8 @@ class _Loop:
 
     def __init__(self, commands: PushCommands, target: Target) -> None:
         self.connections = Connections(lambda: Connection(commands, target, meets=True))
-        # For calls other than small pushes. Fast, else it lets others run first: the push would wait for them.
+        # For calls other than small pushes. Without `fast_acquire`, a free place would still let other tasks run
+        # first, and the call would wait for them.
         self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)
         self.pushes = Coalescer(self._push)
         self._commands = commands
@@ -61,10 +62,10 @@ class RedisDriver:
     """A producer's and an operator's side of a queue on Redis; see `Driver`.
 
     Args:
-        where: A URL, or a redis-py client (sync or async) whose settings are taken over; its own connections
-            are not used.
+        where: A URL, or a redis-py client (sync or async). We copy the client's settings, and open our own
+            connections.
         queue: The queue's name.
-        now_ms: Returns the time to go by, for tests; None leaves that to the server.
+        now_ms: Returns the time, for tests; None: the server's clock.
     """
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
@@ -74,12 +75,12 @@ class RedisDriver:
         self._queue, self._now_ms = queue, now_ms
         self.commands = PushCommands(queue, now_ms, self.target.database)
         self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)
-        # Connections live in one event loop; a program may run one after another, or one in each thread.
+        # A connection belongs to one event loop; a program may run several loops, in turn or in several threads.
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         if len(jobs) <= _MOST_TOGETHER:
-            return await self._loop().pushes.push(jobs, repeated=repeated)  # in time by itself
+            return await self._loop().pushes.push(jobs, repeated=repeated)  # it has a time limit itself
         need_asyncio()
         try:
             async with asyncio.timeout(LONGEST_TRY), self._connection() as connection:
@@ -112,7 +113,7 @@ class RedisDriver:
         loop = need_asyncio()
         if loop not in self._loops:
             for ended in [other for other in list(self._loops) if other.is_closed()]:
-                self._loops.pop(ended, None)  # another thread may be faster
+                self._loops.pop(ended, None)  # another thread may have removed it
             self._loops[loop] = _Loop(self.commands, self.target)
         return self._loops[loop]
 
@@ -124,14 +125,14 @@ class RedisDriver:
             try:
                 yield connection
             finally:
-                loop.connections.idle.append(connection)  # a failed one is closed, and opens again when used
+                loop.connections.idle.append(connection)  # after a failure it is closed, and opens again when used
 
 
 class SyncRedisDriver:
-    """The same for sync code and any number of threads; see `Driver`. It opens no event loop.
+    """A producer's and an operator's side for sync code and any number of threads; see `SyncDriver`.
 
-    Threads' pushes don't go together, as those of an event loop do: at 4 threads or fewer that gains nothing, and
-    an exception that ended one thread's push would be the others' trouble.
+    It runs no event loop. Pushes of several threads don't share a round trip: with 4 threads or fewer that gains
+    nothing, and an exception that ends one thread's push would end the others' pushes too.
     """
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
@@ -164,7 +165,7 @@ class SyncRedisDriver:
         try:
             return call(connection)
         except Unavailable:
-            connections.close()  # these were opened before, so the next calls would fail by each of them in turn
+            connections.close()  # what ended this one has mostly ended the others: the next calls would fail too
             raise
         finally:
             connections.idle.put(connection)  # after a failure it is closed, and opens again when used

@@ -1,4 +1,4 @@
-"""What a worker's heartbeat thread says to the server."""
+"""The calls that a worker's heartbeat thread sends to the server."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -9,17 +9,16 @@ from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.model.driver import Beat, Beaten, Consumer, Fenced
 from redisjobs.model.transitions import MOST_JOBS, Lease
 
-_HEARING = 4  # beats for which marks are looked for after a cancel: its job may have been on its way to us
+_HEARING = 4  # beats that look for cancelled jobs after a cancel: the reply with the job may still be under way
 
 
 class SyncRedisConsumer:
-    """A worker's side for sync code, over a connection of its own; see `SyncConsumer`.
+    """A worker's side for sync code, with its own connection; see `SyncConsumer`.
 
-    Its answers are waited for no longer than a lease can bear: one that is late may be repeated, and one that
-    hangs must not let the lease run out.
+    It waits at most a third of the lease for an answer, so that it can repeat a beat before the lease ends.
 
     Attributes:
-        has_found: Set when jobs were found that may have been cancelled before we knew of them.
+        has_found: Set when `recover` finds jobs: they may have been cancelled before we knew of them.
     """
 
     def __init__(self, commands: WorkerCommands, target: Target, consumer: Consumer, lease_ms: int) -> None:
@@ -27,8 +26,8 @@ class SyncRedisConsumer:
         self._commands = commands
         self._consumer = consumer
         self.has_found = False
-        self._known: tuple[str, int] = ("", 0)  # a worker, and how many cancels of its jobs were asked for
-        self._listens = 0  # beats for which marks are still looked for
+        self._known: tuple[str, int] = ("", 0)  # a worker, and how often a cancel of one of its jobs was asked for
+        self._listens = 0  # further beats that look for cancelled jobs
 
     def beat(self, *beats: Beat) -> Sequence[Beaten]:
         those = [(cast("SyncRedisConsumer", each.consumer.sync), each.consumer.worker_id, each) for each in beats]
@@ -42,7 +41,7 @@ class SyncRedisConsumer:
     def _beaten(
         self, worker_id: str, cancels: int | None, held: Callable[[], Sequence[Lease]], connection: SyncConnection
     ) -> Beaten:
-        """Find which of the held jobs are to be cancelled, if there may be any."""
+        """Return the held jobs that are to be cancelled; ask the server only if there may be some."""
         if cancels is None:
             return Fenced(worker_id)
         found, self.has_found = self.has_found, False

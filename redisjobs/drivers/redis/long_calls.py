@@ -1,4 +1,4 @@
-"""Queries and changes that may take several round trips: the client lists what is too much for a script."""
+"""Queries and changes of several round trips: the client lists consumers if that takes a script too long."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -17,8 +17,8 @@ from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
 
-_GONE_MS = 3_600_000  # age at which a consumer with nothing pending is removed
-_TIDY_MS = 55_000  # all consumers are looked at once in this time, by the worker that comes first
+_GONE_MS = 3_600_000  # a consumer that was silent for this long is removed, if it has nothing pending
+_TIDY_MS = 55_000  # the queue is tidied once in this time, by the first worker that asks
 
 
 def _call(commands: Commands, asked: Query[T] | Change[T]) -> Steps[T]:
@@ -31,7 +31,7 @@ def _change_many(commands: Commands, many: ChangeMany) -> Steps[list[Reply]]:
 
 
 def _count(commands: Commands, query: Count) -> Steps[Counts]:
-    known: dict[int, int] = {}  # how many jobs of a stream run, if it has very many consumers
+    known: dict[int, int] = {}  # running jobs of the streams with very many consumers
     very_many: list[int] = []
     while True:
         again: Command[Any] = commands.run("counts", [])
@@ -44,7 +44,7 @@ def _count(commands: Commands, query: Count) -> Steps[Counts]:
             break
     counters = {}
     for name, value in pairs(totals).items():
-        with suppress(ValueError):  # it was changed in Redis
+        with suppress(ValueError):  # someone changed it in Redis
             counters[shown(name)] = int(value)
     ready = {
         priority: max(0, length - runs) for priority, length, runs in zip(Priority, lengths, running, strict=True)
@@ -75,7 +75,7 @@ def _unpark(commands: Commands, change: Unpark) -> Steps[str]:
 
 
 def _tidy(commands: Commands, change: Tidy) -> Steps[Tidied]:
-    """Look at the consumers first, and then do what is due, one duty after another."""
+    """Find out which duties are due; each further call does one step of one duty."""
     if not change.after:
         (begun,) = yield [begin_tidying(commands, _GONE_MS, _TIDY_MS)]
         return begun  # type: ignore[no-any-return]
@@ -87,7 +87,7 @@ def _tidy(commands: Commands, change: Tidy) -> Steps[Tidied]:
 
 
 def begin_tidying(commands: Commands, gone_ms: int, every_ms: int) -> Command[Tidied]:
-    """Look at consumers that were silent for a time, at most once in another; find what is due."""
+    """Look at the consumers, at most once in `every_ms`; parses to the duties that are due."""
 
     def parse(reply: Any) -> Tidied:
         _, after, suspects, parked, trims, limited, _ = reply
@@ -104,7 +104,7 @@ def _consumers(commands: Commands, after: str) -> Steps[Tidied]:
         return commands.run("tidy", words)
 
     (reply,) = yield [look(after)]
-    while reply[-1]:  # very many: they are to be listed here
+    while reply[-1]:  # very many: we list them for the script
         after = text_id(reply[1])
         number, _, start = after.partition(" ")
         stream = int(number) - 1
@@ -116,7 +116,7 @@ def _consumers(commands: Commands, after: str) -> Steps[Tidied]:
 
 
 def _listing(commands: Commands, stream: int) -> Command[dict[bytes, tuple[int, int]]]:
-    """List all consumers of a stream: how many jobs each has pending, and for how many ms it has been silent."""
+    """List all consumers of a stream: the number of jobs that each has pending, and its ms of silence."""
 
     def parse(reply: Any) -> dict[bytes, tuple[int, int]]:
         facts = (dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply)
@@ -128,7 +128,7 @@ def _listing(commands: Commands, stream: int) -> Command[dict[bytes, tuple[int, 
 def _to_look_at(
     start: int, listed: Mapping[bytes, int | tuple[int, int]], workers: set[bytes], fenced: set[bytes]
 ) -> Iterator[Word]:
-    """Choose the consumers for the script to look at: unknown ones, and lines from one on; and their facts."""
+    """Choose consumers for the script to look at, with facts: unknown ones, and 500 lines from `start` on."""
 
     def facts(name: bytes) -> tuple[int, int]:
         found = listed[name]
@@ -137,14 +137,14 @@ def _to_look_at(
     lines = [name for name in listed if name.startswith(b"line:")]
     begin = start % max(1, len(lines))
     lost = [name for name in listed.keys() - workers - fenced if not is_waiting(name)]
-    lost.sort(key=facts, reverse=True)  # those that hold jobs first
+    lost.sort(key=facts, reverse=True)  # consumers that hold jobs first
     for name in [*lost[:MOST_JOBS], *(lines[begin:] + lines[:begin])[:MOST_JOBS]]:
         pending, idle = facts(name)
         yield from (name, str(pending), str(idle))
 
 
 def _restore(commands: Commands, after: str) -> Steps[Tidied]:
-    """Hand back jobs that are neither pending nor still to be read."""
+    """Hand back jobs that are neither pending nor unread."""
     words = [*(after or "1 -").split(" "), REPLY_BYTES, commands.now]
     (reply,) = yield [commands.run("restore", words)]
     number, start, restored = reply
@@ -152,18 +152,18 @@ def _restore(commands: Commands, after: str) -> Steps[Tidied]:
 
 
 def _unpark_later(commands: Commands, after: str) -> Steps[Tidied]:
-    """Hand back parked jobs that a `Resume` did not come to."""
+    """Hand back parked jobs that the steps after a `Resume` did not reach."""
     return Tidied(after=(yield from _unpark(commands, Unpark(after))))
 
 
 def _shares(commands: Commands, after: str) -> Steps[Tidied]:
-    """Give up the shares of jobs that do not run, then give lines the turns that they have lost."""
+    """Free the shares of jobs that do not run, then give lines the turns that they have lost."""
     (reply,) = yield [commands.run("shares", [raw_id(after), commands.now])]
     return Tidied(after=text_id(reply[0]))
 
 
 def _trim(commands: Commands, after: str) -> Steps[Tidied]:
-    """Delete what is kept no longer."""
+    """Delete jobs that are older, or more, than the retention allows."""
     (reply,) = yield [commands.run("trim", [DEFAULT.dead.text, commands.now])]
     trimmed, more = reply
     return Tidied(after="more" if more else "", trimmed=trimmed)
@@ -187,12 +187,12 @@ _LONG_CALLS: Mapping[type[Any], Callable[[Commands, Any], Steps[Any]]] = {
 
 
 def read(commands: Commands, query: Query[T]) -> Steps[T]:
-    """Answer a query; raise Unsupported for any other value, or one that is not known."""
+    """Answer a query; raise Unsupported for an unknown one, or for a value that is no query."""
     return _steps(commands, query) if isinstance(query, Query) else supported({}, query, "Redis")
 
 
 def change(commands: Commands, change: Change[T]) -> Steps[T]:
-    """Make a change; raise Unsupported for any other value, or one that is not known."""
+    """Make a change; raise Unsupported for an unknown one, or for a value that is no change."""
     return _steps(commands, change) if isinstance(change, Change) else supported({}, change, "Redis")
 
 

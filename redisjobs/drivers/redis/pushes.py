@@ -1,4 +1,4 @@
-"""A push as a conversation with the server, the same for the async and the sync driver."""
+"""How producers push: the round trips of a push, written once for the async and the sync driver."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import NewJob, Pushed, Reply
 
-_MOST_STALE = 3  # answers; then the server's clock does not run evenly
-_SMALL = 4096  # of parameters in bytes, or in characters, of four bytes at most: `push_one` takes less than 16 KB
+_MOST_STALE = 3  # STALE answers to one push; then the server's clock does not run evenly
+_SMALL = 4096  # bytes or characters; a character has up to four bytes, and `push_one` takes less than 16 KB
 _STREAMS = {priority: str(number) for number, priority in enumerate(Priority, 1)}
 _ADDED = Pushed(Reply.OK)
 
@@ -24,8 +24,8 @@ class PushAnswer:
 
     Attributes:
         server_ms: The server's clock.
-        pushed: What became of each job, from the first; the others have to be looked at one by one. None: the push
-            was STALE, and wrote nothing.
+        pushed: The outcome of each job, from the first on. The rest, if any, has to be sent in another call. None:
+            the push was STALE, and wrote nothing.
     """
 
     server_ms: float
@@ -36,10 +36,10 @@ Pushing = Generator[Command[PushAnswer], PushAnswer, list[Pushed]]
 
 
 def are_plain(jobs: Sequence[NewJob]) -> bool:
-    """Whether jobs that were not pushed before have a name and parameters only, made ids, and one priority."""
+    """Whether jobs have only a name and parameters, an id that we made, and the same priority."""
     priority = jobs[0].priority
     for job in jobs:
-        # In the order of what most often is not so; each job that is pushed goes by here.
+        # The most likely reasons first: each pushed job runs this code.
         if job.nonce or job.due is not None or job.unique or job.expires_in_ms is not None:
             return False
         if job.priority is not priority or len(job.fields) != 4:
@@ -50,12 +50,13 @@ def are_plain(jobs: Sequence[NewJob]) -> bool:
 
 
 class PushCommands(Commands):
-    """How one queue's producers push."""
+    """The commands that push to one queue."""
 
     def pushing(self, clock: ServerClock, jobs: Sequence[NewJob], repeated: bool) -> Pushing:
-        """Push over one connection, with the time by the server's clock.
+        """Push over one connection, and send along what time it is by the server's clock.
 
-        A new connection does not know it, nor one after a silence: the first answer refuses the push, and says it.
+        A new connection does not know that time, nor does one after a minute of silence. Then the first answer is
+        STALE and has the time, and we push again.
 
         Raises:
             PushedInPart: A command failed after an earlier one had answered some of the jobs.
@@ -76,7 +77,7 @@ class PushCommands(Commands):
                 else:
                     answer = yield self.push(left, repeated=repeated, sent_ms=sent_ms)
             except Unavailable:
-                raise  # all of it is to be repeated
+                raise  # the caller repeats all of it
             except DriverError as error:
                 if not done:
                     raise
@@ -90,13 +91,13 @@ class PushCommands(Commands):
             done += answer.pushed
             if len(done) == len(jobs):
                 return done
-            if not is_plain:  # it met large jobs: do not send all of what it did not come to each time
+            if not is_plain:  # the call stopped at large jobs: don't send the whole rest again each time
                 most = 8 * len(answer.pushed)
             is_plain = False
         raise Unavailable("the server's clock was set again and again, or answers take too long")
 
     def _pushing_apart(self, clock: ServerClock, jobs: Sequence[NewJob]) -> Pushing:
-        """Push again what was first sent at several times, each of these by itself."""
+        """Repeat the push of jobs that were first sent at different times: one push for each time."""
         positions: dict[float | None, list[int]] = {}
         for at, job in enumerate(jobs):
             positions.setdefault(job.sent_ms, []).append(at)
@@ -120,7 +121,7 @@ class PushCommands(Commands):
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float | None) -> Command[PushAnswer]:
         """Push jobs that were first sent at the same time.
 
-        `sent_ms` is now by the server's clock, or earlier; None: not known, and the answer is STALE.
+        `sent_ms` is the server's time, or a little earlier; None: unknown, and the answer is STALE.
         """
         since_ms = jobs[0].sent_ms if repeated and jobs[0].sent_ms is not None else sent_ms
         arguments: list[Word] = [self.now, _time(sent_ms), _time(since_ms) if repeated else ""]
@@ -129,7 +130,7 @@ class PushCommands(Commands):
         return self.run("push", arguments, _push_answer)
 
     def push_plain(self, jobs: Sequence[NewJob], *, sent_ms: float | None) -> Command[PushAnswer]:
-        """Push jobs that are plain, as `are_plain` says."""
+        """Push jobs for which `are_plain` is true."""
         sent = _time(sent_ms)
         first = jobs[0]
         if len(jobs) == 1 and len(first.fields[3]) < _SMALL:
@@ -160,6 +161,6 @@ def _push_answer(reply: Any) -> PushAnswer:
 
 def _one_answer(reply: Any) -> PushAnswer:
     word = reply[1]
-    if word == b"OK":  # by far the most
+    if word == b"OK":  # first, as by far the most frequent
         return PushAnswer(reply[0] / 1000, [_ADDED])
     return PushAnswer(reply[0] / 1000, None if word == b"STALE" else [])

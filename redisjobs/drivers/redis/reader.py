@@ -1,4 +1,4 @@
-"""The connection of a worker that waits for jobs, and the one that listens: no call ever waits behind them."""
+"""Blocking reads, and notifications: each on its own connection, so that no other call waits behind them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,21 +19,24 @@ from redisjobs.model.transitions import Lease
 BLOCK = 5.0
 """Seconds a blocking read may last."""
 
-_UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait after each try to let it end in order
-_IN_ORDER = 2.0  # seconds that all of that may take; then it is cut off
-_MARGIN = 3.0  # seconds after which a blocking read's connection counts as half-open
+_UNBLOCKING = (0.02, 0.05, 0.2, 0.5)  # seconds to wait for the read to return, after each CLIENT UNBLOCK
+_IN_ORDER = 2.0  # seconds that all of these tries may take; then we cut the connection
+_MARGIN = 3.0  # seconds beyond its block after which a silent read's connection counts as half-open
 _PING = 10.0  # seconds of silence before a PING on the connection that only listens
 
 
 class Reader:
-    """Runs blocking reads, one at a time, and ends them in order; `run` is for another connection."""
+    """Runs blocking reads, one at a time, and ends them early without losing their jobs.
+
+    `run` runs a command over another connection.
+    """
 
     def __init__(
         self, commands: Commands, target: Target, run: Callable[[Command[Any]], Awaitable[object]]
     ) -> None:
         self._connection = Connection(commands, target, BLOCK + _MARGIN)
         self._run = run
-        self._id: int | None = None  # by which the server knows the connection
+        self._id: int | None = None  # the server's id of the connection
         self._may_unblock = True
 
     @property
@@ -46,19 +49,19 @@ class Reader:
     async def read(
         self, command: Command[tuple[list[Lease], bool]], after: Command[bool], until: Until
     ) -> tuple[tuple[list[Lease], bool], bool]:
-        """Read, and ask `after` right behind; end in order if `until` is set meanwhile, and the server lets us.
+        """Run a blocking read, and `after` right behind it. Once `until` is set, have the server end the read.
 
         Raises:
-            Unavailable: The connection broke, or the read had to be cut off.
+            Unavailable: The connection broke, or the server did not end the read and we cut the connection.
         """
         ending: list[asyncio.Task[None]] = []
         over = anyio.Event()
         with anyio.CancelScope() as cut:
-            # A task only once it is to end: one for each read would cost too much where jobs come singly.
+            # Start a task only to end the read: one for each read costs too much if jobs come one by one.
             until.when_set(lambda: ending.append(asyncio.create_task(self._end(cut, over))))
             try:
                 if not self._connection.is_open:
-                    await self._ask_id()  # that may hang, too
+                    await self._ask_id()  # it may hang too, so `until` has to be able to end it
                 found: tuple[list[Lease], bool] = [], False
                 answer = False
                 if not until.is_set:
@@ -70,11 +73,11 @@ class Reader:
             finally:
                 until.when_set(None)
                 over.set()
-            for task in ending:  # not cancelled: what is under way on its connection would be lost
+            for task in ending:  # not cancelled: that would close the connection of its command
                 await task
             return found, answer
-        # It can still be delivered to, until the server sees that the connection is closed.
-        raise Unavailable("a blocking read that was to end had to be cut off")
+        # Until the server sees that the connection is closed, it may still deliver jobs over it.
+        raise Unavailable("the server did not end a blocking read in time, so its connection was closed")
 
     async def _ask_id(self) -> None:
         self._id = None
@@ -83,15 +86,15 @@ class Reader:
         except (Unavailable, QueueFull):
             raise
         except DriverError:
-            if not self._connection.is_open:  # the credentials were refused, say
+            if not self._connection.is_open:  # for example, the server refused the credentials
                 raise
             self._may_unblock = False  # the ACL forbids it
 
     async def _end(self, cut: anyio.CancelScope, over: anyio.Event) -> None:
-        """Let the read return with what it leased; cut it off if the server does not help."""
+        """Make the read return with its jobs; cut its connection if the server does not end it."""
         with suppress(Unavailable, QueueFull), anyio.move_on_after(_IN_ORDER):
             for pause in _UNBLOCKING:
-                # Again if it was too early: a read that had not arrived could not be ended.
+                # Try again: an UNBLOCK that arrives before the read has no effect.
                 if over.is_set() or not await self._unblock():
                     break
                 with anyio.move_on_after(pause):
@@ -100,19 +103,19 @@ class Reader:
             cut.cancel()
 
     async def _unblock(self) -> bool:
-        """Let the read return, if it has begun; False if only cutting it off helps."""
+        """Have the server end the read, if it has begun; return False if the server can't."""
         if self._id is not None and self._may_unblock:
             try:
                 await self._run(Command(["CLIENT", "UNBLOCK", str(self._id)], int))
             except (Unavailable, QueueFull):
                 raise
-            except DriverError:  # the ACL forbids it: then it has to be done without
+            except DriverError:  # the ACL forbids it: cut the connection instead
                 self._may_unblock = False
         return self._may_unblock
 
 
 class Listener:
-    """Listens to a queue's notifications; with a process, to those about jobs that it waits for."""
+    """Receives a queue's notifications; with `process`, those about the jobs that this process waits for."""
 
     def __init__(self, commands: Commands, target: Target, process: str = "") -> None:
         self._connection = Connection(commands, target)
@@ -122,7 +125,7 @@ class Listener:
         await self._connection.aclose()
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        """Call `on_notification` for each, until the connection ends; first with `subscribed`."""
+        """Call `on_notification` for each, first with `subscribed`, until the connection ends."""
         try:
             await self._connection.open()
             self._connection.send([["SUBSCRIBE", self._channel]])
@@ -146,7 +149,7 @@ class Listener:
 
 
 def _notification(reply: Any) -> Notification | None:
-    """Return what was published; None for the answer to a PING."""
+    """Return a reply as a notification; None for the answer to a PING."""
     if reply[0] == b"subscribe":
         return Notification("subscribed", "")
     if reply[0] != b"message":

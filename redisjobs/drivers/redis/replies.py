@@ -1,4 +1,4 @@
-"""What arrives over one open connection: replies, and who waits for them."""
+"""Receives the replies of one open connection, and wakes the task that waits for them."""
 
 import asyncio
 import time
@@ -9,14 +9,14 @@ from hiredis import Reader
 
 
 def reader_of(connection: Any) -> Any:
-    """Return what makes replies of the bytes of a redis-py connection; an error reply is a value."""
+    """Return a parser for the bytes that a redis-py connection receives; it returns error replies as values."""
     return Reader(protocolError=redis.InvalidResponse, replyError=connection._parser.parse_error)
 
 
 class _ClosedIsLost:
-    """Takes it as lost what uvloop says of a connection by a RuntimeError; with asyncio the next read tells.
+    """Raises uvloop's RuntimeError about a closed connection as ConnectionError; in asyncio the next read fails.
 
-    A class of its own: `contextmanager` takes eight times as long, and all that is sent goes by here.
+    It is a class because `contextmanager` takes eight times as long, and each command runs this code.
     """
 
     def __enter__(self) -> None:
@@ -31,10 +31,10 @@ CLOSED_IS_LOST = _ClosedIsLost()
 
 
 class Replies(asyncio.Protocol):
-    """The replies of a server over an open connection of redis-py; one task at a time waits for them.
+    """The replies over an open connection of redis-py; one task at a time waits for them.
 
-    It takes the place of the stream reader that redis-py has opened. So an answer costs one future, and no timer:
-    the one that there is looks, when its time has come, whether it is still needed.
+    It replaces the stream reader that redis-py has opened. So an answer costs one future, and mostly no timer: a
+    timer that is already set serves later answers too, and when it ends it checks whether one is overdue.
 
     Attributes:
         heard_at: When the last byte arrived, by the monotonic clock.
@@ -53,19 +53,19 @@ class Replies(asyncio.Protocol):
         self._timeout = self._until = self._asked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport = connection._writer.transport
-        # redis-py waits for the end of the connection there.
+        # When redis-py closes the connection, it waits for this protocol.
         self._former: asyncio.BaseProtocol = self._transport.get_protocol()
         if self._transport.is_closing():
             self._lost = ConnectionError("the connection was closed")
         self._transport.set_protocol(self)
-        # Else uvloop, as of 0.20, sends what is written only once all that is ready in the loop has run.
+        # Else uvloop, as of 0.20, sends what we write only after all ready callbacks of the loop have run.
         self._transport.set_write_buffer_limits(high=0)
 
     def send(self, data: bytes) -> None:
-        """Write bytes. Not waited for: nothing else is sent before the answer, which is. OSError: it is lost.
+        """Write bytes without waiting: the caller awaits the answer before it sends more. OSError: it is lost.
 
-        Not by redis-py's own way, `writelines`: on a connection that was lost, Python 3.12 to 3.13.5 then leaves
-        its descriptor where the next connection, given the same one, waits for ever (CPython gh-136234).
+        Not with `writelines`, as redis-py does: on a lost connection Python 3.12 to 3.13.5 then keeps the file
+        descriptor registered, and a new connection with the same descriptor waits for ever (CPython gh-136234).
         """
         if self._lost is not None or self._transport.is_closing():
             raise self._lost or ConnectionError("the connection was closed")
@@ -73,10 +73,10 @@ class Replies(asyncio.Protocol):
             self._transport.write(data)
 
     def arrived(self, count: int, timeout: float, until: float) -> asyncio.Future[None]:
-        """Return what to await before this many replies are taken. No coroutine: each round trip goes by here.
+        """Return what to await before taking this many replies. No coroutine: each round trip runs this code.
 
-        It raises OSError if the connection is lost, if no byte arrives for `timeout` seconds, or if they are not
-        all there by `until`, by the monotonic clock; RedisError if what arrived is no reply.
+        Awaiting raises OSError if the connection is lost, if no byte arrives for `timeout` seconds, or if some of
+        the replies are missing at `until`, by the monotonic clock; RedisError if the bytes are no reply.
         """
         waiter = self._loop.create_future()
         if len(self._got) >= count:
@@ -105,7 +105,7 @@ class Replies(asyncio.Protocol):
         now = time.monotonic()
         self._timeout, self._until, self._asked_at = timeout, until, now
         if self._timer is not None and until >= now + timeout:
-            return  # it looks in time
+            return  # the timer that is set looks in time
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(min(timeout, until - now), self._look)
@@ -120,7 +120,7 @@ class Replies(asyncio.Protocol):
         else:
             self._waiter.set_exception(TimeoutError())
 
-    # What the transport says
+    # Called by the transport
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = time.monotonic()
@@ -139,7 +139,7 @@ class Replies(asyncio.Protocol):
                 waiter.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail what is waited for: nothing will arrive any more."""
+        """Fail the task that waits: no more replies will arrive."""
         self._end(error or ConnectionError("the server closed the connection"))
         self._former.connection_lost(error)
 

@@ -1,11 +1,11 @@
-"""Reads `lua/*.lua`: one file, one script, one transition.
+"""Reads the scripts in `lua/*.lua`, adds their includes, and numbers their keys.
 
-What several scripts need is in `lua/include/`, one function a file. A script says what it includes, and so does an
-include: `--- @include now expect`. Each gets into the script once, after what it needs itself. Where the line is
-indented, it is for that block only.
+Each file in `lua/include/` has one function. `--- @include now expect`, in a script or in an include, adds two of
+them. A script gets each include once, after the includes that this one needs. An indented line adds them to its
+block only.
 
-Scripts write keys by name: `KEYS.jobs`, `KEYS['paused:names']`. The server is sent `KEYS[1]`, `KEYS[2]`: so a
-script declares the keys it uses, and no others.
+Scripts write keys by name: `KEYS.jobs`, `KEYS['paused:names']`. We replace the names by numbers, `KEYS[1]`. So a
+script declares exactly the keys it uses.
 """
 
 import re
@@ -28,9 +28,9 @@ class Script:
 
     Attributes:
         name: As in `lua/<name>.lua`.
-        source: What the server is given.
-        sha: How EVALSHA calls it: content-addressed, so two releases can share a server.
-        keys: What follows `redisjobs:{queue}:` in each of its keys, in the order of `KEYS`.
+        source: The text that the server gets.
+        sha: The hash for EVALSHA. It depends on the text, so two releases can share a server.
+        keys: The part after `redisjobs:{queue}:` of each key, in the order of `KEYS`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Script:
 
     @cached_property
     def careful(self) -> "Script":
-        """The same, but refused whole by a server that is out of memory."""
+        """The same script, without `allow-oom`: a server that is out of memory refuses to run it."""
         first, _, rest = self.source.partition("\n")
         return _script(self.name, f"{first.replace('flags=allow-oom', '').rstrip()}\n{rest}", self.keys)
 
@@ -50,15 +50,15 @@ def _script(name: str, source: str, keys: tuple[str, ...]) -> Script:
 
 
 def folder() -> Traversable:
-    """Where the scripts are: inside an installed wheel, else beside the package in a checkout."""
+    """Return the folder of the scripts: inside an installed wheel, else beside the package in a checkout."""
     installed = files("redisjobs").joinpath("lua")
     return installed if installed.is_dir() else Path(__file__).parents[3] / "lua"
 
 
 @cache
 def script(name: str) -> Script:
-    """The script `lua/<name>.lua`, ready to be sent."""
-    there: list[str] = []  # what is included for the whole script
+    """Return the script `lua/<name>.lua`, ready to be sent."""
+    there: list[str] = []  # the includes of the whole script, so far
 
     def splice(line: re.Match[str]) -> str:
         indent, names = line[1], line[2].split()
@@ -71,10 +71,10 @@ def script(name: str) -> Script:
 
 
 def _in_order(names: Sequence[str], there: Sequence[str], needed_by: tuple[str, ...] = ()) -> list[str]:
-    """These includes and those they need, each after what it needs, without what is there.
+    """Return these includes and those they need, each after those it needs, without those in `there`.
 
     Raises:
-        ValueError: One of them needs itself.
+        ValueError: An include needs itself, directly or by another one.
     """
     added: list[str] = []
     for name in names:
@@ -88,7 +88,7 @@ def _in_order(names: Sequence[str], there: Sequence[str], needed_by: tuple[str, 
 
 @cache  # most of the scripts have the same ones
 def _include(name: str) -> tuple[Sequence[str], str]:
-    """What an include needs before it, and its text, with what it includes for a block of its own."""
+    """Return the includes that an include needs before it, and its text with those of its indented lines."""
     text, needed = _text(f"include/{name}"), list[str]()
 
     def splice(line: re.Match[str]) -> str:
@@ -102,7 +102,7 @@ def _include(name: str) -> tuple[Sequence[str], str]:
 
 
 def _with_numbers(name: str, source: str) -> Script:
-    """The script with numbers in place of the names of its keys."""
+    """Return the script with numbers in place of the names of its keys."""
     keys: dict[str, int] = {}
 
     def number(found: re.Match[str]) -> str:
@@ -117,18 +117,18 @@ def _text(name: str) -> str:
 
 
 def names() -> list[str]:
-    """The names of all scripts, in alphabetical order."""
+    """Return the names of all scripts, in alphabetical order."""
     return sorted(entry.name.removesuffix(".lua") for entry in folder().iterdir() if entry.name.endswith(".lua"))
 
 
 @cache
 def load() -> None:
-    """Read every script now: an upgrade that replaces the files must not reach into a running process."""
+    """Read all scripts now, so that an upgrade that replaces the files does not change a running process."""
     for name in names():
         script(name)
 
 
 def forget() -> None:
-    """Read every script again when it is next needed: the files were replaced."""
+    """Forget all scripts, so that each is read again when it is next needed."""
     for cached in (load, script, _include):
         cached.cache_clear()

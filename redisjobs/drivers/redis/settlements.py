@@ -1,4 +1,4 @@
-"""Settlements as the script takes them."""
+"""Turns settlements into the arguments of `settle.lua`."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ from redisjobs.model.transitions import (
 
 
 class Columns:
-    """Settlements as `settle.lua` takes them: what is done at its first delivery, by stream, then the others.
+    """The arguments of `settle.lua`: first jobs that are done by their first delivery, by stream, then all others.
 
-    The push of an entry behind `cut` may be repeated yet.
+    A job whose entry id is greater than `cut` is young: its push may still be repeated.
     """
 
     def __init__(self, settlements: Settlements, cut: str) -> None:
@@ -61,7 +61,7 @@ class Columns:
         self._others += settlement_words(lease, settlement)
 
     def arguments(self) -> list[Word]:
-        """Return what goes to the script: how many there are of each kind, then all of them."""
+        """Return the arguments: the number of values of each kind, then the values."""
         plain = len(self._young) == sum(map(len, self._ids)) and not self._has_nonces
         young = "ids" if plain else str(len(self._young))
         arguments: list[Word] = [*(str(len(entries)) for entries in self._entries), young]
@@ -71,30 +71,30 @@ class Columns:
             arguments += ids
         return [*arguments, *(() if plain else self._young), *self._uniques, *self._results, *self._others]
 
-    def replies(self, said: Sequence[bytes]) -> list[Reply]:
-        """Return one for each settlement, in their order."""
+    def replies(self, words: Sequence[bytes]) -> list[Reply]:
+        """Return a reply for each settlement, in their order; the script's one OK may stand for all."""
         order = [*self._done[0], *self._done[1], *self._done[2], *self._rest]
         replies = [Reply.OK] * len(order)
-        if said != [b"OK"]:
-            for position, raw in zip(order, said, strict=True):
+        if words != [b"OK"]:
+            for position, raw in zip(order, words, strict=True):
                 replies[position] = reply_of(raw)
         return replies
 
 
 def settlement_words(lease: Lease, settlement: Settlement) -> list[Word]:
-    """Return a settlement that is no plain success as `settle.lua` takes it."""
+    """Return the arguments for a settlement that does not go in columns."""
     verb, values = _settlement(lease, settlement)
     return [verb, *token_words(lease), str(lease.deliveries), raw_id(lease.job_id), str(len(values)), *values]
 
 
 def token_words(lease: Lease) -> tuple[str, str]:
-    """Return where a lease's entry is, as scripts take it."""
+    """Return the stream and the entry of a lease as arguments of a script."""
     stream, entry = lease.token
     return str(stream), entry
 
 
 def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
-    """Return the verb of a settlement, and its values."""
+    """Return the name of a settlement in `settle.lua`, and its values."""
     match settlement:
         case Ack(cancelled, _, pushes):
             values = [lease.unique, lease.nonce, *_result(settlement)]
@@ -118,7 +118,7 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
 
 
 def _result(done: Ack) -> tuple[str, str, Word]:
-    """Return what is kept of a job that has run: for how long, a word, a text."""
+    """Return what to keep of the result of a job that has run: for how many ms, a word, and a text."""
     result = done.result
     if result is None:
         return "", "reported" if done.reported else "", ""

@@ -1,4 +1,4 @@
-"""The settlements of one exchange, and the calls in which they go."""
+"""Splits the settlements of one exchange into calls, and puts their answers together."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -26,13 +26,13 @@ from redisjobs.model.transitions import (
 Run = Callable[[Command[Any]], Awaitable[list[Any]]]
 
 _YES = ord("1")
-_SPARE_STEPS = 10  # calls that may settle nothing, of those that settle a job which pushes others
+_SPARE_STEPS = 10  # further calls for one job that pushes others, beyond two for each job that it pushes
 
 
 class Settling:
-    """The settlements of one exchange: those that push jobs go in calls of their own, before the others.
+    """The settlements of one exchange. Those that push jobs go first, in separate calls.
 
-    A server that is out of memory refuses only these. Each pushes a bounded number of jobs and bytes.
+    So a server that is out of memory refuses only these. Each such call pushes a limited number of jobs and bytes.
     """
 
     def __init__(self, commands: WorkerCommands, worker: str, turn: Turn | None, settlements: Settlements) -> None:
@@ -41,8 +41,8 @@ class Settling:
         self._turn = turn
         self._all = settlements
         self._plain = settlements
-        self._positions: list[list[int]] = []  # of those of each call; none: all go in one
-        for _, one in settlements:  # any() takes twice as long, and each job goes by here
+        self._positions: list[list[int]] = []  # of the settlements in each call; empty: all go in one call
+        for _, one in settlements:  # any() takes twice as long, and each settled job passes here
             if type(one) is Ack and one.pushes:
                 self._part()
                 break
@@ -65,7 +65,7 @@ class Settling:
         self._plain = [self._all[position] for position in plain]
 
     def calls(self, *, promote: bool, needs_one: bool, server_ms: float | None) -> list[Command[Settled | Fenced]]:
-        """Return the commands; those that push first, so that their jobs are there to be claimed."""
+        """Return the commands: first those that push, so that a claim behind them finds the new jobs."""
         calls = [
             self._commands.settle_with_pushes(
                 self._worker, self._turn, str(number), [self._all[position] for position in positions]
@@ -80,13 +80,13 @@ class Settling:
         return calls
 
     async def answer(self, answers: Sequence[Settled | Fenced], *, is_fenced: bool, run: Run) -> Exchange:
-        """Return the answers to all settlements, in their own order, after the further calls that some take.
+        """Make the further calls that some settlements need; return the answers to all, in order.
 
-        If the worker was fenced meanwhile, what was not settled is lost. It hears of that by its next call.
+        If the worker was fenced meanwhile, the rest is answered LEASE_LOST. Its next call then raises Fenced.
 
         Raises:
             Fenced: The worker was fenced, and nothing was settled.
-            DriverError: A further call failed, or they come to no end.
+            DriverError: A further call failed, or too many calls were needed for one job.
         """
         settled = [(at, answer) for at, answer in enumerate(answers) if isinstance(answer, Settled)]
         if is_fenced and not any(each.ahead.now_us for _, each in settled):  # 0: refused, as the server is full
@@ -116,13 +116,13 @@ class Settling:
     async def _settle_rest(
         self, position: int, looked: bytes, call: str, steps: Iterator[int], run: Run
     ) -> tuple[Reply, bytes, bool]:
-        """Settle one again, to the end: a call looked at some of its pushes only, as it met large jobs.
+        """Settle one job that pushes others, after a call that met large jobs and checked only some of the pushes.
 
-        Should an answer be lost, the whole exchange is sent again in the same calls: each is known by its number.
+        If an answer is lost, the worker sends the whole exchange again in the same calls, each with its number.
 
-        Returns its word, what follows it, and whether a job in line may start now. Each step settles, or looks at
-        one more of the pushed jobs and frees its key. So it ends, unless each time others push a large job under
-        that key, and it starts.
+        Returns the reply, the text behind it, and whether a job in line may start now. Each call settles the job,
+        or checks at least one more push and frees its key. So the calls end, unless other producers push a large
+        job under that key each time, and that job starts.
         """
         lease, settlement = self._all[position]
         assert isinstance(settlement, Ack)
@@ -144,7 +144,7 @@ class Settling:
                 return reply, bytes(added), answer.ahead.turns
             if reply is not Reply.PARTIAL:
                 return reply, looked, answer.ahead.turns
-        raise DriverError("the jobs that these settlements push meet large ones again and again")
+        raise DriverError("a job was not settled: each time, the ids or keys of its pushes belong to large jobs")
 
 
 def _pushes(settlement: Settlement) -> Sequence[NewJob]:

@@ -1,7 +1,7 @@
 """Where the server is, and how to make redis-py's connections to it.
 
 redis-py's defaults are dangerous for a queue: its automatic retries store a job twice when a reply is lost, and
-its 5 s read timeout breaks a blocking read. So each connection here gets every timeout, and never retries.
+its 5 s read timeout breaks a blocking read. So we set all timeouts ourselves, and our connections never retry.
 """
 
 import re
@@ -22,7 +22,7 @@ from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.times import LONGEST_TRY
 
 ANSWER = LONGEST_TRY / 2
-"""Seconds in which a server sends at least one byte of an answer it owes, or accepts a connection."""
+"""Seconds without a byte of the answer, or without a connection, after which a call fails."""
 
 _CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 _KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
@@ -38,10 +38,10 @@ _OURS: dict[str, Any] = {
 
 
 def _introduction() -> dict[str, Any]:
-    """Return what redis-py says of itself: else it reads its installed metadata for each connection."""
+    """Return redis-py's description of itself. Without it, redis-py reads its metadata for each connection."""
     try:
         from redis.driver_info import DriverInfo
-    except ImportError:  # an older one, which looks it up once
+    except ImportError:  # an older redis-py, which reads it once
         return {}
     return {"driver_info": DriverInfo()}
 
@@ -59,7 +59,7 @@ class Target:
         server: Equal for the same server, database and user.
 
     Raises:
-        ValueError: The URL, or the client's kind of connection, is none we can use.
+        ValueError: The URL is invalid, or we can't make the client's kind of connection.
     """
 
     def __init__(self, where: Any) -> None:
@@ -68,10 +68,10 @@ class Target:
         self._kind = pool.connection_class.__name__
         if self._kind not in _CONNECTIONS:
             raise ValueError(
-                f"{self._kind} is none of the connections redisjobs can make: {', '.join(_CONNECTIONS)}"
+                f"redisjobs can't make connections of the class {self._kind}, only {', '.join(_CONNECTIONS)}"
             )
-        # Where the server is and who we are; how to talk to it is ours, and redis-py's sync and async
-        # connections do not take the same options.
+        # Only the address, the credentials and TLS. The other options are ours to set, and redis-py's sync and
+        # async connections do not take the same ones.
         kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
         self._options = {**kept, **_INTRODUCTION, **_OURS}
         if self._kind != "UnixDomainSocketConnection":
@@ -81,7 +81,7 @@ class Target:
             self._options.setdefault("ssl_check_hostname", checked)
         self.has_answered = False
         self.database = int(kept.get("db") or 0)
-        # Text, as redis-py packs it as it is: see `Word`.
+        # Text, because redis-py packs it unchanged: see `Word`.
         self._options["db"] = str(self.database) if self.database else None
         self._host, self._port = kept.get("host", "localhost"), kept.get("port", 6379)
         self.place: Hashable = kept.get("path") or (self._host, self._port), self.database
@@ -91,7 +91,7 @@ class Target:
                 pool.make_connection()
             self.connection()
             self.sync_connection(ANSWER)
-        except TypeError as error:  # nothing was opened: it's about an option that is none
+        except TypeError as error:  # nothing was opened: redis-py does not know an option
             raise ValueError(f"can't connect by these options: {error}") from error
 
     @property
@@ -105,41 +105,41 @@ class Target:
         return f"{scheme}://{user}{host}:{self._port}/{self.database}"
 
     def connection(self) -> Any:  # redis-py's connections are not fully typed
-        """Return a new async connection, not yet open; its user ends what takes too long.
+        """Return a new async connection, not yet open. The caller has to limit the time of each call.
 
-        With a time of its own redis-py sends by `asyncio.wait_for`, and on Python 3.11 that may swallow a cancel.
+        With a timeout, redis-py sends by `asyncio.wait_for`, and on Python 3.11 that may swallow a cancel.
         """
         kind = getattr(redis.asyncio.connection, self._kind)
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
         return kind(**self._options, socket_connect_timeout=ANSWER, socket_timeout=None, retry=retry)
 
     def sync_connection(self, timeout: float) -> Any:
-        """Return the same for sync code; opening it may take that long as well."""
+        """Return a new sync connection, not yet open. `timeout` limits opening it, and each send and read."""
         kind = getattr(redis.connection, self._kind)
         retry = redis.retry.Retry(NoBackoff(), 0)
         return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
 
     def translate(self, error: BaseException) -> DriverError:
-        """Return one of redis-py's errors as one of ours; with a hint if only one side may speak TLS."""
+        """Return redis-py's error as ours, with a hint if it looks as if only one side used TLS."""
         translated = translate(error)
         if self.has_answered or not isinstance(translated, Unavailable):
             return translated
         text = str(translated)
         if self._kind == "SSLConnection" and _IS_PLAIN.search(text):
-            return Unavailable(f"{text}; the URL says rediss://: if no TLS is spoken there, write redis://")
+            return Unavailable(f"{text}; the URL says rediss://: if the server does not use TLS, write redis://")
         if self._kind == "Connection" and _IS_TLS.search(text):
-            return Unavailable(f"{text}; the URL says redis://: if only TLS is spoken there, write rediss://")
+            return Unavailable(f"{text}; the URL says redis://: if the server requires TLS, write rediss://")
         return translated
 
     def once(self, warning: str) -> list[str]:
-        """Return a warning about the server the first time that there is one; else nothing."""
+        """Return a list of the warning, if it is the first one about this server; else an empty list."""
         if not warning or self._has_warned:
             return []
         self._has_warned = True
         return [warning]
 
 
-# How it looks where one side speaks TLS: a plain server waits for the end of a line, one with TLS hangs up.
+# The errors if only one side uses TLS: a server without TLS waits for the end of a line, one with TLS hangs up.
 _IS_PLAIN = re.compile(r"(?i)timeout|timed out|wrong.version|record.layer|unexpected.eof|closed")
 _IS_TLS = re.compile(r"(?i)reset by peer|connection lost|closed|broken pipe|protocol error")
 
@@ -166,6 +166,6 @@ def _check_database(url: str) -> None:
 
 
 def _is_kept(option: str, value: Any) -> bool:
-    if option.startswith("ssl_validate_ocsp") and not value:  # off, and only known to sync connections
+    if option.startswith("ssl_validate_ocsp") and not value:  # off, and only sync connections know it
         return False
     return value is not None and (option in _KEPT or option.startswith("ssl_"))

@@ -1,4 +1,4 @@
-"""The words that commands are made of, what is made of replies, and what an error reply means."""
+"""Turns jobs and other values into words of a command, replies into values, and redis-py's errors into ours."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,15 @@ from redisjobs.model.job import OnConflict
 from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
 
 Word = str | bytes
-"""A part of a command. Never a number: hiredis packs one by its `repr`, in which Python may run a signal's
-handler, and hiredis crashes when that handler raises."""
+"""One word of a command. Never a number: hiredis packs a number by its `repr`, in which Python may run a signal
+handler, and hiredis crashes if that handler raises."""
 
 Wire = Sequence[Word]
 
 NEEDED = "redisjobs needs Redis 7.0 or newer, or Valkey 8.0 or newer"
 
-_IN_SCRIPT = re.compile(r" script: ([0-9a-f]{40}, )?on @user_script:\d+\.$")  # where in which script
-# Error codes of a server that may well answer later. redis-py takes some codes off and makes a class of them, the
-# newer it is the more.
+_IN_SCRIPT = re.compile(r" script: ([0-9a-f]{40}, )?on @user_script:\d+\.$")  # the script and line of an error
+# Error codes of a server that may answer later. redis-py makes classes of some codes, newer releases of more.
 _NOT_NOW = (
     *("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"),
     *("BUSY", "UNKILLABLE", "MISCONF", "UNBLOCKED"),
@@ -36,7 +35,7 @@ def translate(error: BaseException) -> DriverError:
     if isinstance(error, redis_errors.AuthenticationError):
         return DriverError(f"the server refused the credentials: {text}")
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError | EOFError):
-        # BusyLoadingError is a ConnectionError, and rightly here: a server that loads will answer soon.
+        # BusyLoadingError is a ConnectionError too, which is right: a server that loads its data will answer soon.
         return Unavailable(text)
     if isinstance(error, redis_errors.OutOfMemoryError):
         return QueueFull(f"the server is out of memory, nothing was written: {text}")
@@ -55,7 +54,7 @@ def translate(error: BaseException) -> DriverError:
 
 
 def raw_id(job_id: str) -> bytes:
-    """Return an id as Redis has it. One from redis-cli may not be text, and redis-py would refuse it."""
+    """Return an id as bytes. An id from redis-cli may not be UTF-8, and redis-py would refuse to encode it."""
     return job_id.encode("utf-8", "surrogateescape")
 
 
@@ -87,28 +86,28 @@ def job_words(job: NewJob) -> list[Word]:
 
 
 def text_id(reply: bytes) -> str:
-    """Return an id from Redis as text; `raw_id` makes the same bytes of it."""
+    """Return an id from Redis as text; `raw_id` turns it back into the same bytes."""
     return reply.decode("utf-8", "surrogateescape")
 
 
 def shown(text: bytes) -> str:
-    """Return bytes as a text that can be shown."""
+    """Return bytes as text for display."""
     return text.decode("utf-8", "replace")
 
 
 def reply_of(reply: Any) -> Reply:
-    """Return the word that a script has for one job."""
+    """Return a script's word for one job as a `Reply`."""
     return Reply(reply.decode())
 
 
 def pushed(reply: bytes) -> Pushed:
-    """Return what became of one job that was pushed."""
+    """Return the outcome of the push of one job."""
     word, _, holder = text_id(reply).partition(" ")
     return Pushed(Reply(word), holder)
 
 
 def as_it_is(reply: Any) -> Any:
-    """Return a reply, for a command whose caller reads it."""
+    """Return a reply unchanged, for a command whose caller parses it."""
     return reply
 
 
@@ -118,8 +117,8 @@ def queued_ms_of(entry: str) -> int:
 
 
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return the fields of an entry."""
-    if len(flat) == 6:  # as most have: id, name and parameters. In a third of the time, and each job goes by here
+    """Return the fields of an entry, from a flat list of names and values."""
+    if len(flat) == 6:  # most jobs: id, name, parameters. A third of the time, and each job passes here
         first, its, second, seconds, third, thirds = flat
         return {first: its, second: seconds, third: thirds}
     values = iter(flat)
@@ -127,5 +126,5 @@ def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def threes(flat: Sequence[Any]) -> Iterable[tuple[Any, Any, Any]]:
-    """Return a flat list, three by three."""
+    """Return the values of a flat list in groups of three."""
     return zip(flat[::3], flat[1::3], flat[2::3], strict=True)

@@ -1,4 +1,4 @@
-"""What a worker says to the server, and its heartbeat."""
+"""The commands that a worker and its heartbeat send."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +34,8 @@ class Settled:
     Attributes:
         ahead: What a claim would find.
         replies: One for each settlement.
-        texts: Of those that push jobs, what follows the word of each: after OK a `1` or `0` for each pushed job,
-            whether it was added; after PARTIAL for each that was looked at, whether it may be; after SPOILED why.
+        texts: For settlements that push jobs, the text behind each reply. OK: for each pushed job `1` if it was
+            added, else `0`. PARTIAL: the same for the jobs checked so far, `1` if it may be added. SPOILED: why.
     """
 
     ahead: Ahead
@@ -47,20 +47,20 @@ class Settled:
 class Claimed:
     """The answer to a claim.
 
-    `waits_ms` is for how long a job has been waiting for a worker with nothing else to run; -1: there is none.
+    `waits_ms` is how long a job has waited for a worker that runs nothing else; -1: there is no such job.
     """
 
     ahead: Ahead
     waits_ms: int
     leases: list[Lease]
-    ended: list[Ended]  # jobs that were ended instead
+    ended: list[Ended]  # jobs that the claim ended instead of delivering them
 
 
 class WorkerCommands(Commands):
     """The commands of one queue's workers."""
 
     def join(self, worker: str, lease_ms: int, run: str) -> Command[None]:
-        """Let a worker begin; `run` tells it from another one of its id."""
+        """Register a worker; `run` tells it from another worker with its id."""
 
         def parse(reply: Any) -> None:
             match reply:
@@ -73,7 +73,7 @@ class WorkerCommands(Commands):
         return self.run("join", [worker, str(lease_ms), run, str(LAYOUT), self.now], parse)
 
     def beat(self, worker: str, facts: Mapping[str, str]) -> Command[int | None]:
-        """Renew a lease; parses to how often a cancel of one of its jobs was asked for. None: it was fenced."""
+        """Renew a worker's lease; parses to how often a cancel of its jobs was asked for. None: it was fenced."""
         flat = [text for fact in facts.items() for text in fact]
         return self.run("beat", [worker, self.now, *flat], lambda reply: None if reply == _FENCED else int(reply))
 
@@ -94,10 +94,10 @@ class WorkerCommands(Commands):
     ) -> Command[Settled | Fenced]:
         """Settle at most 500 jobs that push no others.
 
-        `promote` also promotes what is due, and asks what a claim would find. `server_ms` is the server's clock,
-        or earlier; None: not known.
+        With `promote`, also promote due jobs, and ask what a claim would find. `server_ms` is the server's time,
+        or a little earlier; None: unknown.
         """
-        # The same cut as the script would make, by text: entry ids begin with their time, of as many digits.
+        # The script cuts at the same time. Entry ids compare as text, because they begin with equally long times.
         columns = Columns(settlements, cut="" if server_ms is None else f"{server_ms - YOUNG_MS:.0f}")
         lane, number = (turn.lane, turn.number) if turn and settlements else (0, 0)
         arguments = [worker, str(lane), str(number), "1" if promote else "", self.now, *columns.arguments()]
@@ -113,9 +113,9 @@ class WorkerCommands(Commands):
     def settle_with_pushes(
         self, worker: str, turn: Turn | None, call: str, settlements: Settlements
     ) -> Command[Settled | Fenced]:
-        """Settle jobs that push others; if the server is out of memory they are all FULL.
+        """Settle jobs that push others; if the server is out of memory, the reply for each is FULL.
 
-        `call` tells it from other calls of the same turn.
+        `call` tells this call from the others of the same turn.
         """
         others = [word for lease, one in settlements for word in settlement_words(lease, one)]
         lane, number = (f"{turn.lane}+{call}", str(turn.number)) if turn else ("0", "0")
@@ -144,13 +144,13 @@ class WorkerCommands(Commands):
         return self.run("claim", [worker, *limits, "1" if idle else "", self.now], parse)
 
     def read(self, worker: str, streams: slice, count: int) -> Command[list[Lease]]:
-        """Claim from some streams what was never delivered, up to `count` of each."""
+        """Claim jobs of some streams that were never delivered, up to `count` of each stream."""
         keys = self.streams[streams]
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "STREAMS", *keys, *">" * len(keys)]
         return Command(wire, self._read, worker=worker)
 
     def wait(self, worker: str, count: int, timeout_ms: int) -> Command[tuple[list[Lease], bool]]:
-        """Wait for jobs; parses to those that came, and whether something is in the inbox."""
+        """Wait for jobs; parses to the jobs that came, and whether there are entries in the inbox."""
         inbox = f"{self.prefix}inbox"
         wire = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", str(count), "BLOCK", str(timeout_ms), "STREAMS"]
 
@@ -169,12 +169,12 @@ class WorkerCommands(Commands):
         return leases
 
     def is_restricted(self) -> Command[bool]:
-        """Ask whether some jobs may not start: what was just read has to be screened."""
+        """Ask whether some jobs may not start; if so, the jobs just read have to be screened."""
         return Command(["EXISTS", *self._restrictions], bool, looks_back=True)
 
     def is_restricted_or_lost(self, worker: str) -> Command[bool]:
-        """Ask the same, or whether the server has lost the worker's record: then it has to be screened as well."""
-        # EXISTS counts a key as often as it is named: with the record alone there it says 1.
+        """Ask the same, or whether the server has lost the worker's record: then `screen` raises Fenced."""
+        # EXISTS counts a key once for each time it is named: 1 is the record, named once, and no other key.
         keys = (f"{self.prefix}worker:{worker}", *self._restrictions, *self._restrictions)
         return Command(["EXISTS", *keys], lambda count: int(count) != 1, looks_back=True)
 
@@ -183,7 +183,7 @@ class WorkerCommands(Commands):
         return [f"{self.prefix}{key}" for key in ("paused", "paused:names", "held", "limits")]
 
     def screen(self, worker: str, leases: Sequence[Lease]) -> Command[list[Lease]]:
-        """Keep those of at most 500 jobs that may start, and hand the others on."""
+        """Park or line up those of at most 500 jobs that may not start; parses to the others."""
 
         def parse(reply: Any) -> list[Lease]:
             answers = _unless_fenced(reply, worker)
@@ -193,20 +193,20 @@ class WorkerCommands(Commands):
         return self.run("screen", [worker, self.now, *tokens], parse)
 
     def reject(self, leases: Sequence[Lease]) -> Command[list[str]]:
-        """Make dead letters of entries without an id; parses to the ids of these."""
+        """Make dead letters of entries without an id; parses to the ids of the dead letters."""
         tokens = [word for lease in leases for word in token_words(lease)]
         return self.run(
             "reject", [self.now, *tokens], lambda reply: [text_id(job_id) for job_id in reply if job_id]
         )
 
     def pending(self, worker: str, stream: int, idle_ms: int, start: str) -> Command[list[str]]:
-        """List the entries that a worker has held for a time: up to 500 of a stream, from one on."""
+        """List entries that a worker has held for `idle_ms`: up to 500 of a stream, from `start` on."""
         limits = ["IDLE", str(idle_ms), start, "+", str(MOST_JOBS)]
         wire = ["XPENDING", self.streams[stream - 1], GROUP, *limits, worker]
         return Command(wire, lambda rows: [row[0].decode() for row in rows], worker=worker)
 
     def recover(self, worker: str, idle_ms: int, places: Sequence[str]) -> Command[tuple[int, list[Lease]]]:
-        """Look at some of these places, as `1 1732-0`; parses to how many, and which of them the worker holds."""
+        """Look at some of these places, as `1 1732-0`; parses to how many, and the jobs that the worker holds."""
 
         def parse(reply: Any) -> tuple[int, list[Lease]]:
             looked, jobs = _unless_fenced(reply, worker)

@@ -1,7 +1,7 @@
 """The contract of a driver, as tests: `from redisjobs.testing.driver_contract import *` in a module of tests.
 
-That module, or a conftest, has a fixture `driver_store`, which gives a `DriverStore`. docs/drivers.md has an
-example, and says which of the modules here need what of a driver.
+That module, or a conftest, needs a fixture `driver_store` that returns a `DriverStore`. docs/drivers.md has an
+example, and lists the abilities of a driver that each of these modules needs.
 """
 
 import pkgutil
@@ -13,7 +13,7 @@ except ImportError as missing:
         "the contract of a driver is run by pytest, which is not here: install redisjobs with its extra `testing`"
     ) from missing
 
-# What a failed `assert` of these compared is shown only if pytest knows of them before they are imported.
+# pytest shows the values of a failed `assert` in these modules only if it knows them before we import them.
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from redisjobs.testing.driver_contract.fixtures import *  # noqa: E402, I001  (in the order in which a driver is built)

@@ -1,4 +1,4 @@
-"""Steps of the contract's tests: push, claim, settle, beat, and bring a job into each state."""
+"""Steps that the contract's tests share: push, claim, settle, beat, and bring a job into each state."""
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -42,7 +42,7 @@ def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any)
 
 
 def another(job_id: str, **options: Any) -> NewJob:
-    """A new push of an id that was pushed before."""
+    """Return a new push of an id that was pushed before."""
     return job(job_id, nonce=secrets.token_hex(8), **options)
 
 
@@ -52,7 +52,7 @@ def happened(counts: Counts) -> dict[str, int]:
 
 
 class Slots:
-    """Starts jobs as a worker does: a few at a time, strictly by priority; the rest waits."""
+    """Starts jobs as a worker does: a few at a time, strictly by priority, while the others wait."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.started: list[str] = []
@@ -60,7 +60,7 @@ class Slots:
         self._over: list[Lease] = []
 
     async def claim(self, count: int) -> list[str]:
-        """Claim for some slots; return the jobs that start."""
+        """Claim for this many slots; return the ids of the jobs that start."""
         answer = await self._consumer.exchange([], count, waiting=self._over)
         there = sorted([*self._over, *answer.leases], key=lambda lease: lease.rank)
         some = [lease for lease in there if lease.rank <= answer.up_to][:count]
@@ -77,7 +77,7 @@ class Heart:
         self.close = consumer.sync.close
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
-        """Return which of the held jobs are to be cancelled; raise Fenced if the worker is."""
+        """Return the held jobs that are to be cancelled; raise Fenced if the worker is fenced."""
         (answer,) = self.consumer.sync.beat(Beat(self.consumer, held, facts))
         if isinstance(answer, Fenced):
             raise answer
@@ -90,7 +90,7 @@ class Heart:
 
 @asynccontextmanager
 async def listening(listen: Callable[[Hear], Coroutine[Any, Any, None]]) -> AsyncIterator[list[Notification]]:
-    """Collect what is heard while the block runs, from `subscribed` on."""
+    """Collect the notifications while the block runs, from `subscribed` on."""
     heard: list[Notification] = []
     subscribed = anyio.Event()
 
@@ -107,14 +107,14 @@ async def listening(listen: Callable[[Hear], Coroutine[Any, Any, None]]) -> Asyn
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds, which other tasks bring about."""
+    """Wait until other tasks have made a condition true."""
     with anyio.fail_after(10):
         while not condition():  # noqa: ASYNC110
             await anyio.sleep(0.005)
 
 
 async def take_over(heir: Consumer) -> Reclaimed:
-    """Fence each worker whose lease is over, and release the jobs of fenced ones."""
+    """Fence each worker whose lease is over, and hand back the jobs of fenced workers."""
     return await heir.reclaim((await heir.reclaim()).silent)
 
 
@@ -134,7 +134,7 @@ async def rows_of(driver: Driver, state: State, limit: int = MOST_JOBS) -> list[
 
 
 async def row_of(driver: Driver, job_id: str) -> Row:
-    """Return what is known of a job, which a scan of its state says as well."""
+    """Return a job's row; check that a scan of its state returns the same."""
     row = await driver.read(Find(job_id))
     assert row is not None
     (listed,) = [each for each in await rows_of(driver, row.state) if each.job_id == job_id]
@@ -144,12 +144,12 @@ async def row_of(driver: Driver, job_id: str) -> Row:
 
 
 async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
-    """Claim as a worker does that has just learned what is ready, as long as there is more."""
+    """Claim as long as there is more, like a worker that has just learned which jobs are ready."""
     return (await claim_and_hear(consumer, count, idle=idle))[0]
 
 
 async def claim_and_hear(consumer: Consumer, count: int, *, idle: bool = False) -> tuple[list[Lease], list[Ended]]:
-    """Claim likewise; return also what was ended instead of claimed."""
+    """Claim in the same way; return also the jobs that the claims ended."""
     await consumer.exchange([], 0)
     leases: list[Lease] = []
     ended: list[Ended] = []
@@ -157,7 +157,7 @@ async def claim_and_hear(consumer: Consumer, count: int, *, idle: bool = False) 
         exchange = await consumer.exchange([], count - len(leases), idle=idle)
         leases += exchange.leases
         ended += exchange.ended
-        if len(leases) == count or not exchange.more or (idle and leases):  # that may have to run alone
+        if len(leases) == count or not exchange.more or (idle and leases):  # the job may have to run alone
             return leases, ended
 
 
@@ -172,7 +172,7 @@ async def settle(consumer: Consumer, lease: Lease, settlement: Settlement) -> Re
 
 
 def beat(consumer: Consumer, *held: Lease) -> list[str]:
-    """Beat as the holder of some jobs; return the ids of those that are to be cancelled."""
+    """Beat for a worker that holds these jobs; return the ids of those that are to be cancelled."""
     heart = Heart(consumer)
     try:
         return [lease.job_id for lease in heart.beat(lambda: held, {"host": "here"})]
@@ -181,7 +181,7 @@ def beat(consumer: Consumer, *held: Lease) -> list[str]:
 
 
 async def outlive(store: DriverStore, *living: Consumer) -> Reclaimed:
-    """Let all other workers fall silent; the first of these fences them, and releases their jobs."""
+    """Make all other workers fall silent; the first of `living` fences them and hands back their jobs."""
     store.age(60)
     for consumer in living:
         beat(consumer)
@@ -189,7 +189,7 @@ async def outlive(store: DriverStore, *living: Consumer) -> Reclaimed:
 
 
 async def inherit(store: DriverStore, heir: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
-    """Outlive all others, and claim."""
+    """Make all other workers fall silent, take over their jobs, and claim."""
     await outlive(store, heir)
     return await claim(heir, count, idle=idle)
 

@@ -1,4 +1,4 @@
-"""Queries and changes as such, over the sync side as well; and how far a queue is behind."""
+"""Queries and changes in general, also over the sync side; the rows of jobs; and a queue's backlog."""
 
 import math
 import time
@@ -57,7 +57,7 @@ class Reorder(Change[Reply]):
 
 
 async def put_in_each_state(store: DriverStore) -> None:
-    """A job in each state, one that is being cancelled, one that was handed back, and one that ended."""
+    """Put a job in each state; also one that is being cancelled, one that was handed back, and one that ended."""
     store.clock.advance(0)
     worker = store.driver.consumer("w1", lease=15, max_deliveries=3)
     await worker.open()
@@ -191,7 +191,7 @@ async def test_a_sync_call_is_answered_within_its_time(
 
 
 async def test_the_type_of_an_answer_follows_from_what_was_asked(store: DriverStore, driver: Driver) -> None:
-    """The names below have no type of their own: a type checker that gets it wrong refuses their use."""
+    """The names below have no annotations: a type checker that infers a wrong type refuses their use."""
     await put_in_each_state(store)
     row = await driver.read(Find("ready"))
     rows = await rows_of(driver, State.READY, 5)
@@ -235,7 +235,7 @@ async def test_the_oldest_ready_job_of_each_priority_tells_how_far_the_queue_is_
     backlog = await driver.read(GetBacklog())
 
     assert backlog.oldest.keys() == {Priority.HIGH, Priority.NORMAL}
-    # An entry's id is by the server's own clock, and later than when this one was stopped.
+    # An entry id is by the server's own clock, and later than the time at which the test's clock stopped.
     assert all(0 < seconds <= 20 for seconds in backlog.oldest.values())
 
 
@@ -315,7 +315,7 @@ async def test_there_is_nothing_to_tidy_in_a_queue_that_is_in_order(store: Drive
     assert [await rows_of(driver, state, 500) for state in State] == before
 
 
-# What a row says of a job beside its fields
+# Facts in a job's row, besides its fields
 
 
 async def test_of_a_job_that_runs_it_is_known_since_when_and_how_far_it_is(
@@ -392,6 +392,6 @@ async def test_a_job_without_a_handler_and_one_that_is_to_run_alone_say_so(
     await push(store, "killer")
     assert await settle(consumer, await claim_one(consumer), Release(refund=False)) is Reply.OK
     await push(store, "other")
-    leases = await claim(consumer)  # this worker runs something, so it passes the other one on
+    leases = await claim(consumer)  # this worker runs a job, so it passes the other one on
     assert [lease.job_id for lease in leases] == ["other"]
     assert (await row_of(driver, "killer")).why_waiting is WhyWaiting.LAST_DELIVERY

@@ -1,4 +1,4 @@
-"""Asking how jobs have ended, and waiting until they do."""
+"""A process asks how jobs have ended, and waits until they do."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -43,7 +43,7 @@ async def standing(store: DriverStore, job_id: str = "a", process: str = "") -> 
 
 
 async def ends_by_itself(store: DriverStore, ending: Ending) -> None:
-    """Wait until the job `a` has ended so, by the store's own clock."""
+    """Wait until the job `a` has this ending, by the store's own clock."""
     with anyio.fail_after(5):
         while (await standing(store)).ending is not ending:  # noqa: ASYNC110
             await anyio.sleep(0.005)
@@ -51,7 +51,7 @@ async def ends_by_itself(store: DriverStore, ending: Ending) -> None:
 
 @asynccontextmanager
 async def told(store: DriverStore, process: str = "me") -> AsyncIterator[list[str]]:
-    """Collect what that process hears while the block runs."""
+    """Collect the notifications of a process while the block runs."""
     heard: list[str] = []
     subscribed = anyio.Event()
 
@@ -112,7 +112,7 @@ async def test_results_of_a_batch_go_with_their_jobs(store: DriverStore, one: Co
     await push(store, *(kept(name) for name in "abcd"), job("e"))
     leases = {lease.job_id: lease for lease in await claim(one)}
     await settle(one, leases["a"], Release())
-    leases["a"] = await claim_one(one)  # by its second delivery
+    leases["a"] = await claim_one(one)  # its second delivery
     results = {name: Ack(result=Result(HOUR, b'"%s"' % name.encode())) for name in "abc"}
     results["d"] = Ack(result=Result(HOUR, refused="too large"))
     results["e"] = Ack()
@@ -219,7 +219,7 @@ async def test_a_result_is_over_after_its_time_and_its_outcome_after_twice_that(
     await settle(one, await claim_one(one), Ack(result=Result(300, b"5")))
     assert (await standing(store)).ending is Ending.COMPLETED
 
-    await ends_by_itself(store, Ending.EXPIRED)  # maybe by a clock of the store's own, which no test sets
+    await ends_by_itself(store, Ending.EXPIRED)  # maybe by the store's own clock, which no test sets
     await ends_by_itself(store, Ending.NOT_FOUND)
 
 
@@ -319,7 +319,7 @@ async def test_a_job_that_runs_again_or_is_handed_back_has_not_ended(store: Driv
 async def test_who_has_asked_is_forgotten_once_the_job_has_ended(store: DriverStore, one: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)
-    await store.driver.change(GetStatus(["a"]))  # asks, and does not wait
+    await store.driver.change(GetStatus(["a"]))  # it asks, but names no process that waits
     before = store.contents()
     await store.driver.change(GetStatus(["a"], "me"))
     assert store.contents() != before

@@ -1,4 +1,4 @@
-"""Pushing, claiming and being done; delayed jobs, priorities, and what an exchange tells of what is left."""
+"""Jobs are pushed, claimed and done; delayed jobs, priorities, and what an exchange reports of further jobs."""
 
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import Priority, State
@@ -80,7 +80,7 @@ async def test_a_delayed_job_waits_until_it_is_due(store: DriverStore, one: Cons
     store.clock.advance(0.999)
     assert await claim(one) == []
     store.clock.advance(0.001)
-    assert (await one.exchange([], 0)).more  # it was promoted, for the next claim
+    assert (await one.exchange([], 0)).more  # it promoted the job for the next claim
     exchange = await one.exchange([], 10)
     assert (ids(list(exchange.leases)), exchange.due_in) == (["relative"], 1.0)
     store.clock.advance(1)
@@ -155,7 +155,7 @@ async def test_a_job_of_higher_priority_that_came_since_the_last_claim_is_the_ne
     await push(store, *(job(f"high {number}", priority=Priority.HIGH) for number in range(3)))
     assert await slots.claim(2) == ["high 0", "high 1"]
     await push(store, *(job(f"normal {number}") for number in range(2)))
-    assert (await slots.claim(2))[0] == "high 2"  # it may not have looked for others
+    assert (await slots.claim(2))[0] == "high 2"  # this claim may not have looked for more
     await push(store, job("high 3", priority=Priority.HIGH))
     assert await slots.claim(1) == ["high 3"]
     while len(slots.started) < 12:

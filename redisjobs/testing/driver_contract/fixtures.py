@@ -1,4 +1,4 @@
-"""The fixtures of the contract's tests; `driver_store` is the author's."""
+"""The fixtures of the contract's tests. The author of the driver adds `driver_store`."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The event loop. For others, define a fixture of this name below the import."""
+    """The event loop. To use another one, define a fixture of this name below the import."""
     return "asyncio"
 
 
 @pytest.fixture
 def store(driver_store: DriverStore, request: pytest.FixtureRequest) -> DriverStore:
-    """The author's store, for a test that the driver is to pass."""
+    """The author's store. It skips the test if the driver lacks a query or change that the test needs."""
     needed = [
         *getattr(request.function, "needs", ()),
         *getattr(sys.modules[request.function.__module__], "_NEEDS", ()),
@@ -34,14 +34,14 @@ def store(driver_store: DriverStore, request: pytest.FixtureRequest) -> DriverSt
 
 @pytest.fixture
 async def driver(store: DriverStore) -> AsyncIterator[Driver]:
-    """The driver, closed at the end."""
+    """The driver; it is closed at the end."""
     async with aclosing(store.driver) as open_driver:
         yield open_driver
 
 
 @pytest.fixture
 async def worker(store: DriverStore) -> AsyncIterator[Open]:
-    """Opens consumers, each id's own only once, and closes every connection at the end."""
+    """A function that opens the consumer of a worker id, always the same one; all are closed at the end."""
     consumers: dict[str, Consumer] = {}
 
     async def open_one(worker_id: str = "w1", *, lease: float = 15, max_deliveries: int = 3) -> Consumer:

@@ -1,4 +1,4 @@
-"""Jobs that push others as they end: all of it in one step, or none of it."""
+"""Follow-ups: a job ends and pushes others, all in one step, or not at all."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +35,7 @@ from redisjobs.testing.store import DriverStore
 
 
 async def finish_with(consumer: Consumer, lease: Lease, *jobs: NewJob, turn: Turn | None = None) -> Exchange:
-    """Settle a job as done that pushes these."""
+    """Settle a job as done, and push these jobs with it."""
     return await consumer.exchange([(lease, Ack(pushes=jobs))], None, turn=turn)
 
 
@@ -148,7 +148,7 @@ async def test_jobs_that_push_and_jobs_that_do_not_are_settled_together(store: D
     await push(store, *"abcde")
     leases = {lease.job_id: lease for lease in await claim(one)}
     await settle(one, leases["c"], Release())
-    leases["c"] = await claim_one(one)  # by its second delivery
+    leases["c"] = await claim_one(one)  # its second delivery
     settlements: list[tuple[Lease, Settlement]] = [
         (leases["a"], Ack()),
         (leases["b"], Ack(pushes=[job("b1"), job("b2")])),
@@ -218,7 +218,7 @@ async def test_of_jobs_that_one_pushes_the_later_ones_meet_the_earlier(store: Dr
         job("a", unique="k"),
         another("a"),
         job("b", unique="k"),
-        job("c", unique="k", due=After(60_000), **replaces),  # becomes what `a` says
+        job("c", unique="k", due=After(60_000), **replaces),  # the push of `a` replaces it
         job("d", unique="k", priority=Priority.HIGH, **replaces),
         job("e", unique="x", **replaces),
         job("f", unique="x"),

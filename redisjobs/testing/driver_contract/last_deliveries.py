@@ -1,4 +1,4 @@
-"""Jobs that kill their workers: the last delivery is to a worker with nothing else, then it is a dead letter."""
+"""Jobs that kill their workers: the last delivery is to an idle worker; after it the job becomes a dead letter."""
 
 import time
 
@@ -63,16 +63,16 @@ async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(store: DriverS
 async def test_a_job_delivered_for_the_last_time_has_its_worker_for_itself(
     store: DriverStore, worker: Open
 ) -> None:
-    """It may kill it; whatever ran beside it would be delivered once more for nothing."""
+    """The job may kill its worker, and jobs that ran beside it would lose a delivery without any fault."""
     one, two = await worker("w1", max_deliveries=2), await worker("w2", max_deliveries=2)
     await push(store, "a", "b", "c", job("new", priority=Priority.LOW))
     await claim(one, 3)
     three = await worker("w3", max_deliveries=2)
     await outlive(store, two, three)
 
-    new = await claim_one(two)  # not said to run nothing
+    new = await claim_one(two)  # it does not say that it is idle
     assert new.job_id == "new"
-    assert await claim(two, idle=True) == []  # said so, but not so
+    assert await claim(two, idle=True) == []  # it says so, but it runs a job
     assert await settle(two, new, Ack()) is Reply.OK
     alone = await claim(two, idle=True)
     assert ids(alone) == ["a"]
@@ -90,7 +90,7 @@ async def test_a_job_that_has_to_run_alone_is_claimed_with_no_other_whatever_the
     await claim(one)
     three = await worker("w3")
     await outlive(store, two, three)
-    assert (await three.reclaim(others=True)).others == 0  # it waits, and no worker holds it
+    assert (await three.reclaim(others=True)).others == 0  # the job waits, and no worker holds it
     await push(store, job("urgent", priority=Priority.HIGH), "b", job("c", priority=Priority.LOW))
 
     (urgent,) = await claim(two, 1, idle=True)
@@ -114,14 +114,14 @@ async def test_a_job_that_has_to_run_alone_keeps_its_place_though_busy_workers_p
     await claim(one)
     await outlive(store, two)
     await push(store, "new")
-    new = await claim_one(two)  # a busy one meets them, and takes what is behind them
+    new = await claim_one(two)  # a busy worker passes them over, and takes the job behind them
     assert new.job_id == "new"
     assert (await found(store, "a")).state is State.READY
     assert sum((await store.driver.read(Count())).ready.values()) == 4
     assert await store.driver.change(Cancel("b")) is Reply.CANCELLED
     await settle(two, new, Release())
 
-    for job_id in "acd":  # the one that was handed back since is behind them
+    for job_id in "acd":  # the job that was handed back since comes after them
         (lease,) = await claim(two, idle=True)
         assert (lease.job_id, lease.deliveries) == (job_id, 2)
         assert await settle(two, lease, Ack()) is Reply.OK
@@ -143,7 +143,7 @@ async def test_a_job_that_was_handed_back_goes_before_one_that_has_to_run_alone_
 
 
 async def waits_for(consumer: Consumer, *, idle: bool = False) -> float | None:
-    """For how long a job has been waiting that has to run alone, as a claim tells."""
+    """Return what a claim says: the seconds that a job which has to run alone has waited."""
     await consumer.exchange([], 0)
     return (await consumer.exchange([], 5, idle=idle)).waits
 
@@ -191,7 +191,7 @@ async def test_a_look_for_lost_workers_leaves_a_job_that_has_to_run_alone_the_ti
 async def test_no_job_is_convicted_of_killing_workers_that_did_not_run_alone(
     store: DriverStore, worker: Open
 ) -> None:
-    """A worker that allows more deliveries runs it beside others; that is no proof for one that allows fewer."""
+    """A worker that allows more deliveries ran it beside others, so its deaths there prove nothing."""
     generous = await worker("w1", max_deliveries=9)
     await push(store, "a")
     await claim(generous)

@@ -1,4 +1,4 @@
-"""A worker leaves, joins again, or asks what it holds."""
+"""A worker leaves, joins again, or asks which jobs it holds."""
 
 import pytest
 
@@ -50,7 +50,7 @@ async def test_an_id_that_is_in_use_is_refused_to_another_worker_but_not_to_its_
             await other.open()
         assert not isinstance(refused.value, Fenced)
     assert store.contents() == before
-    await one.open()  # as after a lost reply
+    await one.open()  # a repetition, as after a lost reply
 
     assert await settle(one, lease, Ack()) is Reply.OK
     await one.release(refund=True, watch=False)

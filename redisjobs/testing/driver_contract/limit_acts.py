@@ -1,4 +1,4 @@
-"""What the tests of limits do beside what others do."""
+"""Steps that the tests of limits share."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ async def push(driver: Driver, *jobs: NewJob | str) -> None:
 
 
 async def limit(driver: Driver, text: str, name: str = "Limited") -> None:
-    """Set a limit, to the end."""
+    """Set a limit, in as many steps as it takes."""
     after = await driver.change(SetLimit(name, text))
     while after:
         after = await driver.change(SetLimit(name, text, after))
 
 
 async def claim(consumer: Consumer, *settlements: tuple[Lease, Settlement], idle: bool = False) -> list[Lease]:
-    """Settle some, and claim all that there is."""
+    """Settle some jobs, and claim all that can start."""
     answer = await consumer.exchange(list(settlements), 50, idle=idle)
     assert {*answer.replies} <= {Reply.OK, Reply.CANCELLED}
     leases = list(answer.leases)
@@ -45,7 +45,7 @@ def job_ids(leases: list[Lease]) -> list[str]:
 
 
 async def all_limits(driver: Driver) -> LimitsFound:
-    """All that there is to tell, of all steps."""
+    """Return limits, lines and running jobs, from as many steps as it takes."""
     step = await driver.read(FindLimits())
     limits, lines, running = dict(step.limits), [*step.lines], [*step.running]
     while step.after:
@@ -56,12 +56,12 @@ async def all_limits(driver: Driver) -> LimitsFound:
 
 
 async def tidy(driver: Driver) -> None:
-    """Look for what was left behind, to the end."""
+    """Tidy the queue, in as many steps as it takes."""
     after = (await driver.change(Tidy())).after
     while after:
         after = (await driver.change(Tidy(after))).after
 
 
 async def turns(driver: Driver) -> list[int | None]:
-    """When the next of each line may start, ms."""
+    """Return when the next job of each line may start, in ms."""
     return [at_ms for _, _, at_ms in (await all_limits(driver)).lines]

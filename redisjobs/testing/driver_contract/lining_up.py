@@ -204,7 +204,7 @@ async def test_a_line_goes_on_however_many_others_wait_for_their_rate(
         ran += job_ids(held)
         store.clock.advance(61)
         await tidy(driver)
-        # In one exchange, as it was, or another worker would come before the line.
+        # In one exchange, as it was: else another worker's job would overtake the line.
         held = list((await one.exchange([(lease, Ack()) for lease in held], 9)).leases)
 
     assert ran == ["z0", "z1", "z2", "z3"]
@@ -216,7 +216,7 @@ async def test_after_a_look_at_many_lines_of_which_none_can_go_on_the_next_look_
     await limit(driver, "max_concurrency=1")
     await push(driver, *(limited(f"{way}{number}", f"k{number:03}") for way in "ab" for number in range(120)))
     assert len(await claim(one)) == 120
-    await limit(driver, "max_concurrency=1 rate=1000/s")  # all have a turn, and none has room
+    await limit(driver, "max_concurrency=1 rate=1000/s")  # all lines have a turn, and none may start a job
 
     looks = [await two.exchange([], 9) for _ in range(3)]
 

@@ -1,4 +1,4 @@
-"""What a test needs of a driver beyond what all have; a module has `_NEEDS` for all of its tests."""
+"""Marks tests with the optional queries and changes that they need; `_NEEDS` does so for a whole module."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 def needs(*values: type[Query[Any] | Change[Any]]) -> Callable[[Test], Test]:
-    """Skip a test where the driver lacks one of these queries or changes, as its `DriverStore` says."""
+    """Skip a test if the driver lacks one of these queries or changes, by the `lacks` of its `DriverStore`."""
 
     def note(test: Test) -> Test:
         test.__dict__["needs"] = values

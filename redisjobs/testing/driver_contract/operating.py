@@ -1,4 +1,4 @@
-"""What an operator does to a job, and sees: cancel, requeue, delete, find, list, count."""
+"""An operator's calls: cancel, requeue, delete, find, list and count jobs."""
 
 from contextlib import closing
 from typing import Any
@@ -118,7 +118,7 @@ async def test_a_cancel_reaches_the_holder_of_the_job_by_the_next_beat_even_if_i
         assert await store.driver.change(Cancel("c")) is Reply.CANCELLING
         assert "c" in ids(list(heart.beat(lambda: leases, {})))
     assert beat(two, *theirs) == []
-    assert beat(one, *leases) == ["b", "c"]  # one that begins to listen only now hears it too
+    assert beat(one, *leases) == ["b", "c"]  # a heartbeat that starts only now learns it too
 
 
 async def test_no_one_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
@@ -222,7 +222,7 @@ async def test_every_state_is_found_listed_and_counted(store: DriverStore, one: 
     await push(store, "ready", job("delayed", due=After(5000), priority=Priority.HIGH))
 
     listed = {state: await rows_of(store.driver, state, 10) for state in State}
-    assert listed.pop(State.COMPLETED) == listed.pop(State.CANCELLED) == []  # none are kept
+    assert listed.pop(State.COMPLETED) == listed.pop(State.CANCELLED) == []  # the queue keeps none
 
     names = {state: [row.fields[b"id"].decode() for row in rows] for state, rows in listed.items()}
     waiting = {State.READY: ["handed back", "ready"], State.DELAYED: ["delayed"]}

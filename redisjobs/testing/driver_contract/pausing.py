@@ -1,4 +1,4 @@
-"""What may not start: paused queues and names, and held jobs."""
+"""Jobs that may not start: on a paused queue, of a paused name, or held."""
 
 import anyio
 import pytest
@@ -30,12 +30,12 @@ async def push(driver: Driver, *jobs: NewJob) -> None:
 
 
 async def ids_of_claim(worker: Consumer, count: int = 50) -> list[str]:
-    """The ids of all that can be claimed."""
+    """Return the ids of all jobs that can be claimed."""
     return [lease.job_id for answer in await claims(worker, count) for lease in answer.leases]
 
 
 async def claims(worker: Consumer, count: int = 50) -> list[Exchange]:
-    """All answers, until there is no more."""
+    """Claim until there is no more; return all answers."""
     answers = [await worker.exchange([], count)]
     while answers[-1].more:
         answers.append(await worker.exchange([], count))
@@ -312,7 +312,7 @@ async def test_a_held_job_can_be_cancelled_and_its_id_is_free_then(
         assert await ids_of_claim(one) == []
     assert await driver.change(Cancel("a")) is Reply.CANCELLED
 
-    store.clock.advance(120)  # that push is forgotten
+    store.clock.advance(120)  # the store has forgotten the push
     await push(driver, job("a"))
     assert await ids_of_claim(one) == ["a"]
     assert (await driver.read(FindPauses())).held == 0
@@ -361,7 +361,7 @@ async def test_deliveries_into_a_lost_reply_are_found_again_but_for_what_may_not
     await driver.change(Pause("Work"))
 
     found = await one.recover([])
-    if found:  # on memory no reply is lost
+    if found:  # the memory driver loses no reply
         assert [lease.job_id for lease in found] == ["a", "b", "c"]
     else:
         await driver.change(Resume("Work"))

@@ -1,4 +1,4 @@
-"""Workers fall silent: they are named, fenced and refused, and what they held goes to others."""
+"""Workers fall silent: others name and fence them, the store refuses their calls, and others run their jobs."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -73,7 +73,7 @@ async def test_a_worker_that_beats_keeps_its_jobs(store: DriverStore, one: Consu
 
     look = await take_over(two)
     assert (look.silent, look.fenced, look.jobs) == ([], [], 0)
-    assert await settle(one, lease, Ack()) is Reply.OK  # the delivery count is what it was
+    assert await settle(one, lease, Ack()) is Reply.OK  # the delivery count has not changed
 
 
 async def test_a_worker_that_beats_between_being_named_and_being_fenced_is_spared(
@@ -99,13 +99,13 @@ async def test_a_worker_that_beats_between_being_named_and_being_fenced_is_spare
 async def test_to_name_who_may_be_lost_does_nothing_to_them(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:
-    """The clock may have been set: who is surely lost is for the caller to know."""
+    """The clock may have been set, so only the caller can know which workers are surely lost."""
     store.clock.advance(0)
     await push(store, "a")
     lease = await claim_one(one)
     store.age(60)
     beat(two)
-    await two.reclaim()  # now it is to look when delayed jobs are due
+    await two.reclaim()  # now it is the promoter
     before = store.contents()
 
     for _ in range(3):
@@ -221,7 +221,7 @@ async def test_a_beat_from_before_the_clock_was_set_back_does_not_spare_the_dead
     store.clock.advance(-86_400)
     heir = await worker("heir")
 
-    for _ in range(3):  # ten at a time: from now on their leases are as long as any
+    for _ in range(3):  # ten at a time: each call corrects their leases to end when others would
         assert (await heir.reclaim()).silent == []
     jobs = 0
     for _ in range(5):
@@ -330,7 +330,7 @@ async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(
     heart = Heart(one)
     await outlive(store, two)
     with pytest.raises(IdTaken):
-        await one.open()  # under the same id it would find what others hold by now
+        await one.open()  # under the same id it would find jobs that others hold by now
 
     await one.open("w1 again")
 
@@ -339,7 +339,7 @@ async def test_a_fenced_worker_goes_on_under_a_new_id_and_holds_nothing(
     assert await settle(one, a, Release()) is Reply.LEASE_LOST
     store.age(60)
     beat(two)
-    assert list(heart.beat(list, {})) == []  # as the worker of the moment
+    assert list(heart.beat(list, {})) == []  # under its new id
     assert (await take_over(two)).fenced == []
     assert ids(await claim(one)) == ["a", "b"]
     heart.close()

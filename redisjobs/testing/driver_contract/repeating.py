@@ -1,4 +1,4 @@
-"""Pushes that are made again, ids that are given twice, and keys that one job at a time may hold."""
+"""Repeated pushes, ids that are given twice, and unique keys, which one job at a time can hold."""
 
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ from redisjobs.testing.store import DriverStore
 
 
 async def seen(store: DriverStore) -> object:
-    """What an operator sees of the queue."""
+    """Return everything that an operator sees of the queue."""
     rows = [await rows_of(store.driver, state, 500) for state in State]
     return rows, await store.driver.read(Count())
 
@@ -59,7 +59,7 @@ async def test_an_id_that_is_on_the_queue_is_not_pushed_again(
     again = [another("a"), another("a", due=After(1), unique="key")]
     assert await push(store, *again, repeated=repeated) == [Pushed(Reply.EXISTS)] * 2
     assert await push(store, "a", repeated=repeated) == [Pushed(Reply.REPEATED)]
-    if not repeated:  # that they were refused is remembered
+    if not repeated:  # the store remembers that it refused a repetition
         assert store.contents() == before
     assert await seen(store) == listed
 
@@ -110,7 +110,7 @@ async def test_a_push_repeated_after_the_clock_was_set_back_finds_what_has_ended
 async def test_a_push_repeated_after_the_clock_was_set_ahead_adds_nothing_and_says_where_it_is_not_known(
     store: DriverStore, worker: Open, nonce: str
 ) -> None:
-    """What has ended may be forgotten; what is on the queue is known."""
+    """The store may have forgotten jobs that ended, but knows those on the queue."""
     consumer = await worker(lease=10**6)
     ended, there = job("a", nonce=nonce), job("b", nonce=nonce)
     lost, refused = job("c", nonce=nonce), job("d", unique="key")
@@ -131,7 +131,7 @@ async def test_a_push_repeated_after_the_clock_was_set_ahead_adds_nothing_and_sa
 async def test_a_job_that_is_pushed_says_when_it_was_sent_first_by_the_stores_clock(
     store: DriverStore, worker: Open
 ) -> None:
-    await worker()  # it closes the driver in the end
+    await worker()  # this fixture closes the driver at the end
     store.clock.advance(0)
     since, one, other = store.clock(), job("a"), job("b")
     await push(store, one)
@@ -161,7 +161,7 @@ async def test_a_push_that_was_refused_when_it_was_repeated_stays_refused(
     assert await push(store, refused[0], job("c", unique="key"), refused[1], repeated=True) == [
         Pushed(Reply.EXISTS),
         Pushed(Reply.DUPLICATE, "b"),
-        Pushed(Reply.REPEATED),  # by its id, which no other push should have been given
+        Pushed(Reply.REPEATED),  # known by its id: it has no nonce, so no other push should have it
     ]
 
 
@@ -194,7 +194,7 @@ async def test_the_push_of_a_job_that_ends_almost_a_minute_later_is_remembered(
 async def test_a_repeated_push_of_a_job_that_ended_adds_nothing(
     store: DriverStore, worker: Open, bring: Any, nonce: str
 ) -> None:
-    store.clock.set_to = store.clock() // 5000 * 5000 + 7000  # amid the 5 s that are remembered together
+    store.clock.set_to = store.clock() // 5000 * 5000 + 7000  # amid 5 s that the store remembers together
     await push(store, job("a", nonce=nonce))
     await bring(store, await worker())
 
@@ -277,7 +277,7 @@ async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_en
     await settle(one, await claim_one(one), Ack())
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
 
-    with anyio.fail_after(5):  # by the server's own clock, which no test sets
+    with anyio.fail_after(5):  # the key expires by the server's own clock, which no test sets
         while await push(store, job("b", unique="key")) != [Pushed(Reply.OK)]:  # noqa: ASYNC110
             await anyio.sleep(0.02)
 

@@ -1,4 +1,4 @@
-"""What jobs report while they run, and what is left of it."""
+"""Progress that jobs report while they run, and how long it is kept."""
 
 from dataclasses import replace
 
@@ -115,7 +115,7 @@ async def test_what_a_run_has_reported_is_not_shown_of_a_new_job_of_its_id(
     await settle(one, lease, Release() if end.startswith("cancelled") else AGAIN)
     if end.startswith("cancelled"):
         assert await store.driver.change(Cancel("a")) == Reply.CANCELLED
-    else:  # by a run that has reported nothing
+    else:  # a run that has reported nothing
         await settle(one, await claim_one(one), Ack() if end == "done" else FAILED)
 
     if end == "failed":

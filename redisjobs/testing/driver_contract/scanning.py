@@ -1,4 +1,4 @@
-"""Going through the jobs of a state, by a filter and in steps; and dead letters by kind."""
+"""Scans of the jobs of a state, with filters and in steps; dead letters counted by kind of failure."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ async def push(driver: Driver, *jobs: NewJob) -> None:
 
 
 async def work(store: DriverStore, settlements: Mapping[str, Settlement]) -> None:
-    """Claim all that is ready, and settle these of them."""
+    """Claim all ready jobs, and settle those in `settlements`."""
     async with aclosing(store.driver.consumer(secrets.token_hex(8), lease=15, max_deliveries=3)) as worker:
         await worker.open()
         leases: dict[str, Lease] = {}
@@ -38,14 +38,14 @@ async def work(store: DriverStore, settlements: Mapping[str, Settlement]) -> Non
 
 
 async def end(store: DriverStore, settlements: Sequence[tuple[NewJob, DeadLetter]]) -> None:
-    """Let jobs be dead letters, in this order; the clock stands still."""
+    """Make these jobs dead letters, in this order, while the clock stands still."""
     store.clock.advance(0)
     await push(store.driver, *(each for each, _ in settlements))
     await work(store, {each.job_id: settlement for each, settlement in settlements})
 
 
 async def scan(driver: Driver, state: State, limit: int = 500, **wanted: Any) -> list[Row]:
-    """All that it finds, by as many steps as it takes."""
+    """Return all jobs that match, from as many steps as it takes."""
     rows: list[Row] = []
     after = None
     while after != "":
@@ -197,7 +197,7 @@ async def test_a_dead_letter_that_dies_again_meanwhile_is_not_found_again(
 
 
 async def groups(driver: Driver) -> list[Group]:
-    """Of each step, one after another."""
+    """Return the groups of all steps."""
     found: list[Group] = []
     after = None
     while after != "":

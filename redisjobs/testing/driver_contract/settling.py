@@ -1,4 +1,4 @@
-"""What becomes of a job: retried, released, set aside; by its holder alone, and once, however often it is sent."""
+"""Settlements: a job is done, retried, released or a dead letter. Only its holder can settle it, and only once."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ async def test_a_job_due_now_or_in_the_past_is_ready_at_once(store: DriverStore,
 async def test_jobs_with_one_due_time_keep_the_order_in_which_they_came(store: DriverStore, one: Consumer) -> None:
     store.clock.advance(0)
     due = At(store.clock() + 5000)
-    names = [f"{n * 7919 % 1000:03} {n}" for n in range(60)]  # no order by name is theirs
+    names = [f"{n * 7919 % 1000:03} {n}" for n in range(60)]  # neither order of names is the order of pushes
     for start in range(0, 40, 20):
         await push(store, *[job(name, due=due) for name in names[start : start + 20]])
         store.clock.advance(0.001)
@@ -90,7 +90,7 @@ async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(
 
 
 async def test_a_retried_job_keeps_its_id_priority_and_time_of_push(store: DriverStore, one: Consumer) -> None:
-    store.clock.advance(1)  # not before the server's own, by which entry ids are made
+    store.clock.advance(1)  # not before the server's own clock, which makes entry ids
     await push(store, job("a", priority=Priority.LOW))
     first = await claim_one(one)
     for settlement in (LATER, RetryLater(At(store.clock() + 9000)), AGAIN):
@@ -168,7 +168,7 @@ async def test_a_failed_job_is_a_dead_letter_with_its_fields_and_the_notes(
 
 
 async def claimed_again(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    """The same worker again, but the earlier delivery: its handler is not the one that counts."""
+    """The same worker holds the job by a later delivery, so the handler of the earlier one does not count."""
     assert await settle(one, lease, Release(refund=False)) is Reply.OK
     assert (await claim_one(one)).deliveries == lease.deliveries + 1
     return lease
@@ -180,7 +180,7 @@ async def released(store: DriverStore, one: Consumer, two: Consumer, lease: Leas
 
 
 async def handed_on(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    """The delivery count is what it was: only the worker differs."""
+    """The delivery count is the same; only the worker differs."""
     await settle(one, lease, Release())
     assert (await claim_one(two)).deliveries == lease.deliveries
     return lease
@@ -197,7 +197,7 @@ async def retried(store: DriverStore, one: Consumer, two: Consumer, lease: Lease
 
 
 async def retried_and_claimed(store: DriverStore, one: Consumer, two: Consumer, lease: Lease) -> Lease:
-    """The worker and the delivery count are what they were: only the attempt differs."""
+    """The worker and the delivery count are the same; only the attempt differs."""
     assert await settle(one, lease, AGAIN) is Reply.OK
     assert (await claim_one(one)).deliveries == lease.deliveries
     return lease
@@ -290,7 +290,7 @@ async def test_an_exchange_that_is_sent_again_is_answered_as_before_and_not_appl
 async def test_a_release_that_is_sent_again_leaves_its_job_to_the_worker_that_claimed_it_since(
     store: DriverStore, one: Consumer, refund: bool
 ) -> None:
-    """Be it the same worker, whose later lease may look as the earlier one did."""
+    """Even if it is the same worker, whose later lease may look like the earlier one."""
     await push(store, "a")
     batch = [(await claim_one(one), Release(refund=refund))]
     assert (await one.exchange(batch, None, turn=Turn(1, 1))).replies == [Reply.OK]
@@ -330,7 +330,7 @@ async def test_an_exchange_that_comes_after_a_later_one_is_refused(store: Driver
     assert store.contents() == before
     assert (await one.exchange([(b, Ack())], None, turn=Turn(2, 1))).replies == [Reply.OK]  # another lane
     assert (await one.exchange([(c, Ack())], None, turn=Turn(1, 9))).replies == [Reply.OK]
-    assert (await one.exchange([(d, Ack())], None)).replies == [Reply.OK]  # never sent again: no turn
+    assert (await one.exchange([(d, Ack())], None)).replies == [Reply.OK]  # no turn: it is never sent again
 
 
 async def test_what_settles_nothing_has_no_turn_to_keep(store: DriverStore, one: Consumer) -> None:

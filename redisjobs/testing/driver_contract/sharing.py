@@ -1,4 +1,4 @@
-"""Several drivers of one queue, as several processes have: the store alone knows what is so."""
+"""Several drivers of one queue, as in several processes: all state has to be in the store."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -29,7 +29,7 @@ from redisjobs.testing.store import DriverStore
 
 @pytest.fixture
 async def second(store: DriverStore) -> AsyncIterator[Driver]:
-    """One more driver of the queue."""
+    """A second driver of the queue."""
     async with aclosing(store.another()) as driver:
         yield driver
 

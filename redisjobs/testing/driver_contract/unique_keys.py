@@ -1,4 +1,4 @@
-"""What a push does where another job holds its unique key, and how long a key is held."""
+"""Pushes whose unique key another job holds, and how long a job holds its key."""
 
 from dataclasses import replace
 from typing import Any
@@ -34,13 +34,13 @@ EARLY, LATE = After(5000), After(9000)
 
 
 def newer(job_id: str, text: str = '{"new":true}', **options: Any) -> NewJob:
-    """A push that replaces what waits under the same key."""
+    """Return a push that replaces a waiting job with the same key."""
     options = {"unique": "key", "on_conflict": OnConflict.REPLACE, **options}
     return NewJob(job_id, ["name", "Work", "parameters", text], **options)
 
 
 def until_start(job_id: str, **options: Any) -> NewJob:
-    """A job that holds its key until it starts."""
+    """Return a job that holds its key until it starts."""
     made = job(job_id, unique="key", **options)
     return replace(made, fields=[*made.fields, "unique_until", "start"])
 
@@ -73,7 +73,7 @@ async def test_a_job_that_waits_becomes_what_a_newer_push_says_and_keeps_its_id(
     assert row.fields[b"parameters"] == b'{"new":true}'
     assert row.fields[b"headers"] == b'{"trace":"2"}'
     assert b"expires_at" not in row.fields
-    assert first_ms <= int(row.fields[b"queued_at"]) < first_ms + 30_000  # of the first push
+    assert first_ms <= int(row.fields[b"queued_at"]) < first_ms + 30_000  # the time of the first push
     assert await store.driver.read(Find("b")) is None
     counts = await store.driver.read(Count())
     assert happened(counts) == {"pushed": 2, "replaced": 1}
@@ -193,7 +193,7 @@ async def test_a_replaced_job_is_cancelled_by_its_id_and_frees_its_key(store: Dr
     assert await push(store, newer("c")) == [Pushed(Reply.OK)]
 
 
-# What is not replaced
+# Jobs that are not replaced
 
 
 async def test_a_job_that_runs_is_not_replaced(store: DriverStore, one: Consumer) -> None:
@@ -277,7 +277,7 @@ async def test_a_key_that_is_held_until_the_start_is_free_once_a_worker_has_the_
     assert await push(store, until_start("c", on_conflict=on_conflict)) == [Pushed(Reply.OK)]
     assert await push(store, until_start("d")) == [Pushed(Reply.DUPLICATE, "c")]
     assert await settle(one, lease, Ack()) is Reply.OK
-    assert await push(store, until_start("e")) == [Pushed(Reply.DUPLICATE, "c")]  # that one waits still
+    assert await push(store, until_start("e")) == [Pushed(Reply.DUPLICATE, "c")]  # `c` still waits
     assert ids(await claim(one)) == ["c"]
 
 
@@ -305,7 +305,7 @@ async def test_a_key_that_is_held_until_the_start_is_free_after_the_end_if_no_on
     assert await push(store, until_start("b")) == [Pushed(Reply.OK)]
 
 
-# A push that is made again
+# A push that is repeated
 
 
 @pytest.mark.parametrize("nonce", ["", "0123456789abcdef"])
@@ -314,7 +314,7 @@ async def test_a_push_that_replaced_and_is_repeated_undoes_no_later_one(
 ) -> None:
     first, second = newer("b", "1", nonce=nonce), newer("c", "2", nonce=nonce)
     await push(store, job("a", unique="key"), first, second)
-    for repeated in (False, True):  # its first bytes come late, or it is tried again
+    for repeated in (False, True):  # the first try arrives late, or the client repeats it
         before = store.contents()
         assert await push(store, first, second, repeated=repeated) == [Pushed(Reply.REPLACED, "a")] * 2
         assert store.contents() == before

@@ -1,4 +1,4 @@
-"""Waiting for jobs, and hearing of changes."""
+"""A worker waits for jobs, and receives notifications."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -42,7 +42,7 @@ async def test_what_is_ended_instead_of_claimed_is_no_news_for_those_who_wait(
         await eventually(lambda: heard[-1].kind == "due")
 
     assert [notification.kind for notification in heard] == ["subscribed", "released", "due"]
-    assert heard[1].value == "2"  # as they were handed back: whether they are ended shows in a claim
+    assert heard[1].value == "2"  # both count as handed back; a claim then ends one
     error = (await found(store, "killer")).fields[b"error"]
     assert error == b"delivered 1 times without an outcome: it may kill its workers"
 
@@ -88,7 +88,7 @@ async def test_all_that_a_worker_holds_is_released_in_its_place(
 
 
 async def wait_for(consumer: Consumer, do: Callable[[], Awaitable[object]]) -> list[Lease]:
-    """What a wait returns that has begun before something is done."""
+    """Begin to wait, then call `do`; return the jobs that the wait brings."""
     leases: list[Lease] = []
 
     async def wait() -> None:
@@ -142,7 +142,7 @@ async def test_a_cancelled_wait_loses_nothing(store: DriverStore, one: Consumer,
 
 
 def without_workers(heard: Sequence[Notification]) -> list[Notification]:
-    """Leave out what a driver need not tell: workers that come and go."""
+    """Leave out notifications that a driver need not send: of workers that come and go."""
     return [each for each in heard if each.kind not in ("joined", "left")]
 
 
@@ -162,7 +162,7 @@ async def test_notifications_tell_of_an_earlier_due_time_a_cancel_and_a_release(
         await one.exchange([(lease, Release()) for lease in others], None)
         await claim(one)
         await one.exchange([(others[0], RetryLater(After(7000))), (others[1], RetryLater(After(3000)))], None)
-        await one.release(refund=True, watch=False)  # there is nothing to tell
+        await one.release(refund=True, watch=False)  # it holds no jobs, so there is no notification
         await one.open("w3")
         await push(store, "g")
         await claim_one(one)

@@ -1,1 +1,1 @@
-"""What must hold in the recordings of a torture. Pure."""
+"""The checks of a torture: each compares the recordings with a promise. All are pure functions."""

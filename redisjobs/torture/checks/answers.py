@@ -1,6 +1,6 @@
-"""Whether results of handlers are kept, and reach those who wait for them. Pure.
+"""Checks that results of handlers are kept, and reach the processes that wait for them. Pure.
 
-A result names the run that returned it. So it can be compared with the run whose outcome Redis took.
+A result names the run that returned it. So we can compare that run with the one whose outcome Redis accepted.
 """
 
 import json
@@ -13,10 +13,10 @@ from redisjobs.torture.checks.causes import noticed_by
 from redisjobs.torture.checks.histories import History, Key
 from redisjobs.torture.fleet.final import FinalState
 
-_TOLD = 5.0  # seconds after a job's end in which those who wait learn of it, without a fault
-_ASKED_AGAIN = 3.0  # seconds after a fault until those who wait listen again and have asked
+_TOLD = 5.0  # seconds after a job's end in which waiting processes have to learn of it, without a fault
+_ASKED_AGAIN = 3.0  # seconds after a fault until waiting processes listen again and have asked
 UNKNOWN = ("TimeoutError", "Unavailable")
-"""Errors that say nothing about the job."""
+"""Errors of a wait that say nothing about the job."""
 _WHY = {"JobFailed": Ending.DEAD, "JobCancelled": Ending.CANCELLED}
 """The error for each ending without a result."""
 
@@ -24,7 +24,7 @@ _WHY = {"JobFailed": Ending.DEAD, "JobCancelled": Ending.CANCELLED}
 def wrong_answers(
     histories: Mapping[Key, History], finals: Sequence[FinalState], faults: Sequence[Line]
 ) -> Iterator[str]:
-    """Yield results that are missing or another run's, and wrong answers to those who waited, in words.
+    """Yield results that are missing or of another run, and wrong answers to waiting processes, in words.
 
     Follow-ups count as pushed by now, and all jobs have ended.
     """
@@ -55,7 +55,7 @@ def _of_kept(history: History, status: JobStatus, *, is_dead: bool) -> Iterator[
 
 
 def _endings(history: History, *, is_dead: bool) -> Set[Ending]:
-    """Return how a job may have ended, by all else that is known of it."""
+    """Return how a job may have ended, by the rest of its history."""
     if is_dead:
         return {Ending.DEAD}
     if history.cancelled or any(line["cancelled"] or line["reply"] == "CANCELLED" for line in history.outcomes):
@@ -71,7 +71,7 @@ def _endings(history: History, *, is_dead: bool) -> Set[Ending]:
 
 
 def _of_result(history: History, said: Any) -> Iterator[str]:
-    """A result is of the run whose outcome was accepted, or of any completed run if no reply was received."""
+    """Check that a result is of the run whose outcome Redis accepted; without a reply, of any completed run."""
     label = f"the result of {history.label} ({history.name})"
     if not isinstance(said, dict) or said.get("job") != history.job:
         yield f"{label} is {said!r:.100}"
@@ -125,17 +125,17 @@ def _of_watch(history: History, watch: Line, faults: Sequence[Line]) -> Iterator
 
 
 def _ended_by(history: History) -> float:
-    """Return by when a job is known to have ended."""
+    """Return the time by which a job had surely ended."""
     ends = [line["at"] for line in history.completed]
     return min(ends, default=float("inf"))
 
 
 def _is_excused(history: History, told: Line, faults: Sequence[Line]) -> bool:
-    """Whether a fault explains that news of a job's end came late or not at all."""
+    """Whether a fault explains that a process learned of a job's end late, or not at all."""
     ended_by, at = _ended_by(history), told["at"]
     if at - ended_by <= _TOLD:
         return True
-    # A message that was sent during a fault may be lost: the process asks again once it listens again.
+    # A notification during a fault may be lost. The process asks again once it listens again.
     return any(
         _is_in_the_way(fault, history.db)
         and fault["began"] <= at
@@ -145,6 +145,6 @@ def _is_excused(history: History, told: Line, faults: Sequence[Line]) -> bool:
 
 
 def _is_in_the_way(fault: Line, db: int) -> bool:
-    """Whether a fault may keep those who wait from Redis."""
+    """Whether a fault may cut waiting processes off from Redis."""
     here = fault.get("db") in (None, db)
     return here and bool(fault["hits"] == "all" or fault.get("unsteady") or fault.get("recovery") == "workers")

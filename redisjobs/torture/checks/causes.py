@@ -1,14 +1,14 @@
-"""Why a job ran again or was given up: the fault that hit that very run. Pure.
+"""Finds the fault that explains why a job ran again, or became a dead letter. Pure.
 
-A fault of processes hits the runs of these processes. A fault of all hits each run that was in progress: begun
-before its end, not settled before its beginning. A job whose outcome was accepted has no excuse for another run,
-whatever happened at the same time. A later attempt needs a run that failed and a retry that Redis took.
+A fault with `pids` hits the runs of these processes. A fault of all workers hits each run in progress: one that
+began before the fault's end, and was not settled before its beginning. If Redis accepted a job's outcome, nothing
+excuses another run. A later attempt needs a run that failed, and a retry that Redis accepted.
 
-A fault excuses no second run that it cannot have led to yet. Most faults only keep a worker from renewing its
-lease: then that lease has to be over, counted from its last renewal before the fault. A worker that is asked to
-end may finish its jobs: the rest is released once it has ended, or its grace is over.
+A fault excuses a second run only if there was time for it. Most faults only keep a worker from renewing its lease:
+then that lease must be over, counted from the last renewal before the fault. A worker that is asked to end may
+finish its jobs: it releases the rest once it has ended, or its grace is over.
 
-A worker that was fenced goes on under a new id in the same process, so both runs may be of one process.
+A worker that was fenced goes on under a new id in the same process, so both runs may be in one process.
 """
 
 from collections import defaultdict
@@ -21,22 +21,22 @@ from redisjobs.torture.checks.histories import History, Key, Run
 
 NONE = "none"
 FAILED = "failed"
-"""No fault was needed: the first run failed, as it may, and the second is its next attempt."""
+"""No fault was needed: the first run failed, as it may, and the second is the next attempt."""
 
 MAX_DELIVERIES = 3
 POISONED = 0.5  # seconds that a process may live on after it started a job that kills it
-_MOMENT = 1.0  # seconds in which a worker that was held up starts what was delivered to it
+_MOMENT = 1.0  # seconds in which a worker that was held up starts jobs that it got before
 _LEAST_STALL = 0.4  # of a lease: shorter stalls leave enough time to renew it
 _LAG = 0.5  # seconds that a process may be late without a recorded stall
 _BEATEN = 1 / 3  # of a lease: from one heartbeat to the next
-_SILENCE = 1 / 2  # of a lease: after a longer outage a worker fences no other for one lease
-_UNDONE = 0.1  # seconds by which the recorded end of an outage may be off
-_LOOKS = 0.75  # seconds between two looks for lost workers, at most
+_SILENCE = 1 / 2  # of a lease: after a longer outage a worker fences no other worker for one lease
+_UNDONE = 0.1  # seconds by which the recorded end of an outage may be wrong
+_LOOKS = 0.75  # the most seconds between two looks for lost workers
 
 
 @dataclass(frozen=True, slots=True)
 class Leases:
-    """The leases of the workers, in seconds; `default` is of a process that recorded none."""
+    """The leases of the workers, in seconds; `default` is for a process that recorded none."""
 
     default: float
     each: Mapping[int, float] = field(default_factory=dict)
@@ -62,7 +62,7 @@ def pairs(history: History) -> Iterable[tuple[Run, Run]]:
 
 
 class Causes:
-    """The faults of a run, and which of them excuse a second run of a job; `databases` is by process."""
+    """The faults of a torture, and which of them excuse a second run of a job; `databases` is by process."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Causes:
         databases: Mapping[int, int],
     ) -> None:
         self._found = leases.longest + _LOOKS
-        # After a long outage workers fence none for one lease.
+        # After a long outage workers fence no other worker for one lease.
         self._late = leases.longest + _LOOKS + self._found
         self._leases = leases
         self._faults = sorted(filter(self._is_long, faults), key=lambda line: line["began"])
@@ -84,21 +84,21 @@ class Causes:
             self._poisonings[db].append(at)
 
     def of(self, history: History, first: Run, second: Run) -> str:
-        """Return why the second run of a job had to be: `failed`, the fault that hit the first one, or `none`."""
+        """Return the reason for the second run of a job: `failed`, the fault that hit the first run, or `none`."""
         if first.attempt == second.attempt:
             return self._of_again(first, second)
         if not history.external and second.attempt > first.attempt + 1:
             return NONE
         causes = [self._of_retry(history, run, second) for run in history.runs if run.attempt == first.attempt]
         if any(causes) and first.done and not first.refused:
-            return self._of_again(first, second)  # another run of its attempt failed, but this one did not
+            return self._of_again(first, second)  # another run of this attempt failed, but `first` did not
         return FAILED if FAILED in causes else next(filter(None, causes), NONE)
 
     def of_end(self, run: Run, ended_at: float) -> str:
         """Return the fault that ended the process of a run or took its lease, or `none`.
 
-        Poison is not among them: what ran beside poison needs another cause, from before the poison. `run` is the
-        last run of a job that was given up at `ended_at`.
+        Poison does not count: a job that ran beside poison needs another cause, from before the poison. `run` is
+        the last run of a job that became a dead letter at `ended_at`.
         """
         poisoned = [begun["at"] for begun in self._poisoned[run.pid] if begun["at"] >= run.at - POISONED]
         last = min([ended_at, *poisoned])
@@ -111,10 +111,10 @@ class Causes:
     def of_unstarted(self, db: int, since: float, ended_at: float) -> str:
         """Return the fault that may have taken a job from a worker that never started it, or `none`.
 
-        The job was started last at `since`, 0 if never, and given up at `ended_at`.
+        The job was started last at `since`, 0 if never, and became a dead letter at `ended_at`.
         """
         for fault in reversed(self._faults):
-            # A killed process received nothing after that.
+            # A killed process received no job after its death.
             lived = (fault["ended"] if fault["hits"] == "all" else fault["began"]) + fault["reaches"]
             in_time = fault["began"] <= ended_at <= self._found_by(fault, db) and since <= lived
             if in_time and self._is_of(fault, db):
@@ -122,7 +122,7 @@ class Causes:
         return NONE
 
     def _is_long(self, fault: Line) -> bool:
-        """Whether a fault may have kept a worker from renewing for long enough; a short stall does not."""
+        """Whether a fault may have kept a worker from renewing its lease for long enough; a short stall can't."""
         lease = min(map(self._leases.of, fault["pids"]), default=self._leases.shortest)
         return bool(fault["what"] != "stall" or _seconds(fault) >= _LEAST_STALL * lease)
 
@@ -132,7 +132,7 @@ class Causes:
         return fault["hits"] == "all" and fault.get("db") in (None, db)
 
     def _found_by(self, fault: Line, db: int) -> float:
-        """By when other workers have found what a fault took; while the clock is not trusted they fence none."""
+        """Return when other workers have surely found the jobs; while they distrust the clock they fence none."""
         until = noticed_by(fault) + self._late
         for other in self._faults:
             if holds_up(other, db) and fault["began"] <= noticed_by(other) and other["began"] <= until:
@@ -215,7 +215,7 @@ class Causes:
         return self._kept_from_renewing(fault, run, lease) + (1 - _BEATEN) * lease - _LAG
 
     def _kept_from_renewing(self, fault: Line, run: Run, lease: float) -> float:
-        """From when on a worker may not have renewed: an earlier fault may have kept it from that."""
+        """Return since when a worker may not have renewed its lease: an earlier fault may have prevented it."""
         since, before = float(fault["began"]), float("inf")
         while since < before:
             before = since
@@ -227,7 +227,7 @@ class Causes:
         return since
 
     def _looked_for(self, fault: Line, run: Run) -> float:
-        """When a worker that was lost in a fault was fenced, at the earliest.
+        """Return the earliest time at which a worker that was lost in a fault can have been fenced.
 
         After an outage too long to trust the server's clock, that is one lease of that worker later.
         """
@@ -238,7 +238,7 @@ class Causes:
         return float(undone + lease - _UNDONE)
 
     def _of_held_up(self, first: Run, second: Run) -> str:
-        """Whether the second run was delivered before the first, and started only after it."""
+        """Return the fault that held up the second run: delivered before the first one, it started after it."""
         if second.lease[2] >= first.lease[2]:
             return ""
         for fault in self._faults:
@@ -249,17 +249,17 @@ class Causes:
 
 
 def holds_up(fault: Line, db: int) -> bool:
-    """Whether workers of a database may not renew during a fault, or not trust the clock: they fence none."""
+    """Whether workers of a database can't renew during a fault, or distrust the clock, so that they fence none."""
     return fault.get("db") in (None, db) and bool(fault["hits"] == "all" or fault.get("unsteady"))
 
 
 def noticed_by(fault: Line) -> float:
-    """By when all have noticed that a fault is over, also those that wait on a half-open connection."""
+    """Return when all processes have noticed that a fault is over, even on a half-open connection."""
     return float(fault["ended"] + max(fault["reaches"], fault["lingers"]))
 
 
 def _starts(histories: Mapping[Key, History], name: str) -> Mapping[int, Sequence[Line]]:
-    """Return the starts of the jobs of a name, by process."""
+    """Return the starts of the jobs with a name, by process."""
     found: defaultdict[int, list[Line]] = defaultdict(list)
     for history in histories.values():
         for run in history.runs if history.name == name else ():
@@ -268,7 +268,7 @@ def _starts(histories: Mapping[Key, History], name: str) -> Mapping[int, Sequenc
 
 
 def _hit(fault: Line, run: Run) -> bool:
-    """Whether a fault was about the process of a run, or about its whole database."""
+    """Whether a fault hit the process of a run, or its whole database."""
     if fault["hits"] == "pids":
         return run.pid in fault["pids"]
     return fault["hits"] == "all" and fault.get("db") in (None, run.start["db"])
@@ -279,7 +279,7 @@ def _was_held(run: Run, fault: Line, again: float) -> bool:
 
 
 def _was_released(run: Run) -> bool:
-    """Whether its worker released it, or was about to when it was last heard of."""
+    """Whether the worker released the job, or was about to when it recorded its last line."""
     if run.settled is not None:
         return bool(run.settled["settlement"] == "Release")
     return run.end is not None and bool(run.end["result"] == "cut")

@@ -1,4 +1,4 @@
-"""Judges a run by its recordings and by what Redis holds at its end. Pure."""
+"""Judges a torture by its recordings, and by the contents of Redis at its end. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.checks.waits import late
 from redisjobs.torture.fleet.final import FinalState, Letter
 
-_LOCKED = 1.0  # seconds that one step of a process may keep its other threads from running
+_LOCKED = 1.0  # seconds for which one thread of a process may keep its other threads from running
 
 
 def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.0) -> Verdict:
-    """Judge a run by its lines, in any order; `lease` is that of a worker that has not recorded its own."""
+    """Judge a torture by its lines, in any order; `lease` is for a worker that has not recorded its own."""
     ordered = sorted(lines, key=lambda line: line["at"])
     histories = histories_of(ordered)
     faults = [line for line in ordered if line["what"] in ("fault", "stall")]
@@ -60,7 +60,7 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
 
 
 def _count(verdict: Verdict, lines: Sequence[Line], finals: Sequence[FinalState]) -> None:
-    """Count what concerns no single job."""
+    """Count everything that does not concern a single job."""
     verdict.left_out = sum(info.missed for final in finals for info in final.schedules)
     verdict.full = sum(line["what"] == "refused" and line["full"] for line in lines)
     verdict.dead = dict(sorted(Counter(letter.reason for final in finals for letter in final.letters).items()))
@@ -71,7 +71,7 @@ def _count(verdict: Verdict, lines: Sequence[Line], finals: Sequence[FinalState]
 
 
 def _locked(lines: Iterable[Line]) -> Iterator[str]:
-    """Yield processes that computed with the interpreter locked, so that none of their other threads ran."""
+    """Yield processes in which one thread kept the interpreter locked, so that no other thread ran."""
     for line in lines:
         if line["what"] == "stall" and line.get("busy"):
             seconds = line["ended"] - line["began"]
@@ -80,7 +80,7 @@ def _locked(lines: Iterable[Line]) -> Iterator[str]:
 
 
 class _Judge:
-    """Judges what happened in one database."""
+    """Judges the jobs of one database."""
 
     def __init__(
         self,
@@ -104,9 +104,9 @@ class _Judge:
         self._letters = list(_keyed_letters(histories, final, db))
         self._dead = Counter(key for _, key in self._letters)
         self._external_ids = Counter(history.job for history in histories.values() if history.external)
-        # Jobs that were on the queue, and those without an answer that says so
+        # Jobs that were surely on the queue, and jobs that may have been
         self._arrived = self._maybe = 0
-        # Cancels that were answered, and those without an answer
+        # Jobs that were surely cancelled, and jobs that may have been
         self._cancelled = self._unknown = 0
         self._external = 0  # entries that Redis does not count as pushed
 
@@ -127,7 +127,7 @@ class _Judge:
                 self._judge_end(key, history)
             self._judge_runs(history)
             verdict.stolen += stolen(history, self._fenced, [*self._destroyed, *history.renewed])
-            # Of external entries with one id the locator names the first alone: the others are refused.
+            # The locator names only the first of several external entries with one id: the others are refused.
             if not (history.external and self._external_ids[history.job] > 1):
                 verdict.wrong += wrongly_refused(history, self._fenced, self._destroyed)
             self._judge_killer(history)
@@ -138,7 +138,7 @@ class _Judge:
         self._judge_totals()
 
     def _was_added(self, key: Key, history: History) -> bool:
-        """Whether Redis took a push as a new job; it may have been wrong to, or to say so."""
+        """Whether Redis added a push as a new job; note if that, or its answer, was wrong."""
         ran = bool(history.runs or self._dead[key])
         wrong = self._verdict.wrong
         if history.holder:
@@ -161,7 +161,7 @@ class _Judge:
         return there
 
     def _judge_end(self, key: Key, history: History) -> None:
-        """Check that a job that was on the queue has ended, once, as it should."""
+        """Check that a job that was on the queue has ended once, and as it should."""
         verdict = self._verdict
         dead, located = bool(self._dead[key]), history.job in self._final.located
         cancelled = history.cancelled or any(line["cancelled"] for line in history.outcomes)
@@ -188,7 +188,7 @@ class _Judge:
             verdict.lost.append(history.label)
 
     def _judge_external(self, key: Key, history: History) -> None:
-        """Check that an entry written outside redisjobs has ended: its handler did, or it is a dead letter."""
+        """Check that an entry written outside redisjobs has ended: its handler ran, or it is a dead letter."""
         dead = self._dead[key] > 0
         if dead and history.done and any(run.accepted for run in history.done):
             self._verdict.twice.append(f"{history.label}, an external entry, ended as dead and as done")
@@ -196,7 +196,7 @@ class _Judge:
             self._verdict.lost.append(f"{history.label}, an external entry")
 
     def _judge_runs(self, history: History) -> None:
-        """Check that each run has a cause: the run before it failed, or a fault hit it."""
+        """Check that each further run has a cause: the run before it failed, or a fault hit that run."""
         verdict, twice = self._verdict, ""
         for first, second in pairs(history):
             cause = self._causes.of(history, first, second)

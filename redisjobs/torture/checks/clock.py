@@ -1,4 +1,4 @@
-"""What the server's clock said in a run that sets it ahead and back. Pure."""
+"""Tells which times the server's clock showed, while faults set it ahead and back. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ class Clock:
                 self._steps[line["db"]].append((line["asked"], line["at"], line["seconds"]))
 
     def earliest(self, db: int, since: float, until: float) -> float:
-        """Return the earliest time that a clock said in a span."""
+        """Return the earliest time that a clock showed in a span."""
         return min([since + self._ahead(db, since), *self._said(db, since, until)])
 
     def latest(self, db: int, since: float, until: float) -> float:
-        """Return the latest time that a clock said in a span."""
+        """Return the latest time that a clock showed in a span."""
         return max([until + self._ahead(db, until), *self._said(db, since, until)])
 
     def when(self, db: int, said: float, since: float) -> float:
-        """Return when a clock said this time first, since then."""
+        """Return when a clock first showed this time, from `since` on."""
         steps = [(0.0, 0.0, 0.0), *self._steps[db]]
         ends = [asked for asked, _, _ in steps[1:]] + [float("inf")]
         times = [
@@ -35,11 +35,11 @@ class Clock:
         return min(times, default=said)
 
     def _ahead(self, db: int, at: float) -> float:
-        """Return how far ahead it was."""
+        """Return by how many seconds a clock was ahead."""
         return next((seconds for _, done, seconds in reversed(self._steps[db]) if done <= at), 0.0)
 
     def _said(self, db: int, since: float, until: float) -> Iterator[float]:
-        """Yield what it said just before and just after each step in a span."""
+        """Yield the times that a clock showed just before and just after each step in a span."""
         before = 0.0
         for asked, at, seconds in self._steps[db]:
             if asked <= until and at >= since:

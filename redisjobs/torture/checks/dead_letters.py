@@ -1,4 +1,4 @@
-"""Whether each dead letter has a reason that its job may die of. Pure."""
+"""Checks that each dead letter has a reason that its job may have. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from redisjobs.torture.fleet.final import Letter
 KILLERS = ("Poison",)
 """Names of jobs that kill their worker."""
 
-_UNSTARTED = 2  # jobs of a database, at most, that die with a worker which had not started them yet
+_UNSTARTED = 2  # at most this many jobs of a database may die with a worker that had not started them yet
 _REASONS: Mapping[str, Sequence[str]] = {
-    "Poison": ("worker lost", "failed"),  # failed: its process was the first to receive the cancel that it sent
+    "Poison": ("worker lost", "failed"),  # failed: the cancel that it sent reached its own task first
     "Flaky": ("failed",),
     "Hopeless": ("failed",),
     "Raiser": ("failed",),
     "ThreadRaiser": ("failed",),
     "external": ("failed", "undecodable", "unknown name", "expired"),
 }
-"""Why a job of a name may be a dead letter. Any job may be `worker lost` if a fault took its last worker."""
+"""The reasons that jobs of a name may have. Any job may be `worker lost` if a fault took its last worker."""
 
 
 def check_letters(
@@ -35,7 +35,7 @@ def check_letters(
 ) -> None:
     """Check the dead letters of one database, each with the key of its job.
 
-    What is found goes into `verdict`. Deliveries were counted from zero again at each time in `destroyed`.
+    Adds its findings to `verdict`. At each time in `destroyed`, the count of deliveries began at zero again.
     """
     unstarted = 0
     for letter, key in letters:

@@ -1,4 +1,4 @@
-"""Whether workers that were stopped for longer than their lease, or killed, were fenced meanwhile. Pure."""
+"""Checks that workers which were frozen for longer than their lease, or killed, were fenced in time. Pure."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,14 +6,14 @@ from redisjobs.events.recording import Line
 from redisjobs.torture.checks.causes import Leases, holds_up, noticed_by
 from redisjobs.torture.checks.lines import supervisors
 
-_WITHIN = 2.5  # seconds after the end of a lease in which another worker fences its worker
+_WITHIN = 2.5  # seconds after the end of a lease in which another worker has to fence its worker
 
 
 def unfenced(lines: Sequence[Line], faults: Sequence[Line], leases: Leases) -> Iterator[str]:
     """Yield workers that sent no heartbeat for long enough and were not fenced, in words.
 
-    Nothing is expected where other workers could not have known, because something kept them from renewing as
-    well, or where none of them was there for long enough. `lines` are in order of time.
+    No fence is expected if the other workers could not be sure, because a fault kept them from renewing too, or if
+    none of them was there for long enough. `lines` are in order of time.
     """
     for fault in faults:
         for what, worker, pid in _to_be_fenced(fault):
@@ -38,7 +38,7 @@ def _database(lines: Sequence[Line], pid: int, fault: Line) -> int:
 
 
 def _held_up(fault: Line, faults: Sequence[Line], db: int, leases: Leases) -> bool:
-    """Whether the others may have been kept from fencing a worker that a fault has stopped."""
+    """Whether another fault may have kept the other workers from fencing."""
     return any(
         other is not fault
         and holds_up(other, db)
@@ -49,7 +49,7 @@ def _held_up(fault: Line, faults: Sequence[Line], db: int, leases: Leases) -> bo
 
 
 def _is_watched(lines: Sequence[Line], fault: Line, db: int, lease: float) -> bool:
-    """Whether another worker was there all the while in which it could have become sure and acted."""
+    """Whether another worker was there for long enough to become sure and to fence."""
     heard: dict[int, list[float]] = {}
     others = supervisors(lines) | {*fault["pids"]}
     for line in lines:

@@ -1,7 +1,7 @@
-"""Whether the jobs that handlers pushed exist once if their run ended its job, and never otherwise. Pure.
+"""Checks that a handler's follow-ups exist once if its run ended its job, and otherwise not at all. Pure.
 
-Each run of a parent pushes other jobs than the run before. So only one run can have made those that exist: the run
-whose settlement Redis took. If no reply to it was received, any run that went to its end may be that one.
+Each run of a parent pushes different jobs. So only one run can have created those that exist: the run whose
+settlement Redis accepted. If no reply is recorded, it may be any run that went to its end.
 """
 
 from collections import Counter, defaultdict
@@ -13,13 +13,13 @@ from redisjobs.torture.checks.histories import History, Key, Run
 from redisjobs.torture.fleet.final import FinalState
 
 Pushed = Mapping[tuple[str, int, int], Set[str]]
-"""What each run of a parent pushed, by its lease: worker, attempt, delivery."""
+"""The jobs that each run of a parent pushed, by its lease: worker, attempt, delivery."""
 
 
 def follow_up(
     histories: Mapping[Key, History], lines: Iterable[Line], finals: Sequence[FinalState]
 ) -> tuple[int, list[str]]:
-    """Take follow-ups as pushed where they had to be created; return their number, and what is wrong, in words."""
+    """Mark follow-ups that had to be created as pushed; return their number, and what is wrong, in words."""
     found: defaultdict[Key, defaultdict[tuple[str, int, int], set[str]]] = defaultdict(lambda: defaultdict(set))
     for history in histories.values():
         for line in history.pushed_by:
@@ -60,7 +60,7 @@ def _of_one(
     ways: list[tuple[Run | None, Set[str]]] = [(run, pushed.get(run.lease, set())) for run in able]
     if not able or (parent.cancel_asked and not parent.completed):
         ways.append((None, set()))  # it may never have ended as done
-    # Of several, the one that explains most
+    # Choose the run that explains the most
     run, created = min(ways, key=lambda way: len(there ^ way[1]))
     for job in created | there:
         _take_as_pushed(histories[parent.db, job], run)
@@ -72,7 +72,7 @@ def _of_one(
 
 
 def _may_have_ended_it(parent: History, *, is_dead: bool) -> list[Run]:
-    """Return the runs that may have ended a job as done; none if it did not end so."""
+    """Return the runs that may have ended a job as done; none if it did not end as done."""
     if is_dead or parent.cancelled or any(line["cancelled"] for line in parent.outcomes):
         return []
     done = [run for run in parent.runs if run.done]
@@ -81,7 +81,7 @@ def _may_have_ended_it(parent: History, *, is_dead: bool) -> list[Run]:
 
 
 def _take_as_pushed(history: History, run: Run | None) -> None:
-    """Treat a job as pushed by its parent, at the time of the settlement if that is known."""
+    """Mark a job as pushed by its parent, at the time of the settlement if that is known."""
     history.attempted = history.acknowledged = True
     settled = run.settled if run is not None and run.accepted else None
     if settled is None or settled["resent"]:

@@ -1,4 +1,4 @@
-"""What the recordings say of each job: its push, its runs, its settlements. Pure."""
+"""Collects the recorded lines of each job: its push, its runs, its settlements. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from redisjobs.events.recording import Line
 
 Key = tuple[int, str]
-"""Which database, and what tells a job from all others there: its mark, or else its id."""
+"""The database of a job, and its mark there; or its id, if it has no mark."""
 
 
 @dataclass(slots=True)
@@ -69,30 +69,30 @@ class Run:
 
 @dataclass(slots=True)
 class History:
-    """All that is recorded of one job.
+    """Everything that is recorded of one job.
 
     Attributes:
-        mark: Tells it from others of its id; '' if no other job has that id.
+        mark: Tells it from other jobs with its id; '' if there are none.
         name: Its job name; `external` for an entry written outside redisjobs.
         attempted: A producer tried to push it.
         acknowledged: The push was answered.
         counted: Redis counts it as pushed.
         fired: The answers to schedulers that fired its slot.
         expected: What its producer knew of the id: `new`, no job had it; `there`, a job had it.
-        added: Whether the answer says that it is a new job; None without an answer.
+        added: Whether the answer to the push says that the job is new; None without an answer.
         holder: The job that held its unique key, so that it was not added.
-        renewed: When a later push replaced it, or a little later: its deliveries count from zero again.
-        kept: Its push asked for its result to be kept.
-        pushed_by: Runs of its parent that pushed it; it exists only if that run ended its own job.
-        answers: Answers to those who waited for its result.
-        watches: What those saw who watched it.
+        renewed: When a later push replaced it, or a little later: then its deliveries count from zero again.
+        kept: Its push asked to keep its result.
+        pushed_by: Runs of its parent that pushed it; it exists only if such a run ended its own job.
+        answers: The answers to waits for its result.
+        watches: The recorded watches of its progress.
         sent_at: When its push was first sent, or a little before; None if it was not pushed.
-        ready_at: When it may run; None if no answer says that it is there.
-        due_at: Before this it must not run; None if its push sets no such time.
+        ready_at: From when on it may run; None if no answer says that it is on the queue.
+        due_at: It must not run before this; None if its push sets no such time.
         cancelled: The answer to a cancel says that it is gone.
-        cancelled_at: By when Redis itself had removed it; None if it did not say so.
-        buried_at: By when Redis itself had made it a dead letter; None likewise.
-        settled: The replies to its outcomes, including those without a run.
+        cancelled_at: By when Redis had removed it while no worker held it; None if no answer says so.
+        buried_at: By when Redis had made it a dead letter while no worker held it; None if no answer says so.
+        settled: The replies to its outcomes, also without a recorded run.
     """
 
     db: int = 0
@@ -124,7 +124,7 @@ class History:
 
     @property
     def label(self) -> str:
-        """The job, for people."""
+        """The name of the job in reports."""
         where = f"database {self.db}: " if self.db else ""
         return where + (f"{self.job!r} ({self.mark})" if self.mark else self.job)
 
@@ -135,23 +135,23 @@ class History:
 
     @property
     def outcomes(self) -> list[Line]:
-        """Settlements that were accepted and ended the job."""
+        """The accepted settlements that ended the job."""
         return [line for line in self.settled if is_outcome(line)]
 
     @property
     def completed(self) -> list[Line]:
-        """Accepted settlements by which the job is done."""
+        """The accepted settlements that ended the job as done."""
         return [line for line in self.settled if was(line, "Ack") and not line["cancelled"]]
 
     @property
     def was_there(self) -> bool:
-        """Whether it was surely on the queue; a dead letter is not looked at."""
+        """Whether it was surely on the queue, without regard to dead letters."""
         return bool(self.acknowledged or self.runs or self.settled or self.cancelled)
 
     def was_retried(self, run: Run) -> bool:
-        """Whether Redis took the failure of a run, also if it took it and that reply was lost.
+        """Whether Redis accepted the failure of a run, even if the first reply was lost.
 
-        A worker that stalled may take its own job over and settle by the new lease: the delivery is not compared.
+        Deliveries are not compared: a worker that stalled may take its own job over, and settle by the new lease.
         """
         mine = [line for line in self.settled if (line["worker"], line["attempt"]) == run.lease[:2]]
         return any(
@@ -167,7 +167,7 @@ def is_outcome(settled: Line) -> bool:
 
 
 def was(settled: Line, *settlements: str) -> bool:
-    """Whether a settlement was accepted and is one of these."""
+    """Whether a settlement is of one of these kinds, and was accepted."""
     return settled["reply"] == "OK" and settled["settlement"] in settlements
 
 
@@ -181,10 +181,10 @@ def histories_of(lines: Sequence[Line]) -> dict[Key, History]:
 
 
 class _Reader:
-    """Finds the job of each line.
+    """Finds the job that each line is about.
 
     A line with a mark names its job. The event of a settlement has only the id and the job name. If several jobs
-    have both, it is about the run with that lease that ended first and is not settled yet.
+    have both, the event is about the run with its lease that ended first and is not settled yet.
     """
 
     def __init__(self, lines: Iterable[Line]) -> None:
@@ -238,7 +238,7 @@ class _Reader:
             history, run = begun.pop(fit.index(min(fit)))
             run.settled = line
         elif self._is_shared(line):
-            return  # it never started: any job of this id may be meant
+            return  # the job never started: any job with this id may be meant
         else:
             history = self._story(line)
         history.settled.append(line)
@@ -283,7 +283,7 @@ def _note(history: History, what: str, line: Line) -> None:
 
 
 def _note_end(history: History, line: Line) -> None:
-    """Note that Redis ended a job which no worker held."""
+    """Note that Redis ended a job while no worker held it."""
     if line["cancelled"]:
         history.cancelled = True
         history.cancelled_at = line["at"] if history.cancelled_at is None else history.cancelled_at

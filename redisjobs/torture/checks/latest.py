@@ -1,4 +1,4 @@
-"""Whether the last accepted of several versions, each pushed in place of the one before, was run. Pure."""
+"""Checks that the last accepted version of a thing ran, if each push replaces the version before. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

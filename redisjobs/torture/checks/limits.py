@@ -1,4 +1,4 @@
-"""Whether more jobs ran at once than their limit allows. Pure."""
+"""Checks that no more jobs ran at once than their limit allows. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,15 +7,15 @@ from redisjobs.events.recording import Line
 from redisjobs.torture.checks.histories import History, Key, Run
 from redisjobs.torture.fleet import jobs
 
-_DELIVERED = 1.0  # seconds from a job's delivery to its start, where the network is slow
+_DELIVERED = 1.0  # seconds from a job's delivery to its start, if the network is slow
 
 
 def over_the_limit(histories: Mapping[Key, History], lines: Iterable[Line]) -> Iterator[str]:
     """Yield moments at which more jobs of a key ran under their leases than are allowed, in words.
 
-    A run counts from its start to the end of its handler if its outcome was accepted. Any other run may have gone
-    on after its lease was lost. Nor does a run count whose group was destroyed or whose consumer was removed
-    meanwhile: its job is delivered to other workers.
+    A run counts from its start to the end of its handler, if Redis accepted its outcome. Any other run may have
+    gone on after its lease was lost. A run does not count if its group was destroyed or its consumer removed
+    meanwhile, because then its job is delivered to other workers.
     """
     destroyed = [(line["db"], float(line["began"])) for line in lines if line.get("forgets_deliveries")]
     spans: defaultdict[tuple[int, str], list[tuple[float, int, str]]] = defaultdict(list)
@@ -34,7 +34,7 @@ def over_the_limit(histories: Mapping[Key, History], lines: Iterable[Line]) -> I
 
 
 def _held_until(run: Run) -> float | None:
-    """Return until when a run surely had its lease; None if that is unknown."""
+    """Return the time until which a run surely had its lease; None if unknown."""
     if run.end is None or run.settled is None or run.refused:
         return None
     return min(float(run.end["at"]), float(run.settled["sent_at"] or run.end["at"]))

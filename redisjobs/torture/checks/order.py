@@ -1,7 +1,7 @@
-"""What must not happen before what: starts, cancels, due times, and ends of jobs that hold a key. Pure.
+"""Checks the order of starts, cancels, due times, and the ends of jobs that hold a key. Pure.
 
-All times are of one machine's clock. Redis acts between a request and its answer: of the two times, each check
-takes the one that leaves no doubt.
+All times are by one machine's clock. Redis acts between a request and its answer, so each check takes the one of
+these two times that leaves no doubt.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from redisjobs.events.recording import Line
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.histories import History, Key, Run, is_outcome
 
-_MOMENT = 1.0  # seconds in which a worker that was held up starts what was delivered to it
+_MOMENT = 1.0  # seconds in which a worker that was held up starts jobs that it got before
 _ROUNDED = 0.01  # seconds: delays and the server's clock are in whole ms
 
 
 def disorder(histories: Mapping[Key, History], faults: Sequence[Line], clock: Clock) -> Iterator[str]:
-    """Yield what happened too early, in words."""
+    """Yield events that happened too early, in words."""
     for history in histories.values():
         yield from _after_its_cancel(history, faults)
         yield from _before_its_time(history, clock)
@@ -23,9 +23,9 @@ def disorder(histories: Mapping[Key, History], faults: Sequence[Line], clock: Cl
 
 
 def _after_its_cancel(history: History, faults: Iterable[Line]) -> Iterator[str]:
-    """A job that Redis itself has cancelled was held by no worker, so none may start it after that.
+    """Check that no worker started a job after Redis had cancelled it while no worker held it.
 
-    Unless it had been delivered and lost before, and a fault held up that worker until now.
+    A worker may, if it had got the job and lost it before, and a fault held it up until now.
     """
     if history.cancelled_at is None:
         return
@@ -40,7 +40,7 @@ def _after_its_cancel(history: History, faults: Iterable[Line]) -> Iterator[str]
 
 
 def _held_up(fault: Line, run: Run, since: float) -> bool:
-    """Whether a fault explains that a worker starts only now what was delivered before."""
+    """Whether a fault explains that a worker starts only now a job that it got before."""
     mine = run.pid in fault["pids"] if fault["hits"] == "pids" else fault["hits"] == "all"
     until = fault["ended"] + fault["reaches"] + _MOMENT
     here = fault.get("db") in (None, run.start["db"])
@@ -48,7 +48,7 @@ def _held_up(fault: Line, run: Run, since: float) -> bool:
 
 
 def _before_its_time(history: History, clock: Clock) -> Iterator[str]:
-    """Redis took the push after it was sent and counts the delay from then: no run starts sooner."""
+    """Check that no run started before its time: Redis counts the delay from when it receives the push."""
     if history.due_at is None or history.sent_at is None or not history.runs:
         return
     began = min(run.at for run in history.runs)
@@ -61,7 +61,7 @@ def _before_its_time(history: History, clock: Clock) -> Iterator[str]:
 
 
 def _held_by_none(history: History, histories: Mapping[Key, History]) -> Iterator[str]:
-    """A key that kept a job from being added was held by a job that had not ended before the push."""
+    """Check that the job whose key kept another one from being added had not ended before that push."""
     holder = histories.get((history.db, history.holder)) if history.holder else None
     if holder is None or history.sent_at is None:
         return
@@ -73,7 +73,7 @@ def _held_by_none(history: History, histories: Mapping[Key, History]) -> Iterato
 
 
 def _ended_at(history: History) -> float | None:
-    """Return by when a job had surely ended; None if no answer says so."""
+    """Return the time by which a job had surely ended; None if no answer says so."""
     ends = [line["at"] for line in history.settled if is_outcome(line)]
     ends += [at for at in (history.cancelled_at, history.buried_at) if at is not None]
     return min(ends, default=None)

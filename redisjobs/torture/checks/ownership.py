@@ -1,18 +1,18 @@
-"""Settlements that Redis accepted from a worker that lost the job, or refused to the worker that owns it. Pure."""
+"""Finds settlements accepted from a worker that had lost the job, or refused to one that owned it. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.histories import History, Run
 
-_DELIVERED = 1.0  # seconds from a job's delivery to its start, where the network is slow
-_STARTED = 0.15  # seconds from a job's delivery to its start, where many processes want to run at once
+_DELIVERED = 1.0  # seconds from a job's delivery to its start, if the network is slow
+_STARTED = 0.15  # seconds from a job's delivery to its start, if many processes want to run at once
 
 
 def stolen(history: History, fenced: Mapping[str, float], recounted: Sequence[float]) -> list[str]:
-    """Return accepted settlements of workers that did not own the job any more, in words.
+    """Return accepted settlements of workers that no longer owned the job, in words.
 
-    Deliveries of the job were counted from zero again at each time in `recounted`.
+    At each time in `recounted`, the count of the job's deliveries began at zero again.
     """
     return list(_settled_after_others(history, recounted)) or list(_settled_by_fenced(history, fenced))
 
@@ -25,10 +25,10 @@ def _settled_by_fenced(history: History, fenced: Mapping[str, float]) -> Iterato
 
 
 def _settled_after_others(history: History, recounted: Sequence[float]) -> Iterator[str]:
-    """Settlements that were accepted though another worker had started the job before they were sent."""
+    """Yield settlements that were accepted though another worker had started the job before they were sent."""
     for settled in history.settled:
         if settled["reply"] == "LEASE_LOST" or not (settled["sent_at"] and settled["attempt"]):
-            continue  # the attempt of a job that was released unread is unknown
+            continue  # a job that was released unread has no known attempt
         for run in history.runs:
             if run.at < settled["sent_at"] and _is_later(run, settled, history, recounted):
                 yield (
@@ -40,23 +40,23 @@ def _settled_after_others(history: History, recounted: Sequence[float]) -> Itera
 
 
 def _is_later(run: Run, settled: Line, history: History, recounted: Sequence[float]) -> bool:
-    """Whether a run is of another worker, by a later lease than a settlement is.
+    """Whether a run is of another worker, by a later lease than that of a settlement.
 
-    Leases come in the order (attempt, delivery). Two workers may have the same one after a release, which takes
-    its delivery back. After the group was destroyed or a consumer removed, deliveries count from zero again. A
-    worker that still runs a job which was released since may have received it again, and goes on with it.
+    Leases come in the order (attempt, delivery). Two workers may have equal leases after a release, which takes
+    the delivery back. After the group was destroyed or a consumer removed, deliveries count from zero again. A
+    worker that still runs a job released since may have received it again, and goes on with it.
     """
     worker, *theirs = run.lease
     if worker == settled["worker"]:
         return False
     mine = [settled["attempt"], settled["deliveries"]]
-    # A worker that received the job before the recount may start it after, and have lost it in between.
+    # A worker that got the job before the recount may start it afterwards, and have lost it in between.
     if any(run.at - _STARTED <= at <= settled["sent_at"] for at in recounted):
         return bool(theirs[0] > mine[0])
     if theirs != mine:
         return theirs > mine
     starts = [each.at for each in history.runs if each.lease[0] == settled["worker"]]
-    # A lease that was released unstarted began at an unknown time: the job may be another worker's by now.
+    # If the job was released before its start, we don't know when that lease began.
     began = max((at for at in starts if at <= settled["sent_at"]), default=float("inf"))
     return run.at > began and not _was_released(run, settled["sent_at"])
 
@@ -69,17 +69,17 @@ def _was_released(run: Run, before: float) -> bool:
 
 
 def wrongly_refused(history: History, fenced: Mapping[str, float], destroyed: Sequence[float]) -> Iterator[str]:
-    """Yield outcomes that were refused to a worker that was never fenced, in words.
+    """Yield outcomes that Redis refused to a worker that was never fenced, in words.
 
-    Nothing else takes a job from its worker. An outcome that is sent again after its reply was lost gets the same
+    Only a fence takes a job from its worker. An outcome that is sent again after its reply was lost gets the same
     reply as the first time.
     """
     for run in history.runs:
         settled = run.settled
         if settled is None or not run.refused or settled["worker"] in fenced:
             continue
-        # Where the group was destroyed, a worker that had the job before may have been the first to end it. And a
-        # worker that received it before may start it after.
+        # After the group was destroyed, a worker that had the job before may have been the first to end it. And a
+        # worker that got it before may start it afterwards.
         began = min(other.at for other in history.runs) - _DELIVERED
         if not any(began <= at <= settled["at"] for at in destroyed):
             again = "sent again, " if settled["resent"] else ""

@@ -1,4 +1,4 @@
-"""How long recovery took after each fault. Pure."""
+"""Measures how long recovery took after each fault. Pure."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 from redisjobs.events.recording import Line
 
-_STUCK = 20.0  # seconds after which a worker that has started nothing is stuck
+_STUCK = 20.0  # seconds without a start after which a worker counts as stuck
 
 
 @dataclass(slots=True)
 class Recovery:
-    """One kind of fault.
+    """The recoveries from one kind of fault.
 
     Attributes:
-        times: How often it happened.
-        seconds: Each recovery during which no other fault of all workers was in force.
-        disturbed: Each recovery during which one was.
+        times: How often the fault happened.
+        seconds: The length of each recovery without another fault of all workers meanwhile.
+        disturbed: The length of each recovery with such a fault.
     """
 
     times: int = 0
@@ -26,7 +26,7 @@ class Recovery:
 
 
 def measure(lines: Sequence[Line]) -> tuple[dict[str, Recovery], list[str]]:
-    """Return how long recovery took, by the fault's name, and which workers did not recover at all."""
+    """Return the recoveries by the fault's name, and the workers that did not recover at all, in words."""
     faults = [line for line in lines if line["what"] == "fault"]
     found: defaultdict[str, Recovery] = defaultdict(Recovery)
     starts = _Starts(lines)
@@ -46,7 +46,7 @@ def measure(lines: Sequence[Line]) -> tuple[dict[str, Recovery], list[str]]:
 def _recoveries(
     stuck: list[str], starts: "_Starts", fault: Line, faults: Sequence[Line]
 ) -> Iterable[tuple[float, float | None]]:
-    """Yield when each recovery began and its seconds; None where nothing had to recover."""
+    """Yield when each recovery began, and its seconds; None if nothing had to recover."""
     match fault["recovery"]:
         case "killers":  # from each death that one of these jobs caused
             for death in (line for line in starts.lines if line["job"] in fault["jobs"]):
@@ -69,7 +69,7 @@ def _workers_again(
     last = None
     for pid in pids:
         if not starts.before(pid, fault["began"]):
-            continue  # it was not at work yet
+            continue  # it had not started any job yet
         again = starts.after(pid, fault["ended"])
         if again is not None:
             last = max(last or 0.0, again - fault["ended"])
@@ -86,9 +86,9 @@ class _Starts:
     """Starts of handlers, by process and by job.
 
     Attributes:
-        lines: All of them, in order.
+        lines: All starts, in order.
         poisoned: When each process started a job that kills it.
-        over: When the last job was pushed: later there may be nothing to start.
+        over: When the last job was pushed: later there may be no job to start.
     """
 
     def __init__(self, lines: Sequence[Line]) -> None:

@@ -1,7 +1,7 @@
-"""Whether each slot of a schedule was fired once. Pure.
+"""Checks that each slot of a schedule was fired once. Pure.
 
-A scheduler that was killed, or whose reply was lost, records no slot that it fired. So a slot counts as fired as
-well if its job ran, was settled, or is a dead letter.
+A scheduler that was killed, or whose reply was lost, has not recorded the slots that it fired. So a slot also
+counts as fired if its job ran, was settled, or is a dead letter.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -21,7 +21,7 @@ _TICK = timedelta(milliseconds=1)
 
 
 def take_as_pushed(histories: MutableMapping[Key, History], finals: Sequence[FinalState]) -> int:
-    """Take the jobs of slots as pushed, which schedulers do; return how many there are."""
+    """Mark the jobs of slots as pushed, because schedulers pushed them; return how many there are."""
     number = 0
     for db, final in enumerate(finals):
         ids = {history.job for history in histories.values() if history.db == db} | {
@@ -36,7 +36,7 @@ def take_as_pushed(histories: MutableMapping[Key, History], finals: Sequence[Fin
 
 
 def misfired(histories: Mapping[Key, History], finals: Sequence[FinalState]) -> Iterator[str]:
-    """Yield what was fired twice, never, or out of turn, in words; jobs of slots count as pushed by now."""
+    """Yield slots that were fired twice, never, or at a wrong time, in words; call `take_as_pushed` before."""
     for db, final in enumerate(finals):
         for info in final.schedules:
             mine = [history for history in histories.values() if history.db == db and not history.mark]
@@ -66,15 +66,15 @@ def _of_one(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
 
 
 def _rules(slots: Slots) -> bool:
-    """Whether some of the slots are of the rule of a release that was rolled back."""
+    """Whether some slots are of the other rule, from a release that was rolled back."""
     return any(slot.microsecond for slot in slots)
 
 
 def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
-    """Yield what was left out where one of two rules counted at a time.
+    """Yield slots that were left out while one of two rules counted at a time.
 
-    The rule changes at some moment between two slots. So two slots of different rules may be one span and a half
-    apart, and two slots of one rule only one span.
+    The rule changes at some moment between two slots. So two slots of different rules may be one and a half spans
+    apart, but two slots of one rule only one span.
     """
     for first, second in pairwise(sorted(slots)):
         is_change = first.microsecond != second.microsecond
@@ -87,7 +87,7 @@ def _left_out_by_either(info: ScheduleInfo, slots: Slots) -> Iterator[str]:
 
 
 def _are_counted(missing: int, counted: int, first: History) -> bool:
-    """Whether slots without a job are counted as missed, once; the first to fire knows how many lie before."""
+    """Whether each slot without a job is counted as missed once; the first firing counts those before it."""
     if not first.fired:
         return counted >= missing
     return bool(counted - first.fired[0]["missed"] == missing)
@@ -103,6 +103,6 @@ def _twice(slots: Slots) -> Iterator[str]:
 
 
 def _slot(info: ScheduleInfo, job: str) -> datetime | None:
-    """Return the slot of a schedule that a job is for; None if it is for none."""
+    """Return the slot of a schedule that a job belongs to; None if it belongs to none."""
     name, _, slot = job.rpartition("@")
     return datetime.fromisoformat(slot) if name == info.name else None

@@ -1,4 +1,4 @@
-"""Whether a job started that an operator had stopped. Pure."""
+"""Checks that no job started while it was held, or its queue or name was paused. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -9,8 +9,8 @@ from redisjobs.torture.checks.histories import History, Key
 def started_though_stopped(histories: Mapping[Key, History], lines: Iterable[Line]) -> Iterator[str]:
     """Yield jobs that started while their queue or name was paused, or they were held, in words.
 
-    A worker may hold a job that was pushed before the pause. It cannot hold one that came after, whatever fault
-    there was. No worker held a job when the answer said that it is held now.
+    A worker may hold a job that was pushed before the pause, and start it. It can't hold a job that came after
+    the pause, whatever the faults. When an operator holds a job, no worker has it.
     """
     stops = [line for line in lines if line["what"] == "stopped"]
     for history in histories.values():

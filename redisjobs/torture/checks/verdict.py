@@ -1,4 +1,4 @@
-"""What the checker found in a run."""
+"""The findings of the checker."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from redisjobs.torture.checks.recovery import Recovery
 
 @dataclass(slots=True)
 class Verdict:
-    """What was counted in a run, and what is wrong with it.
+    """The counts of a torture, and everything that was wrong in it.
 
     Attributes:
         pushed: Jobs that a producer tried to push.
@@ -17,18 +17,18 @@ class Verdict:
         external: Entries written outside redisjobs.
         follow_ups: Jobs that handlers pushed as their own job ended.
         results: Jobs whose results were to be kept.
-        answers: Answers to those who waited for a result: `result`, or the error.
+        answers: The answers to waits for a result, by kind: `result`, or the error.
         watches: Jobs that were watched until they ended.
         dead: Dead letters by reason.
         lost: Acknowledged jobs that never ended.
-        left: What Redis still holds.
-        stolen: Accepted settlements of workers that did not own the job any more.
+        left: Contents of Redis that should be gone.
+        stolen: Accepted settlements of workers that no longer owned the job.
         twice: Jobs that ended more than once.
         wrong: Every other violation.
         full: Pushes that were refused because the queue was full.
         refused: Settlements that were refused with LEASE_LOST.
-        again: Jobs that started again without having failed, by the fault that hit the run before. `none` is no
-            excuse.
+        again: Jobs that started again without a failure, by the fault that hit the run before. `none`: no fault
+            did, which is wrong.
         duplicates: Jobs whose handler ran to its end more than once, by the same fault.
         worker_lost: Harmless jobs that are dead letters, `worker lost`, by the fault that took the last worker.
         faults: How long recovery took, by the fault's name.

@@ -1,8 +1,8 @@
-"""How long jobs waited though a worker could have run them. Pure.
+"""Finds jobs that waited too long though a worker could have run them. Pure.
 
-A job waits from when it may run until it starts, and again from when its run ended or its process died until the
-next run. Only time counts in which a worker of its database had a free slot, and no fault kept workers from
-renewing or from fencing lost ones.
+A job waits from when it may run until it starts, and again from the end of a run, or the death of its process,
+until the next run. Time counts only while a worker of its database had a free slot, and no fault kept workers from
+renewing their leases or from fencing lost workers.
 """
 
 from bisect import bisect_left, bisect_right
@@ -20,16 +20,16 @@ from redisjobs.torture.fleet.fleet import CONCURRENCY
 Span = tuple[float, float]
 
 _RETRIED = 0.5  # seconds by which a retry may be delayed: see the retry policy of `jobs`
-_MARGIN = 10.0  # seconds, on top of leases, for a machine that is slow
-_CLEARING = 4  # leases that a worker takes no new jobs for, so that an isolated one can start
-_OTHERS = 9  # times as long as an isolated job took, for which other jobs have their turn
+_MARGIN = 10.0  # seconds, on top of leases, for a slow machine
+_CLEARING = 4  # leases for which a worker takes no new jobs, so that an isolated job can start
+_OTHERS = 9  # after an isolated job, others have their turn for this many times as long
 _EVER = float("inf")
 
 
 def bound(lease: float, *, isolated: bool = False) -> float:
-    """Return how many seconds a job may wait: until a lease is over, others have looked, and it is its turn.
+    """Return how many seconds a job may wait: a lease ends, other workers look, and the job's turn comes.
 
-    A job that has to run isolated may be one of many that ran beside a killer, which run one after another.
+    A job that has to run isolated may be one of many that ran beside a killer, and these run one after another.
     """
     return 15 * lease + _MARGIN if isolated else 3 * lease + _MARGIN
 
@@ -37,7 +37,7 @@ def bound(lease: float, *, isolated: bool = False) -> float:
 def late(histories: Mapping[Key, History], lines: Sequence[Line], leases: Leases) -> Iterator[str]:
     """Yield jobs that waited for too long, in words.
 
-    The worker that a job was delivered to may be unknown if it never started it, so the longest lease counts.
+    The longest lease counts: if a worker never started a job, we may not know to which worker it was delivered.
     `lines` are in order of time.
     """
     lease = leases.longest
@@ -59,11 +59,11 @@ class _Process:
     """A worker process.
 
     Attributes:
-        db: The database in which it works.
+        db: The database of its jobs.
         heard: When it recorded a line.
-        busy: When it took no more jobs: its slots were full, or its job is isolated or blocks it.
+        busy: When it took no jobs: its slots were full, or it ran an isolated job, or a job blocked it.
         away: When a fault had hit it.
-        resting: When it took no isolated job, because it had just run one: they use at most a tenth of its time.
+        resting: When it took no isolated job, because it had just run one: these use at most a tenth of its time.
     """
 
     db: int
@@ -73,11 +73,11 @@ class _Process:
     resting: list[Span] = field(default_factory=list)
 
     def able(self) -> list[Span]:
-        """Return when it could have started a job."""
+        """Return the spans in which it could have started a job."""
         return _without([(self.heard[0], _EVER)], [*self.busy, *self.away])
 
     def able_isolated(self) -> list[Span]:
-        """Return when it could have started an isolated job."""
+        """Return the spans in which it could have started an isolated job."""
         return _without(self.able(), self.resting)
 
 
@@ -85,7 +85,7 @@ class _Capacity:
     """When the workers of each database could have started a job.
 
     Attributes:
-        waits: Each run with its job and the time since when it was waited for, where that is known.
+        waits: Each run with its job, and the time from which the job waited for this run, if that is known.
     """
 
     def __init__(self, histories: Mapping[Key, History], lines: Sequence[Line], lease: float) -> None:

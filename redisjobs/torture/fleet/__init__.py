@@ -1,1 +1,1 @@
-"""The torture's producers and workers, and the store that they share."""
+"""The producers and workers of a torture, and the queue that they share."""

@@ -1,4 +1,4 @@
-"""What one database of a torture holds when all is over."""
+"""Reads the contents of a database at the end of a torture, and finds what should be gone."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from redisjobs.model.stored import ScheduleInfo
 from redisjobs.torture.fleet.store import MARK, Store, text
 
 _PAGE = 1000
-_UNWATCHED = 30.0  # seconds in which a fenced worker's consumer is seen to need no watching any more
+_UNWATCHED = 30.0  # seconds in which workers notice that a fenced worker's consumer needs no more watching
 _LASTING = (
     *("inbox", "ready:high", "ready:normal", "ready:low", "jobs", "large", "dead", "stats", "layout", "workers"),
     *("fenced", "schedules", "limits"),
@@ -26,9 +26,9 @@ class Letter:
 
     Attributes:
         job: The job's id.
-        mark: The job's, if it has one.
-        failed_at: Seconds since 1970.
-        deliveries: Of the job; 0 if unknown.
+        mark: The job's mark, if it has one.
+        failed_at: When it became a dead letter, in seconds since 1970.
+        deliveries: The job's deliveries; 0 if unknown.
     """
 
     job: str
@@ -40,13 +40,13 @@ class Letter:
 
 @dataclass(slots=True)
 class FinalState:
-    """What one database holds.
+    """The contents of one database at the end.
 
     Attributes:
-        left: What should not be there any more, in words.
+        left: Jobs and keys that should be gone, in words.
         located: The place of each id in the locator.
         totals: The counters.
-        statuses: Of each job whose result was to be kept, by id.
+        statuses: The status of each job whose result was to be kept, by id.
     """
 
     letters: list[Letter] = field(default_factory=list)
@@ -58,7 +58,7 @@ class FinalState:
 
 
 def final_state(store: Store, kept: Sequence[str] = ()) -> FinalState:
-    """Read all that is left, and the outcomes of these jobs."""
+    """Read the contents of a database, and the statuses of the jobs in `kept`."""
     letters = dict(_letters(store))
     located = store.run("HGETALL", f"{store.prefix}jobs")
     final = FinalState(
@@ -76,7 +76,7 @@ def final_state(store: Store, kept: Sequence[str] = ()) -> FinalState:
 
 
 def _unlocated(located: Mapping[str, str], found: Collection[str]) -> Iterator[str]:
-    """Yield where dead letters and the locator disagree; `found` are the places of dead letters."""
+    """Yield differences between dead letters and the locator; `found` has the places of the dead letters."""
     for place in sorted({*found} - {*located.values()}):
         yield f"the dead letter {place[5:]}, which no id finds"
     for job, place in located.items():
@@ -100,10 +100,10 @@ def _jobs_left(store: Store) -> Iterator[str]:
 
 def _keys_left(store: Store, schedules: Sequence[ScheduleInfo]) -> Iterator[str]:
     lasting = {*_LASTING, *_looked_at_later(store)}
-    # A late read of a worker that was fenced lately may still be served. And one may have been killed just now.
+    # The record of a worker that was fenced lately stays for late reads; another may have been killed just now.
     for key in ("fenced", "workers"):
         lasting |= {f"worker:{text(raw)}" for raw in store.run("ZRANGE", store.prefix + key, 0, -1)}
-    # A declared schedule goes with the releases that declare it.
+    # A declared schedule expires by itself.
     lasting |= {f"schedule:{info.name}" for info in schedules if not info.declared}
     keys = store.keys()
     for key in keys:
@@ -112,7 +112,7 @@ def _keys_left(store: Store, schedules: Sequence[ScheduleInfo]) -> Iterator[str]
 
 
 def _looked_at_later(store: Store) -> set[str]:
-    """Return the keys of waiting lines that are at their end, which the next look at them removes."""
+    """Return the keys of waiting lines, if all lines are empty: workers remove them when they look next."""
     for stream in store.streams:
         with suppress(DriverError):  # no worker ever came
             rows = store.run("XPENDING", stream, GROUP)[3] or ()
@@ -122,7 +122,7 @@ def _looked_at_later(store: Store) -> set[str]:
 
 
 def _watched_for_long(store: Store) -> Iterator[str]:
-    """Yield workers that were fenced so long ago that no late read of theirs is served any more."""
+    """Yield workers that were fenced so long ago that Redis can't serve a late read of them any more."""
     now = store.time().timestamp()
     for worker in store.fenced():
         until = store.run("HGET", f"{store.prefix}worker:{worker}", "watched_until")
@@ -151,7 +151,7 @@ def _letters(store: Store) -> Iterator[tuple[str, Letter]]:
 
 
 def _mark_in(fields: Mapping[bytes, bytes]) -> str:
-    """Return the mark of a dead letter; an entry that was too large has it in the one field that keeps it."""
+    """Return the mark of a dead letter; a large entry has it in `entry`, the one field that keeps all others."""
     if b"entry" in fields:
         flat = json.loads(fields[b"entry"].decode("utf-8", "surrogateescape"))
         return str(dict(zip(flat[::2], flat[1::2], strict=False)).get(MARK, ""))

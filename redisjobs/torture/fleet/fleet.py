@@ -1,4 +1,4 @@
-"""The torture's worker processes: started, started again when they end, and all gone at the end."""
+"""Starts the torture's worker processes, restarts those that end, and ends all of them at the end."""
 
 import os
 import random
@@ -21,9 +21,9 @@ from redisjobs.worker.supervisor import PROGRAM
 
 GRACE = 1.0  # seconds in which a stopped worker's jobs may finish
 CONCURRENCY = 10
-_LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked: the command line's own promise
+_LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked, as the command line promises
 _KILLED, _TERMINATED, _FAILED = "was killed by SIGKILL", "was killed by SIGTERM", "ended with code 1"
-_AGAIN = 0.2  # seconds until a host that ended starts again
+_AGAIN = 0.2  # seconds until we start a host again that has ended
 
 
 @dataclass(slots=True)
@@ -35,10 +35,10 @@ class Fleet:
         directory: For recordings and the log.
         lease: The shorter of the workers' two leases, in seconds.
         rng: Chooses victims.
-        schedulers: Schedulers of a release that is rolled back.
-        unasked: Each host that ended without a fault, in words.
+        schedulers: The schedulers of releases that are rolled back.
+        unasked: The hosts that ended though no fault ended them, in words.
         victims: The processes that faults have killed.
-        asked: The processes of hosts that were asked to end. One under such a supervisor may not listen yet.
+        asked: The first processes of hosts that were asked to end.
     """
 
     urls: Sequence[str]
@@ -54,7 +54,7 @@ class Fleet:
     asked: set[int] = field(default_factory=set)
     release: Release = field(init=False)
     _closing: bool = False
-    _ended: list[tuple[int, str]] = field(default_factory=list)  # by a fault or poison, as the recordings tell
+    _ended: list[tuple[int, str]] = field(default_factory=list)  # to be explained by a fault, or by poison
     _lifeline: socket.socket | None = None
     _parents: dict[int, int] = field(default_factory=dict)
 
@@ -63,12 +63,12 @@ class Fleet:
         self.release = Release(self.directory / "release")
 
     def __enter__(self) -> Self:
-        # Connections stay in the backlog unaccepted, and break when this process ends, however it does.
+        # Nothing accepts these connections. They break when this process ends, even if it is killed.
         self._lifeline = socket.create_server(("127.0.0.1", 0), backlog=4096)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for host in self.hosts:  # or a supervisor would replace what we kill
+        for host in self.hosts:  # else a supervisor would replace the workers that we kill
             freeze(host.process)
         left = {*self.pids(), *(pid for host in self.hosts for pid in children(host.process.pid))}
         for process in (*self.schedulers, *(host.process for host in self.hosts)):
@@ -114,8 +114,8 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # The torture handles Ctrl-C. Not a session of its own: if the torture is killed while one of
-                # them is stopped by SIGSTOP, the kernel ends the orphaned group.
+                # The torture handles Ctrl-C. Not a new session: if the torture is killed while a worker is
+                # stopped by SIGSTOP, the kernel ends the orphaned group.
                 process_group=0,
             )
 
@@ -127,7 +127,7 @@ class Fleet:
         return self.schedulers[-1]
 
     def tend(self) -> None:
-        """Start again what has ended."""
+        """Start hosts again that have ended; note those that no fault had ended."""
         for host in self.hosts:
             if host.again_at:
                 if not self._closing and time.monotonic() >= host.again_at:
@@ -168,7 +168,7 @@ class Fleet:
         return next(host for host in self.hosts if host.process.pid in (pid, self._parents.get(pid)))
 
     def some_pid(self, *, supervised: bool) -> int | None:
-        """Return a worker process, with a supervisor or without; None if there is none now."""
+        """Return a random worker process, with a supervisor or without; None if there is none now."""
         able = []
         for pid in self.pids():
             host = self.host_of(pid)
@@ -177,7 +177,7 @@ class Fleet:
         return self.rng.choice(sorted(able)) if able else None
 
     def some_host(self, *, supervised: bool = False) -> Host | None:
-        """Return a host that runs; None if there is none now."""
+        """Return a random host that runs; None if there is none now."""
         able = [
             host
             for host in self.hosts
@@ -187,7 +187,7 @@ class Fleet:
 
     @property
     def complete(self) -> bool:
-        """Whether all worker processes are there."""
+        """Whether all worker processes run."""
         return len(self.pids()) >= sum(kind.processes for kind in self.kinds)
 
     def members(self, host: Host) -> list[int]:
@@ -222,7 +222,7 @@ class Fleet:
         self.tend()
 
     def complaints(self) -> list[str]:
-        """Return which processes ended without a fault or poison that killed them."""
+        """Return the processes that ended though neither a fault nor poison killed them, in words."""
         ends, expected = list(self._ended), {(pid, _KILLED) for pid in self.victims}
         for line in recording.read(self.directory):
             if line["what"] == "start" and line["name"] == "Poison":
@@ -238,6 +238,6 @@ class Fleet:
 
 
 def _was_asked(ended: Line, asked: Collection[int]) -> bool:
-    """Whether a process under a supervisor ended as it was asked to, or by being asked before it could listen."""
+    """Whether a process under a supervisor ended because it was asked to, maybe before it handled SIGTERM."""
     is_early = ended["how"] == _TERMINATED and ended["pid"] in asked
     return bool(ended["expected"] and (ended["in_order"] or is_early))

@@ -1,4 +1,4 @@
-"""The hosts of a torture's workers: what kinds there are, and what can be done to their processes."""
+"""The hosts of a torture's workers: their kinds, and functions that freeze and kill processes."""
 
 import json
 import os
@@ -19,9 +19,9 @@ class Kind:
     Attributes:
         db: The database of its workers.
         options: More arguments of `redisjobs worker`.
-        old: Whether it runs an older release, which lacks a job.
-        processes: Its worker processes; several are under a supervisor.
-        leases: Its workers' lease, in leases of the fleet.
+        old: Whether it plays an older release, which does not know one of the jobs.
+        processes: The number of its worker processes; several run under a supervisor.
+        leases: Its workers' lease, as a multiple of the fleet's lease.
     """
 
     options: Sequence[str] = ()
@@ -32,14 +32,15 @@ class Kind:
 
 
 LONGER = 1.5
-"""The lease of some workers, in leases of the fleet: as when a deploy changes it."""
+"""The lease of some workers, as a multiple of the fleet's lease, as if a deploy had changed it."""
 HOSTS = (
     *(Kind(), Kind(("--no-schedules",), old=True, leases=LONGER), Kind(("--processes", "2"), processes=2)),
     *(Kind(db=1), Kind(db=1, leases=LONGER)),
 )
-"""The hosts of a fleet: half of the first database's are under a supervisor; each database has two leases.
+"""The hosts of a fleet. Two of the four worker processes of the first database run under a supervisor.
 
-All but one fire schedules, so in each database there are several schedulers.
+Workers of each database have two different leases. All hosts but one fire schedules, so each database has several
+schedulers.
 """
 
 
@@ -48,8 +49,8 @@ class Host:
     """One host: a worker process, or a supervisor with several.
 
     Attributes:
-        process: Its first process.
-        frozen: Whether it, or one of its processes, is stopped by SIGSTOP.
+        process: Its first process: the worker, or the supervisor.
+        frozen: Whether one of its processes is stopped by SIGSTOP.
         leaving: Whether it was asked to end.
         again_at: When to start it again, by the monotonic clock; 0 while it runs.
     """
@@ -62,7 +63,7 @@ class Host:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started and not yet reaped; none without /proc."""
+    """Return the children that a process has not reaped yet; none without /proc."""
     with suppress(FileNotFoundError):
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
@@ -70,7 +71,7 @@ def children(pid: int) -> list[int]:
 
 
 def freeze(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a process of ours; on Linux it does nothing more when this returns."""
+    """Stop a child process; on Linux it has stopped when this returns."""
     process.send_signal(signal.SIGSTOP)
     if sys.platform == "linux" and process.returncode is None:
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -91,7 +92,7 @@ def kill(pid: int) -> None:
 
 
 def parent_of(path: Path) -> int:
-    """Return the parent of a recording's process, which is in its first line; 0 if that is not written yet."""
+    """Return the parent of the process that wrote a recording, from its first line; 0 if there is none yet."""
     first, newline, _ = path.read_bytes().partition(b"\n")
     return int(json.loads(first)["parent"]) if newline else 0
 

@@ -1,6 +1,6 @@
-"""The torture's jobs. Its workers import this as `redisjobs.torture.fleet.jobs:queue`.
+"""The jobs of a torture. Its workers import `redisjobs.torture.fleet.jobs:queue`.
 
-Each start and each end of a handler is recorded.
+Handlers record each of their starts and ends.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from redisjobs.torture.fleet import process
 from redisjobs.torture.fleet.rules import OTHER_RULE, RULE
 
 ATTEMPTS = 3
-"""Runs of a job that fails each time."""
+"""Attempts of a job that fails each time."""
 
 KEPT = 6 * 3600
 """Seconds for which results are kept: longer than any torture lasts."""
 
 AT_ONCE = 2
-"""Limited jobs of a key that run at once."""
+"""How many limited jobs of a key may run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class ThreadWork:
-    """The same in a thread."""
+    """Runs for some seconds, in a thread."""
 
     job_name: ClassVar[str] = "ThreadWork"
     seconds: float
@@ -54,7 +54,7 @@ class ThreadWork:
 
 @dataclass(frozen=True, slots=True)
 class Flaky:
-    """Fails before the attempt of this number."""
+    """Fails before attempt `until`."""
 
     job_name: ClassVar[str] = "Flaky"
     until: int
@@ -76,7 +76,7 @@ class Newcomer:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Ends its process, each time, by one of `POISONS`."""
+    """Ends its worker in each run, by one of `POISONS`."""
 
     job_name: ClassVar[str] = "Poison"
     does: str = "kill the process"
@@ -99,7 +99,7 @@ class Pusher:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """Runs for some seconds, `AT_ONCE` of a key at once."""
+    """Runs for some seconds; at most `AT_ONCE` of a key run at once."""
 
     job_name: ClassVar[str] = "Limited"
     key: int
@@ -108,7 +108,7 @@ class Limited:
 
 @dataclass(frozen=True, slots=True)
 class Seldom:
-    """One of a key starts in an hour: all others of that key wait as long as the torture lasts."""
+    """One job of a key may start in an hour, so the others wait as long as the torture lasts."""
 
     job_name: ClassVar[str] = "Seldom"
     key: int
@@ -116,14 +116,14 @@ class Seldom:
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """Some start in a second, by a rate."""
+    """A job whose rate limits how many start in a second."""
 
     job_name: ClassVar[str] = "Paced"
 
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """A version of a thing, pushed in place of an older version that waits."""
+    """A version of a thing; its push replaces an older version that waits."""
 
     job_name: ClassVar[str] = "Latest"
     key: str
@@ -132,7 +132,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """Pushes follow-ups, others in each run; takes some seconds, and fails before the attempt of this number."""
+    """Pushes different follow-ups in each run, takes some seconds, and fails before attempt `until`."""
 
     job_name: ClassVar[str] = "Parent"
     seconds: float = 0.0
@@ -158,20 +158,20 @@ class Reporting:
 
 
 class Unheard(BaseException):
-    """What no `except Exception` catches."""
+    """An exception that no `except Exception` catches."""
 
 
 RAISED: Mapping[str, type[BaseException]] = {
     kind.__name__: kind
     for kind in (KeyboardInterrupt, GeneratorExit, SystemExit, asyncio.CancelledError, StopAsyncIteration, Unheard)
 }
-"""What handlers raise, by name."""
+"""The exceptions that handlers raise, by name."""
 
 LEAVES_SCOPE = "leave a cancel scope open"
-"""What a handler may do as well before it raises."""
+"""A handler may also do this before it raises."""
 
 POISONS = ("kill the process", "cancel all tasks", "cancel a task a turn", "stop the loop")
-"""How a job ends its worker."""
+"""The ways in which a job ends its worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Trap:
     what: str
 
     def __post_init__(self) -> None:
-        """Raise it."""
+        """Raise the exception, if this is a worker."""
         if process.RECORDINGS in os.environ:
             raise RAISED[self.what]()
 
@@ -212,7 +212,7 @@ class Steep:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What schedules push."""
+    """The job of a schedule."""
 
     job_name: ClassVar[str] = "Tick"
 

@@ -1,4 +1,4 @@
-"""What producers push: a mix of everything, drawn at random."""
+"""Draws the jobs that producers push: a mix of all kinds."""
 
 import random
 from typing import Any
@@ -15,7 +15,7 @@ _LIMIT_KEYS = 2
 
 
 def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
-    """Return a job of the mix: mostly short work, and some of all else."""
+    """Return a random job: mostly short work, and some of all other kinds."""
     options: PushOptions = {"job_id": f"own-{new_job_id()}"} if rng.random() < 0.3 else {"job_id": new_job_id()}
     options["priority"] = rng.choices(list(Priority), (1, 8, 1))[0]
     if rng.random() < 0.1:
@@ -55,7 +55,7 @@ def a_chain(rng: random.Random, options: PushOptions) -> jobs.Step:
 
 
 def some_seconds(rng: random.Random) -> float:
-    """Return mostly a few ms, now and then longer than a lease."""
+    """Return a random time: mostly a few ms, sometimes longer than a lease."""
     chance = rng.random()
     if chance < 0.8:
         return rng.uniform(0.001, 0.02)

@@ -1,4 +1,4 @@
-"""Where the torture's queue is: a server of its own or the user's, two databases, and proxies before it."""
+"""Sets up the torture's server: a new one or the user's, with two databases, and proxies in front of it."""
 
 import secrets
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from redisjobs.torture.proxy import Proxy
 
 
 class Place:
-    """The server of a torture, its databases, and the proxies before it.
+    """The server of a torture, its databases, and the proxies in front of it.
 
     Attributes:
-        own: The server, if faults may break it.
-        workers: The proxy between workers and server; None where there can be none.
-        producers: The proxy between producers and server; None likewise.
+        own: The server, if we started it, so that faults may break it; else None.
+        workers: The proxy between workers and server; None if a proxy is not possible.
+        producers: The proxy between producers and server; None if a proxy is not possible.
         stores: The queue in each database.
     """
 
@@ -56,11 +56,11 @@ def check_url(url: str) -> None:
 
 @contextmanager
 def place(url: str) -> Iterator[Place]:
-    """Give a place for the torture and remove it afterwards: a server of its own, or a queue on the user's."""
+    """Set up a place for the torture, and remove it afterwards: a new server, or a queue on the user's server."""
     with ExitStack() as stack:
         own = None
         if not url:
-            # Acknowledged writes are on the disk, so a kill may lose none of them.
+            # Redis writes to disk before it acknowledges, so a kill must not lose an acknowledged write.
             own = stack.enter_context(server.start(options=("--appendfsync", "always")))
         there = own.url if own else url
         parts = urlsplit(there)
@@ -71,7 +71,7 @@ def place(url: str) -> Iterator[Place]:
         description = f"{own.description}, {there}" if own else without_password(there)
         found = Place(databases_of(there), description, own, *proxies)
         try:
-            found.stores[0].counts()  # says so if it does not answer
+            found.stores[0].counts()  # raises if the server does not answer
             _leave_out_what_is_not_there(found)
             yield found
         finally:
@@ -83,7 +83,7 @@ def place(url: str) -> Iterator[Place]:
 
 
 def databases_of(url: str) -> list[str]:
-    """Return the URL of the database that a URL names, and of one beside it where the URL has a number."""
+    """Return a URL, and the URL of a second database, if databases of this URL have numbers."""
     parts = urlsplit(url)
     number = parts.path.strip("/")
     if parts.scheme not in ("redis", "rediss") or (number and not number.isdigit()):
@@ -92,7 +92,7 @@ def databases_of(url: str) -> list[str]:
 
 
 def _leave_out_what_is_not_there(place: Place) -> None:
-    """A cluster has only one database, and a user may lack access to the others."""
+    """Drop databases that don't answer: a cluster has only one, and a user may lack access to others."""
     for store in place.stores[1:]:
         try:
             store.counts()

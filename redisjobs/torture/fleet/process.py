@@ -22,10 +22,10 @@ QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD, OTHER_RULE = (
     for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD", "OTHER_RULE")
 )
 """Variables of a worker's environment: the queue's name, the folder of the recordings, a port that is closed when
-the torture ends, the database, the lease, whether the worker lacks a job as an older release does, and
-whether its schedule has another rule."""
+the torture ends, the database, the lease, whether the worker plays an older release that lacks a job, and whether
+its schedule has another rule."""
 
-_LOOK, _STALL = 0.25, 0.5  # seconds between looks at the interpreter, and of a delay that counts as a stall
+_LOOK, _STALL = 0.25, 0.5  # seconds between two looks at the interpreter; seconds of delay that count as a stall
 
 
 def begin(events: Events) -> None:
@@ -54,12 +54,12 @@ def noted(context: JobContext, **facts: str | int) -> Iterator[None]:
 
 
 def result(context: JobContext) -> dict[str, Any]:
-    """Return what a handler returns: the run and the job it is of."""
+    """Return the result of a handler: its job and its run."""
     return {"job": context.job_id, **_lease(context)}
 
 
 def follow_up(context: JobContext, parameters: Named, **options: Unpack[PushOptions]) -> None:
-    """Push a job as this one ends, and record that this run means to."""
+    """Push a follow-up, and record that this run pushes it."""
     pushed = context.push(parameters, **options)
     facts = {"kept": bool(options.get("keep_result")), "delay": options.get("delay") or 0.0}
     note("follow-up", job=pushed.id, name=parameters.job_name, parent=context.job_id, **facts, **_lease(context))
@@ -85,9 +85,9 @@ def _recording() -> Recording:
 
 
 def _end_with_the_torture() -> None:
-    """End as soon as the torture does, even if it is killed: then its listening socket is gone.
+    """End as soon as the torture ends, even if it is killed: then its listening socket is gone.
 
-    Standard input would not do, as the children of a supervisor may have another one.
+    Standard input would not work, because children of a supervisor may have a different one.
     """
     line = socket.create_connection(("127.0.0.1", int(os.environ[LIFELINE])))
 
@@ -102,10 +102,10 @@ def _end_with_the_torture() -> None:
 
 
 def _watch_the_interpreter() -> None:
-    """Record when this thread did not get to run: then leases may run out.
+    """Record when this thread did not get to run, because leases may run out then.
 
-    If the process was at work meanwhile, one of its own threads kept the interpreter locked. Otherwise it was
-    stopped, or the machine had no time for it.
+    If the process used the processor meanwhile, one of its threads kept the interpreter locked. Otherwise the
+    process was stopped, or the machine was too busy.
     """
 
     def watch() -> None:
@@ -124,5 +124,5 @@ def _watch_the_interpreter() -> None:
 
 
 def _keep_the_log_readable() -> None:
-    """Leave the outcome of each job out of the log: most fail on purpose, and the recording has it."""
+    """Leave accepted outcomes of jobs out of the log: many jobs fail on purpose, and the recording has them."""
     logging.getLogger("redisjobs.worker").addFilter(lambda record: getattr(record, "reply", "") != "OK")

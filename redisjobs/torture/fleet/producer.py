@@ -1,4 +1,4 @@
-"""What one producer does in one database, recorded."""
+"""One producer in one database; it records each attempt and each answer."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,9 +13,9 @@ from redisjobs.model.job import PushedJob
 from redisjobs.model.transitions import After, Due, NewJob
 
 PAUSE = 0.2
-"""Seconds until a refused push is tried again."""
+"""Seconds between two tries of a push."""
 
-_GIVE_UP = 30.0  # seconds after which a push is given up: repeating it is safe within a minute
+_GIVE_UP = 30.0  # seconds after which we give a push up; it is safe to repeat it for a minute
 
 
 class Producer:
@@ -31,7 +31,7 @@ class Producer:
     def push(
         self, pushed: Sequence[NewJob], send: Callable[[], Sequence[PushedJob]], *, again: bool = False
     ) -> bool:
-        """Push, again while that is safe; return whether it was acknowledged. `again`: it has failed before."""
+        """Push, with repetitions; return whether it was acknowledged. `again`: the same push has failed before."""
         self.note_attempt(pushed)
         until = time.monotonic() + _GIVE_UP
         while True:
@@ -66,24 +66,24 @@ class Producer:
                 return True
 
     def cancel(self, queue: sync.JobQueue, job_id: str, mark: str = "") -> str:
-        """Cancel a job; return the reply, '' without one."""
+        """Cancel a job; return the reply, or '' if there was none."""
         self.note("cancel", job=job_id, mark=mark)
         try:
             reply = str(queue.cancel(job_id))
         except DriverError:
-            reply = ""  # it may be, or not
+            reply = ""  # the job may be cancelled, or not
         self.note("cancelled", job=job_id, mark=mark, reply=reply)
         return reply
 
     def note_attempt(self, pushed: Sequence[NewJob]) -> None:
-        """Record what is about to be pushed."""
+        """Record the jobs that are about to be pushed."""
         for job in pushed:
             self.note("push", job=job.job_id, name=str(job.fields[1]), kept="keep_result" in job.fields)
 
     def note_success(self, pushed: Sequence[NewJob], told: Sequence[PushedJob], *, again: bool) -> None:
-        """Record the answer; `again`: the same push had failed before, and may have been done."""
+        """Record the answer; `again`: the same push had failed before, and may have added its jobs."""
         for job, handle in zip(pushed, told, strict=True):
-            # With a unique key the answer may name another job: then this one was not added.
+            # With a unique key the answer may name another job: then Redis did not add this one.
             holder = "" if handle.id == job.job_id else handle.id
             added = handle.added or (None if again else False)
             facts = {"holder": holder, "added": added, "replaced": handle.replaced}

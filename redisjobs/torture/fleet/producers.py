@@ -1,4 +1,4 @@
-"""Producers: threads that push and cancel, and record the answers."""
+"""The producers of a torture: threads that push and cancel, and record the answers."""
 
 import random
 import threading
@@ -21,10 +21,10 @@ from redisjobs.torture.fleet.producer import PAUSE, Producer
 from redisjobs.torture.fleet.reused import ReusedId
 from redisjobs.torture.fleet.waiters import wait, wait_in_async
 
-_DEADLINE = 2.0  # seconds that one push is tried for
+_DEADLINE = 2.0  # seconds for which the queue tries one push
 _BATCH = 8
 _TWINS = 0.4  # seconds between two pairs of jobs with one id
-_LONG = 40.0  # seconds of delay of a job that has to exist all the while
+_LONG = 40.0  # seconds by which a job is delayed that must still exist at the next push
 
 _Kind = Callable[[Producer, random.Random], None]
 
@@ -34,7 +34,7 @@ class Producers:
 
     Args:
         urls: The URL of the queue in each database.
-        rate: Jobs a second, of all together.
+        rate: Jobs a second, of all threads together.
 
     Attributes:
         errors: Tracebacks of threads that failed.
@@ -72,7 +72,7 @@ class Producers:
         self.stop()
 
     def stop(self) -> None:
-        """Push nothing new, and wait for what is under way."""
+        """Push nothing new, and wait for the threads to end."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -144,7 +144,7 @@ class Producers:
                     page.cancel(queue, job_id)
 
     def _again(self, producer: Producer, rng: random.Random) -> None:
-        """Push an id after its job's end, while a job has it, and after its cancel, until a call fails."""
+        """Push an id after its job's end, while a job has it, and after a cancel; use a new id if a call fails."""
         with self._queue(producer.db) as queue:
             while not self._over.is_set():
                 reused = ReusedId(producer, queue, f"again-{new_job_id()}")
@@ -160,7 +160,7 @@ class Producers:
                 self._over.wait(PAUSE)
 
     def _versions(self, producer: Producer, rng: random.Random) -> None:
-        """Push versions of one thing one after the other under one key, each in place of one that waits."""
+        """Push versions of a thing one after the other, with one key; each replaces a version that waits."""
         with self._queue(producer.db) as queue:
             while not self._over.is_set():
                 key = f"latest {new_job_id()}"
@@ -171,7 +171,7 @@ class Producers:
 
 
 def _push_version(producer: Producer, queue: sync.JobQueue, latest: jobs.Latest) -> None:
-    """Push a version; if it was acknowledged, record which job has the key, and whether that is this version."""
+    """Push a version; if acknowledged, record the job that has the key, and whether it is this version."""
     job = queue.prepare(latest, unique=latest.key, unique_until="start", on_conflict="replace")
     told: list[PushedJob] = []
 
@@ -185,7 +185,7 @@ def _push_version(producer: Producer, queue: sync.JobQueue, latest: jobs.Latest)
 
 
 def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> str:
-    """Push a job, half the time with an id of the queue; return its id, '' if it was not acknowledged."""
+    """Push a job, in half of the cases with an id that the queue makes; return its id, '' if not acknowledged."""
     if rng.random() < 0.5:
         job = a_job(queue, rng)
         return job.job_id if producer.push([job], partial(queue.push_many, [job])) else ""
@@ -195,7 +195,7 @@ def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> s
         if not error.jobs:  # the queue is full: nothing was written
             producer.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
             return ""
-        # It may be there or not; the same push can be made again.
+        # The job may be there, or not. We can repeat the same push.
         pushed = producer.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
         return error.jobs[0].job_id if pushed else ""
     producer.note("push", job=handle.id, name="Work")
@@ -204,7 +204,7 @@ def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> s
 
 
 class _Cancels:
-    """Jobs to cancel: at once, or a little later, when they may run or be done."""
+    """The jobs to cancel: at once, or a little later, when they may be running or done."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

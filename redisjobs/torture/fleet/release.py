@@ -1,4 +1,4 @@
-"""What the torture's workers run: a copy of this package, so that a release can be replaced while they run."""
+"""A copy of this package for the torture's workers, so that we can replace their release while they run."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _SAYS_WHERE = re.compile(r'(?<=\.joinpath\()"(\w+)"(?=\))')
 
 
 class Release:
-    """A release of redisjobs in a directory of its own, which workers have on their path."""
+    """A release of redisjobs in its own directory, which workers have on their path."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -29,14 +29,14 @@ class Release:
         self._marks = [""]  # the text that each release so far has added to its scripts
 
     def shas(self, script: str, *, careful: bool = False) -> list[str]:
-        """Return the SHAs of a script in each release so far; `careful`: as a full server refuses it."""
+        """Return the SHAs of a script in each release so far; `careful`: of the variant without `allow-oom`."""
         sent = scripts.script(script).careful if careful else scripts.script(script)
         return [sha1(f"{sent.source}{mark}".encode()).hexdigest() for mark in self._marks]
 
     def upgrade(self) -> str:
-        """Replace it with another release, which keeps its scripts in another folder; return the folder's name.
+        """Replace it by another release, with its scripts in another folder; return the folder's name.
 
-        A process that has started by then has read the old code, and finds the old scripts no longer.
+        A process that has started before has read the old code, and can't find the old scripts any more.
         """
         old, new = _FOLDERS[self._number % 2], _FOLDERS[(self._number + 1) % 2]
         self._number += 1

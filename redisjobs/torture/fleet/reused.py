@@ -1,4 +1,4 @@
-"""One id that is pushed again and again."""
+"""Pushes one id again and again."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ from redisjobs.torture.fleet.store import MARK, new_mark
 from redisjobs.torture.fleet.waiters import answer
 
 _LOOK = 0.02  # seconds between looks at whether a job has ended
-_PATIENCE = 15.0  # seconds that it waits for an end
+_PATIENCE = 15.0  # seconds to wait for a job's end
 
 
 class ReusedId:
-    """One id, pushed again and again."""
+    """An id that is pushed again and again, each time with a new mark."""
 
     def __init__(self, producer: Producer, queue: sync.JobQueue, job_id: str) -> None:
         self._producer, self._queue = producer, queue
@@ -25,7 +25,7 @@ class ReusedId:
         self._mark = ""
 
     def push(self, parameters: Any, *, expected: str = "new", **options: Any) -> bool:
-        """Push it; return whether that was acknowledged. `expected` says whether a job has the id."""
+        """Push the id; return whether Redis acknowledged it. `expected`: `there` if a job has it, else `new`."""
         mark = new_mark()
         if expected == "new":
             self._mark = mark
@@ -41,7 +41,7 @@ class ReusedId:
         return True
 
     def push_meanwhile(self) -> bool:
-        """Push it while a job has it."""
+        """Push the id while a job has it."""
         return self.push(jobs.Work(0.001), expected="there")
 
     def wait_for_end(self, over: threading.Event) -> bool:

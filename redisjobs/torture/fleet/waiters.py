@@ -1,4 +1,4 @@
-"""Waits for results and watches of progress, in a thread or an event loop; the answers are recorded."""
+"""Producers that push jobs, wait for their results or watch their progress, and record the answers."""
 
 import random
 import threading
@@ -19,14 +19,14 @@ from redisjobs.torture.fleet.mix import some_seconds
 from redisjobs.torture.fleet.producer import Producer
 from redisjobs.torture.fleet.store import Store
 
-_EVERY = 0.7  # seconds between two jobs whose result is waited for
+_EVERY = 0.7  # seconds between two such jobs
 _TIMEOUT = 8.0  # seconds to wait for a result
-_AT_THE_END = 20.0  # seconds that a result or the end of a watch may take once all jobs have ended
-_REPORTS = 6  # of a job that is watched
+_AT_THE_END = 20.0  # seconds to wait for results, and for the ends of watches, when the torture ends
+_REPORTS = 6  # reports of a job that is watched
 
 
 def a_job(store: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
-    """Return a job whose result is waited for: it is done in the first or second attempt, or fails."""
+    """Return a job with a result: it is done in the first or second attempt, or fails for good."""
     kinds: Sequence[Any] = (
         jobs.Work(some_seconds(rng)),
         jobs.Flaky(rng.randint(1, 2)),
@@ -38,7 +38,7 @@ def a_job(store: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
 
 
 def wait(producer: Producer, store: sync.JobQueue, rng: random.Random, over: threading.Event) -> None:
-    """Push jobs and wait for the result of each, until it is over."""
+    """Push jobs, and wait for the result of each, until `over` is set."""
     while not over.wait(_EVERY):
         job = a_job(store, rng)
         if producer.push([job], partial(store.push_many, [job])):
@@ -46,17 +46,17 @@ def wait(producer: Producer, store: sync.JobQueue, rng: random.Random, over: thr
 
 
 def answer(producer: Producer, job_id: str, ask: Callable[[], Any], *, over: bool = False, mark: str = "") -> None:
-    """Ask for a result and record the answer; `over`: all faults are, and the job has ended."""
+    """Call `ask` for a result, and record the answer; `over`: all faults are over, and the job has ended."""
     result, error = None, ""
     try:
         result = ask()
-    except (RedisJobsError, TimeoutError) as said:
-        error = type(said).__name__
+    except (RedisJobsError, TimeoutError) as raised:
+        error = type(raised).__name__
     producer.note("answered", job=job_id, mark=mark, result=result, error=error, over=over)
 
 
 def wait_again(store: Store, url: str, recording: Recording, job_ids: Sequence[str]) -> None:
-    """Wait for the results of jobs that have ended by now, after waits that learned nothing of them."""
+    """Wait again for the results of jobs whose first wait learned nothing; by now these jobs have ended."""
     producer = Producer(recording, store.db)
     with sync.JobQueue(url, store.queue.name) as asked:
         for job_id in job_ids:
@@ -66,7 +66,7 @@ def wait_again(store: Store, url: str, recording: Recording, job_ids: Sequence[s
 async def wait_in_async(
     producer: Producer, store: queue.JobQueue, rng: random.Random, over: threading.Event
 ) -> None:
-    """Push jobs and wait for their results, many at once, and watch some jobs until they have ended."""
+    """Push jobs and wait for many results at once; watch some other jobs until they have ended."""
     async with anyio.create_task_group() as tasks:
         while not over.is_set():
             await anyio.sleep(_EVERY)
@@ -83,8 +83,8 @@ async def _answer(producer: Producer, store: queue.JobQueue, job_id: str) -> Non
     result, error = None, ""
     try:
         result = await store.result(job_id, timeout=_TIMEOUT)
-    except (RedisJobsError, TimeoutError) as said:
-        error = type(said).__name__
+    except (RedisJobsError, TimeoutError) as raised:
+        error = type(raised).__name__
     producer.note("answered", job=job_id, result=result, error=error, over=False)
 
 

@@ -1,4 +1,4 @@
-"""The faults of a torture. Each knows how to begin, how to end, and what recovery from it means."""
+"""The nemesis of a torture: its fault injector. Each fault can begin and end, and says what recovery means."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ PAIRABLE = tuple(
         *(processes.StopWorker, handlers.PushPoison),
     )
 )
-"""Faults that may come together with one that is not among them."""
+"""Faults that may come together with another fault that is not in this list."""
 
 
 def duration(fault: type[Fault], lease: float) -> float:
@@ -40,7 +40,7 @@ def duration(fault: type[Fault], lease: float) -> float:
 
 
 def heal(system: System) -> None:
-    """Undo each fault that may be in force."""
+    """Undo all faults that may be in force."""
     system.over = True
     for proxy in (system.workers, system.producers):
         if proxy is not None:

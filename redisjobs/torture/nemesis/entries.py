@@ -1,4 +1,4 @@
-"""Entries and notifications that redisjobs did not write."""
+"""Faults: entries and notifications that redisjobs did not write."""
 
 import time
 
@@ -16,7 +16,7 @@ _HOPELESS: Fields = {"name": "Hopeless", "parameters": "{}"}
 
 
 def _malformed() -> list[Fields]:
-    """Return entries that are no jobs."""
+    """Return entries that can't be run as jobs."""
     long_ago = str(int((time.time() - 2 * _HOUR) * 1000))
     deep = "[" * 10_000
     return [
@@ -35,7 +35,7 @@ def _malformed() -> list[Fields]:
 
 
 def _hostile() -> list[Fields]:
-    """Return entries that are jobs but for one field, which may cost them their run and no other job its own."""
+    """Return jobs with one invalid field. They may fail to run, but must not harm other jobs."""
     numbers = ["soon", "-1", "1e9", "\u00b2", "9" * 400, "1" * 15, "0", ""]
     times = ("queued_at", "started_at", "expires_at", "unknown_since", "scheduled_for", "next_scheduled_at")
     forged = "\x1b[31m\r\n2026-01-01 forged"
@@ -44,7 +44,7 @@ def _hostile() -> list[Fields]:
         *({**_FLAKY, field: number} for field in ("attempt", *times) for number in numbers),
         *({**_HOPELESS, "id": job_id} for job_id in ids),
         *({**_FLAKY, "id": job_id} for job_id in ids),
-        # No mark can be read from these, so each needs an id of its own.
+        # The mark of these can't be read, so each needs a unique id.
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": "[" * 10_000},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": b"\xff"},
         {**_FLAKY, "id": f"headers-{new_job_id()}", "headers": '{"a": ' + "[" * 1_000 + "]" * 1_000 + "}"},
@@ -83,7 +83,7 @@ class PutHostile(Fault):
 
 
 class PutSteep(Fault):
-    """An external entry whose attempt is so high that its wait is a number of very many digits."""
+    """An external entry whose attempt is so high that its backoff is a number with very many digits."""
 
     name = "huge attempt"
     holds = 2.0
@@ -96,7 +96,7 @@ class PutSteep(Fault):
 class PutIntoInbox(Fault):
     """Entries of the inbox: jobs of each priority, some delayed, one with an id, and entries that are no jobs.
 
-    Beside them come entries of the ready streams that no push has added.
+    Also entries in the ready streams that no push has added.
     """
 
     name = "inbox"
@@ -124,7 +124,7 @@ class PutIntoInbox(Fault):
 
 
 class SayAnything(Fault):
-    """Notifications without a reason, and messages that are no notifications."""
+    """Notifications about nothing, and messages that are no notifications."""
 
     name = "hostile notifications"
     holds = 1.0

@@ -1,4 +1,4 @@
-"""What a fault is, and what it can act on."""
+"""The base class of faults, and the system on which they act."""
 
 import random
 import time
@@ -25,7 +25,7 @@ _FACTS = (
 
 @dataclass(slots=True)
 class System:
-    """What a fault can act on. A context manager that closes what faults have opened.
+    """The parts on which a fault can act. As a context manager it closes proxies and queues that faults opened.
 
     Attributes:
         stores: Direct connections, one for each database.
@@ -33,10 +33,10 @@ class System:
         workers: The proxy between workers and server; None without one.
         producers: The proxy between producers and server; None without one.
         own: The server, if faults may break it.
-        rng: Draws what a fault chooses.
+        rng: The random choices of faults.
         notes: Lines for the recording.
-        late: What is done after its fault: each is called until it returns True.
-        fenced: Fenced workers that were seen, by database and id.
+        late: Acts that come after their fault: each is called until it returns True.
+        fenced: The fenced workers that were recorded, by database and id.
         over: Whether all faults are over, so that late acts have to come now.
     """
 
@@ -78,7 +78,7 @@ class System:
     def push(
         self, parameters: Any, store: Store | None = None, *, mark: str = "", **options: Unpack[PushOptions]
     ) -> str:
-        """Push a job past all faults; return its id. A `mark` tells it from others of its id."""
+        """Push a job over a direct connection; return its id. A `mark` tells it from others with its id."""
         store = store or self.some_store()
         job_id = options.setdefault("job_id", new_job_id())
         assert job_id is not None
@@ -92,7 +92,7 @@ class System:
         return job_id
 
     def put(self, fields: Fields, store: Store, stream: int = 1) -> str:
-        """Add a ready job past all checks of a push; return its mark."""
+        """Add a ready entry without any of the checks of a push; return its mark."""
         mark, fields = new_mark(), {"id": new_job_id(), **fields}
         store.put(marked(fields, mark), stream)
         said = fields["id"]
@@ -108,16 +108,16 @@ class System:
         return job
 
     def note(self, what: str, **facts: Any) -> None:
-        """Have a line recorded."""
+        """Add a line for the recording."""
         self.notes.append({"what": what, "at": time.time(), **facts})
 
     def workers_of(self, pid: int) -> tuple[Store, list[str]]:
-        """Return where a process is a worker, and its ids there."""
+        """Return the database of a worker process, and its worker ids there."""
         store = self.stores[self.fleet.host_of(pid).kind.db]
         return store, store.workers(pid)
 
     def look_for_fenced(self) -> None:
-        """Note workers that were fenced since the last call: what they send from now on is refused."""
+        """Note workers that were fenced since the last call: from now on Redis must refuse them."""
         for store in self.stores:
             with suppress(DriverError):  # the store is unavailable just now
                 for worker in store.fenced():
@@ -139,31 +139,31 @@ def marked(fields: Fields, mark: str) -> Fields:
 
 
 class Fault(ABC):
-    """One fault, once.
+    """A fault that happens once.
 
     Attributes:
-        holds: Seconds that it is in force; `in_leases` counts in leases instead.
-        lingers: Seconds after its end until all have noticed that it is over.
+        holds: Seconds for which it is in force; `in_leases` counts in leases instead.
+        lingers: Seconds after its end until all processes have noticed that it is over.
         reaches: Seconds after its end in which it may still hit a job that starts then: until its worker can renew
             again, or is gone.
         hits: Whose jobs may run again because of it: `pids`, those of these processes; `all`, those of all
             workers, or of the workers of `db`; `` for none.
-        recovery: `jobs`: from its beginning until the jobs of `pids` are started again, or seen to have ended.
+        recovery: `jobs`: from its beginning until the jobs of `pids` have been started again, or have ended.
             `killers`: the same from each time that one of its `jobs` killed a process. `workers`: from its end
-                until every worker that lives has started a job. ``: there is nothing to recover from.
-        unsteady: Whether workers may fail to renew, or distrust the server's clock, while it is in force, without
-            losing a job by that.
-        alone: Whether no other may come together with it.
+                until every living worker has started a job. ``: there is nothing to recover from.
+        unsteady: Whether workers may fail to renew, or distrust the server's clock, while it is in force, though
+            they lose no job.
+        alone: Whether no other fault may come together with it.
         hands_on: Whether jobs that it takes are released at once; otherwise their leases run out first.
-        grace: Seconds from its beginning in which its workers may finish their jobs. A job is released then, or
+        grace: Seconds from its beginning in which its workers may finish their jobs. They release a job then, or
             when its run ends.
         forgets_deliveries: Whether deliveries are counted from zero again.
-        pids: The processes it is about.
-        silent: Worker ids of those that send no heartbeat until its end, and are to be fenced by then.
-        lost: Worker ids of those that it kills and that are to be fenced by its end.
-        jobs: The jobs it pushed.
-        db: The database it is about; None for all.
-        detail: What it was about, for people.
+        pids: The processes that it hits.
+        silent: The ids of workers that send no heartbeat until its end, and have to be fenced by then.
+        lost: The ids of workers that it kills, and that have to be fenced by its end.
+        jobs: The jobs that it pushed.
+        db: The database that it hits; None for all.
+        detail: What it did, for people.
     """
 
     name: ClassVar[str]
@@ -189,12 +189,12 @@ class Fault(ABC):
 
     @classmethod
     def possible(cls, system: System) -> bool:
-        """Whether the system allows it."""
+        """Whether this system allows the fault."""
         return True
 
     @property
     def happened(self) -> bool:
-        """Whether it did harm, once begun."""
+        """Whether the fault did harm, once it has begun."""
         return True
 
     def is_possible_now(self, system: System) -> bool:
@@ -202,19 +202,19 @@ class Fault(ABC):
         return True
 
     def prepare(self, system: System) -> None:  # noqa: B027
-        """Push what makes the harm worthwhile; called a moment before."""
+        """Push jobs for the fault to harm; called a moment before `begin`."""
 
     @abstractmethod
     def begin(self, system: System) -> None:
-        """Begin."""
+        """Begin the fault."""
 
     def end(self, system: System) -> None:  # noqa: B027
-        """Undo it."""
+        """Undo the fault."""
 
     def keep(self, system: System) -> None:  # noqa: B027
-        """Keep it in force; called again and again."""
+        """Keep the fault in force; called again and again."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is recorded of it, besides its times."""
+        """The facts to record, besides its times."""
         return {name: getattr(self, name) for name in _FACTS}

@@ -1,4 +1,4 @@
-"""Handlers that end their worker, block its event loop, or raise what is no Exception."""
+"""Faults: handlers that end their worker, block its event loop, or raise a BaseException."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -9,7 +9,7 @@ from redisjobs.torture.nemesis.fault import Fault, System
 
 
 class PushPoison(Fault):
-    """A job that ends its worker, each time."""
+    """A job that ends its worker in each run."""
 
     name = "poison job"
     holds = 1.0
@@ -33,7 +33,7 @@ class BlockLoop(Fault):
 
 
 class TwoKillers(Fault):
-    """Two jobs that kill their workers, one a while after the other, beside many that do no harm."""
+    """Two jobs that kill their workers, one a while after the other, beside many harmless jobs."""
 
     name = "two killers"
     holds = 4.0
@@ -49,7 +49,7 @@ class TwoKillers(Fault):
         self._push(system)
 
     def keep(self, system: System) -> None:  # noqa: D102
-        # Once the first has killed two workers: then the jobs beside it are at their last delivery.
+        # Once the first has killed two workers: now the jobs beside it are at their last delivery.
         if len(self.jobs) < 2 and self._deaths(system) >= 2:
             self._push(system)
 
@@ -67,7 +67,7 @@ class TwoKillers(Fault):
 
 
 class RaiseAnything(Fault):
-    """Handlers that raise what is no Exception, or leave a cancel scope open."""
+    """Handlers that raise a BaseException, or leave a cancel scope open."""
 
     name = "handlers raise"
     holds = 3.0
@@ -83,6 +83,6 @@ class RaiseAnything(Fault):
         for way in system.rng.sample(ways, len(ways)):
             self.jobs.append(system.push(way, store))
             system.push(jobs.Work(0.001), store)
-        for what in jobs.RAISED:  # not by a push, which would make the parameters too
+        for what in jobs.RAISED:  # not by a push, which would make the parameters itself, and raise
             self.jobs.append(system.put({"name": "Trap", "parameters": f'{{"what": "{what}"}}'}, store))
         self.detail = f"{len(self.jobs)} jobs"

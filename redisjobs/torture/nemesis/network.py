@@ -1,4 +1,4 @@
-"""Faults of the network, by a proxy."""
+"""Faults of the network, made by a proxy."""
 
 import random
 import time
@@ -15,7 +15,7 @@ from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.proxy import Proxy
 
-_PATIENCE = 2.0  # seconds that a push is tried for
+_PATIENCE = 2.0  # seconds for which the queue tries a push
 
 
 class _NetworkFault(Fault):
@@ -30,7 +30,7 @@ class _NetworkFault(Fault):
         return system.workers is not None
 
     def give_work(self, system: System) -> None:
-        """Push something for workers to claim and to settle."""
+        """Push a job for workers to claim and to settle."""
         for store in system.stores:
             system.push(jobs.Flaky(2), store)
 
@@ -77,13 +77,13 @@ class RefuseConnections(_BrokenNetwork):
 
 
 class BlackHole(_BrokenNetwork):
-    """Nothing comes through, for longer than a lease, and no connection breaks."""
+    """No byte comes through for longer than a lease, and no connection breaks."""
 
     name = "network cut"
     in_leases = 1.5
     hits = "all"
     reaches = 2.0  # the worker waits this long for a swallowed heartbeat, then sends another
-    lingers = 8.0  # a half-open connection is noticed only then
+    lingers = 8.0  # only then have clients noticed a half-open connection
 
     def harm(self, proxy: Proxy) -> None:  # noqa: D102
         proxy.black_hole(True)
@@ -108,11 +108,11 @@ class SlowNetwork(_BrokenNetwork):
 
 
 class _CutReply(_NetworkFault):
-    """Some command's reply is cut: the command has run, and its sender does not learn it."""
+    """The reply to a command is cut: the command has run, but its sender does not learn it."""
 
     holds = 1.0
     triggers: ClassVar[Sequence[str]] = ()
-    most: ClassVar[int] = 4000  # bytes that may come before the cut
+    most: ClassVar[int] = 4000  # at most this many bytes come before the cut
 
     def begin(self, system: System) -> None:
         trigger, n = system.rng.choice(self.triggers), self.some_bytes(system.rng)
@@ -123,14 +123,14 @@ class _CutReply(_NetworkFault):
         self.proxies, self.detail = [proxy], f"{trigger}, after {n} bytes"
 
     def some_bytes(self, rng: random.Random) -> int:
-        """Return after how many bytes to cut: any of a reply, more often one of the first."""
+        """Return after how many bytes of the reply to cut: mostly after a few."""
         return 0 if rng.random() < 0.25 else int(self.most ** rng.random())
 
     def keep(self, system: System) -> None:
-        if not self.happened and system.workers in self.proxies:  # or there may be nothing to cut
+        if not self.happened and system.workers in self.proxies:  # else there may be no reply to cut
             self.give_work(system)
             for store in system.stores if "claim" in self.triggers else ():
-                store.publish(b"released 1")  # a worker that hears this claims by the script
+                store.publish(b"released 1")  # a worker that receives this claims by the script
 
     def end(self, system: System) -> None:
         for proxy in self.proxies:
@@ -149,11 +149,11 @@ class CutClaim(_CutReply):
 
 
 class _LateRequest(_NetworkFault):
-    """A request is held on its way, and arrives when its sender has given it up."""
+    """The proxy holds a request, which arrives after its sender has given it up."""
 
     holds = 1.0
-    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # less than the time for which a late read is served
-    TOO_LATE: ClassVar[float] = 1.0  # seconds after that
+    WHILES: ClassVar[Sequence[float]] = (0.2, 1, 3, 6)  # seconds; shorter than workers watch for late reads
+    TOO_LATE: ClassVar[float] = 1.0  # if we are later than planned by this much, we drop the request
     triggers: ClassVar[Sequence[str]] = ()
 
     def begin(self, system: System) -> None:
@@ -186,9 +186,9 @@ class _LateRequest(_NetworkFault):
 
 
 class LateClaim(_LateRequest):
-    """A claim is late, maybe with a settlement before it.
+    """A claim arrives late, maybe with settlements before it.
 
-    What it settles was settled meanwhile. Its worker does not learn what it claims, and has to find it.
+    The worker has settled these jobs again meanwhile. It does not learn which jobs it claimed, and must find them.
     """
 
     name = "claim late"
@@ -196,7 +196,7 @@ class LateClaim(_LateRequest):
 
 
 class LateFire(_LateRequest):
-    """A call that fires schedules is late: its slots were fired meanwhile, by the same scheduler or others."""
+    """A call that fires schedules arrives late: the same scheduler or others have fired its slots meanwhile."""
 
     name = "fire late"
     recovery = ""
@@ -229,7 +229,7 @@ class CutBeat(_CutReply):
 
 
 class SlowBeat(_NetworkFault):
-    """The reply to a heartbeat comes when the lease would be over."""
+    """The reply to a heartbeat comes only after as long as a lease."""
 
     name = "beat late"
     in_leases = 1.0
@@ -268,7 +268,7 @@ class CutFire(_CutReply):
 
 
 def _wires(system: System, trigger: str) -> list[bytes]:
-    """Return what a request contains that runs a command, or a script of any release so far."""
+    """Return bytes that tell requests with a command, or with a script of any release so far, from others."""
     release = system.fleet.release
     names = [] if trigger.isupper() else ["push", "push_plain", "push_one"] if trigger == "push" else [trigger]
     scripts = [sha for name in names for sha in [*release.shas(name), *release.shas(name, careful=True)]]
@@ -277,10 +277,10 @@ def _wires(system: System, trigger: str) -> list[bytes]:
 
 
 class LateBytes(Fault):
-    """The bytes of a push are held on their way. Its retry arrives and its job runs; then they arrive as well.
+    """The proxy holds the bytes of a push. Its repetition arrives, and the job runs; then the bytes arrive too.
 
-    They arrive at once when the job has ended, or some seconds later; the last when Redis no longer remembers the
-    job. They must not add a second one.
+    They arrive when the job has ended, or some seconds later; the last when Redis no longer remembers the job.
+    They must not add a second job.
     """
 
     name = "late bytes"
@@ -312,7 +312,7 @@ class LateBytes(Fault):
         return self.held > 0
 
     def _options(self, way: int) -> PushOptions:
-        """Half of the jobs have an id of the queue, which contains the time; half of each have a unique key."""
+        """Return options: half of the jobs get their id from the queue; half of each have a unique key."""
         options: PushOptions = {"job_id": f"late-{new_job_id()}"} if way % 2 else {}
         if way // 2 % 2:
             options["unique"] = f"late {new_job_id()}"
@@ -321,11 +321,11 @@ class LateBytes(Fault):
     def _push(
         self, system: System, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float, options: PushOptions
     ) -> None:
-        """Push a job whose first bytes are held, and arrange that they go on after its end."""
+        """Push a job, hold the bytes of its first try, and arrange that they go on after the job's end."""
         held = proxy.hold(b"EVALSHA")
         try:
             handle = queue.push(jobs.Work(0.001), **options)
-        except DriverError as error:  # it may be there, or not
+        except DriverError as error:  # the job may be there, or not
             for unknown in error.job_ids:
                 system.note("push", job=unknown, db=store.db, name="Work")
             held.release()

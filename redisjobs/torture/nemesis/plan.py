@@ -1,4 +1,4 @@
-"""When which fault comes: drawn from a seed, so that the same seed gives the same plan. Pure."""
+"""Draws the plan of faults from a seed; the same seed gives the same plan. Pure."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ class Planned:
 
     Attributes:
         at: When they begin, in seconds from the start.
-        names: Mostly one.
-        holds: The seconds that they are in force.
-        seed: Of what they choose themselves, such as a victim.
+        names: Their names; mostly there is one.
+        holds: The seconds for which they are in force.
+        seed: The seed of their own choices, such as a victim.
     """
 
     at: float
@@ -31,13 +31,13 @@ def plan(
     pairable: Sequence[str] = (),
     alone: Sequence[str] = (),
 ) -> list[Planned]:
-    """Draw a schedule.
+    """Draw a plan.
 
-    Every kind comes once, without another, before any comes again; later ones may come in pairs. If the time is
-    too short for this first round, the schedule ends later.
+    In a first round every kind comes once, without another. Later faults may come in pairs. If the time is too
+    short for the first round, the plan takes longer.
 
-    `kinds` are the faults with the seconds that each is in force. Those in `pairable` may come together with one
-    that is not; those in `alone` always come without another.
+    `kinds` has the seconds for which each fault is in force. Faults in `pairable` may come together with one that
+    is not in it; those in `alone` always come without another.
     """
     rng = random.Random(seed)
     needed = sum(kinds.values())

@@ -14,7 +14,7 @@ from redisjobs.torture.fleet.hosts import HOSTS
 from redisjobs.torture.nemesis.fault import Fault, System
 
 HELD = 10
-"""Jobs that take a whole lease, so that the worker that is hit holds one."""
+"""How many jobs of a whole lease to push, so that the worker that is hit holds one."""
 
 
 class ProcessFault(Fault):
@@ -81,7 +81,7 @@ class KillHost(ProcessFault):
 class FreezeWorker(ProcessFault):
     """SIGSTOP of a worker until it is fenced, then SIGCONT.
 
-    None with a supervisor is frozen: if the torture is killed meanwhile, the kernel would not end that one.
+    Never of one with a supervisor: if the torture is killed meanwhile, the kernel would not end that process.
     """
 
     name = "worker frozen"
@@ -103,9 +103,9 @@ class FreezeWorker(ProcessFault):
 
 
 class FreezeInTurn(ProcessFault):
-    """SIGSTOP of one of the last database's two workers; then of the other, and SIGCONT of the first.
+    """SIGSTOP of one of the two workers of the last database; then of the other, and SIGCONT of the first.
 
-    So the first goes on when a slot is due that was not fired: all slots since it was stopped are due.
+    So no scheduler runs for a while. When the first worker goes on, it finds slots that were not fired.
     """
 
     name = "frozen in turn"
@@ -144,7 +144,7 @@ class FreezeInTurn(ProcessFault):
 
 
 class StopWorker(ProcessFault):
-    """SIGTERM of a host, as a deploy does; another is started."""
+    """SIGTERM of a host, as in a deploy; then it is started again."""
 
     name = "worker stopped"
     holds = 2.0
@@ -160,13 +160,13 @@ class StopWorker(ProcessFault):
 
 
 class UpgradeInPlace(ProcessFault):
-    """Another release replaces the running one on the disk; then a host of the old release is stopped."""
+    """A new release replaces the running one on disk; then a host of the old release is stopped."""
 
     name = "upgrade in place"
     holds = 2.0
     reaches = GRACE + 2.0
     grace = GRACE
-    alone = True  # a process that starts in that moment finds half of each release
+    alone = True  # a process that starts at that moment would find half of each release
 
     def begin(self, system: System) -> None:  # noqa: D102
         host = system.fleet.some_host()
@@ -181,8 +181,8 @@ class UpgradeInPlace(ProcessFault):
 class RollBack(Fault):
     """A release whose schedule has another rule is deployed beside the workers, then stopped or killed.
 
-    It runs no jobs. Its rule counts from its start, and that of the workers again once it is gone. It ends only
-    after it has fired some slots, however long it takes to start: otherwise nothing would have been tried.
+    It runs no jobs. Its rule counts from its start on; once it is gone, that of the workers counts again. It ends
+    only after it has fired some slots, even if it takes long to start: else this fault would test nothing.
     """
 
     name = "release rolled back"
@@ -197,7 +197,7 @@ class RollBack(Fault):
         system.late.append(lambda: self.roll_back(system))
 
     def roll_back(self, system: System) -> bool:
-        """End it, once it has fired; return whether it has ended or is about to."""
+        """End the scheduler once it has fired; return whether it has ended, or is about to."""
         if (code := self.scheduler.poll()) is not None:
             system.fleet.unasked.append(f"scheduler {self.scheduler.pid} ended by itself with code {code}")
             return True

@@ -1,4 +1,4 @@
-"""Faults of what Redis knows of a worker: it is taken away."""
+"""Faults that delete what Redis knows about a worker."""
 
 import os
 import signal
@@ -30,11 +30,11 @@ class _RecordFault(ProcessFault):
 
     @abstractmethod
     def harm(self, system: System, pid: int, worker: str) -> None:
-        """Take from one worker."""
+        """Delete something of one worker."""
 
 
 class DeleteRecord(_RecordFault):
-    """DEL of a worker's record: it is refused from then on, and its jobs are released."""
+    """DEL of a worker's record: from then on Redis refuses the worker, and others release its jobs."""
 
     name = "record deleted"
     hands_on = True
@@ -45,9 +45,9 @@ class DeleteRecord(_RecordFault):
 
 
 class RemoveConsumer(_RecordFault):
-    """XGROUP DELCONSUMER of a worker that lives: the jobs it holds are dropped, and found by a look at all jobs.
+    """XGROUP DELCONSUMER of a living worker: Redis drops its leases, and `restore` finds the jobs.
 
-    Workers look once a minute; here that comes soon.
+    Workers look once a minute; here we make that come soon.
     """
 
     name = "consumer removed"
@@ -65,7 +65,7 @@ class RemoveConsumer(_RecordFault):
 
 
 class ForgetWorkers(_RecordFault):
-    """ZREM of a worker that lives, or DEL of all workers: the next heartbeat of each adds it again."""
+    """ZREM of a living worker, or DEL of the key of all workers: the next heartbeat of each adds it again."""
 
     name = "workers forgotten"
     hits = ""
@@ -84,9 +84,9 @@ class ForgetWorkers(_RecordFault):
 
 
 class LoseRecord(_RecordFault):
-    """SIGKILL of a worker, and only the jobs it held are left of it: a look at all consumers finds them.
+    """SIGKILL of a worker whose record is deleted, as after a failover. `tidy` finds the jobs that it held.
 
-    As after a failover that lost the record. Workers look once a minute; here that comes soon.
+    Workers tidy once a minute; here we make that come soon.
     """
 
     name = "record lost"

@@ -19,7 +19,7 @@ class _ServerFault(Fault):
 
 
 class KillServer(_ServerFault):
-    """kill -9 of the server, which starts again from its append-only file."""
+    """SIGKILL of the server, which starts again from its append-only file."""
 
     name = "server killed"
     holds = 1.5
@@ -50,7 +50,7 @@ class KillClients(_ServerFault):
 
 
 class KillListeners(_ServerFault):
-    """CLIENT KILL of every connection that listens, and of no other: messages are lost meanwhile."""
+    """CLIENT KILL of every connection that listens, and of no other: notifications are lost meanwhile."""
 
     name = "listeners killed"
     holds = 0.3
@@ -74,13 +74,13 @@ class FlushScripts(_ServerFault):
 
 
 class SqueezeMemory(_ServerFault):
-    """A memory limit below what is in use: no push succeeds, also none of a handler, and all else goes on."""
+    """A memory limit below the memory in use: no push succeeds, not even by a handler; everything else goes on."""
 
     name = "memory full"
     holds = 3.0
 
     def prepare(self, system: System) -> None:  # noqa: D102
-        for _ in range(4):  # these end while it is full, and again and again until it is not
+        for _ in range(4):  # these try to end while the server is full, again and again until it is not
             system.push(jobs.Parent(system.rng.uniform(0.5, 2.5)))
 
     def begin(self, system: System) -> None:  # noqa: D102
@@ -91,7 +91,7 @@ class SqueezeMemory(_ServerFault):
 
 
 class DestroyGroup(Fault):
-    """XGROUP DESTROY: all leases and reads are forgotten, and everything is delivered again."""
+    """XGROUP DESTROY: Redis forgets all leases and reads, and delivers all jobs again."""
 
     name = "group destroyed"
     hits = "all"
@@ -113,15 +113,15 @@ class DestroyGroup(Fault):
 
 
 class SetClockAhead(ProcessFault):
-    """The server's clock is set ahead by more than a lease, then back; a worker is killed as it is set.
+    """The server's clock is set ahead by more than a lease, then back; at the same time a worker is killed.
 
-    No other worker may lose a job by that, and the killed one is fenced before the clock is set back.
+    No other worker may lose a job. The killed worker has to be fenced before the clock is set back.
     """
 
     name = "clock set ahead"
     in_leases = 2.5
     unsteady = True
-    alone = True  # waits are judged by what this fault does without another
+    alone = True  # the check of waits knows only the effect of this fault by itself
 
     def begin(self, system: System) -> None:  # noqa: D102
         pid = system.fleet.some_pid(supervised=False)
@@ -134,7 +134,7 @@ class SetClockAhead(ProcessFault):
             self.pids, self.detail = [pid], f"by {seconds:.1f} s; process {pid} is killed"
 
     def seconds(self, system: System) -> float:
-        """Return by how much it is set ahead; jobs delayed meanwhile are due that much later afterwards."""
+        """Return the seconds by which to set it ahead; jobs delayed meanwhile come due that much later."""
         return system.rng.uniform(1.2, 3) * system.lease
 
     def end(self, system: System) -> None:  # noqa: D102
@@ -149,7 +149,7 @@ class SetClockAhead(ProcessFault):
 
 
 class SetClockBack(SetClockAhead):
-    """The same, set back first, often by far more than a worker could wait for."""
+    """The same with the clock set back first, often by more than any worker could wait."""
 
     name = "clock set back"
 

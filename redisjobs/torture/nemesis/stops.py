@@ -1,4 +1,4 @@
-"""Faults of jobs that do not start for a while: an operator stops them, or they wait for their rate."""
+"""Faults that keep jobs from starting for a while: an operator stops them, or they wait for their rate."""
 
 import time
 from contextlib import suppress
@@ -9,11 +9,11 @@ from redisjobs.torture.fleet import jobs
 from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis.fault import Fault, System
 
-_LINES = 60  # a script looks at 50 in one call
+_LINES = 60  # more than the 50 that a script looks at in one call
 
 
 class PauseQueue(Fault):
-    """A queue is paused: no job that is pushed meanwhile starts before it is resumed."""
+    """A queue is paused: a job that is pushed meanwhile must not start before the queue is resumed."""
 
     name = "queue paused"
     holds = 1.5
@@ -33,7 +33,7 @@ class PauseQueue(Fault):
 
 
 class PauseName(PauseQueue):
-    """The jobs of a name are paused, and all others run."""
+    """A job name is paused, and all other jobs run."""
 
     name = "name paused"
     job_name = jobs.Work.job_name
@@ -65,9 +65,9 @@ class HoldJobs(Fault):
 
 
 class ManyLines(Fault):
-    """Many lines wait for their rate until all faults are over, while all lines are looked at: others go on.
+    """Many lines wait for their rate until all faults are over, and must not block the lines of other limits.
 
-    The jobs that still wait then are cancelled. Jobs of other limits that do not move meanwhile are late.
+    The jobs that still wait then are cancelled. The check of waits finds a job of another limit that got stuck.
     """
 
     name = "many lines"
@@ -90,7 +90,7 @@ class ManyLines(Fault):
         self.store.tidy()
 
     def _cancel(self, system: System) -> bool:
-        """Cancel what waits, once all faults are over; return whether that is done."""
+        """Cancel the jobs that still wait, once all faults are over; return whether that is done."""
         while system.over and self._left:
             system.note("cancel", job=self._left[-1], db=self.db)
             reply = self.store.queue.cancel(self._left[-1])
@@ -99,7 +99,7 @@ class ManyLines(Fault):
 
 
 def resume(store: Store) -> None:
-    """Resume and unhold whatever may be stopped."""
+    """Resume the queue and all names, and unhold all jobs."""
     with suppress(DriverError):
         store.queue.resume()
         for name in store.queue.pauses().names:

@@ -1,10 +1,10 @@
-"""What a proxy is to break, and has not broken yet."""
+"""The impairments that a proxy is to cause: those for all connections, and those that wait for one."""
 
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-_ANSWER = 2.0  # seconds that a server may take to answer what was held
+_ANSWER = 2.0  # seconds that a server may take to answer a held packet
 _CHUNK = 64 * 1024
 
 
@@ -42,12 +42,12 @@ class Held:
         return self._waits and any(trigger in chunk for trigger in self._triggers)
 
     def keep(self, server: socket.socket, chunk: bytes) -> None:
-        """Take bytes on their way to a server, and the connection to send them by; take no more after them."""
+        """Keep a packet on its way to a server, and the connection to send it over; keep no further packet."""
         self._waits = False
         self._kept, self.bytes = (server, chunk), len(chunk)
 
     def release(self) -> None:
-        """Send it, wait until the server has read it, and close the connection; wait for no other packet."""
+        """Send the packet, wait until the server has read it, and close the connection; catch no other packet."""
         self._waits = False
         kept, self._kept = self._kept, None
         if kept is None:
@@ -59,7 +59,7 @@ class Held:
             server.recv(_CHUNK)
 
     def drop(self) -> None:
-        """Never send it."""
+        """Drop the packet, without sending it."""
         kept, self._kept = self._kept, None
         if kept is not None:
             kept[0].close()
@@ -67,13 +67,13 @@ class Held:
 
 @dataclass(slots=True)
 class Impairments:
-    """What is in force for all connections of a proxy, and what waits for one of them.
+    """The impairments that are in force for all connections of a proxy, and those that wait for one connection.
 
     Attributes:
-        black_hole: Whether everything is swallowed.
+        black_hole: Whether the proxy swallows all bytes.
         refuse: Whether new connections are reset.
         delay: Seconds by which every chunk is delayed.
-        holds: All that were asked for, also those that wait no longer.
+        holds: All holds that were asked for, even those that no longer wait.
     """
 
     black_hole: bool = False
@@ -89,5 +89,5 @@ class Impairments:
         return [trigger for aimed in (self.cut, self.lag) if aimed is not None for trigger in aimed.triggers]
 
     def wanted_by(self, chunk: bytes) -> Held | None:
-        """Return what waits for these bytes to hold them back, if anything does."""
+        """Return the hold that waits for these bytes; None if there is none."""
         return next((held for held in self.holds if held.wants(chunk)), None)

@@ -29,9 +29,9 @@ class _Ended(Exception):
 
 
 class Link:
-    """One client's connection and its twin to the server, for the loop's thread only.
+    """A client's connection, and the connection to the server for it; for the loop's thread only.
 
-    The task that makes it forwards.
+    The task that makes it forwards the bytes.
 
     Attributes:
         half_dead: Whether one side has ended in a black hole, unknown to the other.
@@ -51,7 +51,7 @@ class Link:
         self._seen = b""  # the end of the requests since a trigger was set
 
     def look_again(self) -> None:
-        """Look for triggers only in what is sent from now on."""
+        """Look for triggers only in bytes that are sent from now on."""
         self._seen = b""
 
     def spare(self) -> None:
@@ -116,7 +116,7 @@ class Link:
         return chunk
 
     def _hold(self, chunk: bytes) -> None:
-        """Hold a request back if something waits for it, and reset its client."""
+        """Hold a request back if a hold waits for it, and reset its client."""
         held = self._impairments.wanted_by(chunk)
         if held is not None:
             held.keep(self._server.dup(), chunk)
@@ -124,7 +124,7 @@ class Link:
             raise _Ended
 
     def _aim(self, chunk: bytes) -> None:
-        """Take on the cut and the lag if a request contains their trigger."""
+        """Apply the cut and the lag to this connection, if a request contains their trigger."""
         impairments, triggers = self._impairments, self._impairments.triggers
         if not triggers:
             return

@@ -50,7 +50,7 @@ class Links:
         self._look_again()
 
     async def cut_no_more(self) -> None:
-        """Take that back, also where the trigger was sent and some bytes are still to come."""
+        """Take the cut back, even if the trigger was sent and some bytes are still to come."""
         self._impairments.cut = None
         for link in self._links:
             link.spare()
@@ -87,7 +87,7 @@ class Links:
                     self._loop.remove_reader(self._socket)
 
     def _accept(self, group: asyncio.TaskGroup) -> None:
-        with suppress(OSError):  # it is gone again
+        with suppress(OSError):  # the client has left already
             client, _ = self._socket.accept()
             client.setblocking(False)
             self._counters.connections += 1
@@ -99,7 +99,7 @@ class Links:
             server.setblocking(False)
             try:
                 await self._loop.sock_connect(server, self.target)
-                if self._impairments.refuse:  # by now: one that came before must not slip through
+                if self._impairments.refuse:  # checked now: a client that came just before must not slip through
                     raise ConnectionRefusedError
             except OSError:
                 reset_on_close(client)

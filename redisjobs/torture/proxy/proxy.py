@@ -1,4 +1,4 @@
-"""The proxy, for those who steer it."""
+"""The proxy, as faults control it."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ from redisjobs.torture.proxy.links import HOST, Links
 class Proxy(Counters):
     """Forwards TCP connections to a target, faultily. A context manager; all methods are thread-safe.
 
-    It runs on a thread and an event loop of its own, for sync and async code and other processes alike. A fault is
+    It runs in its own thread and event loop, so sync code, async code and other processes can use it. A fault is
     in force when its method returns. A reset is a TCP RST to both sides: a client sees ECONNRESET.
 
     Attributes:

@@ -50,7 +50,7 @@ class Shutdown:
         self._interrupts = Interrupts()
         # SimpleQueue.put() is reentrant, so it can't deadlock in a signal handler.
         self._signals: SimpleQueue[int] = SimpleQueue()
-        threading.Thread(target=self._heed, name="redisjobs shutdown", daemon=True).start()
+        threading.Thread(target=self._log_refused, name="redisjobs shutdown", daemon=True).start()
         self._listen()
 
     def stop(self) -> None:
@@ -80,7 +80,7 @@ class Shutdown:
         if self._supervised or self._interrupts.is_new(number):
             self._signals.put(number)
 
-    def _heed(self) -> NoReturn:
+    def _log_refused(self) -> NoReturn:
         """Run the thread: the first signal stops the worker, a second one stops it at once.
 
         From the first signal on, or once the worker has ended or must end, the process has limited time to exit.

@@ -62,7 +62,7 @@ def _log_of(event: WorkerEvent) -> Log:
     return Log("redisjobs.worker", [event.queue]) if event.queues else worker
 
 
-def _is_told_elsewhere(event: WorkerEvent) -> bool:
+def _is_logged_elsewhere(event: WorkerEvent) -> bool:
     """Return whether the event is about the whole worker, and is logged for the first of its queues."""
     return bool(event.queues) and event.queue != event.queues[0]
 
@@ -252,7 +252,7 @@ def _available(event: SourceAvailable) -> None:
 
 
 def _blocked(event: LoopBlocked) -> None:
-    if _is_told_elsewhere(event):
+    if _is_logged_elsewhere(event):
         return
     worker.warning(
         "the event loop is blocked for %.1f s in %s: no other job can start or end; the leases are kept",
@@ -262,12 +262,12 @@ def _blocked(event: LoopBlocked) -> None:
 
 
 def _resumed(event: LoopResumed) -> None:
-    if not _is_told_elsewhere(event):
+    if not _is_logged_elsewhere(event):
         worker.info("the event loop runs again, after %.1f s", event.seconds)
 
 
 def _process_ended(event: ProcessEnded) -> None:
-    if _is_told_elsewhere(event):
+    if _is_logged_elsewhere(event):
         return
     level = logging.INFO if event.in_order and event.expected else logging.WARNING
     supervisor.log(level, "worker process %d %s", event.ended, event.how)

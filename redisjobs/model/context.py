@@ -180,7 +180,7 @@ class JobContext(Generic[AppState]):
         """
         extension = Extension(seconds(duration, "duration"))
         if self._sink is not None:
-            self._sink.hear(extension)
+            self._sink.handle(extension)
 
     @overload
     def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> PushedJob: ...
@@ -223,7 +223,7 @@ class JobContext(Generic[AppState]):
         """
         pushed: PushedJob | None = None
         if self._sink is not None:
-            pushed = self._sink.hear(Pushing(parameters, name, options))
+            pushed = self._sink.handle(Pushing(parameters, name, options))
         if pushed is None:
             raise RuntimeError(f"job {visible(self.job_id)}: this run is over, so it can't push any more")
         return pushed
@@ -275,7 +275,7 @@ class JobContext(Generic[AppState]):
 def _report(context: JobContext[Any], progress: Progress) -> None:
     context._progress = progress
     if context._sink is not None:
-        context._sink.hear(progress)
+        context._sink.handle(progress)
 
 
 _current: ContextVar[JobContext[Any] | None] = ContextVar("redisjobs.current_job", default=None)

@@ -212,7 +212,7 @@ class Consumer(Protocol):
         worker_id: The worker's id.
         server: Consumers with equal servers may send their beats together.
         sync: The calls that another thread can make for the worker.
-        heard_at: When the last bytes came from the store, in monotonic seconds; a part of an answer counts, too.
+        noticed_at: When the last bytes came from the store, in monotonic seconds; a part of an answer counts, too.
     """
 
     worker_id: str
@@ -224,7 +224,7 @@ class Consumer(Protocol):
     def sync(self) -> "SyncConsumer": ...  # noqa: D102
 
     @property
-    def heard_at(self) -> float: ...  # noqa: D102
+    def noticed_at(self) -> float: ...  # noqa: D102
 
     async def open(self, worker_id: str = "") -> list[str]:
         """Connect and register the worker, which is its first beat. After `Fenced`, call it with a new id.

@@ -55,7 +55,7 @@ HandlerMessage = Progress | Extension | Pushing
 class MessageSink(Protocol):
     """A receiver of the messages of a handler."""
 
-    def hear(self, said: HandlerMessage) -> Any:
+    def handle(self, message: HandlerMessage) -> Any:
         """Receive a message, in any thread, without waiting; do nothing once the run is over.
 
         Return a `PushedJob` for a push, else None.

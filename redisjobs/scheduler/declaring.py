@@ -40,8 +40,8 @@ class Declaring:
     async def look(self) -> None:
         """Report that this scheduler is there, if it is time to, and read what has changed."""
         known = self._known
-        if time.monotonic() >= known.said_at + EVERY:
-            known.said_at = time.monotonic()  # first: a notification that comes meanwhile brings another look
+        if time.monotonic() >= known.reported_at + EVERY:
+            known.reported_at = time.monotonic()  # first: a notification that comes meanwhile brings another look
             await self._declare(self._to_declare())
             if known.declared_at == NEVER:  # Redis lost its data: `read` would lose the last slots known here
                 await self._declare(self._to_declare())
@@ -69,16 +69,16 @@ class Declaring:
         for some in list(in_parts(names, lambda _: (2, 0))) or [[]]:
             replies = await self._put([Put(name, self._known.fingerprints[name]) for name in some])
             definitions = [self._known.queue.declared[name] for name in some]
-            self._heed(definitions, replies)
+            self._log_refused(definitions, replies)
             unknown = [each for each, reply in zip(definitions, replies, strict=True) if reply is Reply.NOT_FOUND]
             for part in in_parts(unknown, lambda each: (2, weight_of(each.job))):
-                replies = await self._put([Put.whole(each, since_ms=self._seen_to(each)) for each in part])
-                self._heed(part, replies)
+                replies = await self._put([Put.whole(each, since_ms=self._last_fired_slot(each)) for each in part])
+                self._log_refused(part, replies)
                 for each, reply in zip(part, replies, strict=True):
                     if reply is Reply.CHANGED:
                         await self._take_over(each)
 
-    def _seen_to(self, definition: Definition) -> int | None:
+    def _last_fired_slot(self, definition: Definition) -> int | None:
         """Return the last fired slot of a schedule that Redis has lost; None if it was not known here."""
         plan = self._known.plans.get(definition.name)
         return None if plan is None else plan.last_ms
@@ -91,9 +91,9 @@ class Declaring:
         page = await retrying(
             partial(self._known.queue.driver.read, ListSchedules(definition.name)), failed=self._known.failed
         )
-        self._known.hear(page.server_ms)
+        self._known.record_time(page.server_ms)
         if not page.rows:  # it was deleted meanwhile
-            self._known.said_at = NEVER
+            self._known.reported_at = NEVER
             return
         now_ms, (row,) = int(page.server_ms), page.rows
         with suppress(ValueError):  # a schedule that can't be read has no slots
@@ -109,15 +109,17 @@ class Declaring:
         try:
             last_ms = row.last_ms
         except ValueError as error:
-            self._known.say(row.name, f"its last slot can't be read, and it is left alone; remove it: {error}")
+            self._known.warn_once(
+                row.name, f"its last slot can't be read, and it is left alone; remove it: {error}"
+            )
             return
-        self._heed([definition], await self._put([Put.whole(definition, last_ms, since_ms=now_ms)]))
+        self._log_refused([definition], await self._put([Put.whole(definition, last_ms, since_ms=now_ms)]))
 
     async def _put(self, schedules: Sequence[Put]) -> Sequence[Reply]:
         known = self._known
         request = PutSchedules(schedules, Declarer(known.id, known.release, known.began_ms))
         answer = await retrying(lambda: known.queue.driver.change(request), failed=known.failed)
-        known.hear(answer.server_ms)
+        known.record_time(answer.server_ms)
         known.present = answer.present
         if known.began_ms and not answer.present:  # it was silent for too long, or Redis has lost its data
             known.begin_again()
@@ -133,11 +135,11 @@ class Declaring:
             with anyio.move_on_after(_LEAVING), suppress(DriverError):
                 await known.queue.driver.change(change)
 
-    def _heed(self, definitions: Sequence[Definition], replies: Sequence[Reply]) -> None:
+    def _log_refused(self, definitions: Sequence[Definition], replies: Sequence[Reply]) -> None:
         """Log which of these Redis does not use as this release declares them, and why."""
         for name, reply in zip((each.name for each in definitions), replies, strict=True):
             if reply is Reply.OK or reply in _REFUSED:
-                self._known.say(name, _REFUSED.get(reply, ""))
+                self._known.warn_once(name, _REFUSED.get(reply, ""))
             if reply is Reply.SPOILED:
                 self._known.plans.pop(name, None)
 
@@ -151,7 +153,7 @@ class Declaring:
         query = ListSchedules(after=after)
         while True:
             page = await retrying(partial(known.queue.driver.read, query), failed=known.failed)
-            known.hear(page.server_ms)
+            known.record_time(page.server_ms)
             change = page.change if change is None else change  # what changes from then on is read again
             if after is not None and change < after:
                 known.begin_again()
@@ -178,8 +180,8 @@ class Declaring:
             plan = Plan(definition, row.fingerprint, row.last_ms)
             _ = row.is_declared and row.declared_ms
         except ValueError as error:
-            self._known.say(row.name, f"what is stored of it can't be read, and it is left alone: {error}")
+            self._known.warn_once(row.name, f"what is stored of it can't be read, and it is left alone: {error}")
             return None
         if not row.is_declared:
-            self._known.say(row.name, "")
+            self._known.warn_once(row.name, "")
         return plan

@@ -43,17 +43,17 @@ class Firing:
         known = self._known
         now, past_ms, now_ms = time.monotonic(), known.past_ms, known.now_ms
         due = [plan for plan in known.plans.values() if plan.next_ms <= past_ms and plan.not_before <= now]
-        if due and known.leaves_slots and await self._is_seen_to(random.choice(due)):
+        if due and known.leaves_slots and await self._was_fired(random.choice(due)):
             for plan in due:
                 plan.pass_by(past_ms)
             return
         for start in range(0, len(due), MOST_JOBS):  # a part at a time: all else in this event loop waits
             await self.fire_these(due[start : start + MOST_JOBS], now_ms)
 
-    async def _is_seen_to(self, plan: Plan) -> bool:
+    async def _was_fired(self, plan: Plan) -> bool:
         """Return whether another scheduler has fired this due schedule. Asking about all would cost far more."""
         page = await self._known.queue.driver.read(ListSchedules(plan.definition.name))
-        self._known.hear(page.server_ms)
+        self._known.record_time(page.server_ms)
         with suppress(ValueError):
             return any(row.last_ms >= plan.next_ms for row in page.rows)
         return False
@@ -102,7 +102,7 @@ class Firing:
                 for each in attempts:
                     each.ends.tell((), error)
             raise
-        self._known.hear(answer.server_ms)
+        self._known.record_time(answer.server_ms)
         for attempt, fired in zip(attempts, answer.fired, strict=False):
             self._fired(attempt, fired)
         return len(answer.fired)
@@ -112,7 +112,7 @@ class Firing:
         match fired.reply:
             case Reply.OK | Reply.REPEATED:
                 plan.move_to(firing.slot_ms)
-                known.say(firing.name, "")
+                known.warn_once(firing.name, "")
                 self._tell(attempt, fired)
                 return
             case Reply.FIRED if _has_moved(plan, fired.last_ms):
@@ -122,15 +122,15 @@ class Firing:
             case Reply.CHANGED if firing.name in known.fingerprints:  # or Redis has lost it
                 plan.not_before = time.monotonic() + _AGAIN
                 known.others.add(firing.name)
-                known.say_again()
+                known.report_again()
             case _:  # paused, changed, gone, or its last slot was changed in Redis
                 known.plans.pop(firing.name, None)
-                known.say_again()
+                known.report_again()
         attempt.ends.tell([False] * len(firing.jobs))
 
     def _put_off(self, plan: Plan, why: str) -> None:
         plan.not_before = time.monotonic() + _AGAIN
-        self._known.say(plan.definition.name, f"it could not be fired, and is tried again: {why}")
+        self._known.warn_once(plan.definition.name, f"it could not be fired, and is tried again: {why}")
 
     def _tell(self, attempt: Attempt, fired: Fired) -> None:
         """Publish that a schedule was fired."""

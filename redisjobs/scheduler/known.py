@@ -31,13 +31,13 @@ class Known:
         self.others = set[str]()  # names of its declared schedules that Redis does not have from this release
         self.began_ms = 0  # by the server's clock; 0: it has not declared anything yet
         self.present = 0  # schedulers of this release
-        self.said_at = self.declared_at = NEVER  # when it last reported, and declared all; monotonic
+        self.reported_at = self.declared_at = NEVER  # when it last reported, and declared all; monotonic
         self.trouble = ""  # why nothing can be fired; '' if something can
         self.in_worker = False  # the worker logs that the server is unavailable
         self._has_warned = False
         self.lot = random.random()  # the share of the schedulers that fires before this one
         self._ahead = 0.0  # the server's clock minus this process's monotonic clock, in ms
-        self._said: dict[str, str] = {}  # what was last logged, by schedule
+        self._warned: dict[str, str] = {}  # what was last logged, by schedule
 
     @property
     def now_ms(self) -> float:
@@ -54,7 +54,7 @@ class Known:
         """The server's time up to which this scheduler has to fire slots now."""
         return self.now_ms - (_LATER_MS * (1 + self.lot) if self.leaves_slots else 0)
 
-    def hear(self, server_ms: float) -> None:
+    def record_time(self, server_ms: float) -> None:
         """Record the server's time from an answer."""
         self._ahead = server_ms - time.monotonic() * 1000
         self.trouble = ""
@@ -71,19 +71,19 @@ class Known:
         where = f"'{self.queue.name}' at {self.queue.driver.where}"
         logger.warning("the schedules of queue %s wait for the server: %s", where, error)
 
-    def say(self, name: str, what: str) -> None:
+    def warn_once(self, name: str, what: str) -> None:
         """Log what is wrong with a schedule, once for as long as it stays so; "" means that nothing is."""
         if not what:
-            self._said.pop(name, None)
-        elif self._said.get(name) != what:
-            self._said[name] = what
+            self._warned.pop(name, None)
+        elif self._warned.get(name) != what:
+            self._warned[name] = what
             logger.warning("schedule '%s' of queue '%s': %s", visible(name), self.queue.name, what)
 
-    def say_again(self) -> None:
+    def report_again(self) -> None:
         """Let the next look report, declare what Redis has from other releases, and read what is new."""
-        self.said_at, self.is_behind = NEVER, True
+        self.reported_at, self.is_behind = NEVER, True
 
     def begin_again(self) -> None:
         """Let the next look declare everything and then read everything: Redis has an older state, or none."""
         self.declared_at, self.change = NEVER, None
-        self.say_again()
+        self.report_again()

@@ -50,7 +50,7 @@ class Scheduler:
 
         Args:
             listens: Whether to listen for changes of schedules, on a separate connection. A worker listens anyway,
-                and passes its notifications to `hear`.
+                and passes its notifications to `notified`.
 
         Raises:
             RuntimeError: This scheduler runs already.
@@ -58,7 +58,7 @@ class Scheduler:
         """
         if self._is_running:
             raise RuntimeError("this scheduler runs already, and goes on; make another Scheduler")
-        self._known.said_at = self._known.declared_at = NEVER
+        self._known.reported_at = self._known.declared_at = NEVER
         if self._stopped:
             return
         self._is_running, self._known.in_worker = True, not listens
@@ -99,15 +99,15 @@ class Scheduler:
 
     async def _listen(self) -> None:
         while True:
-            await retrying(partial(self._queue.driver.listen, self.hear))
+            await retrying(partial(self._queue.driver.listen, self.notified))
 
-    def hear(self, notification: Notification) -> None:
+    def notified(self, notification: Notification) -> None:
         """Handle a notification of the queue. Call it in the event loop of `run`."""
         match notification.kind:
             case "schedules":
                 self._known.is_behind = True
             case "subscribed" | "withdrawn":
-                self._known.say_again()
+                self._known.report_again()
             case _:
                 return
         if self._wake is not None:
@@ -120,4 +120,4 @@ class Scheduler:
             return 0.0
         past_ms = known.past_ms
         waits = [max((plan.next_ms - past_ms) / 1000, plan.not_before - now) for plan in known.plans.values()]
-        return max(0.0, min([*waits, known.said_at + declaring.EVERY - now]))
+        return max(0.0, min([*waits, known.reported_at + declaring.EVERY - now]))

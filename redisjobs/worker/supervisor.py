@@ -36,7 +36,7 @@ _HEALTHY = 10.0  # a child that has lived for this many seconds is restarted at 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
 _MARGIN = 12.0  # seconds after the grace at which a child is killed: it should have ended by then
 _RELEASING = 5.0  # seconds at the end within which the jobs of dead children may be released
-_LAST_WORDS = 0.5  # seconds that a dead child's last line may take to arrive
+_LAST_LINE = 0.5  # seconds that a dead child's last line may take to arrive
 _LOOK = 1.0  # seconds between looks: a signal that another thread gets ends no wait
 _STARTING = 60.0  # seconds that a child may take to import what it runs
 _LEFT = "its jobs could not be released, and run once their leases are over: %s"
@@ -67,7 +67,7 @@ class Child:
     worker_ids: tuple[str, ...] = ()  # its id in each of its queues; empty until it reports them, before it claims
     health: Health = field(default_factory=lambda: Health(True, False, "starting"))
     is_partial: bool = False  # it takes jobs from only some of its queues
-    heard_at: float = field(default_factory=time.monotonic)
+    noticed_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
     end: End | None = None  # its last line
     is_late: bool = False  # it was killed, because it ran on after the grace
@@ -87,7 +87,7 @@ def listen(child: Child, line: socket.socket) -> None:
             ready, why = rest
             child.health = Health(what == "live", ready in ("ready", "partly"), why)
             child.is_partial = ready == "partly"
-            child.heard_at = time.monotonic()
+            child.noticed_at = time.monotonic()
 
 
 class Pipe:
@@ -180,7 +180,7 @@ class Supervisor:
             silent = 3 * self._lease + 2 if child.worker_ids else _STARTING
             if not child.health.live:
                 return Health(False, False, f"process {child.process.pid}: {child.health.why}")
-            if time.monotonic() - child.heard_at > silent:
+            if time.monotonic() - child.noticed_at > silent:
                 return Health(False, False, f"process {child.process.pid} has not reported for {silent:g} s")
         # Read each child's health only once: its thread replaces it.
         said = [(child.process.pid, child.health, child.is_partial) for child in children]
@@ -244,7 +244,7 @@ class Supervisor:
         def wait() -> None:
             child.process.wait()
             # Not for long: a process that the child left behind may hold the other end.
-            listening.join(_LAST_WORDS)
+            listening.join(_LAST_LINE)
             self._events.put(child)
 
         try:
@@ -266,7 +266,7 @@ class Supervisor:
         code, in_order = child.process.returncode, child.end is not None
         self._began = self._began or bool(child.worker_ids)
         was_expected = self._stops or child.end in (End.DRAINED, End.SHARE)
-        self._tell_end(child, in_order and code == 0, bool(was_expected))
+        self._publish_end(child, in_order and code == 0, bool(was_expected))
         if not in_order:
             for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no ids: it had not begun
                 self._release(queue, worker_id)
@@ -280,7 +280,7 @@ class Supervisor:
         elif child.end is not End.DRAINED:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 
-    def _tell_end(self, child: Child, in_order: bool, was_expected: bool) -> None:
+    def _publish_end(self, child: Child, in_order: bool, was_expected: bool) -> None:
         ended, code = child.process.pid, child.process.returncode
         is_late = child.is_late and code == -signal.SIGKILL  # else it ended by itself just then
         how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_expected)

@@ -482,7 +482,7 @@ async def test_a_slot_that_passed_while_the_server_lost_its_data_is_made_up_for_
         await scheduler._look()
         store.admin.delete(*(store.prefix + key for key, _ in store.keys().items()))
         store.clock.advance(120)
-        scheduler.hear(Notification("subscribed", ""))  # the connection is back, before it has fired anything
+        scheduler.notified(Notification("subscribed", ""))  # the connection is back, before it has fired anything
         await scheduler._look()
         await scheduler._fire()
 

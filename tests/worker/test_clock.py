@@ -23,7 +23,7 @@ def told(clock: Clock, at: float, *, set_by: float = 0.0, pace: float = 1.0, the
         there: Seconds until the server says what time it is, half of the trip.
     """
     server_ms = ((at + there) * pace + AHEAD + set_by) * 1000
-    return clock.hear(server_ms, at, at + 2 * there)
+    return clock.record(server_ms, at, at + 2 * there)
 
 
 def in_touch(clock: Clock, since: float, until: float, every: float = 1.0, **how: float) -> list[float]:
@@ -102,7 +102,7 @@ def test_an_answer_that_was_long_under_way_is_no_step(there: float) -> None:
 
     for said_after in (0.0, there, 2 * there):
         at = 131.0 + 5 * said_after
-        assert clock.hear((at + said_after + AHEAD) * 1000, at, at + 2 * there) == 0
+        assert clock.record((at + said_after + AHEAD) * 1000, at, at + 2 * there) == 0
 
 
 @pytest.mark.parametrize("pace", [1.0005, 0.9995])
@@ -167,7 +167,7 @@ def test_an_older_answer_that_was_overtaken_changes_nothing() -> None:
     in_touch(clock, 100.0, 130.0)
     now_ms = clock.now_ms(130.5)
 
-    assert clock.hear((129.0 + AHEAD + 3600) * 1000, 129.5, 130.4) == 0
+    assert clock.record((129.0 + AHEAD + 3600) * 1000, 129.5, 130.4) == 0
 
     assert clock.now_ms(130.5) == now_ms
     assert clock.is_trusted(LEASE, 130.5)

@@ -252,60 +252,60 @@ async def test_a_supervised_worker_with_a_thread_that_never_ends_makes_room_for_
 
 def test_room_is_made_after_about_a_lease_for_two_and_then_for_longer() -> None:
     quarantine = Quarantine(lease=10)
-    quarantine.hear(4, now=0, more=True)
+    quarantine.record(4, now=0, more=True)
     assert not quarantine.is_on(0)
-    quarantine.hear(16, now=100, more=True)
+    quarantine.record(16, now=100, more=True)
     assert quarantine.is_on(100)
     assert quarantine.is_on(119)
     assert not quarantine.is_on(120)
-    quarantine.hear(36, now=121, more=True)  # it works on for a lease
+    quarantine.record(36, now=121, more=True)  # it works on for a lease
     assert not quarantine.is_on(121)
-    quarantine.hear(46, now=131, more=True)
+    quarantine.record(46, now=131, more=True)
     assert quarantine.is_on(170)
     assert not quarantine.is_on(171)
-    quarantine.hear(None, now=200, more=True)
+    quarantine.record(None, now=200, more=True)
     assert not quarantine.is_on(200)
-    quarantine.hear(16, now=201, more=True)
+    quarantine.record(16, now=201, more=True)
     assert quarantine.is_on(220)
     assert not quarantine.is_on(221)
 
 
 def test_after_one_that_ran_others_have_their_turn_for_nine_times_as_long_as_it_took() -> None:
     quarantine = Quarantine(lease=10)
-    quarantine.hear(100, now=0, more=True)
+    quarantine.record(100, now=0, more=True)
     assert quarantine.is_on(0)
     quarantine.started(now=4)
-    quarantine.hear(104, now=4, more=True)
+    quarantine.record(104, now=4, more=True)
     quarantine.finished(now=5)
-    quarantine.hear(105, now=5, more=True)
+    quarantine.record(105, now=5, more=True)
     assert not quarantine.is_on(5)  # it took 5 s and ran for one of them
     assert not quarantine.wants(49)
-    quarantine.hear(149, now=49, more=True)
+    quarantine.record(149, now=49, more=True)
     assert not quarantine.is_on(49)
     assert quarantine.wants(50)
-    quarantine.hear(150, now=50, more=True)
+    quarantine.record(150, now=50, more=True)
     assert quarantine.is_on(50)
 
     quarantine.started(now=51)
     quarantine.finished(now=52)
-    quarantine.hear(152, now=52, more=False)
+    quarantine.record(152, now=52, more=False)
     assert quarantine.wants(52)  # there are no others that wait
     assert not quarantine.is_on(52)  # but some may run, and more may come
-    quarantine.hear(169, now=69, more=False)
+    quarantine.record(169, now=69, more=False)
     assert not quarantine.is_on(69)
-    quarantine.hear(170, now=70, more=False)  # 9 times 2, with the second in which no others were taken
+    quarantine.record(170, now=70, more=False)  # 9 times 2, with the second in which no others were taken
     assert quarantine.is_on(70)
-    quarantine.hear(None, now=71, more=False)
+    quarantine.record(None, now=71, more=False)
     assert not quarantine.wants(71)
 
 
 def test_while_others_wait_it_is_not_near_until_room_is_made() -> None:
     quarantine = Quarantine(lease=10)
     assert quarantine.is_near(0)
-    quarantine.hear(1, now=0, more=True)
+    quarantine.record(1, now=0, more=True)
     assert quarantine.wants(0)
     assert not quarantine.is_near(0)
-    quarantine.hear(16, now=15, more=True)
+    quarantine.record(16, now=15, more=True)
     assert quarantine.is_near(15)
 
 
@@ -313,7 +313,7 @@ def test_one_that_was_found_by_chance_counts_for_as_long_as_it_ran() -> None:
     quarantine = Quarantine(lease=10)
     quarantine.started(now=100)
     quarantine.finished(now=101)
-    quarantine.hear(5, now=101, more=True)
+    quarantine.record(5, now=101, more=True)
     assert not quarantine.wants(109)
     assert quarantine.wants(110)
 
@@ -322,7 +322,7 @@ def test_room_is_made_by_one_worker_sooner_than_by_another_but_by_all_after_one_
     def making_room(waits: float) -> int:
         fleet = [Quarantine(lease=10) for _ in range(300)]
         for quarantine in fleet:
-            quarantine.hear(waits, now=0, more=True)
+            quarantine.record(waits, now=0, more=True)
         return sum(quarantine.is_on(0) for quarantine in fleet)
 
     assert making_room(4.9) == 0

@@ -65,7 +65,7 @@ class Deaf(MemoryDriver):
 
         class DeafConsumer(MemoryConsumer):
             @property
-            def heard_at(self) -> float:
+            def noticed_at(self) -> float:
                 return time.monotonic() if driver.trickles else float("-inf")
 
             async def exchange(self, *asked: Any, **more: Any) -> Exchange:

@@ -149,7 +149,7 @@ class MemoryConsumer:
         self.sync = SyncMemoryConsumer(self)
 
     @property
-    def heard_at(self) -> float:
+    def noticed_at(self) -> float:
         return time.monotonic()
 
     async def open(self, worker_id: str = "") -> list[str]:

@@ -66,7 +66,7 @@ class ServerClock:
         since = time.monotonic() - self._heard
         return None if self._server_ms is None or since > CLOCK_KEPT else self._server_ms + since * 1000
 
-    def hear(self, server_ms: float) -> None:
+    def record(self, server_ms: float) -> None:
         self._server_ms, self._heard = server_ms, time.monotonic()
 
     def forget(self) -> None:
@@ -93,15 +93,15 @@ class Connection:
         self._meets = meets
         self._connection: Any = None
         self._replies: Replies | None = None
-        self._heard_at = float("-inf")  # over the earlier connections
+        self._noticed_at = float("-inf")  # over the earlier connections
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None
 
     @property
-    def heard_at(self) -> float:
-        return self._heard_at if self._replies is None else self._replies.heard_at
+    def noticed_at(self) -> float:
+        return self._noticed_at if self._replies is None else self._replies.noticed_at
 
     @property
     def is_receiving(self) -> bool:
@@ -215,7 +215,7 @@ class Connection:
         """Forget the open connection, and return redis-py's object; None if it is not open."""
         self.clock.forget()
         if self._replies is not None:
-            self._heard_at = self._replies.heard_at
+            self._noticed_at = self._replies.noticed_at
             self._replies.close()
         connection, self._connection, self._replies = self._connection, None, None
         return connection

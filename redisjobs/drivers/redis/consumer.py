@@ -65,8 +65,8 @@ class RedisConsumer:
         return self._target.server
 
     @property
-    def heard_at(self) -> float:
-        return max((line.heard_at for line in self._lines.all), default=float("-inf"))
+    def noticed_at(self) -> float:
+        return max((line.noticed_at for line in self._lines.all), default=float("-inf"))
 
     async def open(self, worker_id: str = "") -> list[str]:
         need_asyncio()
@@ -251,7 +251,7 @@ class RedisConsumer:
     ) -> Reclaimed:
         steps = self._commands.reclaim(self.worker_id, silent, others=others, thorough=thorough)
         reclaimed = await self._run_steps(steps)
-        self._outlook.clock.hear(reclaimed.server_ms)
+        self._outlook.clock.record(reclaimed.server_ms)
         if reclaimed.released:
             self._outlook.forget()  # only a claim by script takes jobs that were handed back
         return reclaimed
@@ -271,12 +271,12 @@ class RedisConsumer:
                 return total
 
     async def listen(self, on_notification: Callable[[Notification], None]) -> None:
-        def hear(notification: Notification) -> None:
+        def receive(notification: Notification) -> None:
             if notification.kind in ("released", "paused", "resumed"):
                 self._outlook.forget()  # only a claim by script takes released jobs, and learns of a pause
             on_notification(notification)
 
-        await self._listener.listen(hear)
+        await self._listener.listen(receive)
 
 
 def _in_parts(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:

@@ -130,7 +130,7 @@ class Outlook:
 
     def _note(self, ahead: Ahead) -> None:
         self._ahead, self._known_at = ahead, time.monotonic()
-        self.clock.hear(ahead.now_us / 1000)
+        self.clock.record(ahead.now_us / 1000)
 
     def exchange(
         self, settled: Exchange, ahead: Ahead, leases: list[Lease], ended: Sequence[Ended], *, by_script: bool

@@ -82,7 +82,7 @@ class PushCommands(Commands):
                 if not done:
                     raise
                 raise PushedInPart(error, [*done, *[None] * (len(jobs) - len(done))]) from error
-            clock.hear(answer.server_ms)
+            clock.record(answer.server_ms)
             if answer.pushed is None:
                 for job in first:
                     job.sent_ms = None

@@ -37,12 +37,12 @@ class Replies(asyncio.Protocol):
     timer that is already set serves later answers too, and when it ends it checks whether one is overdue.
 
     Attributes:
-        heard_at: When the last byte arrived, by the monotonic clock.
+        noticed_at: When the last byte arrived, by the monotonic clock.
         is_receiving: Whether an answer has begun to arrive and is not complete.
     """
 
     def __init__(self, connection: Any) -> None:
-        self.heard_at = time.monotonic()
+        self.noticed_at = time.monotonic()
         self.is_receiving = False
         self._loop = asyncio.get_running_loop()
         self._reader = reader_of(connection)
@@ -114,7 +114,7 @@ class Replies(asyncio.Protocol):
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return
-        left = min(max(self.heard_at, self._asked_at) + self._timeout, self._until) - time.monotonic()
+        left = min(max(self.noticed_at, self._asked_at) + self._timeout, self._until) - time.monotonic()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:
@@ -123,7 +123,7 @@ class Replies(asyncio.Protocol):
     # Called by the transport
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = time.monotonic()
+        self.noticed_at = time.monotonic()
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:

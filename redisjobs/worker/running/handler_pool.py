@@ -24,7 +24,7 @@ from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import RemoteTraceback, attach, describe
 from redisjobs.model.progress import HandlerMessage, Pushing
-from redisjobs.worker.running.handler_process import BEGUN, READY, SAID, log_settings, serve
+from redisjobs.worker.running.handler_process import BEGUN, MESSAGE, READY, log_settings, serve
 from redisjobs.worker.running.handler_ref import HandlerRef, NotPacked
 from redisjobs.worker.running.threads import NoThread, Trouble
 from redisjobs.worker.settings.shutdown import how_ended
@@ -98,11 +98,11 @@ class HandlerPool:
         definition: JobDefinition[Any],
         parameters: Any,
         context: JobContext,
-        hear: Callable[[HandlerMessage], object],
+        handle: Callable[[HandlerMessage], object],
     ) -> tuple[Any, BaseException | None]:
         """Run a handler in a prepared process; return what it returned, if that is kept, and what it raised.
 
-        `hear` gets the handler's messages meanwhile.
+        `handle` gets the handler's messages meanwhile.
 
         Raises:
             NoThread: The handler was not started.
@@ -114,7 +114,7 @@ class HandlerPool:
             return None, error
         for _ in range(_TRIES):
             process = self._idle.pop()
-            answer = await self._in_thread(process, functools.partial(process.ask, task, hear))
+            answer = await self._in_thread(process, functools.partial(process.ask, task, handle))
             if answer is not None:
                 self._idle.append(process)
                 return _load(answer)
@@ -148,11 +148,11 @@ class HandlerPool:
             process.end()
         with anyio.CancelScope(shield=True):
             try:
-                await anyio.to_thread.run_sync(self._see_out, limiter=self._limiter)
+                await anyio.to_thread.run_sync(self._join_all, limiter=self._limiter)
             except RuntimeError:  # no thread can be started
-                self._see_out()
+                self._join_all()
 
-    def _see_out(self) -> None:
+    def _join_all(self) -> None:
         processes, until = (*self._idle, *self._dying), time.monotonic() + _END
         for process in processes:
             process.join(until)
@@ -196,22 +196,22 @@ class Process:
             self.kill()
         return self._receive() == READY
 
-    def ask(self, task: bytes, hear: Callable[[HandlerMessage], object]) -> bytes | None:
+    def ask(self, task: bytes, handle: Callable[[HandlerMessage], object]) -> bytes | None:
         """Run a handler in the process, and return its answer; None if the process died.
 
-        `hear` gets the handler's messages before that.
+        `handle` gets the handler's messages before that.
         """
         self.begun = False
         with suppress(OSError):
             self._pipe.send_bytes(task)
         self.begun = self._receive() == BEGUN
         answer = self._receive() if self.begun else None
-        while answer is not None and answer.startswith(SAID):
-            self._pass_on(answer[len(SAID) :], hear)
+        while answer is not None and answer.startswith(MESSAGE):
+            self._pass_on(answer[len(MESSAGE) :], handle)
             answer = self._receive()
         return answer
 
-    def _pass_on(self, packed: bytes, hear: Callable[[HandlerMessage], Any]) -> None:
+    def _pass_on(self, packed: bytes, handle: Callable[[HandlerMessage], Any]) -> None:
         """Pass on a message of the handler. A push waits for an answer: the job, or an error."""
         answer: PushedJob | Exception | None
         try:
@@ -220,7 +220,7 @@ class Process:
             self._reply(EncodeError(f"what is pushed can't leave this process: {describe(error)}"))
             return
         try:
-            pushed = hear(message)
+            pushed = handle(message)
             is_job = isinstance(pushed, PushedJob)
             answer = PushedJob(pushed.id, pushed.name, pushed.added, pushed.replaced) if is_job else None
         except Exception as error:

@@ -25,7 +25,7 @@ from redisjobs.model.progress import HandlerMessage, Progress, Pushing
 from redisjobs.worker.running.handler_ref import NotPacked, handler_of
 
 READY, BEGUN = b"ready", b"begun"
-SAID = b"said "
+MESSAGE = b"message "
 """Begins a pickled message of the handler. An answer is only a pickle, which never begins like this."""
 
 _BETWEEN = 0.1  # seconds between two reports of progress, at least
@@ -96,17 +96,17 @@ class _PipeSink:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def hear(self, said: HandlerMessage) -> PushedJob | None:
+    def handle(self, message: HandlerMessage) -> PushedJob | None:
         """Send a message soon. Do nothing once the handler is over, or in a process that it forked."""
         if self._over.is_set() or os.getpid() != self._pid:  # a fork must not write to our pipe
             return None
-        if isinstance(said, Pushing):
-            return self._push(said)
-        if not isinstance(said, Progress):
+        if isinstance(message, Pushing):
+            return self._push(message)
+        if not isinstance(message, Progress):
             with self._lock:
-                self._send(said)
+                self._send(message)
             return None
-        self._latest = said
+        self._latest = message
         if not self._news.is_set():
             self._news.set()
             if self._thread is None and not self._start():
@@ -121,7 +121,7 @@ class _PipeSink:
             Exception: The error that the worker raised.
         """
         try:
-            message = SAID + pickle.dumps(pushing)
+            message = MESSAGE + pickle.dumps(pushing)
         except Exception as error:  # its class may be made in a function, and its code is the user's
             raise EncodeError(f"what is pushed can't leave this process: {describe(error)}") from error
         with self._lock:
@@ -157,10 +157,10 @@ class _PipeSink:
             if last:
                 self._over.set()
 
-    def _send(self, said: HandlerMessage) -> None:
+    def _send(self, message: HandlerMessage) -> None:
         if not self._over.is_set():
             with suppress(OSError):  # the worker is gone
-                self._pipe.send_bytes(SAID + pickle.dumps(said))
+                self._pipe.send_bytes(MESSAGE + pickle.dumps(message))
 
     def end(self) -> None:
         """Send the latest progress and then nothing more, because the answer follows."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from redisjobs.worker.running.handler_pool import HandlerPool  # imported only if needed
 
 DONE = Done()
-OUTRAN = Interrupted()
+TIMED_OUT = Interrupted()
 _WHY_CHARACTERS = 1_000  # the most that are kept of the reason why a result is refused
 _first_push = threading.Lock()
 
@@ -85,7 +85,7 @@ class HandlerRun:
         self.over = False  # it has an outcome, or was let go
         self.has_returned = False  # or raised: it can push no more jobs
         self._keep_ms = 0
-        self.why: Outcome | None = None  # the outcome if the run was given up; OUTRAN if its time was over
+        self.why: Outcome | None = None  # the outcome if the run was given up; TIMED_OUT if its time was over
         self.deadline: Deadline | None = None  # None: no limit, or it has not begun
         self.times: ThreadTimes | None = None  # None: it runs in no thread
         self.reported: Reported | None = None
@@ -179,7 +179,7 @@ class HandlerRun:
         """Return the outcome of a handler that raised. If other code has sent a cancellation, raise it again."""
         if type(raised) is NoThread:
             return self._runtime.unplaced()
-        if self.why is OUTRAN:
+        if self.why is TIMED_OUT:
             return self._late(raised)
         by_others = was_asked() or (cancels.count() and not cancels.by_job)
         if by_others and isinstance(raised, anyio.get_cancelled_exc_class()):
@@ -200,7 +200,7 @@ class HandlerRun:
             processes = self._runtime.processes
             assert processes is not None  # or the job was refused before
             await processes.prepare()  # while middleware waited, another job may have taken the process
-            return _result_of(*await processes.run(definition, parameters, context, self.hear))
+            return _result_of(*await processes.run(definition, parameters, context, self.handle))
         self.times = ThreadTimes()
         surroundings = copy_context()  # an abandoned thread stays in its context
         errand = partial(call_in, surroundings, definition.call, parameters, context)
@@ -215,7 +215,7 @@ class HandlerRun:
     @property
     def has_thread(self) -> bool:
         """Whether its thread was abandoned, and still runs."""
-        return self.times is not None and self.times.runs_on
+        return self.times is not None and self.times.is_abandoned
 
     # Giving it up
 
@@ -237,13 +237,13 @@ class HandlerRun:
             job_id = visible(self.lease.job_id)
             self._settings.log.exception("job %s: what it waits for can't be cancelled", job_id)
 
-    def outran(self, now: float) -> float:
+    def check_deadline(self, now: float) -> float:
         """Cancel the handler if its time is over, less what a blocked loop cost; return when to look again."""
         own = self._less_lost(now)
         if self.deadline is not None and own < self.deadline.at:
             return now + self.deadline.at - own
         if not self.over and self.why is None:
-            self.why = OUTRAN
+            self.why = TIMED_OUT
             self._cancel()
         return math.inf
 
@@ -263,31 +263,31 @@ class HandlerRun:
     def cut_off(self) -> Outcome:
         """Return the outcome of a run whose task was cancelled: we gave it up, or other code sent the cancel."""
         if self.why is not None:
-            return self._late() if self.why is OUTRAN else self.why
+            return self._late() if self.why is TIMED_OUT else self.why
         if self.lease.deliveries >= self._settings.max_deliveries > 1:  # it ran alone, so its own code did it
             return Raised(RedisJobsError("the task of the handler was cancelled, and not by its worker"))
         return Interrupted(counts=True)
 
     # Messages of the handler
 
-    def hear(self, said: HandlerMessage) -> PushedJob | None:
+    def handle(self, message: HandlerMessage) -> PushedJob | None:
         """Handle a message of the handler, in any thread. Ignore it once the run is over, or was given up."""
         if self.over or self.why is not None:
             return None
-        if isinstance(said, Pushing):
-            return self._push(said)
+        if isinstance(message, Pushing):
+            return self._push(message)
         now = time.monotonic()
-        if isinstance(said, Extension):
+        if isinstance(message, Extension):
             if self.deadline is not None:
-                self.deadline.extend(said.seconds, self._less_lost(now))
+                self.deadline.extend(message.seconds, self._less_lost(now))
             return None
         if self.deadline is not None:
             self.deadline.progressed(self._less_lost(now))
         reported = self.reported
         if reported is None:
-            reported = self.reported = Reported(said)
+            reported = self.reported = Reported(message)
         else:
-            reported.progress = said
+            reported.progress = message
         if not reported.is_noted:
             reported.is_noted = True
             self.has_news()

@@ -22,12 +22,12 @@ class Reporter:
     def __init__(self, call_soon: Callable[[Callable[[], object]], None], wakeup: Wakeup) -> None:
         self._call_soon = call_soon
         self._wakeup = wakeup
-        self._heard = deque[tuple[Execution, float]]()  # by any thread
+        self._reported = deque[tuple[Execution, float]]()  # by any thread
         self._since = dict[Execution, float]()  # since when each job has progress to publish, in that order
 
     def note(self, run: Execution) -> None:
         """Keep a job that has progress to publish. Any thread may call it."""
-        self._heard.append((run, time.monotonic()))
+        self._reported.append((run, time.monotonic()))
         self._call_soon(self._look)
 
     def _look(self) -> None:
@@ -37,8 +37,8 @@ class Reporter:
             self._wakeup.wake()
 
     def _gather(self) -> None:
-        while self._heard:
-            run, now = self._heard.popleft()
+        while self._reported:
+            run, now = self._reported.popleft()
             if not run.over:
                 self._since.setdefault(run, now)
 

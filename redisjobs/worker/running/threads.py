@@ -32,18 +32,18 @@ class ThreadTimes:
     A blocked loop starts no thread, and notices late that one has ended. Neither counts as the handler's run time.
     """
 
-    __slots__ = ("_given_at", "began_at", "ended_at", "heard_at", "runs_on")
+    __slots__ = ("_given_at", "began_at", "ended_at", "is_abandoned", "noticed_at")
 
     def __init__(self) -> None:
         self._given_at = time.monotonic()
-        # By the monotonic clock; infinity: not yet. `heard_at`: the loop noticed that the handler ended, or gave
+        # By the monotonic clock; infinity: not yet. `noticed_at`: the loop noticed that the handler ended, or gave
         # it up.
-        self.began_at = self.ended_at = self.heard_at = math.inf
-        self.runs_on = False  # its thread still runs, although we gave up on the run
+        self.began_at = self.ended_at = self.noticed_at = math.inf
+        self.is_abandoned = False  # its thread still runs, although we gave up on the run
 
     def lost(self, now: float) -> float:
         """Return how many seconds until `now` don't count: before the handler began, and after it had ended."""
-        until = min(now, self.heard_at)
+        until = min(now, self.noticed_at)
         return min(self.began_at, until) - self._given_at + max(0.0, until - self.ended_at)
 
 
@@ -98,7 +98,7 @@ class Threads:
         """
         if self.full:
             raise NoThread("too many threads of abandoned handlers still run")
-        errand = _Errand(call, times, partial(self._end, times, ended))
+        errand = _ThreadCall(call, times, partial(self._end, times, ended))
         try:
             await anyio.to_thread.run_sync(errand.run, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError as error:  # from starting the thread, not from the handler
@@ -107,10 +107,10 @@ class Threads:
         except anyio.get_cancelled_exc_class():
             if errand.abandon():
                 self._count(1)
-                times.runs_on = True
+                times.is_abandoned = True
             raise
         finally:
-            times.heard_at = time.monotonic()
+            times.noticed_at = time.monotonic()
         if self.trouble.why and not self.full:
             self.trouble.note("")
         return errand.take_result()
@@ -118,7 +118,7 @@ class Threads:
     def _end(self, times: ThreadTimes, ended: Callable[[], object]) -> None:  # called in the thread
         def end() -> None:
             self._count(-1)
-            times.runs_on = False
+            times.is_abandoned = False
             ended()
 
         self.call_soon(end)
@@ -137,7 +137,7 @@ def call_in(surroundings: Context, call: Callable[..., Any], *arguments: Any) ->
     return surroundings.run(call, *arguments)
 
 
-class _Errand:
+class _ThreadCall:
     """One call in a thread, which may be given up before it begins, while it runs, or when it is over."""
 
     __slots__ = ("_abandoned", "_begun", "_call", "_end", "_lock", "_over", "_result", "_times")
@@ -163,8 +163,8 @@ class _Errand:
         finally:
             self._times.ended_at = time.monotonic()
             with self._lock:
-                self._over, runs_on = True, self._abandoned
-            if runs_on:
+                self._over, is_abandoned = True, self._abandoned
+            if is_abandoned:
                 self._end()
 
     def take_result(self) -> tuple[Any, BaseException | None]:

@@ -147,7 +147,7 @@ class Claims:
         self._turns.brought(self, len(answer.leases), more=answer.more)
         self.pool.claim_ahead(batch.sent, wanted=answer.more and prefetches)
         more = answer.more or self._turns.others_want_jobs(self)
-        self.quarantine.hear(answer.waits, time.monotonic(), more=more)
+        self.quarantine.record(answer.waits, time.monotonic(), more=more)
         self.pool.recycle_for_isolated(self)
 
     def go_on(self, batch: Batch, answer: Exchange, *, is_late: bool) -> None:

@@ -34,7 +34,7 @@ class Clock:
         """Return how many seconds it is until a time of the server's clock."""
         return at_ms / 1000 - self._offset - now
 
-    def hear(self, server_ms: float, sent: float, now: float) -> float:
+    def record(self, server_ms: float, sent: float, now: float) -> float:
         """Record an answer: the server's time, when the request was sent, and when the answer came.
 
         Returns:

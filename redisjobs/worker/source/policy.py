@@ -102,7 +102,7 @@ class Quarantine:
         self._taken = self._others_until = float("-inf")
         self._others_wait = False
 
-    def hear(self, waits: float | None, now: float, *, more: bool) -> None:
+    def record(self, waits: float | None, now: float, *, more: bool) -> None:
         """Record the seconds that an isolated job has waited; None: none waits. `more`: jobs were left behind."""
         self.one_waits, self._others_wait = waits is not None, more
         if waits is None:

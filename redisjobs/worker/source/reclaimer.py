@@ -58,7 +58,7 @@ class Reclaimer:
 
     def note_time(self, server_ms: float, sent: float) -> None:
         """Record the server's time, asked for at `sent` by the monotonic clock."""
-        step = self._member.clock.hear(server_ms, sent, time.monotonic())
+        step = self._member.clock.record(server_ms, sent, time.monotonic())
         self._thorough = self._thorough or step < 0
         if abs(step) > self._lease / 2:
             self._member.log.warning(

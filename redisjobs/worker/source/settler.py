@@ -140,7 +140,7 @@ class Settler:
                 self.let_go(run)
             else:
                 if run.has_thread or run.reported is not None:
-                    run.settlement = _said_before(run, run.settlement)
+                    run.settlement = _first_settlement(run, run.settlement)
                 self._leases.unsettled.append(run)
         elif run.pushes is not None:  # the handler went on although we gave up the job
             run.pushes.lost()
@@ -318,7 +318,7 @@ class Settler:
         self._leases.try_again()
 
 
-def _said_before(run: Execution, settlement: Settlement) -> Settlement:
+def _first_settlement(run: Execution, settlement: Settlement) -> Settlement:
     """Return what has to be sent about a job before it is settled; if nothing, the settlement itself."""
     if isinstance(settlement, Release):
         return settlement

@@ -247,7 +247,7 @@ class Source:
         Any client may write to the channel. So a notification is only a hint; a key holds the truth.
         """
         if self.scheduler is not None:
-            self.scheduler.hear(notification)
+            self.scheduler.notified(notification)
         match notification.kind:
             case "cancel":
                 self.beats.hurry_for(notification.value)

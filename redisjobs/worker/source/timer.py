@@ -67,7 +67,7 @@ class Promoter:
         self._clock = clock
         self._timer = timer
         self._promoted_at = -math.inf  # when the last exchange that promotes was sent
-        self._told_at = -math.inf  # when the claim was sent whose answer last showed the delayed jobs
+        self._learned_at = -math.inf  # when the claim was sent whose answer last showed the delayed jobs
         self._notified = math.inf  # the earliest due time in notifications since the last claim
         self._notified_at = -math.inf  # when the last such notification came
 
@@ -104,9 +104,9 @@ class Promoter:
     def learn(self, answer: Exchange, sent_at: float) -> None:
         """Learn from an answer when the next delayed job, and the next job of a line, may start."""
         self.has_lines = answer.lines
-        if sent_at < self._told_at:
+        if sent_at < self._learned_at:
             return  # a later claim was answered first, and knew more
-        self._told_at = sent_at
+        self._learned_at = sent_at
         if sent_at > self._notified_at:
             self._notified = math.inf
         # Else a notification may be newer than this answer; if it is not, we look once more than needed.

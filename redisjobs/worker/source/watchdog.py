@@ -48,12 +48,12 @@ class LoopWatchdog:
         self._patience = patience
         self._thread = threading.get_ident()
         self._asked = self._looked = self._answered = time.monotonic()
-        self._said = False
+        self._reported = False
 
     @property
     def blocked(self) -> bool:
         """Whether the loop was found blocked, and has been silent for longer than `patience`."""
-        is_silent = self._said and self._answered < self._asked
+        is_silent = self._reported and self._answered < self._asked
         return is_silent and time.monotonic() - self._asked >= self._patience
 
     def look(self) -> None:
@@ -62,20 +62,20 @@ class LoopWatchdog:
         # After the whole process was stopped, the loop is silent too, but not blocked.
         stopped, self._looked = now - self._looked > 2 * _IN_HANDLER, now
         if self._answered >= self._asked:
-            if self._said:
+            if self._reported:
                 _in_thread(self._resumed, self._answered - self._asked)
             self._ask(now)
         elif stopped:
             self._ask(now)
-        elif not self._said and now - self._asked >= _IN_HANDLER:
+        elif not self._reported and now - self._asked >= _IN_HANDLER:
             handler, line = _where(_frame_of(self._thread))
             if handler or now - self._asked >= self._patience:
-                self._said = True
+                self._reported = True
                 where = f"{handler or 'code outside handlers'}, {line or 'unknown'}"
                 _in_thread(self._tell, now - self._asked, where)
 
     def _ask(self, now: float) -> None:
-        self._asked, self._said = now, False
+        self._asked, self._reported = now, False
         self._call_soon(self._answer)
 
     def _answer(self) -> None:
@@ -136,7 +136,7 @@ class ProgressWatchdog:
     @property
     def silent_for(self) -> float:
         """Seconds since an exchange was answered or a byte of an answer came in."""
-        return time.monotonic() - max(self.done_at, self._member.consumer.heard_at)
+        return time.monotonic() - max(self.done_at, self._member.consumer.noticed_at)
 
     async def run(self) -> None:
         """Watch until cancelled.
@@ -155,7 +155,7 @@ class ProgressWatchdog:
                     "the heartbeat thread has ended, so this worker would soon count as dead; its jobs are "
                     "released, or run again when its lease is over"
                 )
-            got = self._done, self._member.consumer.heard_at
+            got = self._done, self._member.consumer.noticed_at
             still = still + 1 if got == seen and not self._member.may_be_dead else 0
             seen = got
             if still == 2 * _STUCK:

@@ -18,7 +18,7 @@ from store import Begun, Store, eventually
 from redisjobs import JobContext, JobHandle, JobQueue, Middleware, State, Worker, no_retry
 from redisjobs.events import JobsCompleted
 from redisjobs.middleware import CallNext, OutgoingJob, RunningJob
-from redisjobs.worker.running.threads import ThreadTimes, _Errand
+from redisjobs.worker.running.threads import ThreadTimes, _ThreadCall
 
 pytestmark = pytest.mark.anyio
 
@@ -425,7 +425,7 @@ async def test_what_a_sync_handler_returns_to_be_awaited_is_part_of_the_time_tha
 def test_a_handler_that_is_given_up_as_it_returns_is_not_counted_out_either() -> None:
     ended: list[None] = []
     runs_on: list[bool] = []
-    errand = _Errand(lambda: None, ThreadTimes(), lambda: ended.append(None))
+    errand = _ThreadCall(lambda: None, ThreadTimes(), lambda: ended.append(None))
     errand._lock = _Interleaved(lambda: runs_on.append(errand.abandon()))  # type: ignore[assignment]
 
     errand.run()

@@ -95,7 +95,7 @@ def given_up(source: Source, *, says: bool = False) -> Execution:
     source.dispatcher.take([a_lease("a")], float("inf"))
     (run,) = source.leases
     run.times = ThreadTimes()
-    run.times.runs_on = True
+    run.times.is_abandoned = True
     if says:
         run.reported = Reported(Progress(0.5), is_noted=True)
     source.settler.ran(run, Raised(ValueError("given up")))

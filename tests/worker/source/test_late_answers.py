@@ -78,7 +78,7 @@ def in_touch(source: Source, store: Store, seconds: float) -> None:
     now, now_ms = time.monotonic(), store.clock()
     for i in range(1001):
         ago = seconds * (1 - i / 1000)
-        source.member.clock.hear(now_ms - ago * 1000, now - ago, now - ago)
+        source.member.clock.record(now_ms - ago * 1000, now - ago, now - ago)
 
 
 @asynccontextmanager
@@ -465,7 +465,7 @@ def source_of(queue: JobQueue) -> Source:
     worker_run = WorkerRun([replace(Worker(queue).settings, until_idle=True)])
     (source,) = worker_run.sources
     now = time.monotonic()
-    source.member.clock.hear(1_000_000, now, now)
+    source.member.clock.record(1_000_000, now, now)
     return source
 
 

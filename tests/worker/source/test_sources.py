@@ -632,7 +632,7 @@ async def test_no_room_is_made_for_a_job_to_run_alone_while_what_is_held_can_not
         away.is_away = True
         await eventually(lambda: worker_run.sources[1].member.unavailable, within=10)
         assert worker_run.pool.holds == 1  # as long as that store is away
-        source.claims.quarantine.hear(60, time.monotonic(), more=True)
+        source.claims.quarantine.record(60, time.monotonic(), more=True)
         assert source.claims.quarantine.is_on(time.monotonic())
 
         await near.push_many([Work()] * 5)

@@ -144,7 +144,7 @@ class Settling:
                 return reply, bytes(added), answer.ahead.turns
             if reply is not Reply.PARTIAL:
                 return reply, looked, answer.ahead.turns
-        raise DriverError("a job was not settled: each time, the ids or keys of its pushes belong to large jobs")
+        raise DriverError("a job was not settled: again and again, large jobs had the ids or keys of its pushes")
 
 
 def _pushes(settlement: Settlement) -> Sequence[NewJob]:

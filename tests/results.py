@@ -17,6 +17,19 @@ from redisjobs import (
     Worker,
 )
 
+_EARLIER: list[threading.Thread] = []
+
+
+def forget_waiting_threads() -> None:
+    """Leave out of `waiting_threads` those that run already: examples of the docs may close no queue."""
+    _EARLIER[:] = threading.enumerate()
+
+
+def waiting_threads() -> list[threading.Thread]:
+    """The threads in which sync queues wait for results, begun since the last `forget_waiting_threads`."""
+    running = [thread for thread in threading.enumerate() if thread.name == "redisjobs waiting"]
+    return [thread for thread in running if thread not in _EARLIER]
+
 
 async def drain(queue: JobQueue, **options: Any) -> None:
     """Run a worker until the queue is empty."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
-from results import listening, worker_in_thread
+from results import forget_waiting_threads, listening, waiting_threads, worker_in_thread
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobCancelled, JobFailed, ResultNotKept, ResultRefused, no_retry
@@ -28,6 +28,7 @@ def store(driver_store: Store) -> Store:
 
 @pytest.fixture
 def queue(store: Store) -> Iterator[JobQueue]:
+    forget_waiting_threads()
     where = store.url if isinstance(store, RedisStore) else store.driver
     with JobQueue(where, store.queue_name) as queue:
         yield queue
@@ -41,10 +42,6 @@ def add(queue: JobQueue) -> Any:
         return a + 1
 
     return add
-
-
-def waiting_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "redisjobs waiting"]
 
 
 def test_what_a_handler_returned_is_given_to_those_who_wait(queue: JobQueue, add: Any) -> None:

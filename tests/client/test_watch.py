@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from results import forget_waiting_threads, waiting_threads
 from store import RedisStore, Store, eventually
 
 from redisjobs import JobContext, JobQueue, Progress, Worker, no_retry
@@ -190,13 +191,10 @@ async def test_sync_code_watches_likewise(store: Store) -> None:
 
 @pytest.fixture
 def sync_queue(store: Store) -> Iterator[SyncJobQueue]:
+    forget_waiting_threads()
     where = store.url if isinstance(store, RedisStore) else store.driver
     with SyncJobQueue(where, store.queue_name) as queue:
         yield queue
-
-
-def waiting_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "redisjobs waiting"]
 
 
 @pytest.mark.slow

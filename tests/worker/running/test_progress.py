@@ -37,8 +37,8 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[HandlerMessage] = []
 
-    def hear(self, said: HandlerMessage) -> None:
-        self.heard.append(said)
+    def handle(self, message: HandlerMessage) -> None:
+        self.heard.append(message)
 
 
 @pytest.fixture

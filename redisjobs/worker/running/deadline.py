@@ -18,15 +18,13 @@ class Deadline:
     Args:
         timeout: Seconds that the run may take, from now; None: no limit.
         stalled_after: Seconds that it may run without reporting progress; None: no limit. One of the two is given.
-        over: Called with the current time once the time is over. It ends the run, or returns when to look again.
     """
 
     # Attributes of the class, because one deadline is made for each run and few runs set these.
     _extended_to: float = -math.inf
     _reported_at: float = -math.inf
 
-    def __init__(self, timeout: float | None, stalled_after: float | None, over: Callable[[float], float]) -> None:
-        self.over = over
+    def __init__(self, timeout: float | None, stalled_after: float | None) -> None:
         self._timeout = timeout
         self._stalled_after = stalled_after
         self._begun_at = time.monotonic()
@@ -69,10 +67,18 @@ class Deadline:
         )
 
 
-class Deadlines:
-    """Ends the runs whose time is over, with one timer for all: a timer for each costs a third of a short job."""
+Over = Callable[[float], float]
+"""Called with the current time once a run's time is over: it ends the run, or returns when to look again."""
 
-    def __init__(self, deadlines: Callable[[], Iterable[Deadline]]) -> None:
+
+class Deadlines:
+    """Ends the runs whose time is over, with one timer for all: a timer for each costs a third of a short job.
+
+    `deadlines` returns those of the jobs that run now. A deadline does not hold what ends its run: that would be a
+    reference cycle for each job.
+    """
+
+    def __init__(self, deadlines: Callable[[], Iterable[tuple[Deadline, Over]]]) -> None:
         self._deadlines = deadlines
         self._look_at = math.inf  # by the monotonic clock; no deadline is earlier
         self._wakeup = Wakeup()
@@ -92,12 +98,12 @@ class Deadlines:
                 await self._wakeup.wait()
 
     def _look(self) -> None:
-        now, over = time.monotonic(), list[Deadline]()
+        now, ended = time.monotonic(), list[Over]()
         self._look_at = math.inf
-        for deadline in self._deadlines():
+        for deadline, over in self._deadlines():
             if deadline.at <= now:
-                over.append(deadline)
+                ended.append(over)
             else:
                 self._look_at = min(self._look_at, deadline.at)
-        for deadline in over:
-            self._look_at = min(self._look_at, deadline.over(now))
+        for over in ended:
+            self._look_at = min(self._look_at, over(now))

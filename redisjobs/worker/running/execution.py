@@ -173,7 +173,7 @@ class Execution(HandlerRun):
         self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
         context = self._make_context(job)
         if definition.timeout is not None or definition.stalled_after is not None:
-            self.deadline = Deadline(definition.timeout, definition.stalled_after, self.check_deadline)
+            self.deadline = Deadline(definition.timeout, definition.stalled_after)
             self._runtime.deadlines.add(self.deadline)
         return self.call(definition, context, job.parameters, cancels)
 

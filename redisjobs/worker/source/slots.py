@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from redisjobs.base.eventloop import Gate, gates
 from redisjobs.model.outcome import Outcome, Raised
 from redisjobs.worker.running.cancels import TaskCancels
-from redisjobs.worker.running.deadline import Deadline
+from redisjobs.worker.running.deadline import Deadline, Over
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.handler_run import DONE, awaited
 
@@ -37,11 +37,11 @@ class Slots:
         """Return how many slots run a job. Any thread may call it."""
         return min(self.held, self._count)
 
-    def deadlines(self) -> Iterator[Deadline]:
-        """Return the deadlines of the jobs that run now."""
+    def deadlines(self) -> Iterator[tuple[Deadline, Over]]:
+        """Return the deadlines of the jobs that run now, and what ends these."""
         for slot in self._slots:
             if slot.run is not None and slot.run.deadline is not None:
-                yield slot.run.deadline
+                yield slot.run.deadline, slot.run.check_deadline
 
     @property
     def oldest(self) -> float:

@@ -499,6 +499,29 @@ async def test_what_a_plain_decorator_sets_the_coroutine_that_it_returns_sees(
     assert seen == [7]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize(
+    "options", [{}, {"timeout": 60}, {"stalled_after": 60}, {"keep_result": 60}, {"limit_key": str}], ids=str
+)
+async def test_jobs_that_are_done_leave_no_reference_cycles(
+    queue: JobQueue, options: dict[str, Any], is_async: bool
+) -> None:
+    async def handler(_: Odd) -> None: ...
+
+    queue.register(Odd, **options)(handler if is_async else lambda _: None)
+    await queue.push_many([Odd(number) for number in range(1000)])
+    gc.collect()
+    gc.disable()
+    try:
+        await drain(queue, concurrency=10)
+        left = gc.collect()
+    finally:
+        gc.enable()
+
+    assert left < 2000  # of the worker itself, which has ended; jobs would leave 5 each
+
+
 class Kept(Exception):
     pass
 

@@ -24,7 +24,7 @@ from redisjobs import JobContext, JobQueue, Middleware, Progress, State, Worker,
 from redisjobs.middleware import RunningJob
 from redisjobs.model.codec import decode_progress, encode_progress
 from redisjobs.model.progress import HandlerMessage, progress_of
-from redisjobs.worker.running.deadline import Deadline, Deadlines
+from redisjobs.worker.running.deadline import Deadline, Deadlines, Over
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.handler_run import Reported
 from redisjobs.worker.running.reporter import Reporter
@@ -642,7 +642,7 @@ async def test_progress_does_not_outlast_a_timeout_nor_an_extension_a_stall(queu
 
 
 def test_a_deadline_moves_with_each_report_and_never_earlier() -> None:
-    deadline = Deadline(None, 30, float)
+    deadline = Deadline(None, 30)
     first, now = deadline.at, time.monotonic()
     deadline.progressed(now + 2)
 
@@ -651,7 +651,7 @@ def test_a_deadline_moves_with_each_report_and_never_earlier() -> None:
 
 
 def test_a_deadline_that_threads_extend_is_the_latest_that_they_said() -> None:
-    deadline = Deadline(1, None, float)
+    deadline = Deadline(1, None)
     first, now = deadline.at, time.monotonic()
     threads = [threading.Thread(target=deadline.extend, args=(seconds, now)) for seconds in (99, 5, 0)]
     for thread in threads:
@@ -663,24 +663,23 @@ def test_a_deadline_that_threads_extend_is_the_latest_that_they_said() -> None:
 
 @pytest.mark.anyio
 async def test_each_run_ends_at_its_own_deadline_however_many_there_are() -> None:
-    running, ended = list[Deadline](), list[float]()
+    running, ended = list[tuple[Deadline, Over]](), list[float]()
 
-    def deadline_in(seconds: float) -> Deadline:
+    def run_for(seconds: float) -> Deadline:
         def over(_: float) -> float:
             ended.append(seconds)
-            running.remove(deadline)
+            running.remove(run)
             return math.inf
 
-        deadline = Deadline(seconds, None, over)
-        return deadline
+        running.append(run := (Deadline(seconds, None), over))
+        return run[0]
 
     deadlines = Deadlines(lambda: list(running))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(deadlines.run)
         await anyio.wait_all_tasks_blocked()
         for seconds in (60, 0.2, 0.1):
-            running.append(deadline_in(seconds))
-            deadlines.add(running[-1])
+            deadlines.add(run_for(seconds))
         await eventually(lambda: len(ended) == 2)
         tasks.cancel_scope.cancel()
 

@@ -3,7 +3,6 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
---
 -- Returns  {} if there is no such job, else its row, see include/viewer
 
 --- @include now locate viewer stored entry_at stream_of member holder

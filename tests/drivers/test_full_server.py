@@ -15,6 +15,7 @@ from store import RedisStore, eventually
 from redisjobs import JobContext, JobQueue, Worker, server
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority
+from redisjobs.model.transitions import Ack, NewJob, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +120,24 @@ async def test_on_a_full_server_a_worker_that_was_fenced_goes_on_under_a_new_id(
         await eventually(lambda: sorted(bench.ran) == [1, 2, 3])
         worker.stop()
     assert "goes on under a new id" in caplog.text
+
+
+async def test_a_fenced_worker_whose_settlement_a_full_server_refused_learns_that_it_is_fenced(
+    bench: Bench,
+) -> None:
+    driver = bench.queue.driver
+    await driver.push([NewJob("parent", ["name", "Work", "parameters", "{}"])], repeated=False)
+    consumer = driver.consumer("w", lease=15, max_deliveries=3)
+    await consumer.open("w")
+    (lease,) = (await consumer.exchange([], 1)).leases
+    bench.store.admin.delete(f"{bench.store.prefix}worker:w")
+    bench.fill()
+    child = NewJob("child", ["name", "Work", "parameters", "{}"])
+
+    with pytest.raises(Fenced):
+        await consumer.exchange([(lease, Ack(pushes=[child]))], 1, turn=Turn(1, 1))
+
+    await consumer.aclose()
 
 
 async def test_a_worker_waits_on_a_full_server_that_lost_its_groups_and_runs_what_comes(bench: Bench) -> None:

@@ -2,10 +2,10 @@
 -- settle: end the leases of many jobs at once: each is done, runs again later, is handed back, or becomes a dead
 -- letter. Free their shares of limits. Then promote due jobs, and say what a claim would find.
 --
--- Every check comes before the first write. Jobs that are done by their first delivery come in columns: a few commands check
--- and end them all, unless one is not as expected. A batch has a number: if it is sent again, it gets the same answer, and is
--- not applied twice. Jobs that push others come in a separate batch, to a script without the flag `allow-oom`, so that a
--- full server refuses only those.
+-- The types of all keys are checked before the first write. Jobs that are done by their first delivery come in columns:
+-- a few commands check and end them all, unless one is not as expected. A batch has a number: if it is sent again, it
+-- gets the same answer, and is not applied twice. Jobs that push others come in a separate batch, to a script without
+-- the flag `allow-oom`, so that a full server refuses only those.
 --
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  lane          which of the worker's exchanges this is: two may be under way

@@ -1,4 +1,4 @@
-"""The times of a push, with a reason for each value. The scripts have theirs in `lua/include/times.lua`.
+"""The times of a push, with a reason for each. Those that scripts need stand in `lua/include/times.lua`, too.
 
 A queue repeats a push that got no answer. The store must not take the repetition for a new push, even if the first
 try arrives late, or if the job has ended meanwhile. So the store remembers ended jobs for a while, and producers

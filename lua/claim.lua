@@ -80,9 +80,9 @@ if any_released then
 end
 
 local ended = take_in(now_ms, exact_ms)
-local next_due, turned, sees_to_turns = promote(now_ms, exact_ms), 0, false
+local next_due, turned, looks_at_turns = promote(now_ms, exact_ms), 0, false
 if takes_turns then
-  turned, sees_to_turns = take_turns(now_ms, now_us)
+  turned, looks_at_turns = take_turns(now_ms, now_us)
   if turned > 0 then look_at_released() end
 end
 
@@ -234,6 +234,6 @@ end
 local finds, unread = restricted and 2 or 0, {0, 0, 0, 0, 0, 0}
 if #claimed >= most or goes_on then finds, unread = prospect(restricted) end
 if turned > 0 and finds % 2 == 1 then tell('released ' .. turned) end -- this worker has no room for some
-if sees_to_turns or limiting and limiting.has_turned then finds = finds + 16 end
+if looks_at_turns or limiting and limiting.has_turned then finds = finds + 16 end
 local turn_in = limiting and not is_paused and due_in(KEYS.turns, exact_ms) or -1
 return {exact_ms * 1000, next_due, finds, unread, turn_in, waits_ms, claimed, ended}

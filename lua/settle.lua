@@ -330,15 +330,15 @@ end
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0, 0, 0}, -1}
 if promotes then
   reply[2] = promote(now_ms, exact_ms)
-  local sees_to_turns = false
+  local looks_at_turns = false
   if is_limited and not (restricted and restricted.all) then
     --- @include take_turns
     local turned, any_due = take_turns(now_ms, math.floor(exact_ms * 1000 + 0.5))
     if turned > 0 then tell('released ' .. turned) end -- this worker may have no room for them
-    sees_to_turns, reply[5] = any_due, due_in(KEYS.turns, exact_ms)
+    looks_at_turns, reply[5] = any_due, due_in(KEYS.turns, exact_ms)
   end
   reply[3], reply[4] = prospect(restricted)
-  if sees_to_turns then reply[3] = reply[3] + 16 end
+  if looks_at_turns then reply[3] = reply[3] + 16 end
 elseif is_limited and #redis.call('ZRANGEBYSCORE', KEYS.turns, '-inf', whole(now_ms), 'LIMIT', 0, 1) > 0 then
   reply[3] = 8
 end

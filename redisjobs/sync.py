@@ -245,10 +245,10 @@ class JobQueue(SyncInspector, Serving):
             push = Push(jobs, self.deadline, prepared=prepared)
             answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
             handles = push.handles(answers, self.handle)
-            self._tell_pushed(handles)
+            self._publish_pushed(handles)
             conflicts += push.conflicts
         except BaseException as error:
-            self._tell_failed(error, ends)
+            self._publish_failed(error, ends)
             raise
         if ends is not NO_CALLS:
             ends.tell([bool(handle.added) for handle in handles])

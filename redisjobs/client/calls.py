@@ -39,7 +39,7 @@ class Calls(Registry):
         if isinstance(request, Query):
             return await self._call(lambda: self.driver.read(request))
         answer = await self._call(lambda: self.driver.change(request))
-        self._tell_changed(request, answer)
+        self._publish_changed(request, answer)
         return answer
 
     async def _scan(self, page: Scan) -> AsyncIterator[JobInfo]:
@@ -95,7 +95,7 @@ class SyncCalls(Registry):
         if isinstance(request, Query):
             return self._call(lambda until: self._store.read(request, until=until))
         answer = self._call(lambda until: self._store.change(request, until=until))
-        self._tell_changed(request, answer)
+        self._publish_changed(request, answer)
         return answer
 
     def _scan(self, page: Scan) -> Iterator[JobInfo]:

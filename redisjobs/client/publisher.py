@@ -64,27 +64,27 @@ class Publisher:
         """Publish what a change did."""
         match change:
             case Cancel() | Requeue() | Delete() | Hold() | Unhold():
-                self._tell_jobs([change], [answer])
+                self._publish_jobs([change], [answer])
             case ChangeMany(changes):
-                self._tell_jobs(changes, answer)
+                self._publish_jobs(changes, answer)
             case RequeueAll() | DeleteAll():
-                self._tell_taken(_NAMES[type(change)], answer)
+                self._publish_taken(_NAMES[type(change)], answer)
             case Pause(name):
-                self._tell(QueuePaused(self._queue, name=name))
+                self._publish(QueuePaused(self._queue, name=name))
             case Resume(name):
-                self._tell(QueueResumed(self._queue, name=name))
+                self._publish(QueueResumed(self._queue, name=name))
 
-    def _tell_jobs(self, changes: Sequence[JobChange], replies: Sequence[Reply]) -> None:
+    def _publish_jobs(self, changes: Sequence[JobChange], replies: Sequence[Reply]) -> None:
         if self.events.wanted(JobsChanged):
             for name, jobs in _by_name(zip(changes, replies, strict=True)):
                 self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
 
-    def _tell_taken(self, name: str, taken: BulkResult) -> None:
+    def _publish_taken(self, name: str, taken: BulkResult) -> None:
         if taken.job_ids and self.events.wanted(JobsChanged):
             jobs = [(job_id, Reply.OK) for job_id in taken.job_ids]
             self.events.publish(JobsChanged(self._queue, change=name, jobs=jobs))
 
-    def _tell(self, event: Event) -> None:
+    def _publish(self, event: Event) -> None:
         if self.events.wanted(type(event)):
             self.events.publish(event)
 

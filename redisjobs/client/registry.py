@@ -299,18 +299,18 @@ class Registry(Preparing):
         """Return the handle of a job on this queue; see `PushedJob`."""
         return PushedJob(job_id, name, added, replaced, is_other=is_other)
 
-    def _tell_pushed(self, handles: Sequence[PushedJob]) -> None:
+    def _publish_pushed(self, handles: Sequence[PushedJob]) -> None:
         """Publish the result of a push."""
         if self._publisher is not None:
             self._publisher.pushed(handles)
 
-    def _tell_failed(self, error: BaseException, ends: PushEnds) -> None:
+    def _publish_failed(self, error: BaseException, ends: PushEnds) -> None:
         """Publish that a push raised, and call the end hooks of the middleware."""
         ends.tell((), error)
         if self._publisher is not None and isinstance(error, DriverError):
             self._publisher.push_failed(error)
 
-    def _tell_changed(self, change: Change[Any], answer: Any) -> None:
+    def _publish_changed(self, change: Change[Any], answer: Any) -> None:
         """Publish what a change did."""
         if self._publisher is not None:
             self._publisher.changed(change, answer)

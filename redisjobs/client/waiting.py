@@ -238,19 +238,19 @@ class Waiting:
         except Exception as error:  # a driver's bug; without this, each wait would start the task again and again
             failure = DriverError(f"this process can't wait for jobs: {error!r}")
             failure.__cause__ = error
-            self._tell_all(failure)
+            self._notify_all(failure)
         finally:
             if number == self._run_number:  # else `close` ended this run, and another one has begun
                 self._end, self._listening = None, False
                 self._changed |= dict.fromkeys(self._waiters)
-                self._tell_all(None)  # so each wait that is still open begins a new run
+                self._notify_all(None)  # so each wait that is still open begins a new run
 
     async def _listen(self) -> None:
         while True:
             try:
                 await retrying(partial(self._driver.listen, self._heard, self._process), failed=self._failed)
             except DriverError as error:  # a new try would not help: for example an ACL forbids it
-                self._tell_all(error)
+                self._notify_all(error)
                 self.close()
             self._listening = False
 
@@ -297,25 +297,25 @@ class Waiting:
                 failed=self._failed_to_ask,
             )
         except DriverError as error:
-            self._tell_all(error)
+            self._notify_all(error)
             return
         self.trouble = None
         for job_id, status in zip(wanted, statuses, strict=True):
             if status.ending is Ending.LATER:
                 self._changed[job_id] = None
             else:
-                self._tell(job_id, status)
+                self._notify(job_id, status)
 
     def _failed_to_ask(self, error: DriverError) -> None:
         self.trouble = error
 
-    def _tell(self, job_id: str, status: JobStatus) -> None:
+    def _notify(self, job_id: str, status: JobStatus) -> None:
         for waiter in self._waiters.get(job_id, ()):
             waiter.tell(status)
         if has_ended(status):
             self._waiters.pop(job_id, None)
 
-    def _tell_all(self, news: DriverError | None) -> None:
+    def _notify_all(self, news: DriverError | None) -> None:
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.tell(news)

@@ -220,7 +220,7 @@ class Lingers:
     """
 
     then: "Settlement"  # how it is settled afterwards; not sent to the store
-    is_told: bool = False  # the log has a line that the job waits
+    is_logged: bool = False  # the log has a line that the job waits
 
 
 Settlement = Ack | RetryLater | Release | DeadLetter | ReportProgress | Lingers

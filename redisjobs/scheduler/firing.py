@@ -113,7 +113,7 @@ class Firing:
             case Reply.OK | Reply.REPEATED:
                 plan.move_to(firing.slot_ms)
                 known.warn_once(firing.name, "")
-                self._tell(attempt, fired)
+                self._publish(attempt, fired)
                 return
             case Reply.FIRED if _has_moved(plan, fired.last_ms):
                 pass
@@ -132,7 +132,7 @@ class Firing:
         plan.not_before = time.monotonic() + _AGAIN
         self._known.warn_once(plan.definition.name, f"it could not be fired, and is tried again: {why}")
 
-    def _tell(self, attempt: Attempt, fired: Fired) -> None:
+    def _publish(self, attempt: Attempt, fired: Fired) -> None:
         """Publish that a schedule was fired."""
         queue, firing = self._known.queue, attempt.firing
         pushed = fired.pushed or [Pushed(Reply.OK)] * len(firing.jobs)  # the reply to the first try was lost

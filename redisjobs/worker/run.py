@@ -69,7 +69,7 @@ class WorkerRun:
         self.sources = [Source(each, turns) for each in settings]
         self.pool.share_among([source.claims for source in self.sources])
         patience = min(max(1.0, first.lease / 3), 5.0)
-        self.loop = LoopWatchdog(self.threads.call_soon, patience, self._tell_blocked, self._tell_resumed)
+        self.loop = LoopWatchdog(self.threads.call_soon, patience, self._publish_blocked, self._publish_resumed)
         self.heartbeats: list[Heartbeat] = self._make_heartbeats()
         self.processes: HandlerPool | None = None
 
@@ -216,11 +216,11 @@ class WorkerRun:
     def _is_done(self) -> bool:
         return all(source.member.left for source in self.sources)
 
-    def _tell_blocked(self, seconds: float, where: str) -> None:
+    def _publish_blocked(self, seconds: float, where: str) -> None:
         for source in self.sources:
             source.member.tell(LoopBlocked, seconds=seconds, where=where)
 
-    def _tell_resumed(self, seconds: float) -> None:
+    def _publish_resumed(self, seconds: float) -> None:
         for source in self.sources:
             source.member.tell(LoopResumed, seconds=seconds)
 

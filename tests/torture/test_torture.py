@@ -68,7 +68,7 @@ def killed(worker: int, at: float) -> dict[str, Any]:
 
 def child_killed(worker: int, at: float) -> dict[str, Any]:
     """As a supervisor sees it, who hands its jobs on at once."""
-    return killed(worker, at) | {"name": "child killed", "hands_on": True}
+    return killed(worker, at) | {"name": "child killed", "releases_at_once": True}
 
 
 def fenced(worker: int, at: float) -> dict[str, Any]:
@@ -223,7 +223,9 @@ def test_who_still_runs_a_job_may_have_been_given_it_again_once_its_deliveries_a
     book.lines += [settled("b", 1, 104.6)]
     book.without("b", "end")
     book.lines += [ended("b", 1, 104.55), ended("b", 2, 104.7, 2)]
-    book.lines += [killed(2, at) | {"name": "consumer removed", "forgets_deliveries": True, "hands_on": True}]
+    book.lines += [
+        killed(2, at) | {"name": "consumer removed", "forgets_deliveries": True, "releases_at_once": True}
+    ]
 
     assert bool(book.verdict().stolen) is stolen
 
@@ -296,7 +298,9 @@ def test_a_job_that_was_in_hand_as_the_group_was_destroyed_is_settled_by_who_has
         started("d", 2, 103.5),
         settled("d", 1, 104, settlement=settlement),
     ]
-    book.lines.append(cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True, "hands_on": True})
+    book.lines.append(
+        cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True, "releases_at_once": True}
+    )
 
     assert len(book.verdict().stolen) == 1
 
@@ -307,7 +311,9 @@ def test_who_was_given_a_job_just_before_the_group_was_destroyed_may_begin_it_ju
 ) -> None:
     """By then it is the other's again, who still runs it."""
     book.lines += [*pushed("d", 100), started("d", 1, 102), started("d", 2, began), settled("d", 1, 103.5)]
-    book.lines.append(cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True, "hands_on": True})
+    book.lines.append(
+        cut(103, 103.1) | {"name": "group destroyed", "forgets_deliveries": True, "releases_at_once": True}
+    )
 
     assert bool(book.verdict().stolen) is stolen
 
@@ -651,7 +657,10 @@ def test_a_job_comes_again_the_later_the_longer_another_fault_keeps_all_from_the
 
 
 def test_where_deliveries_are_counted_again_all_that_were_since_may_have_lost_the_job() -> None:
-    first, destroyed = started("x", 1, 200, 3), cut(200.2, 201) | {"name": "group destroyed", "hands_on": True}
+    first, destroyed = (
+        started("x", 1, 200, 3),
+        cut(200.2, 201) | {"name": "group destroyed", "releases_at_once": True},
+    )
     anew = destroyed | {"forgets_deliveries": True}
 
     assert again(first, started("x", 2, 206.6, 3), destroyed) == "none"
@@ -757,7 +766,7 @@ def test_where_something_else_kept_a_worker_from_beating_its_lease_may_be_over_s
 
 
 @pytest.mark.parametrize(
-    "fault", [child_killed(1, 200.2), cut(200.2, 200.3) | {"name": "group destroyed", "hands_on": True}]
+    "fault", [child_killed(1, 200.2), cut(200.2, 200.3) | {"name": "group destroyed", "releases_at_once": True}]
 )
 def test_a_fault_in_which_jobs_are_handed_on_at_once_excuses_a_second_run_at_once(fault: dict[str, Any]) -> None:
     assert again(A, started("x", 2, 200.3, 2), fault) == fault["name"]

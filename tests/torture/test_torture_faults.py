@@ -353,7 +353,7 @@ def test_a_claim_that_was_not_held_is_no_fault_and_none_is_held_afterwards(syste
 def test_it_is_written_down_of_a_fault_how_soon_what_it_takes_is_handed_on() -> None:
     facts = {kind.name: kind().facts for kind in FAULTS}
 
-    assert {name for name in facts if facts[name]["hands_on"]} == {
+    assert {name for name in facts if facts[name]["releases_at_once"]} == {
         *("child killed", "consumer removed", "group destroyed", "record deleted", "record lost")
     }
     graces = {name: facts[name]["grace"] for name in facts if facts[name]["grace"]}

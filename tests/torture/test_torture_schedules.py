@@ -68,7 +68,14 @@ def ran(number: float, pid: int = 1, name: str = "all", *, after: float = 0.01) 
 
 def killed(pid: int, number: int) -> dict[str, Any]:
     at = slot(number).timestamp()
-    line = {"what": "fault", "name": "child killed", "at": at, "began": at, "ended": at + 1, "hands_on": True}
+    line = {
+        "what": "fault",
+        "name": "child killed",
+        "at": at,
+        "began": at,
+        "ended": at + 1,
+        "releases_at_once": True,
+    }
     about = {"pids": [pid], "jobs": [], "workers": [1, 2], "lingers": 0, "reaches": 0, "hits": "pids", "db": None}
     return line | about | {"recovery": "jobs", "detail": ""}
 

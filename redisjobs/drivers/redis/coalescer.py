@@ -93,13 +93,13 @@ class Coalescer:
             finally:
                 self._under_way -= 1
                 if self._waiting:
-                    self._set_out()
+                    self._start_sending()
         push = PendingPush(jobs, repeated)
         self._waiting.append(push)
-        self._set_out()
+        self._start_sending()
         return await push.future
 
-    def _set_out(self) -> None:
+    def _start_sending(self) -> None:
         """Send the waiting pushes, if they are worth a round trip now.
 
         A task does it, not one of the callers: if that caller were cancelled, the others would lose their answers.
@@ -109,7 +109,7 @@ class Coalescer:
         is_worth_it = not self._under_way or (self._under_way < _MOST and len(self._waiting) >= _WORTH)
         if self._waiting and is_worth_it:
             self._under_way += 1
-            task = asyncio.create_task(self._carry())
+            task = asyncio.create_task(self._send_waiting())
             self._tasks.add(task)
             task.add_done_callback(self._carried)
 
@@ -117,15 +117,15 @@ class Coalescer:
         # Not in the task itself: if cancelled before its first step, it would never count down.
         self._tasks.discard(task)
         self._under_way -= 1
-        self._set_out()
+        self._start_sending()
 
-    async def _carry(self) -> None:
+    async def _send_waiting(self) -> None:
         while batch := self._take():
-            await self._carry_batch(batch)
+            await self._send_batch(batch)
             if self._under_way == _MOST and len(self._waiting) < _WORTH:
                 break
 
-    async def _carry_batch(self, batch: Batch) -> None:
+    async def _send_batch(self, batch: Batch) -> None:
         # The first has waited longest. Pushes that wait for the end of this came later, so they are in time too.
         until = batch[0].since + LONGEST_TRY
         try:

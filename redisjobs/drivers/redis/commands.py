@@ -142,7 +142,7 @@ class Commands:
 
         return Command(["XPENDING", self.streams[number], GROUP], parse)
 
-    def meeting(self) -> list[Command[Any]]:
+    def first_checks(self) -> list[Command[Any]]:
         """Return the checks that a producer or an operator runs first on each connection.
 
         Each time, because another server may have taken over. Parsing the first reply may raise ServerTooOld, the

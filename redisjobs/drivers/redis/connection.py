@@ -80,17 +80,17 @@ class Connection:
         commands: The queue's.
         target: Where to connect.
         timeout: Seconds without a byte of the answer after which a call fails. The whole answer may take longer.
-        meets: Whether each opening first checks the server's version and the version of the queue's keys.
+        checks_server: Whether each opening first checks the server's version and the version of the queue's keys.
     """
 
     def __init__(
-        self, commands: Commands, target: Target, timeout: float = ANSWER, *, meets: bool = False
+        self, commands: Commands, target: Target, timeout: float = ANSWER, *, checks_server: bool = False
     ) -> None:
         self.clock = ServerClock()
         self._commands = commands
         self._target = target
         self._timeout = timeout
-        self._meets = meets
+        self._checks_server = checks_server
         self._connection: Any = None
         self._replies: Replies | None = None
         self._noticed_at = float("-inf")  # over the earlier connections
@@ -173,9 +173,9 @@ class Connection:
                     await connection.connect()
             replies = self._replies = Replies(connection)
             self._target.has_answered = True
-            if self._meets:
+            if self._checks_server:
                 try:
-                    _warn(self._target, await self.run_all(self._commands.meeting(), until))
+                    _warn(self._target, await self.run_all(self._commands.first_checks(), until))
                 except DriverError:
                     await self._drop()  # else the next call would use it unchecked
                     raise
@@ -225,13 +225,13 @@ class SyncConnection:
     """One sync connection, opened when first used and again after a failure. For one thread; see `Connection`."""
 
     def __init__(
-        self, commands: Commands, target: Target, timeout: float = ANSWER, *, meets: bool = False
+        self, commands: Commands, target: Target, timeout: float = ANSWER, *, checks_server: bool = False
     ) -> None:
         self.clock = ServerClock()
         self._commands = commands
         self._target = target
         self._timeout = timeout
-        self._meets = meets
+        self._checks_server = checks_server
         self._connection: Any = None
         self._replies: Any = None
         self._is_asking = False
@@ -275,8 +275,8 @@ class SyncConnection:
         self._connection.connect()
         self._replies = reader_of(self._connection)
         self._target.has_answered = True
-        if self._meets:  # if this raises, `_is_asking` makes the next call open the connection again
-            commands = self._commands.meeting()
+        if self._checks_server:  # if this raises, `_is_asking` makes the next call open the connection again
+            commands = self._commands.first_checks()
             replies = self._ask([command.wire for command in commands], until)
             _warn(self._target, [value_of(*each) for each in zip(commands, replies, strict=True)])
 
@@ -306,7 +306,7 @@ class SyncConnection:
 
 
 def _warn(target: Target, met: Sequence[str]) -> None:
-    """Log the warning that `Commands.meeting` returned, once for each server."""
+    """Log the warning that `Commands.first_checks` returned, once for each server."""
     for warning in target.once(met[-1]):
         logger.warning("%s", warning)
 

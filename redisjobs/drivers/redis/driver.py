@@ -43,7 +43,7 @@ class _Loop:
     """What the calls in one event loop share."""
 
     def __init__(self, commands: PushCommands, target: Target) -> None:
-        self.connections = Connections(lambda: Connection(commands, target, meets=True))
+        self.connections = Connections(lambda: Connection(commands, target, checks_server=True))
         # For calls other than small pushes. Without `fast_acquire`, a free place would still let other tasks run
         # first, and the call would wait for them.
         self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)
@@ -138,7 +138,7 @@ class SyncRedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = where if isinstance(where, Target) else Target(where)
         self.commands = PushCommands(queue, now_ms, self.target.database)
-        self._connections = SyncConnections(lambda: SyncConnection(self.commands, self.target, meets=True))
+        self._connections = SyncConnections(lambda: SyncConnection(self.commands, self.target, checks_server=True))
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         def push(connection: SyncConnection) -> list[Pushed]:

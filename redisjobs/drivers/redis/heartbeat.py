@@ -9,7 +9,9 @@ from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.model.driver import Beat, Beaten, Consumer, Fenced
 from redisjobs.model.transitions import MOST_JOBS, Lease
 
-_HEARING = 4  # beats that look for cancelled jobs after a cancel: the reply with the job may still be under way
+_BEATS_AFTER_CANCEL = (
+    4  # beats that look for cancelled jobs after a cancel: the reply with the job may still be under way
+)
 
 
 class SyncRedisConsumer:
@@ -46,7 +48,7 @@ class SyncRedisConsumer:
             return Fenced(worker_id)
         found, self.has_found = self.has_found, False
         if (worker_id, cancels) != self._known or found:
-            self._listens = _HEARING if cancels else 0
+            self._listens = _BEATS_AFTER_CANCEL if cancels else 0
             self._known = worker_id, cancels
         if not self._listens:
             return ()

@@ -16,7 +16,7 @@ REPLY_BYTES = 1024 * 1024
 _FIRST_JOB_BYTES = 64 * 1024  # the assumed size of a job, until we have seen one
 _SAMPLE = 8  # jobs of a reply that we measure
 _STALE = 1.0  # seconds after which the last answer is out of date
-_UNTOLD = 50  # jobs that one read asks for at most while the last answer is out of date
+_MOST_WHEN_STALE = 50  # jobs that one read asks for at most while the last answer is out of date
 _TURN_LATE_US = 1_000_000
 _ALL = slice(0, len(Priority))  # streams
 
@@ -32,7 +32,7 @@ class Ahead:
         self.restricted = finds & 6 != 0  # some jobs may not start, or none may
         self.is_paused = finds & 4 != 0
         self.turns = finds & 8 != 0  # a job in line may start, and the call did not claim
-        self.sees_to_turns = finds & 16 != 0  # this worker is to look when the next job in line may start
+        self.looks_at_turns = finds & 16 != 0  # this worker is to look when the next job in line may start
         self.released_rank = finds // 32 if self.released else LOWEST_RANK  # of the first that was handed back
         self.unread = counts[:3]  # about how many jobs of each stream were never delivered
         self.readable = counts[3:]  # how many jobs one read may ask for in each stream; 0: any number
@@ -87,7 +87,7 @@ class Outlook:
         if stream is None:
             return []
         if time.monotonic() >= self._known_at + _STALE:
-            count = min(count, _UNTOLD)
+            count = min(count, _MOST_WHEN_STALE)
         over = sum(lease.rank < stream for lease in waiting)
         if not over:
             parts = [(slice(0, stream), count)]
@@ -139,7 +139,7 @@ class Outlook:
         turn_in, late_in = self._turn_in(ahead), self._late_in(ahead)
         unread_rank = LOWEST_RANK if ahead.stream is None else ahead.stream - 1
         due = ahead.due_in_us / 1e6 if ahead.due_in_us >= 0 else None
-        if by_script and settled.turns and not ahead.sees_to_turns:
+        if by_script and settled.turns and not ahead.looks_at_turns:
             # The server lacked the settle script, so that ran after the claim: claim again at once.
             due_in: float | None = 0.0
         else:
@@ -173,7 +173,7 @@ class Outlook:
 
     def _turn_in(self, ahead: Ahead) -> float | None:
         """Return the seconds until this worker has to look for the next turn; None if another worker looks."""
-        if ahead.turn_in_us >= 0 and ahead.sees_to_turns:
+        if ahead.turn_in_us >= 0 and ahead.looks_at_turns:
             self._turn_us = ahead.now_us + ahead.turn_in_us
             return ahead.turn_in_us / 1e6
         return (self._turn_us - ahead.now_us) / 1e6 if self._turn_us > ahead.now_us else None

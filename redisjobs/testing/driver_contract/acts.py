@@ -145,10 +145,12 @@ async def row_of(driver: Driver, job_id: str) -> Row:
 
 async def claim(consumer: Consumer, count: int = 10, *, idle: bool = False) -> list[Lease]:
     """Claim as long as there is more, like a worker that has just learned which jobs are ready."""
-    return (await claim_and_hear(consumer, count, idle=idle))[0]
+    return (await claim_with_ended(consumer, count, idle=idle))[0]
 
 
-async def claim_and_hear(consumer: Consumer, count: int, *, idle: bool = False) -> tuple[list[Lease], list[Ended]]:
+async def claim_with_ended(
+    consumer: Consumer, count: int, *, idle: bool = False
+) -> tuple[list[Lease], list[Ended]]:
     """Claim in the same way; return also the jobs that the claims ended."""
     await consumer.exchange([], 0)
     leases: list[Lease] = []

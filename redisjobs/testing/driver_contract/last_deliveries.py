@@ -13,8 +13,8 @@ from redisjobs.testing.driver_contract.acts import (
     Open,
     beat,
     claim,
-    claim_and_hear,
     claim_one,
+    claim_with_ended,
     found,
     happened,
     ids,
@@ -247,7 +247,7 @@ async def test_what_is_ended_instead_of_handed_out_again_is_told(
         await lost.release(refund=True, watch=False)
         expected = [("unwanted", Reply.CANCELLED)]
 
-    leases, ended = await claim_and_hear(heir, 2)
+    leases, ended = await claim_with_ended(heir, 2)
 
     assert ended == expected
     assert ids(leases) == ([] if way == "reclaimed" else ["poison"])

@@ -18,8 +18,8 @@ from redisjobs.testing.driver_contract.acts import (
     another,
     beat,
     claim,
-    claim_and_hear,
     claim_one,
+    claim_with_ended,
     delay,
     fail,
     finish,
@@ -128,7 +128,7 @@ async def test_no_one_is_told_of_a_cancel_that_came_before_the_job_was_handed_on
     a, _ = await claim(one)
     await store.driver.change(Cancel("a"))
     assert await settle(one, a, Release()) is Reply.OK
-    leases, ended = await claim_and_hear(two, 5)
+    leases, ended = await claim_with_ended(two, 5)
     assert (leases, ended) == ([], [("a", Reply.CANCELLED)])
     assert beat(two, *leases) == []
 

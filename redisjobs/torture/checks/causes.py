@@ -205,7 +205,7 @@ class Causes:
         has_ended = run.end is not None and run.end["at"] <= second.at
         if grace := fault.get("grace", 0.0):
             return has_ended or second.at >= float(fault["began"] + grace)
-        if fault.get("hands_on") or (has_ended and _was_released(run)):
+        if fault.get("releases_at_once") or (has_ended and _was_released(run)):
             return True
         return second.at >= self._runs_out(fault, run) and second.at >= self._looked_for(fault, run)
 

@@ -91,7 +91,7 @@ class History:
         due_at: It must not run before this; None if its push sets no such time.
         cancelled: The answer to a cancel says that it is gone.
         cancelled_at: By when Redis had removed it while no worker held it; None if no answer says so.
-        buried_at: By when Redis had made it a dead letter while no worker held it; None if no answer says so.
+        dead_at: By when Redis had made it a dead letter while no worker held it; None if no answer says so.
         settled: The replies to its outcomes, also without a recorded run.
     """
 
@@ -118,7 +118,7 @@ class History:
     cancel_asked: bool = False
     cancelled: bool = False
     cancelled_at: float | None = None
-    buried_at: float | None = None
+    dead_at: float | None = None
     runs: list[Run] = field(default_factory=list)
     settled: list[Line] = field(default_factory=list)
 
@@ -288,4 +288,4 @@ def _note_end(history: History, line: Line) -> None:
         history.cancelled = True
         history.cancelled_at = line["at"] if history.cancelled_at is None else history.cancelled_at
     else:
-        history.buried_at = line["at"] if history.buried_at is None else history.buried_at
+        history.dead_at = line["at"] if history.dead_at is None else history.dead_at

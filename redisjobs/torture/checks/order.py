@@ -75,5 +75,5 @@ def _held_by_none(history: History, histories: Mapping[Key, History]) -> Iterato
 def _ended_at(history: History) -> float | None:
     """Return the time by which a job had surely ended; None if no answer says so."""
     ends = [line["at"] for line in history.settled if is_outcome(line)]
-    ends += [at for at in (history.cancelled_at, history.buried_at) if at is not None]
+    ends += [at for at in (history.cancelled_at, history.dead_at) if at is not None]
     return min(ends, default=None)

@@ -15,7 +15,7 @@ FAULTS: Sequence[type[Fault]] = (
     *(processes.KillWorker, processes.KillChild, processes.KillHost, processes.FreezeWorker),
     *(processes.FreezeInTurn, processes.StopWorker, processes.UpgradeInPlace, processes.RollBack),
     *(handlers.PushPoison, handlers.TwoKillers, handlers.BlockLoop, handlers.RaiseAnything),
-    *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PutIntoInbox, entries.SayAnything),
+    *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PutIntoInbox, entries.PublishAnything),
     *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
     *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
     *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),

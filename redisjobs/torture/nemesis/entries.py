@@ -123,7 +123,7 @@ class PutIntoInbox(Fault):
         self.detail = f"{len(entries)} entries"
 
 
-class SayAnything(Fault):
+class PublishAnything(Fault):
     """Notifications about nothing, and messages that are no notifications."""
 
     name = "hostile notifications"

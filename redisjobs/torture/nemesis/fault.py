@@ -18,7 +18,17 @@ from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 
 _FACTS = (
-    *("name", "hits", "recovery", "lingers", "reaches", "unsteady", "forgets_deliveries", "hands_on", "grace"),
+    *(
+        "name",
+        "hits",
+        "recovery",
+        "lingers",
+        "reaches",
+        "unsteady",
+        "forgets_deliveries",
+        "releases_at_once",
+        "grace",
+    ),
     *("silent", "lost", "pids", "jobs", "db", "detail"),
 )
 
@@ -154,7 +164,7 @@ class Fault(ABC):
         unsteady: Whether workers may fail to renew, or distrust the server's clock, while it is in force, though
             they lose no job.
         alone: Whether no other fault may come together with it.
-        hands_on: Whether jobs that it takes are released at once; otherwise their leases run out first.
+        releases_at_once: Whether jobs that it takes are released at once; otherwise their leases run out first.
         grace: Seconds from its beginning in which its workers may finish their jobs. They release a job then, or
             when its run ends.
         forgets_deliveries: Whether deliveries are counted from zero again.
@@ -175,7 +185,7 @@ class Fault(ABC):
     recovery: ClassVar[str] = ""
     unsteady: ClassVar[bool] = False
     alone: ClassVar[bool] = False
-    hands_on: ClassVar[bool] = False
+    releases_at_once: ClassVar[bool] = False
     grace: ClassVar[float] = 0.0
     forgets_deliveries: ClassVar[bool] = False
 

@@ -54,7 +54,7 @@ class KillChild(KillWorker):
     """SIGKILL of a worker process under a supervisor."""
 
     name = "child killed"
-    hands_on = True
+    releases_at_once = True
     supervised = True
 
 

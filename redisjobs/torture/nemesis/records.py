@@ -37,7 +37,7 @@ class DeleteRecord(_RecordFault):
     """DEL of a worker's record: from then on Redis refuses the worker, and others release its jobs."""
 
     name = "record deleted"
-    hands_on = True
+    releases_at_once = True
 
     def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
@@ -51,7 +51,7 @@ class RemoveConsumer(_RecordFault):
     """
 
     name = "consumer removed"
-    hands_on = True
+    releases_at_once = True
     forgets_deliveries = True
 
     def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
@@ -90,7 +90,7 @@ class LoseRecord(_RecordFault):
     """
 
     name = "record lost"
-    hands_on = True
+    releases_at_once = True
 
     def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         system.fleet.victims.add(pid)

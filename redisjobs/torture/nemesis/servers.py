@@ -96,7 +96,7 @@ class DestroyGroup(Fault):
     name = "group destroyed"
     hits = "all"
     recovery = "workers"
-    hands_on = True
+    releases_at_once = True
     forgets_deliveries = True
 
     def prepare(self, system: System) -> None:  # noqa: D102

@@ -116,7 +116,7 @@ class Batcher:
 
     def begin(self, batch: Batch) -> None:
         """Send a batch in one of the tasks. If they have ended, it fails at once."""
-        self._set_out(batch)
+        self._start_sending(batch)
         if self._ended:
             self._arrive(batch)
             self._fail(batch, None)
@@ -131,8 +131,8 @@ class Batcher:
         Raises:
             DriverError: The batch may or may not have arrived; `failed` was called.
         """
-        self._set_out(batch)
-        await self._carry(batch)
+        self._start_sending(batch)
+        await self._send_waiting(batch)
 
     async def send_again(self) -> None:
         """Send the batches that had no answer again, one by one. The server answers as if for the first time.
@@ -144,7 +144,7 @@ class Batcher:
             batch = self.unanswered.pop(0)
             batch.count, batch.idle = None, False
             self._depart(batch)
-            await self._carry(batch)
+            await self._send_waiting(batch)
 
     def forget(self) -> None:
         """Forget the batches that had no answer, because their jobs are no longer ours."""
@@ -162,7 +162,7 @@ class Batcher:
         for scope in self._scopes:
             scope.cancel()
 
-    def _set_out(self, batch: Batch) -> None:
+    def _start_sending(self, batch: Batch) -> None:
         lane, number = self._lanes.popitem()
         batch.turn = Turn(lane, number + 1)
         self._depart(batch)
@@ -186,7 +186,7 @@ class Batcher:
                         if gate in self._idle:  # cancelled: no task waits at this gate any more
                             self._idle.remove(gate)
                 with suppress(*NOT_NOW, Fenced):  # `failed` was called
-                    await self._carry(self._batches.pop(0))
+                    await self._send_waiting(self._batches.pop(0))
         finally:
             self._ended = True
             while self._batches:  # cancelled before a task took them
@@ -210,7 +210,7 @@ class Batcher:
         self._under_way.remove(batch)
         self._done.set()
 
-    async def _carry(self, batch: Batch) -> None:
+    async def _send_waiting(self, batch: Batch) -> None:
         answer: Exchange | None = None
         error: DriverError | None = None
         try:

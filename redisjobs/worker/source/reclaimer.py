@@ -77,7 +77,7 @@ class Reclaimer:
         thorough, self._thorough = self._thorough, False
         answer = await self._member.consumer.reclaim(lost, others=others, thorough=thorough)
         self.note_time(answer.server_ms, sent)
-        self._tell(answer)
+        self._publish(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._member.consumer.worker_id]
         self.others = answer.others
         self._is_only_worker = answer.workers < 2 and self._another_at < sent  # else one joined while we asked
@@ -90,7 +90,7 @@ class Reclaimer:
         self.look_at = 0.0 if answer.more or sure else now + self.every
         return bool(answer.released)
 
-    def _tell(self, answer: Reclaimed) -> None:
+    def _publish(self, answer: Reclaimed) -> None:
         """Publish what a look found. If handing back takes several looks, publish the jobs once, at the end."""
         self._unreported += answer.jobs
         jobs = 0 if answer.more else self._unreported

@@ -197,7 +197,7 @@ class Settler:
             self.refused += reply is Reply.LEASE_LOST
             self.report.note(run, reply)
             if run.pushes is not None:
-                self._tell_pushed(run.pushes, added)
+                self._publish_pushed(run.pushes, added)
 
     def _has_another(self, run: Execution, reply: Reply) -> bool:
         """Prepare the job's next settlement, if it has one after this answer; return whether it has."""
@@ -218,14 +218,14 @@ class Settler:
             run.settlement = asked.then
             self._leases.unsettled.append(run)
             return
-        if not asked.is_told:
+        if not asked.is_logged:
             self._member.log.warning(_LINGERS, run.description)
-        run.settlement = Lingers(asked.then, is_told=True)
+        run.settlement = Lingers(asked.then, is_logged=True)
         self._leases.keep(run)
         if self._pool.isolated is run:
             self._end_isolated(run)
 
-    def _tell_pushed(self, pushes: Pushes, added: Sequence[bool]) -> None:
+    def _publish_pushed(self, pushes: Pushes, added: Sequence[bool]) -> None:
         if not added:
             pushes.lost()
             return

@@ -43,7 +43,7 @@ class LoopWatchdog:
         resumed: Callable[[float], object],
     ) -> None:
         self._call_soon = call_soon
-        self._tell = tell
+        self._report = tell
         self._resumed = resumed
         self._patience = patience
         self._thread = threading.get_ident()
@@ -72,7 +72,7 @@ class LoopWatchdog:
             if handler or now - self._asked >= self._patience:
                 self._reported = True
                 where = f"{handler or 'code outside handlers'}, {line or 'unknown'}"
-                _in_thread(self._tell, now - self._asked, where)
+                _in_thread(self._report, now - self._asked, where)
 
     def _ask(self, now: float) -> None:
         self._asked, self._reported = now, False

@@ -6,7 +6,11 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 import redisjobs
 
@@ -58,3 +62,13 @@ class Commands:
             os.kill(pid, signal.SIGKILL)
         for process in self.started:
             process.communicate()
+
+
+@contextmanager
+def commands(*command: str) -> Iterator[Commands]:
+    """Commands whose processes are all gone at the end."""
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc to find processes by their environment")
+    running = Commands(*command)
+    yield running
+    running.end()

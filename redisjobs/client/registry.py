@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Unpack, get_origin, is_typeddict
@@ -88,9 +89,9 @@ class Registry(Preparing):
             self.add_middleware(each)
         self.move(where)
 
+    @abstractmethod
     def move(self, where: Any) -> None:
         """Move the queue to another store, before its first call. See `JobQueue` for `where`."""
-        raise NotImplementedError
 
     @property
     def events(self) -> "Events":

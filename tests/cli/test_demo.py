@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from commands import Commands
+from commands import Commands, commands
 
 from redisjobs.demo import report, results
 from redisjobs.demo.place import Place
@@ -37,11 +37,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def demos() -> Iterator[Commands]:
-    if not Path("/proc/self/environ").exists():
-        pytest.skip("needs /proc to find processes by their environment")
-    running = Commands("demo", "--lease", "1")
-    yield running
-    running.end()
+    with commands("demo", "--lease", "1") as running:
+        yield running
 
 
 def until(process: "subprocess.Popen[str]", wanted: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 import typer.testing
-from commands import Commands
+from commands import Commands, commands
 
 from redisjobs.cli.app import make
 from redisjobs.torture import report
@@ -1516,11 +1516,8 @@ def test_a_script_is_known_by_what_each_release_calls_it(tmp_path: Path) -> None
 
 @pytest.fixture
 def tortures() -> Iterator[Commands]:
-    if not Path("/proc/self/environ").exists():
-        pytest.skip("needs /proc to find processes by their environment")
-    running = Commands("torture")
-    yield running
-    running.end()
+    with commands("torture") as running:
+        yield running
 
 
 @pytest.mark.slow

@@ -141,10 +141,8 @@ class HandlerRun:
 
     async def _wait_for(self, called: Awaitable[BaseException | None], cancels: TaskCancels) -> Outcome:
         raised = await called
-        if type(raised) is RuntimeError and isinstance(raised.__cause__, StopIteration):
-            assert self._definition is not None
-            if not self._definition.is_async:
-                raised = raised.__cause__  # a plain function raised it; no coroutine can pass it on
+        if type(raised) is _Stopped:
+            raised = raised.__cause__
         try:
             return await awaited(self._ended(raised, cancels))
         finally:
@@ -324,6 +322,10 @@ def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: 
     return Done(Result(keep_ms, value))
 
 
+class _Stopped(RuntimeError):
+    """Carries a plain function's StopIteration out of a coroutine, which can't raise that itself."""
+
+
 async def _awaited(surroundings: Context, called: Awaitable[Any]) -> tuple[Any, BaseException | None]:
     """Await what a plain function returned; return the result, and what was raised."""
     results: list[Any] = []
@@ -334,6 +336,8 @@ async def _awaited(surroundings: Context, called: Awaitable[Any]) -> tuple[Any, 
 def _result_of(returned: Any, raised: BaseException | None) -> Any:
     """Return what a plain function returned, or raise what it raised."""
     try:
+        if isinstance(raised, StopIteration):
+            raise _Stopped("the handler raised StopIteration") from raised
         if raised is not None:
             raise raised
         return returned

@@ -464,6 +464,25 @@ async def test_a_job_runs_in_the_context_the_worker_was_started_in_and_so_do_its
     assert seen == [7, 8, 8]
 
 
+@pytest.mark.anyio
+async def test_an_error_that_a_plain_handler_raises_from_a_stop_iteration_stays_what_it_is(
+    queue: JobQueue,
+) -> None:
+    @queue.register(Odd, retry=no_retry())
+    def odd(_: Odd) -> None:
+        try:
+            next(iter(()))
+        except StopIteration as error:
+            raise RuntimeError("no orders") from error
+
+    odd_id = await queue.push(Odd())
+    await drain(queue)
+
+    info = await queue.get(odd_id)
+    assert info is not None
+    assert (info.error_type, info.error) == ("RuntimeError", "RuntimeError: no orders")
+
+
 class Around(Middleware):
     async def around(self, job: RunningJob, context: JobContext, call_next: CallNext) -> Any:
         return await call_next()

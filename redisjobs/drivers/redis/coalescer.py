@@ -49,7 +49,7 @@ class PendingPush:
         if not self.future.done():
             self.future.set_result(found_again(answers) if self.is_first else answers)
 
-    def has_all(self, answers: Sequence[Pushed | None]) -> bool:
+    def add(self, answers: Sequence[Pushed | None]) -> bool:
         """Add the answers of a call that failed halfway; once all are known, answer the caller and return True."""
         self.answers = [new or old for new, old in zip(answers, self.answers or answers, strict=True)]
         if None in self.answers:
@@ -164,7 +164,7 @@ class Coalescer:
         """Fail the pushes of a batch; if only one of them may be the cause, send each again by itself."""
         if isinstance(error, PushedInPart):
             parts = _parts(batch, list(error.answers))
-            batch = [push for push, its in zip(batch, parts, strict=True) if not push.has_all(its)]
+            batch = [push for push, its in zip(batch, parts, strict=True) if not push.add(its)]
             error = error.cause
         if isinstance(error, _OF_ALL):
             for push in batch:

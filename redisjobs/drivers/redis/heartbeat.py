@@ -9,9 +9,8 @@ from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.model.driver import Beat, Beaten, Consumer, Fenced
 from redisjobs.model.transitions import MOST_JOBS, Lease
 
-_BEATS_AFTER_CANCEL = (
-    4  # beats that look for cancelled jobs after a cancel: the reply with the job may still be under way
-)
+# Beats that look for cancelled jobs after a cancel: the reply with the job may still be under way.
+_BEATS_AFTER_CANCEL = 4
 
 
 class SyncRedisConsumer:
@@ -29,7 +28,7 @@ class SyncRedisConsumer:
         self._consumer = consumer
         self.has_found = False
         self._known: tuple[str, int] = ("", 0)  # a worker, and how often a cancel of one of its jobs was asked for
-        self._listens = 0  # further beats that look for cancelled jobs
+        self._beats_left = 0  # that look for cancelled jobs
 
     def beat(self, *beats: Beat) -> Sequence[Beaten]:
         those = [(cast("SyncRedisConsumer", each.consumer.sync), each.consumer.worker_id, each) for each in beats]
@@ -48,11 +47,11 @@ class SyncRedisConsumer:
             return Fenced(worker_id)
         found, self.has_found = self.has_found, False
         if (worker_id, cancels) != self._known or found:
-            self._listens = _BEATS_AFTER_CANCEL if cancels else 0
+            self._beats_left = _BEATS_AFTER_CANCEL if cancels else 0
             self._known = worker_id, cancels
-        if not self._listens:
+        if not self._beats_left:
             return ()
-        self._listens -= 1
+        self._beats_left -= 1
         leases, asked = held(), list[Lease]()
         for start in range(0, len(leases), MOST_JOBS):
             some = connection.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))

@@ -30,7 +30,7 @@ class LoopWatchdog:
         call_soon: Runs a function soon in the loop; see `threadsafe_caller`.
         patience: Seconds of silence after which probes report the loop as blocked, and it is logged. If a handler
             runs, it is logged after 0.5 s. Without one, a busy machine may be the cause of a shorter silence.
-        tell: Called when it is logged, with the seconds so far and the place. It has its own thread, because it
+        report: Called when it is logged, with the seconds so far and the place. It has its own thread, because it
             may hang: the log may be what blocks the loop.
         resumed: Called once the loop runs again, with the seconds it was blocked; in its own thread, too.
     """
@@ -39,11 +39,11 @@ class LoopWatchdog:
         self,
         call_soon: Callable[[Callable[[], object]], None],
         patience: float,
-        tell: Callable[[float, str], object],
+        report: Callable[[float, str], object],
         resumed: Callable[[float], object],
     ) -> None:
         self._call_soon = call_soon
-        self._report = tell
+        self._report = report
         self._resumed = resumed
         self._patience = patience
         self._thread = threading.get_ident()
@@ -82,8 +82,8 @@ class LoopWatchdog:
         self._answered = time.monotonic()
 
 
-def _in_thread(tell: Callable[..., object], *facts: object) -> None:
-    telling = threading.Thread(target=tell, args=facts, daemon=True)
+def _in_thread(report: Callable[..., object], *facts: object) -> None:
+    telling = threading.Thread(target=report, args=facts, daemon=True)
     with suppress(RuntimeError):  # no thread can be started: nothing is logged
         telling.start()
 

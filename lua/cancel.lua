@@ -8,7 +8,7 @@
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
 
---- @include stream_of now locate stored expect slot ends kept member holder is_waiting whole tell finish_one
+--- @include stream_of now locate stored expect slot ends kept member holder is_waiting whole tell finish_one note_event event
 local job, now_ms = ARGV[1], now(ARGV[2])
 local ending = {}
 
@@ -36,6 +36,7 @@ else
     if known[1] then -- not HINCRBY: a role without it may cancel
       redis.call('HSET', KEYS['worker:'] .. consumer, 'cancels', whole((tonumber(known[2] or nil) or 0) + 1))
     end
+    note_event({place .. ' ' .. entry}, event(now_ms, 'cancel-asked', consumer))
     tell('cancel ' .. job)
     return 'CANCELLING'
   end

@@ -22,7 +22,7 @@
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
---- @include leases is_waiting
+--- @include leases is_waiting event
 local worker, most, counts_others = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local looks_at_all, now_ms, exact_ms = ARGV[4] == '1', now(ARGV[5])
 local first_silent = 6
@@ -70,7 +70,7 @@ end
 local handed_back, more, is_gone = 0, 0, #gone > 0
 for _, id in ipairs(looked_at) do
   if redis.call('TYPE', KEYS['worker:'] .. id).ok ~= 'hash' then fence(id, now_ms) end -- its record is lost, or of another type
-  local some = most > handed_back and hand_back_held(id, most - handed_back, 0, now_ms) or 0
+  local some = most > handed_back and hand_back_held(id, most - handed_back, 0, now_ms, event(now_ms, 'worker-lost', id)) or 0
   handed_back = handed_back + some
   local watched = redis.call('HMGET', KEYS['worker:'] .. id, 'watch_ms', 'watched_until')
   if some > 0 then

@@ -8,7 +8,7 @@
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- Returns  how many jobs were handed back: up to 500 a call, so call again while there are any
 
---- @include now expect streams tell fence hand_back_held forget count tell_turn
+--- @include now expect streams tell fence hand_back_held forget count tell_turn event
 local worker, refund, watch, now_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', now(ARGV[4])
 
 expect('stream', unpack(streams))
@@ -26,7 +26,8 @@ if was_fenced then
 elseif refund == 0 then
   fence(worker, now_ms)
 end
-local released = hand_back_held(worker, 500, refund, now_ms)
+local what = refund > 0 and 'released' or 'worker-lost'
+local released = hand_back_held(worker, 500, refund, now_ms, event(now_ms, what, worker))
 if released == 0 and refund > 0 then
   if watch then
     fence(worker, now_ms)

@@ -7,17 +7,18 @@
 -- ARGV[3]  text          part of its parameters or its error; '': any
 -- ARGV[4]  fingerprint   of its failure; '': any
 -- ARGV[5]  reason        of the dead letter; '': any
--- ARGV[6]  older_ms      int ms  since it died; '': any
--- ARGV[7]  wait_ms       ms      until the first job may run; 0 or less: now
--- ARGV[8]  pause_ms      ms      between one job and the next
--- ARGV[9]  now_ms        int ms; '' = the server's clock
+-- ARGV[6]  worker        that has it; for ended jobs and dead letters, that had it; '': any
+-- ARGV[7]  older_ms      int ms  since it died; '': any
+-- ARGV[8]  wait_ms       ms      until the first job may run; 0 or less: now
+-- ARGV[9]  pause_ms      ms      between one job and the next
+-- ARGV[10] now_ms        int ms; '' = the server's clock
 -- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids of the requeued jobs. A job with too many
 --          fields stays a dead letter; all do if the ready streams have no entry ids left
 
 --- @include now expect streams letters requeuing
-local now_ms, exact_ms = now(ARGV[9])
-local older_ms, wait_ms, pause_ms = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local wanted = {name = ARGV[2], text = ARGV[3], fingerprint = ARGV[4], reason = ARGV[5]}
+local now_ms, exact_ms = now(ARGV[10])
+local older_ms, wait_ms, pause_ms = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local wanted = {name = ARGV[2], text = ARGV[3], fingerprint = ARGV[4], reason = ARGV[5], worker = ARGV[6]}
 wanted.until_ms = older_ms and now_ms - older_ms
 
 expect('stream', KEYS.dead, unpack(streams))

@@ -8,7 +8,7 @@
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- Returns  {number, from, count}: where to go on, number 0 at the end; and how many jobs were handed back
 
---- @include now expect streams group field leases hand_back give_up bytes_of walk count tell
+--- @include now expect streams group field leases hand_back give_up bytes_of walk count tell note_event event
 local number, from, most_bytes, now_ms = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), now(ARGV[4])
 
 expect('stream', unpack(streams))
@@ -30,7 +30,9 @@ local total = 0
 local function look_at(stream, entry)
   if #leases(stream, entry[1], entry[1], 1) == 0 then
     hand_back(stream, 0, {entry[1]})
-    give_up({string.match(stream, '[^:]+$') .. ' ' .. entry[1]}, now_ms)
+    local places = {string.match(stream, '[^:]+$') .. ' ' .. entry[1]}
+    note_event(places, event(now_ms, 'worker-lost'))
+    give_up(places, now_ms)
     total = total + 1
   end
   return bytes_of(entry[2])

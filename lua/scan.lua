@@ -12,16 +12,17 @@
 -- ARGV[5]  text          part of its parameters or its error; '': any
 -- ARGV[6]  fingerprint   of the failure of a dead letter; '': any
 -- ARGV[7]  reason        of a dead letter; '': any
--- ARGV[8]  older_ms      int ms  since it was pushed, died or ended; '': any
--- ARGV[9]  now_ms        int ms; '' = the server's clock
+-- ARGV[8]  worker        that has it; for ended jobs and dead letters, that had it; '': any
+-- ARGV[9]  older_ms      int ms  since it was pushed, died or ended; '': any
+-- ARGV[10] now_ms        int ms; '' = the server's clock
 -- Returns  {after, row, ...}: where the next step goes on, '' at the end; and the jobs' rows, see include/viewer
 
 --- @include now viewer field mark_of passes time_of holder is_waiting page bytes_of streams leases has_many parted stored
---- @include entry_at walk walk_back
+--- @include entry_at walk walk_back walk_group rank_after
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
-local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[8])
-local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7]}
-local now_ms = now(ARGV[9])
+local state, after, limit, older_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[9])
+local wanted = {name = ARGV[4], text = ARGV[5], fingerprint = ARGV[6], reason = ARGV[7], worker = ARGV[8]}
+local now_ms = now(ARGV[10])
 wanted.until_ms = older_ms and now_ms - older_ms
 local show = viewer(now_ms)
 
@@ -85,8 +86,9 @@ end
 
 -- The next leases, oldest first, and whether there are no more. Far more jobs may wait than run: then ask each consumer, if there
 -- are few, at most twice in a step.
-local asked = 0
+local asked, one_worker = 0, wanted.worker
 local function running(stream, from)
+  if one_worker ~= '' then return leases_of(stream, {one_worker}, from) end
   local consumers, waiting = {}, 0
   for _, consumer in ipairs(not has_many(stream) and (leases(stream) or {})[4] or {}) do
     if is_waiting(consumer[1]) then
@@ -121,31 +123,6 @@ local function walk_running(number, from)
   return 0, ''
 end
 
--- Compare as Redis compares members of one score; Lua's own `<` depends on the locale.
-local function is_before(one, other)
-  for i = 1, math.min(#one, #other) do
-    local a, b = string.byte(one, i), string.byte(other, i)
-    if a ~= b then return a < b end
-  end
-  return #one < #other
-end
-
--- The rank of the first delayed job after a place, even if the job of that place is gone.
-local function rank_after(score, member)
-  local low, high = 0, redis.call('ZCARD', KEYS.due)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    local found = redis.call('ZRANGE', KEYS.due, middle, middle, 'WITHSCORES')
-    local other = tonumber(found[2])
-    if other < score or other == score and not is_before(member, found[1]) then
-      low = middle + 1
-    else
-      high = middle
-    end
-  end
-  return low
-end
-
 local function add_delayed(member, score)
   local line, job = parted(member)
   local fields, priority = stored(job, 'delayed')
@@ -159,7 +136,7 @@ end
 
 local function walk_delayed()
   local score, last = string.match(after, '^(%S+) (.*)$')
-  local rank = score and rank_after(tonumber(score), last) or 0
+  local rank = score and rank_after(KEYS.due, tonumber(score), last) or 0
   local members = redis.call('ZRANGE', KEYS.due, rank, rank + 499, 'WITHSCORES')
   for i = 1, #members, 2 do
     looked = looked + 1
@@ -176,12 +153,17 @@ if state == 'ready' or state == 'running' then
   if state == 'ready' then
     number, from = walk(number, from, 1048576, younger, look_at)
   else
+    wanted.worker = '' -- the leases are those of this worker
     number, from = walk_running(number, from)
   end
   left_off = number > 0 and number .. ' ' .. from or ''
 elseif state == 'delayed' then
   left_off = walk_delayed()
 elseif aside[state] then
-  left_off = walk_back(aside[state], after, look_at_aside)
+  if state == 'dead' and wanted.fingerprint ~= '' then
+    left_off = walk_group(wanted.fingerprint, after, look_at_aside)
+  else
+    left_off = walk_back(aside[state], after, look_at_aside)
+  end
 end
 return {left_off, unpack(rows)}

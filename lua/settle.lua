@@ -52,7 +52,7 @@
 --          FENCED      the worker has no record any more; nothing was written for any job
 --          STALE       a later batch of this lane came before; nothing was written for any job
 
---- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep
+--- @include now checked expect streams slot kept ends owns_all leases entry_at whole conclude finish keep with_history
 --- @include tell tell_others restrictions promote prospect due_in
 local worker, lane, turn, promotes = ARGV[1], 'answer:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 local now_ms, exact_ms = now(ARGV[5])
@@ -136,7 +136,8 @@ local function end_all()
       local fields = ending.kept.completed and entry_at(column.stream, entry)
       if fields then -- read it before it goes; a job whose entry was deleted is not kept
         local pending = (leases(column.stream, entry, entry, 1, worker) or {})[1] or {}
-        read[#read + 1] = {column.priority, entry, column.ids[i], fields, ran(1, pending[3])}
+        local notes = with_history(ran(1, pending[3]), fields, column.priority .. ' ' .. entry)
+        read[#read + 1] = {column.priority, entry, column.ids[i], fields, notes}
       end
     end
   end
@@ -159,7 +160,7 @@ end
 -- that only these jobs need are made here: making one costs a tenth of a µs.
 local function end_each()
   --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay enqueue remove
-  --- @include dead_letter count
+  --- @include dead_letter count event note_event
   local retried, released, earliest, pushing = 0, 0, nil, nil
   local settlements = {}
 
@@ -190,8 +191,7 @@ local function end_each()
   end
 
   settlements.lingers = function(one)
-    local place = string.match(one.stream, '[^:]+$') .. ' ' .. one.entry
-    local bucket = is_limited and redis.call('HGET', KEYS.shares, place)
+    local bucket = is_limited and redis.call('HGET', KEYS.shares, one.place)
     local limit = bucket and limit_of(string.match(bucket, '^%S*'))
     return limit and limit.most and 'RUNNING' or 'OK'
   end
@@ -199,6 +199,7 @@ local function end_each()
   settlements.release = function(one)
     local there = hand_back(one.stream, math.max(0, one.deliveries - tonumber(one.values[1])), {one.entry})
     if #there == 0 then return 'LEASE_LOST' end
+    if one.values[1] == '0' then note_event({one.place}, event(now_ms, 'interrupted', worker)) end
     released = released + 1
     return 'OK'
   end
@@ -214,6 +215,9 @@ local function end_each()
     if not field(one.fields, 'queued_at') then
       changes[#changes + 1], changes[#changes + 2] = 'queued_at', pushed_at(one.entry, now_ms)
     end
+    local attempt, problem = field(one.fields, 'attempt') or '1', field(changes, 'error')
+    local failed = problem and field(changes, 'attempt') and event(now_ms, 'failed', worker, attempt, problem)
+    changes = with_history(changes, one.fields, one.place, failed)
     local fields, priority = with(one.fields, changes), string.match(one.stream, '[^:]+$')
     if due_at <= now_ms then
       enqueue(priority, one.job, fields)
@@ -249,12 +253,13 @@ local function end_each()
     local mark, ran_ms = owns(worker, stream, entry, deliveries, job, now_ms)
     local fields = mark and (needs[settlement] or reads[settlement]) and entry_at(stream, entry) or nil
     if not mark or needs[settlement] and not fields then return 'LEASE_LOST' end
-    local word, rest = settlements[settlement]({stream = stream, entry = entry, deliveries = deliveries, job = job,
+    local place = string.match(stream, '[^:]+$') .. ' ' .. entry
+    local word, rest = settlements[settlement]({stream = stream, entry = entry, place = place, deliveries = deliveries, job = job,
       values = values, at = at, fields = fields, mark = mark, ran_ms = ran_ms})
     local runs_on = settlement == 'report' or settlement == 'lingers'
     if is_limited and (settlement == 'release' or not runs_on and (word == 'OK' or word == 'CANCELLED')) then
       local places = settlement == 'release' and values[1] == '1' and refunded or freed
-      places[#places + 1] = string.match(stream, '[^:]+$') .. ' ' .. entry
+      places[#places + 1] = place
     end
     return word .. (rest or '')
   end

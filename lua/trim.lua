@@ -6,7 +6,7 @@
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- Returns  {count, more}: how many were deleted; and 1 if there may be more
 
---- @include now expect slot page bytes_of field push_of finish whole times
+--- @include now expect slot page bytes_of field push_of finish whole times group_out
 local usual, now_ms = ARGV[1], now(ARGV[2])
 
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled)
@@ -51,6 +51,7 @@ local function throw_away(stream, going)
     if located ~= place .. ' ' .. entries[i] then ids[i] = '' end -- which is no id
   end
   finish('trimmed', {[stream] = entries}, ids, {}, pushes, now_ms)
+  if stream == KEYS.dead then group_out(going) end
 end
 
 local retention = redis.call('HMGET', KEYS.retention, 'dead', 'completed', 'cancelled')

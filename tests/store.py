@@ -324,7 +324,25 @@ class RedisStore:
         faults += [f"{job} is held, and gone" for job in held - located.keys()]
         waited_for = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}waiters")}
         faults += [f"{job} is waited for, and gone" for job in waited_for - located.keys()]
-        return faults + self._parked_for_nothing(held) + self._limited_for_nothing()
+        return faults + self._noted_for_nothing() + self._parked_for_nothing(held) + self._limited_for_nothing()
+
+    def _noted_for_nothing(self) -> list[str]:
+        """Groups that differ from the dead letters, and histories of entries that are gone."""
+        kinds, located = dict[str, set[bytes]](), {*self.admin.hvals(f"{self.prefix}jobs")}
+        for entry, fields in self.admin.xrange(f"{self.prefix}dead"):
+            kind = (fields.get(b"fingerprint") or fields.get(b"reason", b"")).decode("utf-8", "replace")
+            if b"dead " + entry in located:  # else it was added outside redisjobs
+                ms, _, number = entry.partition(b"-")
+                kinds.setdefault(kind, set()).add(b"%b-%06d" % (ms, int(number)))
+        named = {kind.decode("utf-8", "replace") for kind in self.admin.zrange(f"{self.prefix}groups", 0, -1)}
+        groups = {kind: set(self.admin.zrange(f"{self.prefix}group:{kind}", 0, -1)) for kind in named}
+        faults = [] if groups == kinds else [f"groups {groups} are not {kinds}"]
+        for place in self.admin.hkeys(f"{self.prefix}history"):
+            priority, entry = place.decode().split(" ")
+            stream = self.stream(Priority(priority))
+            if self.admin.exists(stream) and not self.admin.xrange(stream, entry, entry):
+                faults.append(f"history of {place.decode()}, which is gone")
+        return faults
 
     def _parked_for_nothing(self, held: set[str]) -> list[str]:
         names = self.admin.hkeys(f"{self.prefix}paused:names")
@@ -379,7 +397,19 @@ class RedisStore:
         streams = ("inbox", "ready:high", "ready:normal", "ready:low", "dead")
         lasting = (
             *(*streams, "completed", "cancelled", "retention", "paused", "paused:names", "held", "limits"),
-            *("jobs", "due", "delayed", "large", "stats", "workers", "fenced", "layout", "schedules"),
+            *(
+                "jobs",
+                "due",
+                "delayed",
+                "large",
+                "stats",
+                "workers",
+                "fenced",
+                "layout",
+                "schedules",
+                "groups",
+                "history",
+            ),
         )
         if key.startswith("schedule:"):
             return self.admin.zscore(f"{self.prefix}schedules", key.removeprefix("schedule:")) is not None
@@ -394,7 +424,7 @@ class RedisStore:
         ends = key in ("waiters", "promoter", "schedulers") or key.startswith(
             ("finished:", "conflict:", "result:", "outcome:", "progress:", "schedulers:")
         )
-        return key in lasting or key.startswith("unique:") or (ttl > 0 and ends)
+        return key in lasting or key.startswith(("unique:", "group:")) or (ttl > 0 and ends)
 
     def end(self) -> None:
         """Remove the queue and its user."""

@@ -1,9 +1,10 @@
 -- dead_letter: move a job from a ready stream to the dead letters, with `notes`, a flat list of fields. Its unique key
 -- becomes free. Its push need not be remembered, because the locator still has its id.
---- @include set_aside remove free field count conclude
+--- @include set_aside with_history remove free field count conclude
 local function dead_letter(ends, stream, entry, job, fields, notes, now_ms)
   local priority = string.match(stream, '}:ready:(.+)$')
-  assert(set_aside(KEYS.dead, priority, entry, job, fields, notes, now_ms), KEYS.dead .. ' has no entry ids left')
+  local noted = with_history(notes, fields, priority .. ' ' .. entry)
+  assert(set_aside(KEYS.dead, priority, entry, job, fields, noted, now_ms), KEYS.dead .. ' has no entry ids left')
   remove(stream, entry)
   free(field(fields, 'unique'), job)
   count('dead', 1)

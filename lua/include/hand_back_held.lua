@@ -1,7 +1,7 @@
 -- hand_back_held: hand back up to `most` entries that a consumer holds, and free their shares. `refund` is 1 if the last
--- delivery of each does not count, else 0. Returns how many entries there were.
---- @include streams leases hand_back give_up
-local function hand_back_held(worker, most, refund, now_ms)
+-- delivery of each does not count, else 0. With `one`, a line, their histories get it. Returns how many entries there were.
+--- @include streams leases hand_back give_up note_event
+local function hand_back_held(worker, most, refund, now_ms, one)
   local total = 0
   for _, stream in ipairs(streams) do
     local page = most > total and leases(stream, '-', '+', most - total, worker) or {}
@@ -15,6 +15,7 @@ local function hand_back_held(worker, most, refund, now_ms)
     for deliveries, entries in pairs(delivered) do
       hand_back(stream, math.max(0, deliveries - refund), entries)
     end
+    if one then note_event(located, one) end
     give_up(located, now_ms, refund > 0)
     total = total + #page
   end

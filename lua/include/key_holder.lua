@@ -3,7 +3,7 @@
 -- Returns {id}; with `replaces`, for a waiting job, also `stream` and `entry`, or the `member` of `due` of a delayed job; and
 -- `notes`, a flat list of the fields that it keeps when it is replaced. A job with a cancel request does not count as
 -- waiting, nor does one that does not have this key any more. Then how many bytes of jobs were read, for a free key too.
---- @include checked stream_of is_waiting holder stored bytes_of field pushed_at member
+--- @include checked stream_of is_waiting holder stored bytes_of field pushed_at member with_history
 local function key_holder(key, replaces, now_ms)
   local id = checked('string', KEYS['unique:'] .. key, redis.pcall('GET', KEYS['unique:'] .. key))
   if not id then return nil, 0 end
@@ -27,6 +27,7 @@ local function key_holder(key, replaces, now_ms)
     local value = field(fields, name) or name == 'queued_at' and pushed_at(entry, now_ms)
     if value then found.notes[#found.notes + 1], found.notes[#found.notes + 2] = name, value end
   end
+  found.notes = with_history(found.notes, fields, place .. ' ' .. entry)
   if is_ready then
     found.stream, found.entry = stream_of[place], entry
   else

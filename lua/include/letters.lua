@@ -1,12 +1,19 @@
 -- letters: up to 200 dead letters that match a filter, newest first, among those that one step looks at. The step begins
--- before the entry `after`; if that is `=` and an entry, at that entry. '' only asks where to begin. So a step that is sent
+-- before the letter `after`; with `=` in front of it, at that letter. '' only asks where to begin. So a step that is sent
 -- again, because its answer was lost, finds no letters that came since.
 -- Returns {entry, fields, job id} of each; and where the next step goes on, '' at the end.
---- @include field passes time_of entry_at walk_back
+--- @include field passes time_of entry_at walk_back walk_group
 local function letters(after, wanted)
+  local kind = wanted.fingerprint
   if after == '' then
-    local newest = redis.call('XREVRANGE', KEYS.dead, '+', '-', 'COUNT', 1)[1]
-    return {}, newest and '=' .. newest[1] or ''
+    local newest
+    if kind ~= '' then
+      local found = redis.call('ZRANGE', KEYS['group:'] .. kind, -1, -1, 'WITHSCORES')
+      newest = found[1] and found[2] .. ' ' .. found[1]
+    else
+      newest = (redis.call('XREVRANGE', KEYS.dead, '+', '-', 'COUNT', 1)[1] or {})[1]
+    end
+    return {}, newest and '=' .. newest or ''
   end
   local some = {}
   local function add(entry, fields)
@@ -16,7 +23,10 @@ local function letters(after, wanted)
     return #some == 200
   end
   local begin = string.match(after, '^=(.+)$')
-  local fields = begin and entry_at(KEYS.dead, begin)
-  if fields then add(begin, fields) end
-  return some, walk_back(KEYS.dead, begin or after, add)
+  local first = begin and string.gsub(string.match(begin, '%S+$'), '-0+(%d)', '-%1')
+  local fields = first and entry_at(KEYS.dead, first)
+  if fields then add(first, fields) end
+  after = begin or after
+  if kind ~= '' then return some, walk_group(kind, after, add) end
+  return some, walk_back(KEYS.dead, after, add)
 end

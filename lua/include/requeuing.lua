@@ -1,13 +1,23 @@
 -- requeuing: requeues dead letters and kept jobs. Returns two functions: the first requeues one job, the second then writes
 -- the rest for all.
---- @include field with delay line enqueue remove forget_ends count tell whole
+--- @include field with delay line enqueue remove forget_ends count tell whole group_out event history add_line time_of
 local function requeuing(now_ms, exact_ms)
   local priorities, dropped = {high = true, normal = true, low = true}, {}
   for _, name in ipairs({
     'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
     'unknown_since', 'expires_at', 'started_at', 'unique', 'unique_until', 'window', 'finished_at', 'ran_ms',
   }) do dropped[name] = true end
-  local ids, located, gone, first_due = {}, {}, {}, nil
+  local ids, located, gone, letters, first_due = {}, {}, {}, {}, nil
+
+  -- What happened to the job, with how it ended, and that it was requeued: with new parameters if these are its old ones.
+  local function story(stream, letter, found, old)
+    local function ended_as(what, note)
+      return event(time_of(found, 'failed_at', letter), what, field(found, 'worker'), field(found, 'attempt'), note)
+    end
+    local is_dead, requeued = stream == KEYS.dead, event(now_ms, old and 'edited' or 'requeued', nil, nil, old)
+    local ended = is_dead and ended_as('died', (field(found, 'reason') or '') .. ': ' .. (field(found, 'error') or '')) or ended_as('ended')
+    return add_line(history(found, '', ended), requeued)
+  end
 
   -- `changes` is as for `with`. Returns whether the job was requeued. If it has too many fields for a script, nothing is written.
   local function add(stream, letter, id, found, changes, due_at)
@@ -19,7 +29,8 @@ local function requeuing(now_ms, exact_ms)
       if name == 'priority' and priorities[value] then priority = value end
     end
     if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
-    if #changes > 0 then fields = with(fields, changes) end
+    local old = field(changes, 'parameters') and (field(fields, 'parameters') or '') or nil
+    fields = with(fields, {'history', story(stream, letter, found, old), unpack(changes)})
     if #fields > 1000 then return false end
     if due_at > now_ms then
       if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
@@ -29,13 +40,15 @@ local function requeuing(now_ms, exact_ms)
     ids[#ids + 1] = id
     gone[stream] = gone[stream] or {}
     table.insert(gone[stream], letter)
+    if stream == KEYS.dead then table.insert(letters, {letter, found}) end
     return true
   end
 
   -- Returns the ids of the requeued jobs.
   local function write()
     if #located > 0 then redis.call('HSET', KEYS.jobs, unpack(located)) end
-    for stream, letters in pairs(gone) do remove(stream, unpack(letters)) end
+    for stream, entries in pairs(gone) do remove(stream, unpack(entries)) end
+    group_out(letters)
     if #ids > 0 then
       forget_ends(ids)
       count('requeued', #ids)

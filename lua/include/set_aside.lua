@@ -1,7 +1,7 @@
 -- set_aside: copy an entry's job to `aside` (`dead`, `completed` or `cancelled`), with `notes`, a flat list of fields, and
 -- point its locator there. An entry with more values than unpack takes is kept whole, as JSON in one field, `entry`.
--- Returns false if the stream has no entry ids left; then nothing was written.
---- @include field pushed_at
+-- A dead letter is listed in its group. Returns false if the stream has no entry ids left; then nothing was written.
+--- @include field pushed_at kind_of group_in
 local function set_aside(aside, priority, entry, job, fields, notes, now_ms)
   local kept = {'id', job}
   local noted = {id = true, priority = true}
@@ -23,5 +23,6 @@ local function set_aside(aside, priority, entry, job, fields, notes, now_ms)
     return error(there)
   end
   redis.call('HSET', KEYS.jobs, job, string.match(aside, '[^:]+$') .. ' ' .. there)
+  if aside == KEYS.dead then group_in(kind_of(notes), there, now_ms) end
   return true
 end

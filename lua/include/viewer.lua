@@ -1,8 +1,8 @@
 -- viewer: returns a function that makes a job's row, with '' for a value that does not apply:
---   {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}, now ms, idle ms, why, progress}
+--   {job id, place, entry, due ms, consumer, deliveries, mark, held, {name, value, ...}, now ms, idle ms, why, progress, history}
 -- place: for a delayed job `delayed:` and its priority. held: 1 if it is. idle: how long its consumer has had it. why: what
 -- keeps it from starting, besides its place in line and due time. A key of another type is no reason.
---- @include field is_waiting whole
+--- @include field is_waiting whole history
 local function viewer(now_ms)
   -- Only commands that every role with read access may run.
   local is_paused = redis.pcall('GET', KEYS.paused)
@@ -24,6 +24,6 @@ local function viewer(now_ms)
     local why = not is_aside and is_waiting(consumer) and obstacle(consumer, is_held, fields) or ''
     local progress = not is_aside and redis.pcall('GET', KEYS['progress:'] .. job)
     return {job, place, entry, due_ms or '', consumer or '', deliveries or '', mark, is_held and 1 or 0, fields, whole(now_ms),
-      idle_ms or '', why, type(progress) == 'string' and progress or ''}
+      idle_ms or '', why, type(progress) == 'string' and progress or '', history(fields, place .. ' ' .. entry)}
   end
 end

@@ -16,7 +16,7 @@ from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure, Mistake, mistake
-from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, filters
+from redisjobs.cli.filters import Fingerprint, Name, OlderThan, Reason, Text, Worker, filters
 from redisjobs.cli.output import say, telling
 from redisjobs.cli.target import (
     Imports,
@@ -59,10 +59,11 @@ def list_letters(
     older_than: OlderThan = None,
     fingerprint: Fingerprint = None,
     reason: Reason = None,
+    worker: Worker = None,
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
-    wanted = filters(name, text, older_than, fingerprint, reason)
+    wanted = filters(name, text, older_than, fingerprint, reason, worker)
     with named(queue, url) as there:
         show.job_list(there.jobs(State.DEAD, limit, **wanted), State.DEAD, where(there), as_json)
 
@@ -103,6 +104,7 @@ def requeue(
     older_than: OlderThan = None,
     fingerprint: Fingerprint = None,
     reason: Reason = None,
+    worker: Worker = None,
     rate: Annotated[
         str | None, typer.Option(metavar="N/s|m|h", help="Spread them: 100/s, 20/m or 5/h become ready.")
     ] = None,
@@ -121,7 +123,7 @@ def requeue(
     as_json: Json = False,
 ) -> None:
     """Make dead letters ready again, under their ids, with all their attempts."""
-    wanted = filters(name, text, older_than, fingerprint, reason)
+    wanted = filters(name, text, older_than, fingerprint, reason, worker)
     _check("requeue", job_ids, everything, wanted)
     if target is not None and parameters is None:
         raise Mistake("--target is for --parameters, which its handler's type checks")
@@ -153,12 +155,13 @@ def delete(
     older_than: OlderThan = None,
     fingerprint: Fingerprint = None,
     reason: Reason = None,
+    worker: Worker = None,
     queue: QueueName = "default",
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Delete dead letters."""
-    wanted = filters(name, text, older_than, fingerprint, reason)
+    wanted = filters(name, text, older_than, fingerprint, reason, worker)
     _check("delete", job_ids, everything, wanted)
     with named(queue, url) as there:
         if job_ids:

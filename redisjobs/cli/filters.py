@@ -14,6 +14,9 @@ Text = Annotated[
 ]
 Fingerprint = Annotated[str | None, typer.Option("--fingerprint", help="Only failures of this kind.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Only dead letters with this reason.")]
+Worker = Annotated[
+    str | None, typer.Option("--worker", help="Only jobs that this worker runs, or settled as dead or done.")
+]
 OlderThan = Annotated[
     float | None,
     typer.Option("--older-than", help="Only jobs that were pushed, or died, at least this many seconds ago."),
@@ -41,10 +44,12 @@ def filters(
     older_than: float | None,
     fingerprint: str | None = None,
     reason: str | None = None,
+    worker: str | None = None,
 ) -> FilterOptions:
     """Return the typed filters for the calls of a queue; raise a `Mistake` for a wrong one."""
     check_seconds(older_than=older_than)
-    options = FilterOptions(name=name, text=text, fingerprint=fingerprint, reason=reason, older_than=older_than)
+    failure = FilterOptions(fingerprint=fingerprint, reason=reason)
+    options = FilterOptions(name=name, text=text, worker=worker, older_than=older_than, **failure)
     try:
         filter_of(options)
     except ValueError as error:

@@ -7,7 +7,7 @@ import typer
 from redisjobs.base.visible import number_of, visible
 from redisjobs.cli import show
 from redisjobs.cli.errors import Failure, Mistake
-from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, Waiting, filters
+from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, Waiting, Worker, filters
 from redisjobs.cli.target import Json, Limit, QueueName, Url, named, where
 from redisjobs.client.operations import FilterOptions
 from redisjobs.model.job import State
@@ -33,10 +33,11 @@ def list_jobs(
     name: Name = None,
     text: Text = None,
     older_than: OlderThan = None,
+    worker: Worker = None,
     as_json: Json = False,
 ) -> None:
     """List jobs: ready and running by priority and age, delayed by due time, others newest first."""
-    wanted = filters(name, text, older_than)
+    wanted = filters(name, text, older_than, worker=worker)
     with named(queue, url) as there:
         show.job_list(there.jobs(state, limit, **wanted), state, where(there), as_json)
 

@@ -22,7 +22,7 @@ from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Counts
 
 _WIDTH = 4000  # columns, so that rich folds and cuts nothing; a narrow terminal wraps lines itself
-_SHORT = 60  # characters of a long text in a list
+_SHORT, _LINE = 60, 200  # characters of a long text in a list, and of one that has a line to itself
 _LONG = ("parameters", "error", "progress")
 _COLUMNS = {
     None: (
@@ -128,8 +128,15 @@ def job_page(job: JobInfo) -> None:
     """Print all facts about one job."""
     for column in (field.name for field in dataclasses.fields(job)):
         value = getattr(job, column)
-        if value not in ("", None, False) and column != "traceback":
+        if value not in ("", None, False, ()) and column not in ("traceback", "history"):
             say(f"{column.replace('_', ' '):<12}{_text(value)}")
+    for event in job.history:
+        worker, attempt = (
+            f" on {event.worker}" * bool(event.worker),
+            f" attempt {event.attempt}" * bool(event.attempt),
+        )
+        said = visible(f"{event.what}{attempt}{worker}  {event.note}", _LINE)
+        say(f"{_text(event.at):<22}{said}")
     if job.traceback:
         say("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 

@@ -30,10 +30,10 @@ from redisjobs.model.changes import (
 )
 from redisjobs.model.info import (
     DeadGroup,
-    Groups,
     JobInfo,
     LimitInfo,
     WorkerInfo,
+    group_infos,
     job_info,
     limit_infos,
     pause_info,
@@ -65,8 +65,9 @@ class FilterOptions(TypedDict, total=False):
     Attributes:
         name: The job's name.
         text: A text in its stored parameters or its last error; not a pattern.
-        fingerprint: The fingerprint of a dead letter's failure; see `JobInfo.fingerprint`.
+        fingerprint: The kind of a dead letter's failure; see `JobInfo.fingerprint`.
         reason: The reason of a dead letter; see `JobInfo.reason`.
+        worker: The worker that runs it; for a dead letter or a kept job, the one that settled it.
         older_than: The least age, in seconds or as a timedelta. It counts from when a job came to the queue, from
             when a dead letter died, and from when a kept job ended.
     """
@@ -75,6 +76,7 @@ class FilterOptions(TypedDict, total=False):
     text: str | None
     fingerprint: str | None
     reason: str | None
+    worker: str | None
     older_than: float | timedelta | None
 
 
@@ -95,6 +97,7 @@ def filter_of(options: FilterOptions) -> Filter:
         _text(options.get("text"), "text"),
         _text(options.get("fingerprint"), "fingerprint"),
         _text(options.get("reason"), "reason"),
+        _text(options.get("worker"), "worker"),
         None if older_than is None else milliseconds(seconds(older_than, "older_than")),
     )
 
@@ -139,16 +142,6 @@ def first_page(state: State | str, options: FilterOptions) -> Scan:
     return Scan(one_of(State, state, "state"), filter_of(options))
 
 
-def dead_groups() -> Steps[list[DeadGroup]]:
-    """Group the dead letters by kind."""
-    groups, after = Groups(), None
-    while after != "":
-        step = yield from ask(GroupDead(after or ""))
-        groups.add(step.groups)
-        after = step.after
-    return groups.result()
-
-
 # Read the queue
 
 
@@ -165,6 +158,11 @@ def _pages(query: Callable[[str], Query[Page]]) -> Steps[list[Page]]:
     while pages[-1].after:
         pages.append((yield from ask(query(pages[-1].after))))
     return pages
+
+
+def dead_groups() -> Steps[list[DeadGroup]]:
+    """List the groups of dead letters."""
+    return group_infos((yield from _pages(GroupDead)))
 
 
 def workers() -> Steps[list[WorkerInfo]]:

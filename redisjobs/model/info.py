@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from redisjobs.errors import DecodeError
@@ -10,10 +10,43 @@ from redisjobs.model.codec import decode_fields, decode_progress, digits, when
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
-from redisjobs.model.queries import Group, LimitsFound, Pauses, Row, WorkersFound
+from redisjobs.model.queries import Group, Grouped, LimitsFound, Pauses, Row, WorkersFound
 from redisjobs.model.retention import ASIDE
 
 # One job
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvent:
+    """Something not usual that happened to a job.
+
+    Attributes:
+        at: When, by the server's clock; None if the record was changed in Redis and has no time.
+        what: `failed` (an attempt; another one follows), `died` (it became a dead letter), `ended`, `requeued`,
+            `edited` (requeued with new parameters), `worker-lost`, `released` (its worker stopped), `interrupted`
+            or `cancel-asked`.
+        worker: The worker that had the job; '' for none.
+        attempt: The attempt that failed; None for other events.
+        note: The error of a failure; the parameters before an edit. One line, 1,000 bytes at most.
+    """
+
+    at: datetime | None
+    what: str
+    worker: str = ""
+    attempt: int | None = None
+    note: str = ""
+
+
+def past_events(text: str) -> tuple[PastEvent, ...]:
+    """Return the events of a job's history, one from each line."""
+    return tuple(_past_event(line) for line in text.splitlines() if line)
+
+
+def _past_event(line: str) -> PastEvent:
+    at, what, worker, attempt, note = [*line.split(" ", 4), "", "", "", ""][:5]
+    ms = digits(at.encode("utf-8", "replace"))
+    number = int(attempt) if attempt.isdecimal() and len(attempt) < 10 else None
+    return PastEvent(when(ms) if ms else None, what, "" if worker == "-" else worker, number, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +78,13 @@ class JobInfo:
         error: The last failure, in one line; '' for none.
         traceback: The traceback of the failure that made it a dead letter.
         error_type: The class of that exception: module and qualified name; for a builtin, only the name.
-        fingerprint: 12 hex characters that are equal for failures of one kind: those with the same exception class
-            and the same functions of your code in the traceback. '' if no exception was raised.
+        fingerprint: Of a dead letter: equal for failures of one kind. It is 12 hex characters for those with the
+            same exception class and the same functions of your code in the traceback. If no exception was raised,
+            it is the reason.
         held: Whether it waits, and does not start until `unhold`.
         parent: The id of the job that pushed it; '' for none.
+        history: What happened to it so far that is not usual; the first event and the newest, 20 at most. It is
+            empty for a job that ran once and was done.
     """
 
     job_id: str
@@ -77,6 +113,7 @@ class JobInfo:
     duration: float | None = None
     progress: Progress | None = None
     why_waiting: WhyWaiting | None = None
+    history: tuple["PastEvent", ...] = ()
 
 
 _TEXTS = ("name", "parameters", "unique", "reason", "error", "traceback", "error_type", "fingerprint", "parent")
@@ -87,6 +124,8 @@ def job_info(row: Row) -> JobInfo:
     """Return the job in a row of the store. It never raises, even for an entry that is not a job."""
     fields = row.fields
     texts = {name: fields.get(name.encode(), b"").decode("utf-8", "replace") for name in _TEXTS}
+    if row.state is State.DEAD:
+        texts["fingerprint"] = texts["fingerprint"] or texts["reason"]
     try:
         job = decode_fields(fields, row.queued_ms)
     except DecodeError:
@@ -114,6 +153,7 @@ def job_info(row: Row) -> JobInfo:
         duration=None if ran_ms is None else ran_ms / 1000,
         progress=decode_progress(row.progress),
         why_waiting=row.why_waiting,
+        history=past_events(row.history),
         **texts,
     )
 
@@ -129,24 +169,23 @@ def _time(fields: Mapping[bytes, bytes], key: bytes) -> datetime | None:
 
 # Dead letters by kind
 
-MOST_GROUPS = 1_000
-MOST_NAMES = 50
-
 
 @dataclass(frozen=True, slots=True)
 class DeadGroup:
     """Dead letters of one kind: with the same fingerprint, or without one and with the same reason.
 
     Attributes:
-        fingerprint: The fingerprint of their failures; '' for none.
+        fingerprint: What they have in common: the fingerprint of their failures; or their reason, if no exception
+            was raised. `fingerprint=` of `scan`, `requeue_all` and `delete_all` takes it.
         reason: Why the newest one is a dead letter, in a word or two.
         error_type: The class of the newest one's exception.
         count: The number of dead letters.
-        names: The names of their jobs; up to 50.
+        names: The job names of the newest ten.
         job_id: The id of the newest one.
         error: The newest one's error, in one line.
         first_at: When the first one died.
         last_at: When the last one died.
+        recent: How many died in each five minutes of the last hour, the oldest first.
     """
 
     fingerprint: str
@@ -158,36 +197,13 @@ class DeadGroup:
     error: str
     first_at: datetime
     last_at: datetime
+    recent: tuple[int, ...]
 
 
-class Groups:
-    """A sum of the groups of many steps. Even for millions of dead letters it has at most 1,000 groups."""
-
-    def __init__(self) -> None:
-        self._groups: dict[tuple[str, str], Group] = {}
-
-    def add(self, groups: Iterable[Group]) -> None:
-        """Add the groups of the next step, which has older letters. Only the newest 1,000 kinds count."""
-        for group in groups:
-            kind = (group.fingerprint, "" if group.fingerprint else group.reason)
-            if newer := self._groups.get(kind):
-                self._groups[kind] = _sum(newer, group)
-            elif len(self._groups) < MOST_GROUPS:
-                self._groups[kind] = group
-
-    def result(self) -> list[DeadGroup]:
-        """Return all groups, the largest first."""
-        return [_dead_group(group) for group in sorted(self._groups.values(), key=lambda group: -group.count)]
-
-
-def _sum(newer: Group, older: Group) -> Group:
-    return replace(
-        newer,
-        count=newer.count + older.count,
-        first_ms=min(newer.first_ms, older.first_ms),
-        last_ms=max(newer.last_ms, older.last_ms),
-        names=[*dict.fromkeys((*newer.names, *older.names))][:MOST_NAMES],
-    )
+def group_infos(steps: Iterable[Grouped]) -> list[DeadGroup]:
+    """Return the groups that several steps found, each once, the largest first."""
+    found = {group.fingerprint: _dead_group(group) for step in steps for group in step.groups}
+    return sorted(found.values(), key=lambda group: -group.count)
 
 
 def _dead_group(group: Group) -> DeadGroup:
@@ -201,6 +217,7 @@ def _dead_group(group: Group) -> DeadGroup:
         error=group.error,
         first_at=when(group.first_ms),
         last_at=when(group.last_ms),
+        recent=tuple(group.recent),
     )
 
 

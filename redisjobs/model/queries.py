@@ -33,6 +33,7 @@ class Row:
     ran_ms: int | None = field(default=None, compare=False)  # for how long it has been running
     why_waiting: WhyWaiting | None = None
     progress: bytes = b""  # its last progress report as JSON, until it has ended
+    history: str = ""  # what happened to it that is not usual, one event a line; see `JobInfo.history`
 
 
 COUNTERS = [
@@ -108,8 +109,9 @@ class Filter:
 
     name: str = ""
     text: str = ""  # in its stored parameters or its error
-    fingerprint: str = ""  # of a dead letter's failure
+    fingerprint: str = ""  # of a dead letter's failure; its reason, if no exception was raised
     reason: str = ""  # of a dead letter
+    worker: str = ""  # that runs it, or that settled it as dead, done or cancelled
     older_ms: int | None = None  # the least time since it came to the queue, became a dead letter, or ended
 
 
@@ -140,7 +142,7 @@ class Scan(Query[Scanned]):
 class Group:
     """Dead letters of one kind: with the same fingerprint, or without one and with the same reason."""
 
-    fingerprint: str
+    fingerprint: str  # or the reason
     reason: str  # of the newest one, like `error_type`, `job_id` and `error`
     error_type: str
     count: int
@@ -148,12 +150,13 @@ class Group:
     last_ms: int
     job_id: str
     error: str
-    names: Sequence[str]  # of their jobs; not all, if there are many
+    names: Sequence[str]  # of the jobs of the newest ten
+    recent: Sequence[int]  # how many died in each five minutes of the last hour
 
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """The answer to one step of grouping: the groups of the dead letters that it read, the newest first."""
+    """The answer to one step of reading groups, those with the newest letters first."""
 
     groups: Sequence[Group]
     after: str = ""  # where the next step begins; '' at the end
@@ -161,7 +164,7 @@ class Grouped:
 
 @dataclass(frozen=True, slots=True)
 class GroupDead(Query[Grouped]):
-    """Group dead letters by kind of failure, the newest first, in bounded steps."""
+    """Describe the groups of dead letters, in bounded steps."""
 
     after: str = ""
 

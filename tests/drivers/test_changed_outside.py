@@ -50,7 +50,8 @@ async def test_an_id_whose_entry_was_deleted_can_be_pushed_again(
     for key in ("ready:normal", "dead"):
         for entry, _ in store.admin.xrange(store.prefix + key):
             store.admin.xdel(store.prefix + key, entry)
-    store.admin.delete(f"{store.prefix}delayed")
+    index = store.admin.keys(f"{store.prefix}group*")
+    store.admin.delete(f"{store.prefix}delayed", *index)
 
     assert await push(store, another("a", due=due)) == [Pushed(Reply.OK)]
 

@@ -176,6 +176,7 @@ BUILT = {
     "waiting": ["wait", "listen of a consumer"],
     "scanning": ["GroupDead", "RequeueAll", "DeleteAll"],
     "asking": ["the sync driver", "ReportProgress", "GetBacklog", "ChangeMany", "Tidy"],
+    "histories": [],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "limiting": ["SetLimit", "FindLimits"],
     "pacing": [],

@@ -54,7 +54,7 @@ from redisjobs.model.changes import (
 )
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, Row, Scan
+from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, GroupDead, Row, Scan
 from redisjobs.model.retention import DEFAULT, Keep, Retention
 from redisjobs.model.transitions import (
     Ack,
@@ -89,6 +89,7 @@ RULES = ("", "max_concurrency=1", "max_concurrency=2", "rate=2/m burst=2", "max_
 """Limits; a rate is slow, as a server lets what it knows of one expire by its own clock."""
 
 AGAIN = {"attempt": "2", "error": "é"}
+KIND = "0123456789ab"
 LATER = After(9000)  # `later` makes a time of its own of it
 CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
     "cancel": lambda job_id, due: Cancel(job_id),
@@ -105,6 +106,8 @@ COUNTERS = {
     "edit": "requeued",
     "delete": "deleted",
 }
+
+WANTED = [Filter(fingerprint=KIND), Filter(fingerprint="failed"), Filter(fingerprint="worker lost")]
 
 LIVE = (State.READY, State.RUNNING, State.DELAYED, State.DEAD)
 RETENTIONS = [
@@ -137,6 +140,8 @@ new_batch = st.lists(new_jobs, min_size=3, max_size=8, unique_by=lambda options:
 settlements = st.sampled_from(
     [
         *[Ack(), Ack(), Ack(cancelled=True), Release(), DeadLetter("failed", "ValueError: no", "a trace")],
+        DeadLetter("failed", "KeyError: 1", "a trace", "KeyError", KIND),
+        Release(refund=False),
         RetryLater(After(0), AGAIN),
         RetryLater(LATER, {"attempt": "", "headers": "{}"}),
         RetryLater(LATER, {"keep_result": str(HOUR)}),
@@ -262,6 +267,8 @@ class Side:
         known = {**row.fields, b"queued_at": b"known" if b"queued_at" in row.fields else b""}
         if b"ran_ms" in known:
             known[b"ran_ms"] = b"known"
+        if b"history" in known:
+            known[b"history"] = re.sub(rb"(?m)^\d+ ", b"", known[b"history"])
         return dict(sorted(known.items()))  # rows are sorted by their text
 
     def lease(self, lease: Lease) -> object:
@@ -271,7 +278,12 @@ class Side:
         if row.state not in LIVE:  # its id may be another job's by now
             return row.fields[b"id"].decode(), (row.state, row.priority), self._fields(row)
         where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
-        return row.job_id, (*where, row.why_waiting, row.progress), self._fields(row)
+        history = re.sub(r"(?m)^\d+ ", "", row.history)
+        return row.job_id, (*where, row.why_waiting, row.progress, history), self._fields(row)
+
+    async def groups(self) -> list[Any]:
+        step = await self.store.driver.read(GroupDead())
+        return [(group.fingerprint, group.count, group.names, group.job_id, group.error) for group in step.groups]
 
 
 async def scan(driver: Driver, state: State) -> list[Row]:
@@ -820,12 +832,11 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(
         verb=st.sampled_from(["requeue", "requeue later", "delete"]),
-        reason=st.sampled_from(["", "", "failed", "worker lost"]),
+        wanted=st.sampled_from([Filter(), Filter(), Filter(reason="failed"), *WANTED]),
         again=st.booleans(),
     )
-    def act_on_all(self, verb: str, reason: str, again: bool) -> None:
+    def act_on_all(self, verb: str, wanted: Filter, again: bool) -> None:
         """Dead letters that a filter lets through; `again` as one whose answer was lost."""
-        wanted = Filter(reason=reason)
 
         async def do(side: Side) -> list[str]:
             driver = side.store.driver
@@ -950,6 +961,7 @@ class TwoDrivers(RuleBasedStateMachine):
             return (
                 await driver.read(FindPauses()),
                 await self.limits(side),
+                await side.groups(),
                 await driver.read(Count()),
                 sorted((await driver.read(GetBacklog())).oldest),
                 {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
@@ -969,7 +981,10 @@ class TwoDrivers(RuleBasedStateMachine):
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
         scanned = list(State)[self.looks % len(State)]
         look_at = self.agree(look)
-        pauses, (limits, _, shares), counts, waiting, listed, kept, found, standings, waiters, stepped = look_at
+        pauses, (limits, _, shares), groups, counts, waiting, listed, kept, found, standings, waiters, stepped = (
+            look_at
+        )
+        assert sum(number for _, number, *_ in groups) == counts.dead
         assert stepped == sorted((listed | kept)[scanned], key=str)
 
         self.restricted = bool(pauses.names or pauses.held or pauses.queue is not None)

@@ -214,7 +214,7 @@ async def test_a_drained_job_costs_less_than_one_command_and_a_script_call_serve
     # XPENDING asks for each stretch of entries that are settled together: how many these are is chance.
     # XRANGE asks whether any job is unread where all that were read are settled: so is that.
     spared = counts["xpending"] + counts["xrange"] + 6 * handed_back
-    assert counts.total() - spared <= 29 * counts["evalsha"]  # with all that a worker does as it starts and ends
+    assert counts.total() - spared <= 30 * counts["evalsha"]  # with all that a worker does as it starts and ends
 
 
 async def test_of_jobs_that_wait_for_nothing_one_slot_runs_all_and_each_exchange_wakes_three_at_most(

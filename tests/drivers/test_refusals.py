@@ -255,7 +255,9 @@ SPARED = {
     *[(act, "waiters") for act in ACTS if act != "ask"],  # a notification is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
-    *[(act, "large") for act in ACTS],  # what can't be noted costs no job
+    *[
+        (act, key) for act in ACTS for key in ("large", "groups", "group:", "history")
+    ],  # what can't be noted costs no job
     *[(act, "promoter") for act in ACTS],  # what can't be read names no worker
     *[(act, "layout") for act in ("beat", "reclaim")],  # a lease is worth more than a look at all consumers
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],

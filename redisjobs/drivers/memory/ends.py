@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from redisjobs.drivers.memory.history import noted
 from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, answers, with_fields
 from redisjobs.model.changes import Ending, GetStatus, JobStatus
 from redisjobs.model.job import State
@@ -45,8 +46,8 @@ def dead_letter(memory: Memory, job: Job, notes: Mapping[str, str]) -> None:
 def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str]) -> None:
     """Keep a job that has failed or ended, with some notes."""
     queued_at = b"%d" % min(job.since_ms, memory.now_ms())
-    noted = {"id": job.id, "priority": str(job.priority), **notes}
-    job.fields = with_fields({b"queued_at": queued_at, **job.fields}, noted)
+    added = {"id": job.id, "priority": str(job.priority), **notes, **noted(job)}
+    job.fields = with_fields({b"queued_at": queued_at, **job.fields}, added)
     memory.put(job, memory.aside[state])
 
 

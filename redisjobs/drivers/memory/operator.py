@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from redisjobs.drivers.memory.ends import finish, remember, trim
+from redisjobs.drivers.memory.history import add_line, event, history, note
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, living
 from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
@@ -46,6 +47,7 @@ def _row(memory: Memory, job: Job) -> queries.Row:
         ran_ms=ran_ms,
         why_waiting=_obstacle(memory, job) if is_waiting else None,
         progress=((is_waiting or is_running) and memory.progress.current(job.id, now_ms)) or b"",
+        history=encoded(history(job)).decode("utf-8", "replace"),
     )
 
 
@@ -67,7 +69,7 @@ def _obstacle(memory: Memory, job: Job) -> WhyWaiting | None:
 @answers(queries.Scan)
 def _scan(memory: Memory, query: queries.Scan) -> queries.Scanned:
     rows: list[queries.Row] = []
-    jobs = _after(memory, query.state, query.after)
+    jobs = _after(memory, query.state, query.after, query.filter.fingerprint)
     for looked, (after, job) in enumerate(jobs, 1):
         if _passes(job, query.filter, memory.now_ms()):
             rows.append(_row(memory, job))
@@ -76,7 +78,7 @@ def _scan(memory: Memory, query: queries.Scan) -> queries.Scanned:
     return queries.Scanned(rows)
 
 
-def _after(memory: Memory, state: State, after: str) -> list[tuple[str, Job]]:
+def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[tuple[str, Job]]:
     """Return the jobs of a state that come after a place, in order, each with its own place."""
 
     def place(job: Job) -> tuple[int, int]:
@@ -85,6 +87,8 @@ def _after(memory: Memory, state: State, after: str) -> list[tuple[str, Job]]:
         return job.due_ms if state is State.DELAYED else job.rank, job.number
 
     jobs: Iterable[Job] = memory.aside.get(state, memory.delayed).values()
+    if state is State.DEAD and fingerprint:
+        jobs = [job for job in jobs if _kind(job) == fingerprint]
     if state in (State.READY, State.RUNNING):
         jobs = memory.waiting() if state is State.READY else memory.running()
     begin = tuple(map(int, after.split())) if after else (-1, 0)
@@ -93,8 +97,13 @@ def _after(memory: Memory, state: State, after: str) -> list[tuple[str, Job]]:
 
 
 def _passes(job: Job, wanted: queries.Filter, now_ms: int) -> bool:
-    exact = {b"name": wanted.name, b"fingerprint": wanted.fingerprint, b"reason": wanted.reason}
+    exact = {b"name": wanted.name, b"reason": wanted.reason}
     if any(text and job.text(name) != text for name, text in exact.items()):
+        return False
+    if wanted.fingerprint not in ("", _kind(job)) or wanted.worker not in (
+        "",
+        job.place.worker or job.text(b"worker"),
+    ):
         return False
     since_ms = _time_of(job, _SINCE.get(job.state, b"queued_at"))
     if wanted.older_ms is not None and since_ms > now_ms - wanted.older_ms:
@@ -108,22 +117,25 @@ def _time_of(job: Job, name: bytes) -> int:
     return int(text) if text.isdigit() and len(text) < 16 else job.since_ms
 
 
+def _kind(job: Job) -> str:
+    return job.text(b"fingerprint") or job.text(b"reason")
+
+
 @answers(queries.GroupDead)
 def _group_dead(memory: Memory, query: queries.GroupDead) -> queries.Grouped:
-    kinds: dict[tuple[str, str], list[Job]] = {}
-    letters = _after(memory, State.DEAD, query.after)
-    for _, job in letters[:MOST_JOBS]:
-        fingerprint = job.text(b"fingerprint")
-        kind = ("fingerprint", fingerprint) if fingerprint else ("reason", job.text(b"reason"))
-        kinds.setdefault(kind, []).append(job)
-    after = letters[MOST_JOBS - 1][0] if len(letters) > MOST_JOBS else ""
-    return queries.Grouped([_group(jobs) for jobs in kinds.values()], after)
+    kinds: dict[str, list[Job]] = {}
+    for job in reversed(memory.aside[State.DEAD].values()):
+        kinds.setdefault(_kind(job), []).append(job)
+    groups = [_group(kind, jobs, memory.now_ms()) for kind, jobs in kinds.items()]
+    groups.sort(key=lambda group: (group.last_ms, group.fingerprint), reverse=True)
+    return queries.Grouped(groups)
 
 
-def _group(jobs: Sequence[Job]) -> queries.Group:
+def _group(kind: str, jobs: Sequence[Job], now_ms: int) -> queries.Group:
     newest, times = jobs[0], [_time_of(job, b"failed_at") for job in jobs]
+    ages = [(now_ms - ms) // 300_000 for ms in times]
     return queries.Group(
-        fingerprint=newest.text(b"fingerprint"),
+        fingerprint=kind,
         reason=newest.text(b"reason"),
         error_type=newest.text(b"error_type"),
         count=len(jobs),
@@ -131,7 +143,8 @@ def _group(jobs: Sequence[Job]) -> queries.Group:
         last_ms=max(times),
         job_id=newest.id,
         error=newest.text(b"error"),
-        names=list(dict.fromkeys(job.name for job in jobs)),
+        names=list(dict.fromkeys(job.name for job in jobs[:10])),
+        recent=[ages.count(age) for age in range(11, -1, -1)],
     )
 
 
@@ -177,6 +190,7 @@ def _cancel(memory: Memory, change: changes.Cancel) -> Reply:
         finish(memory, job, State.CANCELLED, {})
         return Reply.CANCELLED
     job.is_cancelling = True
+    note(job, event(memory.now_ms(), "cancel-asked", job.place.worker))
     if job.place.worker in memory.workers:
         memory.workers[job.place.worker].cancels += 1
     memory.tell("cancel", job.id)
@@ -191,6 +205,7 @@ def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
     if change.key not in ("", str(job.number)):
         return Reply.NOT_FOUND
     fields = {name: value for name, value in job.fields.items() if name not in _STRIPPED}
+    fields[b"history"] = encoded(_story_of(memory, job, change.parameters is not None))
     if change.parameters is not None:
         fields[b"parameters"] = change.parameters
     if change.limit_key:
@@ -200,6 +215,16 @@ def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
     forget_end(memory, job.id)
     memory.count("requeued")
     return Reply.OK
+
+
+def _story_of(memory: Memory, job: Job, is_edited: bool) -> str:
+    """Return a job's history, with how it ended, and that it is requeued."""
+    what, note, ended_ms = "ended", "", job.since_ms
+    if job.state is State.DEAD:
+        what, note, ended_ms = "died", f"{job.text(b'reason')}: {job.text(b'error')}", _time_of(job, b"failed_at")
+    ended = event(ended_ms, what, job.text(b"worker"), job.text(b"attempt"), note)
+    old = job.text(b"parameters") if is_edited else ""
+    return add_line(history(job, ended), event(memory.now_ms(), "edited" if is_edited else "requeued", note=old))
 
 
 @answers(changes.Delete)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from redisjobs.drivers.memory.history import noted
 from redisjobs.drivers.memory.state import REMEMBERED, Fields, Job, Memory, Push, encoded
 from redisjobs.model.job import OnConflict, State
 from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
@@ -103,7 +104,8 @@ def add(memory: Memory, job: NewJob, parent: Job | None = None) -> Pushed:
 def _replace(memory: Memory, job: NewJob, holder: Job) -> None:
     """Give a waiting job the content of a new push; it keeps its id, nonce, attempt and time of push."""
     before = {b"queued_at": b"%d" % min(holder.since_ms, memory.now_ms()), **holder.fields}
-    _put(memory, job, holder, {name: before[name] for name in _STAYS if name in before})
+    past = {encoded(name): encoded(text) for name, text in noted(holder).items()}
+    _put(memory, job, holder, {name: before[name] for name in _STAYS if name in before} | past)
     memory.count("replaced")
 
 

@@ -58,6 +58,7 @@ class Job:
     ran_isolated: bool = False  # its last worker ran nothing else
     is_cancelling: bool = False  # a cancel was asked for while it ran
     processes: tuple[str, ...] = ()  # the processes that wait for its end
+    noted: list[str] = field(default_factory=list)  # lines of its history since its entry was written
 
     @property
     def state(self) -> State:
@@ -215,7 +216,7 @@ class Memory:
             del job.place[job.number]
         self.last_number += 1
         job.place, job.number, job.since_ms = place, self.last_number, self.now_ms()
-        job.deliveries, job.ran_isolated, job.is_cancelling = 0, False, False
+        job.deliveries, job.ran_isolated, job.is_cancelling, job.noted = 0, False, False, []
         place[job.number] = self.jobs[job.id] = job
 
     def enqueue(self, job: Job, due_ms: int) -> None:

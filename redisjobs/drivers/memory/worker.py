@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redisjobs.drivers.memory.ends import dead_letter, end_progress, finish, report
+from redisjobs.drivers.memory.history import event, note, noted
 from redisjobs.drivers.memory.limits import (
     Limiter,
     give_up,
@@ -117,6 +118,8 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
             return Reply.RUNNING if limit and limit.max_concurrency is not None and is_counted else Reply.OK
         case Release(refund):
             give_up(memory, job, refund=refund)
+            if not refund:
+                note(job, event(memory.now_ms(), "interrupted", job.place.worker))
             memory.hand_back(job, job.deliveries - refund)
             return Reply.OK
     give_up(memory, job)
@@ -149,7 +152,10 @@ def _retry(memory: Memory, job: Job, settlement: RetryLater) -> None:
     """Make a job ready or delayed again."""
     now_ms = memory.now_ms()
     fields = {b"queued_at": b"%d" % min(job.since_ms, now_ms), **job.fields}
-    job.fields = with_fields(fields, settlement.changes)
+    changes, line = settlement.changes, ""
+    if changes.get("error") and "attempt" in changes:
+        line = event(now_ms, "failed", job.place.worker, job.text(b"attempt") or "1", changes["error"])
+    job.fields = with_fields(fields, {**changes, **noted(job, line)})
     memory.enqueue(job, due_time(settlement.due, now_ms))
     memory.count("retried")
 
@@ -363,8 +369,9 @@ def _hand_back_fenced(memory: Memory) -> int:
 
 def hand_back(memory: Memory, worker: Worker, most: int | None = None, *, refund: bool = False) -> int:
     """Hand back jobs of a worker; return how many."""
-    jobs = by_rank(worker.jobs.values())[:most]
+    jobs, what = by_rank(worker.jobs.values())[:most], "released" if refund else "worker-lost"
     for job in jobs:
+        note(job, event(memory.now_ms(), what, worker.id))
         give_up(memory, job, refund=refund)
         memory.hand_back(job, job.deliveries - refund)
     return len(jobs)

@@ -49,7 +49,7 @@ class _Call:
 
 def _filter_words(wanted: queries.Filter) -> list[Word]:
     """Return a filter as arguments of a script."""
-    texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason)]
+    texts = [raw_id(text) for text in (wanted.name, wanted.text, wanted.fingerprint, wanted.reason, wanted.worker)]
     return [*texts, number_word(wanted.older_ms)]
 
 
@@ -97,7 +97,7 @@ def _fire_words(change: stored.Fire, now: str) -> Wire:
 
 
 def _row(reply: Any) -> queries.Row:
-    job_id, place, entry, due, consumer, deliveries, mark, held, flat, now, idle, why, progress = reply
+    job_id, place, entry, due, consumer, deliveries, mark, held, flat, now, idle, why, progress, history = reply
     where = place.decode()
     fields = pairs(flat)
     if where in ASIDE:
@@ -123,13 +123,15 @@ def _row(reply: Any) -> queries.Row:
         ran_ms=ran_ms,
         why_waiting=WhyWaiting(why.decode()) if why else None,
         progress=progress,
+        history=shown(history),
     )
 
 
 def _group(reply: Any) -> queries.Group:
-    fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, *names = reply
+    fingerprint, reason, error_type, count, first_ms, last_ms, job_id, error, recent, *names = reply
     kind = shown(fingerprint), shown(reason), shown(error_type)
-    return queries.Group(*kind, count, first_ms, last_ms, text_id(job_id), shown(error), [*map(shown, names)])
+    times = int(first_ms), int(last_ms)
+    return queries.Group(*kind, count, *times, text_id(job_id), shown(error), [*map(shown, names)], recent)
 
 
 def _backlog(reply: Any) -> queries.Backlog:
@@ -229,7 +231,7 @@ _CALLS: Mapping[type[Any], _Call] = {
     ),
     queries.GroupDead: _Call(
         "groups",
-        lambda asked, now: [asked.after],
+        lambda asked, now: [raw_id(asked.after), now],
         lambda reply: queries.Grouped([*map(_group, reply[1:])], text_id(reply[0])),
     ),
     queries.GetBacklog: _Call("backlog", lambda asked, now: [now], _backlog),

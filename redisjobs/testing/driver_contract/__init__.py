@@ -27,6 +27,7 @@ from redisjobs.testing.driver_contract.last_deliveries import *  # noqa: E402
 from redisjobs.testing.driver_contract.waiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
 from redisjobs.testing.driver_contract.asking import *  # noqa: E402
+from redisjobs.testing.driver_contract.histories import *  # noqa: E402
 from redisjobs.testing.driver_contract.pausing import *  # noqa: E402
 from redisjobs.testing.driver_contract.limiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.pacing import *  # noqa: E402

@@ -175,7 +175,9 @@ async def test_a_requeued_dead_letter_starts_again_under_its_id(store: DriverSto
     assert (again.job_id, (await found(store, "a")).priority, again.deliveries) == ("a", Priority.HIGH, 1)
     queued_at = str(lease.queued_ms)
     kept = {"id": "a", "name": "Work", "parameters": "{}", "headers": '{"k":"v"}', "queued_at": queued_at}
-    assert texts(again.fields) == kept
+    stored = texts(again.fields)
+    assert [line.split()[1] for line in stored.pop("history").splitlines()] == ["died", "requeued"]
+    assert stored == kept
     assert await rows_of(store.driver, State.DEAD, 10) == []
 
 

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from redisjobs.model.changes import BulkResult, Cancel, Delete, DeleteAll, Reque
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Filter, Group, GroupDead, Row, Scan
-from redisjobs.model.transitions import MOST_JOBS, After, DeadLetter, Lease, NewJob, Release, Settlement
+from redisjobs.model.transitions import After, DeadLetter, Lease, NewJob, Release, Reply, Settlement
 from redisjobs.testing.driver_contract.acts import claim, job
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
@@ -208,21 +209,73 @@ async def groups(driver: Driver) -> list[Group]:
 
 
 @needs(GroupDead)
-async def test_dead_letters_are_told_by_kind_the_newest_first(store: DriverStore, driver: Driver) -> None:
+async def test_dead_letters_are_counted_by_kind_those_with_the_newest_first(
+    store: DriverStore, driver: Driver
+) -> None:
     assert await groups(driver) == []
     await end(store, [(job("a"), FAILED), (job("b", "Other"), FAILED), (job("c"), EXPIRED)])
     first_ms = store.clock()
-    store.clock.advance(7)
+    store.clock.advance(700)
     await end(store, [(job("d"), FAILED), (job("e"), OTHER)])
 
-    failed, expired = ("0123456789ab", "failed", "ValueError"), ("", "expired", "")
-    other = ("ba9876543210", "failed", "KeyError")
-    last_ms = store.clock()
+    failed, expired = ("0123456789ab", "failed", "ValueError"), ("expired", "expired", "")
+    other, last_ms = ("ba9876543210", "failed", "KeyError"), store.clock()
+    none = [0] * 9
     assert await groups(driver) == [
-        Group(*other, 1, last_ms, last_ms, "e", "KeyError: 'é'", ["Work"]),
-        Group(*failed, 3, first_ms, last_ms, "d", "ValueError: no", ["Work", "Other"]),
-        Group(*expired, 1, first_ms, first_ms, "c", "it was not started in time", ["Work"]),
+        Group(*other, 1, last_ms, last_ms, "e", "KeyError: 'é'", ["Work"], [*none, 0, 0, 1]),
+        Group(*failed, 3, first_ms, last_ms, "d", "ValueError: no", ["Work", "Other"], [*none, 2, 0, 1]),
+        Group(*expired, 1, first_ms, first_ms, "c", "it was not started in time", ["Work"], [*none, 1, 0, 0]),
     ]
+
+
+@needs(GroupDead, RequeueAll, DeleteAll)
+async def test_a_group_counts_only_letters_that_are_still_there(store: DriverStore, driver: Driver) -> None:
+    await end(store, [(job(name), FAILED) for name in "abcdef"])
+    await end(store, [(job("x"), EXPIRED)])
+
+    async def counted() -> dict[str, int]:
+        return {group.fingerprint: group.count for group in await groups(driver)}
+
+    kind = Filter(fingerprint=FAILED.fingerprint)
+    assert await driver.change(Requeue("a")) is Reply.OK
+    assert await driver.change(Delete("b")) is Reply.OK
+    assert await counted() == {FAILED.fingerprint: 4, "expired": 1}
+    begin = await driver.change(DeleteAll(replace(kind, text="none has it")))
+    assert list((await driver.change(DeleteAll(replace(kind, text="none has it"), begin.after))).job_ids) == []
+    begin = await driver.change(RequeueAll(kind))
+    assert list((await driver.change(RequeueAll(kind, begin.after))).job_ids) == ["f", "e", "d", "c"]
+
+    assert await counted() == {"expired": 1}
+    begin = await driver.change(DeleteAll(Filter(fingerprint="expired")))
+    assert list((await driver.change(DeleteAll(Filter(fingerprint="expired"), begin.after))).job_ids) == ["x"]
+    assert await groups(driver) == []
+
+
+async def test_a_kind_of_failure_is_found_among_many_others_in_one_step(
+    store: DriverStore, driver: Driver
+) -> None:
+    await end(store, [(job("first"), OTHER)])
+    for start in (0, 400):
+        await end(store, [(job(f"j{start + number}"), FAILED) for number in range(400)])
+    await end(store, [(job("last"), OTHER), (job("late"), EXPIRED)])
+
+    wanted = Filter(fingerprint=OTHER.fingerprint)
+    step = await driver.read(Scan(State.DEAD, wanted))
+    assert ([row.job_id for row in step.rows], step.after) == (["last", "first"], "")
+    one = await driver.read(Scan(State.DEAD, wanted, limit=1))
+    await driver.change(Delete("last"))  # the cursor stands on a letter that is gone
+    two = await driver.read(Scan(State.DEAD, wanted, one.after))
+    assert [row.job_id for row in (*one.rows, *two.rows)] == ["last", "first"]
+    assert await found(driver, State.DEAD, fingerprint="expired") == ["late"]
+    assert len(await found(driver, State.DEAD, fingerprint=FAILED.fingerprint)) == 800
+
+
+@needs(GroupDead)
+async def test_many_groups_come_in_steps(store: DriverStore, driver: Driver) -> None:
+    kinds = [replace(FAILED, fingerprint=f"{number:012x}") for number in range(250)]
+    await end(store, [(job(f"j{number}"), kind) for number, kind in enumerate(kinds)])
+
+    assert sorted(group.fingerprint for group in await groups(driver)) == [kind.fingerprint for kind in kinds]
 
 
 async def test_a_scan_goes_through_more_jobs_than_a_step_looks_at_though_none_is_meant(
@@ -236,18 +289,6 @@ async def test_a_scan_goes_through_more_jobs_than_a_step_looks_at_though_none_is
 
     assert (list(first.rows), first.after != "") == ([], True)
     assert await found(driver, State.READY, name="Other") == ["wanted"]
-
-
-@needs(GroupDead)
-async def test_groups_of_many_letters_come_in_steps(store: DriverStore, driver: Driver) -> None:
-    for start in (0, 400):
-        await end(store, [(job(f"j{start + number}"), FAILED) for number in range(400)])
-
-    found = await groups(driver)
-
-    assert sum(group.count for group in found) == 800
-    assert max(group.count for group in found) <= MOST_JOBS
-    assert found[0].job_id == "j799"
 
 
 @needs(RequeueAll, DeleteAll)
@@ -313,6 +354,10 @@ async def test_jobs_that_run_are_found_by_priority_and_age_by_a_filter_and_in_st
     assert await found(driver, State.READY) == ["waits"]
     first = await driver.read(Scan(State.RUNNING, limit=5))
     assert {row.worker for row in first.rows} == {"w1", "w2"}
+    both = [await found(driver, State.RUNNING, worker=name) for name in ("w1", "w2")]
+    assert (sorted(both[0] + both[1]), len(both[0])) == (sorted(every), 6)
+    assert await found(driver, State.RUNNING, worker="w3") == []
+    assert [row.job_id for row in await scan(driver, State.RUNNING, 1, worker="w2")] == both[1]
     for worker in workers:
         await worker.release(refund=True, watch=False)
         await worker.aclose()

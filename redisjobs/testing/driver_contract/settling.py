@@ -85,7 +85,9 @@ async def test_a_retried_job_waits_in_line_again_with_its_fields_changed(
     assert second.token != first.token
     queued_at = str(first.queued_ms)
     kept = {"id": "a", "name": "Work", "parameters": "", "queued_at": queued_at}
-    assert texts(second.fields) == kept | {"attempt": "2", "error": "ValueError: no", "more": "é"}
+    found = texts(second.fields)
+    assert found.pop("history").split(" ", 1)[1] == "failed w1 1 ValueError: no"
+    assert found == kept | {"attempt": "2", "error": "ValueError: no", "more": "é"}
     assert await settle(one, other, Ack()) is Reply.OK
 
 

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from redisjobs.model.definition import Accuracy
 
     # Limits
-    from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PauseInfo, WorkerInfo
+    from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PastEvent, PauseInfo, WorkerInfo
     from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
     from redisjobs.model.options import HandlerOptions, PushOptions
     from redisjobs.model.progress import Progress
@@ -96,7 +96,7 @@ _MODULES = {
     ],
     "client.operations": ["FilterOptions"],
     "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
-    "model.info": ["DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo", "WorkerInfo"],
+    "model.info": ["DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PastEvent", "PauseInfo", "WorkerInfo"],
     "middleware": ["Middleware"],
     "model.options": ["HandlerOptions", "PushOptions"],
     "model.progress": ["Progress"],
@@ -144,6 +144,7 @@ __all__ = [
     "Middleware",
     "NoResult",
     "OnConflict",
+    "PastEvent",
     "PauseInfo",
     "Priority",
     "ProcessDied",

@@ -23,7 +23,7 @@ from store import Heart, RedisStore
 from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Schedule, Worker, server
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.changes import GetStatus, SetLimit
+from redisjobs.model.changes import Cancel, GetStatus, SetLimit
 from redisjobs.model.transitions import NewJob
 from redisjobs.sync import JobQueue
 
@@ -33,7 +33,7 @@ _RULES = "docs/how-to/restrict-access.md"  # its commands are test_acl.py's
 _PAGES = (*(page for page in PAGES if page.name != _RULES), Page(PROJECT / "lua/README.md"))
 _WORKER = "web-1:4242:9f3c2a1b"
 _SAMPLE_ENTRY, _SAMPLE_SLOT = "1732438800000-0", "346487760"
-_SAMPLE_RELEASE = "5e28fca0c2e00b30"
+_SAMPLE_RELEASE, _SAMPLE_KIND = "5e28fca0c2e00b30", "0f1e2d3c4b5a"
 KEPT = Retention(completed=Keep(count=100), cancelled=Keep(count=100))
 
 
@@ -143,6 +143,7 @@ async def wait_for_a_rate(url: str) -> None:
     fields = ["name", "SendEmail", "parameters", "{}", "limit_key", "joe"]
     await driver.push([NewJob("tenant-1", fields), NewJob("tenant-2", fields)], repeated=False)
     assert [lease.job_id for lease in (await worker.exchange([], 9)).leases] == ["tenant-1"]
+    await driver.change(Cancel("tenant-1"))
     await worker.aclose()
     await driver.aclose()
 
@@ -177,8 +178,10 @@ def samples(url: str) -> dict[str, str]:
         place = str(admin.hget("redisjobs:{emails}:jobs", "invoice-42"))
         finished, *_ = admin.scan_iter("redisjobs:{emails}:finished:*")
         release, *_ = admin.zrange("redisjobs:{emails}:schedulers", 0, 0)
+        kind, *_ = admin.zrange("redisjobs:{emails}:groups", 0, 0)
         admin.persist("redisjobs:{emails}:conflict:invoice-45")
-    return {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_SLOT: finished.rpartition(":")[2], _SAMPLE_RELEASE: release}
+    samples = {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_SLOT: finished.rpartition(":")[2]}
+    return samples | {_SAMPLE_RELEASE: release, _SAMPLE_KIND: kind}
 
 
 def by_redis_cli(url: str, command: str) -> str:

@@ -146,7 +146,7 @@ class Registry(Preparing):
         name = name_of(parameters)
 
         def decorate(handler: Any) -> Any:
-            unique = unique_of(options.get("unique"), name.name, _fields_of(name.parameters))
+            unique = unique_of(options.get("unique"), name.name, field_names(name.parameters))
             definition = JobDefinition(
                 name,
                 handler_call(handler),
@@ -317,7 +317,7 @@ class Registry(Preparing):
             self._publisher.changed(change, answer)
 
 
-def _fields_of(kind: Any) -> list[str] | None:
+def field_names(kind: Any) -> list[str] | None:
     """Return the names of a parameter type's fields; None if they are not known."""
     kind = get_origin(kind) or kind
     if dataclasses.is_dataclass(kind):

@@ -1,6 +1,5 @@
 """An operator's side: functions that answer queries and make changes, also those that workers declare."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from redisjobs.drivers.memory.ends import finish, remember, trim
@@ -30,7 +29,7 @@ def _find(memory: Memory, query: queries.Find) -> queries.Row | None:
 def _row(memory: Memory, job: Job) -> queries.Row:
     is_running, is_delayed = job.state is State.RUNNING, job.state is State.DELAYED
     is_waiting, now_ms = is_delayed or job.state is State.READY, memory.now_ms()
-    ran_ms = int((time.monotonic() - job.since) * 1000) if is_running else None
+    ran_ms = int((memory.monotonic() - job.since) * 1000) if is_running else None
     return queries.Row(
         job_id=job.id,
         state=job.state,
@@ -59,7 +58,7 @@ def _obstacle(memory: Memory, job: Job) -> WhyWaiting | None:
         WhyWaiting.PAUSED: memory.paused is not None,
         WhyWaiting.NAME_PAUSED: job.name in memory.paused_names,
         WhyWaiting.LIMIT: line is not None and job.number in line.waiting,
-        WhyWaiting.NO_WORKER: all(worker.until <= time.monotonic() for worker in memory.workers.values()),
+        WhyWaiting.NO_WORKER: all(worker.until <= memory.monotonic() for worker in memory.workers.values()),
         WhyWaiting.NO_HANDLER: b"unknown_since" in job.fields,
         WhyWaiting.LAST_DELIVERY: job.place is memory.isolated,
     }
@@ -161,7 +160,7 @@ def _count(memory: Memory, query: queries.Count) -> queries.Counts:
 @answers(queries.GetBacklog)
 def _backlog(memory: Memory, query: queries.GetBacklog) -> queries.Backlog:
     new = [next(iter(place.values())) for place in memory.new.values() if place]
-    now_ms, now = memory.now_ms(), time.monotonic()
+    now_ms, now = memory.now_ms(), memory.monotonic()
     since = [
         (job.priority, float(job.since_ms)) for job in (*memory.returned.values(), *memory.isolated.values(), *new)
     ]
@@ -171,7 +170,7 @@ def _backlog(memory: Memory, query: queries.GetBacklog) -> queries.Backlog:
 
 @answers(queries.FindWorkers)
 def _find_workers(memory: Memory, query: queries.FindWorkers) -> queries.WorkersFound:
-    now = time.monotonic()
+    now = memory.monotonic()
     return queries.WorkersFound([(each.id, each.until - now, each.facts) for each in memory.workers.values()])
 
 

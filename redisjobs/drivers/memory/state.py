@@ -1,7 +1,7 @@
 """The state of one queue in memory: its jobs and their places, workers, limits, schedules and recent pushes.
 
-Nothing outlives the process. Times whose names end in `_ms` or `_us` are by the queue's clock, others by the
-monotonic clock.
+Nothing outlives the process. Times whose names end in `_ms` or `_us` are by the queue's clock, others by its
+monotonic clock, in seconds.
 """
 
 import threading
@@ -161,10 +161,14 @@ class Memory:
 
     Args:
         now_ms: Returns the time; None for this machine's clock.
+        monotonic: Returns the monotonic time in seconds, which leases are measured by.
     """
 
-    def __init__(self, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, now_ms: Callable[[], int] | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self.monotonic = monotonic
         self.lock = threading.RLock()
         self.channels: dict[str, list[Listener]] = {}
 
@@ -239,12 +243,12 @@ class Memory:
     def deliver(self, job: Job, worker: Worker) -> None:
         self.move(job, worker.jobs)
         job.deliveries += 1
-        job.since = time.monotonic()
+        job.since = self.monotonic()
 
     def hand_back(self, job: Job, deliveries: int) -> None:
         """Take a job from its worker, or out of a line. Workers claim it before new jobs."""
         self.move(job, self.returned)
-        job.deliveries, job.since = max(0, deliveries), time.monotonic()
+        job.deliveries, job.since = max(0, deliveries), self.monotonic()
 
     def remove(self, job: Job) -> None:
         del job.place[job.number]

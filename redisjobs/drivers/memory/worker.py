@@ -1,6 +1,5 @@
 """A worker's calls: it joins, beats, settles and claims jobs, takes over from lost workers, and leaves."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -53,7 +52,7 @@ def join(memory: Memory, worker_id: str, lease: float, run: str) -> None:
         return
     if there is not None or worker_id in memory.fenced:
         raise IdTaken(worker_id)
-    memory.workers[worker_id] = Worker(worker_id, run, lease, time.monotonic() + lease)
+    memory.workers[worker_id] = Worker(worker_id, run, lease, memory.monotonic() + lease)
     memory.tell("joined", "")
 
 
@@ -61,7 +60,7 @@ def beat(memory: Memory, worker_id: str, facts: Mapping[str, str]) -> int:
     """Renew a worker's lease; return how often a cancel of one of its jobs was asked for."""
     worker = memory.worker(worker_id)
     worker.facts = {**worker.facts, **facts}
-    worker.until = time.monotonic() + worker.lease
+    worker.until = memory.monotonic() + worker.lease
     return worker.cancels
 
 
@@ -126,7 +125,7 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
     ran = {
         "worker": job.place.worker,
         "deliveries": str(job.deliveries),
-        "ran_ms": str(int((time.monotonic() - job.since) * 1000)),
+        "ran_ms": str(int((memory.monotonic() - job.since) * 1000)),
     }
     if isinstance(settlement, RetryLater) and not job.is_cancelling:
         _retry(memory, job, settlement)
@@ -207,9 +206,9 @@ def claim(memory: Memory, worker_id: str, count: int, max_deliveries: int, *, id
         memory.tell("released", str(turned))
     due_ms = memory.next_due()
     due_in = None if due_ms is None else max(0, due_ms - now_ms) / 1000
-    waits = [time.monotonic() - job.since for job in memory.isolated.values()]
+    waits = [memory.monotonic() - job.since for job in memory.isolated.values()]
     return Exchange(
-        leases=[_lease(job) for job in claimed.jobs],
+        leases=[lease_of(job) for job in claimed.jobs],
         more=not is_paused and claimed.left <= 0 and (has_returned or any(memory.new.values())),
         ended=claimed.ended,
         due_in=due_in if is_paused else next_turn(memory, due_in),
@@ -277,17 +276,17 @@ def read(memory: Memory, worker_id: str, count: int) -> list[Lease] | None:
     limiter = Limiter(memory)
     jobs = [job for priority in Priority for job in _read(memory, worker, priority, count, limiter)]
     tell_turn(memory)
-    return [_lease(job) for job in jobs]
+    return [lease_of(job) for job in jobs]
 
 
 def recover(memory: Memory, worker_id: str, held: Sequence[Lease], older: float = 0) -> list[Lease]:
     """Return the jobs that a worker has had for `older` seconds without naming them in `held`."""
-    known, until = {lease.token for lease in held}, time.monotonic() - older
+    known, until = {lease.token for lease in held}, memory.monotonic() - older
     jobs = by_rank(memory.worker(worker_id).jobs.values())
     missed = [job for job in jobs if job.number not in known and job.since <= until]
     found = _startable(memory, missed, Limiter(memory))
     tell_turn(memory)
-    return [_lease(job) for job in found]
+    return [lease_of(job) for job in found]
 
 
 def _startable(memory: Memory, jobs: Sequence[Job], limiter: Limiter) -> list[Job]:
@@ -307,7 +306,8 @@ def _startable(memory: Memory, jobs: Sequence[Job], limiter: Limiter) -> list[Jo
     return startable
 
 
-def _lease(job: Job) -> Lease:
+def lease_of(job: Job) -> Lease:
+    """Return the lease of a running job's present delivery."""
     return Lease(str(job.number), job.number, job.deliveries, job.id, job.fields, job.since_ms, job.rank)
 
 
@@ -321,7 +321,7 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
             fence(memory, lost)
             fenced.append(lost.id)
     due_ms, now_ms = memory.next_due(), memory.now_ms()
-    over = [each for each in memory.workers.values() if each.until <= time.monotonic()]
+    over = [each for each in memory.workers.values() if each.until <= memory.monotonic()]
     known = len(memory.fenced)
     jobs = _hand_back_fenced(memory)
     memory.count("reclaimed", jobs)
@@ -346,7 +346,7 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
 def fence(memory: Memory, worker: Worker) -> None:
     """Refuse all further calls of a worker; the next `reclaim` hands back its jobs."""
     del memory.workers[worker.id]
-    worker.until = time.monotonic() + worker.lease + _WATCHED
+    worker.until = memory.monotonic() + worker.lease + _WATCHED
     memory.fenced[worker.id] = worker
 
 
@@ -356,7 +356,7 @@ def _until_ms(worker: Worker) -> str:
 
 def _hand_back_fenced(memory: Memory) -> int:
     """Hand back the jobs of fenced workers, also those of late reads; return how many jobs."""
-    total, now = 0, time.monotonic()
+    total, now = 0, memory.monotonic()
     for worker in list(memory.fenced.values()):
         jobs = hand_back(memory, worker, MOST_JOBS - total)
         total += jobs

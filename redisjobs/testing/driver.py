@@ -207,13 +207,7 @@ class RecordingConsumer(MemoryConsumer):
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
     ) -> Reclaimed:
         answer = await super().reclaim(silent, others=others, thorough=thorough)
-        if not answer.others:
-            return answer
-        # A run until idle would wait for the jobs of dead workers, by the real clock.
-        ignored = {self.worker_id, *self._faults.dead}
-        with self._memory.lock:
-            held = sum(job.place.worker not in ignored for job in self._memory.running())
-        return replace(answer, others=held)
+        return replace(answer, others=0)  # a run until idle would wait for them, by the real clock
 
     async def release(self, *, refund: bool, watch: bool) -> int:
         return 0 if self._is_dead else await super().release(refund=refund, watch=watch)

@@ -252,7 +252,7 @@ class Jobs(Kit):
         """Run the jobs of all queues with a real worker, until none is ready.
 
         One job runs at a time, unless you give a `concurrency`. The clock stands still, so a job that is retried
-        waits for `travel`.
+        waits for `travel`. It does not wait for jobs that a worker of the application runs.
 
         Args:
             delayed: Whether to move the clock on until no job is delayed, retries included.

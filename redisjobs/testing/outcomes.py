@@ -14,7 +14,7 @@ from redisjobs.model.job import JobDefinition
 from redisjobs.model.outcome import Raised, UnknownName
 from redisjobs.model.transitions import Ack, After, DeadLetter, RetryLater, Settlement
 
-Fate = Literal["completed", "retried", "snoozed", "dead", "cancelled", "crashed"]
+Kind = Literal["completed", "retried", "snoozed", "dead", "cancelled", "crashed"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class JobOutcome:
 
     Attributes:
         name: The job's name; '?' if its entry could not be read.
-        fate: `completed`; `retried` or `snoozed`, it runs again later; `dead`, it is a dead letter; `cancelled`;
+        kind: `completed`; `retried` or `snoozed`, it runs again later; `dead`, it is a dead letter; `cancelled`;
             `crashed`, its worker died.
         result: What the handler returned. If the job keeps its result, this is the result as a reader gets it.
         error: What the handler raised; None if it raised nothing.
@@ -34,7 +34,7 @@ class JobOutcome:
 
     job_id: str
     name: str
-    fate: Fate
+    kind: Kind
     attempt: int = 1
     result: Any = None
     error: BaseException | None = None
@@ -45,10 +45,10 @@ class JobOutcome:
     @property
     def failure(self) -> BaseException | None:
         """The error that a drain raises for this run; None for a run that ended as its handler asked."""
-        if self.fate not in ("retried", "dead"):
+        if self.kind not in ("retried", "dead"):
             return None
         if self.error is not None:
-            return None if self.fate == "retried" and isinstance(self.error, Retry) else self.error
+            return None if self.kind == "retried" and isinstance(self.error, Retry) else self.error
         if self.reason == "unknown name":
             return UnknownJob(
                 f"{self.message}; import the module that registers it, or name its queue in the test"
@@ -66,8 +66,8 @@ class Drained:
 
     outcomes: Sequence[JobOutcome]
 
-    def _count(self, fate: Fate) -> int:
-        return sum(outcome.fate == fate for outcome in self.outcomes)
+    def _count(self, kind: Kind) -> int:
+        return sum(outcome.kind == kind for outcome in self.outcomes)
 
     @property
     def completed(self) -> int:
@@ -100,8 +100,8 @@ class Drained:
         return self._count("crashed")
 
     def __repr__(self) -> str:
-        fates = ("completed", "retried", "snoozed", "dead", "cancelled", "crashed")
-        return f"Drained({', '.join(f'{fate}={getattr(self, fate)}' for fate in fates if getattr(self, fate))})"
+        kinds = ("completed", "retried", "snoozed", "dead", "cancelled", "crashed")
+        return f"Drained({', '.join(f'{kind}={getattr(self, kind)}' for kind in kinds if getattr(self, kind))})"
 
     def check(self) -> None:
         """Raise the error of the first run that failed; a note names the others."""
@@ -133,7 +133,7 @@ def outcome_of(queue: Registry, job: SettledJob, returned: Returned | None) -> J
     if job.kind is JobsCompleted:
         return _completed(common, job, queue.definitions.get(job.name), returned)
     if job.kind is JobsCancelled:
-        return replace(common, fate="cancelled")
+        return replace(common, kind="cancelled")
     if job.kind is JobsDead:
         return _dead(common, job.settlement, queue.driver)
     return _again(common, job, queue.driver) if job.kind is JobsRetried else None
@@ -153,21 +153,21 @@ def _completed(
 
 def _dead(common: JobOutcome, settlement: Settlement | None, driver: Any) -> JobOutcome:
     if isinstance(settlement, DeadLetter):
-        return replace(common, fate="dead", reason=settlement.reason, message=settlement.error)
+        return replace(common, kind="dead", reason=settlement.reason, message=settlement.error)
     with driver.memory.lock:  # no worker ran it, so the event has little about it
         job = driver.memory.jobs[common.job_id]
     reason, message = job.text(b"reason"), job.text(b"error")
-    return replace(common, name=job.name, fate="dead", reason=reason, message=message)
+    return replace(common, name=job.name, kind="dead", reason=reason, message=message)
 
 
 def _again(common: JobOutcome, job: SettledJob, driver: Any) -> JobOutcome:
     settlement = job.settlement
     assert isinstance(settlement, RetryLater)
     due = settlement.due
-    fate: Fate = "snoozed" if isinstance(common.error, Snooze) else "retried"
+    kind: Kind = "snoozed" if isinstance(common.error, Snooze) else "retried"
     return replace(
         common,
-        fate=fate,
+        kind=kind,
         reason="unknown name" if isinstance(job.outcome, UnknownName) else "",
         message=settlement.changes.get("error", ""),
         delay=(due.ms if isinstance(due, After) else due.ms - driver.memory.now_ms()) / 1000,

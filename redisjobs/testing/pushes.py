@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -200,7 +200,7 @@ class Pushes:
             return next((each.name for each in known if each.name.name == job), job), None
         if isinstance(job, type) and hasattr(job, "job_name"):
             return name_of(job), None
-        if handler := next((each for each in known if each.function is job), None):
+        if handler := next((each for each in known if each.function == job), None):
             return handler.name, None
         if hasattr(type(job), "job_name"):
             return name_of(type(job)), job
@@ -239,9 +239,9 @@ def _listed(pushes: Iterable[Push]) -> str:
 
 
 def _options(push: Push) -> str:
-    given = {each.name: getattr(push, each.name) for each in fields(push) if each.name in _OPTIONS}
-    plain = Push("", "", "", None)
-    said = [f"{key}={value!r}" for key, value in given.items() if value != getattr(plain, key, None) and value]
+    given = {name: getattr(push, name) for name in _OPTIONS}
+    plain = Push("", "", push.job_id, None)
+    said = [f"{name}={value!r}" for name, value in given.items() if value != getattr(plain, name)]
     return f", {', '.join(said)}" if said else ""
 
 

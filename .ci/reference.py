@@ -40,6 +40,10 @@ _TITLES = {
         "The sync queue",
         "For developers whose code has no event loop: `from redisjobs.sync import JobQueue`.",
     ),
+    "testing": (
+        "The test kit",
+        "For developers who test their application: `from redisjobs.testing import Jobs`.",
+    ),
 }
 """The title of each page, and its first line."""
 
@@ -115,6 +119,7 @@ def api() -> dict[Path, str]:
     groups["metrics"] = [package["metrics"][name] for name in ("Metrics", "QueueMetrics")]
     groups["metrics"].append(package["tracing"]["Tracing"])
     groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]
+    groups["testing"] = [_documented(package["testing"][name]) for name in package["testing"].exports or ()]
     for members in groups.values():
         members.sort(key=lambda each: _FIRST.index(each.name) if each.name in _FIRST else len(_FIRST))
     pages = {DOCS / f"api/{page}.md": _api_page(page, members) for page, members in groups.items()}

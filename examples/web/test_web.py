@@ -9,8 +9,7 @@ from signups import SendEmail
 from web_app import alone, web
 
 from redisjobs import JobQueue, Worker
-from redisjobs.testing import Jobs
-from redisjobs.testing.moves import JobsServer
+from redisjobs.testing import Jobs, JobsServer
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ class RecordingConsumer(MemoryConsumer):
         self._faults.check()
         if self._is_dead:  # the process would be gone: let this worker end without a word to the queue
             return Exchange([Reply.LEASE_LOST] * len(settlements), server_ms=self._memory.now_ms())
-        if self.worker_id.startswith(f"{DRAIN}:"):
+        if self._drains:
             self._faults.kill(self.worker_id, settlements)
         answer = await self._exchange(settlements, count, turn, idle)
         for at, added in answer.added.items():
@@ -200,6 +200,10 @@ class RecordingConsumer(MemoryConsumer):
         return await super().exchange(settlements, count, turn=turn, idle=idle)
 
     @property
+    def _drains(self) -> bool:
+        return self.worker_id.startswith(f"{DRAIN}:")
+
+    @property
     def _is_dead(self) -> bool:
         return self.worker_id in self._faults.dead
 
@@ -207,7 +211,8 @@ class RecordingConsumer(MemoryConsumer):
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False
     ) -> Reclaimed:
         answer = await super().reclaim(silent, others=others, thorough=thorough)
-        return replace(answer, others=0)  # a run until idle would wait for them, by the real clock
+        # A run until idle would wait for them, by the real clock.
+        return replace(answer, others=0) if self._drains else answer
 
     async def release(self, *, refund: bool, watch: bool) -> int:
         return 0 if self._is_dead else await super().release(refund=refund, watch=watch)

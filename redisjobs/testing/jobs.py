@@ -65,8 +65,8 @@ class Kit:
         Raises:
             TypeError: One of them is not a queue.
         """
-        for queue in queues:
-            if checked_queue(queue) in self.queues:
+        for queue in [checked_queue(each) for each in queues]:  # all, before one is moved
+            if queue in self.queues:
                 continue
             name = queue.name
             if name not in self._drivers:

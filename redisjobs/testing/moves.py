@@ -55,8 +55,8 @@ class JobsServer:
         Raises:
             TypeError: One of them is not a queue.
         """
-        for queue in queues:
-            name = checked_queue(queue).name
+        for queue in [checked_queue(each) for each in queues]:  # all, before one is moved
+            name = queue.name
             if not name.endswith(self._suffix):
                 self._moves.move(queue, self.url, f"{name[:180]}-{self._suffix}")
 

@@ -130,7 +130,9 @@ class Pushes:
             if each.name == queue and name in each.definitions:
                 with suppress(DecodeError):  # the producer's type may differ
                     return payload.decode_parameters(each.definitions[name].name, raw)
-        return payload.decode_untyped(name, raw)
+        with suppress(DecodeError):
+            return payload.decode_untyped(name, raw)
+        return raw
 
     def matching(self, wanted: Wanted) -> list[Push]:
         """Return the pushes that an assertion is about."""

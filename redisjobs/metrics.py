@@ -30,37 +30,29 @@ from redisjobs.base.visible import visible
 from redisjobs.client.backoff import retrying_sync
 from redisjobs.client.registry import Registry
 from redisjobs.drivers import sync_side
-from redisjobs.errors import DriverError, Snooze, Unavailable
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import (
     Event,
-    JobsCancelled,
     JobsClaimed,
-    JobsCompleted,
     JobsDead,
     JobsPushed,
-    JobsRetried,
     JobsSettled,
     LeasesLost,
     LoopBlocked,
     LoopResumed,
     PushFailed,
-    SettledJob,
     WorkerStarted,
     WorkerStopped,
 )
+from redisjobs.events.outcomes import UNKNOWN, outcome_of, reason_of
 from redisjobs.model.driver import Driver, SyncDriver
 from redisjobs.model.job import Priority
-from redisjobs.model.outcome import Raised
 from redisjobs.model.queries import COUNTERS, Backlog, Count, Counts, FindPauses, GetBacklog, Pauses, Query
 from redisjobs.model.stored import ListSchedules, ScheduleInfo, schedule_infos
-from redisjobs.model.transitions import DeadLetter, Reply
 
 T = TypeVar("T")
 
 logger = Log("redisjobs")
-
-UNKNOWN = "unknown"
-"""The name for jobs without a handler in this process, because producers may push any number of names."""
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)  # seconds
 _IN_FILES: bool = getattr(ValueClass, "_multiprocess", True)  # another process reads the counts
@@ -150,7 +142,7 @@ class _OfQueue:
             return
         for job in event.jobs:
             name = job.name if job.name in self._definitions else UNKNOWN
-            key = name, _outcome(kind, job)
+            key = name, outcome_of(kind, job)
             series = self._series.get(key)
             if series is None:
                 series = self._series[key] = _Series(self._families, self._name, *key)
@@ -159,7 +151,7 @@ class _OfQueue:
                 series.duration.observe(job.ran)
                 series.wait.observe(job.waited)
             if kind is JobsDead:
-                self._families.dead.labels(self._name, _reason(job)).inc()
+                self._families.dead.labels(self._name, reason_of(job)).inc()
 
     def pushed(self, event: JobsPushed) -> None:
         added = sum(is_added for _, _, is_added in event.jobs)
@@ -181,24 +173,6 @@ class _Series:
         self.jobs = families.jobs.labels(queue, name, outcome)
         self.duration = families.duration.labels(queue, name, outcome)
         self.wait = families.wait.labels(queue, name)
-
-
-def _outcome(kind: type[JobsSettled], job: SettledJob) -> str:
-    if kind is JobsCompleted:
-        return "completed"
-    if kind is JobsDead:
-        return "dead"
-    if kind is JobsCancelled:
-        return "cancelled"
-    if kind is JobsRetried and isinstance(job.outcome, Raised):
-        return "snoozed" if isinstance(job.outcome.error, Snooze) else "retried"
-    return "released"  # also a job that waits for a thread, or for a worker with its handler: no attempt is spent
-
-
-def _reason(job: SettledJob) -> str:
-    if isinstance(job.settlement, DeadLetter):
-        return job.settlement.reason
-    return "undecodable" if job.reply is Reply.UNDECODABLE else "worker lost"
 
 
 class _Slots:

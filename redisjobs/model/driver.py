@@ -331,6 +331,9 @@ class SyncConsumer(Protocol):
         All their consumers have the same `server` as this one.
         """
 
+    def change(self, change: Change[T]) -> T:
+        """Make a change, like `Driver.change`, over this connection."""
+
     def release(self, *, refund: bool, watch: bool) -> int:
         """Give back all jobs, like `Consumer.release`, even for a worker that counts as dead."""
 

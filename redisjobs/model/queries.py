@@ -228,3 +228,38 @@ class FindLimits(Query[LimitsFound]):
     """Find the limits of job names, with the jobs that run and wait under them, in bounded steps."""
 
     after: str = ""
+
+
+Sums = Mapping[str, int]
+"""Numbers by name, each a sum: see `statistics.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalFound:
+    """What was counted within one interval."""
+
+    number: int  # time since 1970, divided by the length of an interval
+    total: Sums = field(default_factory=dict)  # of all jobs
+    sample: Sums = field(default_factory=dict)  # the state of the queue: `ready`, `running`, …, `oldest_ms`
+    names: Mapping[str, Sums] = field(default_factory=dict)  # by job name
+    causes: Sums = field(default_factory=dict)  # dead letters by fingerprint, or by reason
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalsFound:
+    """The answer to one step of reading statistics: the intervals with any data, the oldest first."""
+
+    now_ms: int  # by the store's clock
+    intervals: Sequence[IntervalFound]
+    after: str = ""  # where the next step begins; '' at the end
+
+
+@dataclass(frozen=True, slots=True)
+class FindIntervals(Query[IntervalsFound]):
+    """Read the statistics of the last intervals and the current one, in steps of up to 120 intervals, or 1 MB."""
+
+    minutes: int  # the length of an interval: 1 or 10
+    count: int  # how many intervals
+    name: str = ""  # read only this job name; '' reads only the totals
+    is_whole: bool = False  # read the totals, all names and all causes
+    after: str = ""  # the `after` of the step before, or the number of the first interval; '' to begin

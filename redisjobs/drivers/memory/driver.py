@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from redisjobs.base.eventloop import threadsafe_caller
-from redisjobs.drivers.memory import limits, operator, pushes, schedules, worker
+from redisjobs.drivers.memory import limits, operator, pushes, schedules, statistics, worker
 from redisjobs.drivers.memory.state import CHANGES, CONTROL, QUERIES, READY, Listener, Memory
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
@@ -22,7 +22,7 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 
 T = TypeVar("T")
 
-_ = (operator, schedules)  # importing them registers the functions that answer queries and changes
+_ = (operator, schedules, statistics)  # importing them registers the functions that answer queries and changes
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:
@@ -237,6 +237,9 @@ class SyncMemoryConsumer:
 
     def beat(self, *beats: Beat) -> Sequence[Beaten]:
         return [cast("MemoryConsumer", each.consumer).beat(each.held, each.facts) for each in beats]
+
+    def change(self, change: Change[T]) -> T:
+        return _change(self._consumer._memory, change)
 
     def release(self, *, refund: bool, watch: bool) -> int:
         memory = self._consumer._memory

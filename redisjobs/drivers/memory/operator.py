@@ -148,7 +148,8 @@ def _group(kind: str, jobs: Sequence[Job], now_ms: int) -> queries.Group:
 
 
 @answers(queries.Count)
-def _count(memory: Memory, query: queries.Count) -> queries.Counts:
+def count(memory: Memory, query: queries.Count) -> queries.Counts:
+    """Count the jobs in each state."""
     ready = dict.fromkeys(Priority, 0)
     for job in memory.waiting():
         ready[job.priority] += 1
@@ -158,7 +159,8 @@ def _count(memory: Memory, query: queries.Count) -> queries.Counts:
 
 
 @answers(queries.GetBacklog)
-def _backlog(memory: Memory, query: queries.GetBacklog) -> queries.Backlog:
+def backlog(memory: Memory, query: queries.GetBacklog) -> queries.Backlog:
+    """Find the oldest ready jobs."""
     new = [next(iter(place.values())) for place in memory.new.values() if place]
     now_ms, now = memory.now_ms(), memory.monotonic()
     since = [

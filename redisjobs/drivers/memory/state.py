@@ -138,6 +138,21 @@ class StoredSchedule:
     release: str = ""  # the release of that scheduler
 
 
+@dataclass(slots=True)
+class Tallies:
+    """What was counted within one interval of the statistics."""
+
+    total: dict[str, int] = field(default_factory=dict)
+    sample: dict[str, int] = field(default_factory=dict)
+    names: dict[str, dict[str, int]] = field(default_factory=dict)
+    causes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> int:
+        """How many fields Redis would have for it."""
+        return len(self.names) + sum(map(bool, (self.total, self.sample, self.causes)))
+
+
 class Expiring(dict[K, tuple[V, float]]):
     """Values, each with the time in ms at which it expires."""
 
@@ -200,6 +215,10 @@ class Memory:
         self.outcomes = Expiring[str, JobStatus]()  # how jobs ended whose result is kept
         self.results = Expiring[str, bytes]()  # JSON
         self.progress = Expiring[str, bytes]()
+
+        # Statistics by the length of an interval in minutes, and by its number.
+        self.intervals: dict[int, dict[int, Tallies]] = {1: {}, 10: {}}
+        self.recorded = Expiring[str, int]()  # by recorder: the number of its last record
 
         self.retention: Retention = DEFAULT
         self.declared: set[str] = set()  # the declarations of workers; see `Declare`

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from redisjobs.drivers.redis.commands import Command, Commands, is_waiting
+from redisjobs.drivers.redis.statistics import find_words, intervals_found, record_words, recorded
 from redisjobs.drivers.redis.wire import (
     Wire,
     Word,
@@ -237,6 +238,7 @@ _CALLS: Mapping[type[Any], _Call] = {
     queries.GetBacklog: _Call("backlog", lambda asked, now: [now], _backlog),
     queries.FindWorkers: _Call("workers", lambda asked, now: [asked.after or "0", now], _workers),
     queries.FindPauses: _Call("pauses", lambda asked, now: [], _pauses),
+    queries.FindIntervals: _Call("statistics", find_words, intervals_found),
     stored.ListSchedules: _Call(
         "schedules",
         lambda asked, now: [now, raw_id(asked.name), number_word(asked.after), REPLY_BYTES],
@@ -263,6 +265,7 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda change, now: [change.process, REPLY_BYTES, *map(raw_id, change.job_ids)],
         lambda reply: [*map(_status, reply)],
     ),
+    changes.Record: _Call("record", record_words, recorded),
     changes.Retain: _Call("retain", _retain_words),
     changes.Declare: _Call("declare", lambda change, now: [change.declaration, "1" if change.done else ""], bool),
     stored.PutSchedules: _Call("put_schedule", _put_words, _put_answer),

@@ -1,13 +1,18 @@
 """The calls that a worker's heartbeat thread sends to the server."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
+from redisjobs.drivers.redis import long_calls
+from redisjobs.drivers.redis.commands import run_steps_sync
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.target import ANSWER, Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
+from redisjobs.model.changes import Change
 from redisjobs.model.driver import Beat, Beaten, Consumer, Fenced
 from redisjobs.model.transitions import MOST_JOBS, Lease
+
+T = TypeVar("T")
 
 # Beats that look for cancelled jobs after a cancel: the reply with the job may still be under way.
 _BEATS_AFTER_CANCEL = 4
@@ -57,6 +62,9 @@ class SyncRedisConsumer:
             some = connection.run(self._commands.cancelled(leases[start : start + MOST_JOBS]))
             asked += some
         return asked
+
+    def change(self, change: Change[T]) -> T:
+        return run_steps_sync(long_calls.change(self._commands, change), self._connection.run_all)
 
     def release(self, *, refund: bool, watch: bool) -> int:
         total = 0

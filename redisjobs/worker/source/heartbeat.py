@@ -37,6 +37,7 @@ class Beats:
     ) -> None:
         self.is_beating = False
         self.consumer: Consumer = member.consumer
+        self.recorder = settler.report.recorder
         self._member = member
         self._pool = claims.pool
         self._leases = claims.leases
@@ -155,6 +156,8 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._ended:
             self._pause(self._beat())
+        if not self._failures:
+            self._record(is_last=True)
         for each in self._all:
             each.consumer.sync.close()
 
@@ -185,10 +188,18 @@ class Heartbeat:
                 log_from_thread(self._log, logging.WARNING, "no heartbeat got through, retrying: %s", shown)
             return min(1.0, self._interval / 2)
         self._failures = 0
+        if beating:
+            self._record()
         if beating and self._failing:
             log_from_thread(self._log, logging.INFO, "heartbeats get through again")
             self._failing = False
         return max(0.0, started + self._interval - time.monotonic())
+
+    def _record(self, *, is_last: bool = False) -> None:
+        """Send the statistics of all sources, after their beats, as long as the server answers."""
+        for each in self._all:
+            if not each.recorder.flush(each.consumer.sync, is_last=is_last):
+                return
 
     def _is_logged(self, error: Exception, beating: Sequence[Beats]) -> bool:
         """Return whether the source logs this error. A server that is away is logged once, by the source."""

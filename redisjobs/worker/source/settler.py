@@ -8,7 +8,7 @@ from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.events import JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
 from redisjobs.model.codec import encode_progress
-from redisjobs.model.outcome import CancelAsked, Done, Interrupted, LeaseGone, Outcome, Unpushable
+from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
     Ack,
     Ended,
@@ -27,6 +27,7 @@ from redisjobs.worker.running.reporter import Reporter
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
+from redisjobs.worker.source.recorder import Recorder
 
 logger = Log("redisjobs.worker")
 
@@ -42,10 +43,12 @@ _FULL = (
 
 
 class Report:
-    """Collects how jobs were settled, and publishes that with the rest of their batch."""
+    """Collects how jobs were settled, and counts and publishes that with the rest of their batch."""
 
     def __init__(self, member: Member) -> None:
+        self.recorder = Recorder(member.settings.queue.definitions, member.log)
         self._member = member
+        self._done: list[Execution] = []
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
         self.is_wanted = True  # whether a listener wanted completed jobs at the last batch
         self._logged_full = False
@@ -55,15 +58,17 @@ class Report:
         self.is_wanted = self._member.settings.queue.events.wanted(JobsCompleted)
 
     def note(self, run: Execution, reply: Reply) -> None:
-        """Keep how a job was settled, unless no listener wants to know."""
+        """Keep how a job was settled. If no listener wants done jobs, they are only counted."""
         settlement = run.settlement
         if reply is Reply.OK and type(settlement) is Ack:
             if settlement.result and settlement.result.refused:
                 # Logged here, because there may be no listener for completed jobs.
                 why = settlement.result.refused.removeprefix(f"{run.name}: ")  # the line begins with the name
                 self._member.log.warning("%s: done, but its result could not be kept: %s", run.description, why)
-            if not (settlement.cancelled or self.is_wanted):
-                return
+            if not settlement.cancelled:
+                self._done.append(run)
+                if not self.is_wanted:
+                    return
         elif reply is Reply.LEASE_LOST:
             while isinstance(settlement, Lingers | ReportProgress) and settlement.then is not None:
                 run.settlement = settlement = settlement.then  # the event shows the job's outcome
@@ -75,10 +80,14 @@ class Report:
             self._settled[kind_of(None, reply)].append(SettledJob(job_id, reply))
 
     def tell(self) -> None:
-        """Publish what was collected."""
+        """Count and publish what was collected."""
+        if self._done:
+            done, self._done = self._done, []
+            self.recorder.count_done(done)
         if self._settled:
             settled, self._settled = self._settled, defaultdict(list)
             for kind, jobs in settled.items():
+                self.recorder.count(kind, jobs)
                 self._member.tell(kind, jobs=jobs)
 
     def log_full(self) -> None:
@@ -129,10 +138,7 @@ class Settler:
     def ran(self, run: Execution, outcome: Outcome) -> None:
         """Take a job's outcome, and decide how it is settled."""
         if not run.over:
-            run.over = True
-            # Only if something reads it.
-            if self.report.is_wanted or not isinstance(outcome, Done) or run is self._pool.isolated:
-                run.ended_at = time.monotonic()
+            run.over, run.ended_at = True, time.monotonic()
             run.decide(outcome)
             if run.reported is not None:
                 self.reporter.forget(run)

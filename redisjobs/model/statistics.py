@@ -1,0 +1,336 @@
+"""Statistics of a queue: what its workers count for each minute and ten minutes, and what an operator sees of it.
+
+The counts of an interval are sums by name: one for each outcome, and one for each bucket of two histograms.
+`run50` is the number of runs that took up to 50 ms, and more than the next lower bound, 20. `wait50` is the same
+for waits.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+
+from redisjobs.model.codec import when
+from redisjobs.model.queries import IntervalFound, IntervalsFound, Sums
+
+OUTCOMES = ("completed", "retried", "snoozed", "dead", "released", "cancelled")
+"""How a worker settles a job, as statistics and metrics count it."""
+
+BOUNDS: tuple[int, ...] = tuple(step * 10**power for power in range(9) for step in (1, 2, 5))[:25]
+"""The upper bounds of the buckets, in ms: 1, 2, 5, 10, … up to 100,000,000, which is about a day."""
+
+_BUCKETS = (*map(str, BOUNDS), "more")
+
+MOST_NAMES, MOST_CAUSES = 200, 50
+"""The most job names, and causes of death, that an interval tells apart. `OTHER` has the sum of the rest."""
+
+OTHER = "other"
+"""The name for names and causes beyond the most."""
+
+KEPT_MINUTES = {1: 8 * 60, 10: 3 * 24 * 60}
+"""For how many minutes intervals are kept, by their length in minutes."""
+
+
+class Histogram:
+    """How many values fell into each bucket.
+
+    Args:
+        unit: The unit of the values, in ms.
+    """
+
+    __slots__ = ("_bounds", "buckets")
+
+    def __init__(self, unit: int = 1) -> None:
+        self._bounds = [bound / unit for bound in BOUNDS]
+        self.buckets = [0] * len(_BUCKETS)
+
+    def add_all(self, values: Sequence[float]) -> None:
+        """Add values. Those of a batch are mostly alike, and then one search finds the bucket for all."""
+        bounds, buckets = self._bounds, self.buckets
+        first, last = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
+        if first == last:
+            buckets[first] += len(values)
+            return
+        for value in values:
+            buckets[bisect_left(bounds, value, first, last)] += 1
+
+    def sums(self, kind: str) -> dict[str, int]:
+        """Return the buckets that are not empty, by `kind` and upper bound."""
+        return {f"{kind}{name}": many for name, many in zip(_BUCKETS, self.buckets, strict=True) if many}
+
+
+def added(parts: Iterable[Sums]) -> Sums:
+    """Return the sum of each name over all parts."""
+    total = Counter[str]()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Three percentiles in seconds, interpolated within the buckets of a histogram.
+
+    Attributes:
+        p50: Half of the values are not above this one.
+        p95: 95 % are not above this one.
+        p99: 99 % are not above this one.
+    """
+
+    p50: float
+    p95: float
+    p99: float
+
+
+def percentiles(sums: Sums, kind: str) -> Percentiles | None:
+    """Return the percentiles of a histogram, `run` or `wait`; None if it is empty."""
+    buckets = [sums.get(f"{kind}{name}", 0) for name in _BUCKETS]
+    if not any(buckets):
+        return None
+    return Percentiles(*(_percentile(buckets, share) for share in (0.5, 0.95, 0.99)))
+
+
+def _percentile(buckets: Sequence[int], share: float) -> float:
+    rank, below = share * sum(buckets), 0
+    for number, many in enumerate(buckets[:-1]):
+        if many and below + many >= rank:
+            low: float = BOUNDS[number - 1] if number else 0
+            return (low + (BOUNDS[number] - low) * (rank - below) / many) / 1000
+        below += many
+    return BOUNDS[-1] / 1000
+
+
+class Tally:
+    """What happened to jobs within a time: counts by outcome, and how long they ran and waited.
+
+    Attributes:
+        seconds: The length of that time.
+        sums: The counts as they are stored, by outcome and by bucket.
+    """
+
+    seconds: float
+    sums: Sums
+
+    @property
+    def completed(self) -> int:
+        """How many jobs were done."""
+        return self.sums.get("completed", 0)
+
+    @property
+    def retried(self) -> int:
+        """How many runs failed and are tried again."""
+        return self.sums.get("retried", 0)
+
+    @property
+    def snoozed(self) -> int:
+        """How many runs ended with `Snooze`."""
+        return self.sums.get("snoozed", 0)
+
+    @property
+    def dead(self) -> int:
+        """How many jobs became dead letters."""
+        return self.sums.get("dead", 0)
+
+    @property
+    def released(self) -> int:
+        """How many jobs were handed back without an outcome."""
+        return self.sums.get("released", 0)
+
+    @property
+    def cancelled(self) -> int:
+        """How many jobs a worker ended because they were cancelled."""
+        return self.sums.get("cancelled", 0)
+
+    @property
+    def throughput(self) -> float:
+        """How many jobs were done per second."""
+        return self.completed / self.seconds
+
+    @property
+    def run(self) -> Percentiles | None:
+        """How long runs took; None if no job ran."""
+        return percentiles(self.sums, "run")
+
+    @property
+    def wait(self) -> Percentiles | None:
+        """How long jobs were ready before they ran, without a deliberate delay; None if no job ran."""
+        return percentiles(self.sums, "wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The state of a queue at one moment of an interval, mostly its beginning.
+
+    Attributes:
+        ready: How many jobs were ready.
+        running: How many jobs ran.
+        delayed: How many jobs were delayed.
+        dead: How many dead letters there were.
+        oldest: For how many seconds the oldest ready job had been ready; 0 without one.
+        pushed: How many jobs had been pushed since the queue began.
+        workers: How many workers there were.
+    """
+
+    ready: int = 0
+    running: int = 0
+    delayed: int = 0
+    dead: int = 0
+    oldest: float = 0.0
+    pushed: int = 0
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Interval(Tally):
+    """The statistics of one minute, or of ten.
+
+    A job counts in the interval in which its worker reported it, up to about 10 seconds after its end.
+
+    Attributes:
+        start: When it begins, by the server's clock.
+        seconds: Its length; for the current interval, how many seconds of it have passed.
+        is_closed: Whether it has ended. Then it does not change any more.
+        sums: The counts as they are stored, by outcome and by bucket.
+        sample: The state of the queue in it; None if no worker was there, and for a time before redisjobs had
+            statistics.
+    """
+
+    start: datetime
+    seconds: float
+    is_closed: bool
+    sums: Sums = field(default_factory=dict)
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True)
+class NameStatistics(Tally):
+    """The statistics of one job name over the intervals of an `Overview`.
+
+    Attributes:
+        name: The name. `unknown`: their worker had no handler. `other`: all names beyond 200 in an interval.
+        seconds: The length of all intervals together.
+        sums: The counts as they are stored, by outcome and by bucket.
+        series: How many jobs were done in each interval.
+        dead_series: How many became dead letters in each interval.
+    """
+
+    name: str
+    seconds: float
+    sums: Sums
+    series: Sequence[int]
+    dead_series: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CauseStatistics:
+    """How many jobs died of one cause over the intervals of an `Overview`.
+
+    Attributes:
+        cause: The fingerprint of the failure, or the reason if there is none: see `DeadGroup`. `other` for causes
+            beyond 50 in an interval.
+        count: How many in all.
+        series: How many in each interval.
+    """
+
+    cause: str
+    count: int
+    series: Sequence[int]
+
+
+class Span:
+    """A row of intervals up to now, all of one length.
+
+    Args:
+        minutes: The length of an interval: 1 or 10.
+        count: How many there are, with the current one.
+        steps: What the steps of the query found, with the server's time.
+        found: What was found before, by number.
+    """
+
+    def __init__(
+        self,
+        minutes: int,
+        count: int,
+        steps: Iterable[IntervalsFound],
+        found: Mapping[int, IntervalFound] | None = None,
+    ) -> None:
+        self.found = dict(found or {})
+        for step in steps:
+            self._now_ms = step.now_ms
+            self.found |= {each.number: each for each in step.intervals}
+        self.minutes, self._ms = minutes, minutes * 60_000
+        self.current = self._now_ms // self._ms
+        self.numbers = range(self.current - count + 1, self.current + 1)
+        self.found = {number: self.found[number] for number in self.numbers if number in self.found}
+
+    @property
+    def seconds(self) -> float:
+        """The length of all intervals, without the part of the current one that is still to come."""
+        return max(1.0, (self._now_ms - self.numbers[0] * self._ms) / 1000)
+
+    def intervals(self, name: str = "", first: int = 0) -> list[Interval]:
+        """Return the intervals, the oldest first, for one job name or all; those without data have zeros.
+
+        Args:
+            name: The job name; '' for all.
+            first: The number of the first interval.
+        """
+        return [self._interval(number, name) for number in self.numbers if number >= first]
+
+    def _interval(self, number: int, name: str) -> Interval:
+        found, begin_ms, is_closed = self.found.get(number), number * self._ms, number < self.current
+        passed_ms = self._ms if is_closed else max(1000, self._now_ms - begin_ms)
+        if found is None:
+            return Interval(when(begin_ms), passed_ms / 1000, is_closed)
+        sums = found.names.get(name, {}) if name else found.total
+        return Interval(when(begin_ms), passed_ms / 1000, is_closed, sums, _sample(found.sample))
+
+
+def _sample(sums: Sums) -> Sample | None:
+    if not sums:
+        return None
+    counts = {name: sums.get(name, 0) for name in ("ready", "running", "delayed", "dead", "pushed", "workers")}
+    return Sample(**counts, oldest=sums.get("oldest_ms", 0) / 1000)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What happened on a queue in the last hour, minute by minute: in total, by job name, and by cause of death.
+
+    Attributes:
+        span: What was read, for the next call.
+    """
+
+    span: Span
+
+    @cached_property
+    def intervals(self) -> Sequence[Interval]:
+        """The minutes, the oldest first."""
+        return self.span.intervals()
+
+    @cached_property
+    def names(self) -> Sequence[NameStatistics]:
+        """The job names, those with the most jobs first."""
+        rows: list[Mapping[str, Sums]] = [each.names for each in self._found]
+        names = {name for row in rows for name in row}
+        found = [self._name(name, [row.get(name, {}) for row in rows]) for name in names]
+        return sorted(found, key=lambda each: (-sum(map(each.sums.get, OUTCOMES, [0] * 6)), each.name))
+
+    @cached_property
+    def causes(self) -> Sequence[CauseStatistics]:
+        """The causes of death, the most frequent first."""
+        rows: list[Sums] = [each.causes for each in self._found]
+        series = {cause: [row.get(cause, 0) for row in rows] for cause in {cause for row in rows for cause in row}}
+        found = [CauseStatistics(cause, sum(counts), counts) for cause, counts in series.items()]
+        return sorted(found, key=lambda each: (-each.count, each.cause))
+
+    @property
+    def _found(self) -> list[IntervalFound]:
+        none = IntervalFound(0)
+        return [self.span.found.get(number, none) for number in self.span.numbers]
+
+    def _name(self, name: str, parts: Sequence[Sums]) -> NameStatistics:
+        series, dead = ([part.get(outcome, 0) for part in parts] for outcome in ("completed", "dead"))
+        return NameStatistics(name, self.span.seconds, added(part for part in parts if part), series, dead)

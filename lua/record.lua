@@ -18,8 +18,8 @@ local most_names, most_causes = 200, 50 -- redisjobs/model/statistics.py has the
 local hour_ms = 3600000
 local minute = math.floor(now_ms / 60000)
 local intervals = {
-  {key = KEYS['minute:'] .. whole(minute), kept_ms = 8 * hour_ms + 60000},
-  {key = KEYS['ten:'] .. whole(math.floor(minute / 10)), kept_ms = 72 * hour_ms + 600000},
+  {key = KEYS['minute:'] .. whole(minute), lasts_ms = 8 * hour_ms + 60000},
+  {key = KEYS['ten:'] .. whole(math.floor(minute / 10)), lasts_ms = 72 * hour_ms + 600000},
 }
 expect('hash', intervals[1].key, intervals[2].key)
 expect('string', mark)
@@ -100,7 +100,7 @@ end
 
 local sampled
 for _, interval in ipairs(intervals) do
-  if redis.call('HEXISTS', interval.key, 'queue') == 0 then
+  if not redis.call('HGET', interval.key, 'queue') then
     if sampled == nil then
       local is_read, text = pcall(sample) -- a key of the queue that has another type must not stop the statistics
       sampled = is_read and text
@@ -108,7 +108,7 @@ for _, interval in ipairs(intervals) do
     if sampled then redis.call('HSET', interval.key, 'queue', sampled) end
   end
   if is_new and #fields > 0 then add_all(interval.key) end
-  redis.call('PEXPIRE', interval.key, interval.kept_ms)
+  redis.call('PEXPIRE', interval.key, interval.lasts_ms)
 end
 if #fields > 0 then redis.call('SET', mark, whole(number), 'PX', hour_ms) end
 return {(minute + 1) * 60000 - now_ms, redis.call('ZCARD', KEYS.workers)}

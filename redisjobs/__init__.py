@@ -73,6 +73,17 @@ if TYPE_CHECKING:
 
     # Retries
     from redisjobs.model.retry import RetryPolicy, exponential_jitter, no_retry
+
+    # Statistics
+    from redisjobs.model.statistics import (
+        CauseStatistics,
+        Interval,
+        NameStatistics,
+        Overview,
+        Percentiles,
+        QueueSample,
+        Tally,
+    )
     from redisjobs.model.stored import ScheduleInfo
     from redisjobs.model.transitions import Reply
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
@@ -107,6 +118,9 @@ _MODULES = {
     "schedules.schedule": ["Schedule"],
     "scheduler.scheduler": ["Scheduler"],
     "model.definition": ["Accuracy"],
+    "model.statistics": [
+        *("CauseStatistics", "Interval", "NameStatistics", "Overview", "Percentiles", "QueueSample", "Tally"),
+    ],
     "model.stored": ["ScheduleInfo"],
     "service": ["Lifespan", "Service"],
     "model.transitions": ["Reply"],
@@ -119,6 +133,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "Accuracy",
+    "CauseStatistics",
     "Counts",
     "DeadGroup",
     "DecodeError",
@@ -127,6 +142,7 @@ __all__ = [
     "Fail",
     "FilterOptions",
     "HandlerOptions",
+    "Interval",
     "JobCancelled",
     "JobContext",
     "JobFailed",
@@ -142,16 +158,20 @@ __all__ = [
     "LimitInfo",
     "LimitedKey",
     "Middleware",
+    "NameStatistics",
     "NoResult",
     "OnConflict",
+    "Overview",
     "PastEvent",
     "PauseInfo",
+    "Percentiles",
     "Priority",
     "ProcessDied",
     "Progress",
     "PushOptions",
     "PushedJob",
     "QueueFull",
+    "QueueSample",
     "RedisJobsError",
     "RegistrationError",
     "Reply",
@@ -169,6 +189,7 @@ __all__ = [
     "Service",
     "Snooze",
     "State",
+    "Tally",
     "Unavailable",
     "UniqueConflict",
     "UniqueUntil",

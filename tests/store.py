@@ -422,7 +422,10 @@ class RedisStore:
             alive = self.admin.zscore(f"{self.prefix}workers", worker) is not None
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
         ends = key in ("waiters", "promoter", "schedulers") or key.startswith(
-            ("finished:", "conflict:", "result:", "outcome:", "progress:", "schedulers:")
+            (
+                *("finished:", "conflict:", "result:", "outcome:", "progress:", "schedulers:"),
+                *("minute:", "ten:", "recorded:"),
+            )
         )
         return key in lasting or key.startswith(("unique:", "group:")) or (ttl > 0 and ends)
 

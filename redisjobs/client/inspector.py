@@ -1,6 +1,7 @@
 """An operator's methods of the async and the sync queue. `operations.py` has the code of each, for both."""
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
 from typing import Any, Unpack
 
 from redisjobs.client import operations
@@ -11,6 +12,7 @@ from redisjobs.model.changes import Cancel, Delete, Hold, Unhold
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
+from redisjobs.model.statistics import Interval, Overview
 from redisjobs.model.transitions import Reply
 
 
@@ -125,6 +127,37 @@ class Inspector(Calls):
     async def workers(self) -> list[WorkerInfo]:
         """List the workers of this queue by id, as they were at their last heartbeats."""
         return await self._do(operations.workers())
+
+    async def statistics(
+        self,
+        last: float | timedelta = 3600,
+        name: str | JobName[Any] | None = None,
+        *,
+        since: datetime | None = None,
+    ) -> list[Interval]:
+        """Return what happened lately on the queue, by minute, or by ten minutes for more than 8 hours.
+
+        Workers report what they settle about every 10 seconds, and each minute how many jobs are in each state. A
+        minute in which no worker was there has zeros and no sample.
+
+        Args:
+            last: How many seconds to go back, or a timedelta; up to 3 days.
+            name: A job name. Defaults to all.
+            since: Leave out the intervals that ended before this time. A closed interval does not change any more,
+                so read the rest again from the start of the last interval that was not closed.
+
+        Returns:
+            The intervals, the oldest first. The last one is the current one, which is not closed.
+        """
+        return await self._do(operations.statistics(last, name, since))
+
+    async def overview(self, previous: Overview | None = None) -> Overview:
+        """Return what happened in the last hour, by job name and by cause of death.
+
+        Args:
+            previous: The result of an earlier call. Then only the minutes since are read.
+        """
+        return await self._do(operations.overview(previous))
 
     async def hold(self, job: str | PushedJob) -> Reply:
         """Stop one waiting job from starting until `unhold`. It keeps its due time, its priority and its place.
@@ -264,6 +297,20 @@ class SyncInspector(SyncCalls):
     def workers(self) -> list[WorkerInfo]:
         """List the workers of this queue by id, as they were at their last heartbeats."""
         return self._do(operations.workers())
+
+    def statistics(
+        self,
+        last: float | timedelta = 3600,
+        name: str | JobName[Any] | None = None,
+        *,
+        since: datetime | None = None,
+    ) -> list[Interval]:
+        """Return what happened lately on the queue; see `redisjobs.JobQueue.statistics`."""
+        return self._do(operations.statistics(last, name, since))
+
+    def overview(self, previous: Overview | None = None) -> Overview:
+        """Return what happened in the last hour, by name and cause; see `redisjobs.JobQueue.overview`."""
+        return self._do(operations.overview(previous))
 
     def hold(self, job: str | PushedJob) -> Reply:
         """Stop one waiting job from starting; see `redisjobs.JobQueue.hold` for the replies."""

@@ -6,10 +6,10 @@ An operation is a generator. It yields queries and changes, gets their answers, 
 
 import time
 from collections.abc import Callable, Generator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypedDict, TypeVar
 
-from redisjobs.base.arguments import flag, is_text, milliseconds, one_of, pause_of, seconds, whole
+from redisjobs.base.arguments import aware, flag, is_text, milliseconds, one_of, pause_of, seconds, whole
 from redisjobs.client.checks import id_of
 from redisjobs.errors import DecodeError
 from redisjobs.model.changes import (
@@ -41,8 +41,20 @@ from redisjobs.model.info import (
 )
 from redisjobs.model.job import JobName, PushedJob, State, checked_name
 from redisjobs.model.limits import Limit
-from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
+from redisjobs.model.queries import (
+    Filter,
+    Find,
+    FindIntervals,
+    FindLimits,
+    FindPauses,
+    FindWorkers,
+    GroupDead,
+    Query,
+    Row,
+    Scan,
+)
 from redisjobs.model.retention import ASIDE
+from redisjobs.model.statistics import Interval, Overview, Span, intervals_of
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
@@ -54,6 +66,7 @@ DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """The replies that mean that the job was changed."""
 
 _AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
+_HOUR = 60  # intervals of an overview: minutes
 _ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
 
 
@@ -173,6 +186,28 @@ def workers() -> Steps[list[WorkerInfo]]:
 def limits() -> Steps[list[LimitInfo]]:
     """List the limits."""
     return limit_infos((yield from _pages(FindLimits)))
+
+
+def statistics(
+    last: float | timedelta, name: str | JobName[Any] | None, since: datetime | None
+) -> Steps[list[Interval]]:
+    """Read the statistics of one job name, or of all."""
+    (minutes, count), wanted = intervals_of(last), _name_or_all(name)
+    first = 0 if since is None else int(aware(since, "since").timestamp() // (60 * minutes))
+    begin = str(first) if first else ""
+    found = yield from _pages(lambda after: FindIntervals(minutes, count, wanted, after=after or begin))
+    return Span(minutes, count, found).intervals(wanted, first)
+
+
+def overview(previous: Overview | None) -> Steps[Overview]:
+    """Read the statistics of the last hour, all names and causes; of closed minutes only the new ones."""
+    before = previous.span if previous else None
+    begin = str(before.current) if before else ""
+    found = yield from _pages(lambda after: FindIntervals(1, _HOUR, is_whole=True, after=after or begin))
+    span = Span(1, _HOUR, found, before.found if before else {})
+    if before and span.current < before.current:  # the server's clock was set back
+        return (yield from overview(None))
+    return Overview(span)
 
 
 # Change the queue

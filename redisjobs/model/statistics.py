@@ -5,13 +5,15 @@ The counts of an interval are sums by name: one for each outcome, and one for ea
 for waits.
 """
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property
 
+from redisjobs.base.arguments import seconds
 from redisjobs.model.codec import when
 from redisjobs.model.queries import IntervalFound, IntervalsFound, Sums
 
@@ -102,6 +104,7 @@ def _percentile(buckets: Sequence[int], share: float) -> float:
     return BOUNDS[-1] / 1000
 
 
+@dataclass(frozen=True)
 class Tally:
     """What happened to jobs within a time: counts by outcome, and how long they ran and waited.
 
@@ -159,8 +162,13 @@ class Tally:
         return percentiles(self.sums, "wait")
 
 
+def total(tallies: Sequence[Tally]) -> Tally:
+    """Return the sum of several tallies."""
+    return Tally(sum(each.seconds for each in tallies), added(each.sums for each in tallies))
+
+
 @dataclass(frozen=True, slots=True)
-class Sample:
+class QueueSample:
     """The state of a queue at one moment of an interval, mostly its beginning.
 
     Attributes:
@@ -189,19 +197,17 @@ class Interval(Tally):
     A job counts in the interval in which its worker reported it, up to about 10 seconds after its end.
 
     Attributes:
-        start: When it begins, by the server's clock.
         seconds: Its length; for the current interval, how many seconds of it have passed.
-        is_closed: Whether it has ended. Then it does not change any more.
         sums: The counts as they are stored, by outcome and by bucket.
+        start: When it begins, by the server's clock.
+        is_closed: Whether it has ended. Then it does not change any more.
         sample: The state of the queue in it; None if no worker was there, and for a time before redisjobs had
             statistics.
     """
 
     start: datetime
-    seconds: float
     is_closed: bool
-    sums: Sums = field(default_factory=dict)
-    sample: Sample | None = None
+    sample: QueueSample | None = None
 
 
 @dataclass(frozen=True)
@@ -209,16 +215,14 @@ class NameStatistics(Tally):
     """The statistics of one job name over the intervals of an `Overview`.
 
     Attributes:
-        name: The name. `unknown`: their worker had no handler. `other`: all names beyond 200 in an interval.
         seconds: The length of all intervals together.
         sums: The counts as they are stored, by outcome and by bucket.
+        name: The name. `unknown`: their worker had no handler. `other`: all names beyond 200 in an interval.
         series: How many jobs were done in each interval.
         dead_series: How many became dead letters in each interval.
     """
 
     name: str
-    seconds: float
-    sums: Sums
     series: Sequence[int]
     dead_series: Sequence[int]
 
@@ -237,6 +241,19 @@ class CauseStatistics:
     cause: str
     count: int
     series: Sequence[int]
+
+
+def intervals_of(last: float | timedelta) -> tuple[int, int]:
+    """Return how many minutes an interval has, and how many intervals there are, for the last seconds.
+
+    Raises:
+        ValueError: These are no seconds, or more than 3 days.
+    """
+    minutes = math.ceil(seconds(last, "last") / 60)
+    for length, kept in KEPT_MINUTES.items():
+        if 0 < minutes <= kept:
+            return length, -(-minutes // length)
+    raise ValueError(f"last={last!r}: give more than 0 seconds, and at most 3 days")
 
 
 class Span:
@@ -282,17 +299,18 @@ class Span:
     def _interval(self, number: int, name: str) -> Interval:
         found, begin_ms, is_closed = self.found.get(number), number * self._ms, number < self.current
         passed_ms = self._ms if is_closed else max(1000, self._now_ms - begin_ms)
-        if found is None:
-            return Interval(when(begin_ms), passed_ms / 1000, is_closed)
-        sums = found.names.get(name, {}) if name else found.total
-        return Interval(when(begin_ms), passed_ms / 1000, is_closed, sums, _sample(found.sample))
+        sums: Sums = {}
+        if found is not None:
+            sums = found.names.get(name, {}) if name else found.total
+        sample = None if found is None else _sample(found.sample)
+        return Interval(passed_ms / 1000, sums, when(begin_ms), is_closed, sample)
 
 
-def _sample(sums: Sums) -> Sample | None:
+def _sample(sums: Sums) -> QueueSample | None:
     if not sums:
         return None
     counts = {name: sums.get(name, 0) for name in ("ready", "running", "delayed", "dead", "pushed", "workers")}
-    return Sample(**counts, oldest=sums.get("oldest_ms", 0) / 1000)
+    return QueueSample(**counts, oldest=sums.get("oldest_ms", 0) / 1000)
 
 
 @dataclass(frozen=True)
@@ -333,4 +351,4 @@ class Overview:
 
     def _name(self, name: str, parts: Sequence[Sums]) -> NameStatistics:
         series, dead = ([part.get(outcome, 0) for part in parts] for outcome in ("completed", "dead"))
-        return NameStatistics(name, self.span.seconds, added(part for part in parts if part), series, dead)
+        return NameStatistics(self.span.seconds, added(part for part in parts if part), name, series, dead)

@@ -52,8 +52,10 @@ SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 TABLES = {"streams", "stream_of"}  # includes that are no functions
 NUMBERS = {"times"}  # and that name numbers
-PRODUCERS = {"push", "push_plain", "push_one", "fire"}  # what may be refused when the server is full
-READERS = {"find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers"}
+REFUSED = {"push", "push_plain", "push_one", "fire", "record"}  # what may be refused when the server is full
+READERS = {
+    *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics")
+}
 FAILED = DeadLetter("failed", "ValueError: no")
 
 
@@ -120,7 +122,7 @@ def key_map() -> dict[str, str]:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_first_line_says_what_the_script_may_do(name: str) -> None:
     first = (LUA / f"{name}.lua").read_text("utf-8").splitlines()[0]
-    wanted = {*(["allow-oom"] if name not in PRODUCERS else []), *(["no-writes"] if name in READERS else [])}
+    wanted = {*(["allow-oom"] if name not in REFUSED else []), *(["no-writes"] if name in READERS else [])}
     assert re.fullmatch(r"#!lua( flags=[a-z,-]+)?", first)
     assert set(re.findall(r"[a-z]+-[a-z]+", first)) == wanted
 

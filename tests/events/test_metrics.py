@@ -216,10 +216,6 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     settler.ran(run, Done())
 
     assert 0 < run.ended_at <= time.monotonic()
-    settler.report.is_wanted = False
-    unheard: Any = Run()
-    settler.ran(unheard, Done())
-    assert unheard.ended_at == 0.0
 
 
 async def test_jobs_whose_name_has_no_handler_here_go_by_one_name(

@@ -10,9 +10,11 @@ import pytest
 from store import lease_at
 
 from redisjobs.errors import Unavailable
+from redisjobs.model.changes import Record, Recorded
 from redisjobs.model.driver import Beat, Beaten, Fenced
 from redisjobs.model.transitions import Lease
-from redisjobs.worker.source.heartbeat import Beats, Heartbeat
+from redisjobs.worker.source.heartbeat import Beats, Heartbeat, logger
+from redisjobs.worker.source.recorder import Recorder
 
 SOON = 5.0  # seconds: many times the lease
 LONG = 3600.0  # seconds of a lease; no test waits for a third of it
@@ -30,6 +32,7 @@ class Bench:
         self.fences = threading.Semaphore(0)
         self.looks = threading.Semaphore(0)
         self.closed = False
+        self.recorder = Recorder((), logger)
         self._failing, self._error = failing, error
         self.beat_at = 0.0
         self.is_beating = True
@@ -57,6 +60,10 @@ class Bench:
     @property
     def sync(self) -> Any:
         return self
+
+    def change(self, change: Record) -> Recorded:
+        self._maybe_fail("record")
+        return Recorded(60_000, 1)
 
     def beat(self, beat: Beat) -> Sequence[Beaten]:
         try:

@@ -49,7 +49,9 @@ from redisjobs.worker.settings.settings import Settings
 PATIENCE = 0.1
 """Seconds that a job may wait for a slot. Then it is handed back: running jobs take longer than they did."""
 
-_ACK = Ack()
+ACK = Ack()
+"""The settlement of a job that is done and has nothing more to write."""
+
 _TOO_LONG = 10**11  # ms; the time in an entry id that a person has chosen is none, see `Lease.ready_ms`
 
 
@@ -221,7 +223,7 @@ class Execution(HandlerRun):
         self._outcome = outcome
         self._context = self._surroundings = None  # both lead back here: a reference cycle
         if outcome is DONE:
-            self.settlement = Ack(reported=True) if self._may_have_reported else _ACK
+            self.settlement = Ack(reported=True) if self._may_have_reported else ACK
             return
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back(refund=not outcome.counts)
@@ -287,18 +289,17 @@ def timings(runs: Sequence[Execution]) -> Iterator[tuple[str, list[float], list[
 
     Nearly all jobs pass here, so this does as little as it can for a batch of one name.
     """
-    first = runs[0]._definition
-    if any(run._definition is not first for run in runs):
+    first, groups = runs[0]._definition, {runs[0].name: runs}
+    if [run for run in runs if run._definition is not first]:
         by_name = defaultdict[str, list[Execution]](list)
         for run in runs:
             by_name[run.name].append(run)
-        groups = list(by_name.items())
-    else:
-        groups = [(runs[0].name, list(runs))]
-    for name, same in groups:
-        ran = [
-            (run.ended_at if run.times is None else run._less_lost(run.ended_at)) - run._started for run in same
-        ]
+        groups = {**by_name}
+    for name, same in groups.items():
+        if same[0].times is None:  # its handler is not sync, so none of them ran in a thread
+            ran = [run.ended_at - run._started for run in same]
+        else:
+            ran = [run._less_lost(run.ended_at) - run._started for run in same]
         waited: list[float] = [run._run_ms - run.lease.queued_ms for run in same]
         if max(waited) > _TOO_LONG:
             waited = [0 if wait > _TOO_LONG else wait for wait in waited]

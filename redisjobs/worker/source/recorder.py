@@ -106,13 +106,13 @@ class Recorder:
     def _send(self, sync: SyncConsumer, now: float) -> None:
         if not self._unsent:
             self._unsent = [*self._take()]
-        answer = Recorded(0, 0)
+        has_counts, answer = bool(self._unsent[0].names), Recorded(0, 0)
         while self._unsent:
             answer = sync.change(self._unsent[0])
             del self._unsent[0]
         self._minute_at = now + answer.minute_in_ms / 1000
-        # A fleet together sends about ten a second, however large it is.
-        self._next_at = now + min(_LONGEST, max(_EVERY, answer.workers * _EVERY_OF_MANY))
+        if has_counts:  # a fleet sends about ten a second, up to 550 workers
+            self._next_at = now + min(_LONGEST, max(_EVERY, answer.workers * _EVERY_OF_MANY))
         if self._is_refused:
             self._is_refused = False
             log_from_thread(self._log, logging.INFO, "statistics are recorded again")

@@ -243,5 +243,7 @@ VERBS: dict[str, Callable[[], None]] = {
     "Tidy": _asked("Tidy", "change"),
     "listen of a driver": _missing(MemoryDriver, "listen"),
     "GetStatus": _asked("GetStatus", "change"),
+    "Record": _asked("Record", "change"),
+    "FindIntervals": _asked("FindIntervals", "read"),
 }
 """What a driver's author may not have built yet."""

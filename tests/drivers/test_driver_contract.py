@@ -186,6 +186,7 @@ BUILT = {
     "sharing": ["listen of a driver"],
     "awaiting": ["GetStatus"],
     "reporting": [],
+    "recording": ["Record", "FindIntervals"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

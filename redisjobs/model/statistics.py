@@ -99,7 +99,7 @@ def _percentile(buckets: Sequence[int], share: float) -> float:
     for number, many in enumerate(buckets[:-1]):
         if many and below + many >= rank:
             low: float = BOUNDS[number - 1] if number else 0
-            return (low + (BOUNDS[number] - low) * (rank - below) / many) / 1000
+            return round((low + (BOUNDS[number] - low) * (rank - below) / many) / 1000, 6)
         below += many
     return BOUNDS[-1] / 1000
 

@@ -19,7 +19,7 @@ from store import Heart, RedisStore, documented_rule, eventually, restore, take_
 from redisjobs import DriverError, Fail, JobContext, JobFailed, JobQueue, ResultNotKept, Retry, Worker
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.changes import Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
+from redisjobs.model.changes import Declare, GetStatus, Record, Requeue, Retain, SetLimit, Tidy
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Driver, Notification
 from redisjobs.model.job import OnConflict, Priority, State
@@ -227,6 +227,7 @@ async def work(url: str, store: RedisStore) -> None:
         assert len(leases) == 9
         with closing(Heart(worker)) as heart:
             assert heart.beat(lambda: list(leases.values()), {"host": "h"}) == ()
+            assert worker.sync.change(Record("r", 1, {"Add": {"completed": 1}}, {"expired": 1})).workers == 1
         await store.driver.change(GetStatus(["done"], "a-process"))
         with telling(store, "due", "released"), telling_waiters(store), forgetting(store):
             await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))
@@ -453,6 +454,8 @@ def look(queue: SyncJobQueue) -> None:
     assert queue.pauses().is_paused("") is False
     assert queue.limits() == []
     assert queue.workers()
+    assert queue.statistics(60)
+    assert queue.overview().names == []
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6

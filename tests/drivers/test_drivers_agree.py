@@ -8,7 +8,7 @@ answer.
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -43,6 +43,7 @@ from redisjobs.model.changes import (
     GetStatus,
     Hold,
     Pause,
+    Record,
     Requeue,
     RequeueAll,
     Resume,
@@ -54,7 +55,18 @@ from redisjobs.model.changes import (
 )
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, GroupDead, Row, Scan
+from redisjobs.model.queries import (
+    Count,
+    Filter,
+    Find,
+    FindIntervals,
+    FindLimits,
+    FindPauses,
+    GetBacklog,
+    GroupDead,
+    Row,
+    Scan,
+)
 from redisjobs.model.retention import DEFAULT, Keep, Retention
 from redisjobs.model.transitions import (
     Ack,
@@ -154,6 +166,7 @@ settlements = st.sampled_from(
     ]
 )
 
+sums = st.dictionaries(st.sampled_from(["completed", "dead", "run5", "waitmore"]), st.integers(1, 99), min_size=1)
 lanes = st.integers(1, 2)
 several_settlements = st.lists(settlements, min_size=6, max_size=6)
 
@@ -944,6 +957,17 @@ class TwoDrivers(RuleBasedStateMachine):
         names = [self.names[number % len(self.names)] for number in numbers]
         self.agree(lambda side: side.store.driver.change(GetStatus(names, process)))
 
+    @rule(
+        recorder=st.sampled_from(["r1", "r2"]),
+        number=st.integers(0, 5),
+        names=st.dictionaries(st.sampled_from(["Work", "Other"]), sums, max_size=2),
+        causes=st.dictionaries(st.sampled_from(["worker lost", "0123456789ab"]), st.integers(1, 9)),
+    )
+    def record(self, recorder: str, number: int, names: dict[str, dict[str, int]], causes: dict[str, int]) -> None:
+        """A worker reports what it has counted, maybe once more."""
+        change = Record(recorder, number, names, causes)
+        self.agree(lambda side: side.store.driver.change(change))
+
     @rule(seconds=st.integers(1, 10))
     def advance(self, seconds: int) -> None:
         if self.passed + seconds <= LONGEST:
@@ -962,6 +986,7 @@ class TwoDrivers(RuleBasedStateMachine):
                 await driver.read(FindPauses()),
                 await self.limits(side),
                 await side.groups(),
+                await self.statistics(driver),
                 await driver.read(Count()),
                 sorted((await driver.read(GetBacklog())).oldest),
                 {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
@@ -981,9 +1006,20 @@ class TwoDrivers(RuleBasedStateMachine):
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
         scanned = list(State)[self.looks % len(State)]
         look_at = self.agree(look)
-        pauses, (limits, _, shares), groups, counts, waiting, listed, kept, found, standings, waiters, stepped = (
-            look_at
-        )
+        (
+            pauses,
+            (limits, _, shares),
+            groups,
+            _,
+            counts,
+            waiting,
+            listed,
+            kept,
+            found,
+            standings,
+            waiters,
+            stepped,
+        ) = look_at
         assert sum(number for _, number, *_ in groups) == counts.dead
         assert stepped == sorted((listed | kept)[scanned], key=str)
 
@@ -1036,6 +1072,11 @@ class TwoDrivers(RuleBasedStateMachine):
         rows = [row for rows in (listed | kept).values() for row in rows]
         for name, row in zip(names, found, strict=True):
             assert (row in rows) if row else name not in self.there
+
+    async def statistics(self, driver: Driver) -> Any:
+        """What was counted, but for the age of the oldest job: of that each store has a clock of its own."""
+        found = [await driver.read(FindIntervals(minutes, 3, is_whole=True)) for minutes in (1, 10)]
+        return [replace(each, sample={**each.sample, "oldest_ms": 0}) for step in found for each in step.intervals]
 
     async def limits(self, side: Side) -> Any:
         """The limits, how many wait in each line, and what runs under each."""

@@ -25,7 +25,7 @@ MINUTE = int(NOON.timestamp()) // 60
 
 
 def span(*found: IntervalFound, seconds: float = 30, count: int = 3, minutes: int = 1) -> Span:
-    """The last intervals, so many seconds after noon."""
+    """The last intervals, at some seconds after noon."""
     return Span(minutes, count, [IntervalsFound(int((NOON.timestamp() + seconds) * 1000), found)])
 
 

@@ -78,7 +78,7 @@ _SUMMARIES = {
     "push": (
         "Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced."
     ),
-    "stats": "Show how many jobs are in each state, the queue's counters, and its workers.",
+    "stats": "Show how many jobs are in each state, the queue's counters, its throughput, and its workers.",
     "queues": "List queues: how many jobs and workers each has.",
     "workers": "List the workers of a queue: which jobs each runs, how many at once, and since when.",
     "metrics": (

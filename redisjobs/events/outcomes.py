@@ -18,7 +18,8 @@ def outcome_of(kind: type[JobsSettled], job: SettledJob) -> str:
     if kind is JobsCancelled:
         return "cancelled"
     if kind is JobsRetried and isinstance(job.outcome, Raised):
-        return "snoozed" if isinstance(job.outcome.error, Snooze) else "retried"
+        # Not `isinstance`: it may run code of the exception, and that may raise.
+        return "snoozed" if issubclass(type(job.outcome.error), Snooze) else "retried"
     return "released"  # also a job that waits for a thread, or for a worker with its handler: no attempt is spent
 
 

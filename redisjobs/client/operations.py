@@ -201,6 +201,8 @@ def statistics(
 
 def overview(previous: Overview | None) -> Steps[Overview]:
     """Read the statistics of the last hour, all names and causes; of closed minutes only the new ones."""
+    if previous is not None and not isinstance(previous, Overview):
+        raise TypeError(f"previous={previous!r:.60}: give the result of an earlier call, or None")
     before = previous.span if previous else None
     begin = str(before.current) if before else ""
     found = yield from _pages(lambda after: FindIntervals(1, _HOUR, is_whole=True, after=after or begin))

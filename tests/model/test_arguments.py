@@ -20,6 +20,7 @@ from redisjobs import (
     JobQueue,
     Keep,
     Middleware,
+    Overview,
     Retention,
     Retry,
     RetryPolicy,
@@ -223,6 +224,17 @@ def cases(make: Any) -> Iterator[Case]:
         limited,
         limits | {"name": ["", "two words", b"Card", 5, None, Card, Odd()]},
     )
+    yield (
+        "statistics",
+        queue.statistics,
+        {"last": 60, "name": "Card", "since": datetime.now(UTC)},
+        {
+            "last": [*DURATIONS, None, 0, 259_201],
+            "name": ["", "two words", b"Card", 5, ["Card"], Card, Odd()],
+            "since": ["tomorrow", 5, datetime(2030, 1, 1), Odd(), datetime],
+        },
+    )
+    yield "overview", queue.overview, {}, {"previous": [5, "", [5], Odd(), Card, Overview]}
     yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "", 5, None, Odd()]}
     rules = {
         "schedule": ["0 4 * * *", 5, None, Odd(), Schedule],

@@ -34,6 +34,7 @@ _PAGES = (*(page for page in PAGES if page.name != _RULES), Page(PROJECT / "lua/
 _WORKER = "web-1:4242:9f3c2a1b"
 _SAMPLE_ENTRY, _SAMPLE_SLOT = "1732438800000-0", "346487760"
 _SAMPLE_RELEASE, _SAMPLE_KIND = "5e28fca0c2e00b30", "0f1e2d3c4b5a"
+_SAMPLE_KEYS = {"minute": "28873980", "ten": "2887398", "recorded": "9f3c2a1b5e28fca0"}
 KEPT = Retention(completed=Keep(count=100), cancelled=Keep(count=100))
 
 
@@ -173,15 +174,19 @@ def put_in_line(queue: JobQueue) -> None:
 
 
 def samples(url: str) -> dict[str, str]:
-    """What stands here for the entry and the five seconds that the pages show."""
+    """What stands here for the entry, the five seconds and the keys that the pages show."""
     with redis.Redis.from_url(url, decode_responses=True) as admin:
         place = str(admin.hget("redisjobs:{emails}:jobs", "invoice-42"))
         finished, *_ = admin.scan_iter("redisjobs:{emails}:finished:*")
         release, *_ = admin.zrange("redisjobs:{emails}:schedulers", 0, 0)
         kind, *_ = admin.zrange("redisjobs:{emails}:groups", 0, 0)
         admin.persist("redisjobs:{emails}:conflict:invoice-45")
+        keys = {
+            f"{key}:{sample}": next(admin.scan_iter(f"redisjobs:{{emails}}:{key}:*")).partition("}:")[2]
+            for key, sample in _SAMPLE_KEYS.items()
+        }
     samples = {_SAMPLE_ENTRY: place.split()[1], _SAMPLE_SLOT: finished.rpartition(":")[2]}
-    return samples | {_SAMPLE_RELEASE: release, _SAMPLE_KIND: kind}
+    return samples | {_SAMPLE_RELEASE: release, _SAMPLE_KIND: kind} | keys
 
 
 def by_redis_cli(url: str, command: str) -> str:

@@ -26,6 +26,7 @@ from redisjobs.model.changes import (
     GetStatus,
     Hold,
     Pause,
+    Record,
     Requeue,
     RequeueAll,
     Resume,
@@ -194,6 +195,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "limit: removed": lambda scene: scene.change(SetLimit("Work", "")),
     "limit: of jobs that run": lambda scene: scene.change(SetLimit("Other", "max_concurrency=1")),
     "shares": lambda scene: scene.change(Tidy("shares ")),
+    "record": lambda scene: scene.change(Record("r", 1, {"Work": {"completed": 1}}, {"worker lost": 1})),
     "retain": lambda scene: scene.store.driver.change(Retain(Retention(Keep(5), Keep(count=5)))),
     "declare": lambda scene: scene.store.driver.change(Declare("c0ffee", done=True)),
     "restore": Scene.restore,
@@ -225,7 +227,9 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 """What is done, by its script and which of its ways."""
 
 CHANNELS = ("control", "waiter:")
-READERS = {"find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers"}
+READERS = {
+    *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics")
+}
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
 
@@ -254,6 +258,7 @@ SPARED = {
     *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
     *[(act, "waiters") for act in ACTS if act != "ask"],  # a notification is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
+    *[("record", key) for key in (*LATER, "ready:high", "ready:normal", "ready:low")],  # only the sample is lost
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
     *[
         (act, key) for act in ACTS for key in ("large", "groups", "group:", "history")
@@ -399,9 +404,11 @@ def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
     }
     names |= {"schedulers:": f"schedulers:{LEAVING.release}"}
     names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
+    names |= {"recorded:": "recorded:r", "minute:": f"minute:{store.clock() // 60_000}"}
+    names |= {"ten:": f"ten:{store.clock() // 600_000}"}
     name = store.prefix + names.get(key, key)
     store.admin.delete(name)
-    if key in ("unique:", "conflict:"):
+    if key in ("unique:", "conflict:", "recorded:"):
         store.admin.rpush(name, "junk")
     else:
         store.admin.set(name, "junk")

@@ -9,10 +9,11 @@ from typing import Any, cast
 import pytest
 from store import lease_at
 
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
+from redisjobs.events import JobsRetried, SettledJob
 from redisjobs.model.changes import Record, Recorded
 from redisjobs.model.driver import Beat, Beaten, Fenced
-from redisjobs.model.transitions import Lease
+from redisjobs.model.transitions import Lease, Reply
 from redisjobs.worker.source.heartbeat import Beats, Heartbeat, logger
 from redisjobs.worker.source.recorder import Recorder
 
@@ -30,6 +31,7 @@ class Bench:
         self.beaten_after_it = threading.Event()
         self.beats = threading.Semaphore(0)  # one for each that was answered
         self.fences = threading.Semaphore(0)
+        self.recorded = threading.Semaphore(0)
         self.looks = threading.Semaphore(0)
         self.closed = False
         self.recorder = Recorder((), logger)
@@ -63,6 +65,7 @@ class Bench:
 
     def change(self, change: Record) -> Recorded:
         self._maybe_fail("record")
+        self.recorded.release()
         return Recorded(60_000, 1)
 
     def beat(self, beat: Beat) -> Sequence[Beaten]:
@@ -353,6 +356,26 @@ def test_a_defect_that_keeps_a_worker_from_beating_is_said_with_its_traceback(
     assert text.startswith("no heartbeat got through, retrying: Traceback")
     assert "in _maybe_fail" in text
     assert "ValueError: a defect" in text
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), Unavailable("away"), DriverError("forbidden")])
+def test_statistics_that_cannot_be_sent_stop_no_beat(run: Callable[[Bench], Bench], error: Exception) -> None:
+    bench = Bench("record", error, times=10**9)
+    run(bench)
+
+    for _ in range(3):
+        assert bench.beats.acquire(timeout=SOON)
+    assert bench.failures_left < 10**9
+    assert not bench.heartbeat._failing
+
+
+def test_the_statistics_of_a_worker_that_was_fenced_are_sent(run: Callable[[Bench], Bench]) -> None:
+    bench = Bench("beat", Fenced("w1"), times=10**9, lease=LONG)
+    bench.recorder.count(JobsRetried, [SettledJob("a", Reply.OK)])
+    run(bench)
+
+    assert bench.fences.acquire(timeout=SOON)
+    assert bench.recorded.acquire(timeout=SOON)
 
 
 def test_that_the_loop_could_not_be_looked_at_is_said(

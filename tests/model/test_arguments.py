@@ -76,7 +76,7 @@ OPTIONS: dict[str, list[Any]] = {
     "limit_key": ["", "a\n", "x" * 201, "\ud800", 1.5, True, b"a", ["a"], Odd(), Card],
 }
 WANTED: dict[str, list[Any]] = {
-    **{name: [*TEXTS, ""] for name in ("name", "text", "fingerprint", "reason")},
+    **{name: [*TEXTS, ""] for name in ("name", "text", "fingerprint", "reason", "worker")},
     "older_than": DURATIONS,
     "age": [5],
 }

@@ -654,7 +654,7 @@ async def test_a_pushed_id_that_is_said_to_be_a_dead_letter_is_taken_where_those
     answer = await one.exchange([(leases["parent"], Ack(pushes=pushes))], None, turn=Turn(1, 1))
 
     assert (answer.replies, answer.added) == ([Reply.OK], {0: [False, True]})
-    admin.delete(f"{redis_store.prefix}dead")
+    admin.delete(*(f"{redis_store.prefix}{key}" for key in ("dead", "groups", "group:failed")))
     admin.hdel(f"{redis_store.prefix}jobs", "dead")
 
 

@@ -15,7 +15,7 @@ _PAGE = 1000
 _UNWATCHED = 30.0  # seconds in which workers notice that a fenced worker's consumer needs no more watching
 _LASTING = (
     *("inbox", "ready:high", "ready:normal", "ready:low", "jobs", "large", "dead", "stats", "layout", "workers"),
-    *("fenced", "schedules", "limits"),
+    *("fenced", "schedules", "limits", "groups"),
 )
 """Keys that may stay, without the queue's prefix."""
 
@@ -103,6 +103,7 @@ def _keys_left(store: Store, schedules: Sequence[ScheduleInfo]) -> Iterator[str]
     # The record of a worker that was fenced lately stays for late reads; another may have been killed just now.
     for key in ("fenced", "workers"):
         lasting |= {f"worker:{text(raw)}" for raw in store.run("ZRANGE", store.prefix + key, 0, -1)}
+    lasting |= {f"group:{text(kind)}" for kind in store.run("ZRANGE", f"{store.prefix}groups", 0, -1)}
     # A declared schedule expires by itself.
     lasting |= {f"schedule:{info.name}" for info in schedules if not info.declared}
     keys = store.keys()

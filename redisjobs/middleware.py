@@ -32,6 +32,9 @@ Hook = Callable[..., Any]
 CallNext = Callable[[], Awaitable[Any]]
 """Runs what is inside, the next middleware or at last the handler, and returns what that returns."""
 
+CallNextSync = Callable[[], Any]
+"""The same for `around_sync`."""
+
 
 PushEnded = Callable[[bool, BaseException | None], object]
 """Called at the end of a push with whether it added the job, and with the error that it raised, or None."""
@@ -119,13 +122,20 @@ def _pairs(job: NewJob) -> Iterable[tuple[str | bytes, str | bytes]]:
 
 
 class RunningJob:
-    """A job whose handler is about to run."""
+    """A job whose handler is about to run.
 
-    __slots__ = ("_parameters", "job_id", "name")
+    Attributes:
+        job_id: The job's id.
+        name: The job's name.
+        is_async: Whether its handler is async. A sync handler runs in a thread or a process.
+    """
 
-    def __init__(self, job_id: str, name: str, parameters: Any) -> None:
+    __slots__ = ("_parameters", "is_async", "job_id", "name")
+
+    def __init__(self, job_id: str, name: str, parameters: Any, *, is_async: bool = True) -> None:
         self.job_id = job_id
         self.name = name
+        self.is_async = is_async
         self._parameters = parameters
 
     @property
@@ -161,9 +171,9 @@ class Middleware:
     """Takes part in the jobs of a queue. Derive from it, and override the hooks that you need.
 
     A hook that is not overridden costs nothing. Hooks get an `OutgoingJob`, a `RunningJob` or a `ClaimedJob` of
-    `redisjobs.middleware`, or a `SettledJob` of `redisjobs.events`. All hooks but `around` may be `async def` or
-    plain. For a sync queue, `on_push` must be plain. Plain hooks run in the thread that calls them, usually an
-    event loop's, so they must be quick.
+    `redisjobs.middleware`, or a `SettledJob` of `redisjobs.events`. `on_push`, `on_claim` and `on_settled` may be
+    `async def` or plain. For a sync queue, `on_push` must be plain. Plain ones run in the thread that calls them,
+    usually an event loop's, so they must be quick.
     """
 
     def on_push(self, job: OutgoingJob) -> Awaitable[None] | None:
@@ -184,6 +194,15 @@ class Middleware:
         """
         return await call_next()
 
+    def around_sync(self, job: RunningJob, context: JobContext, call_next: CallNextSync) -> Any:
+        """Run around a sync handler, in its thread: `return call_next()`, with your code before and after.
+
+        It may block, and is the place for what belongs to a thread, such as a database connection. It runs inside
+        all `around` hooks, and follows their rules. It is not called for an async handler, nor for one with
+        `run_in="process"`.
+        """
+        return call_next()
+
     def on_claim(self, job: ClaimedJob) -> Awaitable[None] | None:
         """Observe, soon after a claim, that this worker has got a job. What it raises is logged."""
         return None
@@ -201,7 +220,8 @@ def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
     """Check that a middleware's hooks can be called, and return it. `awaits_push`: `on_push` may be async.
 
     Raises:
-        TypeError: It is not a middleware, `around` is not async, or `on_push` is async and can't be awaited.
+        TypeError: It is not a middleware, `around` is not async or `around_sync` is, or `on_push` is async and
+            can't be awaited.
     """
     if not isinstance(middleware, Middleware):
         raise TypeError(
@@ -212,6 +232,10 @@ def checked(middleware: Middleware, *, awaits_push: bool) -> Middleware:
     if not inspect.iscoroutinefunction(middleware.around):
         raise TypeError(
             f"{kind}.around must be `async def`: it runs in a worker's event loop, and awaits call_next"
+        )
+    if inspect.iscoroutinefunction(middleware.around_sync):
+        raise TypeError(
+            f"{kind}.around_sync is async, but it runs in the thread of a sync handler: make it a plain function"
         )
     if not awaits_push and inspect.iscoroutinefunction(middleware.on_push):
         raise TypeError(f"{kind}.on_push is async, but a sync queue can't await it: make it a plain function")

@@ -22,12 +22,14 @@ from redisjobs.worker.running.threads import NoThread
 
 Handler = Callable[[Any, JobContext], Awaitable[Any]]
 Layer = Callable[[RunningJob, JobContext], Coroutine[Any, Any, Any]]
+SyncLayer = Callable[[RunningJob, JobContext], Any]
 
 Find = Callable[[str], JobDefinition[Any] | None]
 """Returns the definition of a job name; None if there is none."""
 
 _MOST = 10_000  # jobs that may wait for their hooks
 _LAST = 2.0  # seconds for the hooks that still wait when the worker ends
+_ONCE = "call_next runs a job's handler once, while around runs; for another run raise Retry"
 _IN_A_ROW = 20  # jobs whose hooks are called before other tasks have a turn
 
 
@@ -36,23 +38,28 @@ _IN_A_ROW = 20  # jobs whose hooks are called before other tasks have a turn
 
 def finder(definitions: Mapping[str, JobDefinition[Any]], middleware: Iterable[Middleware]) -> Find:
     """Return a function that finds a job's definition, with the middleware that runs around its handler."""
-    around = hooks(middleware, "around")
-    if not around:
+    middleware = tuple(middleware)
+    around, around_sync = hooks(middleware, "around"), hooks(middleware, "around_sync")
+    if not around and not around_sync:
         return definitions.get
-    chains = _Chains(definitions, around)
+    chains = _Chains(definitions, around, around_sync)
     for name in list(definitions):
         chains.find(name)
     return chains.find
 
 
 class _Chains:
-    """Definitions whose call runs in the event loop, wherever the handler runs: middleware can be async."""
+    """Definitions with middleware around their calls.
+
+    With an `around` hook, the call runs in the event loop, wherever the handler runs: the hook is async.
+    """
 
     def __init__(
-        self, definitions: Mapping[str, JobDefinition[Any]], around: tuple[Callable[..., Any], ...]
+        self, definitions: Mapping[str, JobDefinition[Any]], around: Sequence[Hook], around_sync: Sequence[Hook]
     ) -> None:
         self._definitions = definitions
         self._around = around
+        self._around_sync = around_sync
         self._composed: dict[str, JobDefinition[Any]] = {}
         self._turned_away: set[JobContext] = set()
 
@@ -62,13 +69,20 @@ class _Chains:
             return composed
         definition = self._definitions.get(name)
         if definition is not None:
-            self._composed[name] = replace(definition, call=self._compose(definition), is_async=True)
+            self._composed[name] = self._compose(definition)
         return self._composed.get(name)
 
-    def _compose(self, definition: JobDefinition[Any]) -> Handler:
+    def _compose(self, definition: JobDefinition[Any]) -> JobDefinition[Any]:
+        if self._around_sync and not definition.is_async and not definition.in_process:
+            call = _chained_sync(definition.call, definition.name.name, self._around_sync)
+            definition = replace(definition, call=call)
+        return replace(definition, call=self._in_loop(definition), is_async=True) if self._around else definition
+
+    def _in_loop(self, definition: JobDefinition[Any]) -> Handler:
+        name = definition.name.name
         if definition.is_async:
-            return _chained(definition.call, definition.name.name, self._around)
-        chain = _chained(self._elsewhere(definition), definition.name.name, self._around)
+            return _chained(definition.call, name, self._around, is_async=True)
+        chain = _chained(self._elsewhere(definition), name, self._around, is_async=False)
 
         async def run(parameters: Any, context: JobContext) -> Any:
             try:
@@ -94,7 +108,7 @@ class _Chains:
         return call
 
 
-def _chained(handler: Handler, name: str, around: Sequence[Hook]) -> Handler:
+def _chained(handler: Handler, name: str, around: Sequence[Hook], *, is_async: bool) -> Handler:
     """Return a handler with hooks around it, the first outermost."""
 
     async def innermost(job: RunningJob, context: JobContext) -> Any:
@@ -105,9 +119,41 @@ def _chained(handler: Handler, name: str, around: Sequence[Hook]) -> Handler:
         chain = _layer(hook, chain)
 
     async def outermost(parameters: Any, context: JobContext) -> Any:
-        return await chain(RunningJob(context.job_id, name, parameters), context)
+        return await chain(RunningJob(context.job_id, name, parameters, is_async=is_async), context)
 
     return outermost
+
+
+def _chained_sync(handler: Callable[[Any, JobContext], Any], name: str, around: Sequence[Hook]) -> Any:
+    """Return a sync handler with hooks around it, the first outermost."""
+
+    def innermost(job: RunningJob, context: JobContext) -> Any:
+        return handler(job.parameters, context)
+
+    chain: SyncLayer = innermost
+    for hook in reversed(around):
+        chain = partial(_call_around, hook, chain)
+
+    def outermost(parameters: Any, context: JobContext) -> Any:
+        return chain(RunningJob(context.job_id, name, parameters, is_async=False), context)
+
+    return outermost
+
+
+def _call_around(hook: Hook, inside: SyncLayer, job: RunningJob, context: JobContext) -> Any:
+    is_over = False
+
+    def call_next() -> Any:
+        nonlocal is_over
+        if is_over:
+            raise RuntimeError(_ONCE)
+        is_over = True
+        return inside(job, context)
+
+    try:
+        return hook(job, context, call_next)
+    finally:
+        is_over = True
 
 
 def _layer(hook: Hook, inside: Layer) -> Layer:
@@ -136,9 +182,7 @@ class _Next:
 
     def __call__(self) -> Awaitable[Any]:
         if self._over or self._begun or self._steps is not None:
-            raise RuntimeError(
-                "call_next runs a job's handler once, while around runs; for another run raise Retry"
-            )
+            raise RuntimeError(_ONCE)
         self._steps = self._run()
         return self._steps
 

@@ -1,0 +1,63 @@
+"""The management command: the command line of redisjobs, with the settings of the project loaded."""
+
+import os
+import sys
+from argparse import REMAINDER, ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from redisjobs.__main__ import main
+
+
+class Command(BaseCommand):
+    """`manage.py redisjobs worker`, and the other commands of redisjobs."""
+
+    help = (
+        "Run a command of redisjobs. `manage.py redisjobs worker` runs the jobs of all queues in TASKS, or of the "
+        "ones given by --queue NAME or --queue NAME=WEIGHT. It takes all options of `redisjobs worker`."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take all that follows."""
+        parser.add_argument("arguments", nargs=REMAINDER, metavar="COMMAND ...")
+
+    def handle(self, *args: Any, arguments: list[str], **options: Any) -> None:
+        """Run the command, and exit with its status."""
+        _, arguments = _parser("--settings", "--pythonpath").parse_known_args(arguments)  # Django has used these
+        if arguments[:1] == ["worker"] and "--help" not in arguments:
+            arguments = _with_queues(arguments)
+        # The processes of a supervisor are not started by manage.py: they need its folder, and find the settings
+        # in the environment.
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, sys.path)))
+        typed, sys.argv = sys.argv, ["redisjobs", *(arguments or ["--help"])]
+        try:
+            main()
+        finally:
+            sys.argv = typed
+
+
+def _with_queues(arguments: list[str]) -> list[str]:
+    from redisjobs.django import worker
+
+    given, rest = _parser("--queue").parse_known_args(arguments)
+    there = dict[str, list[str]]()
+    for name, place in worker.targets():
+        there.setdefault(name, []).append(place)
+    wanted = given.queue or ([] if rest[1:] and ":" in rest[1] else there)
+    found = list[str]()
+    for each in wanted:
+        name, equals, weight = each.partition("=")
+        if name not in there:
+            raise CommandError(
+                f"no redisjobs backend in TASKS has a queue '{name}'; there are {', '.join(there) or 'none'}"
+            )
+        found += [place + equals + weight for place in there[name]]
+    return [rest[0], *found, *rest[1:]]
+
+
+def _parser(*options: str) -> ArgumentParser:
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in options:
+        parser.add_argument(option, action="append")
+    return parser

@@ -36,6 +36,11 @@ _TITLES = {
         "Metrics and tracing",
         "For operators: `from redisjobs.metrics import Metrics`, `from redisjobs.tracing import Tracing`.",
     ),
+    "frameworks": (
+        "Frameworks",
+        "For developers: `redisjobs.django.Backend`, `redisjobs.django.Connections`, and "
+        "`from redisjobs.sqlalchemy import push_on_commit`.",
+    ),
     "sync": (
         "The sync queue",
         "For developers whose code has no event loop: `from redisjobs.sync import JobQueue`.",
@@ -118,6 +123,12 @@ def api() -> dict[Path, str]:
     sync = package["sync"]
     groups["metrics"] = [package["metrics"][name] for name in ("Metrics", "QueueMetrics")]
     groups["metrics"].append(package["tracing"]["Tracing"])
+    django, database = package["django"], package["sqlalchemy"]
+    groups["frameworks"] = [
+        django["backend.Backend"],
+        django["connections.Connections"],
+        database["push_on_commit"],
+    ]
     groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]
     groups["testing"] = [_documented(package["testing"][name]) for name in package["testing"].exports or ()]
     for members in groups.values():
@@ -140,7 +151,7 @@ def _index(groups: dict[str, list[Documented]]) -> str:
     lines = [
         "# The API",
         "For developers: every public name with its docstring. Import names from `redisjobs`, those of the sync "
-        "queue from `redisjobs.sync`, and those of metrics and tracing as their page says.",
+        "queue from `redisjobs.sync`, and those of metrics, tracing and frameworks as their pages say.",
     ]
     for page, members in groups.items():
         rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]

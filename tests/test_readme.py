@@ -39,6 +39,8 @@ _SHOWN = {
     "pyi",
     "py",
 }  # output and drawings; signatures, as test_docs.py has them; code for other libraries
+_OF_PROJECTS = {"docs/how-to/use-with-django.md", "docs/how-to/use-with-flask.md"}
+"""Pages whose code is that of a project in examples/: tests/frameworks/test_projects.py compares them."""
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +166,7 @@ def test_there_are_parts_enough_to_show_everything() -> None:
 def test_every_block_says_its_language_and_is_held_to_the_truth_by_a_test(page: Page) -> None:
     assert page.languages <= _RUN_HERE | _READ_HERE | _SHOWN
     assert "pyi" not in page.languages or page.name.startswith("docs/reference/api/")
-    assert "py" not in page.languages or page.name.startswith("docs/coming-from/")
+    assert "py" not in page.languages or page.name.startswith("docs/coming-from/") or page.name in _OF_PROJECTS
 
 
 # Commands
@@ -231,7 +233,10 @@ def test_every_other_command_runs_what_is_there(page: Page) -> None:
             assert importlib.util.find_spec(words[words.index("-m") + 1]), line
         if words[0] not in ("redisjobs", "redis-cli", "export", "docker"):
             named = [word for word in words[1:] if re.fullmatch(r"(tests|\.ci)/[\w/]+(\.\w+)?|\w+\.py", word)]
-            assert all((PROJECT / word).exists() or word in page.files for word in named), line
+            there = (
+                {path.name for path in (PROJECT / "examples").glob("*/*.py")} if page.name in _OF_PROJECTS else ()
+            )
+            assert all((PROJECT / word).exists() or word in page.files or word in there for word in named), line
 
 
 def test_every_command_the_readme_speaks_of_is_there_and_the_other_way_round(readme: str) -> None:

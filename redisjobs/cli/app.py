@@ -35,6 +35,7 @@ def _main(
 
 _COMMANDS = {
     "worker": "redisjobs.cli.worker:worker",
+    "init": "redisjobs.cli.init:init",
     "dev": "redisjobs.cli.dev:dev",
     "demo": "redisjobs.cli.demo:demo",
     "torture": "redisjobs.cli.torture:torture",
@@ -72,6 +73,7 @@ class _Commands(typer.core.TyperGroup):
 
 _SUMMARIES = {
     "worker": "Run jobs until SIGTERM or Ctrl-C. A second signal stops at once.",
+    "init": "Write a small web application with jobs: its worker, its image, its test.",
     "dev": "Run a local Redis-compatible server until Ctrl-C, and print the URL to paste.",
     "demo": "Hash every file of DIR in two worker processes, kill one half-way, and check that nothing is lost.",
     "torture": "Push, run, and break everything for a while; then check that no job was lost.",

@@ -39,7 +39,15 @@ _version base
 """
 """Folders and modules, from the top down. Each imports only from lines below its own, or from its left."""
 
-WITH_CODE = {"django", "drivers", "events", "torture.nemesis", "torture.proxy", "testing", "testing.driver_contract"}
+WITH_CODE = {
+    "django",
+    "drivers",
+    "events",
+    "torture.nemesis",
+    "torture.proxy",
+    "testing",
+    "testing.driver_contract",
+}
 """Folders whose own file has code; that of any other says what the folder holds, and imports nothing."""
 
 RANK = {name: rank for rank, name in enumerate(" ".join(reversed(PACKAGES.splitlines())).split())}

@@ -162,6 +162,10 @@ class WrongType(DriverError):
     """
 
 
+class Forbidden(DriverError):
+    """Raised when the server's ACL forbids a command that the call needs. A part of the call may be done."""
+
+
 class ServerTooOld(DriverError):
     """Raised at connect when the server is too old for the scripts. Nothing was written."""
 

@@ -17,12 +17,15 @@ import pytest
 import redis
 from fleet import Fleet
 from store import MemoryStore, RedisStore, Store
+from viewer import Mail, Viewer
 
 from redisjobs import server
 from redisjobs.drivers.redis import connection
 from redisjobs.errors import ServerNotFound
+from redisjobs.model.retention import Keep, Retention
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.fixtures import worker as worker
+from redisjobs.web import Dashboard, Verb
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.handler_run import HandlerRuntime
@@ -261,6 +264,21 @@ def loop_store(setting: str, queue_name: str, request: pytest.FixtureRequest) ->
 async def queue(store: Store) -> AsyncIterator[JobQueue]:
     async with JobQueue(store.driver, store.queue_name) as queue:
         yield queue
+
+
+@pytest.fixture
+async def mails(redis_store: RedisStore) -> AsyncIterator[JobQueue]:
+    """A queue with a handler that fails for a mail to "nowhere"; it keeps what has ended."""
+    retention = Retention(completed=Keep(count=100), cancelled=Keep(count=100))
+    async with JobQueue(redis_store.driver, redis_store.queue_name, retention=retention) as queue:
+        Mail.registered_on(queue)
+        yield queue
+
+
+@pytest.fixture
+def viewer(mails: JobQueue) -> Viewer:
+    """A viewer of that queue's page who may do everything."""
+    return Viewer(Dashboard(mails, access=lambda _: set(Verb)), mails.name)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ testing testing.driver_contract
 django.management.commands
 __main__
 cli
+web.show web.board web.pages web
 torture.proxy torture.fleet torture.checks torture.nemesis torture
 demo
 server
@@ -43,6 +44,7 @@ WITH_CODE = {
     "django",
     "drivers",
     "events",
+    "web",
     "torture.nemesis",
     "torture.proxy",
     "testing",
@@ -139,6 +141,10 @@ def test_imports_go_in_no_circle() -> None:
         ("pydantic_core", {"model"}),
         ("cronsim", {"schedules"}),
         ("typer", {"cli"}),
+        ("starlette", {"web"}),
+        ("jinja2", {"web"}),
+        ("markupsafe", {"web"}),
+        ("uvicorn", {"cli"}),
         ("rich", {"cli"}),
         ("uvloop", {"cli"}),
         ("pytest", {"testing"}),
@@ -193,6 +199,9 @@ HEAVY = {
     "redisjobs.worker",
     "redisjobs.cli",
     "redisjobs.demo",
+    "redisjobs.web",
+    "starlette",
+    "jinja2",
     "redisjobs.torture",
     "redisjobs.testing",
     "pytest",

@@ -44,6 +44,7 @@ _COMMANDS = {
     "queues": "redisjobs.cli.queues:list_queues",
     "workers": "redisjobs.cli.workers:list_workers",
     "metrics": "redisjobs.cli.metrics:metrics",
+    "web": "redisjobs.cli.web:web",
     "jobs": "redisjobs.cli.jobs:list_jobs",
     "job": "redisjobs.cli.job:show_job",
     "cancel": "redisjobs.cli.jobs:cancel",
@@ -86,6 +87,7 @@ _SUMMARIES = {
     "metrics": (
         "Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters."
     ),
+    "web": "Serve a page on which you see and operate queues, until Ctrl-C.",
     "jobs": "List jobs: ready and running by priority and age, delayed by due time, others newest first.",
     "job": "Show one job, with its result if it has ended and the result is kept.",
     "cancel": "Cancel a job: remove a waiting job, or cancel a running handler. Or cancel all jobs of a state.",

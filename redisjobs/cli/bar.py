@@ -8,7 +8,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from redisjobs.base.visible import visible
-from redisjobs.model.progress import Progress
+from redisjobs.model.progress import Progress, amount
 
 
 class Bar:
@@ -45,15 +45,3 @@ class Bar:
         self._bar.update(
             self._task, total=total, completed=progress.fraction or 0.0, done=amount(progress), note=note
         )
-
-
-def amount(progress: Progress) -> str:
-    """Return how much is done: `40 %`, `12 of 1,500` or `12`; '' if that is not known."""
-    if progress.done is not None:
-        return _number(progress.done) + ("" if progress.total is None else f" of {_number(progress.total)}")
-    return "" if progress.fraction is None else f"{progress.fraction:.0%}".replace("%", " %")
-
-
-def _number(value: float) -> str:
-    """Return a number for people; a large number has no decimals."""
-    return f"{value:,.0f}" if value >= 10_000 or value == int(value) else f"{value:g}"

@@ -7,7 +7,7 @@ import typer
 
 from redisjobs.base.visible import visible
 from redisjobs.cli import show
-from redisjobs.cli.bar import Bar, amount
+from redisjobs.cli.bar import Bar
 from redisjobs.cli.errors import Failure
 from redisjobs.cli.output import say
 from redisjobs.cli.target import JobId, Json, QueueName, Url, named, where
@@ -20,6 +20,7 @@ from redisjobs.errors import (
     ResultRefused,
 )
 from redisjobs.model.job import State
+from redisjobs.model.progress import amount
 from redisjobs.model.retention import ASIDE
 from redisjobs.sync import JobQueue
 

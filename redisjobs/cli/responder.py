@@ -37,19 +37,28 @@ def serve(option: str, where: str, pages: Pages) -> None:
     Raises:
         Mistake: `where` is no address, or the server can't listen there.
     """
+    listener = listen(option, where)
+    responder = _Responder(pages)
+    threading.Thread(
+        target=lambda: asyncio.run(responder.serve(listener)), name=f"redisjobs {option}", daemon=True
+    ).start()
+
+
+def listen(option: str, where: str) -> socket.socket:
+    """Return a socket that listens at `where`, HOST:PORT; `option` is the name of the option in error messages.
+
+    Raises:
+        Mistake: `where` is no address, or this process can't listen there.
+    """
     host, colon, port = where.rpartition(":")
     if not (colon and port.isdecimal() and int(port) < 2**16):
         raise Mistake(f"{option} {where!r} is not HOST:PORT, as in 127.0.0.1:8080")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = family is socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        listener = socket.create_server((host.strip("[]"), int(port)), family=family, dualstack_ipv6=both)
+        return socket.create_server((host.strip("[]"), int(port)), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise Mistake(f"can't listen at {option} {where}: {error}") from error
-    responder = _Responder(pages)
-    threading.Thread(
-        target=lambda: asyncio.run(responder.serve(listener)), name=f"redisjobs {option}", daemon=True
-    ).start()
 
 
 class _Responder:

@@ -93,20 +93,9 @@ def _unknown(name: str, there: JobQueue, so: str = "") -> Failure:
     return Failure(f"no schedule {name!r} on {where(there)}{so}")
 
 
-def _state(info: ScheduleInfo) -> str:
-    """Return in a few words whether the schedule fires, and why not."""
-    if info.error:
-        return f"unreadable: {info.error}"
-    if info.paused:
-        return "paused"
-    if not info.stopped:
-        return "active"
-    return f"stopped: no scheduler {'declares it' if info.declared else 'runs'}"
-
-
 def _row(info: ScheduleInfo) -> list[Any]:
     rule = str(info.rule) if info.rule else ""
-    return [info.name, rule, info.job_name, _state(info), info.last_slot, info.next_slot, info.missed]
+    return [info.name, rule, info.job_name, info.status, info.last_slot, info.next_slot, info.missed]
 
 
 def _document(info: ScheduleInfo) -> dict[str, Any]:
@@ -117,7 +106,7 @@ def _document(info: ScheduleInfo) -> dict[str, Any]:
         "job_name": info.job_name,
         "parameters": show.json_value(info.parameters),
         "accuracy": info.accuracy,
-        "state": _state(info).partition(":")[0],
+        "state": info.status.partition(":")[0],
         "declared": info.declared,
         "last_slot": info.last_slot,
         "next_slots": list(info.upcoming(_UPCOMING)),
@@ -133,7 +122,7 @@ def _page(info: ScheduleInfo) -> None:
         "job": info.job_name,
         "parameters": info.parameters,
         "accuracy": info.accuracy,
-        "state": _state(info),
+        "state": info.status,
         "declared": "in code" if info.declared else "at run time",
         "missed": str(info.missed),
         "last slot": _times(info.last_slot),

@@ -13,12 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from redisjobs.base.visible import visible
-from redisjobs.cli.bar import amount
 from redisjobs.cli.output import is_read, say, telling
 from redisjobs.client.registry import Registry
 from redisjobs.model.info import JobInfo, PauseInfo
 from redisjobs.model.job import State
-from redisjobs.model.progress import Progress
+from redisjobs.model.progress import Progress, amount
 from redisjobs.model.queries import Counts
 
 _WIDTH = 4000  # columns, so that rich folds and cuts nothing; a narrow terminal wraps lines itself

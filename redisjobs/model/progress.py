@@ -62,6 +62,18 @@ class MessageSink(Protocol):
         """
 
 
+def amount(progress: Progress) -> str:
+    """Return how much is done: `40 %`, `12 of 1,500` or `12`; '' if that is not known."""
+    if progress.done is not None:
+        return _in_words(progress.done) + ("" if progress.total is None else f" of {_in_words(progress.total)}")
+    return "" if progress.fraction is None else f"{progress.fraction:.0%}".replace("%", " %")
+
+
+def _in_words(value: float) -> str:
+    """Return a number for people; a large number has no decimals."""
+    return f"{value:,.0f}" if value >= 10_000 or value == int(value) else f"{value:g}"
+
+
 def progress_of(said: tuple[Any, ...], note: Any, before: Progress | None) -> Progress:
     """Return the progress in the arguments of a report; the note is the last argument or a keyword.
 

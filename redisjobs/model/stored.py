@@ -221,6 +221,17 @@ class ScheduleInfo:
     stopped: bool = False
     error: str = ""
 
+    @property
+    def status(self) -> str:
+        """In a few words, whether it fires, and why not: `active`, `paused`, `stopped: …` or `unreadable: …`."""
+        if self.error:
+            return f"unreadable: {self.error}"
+        if self.paused:
+            return "paused"
+        if not self.stopped:
+            return "active"
+        return f"stopped: no scheduler {'declares it' if self.declared else 'runs'}"
+
     def upcoming(self, number: int) -> Iterator[datetime]:
         """Yield this many of the next slots, as long as the schedule does not change."""
         slot = self.next_slot

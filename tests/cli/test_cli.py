@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 import redis
 import typer
@@ -25,12 +26,11 @@ import redisjobs
 from redisjobs import JobContext, JobFailed, JobName, Keep, Progress, Retention, Schedule, Worker, no_retry, sync
 from redisjobs.base.visible import without_password
 from redisjobs.cli import app
-from redisjobs.cli.bar import amount
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.target import where
 from redisjobs.model.job import Priority
 from redisjobs.model.options import PushOptions
-from redisjobs.model.progress import counted
+from redisjobs.model.progress import amount, counted
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.stored import Declarer, Put, PutSchedules, WithdrawSchedules
 
@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import anyio
+import httpx
 
 from redisjobs import JobQueue, no_retry, sync
 
@@ -1537,3 +1538,49 @@ def test_dev_starts_a_server_of_its_own_whatever_the_environment_names(start: St
     assert url != redis_url
     dev.send_signal(signal.SIGINT)
     assert ended(dev).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--listen", "0.0.0.0:0"], "other machines could reach the page; give --auth"),
+        (["--listen", "8080"], "is not HOST:PORT"),
+        (["--auth", "ann"], "USER:PASSWORD"),
+        (["--read-only", "--allow", "retry"], "give one of them"),
+        (["--allow", "everything"], "the verbs are retry, edit"),
+    ],
+)
+def test_the_page_is_not_served_where_others_could_reach_it(
+    cli: Callable[..., Ended], arguments: Sequence[str], why: str
+) -> None:
+    done = cli("web", "shop:queue", *arguments)
+
+    assert done.code == 2
+    assert why in done.err
+
+
+@pytest.mark.slow
+def test_the_page_is_served_to_who_has_the_password_until_a_signal(start: Start, there: sync.JobQueue) -> None:
+    process = start("web", "shop:queue", "--listen", "127.0.0.1:0", "--read-only", REDISJOBS_WEB_AUTH="ann:secret")
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    address = re.findall(r"http://\S+:\d+/", next(line for line in lines if "http://" in line))[0]
+
+    stranger = httpx.get(address)
+    viewer = httpx.get(address, auth=("ann", "secret"), follow_redirects=True)
+    refused = httpx.post(
+        f"{address}{there.name}/act/pause",
+        auth=("ann", "secret"),
+        headers={"sec-fetch-site": "same-origin"},
+        data={"back": ""},
+    )
+
+    assert (stranger.status_code, stranger.text, "server" in stranger.headers) == (401, "Login required\n", False)
+    assert (viewer.status_code, "This queue is new." in viewer.text, 'method="post"' in viewer.text) == (
+        200,
+        True,
+        False,
+    )
+    assert (refused.status_code, there.is_paused()) == (403, False)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) in (0, -signal.SIGTERM)

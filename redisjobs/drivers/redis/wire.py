@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
+from redisjobs.errors import DriverError, Forbidden, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.model.job import OnConflict
 from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
 
@@ -42,7 +42,7 @@ def translate(error: BaseException) -> DriverError:
     if isinstance(error, _NOT_NOW_CLASSES) or text.partition(" ")[0] in _NOT_NOW:
         return Unavailable(f"{type(error).__name__}: {text}")
     if isinstance(error, redis_errors.NoPermissionError) or text.startswith("ACL failure in script"):
-        return DriverError(f"the server's ACL forbids what this role needs: {text}")
+        return Forbidden(f"the server's ACL forbids what this role needs: {text}")
     if text.startswith("WRONGTYPE"):
         return WrongType(text)
     if "unknown command" in text and "HELLO" in text.upper():

@@ -1,0 +1,356 @@
+"""The actions of the page: each is a POST of a plain form, carried out by a method of the queue."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redisjobs.base.arguments import pause_of
+from redisjobs.base.visible import visible
+from redisjobs.errors import DecodeError, EncodeError, Forbidden, UniqueConflict
+from redisjobs.model import payload
+from redisjobs.model.job import Priority, PushedJob, State
+from redisjobs.model.transitions import Reply
+from redisjobs.web.board.access import Verb
+from redisjobs.web.board.bulk import KINDS, Bulk
+from redisjobs.web.board.filters import Filters, id_from
+from redisjobs.web.board.visit import Missing, Page, Visit
+from redisjobs.web.pages import forms
+
+_MOST_JOBS = 500  # in one form
+_LONGEST_DELAY = 366 * 86_400.0
+
+
+class Wrong(Exception):
+    """What was given can't be done; the message says why. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a form.
+
+    Attributes:
+        fields: The fields in order, as names and values.
+    """
+
+    fields: Sequence[tuple[str, str]]
+
+    def get(self, name: str) -> str:
+        """Return the value of a field; '' if it is not there."""
+        return next((value for key, value in reversed(self.fields) if key == name), "")
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the chosen jobs, each once.
+
+        Raises:
+            Wrong: No job is chosen, or too many are.
+        """
+        found = list(dict.fromkeys(id_from(value) for key, value in self.fields if key == "id" and value))
+        if not found:
+            raise Wrong("No job is selected. Select jobs by the boxes in front of them.")
+        if len(found) > _MOST_JOBS:
+            raise Wrong(f"These are {len(found)} jobs. A form takes up to {_MOST_JOBS}.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an action did.
+
+    Attributes:
+        done: What happened, as a word of `DONE`.
+        count: To how many jobs.
+        refused: The jobs that it did not happen to, and why.
+        job_id: The job to show next; '' for none.
+        to: The page to show next, for example a bulk act; '' for where the viewer came from.
+    """
+
+    done: str
+    count: int = 1
+    refused: Sequence[tuple[str, str]] = ()
+    job_id: str = ""
+    to: str = ""
+
+
+DONE = {
+    "retried": "Retried {}.",
+    "deleted": "Deleted {}.",
+    "cancelled": "Cancelled {}. A running handler ends a moment later.",
+    "held": "Held {}.",
+    "let": "{} may start again.",
+    "paused": "Paused.",
+    "resumed": "Resumed.",
+    "pushed": "Pushed a job.",
+    "schedule-paused": "Paused the schedule.",
+    "schedule-resumed": "Resumed the schedule.",
+    "schedule-removed": "Removed the schedule.",
+    "limited": "Set the limit.",
+    "unlimited": "Removed the limit.",
+    "started": "Started.",
+    "stopping": "It stops after the present step.",
+}
+"""What a page says after an action; the viewer's link only holds the word and a count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An action of the page.
+
+    Attributes:
+        verb: What a viewer must be allowed; None if the action itself checks.
+        run: Carries it out.
+        asks: The question before it, if it can't be undone; '' for none.
+        label: The button that answers the question.
+    """
+
+    verb: Verb | None
+    run: Callable[[Visit, Form], Awaitable[Outcome | Page]]
+    asks: str = ""
+    label: str = ""
+
+
+async def _each(done: str, ids: Sequence[str], change: Callable[[str], Awaitable[str]], **options: Any) -> Outcome:
+    """Change each job; `change` returns why it was not changed, or ''."""
+    refused = list[tuple[str, str]]()
+    for job_id in ids:
+        try:
+            why = await change(job_id)
+        except Forbidden:
+            raise
+        except UniqueConflict as error:
+            why = f"another job holds its unique key: {visible(error.job_id)}"
+        except (DecodeError, EncodeError) as error:
+            why = str(error)
+        if why:
+            refused.append((job_id, why))
+    return Outcome(done, len(ids) - len(refused), refused, **options)
+
+
+_GONE = "it is not there any more: it was changed meanwhile"
+
+
+# Jobs
+
+
+async def _retry(visit: Visit, form: Form) -> Outcome:
+    async def change(job_id: str) -> str:
+        return "" if await visit.board.queue.requeue(job_id, ended=form.get("ended") == "1") else _GONE
+
+    return await _each("retried", form.ids, change)
+
+
+async def _delete(visit: Visit, form: Form) -> Outcome:
+    async def change(job_id: str) -> str:
+        return "" if await visit.board.queue.delete(job_id) else _GONE
+
+    return await _each("deleted", form.ids, change)
+
+
+async def _cancel(visit: Visit, form: Form) -> Outcome:
+    async def change(job_id: str) -> str:
+        return _why(await visit.board.queue.cancel(job_id), Reply.CANCELLED, Reply.CANCELLING)
+
+    return await _each("cancelled", form.ids, change)
+
+
+async def _hold(visit: Visit, form: Form) -> Outcome:
+    async def change(job_id: str) -> str:
+        return _why(await visit.board.queue.hold(job_id), Reply.HELD)
+
+    return await _each("held", form.ids, change)
+
+
+async def _unhold(visit: Visit, form: Form) -> Outcome:
+    async def change(job_id: str) -> str:
+        return "" if await visit.board.queue.unhold(job_id) else "it is not held"
+
+    return await _each("let", form.ids, change)
+
+
+def _why(reply: Reply, *done: Reply) -> str:
+    if reply in done:
+        return ""
+    known = {Reply.RUNNING: "it runs, and goes on", Reply.DEAD: "it is a dead letter", Reply.NOT_FOUND: _GONE}
+    return known.get(reply, str(reply))
+
+
+async def _edit(visit: Visit, form: Form) -> Outcome | Page:
+    (job_id,) = form.ids[:1]
+    text = form.get("parameters")
+    found = await visit.board.queue.get(job_id)
+    if found is None:
+        raise Missing("There is no job with this id any more.")
+    try:
+        parameters = _typed(visit, found.name, text)
+        if not await visit.board.queue.requeue(job_id, parameters=parameters, ended=True):
+            raise Wrong("The job is not there any more: it was changed meanwhile. Nothing was changed.")
+    except (DecodeError, EncodeError) as error:
+        return await forms.edit_form(visit, job_id, text, str(error))
+    return Outcome("retried", job_id=job_id)
+
+
+async def _push(visit: Visit, form: Form) -> Outcome | Page:
+    given = dict(form.fields)
+    name, queue = given.get("name", ""), visit.board.queue
+    try:
+        if name not in queue.definitions:
+            raise Wrong(f"No handler here has the name '{visible(name, 60)}'.")
+        parameters = _typed(visit, name, given.get("parameters", ""))
+        delay = _number(given.get("delay", ""), "The delay", _LONGEST_DELAY)
+        priority = given.get("priority", Priority.NORMAL)
+        if priority not in {*Priority}:
+            raise Wrong("The priority is high, normal or low.")
+        definition = queue.definitions[name]
+        handle = await queue.push(parameters, definition.name, delay=delay or 0, priority=Priority(priority))
+    except (DecodeError, EncodeError, Wrong, ValueError) as error:
+        return forms.push_form(visit, given, str(error))
+    return _pushed(handle)
+
+
+def _pushed(handle: PushedJob) -> Outcome:
+    if handle.added:
+        return Outcome("pushed", job_id=handle.id)
+    return Outcome("pushed", 0, [(handle.id, "this job holds the unique key, so nothing was pushed")])
+
+
+def _typed(visit: Visit, name: str, text: str) -> Any:
+    """Return parameters that were typed as JSON: as the type of the job's handler, or else as plain JSON.
+
+    Raises:
+        DecodeError: They don't fit.
+    """
+    raw = text.encode("utf-8", "surrogateescape")
+    definitions = visit.board.queue.definitions
+    if name in definitions:
+        return payload.read_parameters(definitions[name].name, raw)
+    value = payload.decode_untyped("the text", raw)
+    if value is None:
+        raise DecodeError("null are no parameters: give an object, as {}")
+    return value
+
+
+def _number(text: str, what: str, most: float) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        raise Wrong(f"{what} is a number.") from None
+    if not 0 <= number <= most:
+        raise Wrong(f"{what} is a number from 0 to {most:,.0f}.")
+    return number
+
+
+# The queue, schedules, limits
+
+
+async def _pause(visit: Visit, form: Form) -> Outcome:
+    await visit.board.queue.pause(form.get("name") or None)
+    return Outcome("paused")
+
+
+async def _resume(visit: Visit, form: Form) -> Outcome:
+    await visit.board.queue.resume(form.get("name") or None)
+    return Outcome("resumed")
+
+
+def _of_schedule(done: str, method: str) -> Callable[[Visit, Form], Awaitable[Outcome]]:
+    async def run(visit: Visit, form: Form) -> Outcome:
+        if not await getattr(visit.board.queue.schedules, method)(form.get("name")):
+            raise Wrong("There is no such schedule any more.")
+        return Outcome(done)
+
+    return run
+
+
+async def _run_schedule(visit: Visit, form: Form) -> Outcome:
+    handle = await visit.board.queue.schedules.run_now(form.get("name"))
+    return _pushed(handle)
+
+
+async def _limit(visit: Visit, form: Form) -> Outcome:
+    most = _number(form.get("max_concurrency"), "The number of jobs at once", 1_000_000)
+    burst = _number(form.get("burst"), "The burst", 1_000_000)
+    rate = form.get("rate").strip() or None
+    if most is None and rate is None:
+        raise Wrong("Give a number of jobs at once, or a rate as 50/s, 100/m or 5/h.")
+    await visit.board.queue.set_limit(
+        form.get("name").strip(),
+        max_concurrency=None if most is None else int(most),
+        rate=rate,
+        burst=None if burst is None else int(burst),
+    )
+    return Outcome("limited")
+
+
+async def _unlimit(visit: Visit, form: Form) -> Outcome:
+    await visit.board.queue.set_limit(form.get("name"))
+    return Outcome("unlimited")
+
+
+# Acts on all jobs that match
+
+
+async def _count_bulk(visit: Visit, form: Form) -> Outcome:
+    word, filters = form.get("kind"), Filters.of(dict(form.fields), State.DEAD)
+    if word not in KINDS or KINDS[word].verb not in visit.verbs or filters.state not in KINDS[word].states:
+        raise Missing("There is no such action.")
+    if "text" in filters.chosen and visit.board.redaction.hides:
+        raise Wrong(
+            "Texts of the jobs are hidden here, so no act can choose jobs by a text: the number of jobs would "
+            "tell what is hidden. Select the jobs one by one."
+        )
+    bulk = Bulk(visit.board.registry, word, filters)
+    if not visit.bulks.add(bulk):
+        raise Wrong("Other acts on many jobs go on. Wait until one has ended.")
+    return Outcome("", to=visit.url("bulk", id=bulk.id))
+
+
+async def _start_bulk(visit: Visit, form: Form) -> Outcome | Page:
+    bulk = _bulk(visit, form)
+    rate = form.get("rate").strip() or None
+    if rate is not None:
+        try:
+            pause_of(rate)
+        except ValueError:
+            return forms.bulk_page(visit, bulk, "The pace is a number of jobs a time: 100/s, 20/m or 5/h.")
+    visit.bulks.start(bulk, rate)
+    return Outcome("", to=visit.url("bulk", id=bulk.id))
+
+
+async def _stop_bulk(visit: Visit, form: Form) -> Outcome:
+    bulk = _bulk(visit, form)
+    bulk.stop()
+    return Outcome("", to=visit.url("bulk", id=bulk.id))
+
+
+def _bulk(visit: Visit, form: Form) -> Bulk:
+    bulk = visit.bulks.get(form.get("id"))
+    if bulk is None or bulk.kind.verb not in visit.verbs:
+        raise Missing("There is no such act in this process. The queue itself shows what was done.")
+    return bulk
+
+
+ACTIONS = {
+    "retry": Action(Verb.RETRY, _retry),
+    "edit": Action(Verb.EDIT, _edit),
+    "delete": Action(Verb.DELETE, _delete, "Delete {}? This can't be undone.", "Delete"),
+    "cancel": Action(Verb.CANCEL, _cancel, "Cancel {}? This can't be undone.", "Cancel the jobs"),
+    "hold": Action(Verb.HOLD, _hold),
+    "unhold": Action(Verb.HOLD, _unhold),
+    "pause": Action(Verb.PAUSE, _pause),
+    "resume": Action(Verb.PAUSE, _resume),
+    "push": Action(Verb.PUSH, _push),
+    "run-schedule": Action(Verb.SCHEDULE, _run_schedule),
+    "pause-schedule": Action(Verb.SCHEDULE, _of_schedule("schedule-paused", "pause")),
+    "resume-schedule": Action(Verb.SCHEDULE, _of_schedule("schedule-resumed", "resume")),
+    "remove-schedule": Action(
+        Verb.SCHEDULE, _of_schedule("schedule-removed", "remove"), "Remove this schedule?", "Remove it"
+    ),
+    "limit": Action(Verb.LIMIT, _limit),
+    "unlimit": Action(Verb.LIMIT, _unlimit, "Remove this limit?", "Remove it"),
+    "count-bulk": Action(None, _count_bulk),
+    "start-bulk": Action(None, _start_bulk),
+    "stop-bulk": Action(None, _stop_bulk),
+}
+"""The actions, by the last part of their address."""

@@ -1,0 +1,199 @@
+"""One queue on the page: its reads, which all viewers share, and what its server's ACL allows."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from redisjobs.client.operations import FilterOptions, filter_of
+from redisjobs.client.registry import Registry
+from redisjobs.errors import DriverError, Forbidden
+from redisjobs.model.changes import Resume
+from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
+from redisjobs.model.job import State
+from redisjobs.model.payload import encode_untyped
+from redisjobs.model.queries import Backlog, Counts, GetBacklog, Scan
+from redisjobs.model.stored import ScheduleInfo
+from redisjobs.queue import JobQueue
+from redisjobs.web.board.access import Verb
+from redisjobs.web.board.redaction import Redaction
+from redisjobs.web.board.snapshot import Snapshots
+
+T = TypeVar("T")
+
+_DEADLINE = 3.0  # seconds that a page waits for an unavailable server
+_STEPS = 4  # of a scan, for one view: each reads up to 500 jobs
+_REFUSED_FOR = 60.0  # seconds for which an action that the server's ACL refused is not shown
+_SPEED_OF = 20.0  # seconds over which a speed is measured
+_LISTED = 2_000  # characters of parameters and errors in a list
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs of a list.
+
+    Attributes:
+        jobs: The jobs.
+        after: Where the next page begins; '' at the end.
+        scanned: The most jobs that were looked at for these.
+    """
+
+    jobs: Sequence[JobInfo]
+    after: str
+    scanned: int
+
+
+class Board:
+    """One queue on the page."""
+
+    def __init__(self, registry: Registry, slug: str, redaction: Redaction) -> None:
+        self.slug, self.redaction = slug, redaction
+        self.snapshots = Snapshots()
+        self.registry = registry
+        self._queue: JobQueue | None = None
+        self._seen = deque[tuple[float, Mapping[str, int]]](maxlen=20)
+        self._refused: dict[Verb, float] = {}  # until when, by the monotonic clock
+        self._may_write: bool | None = None
+        self._tried_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.registry.name
+
+    @property
+    def where(self) -> str:
+        """The server, without a password."""
+        return self.registry.driver.where
+
+    @property
+    def queue(self) -> JobQueue:
+        """The queue, on the connections of the application's own queue; the page gives up sooner."""
+        if self._queue is None or self._queue.driver is not self.registry.driver:
+            self._queue = JobQueue(
+                self.registry.driver,
+                self.registry.name,
+                max_parameters=self.registry.max_parameters,
+                deadline=_DEADLINE,
+                middleware=self.registry.middleware,
+            )
+            self._queue.definitions = self.registry.definitions
+        return self._queue
+
+    # Reads
+
+    async def counts(self) -> Counts:
+        """Count the jobs of each state."""
+        return await self.snapshots.get("counts", self._count)
+
+    async def _count(self) -> Counts:
+        counts = await self.queue.counts()
+        self._seen.append((time.monotonic(), counts.totals))
+        return counts
+
+    def speed(self, counter: str) -> float | None:
+        """Return how fast a counter grew in the last seconds, per second; None if that is not known yet."""
+        seen = [(at, totals) for at, totals in self._seen if at > time.monotonic() - _SPEED_OF]
+        if len(seen) < 2 or seen[-1][0] - seen[0][0] < 1:
+            return None
+        (since, before), (until, after) = seen[0], seen[-1]
+        return max(0.0, (after.get(counter, 0) - before.get(counter, 0)) / (until - since))
+
+    async def backlog(self) -> Backlog:
+        """Find the age of the oldest ready jobs."""
+        return await self.snapshots.get("backlog", lambda: self.queue._ask(GetBacklog()))
+
+    async def pauses(self) -> PauseInfo:
+        """Find what is paused or held."""
+        return await self.snapshots.get("pauses", self.queue.pauses)
+
+    async def workers(self) -> list[WorkerInfo]:
+        """List the workers."""
+        return await self.snapshots.get("workers", self.queue.workers)
+
+    async def limits(self) -> list[LimitInfo]:
+        """List the limits."""
+        return await self.snapshots.get("limits", self.queue.limits)
+
+    async def schedules(self) -> list[ScheduleInfo]:
+        """List the schedules."""
+        return await self.snapshots.get("schedules", self.queue.schedules.list)
+
+    async def groups(self) -> list[DeadGroup]:
+        """Count the dead letters of each kind."""
+        found = await self.snapshots.get("groups", self.queue.dead_groups)
+        return [self.redaction.group(group) for group in found]
+
+    async def job(self, job_id: str) -> JobInfo | None:
+        """Look a job up."""
+        found = await self.snapshots.get(("job", job_id), lambda: self.queue.get(job_id))
+        return found and self.redaction.job(found)
+
+    async def result(self, job_id: str) -> str:
+        """Return the JSON text of a job's result, or raise as `JobQueue.result` does."""
+        value = await self.snapshots.get(("result", job_id), lambda: self.queue.result(job_id, timeout=0))
+        return encode_untyped("result", value, sys.maxsize).decode()
+
+    async def jobs(self, state: State, wanted: FilterOptions, after: str, limit: int) -> JobPage:
+        """List jobs of one state that match, in a few bounded steps."""
+        key = state, *wanted.items(), after, limit
+        return await self.snapshots.get(key, lambda: self._jobs(state, wanted, after, limit))
+
+    async def _jobs(self, state: State, wanted: FilterOptions, after: str, limit: int) -> JobPage:
+        found, text, scanned = list[JobInfo](), wanted.get("text"), 0
+        for _ in range(_STEPS):
+            step = await self.queue._ask(Scan(state, filter_of(wanted), after, limit - len(found)))
+            jobs = [self.redaction.job(job_info(row)) for row in step.rows]
+            if text and self.redaction.hides:  # a match of a hidden text would tell what it is
+                jobs = [job for job in jobs if text in job.parameters or text in job.error]
+            found += map(_listed, jobs)
+            after, scanned = step.after, scanned + 500
+            if not after or len(found) >= limit:
+                break
+        return JobPage(found, after, scanned)
+
+    # What the server's ACL allows
+
+    async def allowed(self, granted: frozenset[Verb]) -> frozenset[Verb]:
+        """Return the granted verbs without those that the server's ACL refuses, as far as that is known."""
+        if not granted:
+            return granted
+        now = time.monotonic()
+        if self._may_write is None or now > self._tried_at + _REFUSED_FOR:
+            await self._try_writing()
+            self._tried_at = now
+        if not self._may_write:
+            return frozenset()
+        return frozenset(verb for verb in granted if self._refused.get(verb, 0) <= now)
+
+    def refused(self, verb: Verb) -> None:
+        """Note that the server's ACL refused an action."""
+        self._refused[verb] = time.monotonic() + _REFUSED_FOR
+
+    async def _try_writing(self) -> None:
+        """Find out whether this user may write, by a change that changes nothing: no such name is paused."""
+        try:
+            await self.queue.driver.change(Resume("redisjobs:may-write"))
+            self._may_write = True
+        except Forbidden:
+            self._may_write = False
+        except DriverError:  # the page's own read says more
+            self._may_write = None
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the server's ACL lets this user only read."""
+        return self._may_write is False
+
+
+def _listed(job: JobInfo) -> JobInfo:
+    """Return a job for a list, which is kept in memory for a moment, without its long texts."""
+    return replace(job, parameters=job.parameters[:_LISTED], error=job.error[:_LISTED], traceback="")
+
+
+def now() -> datetime:
+    """Return the time of this process, for distances from times of the server."""
+    return datetime.now(UTC)

@@ -1,0 +1,247 @@
+"""Acts on all jobs that match a filter: counted first, then carried out in steps by a thread of this process."""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from redisjobs import sync
+from redisjobs.base.logger import Log
+from redisjobs.client import operations
+from redisjobs.client.operations import DONE, FilterOptions, Steps, ask, filter_of
+from redisjobs.client.registry import Registry
+from redisjobs.errors import DriverError, Forbidden
+from redisjobs.model.changes import BulkResult, ChangeMany
+from redisjobs.model.job import State
+from redisjobs.model.queries import Count, Scan
+from redisjobs.web.board.access import Verb
+from redisjobs.web.board.filters import Filters
+
+T = TypeVar("T")
+
+logger = Log("redisjobs")
+
+_MOST_KEPT = 20
+_MOST_ACTIVE = 4
+_LONGEST_REST = 1.0  # seconds between two steps
+
+
+class Phase(StrEnum):
+    """How far an act is."""
+
+    COUNTING = "counting"
+    COUNTED = "counted"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of act on many jobs.
+
+    Attributes:
+        verb: What a viewer must be allowed.
+        label: The button: `Retry`.
+        past: What happened to the jobs: `retried`.
+        states: The states whose jobs it changes.
+        steps: Returns the operation that changes the jobs of a state.
+    """
+
+    verb: Verb
+    label: str
+    past: str
+    states: tuple[State, ...]
+    steps: Callable[[State, FilterOptions, str | None], Steps[int]]
+
+
+KINDS = {
+    "retry": Kind(
+        Verb.RETRY,
+        "Retry",
+        "retried",
+        (State.DEAD,),
+        lambda _, options, rate: operations.requeue_all(options, rate),
+    ),
+    "delete": Kind(
+        Verb.DELETE, "Delete", "deleted", (State.DEAD,), lambda _, options, rate: operations.delete_all(options)
+    ),
+    "cancel": Kind(
+        Verb.CANCEL,
+        "Cancel",
+        "cancelled",
+        (State.READY, State.DELAYED, State.RUNNING),
+        lambda state, options, rate: operations.cancel_all(state, options),
+    ),
+    "hold": Kind(
+        Verb.HOLD,
+        "Hold",
+        "held",
+        (State.READY, State.DELAYED),
+        lambda state, options, rate: operations.hold_all(state, options),
+    ),
+    "unhold": Kind(
+        Verb.HOLD,
+        "Let start",
+        "let start",
+        (State.READY, State.DELAYED),
+        lambda state, options, rate: operations.unhold_all(state, options),
+    ),
+}
+"""The kinds of acts, by the word in a form."""
+
+
+@dataclass(slots=True)
+class Bulk:
+    """One act on many jobs.
+
+    Attributes:
+        id: Its id in links.
+        word: The word of its kind.
+        filters: Which jobs.
+        phase: How far it is.
+        counted: How many jobs match, as far as they are counted.
+        counted_at: When the count ended.
+        done: How many jobs were changed.
+        error: Why it failed.
+    """
+
+    registry: Registry
+    word: str
+    filters: Filters
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
+    phase: Phase = Phase.COUNTING
+    counted: int = 0
+    counted_at: datetime | None = None
+    done: int = 0
+    error: str = ""
+    rate: str | None = None
+    _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the act."""
+        return KINDS[self.word]
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its thread works."""
+        return self.phase in (Phase.COUNTING, Phase.RUNNING)
+
+    def count(self) -> None:
+        """Begin to count the jobs that match."""
+        self._begin(Phase.COUNTING, Phase.COUNTED, self._count())
+
+    def start(self, rate: str | None) -> None:
+        """Begin to change the jobs."""
+        self.rate = rate
+        steps = self.kind.steps(self.filters.state, self.filters.options, rate)
+        self._begin(Phase.RUNNING, Phase.DONE, steps)
+
+    def stop(self) -> None:
+        """Stop after the present step. What is done stays done."""
+        self._stop.set()
+
+    # In the thread
+
+    def _begin(self, phase: Phase, end: Phase, steps: Steps[Any]) -> None:
+        self.phase, self.error = phase, ""
+        self._stop.clear()
+        threading.Thread(
+            target=self._run, args=(end, steps), name=f"redisjobs-web-{self.word}", daemon=True
+        ).start()
+
+    def _run(self, end: Phase, steps: Steps[Any]) -> None:
+        try:
+            with sync.JobQueue(self.registry.driver, self.registry.name, deadline=self.registry.deadline) as queue:
+                queue._do(self._in_steps(steps))
+            self.phase = Phase.STOPPED if self._stop.is_set() else end
+        except Forbidden as error:
+            self._failed(f"The server's ACL refused it: {error}")
+        except DriverError as error:
+            self._failed(str(error))
+        except Exception as error:
+            logger.exception("an act of the page failed: %s of jobs that are %s", self.word, self.filters.in_words)
+            self._failed(f"{type(error).__name__}; see the log of the page's process")
+        if end is Phase.COUNTED:
+            self.counted_at = datetime.now(UTC)
+
+    def _failed(self, why: str) -> None:
+        self.error, self.phase = why, Phase.FAILED
+
+    def _in_steps(self, steps: Steps[T]) -> Generator[Any, Any, T | None]:
+        """Carry out an operation; between its steps other callers of the server get as much time as it took."""
+        answer: Any = None
+        while not self._stop.is_set():
+            try:
+                request = steps.send(answer)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            began = time.monotonic()
+            answer = yield request
+            match answer:
+                case BulkResult():
+                    self.done += len(answer.job_ids)
+                case list() if isinstance(request, ChangeMany):
+                    self.done += sum(reply in DONE for reply in answer)
+            self._stop.wait(min(time.monotonic() - began, _LONGEST_REST))
+        steps.close()
+        return None
+
+    def _count(self) -> Steps[None]:
+        state, chosen = self.filters.state, self.filters.chosen
+        if not chosen:
+            counts = yield from ask(Count())
+            self.counted = sum(counts.ready.values()) if state is State.READY else getattr(counts, state)
+            return
+        if chosen.keys() == {"fingerprint"}:
+            groups = yield from operations.dead_groups()
+            self.counted = sum(group.count for group in groups if group.fingerprint == chosen["fingerprint"])
+        if self.counted == 0:  # only the newest 1,000 kinds are counted
+            after: str | None = None
+            while after != "":
+                step = yield from ask(Scan(state, filter_of(self.filters.options), after or ""))
+                self.counted, after = self.counted + len(step.rows), step.after
+
+
+class Bulks:
+    """The acts on many jobs of one queue, in this process. Old ones are forgotten."""
+
+    def __init__(self) -> None:
+        self._bulks: dict[str, Bulk] = {}
+        self._lock = threading.Lock()
+
+    def add(self, bulk: Bulk) -> bool:
+        """Add an act, and begin to count; return False if too many are active."""
+        with self._lock:
+            if sum(each.is_active for each in self._bulks.values()) >= _MOST_ACTIVE:
+                return False
+            self._bulks[bulk.id] = bulk
+            ended = [each for each in self._bulks.values() if not each.is_active and each is not bulk]
+            for old in ended[: max(0, len(self._bulks) - _MOST_KEPT)]:
+                del self._bulks[old.id]
+        bulk.count()
+        return True
+
+    def start(self, bulk: Bulk, rate: str | None) -> bool:
+        """Start an act once; return False if it is not counted, or was started before."""
+        with self._lock:
+            if bulk.phase is not Phase.COUNTED:
+                return False
+            bulk.phase = Phase.RUNNING
+        bulk.start(rate)
+        return True
+
+    def get(self, bulk_id: str) -> Bulk | None:
+        """Return an act by its id."""
+        return self._bulks.get(bulk_id)
+
+    def active(self) -> list[Bulk]:
+        """Return the acts that were started and go on."""
+        return [bulk for bulk in list(self._bulks.values()) if bulk.phase is Phase.RUNNING]

@@ -1,0 +1,41 @@
+"""Lists of jobs by state, with filters, in pages that a cursor connects."""
+
+from redisjobs.errors import DriverError
+from redisjobs.model.job import State
+from redisjobs.web.board.bulk import KINDS
+from redisjobs.web.board.filters import AGES, Filters
+from redisjobs.web.board.visit import Missing, Page, Visit
+
+LISTED = 25
+"""The jobs on a page."""
+
+STATES = (State.READY, State.RUNNING, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
+
+
+async def jobs(visit: Visit) -> Page:
+    """Show the jobs of one state."""
+    filters = Filters.of(visit.query)
+    counts = await visit.board.counts()
+    totals = {
+        state: sum(counts.ready.values()) if state is State.READY else getattr(counts, state) for state in STATES
+    }
+    try:
+        page = await visit.board.jobs(filters.state, filters.options, filters.after, LISTED)
+    except DriverError as error:
+        if filters.after and type(error) is DriverError:  # the script can't read the cursor
+            raise Missing("No page of this list begins here. Go back to its first page.") from error
+        raise
+    kinds = [
+        (word, kind) for word, kind in KINDS.items() if filters.state in kind.states and kind.verb in visit.verbs
+    ]
+    data = {
+        "filters": filters,
+        "totals": totals,
+        "listed": page,
+        "kinds": kinds,
+        "ages": AGES,
+        "paused": await visit.board.pauses(),
+    }
+    return Page(
+        "jobs", filters.state.capitalize(), data, view="failures" if filters.state is State.DEAD else "jobs"
+    )

@@ -1,0 +1,97 @@
+"""The overview: how far the queue is behind, what fails, who works."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from redisjobs.base.visible import number_of
+from redisjobs.model.info import PauseInfo, WorkerInfo
+from redisjobs.model.queries import Backlog, Counts
+from redisjobs.web.board.visit import Page, Visit
+from redisjobs.web.show.format import count, duration
+
+_CAUSES = 5
+_LATE = 60.0  # seconds that a ready job may wait before the page says that the queue is behind
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the queue is doing, in a sentence.
+
+    Attributes:
+        color: The class of its colour: the name of a state.
+        said: The sentence.
+        detail: What to know or to do.
+        command: A command to type; '' for none.
+    """
+
+    color: str
+    said: str
+    detail: str = ""
+    command: str = ""
+
+
+async def overview(visit: Visit) -> Page:
+    """Show how the queue is doing."""
+    board = visit.board
+    counts, backlog, pauses = await board.counts(), await board.backlog(), await board.pauses()
+    workers, groups = await board.workers(), await board.groups()
+    alive = [worker for worker in workers if worker.lease > 0]
+    data = {
+        "counts": counts,
+        "ready": sum(counts.ready.values()),
+        "oldest": max(backlog.oldest.values(), default=None),
+        "slots": sum(worker.slots for worker in alive),
+        "alive": alive,
+        "speed": board.speed("completed"),
+        "plots": (),
+        "groups": groups[:_CAUSES],
+        "causes": len(groups),
+        "pauses": pauses,
+        "health": health(counts, backlog, pauses, workers, visit.now),
+    }
+    return Page("overview", "Overview", data, view="overview")
+
+
+def health(
+    counts: Counts, backlog: Backlog, pauses: PauseInfo, workers: list[WorkerInfo], now: datetime
+) -> Health:
+    """Return how the queue is doing."""
+    ready = sum(counts.ready.values())
+    alive = [worker for worker in workers if worker.lease > 0]
+    oldest = max(backlog.oldest.values(), default=0.0)
+    if pauses.since is not None:
+        said = f"The queue is paused since {duration(max(0.0, (now - pauses.since).total_seconds()))}."
+        return Health(
+            "delayed", said, f"{_jobs(counts.running)} that run go on. No other job starts until you resume."
+        )
+    if not alive:
+        return _without_workers(ready, counts)
+    if oldest >= _LATE:
+        busy = sum(worker.running for worker in alive) >= sum(worker.slots for worker in alive)
+        why = (
+            "All slots are busy: more workers or slots would help."
+            if busy
+            else "There are free slots: open a ready job to see why it waits."
+        )
+        return Health("dead", f"The queue is behind: a ready job has waited for {duration(oldest)}.", why)
+    if pauses.names:
+        names = ", ".join(pauses.names)
+        return Health(
+            "delayed", f"{number_of(len(pauses.names), 'job name')} paused: {names}.", "All other jobs run."
+        )
+    said = "The workers keep up." if ready or counts.running else "Nothing waits."
+    return Health("done", said, f"{number_of(len(alive), 'worker')} alive.")
+
+
+def _without_workers(ready: int, counts: Counts) -> Health:
+    command = "redisjobs worker myapp:queue"
+    if ready or counts.delayed or counts.inbox:
+        said = f"No worker is alive, and {_jobs(ready + counts.delayed + counts.inbox)} wait."
+        return Health("dead", said, "Start a worker:", command)
+    if not any(counts.totals.values()):
+        return Health("idle", "This queue is new.", "Start a worker, then push a job:", command)
+    return Health("idle", "No worker is alive, and no job waits.", "Start a worker:", command)
+
+
+def _jobs(number: int) -> str:
+    return f"{count(number)} job{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""How the page shows numbers, times, JSON, tracebacks and plots; pure."""

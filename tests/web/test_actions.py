@@ -1,0 +1,237 @@
+"""Each action of the page, by its form."""
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import anyio
+import pytest
+from store import RedisStore, eventually
+from viewer import Mail, Viewer, dead, run_all, words
+
+from redisjobs import JobQueue, Schedule, State
+from redisjobs.client.operations import Steps, ask
+from redisjobs.model.changes import DeleteAll
+from redisjobs.model.queries import Count, Filter
+from redisjobs.web import Dashboard
+from redisjobs.web.board.bulk import Bulk, Phase
+from redisjobs.web.board.filters import Filters
+
+pytestmark = pytest.mark.anyio
+
+
+async def state_of(queue: JobQueue, job_id: str) -> State | None:
+    found = await queue.get(job_id)
+    return found.state if found else None
+
+
+async def test_dead_letters_are_retried(mails: JobQueue, viewer: Viewer) -> None:
+    ids = await dead(mails, 3)
+
+    shown = await viewer.act("retry", id=ids[0], back="failures")
+
+    assert "Retried 1 job." in shown
+    assert [await state_of(mails, each) for each in ids] == [State.READY, State.DEAD, State.DEAD]
+
+
+async def test_selected_jobs_are_changed_and_what_was_gone_is_named(mails: JobQueue, viewer: Viewer) -> None:
+    ids = await dead(mails, 2)
+
+    answer = await viewer.post("retry", [("id", ids[0]), ("id", "gone"), ("id", ids[1])])
+
+    assert answer.status_code == 409
+    assert "Retried 2 jobs. gone : it is not there any more" in words(answer.text)
+
+
+async def test_a_delete_asks_first_and_names_the_count(mails: JobQueue, viewer: Viewer) -> None:
+    ids = await dead(mails, 2)
+    fields = [("id", each) for each in ids]
+
+    asked = await viewer.post("delete", fields)
+
+    assert "Delete 2 jobs? This can't be undone." in words(asked.text)
+    assert (await mails.counts()).dead == 2
+    assert (await viewer.post("delete", [*fields, ("sure", "1")])).status_code == 303
+    assert (await mails.counts()).dead == 0
+
+
+async def test_waiting_jobs_are_held_let_start_and_cancelled(mails: JobQueue, viewer: Viewer) -> None:
+    handle = await mails.push(Mail("joe"))
+
+    assert "Held 1 job." in await viewer.act("hold", id=handle.id, back="jobs")
+    assert "It is held" in await viewer.see(f"job?id={handle.id}")
+    assert "1 job may start again." in await viewer.act("unhold", id=handle.id)
+    assert "Cancelled 1 job." in await viewer.act("cancel", id=handle.id, sure="1")
+    assert await state_of(mails, handle.id) is None
+
+
+async def test_a_kept_job_runs_again(mails: JobQueue, viewer: Viewer) -> None:
+    handle = await mails.push(Mail("joe"))
+    await run_all(mails)
+
+    await viewer.act("retry", id=handle.id, ended="1")
+
+    assert await state_of(mails, handle.id) is State.READY
+
+
+async def test_edited_parameters_are_checked_by_the_jobs_type_and_stay_exact(
+    mails: JobQueue, viewer: Viewer
+) -> None:
+    (job_id,) = await dead(mails)
+    form = await viewer.see(f"edit?id={job_id}")
+    assert '"to": "nowhere"' in form
+
+    wrong = await viewer.post("edit", {"id": job_id, "parameters": '{"to": "joe", "number": "many"}'})
+    assert wrong.status_code == 422
+    assert "Mail.number: should be a valid integer" in words(wrong.text)
+    assert await state_of(mails, job_id) is State.DEAD
+
+    large = 2**80 + 1
+    await viewer.act("edit", id=job_id, parameters=json.dumps({"to": "joe", "number": large}))
+    await run_all(mails)
+    assert await mails.result(job_id) == {"sent": large}
+
+
+async def test_without_a_handler_the_edit_form_says_that_nothing_checks_the_type(
+    mails: JobQueue, redis_store: RedisStore
+) -> None:
+    (job_id,) = await dead(mails)
+    async with JobQueue(redis_store.driver, mails.name) as bare:
+        viewer = Viewer(Dashboard(bare), bare.name)
+
+        assert "No handler with this name is registered here" in await viewer.see(f"edit?id={job_id}")
+        refused = await viewer.post("edit", {"id": job_id, "parameters": "{"})
+        assert (refused.status_code, "is not JSON" in refused.text) == (422, True)
+        await viewer.act("edit", id=job_id, parameters='{"to": "ann"}')
+        found = await bare.get(job_id)
+        assert found is not None
+        assert (found.state, found.parameters) == (State.READY, '{"to":"ann"}')
+
+
+async def test_the_queue_and_a_name_are_paused_and_resumed(mails: JobQueue, viewer: Viewer) -> None:
+    assert "Paused." in await viewer.act("pause")
+    assert await mails.is_paused()
+    await viewer.act("resume")
+    await viewer.act("pause", name="Mail")
+    assert (await mails.is_paused(), await mails.is_paused("Mail")) == (False, True)
+
+
+async def test_schedules_are_run_paused_resumed_and_removed(mails: JobQueue, viewer: Viewer) -> None:
+    await mails.schedules.put("nightly", Mail("joe"), Schedule.cron("0 4 * * *"))
+
+    assert "ready" in await viewer.act("run-schedule", name="nightly")
+    assert len(await mails.jobs(State.READY)) == 1
+    await viewer.act("pause-schedule", name="nightly", back="schedules")
+    assert "paused" in await viewer.see("schedules")
+    await viewer.act("resume-schedule", name="nightly", back="schedules")
+    assert "Remove this schedule?" in words((await viewer.post("remove-schedule", {"name": "nightly"})).text)
+    await viewer.act("remove-schedule", name="nightly", sure="1", back="schedules")
+    assert await mails.schedules.list() == []
+    assert (await viewer.post("pause-schedule", {"name": "nightly"})).status_code == 422
+
+
+async def test_limits_are_set_and_removed(mails: JobQueue, viewer: Viewer) -> None:
+    await viewer.act("limit", name="Mail", max_concurrency="3", rate="50/s", burst="", back="limits")
+    (limit,) = await mails.limits()
+    assert (limit.name, limit.max_concurrency, limit.rate) == ("Mail", 3, "50/s")
+
+    wrong = await viewer.post("limit", {"name": "Mail", "rate": "often"})
+    assert wrong.status_code == 422
+    await viewer.act("unlimit", name="Mail", sure="1", back="limits")
+    assert await mails.limits() == []
+
+
+async def test_a_job_is_pushed_by_a_form_that_its_type_checks(mails: JobQueue, viewer: Viewer) -> None:
+    wrong = await viewer.post("push", {"name": "Mail", "parameters": '{"to": "joe", "nmber": 1}'})
+    assert wrong.status_code == 422
+    assert "Mail has no key 'nmber'" in words(wrong.text)
+    assert '{"to": "joe", "nmber": 1}' in words(wrong.text)
+
+    await viewer.act("push", name="Mail", parameters='{"to": "joe"}', priority="high", delay="60")
+    (job,) = await mails.jobs(State.DELAYED)
+    assert (job.name, job.priority, job.parameters) == ("Mail", "high", '{"to":"joe","number":0}')
+
+
+async def test_a_push_that_meets_a_unique_key_says_so(mails: JobQueue, viewer: Viewer) -> None:
+    @dataclass
+    class Once:
+        job_name: ClassVar[str] = "Once"
+        to: str
+
+    @mails.register(Once, unique="{to}")
+    async def once(parameters: Once) -> None: ...
+
+    holder = await mails.push(Once("joe"))
+
+    answer = await viewer.post("push", {"name": "Once", "parameters": '{"to": "joe"}'})
+
+    assert answer.status_code == 409
+    assert f"{holder.id} : this job holds the unique key, so nothing was pushed" in words(answer.text)
+
+
+async def test_all_that_match_are_counted_before_anything_is_done(mails: JobQueue, viewer: Viewer) -> None:
+    await dead(mails, 30)
+    await mails.push(Mail("joe"))
+    fingerprint = (await mails.dead_groups())[0].fingerprint
+
+    counted = await viewer.post("count-bulk", {"kind": "retry", "state": "dead", "fingerprint": fingerprint})
+    page = counted.headers["location"].removeprefix(f"{viewer.base}/")
+    await shown(viewer, page, "Retry all 30 that match, counted")
+    assert (await mails.counts()).dead == 30
+
+    bulk = page.partition("id=")[2]
+    wrong = await viewer.post("start-bulk", {"id": bulk, "rate": "often"})
+    assert "The pace is a number of jobs a time" in words(wrong.text)
+    await viewer.act("start-bulk", id=bulk, rate="1/m")
+    await shown(viewer, page, "30 of 30 retried, at 1/m")
+    counts = await mails.counts()
+    assert (counts.dead, counts.delayed) == (0, 29)
+    await viewer.act("start-bulk", id=bulk)  # a form that is sent twice does nothing more
+
+
+async def test_all_that_match_a_text_are_cancelled(mails: JobQueue, viewer: Viewer) -> None:
+    await mails.push_many([Mail("joe"), Mail("ann"), Mail("joe")])
+
+    counted = await viewer.post("count-bulk", {"kind": "cancel", "state": "ready", "text": "joe"})
+    page = counted.headers["location"].removeprefix(f"{viewer.base}/")
+    await shown(viewer, page, "Cancel all 2 that match")
+    await viewer.act("start-bulk", id=page.partition("id=")[2])
+    await shown(viewer, page, "2 of 2 cancelled")
+
+    assert [job.parameters for job in await mails.jobs(State.READY)] == ['{"to":"ann","number":0}']
+
+
+async def test_an_act_on_many_jobs_stops_when_asked_and_keeps_what_is_done(mails: JobQueue) -> None:
+    ids = await dead(mails, 2)
+
+    def endless() -> Steps[int]:
+        yield from ask(DeleteAll(Filter(), (yield from ask(DeleteAll())).after))
+        while True:
+            yield from ask(Count())
+
+    bulk = Bulk(mails, "delete", Filters(State.DEAD, {}))
+    bulk._begin(Phase.RUNNING, Phase.DONE, endless())
+    await eventually(lambda: bulk.done == len(ids))
+    bulk.stop()
+    await eventually(lambda: not bulk.is_active)
+
+    assert (bulk.phase, bulk.done) == (Phase.STOPPED, 2)
+
+
+async def test_an_act_on_many_jobs_that_fails_says_what_is_done(mails: JobQueue, viewer: Viewer) -> None:
+    gone = JobQueue("redis://127.0.0.1:1/0", "gone", deadline=0.01)
+    bulk = Bulk(gone, "retry", Filters(State.DEAD, {}))
+
+    bulk.count()
+    await eventually(lambda: not bulk.is_active, within=15)
+
+    assert bulk.phase is Phase.FAILED
+    assert "no answer" in bulk.error
+
+
+async def shown(viewer: Viewer, view: str, text: str) -> None:
+    """Wait until a view shows a text."""
+    with anyio.fail_after(5):
+        while text not in (said := await viewer.see(view)):
+            await anyio.sleep(0.01)
+            assert "It ended early" not in said, said

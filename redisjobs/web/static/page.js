@@ -19,6 +19,11 @@
     const pace = document.getElementById("pace");
     const banner = document.getElementById("banner");
 
+    for (const current of document.querySelectorAll(".top nav [aria-current]")) {
+      const bar = current.parentElement;
+      bar.scrollLeft = current.offsetLeft - bar.offsetLeft - 40;
+    }
+
     // Updates pause while they would disturb: hidden, asked, selecting, typing, or focus inside.
     const chosen = () => live.querySelector('input[type="checkbox"]:checked') !== null;
     const selecting = () => {

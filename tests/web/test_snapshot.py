@@ -10,18 +10,15 @@ pytestmark = pytest.mark.anyio
 
 
 class Source:
-    """Something to read: counts its reads, waits for a gate, and may fail."""
+    """Something to read: counts its reads and waits for a gate."""
 
     def __init__(self) -> None:
         self.reads = 0
         self.gate = anyio.Event()
-        self.error: Exception | None = None
 
     async def read(self) -> int:
         self.reads += 1
         await self.gate.wait()
-        if self.error:
-            raise self.error
         return self.reads
 
 
@@ -80,14 +77,22 @@ async def test_a_slow_read_is_kept_for_longer(snapshots: Snapshots, time: list[f
     assert await snapshots.get("a", slow) == 2
 
 
-async def test_an_error_is_shared_too(snapshots: Snapshots, source: Source) -> None:
-    source.error = Unavailable("gone")
-    source.gate.set()
+async def test_an_error_is_shared_too_and_only_for_a_second(snapshots: Snapshots, time: list[float]) -> None:
+    reads = list[int]()
+
+    async def fail() -> int:
+        reads.append(1)
+        time[0] += 3  # the deadline of a call
+        raise Unavailable("gone")
 
     for _ in range(3):
         with pytest.raises(Unavailable, match="gone"):
-            await snapshots.get("a", source.read)
-    assert source.reads == 1
+            await snapshots.get("a", fail)
+    assert len(reads) == 1
+    time[0] += 1.1
+    with pytest.raises(Unavailable):
+        await snapshots.get("a", fail)
+    assert len(reads) == 2
 
 
 async def test_a_viewer_who_leaves_makes_another_one_read(snapshots: Snapshots, source: Source) -> None:

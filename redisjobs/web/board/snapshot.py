@@ -69,7 +69,9 @@ class Snapshots:
             except DriverError as error:
                 failed = error
             ended = self._clock()
-            kept = _Kept(ended + min(max(_FRESH, (ended - began) * _SHARE), _LONGEST), value, failed)
+            # An error took the deadline, and says nothing about the costs of an answer.
+            fresh = _FRESH if failed else min(max(_FRESH, (ended - began) * _SHARE), _LONGEST)
+            kept = _Kept(ended + fresh, value, failed)
             self._kept.pop(key, None)
             if changes == self._changes:  # else the answer may be older than a change
                 self._kept[key] = kept

@@ -41,6 +41,7 @@ _TITLES = {
         "For developers: `redisjobs.django.Backend`, `redisjobs.django.Connections`, and "
         "`from redisjobs.sqlalchemy import push_on_commit`.",
     ),
+    "web": ("The web page", "For operators: `from redisjobs.web import Dashboard, Verb, ALL, READ_ONLY`."),
     "sync": (
         "The sync queue",
         "For developers whose code has no event loop: `from redisjobs.sync import JobQueue`.",
@@ -129,6 +130,7 @@ def api() -> dict[Path, str]:
         django["connections.Connections"],
         database["push_on_commit"],
     ]
+    groups["web"] = [package["web"]["dashboard"]["Dashboard"], package["web"]["board"]["access"]["Verb"]]
     groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]
     groups["testing"] = [_documented(package["testing"][name]) for name in package["testing"].exports or ()]
     for members in groups.values():
@@ -151,7 +153,7 @@ def _index(groups: dict[str, list[Documented]]) -> str:
     lines = [
         "# The API",
         "For developers: every public name with its docstring. Import names from `redisjobs`, those of the sync "
-        "queue from `redisjobs.sync`, and those of metrics, tracing and frameworks as their pages say.",
+        "queue from `redisjobs.sync`, and those of the web page, metrics, tracing and frameworks as their pages say.",
     ]
     for page, members in groups.items():
         rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]

@@ -142,6 +142,9 @@ async def test_limits_are_set_and_removed(mails: JobQueue, viewer: Viewer) -> No
 
 
 async def test_a_job_is_pushed_by_a_form_that_its_type_checks(mails: JobQueue, viewer: Viewer) -> None:
+    assert "Which job? Mail" in await viewer.see("push")
+    assert '{ "to": "" }' in await viewer.see("push?name=Mail")
+    assert "to string number integer , may be left out" in await viewer.see("push?name=Mail")
     wrong = await viewer.post("push", {"name": "Mail", "parameters": '{"to": "joe", "nmber": 1}'})
     assert wrong.status_code == 422
     assert "Mail has no key 'nmber'" in words(wrong.text)

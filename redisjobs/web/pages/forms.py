@@ -1,11 +1,24 @@
 """The pages with a form: push a job, edit and retry, confirm, and an act on many jobs."""
 
-from redisjobs.model.job import Priority
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redisjobs.model.job import JobDefinition, Priority
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.bulk import KINDS, Bulk
 from redisjobs.web.board.filters import id_from
 from redisjobs.web.board.visit import Missing, Page, Visit
 from redisjobs.web.show.format import json_lines
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a job's parameters: its name, what it takes in words, and whether it has no default."""
+
+    name: str
+    kind: str
+    is_required: bool
 
 
 async def push(visit: Visit) -> Page:
@@ -16,10 +29,52 @@ async def push(visit: Visit) -> Page:
 
 
 def push_form(visit: Visit, given: dict[str, str], error: str = "") -> Page:
-    """Return the form to push a job, with what was given."""
-    names = sorted(visit.board.queue.definitions)
-    data = {"names": names, "given": given, "error": error, "priorities": [*Priority]}
+    """Return the form to push a job, with what was given; without a name, the names to choose from."""
+    definitions = visit.board.queue.definitions
+    name = given.get("name", "")
+    fields = fields_of(definitions[name]) if name in definitions else []
+    data = {
+        "names": sorted(definitions),
+        "name": name if name in definitions else "",
+        "fields": fields,
+        "text": given.get("parameters") or skeleton(fields),
+        "given": given,
+        "error": error,
+        "priorities": [*Priority],
+    }
     return Page("push", "Push a job", data, 422 if error else 200, "push", is_live=False)
+
+
+_BLANKS = {"string": '""', "integer": "0", "number": "0", "boolean": "false", "array": "[]", "object": "{}"}
+
+
+def fields_of(definition: JobDefinition[Any]) -> list[Field]:
+    """Return the fields of a job's parameters; none if their type has no JSON schema."""
+    try:
+        schema = definition.name.adapter.json_schema()
+        required = schema.get("required", [])
+        return [Field(name, _kind(found), name in required) for name, found in schema["properties"].items()]
+    except Exception:  # of a type that JSON schema can't describe; the form works without
+        return []
+
+
+def _kind(schema: Any) -> str:
+    """Return what a field takes, in a few words: `string`, `integer or null`, `"a" or "b"`."""
+    if "enum" in schema:
+        return " or ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema.get('items', {}))}"
+    return str(schema.get("format") or schema.get("type") or "object")
+
+
+def skeleton(fields: Sequence[Field]) -> str:
+    """Return JSON with the required fields, to fill in."""
+    lines = [
+        f'  "{each.name}": {_BLANKS.get(each.kind.split(" ")[0], "null")}' for each in fields if each.is_required
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}" if lines else "{}"
 
 
 async def edit(visit: Visit) -> Page:

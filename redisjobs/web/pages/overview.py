@@ -79,8 +79,9 @@ def health(
         return Health(
             "delayed", f"{number_of(len(pauses.names), 'job name')} paused: {names}.", "All other jobs run."
         )
-    said = "The workers keep up." if ready or counts.running else "Nothing waits."
-    return Health("done", said, f"{number_of(len(alive), 'worker')} alive.")
+    if ready and oldest:
+        return Health("done", "The workers keep up.", f"The oldest ready job has waited for {duration(oldest)}.")
+    return Health("done", "The workers keep up.", "No job waits for a worker.")
 
 
 def _without_workers(ready: int, counts: Counts) -> Health:

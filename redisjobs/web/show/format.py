@@ -76,6 +76,7 @@ def json_lines(text: str) -> str:
     if not _is_json(tokens, text):
         return lines(text)
     written, depth = list[str](), 0
+    tokens = _with_short_lists(tokens)
     for at, token in enumerate(tokens):
         after = tokens[at + 1] if at + 1 < len(tokens) else ""
         if token in _CLOSES:
@@ -91,6 +92,31 @@ def json_lines(text: str) -> str:
     return "".join(written)
 
 
+def _with_short_lists(tokens: Sequence[str]) -> list[str]:
+    """Return the tokens, with each short list of numbers and strings as one token: `[1, 2, 3]`."""
+    found, at = list[str](), 0
+    while at < len(tokens):
+        end = next((place for place in range(at + 1, min(at + 40, len(tokens))) if tokens[place] in _SIGNS), at)
+        inside = tokens[at + 1 : end]
+        if (
+            tokens[at] == "["
+            and tokens[end] == "]"
+            and inside
+            and {*inside[1::2]} <= {","}
+            and "," not in inside[::2]
+        ):
+            short = f"[{', '.join(map(visible, inside[::2]))}]"
+            if len(inside) % 2 and len(short) <= _SHORT:
+                found.append(short)
+                at = end + 1
+                continue
+        found.append(tokens[at])
+        at += 1
+    return found
+
+
+_SHORT = 72  # characters of a list on one line
+_SIGNS = ("{", "}", "[", "]", ":")
 _OPENS, _CLOSES = ("{", "["), ("}", "]")
 _DEEPEST = 20  # deeper lines are not indented further
 

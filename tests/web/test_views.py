@@ -123,7 +123,7 @@ async def test_schedules_are_in_words_with_their_next_slots(mails: JobQueue, vie
 async def test_a_limit_shows_who_runs_and_who_waits(mails: JobQueue, viewer: Viewer) -> None:
     await mails.set_limit("Mail", max_concurrency=3, rate="50/s")
 
-    assert "Mail 3 at once, 50/s" in await viewer.see("limits")
+    assert "3 at once, 50/s, 6 together 0 running 0 waiting" in await viewer.see("limits")
 
 
 async def test_an_unchanged_view_is_not_sent_again(mails: JobQueue, viewer: Viewer) -> None:

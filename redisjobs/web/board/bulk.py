@@ -87,7 +87,7 @@ KINDS = {
     ),
     "unhold": Kind(
         Verb.HOLD,
-        "Let start",
+        "Unhold",
         "let start",
         (State.READY, State.DELAYED),
         lambda state, options, rate: operations.unhold_all(state, options),

@@ -1,6 +1,7 @@
 """The `web` command, which serves the page of queues."""
 
 import importlib
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -76,7 +77,8 @@ def web(
         shown = f"[{host}]" if ":" in host else host
         say(f"{', '.join(map(where, queues))}: http://{shown}:{port}/; Ctrl-C ends this")
         config = uvicorn.Config(app, log_level="warning", server_header=False, proxy_headers=False, ws="none")
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _access(auth: str | None, read_only: bool, allow: list[str] | None) -> Any:

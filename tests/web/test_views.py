@@ -76,6 +76,15 @@ async def test_jobs_are_found_by_name_text_and_age(mails: JobQueue, viewer: View
     assert "No ready job matches." in await viewer.see("jobs?age=3600")
 
 
+async def test_a_job_is_found_by_its_id_in_the_search_field_in_whatever_state(
+    mails: JobQueue, viewer: Viewer
+) -> None:
+    handle = await mails.push(Mail("joe"), delay=60)
+
+    assert f"A job has this id: {handle.id} Mail delayed" in await viewer.see(f"jobs?state=dead&text={handle.id}")
+    assert "A job has this id" not in await viewer.see("jobs?text=unknown")
+
+
 async def test_a_dead_job_shows_its_error_its_own_frames_first_and_exact_numbers(
     mails: JobQueue, viewer: Viewer
 ) -> None:
@@ -188,3 +197,18 @@ async def test_keys_of_a_wrong_type_and_half_an_entry_break_no_view(
     assert wrong.status_code in (200, 404, 503)
     if wrong.status_code == 503:
         assert "Redis answered with an error." in words(wrong.text)
+
+
+async def test_what_can_not_be_read_is_left_out_and_named_and_the_rest_is_shown(
+    mails: JobQueue, redis_store: RedisStore
+) -> None:
+    await dead(mails)
+    admin, workers = redis_store.admin, f"{redis_store.prefix}workers"
+    admin.delete(workers)
+    admin.set(workers, "not a sorted set")
+
+    shown = await Viewer(Dashboard(mails), mails.name).see()
+    admin.delete(workers)
+
+    assert "A part can't be read." in shown
+    assert "1 cause" in shown

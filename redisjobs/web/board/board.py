@@ -3,14 +3,14 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from redisjobs.client.operations import FilterOptions, filter_of
 from redisjobs.client.registry import Registry
-from redisjobs.errors import DriverError, Forbidden
+from redisjobs.errors import DriverError, Forbidden, Unavailable
 from redisjobs.model.changes import Resume
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
 from redisjobs.model.job import State
@@ -154,6 +154,16 @@ class Board:
             if not after or len(found) >= limit:
                 break
         return JobPage(found, after, scanned)
+
+    async def part(self, read: Awaitable[T], otherwise: T, faults: list[str]) -> T:
+        """Return a part of a view; if the server refuses it, note why, so that the rest of the view is shown."""
+        try:
+            return await read
+        except Unavailable:
+            raise
+        except DriverError as error:
+            faults.append(str(error))
+            return otherwise
 
     # What the server's ACL allows
 

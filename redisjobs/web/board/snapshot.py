@@ -75,6 +75,8 @@ class Snapshots:
             self._kept.pop(key, None)
             if changes == self._changes:  # else the answer may be older than a change
                 self._kept[key] = kept
+            for old in [key for key, each in self._kept.items() if each.until <= ended]:
+                self._kept.pop(old, None)
             while len(self._kept) > _MOST:
                 self._kept.pop(next(iter(self._kept)), None)
             return kept

@@ -1,6 +1,7 @@
 """Lists of jobs by state, with filters, in pages that a cursor connects."""
 
 from redisjobs.errors import DriverError
+from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.web.board.bulk import KINDS
 from redisjobs.web.board.filters import AGES, Filters
@@ -29,6 +30,7 @@ async def jobs(visit: Visit) -> Page:
         (word, kind) for word, kind in KINDS.items() if filters.state in kind.states and kind.verb in visit.verbs
     ]
     data = {
+        "by_id": await _by_id(visit, filters),
         "filters": filters,
         "totals": totals,
         "listed": page,
@@ -38,4 +40,11 @@ async def jobs(visit: Visit) -> Page:
     }
     return Page(
         "jobs", filters.state.capitalize(), data, view="failures" if filters.state is State.DEAD else "jobs"
+    )
+
+
+async def _by_id(visit: Visit, filters: Filters) -> JobInfo | None:
+    """Return the job whose id was typed as the text to find."""
+    return (
+        await visit.board.job(filters.chosen["text"]) if "text" in filters.chosen and not filters.after else None
     )

@@ -32,11 +32,15 @@ class Health:
 
 async def overview(visit: Visit) -> Page:
     """Show how the queue is doing."""
-    board = visit.board
-    counts, backlog, pauses = await board.counts(), await board.backlog(), await board.pauses()
-    workers, groups = await board.workers(), await board.groups()
+    board, faults = visit.board, list[str]()
+    counts = await board.counts()
+    backlog = await board.part(board.backlog(), Backlog({}, 0), faults)
+    pauses = await board.part(board.pauses(), PauseInfo(None, {}, 0), faults)
+    workers = await board.part(board.workers(), [], faults)
+    groups = await board.part(board.groups(), [], faults)
     alive = [worker for worker in workers if worker.lease > 0]
     data = {
+        "faults": list(dict.fromkeys(faults)),
         "counts": counts,
         "ready": sum(counts.ready.values()),
         "oldest": max(backlog.oldest.values(), default=None),

@@ -4,6 +4,8 @@ The names of past faults of other pages are in the tests that repeat them.
 """
 
 import base64
+import html
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -413,6 +415,26 @@ async def test_what_is_hidden_stands_nowhere_not_even_in_errors_or_by_a_search(
     assert "Mail" in await viewer.see("jobs?state=dead&text=number")
     bulk = await viewer.post("count-bulk", {"kind": "retry", "state": "dead", "text": "nowhere"})
     assert bulk.status_code == 422
+
+
+async def test_a_hidden_value_is_hidden_in_whatever_form_an_error_repeats_it(mails: JobQueue) -> None:
+    secret = 'it\'s "ö"\n\\'
+    value = {"password": secret, "Deep": [{"TOKEN": ["abc", 12345]}], "pin": None}
+
+    @mails.register(JobName("Login", dict[str, Any]), retry=no_retry())
+    async def login(parameters: dict[str, Any]) -> None:
+        raise ValueError(f"{secret} {secret!r} abc 12345 {json.dumps(secret)} 'pin': None")
+
+    handle = await mails.push(value, JobName("Login", dict[str, Any]), headers={"Token": "xyz", "trace": "abc-1"})
+    await run_all(mails)
+    viewer = Viewer(Dashboard(mails, redact=["password", "token", "pin"]), mails.name)
+
+    pages = [html.unescape((await viewer.get(view)).text) for view in (f"job?id={handle.id}", "failures", "")]
+
+    for page in pages:
+        for hidden in ("it's", "12345", "xyz", "abc"):
+            assert hidden not in page
+        assert "ValueError: •••" in page
 
 
 async def test_a_redact_that_raises_hides_everything(mails: JobQueue) -> None:

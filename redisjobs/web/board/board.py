@@ -28,6 +28,7 @@ _DEADLINE = 3.0  # seconds that a page waits for an unavailable server
 _STEPS = 4  # of a scan, for one view: each reads up to 500 jobs
 _REFUSED_FOR = 60.0  # seconds for which an action that the server's ACL refused is not shown
 _SPEED_OF = 20.0  # seconds over which a speed is measured
+_READ = 25  # groups of dead letters whose newest letter is read, to know what to hide
 _LISTED = 2_000  # characters of parameters and errors in a list
 
 
@@ -124,8 +125,13 @@ class Board:
 
     async def groups(self) -> list[DeadGroup]:
         """Count the dead letters of each kind."""
-        found = await self.snapshots.get("groups", self.queue.dead_groups)
-        return [self.redaction.group(group) for group in found]
+        return await self.snapshots.get("groups", self._groups)
+
+    async def _groups(self) -> list[DeadGroup]:
+        groups = await self.queue.dead_groups()
+        read = groups[:_READ] if self.redaction.needs_jobs else ()
+        newest = {group.fingerprint: await self.queue.get(group.job_id) for group in read}
+        return [self.redaction.group(group, newest.get(group.fingerprint)) for group in groups]
 
     async def job(self, job_id: str) -> JobInfo | None:
         """Look a job up."""

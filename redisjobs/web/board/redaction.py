@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from redisjobs.base.logger import Log
+from redisjobs.errors import DecodeError
 from redisjobs.model.info import DeadGroup, JobInfo
+from redisjobs.model.payload import decode_untyped
 
 logger = Log("redisjobs")
 
@@ -13,6 +16,7 @@ Redact = Callable[[str, str, str], str]
 """Gets a job's name, which text it is, and the text; returns the text to show. See `Dashboard`."""
 
 HIDDEN = "•••"
+_LONGEST = 1_000  # characters of a hidden value; what follows a longer one is hidden, too
 _SCALAR = r'"(?:[^"\\]|\\.)*"|[^\s,\]}\[{]+'
 
 
@@ -24,8 +28,14 @@ class Redaction:
             raise TypeError(f"redact={redact!r}: give several keys as ['password', 'token'], or a function")
         self._redact = redact if redact is None or callable(redact) else None
         keys = [] if redact is None or callable(redact) else list(redact)
+        self._names = {key.lower() for key in keys}
         names = "|".join(re.escape(key) for key in keys)
         self._keys = re.compile(rf'("(?:{names})"\s*:\s*)({_SCALAR}|[\[{{])', re.IGNORECASE) if keys else None
+
+    @property
+    def needs_jobs(self) -> bool:
+        """Whether `group` needs the newest letters."""
+        return self._keys is not None
 
     @property
     def hides(self) -> bool:
@@ -48,18 +58,24 @@ class Redaction:
             error=shown("error", job.error),
             traceback=shown("traceback", job.traceback),
             unique=shown("unique", job.unique),
-            headers=job.headers and {key: shown("headers", value) for key, value in job.headers.items()},
+            headers=job.headers
+            and {
+                key: HIDDEN if key.lower() in self._names else shown("headers", value)
+                for key, value in job.headers.items()
+            },
             progress=progress,
         )
 
-    def group(self, group: DeadGroup) -> DeadGroup:
-        """Return a group of dead letters as it may be shown."""
-        if not self.hides:
+    def group(self, group: DeadGroup, newest: JobInfo | None) -> DeadGroup:
+        """Return a group of dead letters as it may be shown, given its newest letter if that is known."""
+        if not self.hides or not group.error:
             return group
-        name = group.names[0] if group.names else ""
-        # The parameters are not known here, so an error may repeat a value of a hidden key.
-        error = HIDDEN if self._keys is not None else self._text(name, "error", group.error, ())
-        return replace(group, error=error if group.error else "")
+        if self._redact is not None:
+            return replace(
+                group, error=self._text(group.names[0] if group.names else "", "error", group.error, ())
+            )
+        # Only its parameters tell which values of hidden keys the error may repeat.
+        return replace(group, error=self.job(newest).error if newest is not None else HIDDEN)
 
     def result(self, name: str, text: str, parameters: str) -> str:
         """Return the JSON text of a result as it may be shown."""
@@ -86,7 +102,7 @@ class Redaction:
             return text
         text = self._without_keys(text)
         for secret in secrets:
-            text = text.replace(secret, HIDDEN)
+            text = re.sub(_pattern(secret), HIDDEN, text)
         return text
 
     def _without_keys(self, text: str) -> str:
@@ -105,8 +121,7 @@ class Redaction:
         while found := self._keys.search(parameters, at):
             end = _end_of(parameters, found.end() - 1) if found[2] in ("[", "{") else found.end()
             for value in re.findall(_SCALAR, parameters[found.start(2) : end]):
-                bare = value[1:-1] if value.startswith('"') else value
-                values |= {bare, _unescaped(bare)}
+                values.add(_decoded(value))
             at = end
         return sorted((value for value in values if len(value) > 2 and value not in _PLAIN), key=len, reverse=True)
 
@@ -114,15 +129,28 @@ class Redaction:
 _PLAIN = ("true", "false", "null")
 
 
-def _unescaped(text: str) -> str:
-    try:
-        return re.sub(r'\\u([0-9a-fA-F]{4})|\\(["\\/])', lambda found: _char(found), text)
-    except ValueError:
-        return text
+def _decoded(value: str) -> str:
+    """Return a text of a JSON text, or another value as it stands there."""
+    with suppress(DecodeError):
+        if isinstance(text := decode_untyped("a value", value.encode("utf-8", "replace")), str):
+            return text
+    return value
 
 
-def _char(found: "re.Match[str]") -> str:
-    return chr(int(found[1], 16)) if found[1] else found[2]
+def _pattern(secret: str) -> str:
+    """Return a pattern for a text in any form: as it is, in one line, or with the escapes of JSON or Python."""
+    once = re.sub(r"(\s)\s+|(\\)\\+", r"\1\2", secret[:_LONGEST])  # two repetitions in a row would take too long
+    return "".join(map(_of_character, once)) + (r"(?s:.*)" if len(secret) > _LONGEST else "")
+
+
+def _of_character(char: str) -> str:
+    if char.isspace():
+        return r"(?:\s|\\[nrtvf]|\\x..|\\u....)+"
+    if char == "\\":
+        return r"\\+"
+    escaped = rf"\\*{re.escape(char)}" if char in "\"'/" else re.escape(char)
+    code = f"{ord(char):04x}"
+    return escaped if char.isascii() and char.isprintable() else rf"(?:{escaped}|(?i:\\u{code}|\\x{code[-2:]}))"
 
 
 def _end_of(text: str, at: int) -> int:

@@ -26,6 +26,7 @@ from redisjobs.web.pages import forms, tables
 from redisjobs.web.pages.failures import failures
 from redisjobs.web.pages.job import job
 from redisjobs.web.pages.jobs import jobs
+from redisjobs.web.pages.names import job_name
 from redisjobs.web.pages.overview import overview
 from redisjobs.web.rendering import render, static_file
 
@@ -39,6 +40,7 @@ VIEWS = {
     "workers": tables.workers,
     "limits": tables.limits,
     "job": job,
+    "name": job_name,
     "push": forms.push,
     "edit": forms.edit,
     "bulk": forms.bulk,

@@ -11,6 +11,7 @@ import jinja2
 from redisjobs.base.visible import number_of
 from redisjobs.web.board.filters import key_of, query_of
 from redisjobs.web.show import format as shown
+from redisjobs.web.show.plots import sparkline
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -43,7 +44,7 @@ def _environment() -> jinja2.Environment:
         "query": query_of,
         "number_of": number_of,
     }
-    environment.globals["version_of"] = version_of
+    environment.globals |= {"version_of": version_of, "sparkline": sparkline}
     return environment
 
 

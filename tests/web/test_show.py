@@ -122,7 +122,7 @@ def test_a_traceback_of_libraries_alone_shows_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "top"), [(0, 1), (0.7, 0.75), (1, 1), (1.2, 1.5), (42, 50), (76, 100), (301, 500)]
+    ("value", "top"), [(0, 3), (0.7, 0.9), (1, 1.2), (1.2, 1.2), (42, 45), (91, 120), (301, 450)]
 )
 def test_the_top_of_a_plot_is_a_round_number(value: float, top: float) -> None:
     assert nice(value) == pytest.approx(top)

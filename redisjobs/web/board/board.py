@@ -16,6 +16,7 @@ from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, Worke
 from redisjobs.model.job import State
 from redisjobs.model.payload import encode_untyped
 from redisjobs.model.queries import Backlog, Counts, GetBacklog, Scan
+from redisjobs.model.statistics import Interval, Overview
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.queue import JobQueue
 from redisjobs.web.board.access import Verb
@@ -29,6 +30,7 @@ _STEPS = 4  # of a scan, for one view: each reads up to 500 jobs
 _REFUSED_FOR = 60.0  # seconds for which an action that the server's ACL refused is not shown
 _SPEED_OF = 20.0  # seconds over which a speed is measured
 _READ = 25  # groups of dead letters whose newest letter is read, to know what to hide
+_MOST_KEPT = 20  # rows of intervals
 _LISTED = 2_000  # characters of parameters and errors in a list
 
 
@@ -55,6 +57,8 @@ class Board:
         self.snapshots = Snapshots()
         self.registry = registry
         self._queue: JobQueue | None = None
+        self._intervals: dict[tuple[float, str], list[Interval]] = {}
+        self._overview: Overview | None = None
         self._seen = deque[tuple[float, Mapping[str, int]]](maxlen=20)
         self._refused: dict[Verb, float] = {}  # until when, by the monotonic clock
         self._may_write: bool | None = None
@@ -132,6 +136,32 @@ class Board:
         read = groups[:_READ] if self.redaction.needs_jobs else ()
         newest = {group.fingerprint: await self.queue.get(group.job_id) for group in read}
         return [self.redaction.group(group, newest.get(group.fingerprint)) for group in groups]
+
+    async def statistics(self, last: float, name: str = "") -> list[Interval]:
+        """Return what happened lately, by minute or by ten minutes."""
+        return await self.snapshots.get(("statistics", last, name), lambda: self._statistics(last, name))
+
+    async def _statistics(self, last: float, name: str) -> list[Interval]:
+        """Read only the intervals that may have changed since the last read."""
+        before = self._intervals.get((last, name), [])
+        since = next((interval.start for interval in before if not interval.is_closed), None)
+        found = await self.queue.statistics(last, name or None, since=since)
+        if since is not None and found and found[0].start <= since:
+            length = len(before)
+            found = [*(each for each in before if each.start < found[0].start), *found][-length:]
+        self._intervals.pop((last, name), None)
+        self._intervals[last, name] = found
+        while len(self._intervals) > _MOST_KEPT:
+            del self._intervals[next(iter(self._intervals))]
+        return found
+
+    async def overview(self) -> Overview:
+        """Return what happened in the last hour, by job name and by cause."""
+        return await self.snapshots.get("overview", self._read_overview)
+
+    async def _read_overview(self) -> Overview:
+        self._overview = await self.queue.overview(self._overview)
+        return self._overview
 
     async def job(self, job_id: str) -> JobInfo | None:
         """Look a job up."""

@@ -203,7 +203,7 @@ class Bulk:
         if chosen.keys() == {"fingerprint"}:
             groups = yield from operations.dead_groups()
             self.counted = sum(group.count for group in groups if group.fingerprint == chosen["fingerprint"])
-        if self.counted == 0:  # only the newest 1,000 kinds are counted
+        if self.counted == 0:  # letters of an older release are in no group
             after: str | None = None
             while after != "":
                 step = yield from ask(Scan(state, filter_of(self.filters.options), after or ""))

@@ -11,7 +11,7 @@ from redisjobs.model.job import State
 AGES = {"": "any age", "60": "1 min", "3600": "1 hour", "21600": "6 hours", "86400": "1 day", "604800": "7 days"}
 """The ages to choose from, in seconds."""
 
-_TEXTS = ("name", "text", "fingerprint", "reason")
+_TEXTS = ("name", "text", "worker", "fingerprint", "reason")
 _MOST_FIELDS = 2_000
 _MOST_CURSOR = 500
 
@@ -57,6 +57,8 @@ class Filters:
         named = query.get("state", "")
         state = State(named) if named in {*State} else default
         chosen = {key: query[key] for key in _TEXTS if is_text(query.get(key, ""), r"(?s:.{1,1000})")}
+        if state in (State.READY, State.DELAYED):
+            chosen.pop("worker", None)
         if state is not State.DEAD:
             chosen.pop("fingerprint", None)
             chosen.pop("reason", None)
@@ -88,6 +90,7 @@ class Filters:
         parts = [str(self.state)]
         parts += [f"named {chosen['name']}"] if "name" in chosen else []
         parts += [f'with "{chosen["text"]}"'] if "text" in chosen else []
+        parts += [f"of the worker {chosen['worker']}"] if "worker" in chosen else []
         parts += [f"with the cause {chosen['fingerprint']}"] if "fingerprint" in chosen else []
         parts += [f"because: {chosen['reason']}"] if "reason" in chosen else []
         parts += [f"older than {AGES[chosen['age']]}"] if "age" in chosen else []

@@ -58,6 +58,10 @@ class Redaction:
             error=shown("error", job.error),
             traceback=shown("traceback", job.traceback),
             unique=shown("unique", job.unique),
+            history=tuple(
+                replace(event, note=shown("parameters" if event.what == "edited" else "error", event.note))
+                for event in job.history
+            ),
             headers=job.headers
             and {
                 key: HIDDEN if key.lower() in self._names else shown("headers", value)

@@ -11,7 +11,7 @@ from redisjobs.errors import (
     NoResult,
     ResultNotKept,
 )
-from redisjobs.model.info import JobInfo
+from redisjobs.model.info import JobInfo, PastEvent
 from redisjobs.model.job import State, WhyWaiting
 from redisjobs.model.progress import amount
 from redisjobs.web.board.access import Verb
@@ -108,7 +108,7 @@ def sentence(found: JobInfo, now: datetime) -> tuple[str, str]:
 
 def story(found: JobInfo) -> list[Moment]:
     """Return what is known of a job's life, in order."""
-    moments = list[Moment]()
+    moments = [Moment(*_told(event), event.at) for event in found.history if event.at is not None]
     if found.queued_at:
         moments.append(
             Moment("ready", "Pushed" + (f" by job {found.parent}" if found.parent else ""), found.queued_at)
@@ -118,11 +118,36 @@ def story(found: JobInfo) -> list[Moment]:
     if found.due_at:
         text = f"Attempt {found.attempt} is due" if found.attempt > 1 else "Due"
         moments.append(Moment("delayed", text, found.due_at))
-    if found.failed_at:
-        moments.append(Moment("dead", f"Dead letter: {found.reason}", found.failed_at))
+    if found.failed_at and not any(
+        event.what == "died" and event.at == found.failed_at for event in found.history
+    ):
+        moments.append(Moment("dead", f"It became a dead letter: {found.reason}", found.failed_at))
     if found.finished_at:
         moments.append(Moment("done", found.state.capitalize(), found.finished_at))
     return sorted(moments, key=lambda moment: moment.at)
+
+
+_EVENTS = {
+    "failed": ("delayed", "failed, and is tried again"),
+    "died": ("dead", "It became a dead letter"),
+    "ended": ("done", "It ended"),
+    "requeued": ("ready", "It was retried by an operator"),
+    "edited": ("ready", "It was retried with other parameters"),
+    "worker-lost": ("dead", "Its worker was lost"),
+    "released": ("idle", "Its worker stopped and handed it back"),
+    "interrupted": ("idle", "Its run was interrupted"),
+    "cancel-asked": ("delayed", "A cancel was asked for"),
+}
+
+
+def _told(event: PastEvent) -> tuple[str, str]:
+    """Return the colour of a past event, and what happened."""
+    color, text = _EVENTS.get(event.what, ("idle", event.what))
+    if event.what == "failed":
+        text = f"Attempt {event.attempt or ''} {text}".replace("  ", " ")
+    if event.note and event.what in ("failed", "died"):
+        text = f"{text}: {event.note.removeprefix('failed: ')}"
+    return color, text
 
 
 async def _ended(visit: Visit, job_id: str) -> Page:

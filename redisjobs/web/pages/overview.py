@@ -1,15 +1,18 @@
 """The overview: how far the queue is behind, what fails, who works."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from redisjobs.base.visible import number_of
 from redisjobs.model.info import PauseInfo, WorkerInfo
 from redisjobs.model.queries import Backlog, Counts
+from redisjobs.model.statistics import NameStatistics
 from redisjobs.web.board.visit import Page, Visit
+from redisjobs.web.pages.trends import RANGES, trends
 from redisjobs.web.show.format import count, duration
 
-_CAUSES = 5
+_CAUSES, _NAMES = 5, 10
 _LATE = 60.0  # seconds that a ready job may wait before the page says that the queue is behind
 
 
@@ -38,6 +41,8 @@ async def overview(visit: Visit) -> Page:
     pauses = await board.part(board.pauses(), PauseInfo(None, {}, 0), faults)
     workers = await board.part(board.workers(), [], faults)
     groups = await board.part(board.groups(), [], faults)
+    chosen, drawn = await board.part(trends(visit), ("1h", ()), faults)
+    names = await board.part(_names(visit), [], faults)
     alive = [worker for worker in workers if worker.lease > 0]
     data = {
         "faults": list(dict.fromkeys(faults)),
@@ -47,13 +52,20 @@ async def overview(visit: Visit) -> Page:
         "slots": sum(worker.slots for worker in alive),
         "alive": alive,
         "speed": board.speed("completed"),
-        "plots": (),
+        "range": chosen,
+        "ranges": RANGES,
+        "trends": drawn,
+        "names": names[:_NAMES],
         "groups": groups[:_CAUSES],
         "causes": len(groups),
         "pauses": pauses,
         "health": health(counts, backlog, pauses, workers, visit.now),
     }
     return Page("overview", "Overview", data, view="overview")
+
+
+async def _names(visit: Visit) -> Sequence[NameStatistics]:
+    return (await visit.board.overview()).names
 
 
 def health(

@@ -23,7 +23,7 @@ def short(number: float) -> str:
     for size, suffix in _SUFFIXES:
         if number >= size * 0.9995:
             return f"{number / size:.3g}{suffix}"
-    return f"{number:.3g}" if number < 999.5 else "999"
+    return f"{number:.3g}" if number >= 1 else f"{number:.2g}"
 
 
 def duration(seconds: float | None) -> str:

@@ -64,11 +64,11 @@ def sparkline(values: Sequence[Value], color: str, label: str) -> Markup:
 
 
 def nice(value: float) -> float:
-    """Return the least 1, 1.5, 2, 3, 5 or 7.5 times a power of ten that is not less; 1 for 0 or less."""
+    """Return a round number that is not less, and whose third is round, too; 3 for 0 or less."""
     if value <= 0 or not math.isfinite(value):
-        return 1.0
+        return 3.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next((step * power for step in (1, 1.5, 2, 3, 5, 7.5) if value <= step * power * 1.0001), 10 * power)
+    return next((step * power for step in (1.2, 1.5, 3, 4.5, 6, 9) if value <= step * power * 1.0001), 12 * power)
 
 
 def _top(series: Sequence[Series]) -> float:

@@ -199,7 +199,7 @@ async def test_all_that_match_a_text_are_cancelled(mails: JobQueue, viewer: View
     page = counted.headers["location"].removeprefix(f"{viewer.base}/")
     await shown(viewer, page, "Cancel all 2 that match")
     await viewer.act("start-bulk", id=page.partition("id=")[2])
-    await shown(viewer, page, "2 of 2 cancelled")
+    await shown(viewer, page, "2 of 2 cancelled Back to the jobs")
 
     assert [job.parameters for job in await mails.jobs(State.READY)] == ['{"to":"ann","number":0}']
 

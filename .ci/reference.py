@@ -153,7 +153,7 @@ def _index(groups: dict[str, list[Documented]]) -> str:
     lines = [
         "# The API",
         "For developers: every public name with its docstring. Import names from `redisjobs`, those of the sync "
-        "queue from `redisjobs.sync`, and those of metrics, tracing, frameworks and the web page as their pages say.",
+        "queue from `redisjobs.sync`, and those of metrics, tracing, frameworks and the page as their pages say.",
     ]
     for page, members in groups.items():
         rows = [f"| [`{each.name}`]({page}.md#{each.name.lower()}) | {_summary(each)} |" for each in members]

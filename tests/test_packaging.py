@@ -40,6 +40,8 @@ def test_the_wheel_holds_every_module_every_script_the_type_marker_and_the_licen
     wheel: Path, project: Path
 ) -> None:
     modules = {str(path.relative_to(project)) for path in (project / "redisjobs").rglob("*.py")}
+    page = [*(project / "redisjobs/web/templates").iterdir(), *(project / "redisjobs/web/static").iterdir()]
+    modules |= {str(path.relative_to(project)) for path in page}
     scripts = {f"redisjobs/{path.relative_to(project)}" for path in (project / "lua").rglob("*.lua")}
 
     held = set(zipfile.ZipFile(wheel).namelist())

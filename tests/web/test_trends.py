@@ -4,9 +4,9 @@ import re
 
 import pytest
 from store import RedisStore
-from viewer import Viewer, dead, run_all
+from viewer import Mail, Viewer, dead, run_all
 
-from redisjobs import JobQueue
+from redisjobs import JobQueue, Schedule
 from redisjobs.web import Dashboard
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +71,20 @@ async def test_only_minutes_that_may_have_changed_are_read_again(mails: JobQueue
 
     assert len(first) == len(again) == 60
     assert [each.completed for each in again if each.completed] == [60, 7]
+
+
+async def test_a_schedule_shows_how_its_jobs_fared(
+    mails: JobQueue, viewer: Viewer, redis_store: RedisStore
+) -> None:
+    await mails.schedules.put("nightly", Mail("joe"), Schedule.cron("0 4 * * *"))
+    assert "<svg" not in (await viewer.get("schedules")).text.partition("<main")[2]
+    key = f"{redis_store.prefix}ten:{int(redis_store.admin.time()[0]) // 600 - 3}"
+    redis_store.admin.hset(key, mapping={"all": "completed=5 dead=2", "job Mail": "completed=5 dead=2"})
+    redis_store.admin.pexpire(key, 60_000)
+    viewer = Viewer(Dashboard(mails), mails.name)
+
+    assert "2 dead" in await viewer.see("schedules")
+    assert '<svg class="spark"' in (await viewer.get("schedules")).text
 
 
 async def test_the_history_of_a_job_is_told(mails: JobQueue, viewer: Viewer) -> None:

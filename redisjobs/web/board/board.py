@@ -30,7 +30,7 @@ _STEPS = 4  # of a scan, for one view: each reads up to 500 jobs
 _REFUSED_FOR = 60.0  # seconds for which an action that the server's ACL refused is not shown
 _SPEED_OF = 20.0  # seconds over which a speed is measured
 _READ = 25  # groups of dead letters whose newest letter is read, to know what to hide
-_MOST_KEPT = 20  # rows of intervals
+_MOST_KEPT = 40  # rows of intervals
 _LISTED = 2_000  # characters of parameters and errors in a list
 
 
@@ -137,9 +137,9 @@ class Board:
         newest = {group.fingerprint: await self.queue.get(group.job_id) for group in read}
         return [self.redaction.group(group, newest.get(group.fingerprint)) for group in groups]
 
-    async def statistics(self, last: float, name: str = "") -> list[Interval]:
-        """Return what happened lately, by minute or by ten minutes."""
-        return await self.snapshots.get(("statistics", last, name), lambda: self._statistics(last, name))
+    async def statistics(self, last: float, name: str = "", keep: float = 1.0) -> list[Interval]:
+        """Return what happened lately, by minute or by ten minutes, at most `keep` seconds old."""
+        return await self.snapshots.get(("statistics", last, name), lambda: self._statistics(last, name), keep)
 
     async def _statistics(self, last: float, name: str) -> list[Interval]:
         """Read only the intervals that may have changed since the last read."""

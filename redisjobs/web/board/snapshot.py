@@ -36,8 +36,8 @@ class Snapshots:
         self._reading: dict[Hashable, anyio.Event] = {}
         self._changes = 0
 
-    async def get(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer for a key, at most about a second old.
+    async def get(self, key: Hashable, read: Callable[[], Awaitable[T]], keep: float = _FRESH) -> T:
+        """Return the answer for a key, at most about a second old, or `keep` seconds.
 
         An error is kept, too. Without that, each viewer would wait in turn for a server that is away.
         """
@@ -47,7 +47,7 @@ class Snapshots:
             if kept is not None and self._clock() < kept.until:
                 break
             if (reading := self._reading.get(place)) is None:
-                kept = await self._read(key, place, read)
+                kept = await self._read(key, place, read, keep)
                 break
             await reading.wait()  # if that reader was cancelled, this caller reads
         if kept.error is not None:
@@ -60,7 +60,9 @@ class Snapshots:
         self._kept.clear()
         self._changes += 1
 
-    async def _read(self, key: Hashable, place: Hashable, read: Callable[[], Awaitable[Any]]) -> _Kept:
+    async def _read(
+        self, key: Hashable, place: Hashable, read: Callable[[], Awaitable[Any]], keep: float
+    ) -> _Kept:
         event = self._reading[place] = anyio.Event()
         began, changes, value, failed = self._clock(), self._changes, None, None
         try:
@@ -70,7 +72,7 @@ class Snapshots:
                 failed = error
             ended = self._clock()
             # An error took the deadline, and says nothing about the costs of an answer.
-            fresh = _FRESH if failed else min(max(_FRESH, (ended - began) * _SHARE), _LONGEST)
+            fresh = _FRESH if failed else min(max(keep, (ended - began) * _SHARE), _LONGEST)
             kept = _Kept(ended + fresh, value, failed)
             self._kept.pop(key, None)
             if changes == self._changes:  # else the answer may be older than a change

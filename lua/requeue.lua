@@ -7,18 +7,21 @@
 -- ARGV[4]  limit_key     a new one; '' = keep the old
 -- ARGV[5]  ended         '1': also a job that has ended and was kept; '' = a dead letter only
 -- ARGV[6]  entry         only if the job is in this entry; '' = in any
--- ARGV[7]  now_ms        int ms; '' = the server's clock
+-- ARGV[7]  unique        '=' and a new unique key, or '=' for none; '' = keep the old
+-- ARGV[8]  now_ms        int ms; '' = the server's clock
 -- Returns  OK         ready, or delayed
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
+--          DUPLICATE  another job holds its unique key; nothing was written
 --          OVERSIZED  it has more values than a script can add; nothing was written
 
 --- @include now due_time locate entry_at expect streams requeuing
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
-local job, now_ms, exact_ms = ARGV[1], now(ARGV[7])
+local job, now_ms, exact_ms = ARGV[1], now(ARGV[8])
 local due_at, parameters, limit_key, ended = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4], ARGV[5] == '1'
-local only, changes = ARGV[6], {}
+local only, unique, changes = ARGV[6], string.match(ARGV[7], '^=(.*)$'), {}
 if parameters ~= '' then changes = {'parameters', parameters} end
 if limit_key ~= '' then changes[#changes + 1], changes[#changes + 2] = 'limit_key', limit_key end
+if unique then changes[#changes + 1], changes[#changes + 2] = 'unique', unique end
 
 local place, letter = locate(job)
 local found = (place == 'dead' or ended) and aside[place] and entry_at(aside[place], letter)
@@ -31,6 +34,7 @@ else
 end
 
 local add, write = requeuing(now_ms, exact_ms)
-if not add(aside[place], letter, job, found, changes, due_at) then return 'OVERSIZED' end
+local refused = add(aside[place], letter, job, found, changes, due_at)
+if refused then return refused == 'duplicate' and 'DUPLICATE' or 'OVERSIZED' end
 write()
 return 'OK'

@@ -12,8 +12,9 @@
 -- ARGV[8]  wait_ms       ms      until the first job may run; 0 or less: now
 -- ARGV[9]  pause_ms      ms      between one job and the next
 -- ARGV[10] now_ms        int ms; '' = the server's clock
--- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids of the requeued jobs. A job with too many
---          fields stays a dead letter; all do if the ready streams have no entry ids left
+-- Returns  {after, duplicates, id, ...}: where the next step goes on, '' at the end; how many stay dead letters because another
+--          job holds their unique key; and the ids of the requeued jobs. A job with too many fields stays, too; all do if the ready
+--          streams have no entry ids left
 
 --- @include now expect streams letters requeuing
 local now_ms, exact_ms = now(ARGV[10])
@@ -27,8 +28,11 @@ expect('hash', KEYS.jobs, KEYS.delayed)
 
 local found, after = letters(ARGV[1], wanted)
 local add, write = requeuing(now_ms, exact_ms)
+local duplicates = 0
 for _, letter in ipairs(found) do
   local due_at = wait_ms > 0 and math.ceil(exact_ms + wait_ms) or 0
-  if add(KEYS.dead, letter[1], letter[3], letter[2], {}, due_at) then wait_ms = wait_ms + pause_ms end
+  local refused = add(KEYS.dead, letter[1], letter[3], letter[2], {}, due_at)
+  if not refused then wait_ms = wait_ms + pause_ms end
+  if refused == 'duplicate' then duplicates = duplicates + 1 end
 end
-return {after, unpack(write())}
+return {after, duplicates, unpack(write())}

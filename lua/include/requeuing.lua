@@ -1,11 +1,12 @@
 -- requeuing: requeues dead letters and kept jobs. Returns two functions: the first requeues one job, the second then writes
--- the rest for all.
+-- the rest for all. A job gets its unique key again, if that was one until its end.
 --- @include field with delay line enqueue remove forget_ends count tell whole group_out event history add_line time_of
+--- @include key_holder
 local function requeuing(now_ms, exact_ms)
   local priorities, dropped = {high = true, normal = true, low = true}, {}
   for _, name in ipairs({
     'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
-    'unknown_since', 'expires_at', 'started_at', 'unique', 'unique_until', 'window', 'finished_at', 'ran_ms',
+    'unknown_since', 'expires_at', 'started_at', 'window', 'finished_at', 'ran_ms',
   }) do dropped[name] = true end
   local ids, located, gone, letters, first_due = {}, {}, {}, {}, nil
 
@@ -19,9 +20,14 @@ local function requeuing(now_ms, exact_ms)
     return add_line(history(found, '', ended), requeued)
   end
 
-  -- `changes` is as for `with`. Returns whether the job was requeued. If it has too many fields for a script, nothing is written.
+  -- `changes` is as for `with`. Returns why nothing was written, or nil: `oversized`, it has too many fields for a script; or
+  -- `duplicate`, another job holds its unique key, or that is no string.
   local function add(stream, letter, id, found, changes, due_at)
-    if field(found, 'entry') and not field(found, 'queued_at') then return false end -- as set_aside packs it
+    if field(found, 'entry') and not field(found, 'queued_at') then return 'oversized' end -- as set_aside packs it
+    local key = field(changes, 'unique') or field(found, 'unique') or ''
+    local is_free, key_of = true, nil
+    if key ~= '' then is_free, key_of = pcall(key_holder, key, false, now_ms) end
+    if not is_free or key_of then return 'duplicate' end
     local fields, priority = {}, 'normal'
     for i = 1, #found, 2 do
       local name, value = found[i], found[i + 1]
@@ -31,7 +37,7 @@ local function requeuing(now_ms, exact_ms)
     if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
     local old = field(changes, 'parameters') and (field(fields, 'parameters') or '') or nil
     fields = with(fields, {'history', story(stream, letter, found, old), unpack(changes)})
-    if #fields > 1000 then return false end
+    if #fields > 1000 then return 'oversized' end
     if due_at > now_ms then
       if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
     else
@@ -41,7 +47,8 @@ local function requeuing(now_ms, exact_ms)
     gone[stream] = gone[stream] or {}
     table.insert(gone[stream], letter)
     if stream == KEYS.dead then table.insert(letters, {letter, found}) end
-    return true
+    if key ~= '' then redis.call('SET', KEYS['unique:'] .. key, id) end
+    return nil
   end
 
   -- Returns the ids of the requeued jobs.

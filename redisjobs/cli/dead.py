@@ -34,7 +34,7 @@ from redisjobs.cli.target import (
 from redisjobs.client.operations import FilterOptions
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory.driver import MemoryDriver
-from redisjobs.errors import DecodeError, EncodeError
+from redisjobs.errors import DecodeError, EncodeError, UniqueConflict
 from redisjobs.events import JobsChanged
 from redisjobs.model import payload
 from redisjobs.model.info import JobInfo
@@ -118,11 +118,17 @@ def requeue(
     ended: Annotated[
         bool, typer.Option("--ended", help="Also requeue kept jobs that were completed or cancelled; by id only.")
     ] = False,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Requeue the named ones without their unique keys.")
+    ] = False,
     queue: QueueName = "default",
     url: Moved = None,
     as_json: Json = False,
 ) -> None:
-    """Make dead letters ready again, under their ids, with all their attempts."""
+    """Make dead letters ready again, under their ids, with all their attempts.
+
+    One whose unique key another job holds stays a dead letter.
+    """
     wanted = filters(name, text, older_than, fingerprint, reason, worker)
     _check("requeue", job_ids, everything, wanted)
     if target is not None and parameters is None:
@@ -131,6 +137,8 @@ def requeue(
         raise Mistake("--import is for --target: it imports the modules of its handlers")
     if ended and not job_ids:
         raise Mistake("--ended is for jobs that are named: give their ids")
+    if without_key and not job_ids:
+        raise Mistake("--without-key is for jobs that are named: give their ids")
     if parameters is not None and len(job_ids or ()) != 1:
         raise Mistake("--parameters are for one dead letter: name it")
     if rate is not None:
@@ -140,9 +148,9 @@ def requeue(
             count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
             _told("requeued", count, there, as_json)
             return
-        act = partial(there.requeue, ended=ended)
+        act = partial(there.requeue, ended=ended, unique=not without_key)
         if parameters is not None:
-            act = partial(_requeue_edited, there, os.fsencode(parameters), ended)
+            act = partial(_requeue_edited, there, os.fsencode(parameters), act)
         _act(act, job_ids, "requeued", there, as_json)
 
 
@@ -190,11 +198,11 @@ def _handling(target: str, url: str | None, imports: Sequence[str] | None) -> It
         yield queue
 
 
-def _requeue_edited(queue: sync.JobQueue, raw: bytes, ended: bool, job_id: str) -> bool:
+def _requeue_edited(queue: sync.JobQueue, raw: bytes, requeue: Callable[..., bool], job_id: str) -> bool:
     """Requeue one dead letter with the typed parameters."""
     job = queue.get(job_id)
     try:
-        return job is not None and queue.requeue(job_id, parameters=_typed(queue, job, raw), ended=ended)
+        return job is not None and requeue(job_id, parameters=_typed(queue, job, raw))
     except EncodeError as error:
         raise Mistake(str(error)) from error
 
@@ -251,10 +259,10 @@ def _told(done: str, count: int, there: Registry, as_json: bool) -> None:
 
 def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.JobQueue, as_json: bool) -> None:
     """Change each dead letter, print the changed ones, and fail if some were not changed."""
-    acted, missing, stuck = _try(act, ids)
+    acted, missing, stuck, held = _try(act, ids)
     with telling(f"{done}: {', '.join(map(visible, acted)) or 'none'}"):
         if as_json:
-            show.document({done: acted, "not_found": missing, "failed": stuck})
+            show.document({done: acted, "not_found": missing, "failed": [*stuck, *held]})
         else:
             for job_id in acted:
                 say(f"{done} {visible(job_id)} on {where(there)}")
@@ -266,15 +274,19 @@ def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.
     if done == "requeued" and {State.COMPLETED, State.CANCELLED}.intersection(states):
         faults.append("--ended runs completed and cancelled jobs again")
     faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
+    if held:
+        faults.append(f"another job holds the unique key of: {', '.join(map(visible, held))}; see --without-key")
     if faults:
         raise Failure("; ".join(faults))
 
 
-def _try(act: Callable[[str], bool], ids: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    acted, missing, stuck = list[str](), list[str](), list[str]()
+def _try(act: Callable[[str], bool], ids: Sequence[str]) -> tuple[list[str], ...]:
+    acted, missing, stuck, held = list[str](), list[str](), list[str](), list[str]()
     for job_id in ids:
         try:
             (acted if act(job_id) else missing).append(job_id)
         except DecodeError:
             stuck.append(job_id)
-    return acted, missing, stuck
+        except UniqueConflict:
+            held.append(job_id)
+    return acted, missing, stuck, held

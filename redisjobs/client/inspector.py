@@ -172,7 +172,9 @@ class Inspector(Calls):
         """Let a held job start again; return whether it was held. If it is due, it is ready in its old place."""
         return await self._ask(Unhold(id_of(job))) is Reply.OK
 
-    async def requeue(self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False) -> bool:
+    async def requeue(
+        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
+    ) -> bool:
         """Make a dead letter ready again, under its id, with all its attempts.
 
         Args:
@@ -180,15 +182,17 @@ class Inspector(Calls):
             parameters: New parameters: an instance of the handler's type, or a dict of its fields. If no handler
                 is registered here, any value that JSON can hold. None keeps the parameters.
             ended: Also run a completed or cancelled job again, if the queue keeps such jobs: see `Retention`.
+            unique: Give it its unique key again, if it had one until its end. False: run it without a key.
 
         Returns:
             Whether there was such a job.
 
         Raises:
             EncodeError: The parameters don't fit their type, or are too large. The job stays as it is.
+            UniqueConflict: Another job holds its unique key. The job stays as it is.
             DecodeError: The entry has more fields than a script can move. It stays a dead letter.
         """
-        return await self._do(operations.requeue(job, parameters, ended, self._edited))
+        return await self._do(operations.requeue(job, parameters, ended, unique, self._edited))
 
     async def delete(self, job: str | PushedJob) -> bool:
         """Delete a dead letter, or a job that ended and was kept; return whether there was one."""
@@ -198,7 +202,8 @@ class Inspector(Calls):
         """Make all matching dead letters ready again, the newest first. One that dies again meanwhile stays dead.
 
         It works in steps. If the connection fails, the finished steps stay done, and a new call does the rest.
-        Dead letters with more fields than a script can move stay.
+        Dead letters whose unique key another job holds stay; so of several with one key, the newest is requeued.
+        Those with more fields than a script can move stay, too.
 
         Args:
             rate: How many become due: `100/s`, `20/m` or `5/h`. The rest are delayed, each with its due time, and
@@ -320,9 +325,11 @@ class SyncInspector(SyncCalls):
         """Let a held job start again, and return whether it was held."""
         return self._ask(Unhold(id_of(job))) is Reply.OK
 
-    def requeue(self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False) -> bool:
+    def requeue(
+        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
+    ) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        return self._do(operations.requeue(job, parameters, ended, self._edited))
+        return self._do(operations.requeue(job, parameters, ended, unique, self._edited))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Delete a dead letter, or a job that ended and was kept; return whether there was one."""

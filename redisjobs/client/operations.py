@@ -6,12 +6,15 @@ An operation is a generator. It yields queries and changes, gets their answers, 
 
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypedDict, TypeVar
 
 from redisjobs.base.arguments import aware, flag, is_text, milliseconds, one_of, pause_of, seconds, whole
+from redisjobs.base.logger import Log
+from redisjobs.base.visible import number_of
 from redisjobs.client.checks import id_of
-from redisjobs.errors import DecodeError
+from redisjobs.errors import DecodeError, UniqueConflict
 from redisjobs.model.changes import (
     BulkResult,
     Cancel,
@@ -58,6 +61,8 @@ from redisjobs.model.statistics import Interval, Overview, Span, intervals_of
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
+
+logger = Log("redisjobs")
 
 Steps = Generator[Query[Any] | Change[Any], Any, T]
 """An operation that returns a T."""
@@ -251,10 +256,10 @@ def set_limit(
 
 
 def requeue(
-    job: str | PushedJob, parameters: Any, ended: bool, edited: Callable[[Row, Any], Requeue]
+    job: str | PushedJob, parameters: Any, ended: bool, unique: bool, edited: Callable[[Row, Any], Requeue]
 ) -> Steps[bool]:
     """Make a dead letter or ended job ready again; `edited` returns the change that also sets new parameters."""
-    job_id, is_ended = id_of(job), flag(ended, "ended")
+    job_id, is_ended, has_key = id_of(job), flag(ended, "ended"), flag(unique, "unique")
     if parameters is None:
         change = Requeue(job_id, ended=is_ended)
     else:
@@ -262,7 +267,12 @@ def requeue(
         if row is None or row.state not in (ASIDE if is_ended else (State.DEAD,)):
             return False
         change = edited(row, parameters)
-    match (yield from ask(change)):
+    match (yield from ask(change if has_key else replace(change, unique=""))):
+        case Reply.DUPLICATE:
+            raise UniqueConflict(
+                f"{job_id} stays: another job holds its unique key now; wait until that has ended, or cancel it, "
+                "or requeue this one without its key (unique=False, --without-key)"
+            )
         case Reply.OVERSIZED:
             raise DecodeError(f"{job_id}: the entry has more fields than a script can move; it stays")
         case reply:
@@ -287,12 +297,15 @@ def delete_all(options: FilterOptions) -> Steps[int]:
 
 
 def _take_all(step: Callable[[str, int], Change[BulkResult]]) -> Steps[int]:
-    after, total = "", 0
+    after, total, duplicates = "", 0, 0
     while True:
         taken = yield from ask(step(after, total))
-        after, total = taken.after, total + len(taken.job_ids)
+        after, total, duplicates = taken.after, total + len(taken.job_ids), duplicates + taken.duplicates
         if not after:
-            return total
+            break
+    if duplicates:
+        logger.warning("%s not requeued: other jobs hold the unique keys", number_of(duplicates, "dead letter"))
+    return total
 
 
 def cancel_all(state: State | str, options: FilterOptions) -> Steps[int]:

@@ -134,7 +134,7 @@ class Preparing:
     def _edited(self, row: Row, parameters: Any) -> Requeue:
         """Return the change that requeues a job with new parameters; if no handler is known, they may be any JSON.
 
-        If the handler has a `limit_key`, the job gets the key of the new parameters.
+        If the handler has a `limit_key` or a `unique`, the job gets the key of the new parameters.
 
         Raises:
             EncodeError: The parameters don't fit, or are too large, or `limit_key` gave no key for them.
@@ -146,7 +146,10 @@ class Preparing:
             given = payload.instance(known.name, parameters)
             encoded = self._encode(known.name, given)
             key = _key_by(known, "limit_key", given, checked_key) if known.limit_key is not None else ""
-            return Requeue(row.job_id, parameters=encoded, limit_key=key, ended=True, key=row.key)
+            unique = None
+            if known.unique is not None and b"unique" in row.fields:
+                unique = _key_by(known, "unique", given, checked_unique) or ""
+            return Requeue(row.job_id, parameters=encoded, limit_key=key, ended=True, key=row.key, unique=unique)
         if why := why_no_parameters(parameters):
             raise TypeError(why)
         untyped = payload.encode_untyped(visible(name), parameters, self.max_parameters)

@@ -59,7 +59,7 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND or OVERSIZED."""
+    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED; or DUPLICATE, another job holds its unique key."""
 
     job_id: str
     due: Due | None = None  # None: now
@@ -67,6 +67,7 @@ class Requeue(Change[Reply]):
     limit_key: str = ""  # a new limit key; '': no change
     ended: bool = False  # also requeue a job that ended and was kept
     key: str = ""  # requeue it only if it still has this `Row.key`; '': any
+    unique: str | None = None  # a new unique key; '': none; None: no change
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +83,16 @@ class BulkResult:
 
     job_ids: Sequence[str]  # the jobs that were changed
     after: str = ""  # where the next step begins; '' at the end
+    duplicates: int = 0  # how many were not requeued, because another job holds their unique key
 
 
 @dataclass(frozen=True, slots=True)
 class RequeueAll(Change[BulkResult]):
     """Make the dead letters that match a filter ready again, the newest first; a bounded step.
 
-    A dead letter with more fields than a script can move stays. The first step, with `after` '', only returns
-    where to begin. So it can be repeated after a lost answer, and later steps skip jobs that died again meanwhile.
+    A dead letter stays if another job holds its unique key, or if it has more fields than a script can move. The
+    first step, with `after` '', only returns where to begin. So it can be repeated after a lost answer, and later
+    steps skip jobs that died again meanwhile.
     """
 
     filter: Filter = Filter()

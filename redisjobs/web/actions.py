@@ -118,7 +118,7 @@ async def _each(done: str, ids: Sequence[str], change: Callable[[str], Awaitable
         except Forbidden:
             raise
         except UniqueConflict as error:
-            why = f"another job holds its unique key: {visible(error.job_id)}"
+            why = f"another job holds its unique key{': ' * bool(error.job_id)}{visible(error.job_id)}"
         except (DecodeError, EncodeError) as error:
             why = str(error)
         if why:

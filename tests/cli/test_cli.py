@@ -23,7 +23,19 @@ from results import worker_in_thread
 from store import RedisStore
 
 import redisjobs
-from redisjobs import JobContext, JobFailed, JobName, Keep, Progress, Retention, Schedule, Worker, no_retry, sync
+from redisjobs import (
+    JobContext,
+    JobFailed,
+    JobName,
+    Keep,
+    Progress,
+    Retention,
+    Schedule,
+    UniqueConflict,
+    Worker,
+    no_retry,
+    sync,
+)
 from redisjobs.base.visible import without_password
 from redisjobs.cli import app
 from redisjobs.cli.dev import ended_by_signals
@@ -784,6 +796,32 @@ def test_dead_letters_are_requeued_and_deleted_several_at_once(
     none = cli("dead", "delete", "dead", "ready", "-q", queue_name, "--json")
     assert (none.code, none.document["not_found"]) == (1, ["dead", "ready"])
     assert there.counts().ready[Priority.NORMAL] == 2
+
+
+def test_a_dead_letter_whose_unique_key_another_job_holds_stays_unless_it_runs_without_the_key(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @there.job(retry=no_retry())
+    async def fail() -> None:
+        raise ValueError
+
+    fail.options(job_id="dead", unique="key").push()
+    anyio.run(functools.partial(Worker(there).run, until_idle=True))
+    fail.options(job_id="newer", unique="key", delay=3600).push()
+
+    refused = cli("dead", "requeue", "dead", "-q", queue_name)
+    every = cli("dead", "requeue", "--all", "-q", queue_name)
+
+    assert (refused.code, refused.out) == (1, "")
+    assert "another job holds the unique key of: dead; see --without-key" in one_line(refused.err)
+    assert (every.code, every.out) == (0, f"requeued 0 dead letters on {where(there)}\n")
+    assert "1 dead letter not requeued: other jobs hold the unique keys" in caplog.text
+    with pytest.raises(UniqueConflict, match="dead stays: another job holds its unique key now"):
+        there.requeue("dead")
+    assert cli("dead", "requeue", "dead", "--without-key", "-q", queue_name).code == 0
+    assert there.counts().dead == 0
+    mistake = cli("dead", "requeue", "--all", "--without-key", "-q", queue_name)
+    assert (mistake.code, "--without-key is for jobs that are named" in one_line(mistake.err)) == (2, True)
 
 
 @pytest.mark.usefixtures("full")

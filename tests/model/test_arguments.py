@@ -196,7 +196,7 @@ def cases(make: Any) -> Iterator[Case]:
         "requeue",
         requeue,
         {"job": "known"},
-        NOT_ONE_ID | {"parameters": edits, "ended": [5, "yes", None, Odd()]},
+        NOT_ONE_ID | {"parameters": edits, "ended": [5, "yes", None, Odd()], "unique": ["yes", 1, None, Odd()]},
     )
     odd = [CARD, Card, b"text", (1,), {1: 2}, float("nan"), "\ud800", Odd(), Letter(), job]
     yield "requeue", requeue, {"job": "unknown", "parameters": {"n": [1]}}, {"parameters": odd}

@@ -1,11 +1,12 @@
 """An operator's side: functions that answer queries and make changes, also those that workers declare."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from redisjobs.drivers.memory.ends import finish, remember, trim
 from redisjobs.drivers.memory.history import add_line, event, history, note
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
-from redisjobs.drivers.memory.pushes import due_time, forget_end, living
+from redisjobs.drivers.memory.pushes import due_time, forget_end, holder_of, living
 from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
 from redisjobs.model import changes, queries
 from redisjobs.model.job import Priority, State, WhyWaiting
@@ -16,7 +17,7 @@ _MOST_TAKEN = 200  # dead letters that one step of a bulk change takes
 _TIDY_MS = 55_000  # the queue is not tidied again within this time
 _STRIPPED = (  # fields that a requeued job loses: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
-    b"expires_at started_at unique unique_until window finished_at ran_ms"
+    b"expires_at started_at window finished_at ran_ms"
 ).split()
 
 
@@ -205,7 +206,15 @@ def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
         return Reply.NOT_FOUND
     if change.key not in ("", str(job.number)):
         return Reply.NOT_FOUND
+    key = job.text(b"unique") if change.unique is None else change.unique
+    if holder_of(memory, key):
+        return Reply.DUPLICATE
     fields = {name: value for name, value in job.fields.items() if name not in _STRIPPED}
+    if key:
+        fields[b"unique"] = encoded(key)
+        memory.uniques.put(key, job.id, math.inf, memory.now_ms())
+    else:
+        fields.pop(b"unique", None)
     fields[b"history"] = encoded(_story_of(memory, job, change.parameters is not None))
     if change.parameters is not None:
         fields[b"parameters"] = change.parameters
@@ -243,10 +252,11 @@ def _delete(memory: Memory, change: changes.Delete) -> Reply:
 def _requeue_all(memory: Memory, change: changes.RequeueAll) -> changes.BulkResult:
     wait_ms = change.wait_ms
 
-    def take(job_id: str) -> None:
+    def take(job_id: str) -> Reply:
         nonlocal wait_ms
-        _requeue(memory, changes.Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
-        wait_ms += change.pause_ms
+        reply = _requeue(memory, changes.Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
+        wait_ms += change.pause_ms if reply is Reply.OK else 0
+        return reply
 
     return _take(memory, change.filter, change.after, take)
 
@@ -256,16 +266,15 @@ def _delete_all(memory: Memory, change: changes.DeleteAll) -> changes.BulkResult
     return _take(memory, change.filter, change.after, lambda job_id: _delete(memory, changes.Delete(job_id)))
 
 
-def _take(memory: Memory, wanted: queries.Filter, after: str, take: Callable[[str], object]) -> changes.BulkResult:
+def _take(memory: Memory, wanted: queries.Filter, after: str, take: Callable[[str], Reply]) -> changes.BulkResult:
     """Call `take` with the dead letters that pass a filter, from where an earlier step left off."""
     if not after:  # the first step only notes the newest dead letter, and takes none that comes later
         newest = next(reversed(memory.aside[State.DEAD]), None)
         return changes.BulkResult([], "" if newest is None else f"0 {-newest - 1}")
     step = _scan(memory, queries.Scan(State.DEAD, wanted, after, _MOST_TAKEN))
-    job_ids = [row.job_id for row in step.rows]
-    for job_id in job_ids:
-        take(job_id)
-    return changes.BulkResult(job_ids, step.after)
+    replies = {row.job_id: take(row.job_id) for row in step.rows}
+    taken = [job_id for job_id, reply in replies.items() if reply is Reply.OK]
+    return changes.BulkResult(taken, step.after, len(replies) - len(taken))
 
 
 @answers(changes.ChangeMany)

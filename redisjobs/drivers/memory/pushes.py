@@ -128,18 +128,25 @@ def _put(memory: Memory, job: NewJob, there: Job, notes: Fields) -> None:
 
 def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str, Job | None]:
     """Return the id of the job that holds a new job's unique key, or ''; and that job, if it is to be replaced."""
-    holder_id = memory.uniques.current(job.unique, memory.now_ms()) if job.unique else None
-    if holder_id is None or (parent and holder_id == parent.id and job.unique == parent.text(b"unique")):
+    holder_id = holder_of(memory, job.unique)
+    if not holder_id or (parent and holder_id == parent.id and job.unique == parent.text(b"unique")):
         return "", None
     holder = memory.jobs.get(holder_id)
-    if holder is None or holder.state in memory.aside:
+    if holder is None or holder.state not in (State.READY, State.DELAYED):
         return holder_id, None
-    if holder.state is State.RUNNING:
-        is_over = holder.text(b"unique") == job.unique and holder.text(b"unique_until") == "start"
-        return ("", None) if is_over else (holder_id, None)
     has_key = job.unique in (holder.text(b"unique"), holder.text(b"window"))
     is_replaced = has_key and job.on_conflict is OnConflict.REPLACE and not holder.is_cancelling
     return holder_id, holder if is_replaced else None
+
+
+def holder_of(memory: Memory, key: str) -> str:
+    """Return the id of the job that holds a unique key; '' if no job does."""
+    holder_id = memory.uniques.current(key, memory.now_ms()) if key else None
+    holder = memory.jobs.get(holder_id or "")
+    if holder is not None and holder.state is State.RUNNING:
+        is_over = holder.text(b"unique") == key and holder.text(b"unique_until") == "start"
+        return "" if is_over else holder.id
+    return holder_id or ""
 
 
 def forget_end(memory: Memory, job_id: str) -> None:

@@ -64,7 +64,9 @@ def _name_and_now(change: changes.Pause | changes.Resume, now: str) -> Wire:
 
 def _requeue_words(change: changes.Requeue, now: str) -> Wire:
     changed = [change.parameters or "", raw_id(change.limit_key)]
-    return [raw_id(change.job_id), due_word(change.due), *changed, "1" if change.ended else "", change.key, now]
+    unique = b"" if change.unique is None else b"=" + raw_id(change.unique)
+    rest: list[Word] = ["1" if change.ended else "", change.key, unique, now]
+    return [raw_id(change.job_id), due_word(change.due), *changed, *rest]
 
 
 def _requeue_all_words(change: changes.RequeueAll, now: str) -> Wire:
@@ -173,7 +175,12 @@ def _whole(value: bytes) -> int:
 
 def _bulk_result(reply: Any) -> changes.BulkResult:
     after, *job_ids = reply
-    return changes.BulkResult([*map(text_id, job_ids)], after.decode())
+    return changes.BulkResult([*map(text_id, job_ids)], text_id(after))
+
+
+def _requeued(reply: Any) -> changes.BulkResult:
+    after, duplicates, *job_ids = reply
+    return replace(_bulk_result([after, *job_ids]), duplicates=duplicates)
 
 
 def _status(reply: Any) -> JobStatus:
@@ -249,7 +256,7 @@ _CALLS: Mapping[type[Any], _Call] = {
     changes.Unhold: _Call("unhold", lambda change, now: [raw_id(change.job_id)]),
     changes.Delete: _Call("delete", _id_and_now),
     changes.Requeue: _Call("requeue", _requeue_words),
-    changes.RequeueAll: _Call("requeue_all", _requeue_all_words, _bulk_result),
+    changes.RequeueAll: _Call("requeue_all", _requeue_all_words, _requeued),
     changes.DeleteAll: _Call(
         "delete_all", lambda change, now: [change.after, *_filter_words(change.filter), now], _bulk_result
     ),

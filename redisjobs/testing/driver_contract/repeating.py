@@ -258,18 +258,6 @@ async def test_a_unique_key_is_free_once_its_job_is_cancelled(
     assert await push(store, job("b", unique="key")) == [Pushed(Reply.OK)]
 
 
-async def test_a_requeued_job_does_not_take_its_unique_key_back(store: DriverStore, one: Consumer) -> None:
-    await push(store, job("a", unique="key"))
-    await settle(one, await claim_one(one), FAILED)
-    await push(store, job("b", unique="key"))
-
-    assert await store.driver.change(Requeue("a")) is Reply.OK
-    leases = await claim(one)
-    await one.exchange([(lease, Ack()) for lease in leases if lease.job_id == "a"], None)
-
-    assert await push(store, job("c", unique="key")) == [Pushed(Reply.DUPLICATE, "b")]
-
-
 async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_ends(
     store: DriverStore, one: Consumer
 ) -> None:

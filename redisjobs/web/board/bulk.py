@@ -108,6 +108,7 @@ class Bulk:
         counted: How many jobs match, as far as they are counted.
         counted_at: When the count ended.
         done: How many jobs were changed.
+        stayed: How many were not, because other jobs hold their unique keys.
         error: Why it failed.
     """
 
@@ -119,6 +120,7 @@ class Bulk:
     counted: int = 0
     counted_at: datetime | None = None
     done: int = 0
+    stayed: int = 0
     error: str = ""
     rate: str | None = None
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -187,7 +189,7 @@ class Bulk:
             answer = yield request
             match answer:
                 case BulkResult():
-                    self.done += len(answer.job_ids)
+                    self.done, self.stayed = self.done + len(answer.job_ids), self.stayed + answer.duplicates
                 case list() if isinstance(request, ChangeMany):
                     self.done += sum(reply in DONE for reply in answer)
             self._stop.wait(min(time.monotonic() - began, _LONGEST_REST))

@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     )
     from redisjobs.model.stored import ScheduleInfo
     from redisjobs.model.transitions import Reply
+    from redisjobs.model.why import Cause, Why
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
 
     # Workers and services
@@ -133,6 +134,7 @@ _MODULES = {
     "model.stored": ["ScheduleInfo"],
     "service": ["Lifespan", "Service"],
     "model.transitions": ["Reply"],
+    "model.why": ["Cause", "Why"],
     "worker.worker": ["Worker"],
 }
 """The modules of the exported names. Each is imported when a name of it is first used: a producer never loads the
@@ -142,6 +144,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "Accuracy",
+    "Cause",
     "CauseStatistics",
     "Counts",
     "DeadGroup",
@@ -206,6 +209,7 @@ __all__ = [
     "UnknownJob",
     "UnknownSchedule",
     "UnwritableResult",
+    "Why",
     "WhyWaiting",
     "Worker",
     "WorkerInfo",

@@ -245,5 +245,6 @@ VERBS: dict[str, Callable[[], None]] = {
     "GetStatus": _asked("GetStatus", "change"),
     "Record": _asked("Record", "change"),
     "FindIntervals": _asked("FindIntervals", "read"),
+    "Ahead": _asked("Ahead", "read"),
 }
 """What a driver's author may not have built yet."""

@@ -331,7 +331,7 @@ def test_each_arrow_of_the_diagram_names_a_script_that_is_there(project: Path) -
 
 def test_all_that_changes_a_jobs_state_is_in_the_diagram_or_told_beside_it(project: Path) -> None:
     states = (project / "lua/README.md").read_text("utf-8").split("## The states")[1].split("\n## ")[0]
-    looks = {"find", "scan", "groups", "counts", "backlog", "pauses", "limits", "workers", "statistics"}
+    looks = {"find", "scan", "groups", "counts", "backlog", "pauses", "limits", "workers", "statistics", "ahead"}
     others = {
         "join",
         "adopt",

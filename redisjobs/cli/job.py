@@ -42,7 +42,8 @@ def show_job(
     """
     with named(queue, url) as there:
         was_there = watch and _watch(there, job_id, as_json=as_json)
-        job = there.get(job_id)
+        found = there.why(job_id)
+        job = found.job
         end = _end(there, job_id) if job is None or job.state in ASIDE else {}
     if job is None and not end and not was_there:
         raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
@@ -55,6 +56,8 @@ def show_job(
         show.facts({"queue": there.name, "server": there.driver.where})
         if job is not None:
             show.job_page(job)
+            if job.state not in ASIDE:
+                show.facts({"why": f"{found.sentence} {found.advice}".strip()})
         show.end_page(end if job else {"job_id": job_id} | end)
     how = job.state if job is not None and job.state in ASIDE else end.get("outcome")
     if watch and how in (State.DEAD, State.CANCELLED):

@@ -146,6 +146,14 @@ def facts(known: Mapping[str, str]) -> None:
         say(f"{what:<12}{visible(value)}")
 
 
+def labelled(known: Mapping[str, Any]) -> None:
+    """Print facts of any kind, one per line, with their labels in a column as wide as the longest."""
+    width = max(map(len, known), default=0) + 2
+    for label, value in known.items():
+        texts = [visible(each, _LINE) for each in value] if isinstance(value, list) else [_text(value, _LINE)]
+        say(f"{label:<{width}}{', '.join(texts)}")
+
+
 def end_page(end: Mapping[str, Any]) -> None:
     """Print how one job has ended, and its result as JSON."""
     for column, value in end.items():

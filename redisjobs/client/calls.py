@@ -3,7 +3,8 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import anyio
 
@@ -26,14 +27,17 @@ class Calls(Registry):
 
     async def _do(self, steps: Steps[T]) -> T:
         """Carry out an operation: send each request that it yields to the store, and return its result."""
-        answer: Any = None
+        go_on = partial(steps.send, None)
         while True:
             try:
-                request = steps.send(answer)
+                request = go_on()
             except StopIteration as end:
                 result: T = end.value
                 return result
-            answer = await self._ask(request)
+            try:
+                go_on = partial(steps.send, await self._ask(request))
+            except DriverError as error:
+                go_on = partial(steps.throw, error)
 
     async def _ask(self, request: Query[T] | Change[T]) -> T:
         if isinstance(request, Query):
@@ -82,14 +86,17 @@ class SyncCalls(Registry):
 
     def _do(self, steps: Steps[T]) -> T:
         """Carry out an operation; see `Calls._do`."""
-        answer: Any = None
+        go_on = partial(steps.send, None)
         while True:
             try:
-                request = steps.send(answer)
+                request = go_on()
             except StopIteration as end:
                 result: T = end.value
                 return result
-            answer = self._ask(request)
+            try:
+                go_on = partial(steps.send, self._ask(request))
+            except DriverError as error:
+                go_on = partial(steps.throw, error)
 
     def _ask(self, request: Query[T] | Change[T]) -> T:
         if isinstance(request, Query):

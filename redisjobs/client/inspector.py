@@ -8,12 +8,14 @@ from redisjobs.client import operations
 from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.checks import id_of
 from redisjobs.client.operations import FilterOptions
+from redisjobs.client.why import why
 from redisjobs.model.changes import Cancel, Delete, Hold, Unhold
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
 from redisjobs.model.statistics import Interval, Overview
 from redisjobs.model.transitions import Reply
+from redisjobs.model.why import Why
 
 
 class Inspector(Calls):
@@ -25,6 +27,19 @@ class Inspector(Calls):
         It finds completed and cancelled jobs only if the queue keeps them: see `Retention`.
         """
         return await self._do(operations.get(job))
+
+    async def why(self, job: str | PushedJob | None = None, *, unique: str | None = None) -> Why:
+        """Find out why a job does not run, or what became of it.
+
+        Args:
+            job: The job, or its id.
+            unique: A unique key, instead of the job: the job that holds it.
+
+        Returns:
+            The cause, a sentence for a person, the facts behind it, and what to do. It looks at no more than 1,000
+            jobs that start before it. A fact that the server's ACL hides is left out.
+        """
+        return await self._do(why(self.name, job, unique))
 
     async def jobs(
         self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
@@ -245,6 +260,10 @@ class SyncInspector(SyncCalls):
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
         return self._do(operations.get(job))
+
+    def why(self, job: str | PushedJob | None = None, *, unique: str | None = None) -> Why:
+        """Find out why a job does not run, or what became of it; see `redisjobs.JobQueue.why`."""
+        return self._do(why(self.name, job, unique))
 
     def jobs(
         self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]

@@ -21,13 +21,15 @@ from redisjobs.base.eventloop import Wakeup, has_closed, loop_key, spawn
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.client.backoff import NOT_NOW, retrying
+from redisjobs.client.reasons import OBSTACLES, words_of
 from redisjobs.client.results import has_ended, not_ended, not_kept_yet, result_of
 from redisjobs.errors import DriverError
 from redisjobs.model import codec
 from redisjobs.model.changes import Ending, GetStatus, JobStatus
 from redisjobs.model.context import keeper_of_only_slot
 from redisjobs.model.driver import Driver, Notification
-from redisjobs.model.job import Expected, State, WhyWaiting
+from redisjobs.model.info import job_info
+from redisjobs.model.job import Expected, State
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Find, Row
 
@@ -38,16 +40,6 @@ _EVERY = 60.0  # seconds between queries about all jobs: a notification may have
 _LATE = 10.0  # seconds of a wait without timeout after which a log line says why the job does not start
 _IDLE = 5.0  # seconds to keep the connection after the last wait
 
-
-_WHY = {
-    WhyWaiting.NO_WORKER: "no worker of {where} is alive: start one, as `redisjobs worker MODULE:QUEUE`",
-    WhyWaiting.PAUSED: "{where} is paused",
-    WhyWaiting.NAME_PAUSED: "jobs of its name are paused on {where}",
-    WhyWaiting.HELD: "it is held on {where}",
-    WhyWaiting.NO_HANDLER: "the workers of {where} have no handler of its name",
-    WhyWaiting.LIMIT: "it waits in the line of its limit on {where}",
-    WhyWaiting.LAST_DELIVERY: "it waits for a worker of {where} that runs nothing else",
-}
 
 _OWN_SLOT = (
     "the handler that waits for it has the only slot of its worker of {where}: give the worker a concurrency of 2 "
@@ -154,15 +146,16 @@ class Waiting:
         except DriverError:
             return  # the task that asks the store notes it as `trouble`
         why = self._why(row) if row is not None else ""
-        if not why or why in self._warned:
+        if row is None or not why or why in self._warned:
             return
         self._warned.add(why)
-        said = why.format(where=f"queue '{self._queue}' at {self._driver.where}")
+        where = f"queue '{self._queue}' at {self._driver.where}"
+        said = why.format(**words_of(self._queue, job_id, job_info(row).name, where))
         logger.warning("job %s is waited for without a timeout, and %s", visible(job_id), said)
 
     def _why(self, row: Row) -> str:
         if row.why_waiting is not None:
-            return _WHY[row.why_waiting]
+            return ": ".join(OBSTACLES[row.why_waiting])
         keeper = keeper_of_only_slot(self._queue) if row.state is State.READY else None
         return "" if keeper is None else _OWN_SLOT
 

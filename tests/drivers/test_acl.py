@@ -438,7 +438,9 @@ async def put_in_each_state(store: RedisStore) -> None:
         dead = DeadLetter("failed", "no")
         await worker.exchange([(z, dead), (y, dead), (b, Release())], None)
     await push(store, "r")
-    await push(store, "d", due=After(60000))
+    await push(store, "d", due=After(60000), unique="of d")
+    seconds, _ = store.admin.time()
+    store.admin.sadd(f"{store.prefix}finished:{seconds // 5}", "ended")
     nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
     await store.driver.change(PutSchedules([Put.whole(nightly)]))
 
@@ -461,6 +463,10 @@ def look(queue: SyncJobQueue) -> None:
     assert counts.totals["pushed"] == 6
     assert sync_side(queue.driver).read(GetBacklog()).oldest.keys() == {Priority.NORMAL}
     assert [(group.count, group.job_id) for group in queue.dead_groups()] == [(2, "y")]
+    assert [queue.why(job_id).facts.get("jobs before it") for job_id in "br"] == [0, 1]
+    assert queue.why("y").facts["dead letters of this kind"] == 2
+    assert queue.why(unique="of d").facts["job"] == "d"
+    assert "within the last minute" in queue.why("ended").sentence
     with pytest.raises(JobFailed):
         queue.result("z", timeout=0)
     with pytest.raises(ResultNotKept):

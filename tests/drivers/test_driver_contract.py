@@ -187,6 +187,7 @@ BUILT = {
     "awaiting": ["GetStatus"],
     "reporting": [],
     "recording": ["Record", "FindIntervals"],
+    "standing": ["Ahead"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

@@ -56,6 +56,7 @@ from redisjobs.model.changes import (
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import (
+    Ahead,
     Count,
     Filter,
     Find,
@@ -996,6 +997,7 @@ class TwoDrivers(RuleBasedStateMachine):
                 },
                 [row and side.row(row) for row in found],
                 await driver.change(GetStatus(names)),
+                [await self.ahead(side, name) for name in names],
                 side.waiters(),
                 sorted([side.row(row) for row in await scan(driver, scanned)], key=str),
             )
@@ -1017,6 +1019,7 @@ class TwoDrivers(RuleBasedStateMachine):
             kept,
             found,
             standings,
+            _,
             waiters,
             stepped,
         ) = look_at
@@ -1077,6 +1080,13 @@ class TwoDrivers(RuleBasedStateMachine):
         """What was counted, but for the age of the oldest job: of that each store has a clock of its own."""
         found = [await driver.read(FindIntervals(minutes, 3, is_whole=True)) for minutes in (1, 10)]
         return [replace(each, sample={**each.sample, "oldest_ms": 0}) for step in found for each in step.intervals]
+
+    async def ahead(self, side: Side, name: str) -> Any:
+        """Where a job stands, but for times and workers, which differ."""
+        found = await side.store.driver.read(Ahead(name))
+        jobs = sorted(("", job_id) for _, job_id in found.holders)
+        held_ms = None if found.held_ms is None else 1
+        return replace(found, now_ms=0, held_ms=held_ms, turn_ms=None, promoter="", holders=jobs)
 
     async def limits(self, side: Side) -> Any:
         """The limits, how many wait in each line, and what runs under each."""

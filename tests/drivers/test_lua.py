@@ -54,7 +54,8 @@ TABLES = {"streams", "stream_of"}  # includes that are no functions
 NUMBERS = {"times"}  # and that name numbers
 REFUSED = {"push", "push_plain", "push_one", "fire", "record"}  # what may be refused when the server is full
 READERS = {
-    *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics")
+    *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics"),
+    "ahead",
 }
 FAILED = DeadLetter("failed", "ValueError: no")
 

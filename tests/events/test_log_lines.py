@@ -403,7 +403,7 @@ async def test_a_wait_without_a_timeout_logs_once_that_no_worker_is_alive_and_go
     assert results == [42] * 3
     (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
     where = f"queue '{redis_store.queue_name}' at {queue.driver.where}"
-    assert f"is waited for without a timeout, and no worker of {where} is alive: start one" in line
+    assert f"is waited for without a timeout, and no worker of {where} is alive: start one, as" in line
     assert "@127.0.0.1:" in line
 
 
@@ -423,7 +423,8 @@ def test_a_sync_wait_without_a_timeout_says_so_too(caplog: pytest.LogCaptureFixt
 
     (line,) = lines_of(caplog, logging.WARNING, "redisjobs")
     assert line.endswith(
-        "is waited for without a timeout, and jobs of its name are paused on queue 'shop' at memory://"
+        "is waited for without a timeout, and jobs of its name are paused on queue 'shop' at memory://: "
+        "`redisjobs resume --name answer --queue shop` ends the pause"
     )
 
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from redisjobs.base.eventloop import threadsafe_caller
-from redisjobs.drivers.memory import limits, operator, pushes, schedules, statistics, worker
+from redisjobs.drivers.memory import limits, operator, pushes, schedules, standing, statistics, worker
 from redisjobs.drivers.memory.state import CHANGES, CONTROL, QUERIES, READY, Listener, Memory
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
@@ -22,7 +22,12 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 
 T = TypeVar("T")
 
-_ = (operator, schedules, statistics)  # importing them registers the functions that answer queries and changes
+_ = (
+    operator,
+    schedules,
+    standing,
+    statistics,
+)  # importing them registers the functions that answer queries and changes
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:

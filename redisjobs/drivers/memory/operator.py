@@ -88,7 +88,7 @@ def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[t
 
     jobs: Iterable[Job] = memory.aside.get(state, memory.delayed).values()
     if state is State.DEAD and fingerprint:
-        jobs = [job for job in jobs if _kind(job) == fingerprint]
+        jobs = [job for job in jobs if kind_of(job) == fingerprint]
     if state in (State.READY, State.RUNNING):
         jobs = memory.waiting() if state is State.READY else memory.running()
     begin = tuple(map(int, after.split())) if after else (-1, 0)
@@ -100,7 +100,7 @@ def _passes(job: Job, wanted: queries.Filter, now_ms: int) -> bool:
     exact = {b"name": wanted.name, b"reason": wanted.reason}
     if any(text and job.text(name) != text for name, text in exact.items()):
         return False
-    if wanted.fingerprint not in ("", _kind(job)) or wanted.worker not in (
+    if wanted.fingerprint not in ("", kind_of(job)) or wanted.worker not in (
         "",
         job.place.worker or job.text(b"worker"),
     ):
@@ -117,7 +117,8 @@ def _time_of(job: Job, name: bytes) -> int:
     return int(text) if text.isdigit() and len(text) < 16 else job.since_ms
 
 
-def _kind(job: Job) -> str:
+def kind_of(job: Job) -> str:
+    """Return the kind of failure that a dead letter counts under."""
     return job.text(b"fingerprint") or job.text(b"reason")
 
 
@@ -125,7 +126,7 @@ def _kind(job: Job) -> str:
 def _group_dead(memory: Memory, query: queries.GroupDead) -> queries.Grouped:
     kinds: dict[str, list[Job]] = {}
     for job in reversed(memory.aside[State.DEAD].values()):
-        kinds.setdefault(_kind(job), []).append(job)
+        kinds.setdefault(kind_of(job), []).append(job)
     groups = [_group(kind, jobs, memory.now_ms()) for kind, jobs in kinds.items()]
     groups.sort(key=lambda group: (group.last_ms, group.fingerprint), reverse=True)
     return queries.Grouped(groups)
@@ -188,7 +189,7 @@ def _cancel(memory: Memory, change: changes.Cancel) -> Reply:
     if job is None or job.state is State.DEAD:
         return Reply.DEAD if job else Reply.NOT_FOUND
     if job.state is not State.RUNNING:
-        memory.held.discard(job.id)
+        memory.held.pop(job.id, None)
         finish(memory, job, State.CANCELLED, {})
         return Reply.CANCELLED
     job.is_cancelling = True
@@ -287,14 +288,14 @@ def _hold(memory: Memory, change: changes.Hold) -> Reply:
     job = living(memory, change.job_id)
     if job is None or job.state not in (State.READY, State.DELAYED):
         return Reply[job.state.name] if job else Reply.NOT_FOUND
-    memory.held.add(job.id)
+    memory.held.setdefault(job.id, memory.now_ms())
     return Reply.HELD
 
 
 @answers(changes.Unhold)
 def _unhold(memory: Memory, change: changes.Unhold) -> Reply:
     was_held = change.job_id in memory.held
-    memory.held.discard(change.job_id)
+    memory.held.pop(change.job_id, None)
     job = memory.jobs.get(change.job_id)
     if job is not None and job.place is memory.parked and not memory.may_not_start(job):
         memory.hand_back(job, job.deliveries)

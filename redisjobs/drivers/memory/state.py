@@ -203,7 +203,7 @@ class Memory:
 
         self.paused: int | None = None  # since when, in ms
         self.paused_names: dict[str, int] = {}
-        self.held: set[str] = set()  # ids of jobs
+        self.held: dict[str, int] = {}  # ids of jobs, and since when each is held, in ms
         self.limits: dict[str, Limit] = {}  # by job name
         self.lines: dict[str, Line] = {}  # by what their jobs count as
         self.turns: dict[str, int] = {}  # when a job of a line may start, in ms

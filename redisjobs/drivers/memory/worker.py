@@ -228,7 +228,7 @@ def _deliver(memory: Memory, claimed: _Claim, job: Job) -> None:
     deliveries, most = job.deliveries + 1, claimed.max_deliveries
     is_last = deliveries >= most > 1
     if job.is_cancelling:
-        memory.held.discard(job.id)
+        memory.held.pop(job.id, None)
         finish(memory, job, State.CANCELLED, {"deliveries": str(job.deliveries)})
         claimed.ended.append((job.id, Reply.CANCELLED))
     elif memory.may_not_start(job):

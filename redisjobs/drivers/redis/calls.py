@@ -168,6 +168,27 @@ def _pauses(reply: Any) -> queries.Pauses:
     return queries.Pauses(_whole(since) if since else None, paused, held)
 
 
+def _standing(reply: Any) -> queries.Standing:
+    now_ms, job_id, ttl, ahead, more, bucket, turn, limit, running, some, held, promoter, alike, *last = reply
+    return queries.Standing(
+        now_ms=int(now_ms),
+        job_id=text_id(job_id),
+        key_ms=ttl if ttl >= 0 else None,
+        ahead=ahead,
+        has_more=bool(more),
+        bucket=shown(bucket),
+        turn_ms=int(max(0, min(float(turn), FAR))) if turn else None,
+        limit=shown(limit),
+        running=running,
+        holders=[(shown(worker), text_id(holder)) for worker, holder in zip(some[::2], some[1::2], strict=True)],
+        held_ms=_whole(held) if held else None,
+        promoter=shown(promoter).partition(" ")[2],
+        alike=alike,
+        in_inbox=bool(last[0]),
+        has_ended=bool(last[1]),
+    )
+
+
 def _whole(value: bytes) -> int:
     """Return a time in ms; 0 for a value that was changed in Redis and is no time."""
     return int(value) if value.isdigit() and len(value) < 16 else 0
@@ -245,6 +266,7 @@ _CALLS: Mapping[type[Any], _Call] = {
     queries.GetBacklog: _Call("backlog", lambda asked, now: [now], _backlog),
     queries.FindWorkers: _Call("workers", lambda asked, now: [asked.after or "0", now], _workers),
     queries.FindPauses: _Call("pauses", lambda asked, now: [], _pauses),
+    queries.Ahead: _Call("ahead", lambda asked, now: [raw_id(asked.job_id), raw_id(asked.key), now], _standing),
     queries.FindIntervals: _Call("statistics", find_words, intervals_found),
     stored.ListSchedules: _Call(
         "schedules",

@@ -1,0 +1,93 @@
+#!lua flags=no-writes,allow-oom
+-- ahead: return where a job stands: how many jobs start before it, and what it waits for besides. `find` has the job itself.
+-- It counts up to 1,000 jobs, and reads up to about 1 MB. Writes nothing.
+--
+-- ARGV[1]  job           job id; '' = the job that holds the key
+-- ARGV[2]  key           a unique key; '' = none
+-- ARGV[3]  now_ms        int ms; '' = the server's clock
+-- Returns  {now ms, job id, ttl, ahead, more, bucket, turn, limit, running, {worker, job id, ...}, held, promoter, alike, inbox, ended}:
+--          the holder of the key, or ''; for how many ms it holds the key, -1: until it ends; how many jobs start before it; 1 if
+--          there are more. If it waits in a line: its bucket, or ''; when the next of it may start, ms or ''; the limit of its name;
+--          how many jobs run under it, and some of these. Since when it is held, ms or ''; the promoter; how many dead letters are
+--          of its kind; 1 if it is an entry of the inbox; 1 if its push was remembered as ended within the last minute
+
+--- @include now locate stored entry_at stream_of streams holder leases group field bytes_of kind_of recent_ends mark whole
+--- @include is_waiting
+local job, key, now_ms = ARGV[1], ARGV[2], now(ARGV[3])
+local most, most_bytes = 1000, 1048576
+local count, bytes = 0, 0
+
+local function is_full()
+  return count > most or bytes >= most_bytes
+end
+
+-- Count jobs that a pseudo-consumer holds, up to an entry.
+local function count_held(stream, consumer, until_entry)
+  if not is_full() then count = count + #(leases(stream, '-', until_entry, most + 1 - count, consumer) or {}) end
+end
+
+local function count_unread(stream, until_entry)
+  local ours = group(stream)
+  local from = ours and '(' .. field(ours, 'last-delivered-id') or '-'
+  while not is_full() do
+    local found = redis.pcall('XRANGE', stream, from, until_entry, 'COUNT', 10) -- they may be large
+    if found.err and not string.find(found.err, 'invalid %a+ ID') then return error(found) end
+    for _, one in ipairs(found) do count, bytes, from = count + 1, bytes + bytes_of(one[2]), '(' .. one[1] end
+    if #found < 10 then return end
+  end
+end
+
+-- Count the jobs that start before a ready one: of higher priorities, handed back, or older. In a waiting line, those of the line.
+local function count_ahead(place, entry, consumer)
+  local in_line = string.match(consumer or '', '^line:.*')
+  for _, stream in ipairs(streams) do
+    local is_last = stream == stream_of[place]
+    local before = is_last and '(' .. entry or '+'
+    count_held(stream, in_line or 'released', is_last and consumer and before or '+')
+    if not in_line and not (is_last and consumer) then count_unread(stream, before) end
+    if is_last then return end
+  end
+end
+
+-- Some of the jobs that run under the limit of a bucket: worker, job id, ...
+local function running_in(bucket)
+  local found = {}
+  for _, there in ipairs(redis.call('ZRANGE', KEYS['holders:'] .. bucket, 0, 9)) do
+    local place, entry = string.match(there, '^(%S+) (%d+%-%d+)$')
+    local worker = stream_of[place] and holder(stream_of[place], entry)
+    local fields = worker and bytes < most_bytes and entry_at(stream_of[place], entry)
+    if worker then
+      found[#found + 1], found[#found + 2] = worker, fields and field(fields, 'id') or ''
+      bytes = bytes + bytes_of(fields or {})
+    end
+  end
+  return found
+end
+
+local ttl = -2
+if job == '' then
+  job = redis.call('GET', KEYS['unique:'] .. key) or ''
+  if job ~= '' then ttl = redis.call('PTTL', KEYS['unique:'] .. key) end
+end
+local place, entry = locate(job)
+local fields = place and stored(job, place .. ' ' .. entry)
+local said = {turn = '', limit = '', running = 0, some = {}, alike = 0, inbox = 0, ended = 0}
+if fields and place == 'dead' then
+  said.alike = redis.call('ZCARD', KEYS['group:'] .. kind_of(fields))
+elseif fields and place ~= 'delayed' then
+  local consumer = holder(stream_of[place], entry)
+  if is_waiting(consumer) then count_ahead(place, entry, consumer) end
+  said.bucket = string.match(consumer or '', '^line:(.*)')
+  if said.bucket then
+    said.turn = redis.call('ZSCORE', KEYS.turns, said.bucket) or ''
+    said.limit = redis.call('HGET', KEYS.limits, string.match(said.bucket, '^%S*')) or ''
+    said.running = redis.call('ZCARD', KEYS['holders:'] .. said.bucket)
+    said.some = running_in(said.bucket)
+  end
+elseif not fields and job ~= '' then
+  said.inbox = entry_at(KEYS.inbox, job) and 1 or 0
+  local _, ended = recent_ends(now_ms, now_ms, now_ms, mark(job))
+  said.ended = ended and 1 or 0
+end
+return {whole(now_ms), job, ttl, math.min(count, most), is_full() and 1 or 0, said.bucket or '', said.turn, said.limit, said.running,
+  said.some, redis.call('HGET', KEYS.held, job) or '', redis.call('GET', KEYS.promoter) or '', said.alike, said.inbox, said.ended}

@@ -1,0 +1,404 @@
+"""The words for why a job does not run, made from what is known of it: the cause, a sentence, facts and advice.
+
+`OBSTACLES` has those for what keeps a job from starting. A wait without a timeout uses them for its warning.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from redisjobs._version import __version__
+from redisjobs.base.visible import in_words, number_of, visible
+from redisjobs.model.changes import Ending
+from redisjobs.model.codec import when
+from redisjobs.model.info import JobInfo, PauseInfo, WorkerInfo
+from redisjobs.model.job import State, WhyWaiting
+from redisjobs.model.queries import Standing
+from redisjobs.model.statistics import Tally
+from redisjobs.model.why import Cause, Why
+
+OBSTACLES: Mapping[WhyWaiting, tuple[str, str]] = {
+    WhyWaiting.HELD: ("it is held on {where}", "`redisjobs unhold {job}{on}` lets it start"),
+    WhyWaiting.PAUSED: ("{where} is paused", "`redisjobs resume{on}` ends the pause"),
+    WhyWaiting.NAME_PAUSED: (
+        "jobs of its name are paused on {where}",
+        "`redisjobs resume --name {name}{on}` ends the pause",
+    ),
+    WhyWaiting.LIMIT: (
+        "it waits in the line of its limit on {where}",
+        "it starts when a job of its line ends; `redisjobs limits set {name}{on}` allows more",
+    ),
+    WhyWaiting.NO_WORKER: ("no worker of {where} is alive", "start one, as `redisjobs worker MODULE:QUEUE`"),
+    WhyWaiting.NO_HANDLER: (
+        "the workers of {where} have no handler for its name",
+        "start a worker that imports the handler, or correct the name",
+    ),
+    WhyWaiting.LAST_DELIVERY: (
+        "its workers died, so it waits for a worker of {where} that runs no other job",
+        "a worker makes room within about a lease; look why its workers died: `redisjobs job {job}{on}`",
+    ),
+}
+"""For what keeps a job from starting: a clause, and what to do about it."""
+
+_CAUSES = {why: Cause(why.value) for why in WhyWaiting}
+_LATE = timedelta(seconds=3)  # a due job is promoted within 2 s even if its promoter was lost just now
+_MOST_SHOWN = 10  # names, workers and jobs in a list
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a job and its queue."""
+
+    queue: str
+    job_id: str
+    standing: Standing
+    job: JobInfo | None = None
+    workers: Sequence[WorkerInfo] | None = None  # None: this may not be read, as in the next two
+    pauses: PauseInfo | None = None
+    lately: Tally | None = None  # all jobs of the last minutes
+    usual: Tally | None = None  # jobs of its name in the last hour
+    ending: Ending = Ending.NOT_FOUND  # how it ended, if it is not on the queue
+    key: str | None = None  # the unique key that was asked for
+
+    @property
+    def now(self) -> datetime:
+        """The time by the server's clock."""
+        return when(self.standing.now_ms)
+
+    @property
+    def live(self) -> list[WorkerInfo]:
+        """The workers whose leases last."""
+        return [worker for worker in self.workers or () if worker.lease > 0]
+
+    @property
+    def able(self) -> list[WorkerInfo]:
+        """The live workers that have a handler for the job's name, or may have one."""
+        name = self.job.name if self.job else ""
+        return [each for each in self.live if name in each.names or each.has_more_names or not each.started_at]
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The words that texts of `OBSTACLES` and commands are filled with."""
+        return words_of(self.queue, self.job_id, self.job.name if self.job else "")
+
+    def obstacle(self, why: WhyWaiting) -> tuple[str, str]:
+        """Return the clause and the advice for an obstacle."""
+        clause, advice = OBSTACLES[why]
+        return clause.format(**self.words), advice.format(**self.words)
+
+
+def words_of(queue: str, job_id: str, name: str, where: str = "") -> dict[str, str]:
+    """Return the words for texts of `OBSTACLES`: the queue, the job, its name, the option for the queue."""
+    on = "" if queue == "default" else f" --queue {shlex.quote(visible(queue))}"
+    where = where or f"queue '{visible(queue)}'"
+    return {"where": where, "job": shlex.quote(visible(job_id)), "name": shlex.quote(visible(name)), "on": on}
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    cause: Cause
+    sentence: str
+    advice: str = ""
+    facts: Mapping[str, Any] | None = None
+
+
+def explain(known: Known) -> Why:
+    """Return why the job does not run, or what became of it."""
+    said = _said(known)
+    sentence, job = said.sentence, known.job
+    if known.key is not None and job is not None:
+        who = f"job {visible(known.job_id)} holds the unique key {known.key!r}"
+        sentence = f"{who}, so a push with this key adds no job until it is free. {_sentence(sentence)}"
+    facts = {**_job_facts(known), **(said.facts or {})}
+    return Why(
+        cause=said.cause,
+        sentence=_sentence(sentence),
+        facts={label: value for label, value in facts.items() if value not in (None, "", [], ())},
+        advice=_sentence(said.advice),
+        job=job,
+    )
+
+
+def _sentence(text: str) -> str:
+    if not text:
+        return ""
+    return (text[0].upper() if text[0].isalpha() else text[0]) + text[1:] + "." * (text[-1] not in ".?!")
+
+
+def _job_facts(known: Known) -> dict[str, Any]:
+    job = known.job
+    if job is None:
+        return {"job": known.job_id, "unique key": known.key}
+    facts = {"job": job.job_id, "name": job.name, "state": str(job.state), "priority": str(job.priority)}
+    more = {"pushed at": job.queued_at, "attempt": job.attempt, "deliveries": job.deliveries or None}
+    return {**facts, **more, "unique key": job.unique or known.key, "parent": job.parent}
+
+
+def _said(known: Known) -> _Said:
+    job = known.job
+    if job is None:
+        return _missing(known)
+    match job.state:
+        case State.READY:
+            return _obstacle(known, job) or _in_line(known, job)
+        case State.DELAYED:
+            return _delayed(known, job)
+        case State.RUNNING:
+            return _running(known, job)
+        case State.DEAD:
+            return _dead(known, job)
+    ended = "it is done" if job.state is State.COMPLETED else "it was cancelled"
+    at = f" at {_time(job.finished_at)}" if job.finished_at else ""
+    facts = {"worker": job.worker, "finished at": job.finished_at, "duration": job.duration}
+    cause = Cause.DONE if job.state is State.COMPLETED else Cause.CANCELLED
+    again = "`redisjobs job {job}{on}` shows it".format(**known.words)
+    return _Said(cause, f"{ended}{at}", again, facts)
+
+
+# Jobs that wait
+
+
+def _obstacle(known: Known, job: JobInfo) -> _Said | None:
+    """Return what keeps a waiting job from starting, besides its place in line and its due time."""
+    why = job.why_waiting
+    if why is WhyWaiting.LAST_DELIVERY or why is None or why is WhyWaiting.NO_HANDLER:
+        unhandled = _unhandled(known, job)
+        if unhandled or why is not WhyWaiting.LAST_DELIVERY:
+            return unhandled
+    assert why is not None
+    clause, advice = known.obstacle(why)
+    since, standing = _since(known, job, why), known.standing
+    facts: dict[str, Any] = {"since": since}
+    if since is not None:
+        clause += f", since {_time(since)}"
+    if why is WhyWaiting.LIMIT:
+        clause, facts = _limit(known, clause)
+    if why is WhyWaiting.NO_WORKER and known.workers:
+        facts["workers"] = _listed([each.worker_id for each in known.workers])
+        clause += f": the leases of {number_of(len(known.workers), 'worker')} have ended"
+    return _Said(_CAUSES[why], clause, advice, {**facts, "jobs before it": standing.ahead or None})
+
+
+def _since(known: Known, job: JobInfo, why: WhyWaiting) -> datetime | None:
+    if why is WhyWaiting.HELD:
+        return None if known.standing.held_ms is None else when(known.standing.held_ms)
+    if known.pauses is None:
+        return None
+    paused = {WhyWaiting.PAUSED: known.pauses.since, WhyWaiting.NAME_PAUSED: known.pauses.names.get(job.name)}
+    return paused.get(why)
+
+
+def _limit(known: Known, clause: str) -> tuple[str, dict[str, Any]]:
+    standing = known.standing
+    turn = None if standing.turn_ms is None else when(standing.turn_ms)
+    runs = f"{number_of(standing.running, 'job')} of it {'runs' if standing.running == 1 else 'run'}"
+    next_one = f"; the next may start at {_time(turn)}" if turn and turn > known.now else ""
+    facts = {
+        "limit": f"{standing.bucket.partition(' ')[0]}: {standing.limit or 'none any more'}",
+        "limit key": standing.bucket.partition(" ")[2],
+        "running": standing.running,
+        "running jobs": _listed([f"{visible(job)} on {visible(worker)}" for worker, job in standing.holders]),
+        "next start": turn,
+    }
+    return f"{clause}: {runs}, and {_ahead(standing)}{next_one}", facts
+
+
+def _unhandled(known: Known, job: JobInfo) -> _Said | None:
+    """Return that no live worker has a handler for the job's name; None if one may have it."""
+    if not known.live or known.able:
+        return None
+    import difflib  # here: few programs ask why, and all load this module
+
+    handlers = sorted({name for worker in known.live for name in worker.names})
+    versions = sorted({worker.version for worker in known.live})
+    near = difflib.get_close_matches(job.name, handlers, 3)
+    _, advice = known.obstacle(WhyWaiting.NO_HANDLER)
+    clause = f"no live worker of queue '{visible(known.queue)}' has a handler for '{visible(job.name)}'"
+    if near:
+        clause += f"; they have one for {', '.join(repr(visible(name)) for name in near)}"
+    facts = {"handlers": _listed(handlers), "near names": near, "workers": len(known.live), "releases": versions}
+    if __version__ in versions:
+        return _Said(Cause.NO_HANDLER, clause, advice, facts)
+    clause += f". All of them run redisjobs {', '.join(versions)}; this is {__version__}"
+    return _Said(Cause.OTHER_RELEASE, clause, f"start a worker of release {__version__}", facts)
+
+
+def _in_line(known: Known, job: JobInfo) -> _Said:
+    standing, able = known.standing, known.able
+    slots, busy = sum(each.slots for each in able), sum(each.running for each in able)
+    rate = _rate(known)
+    facts = {
+        "jobs before it": f"more than {standing.ahead:,}" if standing.has_more else standing.ahead,
+        "workers that have a handler": len(able) if known.workers is not None else None,
+        "slots": slots or None,
+        "busy slots": busy if slots else None,
+        "jobs a second": round(rate, 2) if rate else None,
+        "starts in about": round(standing.ahead / rate, 1) if rate and standing.ahead else None,
+    }
+    clause = _ahead(standing) if standing.ahead else "it is the next to start"
+    if rate and standing.ahead:
+        least = "more than " if standing.has_more else "about "
+        clause += f": {least}{in_words(standing.ahead / rate)} at the rate of the last minutes"
+    advice = ""
+    if slots and busy >= slots:
+        clause += f". All {slots} slots of the {number_of(len(able), 'worker')} with a handler for it are busy"
+        advice = "add slots, processes or hosts if it takes too long"
+    elif slots and not standing.ahead:
+        clause += f"; {slots - busy} of {slots} slots were free at the last heartbeat"
+    return _Said(Cause.IN_LINE, clause, advice, facts)
+
+
+def _rate(known: Known) -> float:
+    """Return how many runs a second ended lately, and freed a slot."""
+    if known.lately is None:
+        return 0.0
+    outcomes = ("completed", "retried", "snoozed", "dead", "cancelled")
+    return sum(known.lately.sums.get(outcome, 0) for outcome in outcomes) / known.lately.seconds
+
+
+def _delayed(known: Known, job: JobInfo) -> _Said:
+    obstacle, due = _obstacle(known, job), job.due_at
+    if job.held and obstacle:
+        return replace(obstacle, facts={**(obstacle.facts or {}), "due at": due})
+    failed = bool(job.error)
+    facts = {"due at": due, "error": job.error, "promoter": known.standing.promoter}
+    if due is not None and known.now - due > _LATE:
+        if obstacle:
+            return replace(obstacle, facts={**facts, **(obstacle.facts or {})})
+        late = in_words((known.now - due).total_seconds())
+        advice = "look into the log of a worker: one that claims jobs makes it ready"
+        return _Said(Cause.OVERDUE, f"it was due {late} ago, and no worker has made it ready", advice, facts)
+    left = in_words(max(0.0, (due - known.now).total_seconds())) if due else "a while"
+    clause = f"it is delayed, and due in {left}, at {_time(due)}"
+    if failed:
+        clause = f"attempt {job.attempt - 1} failed ({visible(job.error, 200)}); the next one is due in {left}"
+        clause += f", at {_time(due)}"
+    if obstacle:
+        clause += f". {_sentence(obstacle.sentence).rstrip('.')}"
+    advice = obstacle.advice if obstacle else ""
+    return _Said(Cause.RETRYING if failed else Cause.DELAYED, clause, advice, facts)
+
+
+# Jobs that run, or have ended
+
+
+def _running(known: Known, job: JobInfo) -> _Said:
+    worker = next((each for each in known.workers or () if each.worker_id == job.worker), None)
+    usual = known.usual.run if known.usual else None
+    ran = in_words(job.duration or 0.0)
+    facts = {
+        "worker": job.worker,
+        "started at": job.started_at,
+        "duration": job.duration,
+        "usual duration (p50)": usual.p50 if usual else None,
+        "usual duration (p95)": usual.p95 if usual else None,
+        "progress": _progress(job),
+        "worker's lease": round(worker.lease, 1) if worker else None,
+    }
+    clause = f"it has been running on {visible(job.worker)} for {ran}"
+    if usual:
+        clause += f"; jobs of its name usually take {in_words(usual.p50)}, and 95 % up to {in_words(usual.p95)}"
+    if known.workers is not None and (worker is None or worker.lease <= 0):
+        ended = (
+            "has no record"
+            if worker is None
+            else f"was silent until its lease ended {in_words(-worker.lease)} ago"
+        )
+        advice = "another worker takes the job over within seconds, if one is alive"
+        if not known.live:
+            advice = OBSTACLES[WhyWaiting.NO_WORKER][1]
+        return _Said(Cause.WORKER_SILENT, f"{clause}, but that worker {ended}", advice, facts)
+    if job.cancelling:
+        advice = "its handler was asked to stop; a thread ends only if the handler looks at `context.cancelled`"
+        return _Said(
+            Cause.CANCELLING, f"{clause}. It was cancelled, and its handler has not stopped", advice, facts
+        )
+    return _Said(Cause.RUNNING, clause, "", facts)
+
+
+def _progress(job: JobInfo) -> str:
+    progress = job.progress
+    if progress is None:
+        return ""
+    amount = "" if progress.fraction is None else f"{progress.fraction:.0%}"
+    return " ".join(filter(None, [amount, progress.note]))
+
+
+def _dead(known: Known, job: JobInfo) -> _Said:
+    alike = known.standing.alike
+    error = f" ({visible(job.error, 200)})" if job.error else ""
+    clause = f"it is a dead letter, reason '{job.reason}'{error}, after {number_of(job.attempt, 'attempt')}"
+    if alike > 1:
+        clause += f". {alike:,} dead letters are of this kind"
+    facts = {
+        "reason": job.reason,
+        "error": job.error,
+        "failed at": job.failed_at,
+        "worker": job.worker,
+        "dead letters of this kind": alike or None,
+        "fingerprint": job.fingerprint,
+    }
+    advice = "`redisjobs dead requeue {job}{on}` runs it again".format(**known.words)
+    return _Said(Cause.DEAD, clause, advice, facts)
+
+
+_ENDED = {
+    Ending.COMPLETED: (Cause.DONE, "it is done, and its result is kept"),
+    Ending.REFUSED: (Cause.DONE, "it is done, but its result could not be kept"),
+    Ending.EXPIRED: (Cause.DONE, "it is done, and its result has expired"),
+    Ending.DEAD: (Cause.DEAD, "it failed, and its dead letter was deleted"),
+    Ending.CANCELLED: (Cause.CANCELLED, "it was cancelled"),
+}
+
+
+def _missing(known: Known) -> _Said:
+    standing = known.standing
+    if known.key is not None:
+        return _without_holder(known)
+    if known.ending in _ENDED:
+        return _Said(*_ENDED[known.ending])
+    if standing.in_inbox:
+        return _Said(
+            Cause.INBOX,
+            "it is in the inbox: the next worker that looks there pushes it",
+            "start a worker if none runs",
+        )
+    if standing.has_ended:
+        return _Said(Cause.GONE, "it is not on the queue: it ended within the last minute", "")
+    where = f"queue '{visible(known.queue)}'"
+    advice = "compare the queue's name and its server; a queue keeps ended jobs only with a `Retention`"
+    return _Said(Cause.GONE, f"it is not on {where}: it ended and left no trace, or never was there", advice)
+
+
+def _without_holder(known: Known) -> _Said:
+    key, standing = f"the unique key {known.key!r}", known.standing
+    if not standing.job_id:
+        return _Said(Cause.KEY_FREE, f"no job holds {key}: the next push with it adds a job")
+    holder = f"{key} is held for job {visible(standing.job_id)}, which is not on the queue"
+    if standing.key_ms is not None:
+        left = in_words(standing.key_ms / 1000)
+        said = f"{holder}: it was pushed with `unique_for`, so the key stays for {left} more"
+        return _Said(Cause.KEY_LEFT, said, "", {"key is free in": standing.key_ms / 1000})
+    return _Said(
+        Cause.KEY_LEFT, f"{holder}: pushes with it add nothing", "`redisjobs doctor --repair` frees the key"
+    )
+
+
+# Parts of sentences
+
+
+def _ahead(standing: Standing) -> str:
+    if standing.has_more:
+        return f"more than {standing.ahead:,} jobs start before it"
+    return f"{number_of(standing.ahead, 'job')} {'starts' if standing.ahead == 1 else 'start'} before it"
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - _MOST_SHOWN
+    return [*texts[:_MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _time(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"

@@ -1,0 +1,77 @@
+"""The answer to why a job does not run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from redisjobs.model.info import JobInfo
+
+
+class Cause(StrEnum):
+    """Why a job does not run, or what became of it."""
+
+    DELAYED = "delayed"
+    """It waits for its due time."""
+    RETRYING = "retrying"
+    """It failed, and waits for its next attempt."""
+    OVERDUE = "overdue"
+    """It is due, but no worker has made it ready."""
+    IN_LINE = "in line"
+    """Other jobs start before it, or all slots are busy."""
+    HELD = "held"
+    """You held this job."""
+    PAUSED = "paused"
+    """The queue is paused."""
+    NAME_PAUSED = "name paused"
+    """Jobs of its name are paused."""
+    LIMIT = "limit"
+    """It waits in line for the limit of its name."""
+    NO_WORKER = "no worker"
+    """No worker of the queue is alive."""
+    NO_HANDLER = "no handler"
+    """No live worker has a handler for its name."""
+    OTHER_RELEASE = "other release"
+    """No live worker has a handler for its name, and all run another release of redisjobs."""
+    LAST_DELIVERY = "last delivery"
+    """Its workers died, so it waits for a worker that runs no other job."""
+    RUNNING = "running"
+    """A worker runs it."""
+    CANCELLING = "cancelling"
+    """It was cancelled, and its handler still runs."""
+    WORKER_SILENT = "worker silent"
+    """The lease of its worker has ended, or its worker has no record."""
+    DEAD = "dead"
+    """It failed for good."""
+    DONE = "done"
+    """It is done."""
+    CANCELLED = "cancelled"
+    """It was cancelled."""
+    INBOX = "in the inbox"
+    """It was added with redis-cli, and no worker has pushed it yet."""
+    GONE = "not on the queue"
+    """It ended and left no trace, or it was never on this queue."""
+    KEY_FREE = "key free"
+    """No job holds the unique key."""
+    KEY_LEFT = "key left"
+    """The unique key is held, but its job is not on the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a job does not run, or what became of it.
+
+    Attributes:
+        cause: The cause.
+        sentence: The cause for a person, in a sentence or two: where the job is, and what it waits for.
+        facts: What is known, by label, in order. Values are texts, numbers, times (datetime) and lists of texts;
+            durations are in seconds.
+        advice: What to do, with a command if there is one; '' if there is nothing to do.
+        job: The job; None if it is not on the queue.
+    """
+
+    cause: Cause
+    sentence: str
+    facts: Mapping[str, Any]
+    advice: str
+    job: JobInfo | None

@@ -9,6 +9,6 @@ local function group_out(letters)
   end
   for kind, entries in pairs(gone) do
     redis.pcall('ZREM', KEYS['group:'] .. kind, unpack(entries))
-    if redis.call('EXISTS', KEYS['group:'] .. kind) == 0 then redis.pcall('ZREM', KEYS.groups, kind) end
+    if redis.call('TYPE', KEYS['group:'] .. kind).ok == 'none' then redis.pcall('ZREM', KEYS.groups, kind) end
   end
 end

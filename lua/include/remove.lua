@@ -3,7 +3,7 @@
 local function remove(stream, ...)
   redis.call('XACK', stream, 'workers', ...)
   redis.call('XDEL', stream, ...)
-  if redis.call('EXISTS', KEYS.history) == 1 then
+  if redis.call('TYPE', KEYS.history).ok == 'hash' then
     local places = {...}
     for i, entry in ipairs(places) do places[i] = string.match(stream, '[^:]+$') .. ' ' .. entry end
     redis.pcall('HDEL', KEYS.history, unpack(places))

@@ -7,7 +7,7 @@
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- Returns  {after, count}: where to go on, '' at the end; and how many shares were freed, or turns given
 
---- @include now expect streams stream_of holder is_waiting give_up limit_of room false_holder whole tell_turn
+--- @include now expect streams stream_of holder is_waiting give_up lost_turn whole tell_turn
 local part, after = string.match(ARGV[1], '^(%l+) (.*)$')
 local now_ms, exact_ms = now(ARGV[2])
 
@@ -27,24 +27,10 @@ local function give_up_false_ones(cursor)
   return page[1] == '0' and 'line ' or 'share ' .. page[1], #false_ones
 end
 
--- Return when a worker has to look at a line, ms; nil: the line waits for a share, or its name is paused.
-local function due_at(bucket)
-  local name = string.match(bucket, '^%S*')
-  if redis.call('HGET', KEYS['paused:names'], name) then return nil end
-  local limit = limit_of(name)
-  if not limit then return now_ms end
-  local free, from_us = room(bucket, limit, math.floor(exact_ms * 1000 + 0.5))
-  if from_us then return math.ceil(from_us / 1000) end
-  return (free > 0 or false_holder(bucket)) and now_ms or nil
-end
-
 local function give_turn(bucket)
-  local known, due_ms = tonumber(redis.call('ZSCORE', KEYS.turns, bucket) or nil), due_at(bucket)
-  if not due_ms or known and known <= due_ms then return 0 end
-  -- A line that has just been handed back as far as its limit allows has its next turn in 5 s.
-  if known and due_ms == now_ms and known <= now_ms + 5000 then return 0 end
-  redis.call('ZADD', KEYS.turns, whole(due_ms), bucket)
-  return 1
+  local due_ms = lost_turn(bucket, now_ms, exact_ms)
+  if due_ms then redis.call('ZADD', KEYS.turns, whole(due_ms), bucket) end
+  return due_ms and 1 or 0
 end
 
 local function give_lost_turns(last)

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     # Jobs
     from redisjobs.model.context import JobContext, current_job
     from redisjobs.model.definition import Accuracy
+    from redisjobs.model.health import Finding, Level
 
     # Limits
     from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PastEvent, PauseInfo, WorkerInfo
@@ -135,6 +136,7 @@ _MODULES = {
     "service": ["Lifespan", "Service"],
     "model.transitions": ["Reply"],
     "model.why": ["Cause", "Why"],
+    "model.health": ["Finding", "Level"],
     "worker.worker": ["Worker"],
 }
 """The modules of the exported names. Each is imported when a name of it is first used: a producer never loads the
@@ -153,6 +155,7 @@ __all__ = [
     "EncodeError",
     "Fail",
     "FilterOptions",
+    "Finding",
     "Forbidden",
     "HandlerOptions",
     "Interval",
@@ -167,6 +170,7 @@ __all__ = [
     "JobStalled",
     "JobTimeout",
     "Keep",
+    "Level",
     "Lifespan",
     "LimitInfo",
     "LimitedKey",

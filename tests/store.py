@@ -36,7 +36,7 @@ from redisjobs.testing.store import DriverStore
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.source import Source
 
-ROLES = ("producer", "worker", "scheduler", "operator")
+ROLES = ("producer", "worker", "scheduler", "operator", "doctor")
 """Who write, each by its rule in restrict-access.md."""
 
 

@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
+from redisjobs.base.arguments import flag
 from redisjobs.client import operations
 from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.checks import id_of
+from redisjobs.client.doctor import Progress, doctor
 from redisjobs.client.operations import FilterOptions
 from redisjobs.client.why import why
 from redisjobs.model.changes import Cancel, Delete, Hold, Unhold
+from redisjobs.model.health import Finding
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
@@ -63,6 +66,22 @@ class Inspector(Calls):
         does not change its place comes exactly once.
         """
         return self._scan(operations.first_page(state, options))
+
+    async def doctor(self, *, repair: bool = False, progress: Progress | None = None) -> list[Finding]:
+        """Check the queue and its server: each job is in one place, notes are right, workers and schedules run.
+
+        It may run on a busy queue. It looks at all jobs, in steps of at most 500 and 1 MB, and at the names of all
+        keys of the server. A run that is stopped leaves nothing half done: just run it again.
+
+        Args:
+            repair: Correct what loses no job. Nothing is deleted that could be a job.
+            progress: Called after each step, with how many things were looked at, and about how many there are.
+
+        Returns:
+            The findings: first the data, then workers, backlog and schedules, then the server. What the server's
+            ACL hides has the level `unknown`.
+        """
+        return await self._do(doctor(self.name, flag(repair, "repair"), progress))
 
     async def dead_groups(self) -> list[DeadGroup]:
         """Count the dead letters of each kind, the largest groups first.
@@ -274,6 +293,10 @@ class SyncInspector(SyncCalls):
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> Iterator[JobInfo]:
         """Iterate over all matching jobs of one state; see `redisjobs.JobQueue.scan`."""
         return self._scan(operations.first_page(state, options))
+
+    def doctor(self, *, repair: bool = False, progress: Progress | None = None) -> list[Finding]:
+        """Check the queue and its server, and maybe repair its data; see `redisjobs.JobQueue.doctor`."""
+        return self._do(doctor(self.name, flag(repair, "repair"), progress))
 
     def dead_groups(self) -> list[DeadGroup]:
         """Count the dead letters of each kind; see `redisjobs.JobQueue.dead_groups`."""

@@ -14,7 +14,7 @@ from redisjobs.base.arguments import aware, flag, is_text, milliseconds, one_of,
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import number_of
 from redisjobs.client.checks import id_of
-from redisjobs.errors import DecodeError, UniqueConflict
+from redisjobs.errors import DecodeError, DriverError, Unavailable, UniqueConflict
 from redisjobs.model.changes import (
     BulkResult,
     Cancel,
@@ -61,6 +61,7 @@ from redisjobs.model.statistics import Interval, Overview, Span, intervals_of
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 logger = Log("redisjobs")
 
@@ -130,6 +131,16 @@ def ask(request: Query[T] | Change[T]) -> Steps[T]:
     """Yield one query or change, and return its answer."""
     answer: T = yield request
     return answer
+
+
+def or_default(steps: Steps[T], default: D) -> Steps[T | D]:
+    """Return an operation's result, or a default if the server or the driver refuses to answer."""
+    try:
+        return (yield from steps)
+    except Unavailable:
+        raise
+    except DriverError:
+        return default
 
 
 # Find jobs

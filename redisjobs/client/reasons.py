@@ -228,7 +228,7 @@ def _unhandled(known: Known, job: JobInfo) -> _Said | None:
 def _in_line(known: Known, job: JobInfo) -> _Said:
     standing, able = known.standing, known.able
     slots, busy = sum(each.slots for each in able), sum(each.running for each in able)
-    rate = _rate(known)
+    rate = rate_of(known.lately) if known.lately else 0.0
     facts = {
         "jobs before it": f"more than {standing.ahead:,}" if standing.has_more else standing.ahead,
         "workers that have a handler": len(able) if known.workers is not None else None,
@@ -250,12 +250,10 @@ def _in_line(known: Known, job: JobInfo) -> _Said:
     return _Said(Cause.IN_LINE, clause, advice, facts)
 
 
-def _rate(known: Known) -> float:
-    """Return how many runs a second ended lately, and freed a slot."""
-    if known.lately is None:
-        return 0.0
+def rate_of(tally: Tally) -> float:
+    """Return how many runs ended a second, and freed a slot each."""
     outcomes = ("completed", "retried", "snoozed", "dead", "cancelled")
-    return sum(known.lately.sums.get(outcome, 0) for outcome in outcomes) / known.lately.seconds
+    return sum(tally.sums.get(outcome, 0) for outcome in outcomes) / tally.seconds
 
 
 def _delayed(known: Known, job: JobInfo) -> _Said:

@@ -41,7 +41,7 @@ class Schedules(Generic[Handle]):
 
     async def list(self) -> list[ScheduleInfo]:
         """Return all schedules, by name."""
-        return await self._queue._do(_list())
+        return await self._queue._do(listed())
 
     async def get(self, name: str) -> ScheduleInfo | None:
         """Return the schedule of that name, or None."""
@@ -106,7 +106,7 @@ class SyncSchedules(Generic[Handle]):
 
     def list(self) -> list[ScheduleInfo]:
         """See `Schedules.list`."""
-        return self._queue._do(_list())
+        return self._queue._do(listed())
 
     def get(self, name: str) -> ScheduleInfo | None:
         """See `Schedules.get`."""
@@ -157,7 +157,8 @@ def _named(name: str) -> str:
     return name
 
 
-def _list() -> Steps[list[ScheduleInfo]]:
+def listed() -> Steps[list[ScheduleInfo]]:
+    """List the schedules."""
     pages = [(yield from ask(ListSchedules()))]
     while pages[-1].more is not None:
         pages.append((yield from ask(ListSchedules(after=pages[-1].more))))

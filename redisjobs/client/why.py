@@ -2,13 +2,12 @@
 
 import time
 from dataclasses import replace
-from typing import Any
 
+from redisjobs.base.arguments import is_text
 from redisjobs.client import operations
 from redisjobs.client.checks import id_of
-from redisjobs.client.operations import Steps, ask
+from redisjobs.client.operations import Steps, ask, or_default
 from redisjobs.client.reasons import Known, explain
-from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import GetStatus
 from redisjobs.model.info import JobInfo, job_info, pause_info
 from redisjobs.model.job import PushedJob, State
@@ -22,9 +21,11 @@ _LATELY, _HOUR = 300, 3600  # seconds of statistics for the rate, and for the us
 def why(queue: str, job: str | PushedJob | None, unique: str | None) -> Steps[Why]:
     """Find out why a job does not run, by its id or by the unique key that it holds."""
     if (job is None) == (unique is None):
-        raise ValueError("give a job or unique=, and not both")
-    asked = Ahead(id_of(job)) if job is not None else Ahead(key=str(unique))
-    standing = yield from (_or(ask(asked), None) if asked.job_id else ask(asked))
+        raise ValueError(f"job={job!r:.60}, unique={unique!r:.60}: give a job or unique=, and not both")
+    if unique is not None and not is_text(unique, r"(?s:.{1,1000})"):
+        raise ValueError(f"unique={unique!r:.60}: give 1 to 1,000 characters that UTF-8 can carry")
+    asked = Ahead(id_of(job)) if job is not None else Ahead(key=unique or "")
+    standing = yield from (or_default(ask(asked), None) if asked.job_id else ask(asked))
     if standing is None:  # the server's ACL allows less than that
         standing = Standing(time.time_ns() // 1_000_000, asked.job_id)
     row = (yield from ask(Find(standing.job_id))) if standing.job_id else None
@@ -40,22 +41,12 @@ def why(queue: str, job: str | PushedJob | None, unique: str | None) -> Steps[Wh
 
 
 def _with_queue(known: Known, job: JobInfo) -> Steps[Known]:
-    known = replace(known, workers=(yield from _or(operations.workers(), None)))
+    known = replace(known, workers=(yield from or_default(operations.workers(), None)))
     if job.state is State.RUNNING:
-        hour = yield from _or(operations.statistics(_HOUR, job.name or None, None), [])
+        hour = yield from or_default(operations.statistics(_HOUR, job.name or None, None), None)
         return replace(known, usual=total(hour) if hour else None)
-    pauses = yield from _or(ask(FindPauses()), None)
-    minutes = yield from _or(operations.statistics(_LATELY, None, None), [])
+    pauses = yield from or_default(ask(FindPauses()), None)
+    minutes = yield from or_default(operations.statistics(_LATELY, None, None), None)
     return replace(
         known, pauses=pause_info(pauses) if pauses else None, lately=total(minutes) if minutes else None
     )
-
-
-def _or(steps: Steps[Any], default: Any) -> Steps[Any]:
-    """Return an answer, or a default if the server or the driver refuses the question."""
-    try:
-        return (yield from steps)
-    except Unavailable:
-        raise
-    except DriverError:
-        return default

@@ -22,6 +22,7 @@ from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.changes import Declare, GetStatus, Record, Requeue, Retain, SetLimit, Tidy
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Driver, Notification
+from redisjobs.model.health import Level
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, GetBacklog
 from redisjobs.model.retention import Keep, Retention
@@ -441,6 +442,7 @@ async def put_in_each_state(store: RedisStore) -> None:
     await push(store, "d", due=After(60000), unique="of d")
     seconds, _ = store.admin.time()
     store.admin.sadd(f"{store.prefix}finished:{seconds // 5}", "ended")
+    store.admin.expire(f"{store.prefix}finished:{seconds // 5}", 65)
     nightly = Definition("nightly", Schedule.every(5), NewJob("", ["name", "Add", "parameters", '{"a": 1}']))
     await store.driver.change(PutSchedules([Put.whole(nightly)]))
 
@@ -540,7 +542,40 @@ async def pause_and_hold(queue: SyncJobQueue, store: RedisStore) -> None:
     assert [lease.job_id for lease in leases] == ["q", "parked", "held"]
 
 
+async def diagnose(url: str, store: RedisStore) -> None:
+    """Break much of the data, and have it repaired."""
+    await put_in_each_state(store)
+    worker_id, prefix = "w", store.prefix
+    places = store.located()
+    store.admin.xgroup_delconsumer(store.stream(), "workers", worker_id)
+    store.admin.xgroup_createconsumer(store.stream(), "workers", "idler")
+    store.admin.zrem(f"{prefix}workers", worker_id)
+    store.admin.hdel(f"{prefix}jobs", "b")
+    store.admin.hset(f"{prefix}jobs", "gone", "normal 1-1")
+    store.admin.delete(f"{prefix}due", f"{prefix}groups")
+    store.admin.zadd(f"{prefix}due", {"1-1 gone": 1})
+    store.admin.hset(f"{prefix}held", "gone", "1")
+    store.admin.hset(f"{prefix}shares", places["r"], "Add")
+    store.admin.zadd(f"{prefix}holders:Add", {places["r"]: 1})
+    store.admin.zadd(f"{prefix}lines", {"Other": 0})
+    store.put({"id": "lined", "name": "Other"})
+    store.admin.xreadgroup("workers", "line:Other", {store.stream(): ">"})
+    store.admin.set(f"{prefix}unique:left", "gone")
+    store.admin.xadd(f"{prefix}dead", {"id": "added", "reason": "x"})
+    with telling(store, "released"), SyncJobQueue(url, store.queue_name) as queue:
+        found = queue.doctor(repair=True)
+    assert [each for each in found if each.level is Level.UNKNOWN] == []
+    lost = {"stranded", "unlocated", "no due time", "line", "unique", "worker"}
+    wanted = lost | {"ghost", "due", "group", "held", "share"}
+    assert {each.check for each in found if each.repaired} == wanted
+    assert next(each for each in found if each.check == "backlog").count == 4
+    assert counted(store, "reclaimed") == 1
+    there = {consumer["name"] for consumer in store.admin.xinfo_consumers(store.stream(), "workers")}
+    assert b"idler" not in there
+
+
 ROLES: dict[str, Role] = {
+    "doctor": diagnose,
     "producer": produce,
     "worker": work,
     "scheduler": schedule,
@@ -748,7 +783,8 @@ def test_no_one_reaches_another_queue_or_the_server(engine_store: RedisStore, ro
                     call(queue)
         name = urlsplit(url).username
         for command in (
-            *("FLUSHALL", "FLUSHDB", "KEYS *", "SCAN 0", "CONFIG GET *", "CONFIG SET maxmemory 1", "SHUTDOWN"),
+            *(["SCAN 0"] if role != "doctor" else []),
+            *("FLUSHALL", "FLUSHDB", "KEYS *", "CONFIG GET *", "CONFIG SET maxmemory 1", "SHUTDOWN"),
             *("ACL LIST", "DEBUG JMAP", "CLIENT LIST", "CLIENT KILL ID 1", "MONITOR", "SCRIPT FLUSH", "EVAL x 0"),
             *("REPLICAOF a 1", "FUNCTION FLUSH", "SWAPDB 0 1", "BGSAVE", "PUBLISH a b", "SUBSCRIBE a"),
             f"HGET redisjobs:{{{other}}}:jobs a",

@@ -313,7 +313,11 @@ WRITTEN_BY = {
     r"'XDEL'": {"remove"},
     r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed with redis-cli
     r"'XCLAIM', \S+, 'workers', to": {"hand_back"},
-    r"'HDEL', KEYS\.jobs": {"finish", "promote"},  # these two: of jobs that were removed with redis-cli
+    r"'HDEL', KEYS\.jobs": {
+        "finish",
+        "promote",
+        "audit",
+    },  # the last two: of jobs that were removed with redis-cli
     r"'SADD'": {"remember"},
     r"'DEL', KEYS\['unique:'\]": {"free"},
     r"'HINCRBY'": {"count"},

@@ -39,6 +39,7 @@ from redisjobs.model.changes import (
 from redisjobs.model.codec import when
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Fenced
+from redisjobs.model.health import Audit
 from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
 from redisjobs.model.queries import COUNTERS, Count, Find, Scan
 from redisjobs.model.retention import Keep, Retention
@@ -168,6 +169,12 @@ class Scene:
     async def restore(self) -> None:
         await self.store.driver.change(Tidy("restore 1 -"))
 
+    async def audit(self) -> None:
+        """A part that is refused does not end an audit, so its error is in the answer."""
+        answer = await self.store.driver.change(Audit("normal ", repair=True))
+        if answer.error:
+            raise WrongType(answer.error)
+
 
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "push": Scene.push,
@@ -199,6 +206,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "retain": lambda scene: scene.store.driver.change(Retain(Retention(Keep(5), Keep(count=5)))),
     "declare": lambda scene: scene.store.driver.change(Declare("c0ffee", done=True)),
     "restore": Scene.restore,
+    "audit": Scene.audit,
     "screen": Scene.screen,
     "pause": lambda scene: scene.change(Pause()),
     "pause: of a name": lambda scene: scene.change(Pause("Other")),
@@ -228,7 +236,8 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 
 CHANNELS = ("control", "waiter:")
 READERS = {
-    *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics")
+    *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics"),
+    "ahead",
 }
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
@@ -256,13 +265,14 @@ SPARED = {
     *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
     *[(act, "dead") for act in ("unhold", "shares", "fire")],
     *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
-    *[(act, "waiters") for act in ACTS if act != "ask"],  # a notification is not worth a job
+    *[(act, "waiters") for act in ACTS if act not in ("ask", "audit")],  # a notification is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
     *[("record", key) for key in (*LATER, "ready:high", "ready:normal", "ready:low")],  # only the sample is lost
     *[(act, "stats") for act in ACTS],  # to be counted is not worth a job
     *[
-        (act, key) for act in ACTS for key in ("large", "groups", "group:", "history")
+        (act, key) for act in ACTS if act != "audit" for key in ("large", "groups", "group:", "history")
     ],  # what can't be noted costs no job
+    *[("audit", key) for key in ("group:", "worker:")],  # which it looks at by itself
     *[(act, "promoter") for act in ACTS],  # what can't be read names no worker
     *[(act, "layout") for act in ("beat", "reclaim")],  # a lease is worth more than a look at all consumers
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],
@@ -370,6 +380,8 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.hset(f"{store.prefix}shares", "normal 1-1", "Work")
         case "trim":
             store.admin.hset(f"{store.prefix}retention", "dead", "0 -")
+        case "audit":
+            store.admin.hdel(f"{store.prefix}jobs", "ready")
         case "restore":
             store.admin.xgroup_delconsumer(store.stream(), "workers", "w1")
         case "recover":

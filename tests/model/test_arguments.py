@@ -234,6 +234,9 @@ def cases(make: Any) -> Iterator[Case]:
             "since": ["tomorrow", 5, datetime(2030, 1, 1), Odd(), datetime],
         },
     )
+    yield "why", queue.why, {}, NOT_ONE_ID
+    yield "why", queue.why, {"unique": "key"}, {"unique": ["", 5, b"key", ["key"], "\ud800", "x" * 1001, Odd()]}
+    yield "doctor", queue.doctor, {}, {"repair": [5, "yes", None, Odd()], "progress": [5, "yes", [5]]}
     yield "overview", queue.overview, {}, {"previous": [5, "", [5], Odd(), Card, Overview]}
     yield "scan", queue.scan, {"state": "dead"}, WANTED | {"state": ["gone", "", 5, None, Odd()]}
     rules = {

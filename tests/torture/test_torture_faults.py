@@ -188,7 +188,10 @@ def test_a_record_that_no_one_would_ever_take_away_is_left_behind(system: System
 
     system.store.run("DEL", f"{system.store.prefix}workers")
 
-    assert final_state(system.store).left == [f"the key {system.store.prefix}worker:{worker}"]
+    assert final_state(system.store).left == [
+        f"the key {system.store.prefix}worker:{worker}",
+        f"the doctor finds Worker records in no list of workers: 1 ({worker}).",
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "left"), [(-10, False), (-40, True)])

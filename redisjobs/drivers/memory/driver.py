@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from redisjobs.base.eventloop import threadsafe_caller
-from redisjobs.drivers.memory import limits, operator, pushes, schedules, standing, statistics, worker
+from redisjobs.drivers.memory import health, limits, operator, pushes, schedules, standing, statistics, worker
 from redisjobs.drivers.memory.state import CHANGES, CONTROL, QUERIES, READY, Listener, Memory
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
@@ -23,6 +23,7 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 T = TypeVar("T")
 
 _ = (
+    health,
     operator,
     schedules,
     standing,

@@ -5,11 +5,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from redisjobs.drivers.redis.audit import audit
 from redisjobs.drivers.redis.calls import FAR, REPLY_BYTES, command_of
 from redisjobs.drivers.redis.commands import GROUP, Command, Commands, Steps, is_waiting, running_of
+from redisjobs.drivers.redis.server_facts import check_server
 from redisjobs.drivers.redis.wire import Word, pairs, raw_id, shown, text_id, threes
 from redisjobs.model.changes import Change, ChangeMany, Tidied, Tidy, Unpark
 from redisjobs.model.driver import supported
+from redisjobs.model.health import Audit, CheckServer
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Count, Counts, FindLimits, LimitsFound, Query
 from redisjobs.model.retention import DEFAULT
@@ -183,6 +186,8 @@ _LONG_CALLS: Mapping[type[Any], Callable[[Commands, Any], Steps[Any]]] = {
     FindLimits: _find_limits,
     Unpark: _unpark,
     Tidy: _tidy,
+    CheckServer: check_server,
+    Audit: lambda commands, change: audit(commands, change, _tidy),
 }
 
 

@@ -22,9 +22,9 @@ async def test_jobs_of_higher_priority_older_ones_and_those_handed_back_start_be
     )
     for lease in await claim(one, 2):
         assert await settle(one, lease, Ack() if lease.job_id == "high" else Release())
-    await push(store, job("high", priority=Priority.HIGH))
+    await push(store, job("urgent", priority=Priority.HIGH))
 
-    found = {each: (await driver.read(Ahead(each))) for each in ("high", "back", "first", "second", "low")}
+    found = {each: (await driver.read(Ahead(each))) for each in ("urgent", "back", "first", "second", "low")}
 
     assert [each.ahead for each in found.values()] == [0, 1, 2, 3, 4]
     assert [each.has_more for each in found.values()] == [False] * 5

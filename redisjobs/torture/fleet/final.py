@@ -5,9 +5,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from redisjobs.client.findings import FAULTS
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import JobStatus
+from redisjobs.model.health import Level
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.torture.fleet.store import MARK, Store, text
 
@@ -72,6 +74,7 @@ def final_state(store: Store, kept: Sequence[str] = ()) -> FinalState:
     final.left += _jobs_left(store)
     final.left += _keys_left(store, final.schedules)
     final.left += _watched_for_long(store)
+    final.left += _diagnosed(store)
     return final
 
 
@@ -129,6 +132,13 @@ def _watched_for_long(store: Store) -> Iterator[str]:
         until = store.run("HGET", f"{store.prefix}worker:{worker}", "watched_until")
         if until is None or int(until) / 1000 + _UNWATCHED < now:
             yield f"{worker}, fenced, whose consumer need not be watched any more"
+
+
+def _diagnosed(store: Store) -> Iterator[str]:
+    """Yield faults that the doctor finds in the data."""
+    for finding in store.queue.doctor():
+        if finding.check in FAULTS or (finding.check == "data" and finding.level is not Level.OK):
+            yield f"the doctor finds {finding.sentence}"
 
 
 def _letters(store: Store) -> Iterator[tuple[str, Letter]]:

@@ -1,0 +1,237 @@
+"""The doctor of a queue: checks its data, its workers and schedules, and its server, and may repair the data."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from redisjobs.base.visible import in_words, number_of, visible
+from redisjobs.client import operations
+from redisjobs.client.findings import MOST_EXAMPLES, TIDIED, fault_findings, sentenced, server_findings
+from redisjobs.client.operations import Steps, ask, or_default
+from redisjobs.client.reasons import rate_of, words_of
+from redisjobs.client.schedules import listed
+from redisjobs.model.codec import when
+from redisjobs.model.health import Audit, CheckServer, Fault, Finding, Level, ServerFacts
+from redisjobs.model.info import WorkerInfo, pause_info
+from redisjobs.model.queries import Backlog, Count, Counts, FindPauses, GetBacklog, Pauses
+from redisjobs.model.statistics import Interval, total
+from redisjobs.model.stored import ScheduleInfo
+
+Progress = Callable[[int, int], object]
+"""Called with how many things were looked at so far, and about how many there are."""
+
+_LATELY = 600  # seconds of statistics for the rate
+_LONG = 3600  # seconds to drain from which on a growing backlog is a warning
+_LATE = timedelta(seconds=60)
+
+
+def doctor(queue: str, repair: bool, progress: Progress | None) -> Steps[list[Finding]]:
+    """Check a queue and its server; with `repair`, correct what loses no job."""
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress={progress!r:.60}: give a function that takes two numbers")
+    on = words_of(queue, "", "")["on"]
+    findings, waiting = yield from _data(repair, progress or (lambda done, total: None), on)
+    server = yield from or_default(ask(CheckServer()), None)
+    findings += yield from _service(waiting, server)
+    return [*findings, *(server_findings(server) if server else ())]
+
+
+# The data
+
+
+class _Audited:
+    """What the steps of an audit have found so far."""
+
+    def __init__(self) -> None:
+        self.faults = defaultdict[str, list[Fault]](list)
+        self.counts, self.waiting = Counter[str](), Counter[str]()
+        self.failed: dict[str, str] = {}
+        self.looked = 0
+
+    def add(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            self.counts[fault.kind] += 1
+            some = self.faults[fault.kind]
+            if len(some) < MOST_EXAMPLES:
+                some.append(fault)
+
+    def findings(self, on: str) -> Iterator[Finding]:
+        yield from fault_findings(self.faults, self.counts, on)
+        for part, error in self.failed.items():
+            is_wrong = "WRONGTYPE" in error
+            advice = "" if is_wrong else "run the doctor as a user who may do what it needs"
+            level = Level.ERROR if is_wrong else Level.UNKNOWN
+            yield Finding("data", level, sentenced(f"not checked: {part}: {error}"), sentenced(advice))
+        if not self.counts and not self.failed:
+            yield Finding("data", Level.OK, f"{self.looked:,} entries, locators and notes agree with each other.")
+
+
+def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding], Mapping[str, int]]]:
+    found, step, all_there = _Audited(), Audit(repair=repair), 0
+    while True:
+        answer = yield from or_default(ask(step), None)
+        if answer is None:  # the driver has no audit
+            return [Finding("data", Level.UNKNOWN, "Not checked: this driver can't.")], {}
+        found.add(answer.faults)
+        found.waiting.update(answer.waiting)
+        found.looked, all_there = found.looked + answer.looked, answer.total or all_there
+        if answer.error:
+            found.failed[answer.part] = answer.error
+        progress(found.looked, max(all_there, found.looked))
+        if not answer.after:
+            break
+        # What could not be looked at may have the job that a later part takes for lost.
+        step = Audit(answer.after, repair=repair and not found.failed)
+    if step.repair:
+        for kind in TIDIED:
+            found.faults[kind] = [replace(fault, repaired=True) for fault in found.faults[kind]]
+    return [*found.findings(on)], found.waiting
+
+
+# The service
+
+
+def _service(waiting: Mapping[str, int], server: ServerFacts | None) -> Steps[list[Finding]]:
+    workers = yield from or_default(operations.workers(), None)
+    counts = yield from or_default(ask(Count()), None)
+    backlog = yield from or_default(ask(GetBacklog()), None)
+    minutes = (yield from or_default(operations.statistics(_LATELY, None, None), None)) or []
+    pauses = yield from or_default(ask(FindPauses()), None)
+    schedules = yield from or_default(listed(), None)
+    live = [worker for worker in workers or () if worker.lease > 0]
+    findings = [*_workers(workers, live, counts)] if workers is not None else [_unchecked("workers")]
+    if live:
+        findings += _handlers(waiting, live)
+    findings += _backlog(counts, backlog, minutes, live) if counts and backlog else [_unchecked("backlog")]
+    findings += _pauses(pauses) if pauses else [_unchecked("paused")]
+    now = when(server.now_ms) if server else datetime.now().astimezone()
+    findings += _schedules(schedules, now) if schedules is not None else [_unchecked("schedules")]
+    return findings
+
+
+def _unchecked(check: str) -> Finding:
+    return Finding(check, Level.UNKNOWN, "Not checked: the server or the driver refuses to say.")
+
+
+def _workers(
+    workers: Sequence[WorkerInfo], live: Sequence[WorkerInfo], counts: Counts | None
+) -> Iterator[Finding]:
+    there = sum([*counts.ready.values(), counts.running, counts.delayed, counts.inbox]) if counts else 0
+    start = "Start one, as `redisjobs worker MODULE:QUEUE`."
+    if not live:
+        level = Level.ERROR if there else Level.WARNING
+        text = f"No worker is alive, and {number_of(there, 'job')} {'waits' if there == 1 else 'wait'}."
+        yield Finding("workers", level, text if there else "No worker is alive.", start, there)
+    else:
+        slots = sum(worker.slots for worker in live)
+        text = (
+            f"{number_of(len(live), 'worker')} with {number_of(slots, 'slot')} {'is' if len(live) == 1 else 'are'}"
+        )
+        yield Finding("workers", Level.OK, f"{text} alive.", count=len(live))
+    silent = [worker.worker_id for worker in workers if worker.lease <= 0]
+    if silent:
+        text = f"Workers whose leases have ended: {len(silent)} ({_some(silent)})."
+        advice = "" if live else start
+        yield Finding("silent workers", Level.WARNING, text, advice, len(silent), tuple(silent[:MOST_EXAMPLES]))
+    versions = sorted({worker.version for worker in live if worker.version})
+    if len(versions) > 1:
+        text = f"Workers run several releases of redisjobs: {', '.join(versions)}."
+        yield Finding(
+            "releases", Level.INFO, text, "Restart those of the older one, unless a deploy is under way."
+        )
+
+
+def _handlers(waiting: Mapping[str, int], live: Sequence[WorkerInfo]) -> Iterator[Finding]:
+    if any(worker.has_more_names or worker.started_at is None for worker in live):
+        return  # one of these may have any handler
+    known = {name for worker in live for name in worker.names}
+    unhandled = {name: many for name, many in waiting.items() if name not in known}
+    if unhandled:
+        names = sorted(unhandled, key=unhandled.__getitem__, reverse=True)
+        text = (
+            f"Ready jobs without a handler in any live worker: {sum(unhandled.values()):,}, named {_some(names)}."
+        )
+        advice = (
+            "Start a worker that imports the handlers; after an hour without one, a job becomes a dead letter."
+        )
+        examples = tuple(names[:MOST_EXAMPLES])
+        yield Finding("handlers", Level.ERROR, text, advice, sum(unhandled.values()), examples)
+    else:
+        yield Finding("handlers", Level.OK, "A live worker has a handler for each ready job.")
+
+
+def _backlog(
+    counts: Counts, backlog: Backlog, minutes: Sequence[Interval], live: Sequence[WorkerInfo]
+) -> Iterator[Finding]:
+    ready, oldest = sum(counts.ready.values()), max(backlog.oldest.values(), default=0.0)
+    if counts.inbox:
+        text = f"Entries of the inbox that no worker has taken in: {counts.inbox}."
+        level = Level.INFO if live else Level.WARNING
+        yield Finding("inbox", level, text, "" if live else "A worker takes them in: start one.", counts.inbox)
+    if not ready:
+        yield Finding("backlog", Level.OK, "No job is ready and waits.")
+        return
+    rate = rate_of(total(minutes)) if minutes else 0.0
+    before = next((each.sample.ready for each in minutes if each.sample), None)
+    drains = (
+        f"at {rate:.2g} a second they take {in_words(ready / rate)}" if rate else "none ended in the last minutes"
+    )
+    text = f"Ready jobs: {ready:,}, the oldest for {in_words(oldest)}; {drains}."
+    grows = before is not None and ready > 1.1 * before + 10
+    if grows:
+        text += f" There are {ready - (before or 0):,} more than a few minutes ago."
+    is_slow = (grows and ready > _LONG * rate) or (not rate and oldest > _LATE.total_seconds())
+    advice = "Add slots, processes or hosts; `redisjobs why ID` tells what a job waits for." if is_slow else ""
+    yield Finding("backlog", Level.WARNING if is_slow and live else Level.INFO, text, advice, ready)
+
+
+def _pauses(found: Pauses) -> Iterator[Finding]:
+    pauses = pause_info(found)
+    if pauses.since is not None:
+        yield Finding("paused", Level.INFO, f"The queue is paused since {pauses.since:%Y-%m-%d %H:%M:%S} UTC.")
+    if pauses.names:
+        names = list(pauses.names)
+        text = f"Paused job names: {len(names)} ({_some(names)})."
+        yield Finding("paused", Level.INFO, text, "", len(names), tuple(names[:MOST_EXAMPLES]))
+    if pauses.held:
+        yield Finding(
+            "holds", Level.INFO, f"{number_of(pauses.held, 'job')} held until `redisjobs unhold`.", "", pauses.held
+        )
+
+
+def _schedules(schedules: Sequence[ScheduleInfo], now: datetime) -> Iterator[Finding]:
+    kinds = {
+        "unreadable": [each.name for each in schedules if each.error],
+        "paused": [each.name for each in schedules if each.paused and not each.error],
+        "stopped": [each.name for each in schedules if each.stopped and not each.paused and not each.error],
+    }
+    others = [each for each in schedules if not (each.error or each.paused or each.stopped)]
+    kinds["late"] = [each.name for each in others if each.next_slot is not None and now - each.next_slot > _LATE]
+    for kind, (level, text, advice) in _SCHEDULES.items():
+        if names := kinds[kind]:
+            said = f"{text}: {len(names)} ({_some(names)})."
+            yield Finding("schedules", level, said, advice, len(names), tuple(names[:MOST_EXAMPLES]))
+    if others and not kinds["late"]:
+        yield Finding("schedules", Level.OK, f"Schedules that fire: {len(others)}.", count=len(others))
+
+
+_SCHEDULES = {
+    "late": (
+        Level.ERROR,
+        "Schedules that were due over a minute ago and have not fired",
+        "Look into the logs of the workers, which fire them.",
+    ),
+    "unreadable": (Level.ERROR, "Schedules that can't be read or fired", "`redisjobs schedules list` says why."),
+    "stopped": (
+        Level.WARNING,
+        "Schedules that no live worker declares, so that they do not fire",
+        "Start a worker of the code that declares them, or `redisjobs schedules remove NAME`.",
+    ),
+    "paused": (Level.INFO, "Paused schedules", "`redisjobs schedules resume NAME` ends a pause."),
+}
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(visible(name, 60) for name in names[:MOST_EXAMPLES])
+    return shown + ", …" * (len(names) > MOST_EXAMPLES)

@@ -32,3 +32,8 @@ def in_words(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital letter and a full stop; '' stays ''."""
+    return text[:1].upper() + text[1:] + "." * (text[-1:] not in ("", ".", "?", "!"))

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from redisjobs.base.visible import in_words, number_of, visible
+from redisjobs.base.visible import in_words, number_of, sentence, visible
 from redisjobs.client import operations
-from redisjobs.client.findings import MOST_EXAMPLES, TIDIED, fault_findings, sentenced, server_findings
+from redisjobs.client.findings import MOST_EXAMPLES, TIDIED, fault_findings, server_findings
 from redisjobs.client.operations import Steps, ask, or_default
 from redisjobs.client.reasons import rate_of, words_of
 from redisjobs.client.schedules import listed
@@ -62,7 +62,7 @@ class _Audited:
             is_wrong = "WRONGTYPE" in error
             advice = "" if is_wrong else "run the doctor as a user who may do what it needs"
             level = Level.ERROR if is_wrong else Level.UNKNOWN
-            yield Finding("data", level, sentenced(f"not checked: {part}: {error}"), sentenced(advice))
+            yield Finding("data", level, sentence(f"not checked: {part}: {error}"), sentence(advice))
         if not self.counts and not self.failed:
             yield Finding("data", Level.OK, f"{self.looked:,} entries, locators and notes agree with each other.")
 

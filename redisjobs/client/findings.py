@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from redisjobs.base.visible import in_words, number_of, visible
+from redisjobs.base.visible import in_words, number_of, sentence, visible
 from redisjobs.model.health import Fault, Finding, Level, ServerFacts
 
 MOST_EXAMPLES = 10
@@ -128,14 +128,9 @@ def _fault_finding(kind: str, said: _Kind, some: Sequence[Fault], count: int, on
     examples = tuple(dict.fromkeys(fault.what for fault in some))[:MOST_EXAMPLES]
     named = ", ".join(visible(each, 60) for each in examples) + (", …" if count > len(examples) else "")
     repaired = said.repaired if some[0].repaired else ""
-    advice = "" if repaired else sentenced(said.advice.format(on=on, repair=f"`redisjobs doctor --repair{on}`"))
-    sentence = sentenced(f"{said.what}: {count:,} ({named})")
-    return Finding(kind, said.level, sentence, advice, count, examples, repaired)
-
-
-def sentenced(text: str) -> str:
-    """Return a text as a sentence."""
-    return text if not text else text[0].upper() + text[1:] + "." * (text[-1] not in ".?!")
+    advice = "" if repaired else sentence(said.advice.format(on=on, repair=f"`redisjobs doctor --repair{on}`"))
+    text = sentence(f"{said.what}: {count:,} ({named})")
+    return Finding(kind, said.level, text, advice, count, examples, repaired)
 
 
 # The server
@@ -187,8 +182,8 @@ def _persistence(facts: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("persistence", Level.OK, "The server appends each change to its file (AOF).")
     elif _number(facts, "rdb_saves") > 0:
         unsaved = _number(facts, "rdb_changes_since_last_save")
-        sentence = f"The server only saves snapshots; {unsaved:,.0f} changes are not saved."
-        yield Finding("persistence", Level.WARNING, sentence, _APPEND)
+        text = f"The server only saves snapshots; {unsaved:,.0f} changes are not saved."
+        yield Finding("persistence", Level.WARNING, text, _APPEND)
     else:
         yield Finding(
             "persistence",
@@ -217,32 +212,32 @@ def _replication(facts: Mapping[str, str]) -> Iterator[Finding]:
 
 def _clock(found: ServerFacts) -> Finding:
     if abs(found.step) >= 0.5:
-        sentence = f"The server's clock jumped by {found.step:+.1f} s within {in_words(sum(found.pings))}."
-        return Finding("clock", Level.WARNING, sentence, "Let the server's clock be slewed, not stepped, by NTP.")
+        text = f"The server's clock jumped by {found.step:+.1f} s within {in_words(sum(found.pings))}."
+        return Finding("clock", Level.WARNING, text, "Let the server's clock be slewed, not stepped, by NTP.")
     ahead = "ahead of" if found.offset > 0 else "behind"
-    sentence = f"The server's clock is {abs(found.offset) * 1000:,.0f} ms {ahead} this machine's."
+    text = f"The server's clock is {abs(found.offset) * 1000:,.0f} ms {ahead} this machine's."
     if abs(found.offset) < 1:
-        return Finding("clock", Level.OK, sentence)
-    return Finding("clock", Level.WARNING, sentence, "Run NTP on both; redisjobs uses the server's clock only.")
+        return Finding("clock", Level.OK, text)
+    return Finding("clock", Level.WARNING, text, "Run NTP on both; redisjobs uses the server's clock only.")
 
 
 def _permissions(found: ServerFacts) -> Finding:
     if found.refused is None:
-        sentence = "Not checked: this user may not use ACL DRYRUN, or the server does not have it."
+        text = "Not checked: this user may not use ACL DRYRUN, or the server does not have it."
         return Finding(
-            "permissions", Level.UNKNOWN, sentence, "Run the doctor as a user with `+acl|dryrun +acl|whoami`."
+            "permissions", Level.UNKNOWN, text, "Run the doctor as a user with `+acl|dryrun +acl|whoami`."
         )
     if not found.refused:
         return Finding("permissions", Level.OK, "This user may run every command of redisjobs on this queue.")
     names = ", ".join(
         f"{name} ({', '.join([*by[:3], *['…'][: len(by) > 3]])})" for name, by in found.refused.items()
     )
-    sentence = f"The server's ACL refuses {number_of(len(found.refused), 'command')} to this user: {names}."
+    text = f"The server's ACL refuses {number_of(len(found.refused), 'command')} to this user: {names}."
     advice = (
         "That is right for an observer or a producer; docs/how-to/restrict-access.md has the rule of each role."
     )
     return Finding(
-        "permissions", Level.INFO, sentence, advice, len(found.refused), tuple(found.refused)[:MOST_EXAMPLES]
+        "permissions", Level.INFO, text, advice, len(found.refused), tuple(found.refused)[:MOST_EXAMPLES]
     )
 
 
@@ -261,15 +256,13 @@ def _latency(found: ServerFacts) -> Iterator[Finding]:
         )
     elif found.slow and max(found.slow) >= 0.05:
         slowest = in_words(max(found.slow))
-        sentence = f"{number_of(len(found.slow), 'slow call')} on this queue, the slowest took {slowest}."
-        yield Finding(
-            "slow calls", Level.WARNING, sentence, "`redis-cli SLOWLOG GET` shows them.", len(found.slow)
-        )
+        text = f"{number_of(len(found.slow), 'slow call')} on this queue, the slowest took {slowest}."
+        yield Finding("slow calls", Level.WARNING, text, "`redis-cli SLOWLOG GET` shows them.", len(found.slow))
     if "large" in found.facts:
-        sentence = (
+        text = (
             f"Large jobs wait, up to {int(found.facts['largest_bytes']) / 1024:,.0f} KB: workers read few at once."
         )
-        yield Finding("large jobs", Level.INFO, sentence, "Keep large values elsewhere, and push where they are.")
+        yield Finding("large jobs", Level.INFO, text, "Keep large values elsewhere, and push where they are.")
 
 
 def _number(facts: Mapping[str, str], name: str) -> float:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from redisjobs._version import __version__
-from redisjobs.base.visible import in_words, number_of, visible
+from redisjobs.base.visible import in_words, number_of, sentence, visible
 from redisjobs.model.changes import Ending
 from redisjobs.model.codec import when
 from redisjobs.model.info import JobInfo, PauseInfo, WorkerInfo
@@ -107,24 +107,18 @@ class _Said:
 def explain(known: Known) -> Why:
     """Return why the job does not run, or what became of it."""
     said = _said(known)
-    sentence, job = said.sentence, known.job
+    text, job = said.sentence, known.job
     if known.key is not None and job is not None:
         who = f"job {visible(known.job_id)} holds the unique key {known.key!r}"
-        sentence = f"{who}, so a push with this key adds no job until it is free. {_sentence(sentence)}"
+        text = f"{who}, so a push with this key adds no job until it is free. {sentence(text)}"
     facts = {**_job_facts(known), **(said.facts or {})}
     return Why(
         cause=said.cause,
-        sentence=_sentence(sentence),
+        sentence=sentence(text),
         facts={label: value for label, value in facts.items() if value not in (None, "", [], ())},
-        advice=_sentence(said.advice),
+        advice=sentence(said.advice),
         job=job,
     )
-
-
-def _sentence(text: str) -> str:
-    if not text:
-        return ""
-    return (text[0].upper() if text[0].isalpha() else text[0]) + text[1:] + "." * (text[-1] not in ".?!")
 
 
 def _job_facts(known: Known) -> dict[str, Any]:
@@ -274,7 +268,7 @@ def _delayed(known: Known, job: JobInfo) -> _Said:
         clause = f"attempt {job.attempt - 1} failed ({visible(job.error, 200)}); the next one is due in {left}"
         clause += f", at {_time(due)}"
     if obstacle:
-        clause += f". {_sentence(obstacle.sentence).rstrip('.')}"
+        clause += f". {sentence(obstacle.sentence).rstrip('.')}"
     advice = obstacle.advice if obstacle else ""
     return _Said(Cause.RETRYING if failed else Cause.DELAYED, clause, advice, facts)
 

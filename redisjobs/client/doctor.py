@@ -103,7 +103,12 @@ def _service(waiting: Mapping[str, int], server: ServerFacts | None) -> Steps[li
     findings = [*_workers(workers, live, counts)] if workers is not None else [_unchecked("workers")]
     if live:
         findings += _handlers(waiting, live)
-    findings += _backlog(counts, backlog, minutes, live) if counts and backlog else [_unchecked("backlog")]
+    is_paused = pauses is not None and pauses.queue is not None  # then it is no wonder that jobs wait
+    findings += (
+        _backlog(counts, backlog, minutes, [] if is_paused else live)
+        if counts and backlog
+        else [_unchecked("backlog")]
+    )
     findings += _pauses(pauses) if pauses else [_unchecked("paused")]
     now = when(server.now_ms) if server else datetime.now().astimezone()
     findings += _schedules(schedules, now) if schedules is not None else [_unchecked("schedules")]
@@ -162,13 +167,12 @@ def _handlers(waiting: Mapping[str, int], live: Sequence[WorkerInfo]) -> Iterato
 
 
 def _backlog(
-    counts: Counts, backlog: Backlog, minutes: Sequence[Interval], live: Sequence[WorkerInfo]
+    counts: Counts, backlog: Backlog, minutes: Sequence[Interval], working: Sequence[WorkerInfo]
 ) -> Iterator[Finding]:
     ready, oldest = sum(counts.ready.values()), max(backlog.oldest.values(), default=0.0)
     if counts.inbox:
         text = f"Entries of the inbox that no worker has taken in: {counts.inbox}."
-        level = Level.INFO if live else Level.WARNING
-        yield Finding("inbox", level, text, "" if live else "A worker takes them in: start one.", counts.inbox)
+        yield Finding("inbox", Level.INFO, text, "A worker does so, unless the queue is paused.", counts.inbox)
     if not ready:
         yield Finding("backlog", Level.OK, "No job is ready and waits.")
         return
@@ -182,8 +186,11 @@ def _backlog(
     if grows:
         text += f" There are {ready - (before or 0):,} more than a few minutes ago."
     is_slow = (grows and ready > _LONG * rate) or (not rate and oldest > _LATE.total_seconds())
-    advice = "Add slots, processes or hosts; `redisjobs why ID` tells what a job waits for." if is_slow else ""
-    yield Finding("backlog", Level.WARNING if is_slow and live else Level.INFO, text, advice, ready)
+    if is_slow and working:
+        advice = "Add slots, processes or hosts; `redisjobs why ID` tells what a job waits for."
+        yield Finding("backlog", Level.WARNING, text, advice, ready)
+    else:
+        yield Finding("backlog", Level.INFO, text, "", ready)
 
 
 def _pauses(found: Pauses) -> Iterator[Finding]:

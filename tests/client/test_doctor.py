@@ -461,6 +461,24 @@ async def test_silent_workers_several_releases_and_pauses_are_named(store: Store
         await worker.aclose()
 
 
+async def test_a_backlog_that_no_worker_works_off_is_a_warning_unless_the_queue_is_paused(
+    redis_store: RedisStore, redis_queue: JobQueue, worker: Consumer
+) -> None:
+    await push(redis_store, "a", "b")
+    redis_store.clock.advance(120)
+    levels = []
+    for name in ("w2", "w3"):
+        other = redis_store.consumer(name)
+        other.sync.beat(Beat(other, list, FACTS))
+        (backlog,) = [each for each in await redis_queue.doctor() if each.check == "backlog"]
+        levels.append((backlog.level, backlog.count))
+        other.sync.close()
+        await other.aclose()
+        await redis_queue.pause()
+    assert levels == [(Level.WARNING, 2), (Level.INFO, 2)]
+    assert "none ended in the last minutes" in backlog.sentence
+
+
 async def test_a_schedule_that_no_one_fires_is_named(store: Store, queue: JobQueue) -> None:
     await queue.schedules.put("nightly", {}, Schedule.daily(), job=JobName("Work", dict[str, Any]))
     await queue.schedules.put("paused", {}, Schedule.daily(), job=JobName("Work", dict[str, Any]))

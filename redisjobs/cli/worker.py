@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from redisjobs.cli.errors import Mistake
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.metrics import need_library
 from redisjobs.cli.probes import serve
+from redisjobs.cli.reload import directories, need_watchfiles, watch
 from redisjobs.cli.shutdown import Shutdown
 from redisjobs.cli.target import Imports, Moved, Targets, load_all
 from redisjobs.client.registry import Registry
@@ -48,6 +50,11 @@ Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /l
 Counted = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, for Prometheus.")]
 Level = Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")]
 Format = Annotated[LogFormat, typer.Option(case_sensitive=False, help="Lines of text or of JSON.")]
+Reload = Annotated[bool, typer.Option("--reload", help="Restart when the code changes, for development.")]
+ReloadDirs = Annotated[
+    list[Path] | None,
+    typer.Option("--reload-dir", help="Watch this directory instead of the module's; repeatable."),
+]
 Supervised = Annotated[int | None, typer.Option(hidden=True)]
 
 
@@ -71,6 +78,8 @@ def worker(
     metrics: Counted = None,
     log_level: Level = LogLevel.INFO,
     log: Format = LogFormat.TEXT,
+    reload: Reload = False,
+    reload_dir: ReloadDirs = None,
     supervised: Supervised = None,
 ) -> None:
     """Run jobs until SIGTERM or Ctrl-C. A second signal stops at once.
@@ -80,6 +89,8 @@ def worker(
 
     With --processes a supervisor runs several workers. If one dies, the others get its jobs at once, and the
     supervisor starts a new one.
+
+    With --reload, running jobs go back to the queue when Python files change, and the workers start again.
 
     Use --import for modules with more handlers: app.queue:queue --import app.jobs.
 
@@ -95,8 +106,10 @@ def worker(
         max_rss=max_rss,
         abandoned=abandoned,
     )
+    if reload:
+        need_watchfiles()
     configure(log_level, log)  # before the import of the user's module, which may set up logging, too
-    shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None else None
+    shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None and not reload else None
     queues = load_all(targets, url, imports)
     # A supervisor makes it too, to find wrong settings before it starts processes.
     worker = chosen.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
@@ -110,7 +123,11 @@ def worker(
     command += [*chosen.options(), *(flag for flag, is_set in flags.items() if is_set)]
     command += [f"--import={module}" for module in imports or ()]
     with _count_together(worker.queues, metrics, command):
-        sys.exit(_supervise(_supervisor(worker.queues, command, processes or 1, chosen, url), health))
+        supervisor = _supervisor(worker.queues, command, processes or 1, chosen, url, reloads=reload)
+        if reload:
+            modules = [target.partition(":")[0] for target in targets] + (imports or [])
+            watch(directories(modules, reload_dir), supervisor.reload)
+        sys.exit(_supervise(supervisor, health))
 
 
 def _run_here(
@@ -166,15 +183,21 @@ def _count_together(queues: Sequence[Registry], where: str | None, command: list
 
 
 def _supervisor(
-    queues: Sequence[Registry], command: list[str], processes: int, chosen: settings.Settings, url: str | None
+    queues: Sequence[Registry],
+    command: list[str],
+    processes: int,
+    chosen: settings.Settings,
+    url: str | None,
+    *,
+    reloads: bool,
 ) -> Supervisor:
     if sys.platform == "win32":
-        raise Mistake("--processes needs a POSIX system; start several workers instead")
+        raise Mistake("--processes and --reload need a POSIX system; start several workers instead")
     if any(hasattr(queue.driver, "memory") for queue in queues):
         raise Mistake("memory:// is a queue inside one process, which other processes can't share")
     if url is not None:
         os.environ["REDISJOBS_URL"] = url  # not as an argument: it may hold a password
-    return Supervisor(queues, command, processes, lease=chosen.lease, grace=chosen.grace)
+    return Supervisor(queues, command, processes, lease=chosen.lease, grace=chosen.grace, reloads=reloads)
 
 
 def _supervise(supervisor: Supervisor, health: str | None) -> int:

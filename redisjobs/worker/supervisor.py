@@ -1,8 +1,8 @@
 """Keeps worker processes running: restarts those that end, and releases the jobs of a dead one at once.
 
-The supervisor runs no jobs and no event loop. It waits for the next event: a child ended, or a stop. It knows for
-sure when a child has died, so that child's jobs need not wait for their lease to run out. Through a pipe, each
-child reports its health, and notices when the supervisor is gone.
+The supervisor runs no jobs and no event loop. It waits for the next event: a child ended, a stop, or new code. It
+knows for sure when a child has died, so that child's jobs need not wait for their lease to run out. Through a
+pipe, each child reports its health, and notices when the supervisor is gone.
 """
 
 import logging
@@ -35,6 +35,9 @@ logger = Log("redisjobs.supervisor")
 _HEALTHY = 10.0  # a child that has lived for this many seconds is restarted at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
 _MARGIN = 12.0  # seconds after the grace at which a child is killed: it should have ended by then
+_RELOAD_GRACE = 0.2  # seconds that running jobs have when the code has changed: its author waits
+_RELOAD_MARGIN = 3.0  # seconds after that at which a child is killed, whose jobs may block its event loop
+_NEVER = float("inf")
 _RELEASING = 5.0  # seconds at the end within which the jobs of dead children may be released
 _LAST_LINE = 0.5  # seconds that a dead child's last line may take to arrive
 _LOOK = 1.0  # seconds between looks: a signal that another thread gets ends no wait
@@ -70,6 +73,9 @@ class Child:
     noticed_at: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.monotonic)
     end: End | None = None  # its last line
+    hurry_at: float = _NEVER  # when it must stop at once, by the monotonic clock
+    kill_at: float = _NEVER  # when it is killed
+    is_outdated: bool = False  # it was asked to end, because the code has changed
     is_late: bool = False  # it was killed, because it ran on after the grace
 
 
@@ -136,7 +142,8 @@ class Slot:
     """The place of one child after another."""
 
     child: Child | None = None  # None while none runs
-    start_at: float | None = 0.0  # when the next child starts, by the monotonic clock; None: it does not
+    # When the next child starts, by the monotonic clock. None: it does not. _NEVER: once the code has changed.
+    start_at: float | None = 0.0
     deaths: int = 0  # children that ended in a row, all but the first soon after their start
 
 
@@ -144,7 +151,8 @@ class Supervisor:
     """Runs `processes` workers until it is stopped, or until each reports that it has drained the queue.
 
     `command` starts a worker. The supervisor adds `--supervised FD`, the child's end of the pipe. `lease` and
-    `grace` are the children's, in seconds.
+    `grace` are the children's, in seconds. With `reloads`, a child that can't import its code is not started again
+    before the next `reload`.
     """
 
     def __init__(
@@ -155,27 +163,36 @@ class Supervisor:
         *,
         lease: float,
         grace: float,
+        reloads: bool = False,
     ) -> None:
         self.queues = queues
         self._command = command
         self._lease = lease
         self._grace = grace
+        self._reloads = reloads
         self._slots = [Slot() for _ in range(processes)]
-        self._events: SimpleQueue[Child | None] = SimpleQueue()  # a child that ended; None: stop
+        self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()  # what to do next
         self._stops = 0
-        self._kill_at = float("inf")
         self._code = 0
         self._began = False  # a child has reported its ids, so the command line is right
         self._releases: list[threading.Thread] = []
 
     def stop(self) -> None:
         """Let all children stop; at a second call, at once. A signal handler may call it."""
-        self._events.put(None)
+        self._events.put(self._stop)
+
+    def reload(self) -> None:
+        """Replace all children, because the code has changed, and release their jobs. Any thread may call it."""
+        self._events.put(self._reload)
+
+    @property
+    def _children(self) -> list[Child]:
+        return [child for slot in self._slots if (child := slot.child) is not None]
 
     @property
     def health(self) -> Health:
         """Live if every child is, ready if any is. Any thread may read it."""
-        children = [child for slot in self._slots if (child := slot.child) is not None]
+        children = self._children
         for child in children:
             silent = 3 * self._lease + 2 if child.worker_ids else _STARTING
             if not child.health.live:
@@ -193,15 +210,9 @@ class Supervisor:
         """Run the workers; return the exit status: 0 after a stop or a finished drain, else a child's."""
         while any(slot.child is not None or slot.start_at is not None for slot in self._slots):
             self._start_due()
-            self._kill_late()
-            try:
-                ended = self._events.get(timeout=self._pause())
-            except Empty:
-                continue
-            if ended is None:
-                self._stop()
-            else:
-                self._handle_end(ended)
+            self._end_late()
+            with suppress(Empty):
+                self._events.get(timeout=self._pause())()
         until = time.monotonic() + _RELEASING
         for thread in self._releases:
             thread.join(max(0.0, until - time.monotonic()))
@@ -209,8 +220,9 @@ class Supervisor:
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
-        times = [slot.start_at for slot in self._slots if slot.start_at is not None] + [self._kill_at]
-        return min(_LOOK, max(0.0, min(times) - time.monotonic()))
+        times = [slot.start_at for slot in self._slots if slot.start_at is not None]
+        times += [at for child in self._children for at in (child.hurry_at, child.kill_at)]
+        return min(_LOOK, max(0.0, min(times, default=_NEVER) - time.monotonic()))
 
     def _start_due(self) -> None:
         for slot in self._slots:
@@ -245,7 +257,7 @@ class Supervisor:
             child.process.wait()
             # Not for long: a process that the child left behind may hold the other end.
             listening.join(_LAST_LINE)
-            self._events.put(child)
+            self._events.put(partial(self._handle_end, child))
 
         try:
             listening.start()
@@ -263,20 +275,23 @@ class Supervisor:
         """Handle the end of a child."""
         slot = next(slot for slot in self._slots if slot.child is child)
         slot.child = None
-        code, in_order = child.process.returncode, child.end is not None
+        ended, code, in_order = child.process.pid, child.process.returncode, child.end is not None
         self._began = self._began or bool(child.worker_ids)
-        was_expected = self._stops or child.end in (End.DRAINED, End.SHARE)
+        was_expected = self._stops or child.is_outdated or child.end in (End.DRAINED, End.SHARE)
         self._publish_end(child, in_order and code == 0, bool(was_expected))
         if not in_order:
             for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no ids: it had not begun
-                self._release(queue, worker_id)
-        if code == _MISTAKE and not self._began and not self._stops:
+                self._release(queue, worker_id, refund=child.is_outdated)
+        if self._stops:
+            self._code = self._code or (0 if in_order or code == -signal.SIGTERM else 1)
+        elif child.is_outdated or child.end is End.SHARE:
+            slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
+        elif code == _MISTAKE and self._reloads and not child.worker_ids:
+            slot.start_at = _NEVER
+            logger.error("worker process %d could not start; the next change of the code starts another", ended)
+        elif code == _MISTAKE and not self._began:
             self._code = _MISTAKE
             self._stop()
-        elif self._stops:
-            self._code = self._code or (0 if in_order or code == -signal.SIGTERM else 1)
-        elif child.end is End.SHARE:
-            slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
         elif child.end is not End.DRAINED:
             slot.start_at = time.monotonic() + self._backoff(slot, time.monotonic() - child.started_at)
 
@@ -297,7 +312,7 @@ class Supervisor:
             return 0.0
         return min(_FIRST_PAUSE * 2.0 ** (slot.deaths - 2), _LONGEST_PAUSE) * random.uniform(0.5, 1.5)
 
-    def _release(self, queue: Registry, worker_id: str) -> None:
+    def _release(self, queue: Registry, worker_id: str, *, refund: bool) -> None:
         """Release a dead child's jobs in a queue, in a thread, because the server may be unavailable."""
         log = Log("redisjobs.supervisor", [queue.name] if len(self.queues) > 1 else ())
         most = 2 * self._lease  # seconds: by then its leases are over, and other workers have taken its jobs
@@ -306,7 +321,7 @@ class Supervisor:
             dead = queue.driver.consumer(worker_id, lease=self._lease, max_deliveries=1).sync
             try:
                 jobs = retrying_sync(
-                    lambda: dead.release(refund=False, watch=True), on=(Unavailable,), within=most
+                    lambda: dead.release(refund=refund, watch=True), on=(Unavailable,), within=most
                 )
                 log.log(logging.WARNING if jobs else logging.INFO, "released %d jobs of it", jobs)
             except DriverError as error:
@@ -327,23 +342,39 @@ class Supervisor:
         """Pass a stop on to the children, and set when they are killed."""
         self._stops += 1
         grace = self._grace if self._stops == 1 else 0.0
-        self._kill_at = min(self._kill_at, time.monotonic() + grace + _MARGIN)
         for slot in self._slots:
             slot.start_at = None
-            if slot.child is not None:
-                # Don't repeat the first signal: it may arrive twice anyway, from us and from a service manager.
-                slot.child.process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGINT)
+        for child in self._children:
+            child.kill_at = min(child.kill_at, time.monotonic() + grace + _MARGIN)
+            # Don't repeat the first signal: it may arrive twice anyway, from us and from a service manager.
+            child.process.send_signal(signal.SIGTERM if self._stops == 1 else signal.SIGINT)
 
-    def _kill_late(self) -> None:
-        """Kill the children that still run after the grace."""
-        if time.monotonic() < self._kill_at:
+    def _reload(self) -> None:
+        """Stop all children, and start others at once where none runs."""
+        if self._stops:
             return
-        self._kill_at = float("inf")
         for slot in self._slots:
-            if slot.child is not None:
-                logger.error("worker process %d ignored the grace and is killed", slot.child.process.pid)
-                slot.child.is_late = True
-                slot.child.process.kill()
+            slot.deaths = 0
+            if slot.start_at is not None:
+                slot.start_at = 0.0
+            if (child := slot.child) is not None and not child.is_outdated:
+                child.is_outdated = True
+                child.hurry_at = time.monotonic() + _RELOAD_GRACE
+                child.kill_at = child.hurry_at + _RELOAD_MARGIN
+                child.process.send_signal(signal.SIGTERM)
+
+    def _end_late(self) -> None:
+        """Stop the children at once whose time for a reload is over, and kill those that run after the grace."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.hurry_at <= now:
+                child.hurry_at = _NEVER
+                if child.end is None:  # else the interpreter exits, and may handle no signal any more
+                    child.process.send_signal(signal.SIGINT)
+            if child.kill_at <= now:
+                logger.error("worker process %d ignored the grace and is killed", child.process.pid)
+                child.kill_at, child.is_late = _NEVER, True
+                child.process.kill()
 
 
 def _how(code: int, in_order: bool, was_expected: bool) -> str:

@@ -14,6 +14,7 @@ import typer.core
 
 from redisjobs._version import __version__
 from redisjobs.base.visible import visible
+from redisjobs.cli.config import Config, load
 from redisjobs.cli.errors import CommandError
 from redisjobs.cli.output import accept_any_text
 from redisjobs.errors import RedisJobsError
@@ -60,6 +61,10 @@ _COMMANDS = {
 }
 
 
+_SUPERVISED = "--supervised"
+"""The option of a supervisor's processes. They get all options from it, and none from a file."""
+
+
 class _Commands(typer.core.TyperGroup):
     """The group of all commands, with plain error messages for wrong options."""
 
@@ -70,7 +75,7 @@ class _Commands(typer.core.TyperGroup):
         except typer.BadParameter as error:
             from redisjobs.model.payload import plainly
 
-            error.message = plainly(error.message)
+            error.message = plainly(error.message) + _origin(error)
             raise
 
 
@@ -131,6 +136,14 @@ def make(typed: Sequence[str] | None = None) -> typer.Typer:
     return app
 
 
+def _origin(error: typer.BadParameter) -> str:
+    """Return which file has a wrong default of an option, or ''."""
+    if error.ctx is None or error.param is None or error.param.name is None:
+        return ""
+    source = error.ctx.get_parameter_source(error.param.name)
+    return f" ({error.ctx.obj.file})" if source is not None and source.name == "DEFAULT_MAP" else ""
+
+
 def _add(app: typer.Typer, name: str) -> None:
     module, _, attribute = _COMMANDS[name].partition(":")
     command = getattr(import_module(module), attribute)
@@ -147,8 +160,15 @@ def _listed() -> None:
 def run() -> None:
     """Run the command in `sys.argv`, and exit."""
     accept_any_text()
+    typed = sys.argv[1:]
     try:
-        make(sys.argv[1:])(prog_name="redisjobs")
+        command: Any = typer.main.get_command(make(typed))
+        config = Config() if _SUPERVISED in typed else load()
+        defaults = config.defaults(command)
+        for name, values in defaults.items():
+            if values:
+                command.commands[name].epilog = f"Some defaults come from {config.file}."
+        command(prog_name="redisjobs", obj=config, default_map=defaults)
     except CommandError as error:
         _exit(error, error.code)
     except RedisJobsError as error:  # Redis is unavailable, no local server was found, ...

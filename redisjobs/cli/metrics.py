@@ -14,7 +14,10 @@ from redisjobs.client.registry import Registry
 _LOOK = 1.0  # seconds between checks: a signal that another thread receives does not end a wait
 
 Targets = Annotated[
-    list[str], typer.Argument(metavar="MODULE:QUEUE...", help="The queues in your code, as myapp.jobs:queue.")
+    list[str],
+    typer.Argument(
+        metavar="MODULE:QUEUE...", envvar="REDISJOBS_APP", help="The queues in your code, as myapp.jobs:queue."
+    ),
 ]
 Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, until Ctrl-C.")]
 Once = Annotated[bool, typer.Option("--once", help="Print them, and exit.")]

@@ -24,6 +24,8 @@ def need_watchfiles() -> None:
 def directories(modules: Iterable[str], chosen: Sequence[Path] | None) -> list[Path]:
     """Return the directories to watch: the chosen ones, or those of the imported modules' top-level packages.
 
+    Instead of an installed package, as Django's queues have, it is the working directory.
+
     Raises:
         Mistake: A chosen directory does not exist.
     """
@@ -36,6 +38,8 @@ def directories(modules: Iterable[str], chosen: Sequence[Path] | None) -> list[P
     for name in modules:
         top = sys.modules[name.partition(".")[0]]
         places = getattr(top, "__path__", None) or [Path(top.__file__ or os.getcwd()).parent]
+        if top.__name__ == "redisjobs" or any("site-packages" in Path(place).parts for place in places):
+            places = [Path.cwd()]
         found |= dict.fromkeys(Path(place).resolve() for place in places)
     return list(found)
 

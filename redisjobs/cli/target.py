@@ -28,6 +28,7 @@ Targets = Annotated[
     list[str],
     typer.Argument(
         metavar="MODULE:QUEUE[=WEIGHT]...",
+        envvar="REDISJOBS_APP",  # before typer 0.29, an argument without one takes no default of a file
         help="The queue in your code, as myapp.jobs:queue; or several, with a weight for each.",
     ),
 ]
@@ -37,7 +38,12 @@ Imports = Annotated[
 ]
 Moved = Annotated[
     str | None,
-    typer.Option("--url", envvar="REDISJOBS_URL", help="Use this server instead of the one the module names."),
+    typer.Option(
+        "--url",
+        envvar="REDISJOBS_URL",
+        show_default=False,  # a file may name one with a password
+        help="Use this server instead of the one the module names.",
+    ),
 ]
 Url = Annotated[
     str | None,

@@ -50,7 +50,9 @@ Probed = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /l
 Counted = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, for Prometheus.")]
 Level = Annotated[LogLevel, typer.Option(case_sensitive=False, help="How much is logged.")]
 Format = Annotated[LogFormat, typer.Option(case_sensitive=False, help="Lines of text or of JSON.")]
-Reload = Annotated[bool, typer.Option("--reload", help="Restart when the code changes, for development.")]
+Reload = Annotated[
+    bool, typer.Option("--reload/--no-reload", help="Restart when the code changes, for development.")
+]
 ReloadDirs = Annotated[
     list[Path] | None,
     typer.Option("--reload-dir", help="Watch this directory instead of the module's; repeatable."),
@@ -59,6 +61,7 @@ Supervised = Annotated[int | None, typer.Option(hidden=True)]
 
 
 def worker(
+    context: typer.Context,
     targets: Targets,
     imports: Imports = None,
     strict: Strict = False,
@@ -109,6 +112,8 @@ def worker(
     if reload:
         need_watchfiles()
     configure(log_level, log)  # before the import of the user's module, which may set up logging, too
+    if context.obj is not None and context.obj.file is not None:
+        logger.info("defaults come from %s", context.obj)
     shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None and not reload else None
     queues = load_all(targets, url, imports)
     # A supervisor makes it too, to find wrong settings before it starts processes.

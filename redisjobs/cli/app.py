@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 failed, or no such job; 2 wrong usage, or a wrong module. 
 stopped, drained the queue, or reached --max-jobs or --max-rss.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -63,6 +64,9 @@ _COMMANDS = {
 
 _SUPERVISED = "--supervised"
 """The option of a supervisor's processes. They get all options from it, and none from a file."""
+
+_COMPLETE = "_REDISJOBS_COMPLETE"
+"""The variable by which a shell asks what may follow; it passes no arguments."""
 
 
 class _Commands(typer.core.TyperGroup):
@@ -124,7 +128,6 @@ def make(typed: Sequence[str] | None = None) -> typer.Typer:
         cls=_Commands,
         help="A distributed job queue on Redis Streams.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
     )
     app.callback()(_main)
@@ -157,13 +160,20 @@ def _listed() -> None:
     raise AssertionError("this command was not typed")
 
 
+def _words() -> list[str]:
+    """Return the whole words of the line that a shell completes."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return f"{line}.".split()[1:-1]
+
+
 def run() -> None:
     """Run the command in `sys.argv`, and exit."""
     accept_any_text()
-    typed = sys.argv[1:]
+    completes = _COMPLETE in os.environ
+    typed = _words() if completes else sys.argv[1:]
     try:
         command: Any = typer.main.get_command(make(typed))
-        config = Config() if _SUPERVISED in typed else load()
+        config = Config() if completes or _SUPERVISED in typed else load()
         defaults = config.defaults(command)
         for name, values in defaults.items():
             if values:

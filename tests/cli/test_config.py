@@ -93,7 +93,7 @@ def test_what_is_typed_goes_before_the_environment_and_that_before_the_file(
     got = parsed("worker")
     assert got["targets"] == ["shop:queue"]
     assert (got["url"], got["concurrency"], got["max_rss"]) == ("redis://file", 7, 2000)
-    assert (got["reload_dir"], got["imports"]) == ([Path("src"), Path("lib")], ["shop.jobs"])
+    assert (list(map(str, got["reload_dir"])), got["imports"]) == (["src", "lib"], ["shop.jobs"])
     assert (got["schedules"], got["processes"], got["lease"]) == (False, None, 15)
 
     monkeypatch.setenv("REDISJOBS_URL", "redis://environment")

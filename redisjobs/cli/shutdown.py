@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -36,16 +37,20 @@ class Shutdown:
         grace: Seconds that running jobs have to finish.
         supervised: Whether a supervisor stops this process. SIGTERM may then come twice, from the supervisor and
             from a service manager that stops all processes; it means a single stop. SIGINT means stop at once.
+        stopping: Called at the first stop.
 
     Attributes:
         asked: Whether a signal or `stop` has asked for a stop.
     """
 
-    def __init__(self, grace: float, *, supervised: bool = False) -> None:
+    def __init__(
+        self, grace: float, *, supervised: bool = False, stopping: Callable[[], object] = lambda: None
+    ) -> None:
         self.asked = False
         self._code = 1  # the exit code of an end by force
         self._supervised = supervised
         self._grace = grace
+        self._stopping = stopping
         self._worker: Worker | None = None
         self._interrupts = Interrupts()
         # SimpleQueue.put() is reentrant, so it can't deadlock in a signal handler.
@@ -98,6 +103,8 @@ class Shutdown:
             if self.asked and not at_once:
                 continue
             end = min(end, time.monotonic() + (0 if at_once else self._grace) + _MARGIN)
+            if not self.asked:
+                self._stopping()
             self.asked = True  # set before `_worker` is read: `attach` sets it and then reads `asked`
             jobs = 0 if self._worker is None else self._worker.busy
             _say(logging.INFO, stopping(number, jobs, self._grace, at_once=at_once))

@@ -18,6 +18,7 @@ from redisjobs.cli import settings
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.metrics import need_library
+from redisjobs.cli.notify import Notifier
 from redisjobs.cli.probes import serve
 from redisjobs.cli.reload import directories, need_watchfiles, watch
 from redisjobs.cli.shutdown import Shutdown
@@ -114,7 +115,9 @@ def worker(
     configure(log_level, log)  # before the import of the user's module, which may set up logging, too
     if context.obj is not None and context.obj.file is not None:
         logger.info("defaults come from %s", context.obj)
-    shutdown = Shutdown(grace, supervised=supervised is not None) if processes is None and not reload else None
+    notifier, shutdown = Notifier(), None
+    if processes is None and not reload:
+        shutdown = Shutdown(grace, supervised=supervised is not None, stopping=notifier.stopping)
     queues = load_all(targets, url, imports)
     # A supervisor makes it too, to find wrong settings before it starts processes.
     worker = chosen.worker(queues, strict=strict, supervised=supervised is not None, schedules=schedules)
@@ -122,6 +125,7 @@ def worker(
         _warn_of_memory(worker.queues)
         if metrics is not None:
             _count(worker.queues, metrics, shown=supervised is None)
+        notifier.follow(lambda: worker.health)
         shutdown.leave(_run_here(worker, until_idle, shutdown, supervised, health))
     command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
     flags = {"--until-idle": until_idle, "--strict": strict, "--no-schedules": not schedules}
@@ -132,7 +136,8 @@ def worker(
         if reload:
             modules = [target.partition(":")[0] for target in targets] + (imports or [])
             watch(directories(modules, reload_dir), supervisor.reload)
-        sys.exit(_supervise(supervisor, health))
+        notifier.follow(lambda: supervisor.health)
+        sys.exit(_supervise(supervisor, health, notifier))
 
 
 def _run_here(
@@ -205,12 +210,13 @@ def _supervisor(
     return Supervisor(queues, command, processes, lease=chosen.lease, grace=chosen.grace, reloads=reloads)
 
 
-def _supervise(supervisor: Supervisor, health: str | None) -> int:
+def _supervise(supervisor: Supervisor, health: str | None, notifier: Notifier) -> int:
     interrupts = Interrupts()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if interrupts.is_new(number):
             supervisor.stop()
+            notifier.stopping()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)

@@ -33,7 +33,7 @@ _PROGRAMS = {
     *(f".venv/bin/{name}" for name in ("basedpyright", "mutmut", "mypy", "pip", "python", "ruff", "zensical")),
 }
 _RUN_HERE = {"python", "sh", "console"}  # each such block is run, or its commands are held to be right
-_READ_HERE = {"ini", "yaml"}  # parsed, and their commands held to be right
+_READ_HERE = {"ini", "yaml", "toml"}  # parsed, and their commands held to be right
 _SHOWN = {
     "text",
     "pyi",

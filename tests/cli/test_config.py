@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import typer
 from fleet import Fleet
+from pages import PAGES, blocks
 from store import eventually
 
 from redisjobs.cli import app, config
@@ -195,6 +196,16 @@ def test_the_help_names_the_file_and_shows_no_password(write: Callable[[str], Pa
     assert "secret" not in out
     _, out, _ = run("dev", "--help")
     assert "pyproject.toml" not in re.sub(r"\s", "", out)
+
+
+def test_the_table_of_the_docs_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [block for page in PAGES for block in blocks(page.text, "toml")]
+    monkeypatch.chdir(tmp_path)
+
+    assert tables
+    for table in tables:
+        (tmp_path / "pyproject.toml").write_text(table)
+        assert parsed("worker")["targets"] == ["app:queue"]
 
 
 def test_a_table_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from redisjobs.base.logger import Log
+from redisjobs.base.visible import visible
 from redisjobs.worker.settings.health import Health
 
 logger = Log("redisjobs.worker")
@@ -47,7 +48,7 @@ class Notifier:
         ready, said = False, ""
         while True:
             now = health()
-            lines = [] if now.why == said else [f"STATUS={now.why}"]
+            lines = [] if now.why == said else [f"STATUS={visible(now.why)}"]
             if now.ready and not ready and not self._is_stopping:
                 ready = True
                 lines.append("READY=1")

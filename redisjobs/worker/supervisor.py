@@ -36,7 +36,7 @@ _HEALTHY = 10.0  # a child that has lived for this many seconds is restarted at 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child that dies again and again
 _MARGIN = 12.0  # seconds after the grace at which a child is killed: it should have ended by then
 _RELOAD_GRACE = 0.2  # seconds that running jobs have when the code has changed: its author waits
-_RELOAD_MARGIN = 3.0  # seconds after that at which a child is killed, whose jobs may block its event loop
+_RELOAD_MARGIN = 2.0  # seconds after that at which a child is killed, whose jobs may block its event loop
 _NEVER = float("inf")
 _RELEASING = 5.0  # seconds at the end within which the jobs of dead children may be released
 _LAST_LINE = 0.5  # seconds that a dead child's last line may take to arrive
@@ -277,8 +277,12 @@ class Supervisor:
         slot.child = None
         ended, code, in_order = child.process.pid, child.process.returncode, child.end is not None
         self._began = self._began or bool(child.worker_ids)
-        was_expected = self._stops or child.is_outdated or child.end in (End.DRAINED, End.SHARE)
-        self._publish_end(child, in_order and code == 0, bool(was_expected))
+        was_asked = self._stops > 0 or child.is_outdated
+        was_too_early = (
+            was_asked and not child.worker_ids and code == -signal.SIGTERM
+        )  # it could not handle signals
+        was_expected = was_asked or child.end in (End.DRAINED, End.SHARE)
+        self._publish_end(child, (in_order and code == 0) or was_too_early, was_expected)
         if not in_order:
             for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no ids: it had not begun
                 self._release(queue, worker_id, refund=child.is_outdated)

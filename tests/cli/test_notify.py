@@ -100,8 +100,8 @@ async def test_a_worker_is_ready_once_it_takes_jobs_and_keeps_the_watchdog_quiet
     worker.now = Health(False, False, "the event loop is blocked")
     await eventually(lambda: "STATUS=the event loop is blocked" in manager.lines)
     before = manager.lines.count("WATCHDOG=1")
-    worker.now = Health(False, False, "still")
-    await eventually(lambda: "STATUS=still" in manager.lines)
+    worker.now = Health(False, False, "still\nWATCHDOG=1")
+    await eventually(lambda: r"STATUS=still\nWATCHDOG=1" in manager.lines)
     assert manager.lines.count("WATCHDOG=1") == before
     worker.now = Health(True, True, "takes jobs again")
 

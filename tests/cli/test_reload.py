@@ -27,10 +27,14 @@ queue = JobQueue(os.environ["REDISJOBS_URL"], os.environ["QUEUE"])
 async def work(how: str, context: JobContext) -> None:
     with open("recording", "a") as recording:
         recording.write(f"start VERSION {how} {context.attempt} {context.deliveries}\\n")
-    if how == "blocks":
-        time.sleep(0 if "VERSION" == "new" else 60)
-    elif how == "waits":
-        await asyncio.sleep(0 if "VERSION" == "new" else 60)
+    seconds = 0 if "VERSION" == "new" else 60
+    match how:
+        case "blocks":
+            time.sleep(seconds)
+        case "blocks a thread":
+            await asyncio.get_running_loop().run_in_executor(None, time.sleep, seconds)
+        case "waits":
+            await asyncio.sleep(seconds)
 """
 WORK = JobName("work", dict[str, str])
 
@@ -90,17 +94,18 @@ async def test_a_change_restarts_the_workers_and_costs_a_running_job_neither_att
 
 @pytest.mark.anyio
 @pytest.mark.slow
-async def test_a_handler_that_blocks_its_process_is_killed_at_a_change_and_its_job_is_not_blamed(
-    fleet: Fleet, write: Callable[[str], None]
+@pytest.mark.parametrize("how", ["blocks", "blocks a thread"])
+async def test_a_handler_that_can_not_be_cancelled_is_killed_at_a_change_and_its_job_is_not_blamed(
+    fleet: Fleet, write: Callable[[str], None], how: str
 ) -> None:
     write("old")
     fleet.command("--reload", targets=["shop:queue"])
-    push(fleet, "blocks")
-    await started(fleet, "old blocks 1 1")
+    push(fleet, how)
+    await started(fleet, f"old {how} 1 1")
 
     write("new")
 
-    await started(fleet, "old blocks 1 1", "new blocks 1 1", within=15)
+    await started(fleet, f"old {how} 1 1", f"new {how} 1 1", within=15)
 
 
 @pytest.mark.anyio

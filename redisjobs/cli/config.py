@@ -57,7 +57,10 @@ class Config:
             return {name: self.defaults(each) for name, each in command.commands.items()}
         keys = {*SHARED, *WORKER} if command.name == "worker" else {*SHARED}
         found = ((parameter, self._value(parameter)) for parameter in command.params)
-        return {parameter.name: value for parameter, (key, value) in found if key in keys and value is not None}
+        values = {parameter.name: value for parameter, (key, value) in found if key in keys and value is not None}
+        if "targets" in values and command.name != "worker":  # only workers know weights
+            values["targets"] = [target.partition("=")[0] for target in values["targets"]]
+        return values
 
     def _value(self, parameter: Any) -> tuple[str, Any]:
         """Return the key for a parameter, and its value or None."""

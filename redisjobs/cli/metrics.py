@@ -8,22 +8,16 @@ import typer
 
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say
-from redisjobs.cli.target import Moved, load, where
+from redisjobs.cli.target import Moved, Unweighted, load, where
 from redisjobs.client.registry import Registry
 
 _LOOK = 1.0  # seconds between checks: a signal that another thread receives does not end a wait
 
-Targets = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="MODULE:QUEUE...", envvar="REDISJOBS_APP", help="The queues in your code, as myapp.jobs:queue."
-    ),
-]
 Listen = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Answer /metrics there, until Ctrl-C.")]
 Once = Annotated[bool, typer.Option("--once", help="Print them, and exit.")]
 
 
-def metrics(targets: Targets, listen: Listen = None, once: Once = False, url: Moved = None) -> None:
+def metrics(targets: Unweighted, listen: Listen = None, once: Once = False, url: Moved = None) -> None:
     """Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters.
 
     Run only one of these for each queue, because two would double every sum. `redisjobs worker --metrics` shows

@@ -32,6 +32,12 @@ Targets = Annotated[
         help="The queue in your code, as myapp.jobs:queue; or several, with a weight for each.",
     ),
 ]
+Unweighted = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODULE:QUEUE...", envvar="REDISJOBS_APP", help="The queues in your code, as myapp.jobs:queue."
+    ),
+]
 Imports = Annotated[
     list[str] | None,
     typer.Option("--import", metavar="MODULE", help="Also import this module, for its handlers; repeatable."),

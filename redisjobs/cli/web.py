@@ -9,11 +9,8 @@ import typer
 from redisjobs.cli import responder
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say
-from redisjobs.cli.target import Imports, Moved, load, where
+from redisjobs.cli.target import Imports, Moved, Unweighted, load, where
 
-Targets = Annotated[
-    list[str], typer.Argument(metavar="MODULE:QUEUE...", help="The queues in your code, as myapp.jobs:queue.")
-]
 Listen = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="Where to listen. Any host but this machine needs --auth.")
 ]
@@ -42,7 +39,7 @@ Proxy = Annotated[bool, typer.Option("--trust-proxy", help="X-Forwarded-Host com
 
 
 def web(
-    targets: Targets,
+    targets: Unweighted,
     listen: Listen = "127.0.0.1:8010",
     auth: Auth = None,
     read_only: ReadOnly = False,

@@ -115,7 +115,8 @@ def test_operators_commands_take_the_queue_and_the_url_of_the_file_and_no_option
     assert parsed("stats")["queue"] == "shop:queue"
     assert parsed("stats", "-q", "typed")["queue"] == "typed"
     assert parsed("stats")["url"] == "redis://file"
-    assert parsed("metrics", "--once")["targets"] == ["shop:queue=3"]
+    assert parsed("metrics", "--once")["targets"] == parsed("web")["targets"] == ["shop:queue"]
+    assert parsed("worker")["targets"] == ["shop:queue=3"]
     assert config.load().defaults(COMMAND)["dead"]["list"] == {"queue": "shop:queue", "url": "redis://file"}
 
     write("app = ['shop:queue', 'shop:bulk']\nqueue = 'emails'")

@@ -47,6 +47,7 @@ _COMMANDS = {
     "workers": "redisjobs.cli.workers:list_workers",
     "metrics": "redisjobs.cli.metrics:metrics",
     "web": "redisjobs.cli.web:web",
+    "mcp": "redisjobs.cli.mcp:mcp",
     "jobs": "redisjobs.cli.jobs:list_jobs",
     "job": "redisjobs.cli.job:show_job",
     "why": "redisjobs.cli.why:why",
@@ -99,6 +100,7 @@ _SUMMARIES = {
         "Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters."
     ),
     "web": "Serve a page on which you see and operate queues, until Ctrl-C.",
+    "mcp": "Show a queue to an AI assistant, read-only, by the Model Context Protocol on stdin and stdout.",
     "jobs": "List jobs: ready and running by priority and age, delayed by due time, others newest first.",
     "job": "Show one job, with its result if it has ended and the result is kept.",
     "why": "Say why a job does not run, or what became of it, and what to do.",

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -162,6 +163,14 @@ def _listed() -> None:
     raise AssertionError("this command was not typed")
 
 
+def _config(typed: Sequence[str]) -> Config:
+    """Return the defaults of a file. If it is above the working directory, modules beside it can be imported, too."""
+    config = load()
+    if config.file is not None and config.file.parent != Path.cwd():  # that one comes before installed packages
+        sys.path.append(str(config.file.parent))
+    return Config() if _SUPERVISED in typed else config
+
+
 def _words() -> list[str]:
     """Return the whole words of the line that a shell completes."""
     line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
@@ -175,7 +184,7 @@ def run() -> None:
     typed = _words() if completes else sys.argv[1:]
     try:
         command: Any = typer.main.get_command(make(typed))
-        config = Config() if completes or _SUPERVISED in typed else load()
+        config = _config(typed) if typed[:1] and typed[0] in _COMMANDS and not completes else Config()
         defaults = config.defaults(command)
         for name, values in defaults.items():
             if values:

@@ -69,6 +69,8 @@ class Config:
         key = max(parameter.opts, key=len).removeprefix("--")
         if key == "url" and parameter.envvar is None:  # of `demo` and `torture`, which fill and break a server
             return key, None
+        if key == "reload-dir" and self.file is not None:
+            return key, [str(self.file.parent / each) for each in self._listed(key) or ()] or None
         if parameter.multiple:
             return key, None if key == "queue" else self._listed(key)
         if key == "queue":

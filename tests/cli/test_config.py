@@ -47,6 +47,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process; its exit code, and what it printed."""
 
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["redisjobs", *arguments])
         with pytest.raises(SystemExit) as left:
@@ -81,7 +83,7 @@ def test_every_option_of_a_worker_can_be_in_the_file_with_its_type() -> None:
 def test_what_is_typed_goes_before_the_environment_and_that_before_the_file(
     write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write("""
+    file = write("""
         app = "shop:queue"
         url = "redis://file"
         concurrency = 7
@@ -94,7 +96,8 @@ def test_what_is_typed_goes_before_the_environment_and_that_before_the_file(
     got = parsed("worker")
     assert got["targets"] == ["shop:queue"]
     assert (got["url"], got["concurrency"], got["max_rss"]) == ("redis://file", 7, 2000)
-    assert (list(map(str, got["reload_dir"])), got["imports"]) == (["src", "lib"], ["shop.jobs"])
+    assert list(map(str, got["reload_dir"])) == [str(file.parent / each) for each in ("src", "lib")]
+    assert got["imports"] == ["shop.jobs"]
     assert (got["schedules"], got["processes"], got["lease"]) == (False, None, 15)
 
     monkeypatch.setenv("REDISJOBS_URL", "redis://environment")
@@ -195,6 +198,8 @@ def test_the_help_names_the_file_and_shows_no_password(write: Callable[[str], Pa
     _, out, _ = run("worker", "--help")
     assert "pyproject.toml" in re.sub(r"\s", "", out)
     assert "secret" not in out
+    write("wrong = 3")
+    assert run("--version")[0] == run("--help")[0] == 0
     _, out, _ = run("dev", "--help")
     assert "pyproject.toml" not in re.sub(r"\s", "", out)
 
@@ -209,6 +214,22 @@ def test_the_table_of_the_docs_is_right(tmp_path: Path, monkeypatch: pytest.Monk
         assert parsed("worker")["targets"] == ["app:queue"]
 
 
+def test_modules_of_the_working_directory_still_come_before_installed_ones(
+    write: Callable[[str], Path], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("app = 'shop:queue'")
+    below = tmp_path / "below"
+    below.mkdir()
+
+    before = list(sys.path)
+    run("stats", "--help")
+    assert sys.path == before
+    monkeypatch.chdir(below)
+    run("stats", "--help")
+
+    assert sys.path == [*before, str(tmp_path)]
+
+
 def test_a_table_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool]\nredisjobs = 3")
     monkeypatch.chdir(tmp_path)
@@ -219,9 +240,12 @@ def test_a_table_that_is_none_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.anyio
 @pytest.mark.slow
-async def test_a_worker_says_which_file_it_takes_defaults_from_and_its_processes_read_none(fleet: Fleet) -> None:
+async def test_a_worker_below_the_file_finds_its_queue_and_its_processes_take_no_defaults(fleet: Fleet) -> None:
     table = "app = 'app:queue'\nprocesses = 2\nconcurrency = 3\nstrict = true\ngrace = 1"
-    (fleet.folder / "pyproject.toml").write_text(f"[tool.redisjobs]\n{table}")
+    file = fleet.folder / "pyproject.toml"
+    file.write_text(f"[tool.redisjobs]\n{table}")
+    fleet.folder /= "below"
+    fleet.folder.mkdir()
     log = fleet.folder / "log"
 
     supervisor = fleet.command(targets=())
@@ -232,5 +256,5 @@ async def test_a_worker_says_which_file_it_takes_defaults_from_and_its_processes
     supervisor.terminate()
     assert supervisor.wait(20) == 0
     first, *rest = log.read_text().splitlines()
-    assert first.endswith(f"{fleet.folder / 'pyproject.toml'}: app, processes, concurrency, strict, grace")
+    assert first.endswith(f"{file}: app, processes, concurrency, strict, grace")
     assert not any("defaults come from" in line for line in rest)

@@ -164,7 +164,7 @@ def _listed() -> None:
 
 
 def _config(typed: Sequence[str]) -> Config:
-    """Return the defaults of a file. If it is above the working directory, modules beside it can be imported, too."""
+    """Return the defaults of a file. Modules beside it can be imported, also from a directory below it."""
     config = load()
     if config.file is not None and config.file.parent != Path.cwd():  # that one comes before installed packages
         sys.path.append(str(config.file.parent))

@@ -278,9 +278,8 @@ class Supervisor:
         ended, code, in_order = child.process.pid, child.process.returncode, child.end is not None
         self._began = self._began or bool(child.worker_ids)
         was_asked = self._stops > 0 or child.is_outdated
-        was_too_early = (
-            was_asked and not child.worker_ids and code == -signal.SIGTERM
-        )  # it could not handle signals
+        # The signal may come before the child can handle it, and so before it has claimed a job.
+        was_too_early = was_asked and not child.worker_ids and code == -signal.SIGTERM
         was_expected = was_asked or child.end in (End.DRAINED, End.SHARE)
         self._publish_end(child, (in_order and code == 0) or was_too_early, was_expected)
         if not in_order:

@@ -20,7 +20,7 @@ protocol = pytest.importorskip("mcp", reason="needs the extra `mcp`, which `dev`
 
 pytestmark = pytest.mark.anyio
 
-READS = {"overview", "jobs", "job", "failures", "workers", "limits", "schedules"}
+READS = {"overview", "jobs", "job", "why", "failures", "workers", "limits", "schedules"}
 SHOP = """
 import os, redisjobs
 print("a word of the module, which is no message of the protocol")
@@ -91,7 +91,11 @@ async def test_a_client_sees_the_queue_and_can_change_nothing(
         letter = await ask(client, "job", job_id="payment-1")
         assert letter["parameters"] == {"card": "•••", "amount": 3}
         assert "•••" in letter["error"]
-        assert "4111" not in json.dumps([letter, listed, cause])
+        why = await ask(client, "why", job_id="payment-1")
+        assert why["cause"] == "dead"
+        assert "•••" in json.dumps(why, ensure_ascii=False)
+        assert "4111" not in json.dumps([letter, listed, cause, why])
+        assert (await ask(client, "why", job_id="big"))["cause"] == "no worker"
         assert (await ask(client, "jobs", state="ready", name="other"))["jobs"] == []
         assert await ask(client, "workers") == await ask(client, "limits") == await ask(client, "schedules") == []
 

@@ -336,6 +336,8 @@ def _commands(command: Any, called: str) -> Iterator[str]:
     if below is None:
         yield from _command(command, called)
         return
+    if command.invoke_without_command:
+        yield from _command(command, called)
     for name, each in below.items():
         yield from _commands(each, f"{called} {name}")
 

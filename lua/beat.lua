@@ -4,7 +4,8 @@
 -- ARGV[1]  worker        worker id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- ARGV[3..] names and values of its facts
--- Returns  how often a cancel of one of its jobs was asked for. Or one word:
+-- Returns  {cancels, wish}: how often a cancel of one of its jobs was asked for; what an operator asked it to do last: quiet,
+--          resume or stop, '' for nothing. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now expect alive whole
@@ -20,4 +21,5 @@ if redis.call('ZADD', KEYS.workers, whole(now_ms + lease_ms), worker) == 1 then
   redis.pcall('HSET', KEYS.layout, 'tidied_at', 0)
 end
 if #ARGV >= first_fact then redis.call('HSET', record, unpack(ARGV, first_fact)) end
-return tonumber(redis.call('HGET', record, 'cancels') or nil) or 0
+local asked = redis.call('HMGET', record, 'cancels', 'wish')
+return {tonumber(asked[1] or nil) or 0, asked[2] or ''}

@@ -30,6 +30,10 @@ OnFailure = Literal["raise", "log"]
 AppLifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 """The lifespan of an ASGI application."""
 
+_WITHOUT = (
+    "an operator asked the worker of queue '%s' to stop, and it has ended; this program goes on without a worker, "
+    "and fires no schedules of the queue"
+)
 _CONNECTING = 5.0  # seconds that an application's start waits for the server
 
 
@@ -192,6 +196,8 @@ class Service:
             begun.set()  # a scheduler has no event for its start
         try:
             await self._work(handle_signals=False)
+            if self._worker is not None and self._worker.asked_by_operator:
+                logger.warning(_WITHOUT, self._queue.name)
         except anyio.get_cancelled_exc_class():
             raise
         except Exception as error:

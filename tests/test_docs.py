@@ -164,6 +164,8 @@ def test_the_reference_is_as_the_code_is() -> None:
 def commands(command: Any, called: str) -> Iterator[str]:
     """Each command there is, in full."""
     if below := commands_below(command):
+        if command.invoke_without_command:
+            yield called
         for name, each in below.items():
             yield from commands(each, f"{called} {name}")
     else:

@@ -45,7 +45,6 @@ _COMMANDS = {
     "push": "redisjobs.cli.push:push",
     "stats": "redisjobs.cli.stats:stats",
     "queues": "redisjobs.cli.queues:list_queues",
-    "workers": "redisjobs.cli.workers:list_workers",
     "metrics": "redisjobs.cli.metrics:metrics",
     "web": "redisjobs.cli.web:web",
     "mcp": "redisjobs.cli.mcp:mcp",
@@ -58,6 +57,7 @@ _COMMANDS = {
     "unhold": "redisjobs.cli.jobs:unhold",
     "pause": "redisjobs.cli.pause:pause",
     "resume": "redisjobs.cli.pause:resume",
+    "workers": "redisjobs.cli.workers:app",
     "dead": "redisjobs.cli.dead:app",
     "schedules": "redisjobs.cli.schedules:app",
     "limits": "redisjobs.cli.limits:app",
@@ -96,7 +96,6 @@ _SUMMARIES = {
     ),
     "stats": "Show how many jobs are in each state, the queue's counters, its throughput, and its workers.",
     "queues": "List queues: how many jobs and workers each has.",
-    "workers": "List the workers of a queue: which jobs each runs, how many at once, and since when.",
     "metrics": (
         "Show metrics of whole queues, for Prometheus: jobs by state, how long they wait, workers, counters."
     ),
@@ -113,6 +112,7 @@ _SUMMARIES = {
     "unhold": "Let a held job, or all held jobs of a state, start again.",
     "pause": "Stop the jobs of a queue, or of one name, from starting until `resume`. Running jobs go on.",
     "resume": "Let the jobs of a queue, or of one paused name, start again.",
+    "workers": "List the workers of a queue: which jobs each runs, how many at once, and since when. Or stop one.",
     "dead": "Dead letters: jobs that failed for good, kept for you to look at.",
     "schedules": "Schedules: jobs that are pushed again and again, and when.",
     "limits": "Limits: how many jobs of a name run at once in all workers, and how many may start per time.",

@@ -26,6 +26,7 @@ logger = Log("redisjobs.worker")
 _MARGIN = 10.0  # seconds after the grace: for a pending answer (1), the last settlements (5), closing
 _AFTERWARDS = 3.0  # seconds for the process to exit after its worker has settled everything
 _NONE = 0  # no signal: the worker has ended, or must end
+_OPERATOR = -1  # no signal: an operator asked the worker to stop
 _THREADS = 1.0  # seconds to wait for threads that are about to end
 _PATIENCE = 1.0  # seconds that a log line may take
 
@@ -61,6 +62,10 @@ class Shutdown:
     def stop(self) -> None:
         """Stop like after a first SIGTERM; any thread may call it."""
         self._signals.put(signal.SIGTERM)
+
+    def note_asked(self) -> None:
+        """Note that the worker stops because an operator asked for it; any thread may call it."""
+        self._signals.put(_OPERATOR)
 
     def hurry(self, code: int) -> None:
         """End the process soon with this exit code, because the worker has ended or must end."""
@@ -98,6 +103,9 @@ class Shutdown:
                 break
             if number == _NONE:
                 end = min(end, time.monotonic() + (_MARGIN if self._code else _AFTERWARDS))
+                continue
+            if number == _OPERATOR:  # the worker stops already; a signal that follows is the first one
+                end = min(end, time.monotonic() + self._grace + _MARGIN)
                 continue
             at_once = number == signal.SIGINT if self._supervised else self.asked
             if self.asked and not at_once:

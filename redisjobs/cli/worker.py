@@ -228,6 +228,13 @@ def _supervise(supervisor: Supervisor, health: str | None, notifier: Notifier) -
 def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None) -> int:
     """Run the worker; return the exit code, even if a handler raises through the event loop."""
     code, logged = 1, None
+
+    def asked_by_operator() -> None:
+        shutdown.note_asked()
+        if pipe is not None:
+            pipe.leave()
+
+    worker.when_asked = asked_by_operator
     shutdown.attach(worker)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -235,7 +242,8 @@ def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None
                 runner.get_loop().run_until_complete(worker.run(until_idle=until_idle))
                 code = 0
                 if pipe is not None:
-                    pipe.end(_end(worker, drained=until_idle and not shutdown.asked))
+                    is_stopped = shutdown.asked or worker.asked_by_operator
+                    pipe.end(_end(worker, drained=until_idle and not is_stopped))
             except BaseException as error:  # SystemExit, too: a handler's exit code is not ours
                 _log(logged := error)
                 raise

@@ -11,7 +11,7 @@ from redisjobs.client.checks import id_of
 from redisjobs.client.doctor import Progress, doctor
 from redisjobs.client.operations import FilterOptions
 from redisjobs.client.why import why
-from redisjobs.model.changes import Cancel, Delete, Hold, Unhold
+from redisjobs.model.changes import Cancel, Delete, Hold, Unhold, Wish
 from redisjobs.model.health import Finding
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
@@ -161,6 +161,39 @@ class Inspector(Calls):
     async def workers(self) -> list[WorkerInfo]:
         """List the workers of this queue by id, as they were at their last heartbeats."""
         return await self._do(operations.workers())
+
+    async def quiet_worker(self, worker: str | WorkerInfo) -> Reply:
+        """Ask a worker to claim no more jobs of this queue, until `resume_worker`. Running jobs go on.
+
+        The worker obeys with its next heartbeat, mostly within milliseconds. Jobs that it has claimed and not
+        begun go back to the queue. It still fires schedules, and takes jobs of its other queues.
+
+        Args:
+            worker: The worker, or its id.
+
+        Returns:
+            OK: it was asked. STOPPING: it stops already. NOT_FOUND: there is no such worker.
+        """
+        return await self._do(operations.ask_worker(worker, Wish.QUIET))
+
+    async def resume_worker(self, worker: str | WorkerInfo) -> Reply:
+        """Ask a quiet worker to claim jobs again; see `quiet_worker` for the replies."""
+        return await self._do(operations.ask_worker(worker, Wish.RESUME))
+
+    async def stop_worker(self, worker: str | WorkerInfo) -> Reply:
+        """Ask a worker to stop as it does after SIGTERM: its running jobs may finish within its grace.
+
+        It leaves all its queues, and `Worker.run` returns. `redisjobs worker` ends its process with exit status 0,
+        and with `--processes` no other process takes its place. A service manager may start another one. A stop
+        can't be taken back.
+
+        Args:
+            worker: The worker, or its id.
+
+        Returns:
+            OK: it was asked. NOT_FOUND: there is no such worker.
+        """
+        return await self._do(operations.ask_worker(worker, Wish.STOP))
 
     async def statistics(
         self,
@@ -344,6 +377,18 @@ class SyncInspector(SyncCalls):
     def workers(self) -> list[WorkerInfo]:
         """List the workers of this queue by id, as they were at their last heartbeats."""
         return self._do(operations.workers())
+
+    def quiet_worker(self, worker: str | WorkerInfo) -> Reply:
+        """Ask a worker to claim no more jobs of this queue; see `redisjobs.JobQueue.quiet_worker`."""
+        return self._do(operations.ask_worker(worker, Wish.QUIET))
+
+    def resume_worker(self, worker: str | WorkerInfo) -> Reply:
+        """Ask a quiet worker to claim jobs again; see `redisjobs.JobQueue.quiet_worker` for the replies."""
+        return self._do(operations.ask_worker(worker, Wish.RESUME))
+
+    def stop_worker(self, worker: str | WorkerInfo) -> Reply:
+        """Ask a worker to stop; see `redisjobs.JobQueue.stop_worker`."""
+        return self._do(operations.ask_worker(worker, Wish.STOP))
 
     def statistics(
         self,

@@ -16,6 +16,7 @@ from redisjobs.base.visible import number_of
 from redisjobs.client.checks import id_of
 from redisjobs.errors import DecodeError, DriverError, Unavailable, UniqueConflict
 from redisjobs.model.changes import (
+    AskWorker,
     BulkResult,
     Cancel,
     Change,
@@ -30,6 +31,7 @@ from redisjobs.model.changes import (
     SetLimit,
     Unhold,
     Unpark,
+    Wish,
 )
 from redisjobs.model.info import (
     DeadGroup,
@@ -252,6 +254,14 @@ def resume(name: str | JobName[Any] | None) -> Steps[None]:
     after = None if name is not None else ""
     while after != "":
         after = yield from ask(Unpark(after or ""))
+
+
+def ask_worker(worker: str | WorkerInfo, wish: Wish) -> Steps[Reply]:
+    """Ask a worker for something."""
+    worker_id = worker.worker_id if isinstance(worker, WorkerInfo) else worker
+    if not isinstance(worker_id, str):
+        raise TypeError(f"worker={worker!r:.60}: give the id of a worker, or one of `queue.workers()`")
+    return (yield from ask(AskWorker(worker_id, wish)))
 
 
 def set_limit(

@@ -137,6 +137,26 @@ class Resume(Change[Reply]):
     name: str = ""
 
 
+class Wish(StrEnum):
+    """What an operator asks a worker to do."""
+
+    QUIET = "quiet"  # claim no more jobs; running jobs go on
+    RESUME = "resume"  # claim jobs again
+    STOP = "stop"  # end in order, as after a SIGTERM
+
+
+@dataclass(frozen=True, slots=True)
+class AskWorker(Change[Reply]):
+    """Ask a worker to claim no more jobs, to claim again, or to stop: OK, NOT_FOUND or STOPPING.
+
+    The worker obeys when its next heartbeat finds the wish; a notification makes it beat at once. A worker that
+    stops can't be asked for anything but to stop: STOPPING, and nothing was written.
+    """
+
+    worker_id: str
+    wish: Wish
+
+
 @dataclass(frozen=True, slots=True)
 class Unpark(Change[str]):
     """Make parked jobs ready that may start again, from `after` on; a step. If it is not sent, `Tidy` does it.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from redisjobs.errors import DriverError
-from redisjobs.model.changes import Change
+from redisjobs.model.changes import Change, Wish
 from redisjobs.model.queries import Query
 from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
@@ -84,13 +84,15 @@ class Notification:
     """A hint that something has changed. It may be lost, so the keys in the store are what counts.
 
     The kinds are `due`, `cancel`, `released`, `schedules`, `paused` and `resumed`. `joined`: a worker has started.
+    `wish`: an operator asked a worker to do something, and its next beat says what.
     `left`: the worker that promotes delayed jobs has left. `withdrawn`: the last scheduler of a release has ended.
     `changed`: a job changed for which this process waits. `subscribed`: ask about all jobs, because notifications
     before it are lost, or because many jobs ended at once.
     """
 
     kind: str
-    # A time in ms (`due`), a job id (`cancel`, `changed`), a number (`released`, `schedules`), or nothing.
+    # A time in ms (`due`), a job id (`cancel`, `changed`), a worker id (`wish`), a number (`released`,
+    # `schedules`), or nothing.
     value: str
 
 
@@ -177,9 +179,16 @@ class Beat:
     facts: Mapping[str, str]  # facts to store about the worker: host, pid, ...
 
 
-Beaten = Sequence[Lease] | Fenced
-"""The answer to a heartbeat: the worker's jobs that have been cancelled, until they end; or `Fenced`, because the
-store counts the worker as dead, and it holds no jobs any more."""
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The answer to the heartbeat of a live worker."""
+
+    cancelled: Sequence[Lease] = ()  # the worker's jobs that have been cancelled, until they end
+    wish: Wish | None = None  # what an operator asked last of the worker under this id; None: nothing
+
+
+Beaten = Renewed | Fenced
+"""The answer to a heartbeat. `Fenced`: the store counts the worker as dead, and it holds no jobs any more."""
 
 
 class Until:

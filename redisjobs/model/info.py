@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from redisjobs.errors import DecodeError
+from redisjobs.model.changes import Wish
 from redisjobs.model.codec import decode_fields, decode_progress, digits, when
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.limits import Limit
@@ -329,8 +330,11 @@ def _limit_info(name: str, limit: Limit, keys: Mapping[str, LimitedKey]) -> Limi
 
 # Workers
 
-FACTS = ("host", "pid", "started", "concurrency", "running", "version", "names")
-"""The facts that a worker sends with each heartbeat."""
+FACTS = ("host", "pid", "started", "concurrency", "running", "version", "names", "state", "wish")
+"""What `FindWorkers` reads about a worker: the facts of its last heartbeat, and what an operator asked of it."""
+
+QUIET, STOPPING = "quiet", "stopping"
+"""Values of the fact `state`; it is empty while the worker claims jobs."""
 
 _MOST_CHARACTERS = 2_000  # of names: each heartbeat carries them, and a step of `FindWorkers` reads 100 workers
 
@@ -350,6 +354,8 @@ class WorkerInfo:
         pid: Its process id on that host.
         version: Its release of redisjobs.
         lease: How many seconds its lease still lasts. Below 0, other workers reclaim its jobs.
+        quiet: Whether it claims no jobs of this queue, because an operator asked for that.
+        stopping: Whether it is to end once its running jobs have ended, or its grace is over.
     """
 
     worker_id: str
@@ -362,6 +368,8 @@ class WorkerInfo:
     pid: str
     version: str
     lease: float
+    quiet: bool = False
+    stopping: bool = False
 
 
 def names_fact(names: Iterable[str]) -> str:
@@ -378,6 +386,8 @@ def worker_infos(steps: Iterable[WorkersFound]) -> list[WorkerInfo]:
 
 def _worker_info(worker_id: str, lease: float, facts: Mapping[str, str]) -> WorkerInfo:
     names = facts.get("names", "").split()
+    state, wish = facts.get("state", ""), facts.get("wish", "")
+    is_stopping = state == STOPPING or wish == Wish.STOP
     return WorkerInfo(
         worker_id=worker_id,
         started_at=_started(facts.get("started", "")),
@@ -389,6 +399,9 @@ def _worker_info(worker_id: str, lease: float, facts: Mapping[str, str]) -> Work
         pid=facts.get("pid", ""),
         version=facts.get("version", ""),
         lease=lease,
+        # A wish shows at once; the fact lasts when the worker goes on under a new id, which no wish was for yet.
+        quiet=not is_stopping and (wish or state) == QUIET,
+        stopping=is_stopping,
     )
 
 

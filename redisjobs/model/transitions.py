@@ -38,6 +38,7 @@ class Reply(StrEnum):
     CANCELLING = "CANCELLING"  # written: the worker that runs the job will cancel it
     HELD = "HELD"  # written: the job does not start
     RUNNING = "RUNNING"
+    STOPPING = "STOPPING"  # for a worker: it stops already, and can't be asked for anything else
     DEAD = "DEAD"
     UNDECODABLE = "UNDECODABLE"  # written: an entry that is not a job became a dead letter
     NOT_FOUND = "NOT_FOUND"

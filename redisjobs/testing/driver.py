@@ -14,7 +14,7 @@ from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMe
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
-from redisjobs.model.driver import Beaten, Until
+from redisjobs.model.driver import Beaten, Renewed, Until
 from redisjobs.model.job import State
 from redisjobs.model.queries import Query
 from redisjobs.model.stored import Fire
@@ -218,7 +218,7 @@ class RecordingConsumer(MemoryConsumer):
         return 0 if self._is_dead else await super().release(refund=refund, watch=watch)
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Any) -> Beaten:
-        return [] if self._is_dead else super().beat(held, facts)
+        return Renewed() if self._is_dead else super().beat(held, facts)
 
 
 class _OnlyConsumer(RecordingConsumer):

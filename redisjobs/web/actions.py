@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redisjobs.base.arguments import pause_of
-from redisjobs.base.visible import visible
+from redisjobs.base.visible import number_of, visible
 from redisjobs.errors import DecodeError, EncodeError, Forbidden, UniqueConflict
 from redisjobs.model import payload
 from redisjobs.model.job import Priority, PushedJob, State
@@ -84,6 +84,9 @@ DONE = {
     "schedule-paused": "Paused the schedule.",
     "schedule-resumed": "Resumed the schedule.",
     "schedule-removed": "Removed the schedule.",
+    "worker-quiet": "Asked. A quiet worker claims no more jobs, and its running jobs go on.",
+    "worker-resumed": "Asked. The worker claims jobs again.",
+    "worker-stopped": "Asked. The worker ends when its running jobs have ended, or its grace is over.",
     "limited": "Set the limit.",
     "unlimited": "Removed the limit.",
     "started": "Started.",
@@ -99,13 +102,13 @@ class Action:
     Attributes:
         verb: What a viewer must be allowed; None if the action itself checks.
         run: Carries it out.
-        asks: The question before it, if it can't be undone; '' for none.
+        asks: The question before it, if it can't be undone, or what returns the question; '' for none.
         label: The button that answers the question.
     """
 
     verb: Verb | None
     run: Callable[[Visit, Form], Awaitable[Outcome | Page]]
-    asks: str = ""
+    asks: str | Callable[[Visit, Form], Awaitable[str]] = ""
     label: str = ""
 
 
@@ -288,6 +291,41 @@ async def _unlimit(visit: Visit, form: Form) -> Outcome:
     return Outcome("unlimited")
 
 
+# Workers
+
+
+def _of_workers(done: str, method: str) -> Callable[[Visit, Form], Awaitable[Outcome]]:
+    async def run(visit: Visit, form: Form) -> Outcome:
+        async def change(worker_id: str) -> str:
+            reply = await getattr(visit.board.queue, method)(worker_id)
+            return {Reply.NOT_FOUND: "it has ended", Reply.STOPPING: "it stops already"}.get(reply, "")
+
+        return await _each(done, await _workers(visit, form), change)
+
+    return run
+
+
+async def _workers(visit: Visit, form: Form) -> list[str]:
+    """Return the id of the chosen worker, or of all workers of the chosen host that live and don't stop.
+
+    Raises:
+        Wrong: There is none.
+    """
+    if worker := form.get("worker"):
+        return [worker]
+    there = [each for each in await visit.board.workers() if each.lease > 0 and not each.stopping]
+    if not (found := [each.worker_id for each in there if each.host == form.get("host")]):
+        raise Wrong("No worker of this host is alive, or all stop already.")
+    return found
+
+
+async def _asks_to_stop(visit: Visit, form: Form) -> str:
+    ids = await _workers(visit, form)
+    what = f"worker {visible(ids[0], 80)}" if form.get("worker") else number_of(len(ids), "worker")
+    where = f" of host {visible(form.get('host'), 80)}" if not form.get("worker") else ""
+    return f"Stop {what}{where}? Running jobs may finish within the grace. This can't be undone."
+
+
 # Acts on all jobs that match
 
 
@@ -347,6 +385,9 @@ ACTIONS = {
     "remove-schedule": Action(
         Verb.SCHEDULE, _of_schedule("schedule-removed", "remove"), "Remove this schedule?", "Remove it"
     ),
+    "quiet-worker": Action(Verb.QUIET, _of_workers("worker-quiet", "quiet_worker")),
+    "resume-worker": Action(Verb.QUIET, _of_workers("worker-resumed", "resume_worker")),
+    "stop-worker": Action(Verb.STOP, _of_workers("worker-stopped", "stop_worker"), _asks_to_stop, "Stop"),
     "limit": Action(Verb.LIMIT, _limit),
     "unlimit": Action(Verb.LIMIT, _unlimit, "Remove this limit?", "Remove it"),
     "count-bulk": Action(None, _count_bulk),

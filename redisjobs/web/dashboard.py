@@ -235,7 +235,7 @@ class Dashboard:
             return Page("message", "Not allowed", {"said": "You may not do this here.", "details": ()}, 403)
         try:
             if action.asks and form.get("sure") != "1":
-                return _question(action, word, form)
+                return await _question(visit, action, word, form)
             done = await action.run(visit, form)
         except Forbidden as error:
             if action.verb is not None:
@@ -267,8 +267,11 @@ class _Answerable:
     fields: Sequence[tuple[str, str]]
 
 
-def _question(action: Action, word: str, form: Form) -> Page:
-    asked = action.asks.format(_jobs(len(form.ids))) if "{}" in action.asks else action.asks
+async def _question(visit: Visit, action: Action, word: str, form: Form) -> Page:
+    if isinstance(action.asks, str):
+        asked = action.asks.format(_jobs(len(form.ids))) if "{}" in action.asks else action.asks
+    else:
+        asked = await action.asks(visit, form)
     fields = [(key, value) for key, value in form.fields if key != "sure"]
     return Page("confirm", "Confirm", {"question": _Answerable(asked, action.label, word, fields)}, is_live=False)
 

@@ -23,7 +23,7 @@ from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.handler_run import HandlerRuntime
 from redisjobs.worker.running.threads import Threads
 from redisjobs.worker.settings.health import Health, combined
-from redisjobs.worker.settings.settings import Settings
+from redisjobs.worker.settings.settings import Settings, quoted
 from redisjobs.worker.settings.shutdown import Shutdown
 from redisjobs.worker.source.heartbeat import Heartbeat
 from redisjobs.worker.source.policy import Allocator
@@ -50,6 +50,7 @@ class WorkerRun:
         settings: The worker's settings, once for each of its queues: only the queue differs.
         allocator: Decides which queue is claimed from next. By default the queues take equal turns.
         breaking: Called when the run begins to end by an error or a cancel.
+        asked: Called in the thread of a heartbeat when an operator asks the worker to stop; it calls `stop`.
     """
 
     def __init__(
@@ -57,14 +58,16 @@ class WorkerRun:
         settings: Sequence[Settings],
         allocator: Allocator | None = None,
         breaking: Callable[[], object] = int,
+        asked: Callable[[], object] = int,
     ) -> None:
         self._settings = first = settings[0]
         self._breaking = breaking
+        self._asked = asked
         self.threads = Threads(first.abandoned, self._no_threads)
         self._opening = anyio.CancelScope()
         self._ending: Gate | None = None  # opens when every source has left its queue
         self.shutdown = Shutdown()
-        self.pool = Pool(first, self.threads, self.shutdown, self.recycle)
+        self.pool = Pool(first, self.threads, self.shutdown, self.recycle, self._leave)
         turns = Turns(self.pool, allocator or Allocator([1] * len(settings)))
         self.sources = [Source(each, turns) for each in settings]
         self.pool.share_among([source.claims for source in self.sources])
@@ -186,6 +189,12 @@ class WorkerRun:
         logger.info("%s: this worker ends when its running jobs are done", why)
         self.stop(math.inf)
 
+    def _leave(self) -> None:
+        """Stop, because an operator asked for it in one of the queues. Any thread may call it, again and again."""
+        if not self.shutdown.asked_by_operator:
+            self.shutdown.asked_by_operator = True
+            self._asked()
+
     @property
     def health(self) -> Health:
         """The worker's health, judged by what its loop and its heartbeats got done. Any thread may read it."""
@@ -208,7 +217,12 @@ class WorkerRun:
                 return Health(True, False, str(runner.trouble))
         if self.shutdown.stopping:
             return Health(True, False, f"stopping, with {self.pool.holds} jobs to go")
-        return Health(True, True, f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy")
+        quiet = [source.member.settings.queue.name for source in self.sources if source.claims.is_quiet]
+        told = "" if not quiet else f"; quiet in queue {quoted(quiet)}" if self._settings.queues else "; quiet"
+        busy = f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy"
+        return Health(
+            True, True, busy + told
+        )  # quiet is no fault: a probe must not restart what an operator asked for
 
     # What its parts report
 

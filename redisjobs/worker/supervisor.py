@@ -50,6 +50,7 @@ PROGRAM = (sys.executable, "-P", "-m", "redisjobs")
 """The command line that runs redisjobs in another process."""
 
 _REPORT = 1.0  # seconds between a child's reports of its health
+_LEAVES = "leaves"  # a line of the pipe: an operator asked the worker to stop
 _BETWEEN = "}"  # between two ids in a line of the pipe; no id has a brace
 
 
@@ -77,6 +78,7 @@ class Child:
     kill_at: float = _NEVER  # when it is killed
     is_outdated: bool = False  # it was asked to end, because the code has changed
     is_late: bool = False  # it was killed, because it ran on after the grace
+    is_leaving: bool = False  # an operator asked it to stop, so no other takes its place
 
 
 def listen(child: Child, line: socket.socket) -> None:
@@ -87,6 +89,9 @@ def listen(child: Child, line: socket.socket) -> None:
                 return  # cut off by the child's end
             ids, what, *rest = word.decode().rstrip("\n").split(" ", 3)
             child.worker_ids = tuple(ids.split(_BETWEEN))
+            if what == _LEAVES:
+                child.is_leaving = True
+                continue
             if not rest:
                 child.end = End(what)
                 continue
@@ -115,6 +120,11 @@ class Pipe:
 
     def _send(self, words: str) -> None:
         self._socket.sendall(f"{_BETWEEN.join(self._worker_ids())} {words}\n".encode())
+
+    def leave(self) -> None:
+        """Report that an operator asked the worker to stop. The supervisor starts no other in its place."""
+        with suppress(OSError):  # the supervisor is gone
+            self._send(_LEAVES)
 
     def end(self, end: End) -> None:
         """Report that the worker has ended in order. Nothing follows."""
@@ -277,7 +287,7 @@ class Supervisor:
         slot.child = None
         ended, code, in_order = child.process.pid, child.process.returncode, child.end is not None
         self._began = self._began or bool(child.worker_ids)
-        was_asked = self._stops > 0 or child.is_outdated
+        was_asked = self._stops > 0 or child.is_outdated or child.is_leaving
         # The signal may come before the child can handle it, and so before it has claimed a job.
         was_too_early = was_asked and not child.worker_ids and code == -signal.SIGTERM
         was_expected = was_asked or child.end in (End.DRAINED, End.SHARE)
@@ -285,7 +295,7 @@ class Supervisor:
         if not in_order:
             for queue, worker_id in zip(self.queues, child.worker_ids, strict=False):  # no ids: it had not begun
                 self._release(queue, worker_id, refund=child.is_outdated)
-        if self._stops:
+        if self._stops or child.is_leaving:
             self._code = self._code or (0 if in_order or code == -signal.SIGTERM else 1)
         elif child.is_outdated or child.end is End.SHARE:
             slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
@@ -302,6 +312,8 @@ class Supervisor:
         ended, code = child.process.pid, child.process.returncode
         is_late = child.is_late and code == -signal.SIGKILL  # else it ended by itself just then
         how = "ignored the grace and was killed" if is_late else _how(code, in_order, was_expected)
+        if child.is_leaving and not self._stops:
+            how += "; an operator asked it to stop, and no other takes its place"
         names = [queue.name for queue in self.queues] if len(self.queues) > 1 else []
         ids = child.worker_ids or ("",) * len(self.queues)
         event = partial(ProcessEnded, ended=ended, in_order=in_order, expected=was_expected, how=how, queues=names)

@@ -1,5 +1,6 @@
 """The class `Worker`: a worker's settings, and how it is stopped. `WorkerRun` does the work."""
 
+import logging
 import math
 import os
 import re
@@ -13,7 +14,7 @@ from dataclasses import replace
 import anyio
 
 from redisjobs.base.arguments import seconds, whole
-from redisjobs.base.logger import Log
+from redisjobs.base.logger import Log, log_from_thread
 from redisjobs.base.visible import number_of
 from redisjobs.client.registry import Registry
 from redisjobs.errors import single_cause
@@ -22,7 +23,7 @@ from redisjobs.model.job import Duration
 from redisjobs.worker.run import WorkerRun, cut_off
 from redisjobs.worker.settings.health import Health, combined
 from redisjobs.worker.settings.settings import Queues, Settings
-from redisjobs.worker.settings.shutdown import Interrupts, stopping
+from redisjobs.worker.settings.shutdown import Interrupts, stopping, waiting
 from redisjobs.worker.source.policy import Allocator
 
 logger = Log("redisjobs.worker")
@@ -93,7 +94,7 @@ class Worker:
             so. A run `until_idle` fires none.
 
     You may call `stop` and `stop_now` from any thread at any time. A stop ends the current run. If there is none,
-    it ends the next one before that claims anything.
+    it ends the next one before that claims anything. An operator can stop the current run by `queue.stop_worker`.
 
     No slot is reserved for a queue: the next job of any queue fills it. A server that fails affects its own queues
     only.
@@ -158,6 +159,10 @@ class Worker:
         """Whether `run` returned because of `max_jobs`, `max_rss` or `abandoned`, or because it got no threads."""
         self.hindered = False
         """Whether the system gave it no threads. It may give none to the next run either."""
+        self.asked_by_operator = False
+        """Whether an operator asked the current run, or the last one, to stop, by `queue.stop_worker`."""
+        self.when_asked: Callable[[], object] = int
+        """Called when an operator asks the worker to stop, after `stop`, in the thread of a heartbeat."""
         self.breaking: Callable[[], object] = int
         """Called when `run` begins to end by an error or a cancel. `run` may still wait for handlers then."""
         self._has_run = False
@@ -225,7 +230,7 @@ class Worker:
     def _reset(self) -> None:
         if self._has_run:
             self.settings = replace(self.settings, worker_id=self._next_id())
-        self._has_run, self.recycled, self.hindered = True, False, False
+        self._has_run, self.recycled, self.hindered, self.asked_by_operator = True, False, False, False
         self._count_slots()
 
     def _count_slots(self) -> None:
@@ -241,6 +246,7 @@ class Worker:
             [replace(settings, queue=queue) for queue in self.queues],
             Allocator(self._queues.weights, strict=self._queues.strict),
             self.breaking,
+            self._stop_for_operator,
         )
         if self._stop_asked:  # before there was a run to stop
             return
@@ -278,6 +284,13 @@ class Worker:
         self._stop_asked = True  # before we look for a run
         if (current := self._current) is not None:
             current.threads.call_soon(lambda: current.stop(grace))
+
+    def _stop_for_operator(self) -> None:
+        self.asked_by_operator = True
+        self.stop()
+        self.when_asked()
+        told = waiting(self.busy, self.grace)
+        log_from_thread(logger, logging.INFO, "an operator asked this worker to stop; %s", told)
 
     @property
     def busy(self) -> int:

@@ -979,6 +979,36 @@ def test_workers_are_listed_with_what_each_runs_and_since_when(
     assert (document["state"], in_stats["worker_id"]) == ("alive", document["worker_id"])
 
 
+def test_workers_are_asked_to_be_quiet_to_go_on_and_to_stop(
+    cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
+) -> None:
+    @there.job
+    def resize() -> None: ...
+
+    def state() -> str:
+        return str(cli("workers", "--json", "-q", queue_name).document[0]["state"])
+
+    with worker_in_thread(there):
+        while not any(worker.names for worker in there.workers()):
+            time.sleep(0.01)
+        (worker,) = (worker.worker_id for worker in there.workers())
+
+        asked = cli("workers", "quiet", worker, "-q", queue_name)
+        assert (asked.code, asked.out) == (0, f"asked {worker} on {where(there)} to claim no more jobs\n")
+        assert state() == "quiet"
+        assert cli("workers", "-q", queue_name, "resume", worker).code == 0  # a place for options that is as good
+        assert state() == "alive"
+        some = cli("workers", "--json", "stop", worker, "never", "-q", queue_name)
+        assert (some.code, some.err) == (1, f"redisjobs: no worker on {where(there)}: never\n")
+        assert some.document == {"wish": "stop", "asked": [worker], "stopping": [], "not_found": ["never"]}
+        while there.workers():
+            time.sleep(0.01)
+
+    late = cli("workers", "resume", worker, "-q", queue_name)
+    assert (late.code, late.out, late.err) == (1, "", f"redisjobs: no worker on {where(there)}: {worker}\n")
+    assert cli("workers", "stop", "-q", queue_name).code == 2
+
+
 def test_queues_are_those_of_a_module_and_those_that_are_named_each_once(
     cli: Callable[..., Ended], there: sync.JobQueue, queue_name: str
 ) -> None:

@@ -435,6 +435,8 @@ async def put_in_each_state(store: RedisStore) -> None:
     async with consuming(store.driver, "w") as worker:
         await worker.open()
         await push(store, "z", "y", "b", "x")
+        with closing(Heart(worker)) as heart:
+            heart.beat(list, {"host": "h"})
         z, y, b, _ = (await worker.exchange([], 4)).leases
         dead = DeadLetter("failed", "no")
         await worker.exchange([(z, dead), (y, dead), (b, Release())], None)
@@ -457,7 +459,7 @@ def look(queue: SyncJobQueue) -> None:
     assert [info.name for info in queue.schedules.list()] == ["nightly"]
     assert queue.pauses().is_paused("") is False
     assert queue.limits() == []
-    assert queue.workers()
+    assert [worker.host for worker in queue.workers()] == ["h"]
     assert queue.statistics(60)
     assert queue.overview().names == []
     counts = queue.counts()
@@ -505,6 +507,8 @@ async def operate(url: str, store: RedisStore) -> None:
         with telling(store, "due"):
             assert sync_side(queue.driver).change(Requeue("z", After(60000))) is Reply.OK
         assert store.admin.zcard(f"{store.prefix}due") == 1
+        with telling(store, "wish"):
+            assert queue.quiet_worker(queue.workers()[0]) is Reply.OK
         assert queue.delete_all(name="Add") == 1
         assert queue.cancel_all("delayed") == 1
         await pause_and_hold(queue, store)

@@ -188,6 +188,7 @@ BUILT = {
     "reporting": [],
     "recording": ["Record", "FindIntervals"],
     "standing": ["Ahead"],
+    "wishing": ["AskWorker", "FindWorkers"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

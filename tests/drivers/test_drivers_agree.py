@@ -33,6 +33,7 @@ from redisjobs.drivers.memory.ends import trim
 from redisjobs.drivers.redis import scripts
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import (
+    AskWorker,
     BulkResult,
     Cancel,
     Change,
@@ -52,6 +53,7 @@ from redisjobs.model.changes import (
     Tidy,
     Unhold,
     Unpark,
+    Wish,
 )
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import OnConflict, Priority, State
@@ -220,11 +222,11 @@ class Side:
             await self.consumers[worker].aclose()
         await self.store.driver.aclose()
 
-    def beat(self, worker: str, held: Sequence[Lease]) -> list[str] | None:
-        """The ids of these jobs that are to be cancelled; None: the worker is fenced."""
+    def beat(self, worker: str, held: Sequence[Lease]) -> tuple[list[str], Wish | None] | None:
+        """The ids of these jobs that are to be cancelled, and what is asked of it; None: the worker is fenced."""
         heart = Heart(self.consumers[worker])
         try:
-            return sorted(lease.job_id for lease in heart.beat(lambda: held, {}))
+            return sorted(lease.job_id for lease in heart.beat(lambda: held, {})), heart.wish
         except Fenced:
             return None
         finally:
@@ -330,6 +332,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.ids = {worker: worker for worker in WORKERS}  # under which each goes on
         self.starts = len(WORKERS)
         self.fenced: set[str] = set()  # ids
+        self.wishes: dict[str, Wish] = {}  # by id: what was asked last of the worker
         self.silent: set[str] = set()  # ids of those whose lease is over, and who are not fenced yet
         self.sent: dict[tuple[str, int], list[Sent]] = {}  # by worker and lane, the last one last
         self.turns = 0
@@ -712,6 +715,18 @@ class TwoDrivers(RuleBasedStateMachine):
         assert (memory is None) == (self.ids[worker] in self.fenced)
         if memory is not None:
             self.silent.discard(self.ids[worker])
+            assert memory[1] == self.wishes.get(self.ids[worker])
+
+    @rule(worker=workers, wish=st.sampled_from(Wish))
+    def ask_worker(self, worker: str, wish: Wish) -> None:
+        """Ask a worker to be quiet, to go on, or to stop; none that was fenced hears it."""
+        worker_id = self.ids[worker]
+        reply = self.agree(lambda side: side.store.driver.change(AskWorker(worker_id, wish)))
+        stops = self.wishes.get(worker_id) is Wish.STOP and wish is not Wish.STOP
+        expected = Reply.STOPPING if stops else Reply.OK
+        assert reply is (Reply.NOT_FOUND if worker_id in self.fenced else expected)
+        if reply is Reply.OK:
+            self.wishes[worker_id] = wish
 
     @rule(worker=workers, returns=st.booleans())
     def look_for_the_lost(self, worker: str, returns: bool) -> None:

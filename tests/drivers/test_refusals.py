@@ -17,6 +17,7 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.model.changes import (
+    AskWorker,
     BulkResult,
     Cancel,
     Change,
@@ -35,6 +36,7 @@ from redisjobs.model.changes import (
     Tidy,
     Unhold,
     Unpark,
+    Wish,
 )
 from redisjobs.model.codec import when
 from redisjobs.model.definition import Definition
@@ -213,6 +215,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "resume": lambda scene: scene.change(Resume()),
     "resume: of a name": lambda scene: scene.change(Resume("Paused")),
     "unpark": lambda scene: scene.change(Unpark()),
+    "ask_worker": lambda scene: scene.change(AskWorker("w1", Wish.QUIET)),
     "hold": lambda scene: scene.change(Hold("ready")),
     "unhold": lambda scene: scene.change(Unhold("ready")),
     "ask": lambda scene: scene.change(GetStatus(["ready", "dead", "a"], "me")),

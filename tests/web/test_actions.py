@@ -1,6 +1,9 @@
 """Each action of the page, by its form."""
 
 import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,11 +12,12 @@ import pytest
 from store import RedisStore, eventually
 from viewer import Mail, Viewer, dead, run_all, words
 
-from redisjobs import JobQueue, Schedule, State
+from redisjobs import JobQueue, Schedule, State, Worker
 from redisjobs.client.operations import Steps, ask
 from redisjobs.model.changes import DeleteAll
 from redisjobs.model.queries import Count, Filter
 from redisjobs.web import Dashboard
+from redisjobs.web.board.access import Verb, local
 from redisjobs.web.board.bulk import Bulk, Phase
 from redisjobs.web.board.filters import Filters
 
@@ -128,6 +132,69 @@ async def test_schedules_are_run_paused_resumed_and_removed(mails: JobQueue, vie
     await viewer.act("remove-schedule", name="nightly", sure="1", back="schedules")
     assert await mails.schedules.list() == []
     assert (await viewer.post("pause-schedule", {"name": "nightly"})).status_code == 422
+
+
+async def test_a_worker_is_asked_to_be_quiet_to_go_on_and_to_stop(mails: JobQueue, viewer: Viewer) -> None:
+    async with working(mails, "web-0") as (working_one,):
+        worker = working_one.worker_id
+        assert "alive" in await viewer.see("workers")
+
+        shown = await viewer.act("quiet-worker", worker=worker, back="workers")
+        assert "Asked. A quiet worker claims no more jobs" in shown
+        assert "quiet 0 of" in shown
+        await eventually(lambda: "quiet" in working_one.health.why)
+        await mails.push(Mail("joe"))
+        await viewer.act("quiet-worker", worker=worker)  # after an action the page reads again
+        assert "No job starts: all workers are quiet, or stop. 1 ready." in await viewer.see()
+        assert "alive" in await viewer.act("resume-worker", worker=worker, back="workers")
+
+        asked = await viewer.post("stop-worker", {"worker": worker})
+        assert f"Stop worker {worker}? Running jobs may finish within the grace." in words(asked.text)
+        assert (await viewer.post("stop-worker", {"worker": worker, "sure": "1"})).status_code == 303
+    gone = await viewer.post("quiet-worker", {"worker": worker})
+    assert (gone.status_code, "it has ended" in gone.text) == (409, True)
+    assert (await viewer.post("quiet-worker", {"host": "nowhere"})).status_code == 422
+
+
+async def test_all_workers_of_a_host_are_asked_and_a_stop_names_how_many(mails: JobQueue, viewer: Viewer) -> None:
+    host = socket.gethostname()
+    async with working(mails, "a", "b") as workers:
+        first, second = (worker.worker_id for worker in workers)
+        assert f"All workers of {host}" in await viewer.see("workers")
+
+        await viewer.act("quiet-worker", host=host, back="workers")
+        await viewer.act("resume-worker", worker=first, back="workers")
+        assert [(each.worker_id, each.quiet) for each in await mails.workers()] == [(first, False), (second, True)]
+        asked = await viewer.post("stop-worker", {"host": host})
+        assert f"Stop 2 workers of host {host}?" in words(asked.text)
+        await viewer.act("stop-worker", host=host, sure="1", back="workers")
+    assert await mails.workers() == []
+
+
+async def test_the_buttons_of_workers_are_those_of_the_verbs(mails: JobQueue) -> None:
+    async with working(mails, "web-0") as (worker,):
+        one = {"worker": worker.worker_id, "sure": "1"}
+        for verb, other in (("quiet", "stop"), ("stop", "quiet")):
+            viewer = Viewer(Dashboard(mails, access=local(frozenset({Verb(verb)}))), mails.name)
+            page = (await viewer.get("workers")).text
+            assert (f"act/{verb}-worker" in page, f"act/{other}-worker" in page) == (True, False)
+            assert (await viewer.post(f"{other}-worker", one)).status_code == 403
+
+
+@asynccontextmanager
+async def working(queue: JobQueue, *names: str) -> AsyncIterator[list[Worker]]:
+    """Workers of these names that have begun. At the end all have ended."""
+    workers = [Worker(queue, worker_id=name) for name in names]
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            for worker in workers:
+                tasks.start_soon(worker.run)
+            here = socket.gethostname()
+            while sum(each.host == here for each in await queue.workers()) < len(names):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+            yield workers
+            for worker in workers:
+                worker.stop()
 
 
 async def test_limits_are_set_and_removed(mails: JobQueue, viewer: Viewer) -> None:

@@ -12,7 +12,7 @@ from store import lease_at
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import JobsRetried, SettledJob
 from redisjobs.model.changes import Record, Recorded
-from redisjobs.model.driver import Beat, Beaten, Fenced
+from redisjobs.model.driver import Beat, Beaten, Fenced, Renewed
 from redisjobs.model.transitions import Lease, Reply
 from redisjobs.worker.source.heartbeat import Beats, Heartbeat, logger
 from redisjobs.worker.source.recorder import Recorder
@@ -73,9 +73,9 @@ class Bench:
             self._maybe_fail("beat")
         except Fenced as error:
             return [error]
-        return [beat.held()]
+        return [Renewed(beat.held())]
 
-    def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
+    def beaten(self, began: float, answer: Renewed) -> None:
         self.beat_at = began
         self._maybe_fail("beaten")
         if not self.failures_left:
@@ -211,7 +211,7 @@ def test_a_beat_counts_from_when_it_was_begun_and_a_worker_that_has_just_begun_a
         def beat(self, beat: Beat) -> Sequence[Beaten]:
             begun.set()
             assert answer.wait(SOON)
-            return [()]
+            return [Renewed()]
 
     bench = Slow(lease=LONG)
     bench.beat_at = 0.0
@@ -287,7 +287,7 @@ def test_a_heartbeat_that_hangs_in_a_beat_is_waited_for_no_longer_than_asked_nor
         def beat(self, beat: Beat) -> Sequence[Beaten]:
             asked.set()
             answer.wait(4 * SOON)
-            return [()]
+            return [Renewed()]
 
     bench = Hanging()
     bench.heartbeat.start()
@@ -403,10 +403,10 @@ def test_a_beat_has_the_facts_and_may_ask_what_is_held_and_the_cancels_that_it_h
 
         def beat(self, beat: Beat) -> Sequence[Beaten]:
             told.append((beat.held(), beat.facts))
-            return [beat.held()]
+            return [Renewed(beat.held())]
 
-        def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
-            cancels.append(cancelled)
+        def beaten(self, began: float, answer: Renewed) -> None:
+            cancels.append(answer.cancelled)
             beaten.set()
 
     bench = Holding(lease=LONG)
@@ -432,7 +432,7 @@ def test_a_beat_that_took_longer_than_its_turn_is_followed_by_the_next_at_once()
                 thrice.set()
             elif len(begun) < 3:
                 time.sleep(1.2)
-            return [()]
+            return [Renewed()]
 
     bench = Slow(lease=3)  # a beat every second
     bench.heartbeat.start()

@@ -22,7 +22,7 @@ from fleet import Fleet, has_ended
 from store import RedisStore, eventually
 from two_queues import another
 
-from redisjobs import JobQueue
+from redisjobs import JobQueue, Reply
 from redisjobs.events import ProcessEnded
 from redisjobs.model.job import State
 from redisjobs.torture.fleet.hosts import children
@@ -158,6 +158,39 @@ async def test_a_stop_lets_running_jobs_finish_and_forgets_the_workers(
     assert supervisor.wait(20) == 0
     assert fleet.labels("end") == {"a": 1, "b": 1, "c": 1}
     assert not any(map(re.compile("worker:").match, redis_store.keys()))
+
+
+async def test_a_process_that_an_operator_stops_is_not_replaced_and_with_the_last_one_the_supervisor_ends(
+    fleet: Fleet,
+) -> None:
+    supervisor = fleet.command("--processes", "2", "--concurrency", "2")
+    await eventually(lambda: len(fleet.queue.workers()) == 2, within=20)
+    first, second = fleet.queue.workers()
+    fleet.push("a", "b", "c", "d", seconds=1)
+    await eventually(lambda: len(fleet.recording("start")) == 4, within=20)
+
+    assert fleet.queue.stop_worker(first) is Reply.OK
+    await eventually(lambda: [each.worker_id for each in fleet.queue.workers()] == [second.worker_id], within=20)
+    fleet.push("e")
+    await eventually(lambda: "e" in fleet.labels("end"), within=20)
+    assert fleet.queue.stop_worker(second) is Reply.OK
+
+    assert supervisor.wait(20) == 0
+    assert fleet.labels("end") == dict.fromkeys("abcde", 1)
+    assert (fleet.folder / "log").read_text().count("started worker process") == 2
+
+
+async def test_a_process_whose_handler_never_ends_is_ended_by_force_after_an_operators_stop(fleet: Fleet) -> None:
+    """As after a signal."""
+    worker = fleet.command("--grace", "0.5", "--lease", "2")
+    fleet.push("stubborn", seconds=60)
+    await eventually(lambda: len(fleet.recording("start")) == 1, within=20)
+    (running,) = fleet.queue.workers()
+
+    fleet.queue.stop_worker(running)
+
+    assert worker.wait(30) == 1
+    assert "the process ends by force: a handler did not end" in (fleet.folder / "log").read_text()
 
 
 @pytest.mark.parametrize(("grace", "before"), [("0", 0), ("25", 0), ("0", 7)])
@@ -523,6 +556,24 @@ def test_a_child_that_ends_in_order_though_no_one_asked_is_warned_of_unless_it_h
     assert [text.split(" ", 3)[3] for text in warnings] == (
         ["stopped, though its supervisor did not ask for it"] if warned else []
     )
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "how"),
+    [
+        (f"end('{End.STOPPED}')", 0, "ended"),
+        (f"end('{End.SHARE}')", 0, "ended"),
+        ("os._exit(3)", 1, "ended with code 3"),
+    ],
+)
+def test_a_child_that_an_operator_asked_to_stop_is_not_replaced_however_it_ends(
+    started: Path, caplog: pytest.LogCaptureFixture, then: str, code: int, how: str
+) -> None:
+    caplog.set_level(logging.INFO, "redisjobs")
+    assert supervised(started, f"line.sendall(b'host:1:id leaves\\n'); {then}").run() == code
+
+    assert len(started.read_text().splitlines()) == 1
+    assert f"{how}; an operator asked it to stop, and no other takes its place" in caplog.text
 
 
 def test_a_stop_during_which_a_child_exits_unasked_has_not_gone_well(started: Path) -> None:

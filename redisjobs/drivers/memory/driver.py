@@ -16,7 +16,7 @@ from redisjobs.drivers.memory import health, limits, operator, pushes, schedules
 from redisjobs.drivers.memory.state import CHANGES, CONTROL, QUERIES, READY, Listener, Memory
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
-from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Until, supported
+from redisjobs.model.driver import Beat, Beaten, Fenced, Notification, Renewed, Until, supported
 from redisjobs.model.queries import Query
 from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaimed, Settlements, Silent, Turn
 
@@ -230,9 +230,9 @@ class MemoryConsumer:
                 asked = worker.beat(self._memory, self.worker_id, facts)
         except Fenced as error:
             return error
-        leases = held() if asked else ()  # not under the lock: it may wait for another thread
+        leases = held() if asked.cancels else ()  # not under the lock: it may wait for another thread
         with self._memory.lock:
-            return worker.cancelled(self._memory, leases)
+            return Renewed(worker.cancelled(self._memory, leases), asked.wish)
 
 
 class SyncMemoryConsumer:

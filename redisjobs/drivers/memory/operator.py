@@ -9,6 +9,7 @@ from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, holder_of, living
 from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
 from redisjobs.model import changes, queries
+from redisjobs.model.info import STOPPING
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
@@ -175,7 +176,23 @@ def backlog(memory: Memory, query: queries.GetBacklog) -> queries.Backlog:
 @answers(queries.FindWorkers)
 def _find_workers(memory: Memory, query: queries.FindWorkers) -> queries.WorkersFound:
     now = memory.monotonic()
-    return queries.WorkersFound([(each.id, each.until - now, each.facts) for each in memory.workers.values()])
+    found = [
+        (each.id, each.until - now, {**each.facts, "wish": each.wish or ""}) for each in memory.workers.values()
+    ]
+    return queries.WorkersFound(found)
+
+
+@answers(changes.AskWorker)
+def _ask_worker(memory: Memory, change: changes.AskWorker) -> Reply:
+    worker = memory.workers.get(change.worker_id)
+    if worker is None:
+        return Reply.NOT_FOUND
+    is_stopping = worker.wish is changes.Wish.STOP or worker.facts.get("state") == STOPPING
+    if is_stopping and change.wish is not changes.Wish.STOP:
+        return Reply.STOPPING
+    worker.wish = change.wish
+    memory.tell("wish", worker.id)
+    return Reply.OK
 
 
 @answers(queries.FindPauses)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from redisjobs.model.changes import Change, JobStatus
+from redisjobs.model.changes import Change, JobStatus, Wish
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.model.job import Priority, State
@@ -100,6 +100,7 @@ class Worker:
     until: float  # when its lease ends; once it is fenced, until when its id stays taken
     jobs: Place = field(init=False)
     cancels: int = 0  # how often a cancel of one of its jobs was asked for
+    wish: Wish | None = None  # what an operator asked it to do last
     facts: Mapping[str, str] = field(default_factory=dict)  # what its heartbeats reported
     answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)  # by lane: the last turn and its answer
 

@@ -56,12 +56,12 @@ def join(memory: Memory, worker_id: str, lease: float, run: str) -> None:
     memory.tell("joined", "")
 
 
-def beat(memory: Memory, worker_id: str, facts: Mapping[str, str]) -> int:
-    """Renew a worker's lease; return how often a cancel of one of its jobs was asked for."""
+def beat(memory: Memory, worker_id: str, facts: Mapping[str, str]) -> Worker:
+    """Renew a worker's lease; return the worker, which has what was asked of it."""
     worker = memory.worker(worker_id)
     worker.facts = {**worker.facts, **facts}
     worker.until = memory.monotonic() + worker.lease
-    return worker.cancels
+    return worker
 
 
 def cancelled(memory: Memory, leases: Sequence[Lease]) -> list[Lease]:

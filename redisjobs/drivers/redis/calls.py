@@ -284,6 +284,7 @@ _CALLS: Mapping[type[Any], _Call] = {
     ),
     changes.Pause: _Call("pause", _name_and_now),
     changes.Resume: _Call("resume", _name_and_now),
+    changes.AskWorker: _Call("ask_worker", lambda change, now: [raw_id(change.worker_id), change.wish.value]),
     changes.SetLimit: _Call(
         "limit",
         lambda change, now: [raw_id(change.name), change.limit, raw_id(change.after), now],

@@ -9,7 +9,7 @@ from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.target import ANSWER, Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.model.changes import Change
-from redisjobs.model.driver import Beat, Beaten, Consumer, Fenced
+from redisjobs.model.driver import Beat, Beaten, Consumer, Fenced, Renewed
 from redisjobs.model.transitions import MOST_JOBS, Lease
 
 T = TypeVar("T")
@@ -40,16 +40,16 @@ class SyncRedisConsumer:
         commands = [one._commands.beat(worker_id, each.facts) for one, worker_id, each in those]
         answers = self._connection.run_all(commands)
         return [
-            one._beaten(worker_id, cancels, each.held, self._connection)
-            for (one, worker_id, each), cancels in zip(those, answers, strict=True)
+            Fenced(worker_id)
+            if asked is None
+            else Renewed(one._cancelled(worker_id, asked[0], each.held, self._connection), asked[1])
+            for (one, worker_id, each), asked in zip(those, answers, strict=True)
         ]
 
-    def _beaten(
-        self, worker_id: str, cancels: int | None, held: Callable[[], Sequence[Lease]], connection: SyncConnection
-    ) -> Beaten:
+    def _cancelled(
+        self, worker_id: str, cancels: int, held: Callable[[], Sequence[Lease]], connection: SyncConnection
+    ) -> Sequence[Lease]:
         """Return the held jobs that are to be cancelled; ask the server only if there may be some."""
-        if cancels is None:
-            return Fenced(worker_id)
         found, self.has_found = self.has_found, False
         if (worker_id, cancels) != self._known or found:
             self._beats_left = _BEATS_AFTER_CANCEL if cancels else 0

@@ -10,6 +10,7 @@ from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead
 from redisjobs.drivers.redis.settlements import Columns, settlement_words, token_words
 from redisjobs.drivers.redis.wire import pairs, queued_ms_of, raw_id, reply_of, text_id
 from redisjobs.errors import DriverError
+from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, IdTaken
 from redisjobs.model.job import Priority
 from redisjobs.model.times import YOUNG_MS
@@ -25,6 +26,7 @@ from redisjobs.model.transitions import (
 )
 
 _FENCED, _STALE = b"FENCED", b"STALE"
+_WISHES = {wish.value.encode(): wish for wish in Wish}  # a record changed in Redis may have another text: no wish
 
 
 @dataclass(slots=True)
@@ -72,10 +74,19 @@ class WorkerCommands(Commands):
 
         return self.run("join", [worker, str(lease_ms), run, str(LAYOUT), self.now], parse)
 
-    def beat(self, worker: str, facts: Mapping[str, str]) -> Command[int | None]:
-        """Renew a worker's lease; parses to how often a cancel of its jobs was asked for. None: it was fenced."""
-        flat = [text for fact in facts.items() for text in fact]
-        return self.run("beat", [worker, self.now, *flat], lambda reply: None if reply == _FENCED else int(reply))
+    def beat(self, worker: str, facts: Mapping[str, str]) -> Command[tuple[int, Wish | None] | None]:
+        """Renew a worker's lease; parses to what was asked of it, or None: it was fenced.
+
+        That is how often a cancel of one of its jobs was asked for, and what an operator wishes it to do.
+        """
+
+        def parse(reply: Any) -> tuple[int, Wish | None] | None:
+            if reply == _FENCED:
+                return None
+            cancels, wish = reply
+            return cancels, _WISHES.get(wish)
+
+        return self.run("beat", [worker, self.now, *(text for fact in facts.items() for text in fact)], parse)
 
     def cancelled(self, leases: Sequence[Lease]) -> Command[list[Lease]]:
         """Find which of these jobs are to be cancelled."""

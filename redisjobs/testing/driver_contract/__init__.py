@@ -39,3 +39,4 @@ from redisjobs.testing.driver_contract.awaiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.reporting import *  # noqa: E402
 from redisjobs.testing.driver_contract.recording import *  # noqa: E402
 from redisjobs.testing.driver_contract.standing import *  # noqa: E402
+from redisjobs.testing.driver_contract.wishing import *  # noqa: E402

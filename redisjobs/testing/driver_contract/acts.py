@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from redisjobs.model.changes import Cancel, Delete
+from redisjobs.model.changes import Cancel, Delete, Wish
 from redisjobs.model.driver import Beat, Consumer, Driver, Fenced, Notification
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Counts, Find, Row, Scan
@@ -74,6 +74,7 @@ class Heart:
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
+        self.wish: Wish | None = None  # what the last answer said that an operator asks of the worker
         self.close = consumer.sync.close
 
     def beat(self, held: Callable[[], Sequence[Lease]], facts: Mapping[str, str]) -> Sequence[Lease]:
@@ -81,7 +82,8 @@ class Heart:
         (answer,) = self.consumer.sync.beat(Beat(self.consumer, held, facts))
         if isinstance(answer, Fenced):
             raise answer
-        return answer
+        self.wish = answer.wish
+        return answer.cancelled
 
     def release(self) -> int:
         """Release the jobs of a dead worker."""

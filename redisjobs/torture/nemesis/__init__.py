@@ -14,6 +14,7 @@ __all__ = ["FAULTS", "PAIRABLE", "Fault", "System", "duration", "heal"]
 FAULTS: Sequence[type[Fault]] = (
     *(processes.KillWorker, processes.KillChild, processes.KillHost, processes.FreezeWorker),
     *(processes.FreezeInTurn, processes.StopWorker, processes.UpgradeInPlace, processes.RollBack),
+    *(processes.AskToStop, processes.QuietWorker),
     *(handlers.PushPoison, handlers.TwoKillers, handlers.BlockLoop, handlers.RaiseAnything),
     *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PutIntoInbox, entries.PublishAnything),
     *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),

@@ -159,6 +159,51 @@ class StopWorker(ProcessFault):
             self.detail = f"process {host.process.pid}"
 
 
+class AskToStop(StopWorker):
+    """An operator stops all workers of a host by their ids; then it is started again."""
+
+    name = "worker asked to stop"
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.host = host = system.fleet.some_host()
+        if host is not None:
+            host.leaving = True
+            self.pids = system.fleet.members(host)
+            for pid in self.pids:
+                store, ids = system.workers_of(pid)
+                for worker in ids:
+                    store.queue.stop_worker(worker)
+            self.detail = f"process {host.process.pid}"
+
+    def end(self, system: System) -> None:  # noqa: D102
+        if self.host is not None:
+            system.fleet.stop(self.host)  # in case a worker had got a new id just then, and a child came meanwhile
+
+
+class QuietWorker(ProcessFault):
+    """A worker is quiet while its jobs go on; then it claims again."""
+
+    name = "worker quiet"
+    holds = 1.5
+    hits = ""
+    recovery = "workers"
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        if pids := system.fleet.staying():
+            self.pids = [system.rng.choice(sorted(pids))]
+            store, ids = system.workers_of(self.pids[0])
+            self.db, self.detail = store.db, f"process {self.pids[0]}"
+            for worker in ids:
+                store.queue.quiet_worker(worker)
+
+    def end(self, system: System) -> None:  # noqa: D102
+        for pid in self.pids:
+            if pid in system.fleet.pids():
+                store, ids = system.workers_of(pid)
+                for worker in ids:
+                    store.queue.resume_worker(worker)
+
+
 class UpgradeInPlace(ProcessFault):
     """A new release replaces the running one on disk; then a host of the old release is stopped."""
 

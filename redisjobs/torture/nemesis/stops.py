@@ -99,10 +99,13 @@ class ManyLines(Fault):
 
 
 def resume(store: Store) -> None:
-    """Resume the queue and all names, and unhold all jobs."""
+    """Resume the queue, all names and all workers, and unhold all jobs."""
     with suppress(DriverError):
         store.queue.resume()
         for name in store.queue.pauses().names:
             store.queue.resume(name)
+        for worker in store.queue.workers():
+            if worker.quiet:
+                store.queue.resume_worker(worker)
         for state in ("ready", "delayed"):
             store.queue.unhold_all(state)

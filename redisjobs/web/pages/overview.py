@@ -82,6 +82,9 @@ def health(
         )
     if not alive:
         return _without_workers(ready, counts)
+    if ready and all(worker.quiet or worker.stopping for worker in alive):
+        said = "No job starts: all workers are quiet, or stop."
+        return Health("delayed", said, f"{count(ready)} ready. Let a worker resume, or start another.")
     if oldest >= _LATE:
         busy = sum(worker.running for worker in alive) >= sum(worker.slots for worker in alive)
         why = (

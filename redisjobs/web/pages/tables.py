@@ -1,5 +1,6 @@
 """The views of schedules, workers and limits."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,8 +44,10 @@ async def workers(visit: Visit) -> Page:
     """Show the workers, with what each can run."""
     found = await visit.board.workers()
     alive = [worker for worker in found if worker.lease > 0]
+    hosts = Counter(worker.host for worker in alive if worker.host)
     data = {
         "workers": found,
+        "hosts": sorted(host for host, number in hosts.items() if number > 1),
         "alive": len(alive),
         "slots": sum(worker.slots for worker in alive),
         "running": sum(worker.running for worker in alive),

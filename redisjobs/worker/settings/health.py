@@ -21,7 +21,7 @@ class Health:
     Attributes:
         live: Whether it works, so that it need not be restarted. An unavailable server leaves it live, because a
             restart would not help.
-        ready: Whether it takes jobs from at least one of its queues.
+        ready: Whether it takes jobs from at least one of its queues. A quiet worker counts as if it did.
         why: The reason, in a few words, including what is wrong with single queues.
         queues: The health in each of its queues, in order, if it has several; else empty.
     """

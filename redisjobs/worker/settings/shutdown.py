@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 
+from redisjobs.base.visible import number_of
+
 _DAY = 86_400.0
 _TWICE = 0.2  # seconds within which one Ctrl-C may arrive twice: from the terminal and from the parent process
 
@@ -40,16 +42,21 @@ def how_ended(code: int) -> str:
 
 def stopping(number: int, jobs: int, grace: float, *, at_once: bool) -> str:
     """Return the log line for a stop by a signal. `grace` is in seconds."""
-    name, running = signal.Signals(number).name, f"{jobs} job{'' if jobs == 1 else 's'}"
+    name = signal.Signals(number).name
     if at_once:
-        return f"{name}: stopping at once; {running} cancelled and handed back"
-    if not jobs:
-        return f"{name}: stopping; no job runs"
+        return f"{name}: stopping at once; {number_of(jobs, 'job')} cancelled and handed back"
     again = "Ctrl-C" if number == signal.SIGINT else "signal"
+    return f"{name}: stopping; {waiting(jobs, grace)}" + (f"; a second {again} ends at once" if jobs else "")
+
+
+def waiting(jobs: int, grace: float) -> str:
+    """Return in words which jobs a stop waits for, and until when. `grace` is in seconds."""
+    if not jobs:
+        return "no job runs"
     until = ""
     if grace < _DAY:
         until = f" until {datetime.now(UTC) + timedelta(seconds=grace):%H:%M:%S} UTC ({grace:g} s)"
-    return f"{name}: stopping; waiting for {running}{until}; a second {again} ends at once"
+    return f"waiting for {number_of(jobs, 'job')}{until}"
 
 
 class Shutdown:
@@ -63,6 +70,7 @@ class Shutdown:
         self.over = False  # cancelled jobs have had their time to clean up, after the grace: let go of them
         self.broken = False  # an error ends the run, and a job may be the cause
         self.recycled = False  # the run stops by itself, so that another worker can take its place
+        self.asked_by_operator = False  # an operator asked the worker to stop, through one of its queues
         self.hindered = False  # it stops because the system gives it no threads
         self._until = float("inf")  # when the grace is over, by the monotonic clock
         self._asked = anyio.Event()

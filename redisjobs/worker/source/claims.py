@@ -20,6 +20,7 @@ class Claims:
     def __init__(self, member: Member, turns: Turns, leases: Leases, batcher: Batcher, fetcher: Fetcher) -> None:
         self.quarantine = Quarantine(member.settings.lease)
         self.is_idle = self.queue_paused = False
+        self.is_quiet = False  # an operator asked this worker to claim no more jobs
         self.found_nothing = False  # the last exchange neither settled nor claimed anything
         self.claimed_at = -math.inf  # when the latest answered claim was sent
         self.skip_until = -math.inf  # until then it lets other sources claim, because it found nothing
@@ -75,6 +76,11 @@ class Claims:
             self.wake()
 
     @property
+    def claims_nothing(self) -> bool:
+        """Whether no claim would bring jobs, or none may: the queue is paused, or the worker is quiet."""
+        return self.queue_paused or self.is_quiet
+
+    @property
     def may_claim(self) -> bool:
         """Whether the source would claim now."""
         return not self.fetcher.waiting and self._would_claim
@@ -82,7 +88,7 @@ class Claims:
     @property
     def _would_claim(self) -> bool:
         """Whether the source would claim once a blocking read that has to end has ended."""
-        if self.queue_paused or (self._until_idle and self.is_dry and not self._once_more):
+        if self.claims_nothing or (self._until_idle and self.is_dry and not self._once_more):
             return False
         if self.fetcher.waiting and not self.fetcher.is_ending:
             return False
@@ -110,7 +116,7 @@ class Claims:
 
     def count(self, most: int) -> int:
         """Return how many jobs an exchange should claim that is sent in any case."""
-        if self.fetcher.waiting or self.queue_paused or self._leaves_slots:
+        if self.fetcher.waiting or self.claims_nothing or self._leaves_slots:
             return 0
         return min(self._turns.share(self), most)
 
@@ -158,11 +164,11 @@ class Claims:
         isolated = self.quarantine.one_waits and not self.leases.running and self.pool.is_idle_but_for(self)
         settled = any(not isinstance(run.settlement, Lingers) for run in batch.settling)
         found = settled or answer.leases or answer.more or isolated
-        self.found_nothing = (not found or self.queue_paused) and not is_late
+        self.found_nothing = (not found or self.claims_nothing) and not is_late
         self._claimed_after = batch.after
         if isolated and not batch.idle and self.quarantine.wants(time.monotonic()):
             self.fetcher.interrupt()  # others had their turn, so this claim could not bring it; the next one can
-        elif batch.count and not answer.more and not (self.queue_paused or self.leases.waiting):
+        elif batch.count and not answer.more and not (self.claims_nothing or self.leases.waiting):
             self._read(batch.sent)
 
     def _read(self, sent_at: float) -> None:

@@ -28,7 +28,7 @@ class Dispatcher:
     def take(self, leases: Sequence[Lease], asked_at: float) -> None:
         """Give leased jobs, asked for at `asked_at`, to free slots, and hand back the rest."""
         if self._may_take(leases):
-            room = self._pool.room  # read before they are held: a held job may count as one that has to end first
+            room = self._room()  # read before they are held: a held job may count as one that has to end first
             for run in self._dispatch(self._held(leases, asked_at), room):
                 self._settler.hand_back(run)
             self._pool.given(self._claims)
@@ -48,7 +48,7 @@ class Dispatcher:
             for run in taken_back:
                 run.is_announced = True
             leases.waiting += taken_back
-        room = min(self._pool.room_with(ahead), batch.count or 0)  # before they are held
+        room = min(self._room(ahead), batch.count or 0)  # before they are held
         runs = self._held(answer.leases, batch.sent)
         if leases.waiting:
             runs = sorted(
@@ -56,6 +56,10 @@ class Dispatcher:
             )
         leases.waiting = self._dispatch(runs, room, answer.up_to)
         self._pool.given(self._claims)
+
+    def _room(self, ahead: int = 0) -> int:
+        """Return how many jobs may start or wait; none once the worker is quiet, although a claim brought them."""
+        return 0 if self._claims.is_quiet else self._pool.room_with(ahead)
 
     def _may_take(self, leases: Sequence[Lease]) -> bool:
         if self._member.is_renewing:
@@ -126,7 +130,7 @@ class Dispatcher:
         """
         if not self._leases.waiting and self._pool.slots.oldest == float("inf"):
             return
-        at_once = at_once or self._pool.shutdown.stopping or self._claims.queue_paused
+        at_once = at_once or self._pool.shutdown.stopping or self._claims.claims_nothing
         patience = 0.0 if at_once else PATIENCE
         self.hand_back_unclaimed(time.monotonic() - patience)
         for run in self._pool.take_back(patience):

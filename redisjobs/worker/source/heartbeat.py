@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from redisjobs._version import __version__
 from redisjobs.base.logger import Log, log_from_thread
 from redisjobs.errors import DriverError, Unavailable
-from redisjobs.model.driver import Beat, Consumer, Fenced
-from redisjobs.model.info import names_fact
+from redisjobs.model.changes import Wish
+from redisjobs.model.driver import Beat, Consumer, Fenced, Renewed
+from redisjobs.model.info import QUIET, STOPPING, names_fact
 from redisjobs.model.transitions import Lease
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.member import Member
@@ -28,12 +29,20 @@ _LOOK = 0.25  # seconds between looks at the event loop; less than the loop may 
 
 
 class Beats:
-    """The heartbeats of one source: what they send, and what their answers change."""
+    """The heartbeats of one source: what they send, and what their answers change.
+
+    `wished` is called when an operator asks the worker for something, with each answer that says so.
+    """
 
     heartbeat: "Heartbeat"  # the thread; set by the code that makes it
 
     def __init__(
-        self, member: Member, claims: Claims, settler: Settler, fenced: Callable[[Fenced], object]
+        self,
+        member: Member,
+        claims: Claims,
+        settler: Settler,
+        fenced: Callable[[Fenced], object],
+        wished: Callable[[Wish], object],
     ) -> None:
         self.is_beating = False
         self.consumer: Consumer = member.consumer
@@ -44,6 +53,8 @@ class Beats:
         self._settler = settler
         self._timer = member.timer
         self._fenced = fenced
+        self._wished = wished
+        self._claims = claims
         self._call_soon = claims.pool.threads.call_soon
         self._names = names_fact(member.settings.queue.definitions)
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -80,15 +91,20 @@ class Beats:
             "refused": str(self._settler.refused),
             "version": __version__,
             "names": self._names,
+            "state": STOPPING if self._pool.shutdown.stopping else QUIET if self._claims.is_quiet else "",
         }
 
-    def beaten(self, began: float, cancelled: Sequence[Lease]) -> None:
-        """Handle a heartbeat that got through: note when it began, and cancel these jobs."""
+    def beaten(self, began: float, answer: Renewed) -> None:
+        """Handle a heartbeat that got through: note when it began, and do what its answer asks for."""
         self._member.beat_at = began
-        self._call_soon(lambda: self._act(cancelled))
+        if answer.wish is Wish.STOP:
+            self._pool.leave()  # in this thread: a handler may block the event loop
+        self._call_soon(lambda: self._act(answer))
 
-    def _act(self, cancelled: Sequence[Lease]) -> None:
-        self._settler.cancel(cancelled)
+    def _act(self, answer: Renewed) -> None:
+        self._settler.cancel(answer.cancelled)
+        if answer.wish is not None:
+            self._wished(answer.wish)
         self._timer.wake()  # the source may be waiting for a heartbeat to get through
 
     def fenced(self, error: Fenced) -> None:

@@ -62,7 +62,12 @@ class Pool:
     runtime: HandlerRuntime  # set when the run begins
 
     def __init__(
-        self, settings: Settings, threads: Threads, shutdown: Shutdown, recycle: Callable[[str], object]
+        self,
+        settings: Settings,
+        threads: Threads,
+        shutdown: Shutdown,
+        recycle: Callable[[str], object],
+        leave: Callable[[], object],
     ) -> None:
         self.sources: Sequence[Claimant] = ()
         self.is_shared = False
@@ -74,6 +79,7 @@ class Pool:
         self.threads = threads
         self.shutdown = shutdown
         self.concurrency = settings.concurrency
+        self.leave = leave  # stops the worker, because an operator asked for it; any thread may call it
         self._prefetch = Prefetch(_MOST_AHEAD * settings.concurrency)
         self._recycle = recycle
         self._max_jobs = settings.max_jobs

@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from redisjobs.client.backoff import retrying
 from redisjobs.errors import DriverError, WrongType
 from redisjobs.events import WorkerDraining, WorkerStarted, WorkerStopped
+from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.scheduler.scheduler import Scheduler
 from redisjobs.worker.running.middleware import Hooks, finder
@@ -74,7 +75,7 @@ class Source:
         # The server reports when jobs are due, whether other workers are lost, and whether this one is.
         self.promoter = promoter = Promoter(member.clock, member.timer, until_idle=settings.until_idle)
         self.reclaimer = reclaimer = Reclaimer(member, promoter)
-        self.beats = beats = Beats(member, claims, settler, lambda error: self.recovery.fenced(error))
+        self.beats = beats = Beats(member, claims, settler, lambda error: self.recovery.fenced(error), self._obey)
         self.progress = progress = ProgressWatchdog(member, beats, self.break_off)
         # One task decides what to send to the server.
         self.exchanger = exchanger = Exchanger(member, claims, settler, dispatcher, promoter, reclaimer, progress)
@@ -84,6 +85,7 @@ class Source:
         self._middleware = (*settings.queue.middleware, *settings.middleware)
         self._hooks = Hooks(self._middleware, lambda: member.settings.worker_id, member.log)
         self._started_as = ""
+        self._wish: Wish | None = None  # the last one that was obeyed
 
     # Its life
 
@@ -251,6 +253,8 @@ class Source:
         match notification.kind:
             case "cancel":
                 self.beats.hurry_for(notification.value)
+            case "wish" if notification.value == self.member.settings.worker_id:
+                self.beats.heartbeat.hurry()
             case "joined":
                 self.reclaimer.note_another()
             case "left":
@@ -271,6 +275,22 @@ class Source:
                 self.beats.heartbeat.hurry()
 
     # What its parts call
+
+    def _obey(self, wish: Wish) -> None:
+        """Do what an operator asks for, once. Each beat repeats the last wish."""
+        if wish in (self._wish, Wish.STOP):  # the heartbeat itself stops the worker
+            return
+        self._wish, log = wish, self.member.log
+        self.claims.is_quiet = wish is Wish.QUIET
+        if self.claims.is_quiet:
+            log.info("an operator asked this worker to be quiet: it claims no more jobs; running jobs go on")
+            self.fetcher.interrupt()
+            self.dispatcher.hand_back_waiting(at_once=True)
+        else:
+            log.info("an operator asked this worker to claim jobs again")
+            self.claims.found_nothing = False
+        self.beats.heartbeat.hurry()  # the record shows what the worker does
+        self._pool.changed()
 
     def break_off(self) -> None:
         """Cancel what is under way and connect again, because nothing gets through."""

@@ -165,7 +165,7 @@ class Stepper:
         held = reclaimer.others or self._pool.lingering
         if reclaimer.others is None or (held and not (waited and not reclaimer.silent)):
             return False
-        if claims.queue_paused or claims.claimed_at > reclaimer.asked_at:
+        if claims.claims_nothing or claims.claimed_at > reclaimer.asked_at:
             return True
         claims.claim_once_more()
         return False
@@ -174,10 +174,10 @@ class Stepper:
     def _is_dry(self) -> bool:
         """Whether no job is ready, runs or waits here."""
         claims = self.claims
-        is_paused = claims.queue_paused  # then no claim looks again, even if one was asked for
-        if not (claims.is_dry or is_paused) or self._pool.holds or self.recovery.is_required:
+        claims_nothing = claims.claims_nothing  # then no claim looks again, even if one was asked for
+        if not (claims.is_dry or claims_nothing) or self._pool.holds or self.recovery.is_required:
             return False
-        if claims.quarantine.one_waits and not is_paused:  # a job waits for a thread to end
+        if claims.quarantine.one_waits and not claims_nothing:  # a job waits for a thread to end
             return False
         # A job that found no thread is really ready, and only put off.
         return not (self._pool.threads.turned_away and self.promoter.expects(_PUT_OFF))

@@ -194,14 +194,14 @@ class Claimant:
         self.woken += 1
 
 
-def never(why: str) -> None:
+def never(why: str = "") -> None:
     raise AssertionError(why)
 
 
 def turns_of(*sources: Claimant, slots: int = 100, allocator: Allocator | None = None) -> Turns:
     settings = cast(Settings, SimpleNamespace(concurrency=slots, max_jobs=float("inf"), supervised=False))
     threads: Any = SimpleNamespace(abandoned=0)
-    pool = Pool(settings, threads, Shutdown(), never)
+    pool = Pool(settings, threads, Shutdown(), never, never)
     pool.share_among(sources)
     return Turns(pool, allocator or Allocator([1] * len(sources)))
 

@@ -238,6 +238,8 @@ VERBS: dict[str, Callable[[], None]] = {
     "GroupDead": _asked("GroupDead", "read"),
     **{name: _asked(name, "change") for name in ("Pause", "Resume", "Hold", "Unhold", "Unpark", "SetLimit")},
     "FindPauses": _asked("FindPauses", "read"),
+    "AskWorker": _asked("AskWorker", "change"),
+    "FindWorkers": _asked("FindWorkers", "read"),
     "FindLimits": _asked("FindLimits", "read"),
     "ChangeMany": _asked("ChangeMany", "change"),
     "Tidy": _asked("Tidy", "change"),

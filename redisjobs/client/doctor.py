@@ -9,13 +9,13 @@ from redisjobs.base.visible import in_words, number_of, sentence, visible
 from redisjobs.client import operations
 from redisjobs.client.findings import MOST_EXAMPLES, TIDIED, fault_findings, server_findings
 from redisjobs.client.operations import Steps, ask, or_default
-from redisjobs.client.reasons import rate_of, words_of
+from redisjobs.client.reasons import words_of
 from redisjobs.client.schedules import listed
 from redisjobs.model.codec import when
 from redisjobs.model.health import Audit, CheckServer, Fault, Finding, Level, ServerFacts
 from redisjobs.model.info import WorkerInfo, pause_info
 from redisjobs.model.queries import Backlog, Count, Counts, FindPauses, GetBacklog, Pauses
-from redisjobs.model.statistics import Interval, total
+from redisjobs.model.statistics import Interval, rate_of, total
 from redisjobs.model.stored import ScheduleInfo
 
 Progress = Callable[[int, int], object]
@@ -134,6 +134,9 @@ def _workers(
             f"{number_of(len(live), 'worker')} with {number_of(slots, 'slot')} {'is' if len(live) == 1 else 'are'}"
         )
         yield Finding("workers", Level.OK, f"{text} alive.", count=len(live))
+    if live and all(worker.quiet or worker.stopping for worker in live):
+        text, advice = "All live workers are quiet, or stop, so no job starts.", "See `redisjobs workers`."
+        yield Finding("quiet workers", Level.WARNING, text, advice, len(live))
     silent = [worker.worker_id for worker in workers if worker.lease <= 0]
     if silent:
         text = f"Workers whose leases have ended: {len(silent)} ({_some(silent)})."

@@ -6,14 +6,14 @@ from typing import Any, Unpack
 
 from redisjobs.base.arguments import flag
 from redisjobs.client import operations
-from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.checks import id_of
 from redisjobs.client.doctor import Progress, doctor
 from redisjobs.client.operations import FilterOptions
 from redisjobs.client.why import why
-from redisjobs.model.changes import Cancel, Delete, Hold, Unhold, Wish
+from redisjobs.client.workers import SyncWorkers, Workers
+from redisjobs.model.changes import Cancel, Delete, Hold, Unhold
 from redisjobs.model.health import Finding
-from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, pause_info
+from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
 from redisjobs.model.statistics import Interval, Overview
@@ -21,7 +21,7 @@ from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Why
 
 
-class Inspector(Calls):
+class Inspector(Workers):
     """The operator's calls of an async queue."""
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -158,43 +158,6 @@ class Inspector(Calls):
         """List the limits by job name, with the jobs that run under each, and how many wait."""
         return await self._do(operations.limits())
 
-    async def workers(self) -> list[WorkerInfo]:
-        """List the workers of this queue by id, as they were at their last heartbeats."""
-        return await self._do(operations.workers())
-
-    async def quiet_worker(self, worker: str | WorkerInfo) -> Reply:
-        """Ask a worker to claim no more jobs of this queue, until `resume_worker`. Running jobs go on.
-
-        The worker obeys with its next heartbeat, mostly within milliseconds. Jobs that it has claimed and not
-        begun go back to the queue. It still fires schedules, and takes jobs of its other queues.
-
-        Args:
-            worker: The worker, or its id.
-
-        Returns:
-            OK: it was asked. STOPPING: it stops already. NOT_FOUND: there is no such worker.
-        """
-        return await self._do(operations.ask_worker(worker, Wish.QUIET))
-
-    async def resume_worker(self, worker: str | WorkerInfo) -> Reply:
-        """Ask a quiet worker to claim jobs again; see `quiet_worker` for the replies."""
-        return await self._do(operations.ask_worker(worker, Wish.RESUME))
-
-    async def stop_worker(self, worker: str | WorkerInfo) -> Reply:
-        """Ask a worker to stop as it does after SIGTERM: its running jobs may finish within its grace.
-
-        It leaves all its queues, and `Worker.run` returns. `redisjobs worker` ends its process with exit status 0,
-        and with `--processes` no other process takes its place. A service manager may start another one. A stop
-        can't be taken back.
-
-        Args:
-            worker: The worker, or its id.
-
-        Returns:
-            OK: it was asked. NOT_FOUND: there is no such worker.
-        """
-        return await self._do(operations.ask_worker(worker, Wish.STOP))
-
     async def statistics(
         self,
         last: float | timedelta = 3600,
@@ -306,7 +269,7 @@ class Inspector(Calls):
         return await self._do(operations.unhold_all(state, options))
 
 
-class SyncInspector(SyncCalls):
+class SyncInspector(SyncWorkers):
     """The operator's calls of a sync queue."""
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -373,22 +336,6 @@ class SyncInspector(SyncCalls):
     def limits(self) -> list[LimitInfo]:
         """List the limits by job name; see `redisjobs.JobQueue.limits`."""
         return self._do(operations.limits())
-
-    def workers(self) -> list[WorkerInfo]:
-        """List the workers of this queue by id, as they were at their last heartbeats."""
-        return self._do(operations.workers())
-
-    def quiet_worker(self, worker: str | WorkerInfo) -> Reply:
-        """Ask a worker to claim no more jobs of this queue; see `redisjobs.JobQueue.quiet_worker`."""
-        return self._do(operations.ask_worker(worker, Wish.QUIET))
-
-    def resume_worker(self, worker: str | WorkerInfo) -> Reply:
-        """Ask a quiet worker to claim jobs again; see `redisjobs.JobQueue.quiet_worker` for the replies."""
-        return self._do(operations.ask_worker(worker, Wish.RESUME))
-
-    def stop_worker(self, worker: str | WorkerInfo) -> Reply:
-        """Ask a worker to stop; see `redisjobs.JobQueue.stop_worker`."""
-        return self._do(operations.ask_worker(worker, Wish.STOP))
 
     def statistics(
         self,

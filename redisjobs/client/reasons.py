@@ -16,7 +16,7 @@ from redisjobs.model.codec import when
 from redisjobs.model.info import JobInfo, PauseInfo, WorkerInfo
 from redisjobs.model.job import State, WhyWaiting
 from redisjobs.model.queries import Standing
-from redisjobs.model.statistics import Tally
+from redisjobs.model.statistics import Tally, rate_of
 from redisjobs.model.why import Cause, Why
 
 OBSTACLES: Mapping[WhyWaiting, tuple[str, str]] = {
@@ -136,7 +136,7 @@ def _said(known: Known) -> _Said:
         return _missing(known)
     match job.state:
         case State.READY:
-            return _obstacle(known, job) or _in_line(known, job)
+            return _obstacle(known, job) or _quiet(known) or _in_line(known, job)
         case State.DELAYED:
             return _delayed(known, job)
         case State.RUNNING:
@@ -219,6 +219,16 @@ def _unhandled(known: Known, job: JobInfo) -> _Said | None:
     return _Said(Cause.OTHER_RELEASE, clause, f"start a worker of release {__version__}", facts)
 
 
+def _quiet(known: Known) -> _Said | None:
+    """Return that no worker that could run the job claims jobs; None if one does."""
+    if not known.able or not all(worker.quiet or worker.stopping for worker in known.able):
+        return None
+    advice = "`redisjobs workers resume ID{on}` lets a quiet one claim again; or start another"
+    facts = {"workers": _listed([worker.worker_id for worker in known.able])}
+    clause = "all workers with a handler for it are quiet, or stop"
+    return _Said(Cause.QUIET, clause, advice.format(**known.words), facts)
+
+
 def _in_line(known: Known, job: JobInfo) -> _Said:
     standing, able = known.standing, known.able
     slots, busy = sum(each.slots for each in able), sum(each.running for each in able)
@@ -242,12 +252,6 @@ def _in_line(known: Known, job: JobInfo) -> _Said:
     elif slots and not standing.ahead:
         clause += f"; {slots - busy} of {slots} slots were free at the last heartbeat"
     return _Said(Cause.IN_LINE, clause, advice, facts)
-
-
-def rate_of(tally: Tally) -> float:
-    """Return how many runs ended a second, and freed a slot each."""
-    outcomes = ("completed", "retried", "snoozed", "dead", "cancelled")
-    return sum(tally.sums.get(outcome, 0) for outcome in outcomes) / tally.seconds
 
 
 def _delayed(known: Known, job: JobInfo) -> _Said:

@@ -167,6 +167,12 @@ def total(tallies: Sequence[Tally]) -> Tally:
     return Tally(sum(each.seconds for each in tallies), added(each.sums for each in tallies))
 
 
+def rate_of(tally: Tally) -> float:
+    """Return how many runs ended a second, and freed a slot each."""
+    outcomes = ("completed", "retried", "snoozed", "dead", "cancelled")
+    return sum(tally.sums.get(outcome, 0) for outcome in outcomes) / tally.seconds
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSample:
     """The state of a queue at one moment of an interval, mostly its beginning.

@@ -31,6 +31,8 @@ class Cause(StrEnum):
     """No worker of the queue is alive."""
     NO_HANDLER = "no handler"
     """No live worker has a handler for its name."""
+    QUIET = "workers quiet"
+    """All live workers that have a handler for its name are quiet, or stop."""
     OTHER_RELEASE = "other release"
     """No live worker has a handler for its name, and all run another release of redisjobs."""
     LAST_DELIVERY = "last delivery"

@@ -443,6 +443,7 @@ async def test_silent_workers_several_releases_and_pauses_are_named(store: Store
     for worker, version in zip(workers[1:], ("1.0", "1.1"), strict=True):
         store.consumer(worker.worker_id)
         worker.sync.beat(Beat(worker, list, FACTS | {"version": version}))
+        await queue.quiet_worker(worker.worker_id)
     await queue.pause()
     await queue.pause("Work")
     await push(store, "a")
@@ -454,6 +455,7 @@ async def test_silent_workers_several_releases_and_pauses_are_named(store: Store
     assert any(each.startswith("Workers whose leases have ended: 1 (silent)") for each in said)
     assert "Workers run several releases of redisjobs: 1.0, 1.1." in said
     assert any(each.startswith("The queue is paused since ") for each in said)
+    assert "All live workers are quiet, or stop, so no job starts." in said
     assert "Paused job names: 1 (Work)." in said
     assert "1 job held until `redisjobs unhold`." in said
     for worker in workers:

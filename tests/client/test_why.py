@@ -410,6 +410,18 @@ def test_a_worker_that_has_not_said_its_handlers_may_have_one() -> None:
         assert explain(known(waiting(), workers=[worker])).cause is Cause.IN_LINE
 
 
+def test_a_job_whose_workers_are_all_quiet_or_stop_says_so() -> None:
+    quiet, stops = a_worker(quiet=True), a_worker(worker_id="w2", stopping=True)
+    other = a_worker(worker_id="w3", names=("Other",), started_at=1)
+
+    said = explain(known(waiting(), workers=[quiet, stops, other]))
+
+    assert (said.cause, said.facts["workers"]) == (Cause.QUIET, ["w1", "w2"])
+    assert "All workers with a handler for it are quiet, or stop." in said.sentence
+    assert "`redisjobs workers resume ID" in said.advice
+    assert explain(known(waiting(), workers=[quiet, a_worker()])).cause is Cause.IN_LINE
+
+
 def test_an_estimate_needs_a_rate() -> None:
     standing = Standing(1_000, ahead=50)
     assert "starts in about" not in explain(known(waiting(), standing=standing)).facts

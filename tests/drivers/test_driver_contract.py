@@ -175,7 +175,7 @@ BUILT = {
     "last_deliveries": ["idle"],
     "waiting": ["wait", "listen of a consumer"],
     "scanning": ["GroupDead", "RequeueAll", "DeleteAll"],
-    "asking": ["the sync driver", "ReportProgress", "GetBacklog", "ChangeMany", "Tidy"],
+    "asking": ["the sync driver", "ReportProgress", "GetBacklog", "ChangeMany", "Tidy", "FindWorkers"],
     "histories": [],
     "pausing": ["Pause", "Resume", "FindPauses", "Hold", "Unhold", "Unpark"],
     "limiting": ["SetLimit", "FindLimits"],
@@ -188,7 +188,7 @@ BUILT = {
     "reporting": [],
     "recording": ["Record", "FindIntervals"],
     "standing": ["Ahead"],
-    "wishing": ["AskWorker", "FindWorkers"],
+    "wishing": ["AskWorker"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

@@ -46,12 +46,14 @@ class UnknownSchedule(RedisJobsError):
 
 
 class UniqueConflict(RedisJobsError):
-    """Raised at push when another job holds the unique key, and the push has `on_conflict="raise"`.
+    """Raised when another job holds the unique key: by a push with `on_conflict="raise"`, and by `requeue`.
 
-    Jobs whose unique key another job holds were not written. All other jobs of the same call were pushed.
+    Jobs whose unique key another job holds were not written. All other jobs of the same call were pushed. A job
+    that was to be requeued stays as it is.
 
     Attributes:
-        job_ids: The ids of the jobs that hold the keys: one for each job that was not pushed, in push order.
+        job_ids: The ids of the jobs that hold the keys: one for each job that was not pushed, in push order. Of a
+            requeue, the one that holds the key; none if that is not known, because the server did not say.
     """
 
     def __init__(self, message: str, *, job_ids: Sequence[str] = ()) -> None:

@@ -275,18 +275,22 @@ def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.
         faults.append("--ended runs completed and cancelled jobs again")
     faults += [f"could not be {done}: {', '.join(map(visible, stuck))}"] if stuck else []
     if held:
-        faults.append(f"another job holds the unique key of: {', '.join(map(visible, held))}; see --without-key")
+        keys = ", ".join(f"{visible(job_id)} ({visible(who) or 'unknown'})" for job_id, who in held.items())
+        faults.append(f"other jobs hold the unique keys of: {keys}; see --without-key")
     if faults:
         raise Failure("; ".join(faults))
 
 
-def _try(act: Callable[[str], bool], ids: Sequence[str]) -> tuple[list[str], ...]:
-    acted, missing, stuck, held = list[str](), list[str](), list[str](), list[str]()
+def _try(
+    act: Callable[[str], bool], ids: Sequence[str]
+) -> tuple[list[str], list[str], list[str], dict[str, str]]:
+    """Return the changed jobs, the missing ones, the stuck ones, and who holds the keys of the others."""
+    acted, missing, stuck, held = list[str](), list[str](), list[str](), dict[str, str]()
     for job_id in ids:
         try:
             (acted if act(job_id) else missing).append(job_id)
         except DecodeError:
             stuck.append(job_id)
-        except UniqueConflict:
-            held.append(job_id)
+        except UniqueConflict as error:
+            held[job_id] = error.job_id
     return acted, missing, stuck, held

@@ -219,7 +219,7 @@ class Inspector(Workers):
 
         Raises:
             EncodeError: The parameters don't fit their type, or are too large. The job stays as it is.
-            UniqueConflict: Another job holds its unique key. The job stays as it is.
+            UniqueConflict: Another job holds its unique key; `job_id` names it. The job stays as it is.
             DecodeError: The entry has more fields than a script can move. It stays a dead letter.
         """
         return await self._do(operations.requeue(job, parameters, ended, unique, self._edited))

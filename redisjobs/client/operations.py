@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypedDict, TypeVar
 
 from redisjobs.base.arguments import aware, flag, is_text, milliseconds, one_of, pause_of, seconds, whole
 from redisjobs.base.logger import Log
-from redisjobs.base.visible import number_of
+from redisjobs.base.visible import number_of, visible
 from redisjobs.client.checks import id_of
 from redisjobs.errors import DecodeError, DriverError, Unavailable, UniqueConflict
 from redisjobs.model.changes import (
@@ -47,6 +47,7 @@ from redisjobs.model.info import (
 from redisjobs.model.job import JobName, PushedJob, State, checked_name
 from redisjobs.model.limits import Limit
 from redisjobs.model.queries import (
+    Ahead,
     Filter,
     Find,
     FindIntervals,
@@ -290,14 +291,28 @@ def requeue(
         change = edited(row, parameters)
     match (yield from ask(change if has_key else replace(change, unique=""))):
         case Reply.DUPLICATE:
-            raise UniqueConflict(
-                f"{job_id} stays: another job holds its unique key now; wait until that has ended, or cancel it, "
-                "or requeue this one without its key (unique=False, --without-key)"
-            )
+            raise (yield from _conflict(job_id, change.unique))
         case Reply.OVERSIZED:
             raise DecodeError(f"{job_id}: the entry has more fields than a script can move; it stays")
         case reply:
             return reply is Reply.OK
+
+
+def _conflict(job_id: str, key: str | None) -> Steps[UniqueConflict]:
+    """Return the error of a requeue that met a held key: its new key, or with None the job's own."""
+    holder = ""
+    try:
+        row = (yield from ask(Find(job_id))) if key is None else None
+        key = job_info(row).unique if row else key
+        holder = (yield from ask(Ahead(key=key))).job_id if key else ""
+    except DriverError:  # that the job stays is known, and says more than this error
+        pass
+    who = f"the job {visible(holder, 60)}" if holder else "another job"
+    return UniqueConflict(
+        f"{visible(job_id, 60)} stays: {who} holds its unique key now; wait until that has ended, or cancel it, "
+        "or requeue this one without its key (unique=False, --without-key)",
+        job_ids=[holder] if holder else [],
+    )
 
 
 def requeue_all(options: FilterOptions, rate: str | None) -> Steps[int]:

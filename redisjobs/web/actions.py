@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
@@ -53,6 +53,14 @@ class Form:
         return found
 
 
+class Refused(NamedTuple):
+    """A job that an action did not change: its id, why, and the id of the job that holds its unique key."""
+
+    job_id: str
+    why: str
+    holder: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What an action did.
@@ -67,7 +75,7 @@ class Outcome:
 
     done: str
     count: int = 1
-    refused: Sequence[tuple[str, str]] = ()
+    refused: Sequence[Refused] = ()
     job_id: str = ""
     to: str = ""
 
@@ -114,22 +122,24 @@ class Action:
 
 async def _each(done: str, ids: Sequence[str], change: Callable[[str], Awaitable[str]], **options: Any) -> Outcome:
     """Change each job; `change` returns why it was not changed, or ''."""
-    refused = list[tuple[str, str]]()
+    refused = list[Refused]()
     for job_id in ids:
+        holder = ""
         try:
             why = await change(job_id)
         except Forbidden:
             raise
         except UniqueConflict as error:
-            why = f"another job holds its unique key{': ' * bool(error.job_id)}{visible(error.job_id)}"
+            why, holder = _HELD, error.job_id
         except (DecodeError, EncodeError) as error:
             why = str(error)
         if why:
-            refused.append((job_id, why))
+            refused.append(Refused(job_id, why, holder))
     return Outcome(done, len(ids) - len(refused), refused, **options)
 
 
 _GONE = "it is not there any more: it was changed meanwhile"
+_HELD = "another job holds its unique key"
 
 
 # Jobs
@@ -189,6 +199,8 @@ async def _edit(visit: Visit, form: Form) -> Outcome | Page:
             raise Wrong("The job is not there any more: it was changed meanwhile. Nothing was changed.")
     except (DecodeError, EncodeError) as error:
         return await forms.edit_form(visit, job_id, text, str(error))
+    except UniqueConflict as error:
+        return Outcome("retried", 0, [Refused(job_id, _HELD, error.job_id)])
     return Outcome("retried", job_id=job_id)
 
 
@@ -213,7 +225,7 @@ async def _push(visit: Visit, form: Form) -> Outcome | Page:
 def _pushed(handle: PushedJob) -> Outcome:
     if handle.added:
         return Outcome("pushed", job_id=handle.id)
-    return Outcome("pushed", 0, [(handle.id, "this job holds the unique key, so nothing was pushed")])
+    return Outcome("pushed", 0, [Refused(handle.id, "this job holds the unique key, so nothing was pushed")])
 
 
 def _typed(visit: Visit, name: str, text: str) -> Any:

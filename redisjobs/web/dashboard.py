@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from redisjobs.base.logger import Log
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Forbidden, RedisJobsError, Unavailable
-from redisjobs.web.actions import ACTIONS, DONE, Action, Form, Outcome, Wrong
+from redisjobs.web.actions import ACTIONS, DONE, Action, Form, Outcome, Refused, Wrong
 from redisjobs.web.board.access import Access, Verb, granted, is_same_origin
 from redisjobs.web.board.board import Board
 from redisjobs.web.board.bulk import Bulks
@@ -241,12 +241,12 @@ class Dashboard:
             if action.verb is not None:
                 visit.board.refused(action.verb)
             said = "The server's ACL does not allow this user to do it. The page does not offer it for a minute."
-            return Page("message", "Refused", {"said": said, "details": [("", str(error))]}, 403)
+            return Page("message", "Refused", {"said": said, "details": [Refused("", str(error))]}, 403)
         except Missing as error:
             return Page("message", "Not found", {"said": str(error), "details": ()}, 404)
         except Unavailable as error:
             said = "The server did not answer. The change may or may not be made: look before you repeat it."
-            return Page("message", "No answer", {"said": said, "details": [("", str(error))]}, 503)
+            return Page("message", "No answer", {"said": said, "details": [Refused("", str(error))]}, 503)
         except (Wrong, RedisJobsError, ValueError, TypeError) as error:
             return Page("message", "Not done", {"said": str(error), "details": ()}, 422)
         finally:

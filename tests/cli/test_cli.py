@@ -813,11 +813,12 @@ def test_a_dead_letter_whose_unique_key_another_job_holds_stays_unless_it_runs_w
     every = cli("dead", "requeue", "--all", "-q", queue_name)
 
     assert (refused.code, refused.out) == (1, "")
-    assert "another job holds the unique key of: dead; see --without-key" in one_line(refused.err)
+    assert "other jobs hold the unique keys of: dead (newer); see --without-key" in one_line(refused.err)
     assert (every.code, every.out) == (0, f"requeued 0 dead letters on {where(there)}\n")
     assert "1 dead letter not requeued: other jobs hold the unique keys" in caplog.text
-    with pytest.raises(UniqueConflict, match="dead stays: another job holds its unique key now"):
+    with pytest.raises(UniqueConflict, match="dead stays: the job newer holds its unique key now") as raised:
         there.requeue("dead")
+    assert raised.value.job_ids == ("newer",)
     assert cli("dead", "requeue", "dead", "--without-key", "-q", queue_name).code == 0
     assert there.counts().dead == 0
     mistake = cli("dead", "requeue", "--all", "--without-key", "-q", queue_name)

@@ -1,6 +1,6 @@
 """A dead letter is requeued with other parameters: by the type of its handler, or as JSON where there is none."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import pytest
 from store import RedisStore, Store
 
-from redisjobs import EncodeError, JobQueue, Worker, sync
+from redisjobs import DriverError, EncodeError, JobQueue, UniqueConflict, Worker, sync
 from redisjobs.model.changes import Requeue
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import State
-from redisjobs.model.queries import Find
+from redisjobs.model.queries import Ahead, Find
 from redisjobs.model.transitions import DeadLetter, NewJob, Reply
 from redisjobs.queue import JobQueue as AsyncQueue
 
@@ -48,12 +48,19 @@ async def queue(request: pytest.FixtureRequest, store: Store, driver: Driver) ->
     await (queue.aclose() if isinstance(queue, AsyncQueue) else queue.disconnect())
 
 
-async def die(store: Store, job_id: str, name: str = "Mail", parameters: str = '{"to":"joe"}') -> None:
+async def die(
+    store: Store,
+    job_id: str,
+    name: str = "Mail",
+    parameters: str = '{"to":"joe"}',
+    fields: Sequence[str] = (),
+) -> None:
     """Push a job, and make it a dead letter."""
     worker = store.consumer(f"killer-of-{job_id}")
     await worker.open()
-    fields = ["name", name, "parameters", parameters, "headers", '{"trace":"1"}']
-    await store.driver.push([NewJob(job_id, fields)], repeated=False)
+    all_fields = ["name", name, "parameters", parameters, "headers", '{"trace":"1"}', *fields]
+    unique = fields[1] if fields else ""
+    await store.driver.push([NewJob(job_id, all_fields, unique=unique)], repeated=False)
     answer = await worker.exchange([], 1)
     while not answer.leases:
         answer = await worker.exchange([], 1)
@@ -156,6 +163,60 @@ async def test_there_is_nothing_to_edit_in_a_job_that_is_no_dead_letter(store: S
     assert await done(queue.requeue("unknown", parameters=Mail("jane"))) is False
 
     assert (await done(queue.get(job))).parameters == '{"to":"joe","copies":1}'
+
+
+@pytest.mark.parametrize("parameters", [None, Mail("joe")], ids=["its own key", "edited"])
+async def test_a_letter_whose_unique_key_is_held_stays_and_the_holder_is_named(
+    store: Store, queue: Any, parameters: Mail | None
+) -> None:
+    await die(store, "a", fields=["unique", "key"])
+    holder = await done(queue.push(Mail("jane"), unique="key"))
+
+    with pytest.raises(UniqueConflict, match=f"a stays: the job {holder.id} holds its unique key now") as raised:
+        await done(queue.requeue("a", parameters=parameters))
+
+    assert raised.value.job_ids == (holder.id,)
+    assert (await done(queue.get("a"))).state == "dead"
+
+
+async def test_a_letter_whose_key_follows_from_new_parameters_names_who_holds_that_one(
+    store: Store, queue: Any
+) -> None:
+    @dataclass
+    class Once:
+        job_name: ClassVar[str] = "Once"
+        to: str
+
+    queue.register(Once, unique="{to}")(print)
+    await die(store, "a", name="Once", fields=["unique", "joe"])
+    holder = await done(queue.push(Once("jane")))
+
+    with pytest.raises(UniqueConflict) as raised:
+        await done(queue.requeue("a", parameters=Once("jane")))
+
+    assert raised.value.job_id == holder.id
+
+
+async def test_a_conflict_is_told_even_if_its_holder_can_not_be_found(
+    store: Store, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await die(store, "a", fields=["unique", "key"])
+    queue = JobQueue(driver, store.queue_name)
+    queue.register(Mail)(print)
+    await queue.push(Mail("joe"), unique="key")
+    read = driver.read
+
+    async def refused(query: Any) -> Any:
+        if isinstance(query, Ahead):
+            raise DriverError("no permissions")
+        return await read(query)
+
+    monkeypatch.setattr(driver, "read", refused)
+
+    with pytest.raises(UniqueConflict, match="a stays: another job holds its unique key now") as raised:
+        await queue.requeue("a")
+
+    assert raised.value.job_ids == ()
 
 
 async def test_the_handler_gets_what_the_letter_was_given(store: Store, driver: Driver) -> None:

@@ -239,6 +239,19 @@ async def test_a_push_that_meets_a_unique_key_says_so(mails: JobQueue, viewer: V
     assert f"{holder.id} : this job holds the unique key, so nothing was pushed" in words(answer.text)
 
 
+async def test_a_retry_that_meets_a_unique_key_links_the_job_that_holds_it(mails: JobQueue, viewer: Viewer) -> None:
+    letter = await mails.push(Mail("nowhere"), unique="a <key>")
+    await run_all(mails)
+    holder = await mails.push(Mail("joe"), unique="a <key>")
+
+    for action, fields in (("retry", {}), ("edit", {"parameters": '{"to": "ann"}'})):
+        answer = await viewer.post(action, {"id": letter.id, **fields})
+
+        assert answer.status_code == 409
+        assert f"{letter.id} : another job holds its unique key: {holder.id}" in words(answer.text)
+        assert f'href="{viewer.base}/job?id={holder.id}"' in answer.text
+
+
 async def test_all_that_match_are_counted_before_anything_is_done(mails: JobQueue, viewer: Viewer) -> None:
     await dead(mails, 30)
     await mails.push(Mail("joe"))

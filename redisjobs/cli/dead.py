@@ -281,9 +281,7 @@ def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.
         raise Failure("; ".join(faults))
 
 
-def _try(
-    act: Callable[[str], bool], ids: Sequence[str]
-) -> tuple[list[str], list[str], list[str], dict[str, str]]:
+def _try(act: Callable[[str], bool], ids: Sequence[str]) -> tuple[list[str], list[str], list[str], dict[str, str]]:
     """Return the changed jobs, the missing ones, the stuck ones, and who holds the keys of the others."""
     acted, missing, stuck, held = list[str](), list[str](), list[str](), dict[str, str]()
     for job_id in ids:

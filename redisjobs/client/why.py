@@ -1,6 +1,7 @@
 """Why a job does not run: reads what is known of it and its queue. `reasons.py` has the words."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from redisjobs.base.arguments import is_text
@@ -18,8 +19,16 @@ from redisjobs.model.why import Why
 _LATELY, _HOUR = 300, 3600  # seconds of statistics for the rate, and for the usual duration
 
 
-def why(queue: str, job: str | PushedJob | None, unique: str | None) -> Steps[Why]:
-    """Find out why a job does not run, by its id or by the unique key that it holds."""
+def why(
+    queue: str,
+    job: str | PushedJob | None,
+    unique: str | None = None,
+    shown: Callable[[JobInfo], JobInfo] = lambda job: job,
+) -> Steps[Why]:
+    """Find out why a job does not run, by its id or by the unique key that it holds.
+
+    `shown` returns the job without what must not be shown: sentences and facts repeat errors and keys.
+    """
     if (job is None) == (unique is None):
         raise ValueError(f"job={job!r:.60}, unique={unique!r:.60}: give a job or unique=, and not both")
     if unique is not None and not is_text(unique, r"(?s:.{1,1000})"):
@@ -29,14 +38,15 @@ def why(queue: str, job: str | PushedJob | None, unique: str | None) -> Steps[Wh
     if standing is None:  # the server's ACL allows less than that
         standing = Standing(time.time_ns() // 1_000_000, asked.job_id)
     row = (yield from ask(Find(standing.job_id))) if standing.job_id else None
-    known = Known(queue, standing.job_id, standing, None if row is None else job_info(row), key=unique)
-    if row is None:
+    found = None if row is None else shown(job_info(row))
+    known = Known(queue, standing.job_id, standing, found, key=unique)
+    if found is None:
         if standing.job_id:
             (status,) = yield from ask(GetStatus([standing.job_id]))
             known = replace(known, ending=status.ending)
         return explain(known)
-    if row.state in (State.READY, State.DELAYED, State.RUNNING):
-        known = yield from _with_queue(known, job_info(row))
+    if found.state in (State.READY, State.DELAYED, State.RUNNING):
+        known = yield from _with_queue(known, found)
     return explain(known)
 
 

@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from redisjobs.base.visible import number_of
 from redisjobs.web.board.filters import key_of, query_of
@@ -43,9 +44,19 @@ def _environment() -> jinja2.Environment:
         "key": key_of,
         "query": query_of,
         "number_of": number_of,
+        "commands": with_commands,
     }
     environment.globals |= {"version_of": version_of, "sparkline": sparkline}
     return environment
+
+
+def with_commands(text: str) -> Markup:
+    """Return text as HTML, with what stands between backticks as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one has no end
+        return Markup.escape(text)
+    code = Markup("<code>{}</code>")
+    return Markup().join(code.format(part) if at % 2 else part for at, part in enumerate(parts))
 
 
 def render(template: str, data: Mapping[str, Any]) -> bytes:

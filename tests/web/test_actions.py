@@ -239,7 +239,7 @@ async def test_a_push_that_meets_a_unique_key_says_so(mails: JobQueue, viewer: V
     assert f"{holder.id} : this job holds the unique key, so nothing was pushed" in words(answer.text)
 
 
-async def test_a_retry_that_meets_a_unique_key_links_the_job_that_holds_it(mails: JobQueue, viewer: Viewer) -> None:
+async def test_a_retry_that_meets_a_unique_key_links_its_holder(mails: JobQueue, viewer: Viewer) -> None:
     letter = await mails.push(Mail("nowhere"), unique="a <key>")
     await run_all(mails)
     holder = await mails.push(Mail("joe"), unique="a <key>")

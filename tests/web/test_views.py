@@ -93,7 +93,7 @@ async def test_a_dead_job_shows_its_error_its_own_frames_first_and_exact_numbers
 
     shown = await viewer.see(f"job?id={handle.id}")
 
-    assert "It failed, and became a dead letter" in shown
+    assert "It is a dead letter, reason 'failed' (NowhereError: no such place: nowhere), after 1 attempt." in shown
     assert "NowhereError: no such place: nowhere" in shown
     assert "tests/viewer.py:" in shown
     assert '"number": 90071992547409931123456789' in shown
@@ -105,7 +105,7 @@ async def test_a_done_job_shows_its_result(mails: JobQueue, viewer: Viewer) -> N
 
     shown = await viewer.see(f"job?id={handle.id}")
 
-    assert "It was completed" in shown
+    assert "It is done at " in shown
     assert f'"sent": {2**70}' in shown
 
 
@@ -116,8 +116,38 @@ async def test_the_result_of_a_job_that_is_not_kept_is_found_by_its_id(redis_sto
         await run_all(keeping_nothing)
         viewer = Viewer(Dashboard(keeping_nothing), keeping_nothing.name)
 
-        assert '"sent": 5' in await viewer.see(f"job?id={handle.id}")
-        assert (await viewer.get("job?id=unknown")).status_code == 404
+        shown = await viewer.see(f"job?id={handle.id}")
+        assert "It is done, and its result is kept." in shown
+        assert '"sent": 5' in shown
+
+
+async def test_the_page_of_an_unknown_id_says_what_is_known_of_it(mails: JobQueue, viewer: Viewer) -> None:
+    answer = await viewer.get("job?id=unknown")
+
+    assert answer.status_code == 404
+    assert (await mails.why("unknown")).sentence in words(answer.text)
+    assert "compare the queue's name and its server" in words(answer.text).lower()
+    assert (await viewer.get("job")).status_code == 404
+
+
+async def test_a_job_says_why_it_does_not_run_with_the_facts_and_what_to_do(
+    mails: JobQueue, viewer: Viewer
+) -> None:
+    first, second = await mails.push_many([Mail("joe"), Mail("ann")])
+    await mails.pause("Mail")
+
+    page = (await viewer.get(f"job?id={second.id}")).text
+    known = await mails.why(second.id)
+
+    assert f"{known.sentence} `redisjobs resume --name Mail --queue {mails.name}`".replace("`", "") in words(page)
+    assert f"<code>redisjobs resume --name Mail --queue {mails.name}</code>" in page
+    assert 'class="card why delayed"' in page
+    assert "Jobs before it 1" in words(page)
+
+    await mails.resume("Mail")
+    page = (await Viewer(Dashboard(mails), mails.name).get(f"job?id={first.id}")).text
+    assert "No worker of queue" in words(page)
+    assert 'class="card why dead"' in page
 
 
 async def test_schedules_are_in_words_with_their_next_slots(mails: JobQueue, viewer: Viewer) -> None:

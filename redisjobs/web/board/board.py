@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from redisjobs.client.operations import FilterOptions, filter_of
 from redisjobs.client.registry import Registry
+from redisjobs.client.why import why
 from redisjobs.errors import DriverError, Forbidden, Unavailable
 from redisjobs.model.changes import Resume
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
@@ -18,6 +19,7 @@ from redisjobs.model.payload import encode_untyped
 from redisjobs.model.queries import Backlog, Counts, GetBacklog, Scan
 from redisjobs.model.statistics import Interval, Overview
 from redisjobs.model.stored import ScheduleInfo
+from redisjobs.model.why import Why
 from redisjobs.queue import JobQueue
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.redaction import Redaction
@@ -167,6 +169,14 @@ class Board:
         """Look a job up."""
         found = await self.snapshots.get(("job", job_id), lambda: self.queue.get(job_id))
         return found and self.redaction.job(found)
+
+    async def why(self, job_id: str) -> Why:
+        """Find out why a job does not run, or what became of it."""
+
+        async def ask() -> Why:
+            return await self.queue._do(why(self.name, job_id, shown=self.redaction.job))
+
+        return await self.snapshots.get(("why", job_id), ask)
 
     async def result(self, job_id: str) -> str:
         """Return the JSON text of a job's result, or raise as `JobQueue.result` does."""

@@ -1,7 +1,9 @@
-"""One job: where it is, what happened to it, its parameters, its result, and what you can do."""
+"""One job: why it does not run, what happened to it, its parameters, its result, and what you can do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from redisjobs.errors import (
     DecodeError,
@@ -12,23 +14,44 @@ from redisjobs.errors import (
     ResultNotKept,
 )
 from redisjobs.model.info import JobInfo, PastEvent
-from redisjobs.model.job import State, WhyWaiting
+from redisjobs.model.job import State
 from redisjobs.model.progress import amount
+from redisjobs.model.why import Cause, Why
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.filters import id_from
 from redisjobs.web.board.visit import Missing, Page, Visit
-from redisjobs.web.show.format import ago, duration, json_lines
+from redisjobs.web.show.format import clock, duration, json_lines
 from redisjobs.web.show.traces import read_trace
 
-_WAITS = {
-    WhyWaiting.HELD: "It is held: it starts after you let it start.",
-    WhyWaiting.PAUSED: "The queue is paused.",
-    WhyWaiting.NAME_PAUSED: "Jobs of its name are paused.",
-    WhyWaiting.LIMIT: "It waits in line for the limit of its name.",
-    WhyWaiting.NO_WORKER: "No worker of the queue is alive.",
-    WhyWaiting.NO_HANDLER: "The workers that claimed it have no handler for its name.",
-    WhyWaiting.LAST_DELIVERY: "Its workers died, so it waits for a worker that runs no other job.",
+_COLORS: Mapping[Cause, str] = {
+    Cause.IN_LINE: "ready",
+    Cause.INBOX: "ready",
+    Cause.RUNNING: "running",
+    Cause.DELAYED: "delayed",
+    Cause.RETRYING: "delayed",
+    Cause.PAUSED: "delayed",
+    Cause.NAME_PAUSED: "delayed",
+    Cause.LIMIT: "delayed",
+    Cause.CANCELLING: "delayed",
+    Cause.OVERDUE: "dead",
+    Cause.NO_WORKER: "dead",
+    Cause.NO_HANDLER: "dead",
+    Cause.OTHER_RELEASE: "dead",
+    Cause.LAST_DELIVERY: "dead",
+    Cause.WORKER_SILENT: "dead",
+    Cause.DEAD: "dead",
+    Cause.DONE: "done",
 }
+"""The colours of causes; that of a cause that is not here is `idle`."""
+
+_SHOWN = {
+    *("job", "name", "state", "priority", "attempt", "deliveries", "unique key", "parent", "worker", "duration"),
+    *("error", "reason", "fingerprint", "progress", "dead letters of this kind"),
+    *("pushed at", "started at", "due at", "failed at", "finished at"),
+}
+"""The facts of `Why` that other parts of the page show."""
+
+_SECONDS = {"usual duration (p50)", "usual duration (p95)", "starts in about", "worker's lease"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +66,50 @@ class Moment:
 async def job(visit: Visit) -> Page:
     """Show one job."""
     job_id = id_from(visit.query.get("id", ""))
-    found = await visit.board.job(job_id) if job_id else None
+    if not job_id:
+        raise Missing("There is no job with this id.")
+    known = await visit.board.why(job_id)
+    found = known.job
     if found is None:
-        return await _ended(visit, job_id)
-    same = [group for group in await visit.board.groups() if group.fingerprint == found.fingerprint != ""]
+        return await _ended(visit, job_id, known)
     data = {
         "job": found,
-        "sentence": sentence(found, visit.now),
-        "others": same[0].count - 1 if same and found.state is State.DEAD else 0,
+        "known": known,
+        "color": color(known),
+        "alike": known.facts.get("dead letters of this kind", 0) if found.fingerprint else 0,
         "story": story(found),
         "trace": read_trace(found.traceback) if found.traceback else None,
         "parameters": json_lines(found.parameters),
         "amount": amount(found.progress) if found.progress else "",
         "result": await _result(visit, found) if found.state is State.COMPLETED else None,
-        "same": same[0] if same and found.state is State.DEAD else None,
+        "facts": facts(known, visit.now),
         "may": may(found, visit.verbs),
     }
     return Page("job", found.name or "Job", data, view="failures" if found.state is State.DEAD else "jobs")
+
+
+def color(known: Why) -> str:
+    """Return the colour of a cause."""
+    return _COLORS.get(known.cause, "idle")
+
+
+def facts(known: Why, now: datetime) -> list[tuple[str, str]]:
+    """Return the facts that no other part of the page shows, as labels and texts."""
+    return [
+        (label[0].upper() + label[1:], _fact(label, value, now))
+        for label, value in known.facts.items()
+        if label not in _SHOWN
+    ]
+
+
+def _fact(label: str, value: Any, now: datetime) -> str:
+    if isinstance(value, datetime):
+        return clock(value, now)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, int | float):
+        return duration(value) if label in _SECONDS else f"{value:,}"
+    return str(value)
 
 
 def may(found: JobInfo, verbs: frozenset[Verb]) -> frozenset[str]:
@@ -75,35 +125,6 @@ def may(found: JobInfo, verbs: frozenset[Verb]) -> frozenset[str]:
         "unhold": (Verb.HOLD, found.held),
     }
     return frozenset(word for word, (verb, sensible) in possible.items() if sensible and verb in verbs)
-
-
-def sentence(found: JobInfo, now: datetime) -> tuple[str, str]:
-    """Return where the job is and what it waits for: the main part, and a detail."""
-    runs = f" It runs for {duration(found.duration)}." if found.duration is not None else ""
-    match found.state:
-        case State.DEAD:
-            when = f" {ago(found.failed_at, now)}" if found.failed_at else ""
-            if found.reason == "failed":
-                times = f" in all {found.attempt} attempts" if found.attempt > 1 else ""
-                return f"It failed{times}, and became a dead letter{when}.", ""
-            return f"It became a dead letter{when}: {found.reason or 'for an unknown reason'}.", ""
-        case State.RUNNING if found.cancelling:
-            return "It is being cancelled.", f"Its handler has not ended yet.{runs}"
-        case State.RUNNING:
-            return f"It runs on {found.worker}.", runs.strip()
-        case State.DELAYED:
-            due = f"It is due {ago(found.due_at, now)}." if found.due_at else "It is delayed."
-            failed = f"The last attempt failed: {found.error}" if found.error else ""
-            return due, _WAITS[found.why_waiting] if found.why_waiting else failed
-        case State.READY:
-            why = found.why_waiting
-            return "It is ready to run.", _WAITS[
-                why
-            ] if why else "It waits for a free slot. Jobs before it come first."
-        case ended:
-            when = f" {ago(found.finished_at, now)}" if found.finished_at else ""
-            took = f"It ran for {duration(found.duration)}." if found.duration is not None else ""
-            return f"It was {ended}{when}.", took
 
 
 def story(found: JobInfo) -> list[Moment]:
@@ -150,17 +171,14 @@ def _told(event: PastEvent) -> tuple[str, str]:
     return color, text
 
 
-async def _ended(visit: Visit, job_id: str) -> Page:
-    """Show what is known of a job that the queue does not keep: maybe its result."""
-    outcome = await _outcome(visit, job_id) if job_id else None
-    if outcome is None:
-        raise Missing(
-            "There is no job with this id. It has ended and was not kept, or it never existed. A retention= of "
-            "the queue keeps jobs that have ended."
-        )
+async def _ended(visit: Visit, job_id: str, known: Why) -> Page:
+    """Show what is known of a job that the queue does not keep: what became of it, and maybe its result."""
+    outcome = await _outcome(visit, job_id) or {}
     if "result" in outcome:
         outcome["result"] = visit.board.redaction.result("", outcome["result"], "")
-    return Page("ended", "Job", {"job_id": job_id, **outcome}, view="jobs")
+    data = {"job_id": job_id, "known": known, "color": color(known), "outcome": outcome}
+    is_unknown = known.cause is Cause.GONE and not outcome
+    return Page("ended", "Job", data, 404 if is_unknown else 200, "jobs")
 
 
 async def _result(visit: Visit, found: JobInfo) -> str | None:
@@ -170,15 +188,15 @@ async def _result(visit: Visit, found: JobInfo) -> str | None:
 
 
 async def _outcome(visit: Visit, job_id: str) -> dict[str, str] | None:
-    """Return how a job has ended, and its result as JSON text; None if nothing is kept."""
+    """Return a job's `result` as JSON text, or its `error`; None if nothing is kept."""
     try:
         text = await visit.board.result(job_id)
     except (ResultNotKept, TimeoutError):
         return None
     except JobFailed as error:
-        return None if error.reason else {"state": "dead", "said": visit.board.redaction.message(error.message)}
+        return None if error.reason else {"error": visit.board.redaction.message(error.message)}
     except JobCancelled:
-        return {"state": "cancelled", "said": "It was cancelled."}
+        return None
     except (NoResult, DecodeError, EncodeError) as error:  # the result expired, was refused, or can't be shown
-        return {"state": "completed", "said": visit.board.redaction.message(str(error))}
-    return {"state": "completed", "said": "It is done.", "result": json_lines(text)}
+        return {"error": visit.board.redaction.message(str(error))}
+    return {"result": json_lines(text)}

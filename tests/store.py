@@ -61,6 +61,17 @@ def _documented_words(role: str) -> list[str]:
 
 
 @contextmanager
+def documented_user(store: "RedisStore", role: str, *more: str) -> Iterator[str]:
+    """Make a user of Redis who may do what the rule of a role says, and more; yield the URL."""
+    name = f"{role}-{store.queue_name}"
+    rule = documented_rule(role, store.queue_name)
+    store.admin.execute_command("ACL", "SETUSER", name, "reset", "on", ">pw", *rule, *more)
+    host = store.url.rpartition("@")[2].removeprefix("redis://")
+    yield f"redis://{name}:pw@{host}"
+    store.admin.execute_command("ACL", "DELUSER", name)
+
+
+@contextmanager
 def a_deadline_of(seconds: float, queue: Any) -> Iterator[None]:
     """Have a queue of either face give up after so long; what it is asked afterwards may take its time again."""
     usual, queue.deadline = queue.deadline, seconds

@@ -29,7 +29,7 @@ Allow = Annotated[
     typer.Option(
         metavar="VERB",
         help="Show only these actions; repeatable. One of retry, edit, delete, cancel, hold, pause, schedule, "
-        "quiet, stop, limit, push. Defaults to all but push.",
+        "quiet, stop, limit, repair, push. Defaults to all but push.",
     ),
 ]
 Redacted = Annotated[

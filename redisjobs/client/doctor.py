@@ -32,8 +32,17 @@ def doctor(queue: str, repair: bool, progress: Progress | None) -> Steps[list[Fi
         raise TypeError(f"progress={progress!r:.60}: give a function that takes two numbers")
     on = words_of(queue, "", "")["on"]
     findings, waiting = yield from _data(repair, progress or (lambda done, total: None), on)
+    return [*findings, *(yield from _service_and_server(waiting))]
+
+
+def quick_checks() -> Steps[list[Finding]]:
+    """Check the workers, the backlog, the schedules and the server, in a few short reads, without the data."""
+    return (yield from _service_and_server(None))
+
+
+def _service_and_server(waiting: Mapping[str, int] | None) -> Steps[list[Finding]]:
     server = yield from or_default(ask(CheckServer()), None)
-    findings += yield from _service(waiting, server)
+    findings = yield from _service(waiting, server)
     return [*findings, *(server_findings(server) if server else ())]
 
 
@@ -92,7 +101,7 @@ def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding
 # The service
 
 
-def _service(waiting: Mapping[str, int], server: ServerFacts | None) -> Steps[list[Finding]]:
+def _service(waiting: Mapping[str, int] | None, server: ServerFacts | None) -> Steps[list[Finding]]:
     workers = yield from or_default(operations.workers(), None)
     counts = yield from or_default(ask(Count()), None)
     backlog = yield from or_default(ask(GetBacklog()), None)
@@ -101,7 +110,7 @@ def _service(waiting: Mapping[str, int], server: ServerFacts | None) -> Steps[li
     schedules = yield from or_default(listed(), None)
     live = [worker for worker in workers or () if worker.lease > 0]
     findings = [*_workers(workers, live, counts)] if workers is not None else [_unchecked("workers")]
-    if live:
+    if live and waiting is not None:
         findings += _handlers(waiting, live)
     is_paused = pauses is not None and pauses.queue is not None  # then it is no wonder that jobs wait
     findings += (

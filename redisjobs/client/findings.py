@@ -113,6 +113,12 @@ FAULTS: Mapping[str, _Kind] = {
 }
 """The kinds of faults that an audit finds, the worst first."""
 
+REPAIRABLE = frozenset(kind for kind, said in FAULTS.items() if said.repaired)
+"""Kinds of faults that a repair corrects."""
+
+WALKED = frozenset({*FAULTS, "data", "handlers"})
+"""Checks that look at each job."""
+
 TIDIED = ("stranded", "no record", "parked")
 """Faults that a tidying at the end of an audit repairs; drivers report them as not repaired."""
 

@@ -381,6 +381,25 @@ def _bulk(visit: Visit, form: Form) -> Bulk:
     return bulk
 
 
+# The doctor
+
+
+async def _check(visit: Visit, form: Form) -> Outcome:
+    visit.board.checkup.start(repair=False)  # if a run goes on, the page shows that one
+    return Outcome("", to=visit.url("doctor"))
+
+
+async def _repair(visit: Visit, form: Form) -> Outcome:
+    if not visit.board.checkup.start(repair=True):
+        raise Wrong("A check goes on. Wait until it has ended, or stop it.")
+    return Outcome("", to=visit.url("doctor"))
+
+
+async def _stop_check(visit: Visit, form: Form) -> Outcome:
+    visit.board.checkup.stop()
+    return Outcome("", to=visit.url("doctor"))
+
+
 ACTIONS = {
     "retry": Action(Verb.RETRY, _retry),
     "edit": Action(Verb.EDIT, _edit),
@@ -402,6 +421,14 @@ ACTIONS = {
     "stop-worker": Action(Verb.STOP, _of_workers("worker-stopped", "stop_worker"), _asks_to_stop, "Stop"),
     "limit": Action(Verb.LIMIT, _limit),
     "unlimit": Action(Verb.LIMIT, _unlimit, "Remove this limit?", "Remove it"),
+    "check": Action(None, _check),
+    "stop-check": Action(None, _stop_check),
+    "repair": Action(
+        Verb.REPAIR,
+        _repair,
+        "Check the queue again, and repair what loses nothing? No entry is deleted that could be a job.",
+        "Repair",
+    ),
     "count-bulk": Action(None, _count_bulk),
     "start-bulk": Action(None, _start_bulk),
     "stop-bulk": Action(None, _stop_bulk),

@@ -23,6 +23,7 @@ from redisjobs.web.board.filters import key_of, parsed, query_of
 from redisjobs.web.board.redaction import Redact, Redaction
 from redisjobs.web.board.visit import Missing, Page, Visit
 from redisjobs.web.pages import forms, tables
+from redisjobs.web.pages.doctor import doctor
 from redisjobs.web.pages.failures import failures
 from redisjobs.web.pages.job import job
 from redisjobs.web.pages.jobs import jobs
@@ -39,6 +40,7 @@ VIEWS = {
     "schedules": tables.schedules,
     "workers": tables.workers,
     "limits": tables.limits,
+    "doctor": doctor,
     "job": job,
     "name": job_name,
     "push": forms.push,
@@ -54,6 +56,7 @@ _TABS = (
     ("schedules", "schedules", "Schedules"),
     ("workers", "workers", "Workers"),
     ("limits", "limits", "Limits"),
+    ("doctor", "doctor", "Doctor"),
 )
 _STATIC = "-"  # no queue's part of an address: see `_slugs`
 _MOST_BYTES = 4_000_000  # of a form: the longest parameters take 0.5 MB, and three times as much in a form

@@ -38,6 +38,8 @@ class Verb(StrEnum):
     """Ask workers to stop."""
     LIMIT = "limit"
     """Set and remove limits."""
+    REPAIR = "repair"
+    """Repair the data of the queue, as `queue.doctor(repair=True)` does."""
     PUSH = "push"
     """Push jobs of any name and with any parameters."""
 

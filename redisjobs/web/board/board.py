@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from redisjobs.client.doctor import quick_checks
 from redisjobs.client.operations import FilterOptions, filter_of
 from redisjobs.client.registry import Registry
 from redisjobs.client.why import why
 from redisjobs.errors import DriverError, Forbidden, Unavailable
 from redisjobs.model.changes import Resume
+from redisjobs.model.health import Finding
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
 from redisjobs.model.job import State
 from redisjobs.model.payload import encode_untyped
@@ -22,6 +24,7 @@ from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.why import Why
 from redisjobs.queue import JobQueue
 from redisjobs.web.board.access import Verb
+from redisjobs.web.board.checkup import Checkup
 from redisjobs.web.board.redaction import Redaction
 from redisjobs.web.board.snapshot import Snapshots
 
@@ -33,6 +36,7 @@ _REFUSED_FOR = 60.0  # seconds for which an action that the server's ACL refused
 _SPEED_OF = 20.0  # seconds over which a speed is measured
 _READ = 25  # groups of dead letters whose newest letter is read, to know what to hide
 _MOST_KEPT = 40  # rows of intervals
+_CHECKED_FOR = 30.0  # seconds for which the quick checks are kept; they take some ten round trips
 _LISTED = 2_000  # characters of parameters and errors in a list
 
 
@@ -57,7 +61,7 @@ class Board:
     def __init__(self, registry: Registry, slug: str, redaction: Redaction) -> None:
         self.slug, self.redaction = slug, redaction
         self.snapshots = Snapshots()
-        self.registry = registry
+        self.registry, self.checkup = registry, Checkup(registry)
         self._queue: JobQueue | None = None
         self._intervals: dict[tuple[float, str], list[Interval]] = {}
         self._overview: Overview | None = None
@@ -177,6 +181,10 @@ class Board:
             return await self.queue._do(why(self.name, job_id, shown=self.redaction.job))
 
         return await self.snapshots.get(("why", job_id), ask)
+
+    async def quick_checks(self) -> list[Finding]:
+        """Check workers, backlog, schedules and server, without the data."""
+        return await self.snapshots.get("checks", lambda: self.queue._do(quick_checks()), _CHECKED_FOR)
 
     async def result(self, job_id: str) -> str:
         """Return the JSON text of a job's result, or raise as `JobQueue.result` does."""

@@ -2,32 +2,24 @@
 
 import secrets
 import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
-from redisjobs import sync
-from redisjobs.base.logger import Log
 from redisjobs.client import operations
 from redisjobs.client.operations import DONE, FilterOptions, Steps, ask, filter_of
 from redisjobs.client.registry import Registry
-from redisjobs.errors import DriverError, Forbidden
 from redisjobs.model.changes import BulkResult, ChangeMany
 from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Scan
 from redisjobs.web.board.access import Verb
+from redisjobs.web.board.background import carry_out, in_thread, paced
 from redisjobs.web.board.filters import Filters
-
-T = TypeVar("T")
-
-logger = Log("redisjobs")
 
 _MOST_KEPT = 20
 _MOST_ACTIVE = 4
-_LONGEST_REST = 1.0  # seconds between two steps
 
 
 class Phase(StrEnum):
@@ -154,47 +146,20 @@ class Bulk:
     def _begin(self, phase: Phase, end: Phase, steps: Steps[Any]) -> None:
         self.phase, self.error = phase, ""
         self._stop.clear()
-        threading.Thread(
-            target=self._run, args=(end, steps), name=f"redisjobs-web-{self.word}", daemon=True
-        ).start()
+        in_thread(lambda: self._run(end, steps), self.word)
 
     def _run(self, end: Phase, steps: Steps[Any]) -> None:
-        try:
-            with sync.JobQueue(self.registry.driver, self.registry.name, deadline=self.registry.deadline) as queue:
-                queue._do(self._in_steps(steps))
-            self.phase = Phase.STOPPED if self._stop.is_set() else end
-        except Forbidden as error:
-            self._failed(f"The server's ACL refused it: {error}")
-        except DriverError as error:
-            self._failed(str(error))
-        except Exception as error:
-            logger.exception("an act of the page failed: %s of jobs that are %s", self.word, self.filters.in_words)
-            self._failed(f"{type(error).__name__}; see the log of the page's process")
-        if end is Phase.COUNTED:
-            self.counted_at = datetime.now(UTC)
+        what = f"{self.word} of jobs that are {self.filters.in_words}"
+        self.error = carry_out(self.registry, paced(steps, self._stop, self._seen), what)
+        self.counted_at = datetime.now(UTC) if end is Phase.COUNTED else self.counted_at
+        self.phase = Phase.FAILED if self.error else Phase.STOPPED if self._stop.is_set() else end
 
-    def _failed(self, why: str) -> None:
-        self.error, self.phase = why, Phase.FAILED
-
-    def _in_steps(self, steps: Steps[T]) -> Generator[Any, Any, T | None]:
-        """Carry out an operation; between its steps other callers of the server get as much time as it took."""
-        answer: Any = None
-        while not self._stop.is_set():
-            try:
-                request = steps.send(answer)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            began = time.monotonic()
-            answer = yield request
-            match answer:
-                case BulkResult():
-                    self.done, self.stayed = self.done + len(answer.job_ids), self.stayed + answer.duplicates
-                case list() if isinstance(request, ChangeMany):
-                    self.done += sum(reply in DONE for reply in answer)
-            self._stop.wait(min(time.monotonic() - began, _LONGEST_REST))
-        steps.close()
-        return None
+    def _seen(self, request: Any, answer: Any) -> None:
+        match answer:
+            case BulkResult():
+                self.done, self.stayed = self.done + len(answer.job_ids), self.stayed + answer.duplicates
+            case list() if isinstance(request, ChangeMany):
+                self.done += sum(reply in DONE for reply in answer)
 
     def _count(self) -> Steps[None]:
         state, chosen = self.filters.state, self.filters.chosen

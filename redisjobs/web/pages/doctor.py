@@ -1,0 +1,89 @@
+"""The doctor: what is wrong with the queue and its server, what to do, and a repair of the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from redisjobs.base.visible import visible
+from redisjobs.client.findings import REPAIRABLE, WALKED
+from redisjobs.model.health import Finding, Level
+from redisjobs.web.board.access import Verb
+from redisjobs.web.board.filters import key_of
+from redisjobs.web.board.redaction import HIDDEN
+from redisjobs.web.board.visit import Page, Visit
+
+_LEVELS = {
+    Level.ERROR: "dead",
+    Level.WARNING: "delayed",
+    Level.UNKNOWN: "idle",
+    Level.INFO: "ready",
+    Level.OK: "done",
+}
+"""The colours of levels, the worst first."""
+
+_OF_JOBS = {
+    *("stranded", "parked", "no record", "no due time", "unreadable", "twice", "unlocated"),
+    *("ghost", "held", "waiters"),
+}
+"""The checks whose examples are ids of jobs."""
+
+_OF_KEYS = {"unique", "no ttl", "unknown key"}
+"""The checks whose examples may be unique keys, which can be hidden from the viewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A finding on the page.
+
+    Attributes:
+        finding: The finding.
+        color: The colour of its level.
+        said: Its sentence, without the examples that are links.
+        links: Examples, with the addresses of their pages.
+        more: How many there are besides.
+    """
+
+    finding: Finding
+    color: str
+    said: str
+    links: Sequence[tuple[str, str]] = ()
+    more: int = 0
+
+
+async def doctor(visit: Visit) -> Page:
+    """Show the last run of the doctor, and what can be checked without a look at each job."""
+    checkup = visit.board.checkup
+    last = checkup.last
+    walked = [each for each in last.findings if each.check in WALKED] if last else []
+    data = {
+        "checkup": checkup,
+        "last": last,
+        "walked": _shown(visit, walked),
+        "now_found": _shown(visit, await visit.board.quick_checks()),
+        "repairable": any(each.check in REPAIRABLE and not each.repaired for each in walked),
+        "may_repair": Verb.REPAIR in visit.verbs,
+    }
+    return Page("doctor", "Doctor", data, view="doctor")
+
+
+def _shown(visit: Visit, findings: Sequence[Finding]) -> list[Shown]:
+    """Return findings for the page, the worst first."""
+    levels = list(_LEVELS)
+    return [_one(visit, each) for each in sorted(findings, key=lambda each: levels.index(each.level))]
+
+
+def _one(visit: Visit, finding: Finding) -> Shown:
+    color = "done" if finding.repaired else _LEVELS[finding.level]
+    if not finding.examples:
+        return Shown(finding, color, finding.sentence)
+    head = finding.sentence.partition(f" ({visible(finding.examples[0], 60)}")[0]
+    if finding.check in _OF_KEYS and visit.board.redaction.hides:
+        return Shown(replace(finding, examples=()), color, f"{head} ({HIDDEN}).")
+    if finding.check in _OF_JOBS:
+        links = [(each, visit.url("job", id=key_of(each))) for each in finding.examples]
+    elif finding.check == "handlers":
+        links = [(each, visit.url("name", name=each)) for each in finding.examples]
+    else:
+        return Shown(finding, color, finding.sentence)
+    return Shown(
+        finding, color, head, links, max(0, finding.count - len(links)) if head != finding.sentence else 0
+    )

@@ -4,8 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import redirect_stdout
-from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,6 @@ from redisjobs.cli.target import QueueName, Url, queue_of
 from redisjobs.cli.workers import worker_document
 from redisjobs.client.operations import FilterOptions
 from redisjobs.errors import RedisJobsError
-from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.model.statistics import NameStatistics
 
@@ -125,26 +123,14 @@ def _about_jobs(board: "Board") -> list[Tool]:
 
     async def why(job_id: str) -> dict[str, Any]:
         """Say why a job does not run, or what became of it, with the facts behind that and what to do."""
-        found = await board.queue.why(job_id)
-        hide = partial(_hidden, board, found.job)
-        facts = {
-            label: [*map(hide, value)] if isinstance(value, list | tuple) else hide(value)
-            for label, value in found.facts.items()
-        }
-        return {"cause": found.cause, "sentence": hide(found.sentence), "facts": facts, "advice": found.advice}
+        found = await board.why(job_id)
+        return {"cause": found.cause, "sentence": found.sentence, "facts": found.facts, "advice": found.advice}
 
     async def failures() -> list[dict[str, Any]]:
         """Count dead letters by cause. `jobs` takes the fingerprint of a cause."""
         return [*map(dataclasses.asdict, await board.groups())]
 
     return [jobs, job, why, failures]
-
-
-def _hidden(board: "Board", job: JobInfo | None, value: Any) -> Any:
-    """Return a value that may repeat a job's error or parameters, as it may be shown."""
-    if not isinstance(value, str):
-        return value
-    return board.redaction.message(value) if job is None else board.redaction.job(replace(job, error=value)).error
 
 
 def _about_the_queue(board: "Board") -> list[Tool]:
@@ -172,7 +158,11 @@ def _about_the_queue(board: "Board") -> list[Tool]:
             for each in await board.schedules()
         ]
 
-    return [overview, workers, limits, schedules]
+    async def doctor() -> list[dict[str, Any]]:
+        """Check the queue's data, workers, backlog, schedules and server. It looks at each job, so ask rarely."""
+        return [dataclasses.asdict(board.redaction.finding(each)) for each in await board.queue.doctor()]
+
+    return [overview, workers, limits, schedules, doctor]
 
 
 def _name_document(name: NameStatistics) -> dict[str, Any]:

@@ -20,7 +20,7 @@ protocol = pytest.importorskip("mcp", reason="needs the extra `mcp`, which `dev`
 
 pytestmark = pytest.mark.anyio
 
-READS = {"overview", "jobs", "job", "why", "failures", "workers", "limits", "schedules"}
+READS = {"overview", "jobs", "job", "why", "failures", "workers", "limits", "schedules", "doctor"}
 SHOP = """
 import os, redisjobs
 print("a word of the module, which is no message of the protocol")
@@ -97,6 +97,8 @@ async def test_a_client_sees_the_queue_and_can_change_nothing(
         assert "4111" not in json.dumps([letter, listed, cause, why])
         assert (await ask(client, "why", job_id="big"))["cause"] == "no worker"
         assert (await ask(client, "jobs", state="ready", name="other"))["jobs"] == []
+        levels = {each["check"]: each["level"] for each in await ask(client, "doctor")}
+        assert (levels["data"], levels["workers"]) == ("ok", "error")
         assert await ask(client, "workers") == await ask(client, "limits") == await ask(client, "schedules") == []
 
         missing = await client.call_tool("job", {"job_id": "none"})

@@ -6,7 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from redisjobs.base.logger import Log
+from redisjobs.base.visible import visible
 from redisjobs.errors import DecodeError
+from redisjobs.model.health import Finding
 from redisjobs.model.info import DeadGroup, JobInfo
 from redisjobs.model.payload import decode_untyped
 
@@ -16,6 +18,7 @@ Redact = Callable[[str, str, str], str]
 """Gets a job's name, which text it is, and the text; returns the text to show. See `Dashboard`."""
 
 HIDDEN = "•••"
+_OF_KEYS = ("unique", "no ttl", "unknown key")  # the checks whose examples are keys
 _LONGEST = 1_000  # characters of a hidden value; what follows a longer one is hidden, too
 _SCALAR = r'"(?:[^"\\]|\\.)*"|[^\s,\]}\[{]+'
 
@@ -80,6 +83,13 @@ class Redaction:
             )
         # Only its parameters tell which values of hidden keys the error may repeat.
         return replace(group, error=self.job(newest).error if newest is not None else HIDDEN)
+
+    def finding(self, finding: Finding) -> Finding:
+        """Return a finding of the doctor as it may be shown: without unique keys, which may be what is hidden."""
+        if not self.hides or not finding.examples or finding.check not in _OF_KEYS:
+            return finding
+        head = finding.sentence.partition(f" ({visible(finding.examples[0], 60)}")[0]
+        return replace(finding, sentence=f"{head} ({HIDDEN}).", examples=())
 
     def result(self, name: str, text: str, parameters: str) -> str:
         """Return the JSON text of a result as it may be shown."""

@@ -1,14 +1,13 @@
 """The doctor: what is wrong with the queue and its server, what to do, and a repair of the data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from redisjobs.base.visible import visible
 from redisjobs.client.findings import REPAIRABLE, WALKED
 from redisjobs.model.health import Finding, Level
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.filters import key_of
-from redisjobs.web.board.redaction import HIDDEN
 from redisjobs.web.board.visit import Page, Visit
 
 _LEVELS = {
@@ -25,9 +24,6 @@ _OF_JOBS = {
     *("ghost", "held", "waiters"),
 }
 """The checks whose examples are ids of jobs."""
-
-_OF_KEYS = {"unique", "no ttl", "unknown key"}
-"""The checks whose examples may be unique keys, which can be hidden from the viewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +64,8 @@ async def doctor(visit: Visit) -> Page:
 def _shown(visit: Visit, findings: Sequence[Finding]) -> list[Shown]:
     """Return findings for the page, the worst first."""
     levels = list(_LEVELS)
-    return [_one(visit, each) for each in sorted(findings, key=lambda each: levels.index(each.level))]
+    shown = map(visit.board.redaction.finding, findings)
+    return [_one(visit, each) for each in sorted(shown, key=lambda each: levels.index(each.level))]
 
 
 def _one(visit: Visit, finding: Finding) -> Shown:
@@ -76,8 +73,6 @@ def _one(visit: Visit, finding: Finding) -> Shown:
     if not finding.examples:
         return Shown(finding, color, finding.sentence)
     head = finding.sentence.partition(f" ({visible(finding.examples[0], 60)}")[0]
-    if finding.check in _OF_KEYS and visit.board.redaction.hides:
-        return Shown(replace(finding, examples=()), color, f"{head} ({HIDDEN}).")
     if finding.check in _OF_JOBS:
         links = [(each, visit.url("job", id=key_of(each))) for each in finding.examples]
     elif finding.check == "handlers":

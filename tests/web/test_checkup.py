@@ -76,7 +76,7 @@ async def test_a_run_shows_findings_by_level_with_links_to_jobs_and_advice(
     assert "checked just now" in words(page)
     said = {each.check: each for each in await mails.doctor()}
     assert said["unlocated"].level is Level.ERROR
-    assert f"{said['unlocated'].sentence.partition(' (')[0]} {lost}" in words(page)
+    assert f"{said['unlocated'].sentence.partition(' (')[0]}. {lost}" in words(page)
     assert f'href="{viewer.base}/job?id={lost}"' in page
     assert said["unique"].sentence in words(page)
     assert f"<code>redisjobs doctor --repair --queue {mails.name}</code>" in page

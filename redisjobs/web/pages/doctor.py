@@ -79,6 +79,6 @@ def _one(visit: Visit, finding: Finding) -> Shown:
         links = [(each, visit.url("name", name=each)) for each in finding.examples]
     else:
         return Shown(finding, color, finding.sentence)
-    return Shown(
-        finding, color, head, links, max(0, finding.count - len(links)) if head != finding.sentence else 0
-    )
+    if head == finding.sentence:  # the examples stand elsewhere in it
+        return Shown(finding, color, head, links)
+    return Shown(finding, color, f"{head}.", links, max(0, finding.count - len(links)))

@@ -126,6 +126,31 @@ def test_the_architecture_names_files_that_are_there(project: Path) -> None:
         assert any((project / below / name).is_dir() for below in ("", "redisjobs")), name
 
 
+OPERATE = Page(PROJECT / "docs/operate.md")
+DEMANDS = re.findall(r"^\| (?!what people|---)(.+?) \| (.+) \| (.+) \|$", OPERATE.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("demand", "answer", "tests"), DEMANDS, ids=[demand for demand, *_ in DEMANDS])
+def test_each_demand_of_operators_has_a_page_and_a_test(demand: str, answer: str, tests: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)#?([^)]*)\)", answer)
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests)
+
+    assert links
+    assert named
+    for path, anchor in links:
+        page = Page(OPERATE.path.parent / path)
+        assert not anchor or anchor in page.anchors
+        assert page.text
+    for path, test in named:
+        source = (PROJECT / path).read_text("utf-8")
+        assert re.search(rf"^ *(?:async )?def {test}\(", source, re.MULTILINE), test
+
+
+def test_the_page_for_operators_has_all_demands_and_is_short_besides() -> None:
+    assert len(DEMANDS) == 15
+    assert len(re.sub(r"^\|.*$", "", OPERATE.text, flags=re.MULTILINE).split()) < 500
+
+
 def test_pages_of_the_site_link_to_nothing_outside_of_it() -> None:
     for page in DOCS:
         for target in re.findall(r"\]\(([^)#]+)", page.prose):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redisjobs.web.rendering import with_commands
 from redisjobs.web.show.format import ago, clock, cut, duration, json_lines, short
 from redisjobs.web.show.plots import Series, nice, plot, sparkline
 from redisjobs.web.show.traces import read_trace
@@ -84,6 +85,11 @@ def test_any_text_is_shown_even_if_it_is_no_json(text: str) -> None:
 @pytest.mark.parametrize("text", ["not json {", '{"a" "b"}', "[1 2]", '{"a": ', "]["])
 def test_text_that_is_no_json_is_shown_as_it_is(text: str) -> None:
     assert json_lines(text) == text
+
+
+def test_what_stands_between_backticks_is_code_and_all_is_escaped() -> None:
+    assert with_commands("a <b> `c <d>` e") == "a &lt;b&gt; <code>c &lt;d&gt;</code> e"
+    assert with_commands("`a < b") == "`a &lt; b"
 
 
 def test_cut_text_is_one_line_without_control_characters() -> None:

@@ -121,6 +121,16 @@ async def test_the_result_of_a_job_that_is_not_kept_is_found_by_its_id(redis_sto
         assert '"sent": 5' in shown
 
 
+async def test_the_error_of_a_deleted_dead_letter_is_found_by_its_id(mails: JobQueue, viewer: Viewer) -> None:
+    (job_id,) = await dead(mails)
+    await mails.delete(job_id)
+
+    shown = await viewer.see(f"job?id={job_id}")
+
+    assert "It failed, and its dead letter was deleted." in shown
+    assert "NowhereError: no such place: nowhere" in shown
+
+
 async def test_the_page_of_an_unknown_id_says_what_is_known_of_it(mails: JobQueue, viewer: Viewer) -> None:
     answer = await viewer.get("job?id=unknown")
 

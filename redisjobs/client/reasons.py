@@ -135,6 +135,8 @@ def _said(known: Known) -> _Said:
     if job is None:
         return _missing(known)
     match job.state:
+        case State.READY | State.DELAYED if job.cancelling:  # its worker died or stopped before its handler did
+            return _Said(Cause.CANCELLING, "it was cancelled while it ran; the worker that takes it next ends it")
         case State.READY:
             return _obstacle(known, job) or _quiet(known) or _in_line(known, job)
         case State.DELAYED:

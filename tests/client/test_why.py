@@ -27,7 +27,7 @@ from redisjobs.model.transitions import (
     Settlement,
 )
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.testing.driver_contract.acts import claim
+from redisjobs.testing.driver_contract.acts import claim, take_over
 
 pytestmark = pytest.mark.anyio
 
@@ -252,6 +252,18 @@ async def test_a_cancelled_job_that_still_runs_says_so(store: Store, queue: JobQ
     await claim(one)
     await queue.cancel("a")
     caused(await queue.why("a"), Cause.CANCELLING, "It was cancelled, and its handler has not stopped")
+
+
+async def test_a_cancelled_job_that_came_back_from_its_worker_says_who_ends_it(
+    store: Store, queue: JobQueue, one: Consumer, open_worker: Callable[..., Awaitable[Consumer]]
+) -> None:
+    await push(store, "a")
+    await claim(one)
+    await queue.cancel("a")
+    store.age(60)
+    await take_over(await open_worker("w2"))
+
+    caused(await queue.why("a"), Cause.CANCELLING, "the worker that takes it next ends it")
 
 
 async def test_a_job_of_a_silent_worker_says_so(store: Store, queue: JobQueue, one: Consumer) -> None:

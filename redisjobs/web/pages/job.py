@@ -32,6 +32,7 @@ _COLORS: Mapping[Cause, str] = {
     Cause.PAUSED: "delayed",
     Cause.NAME_PAUSED: "delayed",
     Cause.LIMIT: "delayed",
+    Cause.QUIET: "delayed",
     Cause.CANCELLING: "delayed",
     Cause.OVERDUE: "dead",
     Cause.NO_WORKER: "dead",

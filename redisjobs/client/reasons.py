@@ -299,11 +299,8 @@ def _running(known: Known, job: JobInfo) -> _Said:
     if usual:
         clause += f"; jobs of its name usually take {in_words(usual.p50)}, and 95 % up to {in_words(usual.p95)}"
     if known.workers is not None and (worker is None or worker.lease <= 0):
-        ended = (
-            "has no record"
-            if worker is None
-            else f"was silent until its lease ended {in_words(-worker.lease)} ago"
-        )
+        ago = in_words(-worker.lease) if worker else ""
+        ended = f"was silent until its lease ended {ago} ago" if worker else "has no record"
         advice = "another worker takes the job over within seconds, if one is alive"
         if not known.live:
             advice = OBSTACLES[WhyWaiting.NO_WORKER][1]

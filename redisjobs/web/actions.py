@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
@@ -12,72 +12,12 @@ from redisjobs.model.job import Priority, PushedJob, State
 from redisjobs.model.transitions import Reply
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.bulk import KINDS, Bulk
-from redisjobs.web.board.filters import Filters, id_from
+from redisjobs.web.board.filters import Filters
+from redisjobs.web.board.form import Form, Outcome, Refused, Wrong
 from redisjobs.web.board.visit import Missing, Page, Visit
 from redisjobs.web.pages import forms
 
-_MOST_JOBS = 500  # in one form
 _LONGEST_DELAY = 366 * 86_400.0
-
-
-class Wrong(Exception):
-    """What was given can't be done; the message says why. Nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The fields of a form.
-
-    Attributes:
-        fields: The fields in order, as names and values.
-    """
-
-    fields: Sequence[tuple[str, str]]
-
-    def get(self, name: str) -> str:
-        """Return the value of a field; '' if it is not there."""
-        return next((value for key, value in reversed(self.fields) if key == name), "")
-
-    @property
-    def ids(self) -> list[str]:
-        """The ids of the chosen jobs, each once.
-
-        Raises:
-            Wrong: No job is chosen, or too many are.
-        """
-        found = list(dict.fromkeys(id_from(value) for key, value in self.fields if key == "id" and value))
-        if not found:
-            raise Wrong("No job is selected. Select jobs by the boxes in front of them.")
-        if len(found) > _MOST_JOBS:
-            raise Wrong(f"These are {len(found)} jobs. A form takes up to {_MOST_JOBS}.")
-        return found
-
-
-class Refused(NamedTuple):
-    """A job that an action did not change: its id, why, and the id of the job that holds its unique key."""
-
-    job_id: str
-    why: str
-    holder: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an action did.
-
-    Attributes:
-        done: What happened, as a word of `DONE`.
-        count: To how many jobs.
-        refused: The jobs that it did not happen to, and why.
-        job_id: The job to show next; '' for none.
-        to: The page to show next, for example a bulk act; '' for where the viewer came from.
-    """
-
-    done: str
-    count: int = 1
-    refused: Sequence[Refused] = ()
-    job_id: str = ""
-    to: str = ""
 
 
 DONE = {

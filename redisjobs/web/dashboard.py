@@ -15,11 +15,12 @@ from starlette.types import Receive, Scope, Send
 from redisjobs.base.logger import Log
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Forbidden, RedisJobsError, Unavailable
-from redisjobs.web.actions import ACTIONS, DONE, Action, Form, Outcome, Refused, Wrong
+from redisjobs.web.actions import ACTIONS, DONE, Action
 from redisjobs.web.board.access import Access, Verb, granted, is_same_origin
 from redisjobs.web.board.board import Board
 from redisjobs.web.board.bulk import Bulks
 from redisjobs.web.board.filters import key_of, parsed, query_of
+from redisjobs.web.board.form import Form, Outcome, Refused, Wrong
 from redisjobs.web.board.redaction import Redact, Redaction
 from redisjobs.web.board.visit import Missing, Page, Visit
 from redisjobs.web.pages import forms, tables

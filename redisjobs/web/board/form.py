@@ -1,0 +1,69 @@
+"""The form of an action, and what the action did."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from redisjobs.web.board.filters import id_from
+
+_MOST_JOBS = 500  # in one form
+
+
+class Wrong(Exception):
+    """What was given can't be done; the message says why. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a form.
+
+    Attributes:
+        fields: The fields in order, as names and values.
+    """
+
+    fields: Sequence[tuple[str, str]]
+
+    def get(self, name: str) -> str:
+        """Return the value of a field; '' if it is not there."""
+        return next((value for key, value in reversed(self.fields) if key == name), "")
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the chosen jobs, each once.
+
+        Raises:
+            Wrong: No job is chosen, or too many are.
+        """
+        found = list(dict.fromkeys(id_from(value) for key, value in self.fields if key == "id" and value))
+        if not found:
+            raise Wrong("No job is selected. Select jobs by the boxes in front of them.")
+        if len(found) > _MOST_JOBS:
+            raise Wrong(f"These are {len(found)} jobs. A form takes up to {_MOST_JOBS}.")
+        return found
+
+
+class Refused(NamedTuple):
+    """A job that an action did not change: its id, why, and the id of the job that holds its unique key."""
+
+    job_id: str
+    why: str
+    holder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an action did.
+
+    Attributes:
+        done: What happened, as a word of `DONE`.
+        count: To how many jobs.
+        refused: The jobs that it did not happen to, and why.
+        job_id: The job to show next; '' for none.
+        to: The page to show next, for example a bulk act; '' for where the viewer came from.
+    """
+
+    done: str
+    count: int = 1
+    refused: Sequence[Refused] = ()
+    job_id: str = ""
+    to: str = ""

@@ -84,12 +84,14 @@ def include(name: str) -> str:
     return without_comments((LUA / "include" / f"{name}.lua").read_text("utf-8"))
 
 
+@cache
 def included(name: str) -> list[str]:
     """What a script, or `include/<name>`, includes by itself."""
     text = (LUA / f"{name}.lua").read_text("utf-8")
     return [one for line in re.findall(r"^ *--- @include (.+)$", text, re.MULTILINE) for one in line.split()]
 
 
+@cache
 def needed(name: str) -> set[str]:
     """All that it includes, also by its includes."""
     return {name for one in included(name) for name in {one, *needed(f"include/{one}")}}

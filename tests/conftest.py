@@ -10,13 +10,14 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import redis
 from fleet import Fleet
 from store import MemoryStore, RedisStore, Store
+from storefront import Shop
 from viewer import Mail, Viewer
 
 from redisjobs import server
@@ -31,6 +32,9 @@ from redisjobs.worker.running.contexts import Contexts
 from redisjobs.worker.running.handler_run import HandlerRuntime
 from redisjobs.worker.source.source import Source
 from redisjobs.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from chromium import Browser, Page
 
 _CI = bool(os.environ.get("CI"))
 
@@ -121,6 +125,7 @@ _EVERYDAY = next(iter(ENGINES), "")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and use every server at hand")
+    parser.addoption("--pictures", metavar="FOLDER", help="keep the pictures of the page that a browser takes")
 
 
 def _is_everyday(item: pytest.Item) -> bool:
@@ -279,6 +284,41 @@ async def mails(redis_store: RedisStore) -> AsyncIterator[JobQueue]:
 def viewer(mails: JobQueue) -> Viewer:
     """A viewer of that queue's page who may do everything."""
     return Viewer(Dashboard(mails, access=lambda _: set(Verb)), mails.name)
+
+
+@pytest.fixture(scope="module")  # not for all tests: while it is open, no event loop runs in this thread
+def browser() -> Iterator["Browser"]:
+    """A Chromium. Without one the test is skipped, but fails in CI."""
+    from chromium import launched
+
+    with launched() as browser:
+        if browser is None:
+            (pytest.fail if _CI else pytest.skip)("there is no chromium on PATH")
+        yield browser
+
+
+@pytest.fixture
+def shop(browser: "Browser", fleet: Fleet, redis_store: RedisStore) -> Iterator[Shop]:
+    """A queue with a page of its own process; a test starts workers."""
+    shop = Shop(fleet, redis_store)
+    yield shop
+    shop.queue.close()
+
+
+@pytest.fixture
+def scripts() -> bool:
+    """Whether the browser runs scripts."""
+    return True
+
+
+@pytest.fixture
+def page(browser: "Browser", shop: Shop, scripts: bool) -> Iterator["Page"]:
+    """A tab of the shop's page. At the end, nothing broke its security policy, and no script failed."""
+    from chromium import tab
+
+    with tab(browser, shop.base, scripts=scripts) as (page, said):
+        yield page
+    assert said == []
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ def without_password(url: str) -> str:
 
 
 def number_of(count: int, noun: str) -> str:
-    """Return a count with its noun: `1 dead letter`, `2 dead letters`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """Return a count with its noun: `1 dead letter`, `2,000 dead letters`."""
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def in_words(seconds: float) -> str:

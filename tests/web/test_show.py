@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from redisjobs.web.rendering import with_commands
 from redisjobs.web.show.format import ago, clock, cut, duration, json_lines, short
-from redisjobs.web.show.plots import Series, nice, plot, sparkline
+from redisjobs.web.show.plots import Scale, Series, nice, plot, sparkline
 from redisjobs.web.show.traces import read_trace
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -128,10 +128,29 @@ def test_a_traceback_of_libraries_alone_shows_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "top"), [(0, 3), (0.7, 0.9), (1, 1.2), (1.2, 1.2), (42, 45), (91, 120), (301, 450)]
+    ("value", "top"), [(0, 3), (0.7, 0.9), (1, 1.2), (1.2, 1.2), (42, 45), (91, 120), (301, 360)]
 )
 def test_the_top_of_a_plot_is_a_round_number(value: float, top: float) -> None:
     assert nice(value) == pytest.approx(top)
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ([], [0.001, 10**-2.5, 0.01]),
+        ([0.03, 0.09], [0.01, 10**-1.5, 0.1]),
+        ([0.005, 0.7], [0.001, 0.01, 0.1, 1]),
+        ([0.0000001, 86_400], [0.001, 0.1, 10, 1000, 100_000]),
+    ],
+)
+def test_a_logarithmic_scale_has_lines_in_equal_distances(values: list[float], levels: list[float]) -> None:
+    scale = Scale.log(values)
+
+    assert scale.levels == pytest.approx(levels)
+    assert [scale.at(level) for level in scale.levels] == pytest.approx(
+        [line / (len(levels) - 1) for line in range(len(levels))]
+    )
+    assert (scale.at(0), scale.at(float("1e300"))) == (0, 1)
 
 
 def test_a_plot_has_lines_with_gaps_axes_and_readings() -> None:

@@ -31,8 +31,8 @@ async def test_the_overview_plots_throughput_waits_run_times_and_backlog(
     shown = await viewer.see()
 
     assert "Throughput jobs a second done 2 retried 0 dead 0.1" in shown
-    assert re.search(r"Wait until start p50 [34] ms", shown)
-    assert re.search(r"Run time p50 3\d ms p95 \d\d ms p99 50 ms", shown)
+    assert re.search(r"Wait until start log scale p50 [34] ms", shown)
+    assert re.search(r"Run time log scale p50 3\d ms p95 \d\d ms p99 50 ms", shown)
     assert "Backlog jobs ready 40 running 3" in shown
     assert "Mail 120 6" in shown  # the row of the name
 
@@ -96,7 +96,7 @@ async def test_the_history_of_a_job_is_told(mails: JobQueue, viewer: Viewer) -> 
 
     assert "It became a dead letter: NowhereError: no such place: nowhere" in shown
     assert "It was retried by an operator" in shown
-    assert "It became a dead letter: failed" in shown
+    assert shown.count("It became a dead letter") == 2
 
 
 async def test_jobs_are_found_by_the_worker_that_ended_them(mails: JobQueue, viewer: Viewer) -> None:

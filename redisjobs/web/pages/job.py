@@ -143,9 +143,10 @@ def story(found: JobInfo) -> list[Moment]:
     if found.failed_at and not any(
         event.what == "died" and event.at == found.failed_at for event in found.history
     ):
-        moments.append(Moment("dead", f"It became a dead letter: {found.reason}", found.failed_at))
+        why = "" if found.reason in ("", "failed") else f": {found.reason}"
+        moments.append(Moment("dead", f"It became a dead letter{why}", found.failed_at))
     if found.finished_at:
-        moments.append(Moment("done", found.state.capitalize(), found.finished_at))
+        moments.append(Moment(found.state, found.state.capitalize(), found.finished_at))
     return sorted(moments, key=lambda moment: moment.at)
 
 
@@ -167,7 +168,7 @@ def _told(event: PastEvent) -> tuple[str, str]:
     color, text = _EVENTS.get(event.what, ("idle", event.what))
     if event.what == "failed":
         text = f"Attempt {event.attempt or ''} {text}".replace("  ", " ")
-    if event.note and event.what in ("failed", "died"):
+    if event.note not in ("", "failed") and event.what in ("failed", "died"):
         text = f"{text}: {event.note.removeprefix('failed: ')}"
     return color, text
 

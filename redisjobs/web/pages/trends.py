@@ -20,7 +20,7 @@ class Trend:
 
     Attributes:
         title: What it shows.
-        unit: In what.
+        unit: In what, or on which scale.
         lines: For each line its name, its colour, and its last value as text.
         drawn: The plot.
     """
@@ -60,7 +60,7 @@ def _times(found: Sequence[Interval], title: str, read: Callable[[Interval], Per
         Series("p95", "delayed", [one.p95 if one else None for one in each]),
         Series("p99", "dead", [one.p99 if one else None for one in each]),
     ]
-    return _trend(title, "", series, found, duration)
+    return _trend(title, "log scale", series, found, duration, is_log=True)
 
 
 def _backlog(found: Sequence[Interval]) -> Trend:
@@ -73,11 +73,17 @@ def _backlog(found: Sequence[Interval]) -> Trend:
 
 
 def _trend(
-    title: str, unit: str, series: Sequence[Series], found: Sequence[Interval], text: Callable[[float], str]
+    title: str,
+    unit: str,
+    series: Sequence[Series],
+    found: Sequence[Interval],
+    text: Callable[[float], str],
+    *,
+    is_log: bool = False,
 ) -> Trend:
     lines = []
     for one in series:
         last = next((value for value in reversed(one.values) if value is not None), None)
         lines.append((one.label, one.color, "" if last is None else text(last)))
-    drawn = plot(series, found[0].start, found[0].seconds, text, f"{title} {unit}".strip())
+    drawn = plot(series, found[0].start, found[0].seconds, text, f"{title}, {unit}", is_log=is_log)
     return Trend(title, unit, lines, drawn)

@@ -13,6 +13,9 @@ from markupsafe import Markup, escape
 _WIDTH, _HEIGHT = 600, 160
 _SPARK_WIDTH, _SPARK_HEIGHT = 96, 24
 _LINES = 4  # horizontal lines, with the one at the bottom
+_ROUND = (1.2, 1.5, 1.8, 2.4, 3, 3.6, 4.5, 6, 9)  # tops whose third is round, too
+_DECADES = 4  # between the lines of a logarithmic scale, before a line is left out
+_LEAST = -3  # the power of ten at its bottom: a millisecond
 _TICKS = 5  # times below a plot
 
 Value = float | None
@@ -33,10 +36,51 @@ class Series:
     values: Sequence[Value]
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How high a value stands in a plot: in proportion to the top, or to its logarithm.
+
+    Attributes:
+        levels: The values at the lines, from the bottom up, in equal distances.
+        is_log: Whether each line is a multiple of the one below.
+    """
+
+    levels: Sequence[float]
+    is_log: bool = False
+
+    @classmethod
+    def linear(cls, values: Sequence[float]) -> "Scale":
+        """Return a scale from 0 to a round number."""
+        top = nice(max(values, default=0.0))
+        return cls([top * level / (_LINES - 1) for level in range(_LINES)])
+
+    @classmethod
+    def log(cls, values: Sequence[float]) -> "Scale":
+        """Return a scale of powers of ten, on which the usual values stay apart beside a far higher one."""
+        values = [value for value in values if value > 0] or [0.001]
+        low = max(_LEAST, math.floor(math.log10(min(values)) + 1e-9))
+        decades = max(1, math.ceil(math.log10(max(values)) - 1e-9) - low)
+        each = math.ceil(decades / _DECADES) if decades > 1 else 0.5  # of one decade, a line in the middle
+        return cls([10 ** (low + each * line) for line in range(math.ceil(decades / each) + 1)], is_log=True)
+
+    def at(self, value: float) -> float:
+        """Return the place of a value: 0 at the bottom, 1 at the top."""
+        low, high = self.levels[0], self.levels[-1]
+        if self.is_log:
+            low, high, value = math.log(low), math.log(high), math.log(max(value, low))
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
 def plot(
-    series: Sequence[Series], start: datetime, step: float, unit: Callable[[float], str], label: str
+    series: Sequence[Series],
+    start: datetime,
+    step: float,
+    unit: Callable[[float], str],
+    label: str,
+    *,
+    is_log: bool = False,
 ) -> Markup:
-    """Return a plot of lines over time, as HTML. The first series is filled.
+    """Return a plot of lines over time, as HTML. The first series is filled, except on a logarithmic scale.
 
     Args:
         series: The lines, of one length.
@@ -44,12 +88,15 @@ def plot(
         step: Seconds from one interval to the next.
         unit: Returns a value as text.
         label: What the plot shows, for a screen reader.
+        is_log: Whether the scale is logarithmic.
     """
-    top = _top(series)
-    levels = [unit(top * level / (_LINES - 1)) for level in range(_LINES - 1, -1, -1)]
+    values = [value for one in series for value in one.values if value is not None and math.isfinite(value)]
+    scale = Scale.log(values) if is_log else Scale.linear(values)
+    levels = [unit(level) for level in reversed(scale.levels)]
     length = max((len(one.values) for one in series), default=0)
-    drawn = "".join(_drawn(one, top, filled=not at) for at, one in enumerate(series))
-    svg = _svg(_WIDTH, _HEIGHT, _grid() + drawn + _readings(_texts(series, length, start, step, unit)), label)
+    drawn = "".join(_drawn(one, scale, filled=not at and not is_log) for at, one in enumerate(series))
+    lines = _grid(len(levels)) + drawn + _readings(_texts(series, length, start, step, unit))
+    svg = _svg(_WIDTH, _HEIGHT, lines, label)
     ticks = [_time(start + timedelta(seconds=step * (length - 1) * at / (_TICKS - 1))) for at in range(_TICKS)]
     return Markup('<div class="plot"><div class="levels">{}</div>{}<div class="ticks">{}</div></div>').format(
         _spans(levels), Markup(svg), _spans(ticks)
@@ -59,7 +106,8 @@ def plot(
 def sparkline(values: Sequence[Value], color: str, label: str) -> Markup:
     """Return a small plot of one line, without axes."""
     top = max((value for value in values if value is not None), default=0.0) or 1.0
-    drawn = _drawn(Series("", color, values), top, filled=True, width=_SPARK_WIDTH, height=_SPARK_HEIGHT)
+    scale, series = Scale([0.0, top]), Series("", color, values)
+    drawn = _drawn(series, scale, filled=True, width=_SPARK_WIDTH, height=_SPARK_HEIGHT)
     return Markup(_svg(_SPARK_WIDTH, _SPARK_HEIGHT, drawn, label, "spark"))
 
 
@@ -68,11 +116,7 @@ def nice(value: float) -> float:
     if value <= 0 or not math.isfinite(value):
         return 3.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next((step * power for step in (1.2, 1.5, 3, 4.5, 6, 9) if value <= step * power * 1.0001), 12 * power)
-
-
-def _top(series: Sequence[Series]) -> float:
-    return nice(max((value for one in series for value in one.values if value is not None), default=0.0))
+    return next((step * power for step in _ROUND if value <= step * power * 1.0001), 12 * power)
 
 
 def _svg(width: int, height: int, inside: str, label: str, kind: str = "lines") -> str:
@@ -82,17 +126,17 @@ def _svg(width: int, height: int, inside: str, label: str, kind: str = "lines") 
     )
 
 
-def _grid() -> str:
-    steps = (_HEIGHT * at / (_LINES - 1) for at in range(_LINES))
+def _grid(lines: int) -> str:
+    steps = (_HEIGHT * at / (lines - 1) for at in range(lines))
     return "".join(f'<line class="grid" x1="0" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>' for y in steps)
 
 
-def _drawn(one: Series, top: float, *, filled: bool, width: int = _WIDTH, height: int = _HEIGHT) -> str:
+def _drawn(one: Series, scale: Scale, *, filled: bool, width: int = _WIDTH, height: int = _HEIGHT) -> str:
     """Return the paths of one series: a line for each stretch of values, and the areas below if it is filled."""
     between = width / max(1, len(one.values) - 1)
     paths = list[str]()
     for stretch in _stretches(one.values):
-        points = [f"{at * between:.1f},{height - height * min(value, top) / top:.1f}" for at, value in stretch]
+        points = [f"{at * between:.1f},{height - height * scale.at(value):.1f}" for at, value in stretch]
         line = "M" + " L".join(points if len(points) > 1 else points * 2)  # a round cap makes it a dot
         if filled:
             first, last = stretch[0][0] * between, stretch[-1][0] * between

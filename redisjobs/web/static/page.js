@@ -20,8 +20,8 @@
     const banner = document.getElementById("banner");
 
     for (const current of document.querySelectorAll(".top nav [aria-current]")) {
-      const bar = current.parentElement;
-      bar.scrollLeft = current.offsetLeft - bar.offsetLeft - 40;
+      const bar = current.parentElement; // on a phone it is longer than the screen
+      bar.scrollLeft = current.offsetLeft + current.offsetWidth - bar.offsetLeft - bar.clientWidth + 40;
     }
 
     // Updates pause while they would disturb: hidden, asked, selecting, typing, or focus inside.

@@ -7,7 +7,6 @@ for waits.
 
 import math
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -65,9 +64,10 @@ class Histogram:
 
 def added(parts: Iterable[Sums]) -> Sums:
     """Return the sum of each name over all parts."""
-    total = Counter[str]()
+    total: dict[str, int] = {}  # a Counter takes three times as long
     for part in parts:
-        total.update(part)
+        for name, many in part.items():
+            total[name] = total.get(name, 0) + many
     return total
 
 

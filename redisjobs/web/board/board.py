@@ -167,6 +167,7 @@ class Board:
 
     async def _read_overview(self) -> Overview:
         self._overview = await self.queue.overview(self._overview)
+        _ = self._overview.names  # added up here: it takes longer than the read, and says how long both are kept
         return self._overview
 
     async def job(self, job_id: str) -> JobInfo | None:

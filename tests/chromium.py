@@ -31,7 +31,12 @@ _FLAGS = [
 ]
 
 # What the browser and htmx note when a server answers with an error, or not at all.
-_OF_THE_NETWORK = ("error: Failed to load resource", "error: htmx:afterRequest, ", "error: htmx:sendError, ")
+_OF_THE_NETWORK = (
+    "error: Failed to load resource",
+    "error: Response Status Error Code 503 ",
+    "error: htmx:afterRequest, ",
+    "error: htmx:sendError, ",
+)
 
 
 @contextmanager

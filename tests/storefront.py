@@ -4,7 +4,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fleet import Fleet
@@ -165,6 +166,17 @@ class Shop:
         self.work()
         until(lambda: self.queue.counts().running)
         return job_id
+
+    @contextmanager
+    def no_writes(self) -> Iterator[None]:
+        """Let all calls of Redis wait that could write."""
+        self.store.admin.client_pause(30_000, all=False)
+        yield
+        self.store.admin.client_unpause()
+
+    def away(self, seconds: float) -> None:
+        """Let Redis answer nothing for a time."""
+        self.store.admin.client_pause(int(seconds * 1000))
 
     def state(self, job_id: str) -> State | None:
         """Return where a job is; None if it is not on the queue."""

@@ -76,6 +76,24 @@ def test_all_of_a_cause_are_counted_and_retried_with_a_pace(shop: Shop, page: Pa
     assert (counts.dead, counts.delayed) == (0, 29)
 
 
+def test_an_act_on_all_that_match_shows_how_far_it_is_and_is_stopped(
+    shop: Shop, page: Page, scripts: bool
+) -> None:
+    shop.die(*["nowhere"] * 3)
+    page.goto("jobs?state=dead")
+    page.get_by_label("What to do with all that match").select_option("Delete")
+    page.get_by_role("button", name="Count them…").click()
+    shown(page, "Delete all 3 that match, counted", scripts)
+
+    with shop.no_writes():  # the act waits for its first step
+        page.get_by_role("button", name="Delete 3 jobs").click()
+        shown(page, "0 of 3 deleted so far", scripts)
+        page.get_by_role("button", name="Stop").click()
+
+    shown(page, "It was stopped. What is done stays done.", scripts)
+    assert shop.queue.counts().dead == 3
+
+
 def test_all_ready_jobs_with_a_text_are_cancelled(shop: Shop, page: Page, scripts: bool) -> None:
     ids = shop.push("ann@example.com", "joe@example.com", "ann@example.com")
 

@@ -145,7 +145,7 @@ def test_an_answer_that_comes_while_a_row_is_being_selected_is_dropped(shop: Sho
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
-def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(shop: Shop, page: Page) -> None:
+def test_a_page_whose_server_goes_away_says_so_goes_on_when_it_is_back(shop: Shop, page: Page) -> None:
     shop.push("ann@example.com")
     page.goto("jobs")
 
@@ -158,3 +158,16 @@ def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(sh
 
     expect(page.locator("tbody tr")).to_have_count(2)
     expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_a_redis_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(shop: Shop, page: Page) -> None:
+    shop.push("ann@example.com")
+    page.goto("jobs")
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+    shop.away(5)
+    expect(page.locator("#banner")).to_contain_text("Redis does not answer.")
+    expect(page.locator("tbody tr")).to_have_count(1)  # what was there stays
+
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator("#pace")).to_have_text("live, 2 s")

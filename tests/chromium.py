@@ -18,6 +18,9 @@ except ModuleNotFoundError:
 
 __all__ = ["Axe", "Browser", "Page", "Scheme", "expect", "launched", "tab"]
 
+_PATIENCE = 15_000  # ms: other tests may keep the machine busy
+expect.set_options(timeout=_PATIENCE)
+
 Scheme = Literal["light", "dark"]
 
 _FLAGS = [
@@ -67,7 +70,7 @@ def tab(
         base_url=address, java_script_enabled=scripts, viewport=size, color_scheme=scheme
     )
     with context:
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(_PATIENCE)
         page, said = context.new_page(), list[str]()
 
         def note(text: str) -> None:

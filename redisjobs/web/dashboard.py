@@ -315,7 +315,8 @@ def _back(back: str) -> tuple[str, dict[str, str]]:
 def _away(error: DriverError) -> Page:
     is_gone = isinstance(error, Unavailable)
     data = {"error": str(error), "is_gone": is_gone, "is_forbidden": isinstance(error, Forbidden)}
-    return Page("away", "No answer" if is_gone else "An error of the server", data, 503)
+    title = "No answer" if is_gone else "An error of the server"
+    return Page("away", title, data, 503, is_live=not is_gone)  # else the page itself reloads
 
 
 # HTTP

@@ -30,6 +30,8 @@ def duration(seconds: float | None) -> str:
     """Return a duration: `84 ms`, `2.2 s`, `12 min`, `3.5 h` or `3 days`; '' for None."""
     if seconds is None:
         return ""
+    if 0 < seconds < 0.0005:
+        return "<1 ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds / _DAY:.0f} days" if seconds >= 2 * _DAY else in_words(seconds)

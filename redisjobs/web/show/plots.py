@@ -137,7 +137,9 @@ def _drawn(one: Series, scale: Scale, *, filled: bool, width: int = _WIDTH, heig
     paths = list[str]()
     for stretch in _stretches(one.values):
         points = [f"{at * between:.1f},{height - height * scale.at(value):.1f}" for at, value in stretch]
-        line = "M" + " L".join(points if len(points) > 1 else points * 2)  # a round cap makes it a dot
+        if len(points) == 1:  # a stub, as one point alone would not be seen
+            points.insert(0, f"{max(0.0, (stretch[0][0] - 0.5) * between):.1f},{points[0].partition(',')[2]}")
+        line = "M" + " L".join(points)
         if filled:
             first, last = stretch[0][0] * between, stretch[-1][0] * between
             paths.append(f'<path class="area" d="{line} L{last:.1f},{height} L{first:.1f},{height} Z"/>')

@@ -81,28 +81,67 @@ def record(shop: Shop) -> None:
         admin.pexpire(f"{prefix}minute:{minute - ago}", 60_000)
 
 
+def faults_of(page: Page) -> list[str]:
+    """Return what axe finds on the page, in both schemes."""
+    faults = list[str]()
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        found = Axe().run(page).response["violations"]
+        faults += [f"{page.url}, {scheme}: {each['id']}: {each['nodes'][0]['html']}" for each in found]
+    return faults
+
+
 def test_no_view_has_a_fault_of_accessibility(busy: dict[str, str], page: Page) -> None:
-    axe, faults = Axe(), list[str]()
-    for name, view in busy.items():
+    faults = list[str]()
+    for view in busy.values():
         page.goto(view)
-        for scheme in SCHEMES:
-            page.emulate_media(color_scheme=scheme)
-            found = axe.run(page).response["violations"]
-            faults += [f"{name}, {scheme}: {each['id']}: {each['nodes'][0]['html']}" for each in found]
+        faults += faults_of(page)
 
     assert faults == [], "\n".join(faults)
 
 
-def test_no_view_is_wider_than_a_phone(busy: dict[str, str], page: Page) -> None:
+def test_no_view_of_a_new_queue_has_a_fault_of_accessibility(shop: Shop, page: Page) -> None:
+    faults = list[str]()
+    for view in ("", "jobs", "failures", "schedules", "workers", "limits", "name?name=Nothing"):
+        page.goto(view)
+        faults += faults_of(page)
+
+    assert faults == [], "\n".join(faults)
+
+
+def test_no_step_of_an_action_has_a_fault_of_accessibility(shop: Shop, page: Page) -> None:
+    (job_id, *_) = shop.die(*["nowhere"] * 3)
+    page.goto("jobs?state=dead&name=SendEmail")
+    page.get_by_label(f"Select job {job_id}").check()
+    page.get_by_role("button", name="Delete selected").click()
+    faults = faults_of(page)  # the question
+    page.get_by_role("button", name="Delete").click()
+    faults += faults_of(page)  # what was done
+    page.get_by_role("button", name="Count them…").click()
+    page.get_by_text("that match, counted").wait_for()
+    page.get_by_label("Pace").fill("often")
+    page.get_by_role("button", name="Retry 2 jobs").click()
+    faults += faults_of(page)  # the count, and what is wrong
+    page.get_by_role("button", name="Retry 2 jobs").click()
+    page.get_by_text("2 of 2 retried").wait_for()
+    faults += faults_of(page)  # the progress
+    page.goto("push?name=SendEmail")
+    page.get_by_label("Parameters, as JSON").fill("{")
+    page.get_by_role("button", name="Push").click()
+    faults += faults_of(page)  # a refusal
+    page.keyboard.press("?")
+    faults += faults_of(page)  # a dialog
+
+    assert faults == [], "\n".join(faults)
+
+
+def test_each_view_fits_a_phone_and_no_row_is_without_text(busy: dict[str, str], page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    wide = {}
     for name, view in busy.items():
         page.goto(view)
-        over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        if over > 0:
-            wide[name] = over
-
-    assert wide == {}
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        rows = page.locator("tbody tr").all_inner_texts()
+        assert all(row.strip() for row in rows), name
 
 
 @pytest.mark.parametrize("queue_name", ["shop"])

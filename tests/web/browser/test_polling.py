@@ -145,7 +145,7 @@ def test_an_answer_that_comes_while_a_row_is_being_selected_is_dropped(shop: Sho
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
-def test_a_page_whose_server_goes_away_says_so_goes_on_when_it_is_back(shop: Shop, page: Page) -> None:
+def test_a_page_whose_server_goes_away_says_so_and_goes_on_when_it_is_back(shop: Shop, page: Page) -> None:
     shop.push("ann@example.com")
     page.goto("jobs")
 

@@ -63,7 +63,7 @@ class ImportCatalogue:
 
 @queue.register(ImportCatalogue, timeout=None)
 async def import_catalogue(given: ImportCatalogue, context: JobContext) -> None:
-    context.progress(3, 10, "page 3 of 10")
+    context.progress(3, 10, f"page 3 of 10 of {given.path}")
     while not Path("imported").exists():
         await asyncio.sleep(0.05)
 """
@@ -74,10 +74,9 @@ class SMTPServerDisconnected(Exception):
 
 
 def deliver(address):
-    if "<" in address:
-        raise type(address, (Exception,), {})(address)
     if "@" not in address:
-        raise SMTPServerDisconnected(f"no such address: {address}")
+        kind = type(address, (Exception,), {}) if "<" in address else SMTPServerDisconnected
+        raise kind(f"no such address: {address}")
 """
 
 INVOICES = """

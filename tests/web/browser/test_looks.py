@@ -149,6 +149,7 @@ def test_pictures_of_the_views_are_made(
     busy: dict[str, str], shop: Shop, browser: Browser, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """With `--pictures FOLDER`, those of all views are kept there."""
+    until(lambda: sum(worker.running for worker in shop.queue.workers()) == 1)  # with their next heartbeat
     kept = pytestconfig.getoption("--pictures")
     folder, views = Path(kept or tmp_path), busy if kept else IN_THE_DOCS
     for width, scheme in product((1440, 390), SCHEMES):

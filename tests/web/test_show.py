@@ -168,6 +168,17 @@ def test_a_plot_has_lines_with_gaps_axes_and_readings() -> None:
     assert "style=" not in drawn
 
 
+def test_a_long_plot_tells_the_highest_of_several_values_and_the_day() -> None:
+    values = [0.0] * 432
+    values[200] = 5
+
+    drawn = str(plot([Series("dead", "dead", values)], NOW, 600, str, "a"))
+
+    assert drawn.count("<title>") == 108
+    assert "dead 5" in drawn
+    assert f"<span>{NOW:%a %H:%M}</span>" in drawn
+
+
 @pytest.mark.parametrize("values", [[], [None], [0.0], [float("nan"), float("inf"), 1e300]])
 def test_a_plot_of_little_is_drawn_too(values: list[float | None]) -> None:
     assert "nan" not in str(plot([Series("a", "done", values)], NOW, 60, str, "a")).split("<title>")[0]

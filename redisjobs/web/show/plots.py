@@ -17,6 +17,7 @@ _ROUND = (1.2, 1.5, 1.8, 2.4, 3, 3.6, 4.5, 6, 9)  # tops whose third is round, t
 _DECADES = 4  # between the lines of a logarithmic scale, before a line is left out
 _LEAST = -3  # the power of ten at its bottom: a millisecond
 _TICKS = 5  # times below a plot
+_COLUMNS = 120  # that show values: each costs 130 bytes
 
 Value = float | None
 
@@ -95,9 +96,10 @@ def plot(
     levels = [unit(level) for level in reversed(scale.levels)]
     length = max((len(one.values) for one in series), default=0)
     drawn = "".join(_drawn(one, scale, filled=not at and not is_log) for at, one in enumerate(series))
-    lines = _grid(len(levels)) + drawn + _readings(_texts(series, length, start, step, unit))
+    clock = _clock(start, step, length)
+    lines = _grid(len(levels)) + drawn + _readings(series, length, clock, unit)
     svg = _svg(_WIDTH, _HEIGHT, lines, label)
-    ticks = [_time(start + timedelta(seconds=step * (length - 1) * at / (_TICKS - 1))) for at in range(_TICKS)]
+    ticks = [clock(round((length - 1) * tick / (_TICKS - 1))) for tick in range(_TICKS)]
     return Markup('<div class="plot"><div class="levels">{}</div>{}<div class="ticks">{}</div></div>').format(
         _spans(levels), Markup(svg), _spans(ticks)
     )
@@ -158,31 +160,32 @@ def _stretches(values: Sequence[Value]) -> list[list[tuple[int, float]]]:
     return [stretch for stretch in found if stretch]
 
 
-def _texts(
-    series: Sequence[Series], length: int, start: datetime, step: float, unit: Callable[[float], str]
-) -> list[str]:
-    """Return the values of each interval as text."""
-    texts = list[str]()
-    for at in range(length):
+def _readings(
+    series: Sequence[Series], length: int, clock: Callable[[int], str], unit: Callable[[float], str]
+) -> str:
+    """Return columns that show values under the mouse: those of one interval, or of the highest of several."""
+    each = math.ceil(length / _COLUMNS)
+    between, columns = _WIDTH / max(1, length - 1), list[str]()
+    for first in range(0, length, max(1, each)):
+        at = max(range(first, min(first + each, length)), key=lambda number: _sum(series, number))
         values = [(one.label, one.values[at]) for one in series if at < len(one.values)]
         said = ", ".join(f"{label} {unit(value)}" for label, value in values if value is not None)
-        texts.append(f"{_time(start + timedelta(seconds=step * at))}: {said or 'nothing recorded'}")
-    return texts
-
-
-def _readings(texts: Sequence[str]) -> str:
-    """Return a column for each interval that shows its values under the mouse."""
-    width = _WIDTH / max(1, len(texts) - 1)
-    columns = (
-        f'<rect x="{(at - 0.5) * width:.1f}" y="0" width="{width:.1f}" height="{_HEIGHT}">'
-        f"<title>{escape(text)}</title></rect>"
-        for at, text in enumerate(texts)
-    )
+        columns.append(
+            f'<rect x="{(first - 0.5) * between:.1f}" y="0" width="{each * between:.1f}" height="{_HEIGHT}">'
+            f"<title>{escape(clock(at))}: {escape(said or 'nothing recorded')}</title></rect>"
+        )
     return f'<g class="readings">{"".join(columns)}</g>'
 
 
-def _time(when: datetime) -> str:
-    return f"{when.astimezone(UTC):%H:%M}"
+def _sum(series: Sequence[Series], number: int) -> float:
+    values = (one.values[number] for one in series if number < len(one.values))
+    return sum(value for value in values if value is not None and math.isfinite(value))
+
+
+def _clock(start: datetime, step: float, length: int) -> Callable[[int], str]:
+    """Return when an interval began, as text; with its day if there are several."""
+    pattern = "%a %H:%M" if step * length > 86_400 else "%H:%M"
+    return lambda number: f"{(start + timedelta(seconds=step * number)).astimezone(UTC):{pattern}}"
 
 
 def _spans(texts: Sequence[str]) -> Markup:

@@ -12,11 +12,11 @@ import pytest
 
 try:
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+    from playwright.sync_api import Browser, Page, Request, ViewportSize, expect, sync_playwright
 except ModuleNotFoundError:
     pytest.skip("the extra 'browser' is not installed", allow_module_level=True)
 
-__all__ = ["Axe", "Browser", "Page", "Scheme", "expect", "launched", "tab"]
+__all__ = ["Axe", "Browser", "Page", "Request", "Scheme", "expect", "launched", "tab"]
 
 _PATIENCE = 15_000  # ms: other tests may keep the machine busy
 expect.set_options(timeout=_PATIENCE)

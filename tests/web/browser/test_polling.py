@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from chromium import Page, expect
+from chromium import Page, Request, expect
 from storefront import Shop
 
 pytestmark = pytest.mark.slow
@@ -12,23 +12,38 @@ Act = Callable[[Page], object]
 
 
 class Polls:
-    """The browser's clock, and what the page read by it."""
+    """A page whose clock stands still, and what it reads as its time passes."""
 
     def __init__(self, page: Page) -> None:
-        self._page, self.count = page, 0
-        page.on("request", lambda request: self._note(request.headers.get("hx-request", "")))
-        page.clock.install()
+        self._page, self._count, self._running = page, 0, 0
+        page.clock.install(time=0)
+        page.on("request", lambda request: self._note(request, 1))
+        page.on("requestfinished", lambda request: self._note(request, -1))
 
-    def _note(self, header: str) -> None:
-        self.count += header == "true"
+    def _note(self, request: Request, by: int) -> None:
+        if request.headers.get("hx-request") == "true":
+            self._running += by
+            self._count += by > 0
+
+    def open(self, view: str) -> None:
+        """Open a view, and stop its clock."""
+        self._page.goto(view)
+        self._page.clock.pause_at(3_600_000)
 
     def after(self, seconds: int) -> int:
         """Let this time pass in the browser; return how many times the page read itself."""
-        before = self.count
+        self._wait()
+        before = self._count
         for _ in range(seconds):
             self._page.clock.run_for(1000)
-            self._page.wait_for_load_state("networkidle")
-        return self.count - before
+            self._wait()
+        return self._count - before
+
+    def _wait(self) -> None:
+        """Wait until each read has its answer: the page begins no other one before."""
+        self._page.evaluate("0")  # brings what was noted before
+        while self._running:
+            self._page.wait_for_timeout(10)
 
 
 @pytest.fixture
@@ -44,7 +59,7 @@ def test_a_view_goes_on_to_show_what_is_new(shop: Shop, page: Page) -> None:
 
 
 def test_a_view_is_read_every_two_seconds(page: Page, polls: Polls) -> None:
-    page.goto("jobs")
+    polls.open("jobs")
     expect(page.locator("#pace")).to_have_text("live, 2 s")
 
     assert polls.after(6) == 3
@@ -92,20 +107,22 @@ PAUSES: dict[str, tuple[Act, Act]] = {
 
 def test_updates_pause_while_they_would_disturb_and_go_on_afterwards(shop: Shop, page: Page, polls: Polls) -> None:
     shop.push("ann@example.com")
-    page.goto("jobs")
+    polls.open("jobs")
 
     for how, (pause, go_on) in PAUSES.items():
         pause(page)
+        page.clock.run_for(1)  # the button shows it a moment later
         expect(page.locator("#pace"), how).to_have_text("paused")
         assert polls.after(4) == 0, how
         go_on(page)
+        page.clock.run_for(1)
         expect(page.locator("#pace"), how).to_have_text("live, 2 s")
         assert polls.after(2) == 1, how
 
 
 def test_an_open_traceback_stays_open(shop: Shop, page: Page, polls: Polls) -> None:
     (job_id,) = shop.die("nowhere")
-    page.goto(f"job?id={job_id}")
+    polls.open(f"job?id={job_id}")
 
     page.get_by_text("Whole traceback").click()
     page.evaluate("document.activeElement.blur()")

@@ -13,6 +13,7 @@ from store import RedisStore
 
 from redisjobs import JobName, Schedule, State
 from redisjobs.sync import JobQueue
+from redisjobs.web import Verb
 
 JOBS = """
 import asyncio, os
@@ -94,8 +95,6 @@ from redisjobs import Worker
 asyncio.run(Worker(queue, worker_id=sys.argv[1], concurrency=8).run(handle_signals=True))
 """
 
-VERBS = ("retry", "edit", "delete", "cancel", "hold", "pause", "schedule", "limit", "push")
-
 
 class Shop:
     """A queue of its own, its page, and its workers, each a process.
@@ -104,6 +103,7 @@ class Shop:
         queue: The queue, for a test to push, and to see what came of an act.
         base: The address of the queue's pages.
         store: The queue's keys.
+        worker: The process of the worker that was started last.
     """
 
     def __init__(self, fleet: Fleet, store: RedisStore) -> None:
@@ -115,13 +115,14 @@ class Shop:
         self.queue = JobQueue(fleet.queue.driver, fleet.queue.name)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
+        self.worker: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self.base = f"http://127.0.0.1:{self._port}/{self.queue.name}/"
         self.open()
 
     def open(self) -> None:
         """Start the page, and wait until it answers."""
-        allowed = [word for verb in VERBS for word in ("--allow", verb)]
+        allowed = [word for verb in Verb for word in ("--allow", verb)]
         address = f"127.0.0.1:{self._port}"
         command = [sys.executable, "-m", "redisjobs", "web", "shop.jobs:queue", "--listen", address, *allowed]
         self._server = self._fleet.start(command)
@@ -135,7 +136,7 @@ class Shop:
 
     def work(self, worker_id: str = "mail-1") -> None:
         """Start a worker that goes on."""
-        self._fleet.python(WORKER, worker_id)
+        self.worker = self._fleet.python(WORKER, worker_id)
 
     def push(self, *addresses: str, **options: Any) -> list[str]:
         """Push a mail to each address; return the ids. A mail to no address fails."""

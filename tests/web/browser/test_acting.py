@@ -231,6 +231,27 @@ def test_a_limit_is_set_and_removed(shop: Shop, page: Page) -> None:
     assert shop.queue.limits() == []
 
 
+def test_a_worker_is_quiet_goes_on_and_stops(shop: Shop, page: Page, scripts: bool) -> None:
+    shop.work()
+    until(lambda: shop.queue.workers())
+    assert shop.worker is not None
+
+    page.goto("workers")
+    page.locator("td.acts").get_by_role("button", name="Quiet").click()
+    expect(page.get_by_text("Asked. A quiet worker claims no more jobs")).to_be_visible()
+    until(lambda: shop.queue.workers()[0].quiet)
+    if not scripts:
+        page.reload()
+    page.locator("td.acts").get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("Asked. The worker claims jobs again.")).to_be_visible()
+    page.locator("td.acts").get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("heading", name="Stop worker mail-1")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+
+    expect(page.get_by_text("Asked. The worker ends when its running jobs have ended")).to_be_visible()
+    assert shop.worker.wait(timeout=20) == 0
+
+
 def test_a_job_that_is_done_shows_its_result_and_runs_again(shop: Shop, page: Page, scripts: bool) -> None:
     (job_id,) = shop.push("ann@example.com")
     shop.work()

@@ -169,6 +169,7 @@ def views(client: httpx.Client, count: int) -> dict[str, str]:
         "schedules": "schedules",
         "workers": "workers",
         "limits": "limits",
+        "doctor": "doctor",
     }
     ready = re.search(r'href="[^"]*/(job\?id=[^"]+)"', client.get("jobs?state=ready").text)
     assert ready is not None

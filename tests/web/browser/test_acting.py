@@ -129,7 +129,7 @@ def test_a_waiting_job_is_held_and_let_go(shop: Shop, page: Page) -> None:
 
     page.goto(f"job?id={job_id}")
     page.get_by_role("button", name="Hold").click()
-    expect(page.get_by_text("It is held: it starts after you let it start.")).to_be_visible()
+    expect(page.locator(".badge", has_text="held")).to_be_visible()
     assert shop.queue.pauses().held == 1
     page.get_by_role("button", name="Unhold").click()
 
@@ -252,12 +252,28 @@ def test_a_worker_is_quiet_goes_on_and_stops(shop: Shop, page: Page, scripts: bo
     assert shop.worker.wait(timeout=20) == 0
 
 
+def test_the_doctor_finds_a_lost_job_and_repairs_it(shop: Shop, page: Page, scripts: bool) -> None:
+    (job_id,) = shop.push("ann@example.com")
+    shop.store.admin.hdel(f"{shop.store.prefix}jobs", job_id)
+
+    page.goto("doctor")
+    page.get_by_role("button", name="Check the queue").click()
+    shown(page, "Repair what loses nothing", scripts)
+    expect(page.get_by_role("link", name=job_id)).to_be_visible()
+    page.get_by_role("button", name="Repair what loses nothing").click()
+    expect(page.get_by_text("No entry is deleted that could be a job.")).to_be_visible()
+    page.get_by_role("button", name="Repair").click()
+
+    shown(page, "Repaired:", scripts)
+    assert shop.state(job_id) is State.READY
+
+
 def test_a_job_that_is_done_shows_its_result_and_runs_again(shop: Shop, page: Page, scripts: bool) -> None:
     (job_id,) = shop.push("ann@example.com")
     shop.work()
 
     page.goto(f"job?id={job_id}")
-    shown(page, "It was completed", scripts)
+    shown(page, "Result", scripts)
     expect(page.locator("pre", has_text=str(2**70))).to_have_count(2)
     page.get_by_role("button", name="Run again").click()
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 MARKUP = "\"'><img/src=x/onerror=hit=1><script>hit=1</script><svg/onload=hit=1>{{7*7}}"
 TYPED = quote(MARKUP)
 VIEWS = [
-    *("", "failures", "schedules", "workers", "limits", "push"),
+    *("", "failures", "schedules", "workers", "limits", "doctor", "push"),
     *(f"jobs?state={state}" for state in State),
     *(f"{view}={TYPED}" for view in ("name?name", "push?name", "jobs?text", "job?id", "edit?id", "bulk?id")),
     f"jobs?state=dead&fingerprint={TYPED}&worker={TYPED}&reason={TYPED}",

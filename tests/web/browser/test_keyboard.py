@@ -57,6 +57,7 @@ def test_g_and_a_letter_lead_to_each_view(page: Page) -> None:
         "s": "schedules",
         "w": "workers",
         "l": "limits",
+        "d": "doctor",
         "o": "",
     }.items():
         page.keyboard.press("g")

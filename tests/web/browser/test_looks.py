@@ -26,6 +26,7 @@ VIEWS = {
     "schedules": "schedules",
     "workers": "workers",
     "limits": "limits",
+    "doctor": "doctor",
     "push": "push",
     "push-form": "push?name=SendEmail",
     "name": "name?name=SendEmail",
@@ -102,7 +103,7 @@ def test_no_view_has_a_fault_of_accessibility(busy: dict[str, str], page: Page) 
 
 def test_no_view_of_a_new_queue_has_a_fault_of_accessibility(shop: Shop, page: Page) -> None:
     faults = list[str]()
-    for view in ("", "jobs", "failures", "schedules", "workers", "limits", "name?name=Nothing"):
+    for view in ("", "jobs", "failures", "schedules", "workers", "limits", "doctor", "name?name=Nothing"):
         page.goto(view)
         faults += faults_of(page)
 

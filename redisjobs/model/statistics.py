@@ -47,15 +47,21 @@ class Histogram:
         self._bounds = [bound / unit for bound in BOUNDS]
         self.buckets = [0] * len(_BUCKETS)
 
-    def add_all(self, values: Sequence[float]) -> None:
-        """Add values. Those of a batch are mostly alike, and then one search finds the bucket for all."""
+    def add_all(self, values: Sequence[float], stand_for: int = 0) -> None:
+        """Add values, which may stand for more values like them: `stand_for` in all.
+
+        Those of a batch are mostly alike; then one search finds the bucket for all.
+        """
         bounds, buckets = self._bounds, self.buckets
+        many = stand_for or len(values)
         first, last = bisect_left(bounds, min(values)), bisect_left(bounds, max(values))
         if first == last:
-            buckets[first] += len(values)
+            buckets[first] += many
             return
+        each, rest = divmod(many, len(values))
+        buckets[first] += rest
         for value in values:
-            buckets[bisect_left(bounds, value, first, last)] += 1
+            buckets[bisect_left(bounds, value, first, last)] += each
 
     def sums(self, kind: str) -> dict[str, int]:
         """Return the buckets that are not empty, by `kind` and upper bound."""

@@ -61,11 +61,11 @@ class Recorder:
     def count_done(self, runs: Sequence[Execution]) -> None:
         """Count jobs that are done, a batch at once: these are nearly all jobs."""
         with self._lock:
-            for name, ran, waited in timings(runs):
-                counts = self._counts[name]
-                counts.outcomes["completed"] += len(ran)
-                counts.run.add_all(ran)
-                counts.wait.add_all(waited)
+            for timed in timings(runs):
+                counts = self._counts[timed.name]
+                counts.outcomes["completed"] += timed.jobs
+                counts.run.add_all(timed.ran, timed.jobs)
+                counts.wait.add_all(timed.waited, timed.jobs)
 
     def count(self, kind: type[JobsSettled], jobs: Sequence[SettledJob]) -> None:
         """Count jobs that were settled in one way, except those that are done."""

@@ -153,6 +153,7 @@ def test_pictures_of_the_views_are_made(
     until(lambda: sum(worker.running for worker in shop.queue.workers()) == 1)  # with their next heartbeat
     kept = pytestconfig.getoption("--pictures")
     folder, views = Path(kept or tmp_path), busy if kept else IN_THE_DOCS
+    folder.mkdir(parents=True, exist_ok=True)
     for width, scheme in product((1440, 390), SCHEMES):
         with tab(browser, shop.base, width=width, scheme=scheme) as (page, _):
             for view in views:

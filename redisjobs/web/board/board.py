@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from redisjobs.client.doctor import quick_checks
@@ -127,7 +126,10 @@ class Board:
 
     async def limits(self) -> list[LimitInfo]:
         """List the limits."""
-        return await self.snapshots.get("limits", self.queue.limits)
+        return await self.snapshots.get("limits", self._limits)
+
+    async def _limits(self) -> list[LimitInfo]:
+        return [*map(self.redaction.limit, await self.queue.limits())]
 
     async def schedules(self) -> list[ScheduleInfo]:
         """List the schedules."""
@@ -179,7 +181,14 @@ class Board:
         """Find out why a job does not run, or what became of it."""
 
         async def ask() -> Why:
-            return await self.queue._do(why(self.name, job_id, shown=self.redaction.job))
+            stored = list[JobInfo]()
+
+            def shown(job: JobInfo) -> JobInfo:
+                stored.append(job)
+                return self.redaction.job(job)
+
+            known = await self.queue._do(why(self.name, job_id, shown=shown))
+            return self.redaction.why(known, stored[0] if stored else None)
 
         return await self.snapshots.get(("why", job_id), ask)
 
@@ -199,13 +208,13 @@ class Board:
 
     async def _jobs(self, state: State, wanted: FilterOptions, after: str, limit: int) -> JobPage:
         found, text, scanned = list[JobInfo](), wanted.get("text"), 0
-        for _ in range(_STEPS):
+        if is_hidden := bool(text) and self.redaction.hides:  # where the server finds it tells what is hidden
+            wanted = FilterOptions(**{**wanted, "text": None})
+        for _ in range(_STEPS * 5 if is_hidden else _STEPS):
             step = await self.queue._ask(Scan(state, filter_of(wanted), after, limit - len(found)))
             jobs = [self.redaction.job(job_info(row)) for row in step.rows]
-            if text and self.redaction.hides:  # a match of a hidden text would tell what it is
-                jobs = [job for job in jobs if text in job.parameters or text in job.error]
-            found += map(_listed, jobs)
-            after, scanned = step.after, scanned + 500
+            found += [_listed(job) for job in jobs if not is_hidden or _has(job, text or "")]
+            after, scanned = step.after, scanned + (len(step.rows) if is_hidden else 500)
             if not after or len(found) >= limit:
                 break
         return JobPage(found, after, scanned)
@@ -259,6 +268,5 @@ def _listed(job: JobInfo) -> JobInfo:
     return replace(job, parameters=job.parameters[:_LISTED], error=job.error[:_LISTED], traceback="")
 
 
-def now() -> datetime:
-    """Return the time of this process, for distances from times of the server."""
-    return datetime.now(UTC)
+def _has(job: JobInfo, text: str) -> bool:
+    return text in job.parameters or text in job.error

@@ -176,29 +176,25 @@ def _told(event: PastEvent) -> tuple[str, str]:
 async def _ended(visit: Visit, job_id: str, known: Why) -> Page:
     """Show what is known of a job that the queue does not keep: what became of it, and maybe its result."""
     outcome = await _outcome(visit, job_id) or {}
-    if "result" in outcome:
-        outcome["result"] = visit.board.redaction.result("", outcome["result"], "")
     data = {"job_id": job_id, "known": known, "color": color(known), "outcome": outcome}
     is_unknown = known.cause is Cause.GONE and not outcome
     return Page("ended", "Job", data, 404 if is_unknown else 200, "jobs")
 
 
 async def _result(visit: Visit, found: JobInfo) -> str | None:
-    outcome = await _outcome(visit, found.job_id)
-    text = outcome.get("result") if outcome else None
-    return None if text is None else visit.board.redaction.result(found.name, text, found.parameters)
+    return (await _outcome(visit, found.job_id, found.name) or {}).get("result")
 
 
-async def _outcome(visit: Visit, job_id: str) -> dict[str, str] | None:
+async def _outcome(visit: Visit, job_id: str, name: str = "") -> dict[str, str] | None:
     """Return a job's `result` as JSON text, or its `error`; None if nothing is kept."""
     try:
         text = await visit.board.result(job_id)
     except (ResultNotKept, TimeoutError):
         return None
     except JobFailed as error:
-        return None if error.reason else {"error": visit.board.redaction.message(error.message)}
+        return None if error.reason else {"error": visit.board.redaction.message(error.message, name)}
     except JobCancelled:
         return None
     except (NoResult, DecodeError, EncodeError) as error:  # the result expired, was refused, or can't be shown
-        return {"error": visit.board.redaction.message(str(error))}
-    return {"result": json_lines(text)}
+        return {"error": visit.board.redaction.message(str(error), name)}
+    return {"result": json_lines(visit.board.redaction.result(name, text))}

@@ -9,7 +9,8 @@ from redisjobs.base.visible import in_words, visible
 
 _SUFFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _DAY = 86_400
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+# Possessive: a text of many quotes without an end would else be read again from each.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 _MOST_TOKENS = 20_000  # a longer text is shown as it is stored
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
-from redisjobs.errors import DecodeError, EncodeError, Forbidden, UniqueConflict
+from redisjobs.errors import DecodeError, DriverError, EncodeError, Forbidden, Unavailable, UniqueConflict
 from redisjobs.model import payload
 from redisjobs.model.job import Priority, PushedJob, State
 from redisjobs.model.transitions import Reply
@@ -37,8 +37,6 @@ DONE = {
     "worker-stopped": "Asked. The worker ends when its running jobs have ended, or its grace is over.",
     "limited": "Set the limit.",
     "unlimited": "Removed the limit.",
-    "started": "Started.",
-    "stopping": "It stops after the present step.",
 }
 """What a page says after an action; the viewer's link only holds the word and a count."""
 
@@ -50,7 +48,7 @@ class Action:
     Attributes:
         verb: What a viewer must be allowed; None if the action itself checks.
         run: Carries it out.
-        asks: The question before it, if it can't be undone, or what returns the question; '' for none.
+        asks: The question before it, if it can't be undone, or what returns the question; '' where there is none.
         label: The button that answers the question.
     """
 
@@ -67,11 +65,11 @@ async def _each(done: str, ids: Sequence[str], change: Callable[[str], Awaitable
         holder = ""
         try:
             why = await change(job_id)
-        except Forbidden:
+        except (Forbidden, Unavailable):
             raise
         except UniqueConflict as error:
             why, holder = _HELD, error.job_id
-        except (DecodeError, EncodeError) as error:
+        except (DecodeError, EncodeError, DriverError) as error:  # the jobs before it are changed
             why = str(error)
         if why:
             refused.append(Refused(job_id, why, holder))
@@ -86,10 +84,15 @@ _HELD = "another job holds its unique key"
 
 
 async def _retry(visit: Visit, form: Form) -> Outcome:
+    # Only a form of an ended job has `ended`: a dead letter may have run since its page was read.
     async def change(job_id: str) -> str:
         return "" if await visit.board.queue.requeue(job_id, ended=form.get("ended") == "1") else _GONE
 
     return await _each("retried", form.ids, change)
+
+
+async def _asks_to_run_again(visit: Visit, form: Form) -> str:
+    return "This job has ended and is no dead letter. Run it again?" if form.get("ended") == "1" else ""
 
 
 async def _delete(visit: Visit, form: Form) -> Outcome:
@@ -135,7 +138,7 @@ async def _edit(visit: Visit, form: Form) -> Outcome | Page:
         raise Missing("There is no job with this id any more.")
     try:
         parameters = _typed(visit, found.name, text)
-        if not await visit.board.queue.requeue(job_id, parameters=parameters, ended=True):
+        if not await visit.board.queue.requeue(job_id, parameters=parameters, ended=form.get("ended") == "1"):
             raise Wrong("The job is not there any more: it was changed meanwhile. Nothing was changed.")
     except (DecodeError, EncodeError) as error:
         return await forms.edit_form(visit, job_id, text, str(error))
@@ -155,10 +158,17 @@ async def _push(visit: Visit, form: Form) -> Outcome | Page:
         priority = given.get("priority", Priority.NORMAL)
         if priority not in {*Priority}:
             raise Wrong("The priority is high, normal or low.")
-        definition = queue.definitions[name]
-        handle = await queue.push(parameters, definition.name, delay=delay or 0, priority=Priority(priority))
+        handle = await queue.push(
+            parameters,
+            queue.definitions[name].name,
+            job_id=given.get("id") or None,
+            delay=delay or 0,
+            priority=Priority(priority),
+        )
     except (DecodeError, EncodeError, Wrong, ValueError) as error:
         return forms.push_form(visit, given, str(error))
+    if not handle.added and handle.id == given.get("id"):
+        return Outcome("pushed", 0, [Refused(handle.id, "this form was sent before, and has pushed this job")])
     return _pushed(handle)
 
 
@@ -196,6 +206,13 @@ def _number(text: str, what: str, most: float) -> float | None:
     return number
 
 
+def _whole(text: str, what: str) -> int | None:
+    number = _number(text, what, 1_000_000)
+    if number is not None and not number.is_integer():
+        raise Wrong(f"{what} is a whole number.")
+    return None if number is None else int(number)
+
+
 # The queue, schedules, limits
 
 
@@ -223,17 +240,24 @@ async def _run_schedule(visit: Visit, form: Form) -> Outcome:
     return _pushed(handle)
 
 
+def _asks_to_remove(what: str) -> Callable[[Visit, Form], Awaitable[str]]:
+    async def asks(visit: Visit, form: Form) -> str:
+        return f"Remove the {what} '{visible(form.get('name'), 80)}'?"
+
+    return asks
+
+
 async def _limit(visit: Visit, form: Form) -> Outcome:
-    most = _number(form.get("max_concurrency"), "The number of jobs at once", 1_000_000)
-    burst = _number(form.get("burst"), "The burst", 1_000_000)
+    most = _whole(form.get("max_concurrency"), "The number of jobs at once")
+    burst = _whole(form.get("burst"), "The burst")
     rate = form.get("rate").strip() or None
     if most is None and rate is None:
         raise Wrong("Give a number of jobs at once, or a rate as 50/s, 100/m or 5/h.")
     await visit.board.queue.set_limit(
         form.get("name").strip(),
-        max_concurrency=None if most is None else int(most),
+        max_concurrency=most,
         rate=rate,
-        burst=None if burst is None else int(burst),
+        burst=burst,
     )
     return Outcome("limited")
 
@@ -282,9 +306,12 @@ async def _asks_to_stop(visit: Visit, form: Form) -> str:
 
 
 async def _count_bulk(visit: Visit, form: Form) -> Outcome:
-    word, filters = form.get("kind"), Filters.of(dict(form.fields), State.DEAD)
+    word, given = form.get("kind"), dict(form.fields)
+    filters = Filters.of(given, State.DEAD)
     if word not in KINDS or KINDS[word].verb not in visit.verbs or filters.state not in KINDS[word].states:
         raise Missing("There is no such action.")
+    if left_out := filters.left_out(given):  # without it, the act would choose more jobs than were meant
+        raise Wrong(f"The filter by {left_out} can't be used for jobs that are {filters.state}.")
     if "text" in filters.chosen and visit.board.redaction.hides:
         raise Wrong(
             "Texts of the jobs are hidden here, so no act can choose jobs by a text: the number of jobs would "
@@ -336,12 +363,14 @@ async def _repair(visit: Visit, form: Form) -> Outcome:
 
 
 async def _stop_check(visit: Visit, form: Form) -> Outcome:
+    if visit.board.checkup.repairs and Verb.REPAIR not in visit.verbs:
+        raise Wrong("This run repairs, and you may not repair here.")
     visit.board.checkup.stop()
     return Outcome("", to=visit.url("doctor"))
 
 
 ACTIONS = {
-    "retry": Action(Verb.RETRY, _retry),
+    "retry": Action(Verb.RETRY, _retry, _asks_to_run_again, "Run again"),
     "edit": Action(Verb.EDIT, _edit),
     "delete": Action(Verb.DELETE, _delete, "Delete {}? This can't be undone.", "Delete"),
     "cancel": Action(Verb.CANCEL, _cancel, "Cancel {}? This can't be undone.", "Cancel the jobs"),
@@ -354,13 +383,13 @@ ACTIONS = {
     "pause-schedule": Action(Verb.SCHEDULE, _of_schedule("schedule-paused", "pause")),
     "resume-schedule": Action(Verb.SCHEDULE, _of_schedule("schedule-resumed", "resume")),
     "remove-schedule": Action(
-        Verb.SCHEDULE, _of_schedule("schedule-removed", "remove"), "Remove this schedule?", "Remove it"
+        Verb.SCHEDULE, _of_schedule("schedule-removed", "remove"), _asks_to_remove("schedule"), "Remove it"
     ),
     "quiet-worker": Action(Verb.QUIET, _of_workers("worker-quiet", "quiet_worker")),
     "resume-worker": Action(Verb.QUIET, _of_workers("worker-resumed", "resume_worker")),
     "stop-worker": Action(Verb.STOP, _of_workers("worker-stopped", "stop_worker"), _asks_to_stop, "Stop"),
     "limit": Action(Verb.LIMIT, _limit),
-    "unlimit": Action(Verb.LIMIT, _unlimit, "Remove this limit?", "Remove it"),
+    "unlimit": Action(Verb.LIMIT, _unlimit, _asks_to_remove("limit of"), "Remove it"),
     "check": Action(None, _check),
     "stop-check": Action(None, _stop_check),
     "repair": Action(

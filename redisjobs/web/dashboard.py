@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from redisjobs.base.logger import Log
+from redisjobs.base.visible import number_of, visible
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Forbidden, RedisJobsError, Unavailable
 from redisjobs.web.actions import ACTIONS, DONE, Action
@@ -137,7 +138,7 @@ class Dashboard:
                 return verbs
             return await self._respond(request, verbs)
         except Exception:  # a server in debug mode would show a traceback with the values of variables
-            logger.exception("the page failed: %s", request.url.path)
+            logger.exception("the page failed: %s", visible(request.scope["path"], 200))
             return PlainTextResponse("Internal error; see the log of the page's process\n", 500)
 
     async def _respond(self, request: Request, verbs: frozenset[Verb]) -> Response:
@@ -239,8 +240,10 @@ class Dashboard:
         if action is None or (action.verb is not None and action.verb not in visit.verbs):
             return Page("message", "Not allowed", {"said": "You may not do this here.", "details": ()}, 403)
         try:
-            if action.asks and form.get("sure") != "1":
-                return await _question(visit, action, word, form)
+            if form.get("sure") != "1" and (asked := await _asked(visit, action, form)):
+                fields = [(key, value) for key, value in form.fields if key != "sure"]
+                question = _Answerable(asked, action.label, word, fields)
+                return Page("confirm", "Confirm", {"question": question}, is_live=False)
             done = await action.run(visit, form)
         except Forbidden as error:
             if action.verb is not None:
@@ -257,7 +260,7 @@ class Dashboard:
         finally:
             visit.board.snapshots.forget()
         if isinstance(done, Outcome) and done.refused:
-            said = DONE[done.done].format(_jobs(done.count)) if done.count else "Nothing was changed."
+            said = DONE[done.done].format(number_of(done.count, "job")) if done.count else "Nothing was changed."
             return Page("message", "Not all was done", {"said": said, "details": done.refused}, 409)
         return done
 
@@ -272,23 +275,16 @@ class _Answerable:
     fields: Sequence[tuple[str, str]]
 
 
-async def _question(visit: Visit, action: Action, word: str, form: Form) -> Page:
-    if isinstance(action.asks, str):
-        asked = action.asks.format(_jobs(len(form.ids))) if "{}" in action.asks else action.asks
-    else:
-        asked = await action.asks(visit, form)
-    fields = [(key, value) for key, value in form.fields if key != "sure"]
-    return Page("confirm", "Confirm", {"question": _Answerable(asked, action.label, word, fields)}, is_live=False)
-
-
-def _jobs(number: int) -> str:
-    return "1 job" if number == 1 else f"{number:,} jobs"
+async def _asked(visit: Visit, action: Action, form: Form) -> str:
+    if not isinstance(action.asks, str):
+        return await action.asks(visit, form)
+    return action.asks.format(number_of(len(form.ids), "job")) if "{}" in action.asks else action.asks
 
 
 def _said(query: Mapping[str, str]) -> str:
     """Return what the last action did, from the word and the count in a link. The link can't hold other text."""
     said, number = DONE.get(query.get("did", ""), ""), query.get("n", "")
-    return said.format(_jobs(int(number) if re.fullmatch("[0-9]{1,6}", number) else 1))
+    return said.format(number_of(int(number) if re.fullmatch("[0-9]{1,6}", number) else 1, "job"))
 
 
 def _after(visit: Visit, outcome: Outcome, view: str) -> str:
@@ -344,9 +340,11 @@ def _html(request: Request, page: Page, data: Mapping[str, Any]) -> Response:
     body = render(page.template, {**frame, **data, **page.data})
     tag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
     headers = {"ETag": tag, "Vary": "HX-Request"}
-    if page.status == 200 and request.headers.get("if-none-match") == tag:
+    # A page that is shown and reads itself again must learn that its job is gone: htmx shows no answer with a 404.
+    status = 200 if is_fragment and page.status == 404 else page.status
+    if status == 200 and request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(body, page.status, headers, "text/html; charset=utf-8")
+    return Response(body, status, headers, "text/html; charset=utf-8")
 
 
 def _file(name: str) -> Response:

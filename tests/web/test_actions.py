@@ -1,11 +1,12 @@
 """Each action of the page, by its form."""
 
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from viewer import Mail, Viewer, dead, run_all, words
 
 from redisjobs import JobQueue, Schedule, State, Worker
 from redisjobs.client.operations import Steps, ask
+from redisjobs.errors import DriverError
 from redisjobs.model.changes import DeleteAll
 from redisjobs.model.queries import Count, Filter
 from redisjobs.web import Dashboard
@@ -73,9 +75,32 @@ async def test_a_kept_job_runs_again(mails: JobQueue, viewer: Viewer) -> None:
     handle = await mails.push(Mail("joe"))
     await run_all(mails)
 
-    await viewer.act("retry", id=handle.id, ended="1")
+    asked = await viewer.post("retry", {"id": handle.id, "ended": "1"})
+    assert "Run it again?" in words(asked.text)
+    assert await state_of(mails, handle.id) is State.COMPLETED
+    await viewer.act("retry", id=handle.id, ended="1", sure="1")
 
     assert await state_of(mails, handle.id) is State.READY
+
+
+@pytest.mark.parametrize("action", ["retry", "edit"])
+async def test_a_dead_letter_that_was_done_meanwhile_does_not_run_again(
+    mails: JobQueue, viewer: Viewer, action: str
+) -> None:
+    (job_id,) = await dead(mails)
+    page = (await viewer.get(f"{'job' if action == 'retry' else 'edit'}?id={job_id}")).text
+    form = re.search(rf'(?s)action="[^"]+/act/{action}">(.*?)</form>', page)
+    assert form is not None
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[1]))
+    await mails.requeue(job_id, parameters=Mail("joe"))  # by another viewer
+    await run_all(mails)
+    assert await state_of(mails, job_id) is State.COMPLETED
+
+    answer = await viewer.post(action, {**fields, "parameters": '{"to": "ann"}'})
+
+    assert answer.status_code in (409, 422)
+    assert "is not there any more" in words(answer.text)
+    assert await state_of(mails, job_id) is State.COMPLETED
 
 
 async def test_edited_parameters_are_checked_by_the_jobs_type_and_stay_exact(
@@ -128,7 +153,9 @@ async def test_schedules_are_run_paused_resumed_and_removed(mails: JobQueue, vie
     await viewer.act("pause-schedule", name="nightly", back="schedules")
     assert "paused" in await viewer.see("schedules")
     await viewer.act("resume-schedule", name="nightly", back="schedules")
-    assert "Remove this schedule?" in words((await viewer.post("remove-schedule", {"name": "nightly"})).text)
+    assert "Remove the schedule 'nightly'?" in words(
+        (await viewer.post("remove-schedule", {"name": "nightly"})).text
+    )
     await viewer.act("remove-schedule", name="nightly", sure="1", back="schedules")
     assert await mails.schedules.list() == []
     assert (await viewer.post("pause-schedule", {"name": "nightly"})).status_code == 422
@@ -202,8 +229,9 @@ async def test_limits_are_set_and_removed(mails: JobQueue, viewer: Viewer) -> No
     (limit,) = await mails.limits()
     assert (limit.name, limit.max_concurrency, limit.rate) == ("Mail", 3, "50/s")
 
-    wrong = await viewer.post("limit", {"name": "Mail", "rate": "often"})
-    assert wrong.status_code == 422
+    for wrong in ({"rate": "often"}, {"max_concurrency": "2.7"}, {"rate": "50/s", "burst": "0.5"}):
+        assert (await viewer.post("limit", {"name": "Mail", **wrong})).status_code == 422
+    assert "Remove the limit of 'Mail'?" in words((await viewer.post("unlimit", {"name": "Mail"})).text)
     await viewer.act("unlimit", name="Mail", sure="1", back="limits")
     assert await mails.limits() == []
 
@@ -220,6 +248,19 @@ async def test_a_job_is_pushed_by_a_form_that_its_type_checks(mails: JobQueue, v
     await viewer.act("push", name="Mail", parameters='{"to": "joe"}', priority="high", delay="60")
     (job,) = await mails.jobs(State.DELAYED)
     assert (job.name, job.priority, job.parameters) == ("Mail", "high", '{"to":"joe","number":0}')
+
+
+async def test_a_form_that_is_sent_twice_pushes_one_job(mails: JobQueue, viewer: Viewer) -> None:
+    found = re.search(r'name="id" value="([^"]+)"', (await viewer.get("push?name=Mail")).text)
+    assert found is not None
+    form = {"id": found[1], "name": "Mail", "parameters": '{"to": "joe"}'}
+
+    assert (await viewer.post("push", {**form, "delay": "soon"})).text.count(found[1]) == 1
+    assert (await viewer.post("push", form)).status_code == 303
+    again = await viewer.post("push", form)
+
+    assert "this form was sent before, and has pushed this job" in words(again.text)
+    assert [job.job_id for job in await mails.jobs()] == [found[1]]
 
 
 async def test_a_push_that_meets_a_unique_key_says_so(mails: JobQueue, viewer: Viewer) -> None:
@@ -270,6 +311,47 @@ async def test_all_that_match_are_counted_before_anything_is_done(mails: JobQueu
     counts = await mails.counts()
     assert (counts.dead, counts.delayed) == (0, 29)
     await viewer.act("start-bulk", id=bulk)  # a form that is sent twice does nothing more
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"text": "x" * 1001}, {"age": "61"}, {"fingerprint": "\udcff"}, {"worker": "w"}]
+)
+async def test_an_act_on_many_jobs_never_leaves_out_a_filter(viewer: Viewer, wrong: dict[str, str]) -> None:
+    state = {"kind": "cancel", "state": "ready"} if "worker" in wrong else {"kind": "delete", "state": "dead"}
+
+    refused = await viewer.post("count-bulk", {**state, **wrong})
+
+    assert refused.status_code == 422
+    assert f"The filter by {next(iter(wrong))} can't be used" in words(refused.text)
+
+
+async def test_an_act_on_many_jobs_names_one_job_as_one(mails: JobQueue, viewer: Viewer) -> None:
+    await dead(mails)
+
+    counted = await viewer.post("count-bulk", {"kind": "retry", "state": "dead"})
+
+    page = counted.headers["location"].removeprefix(f"{viewer.base}/")
+    await shown(viewer, page, "Retry the one job that matches, counted")
+    await shown(viewer, page, "Retry 1 job Back")
+    assert "1 dead letter, 1 cause" in await viewer.see("failures")
+
+
+async def test_an_error_at_one_job_says_which_jobs_were_changed(
+    mails: JobQueue, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await dead(mails, 2)
+    requeue = JobQueue.requeue
+
+    async def full_at_the_second(self: JobQueue, job: str, **options: Any) -> bool:
+        if job == second:
+            raise DriverError("OOM command not allowed")
+        return await requeue(self, job, **options)
+
+    monkeypatch.setattr(JobQueue, "requeue", full_at_the_second)
+    answer = await viewer.post("retry", [("id", first), ("id", second)])
+
+    assert answer.status_code == 409
+    assert f"Retried 1 job. {second} : OOM command not allowed" in words(answer.text)
 
 
 async def test_all_that_match_a_text_are_cancelled(mails: JobQueue, viewer: Viewer) -> None:

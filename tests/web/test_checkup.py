@@ -182,6 +182,26 @@ async def test_a_view_shows_how_far_a_run_is_and_offers_to_stop_it(
     assert "The last run did not come to its end: It was stopped." in words(stopped)
 
 
+async def test_who_may_not_repair_can_stop_a_check_and_no_repair(
+    mails: JobQueue, viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "doctor", endless)
+    dashboard = Dashboard(mails, access=lambda request: "all" if "boss" in request.headers else "read_only")
+    reader, boss = Viewer(dashboard, mails.name), Viewer(dashboard, mails.name)
+    boss.client.headers["boss"] = "1"
+
+    await reader.post("check")
+    assert "act/stop-check" in (await reader.get("doctor")).text
+    await checked(reader, "stop-check")
+    await boss.post("repair", {"sure": "1"})
+
+    await seen(reader, lambda page: "Repairing: 1 of about 10" in words(page))
+    assert "act/stop-check" not in (await reader.get("doctor")).text
+    assert (await reader.post("stop-check")).status_code == 422
+    assert "Repairing" in await reader.see("doctor")
+    await checked(boss, "stop-check")
+
+
 async def test_a_run_on_a_server_that_is_away_says_so(mails: JobQueue) -> None:
     gone = Board(JobQueue("redis://127.0.0.1:1/0", "gone", deadline=0.01), "gone", Redaction(None))
 

@@ -23,7 +23,10 @@ async def test_a_new_queue_teaches_what_to_type_next(viewer: Viewer) -> None:
 
 
 async def test_the_overview_says_what_is_wrong_before_any_table(mails: JobQueue, viewer: Viewer) -> None:
-    await mails.push_many([Mail("joe"), Mail("ann")])
+    await mails.push(Mail("joe"))
+    assert "No worker is alive, and 1 job waits." in await viewer.see()
+    await mails.push(Mail("ann"))
+    viewer = Viewer(Dashboard(mails), mails.name)
     assert "No worker is alive, and 2 jobs wait." in await viewer.see()
 
     await mails.pause()
@@ -107,6 +110,13 @@ async def test_a_done_job_shows_its_result(mails: JobQueue, viewer: Viewer) -> N
 
     assert "It is done at " in shown
     assert f'"sent": {2**70}' in shown
+
+
+async def test_a_page_that_is_open_learns_that_its_job_is_gone(mails: JobQueue, viewer: Viewer) -> None:
+    again = await viewer.get("job?id=gone", {"hx-request": "true"})
+
+    assert (again.status_code, (await viewer.get("job?id=gone")).status_code) == (200, 404)
+    assert "It is not on queue" in words(again.text)
 
 
 async def test_the_result_of_a_job_that_is_not_kept_is_found_by_its_id(redis_store: RedisStore) -> None:

@@ -68,6 +68,10 @@ class Filters:
         after = query.get("after", "")
         return cls(state, chosen, after if is_text(after, rf"[\x20-\x7e]{{1,{_MOST_CURSOR}}}") else "")
 
+    def left_out(self, query: Mapping[str, str]) -> str:
+        """Return the name of a field of the query that can't be meant; '' if there is none."""
+        return next((key for key in (*_TEXTS, "age") if query.get(key) and key not in self.chosen), "")
+
     @property
     def options(self) -> FilterOptions:
         """The options for a queue's methods."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redisjobs.model.codec import new_job_id
 from redisjobs.model.job import JobDefinition, Priority
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.bulk import KINDS, Bulk
@@ -34,6 +35,7 @@ def push_form(visit: Visit, given: dict[str, str], error: str = "") -> Page:
     name = given.get("name", "")
     fields = fields_of(definitions[name]) if name in definitions else []
     data = {
+        "job_id": given.get("id") or new_job_id(),  # a form that is sent twice pushes one job
         "names": sorted(definitions),
         "name": name if name in definitions else "",
         "fields": fields,

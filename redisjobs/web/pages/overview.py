@@ -77,9 +77,7 @@ def health(
     oldest = max(backlog.oldest.values(), default=0.0)
     if pauses.since is not None:
         said = f"The queue is paused since {duration(max(0.0, (now - pauses.since).total_seconds()))}."
-        return Health(
-            "delayed", said, f"{_jobs(counts.running)} that run go on. No other job starts until you resume."
-        )
+        return Health("delayed", said, f"{_running(counts.running)} No other job starts until you resume.")
     if not alive:
         return _without_workers(ready, counts)
     if ready and all(worker.quiet or worker.stopping for worker in alive):
@@ -106,12 +104,13 @@ def health(
 def _without_workers(ready: int, counts: Counts) -> Health:
     command = "redisjobs worker myapp:queue"
     if ready or counts.delayed or counts.inbox:
-        said = f"No worker is alive, and {_jobs(ready + counts.delayed + counts.inbox)} wait."
+        waiting = ready + counts.delayed + counts.inbox
+        said = f"No worker is alive, and {number_of(waiting, 'job')} wait{'s' * (waiting == 1)}."
         return Health("dead", said, "Start a worker:", command)
     if not any(counts.totals.values()):
         return Health("idle", "This queue is new.", "Start a worker, then push a job:", command)
     return Health("idle", "No worker is alive, and no job waits.", "Start a worker:", command)
 
 
-def _jobs(number: int) -> str:
-    return f"{count(number)} job{'' if number == 1 else 's'}"
+def _running(number: int) -> str:
+    return "The job that runs goes on." if number == 1 else f"{count(number)} jobs that run go on."

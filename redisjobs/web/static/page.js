@@ -81,6 +81,16 @@
       document.body.addEventListener(kind, () => tell("The page's server does not answer. What you see is from before; the page tries again."));
     }
 
+    // The second click of a double click must not send a form again: it may push another job.
+    let sent = -Infinity;
+    document.addEventListener("submit", (event) => {
+      if (event.target.method !== "post") return;
+      if (event.timeStamp - sent < 3000) event.preventDefault();
+      else sent = event.timeStamp;
+    });
+    // A reload must not say again what an act has done.
+    if (/[?&]did=/.test(location.search)) history.replaceState(null, "", location.pathname + location.search.replace(/[?&]did=.*$/, ""));
+
     document.getElementById("theme").addEventListener("click", () => {
       const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
       root.dataset.theme = dark ? "light" : "dark";

@@ -215,6 +215,22 @@ def test_a_schedule_is_paused_resumed_and_run_now(shop: Shop, page: Page) -> Non
     assert (schedule.paused, len(shop.queue.jobs(State.READY))) == (False, 1)
 
 
+@pytest.mark.parametrize("scripts", [True])
+def test_a_double_click_acts_once_and_a_reload_does_not_say_it_again(
+    shop: Shop, page: Page, scripts: bool
+) -> None:
+    shop.schedule("nightly", Schedule.cron("0 4 * * *"))
+
+    page.goto("schedules")
+    page.get_by_role("button", name="Run now").dblclick()
+    expect(page.get_by_text("Pushed a job.")).to_be_visible()
+    page.reload()
+
+    expect(page.get_by_text("Pushed a job.")).to_have_count(0)
+    expect(page.get_by_text("ready", exact=True)).to_be_visible()
+    assert len(shop.queue.jobs(State.READY)) == 1
+
+
 def test_a_limit_is_set_and_removed(shop: Shop, page: Page) -> None:
     page.goto("limits")
     page.get_by_label("Job name").fill("SendEmail")
@@ -275,6 +291,8 @@ def test_a_job_that_is_done_shows_its_result_and_runs_again(shop: Shop, page: Pa
     page.goto(f"job?id={job_id}")
     shown(page, "Result", scripts)
     expect(page.locator("pre", has_text=str(2**70))).to_have_count(2)
+    page.get_by_role("button", name="Run again…").click()
+    expect(page.get_by_text("Run it again?")).to_be_visible()
     page.get_by_role("button", name="Run again").click()
 
     expect(page.get_by_text("Retried 1 job.")).to_be_visible()

@@ -120,6 +120,18 @@ def test_updates_pause_while_they_would_disturb_and_go_on_afterwards(shop: Shop,
         assert polls.after(2) == 1, how
 
 
+def test_a_job_that_ends_and_leaves_no_trace_is_said_to_be_gone(shop: Shop, page: Page) -> None:
+    (job_id,) = shop.push("ann@example.com")
+    page.goto(f"job?id={job_id}")
+    expect(page.locator(".badge", has_text="ready")).to_be_visible()
+
+    shop.queue.cancel(job_id)
+    shop.queue.delete(job_id)
+
+    expect(page.get_by_text("It is not on the queue")).to_be_visible()
+    expect(page.locator("#banner")).to_be_hidden()
+
+
 def test_an_open_traceback_stays_open(shop: Shop, page: Page, polls: Polls) -> None:
     (job_id,) = shop.die("nowhere")
     polls.open(f"job?id={job_id}")

@@ -65,14 +65,19 @@ def render(template: str, data: Mapping[str, Any]) -> bytes:
     return html.encode("utf-8", "backslashreplace")
 
 
-@cache
 def static_file(name: str) -> tuple[bytes, str] | None:
     """Return a file that the page loads, with its media type; None if there is no such file."""
+    return _static_files().get(name)
+
+
+@cache
+def _static_files() -> Mapping[str, tuple[bytes, str]]:
     folder = resources.files("redisjobs.web") / "static"
-    names = {each.name for each in folder.iterdir()}
-    if name not in names:
-        return None
-    return (folder / name).read_bytes(), _TYPES.get(f".{name.rpartition('.')[2]}", "application/octet-stream")
+    return {
+        each.name: (each.read_bytes(), _TYPES.get(f".{each.name.rpartition('.')[2]}", "application/octet-stream"))
+        for each in folder.iterdir()
+        if each.is_file()
+    }
 
 
 @cache

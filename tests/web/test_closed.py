@@ -39,6 +39,7 @@ EVIL = """<script>alert(1)</script><img src=x onerror=alert(2)>'"&{{7*7}}</texta
         ("127.0.0.1", "127.0.0.1.evil.example", {}, 403),
         ("127.0.0.1", "localhost", {"x-forwarded-for": "10.0.0.7"}, 403),  # a proxy on this machine
         ("127.0.0.1", "localhost", {"forwarded": "for=10.0.0.7"}, 403),
+        ("127.0.0.1", "localhost", {"x-forwarded-proto": "https"}, 403),
         ("testclient", "localhost", {}, 403),
     ],
 )
@@ -52,6 +53,17 @@ async def test_without_access_only_this_machine_is_answered(
     assert answer.status_code == status
     if status == 403:
         assert answer.text == "Forbidden\n"
+
+
+async def test_a_proxy_on_this_machine_that_adds_no_header_but_speaks_an_old_http_is_refused(
+    mails: JobQueue,
+) -> None:
+    dashboard = Dashboard(mails)
+
+    async def behind_nginx(scope: Any, receive: Any, send: Any) -> None:  # with a bare `proxy_pass`
+        await dashboard({**scope, "http_version": "1.0"}, receive, send)
+
+    assert (await Viewer(behind_nginx, mails.name).get()).status_code == 403
 
 
 @pytest.mark.parametrize("answer", [None, False])
@@ -299,6 +311,15 @@ async def test_no_parameter_of_a_link_makes_the_server_work_without_end_as_sidek
     assert re.findall(r'hx-trigger="([^"]+)"', page) == ["every 2s"]
 
 
+@pytest.mark.parametrize("state", ["ready", "running", "delayed", "dead", "completed", "cancelled"])
+async def test_a_list_that_begins_at_a_made_up_place_is_no_fault_of_the_page(viewer: Viewer, state: str) -> None:
+    async with JobQueue("memory://", name="quick") as queue:
+        for one in (viewer, Viewer(Dashboard(queue), queue.name)):
+            answer = await one.get(f"jobs?state={state}&after=evil")
+
+            assert answer.status_code in (200, 404)  # Redis begins at the end if it can't read a place
+
+
 async def test_a_link_can_say_nothing_of_its_own(viewer: Viewer) -> None:
     page = await viewer.see(f"?did={quote('Your session has ended')}&n=3")
 
@@ -378,12 +399,16 @@ async def test_ids_that_are_not_utf8_are_found_and_deleted(
     assert "Deleted 1 job." in await viewer.act("delete", id=value[1].replace("&amp;", "&"), sure="1")
 
 
-async def test_a_fault_of_the_page_shows_no_traceback(mails: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_the_page_shows_no_traceback_and_its_address_forges_no_line_of_the_log(
+    mails: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def broken(visit: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setitem(VIEWS, "limits", broken)
-    answer = await Viewer(Dashboard(mails), mails.name).get("limits")
+    monkeypatch.setitem(VIEWS, "li\nmits", broken)
+    caplog.set_level("ERROR", "redisjobs")
+    answer = await Viewer(Dashboard(mails), mails.name).get("li%0Amits")
 
     assert answer.status_code == 500
     assert answer.text == "Internal error; see the log of the page's process\n"
+    assert [record.message for record in caplog.records] == [f"the page failed: /{mails.name}/li\\nmits"]

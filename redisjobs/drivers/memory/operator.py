@@ -8,6 +8,7 @@ from redisjobs.drivers.memory.history import add_line, event, history, note
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, holder_of, living
 from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
+from redisjobs.errors import DriverError
 from redisjobs.model import changes, queries
 from redisjobs.model.info import STOPPING
 from redisjobs.model.job import Priority, State, WhyWaiting
@@ -92,7 +93,10 @@ def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[t
         jobs = [job for job in jobs if kind_of(job) == fingerprint]
     if state in (State.READY, State.RUNNING):
         jobs = memory.waiting() if state is State.READY else memory.running()
-    begin = tuple(map(int, after.split())) if after else (-1, 0)
+    try:
+        begin = tuple(map(int, after.split())) if after else (-1, 0)
+    except ValueError:
+        raise DriverError(f"after={after!r:.60}: no scan ends there") from None
     found = sorted(((place(job), job) for job in jobs), key=lambda each: each[0])
     return [(f"{at[0]} {at[1]}", job) for at, job in found if at > begin]
 

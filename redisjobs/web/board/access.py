@@ -19,9 +19,9 @@ class Verb(StrEnum):
     """A kind of action of the page."""
 
     RETRY = "retry"
-    """Make dead letters ready again."""
+    """Make dead letters and kept jobs ready again."""
     EDIT = "edit"
-    """Retry a dead letter with other parameters."""
+    """Make dead letters and kept jobs ready again, with other parameters."""
     DELETE = "delete"
     """Delete dead letters and kept jobs."""
     CANCEL = "cancel"
@@ -58,7 +58,8 @@ Answer = Response | frozenset[Verb]
 Access = Callable[[Request], Any]
 """Returns what a viewer may do: see `Dashboard`."""
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_FORWARDED = ("forwarded", "x-forwarded", "x-real-ip", "via")
+"""How the names of headers begin that proxies add."""
 
 
 async def granted(access: Access | None, request: Request) -> Answer:
@@ -102,13 +103,18 @@ def is_local(request: Request) -> bool:
     """Return whether a request comes from this machine, for this machine, without a proxy in between.
 
     The name in `Host` is checked, because a page on the internet can let its own name point to 127.0.0.1. A proxy
-    on this machine connects from 127.0.0.1, too. Nearly all of them add a header that shows it.
+    on this machine connects from 127.0.0.1, too. Nearly all of them add a header that shows it. An nginx without
+    settings adds none, but most of its releases then speak HTTP/1.0, which no browser does.
     """
-    if any(name in request.headers for name in _FORWARDED):
+    if request.scope.get("http_version") == "1.0" or any(map(_is_forwarded, request.headers)):
         return False
     host = _hostname(request.headers.get("host", ""))
     is_for_here = host == "localhost" or host.endswith(".localhost") or is_loopback(host)
     return is_for_here and request.client is not None and is_loopback(request.client.host)
+
+
+def _is_forwarded(header: str) -> bool:
+    return header.lower().startswith(_FORWARDED)
 
 
 def local(verbs: frozenset[Verb]) -> Access:

@@ -10,6 +10,7 @@
   if (theme === "light" || theme === "dark") root.dataset.theme = theme;
   root.classList.add("scripted");
 
+  const LOGGED_OUT = "You are no longer logged in. Reload the page.";
   let asked = false; // the viewer paused the updates
   let away = false;
   const tags = new Map(); // the ETag of each address, so that an unchanged fragment is not sent again
@@ -66,6 +67,12 @@
     });
     document.body.addEventListener("htmx:beforeSwap", (event) => {
       const answer = event.detail.xhr;
+      // The application sent the page on, to its login: that must not be shown inside of this page.
+      if (new URL(answer.responseURL).pathname !== new URL(event.detail.pathInfo.requestPath, location.href).pathname) {
+        event.detail.shouldSwap = false;
+        tell(LOGGED_OUT);
+        return;
+      }
       // What began while the answer was on its way must not be disturbed either.
       if (answer.status === 304 || resting()) { event.detail.shouldSwap = false; event.detail.isError = false; }
       else if (answer.status === 200) tags.set(event.detail.pathInfo.requestPath, answer.getResponseHeader("ETag"));
@@ -74,7 +81,7 @@
     document.body.addEventListener("htmx:responseError", (event) => {
       const status = event.detail.xhr.status;
       tell(status === 503 ? "Redis does not answer. What you see is from before; the page tries again."
-        : status === 401 || status === 403 ? "You are no longer logged in. Reload the page."
+        : status === 401 || status === 403 ? LOGGED_OUT
         : `The page's server answered with an error (${status}). What you see is from before; the page tries again.`);
     });
     for (const kind of ["htmx:sendError", "htmx:timeout"]) {

@@ -174,6 +174,19 @@ def test_an_answer_that_comes_while_a_row_is_being_selected_is_dropped(shop: Sho
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
+def test_a_page_whose_viewer_is_logged_out_shows_no_login_inside(shop: Shop, page: Page) -> None:
+    shop.push("ann@example.com")
+    page.goto("jobs")
+
+    login = {"location": page.url.replace("jobs", "limits")}
+    page.route("**/jobs", lambda route: route.fulfill(status=303, headers=login))
+
+    expect(page.locator("#banner")).to_contain_text("You are no longer logged in.")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.unroute("**/jobs")
+    expect(page.locator("#banner")).to_be_hidden()
+
+
 def test_a_page_whose_server_goes_away_says_so_and_goes_on_when_it_is_back(shop: Shop, page: Page) -> None:
     shop.push("ann@example.com")
     page.goto("jobs")

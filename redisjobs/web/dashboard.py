@@ -198,7 +198,7 @@ class Dashboard:
             query = dict(parsed(request.scope["query_string"]))
         except ValueError:
             query = {}
-        allowed = await board.allowed(verbs)
+        allowed = await board.rights.allowed(verbs)
         return Visit(board, self._bulks[slug], base, allowed, query, datetime.now(UTC))
 
     def _html(self, request: Request, visit: Visit, page: Page, view: str, *, polls: bool = True) -> Response:
@@ -247,7 +247,7 @@ class Dashboard:
             done = await action.run(visit, form)
         except Forbidden as error:
             if action.verb is not None:
-                visit.board.refused(action.verb)
+                visit.board.rights.refused(action.verb)
             said = "The server's ACL does not allow this user to do it. The page does not offer it for a minute."
             return Page("message", "Refused", {"said": said, "details": [Refused("", str(error))]}, 403)
         except Missing as error:

@@ -1,18 +1,15 @@
-"""One queue on the page: its reads, which all viewers share, and what its server's ACL allows."""
+"""One queue on the page: its reads, which all viewers share."""
 
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from redisjobs.client.doctor import quick_checks
 from redisjobs.client.operations import FilterOptions, filter_of
 from redisjobs.client.registry import Registry
 from redisjobs.client.why import why
-from redisjobs.errors import DriverError, Forbidden, Unavailable
-from redisjobs.model.changes import Resume
 from redisjobs.model.health import Finding
 from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
 from redisjobs.model.job import State
@@ -22,16 +19,13 @@ from redisjobs.model.statistics import Interval, Overview
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.why import Why
 from redisjobs.queue import JobQueue
-from redisjobs.web.board.access import Verb
 from redisjobs.web.board.checkup import Checkup
 from redisjobs.web.board.redaction import Redaction
+from redisjobs.web.board.rights import Rights
 from redisjobs.web.board.snapshot import Snapshots
-
-T = TypeVar("T")
 
 _DEADLINE = 3.0  # seconds that a page waits for an unavailable server
 _STEPS = 4  # of a scan, for one view: each reads up to 500 jobs
-_REFUSED_FOR = 60.0  # seconds for which an action that the server's ACL refused is not shown
 _SPEED_OF = 20.0  # seconds over which a speed is measured
 _READ = 25  # groups of dead letters whose newest letter is read, to know what to hide
 _MOST_KEPT = 40  # rows of intervals
@@ -60,14 +54,11 @@ class Board:
     def __init__(self, registry: Registry, slug: str, redaction: Redaction) -> None:
         self.slug, self.redaction = slug, redaction
         self.snapshots = Snapshots()
-        self.registry, self.checkup = registry, Checkup(registry)
+        self.registry, self.checkup, self.rights = registry, Checkup(registry), Rights(registry)
         self._queue: JobQueue | None = None
         self._intervals: dict[tuple[float, str], list[Interval]] = {}
         self._overview: Overview | None = None
         self._seen = deque[tuple[float, Mapping[str, int]]](maxlen=20)
-        self._refused: dict[Verb, float] = {}  # until when, by the monotonic clock
-        self._may_write: bool | None = None
-        self._tried_at = 0.0
 
     @property
     def name(self) -> str:
@@ -218,49 +209,6 @@ class Board:
             if not after or len(found) >= limit:
                 break
         return JobPage(found, after, scanned)
-
-    async def part(self, read: Awaitable[T], otherwise: T, faults: list[str]) -> T:
-        """Return a part of a view; if the server refuses it, note why, so that the rest of the view is shown."""
-        try:
-            return await read
-        except Unavailable:
-            raise
-        except DriverError as error:
-            faults.append(str(error))
-            return otherwise
-
-    # What the server's ACL allows
-
-    async def allowed(self, granted: frozenset[Verb]) -> frozenset[Verb]:
-        """Return the granted verbs without those that the server's ACL refuses, as far as that is known."""
-        if not granted:
-            return granted
-        now = time.monotonic()
-        if self._may_write is None or now > self._tried_at + _REFUSED_FOR:
-            await self._try_writing()
-            self._tried_at = now
-        if not self._may_write:
-            return frozenset()
-        return frozenset(verb for verb in granted if self._refused.get(verb, 0) <= now)
-
-    def refused(self, verb: Verb) -> None:
-        """Note that the server's ACL refused an action."""
-        self._refused[verb] = time.monotonic() + _REFUSED_FOR
-
-    async def _try_writing(self) -> None:
-        """Find out whether this user may write, by a change that changes nothing: no such name is paused."""
-        try:
-            await self.queue.driver.change(Resume("redisjobs:may-write"))
-            self._may_write = True
-        except Forbidden:
-            self._may_write = False
-        except DriverError:  # the page's own read says more
-            self._may_write = None
-
-    @property
-    def is_read_only(self) -> bool:
-        """Whether the server's ACL lets this user only read."""
-        return self._may_write is False
 
 
 def _listed(job: JobInfo) -> JobInfo:

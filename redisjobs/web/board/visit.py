@@ -1,14 +1,17 @@
 """One request for a view, and the answer that a view makes."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.board import Board
 from redisjobs.web.board.bulk import Bulks
 from redisjobs.web.board.filters import query_of
+
+T = TypeVar("T")
 
 
 class Missing(Exception):
@@ -60,3 +63,14 @@ class Page:
     status: int = 200
     view: str = ""
     is_live: bool = True
+
+
+async def part(read: Awaitable[T], otherwise: T, faults: list[str]) -> T:
+    """Return a part of a view; if the server refuses it, note why, so that the rest of the view is shown."""
+    try:
+        return await read
+    except Unavailable:
+        raise
+    except DriverError as error:
+        faults.append(str(error))
+        return otherwise

@@ -8,7 +8,7 @@ from redisjobs.base.visible import number_of
 from redisjobs.model.info import PauseInfo, WorkerInfo
 from redisjobs.model.queries import Backlog, Counts
 from redisjobs.model.statistics import NameStatistics
-from redisjobs.web.board.visit import Page, Visit
+from redisjobs.web.board.visit import Page, Visit, part
 from redisjobs.web.pages.trends import RANGES, trends
 from redisjobs.web.show.format import count, duration
 
@@ -37,12 +37,12 @@ async def overview(visit: Visit) -> Page:
     """Show how the queue is doing."""
     board, faults = visit.board, list[str]()
     counts = await board.counts()
-    backlog = await board.part(board.backlog(), Backlog({}, 0), faults)
-    pauses = await board.part(board.pauses(), PauseInfo(None, {}, 0), faults)
-    workers = await board.part(board.workers(), [], faults)
-    groups = await board.part(board.groups(), [], faults)
-    chosen, drawn = await board.part(trends(visit), ("1h", ()), faults)
-    names = await board.part(_names(visit), [], faults)
+    backlog = await part(board.backlog(), Backlog({}, 0), faults)
+    pauses = await part(board.pauses(), PauseInfo(None, {}, 0), faults)
+    workers = await part(board.workers(), [], faults)
+    groups = await part(board.groups(), [], faults)
+    chosen, drawn = await part(trends(visit), ("1h", ()), faults)
+    names = await part(_names(visit), [], faults)
     alive = [worker for worker in workers if worker.lease > 0]
     data = {
         "faults": list(dict.fromkeys(faults)),

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redisjobs.web.board.visit import Page, Visit
+from redisjobs.web.board.visit import Page, Visit, part
 
 _UPCOMING = 3
 _DRAWN = 20  # schedules whose past is drawn
@@ -34,7 +34,7 @@ async def _past(visit: Visit, name: str) -> Past | None:
     """Return what happened to the jobs of a schedule, hour by hour; None if nothing is known."""
     if not name:
         return None
-    found = await visit.board.part(visit.board.statistics(_PAST, name, keep=30), [], [])
+    found = await part(visit.board.statistics(_PAST, name, keep=30), [], [])
     hours = [found[at : at + _PER_HOUR] for at in range(0, len(found), _PER_HOUR)]
     done, dead = ([sum(getattr(each, what) for each in hour) for hour in hours] for what in ("completed", "dead"))
     return Past(done, sum(dead)) if any(done) or any(dead) else None

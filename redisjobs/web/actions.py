@@ -18,7 +18,7 @@ from redisjobs.web.board.visit import Missing, Page, Visit
 from redisjobs.web.pages import forms
 
 _LONGEST_DELAY = 366 * 86_400.0
-
+_MOST_AT_ONCE = 1_000_000
 
 DONE = {
     "retried": "Retried {}.",
@@ -154,7 +154,7 @@ async def _push(visit: Visit, form: Form) -> Outcome | Page:
         if name not in queue.definitions:
             raise Wrong(f"No handler here has the name '{visible(name, 60)}'.")
         parameters = _typed(visit, name, given.get("parameters", ""))
-        delay = _number(given.get("delay", ""), "The delay", _LONGEST_DELAY)
+        delay = form.number("delay", "The delay", _LONGEST_DELAY)
         priority = given.get("priority", Priority.NORMAL)
         if priority not in {*Priority}:
             raise Wrong("The priority is high, normal or low.")
@@ -194,25 +194,6 @@ def _typed(visit: Visit, name: str, text: str) -> Any:
     return value
 
 
-def _number(text: str, what: str, most: float) -> float | None:
-    if not text.strip():
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        raise Wrong(f"{what} is a number.") from None
-    if not 0 <= number <= most:
-        raise Wrong(f"{what} is a number from 0 to {most:,.0f}.")
-    return number
-
-
-def _whole(text: str, what: str) -> int | None:
-    number = _number(text, what, 1_000_000)
-    if number is not None and not number.is_integer():
-        raise Wrong(f"{what} is a whole number.")
-    return None if number is None else int(number)
-
-
 # The queue, schedules, limits
 
 
@@ -248,8 +229,8 @@ def _asks_to_remove(what: str) -> Callable[[Visit, Form], Awaitable[str]]:
 
 
 async def _limit(visit: Visit, form: Form) -> Outcome:
-    most = _whole(form.get("max_concurrency"), "The number of jobs at once")
-    burst = _whole(form.get("burst"), "The burst")
+    most = form.whole("max_concurrency", "The number of jobs at once", _MOST_AT_ONCE)
+    burst = form.whole("burst", "The burst", _MOST_AT_ONCE)
     rate = form.get("rate").strip() or None
     if most is None and rate is None:
         raise Wrong("Give a number of jobs at once, or a rate as 50/s, 100/m or 5/h.")

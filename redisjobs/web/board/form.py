@@ -27,6 +27,29 @@ class Form:
         """Return the value of a field; '' if it is not there."""
         return next((value for key, value in reversed(self.fields) if key == name), "")
 
+    def number(self, name: str, what: str, most: float) -> float | None:
+        """Return the number in a field; None if it is empty.
+
+        Raises:
+            Wrong: It is no number from 0 to `most`; the message calls it `what`.
+        """
+        if not (text := self.get(name).strip()):
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            raise Wrong(f"{what} is a number.") from None
+        if not 0 <= number <= most:
+            raise Wrong(f"{what} is a number from 0 to {most:,.0f}.")
+        return number
+
+    def whole(self, name: str, what: str, most: float) -> int | None:
+        """Return the whole number in a field; see `number`."""
+        number = self.number(name, what, most)
+        if number is not None and not number.is_integer():
+            raise Wrong(f"{what} is a whole number.")
+        return None if number is None else int(number)
+
     @property
     def ids(self) -> list[str]:
         """The ids of the chosen jobs, each once.

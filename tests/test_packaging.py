@@ -22,6 +22,11 @@ def run(*words: str | Path, folder: Path) -> str:
     return done.stdout
 
 
+def committed(*paths: str, folder: Path) -> list[str]:
+    """The files that are, or are about to be, committed."""
+    return run("git", "ls-files", "--cached", "--others", "--exclude-standard", *paths, folder=folder).splitlines()
+
+
 @pytest.fixture(scope="module")
 def wheel(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -36,17 +41,21 @@ def metadata(project: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_every_script_the_type_marker_and_the_licence(
+def test_the_wheel_holds_every_module_every_script_the_projects_the_type_marker_and_the_licence(
     wheel: Path, project: Path
 ) -> None:
     modules = {str(path.relative_to(project)) for path in (project / "redisjobs").rglob("*.py")}
     page = [*(project / "redisjobs/web/templates").iterdir(), *(project / "redisjobs/web/static").iterdir()]
     modules |= {str(path.relative_to(project)) for path in page}
     scripts = {f"redisjobs/{path.relative_to(project)}" for path in (project / "lua").rglob("*.lua")}
+    folders = [f"examples/{name}" for name in ("django", "fastapi", "flask")]
+    projects = {name.replace("examples/", "redisjobs/projects/") for name in committed(*folders, folder=project)}
 
     held = set(zipfile.ZipFile(wheel).namelist())
 
     assert len(scripts) > 20
+    assert len(projects) > 30
+    assert {name for name in held if name.startswith("redisjobs/projects/")} == projects
     assert modules | scripts | {"redisjobs/py.typed"} <= held
     assert [name for name in held if re.fullmatch(r"redisjobs-[\d.]+\.dist-info/licenses/LICENSE", name)]
     assert not [name for name in held if name.startswith(("tests", "examples")) or "__pycache__" in name]
@@ -146,7 +155,7 @@ def test_nothing_committed_names_a_place_on_a_machine_or_a_host(project: Path) -
     )
     here = {str(project), sys.prefix} - {sys.base_prefix}
 
-    for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard", folder=project).splitlines():
+    for name in committed(folder=project):
         if (project / name).is_file():  # it may be about to go
             text = (project / name).read_text("utf-8", "replace")
             assert not home.search(text), name

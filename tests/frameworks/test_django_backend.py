@@ -511,6 +511,37 @@ def test_the_command_refuses_a_queue_that_no_backend_has() -> None:
         call_command("redisjobs", "worker", "--queue", "bulk")
 
 
+@pytest.mark.parametrize(
+    ("typed", "has_all"),
+    [
+        (["--health=127.0.0.1:0"], True),
+        (["--url", "redis://127.0.0.1:1/0"], True),
+        (["--concurrency", "5", "django_tasks:queue"], False),
+        (["django_tasks:queue=3", "django_tasks:other"], False),
+        (["--queue", "default=2", "django_tasks:queue"], True),
+        (["--concurrency", "many"], True),
+    ],
+)
+def test_a_worker_has_all_queues_unless_one_is_named_wherever_that_is_in_the_command(
+    typed: list[str], has_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from redisjobs.django.management.commands import redisjobs as command
+
+    started = list[list[str]]()
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("REDISJOBS_APP", "not:this")
+    monkeypatch.setattr(command, "main", lambda: started.append(sys.argv[1:]))
+    default = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["default"], "OPTIONS": {"url": "memory://"}}
+    with override_settings(TASKS={"default": default}):
+        call_command("redisjobs", "worker", *typed)
+
+    (arguments,) = started
+    weight = "=2" if "--queue" in typed else ""
+    there = [f"redisjobs.django.worker:default.default{weight}"] if has_all else []
+    own = typed[2:] if weight else typed
+    assert arguments == ["worker", *there, *own]
+
+
 def test_the_command_passes_on_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         call_command("redisjobs", "stats", "--help")

@@ -44,7 +44,7 @@ def _with_queues(arguments: list[str]) -> list[str]:
     there = dict[str, list[str]]()
     for name, place in worker.targets():
         there.setdefault(name, []).append(place)
-    wanted = given.queue or ([] if rest[1:] and ":" in rest[1] else there)
+    wanted = given.queue or ([] if _has_targets(rest) else there)
     found = list[str]()
     for each in wanted:
         name, equals, weight = each.partition("=")
@@ -54,6 +54,19 @@ def _with_queues(arguments: list[str]) -> list[str]:
             )
         found += [place + equals + weight for place in there[name]]
     return [rest[0], *found, *rest[1:]]
+
+
+def _has_targets(arguments: list[str]) -> bool:
+    """Return whether a worker's arguments name a MODULE:QUEUE. Values of options have colons, too."""
+    try:
+        import typer
+
+        from redisjobs.cli.app import make
+    except ModuleNotFoundError:  # main says which extra is missing
+        return False
+    commands: Any = typer.main.get_command(make(arguments[:1]))
+    typed = commands.commands[arguments[0]].make_context(arguments[0], arguments[1:], resilient_parsing=True)
+    return bool(typed.get_parameter_source("targets").name == "COMMANDLINE")
 
 
 def _parser(*options: str) -> ArgumentParser:

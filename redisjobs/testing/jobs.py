@@ -145,9 +145,7 @@ class Kit:
         """
         name, _ = self._pushes.name_of(job)
         called = name.name if isinstance(name, JobName) else name
-        if not any(called in queue.definitions for queue in self.queues):
-            known = ", ".join(sorted(each for queue in self.queues for each in queue.definitions)) or "none"
-            raise UnknownJob(f"no queue of this test has a handler for '{called}'; registered: {known}")
+        self._queue_for(called)
         self._faults.crashes[called] += whole(times, "times")
 
     def lose_reply(self, *, times: int = 1) -> None:
@@ -186,7 +184,8 @@ class Kit:
 
     def _queue_for(self, name: str, queue_name: str = "") -> Registry:
         for queue in self.queues:
-            if name in queue.definitions and queue_name in ("", queue.name):
+            # By `get`, because a queue of Django's tasks then looks for a task that was not used before.
+            if queue_name in ("", queue.name) and queue.definitions.get(name) is not None:
                 return queue
         known = ", ".join(sorted(each for queue in self.queues for each in queue.definitions)) or "none"
         raise UnknownJob(f"no queue of this test has a handler for '{name}'; registered: {known}")
@@ -286,6 +285,7 @@ class Jobs(Kit):
         Raises:
             UnknownJob: No queue of the test has a handler for it.
             EncodeError: The parameters don't fit.
+            RuntimeError: A worker of the application has taken it.
         """
         queue, job = self._job_for(parameters, name, options)
         return self._wait_for(lambda: self._runs.run(queue, job, whole(attempt, "attempt")))

@@ -71,7 +71,12 @@ class Wanted:
 
     def differences(self, push: Push) -> list[str]:
         """Return what differs in a push of the same name, a line for each value."""
-        given = push.parameters if self.kind is None else payload.decode_parameters(self.kind, push.raw)
+        given = push.parameters
+        if self.kind is not None and self.parameters:
+            try:
+                given = payload.decode_parameters(self.kind, push.raw)
+            except DecodeError as error:  # the producer's type may differ
+                return [f"its parameters don't fit: {error}"]
         pairs = [(name, _value(given, name), value) for name, value in self.parameters.items()]
         pairs += [(name, getattr(push, name), _stored(name, value)) for name, value in self.options.items()]
         return [f"{name}: {_shown(is_)}, not {wanted!r}" for name, is_, wanted in pairs if wanted != is_]

@@ -50,10 +50,9 @@ class Runs:
         queues = self._handled()
         for _ in range(_MOST_ROUNDS):
             outcomes += await _work(queues, self._faults, options) if queues else []
-            outcomes += self._unhandled(queues)
-            next_ms = self._next_ms() if delayed else None
+            next_ms = self._next_ms(queues) if delayed else None
             if next_ms is None:
-                return Drained(outcomes)
+                return Drained([*outcomes, *self._unhandled(queues, math.inf if delayed else self._clock())])
             await self.travel_to(next_ms)
         raise RuntimeError(
             f"drain(delayed=True) has moved the clock {_MOST_ROUNDS:,} times, and jobs are still delayed: they "
@@ -70,26 +69,26 @@ class Runs:
             )
         return handled
 
-    def _unhandled(self, handled: Iterable[Registry]) -> list[JobOutcome]:
-        """Return an outcome for each ready job of a queue without any handler."""
-        names = {queue.name for queue in handled}
-        found = []
-        for name, driver in self._drivers.items():
-            with driver.memory.lock:
-                waiting = [] if name in names else list(driver.memory.waiting())
+    def _unhandled(self, handled: Iterable[Registry], until_ms: float) -> list[JobOutcome]:
+        """Return an outcome for each job of a queue without any handler that is due until then."""
+        found, others = [], self._drivers.keys() - {queue.name for queue in handled}
+        for name in sorted(others):
+            memory = self._drivers[name].memory
+            with memory.lock:
+                waiting = [*memory.waiting(), *memory.due(until_ms)]
             why = f"queue '{name}' has no handlers in this test"
             found += [
                 JobOutcome(job.id, job.name, "retried", reason="unknown name", message=why) for job in waiting
             ]
         return found
 
-    def _next_ms(self) -> int | None:
+    def _next_ms(self, handled: Iterable[Registry]) -> int | None:
         """Return when the next job may start: a delayed one, or one that waits for a rate."""
         now_ms, waits = self._clock(), []
-        for driver in self._drivers.values():
-            with driver.memory.lock:
-                due_ms = driver.memory.next_due()
-                waits.append(limits.next_turn(driver.memory, None if due_ms is None else (due_ms - now_ms) / 1000))
+        for memory in (self._drivers[queue.name].memory for queue in handled):
+            with memory.lock:
+                due_ms = memory.next_due()
+                waits.append(limits.next_turn(memory, None if due_ms is None else (due_ms - now_ms) / 1000))
         wait = min((wait for wait in waits if wait is not None), default=None)
         return None if wait is None else now_ms + max(1, math.ceil(wait * 1000))
 
@@ -122,6 +121,11 @@ class Runs:
                 left = driver.memory.jobs.get(job.job_id)
                 if left is not None:
                     driver.memory.remove(left)
+        if not outcomes:
+            raise RuntimeError(
+                f"a worker of the application has taken job {job.job_id}: start the application without it, as by "
+                "lifespan(worker=False), or push the job"
+            )
         return outcomes[0]
 
     # Time

@@ -52,6 +52,7 @@ from django.utils import timezone  # noqa: E402
 
 from redisjobs import JobName, Priority, RetryPolicy, State, Unavailable, sync  # noqa: E402
 from redisjobs.django import Backend, Connections  # noqa: E402
+from redisjobs.testing import Jobs  # noqa: E402
 
 NOW = RetryPolicy(wait=wait_none(), stop=stop_after_attempt(3))
 
@@ -468,6 +469,13 @@ def test_a_worker_finds_a_task_by_its_path_but_imports_no_module_outside_of_the_
     for path in ("antigravity.geohash", "django_tasks.seen", "django_tasks.nothing", "nothing", "os.path.join"):
         assert tasks.find(path) is None
     assert "antigravity" not in sys.modules
+
+
+def test_the_test_kit_runs_a_task_that_was_not_enqueued_before(on: Any, queue: sync.JobQueue) -> None:
+    with Jobs(queue) as jobs:
+        jobs.crash("django_tasks.add")
+        assert jobs.run({"args": [1], "kwargs": {"b": 2}}, "django_tasks.add").kind == "crashed"
+        assert jobs.run({"args": [1], "kwargs": {"b": 2}}, "django_tasks.add").result == 3
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from unittest.mock import ANY
 import anyio
 import process_handlers
 import pytest
+from store import eventually
 
 from redisjobs import Accuracy, Fail, JobContext, JobName, JobQueue, Middleware, Retry, Schedule, Snooze, sync
 from redisjobs.errors import (
@@ -256,6 +257,17 @@ def test_a_failure_shows_the_nearest_pushes_value_by_value(jobs: Any, app: App) 
     ]
 
 
+def test_a_push_that_does_not_fit_the_handlers_type_is_shown_and_counts_where_no_value_is_wanted(
+    jobs: Any, app: App
+) -> None:
+    app.web.push({"address": 7}, JobName("SendEmail", dict[str, int]))
+
+    with pytest.raises(AssertionError, match=r"SendEmail .*\n    its parameters don't fit: SendEmail.to"):
+        jobs.assert_pushed(SendEmail, to="joe")
+    jobs.refute_pushed(SendEmail, to="joe")
+    jobs.assert_pushed(SendEmail, times=1)
+
+
 def test_a_failure_shows_three_of_many(jobs: Any, app: App) -> None:
     app.web.push_many([SendEmail(f"a{number}") for number in range(9)])
 
@@ -418,11 +430,26 @@ def test_a_job_without_a_handler_is_an_error_that_names_it(jobs: Any, app: App) 
         jobs.drain()
 
 
-def test_a_queue_without_handlers_is_an_error_that_names_it(app: App) -> None:
+@pytest.mark.parametrize(("delay", "passes", "delayed"), [(0, 0, False), (60, 60, False), (60, 0, True)])
+def test_a_queue_without_handlers_is_an_error_that_names_it(
+    delay: int, passes: int, delayed: bool, app: App
+) -> None:
     with Jobs(app.web) as jobs:
-        app.web.push(SendEmail("joe"))
+        app.web.push(SendEmail("joe"), delay=delay)
+        jobs.travel(seconds=passes)
         with pytest.raises(UnknownJob, match="queue 'shop' has no handlers in this test"):
-            jobs.drain()
+            jobs.drain(delayed=delayed)
+
+
+def test_a_job_without_handlers_counts_once_however_often_the_clock_moves(jobs: Any, app: App) -> None:
+    other = sync.JobQueue(NOWHERE, name="other")
+    jobs.use(other)
+    app.web.push(SendEmail("joe"), delay=60)
+    other.push(SendEmail("jim"))
+
+    drained = jobs.drain(delayed=True, raise_errors=False)
+
+    assert repr(drained) == "Drained(completed=1, retried=1)"
 
 
 def test_two_queues_of_one_name_with_handlers_are_refused(jobs: Any, app: App) -> None:
@@ -557,6 +584,17 @@ def test_a_run_under_the_id_of_a_job_that_is_there_is_refused(jobs: Any, app: Ap
 
     with pytest.raises(ValueError, match="a job of that id is on the queue"):
         jobs.run(SendEmail("joe"), job_id="mail-1")
+
+
+def test_a_run_whose_job_a_worker_of_the_application_takes_says_so(app: App) -> None:
+    async def test() -> None:
+        with AsyncJobs(app.queue) as jobs:
+            async with app.queue.service() as service:
+                await eventually(lambda: service.health.ready)
+                with pytest.raises(RuntimeError, match="a worker of the application has taken job"):
+                    await jobs.run(SendEmail("joe"))
+
+    anyio.run(test)
 
 
 # Time

@@ -51,16 +51,27 @@ def init(
     files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
     files = {name: path for name, path in files.items() if not _MADE.intersection(name.parts)}
     there = [str(name) for name in files if (directory / name).exists()]
+    folders = {folder for name in files for folder in name.parents}
+    there += [str(folder) for folder in sorted(folders) if (directory / folder).is_file()]
     if there:
         raise Failure(f"nothing was written: {directory} has {', '.join(there)} already; name another directory")
     origin = _origin() if source is None else _checked(source)
+    _write(files, directory, origin)
+    print(f"wrote {len(files)} files to {directory}; {directory / 'README.md'} says how to go on")
+
+
+def _write(files: dict[Path, Path], directory: Path, origin: str) -> None:
     for name, path in files.items():
         text = path.read_text("utf-8")
         if name.name == "README.md":
             text = text.replace(_SOURCE, f"--wheel-dir wheels {shlex.quote(origin)}")
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(text, "utf-8")
-    print(f"wrote {len(files)} files to {directory}; {directory / 'README.md'} says how to go on")
+        try:
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text(text, "utf-8")
+        except OSError as error:
+            raise Failure(
+                f"{directory / name} can't be written: {error.strerror}; the project is not whole"
+            ) from error
 
 
 def _projects() -> Path:

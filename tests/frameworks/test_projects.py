@@ -154,15 +154,25 @@ async def test_the_command_of_django_runs_some_queues_by_several_processes_from_
 # What is written
 
 
-def test_it_overwrites_nothing(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("mine")
+@pytest.mark.parametrize("name", ["README.md", "app"])
+def test_it_overwrites_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
 
     refused = redisjobs_init(".", folder=tmp_path)
 
     assert refused.returncode == 1
-    assert "nothing was written: . has README.md already; name another directory" in refused.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    assert (tmp_path / "README.md").read_text() == "mine"
+    assert f"nothing was written: . has {name} already; name another directory" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    refused = redisjobs_init("file/new", folder=tmp_path)
+
+    assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+    assert "file/new/.dockerignore can't be written: Not a directory; the project is not whole" in refused.stderr
 
 
 @pytest.mark.parametrize("source", ["git+https://host/our/redisjobs.git@v1", "a checkout"])

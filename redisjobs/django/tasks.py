@@ -9,7 +9,11 @@ from django.apps import apps
 from django.tasks import Task
 from django.utils.module_loading import import_string
 
+from redisjobs.base.logger import Log
+from redisjobs.base.visible import visible
 from redisjobs.model.job import JobName, Priority
+
+logger = Log("redisjobs.django")
 
 
 class TaskCall(TypedDict):
@@ -36,7 +40,11 @@ def find(path: str) -> Any:
         return None
     try:
         found = import_string(path)
-    except ImportError:
+    except ImportError as error:
+        if error.name and not f"{path}.".startswith(
+            f"{error.name}."
+        ):  # the module is there, but lacks another one
+            logger.warning("the module of task %s can't be imported: %s", visible(path), error)
         return None
     return found if isinstance(found, Task) else None
 

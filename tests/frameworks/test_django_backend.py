@@ -471,6 +471,24 @@ def test_a_worker_finds_a_task_by_its_path_but_imports_no_module_outside_of_the_
     assert "antigravity" not in sys.modules
 
 
+def test_a_task_whose_module_lacks_another_one_is_not_there_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import redisjobs.django as app
+    from redisjobs.django import tasks
+
+    (tmp_path / "lacking.py").write_text("import nothing_like_this")
+    monkeypatch.setattr(app, "__path__", [*app.__path__, str(tmp_path)])
+
+    assert tasks.find("redisjobs.django.lacking.add") is None
+    assert tasks.find("redisjobs.django.nowhere.add") is None
+
+    (said,) = caplog.messages
+    assert said == (
+        "the module of task redisjobs.django.lacking.add can't be imported: No module named 'nothing_like_this'"
+    )
+
+
 def test_the_test_kit_runs_a_task_that_was_not_enqueued_before(on: Any, queue: sync.JobQueue) -> None:
     with Jobs(queue) as jobs:
         jobs.crash("django_tasks.add")

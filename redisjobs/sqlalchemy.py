@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from sqlalchemy.util import await_only
 
 from redisjobs import sync
+from redisjobs.errors import DriverError
 from redisjobs.model.job import JobName, PushedJob
 from redisjobs.model.options import PushOptions
 from redisjobs.model.transitions import NewJob
@@ -17,9 +18,8 @@ from redisjobs.queue import JobQueue
 AnySession = Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any]
 
 _KEY = "redisjobs"  # in `session.info`
-_NOTE = (
-    "The database transaction is committed. What was not pushed is in the error's `jobs`: push_many(error.jobs)."
-)
+_COMMITTED = "The database transaction is committed."
+_NOT_PUSHED = " What was not pushed is in the error's `jobs`: push_many(error.jobs)."
 
 
 def push_on_commit(
@@ -116,7 +116,7 @@ def _push(jobs: Sequence[tuple[Any, NewJob]]) -> None:
             if isinstance(queue, JobQueue):
                 await_only(pushed)
         except Exception as error:  # the jobs of other queues are pushed all the same
-            error.add_note(_NOTE)
+            error.add_note(_COMMITTED + (_NOT_PUSHED if isinstance(error, DriverError) else ""))
             errors.append(error)
     if errors:
         raise errors[0] if len(errors) == 1 else ExceptionGroup("pushes after a commit failed", errors)

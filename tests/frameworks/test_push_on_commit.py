@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 from store import Store
 
-from redisjobs import EncodeError, JobQueue, Unavailable, sync
+from redisjobs import EncodeError, JobQueue, Unavailable, UniqueConflict, sync
 from redisjobs.sqlalchemy import push_on_commit
 
 pytestmark = pytest.mark.anyio
@@ -180,6 +180,20 @@ def test_a_push_that_fails_raises_from_the_commit_which_holds_and_the_session_go
     with pytest.raises(ExceptionGroup) as several:
         session.commit()
     assert [type(error) for error in several.value.exceptions] == [Unavailable, Unavailable]
+
+
+def test_a_job_that_meets_its_unique_key_after_the_commit_is_an_error_without_jobs_to_push(
+    session: Session, queue: sync.JobQueue
+) -> None:
+    queue.push(Welcome("ann"), unique="ann")
+    push_on_commit(session, queue, Welcome("ann"), unique="ann", on_conflict="raise")
+    push_on_commit(session, queue, Welcome("bob"))
+
+    with pytest.raises(UniqueConflict) as raised:
+        session.commit()
+
+    assert raised.value.__notes__ == ["The database transaction is committed."]
+    assert pushed(queue) == ["ann", "bob"]
 
 
 def test_a_queue_that_does_not_fit_the_session_is_refused(session: Session, queue: sync.JobQueue) -> None:

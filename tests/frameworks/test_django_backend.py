@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -538,34 +538,36 @@ def test_the_command_refuses_a_queue_that_no_backend_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "has_all"),
+    ("typed", "runs"),
     [
-        (["--health=127.0.0.1:0"], True),
-        (["--url", "redis://127.0.0.1:1/0"], True),
-        (["--concurrency", "5", "django_tasks:queue"], False),
-        (["django_tasks:queue=3", "django_tasks:other"], False),
-        (["--queue", "default=2", "django_tasks:queue"], True),
-        (["--concurrency", "many"], True),
+        ([], ["default.bulk", "default.mail"]),
+        (["--health=127.0.0.1:0"], ["default.bulk", "default.mail"]),
+        (["--url", "redis://127.0.0.1:1/0"], ["default.bulk", "default.mail"]),
+        (["--concurrency", "5", "django_tasks:own"], ["django_tasks:own"]),
+        (["--queue", "mail=2", "django_tasks:own"], ["default.mail=2", "django_tasks:own"]),
     ],
 )
-def test_a_worker_has_all_queues_unless_one_is_named_wherever_that_is_in_the_command(
-    typed: list[str], has_all: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_runs_all_queues_unless_some_are_named_wherever_that_is_among_its_arguments(
+    typed: list[str], runs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from redisjobs.django.management.commands import redisjobs as command
+    from redisjobs.cli import worker
 
-    started = list[list[str]]()
+    started = list[Sequence[str]]()
+
+    def load_all(targets: Sequence[str], *others: object) -> None:
+        started.append(targets)
+        raise SystemExit
+
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("REDISJOBS_APP", "not:this")
-    monkeypatch.setattr(command, "main", lambda: started.append(sys.argv[1:]))
-    default = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["default"], "OPTIONS": {"url": "memory://"}}
-    with override_settings(TASKS={"default": default}):
+    monkeypatch.setattr(worker, "load_all", load_all)
+    for changes_the_process in ("configure", "Shutdown"):
+        monkeypatch.setattr(worker, changes_the_process, lambda *_, **options: None)
+    default = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["bulk", "mail"], "OPTIONS": {"url": "memory://"}}
+    with override_settings(TASKS={"default": default}), pytest.raises(SystemExit):
         call_command("redisjobs", "worker", *typed)
 
-    (arguments,) = started
-    weight = "=2" if "--queue" in typed else ""
-    there = [f"redisjobs.django.worker:default.default{weight}"] if has_all else []
-    own = typed[2:] if weight else typed
-    assert arguments == ["worker", *there, *own]
+    assert [place.removeprefix("redisjobs.django.worker:") for place in started[0]] == runs
 
 
 def test_the_command_passes_on_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,15 +38,17 @@ class Command(BaseCommand):
 
 
 def _with_queues(arguments: list[str]) -> list[str]:
+    """Return a worker's arguments with the queues of its --queue. All queues of TASKS become the default."""
     from redisjobs.django import worker
 
     given, rest = _parser("--queue").parse_known_args(arguments)
     there = dict[str, list[str]]()
     for name, place in worker.targets():
         there.setdefault(name, []).append(place)
-    wanted = given.queue or ([] if _has_targets(rest) else there)
+    if there:  # only the command line knows whether MODULE:QUEUE is among the arguments
+        os.environ["REDISJOBS_APP"] = " ".join(place for places in there.values() for place in places)
     found = list[str]()
-    for each in wanted:
+    for each in given.queue or ():
         name, equals, weight = each.partition("=")
         if name not in there:
             raise CommandError(
@@ -54,19 +56,6 @@ def _with_queues(arguments: list[str]) -> list[str]:
             )
         found += [place + equals + weight for place in there[name]]
     return [rest[0], *found, *rest[1:]]
-
-
-def _has_targets(arguments: list[str]) -> bool:
-    """Return whether a worker's arguments name a MODULE:QUEUE. Values of options have colons, too."""
-    try:
-        import typer
-
-        from redisjobs.cli.app import make
-    except ModuleNotFoundError:  # main says which extra is missing
-        return False
-    commands: Any = typer.main.get_command(make(arguments[:1]))
-    typed = commands.commands[arguments[0]].make_context(arguments[0], arguments[1:], resilient_parsing=True)
-    return bool(typed.get_parameter_source("targets").name == "COMMANDLINE")
 
 
 def _parser(*options: str) -> ArgumentParser:

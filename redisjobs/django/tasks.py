@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from typing import Any, TypedDict
 
 from django.apps import apps
 from django.tasks import Task
-from django.utils.module_loading import import_string
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
@@ -30,21 +30,20 @@ def job_name(path: str) -> JobName[TaskCall]:
 
 
 def find(path: str) -> Any:
-    """Return the task at a path, or None.
+    """Return the task at a path; None if it is not there, or its module can't be imported.
 
     A module is imported only if it belongs to an installed app. Otherwise a job that was written into Redis could
     import any module.
     """
-    module = path.rpartition(".")[0]
+    module, _, name = path.rpartition(".")
     if module not in sys.modules and apps.get_containing_app_config(module) is None:
         return None
     try:
-        found = import_string(path)
-    except ImportError as error:
-        if error.name and not f"{path}.".startswith(
-            f"{error.name}."
-        ):  # the module is there, but lacks another one
-            logger.warning("the module of task %s can't be imported: %s", visible(path), error)
+        found = getattr(import_module(module), name, None)
+    except Exception as error:  # its job waits, as for a new release
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        if not is_missing:
+            logger.warning("the module of task %s can't be imported", visible(path), exc_info=True)
         return None
     return found if isinstance(found, Task) else None
 

@@ -471,22 +471,38 @@ def test_a_worker_finds_a_task_by_its_path_but_imports_no_module_outside_of_the_
     assert "antigravity" not in sys.modules
 
 
-def test_a_task_whose_module_lacks_another_one_is_not_there_and_the_log_says_why(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("code", ["import nothing_like_this", "from sys import nothing", "1 / 0", "def"])
+def test_a_task_whose_module_cannot_be_imported_waits_as_an_unknown_one_and_the_log_says_why(
+    code: str,
+    on: Any,
+    queue: sync.JobQueue,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     import redisjobs.django as app
     from redisjobs.django import tasks
 
-    (tmp_path / "lacking.py").write_text("import nothing_like_this")
+    (tmp_path / "lacking.py").write_text(code)
     monkeypatch.setattr(app, "__path__", [*app.__path__, str(tmp_path)])
+    producer = sync.JobQueue(queue.driver, name=queue.name)
+    job = producer.push({"args": [], "kwargs": {}}, JobName("redisjobs.django.lacking.add", dict[str, Any]))
+    other = on(django_tasks.add).enqueue(1, b=2)
 
-    assert tasks.find("redisjobs.django.lacking.add") is None
+    work(queue)
+
+    info = queue.get(job.id)
+    assert info is not None
+    assert info.state is State.DELAYED
+    other.refresh()
+    assert other.return_value == 3
+    said = "the module of task redisjobs.django.lacking.add can't be imported"
+    assert [record.exc_info is not None for record in caplog.records if record.message == said] == [True]
+
+    caplog.clear()
     assert tasks.find("redisjobs.django.nowhere.add") is None
-
-    (said,) = caplog.messages
-    assert said == (
-        "the module of task redisjobs.django.lacking.add can't be imported: No module named 'nothing_like_this'"
-    )
+    assert tasks.find("redisjobs.django.tasks.nothing") is None
+    assert not caplog.records
 
 
 def test_the_test_kit_runs_a_task_that_was_not_enqueued_before(on: Any, queue: sync.JobQueue) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 from sqlalchemy.util import await_only
 
 from redisjobs import sync
+from redisjobs.client.checks import prepared_by
 from redisjobs.errors import DriverError
 from redisjobs.model.job import JobName, PushedJob
 from redisjobs.model.options import PushOptions
@@ -34,7 +35,8 @@ def push_on_commit(
     After a rollback, of the transaction or of a savepoint that this call was in, nothing is pushed. The job is
     encoded now, so wrong parameters are an error before the commit.
 
-    This is no outbox: if the process dies between the commit and the push, the job is lost.
+    This is no outbox: if the process dies, or an async task is cancelled, between the commit and the push, the
+    job is lost.
 
     Args:
         session: A session with a sync queue, or an async session with an async queue. A scoped session is fine.
@@ -47,8 +49,10 @@ def push_on_commit(
         A handle of the job, with its id. Its `added` is None, because it is not pushed yet.
 
     Raises:
-        TypeError: An async session needs an async queue, and a sync session a sync queue.
+        TypeError: An async session needs an async queue, and a sync session a sync queue. A prepared job has its
+            name and options.
         EncodeError: See `JobQueue.push`, also for UnknownJob and ValueError.
+        ValueError: Another queue prepared the job.
 
     `session.commit()` raises what the push raises, for example `Unavailable`. The database is committed then.
     """
@@ -58,11 +62,14 @@ def push_on_commit(
         raise TypeError(
             f"{type(queue).__module__}.{type(queue).__qualname__} with {type(session).__name__}: {wanted}"
         )
-    is_prepared = isinstance(parameters, NewJob)
-    job: NewJob = parameters if is_prepared else queue.prepare(parameters, name, **options)
-    pushes: _Pushes | None = of.info.get(_KEY)
+    if isinstance(parameters, NewJob):
+        job = prepared_by(queue.name, parameters, name, options)
+    else:
+        job = queue.prepare(parameters, name, **options)
+    key = f"{_KEY}-{of.hash_key}"  # of this session: another one may have begun with the same `info`
+    pushes: _Pushes | None = of.info.get(key)
     if pushes is None:
-        pushes = of.info[_KEY] = _Pushes(of)
+        pushes = of.info[key] = _Pushes(of)
     pushes.add(of, queue, job)
     return queue.handle(job.job_id, str(job.fields[1]), None)
 

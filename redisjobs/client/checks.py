@@ -45,8 +45,15 @@ def check_items(items: object) -> None:
         raise TypeError(f"push_many takes jobs in a list or another iterable, not {shown}: give push_many([job])")
 
 
-def prepared_by(queue_name: str, job: NewJob) -> NewJob:
-    """Return a job that `prepare` made; raise a ValueError if another queue made it."""
+def prepared_by(queue_name: str, job: NewJob, *given: object) -> NewJob:
+    """Return a job that `prepare` made.
+
+    Raises:
+        ValueError: Another queue made it.
+        TypeError: A name or push options were given with it.
+    """
+    if any(given):
+        raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
     if job.queue and job.queue != queue_name:
         raise ValueError(
             f"the job '{visible(name_in(job))}' was prepared by queue '{job.queue}', and this is queue "

@@ -260,10 +260,10 @@ class Registry(Preparing):
     ) -> Definition:
         """Return the definition that `schedule` declares and `schedules.put` stores; see `schedule`."""
         check_push_options(options)
-        prepared = isinstance(parameters, NewJob)
-        if prepared and (job is not None or options):
-            raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
-        made = prepared_by(self.name, parameters) if prepared else self.prepare(parameters, job, **options)
+        if isinstance(parameters, NewJob):
+            made = prepared_by(self.name, parameters, job, options)
+        else:
+            made = self.prepare(parameters, job, **options)
         return Definition(
             name if name is not None else str(made.fields[1]),
             check_schedule(schedule),

@@ -137,6 +137,29 @@ def test_wrong_parameters_are_an_error_before_the_commit(session: Session, queue
     assert pushed(queue) == []
 
 
+def test_a_prepared_job_that_would_not_be_pushed_as_it_is_is_an_error_before_the_commit(
+    session: Session, queue: sync.JobQueue, store: Store
+) -> None:
+    with pytest.raises(ValueError, match="was prepared by queue 'other'"):
+        push_on_commit(session, queue, sync.JobQueue(store.driver, "other").prepare(Welcome("ann")))
+    with pytest.raises(TypeError, match="give these to prepare"):
+        push_on_commit(session, queue, queue.prepare(Welcome("ann")), delay=60)
+    session.commit()
+
+    assert pushed(queue) == []
+
+
+def test_sessions_that_share_their_info_push_at_their_own_commit(session: Session, queue: sync.JobQueue) -> None:
+    push_on_commit(session, queue, Welcome("ann"))
+    with Session(session.bind, info=session.info) as other:
+        push_on_commit(other, queue, Welcome("bob"))
+        other.commit()
+    assert pushed(queue) == ["bob"]
+
+    session.commit()
+    assert pushed(queue) == ["bob", "ann"]
+
+
 def test_a_prepared_call_of_a_job_function_is_fine_and_so_is_a_scoped_session(queue: sync.JobQueue) -> None:
     engine = create_engine("sqlite://")
     scoped = scoped_session(sessionmaker(engine))

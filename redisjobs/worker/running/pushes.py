@@ -89,9 +89,7 @@ class Pushes:
             )
         if not isinstance(given, NewJob):
             return self._queue.prepare(given, pushing.name, **pushing.options)
-        if pushing.name is not None or pushing.options:
-            raise TypeError("a job that was prepared has its name and its push options: give these to prepare")
-        return replace(prepared_by(self._queue.name, given), tries=None)
+        return replace(prepared_by(self._queue.name, given, pushing.name, pushing.options), tries=None)
 
     def _named(self, job: NewJob, number: int) -> NewJob:
         """Return the job with an id that is the same whenever its parent runs again and pushes the same."""

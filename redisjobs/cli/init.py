@@ -1,6 +1,7 @@
 """The `init` command, which writes one of the projects in `examples/`."""
 
 import json
+import os
 import shlex
 import sys
 from enum import StrEnum
@@ -50,7 +51,7 @@ def init(
     root = _projects() / framework.value
     files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
     files = {name: path for name, path in files.items() if not _MADE.intersection(name.parts)}
-    there = [str(name) for name in files if (directory / name).exists()]
+    there = [str(name) for name in files if os.path.lexists(directory / name)]
     folders = {folder for name in files for folder in name.parents}
     there += [str(folder) for folder in sorted(folders) if (directory / folder).is_file()]
     if there:
@@ -67,7 +68,8 @@ def _write(files: dict[Path, Path], directory: Path, origin: str) -> None:
             text = text.replace(_SOURCE, f"--wheel-dir wheels {shlex.quote(origin)}")
         try:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_text(text, "utf-8")
+            with (directory / name).open("x", encoding="utf-8") as file:  # an error if it is there by now
+                file.write(text)
         except OSError as error:
             raise Failure(
                 f"{directory / name} can't be written: {error.strerror}; the project is not whole"

@@ -166,6 +166,16 @@ def test_it_overwrites_nothing(name: str, tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "mine"
 
 
+def test_a_link_to_nothing_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/README.md").symlink_to(tmp_path / "elsewhere")
+
+    refused = redisjobs_init("new", folder=tmp_path)
+
+    assert "nothing was written: new has README.md already" in refused.stderr
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
 

@@ -147,11 +147,9 @@ class Backend(BaseTaskBackend):
                 self.queue(name)
             except InvalidTaskBackend as error:
                 found.append(checks.Error(str(error), id="redisjobs.E001"))
-            if set(name) & set(".="):
-                hint = "Use letters, digits, - and _."
-                found.append(
-                    checks.Error(f"`redisjobs worker` can't name queue '{name}'.", hint, id="redisjobs.E002")
-                )
+            if set(name) & set(".=") or set(self.alias) & set(".= "):
+                said = f"`redisjobs worker` can't name queue '{name}' of TASKS['{self.alias}']."
+                found.append(checks.Error(said, "Use letters, digits, - and _.", id="redisjobs.E002"))
         if not self.queues:
             said = f"TASKS['{self.alias}'] names no QUEUES, so a worker does not know which to work on."
             found.append(checks.Warning(said, "List them in QUEUES.", id="redisjobs.W001"))

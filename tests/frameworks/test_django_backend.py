@@ -522,12 +522,14 @@ def test_the_test_kit_runs_a_task_that_was_not_enqueued_before(on: Any, queue: s
         ({"OPTIONS": {"url": "memory://", "keep_result": -1}}, ["redisjobs.E001"], "keep_result=-1"),
         ({"QUEUES": ["a b"], "OPTIONS": {"url": "memory://"}}, ["redisjobs.E001"], "'a b' can't name a queue"),
         ({"QUEUES": ["a.b"], "OPTIONS": {"url": "memory://"}}, ["redisjobs.E002"], "can't name queue 'a.b'"),
+        ({"ALIAS": "a.b", "OPTIONS": {"url": "memory://"}}, ["redisjobs.E002"], "'default' of TASKS['a.b']"),
         ({"QUEUES": [], "OPTIONS": {"url": "memory://"}}, ["redisjobs.W001"], "names no QUEUES"),
         ({"OPTIONS": {"url": "memory://", "enqueue_on_commit": "x"}}, ["redisjobs.E003"], "no database of this"),
     ],
 )
 def test_a_check_says_what_is_wrong_with_the_settings(backend: dict[str, Any], ids: list[str], says: str) -> None:
-    with override_settings(TASKS={"default": {"BACKEND": "redisjobs.django.Backend", **backend}}):
+    named = {backend.get("ALIAS", "default"): {"BACKEND": "redisjobs.django.Backend", **backend}}
+    with override_settings(TASKS={"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}} | named):
         found = [each for each in checks.run_checks() if str(each.id).startswith("redisjobs")]
 
         assert [each.id for each in found] == ids
@@ -544,6 +546,20 @@ def test_threads_share_a_queue_and_other_settings_have_another(store: Store) -> 
     with a_backend(store, keep_result=60) as other:
         assert other.queue(store.queue_name) is not queue
     assert again is queue
+
+
+@pytest.mark.parametrize("alias", ["default", "tasks", "apps", "django"])
+def test_the_command_line_finds_the_queues_of_a_backend_by_any_alias(alias: str) -> None:
+    from redisjobs.cli.errors import Mistake
+    from redisjobs.cli.target import load
+
+    named = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["bulk", "mail"], "OPTIONS": {"url": "memory://"}}
+    with override_settings(TASKS={"default": named, alias: named}):
+        assert load(f"redisjobs.django.worker:{alias}.mail") is task_backends[alias].queue("mail")
+        with pytest.raises(Mistake, match="no attribute 'other'; its queues: bulk, mail"):
+            load(f"redisjobs.django.worker:{alias}.other")
+        with pytest.raises(Mistake, match="no attribute 'nothing'"):
+            load("redisjobs.django.worker:nothing.mail")
 
 
 def test_the_command_refuses_a_queue_that_no_backend_has() -> None:

@@ -6,8 +6,10 @@ from argparse import REMAINDER, ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.tasks import task_backends
 
 from redisjobs.__main__ import main
+from redisjobs.django.backend import Backend
 
 
 class Command(BaseCommand):
@@ -39,12 +41,8 @@ class Command(BaseCommand):
 
 def _with_queues(arguments: list[str]) -> list[str]:
     """Return a worker's arguments with the queues of its --queue. All queues of TASKS become the default."""
-    from redisjobs.django import worker
-
     given, rest = _parser("--queue").parse_known_args(arguments)
-    there = dict[str, list[str]]()
-    for name, place in worker.targets():
-        there.setdefault(name, []).append(place)
+    there = _places()
     if there:  # only the command line knows whether MODULE:QUEUE is among the arguments
         os.environ["REDISJOBS_APP"] = " ".join(place for places in there.values() for place in places)
     found = list[str]()
@@ -56,6 +54,16 @@ def _with_queues(arguments: list[str]) -> list[str]:
             )
         found += [place + equals + weight for place in there[name]]
     return [rest[0], *found, *rest[1:]]
+
+
+def _places() -> dict[str, list[str]]:
+    """Return the places of the project's queues for the command line, by the queues' names."""
+    there = dict[str, list[str]]()
+    for alias in task_backends:
+        if isinstance(task_backends[alias], Backend):
+            for name in sorted(task_backends[alias].queues):
+                there.setdefault(name, []).append(f"redisjobs.django.worker:{alias}.{name}")
+    return there
 
 
 def _parser(*options: str) -> ArgumentParser:

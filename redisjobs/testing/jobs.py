@@ -102,6 +102,15 @@ class Kit:
             )
         return self._pushes.wanted(job, values)
 
+    def _asserted(self, job: Any, values: dict[str, Any], **own: object) -> Wanted:
+        """Return what `assert_pushed` is about; its own arguments must not be meant as parameters of the job."""
+        wanted = self._wanted(job, values)
+        if meant := [name for name, value in own.items() if value and name in wanted.fields]:
+            raise TypeError(
+                f"{wanted.name} has a parameter {meant[0]!r}, as assert_pushed has: use pushed(), which has none"
+            )
+        return wanted
+
     def _checked(self, wanted: Wanted, times: int | None) -> list[Push]:
         found = self._pushes.matching(wanted)
         if not found if times is None else len(found) != times:
@@ -162,13 +171,13 @@ class Kit:
         The queues give up after 10 ms instead of their `deadline`.
         """
         before = [(queue, queue.deadline) for queue in self.queues]
-        self._faults.is_unavailable = True
+        was, self._faults.is_unavailable = self._faults.is_unavailable, True
         for queue in self.queues:
             queue.deadline = _SOON
         try:
             yield
         finally:
-            self._faults.is_unavailable = False
+            self._faults.is_unavailable = was
             for queue, deadline in before:
                 queue.deadline = deadline
 
@@ -231,8 +240,9 @@ class Jobs(Kit):
 
         Raises:
             AssertionError: No push matches, or the number differs. The message shows the nearest ones.
+            TypeError: There is no such parameter or option; or `times` or `timeout` is also one: use `pushed`.
         """
-        wanted = self._wanted(job, values)
+        wanted = self._asserted(job, values, times=times, timeout=timeout)
         with self._pushes.changed:
             self._pushes.changed.wait_for(lambda: self._is_pushed(wanted, times), timeout)
         return self._checked(wanted, times)
@@ -323,7 +333,7 @@ class AsyncJobs(Kit):
 
         Without a timeout it is checked at once, so a forgotten `await` hides no failure.
         """
-        wanted = self._wanted(job, values)
+        wanted = self._asserted(job, values, times=times, timeout=timeout)
         return self._wait(wanted, times, timeout) if timeout else _Ready(self._checked(wanted, times))
 
     async def _wait(self, wanted: Wanted, times: int | None, timeout: float) -> list[Push]:

@@ -108,10 +108,10 @@ class Drained:
         failures = [failure for outcome in self.outcomes if (failure := outcome.failure) is not None]
         if not failures:
             return
-        first, *others = failures
-        for other in others:
-            first.add_note(f"also in this drain: {type(other).__name__}: {other}")
-        raise first
+        said = dict.fromkeys(f"{type(failure).__name__}: {failure}" for failure in failures)
+        for other in list(said)[1:]:
+            failures[0].add_note(f"also in this drain: {other}")
+        raise failures[0]
 
 
 class Returned(Middleware):

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -68,6 +68,11 @@ class Wanted:
     parameters: Mapping[str, Any]
     options: Mapping[str, Any]
     kind: JobName[Any] | None
+
+    @property
+    def fields(self) -> Collection[str]:
+        """The names of the job's parameters, as far as they are known."""
+        return () if self.kind is None else field_names(self.kind.parameters) or ()
 
     def differences(self, push: Push) -> list[str]:
         """Return what differs in a push of the same name, a line for each value."""

@@ -234,6 +234,21 @@ def test_a_misspelt_value_is_an_error_even_where_nothing_must_be_pushed(jobs: An
         jobs.refute_pushed(SendEmail, too="joe")
 
 
+def test_a_parameter_named_as_an_argument_of_the_assertion_is_not_taken_for_it(jobs: Any, app: App) -> None:
+    @dataclass
+    class Call:
+        job_name: ClassVar[str] = "Call"
+        timeout: int
+
+    app.web.push(Call(5))
+
+    with pytest.raises(TypeError, match="Call has a parameter 'timeout', as assert_pushed has: use pushed"):
+        jobs.assert_pushed(Call, timeout=30)
+    jobs.refute_pushed(Call, timeout=30)
+    assert len(jobs.pushed(Call, timeout=5)) == 1
+    jobs.assert_pushed(Call, times=1)
+
+
 def test_what_names_no_job_is_refused(jobs: Any) -> None:
     with pytest.raises(TypeError, match="3 names no job"):
         jobs.assert_pushed(3)
@@ -372,14 +387,14 @@ def test_a_drain_runs_what_is_ready_and_what_that_pushes_by_priority(jobs: Any, 
 
 
 def test_a_drain_raises_what_the_handler_raised_and_names_the_others(jobs: Any, app: App) -> None:
-    app.raises += [ValueError("first"), KeyError("second")]
-    app.web.push_many([SendEmail("a"), SendEmail("b"), SendEmail("c")])
+    app.raises += [ValueError("first"), KeyError("second"), ValueError("first"), KeyError("second")]
+    app.web.push_many([SendEmail(to) for to in "abcde"])
 
     with pytest.raises(ValueError, match="first") as caught:
         jobs.drain()
 
-    assert caught.value.__notes__ == ["also in this drain: KeyError: 'second'"]
-    assert len(app.sent) == 3
+    assert caught.value.__notes__ == ["also in this drain: KeyError: 'second'"]  # and each once
+    assert len(app.sent) == 5
 
 
 def test_without_raising_a_drain_counts(jobs: Any, app: App) -> None:
@@ -812,6 +827,10 @@ def test_while_redis_is_unavailable_every_call_says_so_at_once(jobs: Any, app: A
             anyio.run(app.queue.counts)
         with pytest.raises(Unavailable):
             jobs.drain()
+        with jobs.unavailable():
+            pass
+        with pytest.raises(Unavailable):
+            app.web.counts()
 
     assert app.web.deadline == 10
     assert app.web.push(SendEmail("joe")).added

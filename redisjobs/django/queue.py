@@ -39,6 +39,10 @@ class _Definitions(dict[str, JobDefinition[Any]]):
             self._define(name)
         return super().get(name, default)
 
+    def __bool__(self) -> bool:
+        """Return that there are handlers, although none was looked up yet."""
+        return True
+
 
 class TaskQueue(sync.JobQueue):
     """A queue whose jobs are tasks.

@@ -16,6 +16,11 @@ def add(a: int, b: int = 0) -> int:
 
 
 @task
+def enqueues(queue_name: str) -> str:
+    return str(add.using(queue_name=queue_name).enqueue(1, 2).id)
+
+
+@task
 async def add_async(a: int, b: int = 0) -> int:
     return a + b
 

@@ -512,6 +512,14 @@ def test_the_test_kit_runs_a_task_that_was_not_enqueued_before(on: Any, queue: s
         assert jobs.run({"args": [1], "kwargs": {"b": 2}}, "django_tasks.add").result == 3
 
 
+def test_a_drain_of_the_test_kit_runs_what_a_task_enqueues_on_a_queue_that_had_none() -> None:
+    default = {"BACKEND": "redisjobs.django.Backend", "QUEUES": ["bulk", "mail"], "OPTIONS": {"url": "memory://"}}
+    with override_settings(TASKS={"default": default}), Jobs() as jobs:
+        jobs.use(*map(default_task_backend.queue, ["bulk", "mail"]))
+        django_tasks.enqueues.using(queue_name="bulk").enqueue("mail")
+        assert jobs.drain().completed == 2
+
+
 @pytest.mark.parametrize(
     ("backend", "ids", "says"),
     [

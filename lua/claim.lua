@@ -17,7 +17,7 @@
 --          FENCED     the worker has no record any more; nothing was written
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
---- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter tell_others prospect tell due_in
+--- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell due_in
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -100,7 +100,7 @@ local function deliver(number, stream, pending)
   local entry, delivered = pending[1], pending[4]
   local fields = entry_at(stream, entry)
   if not fields then -- deleted while it was leased
-    redis.call('XACK', stream, 'workers', entry)
+    remove(stream, entry)
     return 'ended'
   end
   local place, job = string.match(stream, '[^:]+$'), field(fields, 'id')

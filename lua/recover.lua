@@ -11,7 +11,7 @@
 --          holds {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
---- @include now expect streams alive leases entry_at bytes_of give_up
+--- @include now expect streams alive leases entry_at bytes_of remove give_up
 local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now_ms = now(ARGV[4])
 local first_entry = 5
@@ -32,7 +32,7 @@ for at = first_entry, #ARGV do
     found[#found + 1] = {tonumber(number), entry, pending[4], fields}
     bytes = bytes + bytes_of(fields)
   elseif pending then -- deleted while it was leased
-    redis.call('XACK', stream, 'workers', entry)
+    remove(stream, entry)
     give_up({string.match(stream, '[^:]+$') .. ' ' .. entry}, now_ms)
   end
 end

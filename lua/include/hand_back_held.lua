@@ -4,18 +4,21 @@
 local function hand_back_held(worker, most, refund, now_ms, one)
   local total = 0
   for _, stream in ipairs(streams) do
+    local priority = string.match(stream, '[^:]+$')
     local page = most > total and leases(stream, '-', '+', most - total, worker) or {}
-    local delivered, located = {}, {} -- by deliveries: one command passes all entries with one count
+    local delivered, located, there = {}, {}, {} -- by deliveries: one command passes all entries with one count
     for i, pending in ipairs(page) do
       local entries = delivered[pending[4]] or {}
       delivered[pending[4]] = entries
       entries[#entries + 1] = pending[1]
-      located[i] = string.match(stream, '[^:]+$') .. ' ' .. pending[1]
+      located[i] = priority .. ' ' .. pending[1]
     end
     for deliveries, entries in pairs(delivered) do
-      hand_back(stream, math.max(0, deliveries - refund), entries)
+      for _, entry in ipairs(hand_back(stream, math.max(0, deliveries - refund), entries)) do
+        there[#there + 1] = priority .. ' ' .. entry
+      end
     end
-    if one then note_event(located, one) end
+    if one then note_event(there, one) end
     give_up(located, now_ms, refund > 0)
     total = total + #page
   end

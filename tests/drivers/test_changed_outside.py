@@ -127,6 +127,35 @@ async def test_a_deleted_entry_is_not_recovered(redis_store: RedisStore) -> None
     await store.driver.aclose()
 
 
+@pytest.mark.parametrize("then", ["recovered", "claimed", "handed back", "reclaimed"])
+async def test_a_deleted_entry_leaves_no_history(redis_store: RedisStore, then: str) -> None:
+    store, consumer, lost = redis_store, redis_store.consumer("w1"), redis_store.consumer("lost")
+    await consumer.open()
+    await lost.open()
+    await push(store, "a", "b")
+    await claim(lost)
+    await lost.release(refund=False, watch=False)
+    assert store.admin.hlen(f"{store.prefix}history") == 2
+    leases = [] if then == "claimed" else await claim(consumer)
+    store.admin.xtrim(store.stream(), 0, approximate=False)
+
+    match then:
+        case "recovered":
+            assert await consumer.recover([]) == []
+        case "claimed":
+            assert (await consumer.exchange([], 9, idle=True)).leases == []
+        case "handed back":
+            assert [await settle(consumer, lease, Release()) for lease in leases] == [Reply.LEASE_LOST] * 2
+        case _:
+            await consumer.release(refund=False, watch=False)
+
+    assert (store.pending(), store.admin.exists(f"{store.prefix}history")) == ([], 0)
+    store.admin.hdel(f"{store.prefix}jobs", "a", "b")
+    await consumer.aclose()
+    await lost.aclose()
+    await store.driver.aclose()
+
+
 async def test_an_entry_id_that_can_be_no_time_says_nothing_of_the_backlog(redis_store: RedisStore) -> None:
     store = redis_store
     store.put({"name": "Work", "parameters": "{}"}, entry="5-0")

@@ -313,7 +313,7 @@ WRITTEN_BY = {
         "push_one",
     },  # these two without a list for each: half the price
     r"'XDEL'": {"remove"},
-    r"'XACK'": {"remove", "claim", "recover"},  # these two: of entries that were removed with redis-cli
+    r"'XACK'": {"remove"},
     r"'XCLAIM', \S+, 'workers', to": {"hand_back"},
     r"'HDEL', KEYS\.jobs": {
         "finish",

@@ -206,15 +206,18 @@ async def test_a_schedule_of_a_queue_that_is_taken_over_goes_on_after_the_last_s
     fired = list[ScheduleFired]()
     queue.events.subscribe(ScheduleFired, fired.append)
 
+    def fired_of_work() -> list[str]:  # `nightly` fires too, if it is four o'clock in Berlin
+        return [job for event in fired for job, *_ in event.jobs if job.startswith("Work@")]
+
     await Worker(queue).run(until_idle=True)
     async with anyio.create_task_group() as tasks:
         scheduler = Scheduler(queue)
         tasks.start_soon(scheduler.run)
-        await eventually(lambda: fired)
+        await eventually(lambda: fired_of_work()[1:])
         scheduler.stop()
 
     slots = (moment(last_ms + late) for late in (60_000, 120_000))
-    assert [job for job, *_ in fired[0].jobs][:2] == [f"Work@{slot:%Y-%m-%dT%H:%M:%SZ}" for slot in slots]
+    assert fired_of_work()[:2] == [f"Work@{slot:%Y-%m-%dT%H:%M:%SZ}" for slot in slots]
 
 
 @pytest.mark.parametrize("left", ["a locator", "an entry without one", "a worker"])

@@ -64,7 +64,8 @@ if TYPE_CHECKING:
     from redisjobs.model.health import Finding, Level
 
     # Limits
-    from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PastEvent, PauseInfo, WorkerInfo
+    from redisjobs.model.history import PastEvent
+    from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PauseInfo, WorkerInfo
     from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
     from redisjobs.model.options import HandlerOptions, PushOptions
     from redisjobs.model.progress import Progress
@@ -118,7 +119,8 @@ _MODULES = {
     ],
     "client.operations": ["FilterOptions"],
     "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
-    "model.info": ["DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PastEvent", "PauseInfo", "WorkerInfo"],
+    "model.history": ["PastEvent"],
+    "model.info": ["DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo", "WorkerInfo"],
     "middleware": ["Middleware"],
     "model.options": ["HandlerOptions", "PushOptions"],
     "model.progress": ["Progress"],

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from redisjobs.errors import DecodeError
 from redisjobs.model.changes import Wish
 from redisjobs.model.codec import decode_fields, decode_progress, digits, when
+from redisjobs.model.history import PastEvent, past_events
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
@@ -15,39 +16,6 @@ from redisjobs.model.queries import Group, Grouped, LimitsFound, Pauses, Row, Wo
 from redisjobs.model.retention import ASIDE
 
 # One job
-
-
-@dataclass(frozen=True, slots=True)
-class PastEvent:
-    """Something not usual that happened to a job.
-
-    Attributes:
-        at: When, by the server's clock; None if the record was changed in Redis and has no time.
-        what: `failed` (an attempt; another one follows), `died` (it became a dead letter), `ended`, `requeued`,
-            `edited` (requeued with new parameters), `worker-lost`, `released` (its worker stopped), `interrupted`
-            or `cancel-asked`.
-        worker: The worker that had the job; '' for none.
-        attempt: The attempt that failed; None for other events.
-        note: The error of a failure; the parameters before an edit. One line, 1,000 bytes at most.
-    """
-
-    at: datetime | None
-    what: str
-    worker: str = ""
-    attempt: int | None = None
-    note: str = ""
-
-
-def past_events(text: str) -> tuple[PastEvent, ...]:
-    """Return the events of a job's history, one from each line."""
-    return tuple(_past_event(line) for line in text.splitlines() if line)
-
-
-def _past_event(line: str) -> PastEvent:
-    at, what, worker, attempt, note = [*line.split(" ", 4), "", "", "", ""][:5]
-    ms = digits(at.encode("utf-8", "replace"))
-    number = int(attempt) if attempt.isdecimal() and len(attempt) < 10 else None
-    return PastEvent(when(ms) if ms else None, what, "" if worker == "-" else worker, number, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +82,7 @@ class JobInfo:
     duration: float | None = None
     progress: Progress | None = None
     why_waiting: WhyWaiting | None = None
-    history: tuple["PastEvent", ...] = ()
+    history: tuple[PastEvent, ...] = ()
 
 
 _TEXTS = ("name", "parameters", "unique", "reason", "error", "traceback", "error_type", "fingerprint", "parent")

@@ -1,17 +1,19 @@
-"""A job's history: what happened to it that is not usual, one line an event. See `model/info.py`."""
+"""A job's history: what happened to it that is not usual, one line an event. See `model/history.py`."""
 
+import re
 from collections.abc import Mapping
 
 from redisjobs.drivers.memory.state import Job, encoded
 
 _MOST_LINES, _MOST_BYTES = 20, 4096
+_SPACE, _SPACES = re.compile(r"[ \t-\r]"), re.compile(r"[ \t-\r]+")  # what Lua calls space
 
 
 def event(now_ms: int, what: str, worker: str = "", attempt: str = "", note: str = "") -> str:
     """Return a line of a history."""
-    words = [str(now_ms), what, worker.replace(" ", "_") or "-", attempt or "-"]
+    words = [str(now_ms), what, _SPACE.sub("_", worker) or "-", attempt or "-"]
     cut = encoded(note)[:1000].decode("utf-8", "surrogateescape")
-    return " ".join([*words, " ".join(cut.split())])
+    return " ".join([*words, _SPACES.sub(" ", cut)])
 
 
 def history(job: Job, one: str = "") -> str:

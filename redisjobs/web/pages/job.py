@@ -13,7 +13,8 @@ from redisjobs.errors import (
     NoResult,
     ResultNotKept,
 )
-from redisjobs.model.info import JobInfo, PastEvent
+from redisjobs.model.history import PastEvent
+from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.model.progress import amount
 from redisjobs.model.why import Cause, Why

@@ -37,7 +37,7 @@
 --          Or one word for the whole call, FENCED or STALE:
 --          OK          settled as asked. If it pushes jobs, `:` follows, and for each of these 1 if it was added, or 0 if it was
 --                      not: another job has its id or holds its unique key, or was replaced by it
---          CANCELLED   it was to run again, but a cancel was asked for while it ran; it is gone
+--          CANCELLED   it was to run again, or to be handed back, but a cancel was asked for; it is gone
 --          OVERSIZED   it has more values than a script can add; nothing was written
 --          PARTIAL     the call stopped after it had read 1 MB of the jobs that have the ids or keys of the pushed jobs. `:`
 --                      follows, and for each pushed job that was checked 0 as after OK, which is final, or 1 if it may be added.
@@ -196,8 +196,21 @@ local function end_each()
     return limit and limit.most and 'RUNNING' or 'OK'
   end
 
+  local function may_end() -- a release must not fail because of keys that only these few need
+    return pcall(function()
+      expect('set', slot(now_ms))
+      ending.kept = kept()
+    end)
+  end
+
   settlements.release = function(one)
-    local there = hand_back(one.stream, math.max(0, one.deliveries - tonumber(one.values[1])), {one.entry})
+    local stream, entry, deliveries = one.stream, one.entry, math.max(0, one.deliveries - tonumber(one.values[1]))
+    local fields = one.mark == 'cancelling' and entry_at(stream, entry)
+    if fields and may_end() then -- no claim may come to it: all slots may be busy, or the queue paused
+      finish_one(ending, 'cancelled', stream, entry, one.job, fields, now_ms, {'deliveries', whole(deliveries)})
+      return 'CANCELLED'
+    end
+    local there = hand_back(stream, deliveries, {entry})
     if #there == 0 then return 'LEASE_LOST' end
     if one.values[1] == '0' then note_event({one.place}, event(now_ms, 'interrupted', worker)) end
     released = released + 1

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any
 
-from redisjobs.drivers.memory import operator, pushes, worker
+from redisjobs.drivers.memory import claims, operator, pushes, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
 from redisjobs.drivers.memory.limits import Limiter
 from redisjobs.drivers.memory.state import QUERIES, Job, Memory, Worker
@@ -68,13 +68,13 @@ def settles_again() -> None:
 
 def forgets_deliveries() -> None:
     """What was handed back is claimed as if it had not been delivered before."""
-    deliver = worker._deliver
+    deliver = claims._deliver
 
     def forget(memory: Memory, claimed: Any, job: Job) -> None:
         job.deliveries = 0
         deliver(memory, claimed, job)
 
-    worker._deliver = forget
+    claims._deliver = forget
 
 
 def heeds_fenced_workers() -> None:
@@ -94,7 +94,7 @@ def spares_nobody() -> None:
 
 def leaves_no_killer_alone() -> None:
     """A job is delivered for the last time to a worker that runs others."""
-    worker._Claim.runs_nothing = True  # type: ignore[assignment, method-assign]
+    claims._Claim.runs_nothing = True  # type: ignore[assignment, method-assign]
 
 
 def tells_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
-from redisjobs.drivers.memory import worker
+from redisjobs.drivers.memory import claims, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryDriver
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.errors import Unavailable
@@ -239,7 +239,7 @@ class _OnlyConsumer(RecordingConsumer):
         if job is None or job.state is not State.READY:
             return []
         self._memory.deliver(job, self._memory.worker(self.worker_id))
-        return [worker.lease_of(job)]
+        return [claims.lease_of(job)]
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
         there = anyio.Event()

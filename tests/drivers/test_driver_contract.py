@@ -182,6 +182,7 @@ BUILT = {
     "pacing": [],
     "lining_up": [],
     "unique_keys": ["on_conflict"],
+    "requeued_keys": [],
     "following": ["pushes"],
     "sharing": ["listen of a driver"],
     "awaiting": ["GetStatus"],

@@ -266,7 +266,7 @@ SPARED = {
     *[(act, key) for act in ACTS if act.startswith("settle") and "none" not in act for key in MAY_NOT_START],
     *[("pause", "paused:names"), ("resume", "paused:names"), ("pause: of a name", "paused")],
     *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
-    *[(act, "dead") for act in ("unhold", "shares", "fire")],
+    *[(act, "dead") for act in ("unhold", "shares", "fire", "screen")],
     *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
     *[(act, "waiters") for act in ACTS if act not in ("ask", "audit")],  # a notification is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not

@@ -12,7 +12,17 @@ import anyio
 import anyio.lowlevel
 
 from redisjobs.base.eventloop import threadsafe_caller
-from redisjobs.drivers.memory import health, limits, operator, pushes, schedules, standing, statistics, worker
+from redisjobs.drivers.memory import (
+    claims,
+    health,
+    limits,
+    operator,
+    pushes,
+    schedules,
+    standing,
+    statistics,
+    worker,
+)
 from redisjobs.drivers.memory.state import CHANGES, CONTROL, QUERIES, READY, Listener, Memory
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
@@ -182,7 +192,7 @@ class MemoryConsumer:
             settled = worker.settle(self._memory, self.worker_id, turn, settlements)
             if count is None:
                 return replace(settled, turns=limits.has_turn(self._memory))
-            claimed = worker.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
+            claimed = claims.claim(self._memory, self.worker_id, count, self._max_deliveries, idle=idle)
         return replace(claimed, replies=settled.replies, added=settled.added)
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
@@ -192,7 +202,7 @@ class MemoryConsumer:
         with listening, anyio.move_on_after(timeout):
             while not until.is_set:
                 with self._memory.lock:
-                    leases = worker.read(self._memory, self.worker_id, count)
+                    leases = claims.read(self._memory, self.worker_id, count)
                 if leases is not None:
                     return leases
                 await there.wait()
@@ -202,7 +212,7 @@ class MemoryConsumer:
     async def recover(self, held: Sequence[Lease], older: float = 0) -> list[Lease]:
         await anyio.lowlevel.checkpoint()
         with self._memory.lock:
-            return worker.recover(self._memory, self.worker_id, held, older)
+            return claims.recover(self._memory, self.worker_id, held, older)
 
     async def reclaim(
         self, silent: Sequence[Silent] = (), *, others: bool = False, thorough: bool = False

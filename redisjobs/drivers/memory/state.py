@@ -17,7 +17,7 @@ from redisjobs.model.job import Priority, State
 from redisjobs.model.limits import Limit
 from redisjobs.model.queries import Query
 from redisjobs.model.retention import DEFAULT, Retention
-from redisjobs.model.transitions import Exchange, Pushed
+from redisjobs.model.transitions import Ended, Exchange, Pushed
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -103,6 +103,7 @@ class Worker:
     wish: Wish | None = None  # what an operator asked it to do last
     facts: Mapping[str, str] = field(default_factory=dict)  # what its heartbeats reported
     answers: dict[int, tuple[int, Exchange]] = field(default_factory=dict)  # by lane: the last turn and its answer
+    ended: list[Ended] = field(default_factory=list)  # jobs that ended after a read; the next claim reports them
 
     def __post_init__(self) -> None:
         self.jobs = Place(State.RUNNING, self.id)

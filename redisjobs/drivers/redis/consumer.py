@@ -58,7 +58,7 @@ class RedisConsumer:
         self._run_id = secrets.token_hex(8)  # tells this worker from another one with its id
         self._outlook = Outlook()
         self.sync = SyncRedisConsumer(commands, target, self, self._lease_ms)
-        self._rejected: list[Ended] = []  # entries that became dead letters, as they are no jobs; to be reported
+        self._ended: list[Ended] = []  # jobs that ended after a read; to be reported
 
     @property
     def server(self) -> Hashable:
@@ -178,19 +178,20 @@ class RedisConsumer:
     ) -> Exchange:
         self._outlook.weigh(leases)
         leases = await self._jobs_among(leases)
-        rejected, self._rejected = self._rejected, []
-        return self._outlook.exchange(outcome, ahead, leases, [*ended, *rejected], by_script=by_script)
+        read, self._ended = self._ended, []
+        return self._outlook.exchange(outcome, ahead, leases, [*ended, *read], by_script=by_script)
 
     async def _screen(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Return the jobs that may start; the script parks the others, or lines them up.
+        """Return the jobs that may start; the script parks the others, lines them up, or ends them.
 
         Raises:
             Fenced: The worker was fenced: other workers will run these jobs.
         """
         kept: list[Lease] = []
         for some in _in_parts(leases):
-            (those,) = await self._run(self._commands.screen(self.worker_id, some))
+            ((those, cancelled),) = await self._run(self._commands.screen(self.worker_id, some))
             kept += those
+            self._ended += cancelled
         return kept
 
     async def _jobs_among(self, leases: list[Lease]) -> list[Lease]:
@@ -200,7 +201,7 @@ class RedisConsumer:
             return leases
         for some in _in_parts(others):
             (ids,) = await self._run(self._commands.reject(some))
-            self._rejected += [(job_id, Reply.UNDECODABLE) for job_id in ids]
+            self._ended += [(job_id, Reply.UNDECODABLE) for job_id in ids]
         return [lease for lease in leases if lease.job_id]
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:
@@ -213,7 +214,7 @@ class RedisConsumer:
             (claim,) = await self._run(self._commands.claim(self.worker_id, 0, self._max_deliveries, idle=False))
             if isinstance(claim, Fenced):
                 raise claim
-            self._rejected += claim.ended
+            self._ended += claim.ended
         if leases and restricted:
             leases = await self._screen(leases)
         self._outlook.weigh(leases)

@@ -193,12 +193,16 @@ class WorkerCommands(Commands):
     def _restrictions(self) -> list[str]:
         return [f"{self.prefix}{key}" for key in ("paused", "paused:names", "held", "limits")]
 
-    def screen(self, worker: str, leases: Sequence[Lease]) -> Command[list[Lease]]:
-        """Park or line up those of at most 500 jobs that may not start; parses to the others."""
+    def screen(self, worker: str, leases: Sequence[Lease]) -> Command[tuple[list[Lease], list[Ended]]]:
+        """Park, line up or end those of at most 500 jobs that may not start.
 
-        def parse(reply: Any) -> list[Lease]:
-            answers = _unless_fenced(reply, worker)
-            return [lease for lease, starts in zip(leases, answers, strict=True) if starts]
+        Parses to the others, and to those that were cancelled.
+        """
+
+        def parse(reply: Any) -> tuple[list[Lease], list[Ended]]:
+            answers = list(zip(leases, _unless_fenced(reply, worker), strict=True))
+            cancelled = [(lease.job_id, Reply.CANCELLED) for lease, answer in answers if answer == 2]
+            return [lease for lease, answer in answers if answer == 1], cancelled
 
         tokens = [word for lease in leases for word in token_words(lease)]
         return self.run("screen", [worker, self.now, *tokens], parse)

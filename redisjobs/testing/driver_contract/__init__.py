@@ -33,6 +33,7 @@ from redisjobs.testing.driver_contract.limiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.pacing import *  # noqa: E402
 from redisjobs.testing.driver_contract.lining_up import *  # noqa: E402
 from redisjobs.testing.driver_contract.unique_keys import *  # noqa: E402
+from redisjobs.testing.driver_contract.requeued_keys import *  # noqa: E402
 from redisjobs.testing.driver_contract.following import *  # noqa: E402
 from redisjobs.testing.driver_contract.sharing import *  # noqa: E402
 from redisjobs.testing.driver_contract.awaiting import *  # noqa: E402

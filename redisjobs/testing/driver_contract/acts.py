@@ -3,13 +3,14 @@
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
 from redisjobs.model.changes import Cancel, Delete, Wish
 from redisjobs.model.driver import Beat, Consumer, Driver, Fenced, Notification
-from redisjobs.model.job import Priority, State
+from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Counts, Find, Row, Scan
 from redisjobs.model.transitions import (
     MOST_JOBS,
@@ -39,6 +40,18 @@ PRIORITIES = list(Priority)
 
 def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:
     return NewJob(job_id, ["name", name, "parameters", parameters], **options)
+
+
+def newer(job_id: str, text: str = '{"new":true}', **options: Any) -> NewJob:
+    """Return a push that replaces a waiting job with the same key."""
+    options = {"unique": "key", "on_conflict": OnConflict.REPLACE, **options}
+    return NewJob(job_id, ["name", "Work", "parameters", text], **options)
+
+
+def until_start(job_id: str, **options: Any) -> NewJob:
+    """Return a job that holds its key until it starts."""
+    made = job(job_id, unique="key", **options)
+    return replace(made, fields=[*made.fields, "unique_until", "start"])
 
 
 def another(job_id: str, **options: Any) -> NewJob:

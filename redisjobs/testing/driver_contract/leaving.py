@@ -2,6 +2,7 @@
 
 import pytest
 
+from redisjobs.model.changes import Cancel
 from redisjobs.model.driver import Consumer, Fenced, IdTaken
 from redisjobs.model.job import Priority, State
 from redisjobs.model.transitions import Ack, Lease, NewJob, Reply, Turn
@@ -9,12 +10,15 @@ from redisjobs.testing.driver_contract.acts import (
     FAILED,
     Heart,
     Open,
+    beat,
     claim,
     claim_one,
+    claim_with_ended,
     found,
     ids,
     job,
     push,
+    rows_of,
     settle,
 )
 from redisjobs.testing.store import DriverStore
@@ -128,3 +132,18 @@ async def test_more_than_a_page_of_jobs_is_released(
     leases = await claim(two, 1200)
     assert ids(leases) == [str(number) for number in range(1200)]
     assert [lease.deliveries for lease in leases] == [1 if refund else 2] * 1130 + [1] * 70
+
+
+async def test_no_one_is_told_of_a_cancel_that_came_before_the_job_was_handed_on(
+    store: DriverStore, one: Consumer, two: Consumer
+) -> None:
+    await push(store, "a", "b")
+    a, _ = await claim(one)
+    await store.driver.change(Cancel("a"))
+    await one.release(refund=True, watch=False)
+    rows = [await found(store, "a"), *await rows_of(store.driver, State.READY, 1)]
+    assert [(row.state, row.cancelling) for row in rows] == [(State.READY, True)] * 2
+
+    leases, ended = await claim_with_ended(two, 5)
+    assert (ids(leases), ended) == (["b"], [("a", Reply.CANCELLED)])
+    assert beat(two, a, *leases) == []

@@ -219,18 +219,55 @@ async def test_a_job_that_was_handed_back_or_is_to_run_again_is_passed_over_with
 
 
 async def test_a_cancel_that_was_asked_for_ends_a_job_that_would_be_passed_over(
-    store: DriverStore, driver: Driver, one: Consumer
+    store: DriverStore, driver: Driver, one: Consumer, worker: Open
 ) -> None:
     store.clock.advance(0)
     await push(driver, job("a"))
-    (lease,) = (await one.exchange([], 1)).leases
+    lost = await worker("w2")
+    await lost.exchange([], 1)
     assert await driver.change(Cancel("a")) is Reply.CANCELLING
-    await one.exchange([(lease, Release())], None)
+    await lost.release(refund=False, watch=False)
     await driver.change(Pause("Work"))
 
     answers = await claims(one)
     assert [each for answer in answers for each in answer.ended] == [("a", Reply.CANCELLED)]
     assert await driver.read(Find("a")) is None
+
+
+@pytest.mark.parametrize("paused", ["", "Work"])
+async def test_a_job_that_a_worker_hands_back_after_a_cancel_ends_although_nothing_can_be_claimed(
+    store: DriverStore, driver: Driver, one: Consumer, paused: str
+) -> None:
+    store.clock.advance(0)
+    await push(driver, job("a"))
+    (lease,) = (await one.exchange([], 1)).leases
+    await driver.change(Pause(paused))
+    assert await driver.change(Cancel("a")) is Reply.CANCELLING
+
+    assert (await one.exchange([(lease, Release())], None)).replies == [Reply.CANCELLED]
+
+    assert await driver.read(Find("a")) is None
+    counts = await driver.read(Count())
+    assert (counts.totals["cancelled"], counts.totals.get("released", 0)) == (1, 0)
+    await driver.change(Resume(paused))
+    assert await ids_of_claim(one) == []
+
+
+@pytest.mark.parametrize("paused", ["", "Work"])
+async def test_a_cancelled_job_that_is_found_again_after_a_lost_reply_ends_if_it_may_not_start(
+    store: DriverStore, driver: Driver, one: Consumer, paused: str
+) -> None:
+    store.clock.advance(0)
+    await push(driver, job("a"))
+    await claims(one)  # and the consumer never hears of it
+    assert await driver.change(Cancel("a")) is Reply.CANCELLING
+    await driver.change(Pause(paused))
+
+    assert await one.recover([]) == []
+
+    assert await driver.read(Find("a")) is None
+    assert (await one.exchange([], 1)).ended == [("a", Reply.CANCELLED)]
+    assert (await one.exchange([], 1)).ended == []
 
 
 async def test_what_was_resumed_is_given_back_by_tidying_where_no_one_else_comes_to_it(

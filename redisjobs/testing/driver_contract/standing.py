@@ -1,5 +1,6 @@
 """Where a job stands: how many start before it, and what it waits for besides."""
 
+from redisjobs.model.changes import Hold, Unhold
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Ahead
@@ -47,6 +48,19 @@ async def test_in_a_line_those_of_the_line_start_before_a_job(driver: Driver, on
 
     assert (standing.ahead, standing.bucket, standing.limit) == (1, "Limited", "max_concurrency=1")
     assert (standing.running, [*standing.holders], standing.turn_ms) == (1, [(one.worker_id, "runs")], None)
+
+
+@needs(Hold, Unhold)
+async def test_a_held_job_says_since_when(store: DriverStore, driver: Driver) -> None:
+    store.clock.advance(0)
+    await push(store, "a", "b")
+    await driver.change(Hold("b"))
+    held_ms = store.clock()
+    store.clock.advance(5)
+
+    assert [(await driver.read(Ahead(each))).held_ms for each in ("a", "b")] == [None, held_ms]
+    await driver.change(Unhold("b"))
+    assert (await driver.read(Ahead("b"))).held_ms is None
 
 
 async def test_a_unique_key_leads_to_its_holder(store: DriverStore, driver: Driver, one: Consumer) -> None:

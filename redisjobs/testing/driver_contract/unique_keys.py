@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from redisjobs.model.changes import Cancel, Hold, Pause, Requeue, RequeueAll, Resume, Unhold, Unpark
+from redisjobs.model.changes import Cancel, Hold, Pause, Resume, Unhold, Unpark
 from redisjobs.model.driver import Consumer
+from redisjobs.model.history import past_events
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, Find
-from redisjobs.model.transitions import Ack, After, DeadLetter, NewJob, Pushed, Release, Reply
+from redisjobs.model.transitions import Ack, After, DeadLetter, Pushed, Release, Reply
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
-    FAILED,
     LATER,
     Open,
     another,
@@ -23,26 +23,16 @@ from redisjobs.testing.driver_contract.acts import (
     ids,
     inherit,
     job,
+    newer,
     push,
     rows_of,
     settle,
+    until_start,
 )
 from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
 EARLY, LATE = After(5000), After(9000)
-
-
-def newer(job_id: str, text: str = '{"new":true}', **options: Any) -> NewJob:
-    """Return a push that replaces a waiting job with the same key."""
-    options = {"unique": "key", "on_conflict": OnConflict.REPLACE, **options}
-    return NewJob(job_id, ["name", "Work", "parameters", text], **options)
-
-
-def until_start(job_id: str, **options: Any) -> NewJob:
-    """Return a job that holds its key until it starts."""
-    made = job(job_id, unique="key", **options)
-    return replace(made, fields=[*made.fields, "unique_until", "start"])
 
 
 async def parameters(store: DriverStore, job_id: str) -> bytes:
@@ -144,6 +134,14 @@ async def test_a_job_that_waits_for_a_retry_is_replaced_and_keeps_its_attempt(
     assert kept == {b"attempt": b"2", b"error": b"no", b"started_at": b"5", b"nonce": lease.nonce}
 
 
+async def test_a_job_that_is_replaced_keeps_its_history(store: DriverStore, one: Consumer) -> None:
+    await push(store, job("a", unique="key"))
+    await settle(one, await claim_one(one), replace(AGAIN, changes={"attempt": "2", "error": "no"}))
+    assert await push(store, newer("b")) == [Pushed(Reply.REPLACED, "a")]
+
+    assert [event.what for event in past_events((await found(store, "a")).history)] == ["failed"]
+
+
 @pytest.mark.parametrize("due", [None, EARLY], ids=str)
 @needs(Hold, Unhold)
 async def test_a_held_job_that_is_replaced_stays_held(
@@ -208,12 +206,13 @@ async def test_a_job_that_runs_is_not_replaced(store: DriverStore, one: Consumer
 
 
 async def test_a_job_that_is_handed_back_to_be_cancelled_is_not_replaced(
-    store: DriverStore, one: Consumer
+    store: DriverStore, one: Consumer, worker: Open
 ) -> None:
     await push(store, job("a", unique="key"))
-    lease = await claim_one(one)
+    lost = await worker("lost")
+    await claim_one(lost)
     await store.driver.change(Cancel("a"))
-    await settle(one, lease, Release())
+    await lost.release(refund=False, watch=False)
 
     assert await push(store, newer("b")) == [Pushed(Reply.DUPLICATE, "a")]
     assert await claim(one) == []
@@ -227,16 +226,6 @@ async def test_a_key_that_outlives_its_job_is_that_of_no_job_that_waits(store: D
     await push(store, another("a"))  # another job, which has never had the key
     assert await push(store, newer("c")) == [Pushed(Reply.DUPLICATE, "a")]
     assert await parameters(store, "a") == b"{}"
-
-
-async def test_a_dead_letter_that_held_its_key_for_a_time_is_not_replaced_nor_after_it_was_requeued(
-    store: DriverStore, one: Consumer
-) -> None:
-    await push(store, job("a", unique="key", unique_for_ms=3_600_000))
-    await settle(one, await claim_one(one), FAILED)
-    assert await push(store, newer("b")) == [Pushed(Reply.DUPLICATE, "a")]
-    await store.driver.change(Requeue("a"))
-    assert await push(store, newer("c")) == [Pushed(Reply.DUPLICATE, "a")]
 
 
 async def test_a_push_of_an_id_that_is_there_replaces_nothing(store: DriverStore, worker: Open) -> None:
@@ -371,74 +360,3 @@ async def test_replacing_is_told_to_those_who_wait_for_the_next_due_time(store: 
     assert await push(store, newer("c", due=EARLY)) == [Pushed(Reply.REPLACED, "a")]
     rows = await rows_of(store.driver, State.DELAYED, 10)
     assert [row.job_id for row in rows] == ["a", "b"]
-
-
-# A dead letter gets its key again
-
-
-async def test_a_requeued_dead_letter_holds_its_key_again(store: DriverStore, one: Consumer) -> None:
-    await push(store, until_start("a"))
-    await settle(one, await claim_one(one), FAILED)
-    assert await store.driver.change(Requeue("a")) is Reply.OK
-
-    assert await push(store, job("b", unique="key")) == [Pushed(Reply.DUPLICATE, "a")]
-    lease = await claim_one(one)
-    assert (lease.unique, lease.fields[b"unique_until"]) == (b"key", b"start")
-    assert await push(store, job("c", unique="key")) == [Pushed(Reply.OK)]
-
-
-@pytest.mark.parametrize("due", [None, EARLY], ids=str)
-async def test_a_dead_letter_whose_key_another_job_holds_stays(
-    store: DriverStore, one: Consumer, due: After | None
-) -> None:
-    await push(store, job("a", unique="key"))
-    await settle(one, await claim_one(one), FAILED)
-    await push(store, job("b", unique="key", due=due))
-    before = store.contents()
-
-    assert await store.driver.change(Requeue("a")) is Reply.DUPLICATE
-    assert await store.driver.change(Requeue("a", After(5000), b"{}")) is Reply.DUPLICATE
-    assert store.contents() == before
-
-    assert await store.driver.change(Requeue("a", unique="")) is Reply.OK  # without its key
-    assert b"unique" not in (await found(store, "a")).fields
-    assert await push(store, job("c", unique="key")) == [Pushed(Reply.DUPLICATE, "b")]
-
-
-async def test_a_dead_letter_is_requeued_with_another_key(store: DriverStore, one: Consumer) -> None:
-    await push(store, job("a", unique="key"))
-    await settle(one, await claim_one(one), FAILED)
-    await push(store, job("b", unique="key"), job("c", unique="taken"))
-
-    assert await store.driver.change(Requeue("a", unique="taken")) is Reply.DUPLICATE
-    assert await store.driver.change(Requeue("a", unique="é")) is Reply.OK
-
-    assert await push(store, job("d", unique="é")) == [Pushed(Reply.DUPLICATE, "a")]
-
-
-@needs(RequeueAll)
-async def test_of_dead_letters_with_one_key_the_newest_is_requeued_and_the_others_are_counted(
-    store: DriverStore, one: Consumer
-) -> None:
-    for name in ("a", "b", "c"):
-        await push(store, job(name, unique="key"))
-        await settle(one, await claim_one(one), FAILED)
-    begin = await store.driver.change(RequeueAll())
-
-    taken = await store.driver.change(RequeueAll(after=begin.after))
-
-    assert (list(taken.job_ids), taken.duplicates) == (["c"], 2)
-    assert [row.job_id for row in await rows_of(store.driver, State.DEAD, 9)] == ["b", "a"]
-    await settle(one, await claim_one(one), Ack())
-    begin = await store.driver.change(RequeueAll())
-    assert list((await store.driver.change(RequeueAll(after=begin.after))).job_ids) == ["b"]
-
-
-async def test_a_dead_letter_that_held_its_key_for_a_time_is_requeued_without_it(
-    store: DriverStore, one: Consumer
-) -> None:
-    await push(store, job("a", unique="key", unique_for_ms=3_600_000))
-    await settle(one, await claim_one(one), FAILED)
-    assert await store.driver.change(Requeue("a")) is Reply.OK
-
-    assert {b"unique", b"window"}.isdisjoint((await found(store, "a")).fields)

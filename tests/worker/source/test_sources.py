@@ -18,8 +18,9 @@ from store import RedisStore, Store, eventually, happened
 from two_queues import Away, Seen, Work, another
 
 from redisjobs import JobContext, JobQueue, Unavailable, Worker
+from redisjobs.drivers.memory.claims import claim
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
-from redisjobs.drivers.memory.worker import claim, join, release
+from redisjobs.drivers.memory.worker import join, release
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable

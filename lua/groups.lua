@@ -54,10 +54,10 @@ end
 
 local groups, left_off = {}, ''
 local score, last = string.match(after, '^(%S+) (.+)$')
-local rank = score and rank_after(KEYS.groups, tonumber(score), last) - 1 or redis.call('ZCARD', KEYS.groups)
+local rank = score and rank_after(KEYS.groups, tonumber(score), last) or redis.call('ZCARD', KEYS.groups)
 local found = rank > 0 and redis.call('ZRANGE', KEYS.groups, math.max(0, rank - 100), rank - 1, 'WITHSCORES') or {}
 for i = #found - 1, 1, -2 do
-  groups[#groups + 1] = describe(found[i])
+  if found[i] ~= last then groups[#groups + 1] = describe(found[i]) end
   left_off = (i > 1 or rank > 100) and found[i + 1] .. ' ' .. found[i] or ''
   if bytes >= 1048576 then break end
 end

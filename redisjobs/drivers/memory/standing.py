@@ -30,12 +30,13 @@ def _ahead(memory: Memory, query: Ahead) -> Standing:
         count = _count_ahead(memory, job)
         return Standing(now_ms, job_id, key_ms, min(count, _MOST), count > _MOST, held_ms=held_ms)
     count, limit = sum(_is_before(other, job) for other in line.waiting.values()), memory.limits.get(line.name)
+    holders = [(other.place.worker, other.id) for other in memory.running() if other.id in line.running]
     return Standing(
         *(now_ms, job_id, key_ms, min(count, _MOST), count > _MOST, line.counts_as),
         turn_ms=memory.turns.get(line.counts_as),
         limit=limit.text if limit else "",
         running=len(line.running),
-        holders=[(memory.jobs[each].place.worker, each) for each in sorted(line.running)[:_SHOWN]],
+        holders=sorted(holders, key=lambda each: each[1])[:_SHOWN],
         held_ms=held_ms,
     )
 

@@ -278,6 +278,24 @@ async def test_many_groups_come_in_steps(store: DriverStore, driver: Driver) -> 
     assert sorted(group.fingerprint for group in await groups(driver)) == [kind.fingerprint for kind in kinds]
 
 
+@needs(GroupDead)
+async def test_no_group_is_left_out_because_the_one_where_a_step_stopped_is_gone(
+    store: DriverStore, driver: Driver
+) -> None:
+    kinds = [replace(FAILED, fingerprint=f"{number:012x}") for number in range(250)]
+    await end(store, [(job(f"j{number}"), kind) for number, kind in enumerate(kinds)])
+
+    found, step = list[str](), await driver.read(GroupDead())
+    while True:
+        found += [group.fingerprint for group in step.groups]
+        await driver.change(Delete(step.groups[-1].job_id))
+        if not step.after:
+            break
+        step = await driver.read(GroupDead(step.after))
+
+    assert sorted(found) == [kind.fingerprint for kind in kinds]
+
+
 async def test_a_scan_goes_through_more_jobs_than_a_step_looks_at_though_none_is_meant(
     store: DriverStore, driver: Driver
 ) -> None:

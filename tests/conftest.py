@@ -18,6 +18,7 @@ import redis
 from fleet import Fleet
 from store import MemoryStore, RedisStore, Store
 from storefront import Shop
+from two_queues import Seen, another
 from viewer import Mail, Viewer
 
 from redisjobs import server
@@ -269,6 +270,25 @@ def loop_store(setting: str, queue_name: str, request: pytest.FixtureRequest) ->
 async def queue(store: Store) -> AsyncIterator[JobQueue]:
     async with JobQueue(store.driver, store.queue_name) as queue:
         yield queue
+
+
+@pytest.fixture
+async def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def stores(store: Store) -> Iterator[tuple[Store, Store]]:
+    for second in another(store):
+        yield store, second
+
+
+@pytest.fixture
+async def queues(stores: tuple[Store, Store], seen: Seen) -> AsyncIterator[tuple[JobQueue, JobQueue]]:
+    """Two queues of one worker, with one handler."""
+    first, second = (seen.handle(JobQueue(each.driver, each.queue_name)) for each in stores)
+    async with first, second:
+        yield first, second
 
 
 @pytest.fixture

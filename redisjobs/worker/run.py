@@ -220,9 +220,7 @@ class WorkerRun:
         quiet = [source.member.settings.queue.name for source in self.sources if source.claims.is_quiet]
         told = "" if not quiet else f"; quiet in queue {quoted(quiet)}" if self._settings.queues else "; quiet"
         busy = f"{self.pool.slots.count_busy()} of {self._settings.concurrency} slots are busy"
-        return Health(
-            True, True, busy + told
-        )  # quiet is no fault: a probe must not restart what an operator asked for
+        return Health(True, True, busy + told)  # a probe must not restart a worker that an operator made quiet
 
     # What its parts report
 

@@ -2,14 +2,14 @@
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import anyio
 import pytest
 from store import Heart, Store, eventually
-from two_queues import Seen, Work, another
+from two_queues import Seen, Work
 
 from redisjobs import JobContext, JobQueue, Reply, Worker
 from redisjobs.drivers import sync_side
@@ -22,11 +22,6 @@ from redisjobs.worker.source.source import Source
 pytestmark = pytest.mark.anyio
 
 LOGGER = "redisjobs.worker"
-
-
-@pytest.fixture
-def seen() -> Seen:
-    return Seen()
 
 
 @asynccontextmanager
@@ -279,19 +274,6 @@ async def test_a_quiet_worker_that_was_taken_for_dead_stays_quiet_under_its_new_
 
 
 # Several queues
-
-
-@pytest.fixture
-def stores(store: Store) -> Iterator[tuple[Store, Store]]:
-    for second in another(store):
-        yield store, second
-
-
-@pytest.fixture
-async def queues(stores: tuple[Store, Store], seen: Seen) -> AsyncIterator[tuple[JobQueue, JobQueue]]:
-    first, second = (seen.handle(JobQueue(each.driver, each.queue_name)) for each in stores)
-    async with first, second:
-        yield first, second
 
 
 async def test_a_worker_of_several_queues_is_quiet_for_the_queue_that_asked_and_stops_for_all(

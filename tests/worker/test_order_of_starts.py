@@ -1,7 +1,7 @@
 """Which job has the next slot: strictly by priority in a queue, and strictly by order between queues."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 from store import Store, eventually, happened
-from two_queues import Away, another
+from two_queues import Away
 
 from redisjobs import JobContext, JobQueue, Priority, Worker
 from redisjobs.model.transitions import After, NewJob, Release, RetryLater
@@ -71,12 +71,6 @@ class Starts:
 @pytest.fixture
 async def starts() -> Starts:
     return Starts()
-
-
-@pytest.fixture
-def stores(store: Store) -> Iterator[tuple[Store, Store]]:
-    for second in another(store):
-        yield store, second
 
 
 @pytest.fixture

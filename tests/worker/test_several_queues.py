@@ -36,24 +36,6 @@ HERE = "redis://127.0.0.1:6379/0"
 
 
 @pytest.fixture
-async def seen() -> Seen:
-    return Seen()
-
-
-@pytest.fixture
-def stores(store: Store) -> Iterator[tuple[Store, Store]]:
-    for second in another(store):
-        yield store, second
-
-
-@pytest.fixture
-async def queues(stores: tuple[Store, Store], seen: Seen) -> AsyncIterator[tuple[JobQueue, JobQueue]]:
-    first, second = (seen.handle(JobQueue(each.driver, each.queue_name)) for each in stores)
-    async with first, second:
-        yield first, second
-
-
-@pytest.fixture
 def pair(redis_store: RedisStore) -> Iterator[tuple[RedisStore, Store]]:
     """Two queues on the server that a user would get."""
     for second in another(redis_store):

@@ -37,24 +37,6 @@ from redisjobs.worker.source.source import Source
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def seen() -> Seen:
-    return Seen()
-
-
-@pytest.fixture
-def stores(store: Store) -> Iterator[tuple[Store, Store]]:
-    for second in another(store):
-        yield store, second
-
-
-@pytest.fixture
-async def queues(stores: tuple[Store, Store], seen: Seen) -> AsyncIterator[tuple[JobQueue, JobQueue]]:
-    first, second = (seen.handle(JobQueue(each.driver, each.queue_name)) for each in stores)
-    async with first, second:
-        yield first, second
-
-
 def run_of(
     queues: Sequence[JobQueue], *, until_idle: bool = False, allocator: Allocator | None = None, **options: Any
 ) -> WorkerRun:

@@ -110,5 +110,5 @@ for _, interval in ipairs(intervals) do
   if is_new and #fields > 0 then add_all(interval.key) end
   redis.call('PEXPIRE', interval.key, interval.lasts_ms)
 end
-if #fields > 0 then redis.call('SET', mark, whole(number), 'PX', hour_ms) end
+if is_new and #fields > 0 then redis.call('SET', mark, whole(number), 'PX', hour_ms) end
 return {(minute + 1) * 60000 - now_ms, redis.call('ZCARD', KEYS.workers)}

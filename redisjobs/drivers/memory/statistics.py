@@ -25,7 +25,7 @@ def _record(memory: Memory, change: Record) -> Recorded:
             _add_all(tallies, change)
         for old in [each for each in intervals if each <= number - KEPT_MINUTES[minutes] // minutes]:
             del intervals[old]
-    if change.names or change.causes:
+    if is_new and (change.names or change.causes):
         memory.recorded.put(change.recorder, change.number, now_ms + _REMEMBERED, now_ms)
     return Recorded(_MINUTE - now_ms % _MINUTE, len(memory.workers))
 

@@ -67,7 +67,8 @@ async def test_a_record_that_is_sent_again_counts_once(timed: DriverStore, one: 
         await timed.driver.change(counted(7, Send=DONE))
     timed.clock.advance(60)
     await timed.driver.change(counted(7, Send=DONE))
-    await timed.driver.change(counted(6, Send=DONE))
+    for late in (6, 7):  # a call that was given up may arrive after the ones that followed it
+        await timed.driver.change(counted(late, Send=DONE))
     await timed.driver.change(counted(7, "another", Send=DONE))
 
     assert [each.total for each in await read(timed) if each.total] == [DONE, DONE]

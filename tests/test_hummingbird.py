@@ -31,7 +31,7 @@ FEATURES = {
     "metadata beside the queue": "test_schedules: of_two_releases_that_of_the_scheduler_that_began_later_counts",
     "states": "operating: every_state_is_found_listed_and_counted",
     "cancel of a pending job": "test_queue: cancel_says_what_it_did",
-    "hold of a pending job": "pausing: a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place",
+    "hold of a pending job": "holding: a_held_job_is_passed_over_until_it_is_let_go_and_keeps_its_place",
     "cancel of a running job": "test_worker: cancelling_a_running_job_cancels_its_handler",
     "pause of a queue": "test_pauses: workers_start_nothing_while_their_queue_is_paused_and_go_on_at_once",
     "retention": "test_kept_jobs: the_oldest_go_over_their_age_or_number",

@@ -29,6 +29,7 @@ from redisjobs.testing.driver_contract.scanning import *  # noqa: E402
 from redisjobs.testing.driver_contract.asking import *  # noqa: E402
 from redisjobs.testing.driver_contract.histories import *  # noqa: E402
 from redisjobs.testing.driver_contract.pausing import *  # noqa: E402
+from redisjobs.testing.driver_contract.holding import *  # noqa: E402
 from redisjobs.testing.driver_contract.limiting import *  # noqa: E402
 from redisjobs.testing.driver_contract.pacing import *  # noqa: E402
 from redisjobs.testing.driver_contract.lining_up import *  # noqa: E402

@@ -89,9 +89,8 @@ class ServerFacts:
     offset: float = 0.0  # how many seconds the server's clock is ahead of this machine's
     step: float = 0.0  # by how many seconds the server's clock jumped meanwhile
     slow: Sequence[float] | None = None  # how many seconds slow calls on this queue took; None: not known
-    refused: Mapping[str, Sequence[str]] | None = (
-        None  # commands that the user may not run, and for what; None: not known
-    )
+    # Commands that the user may not run, and for what; None: not known.
+    refused: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

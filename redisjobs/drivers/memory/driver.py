@@ -32,13 +32,8 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 
 T = TypeVar("T")
 
-_ = (
-    health,
-    operator,
-    schedules,
-    standing,
-    statistics,
-)  # importing them registers the functions that answer queries and changes
+# Importing them registers the functions that answer queries and changes.
+_ = (health, operator, schedules, standing, statistics)
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:

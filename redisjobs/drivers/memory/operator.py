@@ -105,10 +105,8 @@ def _passes(job: Job, wanted: queries.Filter, now_ms: int) -> bool:
     exact = {b"name": wanted.name, b"reason": wanted.reason}
     if any(text and job.text(name) != text for name, text in exact.items()):
         return False
-    if wanted.fingerprint not in ("", kind_of(job)) or wanted.worker not in (
-        "",
-        job.place.worker or job.text(b"worker"),
-    ):
+    worker = job.place.worker or job.text(b"worker")
+    if wanted.fingerprint not in ("", kind_of(job)) or wanted.worker not in ("", worker):
         return False
     since_ms = _time_of(job, _SINCE.get(job.state, b"queued_at"))
     if wanted.older_ms is not None and since_ms > now_ms - wanted.older_ms:

@@ -4,11 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from redisjobs.drivers.memory.ends import dead_letter, end_progress, finish, report
 from redisjobs.drivers.memory.history import event, note, noted
-from redisjobs.drivers.memory.limits import (
-    give_up,
-    has_turn,
-    tell_turn,
-)
+from redisjobs.drivers.memory.limits import give_up, has_turn, tell_turn
 from redisjobs.drivers.memory.pushes import due_time, push_with
 from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, Worker, by_rank, with_fields
 from redisjobs.errors import DriverError

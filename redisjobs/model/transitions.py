@@ -187,7 +187,7 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The job goes back without an outcome, and keeps its place."""
+    """The job goes back without an outcome, and keeps its place. If a cancel was asked for, it ends: CANCELLED."""
 
     refund: bool = True  # the delivery doesn't count; False if the job may have ended the worker
 

@@ -186,9 +186,8 @@ def run() -> None:
         command: Any = typer.main.get_command(make(typed))
         config = _config(typed) if typed[:1] and typed[0] in _COMMANDS and not completes else Config()
         defaults = config.defaults(command)
-        for name, values in defaults.items():
-            if values:
-                command.commands[name].epilog = f"Some defaults come from {config.file}."
+        for name in defaults:
+            command.commands[name].epilog = f"Some defaults come from {config.file}."
         command(prog_name="redisjobs", obj=config, default_map=defaults)
     except CommandError as error:
         _exit(error, error.code)

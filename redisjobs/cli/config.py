@@ -52,15 +52,17 @@ class Config:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def defaults(self, command: Any) -> dict[str, Any]:
-        """Return the defaults of a command, or of each command of a group, by the names of its parameters."""
-        if hasattr(command, "commands"):
-            return {name: self.defaults(each) for name, each in command.commands.items()}
+        """Return the defaults of a command by the names of its parameters; those of a group's commands by theirs.
+
+        A command without defaults is left out.
+        """
+        below = {name: self.defaults(each) for name, each in getattr(command, "commands", {}).items()}
         keys = {*SHARED, *WORKER} if command.name == "worker" else {*SHARED}
         found = ((parameter, self._value(parameter)) for parameter in command.params)
         values = {parameter.name: value for parameter, (key, value) in found if key in keys and value is not None}
         if "targets" in values and command.name != "worker":  # only workers know weights
             values["targets"] = [target.partition("=")[0] for target in values["targets"]]
-        return values
+        return values | {name: found for name, found in below.items() if found}
 
     def _value(self, parameter: Any) -> tuple[str, Any]:
         """Return the key for a parameter, and its value or None."""

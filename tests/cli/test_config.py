@@ -13,7 +13,7 @@ from pages import PAGES, blocks
 from store import eventually
 
 from redisjobs.cli import app, config
-from redisjobs.cli.errors import Mistake
+from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.worker import worker
 from redisjobs.torture.fleet.hosts import children
 
@@ -60,7 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 
 def parsed(command: str, *typed: str) -> dict[str, Any]:
     """What a command gets for these arguments, and the file."""
-    defaults = config.load().defaults(COMMAND)[command]
+    defaults = config.load().defaults(COMMAND).get(command)
     context = COMMAND.commands[command].make_context(command, list(typed), default_map=defaults)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in context.params.items()}
 
@@ -121,11 +121,40 @@ def test_operators_commands_take_the_queue_and_the_url_of_the_file_and_no_option
     assert parsed("metrics", "--once")["targets"] == parsed("web")["targets"] == ["shop:queue"]
     assert parsed("worker")["targets"] == ["shop:queue=3"]
     assert config.load().defaults(COMMAND)["dead"]["list"] == {"queue": "shop:queue", "url": "redis://file"}
+    assert (
+        config.load().defaults(COMMAND)["workers"].items()
+        >= {"queue": "shop:queue", "url": "redis://file"}.items()
+    )
 
     write("app = ['shop:queue', 'shop:bulk']\nqueue = 'emails'")
     assert parsed("stats")["queue"] == "emails"
     write("app = ['shop:queue', 'shop:bulk']")
     assert parsed("stats")["queue"] == "default"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("workers",),
+        ("workers", "stop", "w1"),
+        ("workers", "-q", "typed", "stop", "w1"),
+        ("workers", "-q", "typed"),
+    ],
+)
+def test_workers_and_its_commands_are_about_the_queue_of_the_file(
+    write: Callable[[str], Path], run: Run, monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...]
+) -> None:
+    write("queue = 'emails'\nurl = 'redis://file'")
+    asked = []
+
+    def named(*queue_and_url: str | None) -> None:
+        asked.append(queue_and_url)
+        raise Failure("that is enough")
+
+    monkeypatch.setattr("redisjobs.cli.workers.named", named)
+    run(*typed)
+
+    assert asked == [("typed" if "-q" in typed else "emails", "redis://file")]
 
 
 @pytest.mark.parametrize("command", ["demo", "torture", "dev"])
@@ -134,7 +163,7 @@ def test_what_fills_or_breaks_a_server_takes_none_from_the_file(
 ) -> None:
     write("app = 'shop:queue'\nurl = 'redis://file'\nlease = 3")
 
-    assert config.load().defaults(COMMAND)[command] == {}
+    assert command not in config.load().defaults(COMMAND)
 
 
 def test_the_nearest_file_with_the_table_counts(
@@ -202,6 +231,12 @@ def test_the_help_names_the_file_and_shows_no_password(write: Callable[[str], Pa
     assert run("--version")[0] == run("--help")[0] == 0
     _, out, _ = run("dev", "--help")
     assert "pyproject.toml" not in re.sub(r"\s", "", out)
+
+
+def test_without_a_file_the_help_names_none(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert "defaults come from" not in run("workers", "--help")[1]
 
 
 def test_the_table_of_the_docs_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,9 +52,9 @@ class Config:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def defaults(self, command: Any) -> dict[str, Any]:
-        """Return the defaults of a command by the names of its parameters; those of a group's commands by theirs.
+        """Return the defaults of a command, by the names of its parameters.
 
-        A command without defaults is left out.
+        Those of a group also have the defaults of each of its commands that has some.
         """
         below = {name: self.defaults(each) for name, each in getattr(command, "commands", {}).items()}
         keys = {*SHARED, *WORKER} if command.name == "worker" else {*SHARED}

@@ -159,11 +159,10 @@ def _said(known: Known) -> _Said:
 def _obstacle(known: Known, job: JobInfo) -> _Said | None:
     """Return what keeps a waiting job from starting, besides its place in line and its due time."""
     why = job.why_waiting
-    if why is WhyWaiting.LAST_DELIVERY or why is None or why is WhyWaiting.NO_HANDLER:
-        unhandled = _unhandled(known, job)
-        if unhandled or why is not WhyWaiting.LAST_DELIVERY:
-            return unhandled
-    assert why is not None
+    if why in (None, WhyWaiting.NO_HANDLER, WhyWaiting.LAST_DELIVERY) and (found := _unhandled(known, job)):
+        return found
+    if why is None or (why is WhyWaiting.NO_HANDLER and known.able):  # a worker with a handler has come since
+        return None
     clause, advice = known.obstacle(why)
     since, standing = _since(known, job, why), known.standing
     facts: dict[str, Any] = {"since": since}

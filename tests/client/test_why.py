@@ -406,15 +406,17 @@ def a_worker(**facts: object) -> WorkerInfo:
 
 @pytest.mark.parametrize("why", WhyWaiting)
 def test_every_obstacle_has_words_and_the_same_name_as_its_cause(why: WhyWaiting) -> None:
-    said = explain(
-        known(
-            waiting(why_waiting=why),
-            workers=[a_worker(names=("Other",), started_at=1)] * (why is WhyWaiting.NO_HANDLER),
-        )
-    )
-    assert (said.cause in (why.value, Cause.OTHER_RELEASE)) or why is WhyWaiting.NO_HANDLER
+    said = explain(known(waiting(why_waiting=why)))
+    assert said.cause == why.value
     assert said.advice
     assert OBSTACLES[why]
+
+
+def test_a_job_that_met_no_handler_is_in_line_once_a_worker_has_one() -> None:
+    job = waiting(why_waiting=WhyWaiting.NO_HANDLER)
+    assert explain(known(job, workers=[a_worker()])).cause is Cause.IN_LINE
+    other = a_worker(names=("Other",), started_at=1, version=__version__)
+    assert explain(known(job, workers=[other])).cause is Cause.NO_HANDLER
 
 
 def test_a_worker_that_has_not_said_its_handlers_may_have_one() -> None:

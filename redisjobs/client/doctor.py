@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from redisjobs.base.visible import in_words, number_of, sentence, visible
@@ -55,18 +54,20 @@ class _Audited:
     def __init__(self) -> None:
         self.faults = defaultdict[str, list[Fault]](list)
         self.counts, self.waiting = Counter[str](), Counter[str]()
+        self.left = Counter[str]()  # of these, how many were not repaired
         self.failed: dict[str, str] = {}
         self.looked = 0
 
     def add(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             self.counts[fault.kind] += 1
+            self.left[fault.kind] += not fault.repaired
             some = self.faults[fault.kind]
             if len(some) < MOST_EXAMPLES:
                 some.append(fault)
 
     def findings(self, on: str) -> Iterator[Finding]:
-        yield from fault_findings(self.faults, self.counts, on)
+        yield from fault_findings(self.faults, self.counts, self.left, on)
         for part, error in self.failed.items():
             is_wrong = "WRONGTYPE" in error
             advice = "" if is_wrong else "run the doctor as a user who may do what it needs"
@@ -92,9 +93,9 @@ def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding
             break
         # What could not be looked at may have the job that a later part takes for lost.
         step = Audit(answer.after, repair=repair and not found.failed)
-    if step.repair:
+    if repair and not found.failed:
         for kind in TIDIED:
-            found.faults[kind] = [replace(fault, repaired=True) for fault in found.faults[kind]]
+            found.left[kind] = 0
     return [*found.findings(on)], found.waiting
 
 

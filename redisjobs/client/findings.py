@@ -123,17 +123,26 @@ TIDIED = ("stranded", "no record", "parked")
 """Faults that a tidying at the end of an audit repairs; drivers report them as not repaired."""
 
 
-def fault_findings(faults: Mapping[str, Sequence[Fault]], counts: Mapping[str, int], on: str) -> Iterator[Finding]:
-    """Yield a finding for each kind, given some faults of it, how many there are, and the option `--queue`."""
+def fault_findings(
+    faults: Mapping[str, Sequence[Fault]], counts: Mapping[str, int], left: Mapping[str, int], on: str
+) -> Iterator[Finding]:
+    """Yield a finding for each kind of fault.
+
+    Args:
+        faults: Some faults of each kind.
+        counts: How many there are.
+        left: How many of them were not repaired.
+        on: The option `--queue`.
+    """
     for kind, said in FAULTS.items():
         if some := faults.get(kind):
-            yield _fault_finding(kind, said, some, counts[kind], on)
+            yield _fault_finding(kind, said, some, counts[kind], left[kind], on)
 
 
-def _fault_finding(kind: str, said: _Kind, some: Sequence[Fault], count: int, on: str) -> Finding:
+def _fault_finding(kind: str, said: _Kind, some: Sequence[Fault], count: int, left: int, on: str) -> Finding:
     examples = tuple(dict.fromkeys(fault.what for fault in some))[:MOST_EXAMPLES]
     named = ", ".join(visible(each, 60) for each in examples) + (", …" if count > len(examples) else "")
-    repaired = said.repaired if some[0].repaired else ""
+    repaired = "" if left else said.repaired
     advice = "" if repaired else sentence(said.advice.format(on=on, repair=f"`redisjobs doctor --repair{on}`"))
     text = sentence(f"{said.what}: {count:,} ({named})")
     return Finding(kind, said.level, text, advice, count, examples, repaired)

@@ -1,6 +1,7 @@
 """`queue.doctor` finds what was broken in a queue, names it, repairs what it can, and loses no job."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -8,11 +9,13 @@ import pytest
 from store import MemoryStore, RedisStore, Store, documented_rule, eventually
 
 from redisjobs import JobName, JobQueue, PushOptions, Schedule, Snooze, Worker, exponential_jitter
+from redisjobs.client.doctor import doctor
 from redisjobs.client.findings import FAULTS, fault_findings, server_findings
 from redisjobs.drivers.memory.state import Line
+from redisjobs.errors import DriverError
 from redisjobs.model.changes import SetLimit
 from redisjobs.model.driver import Beat, Consumer
-from redisjobs.model.health import Audit, Fault, Finding, Level, ServerFacts
+from redisjobs.model.health import Audit, Audited, Fault, Finding, Level, ServerFacts
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import Ack, After, NewJob, Release
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -411,6 +414,36 @@ async def test_a_key_of_another_type_is_named_and_then_nothing_is_repaired(
     redis_store.admin.delete(*redis_store.admin.keys(f"{redis_store.prefix}*"))
 
 
+def repaired_by(*answers: Audited) -> dict[str, str]:
+    """What a repair is said to have done, if the steps of the audit answer so and nothing else does."""
+    steps, left = doctor("emails", repair=True, progress=None), iter(answers)
+    go_on: Callable[[], object] = partial(next, steps)
+    while True:
+        try:
+            request = go_on()
+        except StopIteration as end:
+            return {each.check: each.repaired for each in end.value if each.check in DATA}
+        is_audit = isinstance(request, Audit)
+        go_on = partial(steps.send, next(left)) if is_audit else partial(steps.throw, DriverError("no"))
+
+
+def test_only_what_is_repaired_whole_is_called_repaired() -> None:
+    stranded, found, again = Fault("stranded", "s"), Fault("unlocated", "a", True), Fault("unlocated", "b")
+    begins, first = Audited("high ", ""), Audited("normal ", "high", faults=[found, stranded])
+    fails = Audited("low ", "normal", error="NOPERM")
+
+    assert repaired_by(begins, first, Audited("", "tidy")) == {
+        "stranded": "handed back",
+        "unlocated": "located again",
+    }
+    assert repaired_by(begins, first, fails, Audited("", "low", faults=[again])) == {
+        "stranded": "",
+        "unlocated": "",
+        "data": "",
+    }
+    assert repaired_by(begins, first, Audited("", "tidy", error="NOPERM"))["stranded"] == ""
+
+
 async def test_each_step_is_bounded_also_for_large_jobs(redis_store: RedisStore) -> None:
     for number in range(12):
         job = NewJob(str(number), ["name", "Work", "parameters", '"' + "x" * 300_000 + '"'])
@@ -549,7 +582,7 @@ async def test_what_an_acl_hides_is_not_checked_and_the_rest_is(redis_store: Red
 
 def test_a_finding_has_ten_examples_and_the_number_of_all() -> None:
     some = [Fault("unique", f"key-{number}") for number in range(10)]
-    (found,) = fault_findings({"unique": some}, {"unique": 13}, "")
+    (found,) = fault_findings({"unique": some}, {"unique": 13}, {"unique": 13}, "")
     assert (found.count, found.examples) == (13, tuple(f"key-{number}" for number in range(10)))
     assert found.sentence.endswith(": 13 (" + ", ".join(found.examples) + ", …).")
 

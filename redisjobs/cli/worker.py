@@ -25,8 +25,9 @@ from redisjobs.cli.shutdown import Shutdown
 from redisjobs.cli.target import Imports, Moved, Targets, load_all
 from redisjobs.client.registry import Registry
 from redisjobs.errors import RedisJobsError
+from redisjobs.worker.child import End, Pipe
 from redisjobs.worker.settings.shutdown import Interrupts
-from redisjobs.worker.supervisor import PROGRAM, End, Pipe, Supervisor
+from redisjobs.worker.supervisor import PROGRAM, Supervisor
 from redisjobs.worker.worker import Worker
 
 logger = Log("redisjobs.worker")

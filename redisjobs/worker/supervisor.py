@@ -6,7 +6,6 @@ pipe, each child reports its health, and notices when the supervisor is gone.
 """
 
 import logging
-import os
 import random
 import signal
 import socket
@@ -16,17 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 
 from redisjobs.base.logger import Log
-from redisjobs.base.visible import visible
 from redisjobs.client.backoff import retrying_sync
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import ProcessEnded
+from redisjobs.worker.child import NEVER, Child, End, listen
 from redisjobs.worker.settings.health import Health
 from redisjobs.worker.settings.shutdown import how_ended
 
@@ -37,7 +35,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between starts of a child th
 _MARGIN = 12.0  # seconds after the grace at which a child is killed: it should have ended by then
 _RELOAD_GRACE = 0.2  # seconds that running jobs have when the code has changed: its author waits
 _RELOAD_MARGIN = 2.0  # seconds after that at which a child is killed, whose jobs may block its event loop
-_NEVER = float("inf")
 _RELEASING = 5.0  # seconds at the end within which the jobs of dead children may be released
 _LAST_LINE = 0.5  # seconds that a dead child's last line may take to arrive
 _LOOK = 1.0  # seconds between looks: a signal that another thread gets ends no wait
@@ -49,110 +46,13 @@ _MISTAKE = 2  # the exit status of wrong usage: another start would end the same
 PROGRAM = (sys.executable, "-P", "-m", "redisjobs")
 """The command line that runs redisjobs in another process."""
 
-_REPORT = 1.0  # seconds between a child's reports of its health
-_LEAVES = "leaves"  # a line of the pipe: an operator asked the worker to stop
-_BETWEEN = "}"  # between two ids in a line of the pipe; no id has a brace
-
-
-class End(StrEnum):
-    """The last line of a supervised worker, sent when all is settled. Its exit status may come from a handler."""
-
-    DRAINED = "drained"  # nothing is left to run
-    STOPPED = "stopped"
-    SHARE = "share"  # it reached a limit of jobs, memory or threads: another worker replaces it at once
-    HINDERED = "hindered"  # the system gives it no threads, and may give none to the next worker
-
-
-@dataclass(slots=True)
-class Child:
-    """A worker process."""
-
-    process: subprocess.Popen[bytes]
-    worker_ids: tuple[str, ...] = ()  # its id in each of its queues; empty until it reports them, before it claims
-    health: Health = field(default_factory=lambda: Health(True, False, "starting"))
-    is_partial: bool = False  # it takes jobs from only some of its queues
-    noticed_at: float = field(default_factory=time.monotonic)
-    started_at: float = field(default_factory=time.monotonic)
-    end: End | None = None  # its last line
-    hurry_at: float = _NEVER  # when it must stop at once, by the monotonic clock
-    kill_at: float = _NEVER  # when it is killed
-    is_outdated: bool = False  # it was asked to end, because the code has changed
-    is_late: bool = False  # it was killed, because it ran on after the grace
-    is_leaving: bool = False  # an operator asked it to stop, so no other takes its place
-
-
-def listen(child: Child, line: socket.socket) -> None:
-    """Read a child's reports until its end."""
-    with line, line.makefile("rb") as words:
-        for word in words:
-            if not word.endswith(b"\n"):
-                return  # cut off by the child's end
-            ids, what, *rest = word.decode().rstrip("\n").split(" ", 3)
-            child.worker_ids = tuple(ids.split(_BETWEEN))
-            if what == _LEAVES:
-                child.is_leaving = True
-                continue
-            if not rest:
-                child.end = End(what)
-                continue
-            ready, why = rest
-            child.health = Health(what == "live", ready in ("ready", "partly"), why)
-            child.is_partial = ready == "partly"
-            child.noticed_at = time.monotonic()
-
-
-class Pipe:
-    """A child's end of the pipe. It reports the worker's health, and notices when the supervisor is gone.
-
-    `worker_ids` returns the worker's id in each of its queues. These are sent at once, and with each report.
-    """
-
-    def __init__(self, descriptor: int, worker_ids: Callable[[], Sequence[str]]) -> None:
-        os.set_inheritable(descriptor, False)  # processes that handlers start must not inherit it
-        self._socket = socket.socket(fileno=descriptor)
-        self._worker_ids = worker_ids
-        self._report(Health(True, False, "starting"))
-
-    def _report(self, health: Health) -> None:
-        takes = "ready" if all(queue.ready for queue in health.queues) else "partly"
-        live, ready = "live" if health.live else "-", takes if health.ready else "-"
-        self._send(f"{live} {ready} {visible(health.why)}")
-
-    def _send(self, words: str) -> None:
-        self._socket.sendall(f"{_BETWEEN.join(self._worker_ids())} {words}\n".encode())
-
-    def leave(self) -> None:
-        """Report that an operator asked the worker to stop. The supervisor starts no other in its place."""
-        with suppress(OSError):  # the supervisor is gone
-            self._send(_LEAVES)
-
-    def end(self, end: End) -> None:
-        """Report that the worker has ended in order. Nothing follows."""
-        with suppress(OSError):  # the supervisor is gone
-            self._send(end.value)
-
-    def follow(self, health: Callable[[], Health], orphaned: Callable[[], object]) -> None:
-        """Report the health every second, in a thread. Call `orphaned` once the supervisor is gone."""
-
-        def follow() -> None:
-            self._socket.settimeout(_REPORT)
-            with suppress(OSError):
-                while True:
-                    self._report(health())
-                    with suppress(TimeoutError):
-                        if not self._socket.recv(1):
-                            break
-            orphaned()
-
-        threading.Thread(target=follow, name="redisjobs supervisor pipe", daemon=True).start()
-
 
 @dataclass(slots=True, eq=False)
 class Slot:
     """The place of one child after another."""
 
     child: Child | None = None  # None while none runs
-    # When the next child starts, by the monotonic clock. None: it does not. _NEVER: once the code has changed.
+    # When the next child starts, by the monotonic clock. None: it does not. NEVER: once the code has changed.
     start_at: float | None = 0.0
     deaths: int = 0  # children that ended in a row, all but the first soon after their start
 
@@ -232,7 +132,7 @@ class Supervisor:
         """Return the seconds until there is something to do."""
         times = [slot.start_at for slot in self._slots if slot.start_at is not None]
         times += [at for child in self._children for at in (child.hurry_at, child.kill_at)]
-        return min(_LOOK, max(0.0, min(times, default=_NEVER) - time.monotonic()))
+        return min(_LOOK, max(0.0, min(times, default=NEVER) - time.monotonic()))
 
     def _start_due(self) -> None:
         for slot in self._slots:
@@ -300,7 +200,7 @@ class Supervisor:
         elif child.is_outdated or child.end is End.SHARE:
             slot.deaths, slot.start_at = 0, 0.0  # it did what it was started for
         elif code == _MISTAKE and self._reloads and not child.worker_ids:
-            slot.start_at = _NEVER
+            slot.start_at = NEVER
             logger.error("worker process %d could not start; the next change of the code starts another", ended)
         elif code == _MISTAKE and not self._began:
             self._code = _MISTAKE
@@ -383,12 +283,12 @@ class Supervisor:
         now = time.monotonic()
         for child in self._children:
             if child.hurry_at <= now:
-                child.hurry_at = _NEVER
+                child.hurry_at = NEVER
                 if child.end is None:  # else the interpreter exits, and may handle no signal any more
                     child.process.send_signal(signal.SIGINT)
             if child.kill_at <= now:
                 logger.error("worker process %d ignored the grace and is killed", child.process.pid)
-                child.kill_at, child.is_late = _NEVER, True
+                child.kill_at, child.is_late = NEVER, True
                 child.process.kill()
 
 

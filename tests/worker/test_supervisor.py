@@ -27,7 +27,8 @@ from redisjobs.events import ProcessEnded
 from redisjobs.model.job import State
 from redisjobs.torture.fleet.hosts import children
 from redisjobs.torture.proxy import Proxy
-from redisjobs.worker.supervisor import End, Supervisor
+from redisjobs.worker.child import End
+from redisjobs.worker.supervisor import Supervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -7,13 +7,14 @@ from typing import Any, Unpack
 from redisjobs.base.arguments import flag
 from redisjobs.client import operations
 from redisjobs.client.checks import id_of
+from redisjobs.client.dead_letters import DeadLetters, SyncDeadLetters
 from redisjobs.client.doctor import Progress, doctor
 from redisjobs.client.operations import FilterOptions
 from redisjobs.client.why import why
 from redisjobs.client.workers import SyncWorkers, Workers
-from redisjobs.model.changes import Cancel, Delete, Hold, Unhold
+from redisjobs.model.changes import Cancel, Hold, Unhold
 from redisjobs.model.health import Finding
-from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, pause_info
+from redisjobs.model.info import JobInfo, LimitInfo, PauseInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
 from redisjobs.model.statistics import Interval, Overview
@@ -21,7 +22,7 @@ from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Why
 
 
-class Inspector(Workers):
+class Inspector(Workers, DeadLetters):
     """The operator's calls of an async queue."""
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -82,14 +83,6 @@ class Inspector(Workers):
             ACL hides has the level `unknown`.
         """
         return await self._do(doctor(self.name, flag(repair, "repair"), progress))
-
-    async def dead_groups(self) -> list[DeadGroup]:
-        """Count the dead letters of each kind, the largest groups first.
-
-        Dead letters with the same fingerprint are of one kind; without a fingerprint, those with the same reason.
-        This reads all dead letters, in steps. If there are more than 1,000 kinds, it counts the newest 1,000.
-        """
-        return await self._do(operations.dead_groups())
 
     async def counts(self) -> Counts:
         """Count the jobs of each state, at one instant."""
@@ -202,53 +195,6 @@ class Inspector(Workers):
         """Let a held job start again; return whether it was held. If it is due, it is ready in its old place."""
         return await self._ask(Unhold(id_of(job))) is Reply.OK
 
-    async def requeue(
-        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
-    ) -> bool:
-        """Make a dead letter ready again, under its id, with all its attempts.
-
-        Args:
-            job: Its id, or its handle.
-            parameters: New parameters: an instance of the handler's type, or a dict of its fields. If no handler
-                is registered here, any value that JSON can hold. None keeps the parameters.
-            ended: Also run a completed or cancelled job again, if the queue keeps such jobs: see `Retention`.
-            unique: Give it its unique key again, if it had one until its end. False: run it without a key.
-
-        Returns:
-            Whether there was such a job.
-
-        Raises:
-            EncodeError: The parameters don't fit their type, or are too large. The job stays as it is.
-            UniqueConflict: Another job holds its unique key; `job_id` names it. The job stays as it is.
-            DecodeError: The entry has more fields than a script can move. It stays a dead letter.
-        """
-        return await self._do(operations.requeue(job, parameters, ended, unique, self._edited))
-
-    async def delete(self, job: str | PushedJob) -> bool:
-        """Delete a dead letter, or a job that ended and was kept; return whether there was one."""
-        return await self._ask(Delete(id_of(job))) is Reply.OK
-
-    async def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
-        """Make all matching dead letters ready again, the newest first. One that dies again meanwhile stays dead.
-
-        It works in steps. If the connection fails, the finished steps stay done, and a new call does the rest.
-        Dead letters whose unique key another job holds stay; so of several with one key, the newest is requeued.
-        Those with more fields than a script can move stay, too.
-
-        Args:
-            rate: How many become due: `100/s`, `20/m` or `5/h`. The rest are delayed, each with its due time, and
-                this call does not wait for them. Defaults to all at once.
-            options: Filters for the dead letters; see `FilterOptions`. Defaults to all.
-
-        Returns:
-            How many were requeued. After a lost reply the number may be too low.
-        """
-        return await self._do(operations.requeue_all(options, rate))
-
-    async def delete_all(self, **options: Unpack[FilterOptions]) -> int:
-        """Delete all matching dead letters; see `requeue_all` for the options and the returned number."""
-        return await self._do(operations.delete_all(options))
-
     async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Cancel all matching jobs of one state: delayed, ready or running. `requeue_all` describes the number.
 
@@ -269,7 +215,7 @@ class Inspector(Workers):
         return await self._do(operations.unhold_all(state, options))
 
 
-class SyncInspector(SyncWorkers):
+class SyncInspector(SyncWorkers, SyncDeadLetters):
     """The operator's calls of a sync queue."""
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -293,10 +239,6 @@ class SyncInspector(SyncWorkers):
     def doctor(self, *, repair: bool = False, progress: Progress | None = None) -> list[Finding]:
         """Check the queue and its server, and maybe repair its data; see `redisjobs.JobQueue.doctor`."""
         return self._do(doctor(self.name, flag(repair, "repair"), progress))
-
-    def dead_groups(self) -> list[DeadGroup]:
-        """Count the dead letters of each kind; see `redisjobs.JobQueue.dead_groups`."""
-        return self._do(operations.dead_groups())
 
     def counts(self) -> Counts:
         """Count the jobs of each state, at one instant."""
@@ -358,24 +300,6 @@ class SyncInspector(SyncWorkers):
     def unhold(self, job: str | PushedJob) -> bool:
         """Let a held job start again, and return whether it was held."""
         return self._ask(Unhold(id_of(job))) is Reply.OK
-
-    def requeue(
-        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
-    ) -> bool:
-        """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        return self._do(operations.requeue(job, parameters, ended, unique, self._edited))
-
-    def delete(self, job: str | PushedJob) -> bool:
-        """Delete a dead letter, or a job that ended and was kept; return whether there was one."""
-        return self._ask(Delete(id_of(job))) is Reply.OK
-
-    def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
-        """Make all matching dead letters ready again; see `redisjobs.JobQueue.requeue_all`."""
-        return self._do(operations.requeue_all(options, rate))
-
-    def delete_all(self, **options: Unpack[FilterOptions]) -> int:
-        """Delete all matching dead letters; see `redisjobs.JobQueue.delete_all`."""
-        return self._do(operations.delete_all(options))
 
     def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Cancel all matching jobs of one state; see `redisjobs.JobQueue.cancel_all`."""

@@ -1,0 +1,97 @@
+"""The methods of the async and the sync queue about dead letters: counting, requeueing and deleting them."""
+
+from typing import Any, Unpack
+
+from redisjobs.client import operations
+from redisjobs.client.calls import Calls, SyncCalls
+from redisjobs.client.checks import id_of
+from redisjobs.client.operations import FilterOptions
+from redisjobs.model.changes import Delete
+from redisjobs.model.info import DeadGroup
+from redisjobs.model.job import PushedJob
+from redisjobs.model.transitions import Reply
+
+
+class DeadLetters(Calls):
+    """The calls of an async queue about its dead letters."""
+
+    async def dead_groups(self) -> list[DeadGroup]:
+        """Count the dead letters of each kind, the largest groups first.
+
+        Dead letters with the same fingerprint are of one kind; without a fingerprint, those with the same reason.
+        This reads all dead letters, in steps. If there are more than 1,000 kinds, it counts the newest 1,000.
+        """
+        return await self._do(operations.dead_groups())
+
+    async def requeue(
+        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
+    ) -> bool:
+        """Make a dead letter ready again, under its id, with all its attempts.
+
+        Args:
+            job: Its id, or its handle.
+            parameters: New parameters: an instance of the handler's type, or a dict of its fields. If no handler
+                is registered here, any value that JSON can hold. None keeps the parameters.
+            ended: Also run a completed or cancelled job again, if the queue keeps such jobs: see `Retention`.
+            unique: Give it its unique key again, if it had one until its end. False: run it without a key.
+
+        Returns:
+            Whether there was such a job.
+
+        Raises:
+            EncodeError: The parameters don't fit their type, or are too large. The job stays as it is.
+            UniqueConflict: Another job holds its unique key; `job_id` names it. The job stays as it is.
+            DecodeError: The entry has more fields than a script can move. It stays a dead letter.
+        """
+        return await self._do(operations.requeue(job, parameters, ended, unique, self._edited))
+
+    async def delete(self, job: str | PushedJob) -> bool:
+        """Delete a dead letter, or a job that ended and was kept; return whether there was one."""
+        return await self._ask(Delete(id_of(job))) is Reply.OK
+
+    async def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
+        """Make all matching dead letters ready again, the newest first. One that dies again meanwhile stays dead.
+
+        It works in steps. If the connection fails, the finished steps stay done, and a new call does the rest.
+        Dead letters whose unique key another job holds stay; so of several with one key, the newest is requeued.
+        Those with more fields than a script can move stay, too.
+
+        Args:
+            rate: How many become due: `100/s`, `20/m` or `5/h`. The rest are delayed, each with its due time, and
+                this call does not wait for them. Defaults to all at once.
+            options: Filters for the dead letters; see `FilterOptions`. Defaults to all.
+
+        Returns:
+            How many were requeued. After a lost reply the number may be too low.
+        """
+        return await self._do(operations.requeue_all(options, rate))
+
+    async def delete_all(self, **options: Unpack[FilterOptions]) -> int:
+        """Delete all matching dead letters; see `requeue_all` for the options and the returned number."""
+        return await self._do(operations.delete_all(options))
+
+
+class SyncDeadLetters(SyncCalls):
+    """The same calls of a sync queue."""
+
+    def dead_groups(self) -> list[DeadGroup]:
+        """Count the dead letters of each kind; see `redisjobs.JobQueue.dead_groups`."""
+        return self._do(operations.dead_groups())
+
+    def requeue(
+        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
+    ) -> bool:
+        """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
+        return self._do(operations.requeue(job, parameters, ended, unique, self._edited))
+
+    def delete(self, job: str | PushedJob) -> bool:
+        """Delete a dead letter, or a job that ended and was kept; return whether there was one."""
+        return self._ask(Delete(id_of(job))) is Reply.OK
+
+    def requeue_all(self, *, rate: str | None = None, **options: Unpack[FilterOptions]) -> int:
+        """Make all matching dead letters ready again; see `redisjobs.JobQueue.requeue_all`."""
+        return self._do(operations.requeue_all(options, rate))
+
+    def delete_all(self, **options: Unpack[FilterOptions]) -> int:
+        """Delete all matching dead letters; see `redisjobs.JobQueue.delete_all`."""
+        return self._do(operations.delete_all(options))

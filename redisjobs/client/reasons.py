@@ -15,6 +15,7 @@ from redisjobs.model.changes import Ending
 from redisjobs.model.codec import when
 from redisjobs.model.info import JobInfo, PauseInfo, WorkerInfo
 from redisjobs.model.job import State, WhyWaiting
+from redisjobs.model.progress import amount
 from redisjobs.model.queries import Standing
 from redisjobs.model.statistics import Tally, rate_of
 from redisjobs.model.why import Cause, Why
@@ -284,14 +285,14 @@ def _delayed(known: Known, job: JobInfo) -> _Said:
 def _running(known: Known, job: JobInfo) -> _Said:
     worker = next((each for each in known.workers or () if each.worker_id == job.worker), None)
     usual = known.usual.run if known.usual else None
-    ran = in_words(job.duration or 0.0)
+    ran, progress = in_words(job.duration or 0.0), job.progress
     facts = {
         "worker": job.worker,
         "started at": job.started_at,
         "duration": job.duration,
         "usual duration (p50)": usual.p50 if usual else None,
         "usual duration (p95)": usual.p95 if usual else None,
-        "progress": _progress(job),
+        "progress": f"{amount(progress)} {progress.note}".strip() if progress else "",
         "worker's lease": round(worker.lease, 1) if worker else None,
     }
     clause = f"it has been running on {visible(job.worker)} for {ran}"
@@ -310,14 +311,6 @@ def _running(known: Known, job: JobInfo) -> _Said:
             Cause.CANCELLING, f"{clause}. It was cancelled, and its handler has not stopped", advice, facts
         )
     return _Said(Cause.RUNNING, clause, "", facts)
-
-
-def _progress(job: JobInfo) -> str:
-    progress = job.progress
-    if progress is None:
-        return ""
-    amount = "" if progress.fraction is None else f"{progress.fraction:.0%}"
-    return " ".join(filter(None, [amount, progress.note]))
 
 
 def _dead(known: Known, job: JobInfo) -> _Said:

@@ -13,6 +13,7 @@ from redisjobs.model.changes import Record, Retain
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.info import JobInfo, WorkerInfo
 from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Standing
 from redisjobs.model.statistics import Tally
 from redisjobs.model.transitions import (
@@ -434,6 +435,11 @@ def test_a_job_whose_workers_are_all_quiet_or_stop_says_so() -> None:
     assert "All workers with a handler for it are quiet, or stop." in said.sentence
     assert "`redisjobs workers resume ID" in said.advice
     assert explain(known(waiting(), workers=[quiet, a_worker()])).cause is Cause.IN_LINE
+
+
+def test_a_running_job_says_how_far_it_is_as_its_page_does() -> None:
+    job = JobInfo("a", "Work", State.RUNNING, Priority.NORMAL, "{}", progress=Progress(0.4, 12, 30, "pages"))
+    assert explain(known(job)).facts["progress"] == "12 of 30 pages"
 
 
 def test_an_estimate_needs_a_rate() -> None:

@@ -38,7 +38,7 @@ class Shutdown:
         grace: Seconds that running jobs have to finish.
         supervised: Whether a supervisor stops this process. SIGTERM may then come twice, from the supervisor and
             from a service manager that stops all processes; it means a single stop. SIGINT means stop at once.
-        stopping: Called at the first stop.
+        stopping: Called when a stop begins, and for a signal after an operator's request once more.
 
     Attributes:
         asked: Whether a signal or `stop` has asked for a stop.
@@ -106,6 +106,7 @@ class Shutdown:
                 continue
             if number == _OPERATOR:  # the worker stops already; a signal that follows is the first one
                 end = min(end, time.monotonic() + self._grace + _MARGIN)
+                self._stopping()
                 continue
             at_once = number == signal.SIGINT if self._supervised else self.asked
             if self.asked and not at_once:

@@ -162,3 +162,17 @@ async def test_the_main_process_of_a_unit_reports_its_start_its_life_and_its_sto
     await eventually(lambda: "STOPPING=1" in manager.lines)
     assert main.wait(20) == 0
     assert {pid for pid, _ in manager.messages} == {main.pid}
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.parametrize("manager", ["file"], indirect=True)
+async def test_a_stop_that_an_operator_asks_for_is_reported_too(fleet: Fleet, manager: Manager) -> None:
+    fleet.env |= {"NOTIFY_SOCKET": manager.address}
+    main = fleet.command()
+    await eventually(lambda: "READY=1" in manager.lines, within=20)
+
+    fleet.queue.stop_worker(fleet.queue.workers()[0])
+
+    assert main.wait(20) == 0
+    await eventually(lambda: "STOPPING=1" in manager.lines)

@@ -153,7 +153,7 @@ async def test_the_main_process_of_a_unit_reports_its_start_its_life_and_its_sto
     fleet.env |= {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
     main = fleet.command(*options)
     await eventually(lambda: "READY=1" in manager.lines, within=20)
-    assert "runs queue" in (fleet.folder / "log").read_text()
+    await eventually(lambda: "runs queue" in (fleet.folder / "log").read_text())
     seen = manager.lines.count("WATCHDOG=1")
     await eventually(lambda: manager.lines.count("WATCHDOG=1") > seen)
 

@@ -13,6 +13,7 @@ from redisjobs.client.schedules import listed
 from redisjobs.model.codec import when
 from redisjobs.model.health import Audit, CheckServer, Fault, Finding, Level, ServerFacts
 from redisjobs.model.info import WorkerInfo, pause_info
+from redisjobs.model.job import Priority
 from redisjobs.model.queries import Backlog, Count, Counts, FindPauses, GetBacklog, Pauses
 from redisjobs.model.statistics import Interval, rate_of, total
 from redisjobs.model.stored import ScheduleInfo
@@ -77,12 +78,13 @@ class _Audited:
             yield Finding("data", Level.OK, f"{self.looked:,} entries, locators and notes agree with each other.")
 
 
-def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding], Mapping[str, int]]]:
+def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding], Mapping[str, int] | None]]:
+    """Return the findings, and the names of all ready jobs with their numbers; None if some were not looked at."""
     found, step, all_there = _Audited(), Audit(repair=repair), 0
     while True:
         answer = yield from or_default(ask(step), None)
         if answer is None:  # the driver has no audit
-            return [Finding("data", Level.UNKNOWN, "Not checked: this driver can't.")], {}
+            return [Finding("data", Level.UNKNOWN, "Not checked: this driver can't.")], None
         found.add(answer.faults)
         found.waiting.update(answer.waiting)
         found.looked, all_there = found.looked + answer.looked, answer.total or all_there
@@ -96,7 +98,7 @@ def _data(repair: bool, progress: Progress, on: str) -> Steps[tuple[list[Finding
     if repair and not found.failed:
         for kind in TIDIED:
             found.left[kind] = 0
-    return [*found.findings(on)], found.waiting
+    return [*found.findings(on)], found.waiting if found.failed.keys().isdisjoint(Priority) else None
 
 
 # The service

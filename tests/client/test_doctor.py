@@ -17,6 +17,7 @@ from redisjobs.model.changes import SetLimit
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.health import Audit, Audited, Fault, Finding, Level, ServerFacts
 from redisjobs.model.job import Priority
+from redisjobs.model.queries import FindWorkers, WorkersFound
 from redisjobs.model.transitions import Ack, After, NewJob, Release
 from redisjobs.sync import JobQueue as SyncJobQueue
 from redisjobs.testing.driver_contract.acts import FAILED, claim, settle, take_over
@@ -414,17 +415,22 @@ async def test_a_key_of_another_type_is_named_and_then_nothing_is_repaired(
     redis_store.admin.delete(*redis_store.admin.keys(f"{redis_store.prefix}*"))
 
 
-def repaired_by(*answers: Audited) -> dict[str, str]:
-    """What a repair is said to have done, if the steps of the audit answer so and nothing else does."""
-    steps, left = doctor("emails", repair=True, progress=None), iter(answers)
+def findings_of(*audited: Audited, workers: WorkersFound | None = None) -> list[Finding]:
+    """What a repair finds if the steps of the audit answer so, the workers are these, and nothing else answers."""
+    steps, left = doctor("emails", repair=True, progress=None), iter(audited)
     go_on: Callable[[], object] = partial(next, steps)
     while True:
         try:
             request = go_on()
         except StopIteration as end:
-            return {each.check: each.repaired for each in end.value if each.check in DATA}
-        is_audit = isinstance(request, Audit)
-        go_on = partial(steps.send, next(left)) if is_audit else partial(steps.throw, DriverError("no"))
+            return [*end.value]
+        is_audit, asks_for_workers = isinstance(request, Audit), isinstance(request, FindWorkers)
+        answer = next(left, None) if is_audit else workers if asks_for_workers else None
+        go_on = partial(steps.throw, DriverError("no")) if answer is None else partial(steps.send, answer)
+
+
+def repaired_by(*audited: Audited) -> dict[str, str]:
+    return {each.check: each.repaired for each in findings_of(*audited) if each.check in DATA}
 
 
 def test_only_what_is_repaired_whole_is_called_repaired() -> None:
@@ -442,6 +448,19 @@ def test_only_what_is_repaired_whole_is_called_repaired() -> None:
         "data": "",
     }
     assert repaired_by(begins, first, Audited("", "tidy", error="NOPERM"))["stranded"] == ""
+
+
+def test_handlers_are_said_to_be_there_only_if_all_ready_jobs_were_looked_at() -> None:
+    begins, refused = Audited("high ", ""), Audited("", "high", error="NOPERM")
+    workers = WorkersFound([("w1", 10.0, FACTS)])
+
+    def checked(*audited: Audited) -> list[Level]:
+        return [each.level for each in findings_of(*audited, workers=workers) if each.check == "handlers"]
+
+    assert checked(begins, Audited("", "high", waiting={"Work": 1})) == [Level.OK]
+    assert checked(begins, Audited("", "high", waiting={"Other": 1})) == [Level.ERROR]
+    assert checked(begins, refused) == []
+    assert checked() == []
 
 
 async def test_each_step_is_bounded_also_for_large_jobs(redis_store: RedisStore) -> None:

@@ -50,13 +50,14 @@ class Notifier:
             now = health()
             lines = [] if now.why == said else [f"STATUS={visible(now.why)}"]
             if now.ready and not ready and not self._is_stopping:
-                ready = True
                 lines.append("READY=1")
             if now.live and self._watched:
                 lines.append("WATCHDOG=1")
             if lines:
-                said = now.why
-                if error := self._send("\n".join(lines)):
+                error = self._send("\n".join(lines))
+                if error is None:
+                    ready, said = ready or "READY=1" in lines, now.why
+                elif not isinstance(error, TimeoutError):  # else it is busy: the next look tries again
                     logger.warning("systemd can't be notified, and is not any more: %s", error)
                     return
             time.sleep(self._pause if ready else min(_SOON, self._pause))

@@ -6,8 +6,10 @@ import struct
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import anyio
 import pytest
 from fleet import Fleet
 from store import eventually
@@ -123,6 +125,38 @@ async def test_the_watchdog_of_another_process_is_not_ours_and_a_worker_that_sto
     await eventually(lambda: "STATUS=takes jobs" in manager.lines)
 
     assert manager.lines == ["STOPPING=1", "STATUS=takes jobs"]
+
+
+@pytest.mark.anyio
+async def test_what_a_busy_systemd_did_not_take_is_reported_again(
+    unit: pytest.MonkeyPatch, worker: Worker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unit.setattr("redisjobs.cli.notify._TIMEOUT", 0.01)
+    unit.setenv("NOTIFY_SOCKET", str(tmp_path / "busy"))
+    worker.now = Health(True, True, "takes jobs")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as busy,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        busy.bind(str(tmp_path / "busy"))
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"of another unit", busy.getsockname())
+        notifier = Notifier()
+        assert isinstance(notifier._send("WATCHDOG=1"), TimeoutError)
+        notifier.follow(worker.health)
+        await anyio.sleep(0.05)
+        busy.setblocking(False)
+        lines = set[str]()
+
+        def receives() -> bool:
+            with suppress(BlockingIOError):
+                lines.update(busy.recv(4096).decode().split("\n"))
+            return lines >= {"READY=1", "STATUS=takes jobs", "WATCHDOG=1"}
+
+        await eventually(receives)
+    assert not caplog.records
 
 
 @pytest.mark.anyio

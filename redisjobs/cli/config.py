@@ -132,7 +132,8 @@ def _checked(file: Path, table: Any) -> Iterator[tuple[str, Any]]:
             there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(types)}"
             raise Mistake(f"{file}: {_TABLE} has an unknown key {written!r}; {there}")
         if not _fits(value, types[key]):
-            raise Mistake(f"{file}: {written} = {value!r} in {_TABLE} is not {types[key]}")
+            shown = "" if key == "url" else f" = {value!r}"  # a URL may have a password
+            raise Mistake(f"{file}: {written}{shown} in {_TABLE} is not {types[key]}")
         yield key, value
 
 

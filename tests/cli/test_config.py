@@ -192,7 +192,7 @@ def test_the_nearest_file_with_the_table_counts(
         ("lease = 'long'", "is not a number"),
         ("strict = 1", "is not a bool"),
         ("app = ['shop:queue', 3]", "is not a text or a list of texts"),
-        ("url = ['redis://x']", "is not a text"),
+        ("url = ['redis://:secret@x']", "pyproject.toml: url in [tool.redisjobs] is not a text"),
         ("app =", "can't be read: Invalid value"),
     ],
 )

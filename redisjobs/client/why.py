@@ -12,7 +12,7 @@ from redisjobs.client.reasons import Known, explain
 from redisjobs.model.changes import GetStatus
 from redisjobs.model.info import JobInfo, job_info, pause_info
 from redisjobs.model.job import PushedJob, State
-from redisjobs.model.queries import Ahead, Find, FindPauses, Standing
+from redisjobs.model.queries import Ahead, Find, FindPauses, Row, Standing
 from redisjobs.model.statistics import total
 from redisjobs.model.why import Why
 
@@ -34,10 +34,9 @@ def why(
     if unique is not None and not is_text(unique, r"(?s:.{1,1000})"):
         raise ValueError(f"unique={unique!r:.60}: give 1 to 1,000 characters that UTF-8 can carry")
     asked = Ahead(id_of(job)) if job is not None else Ahead(key=unique or "")
-    standing = yield from (or_default(ask(asked), None) if asked.job_id else ask(asked))
-    if standing is None:  # the server's ACL allows less than that
-        standing = Standing(time.time_ns() // 1_000_000, asked.job_id)
-    row = (yield from ask(Find(standing.job_id))) if standing.job_id else None
+    standing, row = yield from _look(asked)
+    if row is None and asked.key and standing.job_id:  # the job may have ended between the two reads
+        standing, row = yield from _look(asked)
     found = None if row is None else shown(job_info(row))
     known = Known(queue, standing.job_id, standing, found, key=unique)
     if found is None:
@@ -48,6 +47,13 @@ def why(
     if found.state in (State.READY, State.DELAYED, State.RUNNING):
         known = yield from _with_queue(known, found)
     return explain(known)
+
+
+def _look(asked: Ahead) -> Steps[tuple[Standing, Row | None]]:
+    standing = yield from (or_default(ask(asked), None) if asked.job_id else ask(asked))
+    if standing is None:  # the server's ACL allows less than that
+        standing = Standing(time.time_ns() // 1_000_000, asked.job_id)
+    return standing, (yield from ask(Find(standing.job_id))) if standing.job_id else None
 
 
 def _with_queue(known: Known, job: JobInfo) -> Steps[Known]:

@@ -9,12 +9,13 @@ from store import RedisStore, Store, documented_rule
 from redisjobs import Cause, JobQueue, Keep, Retention, Why
 from redisjobs._version import __version__
 from redisjobs.client.reasons import OBSTACLES, Known, explain
+from redisjobs.client.why import why as why_steps
 from redisjobs.model.changes import Record, Retain
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.info import JobInfo, WorkerInfo
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.progress import Progress
-from redisjobs.model.queries import Standing
+from redisjobs.model.queries import Ahead, Find, Standing
 from redisjobs.model.statistics import Tally
 from redisjobs.model.transitions import (
     Ack,
@@ -354,6 +355,16 @@ async def test_a_unique_key_whose_job_is_gone_is_for_the_doctor(redis_store: Red
         why = await queue.why(unique="joe")
     redis_store.admin.delete(f"{redis_store.prefix}unique:joe")
     caused(why, Cause.KEY_LEFT, "`redisjobs doctor --repair")
+
+
+def test_a_unique_key_whose_job_ends_between_two_reads_is_free() -> None:
+    steps = why_steps("emails", None, "joe")
+    assert next(steps) == Ahead(key="joe")
+    assert steps.send(Standing(1_000, "a")) == Find("a")
+    assert steps.send(None) == Ahead(key="joe")
+    with pytest.raises(StopIteration) as end:
+        steps.send(Standing(1_000))
+    caused(end.value.value, Cause.KEY_FREE, "the next push with it adds a job")
 
 
 async def test_one_job_is_asked_for_and_not_two_or_none(store: Store, queue: JobQueue) -> None:

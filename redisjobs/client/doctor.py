@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from redisjobs.base.visible import in_words, number_of, sentence, visible
 from redisjobs.client import operations
 from redisjobs.client.findings import MOST_EXAMPLES, TIDIED, fault_findings, server_findings
+from redisjobs.client.obstacles import words_of
 from redisjobs.client.operations import Steps, ask, or_default
-from redisjobs.client.reasons import words_of
 from redisjobs.client.schedules import listed
+from redisjobs.client.statistics import statistics
 from redisjobs.model.codec import when
 from redisjobs.model.health import Audit, CheckServer, Fault, Finding, Level, ServerFacts
 from redisjobs.model.info import WorkerInfo, pause_info
@@ -108,7 +109,7 @@ def _service(waiting: Mapping[str, int] | None, server: ServerFacts | None) -> S
     workers = yield from or_default(operations.workers(), None)
     counts = yield from or_default(ask(Count()), None)
     backlog = yield from or_default(ask(GetBacklog()), None)
-    minutes = (yield from or_default(operations.statistics(_LATELY, None, None), None)) or []
+    minutes = (yield from or_default(statistics(_LATELY, None, None), None)) or []
     pauses = yield from or_default(ask(FindPauses()), None)
     schedules = yield from or_default(listed(), None)
     live = [worker for worker in workers or () if worker.lease > 0]

@@ -1,28 +1,22 @@
 """An operator's methods of the async and the sync queue. `operations.py` has the code of each, for both."""
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime, timedelta
 from typing import Any, Unpack
 
-from redisjobs.base.arguments import flag
 from redisjobs.client import operations
 from redisjobs.client.checks import id_of
 from redisjobs.client.dead_letters import DeadLetters, SyncDeadLetters
-from redisjobs.client.doctor import Progress, doctor
+from redisjobs.client.diagnosis import Diagnosis, SyncDiagnosis
 from redisjobs.client.operations import FilterOptions
-from redisjobs.client.why import why
 from redisjobs.client.workers import SyncWorkers, Workers
 from redisjobs.model.changes import Cancel, Hold, Unhold
-from redisjobs.model.health import Finding
 from redisjobs.model.info import JobInfo, LimitInfo, PauseInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
-from redisjobs.model.statistics import Interval, Overview
 from redisjobs.model.transitions import Reply
-from redisjobs.model.why import Why
 
 
-class Inspector(Workers, DeadLetters):
+class Inspector(Workers, DeadLetters, Diagnosis):
     """The operator's calls of an async queue."""
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
@@ -31,19 +25,6 @@ class Inspector(Workers, DeadLetters):
         It finds completed and cancelled jobs only if the queue keeps them: see `Retention`.
         """
         return await self._do(operations.get(job))
-
-    async def why(self, job: str | PushedJob | None = None, *, unique: str | None = None) -> Why:
-        """Find out why a job does not run, or what became of it.
-
-        Args:
-            job: The job, or its id.
-            unique: A unique key, instead of the job: the job that holds it.
-
-        Returns:
-            The cause, a sentence for a person, the facts behind it, and what to do. It looks at no more than 1,000
-            jobs that start before it. A fact that the server's ACL hides is left out.
-        """
-        return await self._do(why(self.name, job, unique))
 
     async def jobs(
         self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
@@ -67,22 +48,6 @@ class Inspector(Workers, DeadLetters):
         does not change its place comes exactly once.
         """
         return self._scan(operations.first_page(state, options))
-
-    async def doctor(self, *, repair: bool = False, progress: Progress | None = None) -> list[Finding]:
-        """Check the queue and its server: each job is in one place, notes are right, workers and schedules run.
-
-        It may run on a busy queue. It looks at all jobs, in steps of at most 500 and 1 MB, and at the names of all
-        keys of the server. A run that is stopped leaves nothing half done: just run it again.
-
-        Args:
-            repair: Correct what loses no job. Nothing is deleted that could be a job.
-            progress: Called after each step, with how many things were looked at, and about how many there are.
-
-        Returns:
-            The findings: first the data, then workers, backlog and schedules, then the server. What the server's
-            ACL hides has the level `unknown`.
-        """
-        return await self._do(doctor(self.name, flag(repair, "repair"), progress))
 
     async def counts(self) -> Counts:
         """Count the jobs of each state, at one instant."""
@@ -151,37 +116,6 @@ class Inspector(Workers, DeadLetters):
         """List the limits by job name, with the jobs that run under each, and how many wait."""
         return await self._do(operations.limits())
 
-    async def statistics(
-        self,
-        last: float | timedelta = 3600,
-        name: str | JobName[Any] | None = None,
-        *,
-        since: datetime | None = None,
-    ) -> list[Interval]:
-        """Return what happened lately on the queue, by minute, or by ten minutes for more than 8 hours.
-
-        Workers report what they settle about every 10 seconds, and each minute how many jobs are in each state. A
-        minute in which no worker was there has zeros and no sample.
-
-        Args:
-            last: How many seconds to go back, or a timedelta; up to 3 days.
-            name: A job name. Defaults to all.
-            since: Leave out the intervals that ended before this time. A closed interval does not change any more,
-                so read the rest again from the start of the last interval that was not closed.
-
-        Returns:
-            The intervals, the oldest first. The last one is the current one, which is not closed.
-        """
-        return await self._do(operations.statistics(last, name, since))
-
-    async def overview(self, previous: Overview | None = None) -> Overview:
-        """Return what happened in the last hour, by job name and by cause of death.
-
-        Args:
-            previous: The result of an earlier call. Then only the minutes since are read.
-        """
-        return await self._do(operations.overview(previous))
-
     async def hold(self, job: str | PushedJob) -> Reply:
         """Stop one waiting job from starting until `unhold`. It keeps its due time, its priority and its place.
 
@@ -215,16 +149,12 @@ class Inspector(Workers, DeadLetters):
         return await self._do(operations.unhold_all(state, options))
 
 
-class SyncInspector(SyncWorkers, SyncDeadLetters):
+class SyncInspector(SyncWorkers, SyncDeadLetters, SyncDiagnosis):
     """The operator's calls of a sync queue."""
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
         return self._do(operations.get(job))
-
-    def why(self, job: str | PushedJob | None = None, *, unique: str | None = None) -> Why:
-        """Find out why a job does not run, or what became of it; see `redisjobs.JobQueue.why`."""
-        return self._do(why(self.name, job, unique))
 
     def jobs(
         self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
@@ -235,10 +165,6 @@ class SyncInspector(SyncWorkers, SyncDeadLetters):
     def scan(self, state: State | str, **options: Unpack[FilterOptions]) -> Iterator[JobInfo]:
         """Iterate over all matching jobs of one state; see `redisjobs.JobQueue.scan`."""
         return self._scan(operations.first_page(state, options))
-
-    def doctor(self, *, repair: bool = False, progress: Progress | None = None) -> list[Finding]:
-        """Check the queue and its server, and maybe repair its data; see `redisjobs.JobQueue.doctor`."""
-        return self._do(doctor(self.name, flag(repair, "repair"), progress))
 
     def counts(self) -> Counts:
         """Count the jobs of each state, at one instant."""
@@ -278,20 +204,6 @@ class SyncInspector(SyncWorkers, SyncDeadLetters):
     def limits(self) -> list[LimitInfo]:
         """List the limits by job name; see `redisjobs.JobQueue.limits`."""
         return self._do(operations.limits())
-
-    def statistics(
-        self,
-        last: float | timedelta = 3600,
-        name: str | JobName[Any] | None = None,
-        *,
-        since: datetime | None = None,
-    ) -> list[Interval]:
-        """Return what happened lately on the queue; see `redisjobs.JobQueue.statistics`."""
-        return self._do(operations.statistics(last, name, since))
-
-    def overview(self, previous: Overview | None = None) -> Overview:
-        """Return what happened in the last hour, by name and cause; see `redisjobs.JobQueue.overview`."""
-        return self._do(operations.overview(previous))
 
     def hold(self, job: str | PushedJob) -> Reply:
         """Stop one waiting job from starting; see `redisjobs.JobQueue.hold` for the replies."""

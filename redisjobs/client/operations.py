@@ -7,10 +7,10 @@ An operation is a generator. It yields queries and changes, gets their answers, 
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Protocol, TypedDict, TypeVar
 
-from redisjobs.base.arguments import aware, flag, is_text, milliseconds, one_of, pause_of, seconds, whole
+from redisjobs.base.arguments import flag, is_text, milliseconds, one_of, pause_of, seconds, whole
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import number_of, visible
 from redisjobs.client.checks import id_of
@@ -46,21 +46,8 @@ from redisjobs.model.info import (
 )
 from redisjobs.model.job import JobName, PushedJob, State, checked_name
 from redisjobs.model.limits import Limit
-from redisjobs.model.queries import (
-    Ahead,
-    Filter,
-    Find,
-    FindIntervals,
-    FindLimits,
-    FindPauses,
-    FindWorkers,
-    GroupDead,
-    Query,
-    Row,
-    Scan,
-)
+from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
 from redisjobs.model.retention import ASIDE
-from redisjobs.model.statistics import Interval, Overview, Span, intervals_of
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
@@ -75,7 +62,6 @@ DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """The replies that mean that the job was changed."""
 
 _AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
-_HOUR = 60  # intervals of an overview: minutes
 _ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
 
 
@@ -185,7 +171,8 @@ class _Page(Protocol):
 Page = TypeVar("Page", bound=_Page)
 
 
-def _pages(query: Callable[[str], Query[Page]]) -> Steps[list[Page]]:
+def pages_of(query: Callable[[str], Query[Page]]) -> Steps[list[Page]]:
+    """Read all pages of a query, which is given where the last page ended."""
     pages = [(yield from ask(query("")))]
     while pages[-1].after:
         pages.append((yield from ask(query(pages[-1].after))))
@@ -194,64 +181,41 @@ def _pages(query: Callable[[str], Query[Page]]) -> Steps[list[Page]]:
 
 def dead_groups() -> Steps[list[DeadGroup]]:
     """List the groups of dead letters."""
-    return group_infos((yield from _pages(GroupDead)))
+    return group_infos((yield from pages_of(GroupDead)))
 
 
 def workers() -> Steps[list[WorkerInfo]]:
     """List the workers."""
-    return worker_infos((yield from _pages(FindWorkers)))
+    return worker_infos((yield from pages_of(FindWorkers)))
 
 
 def limits() -> Steps[list[LimitInfo]]:
     """List the limits."""
-    return limit_infos((yield from _pages(FindLimits)))
-
-
-def statistics(
-    last: float | timedelta, name: str | JobName[Any] | None, since: datetime | None
-) -> Steps[list[Interval]]:
-    """Read the statistics of one job name, or of all."""
-    (minutes, count), wanted = intervals_of(last), _name_or_all(name)
-    first = 0 if since is None else int(aware(since, "since").timestamp() // (60 * minutes))
-    begin = str(first) if first else ""
-    found = yield from _pages(lambda after: FindIntervals(minutes, count, wanted, after=after or begin))
-    return Span(minutes, count, found).intervals(wanted, first)
-
-
-def overview(previous: Overview | None) -> Steps[Overview]:
-    """Read the statistics of the last hour, all names and causes; of closed minutes only the new ones."""
-    if previous is not None and not isinstance(previous, Overview):
-        raise TypeError(f"previous={previous!r:.60}: give the result of an earlier call, or None")
-    before = previous.span if previous else None
-    begin = str(before.current) if before else ""
-    found = yield from _pages(lambda after: FindIntervals(1, _HOUR, is_whole=True, after=after or begin))
-    span = Span(1, _HOUR, found, before.found if before else {})
-    if before and span.current < before.current:  # the server's clock was set back
-        return (yield from overview(None))
-    return Overview(span)
+    return limit_infos((yield from pages_of(FindLimits)))
 
 
 # Change the queue
 
 
-def _name_or_all(name: str | JobName[Any] | None) -> str:
+def name_or_all(name: str | JobName[Any] | None) -> str:
+    """Return a job name as text; '' for None, which means all."""
     return "" if name is None else checked_name(name)
 
 
 def is_paused(name: str | JobName[Any] | None) -> Steps[bool]:
     """Return whether the queue, or a job name, is paused."""
     found = pause_info((yield from ask(FindPauses())))
-    return found.is_paused(_name_or_all(name))
+    return found.is_paused(name_or_all(name))
 
 
 def pause(name: str | JobName[Any] | None) -> Steps[None]:
     """Stop the jobs of the queue, or of one name, from starting."""
-    yield from ask(Pause(_name_or_all(name)))
+    yield from ask(Pause(name_or_all(name)))
 
 
 def resume(name: str | JobName[Any] | None) -> Steps[None]:
     """Let the jobs of the queue, or of one name, start again."""
-    yield from ask(Resume(_name_or_all(name)))
+    yield from ask(Resume(name_or_all(name)))
     after = None if name is not None else ""
     while after != "":
         after = yield from ask(Unpark(after or ""))
@@ -300,6 +264,8 @@ def requeue(
 
 def _conflict(job_id: str, key: str | None) -> Steps[UniqueConflict]:
     """Return the error of a requeue that met a held key: its new key, or with None the job's own."""
+    from redisjobs.model.why import Ahead
+
     holder = ""
     try:
         row = (yield from ask(Find(job_id))) if key is None else None

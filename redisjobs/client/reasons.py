@@ -1,9 +1,5 @@
-"""The words for why a job does not run, made from what is known of it: the cause, a sentence, facts and advice.
+"""The words for why a job does not run, made from what is known of it: the cause, a sentence, facts and advice."""
 
-`OBSTACLES` has those for what keeps a job from starting. A wait without a timeout uses them for its warning.
-"""
-
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,37 +7,14 @@ from typing import Any
 
 from redisjobs._version import __version__
 from redisjobs.base.visible import in_words, number_of, sentence, visible
+from redisjobs.client.obstacles import OBSTACLES, words_of
 from redisjobs.model.changes import Ending
 from redisjobs.model.codec import when
 from redisjobs.model.info import JobInfo, PauseInfo, WorkerInfo
 from redisjobs.model.job import State, WhyWaiting
 from redisjobs.model.progress import amount
-from redisjobs.model.queries import Standing
 from redisjobs.model.statistics import Tally, rate_of
-from redisjobs.model.why import Cause, Why
-
-OBSTACLES: Mapping[WhyWaiting, tuple[str, str]] = {
-    WhyWaiting.HELD: ("it is held on {where}", "`redisjobs unhold {job}{on}` lets it start"),
-    WhyWaiting.PAUSED: ("{where} is paused", "`redisjobs resume{on}` ends the pause"),
-    WhyWaiting.NAME_PAUSED: (
-        "jobs of its name are paused on {where}",
-        "`redisjobs resume --name {name}{on}` ends the pause",
-    ),
-    WhyWaiting.LIMIT: (
-        "it waits in the line of its limit on {where}",
-        "it starts when a job of its line ends; `redisjobs limits set {name}{on}` allows more",
-    ),
-    WhyWaiting.NO_WORKER: ("no worker of {where} is alive", "start one, as `redisjobs worker MODULE:QUEUE`"),
-    WhyWaiting.NO_HANDLER: (
-        "the workers of {where} have no handler for its name",
-        "start a worker that imports the handler, or correct the name",
-    ),
-    WhyWaiting.LAST_DELIVERY: (
-        "its workers died, so it waits for a worker of {where} that runs no other job",
-        "a worker makes room within about a lease; look why its workers died: `redisjobs job {job}{on}`",
-    ),
-}
-"""For what keeps a job from starting: a clause, and what to do about it."""
+from redisjobs.model.why import Cause, Standing, Why
 
 _CAUSES = {why: Cause(why.value) for why in WhyWaiting}
 _LATE = timedelta(seconds=3)  # a due job is promoted within 2 s even if its promoter was lost just now
@@ -88,13 +61,6 @@ class Known:
         """Return the clause and the advice for an obstacle."""
         clause, advice = OBSTACLES[why]
         return clause.format(**self.words), advice.format(**self.words)
-
-
-def words_of(queue: str, job_id: str, name: str, where: str = "") -> dict[str, str]:
-    """Return the words for texts of `OBSTACLES`: the queue, the job, its name, the option for the queue."""
-    on = "" if queue == "default" else f" --queue {shlex.quote(visible(queue))}"
-    where = where or f"queue '{visible(queue)}'"
-    return {"where": where, "job": shlex.quote(visible(job_id)), "name": shlex.quote(visible(name)), "on": on}
 
 
 @dataclass(frozen=True, slots=True)

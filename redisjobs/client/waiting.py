@@ -21,7 +21,7 @@ from redisjobs.base.eventloop import Wakeup, has_closed, loop_key, spawn
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.client.backoff import NOT_NOW, retrying
-from redisjobs.client.reasons import OBSTACLES, words_of
+from redisjobs.client.obstacles import OBSTACLES, words_of
 from redisjobs.client.results import has_ended, not_ended, not_kept_yet, result_of
 from redisjobs.errors import DriverError
 from redisjobs.model import codec

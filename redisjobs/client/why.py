@@ -9,12 +9,13 @@ from redisjobs.client import operations
 from redisjobs.client.checks import id_of
 from redisjobs.client.operations import Steps, ask, or_default
 from redisjobs.client.reasons import Known, explain
+from redisjobs.client.statistics import statistics
 from redisjobs.model.changes import GetStatus
 from redisjobs.model.info import JobInfo, job_info, pause_info
 from redisjobs.model.job import PushedJob, State
-from redisjobs.model.queries import Ahead, Find, FindPauses, Row, Standing
+from redisjobs.model.queries import Find, FindPauses, Row
 from redisjobs.model.statistics import total
-from redisjobs.model.why import Why
+from redisjobs.model.why import Ahead, Standing, Why
 
 _LATELY, _HOUR = 300, 3600  # seconds of statistics for the rate, and for the usual duration
 
@@ -59,10 +60,10 @@ def _look(asked: Ahead) -> Steps[tuple[Standing, Row | None]]:
 def _with_queue(known: Known, job: JobInfo) -> Steps[Known]:
     known = replace(known, workers=(yield from or_default(operations.workers(), None)))
     if job.state is State.RUNNING:
-        hour = yield from or_default(operations.statistics(_HOUR, job.name or None, None), None)
+        hour = yield from or_default(statistics(_HOUR, job.name or None, None), None)
         return replace(known, usual=total(hour) if hour else None)
     pauses = yield from or_default(ask(FindPauses()), None)
-    minutes = yield from or_default(operations.statistics(_LATELY, None, None), None)
+    minutes = yield from or_default(statistics(_LATELY, None, None), None)
     return replace(
         known, pauses=pause_info(pauses) if pauses else None, lately=total(minutes) if minutes else None
     )

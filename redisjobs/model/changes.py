@@ -3,12 +3,12 @@
 A new feature is a new value here, not a new method of the driver. A driver that lacks it raises `Unsupported`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from redisjobs.model.queries import Filter, Sums
+from redisjobs.model.queries import Filter
 from redisjobs.model.retention import Retention
 from redisjobs.model.transitions import Due, Reply
 
@@ -238,25 +238,3 @@ class Tidy(Change[Tidied]):
     """Clean up after dead workers, find lost jobs, and delete jobs whose retention has ended; in steps."""
 
     after: str = ""  # '' to begin; if a run began less than a minute ago, nothing is done
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The answer to `Record`."""
-
-    minute_in_ms: int  # until the next minute begins, by the store's clock
-    workers: int  # how many workers share the queue
-
-
-@dataclass(frozen=True, slots=True)
-class Record(Change[Recorded]):
-    """Add what a worker has counted to the statistics of this minute and of these ten minutes.
-
-    The first call in an interval also notes the state of the queue. The same number is added once only, so a call
-    without an answer can be repeated.
-    """
-
-    recorder: str  # a unique name of the part of the worker that counts
-    number: int  # of the call; greater each time
-    names: Mapping[str, Sums]  # by job name: at most 200, with counts by outcome and by bucket
-    causes: Sums  # dead letters by fingerprint or reason: at most 50

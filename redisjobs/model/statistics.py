@@ -8,13 +8,14 @@ for waits.
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 
 from redisjobs.base.arguments import seconds
+from redisjobs.model.changes import Change
 from redisjobs.model.codec import when
-from redisjobs.model.queries import IntervalFound, IntervalsFound, Sums
+from redisjobs.model.queries import Query
 
 OUTCOMES = ("completed", "retried", "snoozed", "dead", "released", "cancelled")
 """How a worker settles a job, as statistics and metrics count it."""
@@ -32,6 +33,10 @@ OTHER = "other"
 
 KEPT_MINUTES = {1: 8 * 60, 10: 3 * 24 * 60}
 """For how many minutes intervals are kept, by their length in minutes."""
+
+
+Sums = Mapping[str, int]
+"""Numbers by name, each a sum."""
 
 
 class Histogram:
@@ -253,6 +258,59 @@ class CauseStatistics:
     cause: str
     count: int
     series: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The answer to `Record`."""
+
+    minute_in_ms: int  # until the next minute begins, by the store's clock
+    workers: int  # how many workers share the queue
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Change[Recorded]):
+    """Add what a worker has counted to the statistics of this minute and of these ten minutes.
+
+    The first call in an interval also notes the state of the queue. The same number is added once only, so a call
+    without an answer can be repeated.
+    """
+
+    recorder: str  # a unique name of the part of the worker that counts
+    number: int  # of the call; greater each time
+    names: Mapping[str, Sums]  # by job name: at most 200, with counts by outcome and by bucket
+    causes: Sums  # dead letters by fingerprint or reason: at most 50
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalFound:
+    """What was counted within one interval."""
+
+    number: int  # time since 1970, divided by the length of an interval
+    total: Sums = field(default_factory=dict)  # of all jobs
+    sample: Sums = field(default_factory=dict)  # the state of the queue: `ready`, `running`, …, `oldest_ms`
+    names: Mapping[str, Sums] = field(default_factory=dict)  # by job name
+    causes: Sums = field(default_factory=dict)  # dead letters by fingerprint, or by reason
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalsFound:
+    """The answer to one step of reading statistics: the intervals with any data, the oldest first."""
+
+    now_ms: int  # by the store's clock
+    intervals: Sequence[IntervalFound]
+    after: str = ""  # where the next step begins; '' at the end
+
+
+@dataclass(frozen=True, slots=True)
+class FindIntervals(Query[IntervalsFound]):
+    """Read the statistics of the last intervals and the current one, in steps of up to 120 intervals, or 1 MB."""
+
+    minutes: int  # the length of an interval: 1 or 10
+    count: int  # how many intervals
+    name: str = ""  # read only this job name; '' reads only the totals
+    is_whole: bool = False  # read the totals, all names and all causes
+    after: str = ""  # the `after` of the step before, or the number of the first interval; '' to begin
 
 
 def intervals_of(last: float | timedelta) -> tuple[int, int]:

@@ -1,11 +1,12 @@
-"""The answer to why a job does not run."""
+"""Why a job does not run: where it stands in line, and the answer for a person."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from redisjobs.model.info import JobInfo
+from redisjobs.model.queries import Query
 
 
 class Cause(StrEnum):
@@ -77,3 +78,32 @@ class Why:
     facts: Mapping[str, Any]
     advice: str
     job: JobInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a job stands in line, and what it waits for besides."""
+
+    now_ms: int  # by the store's clock
+    job_id: str = ""  # the job that was asked for, or the holder of the unique key; '' if the key is free
+    key_ms: int | None = None  # for how long the unique key is held, at most; None: until its job ends
+    ahead: int = 0  # how many jobs start before it: of a higher priority, or older; in a line, those of the line
+    has_more: bool = False  # there are more than were counted
+    bucket: str = ""  # the bucket in whose line it waits; '' for none
+    turn_ms: int | None = None  # when the next job of that line may start; None: when a running one ends
+    limit: str = ""  # of its job name, as `Limit.text`
+    running: int = 0  # how many jobs of the bucket run
+    holders: Sequence[tuple[str, str]] = ()  # worker and job id of some of these
+    held_ms: int | None = None  # since when it is held
+    promoter: str = ""  # the worker that promotes delayed jobs, if one is known
+    alike: int = 0  # how many dead letters are of its kind; 0 for other jobs
+    in_inbox: bool = False  # it is an entry of the inbox
+    has_ended: bool = False  # its push is remembered as one that ended within the last minute
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead(Query[Standing]):
+    """Find out what a job waits for. At most 1,000 jobs and about 1 MB are looked at."""
+
+    job_id: str = ""
+    key: str = ""  # the unique key whose holder is asked for, instead of an id

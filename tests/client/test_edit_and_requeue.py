@@ -12,8 +12,9 @@ from redisjobs import DriverError, EncodeError, JobQueue, UniqueConflict, Worker
 from redisjobs.model.changes import Requeue
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import State
-from redisjobs.model.queries import Ahead, Find
+from redisjobs.model.queries import Find
 from redisjobs.model.transitions import DeadLetter, NewJob, Reply
+from redisjobs.model.why import Ahead
 from redisjobs.queue import JobQueue as AsyncQueue
 
 pytestmark = pytest.mark.anyio

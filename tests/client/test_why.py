@@ -8,15 +8,16 @@ from store import RedisStore, Store, documented_rule
 
 from redisjobs import Cause, JobQueue, Keep, Retention, Why
 from redisjobs._version import __version__
-from redisjobs.client.reasons import OBSTACLES, Known, explain
+from redisjobs.client.obstacles import OBSTACLES
+from redisjobs.client.reasons import Known, explain
 from redisjobs.client.why import why as why_steps
-from redisjobs.model.changes import Record, Retain
+from redisjobs.model.changes import Retain
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.info import JobInfo, WorkerInfo
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.progress import Progress
-from redisjobs.model.queries import Ahead, Find, Standing
-from redisjobs.model.statistics import Tally
+from redisjobs.model.queries import Find
+from redisjobs.model.statistics import Record, Tally
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -28,6 +29,7 @@ from redisjobs.model.transitions import (
     RetryLater,
     Settlement,
 )
+from redisjobs.model.why import Ahead, Standing
 from redisjobs.sync import JobQueue as SyncJobQueue
 from redisjobs.testing.driver_contract.acts import claim, take_over
 

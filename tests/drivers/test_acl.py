@@ -19,13 +19,14 @@ from store import Heart, RedisStore, documented_rule, eventually, restore, take_
 from redisjobs import DriverError, Fail, JobContext, JobFailed, JobQueue, ResultNotKept, Retry, Worker
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.changes import Declare, GetStatus, Record, Requeue, Retain, SetLimit, Tidy
+from redisjobs.model.changes import Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Driver, Notification
 from redisjobs.model.health import Level
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, GetBacklog
 from redisjobs.model.retention import Keep, Retention
+from redisjobs.model.statistics import Record
 from redisjobs.model.stored import (
     Declarer,
     Fire,

@@ -44,7 +44,6 @@ from redisjobs.model.changes import (
     GetStatus,
     Hold,
     Pause,
-    Record,
     Requeue,
     RequeueAll,
     Resume,
@@ -57,20 +56,9 @@ from redisjobs.model.changes import (
 )
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import (
-    Ahead,
-    Count,
-    Filter,
-    Find,
-    FindIntervals,
-    FindLimits,
-    FindPauses,
-    GetBacklog,
-    GroupDead,
-    Row,
-    Scan,
-)
+from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, GroupDead, Row, Scan
 from redisjobs.model.retention import DEFAULT, Keep, Retention
+from redisjobs.model.statistics import FindIntervals, Record
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -88,6 +76,7 @@ from redisjobs.model.transitions import (
     Silent,
     Turn,
 )
+from redisjobs.model.why import Ahead
 from redisjobs.testing.driver_contract.acts import rows_of
 
 T = TypeVar("T")

@@ -27,7 +27,6 @@ from redisjobs.model.changes import (
     GetStatus,
     Hold,
     Pause,
-    Record,
     Requeue,
     RequeueAll,
     Resume,
@@ -46,6 +45,7 @@ from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
 from redisjobs.model.queries import COUNTERS, Count, Find, Scan
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.retry import no_retry
+from redisjobs.model.statistics import Record
 from redisjobs.model.stored import (
     Declarer,
     Fire,

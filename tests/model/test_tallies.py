@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisjobs.model.queries import IntervalFound, IntervalsFound
 from redisjobs.model.statistics import (
     BOUNDS,
     Histogram,
+    IntervalFound,
+    IntervalsFound,
     Overview,
     Percentiles,
     QueueSample,

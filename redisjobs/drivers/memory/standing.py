@@ -3,7 +3,7 @@
 from redisjobs.drivers.memory.operator import kind_of
 from redisjobs.drivers.memory.state import Job, Memory, answers
 from redisjobs.model.job import State
-from redisjobs.model.queries import Ahead, Standing
+from redisjobs.model.why import Ahead, Standing
 
 _MOST, _SHOWN = 1_000, 10
 

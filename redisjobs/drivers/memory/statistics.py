@@ -4,9 +4,20 @@ from collections.abc import Iterable
 
 from redisjobs.drivers.memory.operator import backlog, count
 from redisjobs.drivers.memory.state import Memory, Tallies, answers
-from redisjobs.model.changes import Record, Recorded
-from redisjobs.model.queries import Count, FindIntervals, GetBacklog, IntervalFound, IntervalsFound, Sums
-from redisjobs.model.statistics import KEPT_MINUTES, MOST_CAUSES, MOST_NAMES, OTHER, added
+from redisjobs.model.queries import Count, GetBacklog
+from redisjobs.model.statistics import (
+    KEPT_MINUTES,
+    MOST_CAUSES,
+    MOST_NAMES,
+    OTHER,
+    FindIntervals,
+    IntervalFound,
+    IntervalsFound,
+    Record,
+    Recorded,
+    Sums,
+    added,
+)
 
 _MINUTE = 60_000
 _REMEMBERED = 3_600_000  # ms for which a record that is sent again is recognized

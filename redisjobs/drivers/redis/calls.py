@@ -28,7 +28,9 @@ from redisjobs.model.info import FACTS
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import Query
 from redisjobs.model.retention import ASIDE
+from redisjobs.model.statistics import FindIntervals, Record
 from redisjobs.model.transitions import Reply
+from redisjobs.model.why import Ahead, Standing
 
 T = TypeVar("T")
 
@@ -168,9 +170,9 @@ def _pauses(reply: Any) -> queries.Pauses:
     return queries.Pauses(_whole(since) if since else None, paused, held)
 
 
-def _standing(reply: Any) -> queries.Standing:
+def _standing(reply: Any) -> Standing:
     now_ms, job_id, ttl, ahead, more, bucket, turn, limit, running, some, held, promoter, alike, *last = reply
-    return queries.Standing(
+    return Standing(
         now_ms=int(now_ms),
         job_id=text_id(job_id),
         key_ms=ttl if ttl >= 0 else None,
@@ -266,8 +268,8 @@ _CALLS: Mapping[type[Any], _Call] = {
     queries.GetBacklog: _Call("backlog", lambda asked, now: [now], _backlog),
     queries.FindWorkers: _Call("workers", lambda asked, now: [asked.after or "0", now], _workers),
     queries.FindPauses: _Call("pauses", lambda asked, now: [], _pauses),
-    queries.Ahead: _Call("ahead", lambda asked, now: [raw_id(asked.job_id), raw_id(asked.key), now], _standing),
-    queries.FindIntervals: _Call("statistics", find_words, intervals_found),
+    Ahead: _Call("ahead", lambda asked, now: [raw_id(asked.job_id), raw_id(asked.key), now], _standing),
+    FindIntervals: _Call("statistics", find_words, intervals_found),
     stored.ListSchedules: _Call(
         "schedules",
         lambda asked, now: [now, raw_id(asked.name), number_word(asked.after), REPLY_BYTES],
@@ -295,7 +297,7 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda change, now: [change.process, REPLY_BYTES, *map(raw_id, change.job_ids)],
         lambda reply: [*map(_status, reply)],
     ),
-    changes.Record: _Call("record", record_words, recorded),
+    Record: _Call("record", record_words, recorded),
     changes.Retain: _Call("retain", _retain_words),
     changes.Declare: _Call("declare", lambda change, now: [change.declaration, "1" if change.done else ""], bool),
     stored.PutSchedules: _Call("put_schedule", _put_words, _put_answer),

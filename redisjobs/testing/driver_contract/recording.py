@@ -4,10 +4,17 @@ from collections.abc import Mapping
 
 import pytest
 
-from redisjobs.model.changes import Record, Recorded
 from redisjobs.model.driver import Consumer
-from redisjobs.model.queries import FindIntervals, IntervalFound, Sums
-from redisjobs.model.statistics import MOST_CAUSES, MOST_NAMES, OTHER
+from redisjobs.model.statistics import (
+    MOST_CAUSES,
+    MOST_NAMES,
+    OTHER,
+    FindIntervals,
+    IntervalFound,
+    Record,
+    Recorded,
+    Sums,
+)
 from redisjobs.model.transitions import After
 from redisjobs.testing.driver_contract.acts import claim, job, push
 from redisjobs.testing.store import DriverStore

@@ -3,8 +3,8 @@
 from redisjobs.model.changes import Hold, Unhold
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority
-from redisjobs.model.queries import Ahead
 from redisjobs.model.transitions import Ack, After, Release
+from redisjobs.model.why import Ahead
 from redisjobs.testing.driver_contract.acts import FAILED, claim, job, push, settle
 from redisjobs.testing.driver_contract.limit_acts import LIMITS, limit, limited
 from redisjobs.testing.driver_contract.limit_acts import claim as claim_some

@@ -12,10 +12,8 @@ from redisjobs.base.logger import Log, log_from_thread
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import JobsCompleted, JobsDead, JobsSettled, LeasesLost, SettledJob
 from redisjobs.events.outcomes import UNKNOWN, outcome_of, reason_of
-from redisjobs.model.changes import Record, Recorded
 from redisjobs.model.driver import SyncConsumer, Unsupported
-from redisjobs.model.queries import Sums
-from redisjobs.model.statistics import MOST_CAUSES, MOST_NAMES, OTHER, Histogram, added
+from redisjobs.model.statistics import MOST_CAUSES, MOST_NAMES, OTHER, Histogram, Record, Recorded, Sums, added
 from redisjobs.model.transitions import DeadLetter
 from redisjobs.worker.running.execution import Execution, timings
 

@@ -19,7 +19,7 @@ class DeadLetters(Calls):
         """Count the dead letters of each kind, the largest groups first.
 
         Dead letters with the same fingerprint are of one kind; without a fingerprint, those with the same reason.
-        This reads all dead letters, in steps. If there are more than 1,000 kinds, it counts the newest 1,000.
+        Redis counts them as they come and go. This reads the newest ten of each kind, in steps.
         """
         return await self._do(operations.dead_groups())
 

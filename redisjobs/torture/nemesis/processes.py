@@ -177,7 +177,9 @@ class AskToStop(StopWorker):
 
     def end(self, system: System) -> None:  # noqa: D102
         if self.host is not None:
-            system.fleet.stop(self.host)  # in case a worker had got a new id just then, and a child came meanwhile
+            # In case a worker had got a new id just then, or a child came meanwhile.
+            self.pids = sorted({*self.pids, *system.fleet.members(self.host)})
+            system.fleet.stop(self.host)
 
 
 class QuietWorker(ProcessFault):

@@ -14,7 +14,7 @@
 --- @include now expect whole streams leased backlogs
 local mark, number, now_ms = KEYS['recorded:'] .. ARGV[1], tonumber(ARGV[2]), now(ARGV[3])
 local first_field = 4
-local most_names, most_causes = 200, 50 -- redisjobs/model/statistics.py has the same
+local most_names, most_causes = 200, 50 -- redisjobs/model/recording.py has the same
 local hour_ms = 3600000
 local minute = math.floor(now_ms / 60000)
 local intervals = {

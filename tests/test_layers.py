@@ -212,6 +212,7 @@ EXPLAINING = {
     "redisjobs.client.statistics",
     "redisjobs.model.why",
     "redisjobs.model.health",
+    "redisjobs.model.recording",
     "redisjobs.model.statistics",
 }
 ASYNC = """

@@ -6,7 +6,8 @@ from typing import Any
 from redisjobs.base.arguments import aware
 from redisjobs.client.operations import Steps, name_or_all, pages_of
 from redisjobs.model.job import JobName
-from redisjobs.model.statistics import FindIntervals, Interval, Overview, Span, intervals_of
+from redisjobs.model.recording import FindIntervals
+from redisjobs.model.statistics import Interval, Overview, Span, intervals_of
 
 _HOUR = 60  # intervals of an overview: minutes
 

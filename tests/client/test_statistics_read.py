@@ -13,7 +13,8 @@ from redisjobs.drivers.memory.driver import SyncMemoryConsumer
 from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
-from redisjobs.model.statistics import Record, Tally, total
+from redisjobs.model.recording import Record
+from redisjobs.model.statistics import Tally, total
 from redisjobs.testing.driver_contract.recording import BEGIN, counted
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,8 @@ from redisjobs.model.info import JobInfo, WorkerInfo
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Find
-from redisjobs.model.statistics import Record, Tally
+from redisjobs.model.recording import Record
+from redisjobs.model.statistics import Tally
 from redisjobs.model.transitions import (
     Ack,
     After,

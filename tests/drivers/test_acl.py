@@ -25,8 +25,8 @@ from redisjobs.model.driver import Consumer, Driver, Notification
 from redisjobs.model.health import Level
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, GetBacklog
+from redisjobs.model.recording import Record
 from redisjobs.model.retention import Keep, Retention
-from redisjobs.model.statistics import Record
 from redisjobs.model.stored import (
     Declarer,
     Fire,

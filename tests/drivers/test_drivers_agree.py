@@ -57,8 +57,8 @@ from redisjobs.model.changes import (
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, GroupDead, Row, Scan
+from redisjobs.model.recording import FindIntervals, Record
 from redisjobs.model.retention import DEFAULT, Keep, Retention
-from redisjobs.model.statistics import FindIntervals, Record
 from redisjobs.model.transitions import (
     Ack,
     After,

@@ -43,9 +43,9 @@ from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.health import Audit
 from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
 from redisjobs.model.queries import COUNTERS, Count, Find, Scan
+from redisjobs.model.recording import Record
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.retry import no_retry
-from redisjobs.model.statistics import Record
 from redisjobs.model.stored import (
     Declarer,
     Fire,

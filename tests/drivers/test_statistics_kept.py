@@ -10,7 +10,7 @@ from store import RedisStore
 
 from redisjobs import server
 from redisjobs.errors import QueueFull, WrongType
-from redisjobs.model.statistics import BOUNDS, FindIntervals, Record, Sums
+from redisjobs.model.recording import BOUNDS, FindIntervals, Record, Sums
 from redisjobs.testing.driver_contract.acts import claim, push
 from redisjobs.testing.driver_contract.recording import BEGIN, DIED, DONE, counted, last, read
 

@@ -6,20 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisjobs.model.statistics import (
-    BOUNDS,
-    Histogram,
-    IntervalFound,
-    IntervalsFound,
-    Overview,
-    Percentiles,
-    QueueSample,
-    Span,
-    added,
-    intervals_of,
-    percentiles,
-    total,
-)
+from redisjobs.model.recording import BOUNDS, Histogram, IntervalFound, IntervalsFound, added
+from redisjobs.model.statistics import Overview, Percentiles, QueueSample, Span, intervals_of, percentiles, total
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 MINUTE = int(NOON.timestamp()) // 60

@@ -12,7 +12,7 @@ from store import lease_at
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import JobsRetried, SettledJob
 from redisjobs.model.driver import Beat, Beaten, Fenced, Renewed
-from redisjobs.model.statistics import Record, Recorded
+from redisjobs.model.recording import Record, Recorded
 from redisjobs.model.transitions import Lease, Reply
 from redisjobs.worker.source.heartbeat import Beats, Heartbeat, logger
 from redisjobs.worker.source.recorder import Recorder

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from redisjobs.drivers.memory.operator import backlog, count
 from redisjobs.drivers.memory.state import Memory, Tallies, answers
 from redisjobs.model.queries import Count, GetBacklog
-from redisjobs.model.statistics import (
+from redisjobs.model.recording import (
     KEPT_MINUTES,
     MOST_CAUSES,
     MOST_NAMES,

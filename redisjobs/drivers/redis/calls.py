@@ -27,8 +27,8 @@ from redisjobs.model.driver import supported
 from redisjobs.model.info import FACTS
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import Query
+from redisjobs.model.recording import FindIntervals, Record
 from redisjobs.model.retention import ASIDE
-from redisjobs.model.statistics import FindIntervals, Record
 from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Ahead, Standing
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redisjobs.drivers.redis.wire import Wire, Word, pairs, raw_id, text_id
-from redisjobs.model.statistics import FindIntervals, IntervalFound, IntervalsFound, Record, Recorded, Sums, added
+from redisjobs.model.recording import FindIntervals, IntervalFound, IntervalsFound, Record, Recorded, Sums, added
 
 _SUM = re.compile(r"([^\s=]+)=(\d{1,13})(?!\S)")
 

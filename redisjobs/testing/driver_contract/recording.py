@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from redisjobs.model.driver import Consumer
-from redisjobs.model.statistics import (
+from redisjobs.model.recording import (
     MOST_CAUSES,
     MOST_NAMES,
     OTHER,

@@ -13,7 +13,7 @@ from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import JobsCompleted, JobsDead, JobsSettled, LeasesLost, SettledJob
 from redisjobs.events.outcomes import UNKNOWN, outcome_of, reason_of
 from redisjobs.model.driver import SyncConsumer, Unsupported
-from redisjobs.model.statistics import MOST_CAUSES, MOST_NAMES, OTHER, Histogram, Record, Recorded, Sums, added
+from redisjobs.model.recording import MOST_CAUSES, MOST_NAMES, OTHER, Histogram, Record, Recorded, Sums, added
 from redisjobs.model.transitions import DeadLetter
 from redisjobs.worker.running.execution import Execution, timings
 

@@ -8,7 +8,7 @@ import pytest
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.events import JobsCancelled, JobsCompleted, JobsDead, JobsRetried, LeasesLost, SettledJob
 from redisjobs.model.driver import SyncConsumer, Unsupported
-from redisjobs.model.statistics import Record, Recorded, Sums
+from redisjobs.model.recording import Record, Recorded, Sums
 from redisjobs.model.transitions import DeadLetter, Reply
 from redisjobs.worker.source.heartbeat import logger
 from redisjobs.worker.source.recorder import Recorder

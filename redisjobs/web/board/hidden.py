@@ -18,9 +18,8 @@ _PART = re.compile(rf"{_STRING}|[\[{{]|[\]}}]")
 _LONGEST = 1_000  # characters of a hidden value; what follows a longer one is hidden, too
 _SHORTEST = 3  # shorter values are too frequent in other words
 _CUT = "…"
-_CUT_FROM = (
-    900  # characters of a text that may be cut: a note of a history is, at 1,000 bytes, and does not say so
-)
+# Characters of a text that may be cut: a note of a history is, at 1,000 bytes, and does not say so.
+_CUT_FROM = 900
 _PLAIN = ("true", "false", "null")
 
 

@@ -68,14 +68,16 @@ async def test_each_way_in_which_a_job_is_settled_counts_under_its_name(jobs: Jo
     await jobs.push({}, "Later")
     await jobs.push({"a": 1}, MADE_UP)
 
+    began = time.monotonic()
     await drain(jobs)
+    took = time.monotonic() - began
 
     slow, again = await of(jobs, "Slow"), await of(jobs, "Again")
     assert (slow.completed, slow.dead) == (3, 0)
     assert (again.completed, again.retried, again.snoozed, again.dead) == (0, 0, 1, 3)
     assert slow.run is not None
     assert slow.wait is not None
-    assert 0.02 <= slow.run.p50 <= 0.1
+    assert 0.02 <= slow.run.p50 <= 2.5 * took  # no bucket ends beyond 2.5 times a value in it
     everything = await of(jobs)
     assert (everything.completed, everything.retried, everything.dead, everything.released) == (4, 1, 3, 1)
     overview = await jobs.overview()

@@ -13,9 +13,8 @@ from redisjobs.errors import DriverError
 T = TypeVar("T")
 
 _FRESH = 1.0  # seconds
-_SHARE = (
-    10  # a read that took long is kept this many times as long, so that viewers use a tenth of a server at most
-)
+# A read that took long is kept this many times as long, so that viewers use a tenth of a server at most.
+_SHARE = 10
 _LONGEST = 60.0
 _MOST = 100  # answers to keep
 

@@ -927,23 +927,22 @@ async def test_of_many_schedulers_eight_fire_at_a_slot_and_the_others_only_where
     async with anyio.create_task_group() as tasks:
         for scheduler in many:
             tasks.start_soon(scheduler.run)
-        await eventually(lambda: all(scheduler._known.present == 20 for scheduler in many), 20)
+        known = [scheduler._known for scheduler in many]
+        await eventually(lambda: all(each.present == 20 and each.plans for each in known), 20)
         with hearing(queue) as fired:
             await let_pass(store, queue, 10)
             await eventually(lambda: fired)
             store.clock.advance(3)
             next_ms = ms_of(fired[0].slot) + 20_000
-            await eventually(
-                lambda: {scheduler._known.plans["Report"].next_ms for scheduler in many} == {next_ms}, 20
-            )
-            assert fired_by.keys() <= {scheduler._known.id for scheduler in many[:8]}
+            await eventually(lambda: {each.plans["Report"].next_ms for each in known} == {next_ms}, 20)
+            assert fired_by.keys() <= {each.id for each in known[:8]}
 
             for scheduler in many[:8]:
                 scheduler.stop()
             fired_by.clear()
             await let_pass(store, queue, 20)
             await eventually(lambda: len(fired) == 2)
-            assert fired_by.keys() <= {scheduler._known.id for scheduler in many[8:]}
+            assert fired_by.keys() <= {each.id for each in known[8:]}
         tasks.cancel_scope.cancel()
 
 

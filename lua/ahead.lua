@@ -86,8 +86,9 @@ elseif fields and place ~= 'delayed' then
   end
 elseif not fields and job ~= '' then
   said.inbox = entry_at(KEYS.inbox, job) and 1 or 0
-  local _, ended = recent_ends(now_ms, now_ms, now_ms, mark(job))
-  said.ended = ended and 1 or 0
+  -- A refused push is remembered as one that ended, too: see `refuse` in push.
+  local _, ended = recent_ends(now_ms, now_ms, now_ms, mark(job), mark('refused ' .. job))
+  said.ended = ended and not ended[2] and 1 or 0
 end
 return {whole(now_ms), job, ttl, math.min(count, most), is_full() and 1 or 0, said.bucket or '', said.turn, said.limit, said.running,
   said.some, redis.call('HGET', KEYS.held, job) or '', redis.call('GET', KEYS.promoter) or '', said.alike, said.inbox, said.ended}

@@ -82,3 +82,9 @@ async def test_dead_letters_of_a_kind_are_counted_and_ended_jobs_are_remembered(
         await settle(one, lease, Ack() if lease.job_id == "done" else FAILED)
     standings = [await driver.read(Ahead(each)) for each in ("a", "done", "never")]
     assert [(each.alike, each.has_ended) for each in standings] == [(2, False), (0, True), (0, False)]
+
+
+async def test_a_push_that_was_refused_is_not_a_job_that_ended(store: DriverStore, driver: Driver) -> None:
+    await push(store, job("holder", unique="k"))
+    await push(store, job("refused", unique="k"), repeated=True)
+    assert not (await driver.read(Ahead("refused"))).has_ended

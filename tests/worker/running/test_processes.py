@@ -473,8 +473,9 @@ async def test_processes_end_with_a_worker_that_is_killed(store: Store, setting:
             asleep = await queue.push(Do("stubborn", str(tmp_path)))
             await queue.push(Do("", str(tmp_path)))
             busy = await pid_in(tmp_path / f"pid-{asleep}")
-            await eventually(lambda: (tmp_path / "ran").exists(), within=20)
-            idle = int((tmp_path / "ran").read_text().split()[1])
+            ran = tmp_path / "ran"
+            await eventually(lambda: ran.exists() and ran.read_text().endswith("\n"), within=20)
+            idle = int(ran.read_text().split()[1])
             assert not has_ended(busy)
             assert not has_ended(idle)
             worker.kill()

@@ -156,14 +156,15 @@ def start(
     binary = binary or find()
     for _ in range(_PORT_TRIES - 1):
         try:
-            return Server(binary, directory, port or _free_port(), options)
+            return Server(binary, directory, port or free_port(), options)
         except _PortTaken:
             if port:
                 raise
-    return Server(binary, directory, _free_port(), options)
+    return Server(binary, directory, free_port(), options)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that is free now."""
     # Below the range of outgoing connections (32768 and up). In that range, a client that reconnects to a
     # restarting server may get the server's port, and be connected to itself.
     while True:

@@ -27,6 +27,7 @@ from redisjobs.errors import ServerNotFound
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.queue import JobQueue
 from redisjobs.testing.driver_contract.fixtures import worker as worker
+from redisjobs.torture.topology import Cluster
 from redisjobs.web import Dashboard, Verb
 from redisjobs.worker.run import WorkerRun
 from redisjobs.worker.running.contexts import Contexts
@@ -178,20 +179,32 @@ def queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
-def redis_store_of(url: str, queue_name: str) -> Iterator[RedisStore]:
+def redis_store_of(url: str, queue_name: str, admin: Any = None, *rights: str) -> Iterator[RedisStore]:
     """A queue's store on a server, which is to be in order at the end of the test."""
-    store = RedisStore(redis.Redis.from_url(url), url, queue_name)
+    store = RedisStore(admin or redis.Redis.from_url(url), url, queue_name, *rights)
     yield store
     faults = store.faults()
     store.end()
     assert faults == []
 
 
-@pytest.fixture(params=["memory", *ENGINES])
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of six, shared by the whole run."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["memory", *ENGINES, pytest.param("cluster", marks=pytest.mark.slow)])
 def driver_store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[Store]:
     """One queue's store, on memory and on every server at hand: the contract of a driver."""
     if request.param == "memory":
         yield MemoryStore(queue_name)
+    elif request.param == "cluster":
+        cluster = request.getfixturevalue("cluster")
+        owner = cluster.owner(queue_name).url
+        admin = redis.Redis.from_url(owner)
+        yield from redis_store_of(owner.replace("redis:", "redis+cluster:"), queue_name, admin, "+cluster|slots")
     else:
         servers = request.getfixturevalue("servers")
         yield from redis_store_of(servers.url(request.param), queue_name)

@@ -218,16 +218,16 @@ class RedisStore:
         prefix: Of the queue's keys.
     """
 
-    def __init__(self, admin: Any, url: str, queue_name: str) -> None:
+    def __init__(self, admin: Any, url: str, queue_name: str, *rights: str) -> None:
         self.admin = admin
         self.queue_name = queue_name
         self.prefix = f"redisjobs:{{{queue_name}}}:"
         self.clock = Clock()
         self.user, password = f"user-{queue_name}", secrets.token_hex(8)
         rules = [rule for role in ROLES for rule in documented_rule(role, queue_name)]
-        self.admin.execute_command("ACL", "SETUSER", self.user, "on", f">{password}", *rules)
+        self.admin.execute_command("ACL", "SETUSER", self.user, "on", f">{password}", *rules, *rights)
         parts = urlsplit(url)
-        self.url = f"redis://{self.user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"
+        self.url = f"{parts.scheme}://{self.user}:{password}@{parts.hostname}:{parts.port}{parts.path or '/0'}"
         self.driver: Driver = RedisDriver(self.url, queue_name, self.clock)
         _load_scripts(f"{parts.hostname}:{parts.port}", admin)
         self.lacks: Collection[type[Any]] = ()

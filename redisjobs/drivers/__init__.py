@@ -5,6 +5,8 @@ from typing import Any
 
 from redisjobs.model.driver import Driver, SyncDriver
 
+_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
+
 
 def connect(where: Any, queue: str) -> Driver:
     """Return the driver for a queue; nothing is sent yet.
@@ -56,12 +58,11 @@ def _is_driver(where: Any) -> bool:
 
 
 def _check(where: Any) -> None:
-    schemes = ("redis://", "rediss://", "unix://")
     if isinstance(where, str):
-        if not where.startswith(schemes):
+        if where.partition("://")[0] not in _SCHEMES:
             shown = re.sub("//.*@", "//…@", where)  # without the password
             raise ValueError(
-                f"{shown!r}: a queue is at memory://, {', '.join(schemes)}, or given as a redis-py client"
+                f"{shown!r}: a queue is at memory://, {'://, '.join(_SCHEMES)}://, or given as a redis-py client"
             )
-    elif not hasattr(where, "connection_pool"):
+    elif not hasattr(where, "connection_pool") and not hasattr(where, "nodes_manager"):
         raise ValueError(f"{where!r} is neither a URL nor a redis-py client")

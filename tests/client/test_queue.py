@@ -756,7 +756,7 @@ def tls_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory: Path = tmp_path_factory.mktemp("tls")
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl here to make a certificate")
-    key, certificate, port = directory / "key.pem", directory / "cert.pem", server._free_port()
+    key, certificate, port = directory / "key.pem", directory / "cert.pem", server.free_port()
     make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {key} -out {certificate}"
     subprocess.run([*make.split(), "-days", "2", "-subj", "/CN=localhost"], check=True, capture_output=True)
     tls = f"--tls-port {port} --tls-key-file {key} --tls-cert-file {certificate} --tls-auth-clients no"

@@ -252,7 +252,7 @@ async def test_neither_a_queue_nor_a_connection_looks_into_installed_metadata(
         ("NOPERM User BUSYBOB has no permissions to run the 'evalsha' command", Forbidden, "ACL forbids"),
         ("NOAUTH Authentication required.", DriverError, "refused the credentials"),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", WrongType, "WRONGTYPE"),
-        ("MOVED 3999 127.0.0.1:6381", DriverError, "MovedError|MOVED"),
+        ("MOVED 3999 127.0.0.1:6381", Unavailable, "3999 127.0.0.1:6381"),
         ("ERR user_script:1: no BUSY, READONLY or LOADING here", DriverError, "no BUSY"),
         ("ERR unknown command 'EVALSHA'", DriverError, "unknown command 'EVALSHA'"),
     ],

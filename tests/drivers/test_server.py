@@ -324,8 +324,8 @@ def test_a_port_that_is_taken_is_an_error_that_says_so_in_one_line() -> None:
 
 def test_where_a_free_port_is_taken_meanwhile_another_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with server.start() as stranger:
-        ports = iter([stranger.port, stranger.port, server._free_port()])
-        monkeypatch.setattr(server, "_free_port", lambda: next(ports))
+        ports = iter([stranger.port, stranger.port, server.free_port()])
+        monkeypatch.setattr(server, "free_port", lambda: next(ports))
         with server.start() as running:
             assert running.port != stranger.port
 

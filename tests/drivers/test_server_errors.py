@@ -58,7 +58,6 @@ FINAL = {
     ),
     "NOAUTH": ("NOAUTH Authentication required.", "refused the credentials"),
     "WRONGPASS": ("WRONGPASS invalid username-password pair or user is disabled.", "refused the credentials"),
-    "MOVED": ("MOVED 3999 127.0.0.1:6381", "MOVED|MovedError"),
     "unknown": ("ERR unknown command 'EVALSHA'", "unknown command 'EVALSHA'"),
 }
 

@@ -69,7 +69,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
         pytest.skip("there is no openssl here to make certificates")
     folder = tmp_path_factory.mktemp("tls")
     make_certificates(folder)
-    port = server._free_port()
+    port = server.free_port()
     files = {"cert": "server.pem", "key": "server.key", "ca-cert": "ca.pem"}
     words = ["--tls-port", str(port)]
     for name, file in files.items():

@@ -226,7 +226,7 @@ def value_of(command: Command[T], reply: Any) -> T:
         return command.when_full
     if command.when_refused is not None and not isinstance(error, Unavailable):
         return command.when_refused
-    raise error
+    raise error from reply  # MOVED has an address
 
 
 def _is_curable(command: Command[Any], reply: Any) -> bool:

@@ -6,6 +6,7 @@ After a failure, a connection that may still receive a late reply is closed: the
 import asyncio
 import encodings.idna  # noqa: F401  (for host names: if Ctrl-C ended this import in the first call, it would stay missing)
 import math
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,8 +18,9 @@ from hiredis import pack_command
 
 from redisjobs.base.logger import Log
 from redisjobs.drivers.redis.commands import Command, Commands, run_steps, run_steps_sync, value_of
+from redisjobs.drivers.redis.locator import Address, Question
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies, reader_of
-from redisjobs.drivers.redis.target import ANSWER, Target
+from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.wire import Wire, Word
 from redisjobs.errors import DriverError, Unavailable
 
@@ -79,17 +81,20 @@ class Connection:
     Args:
         commands: The queue's.
         target: Where to connect.
-        timeout: Seconds without a byte of the answer after which a call fails. The whole answer may take longer.
+        timeout: Seconds without a byte of the answer after which a call fails; None: those of the target. The
+            whole answer may take longer.
         checks_server: Whether each opening first checks the server's version and the version of the queue's keys.
     """
 
     def __init__(
-        self, commands: Commands, target: Target, timeout: float = ANSWER, *, checks_server: bool = False
+        self, commands: Commands, target: Target, timeout: float | None = None, *, checks_server: bool = False
     ) -> None:
         self.clock = ServerClock()
+        self.address: Address | None = None
         self._commands = commands
         self._target = target
-        self._timeout = timeout
+        self._given_timeout = timeout
+        self._timeout = timeout or target.answer
         self._checks_server = checks_server
         self._connection: Any = None
         self._replies: Replies | None = None
@@ -145,6 +150,8 @@ class Connection:
         # After Unavailable another server may have taken over, so the next opening checks it. After a cancel the
         # reply may still arrive, and the next call would take it for its own.
         await self._drop()
+        if isinstance(error, Exception):
+            self._target.doubt(self.address, error)
         if isinstance(error, redis.RedisError | OSError):
             raise self._target.translate(error) from error
 
@@ -167,12 +174,11 @@ class Connection:
         """Open the connection if it is closed; return the replies that arrive over it."""
         if self._connection is None or self._replies is None:
             need_asyncio()
-            connection = self._connection = self._target.connection()
-            async with asyncio.timeout(_time_left(until, self._timeout)):
-                with CLOSED_IS_LOST:
-                    await connection.connect()
-            replies = self._replies = Replies(connection)
-            self._target.has_answered = True
+            self._timeout = self._given_timeout or self._target.answer
+            self.address = await self._find(until)
+            connection = self._connection = self._target.connection(self.address)
+            replies = self._replies = await self._connect(connection, until)
+            self._target.opened(self)
             if self._checks_server:
                 try:
                     _warn(self._target, await self.run_all(self._commands.first_checks(), until))
@@ -181,6 +187,37 @@ class Connection:
                     raise
             return replies  # if it was closed meanwhile, sending fails
         return self._replies
+
+    async def _connect(self, connection: Any, until: float) -> Replies:
+        async with asyncio.timeout(_time_left(until, self._timeout)):
+            with CLOSED_IS_LOST:
+                await connection.connect()
+        return Replies(connection)
+
+    async def _find(self, until: float) -> Address | None:
+        """Return where the server is; ask for it if that is not known."""
+        if self._target.locator.known is not None:
+            return self._target.locator.known
+        return await run_steps(self._target.locator.search(), self._ask_another, until)
+
+    async def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:
+        """Ask a server over a connection for this only; return the replies, or the error if there were none."""
+        connection = self._target.connection(question.address, is_sentinel=question.is_sentinel)
+        try:
+            replies = await self._connect(connection, until)
+            replies.send(packed(question.wires))
+            await replies.arrived(len(question.wires), _time_left(until, self._timeout), until)
+            return replies.take(len(question.wires))
+        except (redis.RedisError, OSError) as error:
+            return error
+        finally:
+            with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    def end(self) -> None:
+        """Close the connection from any thread; the call that waits fails."""
+        if self._replies is not None:
+            self._replies.end()
 
     def send(self, wires: Sequence[Wire]) -> Replies:
         """Send commands over the open connection; return its replies. Raise OSError if it is lost."""
@@ -218,6 +255,7 @@ class Connection:
             self._noticed_at = self._replies.noticed_at
             self._replies.close()
         connection, self._connection, self._replies = self._connection, None, None
+        self._target.closed(self)
         return connection
 
 
@@ -225,12 +263,14 @@ class SyncConnection:
     """One sync connection, opened when first used and again after a failure. For one thread; see `Connection`."""
 
     def __init__(
-        self, commands: Commands, target: Target, timeout: float = ANSWER, *, checks_server: bool = False
+        self, commands: Commands, target: Target, timeout: float | None = None, *, checks_server: bool = False
     ) -> None:
         self.clock = ServerClock()
+        self.address: Address | None = None
         self._commands = commands
         self._target = target
-        self._timeout = timeout
+        self._given_timeout = timeout
+        self._timeout = timeout or target.answer
         self._checks_server = checks_server
         self._connection: Any = None
         self._replies: Any = None
@@ -252,8 +292,8 @@ class SyncConnection:
     def _heal(self, commands: Sequence[Command[Any]], replies: list[Any], until: float) -> list[Any]:
         try:
             return run_steps_sync(self._commands.healing(commands, replies), self._round_trip, until)
-        except Unavailable:
-            self.close()
+        except Unavailable as error:
+            self._fail(error)
             raise
 
     def _round_trip(self, wires: Sequence[Wire], until: float) -> list[Any]:
@@ -264,24 +304,61 @@ class SyncConnection:
             if self._connection is None:
                 self._open(until)
             replies = self._ask(wires, until)
+        except Unavailable as error:  # of the checks of a new connection
+            self._fail(error)
+            raise
         except (redis.RedisError, OSError) as error:
-            self.close()
+            self._fail(error)
             raise self._target.translate(error) from error
         self._is_asking = False
         return replies
 
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        self._target.doubt(self.address, error)
+
     def _open(self, until: float) -> None:
-        self._connection = self._target.sync_connection(_time_left(until, self._timeout))
+        self._timeout = self._given_timeout or self._target.answer
+        self.address = self._find(until)
+        self._connection = self._target.sync_connection(self.address, _time_left(until, self._timeout))
         self._connection.connect()
         self._replies = reader_of(self._connection)
-        self._target.has_answered = True
+        self._target.opened(self)
         if self._checks_server:  # if this raises, `_is_asking` makes the next call open the connection again
             commands = self._commands.first_checks()
             replies = self._ask([command.wire for command in commands], until)
             _warn(self._target, [value_of(*each) for each in zip(commands, replies, strict=True)])
 
+    def _find(self, until: float) -> Address | None:
+        """Return where the server is; ask for it if that is not known."""
+        if self._target.locator.known is not None:
+            return self._target.locator.known
+        return run_steps_sync(self._target.locator.search(), self._ask_another, until)
+
+    def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:
+        """Ask a server over a connection for this only; return the replies, or the error if there were none."""
+        left = _time_left(until, self._timeout)
+        connection = self._target.sync_connection(question.address, left, is_sentinel=question.is_sentinel)
+        try:
+            connection.connect()
+            return self._exchange(connection._sock, reader_of(connection), question.wires, until)
+        except (redis.RedisError, OSError) as error:
+            return error
+        finally:
+            with suppress(redis.RedisError, OSError):
+                connection.disconnect()
+
+    def end(self) -> None:
+        """Close the connection from any thread; the call that waits fails."""
+        sock = getattr(self._connection, "_sock", None)
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
     def _ask(self, wires: Sequence[Wire], until: float) -> list[Any]:
-        sock, reader = self._connection._sock, self._replies
+        return self._exchange(self._connection._sock, self._replies, wires, until)
+
+    def _exchange(self, sock: socket.socket, reader: Any, wires: Sequence[Wire], until: float) -> list[Any]:
         replies: list[Any] = []
         sock.settimeout(_time_left(until, self._timeout))
         sock.sendall(packed(wires))
@@ -300,6 +377,7 @@ class SyncConnection:
     def close(self) -> None:
         self.clock.forget()
         connection, self._connection = self._connection, None
+        self._target.closed(self)
         if connection is not None:
             with suppress(redis.RedisError, OSError):
                 connection.disconnect()

@@ -69,7 +69,7 @@ class RedisDriver:
     """
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
-        self.target = Target(where)
+        self.target = Target(where, queue)
         self.place = self.target.place, queue
         self.where = self.target.where
         self._queue, self._now_ms = queue, now_ms
@@ -136,7 +136,7 @@ class SyncRedisDriver:
     """
 
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
-        self.target = where if isinstance(where, Target) else Target(where)
+        self.target = where if isinstance(where, Target) else Target(where, queue)
         self.commands = PushCommands(queue, now_ms, self.target.database)
         self._connections = SyncConnections(lambda: SyncConnection(self.commands, self.target, checks_server=True))
 

@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.commands import run_steps_sync
 from redisjobs.drivers.redis.connection import SyncConnection
-from redisjobs.drivers.redis.target import ANSWER, Target
+from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.model.changes import Change
 from redisjobs.model.driver import Beat, Beaten, Consumer, Fenced, Renewed
@@ -28,7 +28,7 @@ class SyncRedisConsumer:
     """
 
     def __init__(self, commands: WorkerCommands, target: Target, consumer: Consumer, lease_ms: int) -> None:
-        self._connection = SyncConnection(commands, target, min(ANSWER, lease_ms / 3000))
+        self._connection = SyncConnection(commands, target, min(target.answer, lease_ms / 3000))
         self._commands = commands
         self._consumer = consumer
         self.has_found = False

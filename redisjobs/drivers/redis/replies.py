@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -95,6 +96,11 @@ class Replies(asyncio.Protocol):
         else:
             taken, self._got = self._got[:count], self._got[count:]
         return taken
+
+    def end(self) -> None:
+        """Close the connection from any thread; the task that waits fails."""
+        with suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._transport.abort)
 
     def close(self) -> None:
         if self._timer is not None:

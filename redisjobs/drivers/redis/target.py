@@ -6,9 +6,9 @@ its 5 s read timeout breaks a blocking read. So we set all timeouts ourselves, a
 
 import re
 import ssl
-from collections.abc import Hashable
-from typing import Any
-from urllib.parse import urlsplit
+import weakref
+from collections.abc import Hashable, Mapping
+from typing import Any, Protocol
 
 import redis
 import redis.asyncio
@@ -16,7 +16,9 @@ import redis.asyncio.retry
 import redis.retry
 from redis.backoff import NoBackoff
 
-from redisjobs.base.visible import without_password
+from redisjobs.drivers.redis.locator import Address, BySlot, Fixed, moved_to, slot_of
+from redisjobs.drivers.redis.origin import INTRODUCTION, origin_of
+from redisjobs.drivers.redis.sentinels import SentinelWatch
 from redisjobs.drivers.redis.wire import translate
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.times import LONGEST_TRY
@@ -24,8 +26,8 @@ from redisjobs.model.times import LONGEST_TRY
 ANSWER = LONGEST_TRY / 2
 """Seconds without a byte of the answer, or without a connection, after which a call fails."""
 
-_CONNECTIONS = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
-_KEPT = ["host", "port", "path", "db", "username", "password", "credential_provider", "client_name"]
+_FOUND_ANSWER = 2.0  # the same where the server has to be found: another one may take over soon
+_KEPT = ["path", "db", "username", "password", "credential_provider", "client_name"]
 _OURS: dict[str, Any] = {
     "retry_on_timeout": False,
     "retry_on_error": [],
@@ -37,97 +39,129 @@ _OURS: dict[str, Any] = {
 }
 
 
-def _introduction() -> dict[str, Any]:
-    """Return redis-py's description of itself. Without it, redis-py reads its metadata for each connection."""
-    try:
-        from redis.driver_info import DriverInfo
-    except ImportError:  # an older redis-py, which reads it once
-        return {}
-    return {"driver_info": DriverInfo()}
-
-
-_INTRODUCTION = _introduction()
-
-
 class Target:
-    """Where the server is: a URL or an existing redis-py client, and how to make connections to it.
+    """Where the server of a queue is, and how to make connections to it.
+
+    Args:
+        where: A URL, or a redis-py client.
+        queue: The queue's name: on a cluster, its slot has a node of its own.
 
     Attributes:
         has_answered: Whether a connection to it has opened.
         database: The number of the database.
+        locator: Knows where the server is, or finds it.
         place: Equal for the same server and database.
-        server: Equal for the same server, database and user.
+        server: Equal for queues that one connection can serve: of the same server, database and user.
 
     Raises:
         ValueError: The URL is invalid, or we can't make the client's kind of connection.
     """
 
-    def __init__(self, where: Any) -> None:
+    def __init__(self, where: Any, queue: str = "") -> None:
         self._has_warned = False
-        pool = _pool_of(where) if isinstance(where, str) else where.connection_pool
-        self._kind = pool.connection_class.__name__
-        if self._kind not in _CONNECTIONS:
-            raise ValueError(
-                f"redisjobs can't make connections of the class {self._kind}, only {', '.join(_CONNECTIONS)}"
-            )
+        self._queue = queue
+        self._opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+        origin = self._origin = origin_of(where)
+        self.locator = origin.locator(queue)
+        self._watch = SentinelWatch(self) if origin.master else None
         # Only the address, the credentials and TLS. The other options are ours to set, and redis-py's sync and
         # async connections do not take the same ones.
-        kept = {key: value for key, value in pool.connection_kwargs.items() if _is_kept(key, value)}
-        self._options = {**kept, **_INTRODUCTION, **_OURS}
-        if self._kind != "UnixDomainSocketConnection":
-            self._options["socket_keepalive"] = True
-        if self._kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
-            checked = kept.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
-            self._options.setdefault("ssl_check_hostname", checked)
+        kept = _kept(origin.options)
+        self._options = _ours(kept, origin.kind)
+        self._sentinel_options = _ours(_kept(origin.sentinel_options), origin.kind)
         self.has_answered = False
         self.database = int(kept.get("db") or 0)
         # Text, because redis-py packs it unchanged: see `Word`.
         self._options["db"] = str(self.database) if self.database else None
-        self._host, self._port = kept.get("host", "localhost"), kept.get("port", 6379)
-        self.place: Hashable = kept.get("path") or (self._host, self._port), self.database
-        self.server = self.place, kept.get("username") or id(kept.get("credential_provider"))
+        where_it_is: Hashable = kept.get("path") or (tuple(origin.nodes), origin.master)
+        self.place: Hashable = where_it_is, self.database
+        slot = queue if origin.is_cluster else ""
+        self.server = self.place, slot, kept.get("username") or id(kept.get("credential_provider"))
         try:
-            if isinstance(where, str):
-                pool.make_connection()
-            self.connection()
-            self.sync_connection(ANSWER)
+            one = next(iter(origin.nodes), None)
+            self.connection(one)
+            self.sync_connection(one, ANSWER)
         except TypeError as error:  # nothing was opened: redis-py does not know an option
             raise ValueError(f"can't connect by these options: {error}") from error
 
     @property
+    def answer(self) -> float:
+        """Seconds without a byte of the answer, or without a connection, after which a call fails."""
+        return ANSWER if isinstance(self.locator, Fixed) else _FOUND_ANSWER
+
+    @property
     def where(self) -> str:
         """The server and its database as a URL, without a password."""
-        if self._kind == "UnixDomainSocketConnection":
-            return f"unix://{self._options.get('path', '')}?db={self.database}"
-        scheme = "rediss" if self._kind == "SSLConnection" else "redis"
-        user = f"{name}@" if (name := self._options.get("username")) else ""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{scheme}://{user}{host}:{self._port}/{self.database}"
+        return self._origin.shown
 
-    def connection(self) -> Any:  # redis-py's connections are not fully typed
+    def connection(self, address: Address | None, *, is_sentinel: bool = False) -> Any:
         """Return a new async connection, not yet open. The caller has to limit the time of each call.
 
         With a timeout, redis-py sends by `asyncio.wait_for`, and on Python 3.11 that may swallow a cancel.
         """
-        kind = getattr(redis.asyncio.connection, self._kind)
+        kind = getattr(redis.asyncio.connection, self._origin.kind)
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_connect_timeout=ANSWER, socket_timeout=None, retry=retry)
+        options = self._options_for(address, is_sentinel)
+        return kind(**options, socket_connect_timeout=self.answer, socket_timeout=None, retry=retry)
 
-    def sync_connection(self, timeout: float) -> Any:
+    def sync_connection(self, address: Address | None, timeout: float, *, is_sentinel: bool = False) -> Any:
         """Return a new sync connection, not yet open. `timeout` limits opening it, and each send and read."""
-        kind = getattr(redis.connection, self._kind)
+        kind = getattr(redis.connection, self._origin.kind)
         retry = redis.retry.Retry(NoBackoff(), 0)
-        return kind(**self._options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+        options = self._options_for(address, is_sentinel)
+        return kind(**options, socket_connect_timeout=timeout, socket_timeout=timeout, retry=retry)
+
+    def _options_for(self, address: Address | None, is_sentinel: bool) -> dict[str, Any]:
+        options = self._sentinel_options if is_sentinel else self._options
+        return options if address is None else {**options, "host": address.host, "port": address.port}
+
+    def opened(self, connection: "Opened") -> None:
+        """Note an open connection, and end those to other addresses: the server has left these."""
+        self.has_answered = True
+        self._opened.add(connection)
+        self.end_others()
+        if self._watch is not None:
+            self._watch.start()
+
+    @property
+    def has_open(self) -> bool:
+        """Whether a connection is open."""
+        return len(self._opened) > 0
+
+    def closed(self, connection: "Opened") -> None:
+        """Note that a connection was closed."""
+        self._opened.discard(connection)
+
+    def doubt(self, address: Address | None, error: BaseException) -> None:
+        """Note that a call to the server at this address has failed."""
+        if isinstance(self.locator, Fixed) and address is not None and moved_to(error) is not None:
+            self.locator = BySlot([address], slot_of(self._queue))  # a cluster behind one address
+        self.locator.doubt(address, error)
+        self.end_others()
+
+    def end_others(self) -> None:
+        """End the connections to other addresses than the one that is known."""
+        known = self.locator.known
+        if known is None or isinstance(self.locator, Fixed):
+            return
+        for connection in list(self._opened):
+            if connection.address != known:
+                self._opened.discard(connection)
+                connection.end()
 
     def translate(self, error: BaseException) -> DriverError:
         """Return redis-py's error as ours, with a hint if it looks as if only one side used TLS."""
         translated = translate(error)
+        if "SELECT is not allowed in cluster mode" in str(translated):
+            return DriverError(
+                f"a cluster has only database 0, not {self.database}: leave out the number in the URL"
+            )
         if self.has_answered or not isinstance(translated, Unavailable):
             return translated
         text = str(translated)
-        if self._kind == "SSLConnection" and _IS_PLAIN.search(text):
+        if self._origin.kind == "SSLConnection" and _IS_PLAIN.search(text):
             return Unavailable(f"{text}; the URL says rediss://: if the server does not use TLS, write redis://")
-        if self._kind == "Connection" and _IS_TLS.search(text):
+        if self._origin.kind == "Connection" and _IS_TLS.search(text):
             return Unavailable(f"{text}; the URL says redis://: if the server requires TLS, write rediss://")
         return translated
 
@@ -144,25 +178,30 @@ _IS_PLAIN = re.compile(r"(?i)timeout|timed out|wrong.version|record.layer|unexpe
 _IS_TLS = re.compile(r"(?i)reset by peer|connection lost|closed|broken pipe|protocol error")
 
 
-def _pool_of(url: str) -> Any:
-    """Return redis-py's pool for a URL; an error names the URL."""
-    try:
-        _check_database(url)
-        return redis.ConnectionPool.from_url(url, **_INTRODUCTION)
-    except ValueError as error:
-        why = str(error)
-    shown = without_password(url)
-    raise ValueError(f"{shown!r}: {why}")
+class Opened(Protocol):
+    """An open connection, which another thread may end."""
+
+    @property
+    def address(self) -> Address | None:
+        """Where its server is."""
+
+    def end(self) -> None:
+        """Close it at once; the call that waits fails."""
 
 
-def _check_database(url: str) -> None:
-    """Refuse a database that is no number: redis-py would take database 0 instead."""
-    parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,9}/?", parts.path):
-        raise ValueError(
-            f"{parts.path[1:]!r} is no database of Redis; give a number, as redis://HOST:6379/0, and the queue's "
-            "name by itself"
-        )
+def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if _is_kept(key, value)}
+
+
+def _ours(kept: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return options of a connection: those that were kept, and ours."""
+    options = {**kept, **INTRODUCTION, **_OURS}
+    if kind != "UnixDomainSocketConnection":
+        options["socket_keepalive"] = True
+    if kind == "SSLConnection":  # redis-py checks the name by itself since 6.0
+        checked = kept.get("ssl_cert_reqs") not in ("none", ssl.CERT_NONE)
+        options.setdefault("ssl_check_hostname", checked)
+    return options
 
 
 def _is_kept(option: str, value: Any) -> bool:

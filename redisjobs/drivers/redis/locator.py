@@ -1,0 +1,294 @@
+"""Where a queue's server is: at a fixed address, at the owner of a slot, or where the sentinels say. No I/O.
+
+A queue's keys have one hash tag, so on a cluster they are all in one slot, and one node at a time owns them.
+Sentinels name one master at a time. So each queue needs one address, which changes when a node fails or a slot
+moves.
+
+`search` is a generator, so that async and sync connections share it. It yields questions, is sent their replies,
+and returns an address. Each question needs a connection of its own.
+"""
+
+import re
+from binascii import crc_hqx
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from redis import exceptions as redis_errors
+
+from redisjobs.drivers.redis.wire import Wire, shown, translate
+from redisjobs.errors import DriverError, Unavailable
+
+SLOTS = 16384
+
+
+class Address(NamedTuple):
+    """A host and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Question(NamedTuple):
+    """Commands for one server, over a connection of their own.
+
+    Attributes:
+        address: Where the server is.
+        wires: The commands.
+        is_sentinel: Whether it is a sentinel: these may have a password of their own.
+    """
+
+    address: Address
+    wires: Sequence[Wire]
+    is_sentinel: bool = False
+
+
+Search = Generator[Question, "Sequence[Any] | Exception", Address | None]
+"""A search for the server. It is sent the replies, in which an error is a value; or the error if no reply came. It
+returns the address; None for a Unix socket."""
+
+Remap = Callable[[tuple[str, int]], tuple[str, int]]
+"""Returns the address to use for one that a node told, for nodes behind NAT or with names of their own."""
+
+
+class Locator(Protocol):
+    """Knows or finds where a queue's server is. Threads share it."""
+
+    @property
+    def known(self) -> Address | None:
+        """Where the server is; None: `search` before you connect."""
+
+    def search(self) -> Search:
+        """Find the server.
+
+        Raises:
+            Unavailable: None of those who could know answered, or they know no server at present.
+            DriverError: The topology is another than was configured, or the credentials are refused.
+        """
+
+    def doubt(self, address: Address | None, error: BaseException) -> None:
+        """Note that a call to the server at this address has failed. The next connection may need a search."""
+
+
+@dataclass
+class Fixed:
+    """One server that stays where it is.
+
+    Attributes:
+        known: Its address; None for a Unix socket.
+    """
+
+    known: Address | None
+
+    def search(self) -> Search:
+        yield from ()
+        return self.known
+
+    def doubt(self, address: Address | None, error: BaseException) -> None:
+        pass
+
+
+def slot_of(tag: str) -> int:
+    """Return the slot of the keys with a hash tag."""
+    return crc_hqx(tag.encode("utf-8", "surrogateescape"), 0) % SLOTS
+
+
+class BySlot:
+    """The node of a cluster that owns a slot.
+
+    Args:
+        nodes: Some nodes of the cluster. All that these name are asked, too.
+        slot: The slot.
+        remap: For addresses that nodes tell; None: they are right as they are.
+    """
+
+    def __init__(self, nodes: Iterable[Address], slot: int, remap: Remap | None = None) -> None:
+        self.known: Address | None = None
+        self._nodes = deque(dict.fromkeys(nodes))
+        self._slot = slot
+        self._remap = remap
+
+    def search(self) -> Search:
+        troubles: list[str] = []
+        refused: DriverError | None = None
+        for node in list(self._nodes):
+            answer = yield Question(node, [["CLUSTER", "SLOTS"]])
+            self._last(node)  # if it is wrong, another one is asked next
+            error = answer if isinstance(answer, Exception) else _error_in(answer)
+            if error is None:
+                nodes, owner = self._read(answer[0], node)  # type: ignore[index]
+                self._add(nodes)
+                if owner is not None:
+                    self.known = owner
+                    return owner
+                troubles.append(f"{node} knows no owner")
+            else:
+                said = _translated(error, node)
+                refused = refused or (None if isinstance(said, Unavailable) else said)
+                troubles.append(f"{node}: {said}")
+        if refused is not None:
+            raise refused
+        raise Unavailable(f"no node of the cluster says who owns slot {self._slot} now ({'; '.join(troubles)})")
+
+    def doubt(self, address: Address | None, error: BaseException) -> None:
+        moved = moved_to(error)
+        if moved is not None and address is not None:
+            self.known = self._right(*moved, address)
+            self._add([self.known])
+        elif address is not None:
+            self._last(address)  # others know first that it has failed
+            if address == self.known:
+                self.known = None
+
+    def _read(self, reply: Any, asked: Address) -> tuple[list[Address], Address | None]:
+        """Return all nodes, and the owner of the slot."""
+        nodes: list[Address] = []
+        owner = None
+        for first, last, *those in reply or ():
+            there = [self._right(shown(node[0] or b""), int(node[1]), asked) for node in those]
+            nodes += there
+            if first <= self._slot <= last and there:
+                owner = there[0]
+        return nodes, owner
+
+    def _right(self, host: str, port: int, asked: Address) -> Address:
+        """Return the address to use for one that a node told; it leaves out the host that it was asked at."""
+        address = Address(host if host and host != "?" else asked.host, port)
+        return Address(*self._remap(address)) if self._remap is not None else address
+
+    def _add(self, nodes: Iterable[Address]) -> None:
+        self._nodes.extend(dict.fromkeys(node for node in nodes if node not in self._nodes))
+
+    def _last(self, node: Address) -> None:
+        """Ask this node after all others the next time."""
+        if node in self._nodes:
+            self._nodes.remove(node)
+            self._nodes.append(node)
+
+
+class BySentinel:
+    """The master that sentinels name.
+
+    Args:
+        sentinels: Some of the sentinels.
+        name: The master's name.
+        remap: For the address that a sentinel tells; None: it is right as it is.
+
+    Attributes:
+        question: The command that asks a sentinel for the master.
+    """
+
+    def __init__(self, sentinels: Iterable[Address], name: str, remap: Remap | None = None) -> None:
+        self.known: Address | None = None
+        self.name = name
+        self.question: Wire = ["SENTINEL", "MASTER", name]
+        self._sentinels = deque(dict.fromkeys(sentinels))
+        self._remap = remap
+        self._epoch = 0  # of the newest answer: it grows with each failover
+
+    @property
+    def sentinels(self) -> list[Address]:
+        """The sentinels, the one to be asked first before the others."""
+        return list(self._sentinels)
+
+    def search(self) -> Search:
+        troubles: list[str] = []
+        refused: DriverError | None = None
+        unknown = 0
+        for sentinel in self.sentinels:
+            self._sentinels.rotate(-1)
+            answer = yield Question(sentinel, [self.question], is_sentinel=True)
+            error = answer if isinstance(answer, Exception) else _error_in(answer)
+            if error is not None and "No such master" in str(error):
+                unknown += 1
+                troubles.append(f"{sentinel} knows no master of this name")
+            elif error is not None:
+                said = _translated(error, sentinel, is_sentinel=True)
+                refused = refused or (None if isinstance(said, Unavailable) else said)
+                troubles.append(f"{sentinel}: {said}")
+            elif (told := self._newest(answer[0])) is None:  # type: ignore[index]
+                troubles.append(f"{sentinel} has not heard of the last failover")
+            else:
+                role = yield Question(told, [["HELLO"]])
+                if (trouble := _no_master(role)) is None:
+                    self.known = told
+                    return told
+                troubles.append(f"{sentinel} says {told}, {trouble}")
+        if refused is not None:
+            raise refused
+        if unknown == len(self._sentinels):
+            raise DriverError(
+                f"no sentinel monitors a master named {self.name!r} ({', '.join(map(str, self._sentinels))}): "
+                "correct the name in the URL, as redis+sentinel://HOST:26379/NAME/0"
+            )
+        raise Unavailable(f"no sentinel names the master {self.name!r} now ({'; '.join(troubles)})")
+
+    def hear(self, reply: Any) -> None:
+        """Note a sentinel's answer to `question`."""
+        told = self._newest(reply)
+        if told is not None and told != self.known:
+            self.known = told
+
+    def doubt(self, address: Address | None, error: BaseException) -> None:
+        if address is not None and address == self.known:
+            self.known = None
+
+    def _newest(self, reply: Any) -> Address | None:
+        """Return the address in a sentinel's answer; None if another sentinel has told of a later failover."""
+        facts = _facts(reply)
+        epoch = int(facts.get("config-epoch", 0))
+        if epoch < self._epoch:
+            return None
+        self._epoch = epoch
+        address = Address(facts["ip"], int(facts["port"]))
+        return Address(*self._remap(address)) if self._remap is not None else address
+
+
+def _error_in(replies: Sequence[Any]) -> Exception | None:
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)
+
+
+def moved_to(error: BaseException | None) -> tuple[str, int] | None:
+    """Return the address of a MOVED error, which may be the cause of this one."""
+    while error is not None:
+        if isinstance(error, redis_errors.MovedError):
+            return error.host, error.port
+        error = error.__cause__
+    return None
+
+
+def _no_master(answer: Sequence[Any] | Exception) -> str | None:
+    """Return why a server can't be the master, as far as its answer to HELLO shows; None if it can."""
+    error = answer if isinstance(answer, Exception) else _error_in(answer)
+    if error is not None:
+        return f"which fails: {translate(error)}"
+    role = _facts(answer[0]).get("role", "master")  # type: ignore[index]
+    return None if role == "master" else f"which is a {role} still"
+
+
+def _facts(flat: Sequence[Any]) -> dict[str, str]:
+    texts = [shown(part) if isinstance(part, bytes) else str(part) for part in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=False))
+
+
+_NO_CLUSTER = re.compile(r"(?i)cluster support disabled|unknown (sub)?command.*cluster")
+_NO_SENTINEL = re.compile(r"(?i)unknown (sub)?command.*sentinel")
+
+
+def _translated(error: Exception, asked: Address, *, is_sentinel: bool = False) -> DriverError:
+    """Return the error of a question as ours, with what to do about it."""
+    text = str(error)
+    if is_sentinel and isinstance(error, redis_errors.AuthenticationError):
+        return DriverError(
+            f"the sentinel at {asked} refused the credentials ({text}): give its own as "
+            "?sentinel_username=…&sentinel_password=…"
+        )
+    if is_sentinel and _NO_SENTINEL.search(text):
+        return DriverError(f"{asked} is no sentinel: give the addresses of sentinels, or write redis://{asked}")
+    if not is_sentinel and _NO_CLUSTER.search(text):
+        return DriverError(f"{asked} is no node of a cluster: write redis://{asked}")
+    return translate(error)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import fleet, growth, report
+from benchmarks import growth, report
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import MEASURES, QUICK, Amount, Figures
 from benchmarks.report import Run
@@ -54,16 +54,14 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--growth", action="store_true", help="instead: how redisjobs' cost grows")
     parser.add_argument("--million", action="store_true", help="with --growth: a million jobs where it says 100k")
-    parser.add_argument("--fleet", action="store_true", help="instead: a fleet of workers on one server")
-    parser.add_argument("--workers", type=int, default=200, help="of the fleet (200)")
     parser.add_argument(
         "--render", metavar="JSON", type=Path, help="instead: write docs/benchmarks.* from a result"
     )
     options = parser.parse_args(words)
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    if options.against and (options.growth or options.fleet or options.render):
-        parser.error("--against is for a run of measures: not with --growth, --fleet or --render")
+    if options.against and (options.growth or options.render):
+        parser.error("--against is for a run of measures: not with --growth or --render")
     try:
         options.systems = chosen(options.peers, options.quick, bool(options.against))
         options.against = resolved(options.against)
@@ -130,6 +128,10 @@ def _turned(systems: Sequence[System], by: int) -> list[System]:
 
 def main(words: Sequence[str]) -> int:
     """The command; its exit code."""
+    if words[:1] == ["fleet"]:
+        from benchmarks import fleet  # it imports this module
+
+        return fleet.main(words[1:])
     options = arguments(words)
     if options.render:
         write_docs(Run.from_json(json.loads(options.render.read_text())))
@@ -143,13 +145,12 @@ def main(words: Sequence[str]) -> int:
     )
     started, used = time.monotonic(), python()
     run.machine += f", {python_version(used)}"
-    alone = options.growth or options.fleet
     with checked_out(options.against) as past:
-        systems = installed([SYSTEMS[US]] if alone else beside(past, options.systems), run, used, _say)
+        systems = installed([SYSTEMS[US]] if options.growth else beside(past, options.systems), run, used, _say)
         if US not in run.versions:
             return 1
-        if alone:
-            return _alone(options, run)
+        if options.growth:
+            return _growth(options, run)
         names = options.only or (_QUICK_MEASURES if options.quick else tuple(MEASURES))
         amount = QUICK if options.quick else Amount()
         measure(systems, {name: MEASURES[name] for name in names}, run, amount, _say)
@@ -172,13 +173,12 @@ def beside(past: Sequence[System], systems: Sequence[System]) -> list[System]:
     return [system for one in systems for system in ([one, *past] if one.name == US else [one])]
 
 
-def _alone(options: argparse.Namespace, run: Run) -> int:
-    """`--growth` and `--fleet`; the exit code."""
-    what = "growth" if options.growth else "fleet"
-    text = growth.report(options.million) if options.growth else fleet.report(options.workers)
+def _growth(options: argparse.Namespace, run: Run) -> int:
+    """`--growth`; the exit code."""
+    text = growth.report(options.million)
     print(text)
     if options.docs:
-        attach(what, f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
+        attach("growth", f"{run.date}, {run.machine}, {run.server}, redisjobs {run.versions[US]}\n\n{text}")
     return 0
 
 

@@ -280,12 +280,15 @@ def end_of(log: Path) -> str:
 class Monitor:
     """A context manager that counts the commands of clients; `counts` has them at its end, by name.
 
+    `said` has all that `MONITOR` said.
+
     `MONITOR` is the only way to tell them from what scripts run: it marks those with `lua`. It slows a busy server
     down, so no time is taken meanwhile.
     """
 
     def __init__(self, port: int) -> None:
         self.counts: dict[str, int] = {}
+        self.said = b""
         self._socket = socket.create_connection((server.HOST, port))
         self._seen: list[bytes] = []
         self._reader = threading.Thread(target=self._read)
@@ -300,7 +303,8 @@ class Monitor:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._reader.join()
         self._socket.close()
-        self.counts = commands_in(b"".join(self._seen))
+        self.said = b"".join(self._seen)
+        self.counts = commands_in(self.said)
 
     def _read(self) -> None:
         while data := self._socket.recv(1 << 20):

@@ -375,7 +375,7 @@ def test_without_git_it_is_said_that_it_is_needed(
     assert "--against needs git" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("alone", ["--growth", "--fleet", "--render=run.json"])
+@pytest.mark.parametrize("alone", ["--growth", "--render=run.json"])
 def test_a_commit_is_measured_only_where_systems_are_compared(
     repository: Repository, alone: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

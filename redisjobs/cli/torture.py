@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -29,11 +30,22 @@ from redisjobs.torture.run import LEASE, Torture
 _SAY = 5.0  # seconds between output lines if there is no terminal
 
 
+class Topologies(StrEnum):
+    """The servers of a torture."""
+
+    ONE = "one"
+    CLUSTER = "cluster"
+    SENTINEL = "sentinel"
+
+
 def torture(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long faults are made.")] = 5,
     url: Annotated[
         str, typer.Option("--url", help="Use this server, and break only workers and connections.")
     ] = "",
+    topology: Annotated[
+        Topologies, typer.Option(help="One server; or a cluster, or sentinels, whose owner of the queue changes.")
+    ] = Topologies.ONE,
     seed: Annotated[int | None, typer.Option(help="The seed of the faults. Defaults to a new one.")] = None,
     json_file: Annotated[
         str, typer.Option("--json", metavar="FILE", help="Write the report there as JSON; - for standard output.")
@@ -55,6 +67,8 @@ def torture(
     kinds = _kinds(faults)
     if url:
         _check(url)
+        if topology is not Topologies.ONE:
+            raise Mistake("--topology starts servers of its own: leave out --url")
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     console = Console(highlight=False, soft_wrap=True, stderr=json_file == "-")
     try:
@@ -62,10 +76,11 @@ def torture(
             ended_by_signals(),
             _folder(directory) as folder,
             settable(folder / "scripts"),
-            place(url) as there,
+            place(url, topology) as there,
         ):
             found = _torture(there, folder, seed, minutes, kinds, console)
-            if not faults and not url:
+            # In a topology a server that lost its data would get it back from those that work with it.
+            if not (faults or url) and topology is Topologies.ONE:
                 found.verdict.wrong += lose_data(folder / "data-loss", seed)
     except KeyboardInterrupt:
         print("redisjobs: interrupted; nothing was left running", file=sys.stderr)

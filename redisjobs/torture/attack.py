@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, RedisJobsError
 from redisjobs.events.recording import Recording
 from redisjobs.torture import nemesis
 from redisjobs.torture.monitor import Monitor
@@ -17,6 +17,7 @@ _TRIES = 3  # tries of a fault that comes alone, until it finds something to har
 _CHANCE = 4.0  # more seconds for a fault that has found nothing to harm so far
 _POSSIBLE = 20.0  # seconds to wait until a fault has something to harm
 _KEEP = 0.1  # seconds between two calls of `keep`
+_AGREED = 60.0  # seconds in which servers that work together have to agree again
 
 
 class Attack:
@@ -31,7 +32,9 @@ class Attack:
     def run(self, seed: int, seconds: float) -> None:
         """Run faults for this many seconds; those in force at the end stay in force until `heal`."""
         began = time.monotonic()
-        for planned in self._schedule(seed, seconds):
+        for number, planned in enumerate(self._schedule(seed, seconds)):
+            if number >= len(self._kinds) and time.monotonic() > began + seconds:
+                break  # servers took long to agree again; in the first round each kind comes all the same
             self._monitor.pause(began + planned.at - time.monotonic())
             for _ in range(_TRIES if len(planned.names) == 1 else 1):
                 if self._commit(planned, [self._kinds[name]() for name in planned.names]):
@@ -57,6 +60,8 @@ class Attack:
         self._monitor.now = " and ".join(planned.names)
         self._system.rng.seed(planned.seed)
         self._system.fleet.rng.seed(planned.seed)
+        with suppress(LookupError):
+            self._system.follow()
         begun = self._begin(faults)
         end = time.monotonic() + planned.holds
         self._keep(begun, lambda: time.monotonic() < end)
@@ -64,11 +69,15 @@ class Attack:
             end += _CHANCE
             self._keep(begun, lambda: time.monotonic() < end and not begun[0][0].happened)
         for fault, at in begun:
+            self._monitor.until(partial(fault.may_end, self._system), _AGREED)
             undone = time.time()
             fault.end(self._system)
             if fault.happened:
                 self._note(fault, at, undone)
         self._monitor.write_notes()
+        for fault, _ in begun:
+            if not self._monitor.until(partial(fault.is_undone, self._system), _AGREED):
+                raise RedisJobsError(f"the servers did not agree within {_AGREED:g} s after '{fault.name}'")
         self._monitor.now = ""
         return any(fault.happened for fault, _ in begun)
 

@@ -28,6 +28,7 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         f"ran twice     {_by_cause(verdict.duplicates)}",
         *([f"worker lost   {_by_cause(verdict.worker_lost)}"] if verdict.worker_lost else []),
         f"refused       {verdict.refused} settlements of a lost lease",
+        *([_replication(verdict)] if verdict.exposed else []),
         "",
         f"{'fault':<22}{'times':>6}{'recovery p50':>15}{'p99':>9}{'amid others, p99':>19}",
         *(_row(name, recovery) for name, recovery in sorted(verdict.faults.items())),
@@ -49,6 +50,12 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         + (f", {len(verdict.wrong)} wrong" if verdict.wrong else "")
     )
     return "\n".join(lines)
+
+
+def _replication(verdict: Verdict) -> str:
+    """Return what Redis itself may have lost: it is counted apart, and not wrong."""
+    found = {label: len(texts) for label, texts in verdict.replication.items()}
+    return f"by replication {_by_cause(found)} of {verdict.exposed} written as a server was replaced"
 
 
 def _by_cause(counts: dict[str, int]) -> str:

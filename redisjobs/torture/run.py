@@ -56,9 +56,13 @@ class Torture:
         self._place, self._seed, self._length, self._kinds = place, seed, length, kinds
         self._directory = directory
         self._recording = Recording(directory)
-        self.fleet = Fleet(place.urls(place.workers), place.queue, directory, LEASE, random.Random(seed))
+        self.fleet = Fleet(
+            place.workers_urls(), place.queue, directory, LEASE, random.Random(seed), proxies=place.proxies
+        )
         lease = self.fleet.longest_lease
         self._system = System(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
+        self._system.topology, self._system.fronts = place.topology, place.fronts
+        self._system.follow()
         self._monitor = Monitor(self._system, self._recording, show)
         self.finals: list[FinalState] = []
         self.wrong: list[str] = []
@@ -90,7 +94,7 @@ class Torture:
 
     def _harm(self) -> None:
         """Run producers and faults, then undo the faults."""
-        urls = self._place.urls(self._place.producers)
+        urls = self._place.producers_urls()
         producers = Producers(urls, self._place.queue, self._recording, seed=self._seed, rate=_RATE)
         attack = Attack(self._kinds, self._system, self._recording, self._monitor)
         with producers:
@@ -125,7 +129,7 @@ class Torture:
 
     def _wait_again(self, told: Sequence[Line]) -> None:
         """Ask again for results that a wait did not get: now all of them must be there."""
-        for store, url in zip(self._place.stores, self._place.urls(self._place.producers), strict=True):
+        for store, url in zip(self._place.stores, self._place.producers_urls(), strict=True):
             answers = (line for line in told if line["what"] == "answered" and line["db"] == store.db)
             in_vain = [line["job"] for line in answers if line["error"] in UNKNOWN and not line.get("mark")]
             wait_again(store, url, self._recording, in_vain)

@@ -1,7 +1,7 @@
 """Judges a torture by its recordings, and by the contents of Redis at its end. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.answers import wrong_answers
@@ -16,6 +16,7 @@ from redisjobs.torture.checks.limits import over_the_limit
 from redisjobs.torture.checks.order import disorder
 from redisjobs.torture.checks.ownership import stolen, wrongly_refused
 from redisjobs.torture.checks.recovery import measure
+from redisjobs.torture.checks.replication import REPLICATION, exposed, set_apart
 from redisjobs.torture.checks.slots import misfired, take_as_pushed
 from redisjobs.torture.checks.stops import started_though_stopped
 from redisjobs.torture.checks.verdict import Verdict
@@ -34,11 +35,12 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
     clock = Clock(ordered)
     databases = {line["pid"]: line["db"] for line in ordered if "pid" in line}
     causes = Causes(faults, histories, leases, databases)
+    names = exposed(ordered)
     verdict = Verdict(slots=take_as_pushed(histories, finals))
     verdict.follow_ups, strange = follow_up(histories, ordered, finals)
     for db, final in enumerate(finals):
         mine = {key: history for key, history in histories.items() if key[0] == db}
-        _Judge(verdict, mine, final, causes, clock, ordered, db).judge()
+        _Judge(verdict, mine, final, causes, clock, ordered, db, names).judge()
     for counts in ("again", "duplicates", "worker_lost"):
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     _count(verdict, ordered, finals)
@@ -56,6 +58,7 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
         *_locked(ordered),
         *unfenced(ordered, faults, leases),
     ]
+    set_apart(verdict, names)
     return verdict
 
 
@@ -91,8 +94,10 @@ class _Judge:
         clock: Clock,
         lines: Sequence[Line],
         db: int,
+        forgotten: Set[str] = frozenset(),
     ) -> None:
         self._verdict, self._db = verdict, db
+        self._forgotten = forgotten  # the jobs that replication may have lost, or what happened to them
         self._histories, self._final = histories, final
         self._causes, self._clock = causes, clock
         self._fenced = {
@@ -200,6 +205,8 @@ class _Judge:
         verdict, twice = self._verdict, ""
         for first, second in pairs(history):
             cause = self._causes.of(history, first, second)
+            if cause == NONE and history.job in self._forgotten:
+                cause = REPLICATION
             if cause != FAILED:
                 verdict.again[cause] = verdict.again.get(cause, 0) + 1
             if first.done and not twice:
@@ -228,19 +235,19 @@ class _Judge:
             )
 
     def _judge_totals(self) -> None:
-        total, wrong = Counter(self._final.totals), self._verdict.wrong
-        if not self._arrived <= total["pushed"] <= self._arrived + self._maybe:
+        total, wrong, slack = Counter(self._final.totals), self._verdict.wrong, len(self._forgotten)
+        if not self._arrived - slack <= total["pushed"] <= self._arrived + self._maybe + slack:
             wrong.append(f"Redis counts {total['pushed']} pushes; {self._arrived} jobs were seen")
         if total["dead"] != len(self._final.letters):
             wrong.append(f"Redis counts {total['dead']} dead; there are {len(self._final.letters)} dead letters")
         ended = total["completed"] + total["cancelled"] + total["dead"]
-        if ended != total["pushed"] + self._external:
+        if abs(ended - total["pushed"] - self._external) > slack:
             wrong.append(
                 f"Redis counts {total['completed']} completed + {total['cancelled']} cancelled + "
                 f"{total['dead']} dead = {ended}; {total['pushed']} were pushed and {self._external} are external"
             )
         least, most = self._cancelled, self._cancelled + self._unknown + self._maybe
-        if not least <= total["cancelled"] <= most:
+        if not least - slack <= total["cancelled"] <= most + slack:
             expected = f"from {least} to {most}" if most > least else str(least)
             wrong.append(f"Redis counts {total['cancelled']} cancelled; it must be {expected}")
 

@@ -31,6 +31,8 @@ class Verdict:
             did, which is wrong.
         duplicates: Jobs whose handler ran to its end more than once, by the same fault.
         worker_lost: Harmless jobs that are dead letters, `worker lost`, by the fault that took the last worker.
+        exposed: The jobs, schedules and keys that a server wrote just before another one replaced it.
+        replication: What is wrong with these, by kind: replication is asynchronous, so Redis may have lost writes.
         faults: How long recovery took, by the fault's name.
     """
 
@@ -56,6 +58,8 @@ class Verdict:
     again: dict[str, int] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
     worker_lost: dict[str, int] = field(default_factory=dict)
+    exposed: int = 0
+    replication: dict[str, list[str]] = field(default_factory=dict)
     faults: dict[str, Recovery] = field(default_factory=dict)
 
     @property

@@ -15,7 +15,7 @@ from typing import Self
 from redisjobs.events import ProcessEnded, recording
 from redisjobs.events.recording import Line
 from redisjobs.torture.fleet.hosts import HOSTS, Host, Kind, children, freeze, is_alive, kill, parent_of
-from redisjobs.torture.fleet.process import DATABASE, LEASE, LIFELINE, OLD, OTHER_RULE, QUEUE, RECORDINGS
+from redisjobs.torture.fleet.process import DATABASE, LEASE, LIFELINE, OLD, OTHER_RULE, PROXIES, QUEUE, RECORDINGS
 from redisjobs.torture.fleet.release import Release
 from redisjobs.worker.supervisor import PROGRAM
 
@@ -35,6 +35,7 @@ class Fleet:
         directory: For recordings and the log.
         lease: The shorter of the workers' two leases, in seconds.
         rng: Chooses victims.
+        proxies: The proxies in front of a topology's servers, as `detour` reads them.
         schedulers: The schedulers of releases that are rolled back.
         unasked: The hosts that ended though no fault ended them, in words.
         victims: The processes that faults have killed.
@@ -47,6 +48,7 @@ class Fleet:
     lease: float
     rng: random.Random
     kinds: Sequence[Kind] = HOSTS
+    proxies: str = ""
     hosts: list[Host] = field(default_factory=list)
     schedulers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
@@ -96,6 +98,7 @@ class Fleet:
         environment |= {"PYTHONPATH": str(self.release.directory), DATABASE: str(kind.db)}
         lease = str(kind.leases * self.lease)
         environment |= {LIFELINE: str(self._lifeline.getsockname()[1]), LEASE: lease}
+        environment |= {PROXIES: self.proxies}
         return environment | ({OLD: "1"} if kind.old else {})
 
     def _spawn(self, kind: Kind) -> "subprocess.Popen[bytes]":

@@ -1,7 +1,11 @@
-"""Sets up the torture's server: a new one or the user's, with two databases, and proxies in front of it."""
+"""Sets up the torture's server: a new one or the user's, with two databases, and proxies in front of it.
 
+Or several servers that work together, with proxies in front of each.
+"""
+
+import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -9,8 +13,17 @@ from redisjobs import server
 from redisjobs.base.visible import without_password
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
+from redisjobs.torture.fleet import detour
+from redisjobs.torture.fleet.detour import Front
 from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.proxy import Proxy
+from redisjobs.torture.topology import Cluster, Sentinels, Topology, ask
+
+_FAILOVER_TIMEOUT = "3000"
+"""Milliseconds. Sentinels begin no second failover within twice that time."""
+
+_REPLICAS = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "3")
+"""A primary without a replica takes no writes: so what is lost with a primary is what was just under way."""
 
 
 class Place:
@@ -21,7 +34,12 @@ class Place:
         workers: The proxy between workers and server; None if a proxy is not possible.
         producers: The proxy between producers and server; None if a proxy is not possible.
         stores: The queue in each database.
+        topology: The servers that work together; None if there is one server.
+        fronts: The proxies in front of each of them, by its port.
     """
+
+    topology: Topology | None = None
+    fronts: Mapping[int, Front] = {}
 
     def __init__(
         self,
@@ -40,6 +58,23 @@ class Place:
         """Return the URL of the queue in each database, by way of a proxy."""
         return [through(store.url, proxy.port) if proxy else store.url for store in self.stores]
 
+    def workers_urls(self) -> list[str]:
+        """Return the workers' URL of the queue in each database."""
+        return self._named(detour.WORKERS) or self.urls(self.workers)
+
+    def producers_urls(self) -> list[str]:
+        """Return the producers' URL of the queue in each database."""
+        return self._named(detour.PRODUCERS) or self.urls(self.producers)
+
+    @property
+    def proxies(self) -> str:
+        """The proxies of a topology, for workers; '' if there is one server."""
+        return json.dumps(detour.ports_of(self.fronts)) if self.fronts else ""
+
+    def _named(self, name: str) -> list[str]:
+        ports = detour.ports_of(self.fronts)
+        return [detour.named(store.url, name, ports) for store in self.stores] if self.fronts else []
+
     def aside(self, name: str) -> Store:
         """Return another queue in the last of the databases."""
         last = self.stores[-1]
@@ -55,8 +90,12 @@ def check_url(url: str) -> None:
 
 
 @contextmanager
-def place(url: str) -> Iterator[Place]:
-    """Set up a place for the torture, and remove it afterwards: a new server, or a queue on the user's server."""
+def place(url: str, topology: str = "one") -> Iterator[Place]:
+    """Set up a place for the torture, and remove it afterwards: new servers, or a queue on the user's server."""
+    if topology != "one":
+        with _together(Cluster if topology == "cluster" else Sentinels) as together:
+            yield together
+        return
     with ExitStack() as stack:
         own = None
         if not url:
@@ -82,13 +121,34 @@ def place(url: str) -> Iterator[Place]:
                 store.close()
 
 
+@contextmanager
+def _together(kind: type[Cluster] | type[Sentinels]) -> Iterator[Place]:
+    """Set up servers that work together, with proxies in front of each."""
+    with ExitStack() as stack:
+        topology = stack.enter_context(kind(options=_REPLICAS))
+        if isinstance(topology, Sentinels):
+            for each in topology.sentinels:
+                ask(each, "SENTINEL", "SET", topology.name, "failover-timeout", _FAILOVER_TIMEOUT)
+        fronts = detour.fronts([each.port for each in topology.servers], stack)
+        stack.enter_context(detour.through(detour.ports_of(fronts)))
+        description = f"{topology.servers[0].description}, {topology.url}"
+        found = Place(databases_of(topology.url), description, None, None, None)
+        found.topology, found.fronts = topology, fronts
+        for store in found.stores:
+            stack.callback(store.close)
+        found.stores[0].counts()  # raises if the servers do not answer
+        yield found
+
+
 def databases_of(url: str) -> list[str]:
     """Return a URL, and the URL of a second database, if databases of this URL have numbers."""
     parts = urlsplit(url)
-    number = parts.path.strip("/")
-    if parts.scheme not in ("redis", "rediss") or (number and not number.isdigit()):
+    before, _, number = parts.path.rstrip("/").rpartition(
+        "/"
+    )  # before it, the name of a master that sentinels watch
+    if parts.scheme not in ("redis", "rediss", "redis+sentinel") or (number and not number.isdigit()):
         return [url]
-    return [url, parts._replace(path="/1" if int(number or 0) == 0 else "/0").geturl()]
+    return [url, parts._replace(path=f"{before}/1" if int(number or 0) == 0 else f"{before}/0").geturl()]
 
 
 def _leave_out_what_is_not_there(place: Place) -> None:

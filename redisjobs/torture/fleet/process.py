@@ -15,15 +15,16 @@ from redisjobs.events.recording import Recording
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import Named
 from redisjobs.model.options import PushOptions
+from redisjobs.torture.fleet import detour
 from redisjobs.torture.fleet.store import MARK
 
-QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD, OTHER_RULE = (
+QUEUE, RECORDINGS, LIFELINE, DATABASE, LEASE, OLD, OTHER_RULE, PROXIES = (
     f"REDISJOBS_TORTURE_{what}"
-    for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD", "OTHER_RULE")
+    for what in ("QUEUE", "RECORDINGS", "LIFELINE", "DATABASE", "LEASE", "OLD", "OTHER_RULE", "PROXIES")
 )
 """Variables of a worker's environment: the queue's name, the folder of the recordings, a port that is closed when
-the torture ends, the database, the lease, whether the worker plays an older release that lacks a job, and whether
-its schedule has another rule."""
+the torture ends, the database, the lease, whether the worker plays an older release that lacks a job, whether its
+schedule has another rule, and the proxies in front of a topology's servers."""
 
 _LOOK, _STALL = 0.25, 0.5  # seconds between two looks at the interpreter; seconds of delay that count as a stall
 
@@ -32,6 +33,8 @@ def begin(events: Events) -> None:
     """Turn this process into a worker of the torture, and record every event."""
     _end_with_the_torture()
     _keep_the_log_readable()
+    if proxies := os.environ.get(PROXIES):
+        detour.install(proxies)
     _watch_the_interpreter()
     note("hello", parent=os.getppid(), lease=float(os.environ[LEASE]))
     _recording().listen(events, db=_database())

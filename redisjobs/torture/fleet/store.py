@@ -49,7 +49,7 @@ class Store:
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
         self._commands = PushCommands(queue)
         self.prefix, self.streams = self._commands.prefix, self._commands.streams
-        self._connection = SyncConnection(self._commands, Target(url))
+        self._connection = SyncConnection(self._commands, Target(url, queue))
 
     def run(self, *wire: Any) -> Any:
         """Run one command; return its reply, in bytes."""
@@ -155,10 +155,12 @@ class Store:
 
 
 def through(url: str, port: int) -> str:
-    """Return a server's URL by way of a port of this machine."""
+    """Return a server's URL by way of a port of this machine; of a topology's URL, that of one of its servers."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user}{at}127.0.0.1:{port}").geturl()
+    scheme, is_topology, _ = parts.scheme.partition("+")
+    path = f"/{parts.path.rpartition('/')[2] or 0}" if is_topology else parts.path
+    return parts._replace(scheme=scheme, netloc=f"{user}{at}127.0.0.1:{port}", path=path).geturl()
 
 
 def text(raw: bytes) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from redisjobs.errors import DriverError
-from redisjobs.torture.nemesis import entries, handlers, network, processes, records, servers, stops
+from redisjobs.torture.nemesis import entries, handlers, network, owners, processes, records, servers, stops
 from redisjobs.torture.nemesis.fault import Fault, System
+from redisjobs.torture.topology import ask
 
 __all__ = ["FAULTS", "PAIRABLE", "Fault", "System", "duration", "heal"]
 
@@ -23,6 +24,8 @@ FAULTS: Sequence[type[Fault]] = (
     *(network.ResetConnections, network.RefuseConnections, network.BlackHole, network.SlowNetwork),
     *(network.CutClaim, network.LateClaim, network.CutSettlement, network.CutReclaim, network.CutBeat),
     *(network.SlowBeat, network.CutPush, network.LateBytes, network.CutFire, network.LateFire),
+    *(owners.FailOver, owners.ForceFailover, owners.KillOwner, owners.FreezeOwner),
+    *(owners.MoveSlot, owners.MigrateSlot),
     *(stops.PauseQueue, stops.PauseName, stops.HoldJobs, stops.ManyLines),
 )
 PAIRABLE = tuple(
@@ -43,15 +46,16 @@ def duration(fault: type[Fault], lease: float) -> float:
 def heal(system: System) -> None:
     """Undo all faults that may be in force."""
     system.over = True
-    for proxy in (system.workers, system.producers):
+    for proxy in (system.workers, system.producers, *(each for front in system.fronts.values() for each in front)):
         if proxy is not None:
             proxy.black_hole(False)
             proxy.refuse(False)
             proxy.delay(0)
             proxy.delay_reply_no_more()
-    if system.own is not None:
-        with suppress(DriverError):
-            system.store.run("CONFIG", "SET", "maxmemory", "0")
+    for each in [system.own] if system.topology is None else system.topology.servers:
+        if each is not None:
+            with suppress(DriverError):
+                ask(each, "CONFIG", "SET", "maxmemory", "0")
     for store in system.stores:
         with suppress(DriverError):
             store.set_clock(0)

@@ -3,7 +3,7 @@
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,9 +13,11 @@ from redisjobs import server
 from redisjobs.errors import DriverError
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.options import PushOptions
+from redisjobs.torture.fleet.detour import Front
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
+from redisjobs.torture.topology import Topology
 
 _FACTS = (
     *(
@@ -29,7 +31,7 @@ _FACTS = (
         "releases_at_once",
         "grace",
     ),
-    *("silent", "lost", "pids", "jobs", "db", "detail"),
+    *("silent", "lost", "pids", "jobs", "db", "detail", "lossy"),
 )
 
 
@@ -42,7 +44,9 @@ class System:
         lease: The longest lease of a worker, in seconds.
         workers: The proxy between workers and server; None without one.
         producers: The proxy between producers and server; None without one.
-        own: The server, if faults may break it.
+        own: The server, if faults may break it; in a topology, the queue's owner when `follow` was called last.
+        topology: The servers that work together, if there are several.
+        fronts: The proxies in front of each of them, by its port.
         rng: The random choices of faults.
         notes: Lines for the recording.
         late: Acts that come after their fault: each is called until it returns True.
@@ -56,6 +60,8 @@ class System:
     workers: Proxy | None = None
     producers: Proxy | None = None
     own: server.Server | None = None
+    topology: Topology | None = None
+    fronts: Mapping[int, Front] = field(default_factory=dict)
     rng: random.Random = field(default_factory=random.Random)
     notes: list[dict[str, Any]] = field(default_factory=list)
     late: list[Callable[[], bool]] = field(default_factory=list)
@@ -75,6 +81,22 @@ class System:
     def store(self) -> Store:
         """The first database, for faults of the whole server."""
         return self.stores[0]
+
+    def follow(self) -> None:
+        """Let faults act on the queue's present owner, and on the proxies in front of it.
+
+        Raises:
+            LookupError: No server knows the owner.
+        """
+        if self.topology is not None:
+            self.own = self.topology.owner(self.fleet.queue)
+            front = self.fronts[self.own.port]
+            self.workers, self.producers = front.workers, front.producers
+            for store in self.stores:
+                with suppress(
+                    DriverError
+                ):  # it is connected to the last owner: the next call finds the present one
+                    store.run("PING")
 
     def some_store(self) -> Store:
         """Return one of the databases, mostly the first, which has more workers."""
@@ -174,6 +196,7 @@ class Fault(ABC):
         jobs: The jobs that it pushed.
         db: The database that it hits; None for all.
         detail: What it did, for people.
+        lossy: When Redis may have lost what it had acknowledged: the beginning and the end; empty for never.
     """
 
     name: ClassVar[str]
@@ -196,6 +219,7 @@ class Fault(ABC):
         self.jobs: list[str] = []
         self.db: int | None = None
         self.detail = ""
+        self.lossy: list[float] = []
 
     @classmethod
     def possible(cls, system: System) -> bool:
@@ -223,6 +247,14 @@ class Fault(ABC):
 
     def keep(self, system: System) -> None:  # noqa: B027
         """Keep the fault in force; called again and again."""
+
+    def may_end(self, system: System) -> bool:
+        """Whether it has done what it is to do; it ends then, or after a minute."""
+        return True
+
+    def is_undone(self, system: System) -> bool:
+        """Whether the system is as before, once it has ended."""
+        return True
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class KillServer(_ServerFault):
     hits = "all"
     reaches = 1.0  # the longest pause between two tries
 
+    @classmethod
+    def possible(cls, system: System) -> bool:  # noqa: D102
+        # In a topology `owner killed` takes its place: there another server takes over.
+        return super().possible(system) and system.topology is None
+
     def begin(self, system: System) -> None:  # noqa: D102
         assert system.own is not None
         system.own.kill()

@@ -27,6 +27,7 @@ from redisjobs.torture.fleet.final import FinalState, Letter
 from redisjobs.torture.fleet.place import databases_of
 from redisjobs.torture.fleet.release import Release
 from redisjobs.torture.nemesis import FAULTS, PAIRABLE, duration
+from redisjobs.torture.nemesis.owners import OwnerFault
 from redisjobs.torture.nemesis.plan import plan
 
 Lines = list[dict[str, Any]]
@@ -1427,7 +1428,7 @@ def test_the_report_says_what_is_wrong_and_how_long_recovery_took() -> None:
 
 # The schedule
 
-KINDS = {fault.name: duration(type(fault), 2) for fault in (kind() for kind in FAULTS)}
+KINDS = {kind.name: duration(kind, 2) for kind in FAULTS if not issubclass(kind, OwnerFault)}
 
 
 def test_the_same_seed_draws_the_same_schedule_and_another_one_another() -> None:
@@ -1460,6 +1461,11 @@ def test_what_has_to_be_alone_comes_alone(seed: int) -> None:
         ("redis://h", ["redis://h", "redis://h/1"]),
         ("rediss://u:p@h:1/3?x=1", ["rediss://u:p@h:1/3?x=1", "rediss://u:p@h:1/0?x=1"]),
         ("unix:///tmp/s", ["unix:///tmp/s"]),
+        ("redis+cluster://h:1,h:2", ["redis+cluster://h:1,h:2"]),
+        (
+            "redis+sentinel://h:1,h:2/jobs/0",
+            ["redis+sentinel://h:1,h:2/jobs/0", "redis+sentinel://h:1,h:2/jobs/1"],
+        ),
     ],
 )
 def test_there_is_a_database_beside_the_one_that_a_url_names(url: str, databases: list[str]) -> None:
@@ -1610,6 +1616,7 @@ def test_a_killed_torture_takes_all_its_processes_with_it(tortures: Commands) ->
         ["--url", "redis://h:port/0"],
         ["--dir", str(Path(__file__).parents[1])],
         ["--fault", "rain of frogs"],
+        ["--topology", "cluster", "--url", "redis://h/0"],
     ],
 )
 def test_what_makes_no_sense_is_a_mistake(arguments: list[str]) -> None:

@@ -50,19 +50,13 @@ def named(url: str, name: str, ports: Mapping[str, Mapping[int, int]]) -> str:
     return parts._replace(netloc=netloc, query=f"client_name={name}").geturl()
 
 
-def install(text: str) -> None:
-    """Make this process take the proxies in this JSON text until its end."""
-    through(read(text)).__enter__()
-
-
 def read(text: str) -> dict[str, dict[int, int]]:
     """Read ports as JSON text, in which all keys are texts."""
     return {name: {int(port): to for port, to in ports.items()} for name, ports in json.loads(text).items()}
 
 
-@contextmanager
-def through(ports: Mapping[str, Mapping[int, int]]) -> Iterator[None]:
-    """Let all connections of this process whose name is in `ports` take the proxies."""
+def install(ports: Mapping[str, Mapping[int, int]]) -> None:
+    """Let all connections of this process whose name is in `ports` take the proxies, from now on."""
     original = Origin.locator
 
     def locator(origin: Origin, queue: str) -> Locator:
@@ -72,6 +66,13 @@ def through(ports: Mapping[str, Mapping[int, int]]) -> Iterator[None]:
         return original(origin, queue)
 
     Origin.locator = locator  # type: ignore[method-assign, assignment]
+
+
+@contextmanager
+def through(ports: Mapping[str, Mapping[int, int]]) -> Iterator[None]:
+    """Do the same for a while."""
+    original = Origin.locator
+    install(ports)
     try:
         yield
     finally:

@@ -218,6 +218,7 @@ class Tick:
 
 
 _retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
+process.take_proxies()  # before the first connection is prepared
 queue = JobQueue(DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), retry=_retry)
 
 

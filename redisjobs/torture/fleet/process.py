@@ -29,12 +29,16 @@ schedule has another rule, and the proxies in front of a topology's servers."""
 _LOOK, _STALL = 0.25, 0.5  # seconds between two looks at the interpreter; seconds of delay that count as a stall
 
 
+def take_proxies() -> None:
+    """Let this process connect by way of the proxies in front of a topology's servers, if there are any."""
+    if proxies := os.environ.get(PROXIES):
+        detour.install(detour.read(proxies))
+
+
 def begin(events: Events) -> None:
     """Turn this process into a worker of the torture, and record every event."""
     _end_with_the_torture()
     _keep_the_log_readable()
-    if proxies := os.environ.get(PROXIES):
-        detour.install(proxies)
     _watch_the_interpreter()
     note("hello", parent=os.getppid(), lease=float(os.environ[LEASE]))
     _recording().listen(events, db=_database())

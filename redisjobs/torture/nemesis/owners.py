@@ -22,7 +22,7 @@ _MOVED = 50  # keys that are moved in one call
 _WITHIN_MS = "5000"
 
 
-class _OwnerFault(Fault):
+class OwnerFault(Fault):
     """Another server becomes the owner.
 
     Attributes:
@@ -41,10 +41,10 @@ class _OwnerFault(Fault):
         self.taken_over = 0.0
 
     @classmethod
-    def possible(cls, system: System) -> bool:
+    def possible(cls, system: System) -> bool:  # noqa: D102
         return system.topology is not None
 
-    def begin(self, system: System) -> None:
+    def begin(self, system: System) -> None:  # noqa: D102
         assert system.topology is not None
         assert system.own is not None
         self.old, servers = system.own, system.topology.servers
@@ -57,7 +57,7 @@ class _OwnerFault(Fault):
         """Make another server the owner."""
         raise NotImplementedError
 
-    def keep(self, system: System) -> None:
+    def keep(self, system: System) -> None:  # noqa: D102
         assert system.topology is not None
         if not self.taken_over:
             with suppress(LookupError, DriverError):
@@ -66,7 +66,7 @@ class _OwnerFault(Fault):
                     self.taken_over = time.time()
                     self.detail += f", then port {owner.port}"
 
-    def may_end(self, system: System) -> bool:
+    def may_end(self, system: System) -> bool:  # noqa: D102
         self.keep(system)
         return self.taken_over > 0
 
@@ -83,7 +83,7 @@ class _OwnerFault(Fault):
         return False
 
 
-class FailOver(_OwnerFault):
+class FailOver(OwnerFault):
     """A replica takes over in order: the owner waits until it has all its data. So nothing may be lost."""
 
     name = "owner failed over"
@@ -102,7 +102,7 @@ class FailOver(_OwnerFault):
             ask(system.topology.sentinels[0], "SENTINEL", "FAILOVER", system.topology.name, "COORDINATED")
 
 
-class ForceFailover(_OwnerFault):
+class ForceFailover(OwnerFault):
     """`SENTINEL FAILOVER`: a replica is promoted at once. The old master takes writes until it is told."""
 
     name = "failover forced"
@@ -120,7 +120,7 @@ class ForceFailover(_OwnerFault):
         self.lossy = [self.lossy[0], self.taken_over + _TOLD]
 
 
-class KillOwner(_OwnerFault):
+class KillOwner(OwnerFault):
     """SIGKILL of the owner. Once its replica has taken over, it starts again, and becomes a replica."""
 
     name = "owner killed"
@@ -135,7 +135,7 @@ class KillOwner(_OwnerFault):
         self.old.restart()
 
 
-class FreezeOwner(_OwnerFault):
+class FreezeOwner(OwnerFault):
     """SIGSTOP of the owner. A moment after its replica has taken over, it goes on, as if it owned the queue."""
 
     name = "owner frozen"
@@ -153,7 +153,7 @@ class FreezeOwner(_OwnerFault):
         os.kill(self.old.pid, signal.SIGCONT)
 
 
-class MoveSlot(_OwnerFault):
+class MoveSlot(OwnerFault):
     """The queue's slot is moved to another primary of the cluster, key by key."""
 
     name = "slot moved"
@@ -175,7 +175,7 @@ class MoveSlot(_OwnerFault):
             ask(each, "CLUSTER", "SETSLOT", str(slot), "NODE", ids[to])
 
 
-class MigrateSlot(_OwnerFault):
+class MigrateSlot(OwnerFault):
     """`CLUSTER MIGRATESLOTS`: the queue's slot is copied to another primary, which takes it over at once."""
 
     name = "slot migrated"

@@ -44,7 +44,7 @@ def torture(
         str, typer.Option("--url", help="Use this server, and break only workers and connections.")
     ] = "",
     topology: Annotated[
-        Topologies, typer.Option(help="One server; or a cluster, or sentinels, whose owner of the queue changes.")
+        Topologies, typer.Option(help="Start one server, a cluster of six, or three servers and three sentinels.")
     ] = Topologies.ONE,
     seed: Annotated[int | None, typer.Option(help="The seed of the faults. Defaults to a new one.")] = None,
     json_file: Annotated[

@@ -69,7 +69,8 @@ class Attack:
             end += _CHANCE
             self._keep(begun, lambda: time.monotonic() < end and not begun[0][0].happened)
         for fault, at in begun:
-            self._monitor.until(partial(fault.may_end, self._system), _AGREED)
+            if not self._monitor.until(partial(fault.may_end, self._system), _AGREED):
+                raise RedisJobsError(f"no other server took over within {_AGREED:g} s of '{fault.name}'")
             undone = time.time()
             fault.end(self._system)
             if fault.happened:

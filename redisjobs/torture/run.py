@@ -60,8 +60,11 @@ class Torture:
             place.workers_urls(), place.queue, directory, LEASE, random.Random(seed), proxies=place.proxies
         )
         lease = self.fleet.longest_lease
-        self._system = System(self.fleet, place.stores, lease, place.workers, place.producers, place.own)
-        self._system.topology, self._system.fronts = place.topology, place.fronts
+        self._system = System(
+            *(self.fleet, place.stores, lease, place.workers, place.producers, place.own),
+            topology=place.topology,
+            fronts=place.fronts,
+        )
         self._system.follow()
         self._monitor = Monitor(self._system, self._recording, show)
         self.finals: list[FinalState] = []

@@ -95,9 +95,9 @@ def test_one_server_of_a_topology_has_a_url_of_its_own(url: str, direct: str) ->
 
 
 def test_a_connection_of_a_name_takes_the_proxies_of_that_name() -> None:
-    ports = {detour.WORKERS: {1: 11, 2: 12}}
+    ports = {"a-name": {1: 11, 2: 12}}
     with detour.through(detour.read(json.dumps(ports))):
-        named = Target(detour.named("redis+cluster://h:1,h:2", detour.WORKERS, ports), "q")
+        named = Target(detour.named("redis+cluster://h:1,h:2", "a-name", ports), "q")
         other = Target("redis+cluster://h:1,h:2", "q")
 
     found = []

@@ -1,7 +1,8 @@
 """Proxies in front of each server of a topology.
 
 Nodes and sentinels tell the servers' own addresses. So the torture's processes map these, as users do for nodes
-behind NAT. The name of a connection says whose proxies it takes: the workers', or the producers'.
+behind NAT. The name of a connection says whose proxies it takes: the workers', or the producers'. Replicas and
+sentinels go past the proxies, so a fault of the network cuts off clients only.
 """
 
 import json

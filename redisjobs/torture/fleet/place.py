@@ -38,9 +38,6 @@ class Place:
         fronts: The proxies in front of each of them, by its port.
     """
 
-    topology: Topology | None = None
-    fronts: Mapping[int, Front] = {}
-
     def __init__(
         self,
         urls: list[str],
@@ -48,9 +45,13 @@ class Place:
         own: server.Server | None,
         workers: Proxy | None,
         producers: Proxy | None,
+        *,
+        topology: Topology | None = None,
+        fronts: Mapping[int, Front] | None = None,
     ) -> None:
         self.description, self.own = description, own
         self.workers, self.producers = workers, producers
+        self.topology, self.fronts = topology, fronts or {}
         self.queue = f"torture-{secrets.token_hex(4)}"
         self.stores = [Store(url, self.queue, db) for db, url in enumerate(urls)]
 
@@ -132,8 +133,8 @@ def _together(kind: type[Cluster] | type[Sentinels]) -> Iterator[Place]:
         fronts = detour.fronts([each.port for each in topology.servers], stack)
         stack.enter_context(detour.through(detour.ports_of(fronts)))
         description = f"{topology.servers[0].description}, {topology.url}"
-        found = Place(databases_of(topology.url), description, None, None, None)
-        found.topology, found.fronts = topology, fronts
+        urls = databases_of(topology.url)
+        found = Place(urls, description, None, None, None, topology=topology, fronts=fronts)
         for store in found.stores:
             stack.callback(store.close)
         found.stores[0].counts()  # raises if the servers do not answer

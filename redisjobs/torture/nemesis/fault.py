@@ -249,7 +249,7 @@ class Fault(ABC):
         """Keep the fault in force; called again and again."""
 
     def may_end(self, system: System) -> bool:
-        """Whether it has done what it is to do; it ends then, or after a minute."""
+        """Whether it has done what it is to do."""
         return True
 
     def is_undone(self, system: System) -> bool:

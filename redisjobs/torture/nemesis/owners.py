@@ -7,7 +7,9 @@ replica that takes over. So a fault that does not wait for the replica is `lossy
 import os
 import signal
 import time
+from abc import abstractmethod
 from contextlib import suppress
+from typing import ClassVar
 
 from redisjobs import server
 from redisjobs.drivers.redis.locator import slot_of
@@ -20,6 +22,7 @@ _TOLD = 1.0  # seconds in which clients learn from sentinels that there is a new
 _GOES_ON = 1.0  # seconds from a new owner until the frozen one goes on
 _MOVED = 50  # keys that are moved in one call
 _WITHIN_MS = "5000"
+_AGAIN = 5.0  # seconds after which servers are asked again: they may have refused, or given up
 
 
 class OwnerFault(Fault):
@@ -28,11 +31,12 @@ class OwnerFault(Fault):
     Attributes:
         old: The owner before.
         taken_over: When another one was seen to be the owner; 0 if none was.
+        asks: Whether it asks servers to act, which they may refuse or give up.
     """
 
+    asks: ClassVar[bool] = False
     recovery = "workers"
     unsteady = True
-    alone = True
     reaches = 3.0  # an answer is waited for 2 s; the longest pause between two tries is 1 s
     lingers = 3.0
 
@@ -51,11 +55,11 @@ class OwnerFault(Fault):
         # The one that may not answer is asked last who the owner is.
         servers.sort(key=lambda each: each is self.old)
         self.detail = f"port {self.old.port}"
-        self.harm(system)
+        self._harm(system)
 
+    @abstractmethod
     def harm(self, system: System) -> None:
-        """Make another server the owner."""
-        raise NotImplementedError
+        """Make another server the owner, or let that happen."""
 
     def keep(self, system: System) -> None:  # noqa: D102
         assert system.topology is not None
@@ -65,6 +69,16 @@ class OwnerFault(Fault):
                 if owner is not self.old and replication(owner)["role"] == "master":
                     self.taken_over = time.time()
                     self.detail += f", then port {owner.port}"
+        if self.asks and not self.taken_over and time.monotonic() > self.harmed_at + _AGAIN:
+            self._harm(system)
+
+    def _harm(self, system: System) -> None:
+        self.harmed_at = time.monotonic()
+        try:
+            self.harm(system)
+        except DriverError:
+            if not self.asks:
+                raise
 
     def may_end(self, system: System) -> bool:  # noqa: D102
         self.keep(system)
@@ -87,6 +101,7 @@ class FailOver(OwnerFault):
     """A replica takes over in order: the owner waits until it has all its data. So nothing may be lost."""
 
     name = "owner failed over"
+    asks = True
 
     @classmethod
     def possible(cls, system: System) -> bool:  # noqa: D102
@@ -97,7 +112,8 @@ class FailOver(OwnerFault):
 
     def harm(self, system: System) -> None:  # noqa: D102
         if isinstance(system.topology, Cluster):
-            ask(system.topology.replicas_of(self.old)[0], "CLUSTER", "FAILOVER")
+            for replica in system.topology.replicas_of(self.old):
+                ask(replica, "CLUSTER", "FAILOVER")
         elif isinstance(system.topology, Sentinels):
             ask(system.topology.sentinels[0], "SENTINEL", "FAILOVER", system.topology.name, "COORDINATED")
 
@@ -106,6 +122,8 @@ class ForceFailover(OwnerFault):
     """`SENTINEL FAILOVER`: a replica is promoted at once. The old master takes writes until it is told."""
 
     name = "failover forced"
+    asks = True
+    alone = True  # the check of replication excuses what is written meanwhile
 
     @classmethod
     def possible(cls, system: System) -> bool:  # noqa: D102
@@ -113,8 +131,8 @@ class ForceFailover(OwnerFault):
 
     def harm(self, system: System) -> None:  # noqa: D102
         assert isinstance(system.topology, Sentinels)
-        self.lossy = [time.time(), float("inf")]
-        system.topology.fail_over()
+        self.lossy = self.lossy or [time.time(), float("inf")]
+        ask(system.topology.sentinels[0], "SENTINEL", "FAILOVER", system.topology.name)
 
     def end(self, system: System) -> None:  # noqa: D102
         self.lossy = [self.lossy[0], self.taken_over + _TOLD]
@@ -124,6 +142,7 @@ class KillOwner(OwnerFault):
     """SIGKILL of the owner. Once its replica has taken over, it starts again, and becomes a replica."""
 
     name = "owner killed"
+    alone = True
     hits = "all"
 
     def harm(self, system: System) -> None:  # noqa: D102
@@ -139,6 +158,7 @@ class FreezeOwner(OwnerFault):
     """SIGSTOP of the owner. A moment after its replica has taken over, it goes on, as if it owned the queue."""
 
     name = "owner frozen"
+    alone = True
     hits = "all"
 
     def harm(self, system: System) -> None:  # noqa: D102
@@ -179,6 +199,7 @@ class MigrateSlot(OwnerFault):
     """`CLUSTER MIGRATESLOTS`: the queue's slot is copied to another primary, which takes it over at once."""
 
     name = "slot migrated"
+    asks = True
 
     @classmethod
     def possible(cls, system: System) -> bool:  # noqa: D102

@@ -21,7 +21,7 @@ django.management.commands
 __main__
 cli
 web.show web.board web.pages web
-torture.proxy torture.fleet torture.checks torture.nemesis torture
+torture.topology torture.proxy torture.fleet torture.checks torture.nemesis torture
 demo
 server
 redisjobs
@@ -47,6 +47,7 @@ WITH_CODE = {
     "web",
     "torture.nemesis",
     "torture.proxy",
+    "torture.topology",
     "testing",
     "testing.driver_contract",
 }

@@ -119,7 +119,7 @@ class FailOver(OwnerFault):
 
 
 class ForceFailover(OwnerFault):
-    """`SENTINEL FAILOVER`: a replica is promoted at once. The old master takes writes until it is told."""
+    """`SENTINEL FAILOVER`: a replica is promoted at once. The old master takes writes until it learns of that."""
 
     name = "failover forced"
     asks = True

@@ -144,9 +144,8 @@ def _together(kind: type[Cluster] | type[Sentinels]) -> Iterator[Place]:
 def databases_of(url: str) -> list[str]:
     """Return a URL, and the URL of a second database, if databases of this URL have numbers."""
     parts = urlsplit(url)
-    before, _, number = parts.path.rstrip("/").rpartition(
-        "/"
-    )  # before it, the name of a master that sentinels watch
+    # Before the number may be the name of a master that sentinels watch.
+    before, _, number = parts.path.rstrip("/").rpartition("/")
     if parts.scheme not in ("redis", "rediss", "redis+sentinel") or (number and not number.isdigit()):
         return [url]
     return [url, parts._replace(path=f"{before}/1" if int(number or 0) == 0 else f"{before}/0").geturl()]

@@ -131,8 +131,10 @@ class ForceFailover(OwnerFault):
 
     def harm(self, system: System) -> None:  # noqa: D102
         assert isinstance(system.topology, Sentinels)
-        self.lossy = self.lossy or [time.time(), float("inf")]
+        asked = [time.time(), float("inf")]
+        self.lossy = self.lossy or asked
         ask(system.topology.sentinels[0], "SENTINEL", "FAILOVER", system.topology.name)
+        self.lossy = asked  # not from before, when the sentinel refused or gave up
 
     def end(self, system: System) -> None:  # noqa: D102
         self.lossy = [self.lossy[0], self.taken_over + _TOLD]

@@ -128,7 +128,7 @@ class Connection:
             (value,) = await self._heal((command,), replies, until)
             return value  # type: ignore[no-any-return]
         except BaseException as error:
-            await self._fail(error)
+            await self.fail(error)
             raise
 
     async def run_all(self, commands: Sequence[Command[Any]], until: float = math.inf) -> list[Any]:
@@ -140,11 +140,14 @@ class Connection:
             parsed = _parsed(commands, replies)
             return await self._heal(commands, replies, until) if parsed is None else parsed
         except BaseException as error:
-            await self._fail(error)
+            await self.fail(error)
             raise
 
-    async def _fail(self, error: BaseException) -> None:
-        """Drop the connection, unless the error is a working server's answer; raise redis-py's errors as ours."""
+    async def fail(self, error: BaseException) -> None:
+        """Drop the connection, unless the error is a working server's answer; raise redis-py's errors as ours.
+
+        The next opening looks for the server again.
+        """
         if isinstance(error, DriverError) and not isinstance(error, Unavailable):
             return
         # After Unavailable another server may have taken over, so the next opening checks it. After a cancel the

@@ -6,12 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-import redis
 
 from redisjobs.drivers.redis.commands import Command, Commands
 from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.target import Target
-from redisjobs.drivers.redis.wire import translate
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.model.driver import Notification, Until
 from redisjobs.model.transitions import Lease
@@ -135,8 +133,9 @@ class Listener:
                     raise reply
                 if (notification := _notification(reply)) is not None:
                     on_notification(notification)
-        except (redis.RedisError, OSError) as error:
-            raise translate(error) from error
+        except BaseException as error:
+            await self._connection.fail(error)
+            raise
         finally:
             await self._connection.aclose()
 

@@ -108,14 +108,15 @@ class BySlot:
 
     def __init__(self, nodes: Iterable[Address], slot: int, remap: Remap | None = None) -> None:
         self.known: Address | None = None
-        self._nodes = deque(dict.fromkeys(nodes))
+        # Replaced and never changed in place: threads share it, and `deque.remove` fails if another one removes first.
+        self._nodes = tuple(dict.fromkeys(nodes))
         self._slot = slot
         self._remap = remap
 
     def search(self) -> Search:
         troubles: list[str] = []
         refused: DriverError | None = None
-        for node in list(self._nodes):
+        for node in self._nodes:
             answer = yield Question(node, [["CLUSTER", "SLOTS"]])
             self._last(node)  # if it is wrong, another one is asked next
             error = answer if isinstance(answer, Exception) else _error_in(answer)
@@ -161,13 +162,13 @@ class BySlot:
         return Address(*self._remap(address)) if self._remap is not None else address
 
     def _add(self, nodes: Iterable[Address]) -> None:
-        self._nodes.extend(dict.fromkeys(node for node in nodes if node not in self._nodes))
+        self._nodes = tuple(dict.fromkeys((*self._nodes, *nodes)))
 
     def _last(self, node: Address) -> None:
         """Ask this node after all others the next time."""
-        if node in self._nodes:
-            self._nodes.remove(node)
-            self._nodes.append(node)
+        nodes = self._nodes
+        if node in nodes:
+            self._nodes = (*(each for each in nodes if each != node), node)
 
 
 class BySentinel:

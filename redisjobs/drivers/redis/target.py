@@ -60,7 +60,8 @@ class Target:
     def __init__(self, where: Any, queue: str = "") -> None:
         self._has_warned = False
         self._queue = queue
-        self._opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+        # No WeakSet: threads share it, and one may open a connection while another one looks at all of them.
+        self._opened: set[weakref.ref[Opened]] = set()
         origin = self._origin = origin_of(where)
         self.locator = origin.locator(queue)
         self._watch = SentinelWatch(self) if origin.master else None
@@ -118,7 +119,7 @@ class Target:
     def opened(self, connection: "Opened") -> None:
         """Note an open connection, and end those to other addresses: the server has left these."""
         self.has_answered = True
-        self._opened.add(connection)
+        self._opened.add(weakref.ref(connection, self._opened.discard))
         self.end_others()
         if self._watch is not None:
             self._watch.start()
@@ -130,7 +131,7 @@ class Target:
 
     def closed(self, connection: "Opened") -> None:
         """Note that a connection was closed."""
-        self._opened.discard(connection)
+        self._opened.discard(weakref.ref(connection))
 
     def doubt(self, address: Address | None, error: BaseException) -> None:
         """Note that a call to the server at this address has failed."""
@@ -144,9 +145,10 @@ class Target:
         known = self.locator.known
         if known is None or isinstance(self.locator, Fixed):
             return
-        for connection in list(self._opened):
-            if connection.address != known:
-                self._opened.discard(connection)
+        for ref in list(self._opened):
+            connection = ref()
+            if connection is not None and connection.address != known:
+                self._opened.discard(ref)
                 connection.end()
 
     def translate(self, error: BaseException) -> DriverError:

@@ -95,6 +95,7 @@ class Connection:
         self._target = target
         self._given_timeout = timeout
         self._timeout = timeout or target.answer
+        self._late = math.inf
         self._checks_server = checks_server
         self._connection: Any = None
         self._replies: Replies | None = None
@@ -122,6 +123,8 @@ class Connection:
             # Not `run_all`: each push runs this code, and this way needs fewer coroutines.
             arrived = self._replies or await self.open(until)
             await self._ask((command.wire,), until)
+            if arrived.took > self._late:
+                await self.check_server(until)
             replies = arrived.take(1)
             if not isinstance(replies[0], Exception):
                 return command.parse(replies[0])
@@ -136,6 +139,8 @@ class Connection:
         try:
             arrived = self._replies or await self.open(until)
             await self._ask([command.wire for command in commands], until)
+            if arrived.took > self._late:
+                await self.check_server(until)
             replies = arrived.take(len(commands))
             parsed = _parsed(commands, replies)
             return await self._heal(commands, replies, until) if parsed is None else parsed
@@ -164,6 +169,8 @@ class Connection:
         async def ask(wires: Sequence[Wire], until: float) -> list[Any]:
             await self._ask(wires, until)  # not over a new connection if this one was closed meanwhile
             assert arrived is not None
+            if arrived.took > self._late:
+                await self.check_server(until)
             return arrived.take(len(wires))
 
         return await run_steps(self._commands.healing(commands, replies), ask, until)
@@ -178,6 +185,8 @@ class Connection:
         if self._connection is None or self._replies is None:
             need_asyncio()
             self._timeout = self._given_timeout or self._target.answer
+            # A blocking read takes long, and what a replaced server delivers by it only runs twice.
+            self._late = self._target.late if self._timeout <= self._target.answer else math.inf
             self.address = await self._find(until)
             connection = self._connection = self._target.connection(self.address)
             replies = self._replies = await self._connect(connection, until)
@@ -202,6 +211,13 @@ class Connection:
         if self._target.locator.known is not None:
             return self._target.locator.known
         return await run_steps(self._target.locator.search(), self._ask_another, until)
+
+    async def check_server(self, until: float) -> None:
+        """Ask for the server again; raise Unavailable if another one has taken over. See `Target.late`."""
+        late = _was_replaced(self.address)
+        self._target.doubt(self.address, late)
+        if await self._find(until) != self.address:
+            raise late
 
     async def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:
         """Ask a server over a connection for this only; return the replies, or the error if there were none."""
@@ -274,6 +290,7 @@ class SyncConnection:
         self._target = target
         self._given_timeout = timeout
         self._timeout = timeout or target.answer
+        self._late = math.inf
         self._checks_server = checks_server
         self._connection: Any = None
         self._replies: Any = None
@@ -306,7 +323,10 @@ class SyncConnection:
         try:
             if self._connection is None:
                 self._open(until)
+            asked_at = time.monotonic()
             replies = self._ask(wires, until)
+            if time.monotonic() - asked_at > self._late:
+                self._check_server(until)
         except Unavailable as error:  # of the checks of a new connection
             self._fail(error)
             raise
@@ -321,7 +341,7 @@ class SyncConnection:
         self._target.doubt(self.address, error)
 
     def _open(self, until: float) -> None:
-        self._timeout = self._given_timeout or self._target.answer
+        self._timeout, self._late = self._given_timeout or self._target.answer, self._target.late
         self.address = self._find(until)
         self._connection = self._target.sync_connection(self.address, _time_left(until, self._timeout))
         self._connection.connect()
@@ -337,6 +357,13 @@ class SyncConnection:
         if self._target.locator.known is not None:
             return self._target.locator.known
         return run_steps_sync(self._target.locator.search(), self._ask_another, until)
+
+    def _check_server(self, until: float) -> None:
+        """Do the same as `Connection.check_server`."""
+        late = _was_replaced(self.address)
+        self._target.doubt(self.address, late)
+        if self._find(until) != self.address:
+            raise late
 
     def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:
         """Ask a server over a connection for this only; return the replies, or the error if there were none."""
@@ -384,6 +411,10 @@ class SyncConnection:
         if connection is not None:
             with suppress(redis.RedisError, OSError):
                 connection.disconnect()
+
+
+def _was_replaced(address: Address | None) -> Unavailable:
+    return Unavailable(f"another server has taken over from {address}, so its answer does not count")
 
 
 def _warn(target: Target, met: Sequence[str]) -> None:

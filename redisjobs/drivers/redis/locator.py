@@ -108,7 +108,7 @@ class BySlot:
 
     def __init__(self, nodes: Iterable[Address], slot: int, remap: Remap | None = None) -> None:
         self.known: Address | None = None
-        # Replaced and never changed in place: threads share it, and `deque.remove` fails if another one removes first.
+        # Replaced, never changed in place: threads share it, and removing would fail if another one removes first.
         self._nodes = tuple(dict.fromkeys(nodes))
         self._slot = slot
         self._remap = remap

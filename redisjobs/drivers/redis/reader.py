@@ -1,6 +1,7 @@
 """Blocking reads, and notifications: each on its own connection, so that no other call waits behind them."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -142,9 +143,11 @@ class Listener:
     async def _next(self) -> Any:
         try:
             return await self._connection.next(_PING)
-        except TimeoutError:  # a silent connection may be a dead one
+        except TimeoutError:  # a silent connection may be a dead one, or its server may have been replaced
             self._connection.send([["PING"]])
-            return await self._connection.next(_MARGIN)
+            reply = await self._connection.next(_MARGIN)
+            await self._connection.check_server(math.inf)
+            return reply
 
 
 def _notification(reply: Any) -> Notification | None:

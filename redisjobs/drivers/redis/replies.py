@@ -39,11 +39,13 @@ class Replies(asyncio.Protocol):
 
     Attributes:
         noticed_at: When the last byte arrived, by the monotonic clock.
+        took: Seconds that the last answer took, if a task had to wait for it.
         is_receiving: Whether an answer has begun to arrive and is not complete.
     """
 
     def __init__(self, connection: Any) -> None:
         self.noticed_at = time.monotonic()
+        self.took = 0.0
         self.is_receiving = False
         self._loop = asyncio.get_running_loop()
         self._reader = reader_of(connection)
@@ -142,6 +144,7 @@ class Replies(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             self.is_receiving = len(self._got) < self._wanted
             if not self.is_receiving:
+                self.took = self.noticed_at - self._asked_at
                 waiter.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -4,6 +4,7 @@ redis-py's defaults are dangerous for a queue: its automatic retries store a job
 its 5 s read timeout breaks a blocking read. So we set all timeouts ourselves, and our connections never retry.
 """
 
+import math
 import re
 import ssl
 import weakref
@@ -26,6 +27,7 @@ from redisjobs.model.times import LONGEST_TRY
 ANSWER = LONGEST_TRY / 2
 """Seconds without a byte of the answer, or without a connection, after which a call fails."""
 
+_LATE = 0.5
 _FOUND_ANSWER = 2.0  # the same where the server has to be found: another one may take over soon
 _KEPT = ["path", "db", "username", "password", "credential_provider", "client_name"]
 _OURS: dict[str, Any] = {
@@ -89,6 +91,14 @@ class Target:
     def answer(self) -> float:
         """Seconds without a byte of the answer, or without a connection, after which a call fails."""
         return ANSWER if isinstance(self.locator, Fixed) else _FOUND_ANSWER
+
+    @property
+    def late(self) -> float:
+        """Seconds after which an answer counts only if its server is still the one.
+
+        A primary that was frozen and replaced takes writes for a moment when it wakes up. They are lost.
+        """
+        return math.inf if isinstance(self.locator, Fixed) else _LATE
 
     @property
     def where(self) -> str:

@@ -1,0 +1,70 @@
+"""A server that another one takes over from: its late answers do not count, and a failure asks again."""
+
+from contextlib import aclosing, closing
+
+import anyio
+import anyio.to_thread
+import pytest
+from store import RedisStore
+
+from redisjobs.drivers.redis.commands import Commands, hello
+from redisjobs.drivers.redis.connection import Connection, SyncConnection
+from redisjobs.drivers.redis.locator import Address, Search
+from redisjobs.drivers.redis.reader import Listener
+from redisjobs.drivers.redis.target import Target
+from redisjobs.errors import Unavailable
+from redisjobs.server import free_port
+from redisjobs.torture.proxy import HOST, Proxy
+
+pytestmark = pytest.mark.anyio
+
+
+class Replaced:
+    """A locator of a server that `now` has taken over from."""
+
+    def __init__(self, known: Address, now: Address) -> None:
+        self.known: Address | None = known
+        self._now = now
+
+    def search(self) -> Search:
+        yield from ()
+        self.known = self._now
+        return self.known
+
+    def doubt(self, address: Address | None, error: BaseException) -> None:
+        self.known = None
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_late_answer_counts_only_if_its_server_was_not_replaced(
+    redis_store: RedisStore, kind: str, replaced: bool
+) -> None:
+    port = int(redis_store.url.rpartition(":")[2].partition("/")[0])
+    with Proxy(HOST, port) as proxy:
+        target = Target(redis_store.url)
+        here = Address(HOST, proxy.port)
+        target.locator = Replaced(here, Address(HOST, port) if replaced else here)
+        proxy.delay_reply(0.6, b"HELLO")
+
+        async def ask() -> None:
+            if kind == "sync":
+                with closing(SyncConnection(Commands("emails"), target)) as sync:
+                    await anyio.to_thread.run_sync(sync.run, hello())
+            else:
+                async with aclosing(Connection(Commands("emails"), target)) as connection:
+                    await connection.run(hello())
+
+        if replaced:
+            with pytest.raises(Unavailable, match="taken over"):
+                await ask()
+        else:
+            await ask()
+
+
+async def test_a_listener_that_fails_looks_for_the_server_the_next_time() -> None:
+    target = Target(f"redis+cluster://{HOST}:{free_port()}", "emails")
+    target.locator.known = Address(HOST, free_port())  # type: ignore[misc]
+    with pytest.raises(Unavailable):
+        await Listener(Commands("emails"), target).listen(lambda _: None)
+    assert target.locator.known is None

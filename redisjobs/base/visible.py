@@ -13,13 +13,12 @@ def visible(text: str, most: int | None = None) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return a URL with its password hidden."""
-    from urllib.parse import urlsplit  # here, because every program loads this module and few show a URL
+    """Return a URL with its passwords hidden: that before the hosts, and those among the options."""
+    import re  # here, because every program loads this module and few show a URL
 
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+    begin, question, options = url.partition("?")
+    begin = re.sub(r"^([^/]*//[^/:@]*):.*@", r"\1:***@", begin)
+    return begin + question + re.sub(r"(?i)(^|&)(\w*password)=[^&#]*", r"\1\2=***", options)
 
 
 def number_of(count: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from redisjobs.base.visible import without_password
 from redisjobs.model.driver import Driver, SyncDriver
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
@@ -60,7 +61,7 @@ def _is_driver(where: Any) -> bool:
 def _check(where: Any) -> None:
     if isinstance(where, str):
         if where.partition("://")[0] not in _SCHEMES:
-            shown = re.sub("//.*@", "//…@", where)  # without the password
+            shown = re.sub("//.*@", "//…@", without_password(where))
             raise ValueError(
                 f"{shown!r}: a queue is at memory://, {'://, '.join(_SCHEMES)}://, or given as a redis-py client"
             )

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from redis import exceptions as redis_errors
 
 from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.wire import NEEDED, Wire, as_it_is, translate
+from redisjobs.drivers.redis.wire import NEEDED, Wire, as_it_is, is_a_sentinel, translate
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable
 from redisjobs.model.driver import Fenced, OtherVersion
 from redisjobs.model.job import Priority, checked_queue_name
@@ -251,7 +251,10 @@ def running_of(consumers: Mapping[bytes, int], but: bytes = b"") -> int:
 
 
 def hello() -> Command[None]:
-    """Ask the server for its name and version; needs no permission. Parsing raises ServerTooOld for an old one."""
+    """Ask the server for its name and version; needs no permission. Parsing raises ServerTooOld for an old one.
+
+    It raises DriverError for a sentinel.
+    """
     return Command(["HELLO"], _check_server)
 
 
@@ -259,6 +262,8 @@ def _check_server(reply: Any) -> None:
     flat = [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
     texts = [part.decode() if isinstance(part, bytes) else str(part) for part in flat]
     facts = dict(zip(texts[::2], texts[1::2], strict=False))
+    if facts.get("mode") == "sentinel":
+        raise is_a_sentinel()
     name, version = facts.get("server", "redis"), facts.get("version", "0")
     floor = _FLOORS.get(name, (7, 0))
     # A server of another name must meet Redis' floor: such servers report the Redis version they are like.

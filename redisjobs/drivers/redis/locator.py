@@ -114,7 +114,9 @@ class BySlot:
         self._remap = remap
 
     def search(self) -> Search:
-        troubles: list[str] = []
+        return (yield from _explained(self._search))
+
+    def _search(self, troubles: list[str]) -> Search:
         refused: DriverError | None = None
         for node in self._nodes:
             answer = yield Question(node, [["CLUSTER", "SLOTS"]])
@@ -133,7 +135,7 @@ class BySlot:
                 troubles.append(f"{node}: {said}")
         if refused is not None:
             raise refused
-        raise Unavailable(f"no node of the cluster says who owns slot {self._slot} now ({'; '.join(troubles)})")
+        raise Unavailable(f"no node of the cluster says who owns slot {self._slot} now")
 
     def doubt(self, address: Address | None, error: BaseException) -> None:
         moved = moved_to(error)
@@ -197,7 +199,9 @@ class BySentinel:
         return list(self._sentinels)
 
     def search(self) -> Search:
-        troubles: list[str] = []
+        return (yield from _explained(self._search))
+
+    def _search(self, troubles: list[str]) -> Search:
         refused: DriverError | None = None
         unknown = 0
         for sentinel in self.sentinels:
@@ -214,10 +218,11 @@ class BySentinel:
             elif (told := self._newest(answer[0])) is None:  # type: ignore[index]
                 troubles.append(f"{sentinel} has not heard of the last failover")
             else:
-                role = yield Question(told, [["HELLO"]])
-                if (trouble := _no_master(role)) is None:
+                hello = yield Question(told, [["HELLO"]])
+                if (trouble := _no_master(hello, told)) is None:
                     self.known = told
                     return told
+                refused = refused or (trouble if isinstance(trouble, DriverError) else None)
                 troubles.append(f"{sentinel} says {told}, {trouble}")
         if refused is not None:
             raise refused
@@ -226,7 +231,7 @@ class BySentinel:
                 f"no sentinel monitors a master named {self.name!r} ({', '.join(map(str, self._sentinels))}): "
                 "correct the name in the URL, as redis+sentinel://HOST:26379/NAME/0"
             )
-        raise Unavailable(f"no sentinel names the master {self.name!r} now ({'; '.join(troubles)})")
+        raise Unavailable(f"no sentinel names the master {self.name!r} now")
 
     def hear(self, reply: Any) -> None:
         """Note a sentinel's answer to `question`."""
@@ -249,6 +254,17 @@ class BySentinel:
         return Address(*self._remap(address)) if self._remap is not None else address
 
 
+def _explained(search: Callable[[list[str]], Search]) -> Search:
+    """Run a search; if it finds nothing now, or the time is over, add what it met to the error."""
+    troubles: list[str] = []
+    try:
+        return (yield from search(troubles))
+    except Unavailable as error:
+        if not troubles:
+            raise
+        raise Unavailable(f"{error} ({'; '.join(troubles)})") from error
+
+
 def _error_in(replies: Sequence[Any]) -> Exception | None:
     return next((reply for reply in replies if isinstance(reply, Exception)), None)
 
@@ -262,9 +278,17 @@ def moved_to(error: BaseException | None) -> tuple[str, int] | None:
     return None
 
 
-def _no_master(answer: Sequence[Any] | Exception) -> str | None:
-    """Return why a server can't be the master, as far as its answer to HELLO shows; None if it can."""
+def _no_master(answer: Sequence[Any] | Exception, asked: Address) -> str | DriverError | None:
+    """Return why a server can't be the master, as far as its answer to HELLO shows; None if it can.
+
+    An error means that a later try won't help.
+    """
     error = answer if isinstance(answer, Exception) else _error_in(answer)
+    if isinstance(error, redis_errors.AuthenticationError):
+        return DriverError(
+            f"the master at {asked} refused the credentials ({error}): write them before the hosts, as "
+            "redis+sentinel://USER:PASSWORD@…; sentinel_username and sentinel_password are for the sentinels only"
+        )
     if error is not None:
         return f"which fails: {translate(error)}"
     role = _facts(answer[0]).get("role", "master")  # type: ignore[index]
@@ -276,8 +300,7 @@ def _facts(flat: Sequence[Any]) -> dict[str, str]:
     return dict(zip(texts[::2], texts[1::2], strict=False))
 
 
-_NO_CLUSTER = re.compile(r"(?i)cluster support disabled|unknown (sub)?command.*cluster")
-_NO_SENTINEL = re.compile(r"(?i)unknown (sub)?command.*sentinel")
+_UNKNOWN = re.compile(r"(?i)unknown (sub)?command")
 
 
 def _translated(error: Exception, asked: Address, *, is_sentinel: bool = False) -> DriverError:
@@ -288,8 +311,14 @@ def _translated(error: Exception, asked: Address, *, is_sentinel: bool = False) 
             f"the sentinel at {asked} refused the credentials ({text}): give its own as "
             "?sentinel_username=…&sentinel_password=…"
         )
-    if is_sentinel and _NO_SENTINEL.search(text):
+    if is_sentinel and _UNKNOWN.search(text):
         return DriverError(f"{asked} is no sentinel: give the addresses of sentinels, or write redis://{asked}")
-    if not is_sentinel and _NO_CLUSTER.search(text):
+    if not is_sentinel and "cluster support disabled" in text:
         return DriverError(f"{asked} is no node of a cluster: write redis://{asked}")
-    return translate(error)
+    if not is_sentinel and _UNKNOWN.search(text):
+        return DriverError(
+            f"{asked} is no node of a cluster: if it is a sentinel, write redis+sentinel://{asked}/NAME/0, else "
+            f"redis://{asked}"
+        )
+    translated = translate(error)
+    return translated if isinstance(translated, Unavailable) else type(translated)(f"{asked}: {translated}")

@@ -104,6 +104,11 @@ def _from_url(url: str) -> Origin:
     scheme, _, topology = parts.scheme.partition("+")
     if not topology:
         _check_database(parts.path, scheme)
+        if "," in parts.netloc.rpartition("@")[2]:
+            raise ValueError(
+                f"{scheme}:// is for one address: write {scheme}+cluster://HOST,HOST for nodes of a cluster, or "
+                f"{scheme}+sentinel://HOST,HOST/NAME/0 for sentinels"
+            )
         return _from_pool(_pool_of(url))
     if topology == "cluster" and parts.path.strip("/") not in ("", "0"):
         raise ValueError(f"a cluster has only database 0, not {parts.path[1:]!r}")

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redisjobs.drivers.redis.locator import Address, BySlot, Fixed, moved_to, slot_of
 from redisjobs.drivers.redis.origin import INTRODUCTION, origin_of
 from redisjobs.drivers.redis.sentinels import SentinelWatch
-from redisjobs.drivers.redis.wire import translate
+from redisjobs.drivers.redis.wire import is_a_sentinel, translate
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.times import LONGEST_TRY
 
@@ -168,13 +168,18 @@ class Target:
             return DriverError(
                 f"a cluster has only database 0, not {self.database}: leave out the number in the URL"
             )
+        if "unknown command 'SELECT'" in str(translated):
+            return is_a_sentinel()
         if self.has_answered or not isinstance(translated, Unavailable):
             return translated
-        text = str(translated)
+        text, scheme = str(translated), self.where.partition(":")[0]
+        other = scheme.replace("rediss", "redis") if "rediss" in scheme else scheme.replace("redis", "rediss")
         if self._origin.kind == "SSLConnection" and _IS_PLAIN.search(text):
-            return Unavailable(f"{text}; the URL says rediss://: if the server does not use TLS, write redis://")
+            return Unavailable(
+                f"{text}; the URL says {scheme}://: if the server does not use TLS, write {other}://"
+            )
         if self._origin.kind == "Connection" and _IS_TLS.search(text):
-            return Unavailable(f"{text}; the URL says redis://: if the server requires TLS, write rediss://")
+            return Unavailable(f"{text}; the URL says {scheme}://: if the server requires TLS, write {other}://")
         return translated
 
     def once(self, warning: str) -> list[str]:

@@ -55,6 +55,14 @@ def translate(error: BaseException) -> DriverError:
     return DriverError(f"{type(error).__name__}: {text}")
 
 
+def is_a_sentinel() -> DriverError:
+    """Return the error if a sentinel answers where a server was expected."""
+    return DriverError(
+        "a sentinel answers at this address: write redis+sentinel://HOST:26379/NAME/0, with the name of the master "
+        "that it monitors"
+    )
+
+
 # Words
 
 

@@ -56,7 +56,7 @@ def documented_rule(role: str, queue_name: str) -> list[str]:
 def _documented_words(role: str) -> list[str]:
     path = Path(__file__).parents[1] / "docs/how-to/restrict-access.md"
     page = path.read_text("utf-8").replace("\\\n", " ")
-    (command,) = re.findall(rf"^redis-cli ACL SETUSER {role} reset on \S+ (.+)$", page, re.MULTILINE)
+    (command,) = re.findall(rf"^redis-cli (?:-p 26379 )?ACL SETUSER {role} reset on \S+ (.+)$", page, re.MULTILINE)
     return shlex.split(command)
 
 

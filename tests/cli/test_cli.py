@@ -1418,9 +1418,24 @@ def test_a_server_that_is_away_is_told_in_one_line(cli: Callable[..., Ended], mo
     assert re.search(r"\(queue '\S+' at redis://joe@127\.0\.0\.1:1/0\)$", one_line(told.err))
 
 
-def test_a_password_is_never_shown() -> None:
-    assert without_password("redis://joe:secret@host:1/0") == "redis://joe:***@host:1/0"
-    assert without_password("redis://host:1/0") == "redis://host:1/0"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://joe:secret@host:1/0", "redis://joe:***@host:1/0"),
+        ("redis://host:1/0", "redis://host:1/0"),
+        ("redis://:s@cr:et@host:1/0?db=1", "redis://:***@host:1/0?db=1"),
+        ("redis+cluster://joe:secret@h1:1,h2:2", "redis+cluster://joe:***@h1:1,h2:2"),
+        ("rediss+cluster://h1:1,[::1]:2", "rediss+cluster://h1:1,[::1]:2"),
+        (
+            "redis+sentinel://:secret@s1,s2/jobs/0?sentinel_username=w&sentinel_password=secret",
+            "redis+sentinel://:***@s1,s2/jobs/0?sentinel_username=w&sentinel_password=***",
+        ),
+        ("rediss://h/0?password=secret&ssl_password=secret#x", "rediss://h/0?password=***&ssl_password=***#x"),
+        ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock?password=***"),
+    ],
+)
+def test_a_password_is_never_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
 
 
 # How a worker ends

@@ -16,7 +16,18 @@ import redis
 from conftest import ENGINES, Servers
 from store import Heart, RedisStore, documented_rule, eventually, restore, take_over
 
-from redisjobs import DriverError, Fail, JobContext, JobFailed, JobQueue, ResultNotKept, Retry, Worker
+from redisjobs import (
+    DriverError,
+    Fail,
+    Forbidden,
+    JobContext,
+    JobFailed,
+    JobQueue,
+    ResultNotKept,
+    Retry,
+    Worker,
+    server,
+)
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.changes import Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
@@ -53,6 +64,7 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.sync import JobQueue as SyncJobQueue
+from redisjobs.torture.topology import Cluster, _Sentinel, ask
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +95,7 @@ def user(store: RedisStore, words: list[str]) -> Iterator[str]:
     store.admin.execute_command("ACL", "SETUSER", name, "reset", "on", f">{password}", *words)
     store.admin.script_flush()  # the role has to load what it runs
     try:
-        yield f"redis://{name}:{password}@{parts.hostname}:{parts.port}{parts.path}"
+        yield f"{parts.scheme}://{name}:{password}@{parts.hostname}:{parts.port}{parts.path}"
     finally:
         store.admin.execute_command("ACL", "DELUSER", name)
 
@@ -627,6 +639,60 @@ async def test_without_any_one_word_of_its_rule_a_user_can_not(
 
     for key, _ in redis_store.keys().items():  # what was left half-way is no fault
         redis_store.admin.delete(redis_store.prefix + key)
+
+
+ON_A_CLUSTER = "+cluster|slots"
+"""What restrict-access.md adds to the rule of each role."""
+
+
+@pytest.fixture
+def cluster_store(cluster: Cluster, queue_name: str) -> Iterator[RedisStore]:
+    url = cluster.owner(queue_name).url
+    admin = redis.Redis.from_url(url)
+    store = RedisStore(admin, url.replace("redis:", "redis+cluster:"), queue_name, ON_A_CLUSTER)
+    yield store
+    store.end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ROLES)
+async def test_on_a_cluster_each_user_needs_one_word_more(cluster_store: RedisStore, role: str) -> None:
+    rule = documented_rule(role, cluster_store.queue_name)
+    async with as_user(cluster_store, rule) as url:
+        with SyncJobQueue(url, cluster_store.queue_name) as queue, pytest.raises(Forbidden, match="cluster"):
+            queue.counts()
+    async with as_user(cluster_store, [*rule, ON_A_CLUSTER]) as url:
+        await ROLES[role](url, cluster_store)
+
+
+@pytest.mark.parametrize("lacks", ["", "+sentinel|master", "+subscribe", "&+switch-master"])
+async def test_a_user_of_sentinels_can_find_the_master_and_hear_of_failovers(
+    redis_store: RedisStore, queue_name: str, lacks: str
+) -> None:
+    host, _, path = redis_store.url.partition("://")[2].rpartition("@")[2].partition("/")
+    credentials = redis_store.url.partition("://")[2].rpartition("@")[0]
+    rule = [word for word in documented_rule("finder", queue_name) if word != lacks]
+    with _Sentinel(server.find(), None, server.free_port(), []) as sentinel:
+        port = host.rpartition(":")[2]
+        ask(sentinel, "SENTINEL", "MONITOR", "jobs", server.HOST, port, "1")
+        ask(sentinel, "ACL", "SETUSER", "finder", "reset", "on", ">fp", *rule)
+        at = f"{server.HOST}:{sentinel.port}/jobs/{path}?sentinel_username=finder&sentinel_password=fp"
+        with SyncJobQueue(f"redis+sentinel://{credentials}@{at}", queue_name) as queue:
+            if lacks == "+sentinel|master":
+                with pytest.raises(Forbidden, match=f"{server.HOST}:{sentinel.port}"):
+                    queue.counts()
+                return
+            queue.counts()
+
+            def hears() -> bool:
+                return b"user=finder" in ask(sentinel, "CLIENT", "LIST", "TYPE", "PUBSUB")
+
+            if lacks:
+                denied = lacks[1:].encode()
+                await eventually(lambda: any(denied in entry for entry in ask(sentinel, "ACL", "LOG")))
+                assert not hears()
+            else:
+                await eventually(hears)
 
 
 @pytest.mark.parametrize("word", SPARE)

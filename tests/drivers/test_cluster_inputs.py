@@ -10,9 +10,11 @@ import anyio.to_thread
 import pytest
 import redis
 import redis.asyncio
+import typer.testing
 from redis.cluster import ClusterNode
 
 from redisjobs import DriverError, JobQueue, Unavailable, Worker, server
+from redisjobs.cli.app import make
 from redisjobs.drivers.redis.locator import slot_of
 from redisjobs.model.health import Level
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -204,6 +206,30 @@ def only_to(ports: set[int]) -> Iterator[None]:
     assert set(asked) <= ports
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["cluster", "sentinels"])
+def test_commands_take_the_url_and_show_it_without_passwords(
+    request: pytest.FixtureRequest, queue_name: str, topology: str
+) -> None:
+    there = request.getfixturevalue(topology)
+    database = "" if topology == "cluster" else "/2"
+    url = there.url.removesuffix("/0").replace("://", "://default:secret@") + database
+    if topology == "sentinels":
+        url += "?sentinel_username=default&sentinel_password=secret"
+    shown = there.url.removesuffix("/0").replace("://", "://default@") + database
+
+    def run(*arguments: str, **environment: str) -> typer.testing.Result:
+        return typer.testing.CliRunner().invoke(make(), arguments, env=environment, catch_exceptions=False)
+
+    counted = run("stats", "--queue", queue_name, "--url", url)
+    asked = run("doctor", "--queue", queue_name, REDISJOBS_URL=url)
+
+    assert "".join(counted.stdout.split()).count(shown) == 2
+    assert f"queue '{queue_name}' at {shown}" in asked.stdout
+    assert "entries, locators and notes agree with each other" in asked.stdout
+    assert "secret" not in counted.stdout + asked.stdout
+
+
 # One address, as a cloud's serverless Redis or Valkey
 
 
@@ -264,7 +290,7 @@ def test_of_nodes_that_disagree_none_gets_a_job_until_they_agree(cluster: Cluste
         said = [refusal(url, queue_name, deadline=0.5) for url in urls]
     finally:
         ask(owner, "CLUSTER", "SETSLOT", slot, "NODE", names[0])
-    assert [isinstance(each, Unavailable) and f"MovedError: {slot}" in str(each) for each in said] == [True, True]
+    assert [isinstance(each, Unavailable) and f" {slot} {HOST}:" in str(each) for each in said] == [True, True]
     for url in urls:
         with SyncJobQueue(url, queue_name) as queue:
             assert queue.counts().ready["normal"] == 0

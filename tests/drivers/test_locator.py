@@ -97,11 +97,16 @@ def test_the_node_that_failed_is_asked_after_the_others() -> None:
     assert asked == [C]
 
 
-def test_moved_names_the_owner_without_a_question_even_as_the_cause_of_an_error() -> None:
+@pytest.mark.parametrize(
+    "moved",
+    [MovedError("5 10.0.0.1:7002"), ResponseError("MOVED 5 10.0.0.1:7002"), ResponseError("MOVED 5 :7002")],
+    ids=["", "of an older redis-py", "without a host"],
+)
+def test_moved_names_the_owner_without_a_question_even_as_the_cause_of_an_error(moved: Exception) -> None:
     locator = BySlot([A], 5)
     found(locator, lambda _: slots((0, 16383, A)))
     error = Unavailable("moved")
-    error.__cause__ = MovedError("5 10.0.0.1:7002")
+    error.__cause__ = moved
     locator.doubt(A, error)
     assert locator.known == B
 
@@ -231,12 +236,15 @@ def test_a_url_says_where_to_look(url: str, kind: type[Any], nodes: Sequence[str
 @pytest.mark.parametrize(
     ("url", "text"),
     [
+        ("redis://h1,h2:2/0", r"redis:// is for one address: write redis\+cluster://HOST,HOST for nodes"),
+        ("rediss://:secret@h1:1,h2:2/0", r"or rediss\+sentinel://HOST,HOST/NAME/0 for sentinels"),
         ("redis+cluster://h/3", "a cluster has only database 0"),
         ("redis+cluster://", "is no address"),
         ("redis+cluster://h:port", "is no address"),
         ("redis+sentinel://s", "name the master"),
         ("redis+sentinel://s/jobs/x", "is no database"),
         ("redis+sentinel://:secret@s", "name the master"),
+        ("redis+sentinel://s?sentinel_password=secret", "name the master"),
     ],
 )
 def test_a_url_that_says_too_little_is_refused_without_its_password(url: str, text: str) -> None:

@@ -1,7 +1,8 @@
 """A push, and a worker with its heartbeat, through TLS, by certificates of an authority of our own."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -10,11 +11,13 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 import redis
+import redis.asyncio
 from store import eventually, happened
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Unavailable, Worker, server
 from redisjobs.errors import ServerNotFound
+from redisjobs.torture.topology import _Sentinel, ask, until
 
 pytestmark = pytest.mark.anyio
 
@@ -64,22 +67,38 @@ def make_certificates(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if which("openssl") is None:
         pytest.skip("there is no openssl here to make certificates")
     folder = tmp_path_factory.mktemp("tls")
     make_certificates(folder)
-    port = server.free_port()
+    return folder
+
+
+def options_of(certificates: Path, port: int) -> dict[str, str]:
+    """The options of a server or a sentinel that speaks TLS."""
     files = {"cert": "server.pem", "key": "server.key", "ca-cert": "ca.pem"}
-    words = ["--tls-port", str(port)]
-    for name, file in files.items():
-        words += [f"--tls-{name}-file", str(folder / file)]
+    named = {f"tls-{name}-file": str(certificates / file) for name, file in files.items()}
+    return {"tls-port": str(port), **named}
+
+
+@contextmanager
+def serving(certificates: Path, *words: str) -> Iterator[tuple[Tls, server.Server]]:
+    port = server.free_port()
+    for name, value in options_of(certificates, port).items():
+        words += (f"--{name}", value)
     try:
         running = server.start(options=words)
     except ServerNotFound:
         pytest.skip("the server at hand was built without TLS")
     with running:
-        yield Tls(port, folder)
+        yield Tls(port, certificates), running
+
+
+@pytest.fixture(scope="module")
+def tls(certificates: Path) -> Iterator[Tls]:
+    with serving(certificates) as (tls, _):
+        yield tls
 
 
 async def test_jobs_are_pushed_and_run_and_workers_beat_through_tls(tls: Tls, queue_name: str) -> None:
@@ -171,3 +190,100 @@ async def test_a_url_that_does_not_say_what_the_server_speaks_is_an_error_that_s
         with pytest.raises(Unavailable, match=hint):
             await answer_of(queue)
         await (queue.aclose() if face is JobQueue else anyio.to_thread.run_sync(queue.close))
+
+
+# Clusters and sentinels, with a user's name and password
+
+
+@pytest.fixture(scope="module")
+def tls_cluster(certificates: Path) -> Iterator[Tls]:
+    """A node that is a cluster by itself."""
+    words = ["--cluster-enabled", "yes", "--cluster-port", str(server.free_port())]
+    with serving(certificates, *words) as (tls, node):
+        ask(node, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        until(lambda: b"cluster_state:ok" in ask(node, "CLUSTER", "INFO"), "the cluster is ok")
+        ask(node, "ACL", "SETUSER", "joe", "on", ">jp", "allkeys", "allchannels", "+@all")
+        ask(node, "ACL", "SETUSER", "default", "off")
+        yield tls
+
+
+@pytest.fixture(scope="module")
+def tls_sentinel(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
+    """A sentinel that speaks TLS with its clients and with the master."""
+    folder, port = tmp_path_factory.mktemp("sentinel"), server.free_port()
+    options = {"dir": str(folder), "tls-replication": "yes", **options_of(certificates, port)}
+    with serving(certificates) as (tls, master):
+        lines = {"port": server.free_port(), "bind": "127.0.0.1", **options}
+        (folder / "sentinel.conf").write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+        with _Sentinel(server.find(), folder, int(lines["port"]), []) as sentinel:
+            ask(sentinel, "SENTINEL", "MONITOR", "jobs", "127.0.0.1", str(tls.port), "1")
+            for each, user, password in ((master, "joe", "jp"), (sentinel, "watcher", "wp")):
+                ask(each, "ACL", "SETUSER", user, "on", f">{password}", "allkeys", "allchannels", "+@all")
+            ask(master, "ACL", "SETUSER", "default", "off")
+            ask(sentinel, "ACL", "SETUSER", "default", "off")
+            yield Tls(port, certificates)
+
+
+def words_of(tls: Tls) -> dict[str, Any]:
+    folder = tls.folder
+    paths = {"ca_certs": "ca.pem", "certfile": "client.pem", "keyfile": "client.key"}
+    return {"ssl": True, **{f"ssl_{name}": str(folder / file) for name, file in paths.items()}}
+
+
+def by_url(tls: Tls) -> Any:
+    return tls.url().replace("rediss://", "rediss+cluster://joe:jp@")
+
+
+def by_client(tls: Tls) -> Any:
+    return redis.RedisCluster("127.0.0.1", tls.port, username="joe", password="jp", **words_of(tls))
+
+
+def by_async_client(tls: Tls) -> Any:
+    return redis.asyncio.RedisCluster("127.0.0.1", tls.port, username="joe", password="jp", **words_of(tls))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [by_url, by_client, by_async_client])
+async def test_a_cluster_is_found_and_used_through_tls(
+    tls_cluster: Tls, queue_name: str, make: Callable[[Tls], Any]
+) -> None:
+    await push_and_run(make(tls_cluster), queue_name)
+
+
+def sentinel_url(tls: Tls) -> Any:
+    url = tls.url().replace("rediss://", "rediss+sentinel://joe:jp@").replace("/0?", "/jobs/0?")
+    return f"{url}&sentinel_username=watcher&sentinel_password=wp"
+
+
+def master_of(kind: Any) -> Callable[[Tls], Any]:
+    def master(tls: Tls) -> Any:
+        own = {"username": "watcher", "password": "wp", **words_of(tls)}
+        sentinel = kind([("127.0.0.1", tls.port)], sentinel_kwargs=own)
+        return sentinel.master_for("jobs", username="joe", password="jp", **words_of(tls))
+
+    return master
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [sentinel_url, master_of(redis.Sentinel), master_of(redis.asyncio.Sentinel)])
+async def test_sentinels_and_their_master_are_used_through_tls(
+    tls_sentinel: Tls, queue_name: str, make: Callable[[Tls], Any]
+) -> None:
+    await push_and_run(make(tls_sentinel), queue_name)
+
+
+async def push_and_run(where: Any, queue_name: str) -> None:
+    async with JobQueue(where, queue_name) as queue:
+        worker = Worker(queue, lease=1)
+
+        @queue.register(Add, keep_result=60)
+        async def add(add: Add) -> int:
+            return add.a
+
+        with redisjobs.sync.JobQueue(where, queue_name) as producer:
+            await anyio.to_thread.run_sync(producer.push, Add(1))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.run)
+            assert await queue.run(Add(7), timeout=10) == 7
+            worker.stop()
+        assert happened(await queue.counts()) == {"pushed": 2, "completed": 2}

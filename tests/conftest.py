@@ -18,6 +18,7 @@ import redis
 from fleet import Fleet
 from store import MemoryStore, RedisStore, Store
 from storefront import Shop
+from strict_scripts import be_strict
 from two_queues import Seen, another
 from viewer import Mail, Viewer
 
@@ -201,6 +202,7 @@ def driver_store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[St
     if request.param == "memory":
         yield MemoryStore(queue_name)
     elif request.param == "cluster":
+        be_strict(request.getfixturevalue("monkeypatch"))
         cluster = request.getfixturevalue("cluster")
         owner = cluster.owner(queue_name).url
         admin = redis.Redis.from_url(owner)

@@ -205,7 +205,8 @@ def _load_scripts(server: str, admin: Any) -> None:
     if server not in _loaded:
         _loaded.add(server)
         for name in scripts.names():
-            admin.script_load(scripts.script(name).source)
+            for script in (scripts.script(name), scripts.script(name).careful):
+                admin.script_load(script.source)
 
 
 class RedisStore:

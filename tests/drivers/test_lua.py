@@ -15,10 +15,13 @@ import redis
 from conftest import ENGINES, Servers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.crc import key_slot
 from store import Heart, RedisStore, happened, restore, take_over
+from strict_scripts import strict
 
 from redisjobs import server
 from redisjobs.drivers.redis import scripts
+from redisjobs.drivers.redis.locator import slot_of
 from redisjobs.drivers.redis.long_calls import begin_tidying
 from redisjobs.drivers.redis.pushes import PushCommands
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
@@ -151,6 +154,37 @@ def test_a_script_declares_the_keys_that_it_and_its_includes_name_and_no_others(
 def test_a_key_has_a_name_that_is_in_the_key_map_and_no_number(source: str) -> None:
     assert source.count("KEYS") == len(keys(source))
     assert {*keys(source)} <= {*key_map(), "ready:"}  # as push_one names the three streams
+
+
+@pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])
+def test_only_a_declared_name_that_ends_with_a_colon_is_composed_with_more(source: str) -> None:
+    composed = re.findall(r"\bKEYS(?:\.(\w+)|\['([\w:]+)'\])\s*\.\.(?! ' has no entry ids left')", source)
+    assert [plain or quoted for plain, quoted in composed if not quoted.endswith(":")] == []
+    assert not re.search(r"'redisjobs:|[{}]'\s*\.\.|\.\.\s*'[{}]", source)  # no key begins with anything else
+
+
+@pytest.mark.parametrize("queue", ["emails", "a:b", "ü"])
+def test_all_keys_and_channels_that_a_script_declares_are_in_the_slot_of_the_queue(queue: str) -> None:
+    commands = PushCommands(queue, database=3)
+    for name in SCRIPTS:
+        declared = [str(key) for key in commands.run(name, []).wire[3:]]
+        assert {key_slot(key.encode()) for key in declared} == {slot_of(queue)}
+        for channel in ("control", "waiter:"):
+            if channel in scripts.script(name).keys:
+                assert commands.channel("p" if channel == "waiter:" else "").removesuffix("p") in declared
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["redisjobs:{other}:jobs", "redisjobs:{q}:jobs:more", "jobs"])
+async def test_a_strict_script_refuses_what_it_has_not_declared(redis_store: RedisStore, name: str) -> None:
+    source = f"#!lua\nlocal _ = KEYS.jobs\nreturn redis.call('EXISTS', KEYS['group:'] .. 'a', '{name}')"
+    script = strict(scripts._with_numbers("act", source))
+    assert script.keys == ("jobs", "group:")
+    declared = [f"redisjobs:{{q}}:{key}" for key in script.keys]
+    with pytest.raises(redis.ResponseError, match=f"undeclared: EXISTS {name}"):
+        redis_store.admin.eval(script.source, 2, *declared)
+    there = script.source.replace(name, "redisjobs:{q}:jobs")
+    assert redis_store.admin.eval(there, 2, *declared) == 0
 
 
 @pytest.mark.parametrize("source", [*map(body, SCRIPTS), *map(include, INCLUDES)], ids=[*SCRIPTS, *INCLUDES])

@@ -69,7 +69,9 @@ class JobQueue(Inspector, Serving):
     Use it in `async with queue:`, or call `aclose` at the end. It connects with its first call.
 
     Args:
-        where: `memory://`, `redis://…`, `rediss://…`, `unix://…`, a redis-py client, or a driver.
+        where: `memory://`, `redis://…`, `rediss://…`, `unix://…`; `redis+cluster://HOST,HOST`,
+            `redis+sentinel://HOST,HOST/NAME/0` or the same with `rediss`; a redis-py client, also of a cluster or
+            of a sentinel's master; or a driver.
         name: The queue's name. Queues with different names share no jobs.
         retry: The retry policy of handlers that have none. Defaults to `exponential_jitter()`.
         max_parameters: The most bytes of JSON that a job's parameters may have. Defaults to 512 KiB.

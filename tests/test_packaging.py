@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import redisjobs
+from redisjobs.drivers.redis.origin import origin_of
 
 
 def run(*words: str | Path, folder: Path) -> str:
@@ -80,6 +81,7 @@ import sys
 sys.path[:0] = [{str(tmp_path / "site")!r}]
 sys.path.append({sysconfig.get_path("purelib")!r})
 import redisjobs
+from redisjobs.drivers.redis.origin import origin_of
 from redisjobs.drivers.redis import scripts
 print(redisjobs.__file__)
 print(scripts.folder())
@@ -136,16 +138,36 @@ def test_the_compose_file_has_a_redis_and_a_valkey_that_lose_nothing(project: Pa
         "redis",
         "valkey",
     }
-    ports = [port for service in services.values() for port in service["ports"]]
-    assert len(set(ports)) == 2
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert len(set(ports)) == len(ports)
     assert all(port.startswith("127.0.0.1:") for port in ports)
-    for service in services.values():
+    for service in (service for service in services.values() if "volumes" in service):
         assert "--appendonly yes" in service["command"]
         assert "--maxmemory-policy noeviction" in service["command"]
-        assert service["healthcheck"]["test"][0] == "CMD"
         (volume,) = service["volumes"]
         assert volume.partition(":")[0] in compose["volumes"]
         assert volume.endswith(":/data")
+    assert {name for name, service in services.items() if "profiles" not in service} == {"redis", "valkey"}
+    assert all(services[name]["healthcheck"]["test"][0] == "CMD" for name in ("redis", "valkey"))
+
+
+@pytest.mark.parametrize(("profile", "scheme"), [("cluster", "redis+cluster"), ("sentinel", "redis+sentinel")])
+def test_each_server_of_a_profile_of_the_compose_file_can_be_reached_and_is_in_the_url(
+    project: Path, profile: str, scheme: str
+) -> None:
+    text = (project / "docker-compose.yml").read_text("utf-8")
+    services = {
+        name: service
+        for name, service in yaml.safe_load(text)["services"].items()
+        if service.get("profiles") == [profile]
+    }
+    (network,) = [service for service in services.values() if "ports" in service]
+    others = [service for service in services.values() if service is not network]
+    assert {service["network_mode"] for service in others} == {f"service:{profile}-network"}
+    listening = [re.findall(r"(?:--|')port (\d+)", service["command"]) for service in others]
+    assert sorted(f"127.0.0.1:{port}:{port}" for found in listening for port in found) == sorted(network["ports"])
+    (url,) = re.findall(rf"^#   ({re.escape(scheme)}://\S+)$", text, re.MULTILINE)
+    assert {f"{node}:{node.port}" for node in origin_of(url).nodes} <= {*network["ports"]}
 
 
 def test_nothing_committed_names_a_place_on_a_machine_or_a_host(project: Path) -> None:

@@ -70,13 +70,22 @@ def _recovery(kill: Kill, lines: Sequence[Line], lease: float) -> str:
 
 def commands(place: Place) -> list[str]:
     """Return three commands to paste: for the counters, the workers and the dead letters."""
-    typed = shlex.quote(place.typed)
-    prefix = Commands(place.queue).prefix
+    program, prefix = _redis_cli(place.typed), Commands(place.queue).prefix
     return [
-        f"redis-cli -u {typed} HGETALL '{prefix}stats'",
-        f"redis-cli -u {typed} XINFO CONSUMERS '{prefix}ready:normal' workers",
-        f"redis-cli -u {typed} XRANGE '{prefix}dead' - + COUNT 10",
+        f"{program} HGETALL '{prefix}stats'",
+        f"{program} XINFO CONSUMERS '{prefix}ready:normal' workers",
+        f"{program} XRANGE '{prefix}dead' - + COUNT 10",
     ]
+
+
+def _redis_cli(url: str) -> str:
+    """Return the program with the address of the server. It takes one node of a cluster, and no sentinel."""
+    scheme, _, rest = url.partition("://")
+    plain, _, topology = scheme.partition("+")
+    if topology == "cluster":
+        node = rest.partition(",")[0]
+        return f"redis-cli -c -u {shlex.quote(f'{plain}://{node}')}"
+    return f"redis-cli -u {shlex.quote(url)}" if not topology else "redis-cli -h MASTER"
 
 
 def conclusion(verdict: Verdict, skipped: int) -> str:

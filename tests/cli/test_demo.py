@@ -281,3 +281,15 @@ def test_the_report_tells_when_the_killed_workers_jobs_ran_again(capsys: Any) ->
         "  redis-cli -u redis://h:1/0 XINFO CONSUMERS 'redisjobs:{demo-1}:ready:normal' workers",
         "  redis-cli -u redis://h:1/0 XRANGE 'redisjobs:{demo-1}:dead' - + COUNT 10",
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "program"),
+    [
+        ("rediss+cluster://joe@h1:1,h2:2", "redis-cli -c -u rediss://joe@h1:1"),
+        ("redis+sentinel://s1:1,s2:2/jobs/0", "redis-cli -h MASTER"),
+    ],
+)
+def test_the_commands_to_paste_name_one_server_which_is_all_that_redis_cli_takes(url: str, program: str) -> None:
+    first, *_ = report.commands(Place(url, url, "servers", "demo-1"))
+    assert first == f"{program} HGETALL 'redisjobs:{{demo-1}}:stats'"

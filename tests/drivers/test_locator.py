@@ -212,6 +212,7 @@ def test_a_server_that_is_no_sentinel_is_named_with_the_url_to_write() -> None:
         ("redis+cluster://h1:1,h2", BySlot, ["h1:1", "h2:6379"], "redis+cluster://h1:1,h2:6379"),
         ("redis+cluster://u:p@[::1]:7,h/0", BySlot, ["[::1]:7", "h:6379"], "redis+cluster://u@[::1]:7,h:6379"),
         ("rediss+cluster://h:1", BySlot, ["h:1"], "rediss+cluster://h:1"),
+        ("redis+cluster://h:1,[::1]:2", BySlot, ["h:1", "[::1]:2"], "redis+cluster://h:1,[::1]:2"),
         (
             "redis+sentinel://s1,s2:2/jobs",
             BySentinel,

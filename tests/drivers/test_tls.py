@@ -213,9 +213,10 @@ def tls_sentinel(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder, port = tmp_path_factory.mktemp("sentinel"), server.free_port()
     options = {"dir": str(folder), "tls-replication": "yes", **options_of(certificates, port)}
     with serving(certificates) as (tls, master):
-        lines = {"port": server.free_port(), "bind": "127.0.0.1", **options}
+        plain = server.free_port()
+        lines = {"port": str(plain), "bind": "127.0.0.1", **options}
         (folder / "sentinel.conf").write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
-        with _Sentinel(server.find(), folder, int(lines["port"]), []) as sentinel:
+        with _Sentinel(server.find(), folder, plain, []) as sentinel:
             ask(sentinel, "SENTINEL", "MONITOR", "jobs", "127.0.0.1", str(tls.port), "1")
             for each, user, password in ((master, "joe", "jp"), (sentinel, "watcher", "wp")):
                 ask(each, "ACL", "SETUSER", user, "on", f">{password}", "allkeys", "allchannels", "+@all")

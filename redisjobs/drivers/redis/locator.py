@@ -274,7 +274,9 @@ def moved_to(error: BaseException | None) -> tuple[str, int] | None:
     while error is not None:
         if isinstance(error, redis_errors.MovedError):
             return error.host, error.port
-        if told := _MOVED.fullmatch(str(error)):  # an older redis-py knows the class in its own cluster client only
+        if told := _MOVED.fullmatch(
+            str(error)
+        ):  # an older redis-py knows the class in its own cluster client only
             return told[1], int(told[2])
         error = error.__cause__
     return None

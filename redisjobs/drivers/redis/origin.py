@@ -100,11 +100,14 @@ def origin_of(where: Any) -> Origin:
 
 
 def _from_url(url: str) -> Origin:
-    parts = urlsplit(url)
-    scheme, _, topology = parts.scheme.partition("+")
+    kind, _, rest = url.partition("://")
+    scheme, _, topology = kind.partition("+")
+    netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    userinfo, _, hosts = netloc.rpartition("@")
+    parts = urlsplit(f"{scheme}://{rest[len(netloc) :]}")  # newer Pythons refuse a host before [::1]
     if not topology:
         _check_database(parts.path, scheme)
-        if "," in parts.netloc.rpartition("@")[2]:
+        if "," in hosts:
             raise ValueError(
                 f"{scheme}:// is for one address: write {scheme}+cluster://HOST,HOST for nodes of a cluster, or "
                 f"{scheme}+sentinel://HOST,HOST/NAME/0 for sentinels"
@@ -119,12 +122,11 @@ def _from_url(url: str) -> Origin:
             raise ValueError("name the master that the sentinels monitor, as redis+sentinel://HOST:26379/NAME/0")
         path = f"/{database}"
         _check_database(path, scheme)
-    userinfo, _, hosts = parts.netloc.rpartition("@")
     nodes = [_address(text, _PORTS[topology]) for text in hosts.split(",")]
     query = dict(parse_qsl(parts.query))
     own = {name.removeprefix("sentinel_"): query.pop(name) for name in _SENTINELS if name in query}
-    netloc = f"{userinfo}@{nodes[0]}" if userinfo else str(nodes[0])
-    one = SplitResult(scheme, netloc, path, urlencode(query), "").geturl()
+    first = f"{userinfo}@{nodes[0]}" if userinfo else str(nodes[0])
+    one = SplitResult(scheme, first, path, urlencode(query), "").geturl()
     origin = _from_pool(_pool_of(one))
     sentinels = {**_tls(origin.options), **own} if master else {}
     return Origin(origin.kind, origin.options, nodes, not master, master, sentinels)

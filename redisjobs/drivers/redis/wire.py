@@ -58,8 +58,8 @@ def translate(error: BaseException) -> DriverError:
 def is_a_sentinel() -> DriverError:
     """Return the error if a sentinel answers where a server was expected."""
     return DriverError(
-        "a sentinel answers at this address: write redis+sentinel://HOST:26379/NAME/0, with the name of the master "
-        "that it monitors"
+        "a sentinel answers at this address: write redis+sentinel://HOST:26379/NAME/0, NAME being the master that "
+        "it monitors"
     )
 
 

@@ -24,6 +24,8 @@ LONG = 3600.0  # seconds of a lease; no test waits for a third of it
 class Bench:
     """A heartbeat with one part that fails as often as the test says."""
 
+    server = "a server"  # of its consumer, which it is as well
+
     def __init__(
         self, failing: str = "", error: Exception | None = None, times: int = 0, *, lease: float = 0.3
     ) -> None:
@@ -441,3 +443,15 @@ def test_a_beat_that_took_longer_than_its_turn_is_followed_by_the_next_at_once()
     bench.heartbeat.stop(SOON)
 
     assert begun[2] - begun[0] < 2 * 1.2 + 1.5  # and not a second more after each
+
+
+def test_a_server_that_is_away_ends_no_beat_of_those_that_turned_out_to_be_on_another_one() -> None:
+    away, there = Bench("beat", Unavailable("refused"), times=9), Bench()
+    there.server = "another server"
+    together = Heartbeat([cast(Beats, away), cast(Beats, there)], LONG, int)
+    together.start()
+    try:
+        assert there.beats.acquire(timeout=SOON)
+        assert away.failures_left < 9
+    finally:
+        together.stop(SOON)

@@ -210,10 +210,7 @@ class Connection:
         """Return where the server is; ask for it if that is not known."""
         if self._target.locator.known is not None:
             return self._target.locator.known
-        try:
-            return await run_steps(self._target.locator.search(), self._ask_another, until)
-        except Unavailable as error:
-            raise self._target.translate(error) from error.__cause__
+        return await run_steps(self._target.search(), self._ask_another, until)
 
     async def check_server(self, until: float) -> None:
         """Ask for the server again; raise Unavailable if another one has taken over. See `Target.late`."""
@@ -359,10 +356,7 @@ class SyncConnection:
         """Return where the server is; ask for it if that is not known."""
         if self._target.locator.known is not None:
             return self._target.locator.known
-        try:
-            return run_steps_sync(self._target.locator.search(), self._ask_another, until)
-        except Unavailable as error:
-            raise self._target.translate(error) from error.__cause__
+        return run_steps_sync(self._target.search(), self._ask_another, until)
 
     def _check_server(self, until: float) -> None:
         """Do the same as `Connection.check_server`."""

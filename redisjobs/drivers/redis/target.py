@@ -17,7 +17,7 @@ import redis.asyncio.retry
 import redis.retry
 from redis.backoff import NoBackoff
 
-from redisjobs.drivers.redis.locator import Address, BySlot, Fixed, moved_to, slot_of
+from redisjobs.drivers.redis.locator import Address, BySlot, Fixed, Search, moved_to, slot_of
 from redisjobs.drivers.redis.origin import INTRODUCTION, origin_of
 from redisjobs.drivers.redis.sentinels import SentinelWatch
 from redisjobs.drivers.redis.wire import is_a_sentinel, translate
@@ -53,7 +53,6 @@ class Target:
         database: The number of the database.
         locator: Knows where the server is, or finds it.
         place: Equal for the same server and database.
-        server: Equal for queues that one connection can serve: of the same server, database and user.
 
     Raises:
         ValueError: The URL is invalid, or we can't make the client's kind of connection.
@@ -78,8 +77,7 @@ class Target:
         self._options["db"] = str(self.database) if self.database else None
         where_it_is: Hashable = kept.get("path") or (tuple(origin.nodes), origin.master)
         self.place: Hashable = where_it_is, self.database
-        slot = queue if origin.is_cluster else ""
-        self.server = self.place, slot, kept.get("username") or id(kept.get("credential_provider"))
+        self._user: Hashable = kept.get("username") or id(kept.get("credential_provider"))
         try:
             one = next(iter(origin.nodes), None)
             self.connection(one)
@@ -99,6 +97,11 @@ class Target:
         A primary that was frozen and replaced takes writes for a moment when it wakes up. They are lost.
         """
         return math.inf if isinstance(self.locator, Fixed) else _LATE
+
+    @property
+    def server(self) -> Hashable:
+        """Equal for queues that one connection can serve now: of the same server, database and user."""
+        return self.place, self._queue if isinstance(self.locator, BySlot) else "", self._user
 
     @property
     def where(self) -> str:
@@ -142,6 +145,13 @@ class Target:
     def closed(self, connection: "Opened") -> None:
         """Note that a connection was closed."""
         self._opened.discard(weakref.ref(connection))
+
+    def search(self) -> Search:
+        """Find the server; see `Locator`."""
+        try:
+            return (yield from self.locator.search())
+        except Unavailable as error:
+            raise self.translate(error) from error.__cause__
 
     def doubt(self, address: Address | None, error: BaseException) -> None:
         """Note that a call to the server at this address has failed."""

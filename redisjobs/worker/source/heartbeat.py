@@ -9,7 +9,8 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from redisjobs._version import __version__
@@ -116,7 +117,7 @@ class Heartbeat:
     """The thread that beats every third of a lease, and sooner after a beat that failed.
 
     Args:
-        beating: The sources that it beats for, in one round trip. Their consumers have the same `server`.
+        beating: The sources that it beats for, in one round trip if their consumers have the same `server`.
         lease: Seconds.
         look: Called in the thread four times a second, to watch the event loop from outside.
         log: The log for these queues.
@@ -224,6 +225,19 @@ class Heartbeat:
         return self._failures == 1 or all(each.knows_it_is_away for each in beating)
 
     def _beat_for(self, beating: Sequence[Beats], started: float) -> None:
+        by_server = defaultdict[Hashable, list[Beats]](list)
+        for each in beating:
+            by_server[each.consumer.server].append(each)
+        failed: DriverError | None = None
+        for those in by_server.values():  # several if one address has turned out to be a cluster's
+            try:
+                self._beat_at_once(those, started)
+            except DriverError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _beat_at_once(self, beating: Sequence[Beats], started: float) -> None:
         beats = [Beat(each.consumer, each.held, each.facts()) for each in beating]
         try:
             answers = beating[0].consumer.sync.beat(*beats)
@@ -245,7 +259,7 @@ class Heartbeat:
         refused: DriverError | None = None
         for each in beating:
             try:
-                self._beat_for([each], started)
+                self._beat_at_once([each], started)
             except Unavailable:
                 raise
             except DriverError as error:

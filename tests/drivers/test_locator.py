@@ -159,7 +159,7 @@ def answers_of(
 
 def test_the_master_is_the_one_that_a_sentinel_names_if_it_says_so_itself() -> None:
     locator = BySentinel([S, T], "jobs")
-    assert found(locator, answers_of({S: master(A), T: master(B)}, {A: "replica"})) == (B, [S, A, T, B])
+    assert found(locator, answers_of({S: master(A), T: master(B)}, {A: "replica"})) == (B, [S, A, T, B, T])
     assert locator.known == B
 
 
@@ -169,7 +169,29 @@ def test_a_sentinel_that_has_not_heard_of_the_last_failover_is_not_believed() ->
     locator.hear(master(A, epoch=1))
     assert locator.known == B
     locator.doubt(B, ConnectionError())
-    assert found(locator, answers_of({T: master(A, epoch=1), S: master(C, epoch=3)})) == (C, [T, S, C])
+    assert found(locator, answers_of({T: master(A, epoch=1), S: master(C, epoch=3)})) == (C, [T, S, C, S])
+
+
+def test_a_master_that_was_frozen_and_answers_late_is_not_taken_for_the_master() -> None:
+    locator, said = BySentinel([S, T], "jobs"), iter([master(A), master(B, epoch=1)])
+
+    def answer(question: Question) -> Any:
+        if not question.is_sentinel:
+            return HELLO
+        return master(B, epoch=1) if question.address == T else next(said)
+
+    assert found(locator, answer) == (B, [S, A, S, T, B, T])
+
+
+def test_a_server_that_does_not_answer_is_asked_once_in_a_search() -> None:
+    asked = list[Address]()
+
+    def answer(question: Question) -> Any:
+        asked.append(question.address)
+        return master(A) if question.is_sentinel else TimeoutError()
+
+    assert isinstance(refused(BySentinel([S, T], "jobs"), answer), Unavailable)
+    assert asked == [S, A, T]
 
 
 def test_what_is_heard_of_a_failover_counts_at_once() -> None:

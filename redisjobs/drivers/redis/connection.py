@@ -34,6 +34,7 @@ CLOCK_KEPT = 60.0
 """Seconds after which we no longer trust what we know of the server's clock: it may have been set, or drift."""
 
 _CHUNK = 64 * 1024  # bytes read at once
+_QUESTION = 1.0  # seconds without an answer after which a search asks another server
 _GOODBYE = 0.5  # seconds that an orderly close may take
 
 
@@ -222,12 +223,13 @@ class Connection:
     async def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:
         """Ask a server over a connection for this only; return the replies, or the error if there were none."""
         connection = self._target.connection(question.address, is_sentinel=question.is_sentinel)
+        until = time.monotonic() + _time_left(until, _QUESTION)
         try:
             replies = await self._connect(connection, until)
             replies.send(packed(question.wires))
-            await replies.arrived(len(question.wires), _time_left(until, self._timeout), until)
+            await replies.arrived(len(question.wires), _QUESTION, until)
             return replies.take(len(question.wires))
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, Unavailable) as error:
             return error
         finally:
             with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
@@ -367,12 +369,13 @@ class SyncConnection:
 
     def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:
         """Ask a server over a connection for this only; return the replies, or the error if there were none."""
-        left = _time_left(until, self._timeout)
+        left = _time_left(until, _QUESTION)
+        until = time.monotonic() + left
         connection = self._target.sync_connection(question.address, left, is_sentinel=question.is_sentinel)
         try:
             connection.connect()
             return self._exchange(connection._sock, reader_of(connection), question.wires, until)
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, Unavailable) as error:
             return error
         finally:
             with suppress(redis.RedisError, OSError):

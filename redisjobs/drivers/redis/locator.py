@@ -204,6 +204,7 @@ class BySentinel:
     def _search(self, troubles: list[str]) -> Search:
         refused: DriverError | None = None
         unknown = 0
+        failed: dict[Address, str | DriverError] = {}  # a frozen server would cost the whole time-out each time
         for sentinel in self.sentinels:
             self._sentinels.rotate(-1)
             answer = yield Question(sentinel, [self.question], is_sentinel=True)
@@ -218,12 +219,14 @@ class BySentinel:
             elif (told := self._newest(answer[0])) is None:  # type: ignore[index]
                 troubles.append(f"{sentinel} has not heard of the last failover")
             else:
-                hello = yield Question(told, [["HELLO"]])
-                if (trouble := _no_master(hello, told)) is None:
+                trouble = failed.get(told) or _no_master((yield Question(told, [["HELLO"]])), told)
+                # A master that was frozen may answer when another one has taken over.
+                if trouble is None and (yield from self._confirm(sentinel)) == told:
                     self.known = told
                     return told
                 refused = refused or (trouble if isinstance(trouble, DriverError) else None)
-                troubles.append(f"{sentinel} says {told}, {trouble}")
+                failed[told] = trouble or "but not when asked again"
+                troubles.append(f"{sentinel} says {told}, {failed[told]}")
         if refused is not None:
             raise refused
         if unknown == len(self._sentinels):
@@ -232,6 +235,12 @@ class BySentinel:
                 "correct the name in the URL, as redis+sentinel://HOST:26379/NAME/0"
             )
         raise Unavailable(f"no sentinel names the master {self.name!r} now")
+
+    def _confirm(self, sentinel: Address) -> Search:
+        """Return what a sentinel names now; None if it does not say."""
+        answer = yield Question(sentinel, [self.question], is_sentinel=True)
+        error = answer if isinstance(answer, Exception) else _error_in(answer)
+        return self._newest(answer[0]) if error is None else None  # type: ignore[index]
 
     def hear(self, reply: Any) -> None:
         """Note a sentinel's answer to `question`."""

@@ -49,6 +49,8 @@ class Definition:
                 f"schedule '{self.name}': no code waits for its pushes, so leave out "
                 'on_conflict="raise"; a slot whose unique key is held counts as fired'
             )
+        if self.job.replicas:
+            raise ValueError(f"schedule '{self.name}': no code waits for its pushes, so leave out replicas=")
         if whole(self.at_most, "at_most") > MOST_JOBS:
             raise ValueError(f"at_most={self.at_most!r}: give at most {MOST_JOBS}")
 

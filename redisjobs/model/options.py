@@ -12,13 +12,13 @@ from datetime import datetime
 from string import Formatter
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from redisjobs.base.arguments import aware, is_text, milliseconds, one_of, seconds
+from redisjobs.base.arguments import aware, is_text, milliseconds, one_of, seconds, whole
 from redisjobs.errors import RegistrationError
 from redisjobs.model import codec
 from redisjobs.model.job import Duration, OnConflict, Priority, UniqueUntil
 from redisjobs.model.limits import Limit, checked_key
 from redisjobs.model.retry import RetryPolicy
-from redisjobs.model.transitions import After, At, Due, NewJob
+from redisjobs.model.transitions import MOST_JOBS, After, At, Due, NewJob
 from redisjobs.schedules.schedule import Schedule
 
 RunIn = Literal["thread", "process"]
@@ -50,6 +50,8 @@ class PushOptions(TypedDict, total=False):
             handler.
         limit_key: The job's key for the limit of its name: text of 1 to 200 characters, or a whole number.
             Defaults to what the handler's `limit_key` returns, if the handler is registered here.
+        replicas: How many replicas must have the job before the push returns. While fewer have it, the push is
+            repeated, and in the end raises Unavailable. Defaults to none. See the page on failovers.
     """
 
     delay: Duration | None
@@ -64,6 +66,7 @@ class PushOptions(TypedDict, total=False):
     expires_in: Duration | None
     keep_result: Duration | None
     limit_key: str | int | None
+    replicas: int | None
 
 
 class EntryOption(NamedTuple):
@@ -157,6 +160,7 @@ def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
         in_ms(options.get("expires_in"), "expires_in"),
         codec.new_nonce() if job_id else "",
         OnConflict.SKIP if on_conflict is None else one_of(OnConflict, on_conflict, "on_conflict"),
+        replicas=_replicas(options.get("replicas")),
     )
 
 
@@ -194,6 +198,14 @@ def _text(text: str | None, what: str) -> str | None:
     if text is None or is_text(text, r"(?s:.{1,500})"):
         return text
     raise ValueError(f"{what}={text!r:.60}: give 1 to 500 characters that UTF-8 can carry")
+
+
+def _replicas(replicas: int | None) -> int:
+    if replicas is None:
+        return 0
+    if whole(replicas, "replicas") > MOST_JOBS:
+        raise ValueError(f"replicas={replicas!r:.60}: no server has more than {MOST_JOBS}")
+    return replicas
 
 
 def _priority(priority: str | None) -> Priority:

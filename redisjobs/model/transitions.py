@@ -104,6 +104,8 @@ class NewJob:
     on_conflict: OnConflict = OnConflict.SKIP  # RAISE concerns only the caller: for the store it is like SKIP
     tries: Tries | None = field(default=None, compare=False, repr=False)  # None: it counts as unsent
     queue: str = field(default="", compare=False, repr=False)  # the queue that prepared it
+    # How many replicas must have it before its push is answered. A store without replicas ignores it.
+    replicas: int = field(default=0, compare=False, repr=False)
     # When it was first sent, by the store's clock. The driver sets it. None: no try can have written the job.
     sent_ms: float | None = field(default=None, compare=False, repr=False)
 

@@ -29,7 +29,7 @@ def found(locator: Locator, answer: Answers) -> tuple[Address | None, list[Addre
         while True:
             asked.append(question.address)
             reply = answer(question)
-            question = search.send(reply if isinstance(reply, Exception) else [reply])
+            question = search.send(reply if isinstance(reply, Exception | tuple) else [reply])
     except StopIteration as end:
         return end.value, asked
 
@@ -48,10 +48,12 @@ def slots(*ranges: tuple[int, int, Address]) -> list[Any]:
     ]
 
 
-def master(node: Address, epoch: int = 0) -> list[bytes]:
-    """SENTINEL MASTER, as it is answered."""
-    facts = {"name": "jobs", "ip": node.host, "port": node.port, "config-epoch": epoch}
-    return [str(word).encode() for pair in facts.items() for word in pair]
+def master(node: Address, epoch: int = 0, former: Address | None = None) -> tuple[list[bytes], list[bytes]]:
+    """SENTINEL MASTER, which names the former master until the replicas are reconfigured, and its address."""
+    named = former or node
+    facts = {"name": "jobs", "ip": named.host, "port": named.port, "config-epoch": epoch}
+    words = [str(word).encode() for pair in facts.items() for word in pair]
+    return words, [node.host.encode(), str(node.port).encode()]
 
 
 HELLO = [b"server", b"valkey", b"version", b"8.0", b"role", b"master"]
@@ -192,6 +194,21 @@ def test_a_server_that_does_not_answer_is_asked_once_in_a_search() -> None:
 
     assert isinstance(refused(BySentinel([S, T], "jobs"), answer), Unavailable)
     assert asked == [S, A, T]
+
+
+def test_sentinels_that_all_count_failovers_from_zero_again_are_believed() -> None:
+    locator, later = BySentinel([S, T], "jobs"), answers_of({S: master(B, epoch=1), T: master(B)})
+    found(locator, answers_of({S: master(A, epoch=5)}))
+    locator.doubt(A, ConnectionError())
+    assert isinstance(refused(locator, later), Unavailable)
+    assert found(locator, later)[0] == B
+
+
+def test_the_sentinel_that_leads_a_failover_names_the_promoted_replica_before_it_has_ended() -> None:
+    locator = BySentinel([S, T], "jobs")
+    found(locator, answers_of({S: master(A)}))
+    locator.hear(master(B, epoch=1, former=A))
+    assert locator.known == B
 
 
 def test_what_is_heard_of_a_failover_counts_at_once() -> None:

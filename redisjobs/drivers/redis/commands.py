@@ -149,7 +149,7 @@ class Commands:
         second OtherVersion. The last parses to a warning, or ''.
         """
         version = Command(["HGET", f"{self.prefix}layout", "version"], self._check_version, when_refused=False)
-        return [hello(), version, replace(eviction_warning(), when_refused="")]
+        return [hello(), version, replace(loss_warning(), when_refused="")]
 
     def _check_version(self, reply: Any) -> bool:
         if reply is not None and reply != b"%d" % LAYOUT:
@@ -271,16 +271,23 @@ def _check_server(reply: Any) -> None:
         raise ServerTooOld(f"the server is {name} {version}; {NEEDED}")
 
 
-def eviction_warning() -> Command[str]:
-    """Ask for the server's eviction policy; parses to a warning, or '' if the server keeps all keys."""
+def loss_warning() -> Command[str]:
+    """Ask how the server can lose jobs; parses to a warning, or ''."""
 
     def parse(reply: Any) -> str:
-        found = re.search(r"maxmemory_policy:(\S+)", reply.decode() if isinstance(reply, bytes) else str(reply))
-        if found is None or found[1] == "noeviction":
-            return ""
-        return (
-            f"the server evicts keys when memory runs out (maxmemory-policy {found[1]}): jobs can vanish; "
-            "set it to noeviction"
-        )
+        text = reply.decode() if isinstance(reply, bytes) else str(reply)
+        warnings, policy = list[str](), re.search(r"maxmemory_policy:(\S+)", text)
+        if policy is not None and policy[1] != "noeviction":
+            warnings.append(
+                f"the server evicts keys when memory runs out (maxmemory-policy {policy[1]}): jobs can vanish; "
+                "set it to noeviction"
+            )
+        # A server shows the second field only if it is configured to need replicas.
+        if re.search(r"connected_slaves:[1-9]", text) and "min_slaves_good_slaves" not in text:
+            warnings.append(
+                "the server has replicas, and takes writes that no replica has (min-replicas-to-write 0): a "
+                "failover can lose jobs, all that are pushed to a primary that is cut off; set it to 1"
+            )
+        return "; ".join(warnings)
 
-    return Command(["INFO", "memory"], parse)
+    return Command(["INFO", "memory", "replication"], parse)

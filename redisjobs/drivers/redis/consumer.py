@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from typing import Any, TypeVar
 
 from redisjobs.drivers.redis import long_calls
-from redisjobs.drivers.redis.commands import Command, Steps, eviction_warning, hello, run_steps
+from redisjobs.drivers.redis.commands import Command, Steps, hello, loss_warning, run_steps
 from redisjobs.drivers.redis.connection import Connection, need_asyncio
 from redisjobs.drivers.redis.connections import Connections
 from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
@@ -82,7 +82,7 @@ class RedisConsumer:
         self.worker_id = worker_id  # not sooner: the heartbeat beats for this id
         self._outlook.forget()
         try:
-            (warning,) = await self._run(eviction_warning())
+            (warning,) = await self._run(loss_warning())
         except DriverError as error:
             return [f"could not read the server's memory policy ({error}): make sure it is noeviction"]
         return self._target.once(warning)

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -14,7 +15,7 @@ from redisjobs.drivers.redis.commands import Steps, run_steps, run_steps_sync
 from redisjobs.drivers.redis.connection import Connection, SyncConnection, need_asyncio
 from redisjobs.drivers.redis.connections import MOST_LINKS, Connections, SyncConnections
 from redisjobs.drivers.redis.consumer import RedisConsumer
-from redisjobs.drivers.redis.pushes import PushCommands
+from redisjobs.drivers.redis.pushes import PushCommands, replicas_of
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
@@ -32,10 +33,17 @@ _MOST_TOGETHER = 50  # a push of more jobs does not share a round trip with othe
 
 
 async def push_over(
-    connection: Connection, commands: PushCommands, jobs: Sequence[NewJob], repeated: bool, until: float
+    connection: Connection,
+    commands: PushCommands,
+    jobs: Sequence[NewJob],
+    repeated: bool,
+    until: float,
+    replicas: int = 0,
 ) -> list[Pushed]:
     """Push over one connection; `until` is by the monotonic clock. See `PushCommands`."""
     steps = commands.pushing(connection.clock, jobs, repeated)
+    if replicas:
+        return await run_steps(commands.replicated(steps, replicas), connection.run_all, until)
     return await run_steps(steps, connection.run, until)
 
 
@@ -48,12 +56,19 @@ class _Loop:
         # first, and the call would wait for them.
         self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)
         self.pushes = Coalescer(self._push)
+        self._replicated: dict[int, Coalescer] = {}
         self._commands = commands
 
-    async def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
+    def replicated(self, replicas: int) -> Coalescer:
+        """Return the pushes that wait for so many replicas. They hold up no others."""
+        if replicas not in self._replicated:
+            self._replicated[replicas] = Coalescer(partial(self._push, replicas=replicas))
+        return self._replicated[replicas]
+
+    async def _push(self, jobs: Sequence[NewJob], repeated: bool, until: float, replicas: int = 0) -> list[Pushed]:
         connection = self.connections.take()
         try:
-            return await push_over(connection, self._commands, jobs, repeated, until)
+            return await push_over(connection, self._commands, jobs, repeated, until, replicas)
         finally:
             self.connections.idle.append(connection)
 
@@ -79,12 +94,15 @@ class RedisDriver:
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        replicas = replicas_of(jobs)
         if len(jobs) <= _MOST_TOGETHER:
-            return await self._loop().pushes.push(jobs, repeated=repeated)  # it has a time limit itself
+            loop = self._loop()
+            pushes = loop.replicated(replicas) if replicas else loop.pushes
+            return await pushes.push(jobs, repeated=repeated)  # it has a time limit itself
         need_asyncio()
         try:
             async with asyncio.timeout(LONGEST_TRY), self._connection() as connection:
-                return await push_over(connection, self.commands, jobs, repeated, math.inf)
+                return await push_over(connection, self.commands, jobs, repeated, math.inf, replicas)
         except TimeoutError as error:
             raise Unavailable(f"no answer in {LONGEST_TRY:g} s") from error
 
@@ -141,8 +159,12 @@ class SyncRedisDriver:
         self._connections = SyncConnections(lambda: SyncConnection(self.commands, self.target, checks_server=True))
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
+        replicas = replicas_of(jobs)
+
         def push(connection: SyncConnection) -> list[Pushed]:
             steps = self.commands.pushing(connection.clock, jobs, repeated)
+            if replicas:
+                return run_steps_sync(self.commands.replicated(steps, replicas), connection.run_all, until)
             return run_steps_sync(steps, connection.run, until)
 
         return self._call(push, until)

@@ -182,13 +182,15 @@ class BySentinel:
         remap: For the address that a sentinel tells; None: it is right as it is.
 
     Attributes:
-        question: The command that asks a sentinel for the master.
+        questions: The commands that ask a sentinel for the master: for the epoch, and for the address. Only the
+            second one gives the new address while the sentinel still reconfigures the other replicas.
     """
 
     def __init__(self, sentinels: Iterable[Address], name: str, remap: Remap | None = None) -> None:
         self.known: Address | None = None
         self.name = name
-        self.question: Wire = ["SENTINEL", "MASTER", name]
+        asked = "MASTER", "GET-MASTER-ADDR-BY-NAME"
+        self.questions: Sequence[Wire] = [["SENTINEL", what, name] for what in asked]
         self._sentinels = deque(dict.fromkeys(sentinels))
         self._remap = remap
         self._epoch = 0  # of the newest answer: it grows with each failover
@@ -203,11 +205,11 @@ class BySentinel:
 
     def _search(self, troubles: list[str]) -> Search:
         refused: DriverError | None = None
-        unknown = 0
+        unknown, late = 0, list[int]()
         failed: dict[Address, str | DriverError] = {}  # a frozen server would cost the whole time-out each time
         for sentinel in self.sentinels:
             self._sentinels.rotate(-1)
-            answer = yield Question(sentinel, [self.question], is_sentinel=True)
+            answer = yield Question(sentinel, self.questions, is_sentinel=True)
             error = answer if isinstance(answer, Exception) else _error_in(answer)
             if error is not None and "No such master" in str(error):
                 unknown += 1
@@ -216,8 +218,9 @@ class BySentinel:
                 said = _translated(error, sentinel, is_sentinel=True)
                 refused = refused or (None if isinstance(said, Unavailable) else said)
                 troubles.append(f"{sentinel}: {said}")
-            elif (told := self._newest(answer[0])) is None:  # type: ignore[index]
+            elif (told := self._newest(answer)) is None:  # type: ignore[arg-type]
                 troubles.append(f"{sentinel} has not heard of the last failover")
+                late.append(int(_facts(answer[0])["config-epoch"]))  # type: ignore[index]
             else:
                 trouble = failed.get(told) or _no_master((yield Question(told, [["HELLO"]])), told)
                 # A master that was frozen may answer when another one has taken over.
@@ -229,6 +232,8 @@ class BySentinel:
                 troubles.append(f"{sentinel} says {told}, {failed[told]}")
         if refused is not None:
             raise refused
+        if len(late) == len(self._sentinels):  # they were told to monitor it again, and count from 0
+            self._epoch = max(late)
         if unknown == len(self._sentinels):
             raise DriverError(
                 f"no sentinel monitors a master named {self.name!r} ({', '.join(map(str, self._sentinels))}): "
@@ -238,13 +243,13 @@ class BySentinel:
 
     def _confirm(self, sentinel: Address) -> Search:
         """Return what a sentinel names now; None if it does not say."""
-        answer = yield Question(sentinel, [self.question], is_sentinel=True)
+        answer = yield Question(sentinel, self.questions, is_sentinel=True)
         error = answer if isinstance(answer, Exception) else _error_in(answer)
-        return self._newest(answer[0]) if error is None else None  # type: ignore[index]
+        return self._newest(answer) if error is None else None  # type: ignore[arg-type]
 
-    def hear(self, reply: Any) -> None:
-        """Note a sentinel's answer to `question`."""
-        told = self._newest(reply)
+    def hear(self, answer: Sequence[Any]) -> None:
+        """Note a sentinel's answer to `questions`."""
+        told = self._newest(answer)
         if told is not None and told != self.known:
             self.known = told
 
@@ -252,14 +257,14 @@ class BySentinel:
         if address is not None and address == self.known:
             self.known = None
 
-    def _newest(self, reply: Any) -> Address | None:
+    def _newest(self, answer: Sequence[Any]) -> Address | None:
         """Return the address in a sentinel's answer; None if another sentinel has told of a later failover."""
-        facts = _facts(reply)
-        epoch = int(facts.get("config-epoch", 0))
-        if epoch < self._epoch:
+        facts, told = answer
+        epoch = int(_facts(facts)["config-epoch"])
+        if epoch < self._epoch or not told:
             return None
         self._epoch = epoch
-        address = Address(facts["ip"], int(facts["port"]))
+        address = Address(shown(told[0]), int(told[1]))
         return Address(*self._remap(address)) if self._remap is not None else address
 
 

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redisjobs.drivers.redis.commands import Command, Commands
+from redisjobs.drivers.redis.commands import Command, Commands, Steps
 from redisjobs.drivers.redis.connection import ServerClock
 from redisjobs.drivers.redis.wire import Word, job_words, pushed, raw_id
 from redisjobs.errors import DriverError, Unavailable
@@ -12,6 +12,7 @@ from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import NewJob, Pushed, Reply
 
+_REPLICATED_MS = 1000  # how long replicas may take; less than a call without a byte of the answer
 _MOST_STALE = 3  # STALE answers to one push; then the server's clock does not run evenly
 _SMALL = 4096  # bytes or characters; a character has up to four bytes, and `push_one` takes less than 16 KB
 _STREAMS = {priority: str(number) for number, priority in enumerate(Priority, 1)}
@@ -49,8 +50,40 @@ def are_plain(jobs: Sequence[NewJob]) -> bool:
     return True
 
 
+def replicas_of(jobs: Sequence[NewJob]) -> int:
+    """Return how many replicas must have these jobs."""
+    most = 0
+    for job in jobs:  # no `max`: each push runs this code
+        if job.replicas > most:
+            most = job.replicas
+    return most
+
+
 class PushCommands(Commands):
     """The commands that push to one queue."""
+
+    def replicated(self, pushing: Pushing, replicas: int) -> Steps[list[Pushed]]:
+        """Push, and in the same round trips wait until so many replicas have the jobs.
+
+        Raises:
+            Unavailable: Fewer have them. The push has to be repeated; the server has the jobs meanwhile.
+        """
+        # WAIT waits for the last write of its own connection, so a repeated push, which adds nothing, needs one.
+        write: Command[int] = Command(["HINCRBY", f"{self.prefix}stats", "pushed", "0"], looks_back=True)
+        wait = Command(["WAIT", str(replicas), str(_REPLICATED_MS)], int, looks_back=True)
+        try:
+            command = next(pushing)
+            while True:
+                try:
+                    answer, _, found = yield [command, write, wait]
+                except DriverError as error:
+                    command = pushing.throw(error)
+                    continue
+                if answer.pushed is not None and found < replicas:
+                    raise Unavailable(f"only {found} of {replicas} replicas have the push")
+                command = pushing.send(answer)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
 
     def pushing(self, clock: ServerClock, jobs: Sequence[NewJob], repeated: bool) -> Pushing:
         """Push over one connection, and send along what time it is by the server's clock.

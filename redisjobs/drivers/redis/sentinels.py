@@ -53,20 +53,26 @@ class SentinelWatch:
     def start(self) -> None:
         """Start the thread if it does not run."""
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="redisjobs sentinels", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
         turn = 0
-        while (target := self._wanted()) is not None:
-            assert isinstance(target.locator, BySentinel)
-            sentinels = target.locator.sentinels
-            del target  # else it would live as long as this thread
+        while sentinels := self._sentinels():
             with suppress(redis.RedisError, OSError):
                 self._listen(sentinels[turn % len(sentinels)], sentinels[(turn + 1) % len(sentinels)])
             turn += 1
             time.sleep(_PAUSE)
+
+    def _sentinels(self) -> list[Address]:
+        """Return the sentinels; none if the thread is to end."""
+        with self._lock:  # so that `start` finds either a thread that goes on or none
+            target = self._wanted()
+            if target is None or not isinstance(target.locator, BySentinel):
+                self._thread = None
+                return []
+            return target.locator.sentinels
 
     def _wanted(self) -> Watched | None:
         target = self._target()
@@ -102,6 +108,7 @@ class SentinelWatch:
     def _ask(self, sentinel: Any) -> None:
         target = self._wanted()
         if target is not None and isinstance(target.locator, BySentinel):
-            sentinel.send_command(*target.locator.question)
-            target.locator.hear(sentinel.read_response())
+            for wire in target.locator.questions:
+                sentinel.send_command(*wire)
+            target.locator.hear([sentinel.read_response() for _ in target.locator.questions])
             target.end_others()

@@ -56,6 +56,8 @@ class Pushes:
                 'on_conflict="raise" can\'t raise here: the job is pushed once the handler has returned; give '
                 '"skip" or "replace"'
             )
+        if job.replicas:
+            raise ValueError("replicas= can't wait here: the step that ends this job pushes; leave it out")
         if job.job_id == self._lease.job_id:
             raise ValueError(
                 f"job_id='{visible(job.job_id)}' is the id of the job that runs, taken until that has ended: "

@@ -50,6 +50,7 @@ class Push:
     expires_in: float | None = None
     keep_result: float | None = None
     limit_key: str | None = None
+    replicas: int | None = None
     raw: bytes = field(default=b"", repr=False, compare=False)  # the parameters as JSON
 
 
@@ -132,6 +133,7 @@ class Pushes:
             expires_in=_seconds(job.expires_in_ms),
             keep_result=_seconds(int(entry["keep_result"])) if "keep_result" in entry else None,
             limit_key=_text(entry["limit_key"]) if "limit_key" in entry else None,
+            replicas=job.replicas or None,
             raw=raw,
         )
 

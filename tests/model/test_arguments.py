@@ -73,6 +73,7 @@ OPTIONS: dict[str, list[Any]] = {
     "headers": ["a=b", 5, ["a"], {"a": 1}, {1: "a"}, {"a": b"b"}, Odd()],
     "expires_in": DURATIONS,
     "keep_result": DURATIONS,
+    "replicas": NUMBERS,
     "limit_key": ["", "a\n", "x" * 201, "\ud800", 1.5, True, b"a", ["a"], Odd(), Card],
 }
 WANTED: dict[str, list[Any]] = {

@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
 
 def test_a_job_with_anything_that_only_the_full_script_writes_is_not_plain() -> None:
     # An id and a priority the plain scripts write; these count only beside a key, and these are about the call.
-    others = {"job_id", "priority", "unique_for_ms", "on_conflict", "tries", "queue", "sent_ms"}
+    others = {"job_id", "priority", "unique_for_ms", "on_conflict", "tries", "queue", "sent_ms", "replicas"}
     assert {field.name for field in fields(NewJob)} == OPTIONS.keys() | others
     for name, value in OPTIONS.items():
         assert not are_plain([ANOTHER, replace(ANOTHER, **{name: value})]), name

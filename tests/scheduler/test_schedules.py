@@ -633,6 +633,7 @@ async def test_what_can_not_be_a_schedule_is_an_error_and_nothing_is_stored(queu
     await refused(ValueError, "jitter=-1", "a", Report(), rule, jitter=-1)
     await refused(ValueError, "leave out job_id= and at=", "a", Report(), rule, job_id="mine")
     await refused(ValueError, "leave out job_id= and at=", "a", Report(), rule, at=datetime.now(UTC))
+    await refused(ValueError, "leave out replicas=", "a", Report(), rule, replicas=1)
     await refused(TypeError, "there is no push option prioritty", "a", Report(), rule, prioritty="low")
     await refused(EncodeError, "days", "a", Report("one"), rule)  # type: ignore[arg-type]
     prepared = queue.prepare(Report())

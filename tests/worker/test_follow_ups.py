@@ -297,6 +297,7 @@ async def test_bad_pushes_are_told_at_the_call_and_the_others_are_made(work: Ben
             partial(context.push, Next("x")),  # type: ignore[arg-type]
             partial(context.push, Next(1), dealy=5),
             partial(context.push, Next(1), delay=-1),
+            partial(context.push, Next(1), replicas=1),
             partial(context.push, Next),
         ):
             with pytest.raises((Exception,)) as raised:
@@ -308,7 +309,7 @@ async def test_bad_pushes_are_told_at_the_call_and_the_others_are_made(work: Ben
     await work.run()
 
     assert [line.split(":")[0] for line in told] == [
-        "UnknownJob", "EncodeError", "TypeError", "ValueError", "TypeError"
+        "UnknownJob", "EncodeError", "TypeError", "ValueError", "ValueError", "TypeError"
     ]  # fmt: skip
     assert work.ran == [3]
 

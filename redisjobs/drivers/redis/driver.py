@@ -60,7 +60,7 @@ class _Loop:
         self._commands = commands
 
     def replicated(self, replicas: int) -> Coalescer:
-        """Return the pushes that wait for so many replicas. They hold up no others."""
+        """Return the pushes that wait for this many replicas. They hold up no others."""
         if replicas not in self._replicated:
             self._replicated[replicas] = Coalescer(partial(self._push, replicas=replicas))
         return self._replicated[replicas]

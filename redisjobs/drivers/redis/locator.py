@@ -232,7 +232,7 @@ class BySentinel:
                 troubles.append(f"{sentinel} says {told}, {failed[told]}")
         if refused is not None:
             raise refused
-        if len(late) == len(self._sentinels):  # they were told to monitor it again, and count from 0
+        if len(late) == len(self._sentinels):  # an operator had them monitor it again: they count from 0
             self._epoch = max(late)
         if unknown == len(self._sentinels):
             raise DriverError(

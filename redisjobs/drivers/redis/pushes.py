@@ -63,7 +63,7 @@ class PushCommands(Commands):
     """The commands that push to one queue."""
 
     def replicated(self, pushing: Pushing, replicas: int) -> Steps[list[Pushed]]:
-        """Push, and in the same round trips wait until so many replicas have the jobs.
+        """Push, and in the same round trips wait until this many replicas have the jobs.
 
         Raises:
             Unavailable: Fewer have them. The push has to be repeated; the server has the jobs meanwhile.

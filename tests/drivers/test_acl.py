@@ -665,7 +665,10 @@ async def test_on_a_cluster_each_user_needs_one_word_more(cluster_store: RedisSt
         await ROLES[role](url, cluster_store)
 
 
-@pytest.mark.parametrize("lacks", ["", "+sentinel|master", "+subscribe", "&+switch-master"])
+ASKS_SENTINELS = ("+sentinel|master", "+sentinel|get-master-addr-by-name")
+
+
+@pytest.mark.parametrize("lacks", ["", *ASKS_SENTINELS, "+subscribe", "&+switch-master"])
 async def test_a_user_of_sentinels_can_find_the_master_and_hear_of_failovers(
     redis_store: RedisStore, queue_name: str, lacks: str
 ) -> None:
@@ -678,7 +681,7 @@ async def test_a_user_of_sentinels_can_find_the_master_and_hear_of_failovers(
         ask(sentinel, "ACL", "SETUSER", "finder", "reset", "on", ">fp", *rule)
         at = f"{server.HOST}:{sentinel.port}/jobs/{path}?sentinel_username=finder&sentinel_password=fp"
         with SyncJobQueue(f"redis+sentinel://{credentials}@{at}", queue_name) as queue:
-            if lacks == "+sentinel|master":
+            if lacks in ASKS_SENTINELS:
                 with pytest.raises(Forbidden, match=f"{server.HOST}:{sentinel.port}"):
                     queue.counts()
                 return

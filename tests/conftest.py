@@ -23,7 +23,7 @@ from two_queues import Seen, another
 from viewer import Mail, Viewer
 
 from redisjobs import server
-from redisjobs.drivers.redis import connection
+from redisjobs.drivers.redis import round_trip
 from redisjobs.errors import ServerNotFound
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.queue import JobQueue
@@ -73,7 +73,7 @@ def signals() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def words() -> Iterator[None]:
     """Every command that a test's own process packs is of text and bytes; see `Word`."""
-    pack = connection._pack
+    pack = round_trip._pack
 
     def checked(wire: tuple[Any, ...]) -> bytes:
         numbers = [word for word in wire if not isinstance(word, str | bytes)]
@@ -81,7 +81,7 @@ def words() -> Iterator[None]:
         return pack(wire)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "_pack", checked)
+        patch.setattr(round_trip, "_pack", checked)
         yield
 
 

@@ -20,9 +20,9 @@ from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.state import Job, Memory, encoded
 from redisjobs.drivers.memory.worker import join
 from redisjobs.drivers.redis import scripts
-from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.model.changes import Tidy
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from redisjobs import server
 from redisjobs.base.visible import without_password
 from redisjobs.drivers.redis.commands import Command, Commands
-from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError, RedisJobsError
 from redisjobs.worker.supervisor import PROGRAM

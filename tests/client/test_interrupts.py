@@ -17,7 +17,7 @@ import pytest
 from store import RedisStore
 
 from redisjobs import JobName
-from redisjobs.drivers.redis import connection
+from redisjobs.drivers.redis import round_trip, sync_connection
 from redisjobs.events import JobsPushed
 from redisjobs.sync import JobQueue
 
@@ -134,11 +134,11 @@ def test_a_signals_handler_that_pushes_does_not_wait_for_the_push_that_it_has_in
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added = list[bool]()
-    packed = connection.packed
+    packed = round_trip.packed
     with JobQueue(redis_store.url, redis_store.queue_name) as queue:
 
         def handle(*_: object) -> None:
-            monkeypatch.setattr(connection, "packed", packed)
+            monkeypatch.setattr(sync_connection, "packed", packed)
             added.append(bool(queue.push({}, JOB, job_id="of the handler").added))
 
         def interrupted(wires: Any) -> bytes:
@@ -147,7 +147,7 @@ def test_a_signals_handler_that_pushes_does_not_wait_for_the_push_that_it_has_in
 
         queue.push({}, JOB)
         with handling(signal.SIGUSR1, handle):
-            monkeypatch.setattr(connection, "packed", interrupted)
+            monkeypatch.setattr(sync_connection, "packed", interrupted)
             assert queue.push({}, JOB, job_id="interrupted").added
 
     assert added == [True]
@@ -256,7 +256,7 @@ def test_a_connection_packs_text_and_bytes_alone_also_as_it_opens(
         return pack(wire)
 
     monkeypatch.setattr(hiredis, "pack_command", noted)
-    monkeypatch.setattr(connection, "_pack", hiredis.pack_command)
+    monkeypatch.setattr(round_trip, "_pack", hiredis.pack_command)
 
     with JobQueue(f"{redis_store.url.rpartition('/')[0]}/3", redis_store.queue_name) as queue:
         queue.counts()

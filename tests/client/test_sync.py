@@ -20,7 +20,7 @@ from store import MemoryStore, RedisStore, Store, happened
 from redisjobs import JobContext, Priority, State, Worker
 from redisjobs.client.waiting_thread import WaitingThread
 from redisjobs.drivers.memory.driver import MemoryDriver
-from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.sync import JobQueue
 
 THREADS, EACH = 24, 25  # more threads than the 16 connections that a process keeps

@@ -8,9 +8,10 @@ import pytest
 from store import RedisStore
 
 from redisjobs.drivers.redis.commands import Commands, hello
-from redisjobs.drivers.redis.connection import Connection, SyncConnection
+from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.locator import Address, Search
 from redisjobs.drivers.redis.reader import Listener
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import Unavailable
 from redisjobs.server import free_port

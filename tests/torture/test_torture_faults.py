@@ -17,8 +17,8 @@ from store import eventually
 from redisjobs import server
 from redisjobs.drivers.redis import long_calls, scripts
 from redisjobs.drivers.redis.commands import Command, run_steps_sync
-from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.pushes import PushCommands
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable

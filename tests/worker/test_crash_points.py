@@ -19,8 +19,9 @@ import redis
 from store import RedisStore, eventually
 
 from redisjobs import Fail, JobContext, JobQueue, Retry, Worker
-from redisjobs.drivers.redis.connection import Connection, SyncConnection
+from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.replies import Replies
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.sync import JobQueue as SyncJobQueue
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]

@@ -7,7 +7,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from redisjobs.base.forks import begin_after_fork
-from redisjobs.drivers.redis.connection import Connection, SyncConnection
+from redisjobs.drivers.redis.connection import Connection
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.errors import Unavailable
 
 MOST_LINKS = 16

@@ -12,11 +12,12 @@ import anyio
 from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Steps, run_steps, run_steps_sync
-from redisjobs.drivers.redis.connection import Connection, SyncConnection, need_asyncio
+from redisjobs.drivers.redis.connection import Connection, need_asyncio
 from redisjobs.drivers.redis.connections import MOST_LINKS, Connections, SyncConnections
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.pushes import PushCommands, replicas_of
 from redisjobs.drivers.redis.reader import Listener
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.errors import Unavailable

@@ -5,7 +5,7 @@ from typing import TypeVar, cast
 
 from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.commands import run_steps_sync
-from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
 from redisjobs.model.changes import Change

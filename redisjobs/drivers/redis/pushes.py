@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redisjobs.drivers.redis.commands import Command, Commands, Steps
-from redisjobs.drivers.redis.connection import ServerClock
+from redisjobs.drivers.redis.round_trip import ServerClock
 from redisjobs.drivers.redis.wire import Word, job_words, pushed, raw_id
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import PushedInPart

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from redisjobs import sync
 from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.commands import Command, run_steps_sync
-from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.pushes import PushCommands
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Change, Ending, GetStatus, JobStatus, Tidy

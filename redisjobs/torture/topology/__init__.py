@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from redisjobs import server
 from redisjobs.drivers.redis.commands import Command, Commands
-from redisjobs.drivers.redis.connection import SyncConnection
 from redisjobs.drivers.redis.locator import SLOTS, slot_of
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
 

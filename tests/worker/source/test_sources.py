@@ -22,7 +22,7 @@ from redisjobs.drivers.memory.claims import claim
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver
 from redisjobs.drivers.memory.worker import join, release
 from redisjobs.drivers.redis.commands import Command
-from redisjobs.drivers.redis.connection import SyncConnection
+from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.events import JobsClaimed, JobsReleased, LoopBlocked, SourceAvailable, SourceUnavailable
 from redisjobs.model.transitions import Exchange, NewJob
 from redisjobs.torture.proxy import HOST, Proxy

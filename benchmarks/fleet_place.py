@@ -26,16 +26,16 @@ class Place:
     """A context manager: a server of its own, and the processes on it."""
 
     def __init__(self, connections: int) -> None:
-        self._stack = ExitStack()
         self._connections = connections + SPARE
 
     def __enter__(self) -> Self:
         options = ("--appendonly", "no", "--maxclients", str(self._connections))
-        self.server = self._stack.enter_context(server.start(options=options))
-        self.admin: Any = self._stack.enter_context(redis.Redis.from_url(self.server.url))
-        if int(self.admin.config_get("maxclients")["maxclients"]) < self._connections:
-            self.__exit__()
-            raise Failed(f"the server takes fewer than {self._connections} connections: raise `ulimit -n`")
+        with ExitStack() as stack:
+            self.server = stack.enter_context(server.start(options=options))
+            self.admin: Any = stack.enter_context(redis.Redis.from_url(self.server.url))
+            if int(self.admin.config_get("maxclients")["maxclients"]) < self._connections:
+                raise Failed(f"the server takes fewer than {self._connections} connections: raise `ulimit -n`")
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:

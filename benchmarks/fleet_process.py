@@ -1,4 +1,4 @@
-"""One process of `python -m benchmarks.fleet`: real workers or producers, or stand-ins for many of them.
+"""One process of `python -m benchmarks fleet`: real workers or producers, or stand-ins for many of them.
 
 It takes one JSON object a line, and answers each with what it has counted until then. It ends when its input ends.
 """
@@ -10,6 +10,7 @@ import random
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypedDict
 
@@ -18,7 +19,7 @@ import uvloop
 from benchmarks.fleet_traffic import Timer
 from benchmarks.session import SIZE
 from redisjobs import JobName, JobQueue, Worker
-from redisjobs.drivers.redis import connection, round_trip, sync_connection
+from redisjobs.drivers.redis import connection, round_trip
 from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.driver import RedisDriver, push_over
 from redisjobs.model import codec
@@ -48,21 +49,19 @@ class Pace:
         self.rate = 0.0  # jobs a second, of all of them
         self.pushed = 0
         self._pushes = random.sample(pushes, len(pushes))
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Push until cancelled."""
+        """Push until cancelled, or a push fails."""
         rate, since, begun = 0.0, 0.0, 0
-        while True:
-            if rate != self.rate:
-                rate, since, begun = self.rate, time.monotonic(), 0
-            due = int((time.monotonic() - since) * rate) - begun
-            for _ in range(min(due, len(self._pushes))):
-                begun += 1
-                task = asyncio.create_task(self._push(self._pushes.pop()))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(_TICK)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                if rate != self.rate:
+                    rate, since, begun = self.rate, time.monotonic(), 0
+                due = int((time.monotonic() - since) * rate) - begun
+                for _ in range(min(due, len(self._pushes))):
+                    begun += 1
+                    tasks.create_task(self._push(self._pushes.pop()))
+                await asyncio.sleep(_TICK)
 
     async def _push(self, push: Duty) -> None:
         await push()
@@ -172,7 +171,7 @@ def _count_commands() -> list[int]:
         counted[0] += len(wires)
         return pack(wires)
 
-    connection.packed = sync_connection.packed = packed  # type: ignore[attr-defined]  # each has imported it
+    connection.packed = packed  # type: ignore[attr-defined]  # it has imported that name
     return counted
 
 
@@ -204,7 +203,7 @@ async def stand_in_workers(url: str, count: int, connections: int) -> Role:
 
 async def stand_in_producers(url: str, count: int) -> Role:
     """Return stand-ins for producers, each with a connection of its own that is open."""
-    counted, driver = _count_commands(), RedisDriver(url, QUEUE)
+    driver = RedisDriver(url, QUEUE)
     links = [Connection(driver.commands, driver.target, checks_server=True) for _ in range(count)]
     await _gather([link.open for link in links])
     fields = ["name", "work", "parameters", json.dumps({"text": "x" * SIZE})]
@@ -212,12 +211,11 @@ async def stand_in_producers(url: str, count: int) -> Role:
     def pushes(link: Connection) -> Duty:
         return lambda: push_over(link, driver.commands, [NewJob(codec.new_job_id(), fields)], False, float("inf"))
 
-    return _paced([pushes(link) for link in links], counted)
+    return _paced([pushes(link) for link in links])
 
 
 async def real_producers(url: str, count: int) -> Role:
     """Return real producers, each with a connection of its own that is open."""
-    counted = _count_commands()
     queues = [JobQueue(url, QUEUE) for _ in range(count)]
     await _gather([queue.counts for queue in queues])
     name = JobName("work", Text)
@@ -225,11 +223,11 @@ async def real_producers(url: str, count: int) -> Role:
     def pushes(queue: JobQueue) -> Duty:
         return lambda: queue.push({"text": "x" * SIZE}, name)
 
-    return _paced([pushes(queue) for queue in queues], counted)
+    return _paced([pushes(queue) for queue in queues])
 
 
-def _paced(pushes: Sequence[Duty], counted: list[int]) -> Role:
-    pace = Pace(pushes)
+def _paced(pushes: Sequence[Duty]) -> Role:
+    counted, pace = _count_commands(), Pace(pushes)
 
     def act(asked: dict[str, Any]) -> dict[str, float]:
         pace.rate = asked.get("rate", pace.rate)
@@ -265,10 +263,14 @@ async def main(role: str, url: str, *numbers: str) -> None:
             print(json.dumps(act(json.loads(line))), flush=True)
         os._exit(0)  # nothing is to be settled: the server ends, too
 
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(answer())
-        for duty in duties:
-            tasks.create_task(duty())
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(answer())
+            for duty in duties:
+                tasks.create_task(duty())
+    except ExceptionGroup:
+        traceback.print_exc()
+        os._exit(1)  # an ordinary exit would wait for the thread that reads the input
 
 
 if __name__ == "__main__":

@@ -116,3 +116,16 @@ def test_stand_ins_run_what_stand_ins_push_and_stay_alive() -> None:
 
     assert pushed["jobs"] == ran["jobs"] >= 50
     assert ran["commands"] > 2 * ran["jobs"]
+
+
+@pytest.mark.slow
+def test_a_stand_in_whose_push_fails_ends_its_process_with_the_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    with Place(100) as place:
+        producers = place.start("stand_in_producers", 1)
+        place.server.kill()
+        producers.ask(rate=100)
+
+        with pytest.raises(Failed, match="stand_in_producers"):
+            place.wait(lambda: not producers.ask(), "its end")
+
+    assert "Unavailable" in capfd.readouterr().err

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import growth, report
+from benchmarks import fleet, growth, report
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import MEASURES, QUICK, Amount, Figures
 from benchmarks.report import Run
@@ -129,8 +129,6 @@ def _turned(systems: Sequence[System], by: int) -> list[System]:
 def main(words: Sequence[str]) -> int:
     """The command; its exit code."""
     if words[:1] == ["fleet"]:
-        from benchmarks import fleet  # it imports this module
-
         return fleet.main(words[1:])
     options = arguments(words)
     if options.render:

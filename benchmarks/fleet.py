@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +11,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from benchmarks import report
-from benchmarks.__main__ import DOCS, RESULTS, attach
 from benchmarks.fleet_place import KEY, SPARE, Place, Process
 from benchmarks.fleet_process import NAP, QUEUE, SLOTS, Text
 from benchmarks.fleet_report import Check, Costs, Phase, Result, page, text
 from benchmarks.fleet_traffic import Timer, counts, sent, timers
 from benchmarks.session import SIZE, Monitor
-from benchmarks.systems import Failed
-from redisjobs import JobName, server
+from benchmarks.systems import CHECKOUT, HERE, Failed
+from redisjobs import JobName, __version__, server
 from redisjobs.sync import JobQueue
 
 FEW = 4  # real workers that are measured, and stand-ins that are held against them
@@ -260,7 +258,7 @@ def main(words: Sequence[str]) -> int:
         "--rates", type=_rates, default=[500.0, 1000.0, 2000.0, 5000.0], help="jobs/s (500,1000,2000,5000)"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="of each phase (20; at most 60)")
-    parser.add_argument("--docs", action="store_true", help="put it on docs/benchmarks.md and docs/scale.md")
+    parser.add_argument("--docs", action="store_true", help="put it on docs/scale.md")
     options = parser.parse_args(words)
     if options.workers <= FEW or options.producers < 1 or not 1 <= options.seconds <= 60:
         parser.error(f"--workers must be more than {FEW}, --producers at least 1, and --seconds from 1 to 60")
@@ -271,15 +269,14 @@ def main(words: Sequence[str]) -> int:
     except (Failed, OSError) as failed:
         _say(f"failed: {failed}")
         return 1
-    said = text(result)
-    print(said)
-    path = RESULTS / f"fleet-{date.replace(':', '')}.json"
+    print(text(result))
+    path = HERE / "results" / f"fleet-{date.replace(':', '')}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(asdict(result)) + "\n")
     if options.docs:
-        head = f"{date}, {report.machine()}, {server.find().description}; load average before it {load:.1f}."
-        attach("fleet", f"{head} To repeat it: `python -m benchmarks fleet --docs`.\n\n{said}")
-        scale = DOCS / "scale.md"
+        at = f"{date}, {report.machine()}, {server.find().description}, redisjobs {__version__}"
+        head = f"{at}; load average before it {load:.1f}. To repeat it: `python -m benchmarks fleet --docs`."
+        scale = CHECKOUT / "docs/scale.md"
         scale.write_text(page(scale.read_text("utf-8"), head, result), "utf-8")
     return 0 if result.is_like_real else 1
 
@@ -293,8 +290,3 @@ def _rates(text: str) -> list[float]:
 
 def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what was started is ended then too
-    sys.exit(main(sys.argv[1:]))

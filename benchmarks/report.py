@@ -18,7 +18,6 @@ PARTS = {
     "waiters": "Many waiting tasks",
     "limits": "Limits, under kills",
     "growth": "How the cost grows",
-    "fleet": "A fleet, simulated",
 }
 """Parts of the page with a date of their own, in order: by their key the heading."""
 
@@ -266,7 +265,7 @@ def page(run: Run) -> str:
         "# Benchmarks",
         "For teams that compare queues or plan for many jobs. `python -m benchmarks` writes this page; "
         "`benchmarks/README.md` in the checkout explains the method and its limits. Compare ratios within this "
-        "page, not figures from other machines or days.",
+        "page, not figures from other machines or days. [Plan for scale](scale.md) has what a large fleet costs.",
         f"- {run.date}, {run.rounds} {'interleaved rounds' if run.rounds > 1 else 'round'}; medians, the least "
         f"and the most in brackets{' (a quick run: fewer jobs)' if run.quick else ''}\n"
         f"- {run.machine}\n- {run.server}\n- "

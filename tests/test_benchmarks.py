@@ -214,13 +214,13 @@ def test_the_page_has_date_versions_machine_losses_and_what_was_not_measured() -
         assert said in page
 
 
-def test_the_page_keeps_what_growth_and_fleet_said_apart() -> None:
+def test_the_page_keeps_what_a_measure_said_apart() -> None:
     run = a_run()
-    run.beside["fleet"] = "2026-01-01, 200 workers"
+    run.beside["limits"] = "2026-01-01, 4 workers"
 
     page = report.page(run)
 
-    assert page.endswith("## A fleet, simulated\n\n2026-01-01, 200 workers\n")
+    assert page.endswith("## Limits, under kills\n\n2026-01-01, 4 workers\n")
     assert "How the cost grows" not in page
 
 

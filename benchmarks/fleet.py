@@ -13,19 +13,17 @@ from datetime import UTC, datetime
 from benchmarks import report
 from benchmarks.fleet_place import KEY, SPARE, Place, Process
 from benchmarks.fleet_process import NAP, QUEUE, SLOTS, Text
-from benchmarks.fleet_report import Check, Costs, Phase, Result, page, text
+from benchmarks.fleet_report import FEW, PROBES, SLOWLY, Check, Costs, Phase, Result, page, text
 from benchmarks.fleet_traffic import Timer, counts, sent, timers
 from benchmarks.session import SIZE, Monitor
 from benchmarks.systems import CHECKOUT, HERE, Failed
 from redisjobs import JobName, __version__, server
 from redisjobs.sync import JobQueue
 
-FEW = 4  # real workers that are measured, and stand-ins that are held against them
 _IDLE, _BUSY, _SETTLED = 40.0, 10.0, 4.0  # seconds: of a measure of a few; until a new rate is steady
 _FLUSHED = 12.0  # seconds after which a worker has sent what it has counted
-_SEVERAL, _SLOWLY = 20, 200.0  # producers, and jobs a second, beside workers that wait
+_SEVERAL = 20  # producers beside workers that wait
 _BATCH = 20_000  # jobs, pushed and drained together
-_PROBES = 50.0  # pushes a second that are timed
 
 
 # A few, real ones and stand-ins
@@ -141,7 +139,7 @@ def fleet(
         with JobQueue(place.server.url, QUEUE) as probe:
             for rate, few in zip((0.0, *rates), real, strict=True):
                 working.ask(timers=[asdict(timer) for timer in (busy if rate else idle)])
-                pushing.ask(rate=max(0.0, rate - _PROBES))
+                pushing.ask(rate=max(0.0, rate - PROBES))
                 time.sleep(_SETTLED)
                 expected = sum(few.rates.values()) * workers / FEW
                 yield _phase(place, [pushing, working], probe, rate, seconds, empty, expected)
@@ -180,22 +178,28 @@ def _phase(
 
 
 def waiting(workers: int, connections: int) -> float:
-    """CPU seconds of the server for a job, while nearly all workers wait."""
+    """CPU seconds of the server for a job while nearly all workers wait, above what the same idle ones cost."""
     with Place(workers * connections + _SEVERAL) as place:
         pushing = place.start("stand_in_producers", _SEVERAL)
         place.start("stand_in_workers", workers, connections)
-        pushing.ask(rate=_SLOWLY)
-        time.sleep(_SETTLED)
-        cpu, completed = place.cpu, place.completed
-        time.sleep(_BUSY)
-        return (place.cpu - cpu) / max(1, place.completed - completed)
+        idle, _ = _worked(place)
+        pushing.ask(rate=SLOWLY)
+        busy, jobs = _worked(place)
+        return (busy - idle) / max(1, jobs)
+
+
+def _worked(place: Place) -> tuple[float, int]:
+    time.sleep(_SETTLED)
+    cpu, completed = place.cpu, place.completed
+    time.sleep(_BUSY)
+    return place.cpu - cpu, place.completed - completed
 
 
 def _probed(probe: JobQueue, seconds: float) -> list[float]:
     """Push as one more producer, a real one; how long each push took."""
     name, took, begun = JobName("work", Text), [], time.monotonic()
-    for number in range(int(seconds * _PROBES)):
-        time.sleep(max(0.0, begun + number / _PROBES - time.monotonic()))
+    for number in range(int(seconds * PROBES)):
+        time.sleep(max(0.0, begun + number / PROBES - time.monotonic()))
         started = time.monotonic()
         if started > begun + seconds:
             break

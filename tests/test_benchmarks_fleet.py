@@ -1,7 +1,9 @@
 """The fleet on one server: what is measured of real workers, and stand-ins that repeat it."""
 
+import re
 import resource
 import time
+from pathlib import Path
 
 import pytest
 
@@ -55,9 +57,18 @@ def test_a_stand_in_repeats_a_command_with_ids_of_its_own() -> None:
     assert record[5] == "8"
 
 
-@pytest.mark.parametrize(("commands", "holds"), [(109.0, True), (91.0, True), (111.0, False), (89.0, False)])
-def test_stand_ins_must_send_as_many_commands_as_real_ones(commands: float, holds: bool) -> None:
-    result = a_result(Check(0, {"beat": 100.0}, {"beat": commands}, 1.0, 1.0))
+@pytest.mark.parametrize(
+    ("commands", "holds"),
+    [
+        ({"beat": 109.0}, True),
+        ({"beat": 91.0}, True),
+        ({"beat": 111.0}, False),
+        ({"beat": 89.0}, False),
+        ({"beat": 94.0, "settle": 6.0}, False),  # as many, but others
+    ],
+)
+def test_stand_ins_must_send_each_command_as_often_as_real_ones(commands: dict[str, float], holds: bool) -> None:
+    result = a_result(Check(0, {"beat": 100.0}, commands, 1.0, 1.0))
 
     assert result.is_like_real is holds
     assert ("which holds" in fleet_report.text(result)) is holds
@@ -74,6 +85,18 @@ def test_each_worker_that_waits_makes_a_job_dearer() -> None:
     result = a_result(Check(0, {"beat": 1.0}, {"beat": 1.0}, 1.0, 1.0))
 
     assert result.a_waiting_worker == pytest.approx(2e-6)
+
+
+def test_jobs_by_plan_leave_room_for_idle_workers() -> None:
+    result = a_result(Check(0, {"beat": 1.0}, {"beat": 1.0}, 1.0, 1.0))  # 2 idle workers use 0.1 of the core
+
+    assert result.jobs_by_plan(workers=4, life=100e-6) == pytest.approx((0.6 - 0.2) / 100e-6)
+
+
+def test_the_page_plans_with_the_same_share_of_a_core_as_its_tables(project: Path) -> None:
+    prose = (project / "docs/scale.md").read_text("utf-8").partition(fleet_report.HEADING)[0]
+
+    assert set(re.findall(r"[\d.]+(?= %)", prose)) == {f"{fleet_report.BUSY * 100:g}"}
 
 
 def test_only_the_measured_part_of_the_page_is_replaced() -> None:

@@ -99,7 +99,7 @@ def _kept_server() -> Iterator[tuple["subprocess.Popen[str]", str, str]]:
 def _remove(url: str, queue: str) -> None:
     """Delete the queue's keys on the user's server. The keys that remember ended jobs expire by themselves."""
     commands = Commands(queue)
-    connection = SyncConnection(commands, Target(url))
+    connection = SyncConnection(commands, Target(url, queue))
     keys = [*commands.streams, *(commands.prefix + key for key in _LASTING)]
     with suppress(DriverError):
         for known in ("workers", "fenced"):

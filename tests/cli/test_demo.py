@@ -5,19 +5,21 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import redis
 from commands import Commands, commands
 
 from redisjobs.demo import report, results
-from redisjobs.demo.place import Place
+from redisjobs.demo.place import Place, place
 from redisjobs.demo.results import Line, Verdict, check
 from redisjobs.demo.workers import Kill
 from redisjobs.events.recording import Recording
+from redisjobs.sync import JobQueue
+from redisjobs.torture.topology import Cluster
 
 FILES = 1500  # enough for a worker to be caught half-way
 
@@ -114,6 +116,21 @@ def test_the_demo_uses_another_server_by_its_option_and_takes_its_keys_away(
     with redis.Redis.from_url(redis_url) as client:
         lasting = [key for key in client.scan_iter(match=f"{queue[1]}*") if client.ttl(key) < 0]
     assert lasting == []
+
+
+@dataclass
+class Left:
+    job_name: ClassVar[str] = "Left"
+
+
+@pytest.mark.slow
+def test_the_keys_of_a_demo_on_a_cluster_are_taken_away_from_the_node_that_has_them(cluster: Cluster) -> None:
+    for _ in range(5):  # at least one on another node than a queue without a name
+        with place(keep=False, url=cluster.url) as there, JobQueue(there.url, there.queue) as queue:
+            queue.push(Left())
+
+        with redis.Redis.from_url(cluster.owner(there.queue).url) as node:
+            assert [key for key in node.scan_iter(match=f"*{there.queue}*") if node.ttl(key) < 0] == []
 
 
 @pytest.mark.slow

@@ -125,19 +125,32 @@ ENGINES = _engines()
 _EVERYDAY = next(iter(ENGINES), "")
 """The one that tests use without `--all`."""
 
+ENGINES_FOR_A_RELEASE = [
+    pytest.param(engine, marks=[pytest.mark.release] if engine != _EVERYDAY else []) for engine in ENGINES
+]
+"""The same as parameters of tests for which CI has the time only once."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and use every server at hand")
     parser.addoption("--pictures", metavar="FOLDER", help="keep the pictures of the page that a browser takes")
 
 
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return dict(item.callspec.params) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
 def _is_everyday(item: pytest.Item) -> bool:
     """Whether a test runs without `--all`: it is quick, and needs no other server."""
-    values = (
-        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-    )
-    words = {word for value in values if isinstance(value, str) for word in value.split()}
+    words = {word for value in _params(item).values() if isinstance(value, str) for word in value.split()}
     return not item.get_closest_marker("slow") and not (words & ENGINES.keys()) - {_EVERYDAY}
+
+
+def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
+    """Whether a test runs though it is not named."""
+    if item.get_closest_marker("release") is not None:
+        return "release" in config.option.markexpr
+    return config.getoption("--all") or _is_everyday(item)
 
 
 class Servers:
@@ -192,8 +205,15 @@ def redis_store_of(url: str, queue_name: str, admin: Any = None, *rights: str) -
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A cluster of six, shared by the whole run."""
-    with Cluster() as cluster:
+    with Cluster(options=["--min-replicas-to-write", "1"]) as cluster:  # as `doctor` wants it
         yield cluster
+
+
+def cluster_store_of(cluster: Cluster, queue_name: str) -> Iterator[RedisStore]:
+    """The same on a cluster: the test looks at the node of the queue's slot."""
+    owner = cluster.owner(queue_name).url
+    admin = redis.Redis.from_url(owner)
+    yield from redis_store_of(owner.replace("redis:", "redis+cluster:"), queue_name, admin, "+cluster|slots")
 
 
 @pytest.fixture(params=["memory", *ENGINES, pytest.param("cluster", marks=pytest.mark.slow)])
@@ -203,10 +223,7 @@ def driver_store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[St
         yield MemoryStore(queue_name)
     elif request.param == "cluster":
         be_strict(request.getfixturevalue("monkeypatch"))
-        cluster = request.getfixturevalue("cluster")
-        owner = cluster.owner(queue_name).url
-        admin = redis.Redis.from_url(owner)
-        yield from redis_store_of(owner.replace("redis:", "redis+cluster:"), queue_name, admin, "+cluster|slots")
+        yield from cluster_store_of(request.getfixturevalue("cluster"), queue_name)
     else:
         servers = request.getfixturevalue("servers")
         yield from redis_store_of(servers.url(request.param), queue_name)
@@ -293,8 +310,12 @@ async def seen() -> Seen:
 
 
 @pytest.fixture
-def stores(store: Store) -> Iterator[tuple[Store, Store]]:
-    for second in another(store):
+def stores(store: Store, request: pytest.FixtureRequest) -> Iterator[tuple[Store, Store]]:
+    if isinstance(store, RedisStore) and "+cluster:" in store.url:
+        seconds: Iterator[Store] = cluster_store_of(request.getfixturevalue("cluster"), f"{store.queue_name}-b")
+    else:
+        seconds = another(store)
+    for second in seconds:
         yield store, second
 
 
@@ -369,9 +390,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """Slow tests first, and the slowest of all before them: they mostly wait, and others run beside them."""
-    if not config.getoption("--all") and not any("::" in argument for argument in config.args):
-        config.hook.pytest_deselected(items=[item for item in items if not _is_everyday(item)])
-        items[:] = [item for item in items if _is_everyday(item)]
+    for item in items:  # a cluster is for the contract of a driver, and for all else only before a release
+        if _params(item).get("driver_store") == "cluster" and item.path.parent.name != "drivers":
+            item.add_marker(pytest.mark.release)
+    if not any("::" in argument for argument in config.args):
+        config.hook.pytest_deselected(items=[item for item in items if not _is_chosen(item, config)])
+        items[:] = [item for item in items if _is_chosen(item, config)]
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "test_torture" not in item.nodeid))
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):

@@ -44,7 +44,14 @@ def strict(script: scripts.Script) -> scripts.Script:
     return scripts._script(script.name, f"{first}\n{prelude} {rest}", script.keys)
 
 
+_usual = scripts.script
+
+
+@cache
+def _strict_by_name(name: str) -> scripts.Script:
+    return strict(_usual(name))
+
+
 def be_strict(patch: Any) -> None:
     """Let all scripts of this process be strict, as long as the patch lasts."""
-    usual = scripts.script
-    patch.setattr(scripts, "script", cache(lambda name: strict(usual(name))))
+    patch.setattr(scripts, "script", _strict_by_name)

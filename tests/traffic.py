@@ -19,7 +19,7 @@ from store import eventually
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Schedule, Worker
 
-_EVERY = 0.01  # seconds between two pushes of a producer
+_EVERY = 0.02  # seconds between two pushes of a producer
 _LEFT = 20.0  # seconds that all that was pushed may take to end after the fault
 TICK = 1.0
 """Seconds between two slots of the schedule."""
@@ -162,7 +162,7 @@ class Traffic:
             self._began(context)
             for number in range(job.reports):
                 context.progress(number + 1, job.reports)
-                await anyio.sleep(0.3)
+                await anyio.sleep(0.1)
 
         @queue.register(Tick)
         async def tick(job: Tick, context: JobContext) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from conftest import ENGINES
+from conftest import ENGINES, ENGINES_FOR_A_RELEASE
 from redis.asyncio.cluster import RedisCluster
 from store import eventually
 from test_lua import without_comments
@@ -25,12 +25,21 @@ from redisjobs.drivers.redis import scripts
 from redisjobs.drivers.redis.locator import slot_of
 from redisjobs.errors import Unavailable
 from redisjobs.torture.proxy import HOST, Proxy
-from redisjobs.torture.topology import Cluster, ask, is_in_step, replication, until
+from redisjobs.torture.topology import (
+    Cluster,
+    ask,
+    begin_move,
+    end_move,
+    is_in_step,
+    move_at_once,
+    replication,
+    until,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=ENGINES_FOR_A_RELEASE)
 def nodes(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster of each server at hand, for this module only."""
     with Cluster(server.inspect(ENGINES[request.param])) as nodes:
@@ -49,6 +58,8 @@ def make_whole(cluster: Cluster) -> None:
     for each in cluster.servers:
         if each._process.poll() is not None:
             each.restart()
+    for each in cluster.servers:
+        ask(each, "CONFIG", "SET", "cluster-require-full-coverage", "yes")  # the default
     until(lambda: sum(replication(each)["role"] == "master" for each in cluster.servers) == 3, "three primaries")
     until(lambda: sum(is_in_step(each) for each in cluster.servers) == 3, "three replicas are in step")
     until(lambda: len({owner for owner, _ in owners(cluster)}) == 1, "the nodes agree")
@@ -97,8 +108,7 @@ class Faults:
 
     def move_at_once(self) -> None:
         """Another primary gets the slot in one step."""
-        slot, to = str(self.slot), self._another()
-        ask(self.owner, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", ask(to, "CLUSTER", "MYID"))
+        move_at_once(self.slot, self.owner, self.cluster.another_primary(self.owner))
         self.has_left()
 
     def fail_over_without_scripts(self) -> None:
@@ -108,24 +118,14 @@ class Faults:
 
     def begin_move(self) -> server.Server:
         """Let the slot be on its way, with all keys where they were; return the primary that gets it."""
-        to = self._another()
-        names = [ask(each, "CLUSTER", "MYID") for each in (self.owner, to)]
-        ask(to, "CLUSTER", "SETSLOT", str(self.slot), "IMPORTING", names[0])
-        ask(self.owner, "CLUSTER", "SETSLOT", str(self.slot), "MIGRATING", names[1])
+        to = self.cluster.another_primary(self.owner)
+        begin_move(self.slot, self.owner, to)
         return to
 
     def end_move(self, to: server.Server) -> None:
         """Move the keys, and give the slot away."""
-        slot, name = str(self.slot), ask(to, "CLUSTER", "MYID")
-        while keys := ask(self.owner, "CLUSTER", "GETKEYSINSLOT", slot, "10"):
-            ask(self.owner, "MIGRATE", server.HOST, str(to.port), "", "0", "5000", "KEYS", *keys)
-        for each in (to, self.owner):
-            ask(each, "CLUSTER", "SETSLOT", slot, "NODE", name)
+        end_move(self.slot, self.owner, to)
         self.has_left()
-
-    def _another(self) -> server.Server:
-        primaries = [each for each in self.cluster.servers if replication(each)["role"] == "master"]
-        return next(each for each in primaries if each is not self.owner)
 
     def has_left(self) -> None:
         """Wait until the nodes that answer agree that another one owns the slot."""
@@ -148,6 +148,11 @@ def clients_of(one: server.Server) -> int:
     both = [ask(one, "CLIENT", "LIST", "TYPE", kind).decode().splitlines() for kind in ("NORMAL", "PUBSUB")]
     # A server that has moved keys by MIGRATE keeps its connection for 10 s.
     return len([line for lines in both for line in lines if "cmd=restore" not in line]) - 1
+
+
+def is_read_by(one: server.Server, workers: int) -> bool:
+    """Whether this number of workers wait for jobs at a server."""
+    return f"blocked_clients:{workers}\r" in ask(one, "INFO", "clients").decode()
 
 
 FAULTS: dict[str, tuple[Callable[[Faults], None], float]] = {
@@ -202,7 +207,9 @@ async def test_idle_workers_leave_a_frozen_primary(whole: Cluster, queue_name: s
             tasks.start_soon(Worker(queue, schedules=False).run)
         job = await queues[0].push(Step())
         await eventually(lambda: ran)
-        await anyio.sleep(1)  # until the workers wait in blocking reads
+        await anyio.to_thread.run_sync(
+            until, lambda: is_read_by(faults.owner, 2), "both workers wait in blocking reads"
+        )
         began = time.monotonic()
         os.kill(faults.owner.pid, signal.SIGSTOP)
         tasks.start_soon(anyio.to_thread.run_sync, faults.freeze)
@@ -260,7 +267,7 @@ async def test_a_node_that_clients_cannot_reach_for_a_while(whole: Cluster, queu
         async with traffic.flowing():
             began = time.monotonic()
             proxy.black_hole(True)
-            await anyio.sleep(3)
+            await anyio.sleep(2.5)  # longer than a call waits for an answer
             proxy.black_hole(False)
             proxy.drop_all()
             over = time.monotonic()
@@ -310,7 +317,7 @@ async def test_a_move_that_lasts_longer_than_a_lease_costs_no_job(whole: Cluster
     async with traffic.flowing():
         began = time.monotonic()
         to = await anyio.to_thread.run_sync(faults.begin_move)
-        await anyio.sleep(3 * lease)
+        await anyio.sleep(2 * lease)
         await anyio.to_thread.run_sync(faults.end_move, to)
         over = time.monotonic()
         await eventually(lambda: seen.runs_again(over), within=10)

@@ -5,6 +5,7 @@ acknowledged then. Redisjobs can't prevent that, so it is counted, and is not wr
 with an acknowledged write in that time are excused.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -33,11 +34,15 @@ def set_apart(verdict: Verdict, names: Set[str]) -> None:
     """Move what is wrong with these jobs, schedules and keys to `verdict.replication`."""
     for field, label in _SET_APART.items():
         found: list[str] = getattr(verdict, field)
-        excused = {text: any(name in text for name in names) for text in found}
-        if any(excused.values()):
-            verdict.replication[label] = [text for text in found if excused[text]]
-            setattr(verdict, field, [text for text in found if not excused[text]])
+        if excused := [text for text in found if any(_is_about(text, name) for name in names)]:
+            verdict.replication[label] = excused
+            setattr(verdict, field, [text for text in found if text not in excused])
     verdict.exposed = len(names)
+
+
+def _is_about(text: str, name: str) -> bool:
+    """Whether a text has the whole name: external entries may have ids like 0-0, which many other ids contain."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 def _is_within(line: Line, since: float, until: float) -> bool:

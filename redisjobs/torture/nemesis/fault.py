@@ -93,9 +93,7 @@ class System:
             front = self.fronts[self.own.port]
             self.workers, self.producers = front.workers, front.producers
             for store in self.stores:
-                with suppress(
-                    DriverError
-                ):  # it is connected to the last owner: the next call finds the present one
+                with suppress(DriverError):  # if it was connected to the last owner, its next call finds this one
                     store.run("PING")
 
     def some_store(self) -> Store:

@@ -15,13 +15,20 @@ from redisjobs import server
 from redisjobs.drivers.redis.locator import slot_of
 from redisjobs.errors import DriverError
 from redisjobs.torture.nemesis.fault import Fault, System
-from redisjobs.torture.topology import Cluster, Sentinels, ask, is_in_step, replication
+from redisjobs.torture.topology import (
+    Cluster,
+    Sentinels,
+    ask,
+    begin_move,
+    end_move,
+    is_in_step,
+    move_at_once,
+    replication,
+)
 
 _BEHIND = 1.0  # seconds that a replica may be behind
 _TOLD = 1.0  # seconds in which clients learn from sentinels that there is a new master
 _GOES_ON = 1.0  # seconds from a new owner until the frozen one goes on
-_MOVED = 50  # keys that are moved in one call
-_WITHIN_MS = "5000"
 _AGAIN = 5.0  # seconds after which servers are asked again: they may have refused, or given up
 
 
@@ -179,6 +186,7 @@ class MoveSlot(OwnerFault):
     """The queue's slot is moved to another primary of the cluster, key by key."""
 
     name = "slot moved"
+    asks = True  # else a call that fails would leave the slot on its way
 
     @classmethod
     def possible(cls, system: System) -> bool:  # noqa: D102
@@ -186,15 +194,9 @@ class MoveSlot(OwnerFault):
 
     def harm(self, system: System) -> None:  # noqa: D102
         assert isinstance(system.topology, Cluster)
-        slot = slot_of(system.fleet.queue)
-        to = _another_primary(system.topology, self.old)
-        ids = {each: ask(each, "CLUSTER", "MYID") for each in (self.old, to)}
-        ask(to, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", ids[self.old])
-        ask(self.old, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", ids[to])
-        while keys := ask(self.old, "CLUSTER", "GETKEYSINSLOT", str(slot), str(_MOVED)):
-            ask(self.old, "MIGRATE", server.HOST, str(to.port), "", "0", _WITHIN_MS, "KEYS", *keys)
-        for each in (to, self.old):
-            ask(each, "CLUSTER", "SETSLOT", str(slot), "NODE", ids[to])
+        move = slot_of(system.fleet.queue), self.old, system.topology.another_primary(self.old)
+        begin_move(*move)
+        end_move(*move)
 
 
 class MigrateSlot(OwnerFault):
@@ -209,14 +211,7 @@ class MigrateSlot(OwnerFault):
 
     def harm(self, system: System) -> None:  # noqa: D102
         assert isinstance(system.topology, Cluster)
-        slot = str(slot_of(system.fleet.queue))
-        to = ask(_another_primary(system.topology, self.old), "CLUSTER", "MYID")
-        ask(self.old, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", to)
-
-
-def _another_primary(cluster: Cluster, owner: server.Server) -> server.Server:
-    """Return a primary of the cluster that is not this one."""
-    return next(each for each in cluster.servers if each is not owner and replication(each)["role"] == "master")
+        move_at_once(slot_of(system.fleet.queue), self.old, system.topology.another_primary(self.old))
 
 
 def _is_valkey_9(one: server.Server) -> bool:

@@ -15,6 +15,8 @@ from redisjobs.errors import DriverError
 
 _READY = 30.0  # seconds that servers may take to agree
 _PAUSE = 0.02
+_MOVED = 50  # keys that are moved in one call
+_MOVED_WITHIN_MS = "5000"
 NODE_TIMEOUT_MS = 1000
 """How long a node of a cluster is silent before the others count it as down."""
 
@@ -99,6 +101,10 @@ class Cluster(Topology):
                 if facts["role"] == "slave" and facts["master_port"] == str(primary.port):
                     found.append(each)
         return found
+
+    def another_primary(self, owner: server.Server) -> server.Server:
+        """Return a primary that is not this one."""
+        return next(each for each in self.servers if each is not owner and replication(each)["role"] == "master")
 
     def _join(self) -> None:
         first, primaries, replicas = self.servers[0], self.servers[:3], self.servers[3:]
@@ -212,6 +218,28 @@ def ask(one: server.Server, *words: str | bytes) -> Any:
         return connection.run(Command(words))
     finally:
         connection.close()
+
+
+def begin_move(slot: int, owner: server.Server, to: server.Server) -> None:
+    """Let a slot be on its way to another primary, with its keys where they were. May be called again."""
+    names = [ask(each, "CLUSTER", "MYID") for each in (owner, to)]
+    ask(to, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", names[0])
+    ask(owner, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", names[1])
+
+
+def end_move(slot: int, owner: server.Server, to: server.Server) -> None:
+    """Move the keys of a slot that is on its way, and give the slot away. May be called again after an error."""
+    while keys := ask(owner, "CLUSTER", "GETKEYSINSLOT", str(slot), str(_MOVED)):
+        # An earlier try may have left a key in both: clients used that of the owner.
+        ask(owner, "MIGRATE", server.HOST, str(to.port), "", "0", _MOVED_WITHIN_MS, "REPLACE", "KEYS", *keys)
+    for each in (to, owner):
+        ask(each, "CLUSTER", "SETSLOT", str(slot), "NODE", ask(to, "CLUSTER", "MYID"))
+
+
+def move_at_once(slot: int, owner: server.Server, to: server.Server) -> None:
+    """Begin to copy a slot to another primary, which takes it over in one step. Only Valkey 9 can do that."""
+    node = ask(to, "CLUSTER", "MYID")
+    ask(owner, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", str(slot), str(slot), "NODE", node)
 
 
 def until(holds: Callable[[], object], what: str) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from redisjobs.torture.fleet.store import Store
 _EVERY = 0.7  # seconds between two such jobs
 _TIMEOUT = 8.0  # seconds to wait for a result
 _AT_THE_END = 20.0  # seconds to wait for results, and for the ends of watches, when the torture ends
+_ENDED, _AT_LEAST = 10.0, 1.0  # seconds to wait for all results, and for each, if the jobs have ended
 _REPORTS = 6  # reports of a job that is watched
 
 
@@ -57,10 +59,11 @@ def answer(producer: Producer, job_id: str, ask: Callable[[], Any], *, over: boo
 
 def wait_again(store: Store, url: str, recording: Recording, job_ids: Sequence[str]) -> None:
     """Wait again for the results of jobs whose first wait learned nothing; by now these jobs have ended."""
-    producer = Producer(recording, store.db)
+    producer, end = Producer(recording, store.db), time.monotonic() + _ENDED
     with sync.JobQueue(url, store.queue.name) as asked:
         for job_id in job_ids:
-            answer(producer, job_id, partial(asked.result, job_id, timeout=_AT_THE_END), over=True)
+            left = max(end - time.monotonic(), _AT_LEAST)  # replication may have lost many of them
+            answer(producer, job_id, partial(asked.result, job_id, timeout=left), over=True)
 
 
 async def wait_in_async(

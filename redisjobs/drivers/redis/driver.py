@@ -44,7 +44,7 @@ async def push_over(
     """Push over one connection; `until` is by the monotonic clock. See `PushCommands`."""
     steps = commands.pushing(connection.clock, jobs, repeated)
     if replicas:
-        return await run_steps(commands.replicated(steps, replicas), connection.run_all, until)
+        return await run_steps(commands.replicated(connection.clock, steps, replicas), connection.run_all, until)
     return await run_steps(steps, connection.run, until)
 
 
@@ -165,7 +165,9 @@ class SyncRedisDriver:
         def push(connection: SyncConnection) -> list[Pushed]:
             steps = self.commands.pushing(connection.clock, jobs, repeated)
             if replicas:
-                return run_steps_sync(self.commands.replicated(steps, replicas), connection.run_all, until)
+                return run_steps_sync(
+                    self.commands.replicated(connection.clock, steps, replicas), connection.run_all, until
+                )
             return run_steps_sync(steps, connection.run, until)
 
         return self._call(push, until)

@@ -62,25 +62,31 @@ def replicas_of(jobs: Sequence[NewJob]) -> int:
 class PushCommands(Commands):
     """The commands that push to one queue."""
 
-    def replicated(self, pushing: Pushing, replicas: int) -> Steps[list[Pushed]]:
-        """Push, and in the same round trips wait until this many replicas have the jobs.
+    def replicated(self, clock: ServerClock, pushing: Pushing, replicas: int) -> Steps[list[Pushed]]:
+        """Push, and in the same round trip wait until this many replicas have the jobs.
 
         Raises:
             Unavailable: Fewer have them. The push has to be repeated; the server has the jobs meanwhile.
+            DriverError: The server refuses to say how many have them. It has the jobs.
         """
         # WAIT waits for the last write of its own connection, so a repeated push, which adds nothing, needs one.
-        write: Command[int] = Command(["HINCRBY", f"{self.prefix}stats", "pushed", "0"], looks_back=True)
-        wait = Command(["WAIT", str(replicas), str(_REPLICATED_MS)], int, looks_back=True)
+        # If only these two are refused, the push is not: the server may be full just by this push.
+        stats = f"{self.prefix}stats"
+        write = Command(["HINCRBY", stats, "pushed", "0"], lambda _: True, when_refused=False, looks_back=True)
+        wait = Command(["WAIT", str(replicas), str(_REPLICATED_MS)], int, when_refused=-1, looks_back=True)
+        confirm: list[Command[Any]] = [write, wait]
+        asked = confirm if clock.now_ms is not None else []  # else the answer is STALE
         try:
             command = next(pushing)
             while True:
                 try:
-                    answer, _, found = yield [command, write, wait]
+                    answer, *confirmed = yield [command, *asked]
                 except DriverError as error:
                     command = pushing.throw(error)
                     continue
-                if answer.pushed is not None and found < replicas:
-                    raise Unavailable(f"only {found} of {replicas} replicas have the push")
+                if answer.pushed:
+                    _check_replicas(answer.pushed, confirmed, replicas)
+                asked = confirm
                 command = pushing.send(answer)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
@@ -181,6 +187,18 @@ class PushCommands(Commands):
             return PushAnswer(now_us / 1000, [_ADDED] * len(jobs) if word == b"OK" else [])
 
         return self.run("push_plain", arguments, parse)
+
+
+def _check_replicas(pushed: Sequence[Pushed], confirmed: Sequence[int], replicas: int) -> None:
+    """Raise an error unless this many replicas have what was pushed; see `PushCommands.replicated`."""
+    is_written, found = confirmed
+    if found < 0 or not (is_written or all(each.reply is Reply.OK for each in pushed)):  # OK is a write, too
+        raise DriverError(
+            "the push is done, but the server refused WAIT or HINCRBY, so nothing is known of its replicas: "
+            "replicas= needs both, and in an ACL +wait"
+        )
+    if found < replicas:
+        raise Unavailable(f"only {found} of {replicas} replicas have the push")
 
 
 def _time(ms: float | None) -> str:

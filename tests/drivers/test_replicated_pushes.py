@@ -1,5 +1,7 @@
 """Pushes that wait for replicas: the server is full, refuses to wait, or has none. See also test_sentinels."""
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,17 +25,21 @@ class Carry:
 
 
 @pytest.fixture
-def primary() -> Iterator[server.Server]:
-    """A server with a replica."""
+def pair() -> Iterator[tuple[server.Server, server.Server]]:
+    """A primary and its replica."""
     with (
         server.start(options=["--repl-diskless-sync-delay", "0", "--shutdown-timeout", "0"]) as primary,
         server.start(options=["--replicaof", f"{server.HOST} {primary.port}"]) as replica,
     ):
         until(lambda: is_in_step(replica), "the replica is in step")
-        yield primary
+        yield primary, replica
+        replica.kill()  # it may take seconds to stop in order
 
 
-def test_a_push_that_fills_the_server_up_is_no_refused_one(primary: server.Server, queue_name: str) -> None:
+def test_a_push_that_fills_the_server_up_is_no_refused_one(
+    pair: tuple[server.Server, server.Server], queue_name: str
+) -> None:
+    primary, _ = pair
     with JobQueue(primary.url, queue_name) as queue:
         queue.push(Carry(), replicas=1)
         used = int(ask(primary, "INFO", "memory").decode().split("used_memory:")[1].split()[0])
@@ -46,6 +52,22 @@ def test_a_push_that_fills_the_server_up_is_no_refused_one(primary: server.Serve
         assert pushed
         assert queue.get(refused.job_id) is None
         assert queue.counts().ready[Priority.NORMAL] == 1 + len(pushed)
+
+
+def test_a_push_that_adds_nothing_waits_for_what_another_connection_has_written(
+    pair: tuple[server.Server, server.Server], queue_name: str
+) -> None:
+    primary, replica = pair
+    with JobQueue(primary.url, queue_name) as queue, JobQueue(primary.url, queue_name, deadline=0.5) as other:
+        other.push(Carry(), replicas=1)
+        os.kill(replica.pid, signal.SIGSTOP)
+        try:
+            assert queue.push(Carry(), job_id="mine").added
+            with pytest.raises(Unavailable):
+                other.push(Carry(), job_id="mine", replicas=1)
+        finally:
+            os.kill(replica.pid, signal.SIGCONT)
+        assert not queue.push(Carry(), job_id="mine", replicas=1).added
 
 
 def test_where_wait_is_refused_the_error_says_that_the_push_is_done(redis_store: RedisStore) -> None:

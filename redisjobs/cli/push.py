@@ -65,7 +65,7 @@ def push(
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most; then exit with 124.")] = None,
     limit_key: Annotated[str | None, typer.Option(help="The key under which it counts for a limit.")] = None,
-    replicas: Annotated[int | None, typer.Option(help="How many replicas must have it first.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Wait until this many replicas have it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Push a job whose parameters fit its registered type; print its id, and whether it was added or replaced.

@@ -1196,6 +1196,10 @@ def test_requeue_all_takes_every_dead_letter(
         ),
         (["push", "shop:queue", "rest", "{}", "--unique-for", "-5"], r"--unique-for -5: give seconds from 0 up$"),
         (["push", "shop:queue", "rest", "{}", "--expires-in", "-1"], r"--expires-in -1: give seconds from 0 up$"),
+        (
+            ["push", "shop:queue", "rest", "{}", "--replicas", "501"],
+            r"--replicas 501: no server has more than 500$",
+        ),
         (["worker", "shop:queue", "--grace", "inf"], r"--grace inf: give seconds from 0 up$"),
         (["worker", "shop:queue", "--lease", "1e300"], r"--lease 1e\+300: give seconds from 0 up$"),
         (["push", "shop:memory", "rest", "{}", "--url", "memory://"], r"would end with this command; give --url"),

@@ -209,6 +209,7 @@ def test_every_push_option_is_compared(jobs: Any, app: App) -> None:
         "expires_in": 30,
         "keep_result": timedelta(hours=1),
         "limit_key": 7,
+        "replicas": 1,
     }
     app.web.push(SendEmail("joe"), **options)
     app.web.push(

@@ -254,16 +254,16 @@ def name_in(job: NewJob) -> str:
 
 
 def gave_up(push: Push | None, deadline: float, cause: BaseException | None) -> Unavailable:
-    """Return the error of a call that got no answer until its deadline; `push` is None for other calls."""
+    """Return the error of a call that did not succeed until its deadline; `push` is None for other calls."""
     return push.gave_up(cause) if push else Unavailable(no_answer(deadline, cause))
 
 
 def no_answer(seconds: float, cause: BaseException | None) -> str:
-    """Return the message for a call that got no answer until its deadline."""
-    said = str(cause or "").rstrip(".") or "it accepted the connection and said nothing"
+    """Return the message for a call that did not succeed until its deadline."""
+    said = str(cause or "").rstrip(".") or "the store accepted the connection and said nothing"
     if isinstance(cause, DriverError) and not isinstance(cause, Unavailable):
         return f"no answer from the store at first, then: {said}"
-    return f"no answer from the store in {seconds:.3g} s: {said}"
+    return f"gave up after {seconds:.3g} s: {said}"
 
 
 def _is_open(answer: Pushed | None) -> bool:

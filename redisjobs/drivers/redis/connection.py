@@ -73,6 +73,7 @@ class Connection:
         self._checks_server = checks_server
         self._connection: Any = None
         self._replies: Replies | None = None
+        self._closings = 0
         self._noticed_at = float("-inf")  # over the earlier connections
 
     @property
@@ -161,9 +162,13 @@ class Connection:
             self._timeout = self._given_timeout or self._target.answer
             # A blocking read takes long, and what a replaced server delivers by it only runs twice.
             self._late = self._target.late if self._timeout <= self._target.answer else math.inf
+            closings = self._closings
             self.address = await self._find(until)
-            connection = self._connection = self._target.connection(self.address)
-            replies = self._replies = await self._connect(connection, until)
+            connection = self._target.connection(self.address)
+            replies = await self._connect(connection, until)
+            self._connection, self._replies = connection, replies
+            if self._closings > closings:  # in another task; the caller's `fail` closes this connection
+                raise ConnectionError("the connection was closed")
             self._target.opened(self)
             if self._checks_server:
                 try:
@@ -175,10 +180,14 @@ class Connection:
         return self._replies
 
     async def _connect(self, connection: Any, until: float) -> Replies:
-        async with asyncio.timeout(time_left(until, self._timeout)):
-            with CLOSED_IS_LOST:
-                await connection.connect()
-        return Replies(connection)
+        try:
+            async with asyncio.timeout(time_left(until, self._timeout)):
+                with CLOSED_IS_LOST:
+                    await connection.connect()
+            return Replies(connection)
+        except BaseException:
+            await _cut(connection)
+            raise
 
     async def _find(self, until: float) -> Address | None:
         """Return where the server is; ask for it if that is not known."""
@@ -205,8 +214,7 @@ class Connection:
         except (redis.RedisError, OSError, Unavailable) as error:
             return error
         finally:
-            with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
-                await connection.disconnect(nowait=True)
+            await _cut(connection)
 
     def end(self) -> None:
         """Close the connection from any thread; the call that waits fails."""
@@ -239,11 +247,11 @@ class Connection:
         """Close the connection at once, without waiting for replies."""
         connection = self._forget()
         if connection is not None:
-            with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
-                await connection.disconnect(nowait=True)
+            await _cut(connection)
 
     def _forget(self) -> Any:
         """Forget the open connection, and return redis-py's object; None if it is not open."""
+        self._closings += 1
         self.clock.forget()
         if self._replies is not None:
             self._noticed_at = self._replies.noticed_at
@@ -251,3 +259,9 @@ class Connection:
         connection, self._connection, self._replies = self._connection, None, None
         self._target.closed(self)
         return connection
+
+
+async def _cut(connection: Any) -> None:
+    """Close a connection of redis-py without waiting for the server."""
+    with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
+        await connection.disconnect(nowait=True)

@@ -18,28 +18,46 @@ _LOOK_AGAIN = 0.1  # seconds after which a call that waits for a connection coun
 
 
 class Connections:
-    """The connections of one event loop: as many as calls ran at once. No call uses those in `idle`."""
+    """The connections of one event loop: as many as calls ran at once."""
 
     def __init__(self, make: Callable[[], Connection]) -> None:
-        self.idle: list[Connection] = []
         self.all: list[Connection] = []
+        self._idle: list[Connection] = []  # no call uses them
+        self._closing: set[Connection] = set()  # to be closed when their calls end
         self._make = make
 
     def take(self) -> Connection:
-        """Return a connection for this caller only, who must put it back into `idle`."""
-        if self.idle:
-            return self.idle.pop()
+        """Return a connection for this caller only, who must put it back."""
+        if self._idle:
+            return self._idle.pop()
         connection = self._make()
         self.all.append(connection)
         return connection
 
+    async def put(self, connection: Connection) -> None:
+        """Put a connection back. After a failure it is closed, and opens again when used."""
+        if connection in self._closing:
+            self._closing.discard(connection)
+            await connection.aclose()
+        self._idle.append(connection)
+
     async def aclose(self) -> None:
+        """Close the connections, those in use when their calls end; they open again when used.
+
+        A call may outlive its caller: a cancelled push that shares a round trip with others.
+        """
+        self._closing.update(set(self.all).difference(self._idle))
+        await self.aclose_idle()
+
+    async def aclose_idle(self) -> None:
         """Close the connections that no call uses; they open again when used."""
         closed = []
-        while self.idle:
-            closed.append(self.idle.pop())
-            await closed[-1].aclose()
-        self.idle += closed
+        try:
+            while self._idle:
+                closed.append(self._idle.pop())
+                await closed[-1].aclose()
+        finally:
+            self._idle += closed
 
 
 class SyncConnections:
@@ -59,6 +77,7 @@ class SyncConnections:
     def begin(self) -> None:
         self.idle: SimpleQueue[SyncConnection] = SimpleQueue()
         self._made: set[weakref.ref[SyncConnection]] = set()
+        self._closing: set[weakref.ref[SyncConnection]] = set()  # to be closed when their calls end
 
     def take(self, until: float) -> SyncConnection:
         """Return a connection for this caller only, who must put it back in a `finally` right after this call."""
@@ -79,8 +98,19 @@ class SyncConnections:
             with suppress(Empty):  # a short wait: a connection that is deleted frees a place, but wakes no thread
                 return self.idle.get(timeout=min(left, _LOOK_AGAIN))
 
+    def put(self, connection: SyncConnection) -> None:
+        """Put a connection back. After a failure it is closed, and opens again when used."""
+        self.idle.put(connection)
+        if weakref.ref(connection) in self._closing:  # after `put`: another thread may close at this moment
+            self.close_idle()
+
     def close(self) -> None:
-        """Close the connections that no call uses; the next call opens a new one."""
+        """Close the connections, those in use when their calls end; the next call opens a new one."""
+        self._closing = self._made.copy()
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the connections that no call uses; they are deleted, and the next call makes new ones."""
         with suppress(Empty):
             while True:
                 self.idle.get_nowait().close()

@@ -93,10 +93,10 @@ class RedisConsumer:
             return await line.run_all(commands)
         except (Unavailable, asyncio.CancelledError):
             # What ended one connection has mostly ended the others, and each would fail once more.
-            await self._lines.aclose()
+            await self._lines.aclose_idle()
             raise
         finally:
-            self._lines.idle.append(line)
+            await self._lines.put(line)
 
     async def _run_steps(self, steps: Steps[T]) -> T:
         return await run_steps(steps, lambda commands, _: self._run(*commands))

@@ -71,7 +71,7 @@ class _Loop:
         try:
             return await push_over(connection, self._commands, jobs, repeated, until, replicas)
         finally:
-            self.connections.idle.append(connection)
+            await self.connections.put(connection)
 
 
 class RedisDriver:
@@ -144,7 +144,7 @@ class RedisDriver:
             try:
                 yield connection
             finally:
-                loop.connections.idle.append(connection)  # after a failure it is closed, and opens again when used
+                await loop.connections.put(connection)
 
 
 class SyncRedisDriver:
@@ -190,7 +190,8 @@ class SyncRedisDriver:
         try:
             return call(connection)
         except Unavailable:
-            connections.close()  # what ended this one has mostly ended the others: the next calls would fail too
+            # What ended this one has mostly ended the others, and the next calls would fail, too.
+            connections.close_idle()
             raise
         finally:
-            connections.idle.put(connection)  # after a failure it is closed, and opens again when used
+            connections.put(connection)

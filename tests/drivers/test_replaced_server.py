@@ -1,19 +1,21 @@
 """A server that another one takes over from: its late answers do not count, and a failure asks again."""
 
+import math
 from contextlib import aclosing, closing
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 from store import RedisStore
 
-from redisjobs.drivers.redis.commands import Commands, hello
+from redisjobs.drivers.redis.commands import Command, Commands, hello
 from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.locator import Address, Search
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.server import free_port
 from redisjobs.torture.proxy import HOST, Proxy
 
@@ -61,6 +63,54 @@ async def test_a_late_answer_counts_only_if_its_server_was_not_replaced(
                 await ask()
         else:
             await ask()
+
+
+class Refused(Replaced):
+    """A locator whose search fails for good, though it knows the server."""
+
+    def search(self) -> Search:
+        yield from ()
+        self.known = self._now
+        raise DriverError("no sentinel monitors it")
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+async def test_a_late_answer_that_can_not_be_checked_is_not_taken_for_that_of_the_next_call(
+    redis_store: RedisStore, at_once: int
+) -> None:
+    port = int(redis_store.url.rpartition(":")[2].partition("/")[0])
+    with Proxy(HOST, port) as proxy:
+        target = Target(redis_store.url)
+        target.locator = Refused(Address(HOST, proxy.port), Address(HOST, proxy.port))
+        async with aclosing(Connection(Commands("emails"), target)) as connection:
+            proxy.delay_reply(0.6, b"HELLO")
+            with pytest.raises(DriverError, match="no sentinel"):
+                await (connection.run(hello()) if at_once == 1 else connection.run_all([hello()] * at_once))
+            assert await connection.run(Command(["CLIENT", "ID"], int))
+
+
+class Doubted:
+    """A locator that another thread makes doubt whenever its address was read."""
+
+    def __init__(self, now: Address) -> None:
+        self._now: Address | None = now
+
+    @property
+    def known(self) -> Address | None:
+        known, self._now = self._now, None
+        return known
+
+    search, doubt = Replaced.search, Replaced.doubt
+
+
+@pytest.mark.parametrize("kind", [Connection, SyncConnection])
+async def test_a_server_that_is_doubted_meanwhile_is_not_taken_for_one_without_an_address(
+    kind: type[Any],
+) -> None:
+    target, now = Target(f"redis+cluster://{HOST}"), Address(HOST, 7000)
+    target.locator = Doubted(now)
+    found = kind(Commands("emails"), target)._find(math.inf)
+    assert (await found if kind is Connection else found) == now
 
 
 async def test_a_listener_that_fails_looks_for_the_server_the_next_time() -> None:

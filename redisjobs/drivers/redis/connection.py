@@ -98,9 +98,9 @@ class Connection:
             # Not `run_all`: each push runs this code, and this way needs fewer coroutines.
             arrived = self._replies or await self.open(until)
             await self._ask((command.wire,), until)
+            replies = arrived.take(1)
             if arrived.took > self._late:
                 await self.check_server(until)
-            replies = arrived.take(1)
             if not isinstance(replies[0], Exception):
                 return command.parse(replies[0])
             (value,) = await self._heal((command,), replies, until)
@@ -114,9 +114,9 @@ class Connection:
         try:
             arrived = self._replies or await self.open(until)
             await self._ask([command.wire for command in commands], until)
+            replies = arrived.take(len(commands))
             if arrived.took > self._late:
                 await self.check_server(until)
-            replies = arrived.take(len(commands))
             parsed = parsed_all(commands, replies)
             return await self._heal(commands, replies, until) if parsed is None else parsed
         except BaseException as error:
@@ -144,9 +144,10 @@ class Connection:
         async def ask(wires: Sequence[Wire], until: float) -> list[Any]:
             await self._ask(wires, until)  # not over a new connection if this one was closed meanwhile
             assert arrived is not None
+            again = arrived.take(len(wires))
             if arrived.took > self._late:
                 await self.check_server(until)
-            return arrived.take(len(wires))
+            return again
 
         return await run_steps(self._commands.healing(commands, replies), ask, until)
 
@@ -191,8 +192,9 @@ class Connection:
 
     async def _find(self, until: float) -> Address | None:
         """Return where the server is; ask for it if that is not known."""
-        if self._target.locator.known is not None:
-            return self._target.locator.known
+        known = self._target.locator.known  # read once: another thread may doubt it meanwhile
+        if known is not None:
+            return known
         return await run_steps(self._target.search(), self._ask_another, until)
 
     async def check_server(self, until: float) -> None:

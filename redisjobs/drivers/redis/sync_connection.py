@@ -106,8 +106,9 @@ class SyncConnection:
 
     def _find(self, until: float) -> Address | None:
         """Return where the server is; ask for it if that is not known."""
-        if self._target.locator.known is not None:
-            return self._target.locator.known
+        known = self._target.locator.known  # read once: another thread may doubt it meanwhile
+        if known is not None:
+            return known
         return run_steps_sync(self._target.search(), self._ask_another, until)
 
     def _check_server(self, until: float) -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import functools
+import os
+import subprocess
+import sys
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -160,3 +163,29 @@ async def test_a_sync_call_that_ends_after_the_close_leaves_no_connection_open(
         await anyio.to_thread.run_sync(counting.join)
         assert not target.has_open
         assert queue.push({}, JOB).added
+
+
+FORKING = """
+import asyncio, os, sys
+from redisjobs import JobName, JobQueue
+
+async def main():
+    queue = JobQueue(sys.argv[1], sys.argv[2])
+    await queue.push({}, JobName("Work", dict))
+    child = os.fork()
+    if not child:
+        os._exit(queue.driver.target.has_open)
+    assert os.waitpid(child, 0)[1] == 0
+    assert queue.driver.target.has_open
+    await queue.aclose()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_leaves_its_parents_connections_alone(redis_store: RedisStore) -> None:
+    command = [sys.executable, "-c", FORKING, redis_store.url, redis_store.queue_name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ import redis.asyncio.retry
 import redis.retry
 from redis.backoff import NoBackoff
 
+from redisjobs.base.forks import begin_after_fork
 from redisjobs.drivers.redis.locator import Address, BySlot, Fixed, Search, moved_to, slot_of
 from redisjobs.drivers.redis.origin import INTRODUCTION, origin_of
 from redisjobs.drivers.redis.sentinels import SentinelWatch
@@ -61,8 +62,8 @@ class Target:
     def __init__(self, where: Any, queue: str = "") -> None:
         self._has_warned = False
         self._queue = queue
-        # No WeakSet: threads share it, and one may open a connection while another one looks at all of them.
-        self._opened: set[weakref.ref[Opened]] = set()
+        self.begin()
+        begin_after_fork(self)
         origin = self._origin = origin_of(where)
         self.locator = origin.locator(queue)
         self._watch = SentinelWatch(self) if origin.master else None
@@ -84,6 +85,11 @@ class Target:
             self.sync_connection(one, ANSWER)
         except TypeError as error:  # nothing was opened: redis-py does not know an option
             raise ValueError(f"can't connect by these options: {error}") from error
+
+    def begin(self) -> None:
+        """Start without open connections: those that a forked process has are its parent's."""
+        # No WeakSet: threads share it, and one may open a connection while another one looks at all of them.
+        self._opened: set[weakref.ref[Opened]] = set()
 
     @property
     def answer(self) -> float:

@@ -1,5 +1,6 @@
 """A push, and a worker with its heartbeat, through TLS, by certificates of an authority of our own."""
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from store import eventually, happened
 
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Unavailable, Worker, server
+from redisjobs.drivers.redis.commands import Commands, hello
+from redisjobs.drivers.redis.sync_connection import SyncConnection
+from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import ServerNotFound
 from redisjobs.torture.topology import _Sentinel, ask, until
 
@@ -125,6 +129,23 @@ async def test_jobs_are_pushed_and_run_and_workers_beat_through_tls(tls: Tls, qu
         assert happened(await queue.counts()) == {"pushed": 2, "completed": 2}
 
     assert seen == [1, 2]
+
+
+def test_a_connection_that_another_thread_ends_speaks_tls_to_the_end(
+    tls: Tls, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = list[str | None]()
+    connection = SyncConnection(Commands(queue_name), Target(tls.url()))
+    connection.run(hello())
+    with monkeypatch.context() as patched:
+        patched.setattr(socket.socket, "shutdown", lambda sock, how: spoken.append(sock.version()))
+        connection.end()
+    assert spoken[0]
+    connection.end()
+    with pytest.raises(Unavailable):
+        connection.run(hello())
+    connection.run(hello())
+    connection.close()
 
 
 async def beats(tls: Tls, queue_name: str, worker: Worker, number: int) -> None:

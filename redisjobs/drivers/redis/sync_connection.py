@@ -137,7 +137,8 @@ class SyncConnection:
         sock = getattr(self._connection, "_sock", None)
         if sock is not None:
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # Not by SSLSocket's own: it drops TLS first, and the other thread might send in plain text.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _ask(self, wires: Sequence[Wire], until: float) -> list[Any]:
         return self._exchange(self._connection._sock, self._replies, wires, until)

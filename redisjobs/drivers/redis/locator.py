@@ -236,7 +236,7 @@ class BySentinel:
             self._epoch = max(late)
         if unknown == len(self._sentinels):
             raise DriverError(
-                f"no sentinel monitors a master named {self.name!r} ({', '.join(map(str, self._sentinels))}): "
+                f"no sentinel monitors a master named {self.name!r} ({', '.join(map(str, self.sentinels))}): "
                 "correct the name in the URL, as redis+sentinel://HOST:26379/NAME/0"
             )
         raise Unavailable(f"no sentinel names the master {self.name!r} now")

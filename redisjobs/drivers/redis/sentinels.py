@@ -47,13 +47,13 @@ class SentinelWatch:
 
     def begin(self) -> None:
         """Start without a thread: a forked process lacks its parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may push while its thread is in `start`
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread if it does not run."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # it may have failed to start
                 self._thread = threading.Thread(target=self._run, name="redisjobs sentinels", daemon=True)
                 self._thread.start()
 

@@ -91,6 +91,19 @@ def test_nodes_that_were_told_of_are_asked_when_those_given_are_gone() -> None:
     assert (there, asked[-1]) == (B, B)
 
 
+def test_nodes_that_have_left_the_cluster_are_asked_no_more() -> None:
+    locator, asked = BySlot([A], 5), list[Address]()
+    for port in range(10):
+        found(locator, lambda _, port=port: slots((0, 16383, Address("10.0.0.7", port))))  # type: ignore[misc]
+
+    def away(question: Question) -> ConnectionError:
+        asked.append(question.address)
+        return ConnectionError("away")
+
+    refused(locator, away)
+    assert sorted(asked) == [A, Address("10.0.0.7", 9), REPLICA]
+
+
 def test_the_node_that_failed_is_asked_after_the_others() -> None:
     locator = BySlot([A, B, C], 5)
     found(locator, lambda _: slots((0, 16383, B)))

@@ -101,7 +101,7 @@ class BySlot:
     """The node of a cluster that owns a slot.
 
     Args:
-        nodes: Some nodes of the cluster. All that these name are asked, too.
+        nodes: Some nodes of the cluster. All that the last answer named are asked, too.
         slot: The slot.
         remap: For addresses that nodes tell; None: they are right as they are.
     """
@@ -109,7 +109,7 @@ class BySlot:
     def __init__(self, nodes: Iterable[Address], slot: int, remap: Remap | None = None) -> None:
         self.known: Address | None = None
         # Replaced, never changed in place: threads share it, and removing would fail if another one removes first.
-        self._nodes = tuple(dict.fromkeys(nodes))
+        self._nodes = self._given = tuple(dict.fromkeys(nodes))
         self._slot = slot
         self._remap = remap
 
@@ -126,6 +126,7 @@ class BySlot:
                 nodes, owner = self._read(answer[0], node)  # type: ignore[index]
                 self._add(nodes)
                 if owner is not None:
+                    self._keep(nodes)
                     self.known = owner
                     return owner
                 troubles.append(f"{node} knows no owner")
@@ -165,6 +166,11 @@ class BySlot:
 
     def _add(self, nodes: Iterable[Address]) -> None:
         self._nodes = tuple(dict.fromkeys((*self._nodes, *nodes)))
+
+    def _keep(self, nodes: Iterable[Address]) -> None:
+        """Forget the nodes that have left: each would cost a time-out. Nodes in containers often move."""
+        present = {*self._given, *nodes}
+        self._nodes = tuple(node for node in self._nodes if node in present)
 
     def _last(self, node: Address) -> None:
         """Ask this node after all others the next time."""

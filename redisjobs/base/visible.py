@@ -16,9 +16,8 @@ def without_password(url: str) -> str:
     """Return a URL with its passwords hidden: that before the hosts, and those among the options."""
     import re  # here, because every program loads this module and few show a URL
 
-    begin, question, options = url.partition("?")
-    begin = re.sub(r"^([^/]*//[^/:@]*):.*@", r"\1:***@", begin)
-    return begin + question + re.sub(r"(?i)(^|&)(\w*password)=[^&#]*", r"\1\2=***", options)
+    url = re.sub(r"(?i)([?&]\w*password)=[^&#]*", r"\1=***", url)
+    return re.sub(r"^([^/]*//[^/:@]*):.*@", r"\1:***@", url)  # to the last @: a password may have a / or a ?
 
 
 def number_of(count: int, noun: str) -> str:

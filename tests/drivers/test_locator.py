@@ -298,6 +298,11 @@ def test_a_url_says_where_to_look(url: str, kind: type[Any], nodes: Sequence[str
         ("redis+sentinel://s/jobs/x", "is no database"),
         ("redis+sentinel://:secret@s", "name the master"),
         ("redis+sentinel://s?sentinel_password=secret", "name the master"),
+        ("redis://u:sec/secret@h:1/0", "the password has a /"),
+        ("redis://:secret?@h", "the password has a /"),
+        ("redis+cluster://u:secret#x@h", "the password has a /"),
+        ("rediss+sentinel://u:s@secret/x@s/jobs/0", "the password has a /"),
+        ("redis://u:7/secret@h", "the password has a /"),
     ],
 )
 def test_a_url_that_says_too_little_is_refused_without_its_password(url: str, text: str) -> None:

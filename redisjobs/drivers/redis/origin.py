@@ -18,6 +18,9 @@ _CLASSES = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
 _MANAGED = {"SentinelManagedConnection": "Connection", "SentinelManagedSSLConnection": "SSLConnection"}
 
 
+_ADDRESS = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?")
+
+
 def _introduction() -> dict[str, Any]:
     """Return redis-py's description of itself. Without it, redis-py reads its metadata for each connection."""
     try:
@@ -105,6 +108,7 @@ def _from_url(url: str) -> Origin:
     netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
     userinfo, _, hosts = netloc.rpartition("@")
     parts = urlsplit(f"{scheme}://{rest[len(netloc) :]}")  # newer Pythons refuse a host before [::1]
+    _check_password(hosts, parts, scheme)
     if not topology:
         _check_database(parts.path, scheme)
         if "," in hosts:
@@ -141,6 +145,13 @@ def _pool_of(url: str) -> Any:
     return pool
 
 
+def _check_password(hosts: str, parts: SplitResult, scheme: str) -> None:
+    """Refuse a password that ends the URL's address early: an error about the address would show a part of it."""
+    is_address = not hosts or all(map(_ADDRESS.fullmatch, hosts.split(",")))
+    if scheme != "unix" and ("@" in parts.path or ("@" in parts.geturl() and not is_address)):
+        raise ValueError("the password has a /, ? or #: write these as %2F, %3F and %23")
+
+
 def _check_database(path: str, scheme: str) -> None:
     """Refuse a database that is no number: redis-py would take database 0 instead."""
     if scheme in ("redis", "rediss") and not re.fullmatch(r"/?[0-9]{0,9}/?", path):
@@ -151,7 +162,7 @@ def _check_database(path: str, scheme: str) -> None:
 
 
 def _address(text: str, port: int) -> Address:
-    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", text)
+    found = _ADDRESS.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is no address; give HOST:PORT, several with commas between")
     return Address(found[1] or found[2], int(found[3] or port))

@@ -78,7 +78,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        return self._connection is not None
+        return self._replies is not None
 
     @property
     def noticed_at(self) -> float:
@@ -158,7 +158,7 @@ class Connection:
 
     async def open(self, until: float = math.inf) -> Replies:
         """Open the connection if it is closed; return the replies that arrive over it."""
-        if self._connection is None or self._replies is None:
+        if self._replies is None:
             need_asyncio()
             self._timeout = self._given_timeout or self._target.answer
             # A blocking read takes long, and what a replaced server delivers by it only runs twice.

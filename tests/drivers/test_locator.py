@@ -248,6 +248,28 @@ def test_sentinels_that_refuse_the_password_are_told_from_servers_that_do() -> N
     assert "sentinel_password" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("locator", "wrong", "passing"),
+    [
+        (BySlot([A, S], 5), ResponseError("This instance has cluster support disabled"), ConnectionError("away")),
+        (BySlot([A, S], 5), AuthenticationError("of a stranger's server"), slots((6, 16383, S))),
+        (BySentinel([T, S], "jobs"), AuthenticationError("invalid password"), ConnectionError("away")),
+        (BySentinel([T, S], "jobs"), ResponseError("unknown command 'SENTINEL'"), master(A)),
+    ],
+)
+def test_while_one_may_know_later_a_wrong_address_ends_no_search_for_good(
+    locator: Locator, wrong: Exception, passing: Any
+) -> None:
+    def answer(question: Question) -> Any:
+        if question.address == A and isinstance(locator, BySentinel):
+            return [*HELLO[:-1], b"slave"]
+        return passing if question.address == S else wrong
+
+    error = refused(locator, answer)
+    assert isinstance(error, Unavailable)
+    assert str(wrong) in str(error) or "is no" in str(error)
+
+
 def test_a_server_that_is_no_sentinel_is_named_with_the_url_to_write() -> None:
     unknown = ResponseError("unknown command 'SENTINEL', with args beginning with: 'MASTER' 'jobs'")
     assert "10.0.0.9:26379 is no sentinel" in str(refused(BySentinel([S], "jobs"), lambda _: unknown))

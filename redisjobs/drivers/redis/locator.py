@@ -67,7 +67,7 @@ class Locator(Protocol):
 
         Raises:
             Unavailable: None of those who could know answered, or they know no server at present.
-            DriverError: The topology is another than was configured, or the credentials are refused.
+            DriverError: All say that the topology is another than was configured, or refuse the credentials.
         """
 
     def doubt(self, address: Address | None, error: BaseException) -> None:
@@ -117,7 +117,7 @@ class BySlot:
         return (yield from _explained(self._search))
 
     def _search(self, troubles: list[str]) -> Search:
-        refused: DriverError | None = None
+        refused = list[DriverError]()
         for node in self._nodes:
             answer = yield Question(node, [["CLUSTER", "SLOTS"]])
             self._last(node)  # if it is wrong, another one is asked next
@@ -132,10 +132,11 @@ class BySlot:
                 troubles.append(f"{node} knows no owner")
             else:
                 said = _translated(error, node)
-                refused = refused or (None if isinstance(said, Unavailable) else said)
                 troubles.append(f"{node}: {said}")
-        if refused is not None:
-            raise refused
+                if not isinstance(said, Unavailable):
+                    refused.append(said)
+        if len(refused) == len(troubles) > 0:  # else one of the others may know later
+            raise refused[0]
         raise Unavailable(f"no node of the cluster says who owns slot {self._slot} now")
 
     def doubt(self, address: Address | None, error: BaseException) -> None:
@@ -210,8 +211,7 @@ class BySentinel:
         return (yield from _explained(self._search))
 
     def _search(self, troubles: list[str]) -> Search:
-        refused: DriverError | None = None
-        unknown, late = 0, list[int]()
+        refused, unknown, late = list[DriverError](), 0, list[int]()
         failed: dict[Address, str | DriverError] = {}  # a frozen server would cost the whole time-out each time
         for sentinel in self.sentinels:
             self._sentinels.rotate(-1)
@@ -222,8 +222,9 @@ class BySentinel:
                 troubles.append(f"{sentinel} knows no master of this name")
             elif error is not None:
                 said = _translated(error, sentinel, is_sentinel=True)
-                refused = refused or (None if isinstance(said, Unavailable) else said)
                 troubles.append(f"{sentinel}: {said}")
+                if not isinstance(said, Unavailable):
+                    refused.append(said)
             elif (told := self._newest(answer)) is None:  # type: ignore[arg-type]
                 troubles.append(f"{sentinel} has not heard of the last failover")
                 late.append(int(_facts(answer[0])["config-epoch"]))  # type: ignore[index]
@@ -233,11 +234,12 @@ class BySentinel:
                 if trouble is None and (yield from self._confirm(sentinel)) == told:
                     self.known = told
                     return told
-                refused = refused or (trouble if isinstance(trouble, DriverError) else None)
+                if isinstance(trouble, DriverError):
+                    refused.append(trouble)
                 failed[told] = trouble or "but not when asked again"
                 troubles.append(f"{sentinel} says {told}, {failed[told]}")
-        if refused is not None:
-            raise refused
+        if refused and len(refused) + unknown == len(troubles):  # else one of the others may know later
+            raise refused[0]
         if len(late) == len(self._sentinels):  # an operator had them monitor it again: they count from 0
             self._epoch = max(late)
         if unknown == len(self._sentinels):

@@ -201,7 +201,11 @@ class Connection:
         """Ask for the server again; raise Unavailable if another one has taken over. See `Target.late`."""
         late = was_replaced(self.address)
         self._target.doubt(self.address, late)
-        if await self._find(until) != self.address:
+        try:
+            found = await self._find(until)
+        except DriverError as error:  # even if no later call can succeed, this one may have
+            raise Unavailable(str(error)) from error
+        if found != self.address:
             raise late
 
     async def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:

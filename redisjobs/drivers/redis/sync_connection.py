@@ -23,7 +23,7 @@ from redisjobs.drivers.redis.round_trip import (
 )
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.wire import Wire
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 
 T = TypeVar("T")
 
@@ -115,7 +115,11 @@ class SyncConnection:
         """Do the same as `Connection.check_server`."""
         late = was_replaced(self.address)
         self._target.doubt(self.address, late)
-        if self._find(until) != self.address:
+        try:
+            found = self._find(until)
+        except DriverError as error:
+            raise Unavailable(str(error)) from error
+        if found != self.address:
             raise late
 
     def _ask_another(self, question: Question, until: float) -> Sequence[Any] | Exception:

@@ -391,7 +391,7 @@ async def test_an_act_on_many_jobs_that_fails_says_what_is_done(mails: JobQueue,
     await eventually(lambda: not bulk.is_active, within=15)
 
     assert bulk.phase is Phase.FAILED
-    assert "no answer" in bulk.error
+    assert "gave up" in bulk.error
 
 
 async def shown(viewer: Viewer, view: str, text: str) -> None:

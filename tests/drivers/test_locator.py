@@ -91,6 +91,28 @@ def test_nodes_that_were_told_of_are_asked_when_those_given_are_gone() -> None:
     assert (there, asked[-1]) == (B, B)
 
 
+@pytest.mark.parametrize("given", [[A, B, C], [C]], ids=["known nodes", "one node"])
+def test_a_replica_that_has_just_taken_over_is_asked_before_a_node_that_does_not_know_is_believed(
+    given: list[Address],
+) -> None:
+    locator = BySlot(given, 5)
+    found(locator, lambda _: slots((0, 16383, B)))
+    locator.doubt(B, Unavailable("late"))
+
+    def answer(question: Question) -> Any:
+        return slots((0, 16383, REPLICA if question.address == REPLICA else B))
+
+    assert found(locator, answer)[0] == REPLICA
+
+
+def test_the_owner_is_still_the_owner_if_its_replicas_do_not_answer() -> None:
+    locator = BySlot([A], 5)
+    found(locator, lambda _: slots((0, 16383, B)))
+    locator.doubt(B, Unavailable("late"))
+    gone = {REPLICA: ConnectionError("gone"), A: ConnectionError("gone")}
+    assert found(locator, lambda question: gone.get(question.address, slots((0, 16383, B))))[0] == B
+
+
 def test_nodes_that_have_left_the_cluster_are_asked_no_more() -> None:
     locator, asked = BySlot([A], 5), list[Address]()
     for port in range(10):
@@ -109,7 +131,7 @@ def test_the_node_that_failed_is_asked_after_the_others() -> None:
     found(locator, lambda _: slots((0, 16383, B)))
     locator.doubt(B, ConnectionError())
     _, asked = found(locator, lambda _: slots((0, 16383, B)))
-    assert asked == [C]
+    assert asked == [C, REPLICA]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +207,28 @@ def test_a_sentinel_that_has_not_heard_of_the_last_failover_is_not_believed() ->
     assert locator.known == B
     locator.doubt(B, ConnectionError())
     assert found(locator, answers_of({T: master(A, epoch=1), S: master(C, epoch=3)})) == (C, [T, S, C, S])
+
+
+def test_when_a_call_to_the_master_has_failed_all_sentinels_are_asked_if_it_is_still_the_master() -> None:
+    locator = BySentinel([S, T], "jobs")
+    found(locator, answers_of({S: master(A, epoch=1)}))
+    locator.doubt(A, Unavailable("late"))
+    locator.hear(master(A, epoch=1))
+    assert locator.known is None
+    assert found(locator, answers_of({T: master(A, epoch=1), S: master(B, epoch=2)}))[0] == B
+
+    locator.doubt(B, Unavailable("late"))
+    there, asked = found(locator, answers_of({T: master(B, epoch=2), S: ConnectionError("gone")}))
+    assert there == B
+    assert {S, T} < set(asked)
+
+
+def test_a_doubted_master_is_not_taken_when_another_one_is_named_that_is_not_ready() -> None:
+    locator = BySentinel([S, T], "jobs")
+    found(locator, answers_of({S: master(A, epoch=1)}))
+    locator.doubt(A, Unavailable("late"))
+    later = answers_of({T: master(A, epoch=1), S: master(B, epoch=2)}, {B: "slave"})
+    assert isinstance(refused(locator, later), Unavailable)
 
 
 def test_a_master_that_was_frozen_and_answers_late_is_not_taken_for_the_master() -> None:

@@ -112,29 +112,41 @@ class BySlot:
         self._nodes = self._given = tuple(dict.fromkeys(nodes))
         self._slot = slot
         self._remap = remap
+        self._doubted: Address | None = None  # the owner that a call has failed at
 
     def search(self) -> Search:
         return (yield from _explained(self._search))
 
     def _search(self, troubles: list[str]) -> Search:
-        refused = list[DriverError]()
-        for node in self._nodes:
+        refused, named = list[DriverError](), None
+        asked, left = set[Address](), deque(self._nodes)
+        while left:
+            node = left.popleft()
+            if node in asked:
+                continue
+            asked.add(node)
             answer = yield Question(node, [["CLUSTER", "SLOTS"]])
             self._last(node)  # if it is wrong, another one is asked next
             error = answer if isinstance(answer, Exception) else _error_in(answer)
             if error is None:
-                nodes, owner = self._read(answer[0], node)  # type: ignore[index]
+                nodes, owner, *replicas = self._read(answer[0], node)  # type: ignore[index]
                 self._add(nodes)
-                if owner is not None:
-                    self._keep(nodes)
-                    self.known = owner
-                    return owner
-                troubles.append(f"{node} knows no owner")
+                if owner is None:
+                    troubles.append(f"{node} knows no owner")
+                    continue
+                self._keep(nodes)
+                named = owner
+                if owner != self._doubted or asked.issuperset(replicas):
+                    break
+                left.extendleft(replicas)  # one that has just taken over knows it before this node does
             else:
                 said = _translated(error, node)
                 troubles.append(f"{node}: {said}")
                 if not isinstance(said, Unavailable):
                     refused.append(said)
+        if named is not None:
+            self.known, self._doubted = named, None
+            return named
         if len(refused) == len(troubles) > 0:  # else one of the others may know later
             raise refused[0]
         raise Unavailable(f"no node of the cluster says who owns slot {self._slot} now")
@@ -142,23 +154,24 @@ class BySlot:
     def doubt(self, address: Address | None, error: BaseException) -> None:
         moved = moved_to(error)
         if moved is not None and address is not None:
-            self.known = self._right(*moved, address)
+            self.known, self._doubted = self._right(*moved, address), None
             self._add([self.known])
         elif address is not None:
             self._last(address)  # others know first that it has failed
+            self._doubted = address
             if address == self.known:
                 self.known = None
 
-    def _read(self, reply: Any, asked: Address) -> tuple[list[Address], Address | None]:
-        """Return all nodes, and the owner of the slot."""
+    def _read(self, reply: Any, asked: Address) -> tuple[list[Address], Address | None, *tuple[Address, ...]]:
+        """Return all nodes, the owner of the slot, and its replicas."""
         nodes: list[Address] = []
-        owner = None
+        owner: tuple[Address | None, *tuple[Address, ...]] = (None,)
         for first, last, *those in reply or ():
             there = [self._right(shown(node[0] or b""), int(node[1]), asked) for node in those]
             nodes += there
             if first <= self._slot <= last and there:
-                owner = there[0]
-        return nodes, owner
+                owner = (there[0], *there[1:])
+        return nodes, *owner
 
     def _right(self, host: str, port: int, asked: Address) -> Address:
         """Return the address to use for one that a node told; it leaves out the host that it was asked at."""
@@ -200,6 +213,7 @@ class BySentinel:
         self.questions: Sequence[Wire] = [["SENTINEL", what, name] for what in asked]
         self._sentinels = deque(dict.fromkeys(sentinels))
         self._remap = remap
+        self._doubted: Address | None = None  # the master that a call has failed at
         self._epoch = 0  # of the newest answer: it grows with each failover
 
     @property
@@ -211,7 +225,7 @@ class BySentinel:
         return (yield from _explained(self._search))
 
     def _search(self, troubles: list[str]) -> Search:
-        refused, unknown, late = list[DriverError](), 0, list[int]()
+        refused, unknown, late, named = list[DriverError](), 0, list[int](), None
         failed: dict[Address, str | DriverError] = {}  # a frozen server would cost the whole time-out each time
         for sentinel in self.sentinels:
             self._sentinels.rotate(-1)
@@ -232,12 +246,17 @@ class BySentinel:
                 trouble = failed.get(told) or _no_master((yield Question(told, [["HELLO"]])), told)
                 # A master that was frozen may answer when another one has taken over.
                 if trouble is None and (yield from self._confirm(sentinel)) == told:
-                    self.known = told
-                    return told
+                    named = told, self._epoch
+                    if told != self._doubted:
+                        break
+                    continue  # another one may have heard of a failover that this one has not
                 if isinstance(trouble, DriverError):
                     refused.append(trouble)
                 failed[told] = trouble or "but not when asked again"
                 troubles.append(f"{sentinel} says {told}, {failed[told]}")
+        if named is not None and named[1] == self._epoch:
+            self.known, self._doubted = named[0], None
+            return self.known
         if refused and len(refused) + unknown == len(troubles):  # else one of the others may know later
             raise refused[0]
         if len(late) == len(self._sentinels):  # an operator had them monitor it again: they count from 0
@@ -258,12 +277,12 @@ class BySentinel:
     def hear(self, answer: Sequence[Any]) -> None:
         """Note a sentinel's answer to `questions`."""
         told = self._newest(answer)
-        if told is not None and told != self.known:
-            self.known = told
+        if told is not None and told not in (self.known, self._doubted):
+            self.known, self._doubted = told, None
 
     def doubt(self, address: Address | None, error: BaseException) -> None:
         if address is not None and address == self.known:
-            self.known = None
+            self.known, self._doubted = None, address
 
     def _newest(self, answer: Sequence[Any]) -> Address | None:
         """Return the address in a sentinel's answer; None if another sentinel has told of a later failover."""

@@ -1,6 +1,7 @@
 """A server that another one takes over from: its late answers do not count, and a failure asks again."""
 
 import math
+import time
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -63,6 +64,42 @@ async def test_a_late_answer_counts_only_if_its_server_was_not_replaced(
                 await ask()
         else:
             await ask()
+
+
+@pytest.mark.parametrize("kind", [Connection, SyncConnection])
+async def test_a_connection_that_opens_late_is_used_only_if_its_server_was_not_replaced(
+    redis_store: RedisStore, kind: type[Any]
+) -> None:
+    port = int(redis_store.url.rpartition(":")[2].partition("/")[0])
+    with Proxy(HOST, port) as proxy:
+        target = Target(redis_store.url)
+        target.locator = Replaced(Address(HOST, proxy.port), Address(HOST, port))
+        connection = kind(Commands("emails"), target)
+        opens = "connection" if kind is Connection else "sync_connection"
+        make = getattr(target, opens)
+
+        def slow(address: Address | None, *given: Any) -> Any:
+            made = make(address, *given)
+            connect = made.connect
+
+            async def connect_late() -> None:
+                await anyio.sleep(0.6)
+                await connect()
+
+            def connect_late_in_a_thread() -> None:
+                time.sleep(0.6)
+                connect()
+
+            made.connect = connect_late if kind is Connection else connect_late_in_a_thread
+            return made
+
+        setattr(target, opens, slow)
+        with pytest.raises(Unavailable, match="taken over"):
+            await (
+                connection.run(hello())
+                if kind is Connection
+                else anyio.to_thread.run_sync(connection.run, hello())
+            )
 
 
 class Refused(Replaced):

@@ -165,9 +165,11 @@ class Connection:
             self._late = self._target.late if self._timeout <= self._target.answer else math.inf
             closings = self._closings
             self.address = await self._find(until)
-            connection = self._target.connection(self.address)
+            connection, began = self._target.connection(self.address), time.monotonic()
             replies = await self._connect(connection, until)
             self._connection, self._replies = connection, replies
+            if time.monotonic() - began > self._late:
+                await self.check_server(until)
             if self._closings > closings:  # in another task; the caller's `fail` closes this connection
                 raise ConnectionError("the connection was closed")
             self._target.opened(self)

@@ -96,6 +96,7 @@ class SyncConnection:
         self._timeout, self._late = self._given_timeout or self._target.answer, self._target.late
         self.address = self._find(until)
         self._connection = self._target.sync_connection(self.address, time_left(until, self._timeout))
+        began = time.monotonic()
         self._connection.connect()
         self._replies = reader_of(self._connection)
         self._target.opened(self)
@@ -103,6 +104,8 @@ class SyncConnection:
             commands = self._commands.first_checks()
             replies = self._ask([command.wire for command in commands], until)
             warn(self._target, [value_of(*each) for each in zip(commands, replies, strict=True)])
+        if time.monotonic() - began > self._late:
+            self._check_server(until)
 
     def _find(self, until: float) -> Address | None:
         """Return where the server is; ask for it if that is not known."""

@@ -242,7 +242,9 @@ async def test_what_a_replaced_primary_answers_when_it_wakes_up_does_not_count(
             os.kill(faults.owner.pid, signal.SIGSTOP)
             try:
                 async with anyio.create_task_group() as tasks:
-                    await anyio.sleep(0.8)  # a replica takes over within the time-out of what is sent now
+                    await anyio.sleep(
+                        0.3
+                    )  # a replica takes over within the time-out of what is sent now, and 0.5 s later
                     for name in ("async", "sync"):
                         tasks.start_soon(push, name)
                     await anyio.to_thread.run_sync(faults.has_left)

@@ -122,7 +122,7 @@ def _engines() -> dict[str, str]:
 ENGINES = _engines()
 """The path of every server at hand by what to call it, that of the wheel first."""
 
-_EVERYDAY = next(iter(ENGINES), "")
+_EVERYDAY = os.environ.get("REDISJOBS_TEST_SERVER") or next(iter(ENGINES), "")
 """The one that tests use without `--all`."""
 
 ENGINES_FOR_A_RELEASE = [
@@ -133,6 +133,7 @@ ENGINES_FOR_A_RELEASE = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the slow tests too, and use every server at hand")
+    parser.addoption("--rest", action="store_true", help="run only what --all adds")
     parser.addoption("--pictures", metavar="FOLDER", help="keep the pictures of the page that a browser takes")
 
 
@@ -150,7 +151,7 @@ def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
     """Whether a test runs though it is not named."""
     if item.get_closest_marker("release") is not None:
         return "release" in config.option.markexpr
-    return config.getoption("--all") or _is_everyday(item)
+    return bool(config.getoption("--all")) or _is_everyday(item) is not config.getoption("--rest")
 
 
 class Servers:
@@ -185,7 +186,8 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture(scope="session")
 def redis_url(servers: Servers, pytestconfig: pytest.Config) -> str:
     """A real server, shared by the whole run: tests keep apart by queue name, never by flush."""
-    return servers.url("" if pytestconfig.getoption("--all") else _EVERYDAY)
+    is_everyday = not pytestconfig.getoption("--all") and not pytestconfig.getoption("--rest")
+    return servers.url(_EVERYDAY if is_everyday else "")
 
 
 @pytest.fixture

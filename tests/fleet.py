@@ -96,7 +96,7 @@ async def work(work: Work, context: JobContext) -> None:
                 try:
                     await asyncio.sleep(work.seconds)
                 except asyncio.CancelledError:
-                    pass
+                    time.sleep(0.05)  # anyio cancels again at once, so this would keep a core busy
         case "hog":
             hoard.append(bytearray(os.urandom(1000)) * 60_000)
             await asyncio.sleep(work.seconds)  # the worker looks at its memory now and then

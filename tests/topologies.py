@@ -23,10 +23,10 @@ class Add:
 
 
 @contextmanager
-def one_node(*options: str, slots: bool = True) -> Iterator[server.Server]:
+def one_node(*options: str, slots: bool = True, binary: server.Binary | None = None) -> Iterator[server.Server]:
     """A cluster of one node, which serves no keys in the first two seconds; see `ready`."""
     words = ["--cluster-enabled", "yes", "--cluster-port", str(server.free_port()), *options]
-    with server.start(options=words) as node:
+    with server.start(binary, options=words) as node:
         if slots:
             ask(node, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         yield node
@@ -39,9 +39,9 @@ def ready(node: server.Server) -> server.Server:
 
 
 @contextmanager
-def one_sentinel(master: server.Server) -> Iterator[server.Server]:
+def one_sentinel(master: server.Server, binary: server.Binary | None = None) -> Iterator[server.Server]:
     """A sentinel that watches a server as `jobs`."""
-    with _Sentinel(server.find(), None, server.free_port(), []) as sentinel:
+    with _Sentinel(binary or server.find(), None, server.free_port(), []) as sentinel:
         ask(sentinel, "SENTINEL", "MONITOR", "jobs", HOST, str(master.port), "1")
         yield sentinel
 

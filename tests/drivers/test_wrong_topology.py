@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from conftest import ENGINES
 from topologies import HOST, Add, one_node, one_sentinel, ready, refusal, run_jobs
 
 from redisjobs import DriverError, JobQueue, Unavailable, Worker, server
@@ -14,30 +15,42 @@ from redisjobs.torture.topology import Cluster, ask
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def binary(request: pytest.FixtureRequest) -> server.Binary:
+    """Each server at hand, as each says such things in its own words."""
+    return server.inspect(ENGINES[request.param])
+
+
 @pytest.fixture(scope="module")
-def node() -> Iterator[server.Server]:
-    with one_node() as node:
+def node(binary: server.Binary) -> Iterator[server.Server]:
+    with one_node(binary=binary) as node:
         yield node
 
 
 @pytest.fixture(scope="module")
-def master() -> Iterator[server.Server]:
-    with server.start() as master:
+def master(binary: server.Binary) -> Iterator[server.Server]:
+    with server.start(binary) as master:
         yield master
 
 
 @pytest.fixture(scope="module")
-def sentinel(master: server.Server) -> Iterator[server.Server]:
-    with one_sentinel(master) as sentinel:
+def sentinel(master: server.Server, binary: server.Binary) -> Iterator[server.Server]:
+    with one_sentinel(master, binary) as sentinel:
         yield sentinel
 
 
-def test_a_database_other_than_0_is_refused_by_a_cluster(node: server.Server, queue_name: str) -> None:
-    assert "a cluster has only database 0, not 3" in str(refusal(node.url.replace("/0", "/3"), queue_name))
+def test_a_database_that_a_server_or_a_cluster_does_not_have_is_refused(
+    node: server.Server, master: server.Server, queue_name: str
+) -> None:
+    for url in (node.url.replace("/0", "/3"), master.url.replace("/0", "/16")):
+        said = "; a cluster has only database 0: correct the number in the URL, or leave it out"
+        error = refusal(url, queue_name)
+        assert not isinstance(error, Unavailable)
+        assert str(error) == f"the server has no database {url.rpartition('/')[2]}{said}"
 
 
-def test_a_cluster_without_an_owner_of_the_slot_may_have_one_later(queue_name: str) -> None:
-    with one_node(slots=False) as node:
+def test_a_cluster_without_an_owner_of_the_slot_may_have_one_later(queue_name: str, binary: server.Binary) -> None:
+    with one_node(slots=False, binary=binary) as node:
         said = refusal(node.url.replace("redis:", "redis+cluster:"), queue_name)
         plain = refusal(node.url, queue_name)
         assert isinstance(said, Unavailable)
@@ -144,9 +157,15 @@ async def test_addresses_of_another_topology_among_the_right_ones_do_no_harm(
     ],
 )
 async def test_sentinels_and_their_master_each_have_credentials_of_their_own(
-    queue_name: str, at_sentinel: str, at_server: str, userinfo: str, query: str, said: str
+    queue_name: str,
+    binary: server.Binary,
+    at_sentinel: str,
+    at_server: str,
+    userinfo: str,
+    query: str,
+    said: str,
 ) -> None:
-    with server.start() as master, one_sentinel(master) as sentinel:
+    with server.start(binary) as master, one_sentinel(master, binary) as sentinel:
         if at_server:
             ask(sentinel, "SENTINEL", "SET", "jobs", "auth-pass", at_server)
         for each, password in ((master, at_server), (sentinel, at_sentinel)):

@@ -180,9 +180,10 @@ class Target:
     def translate(self, error: BaseException) -> DriverError:
         """Return redis-py's error as ours, with a hint if it looks as if only one side used TLS."""
         translated = translate(error)
-        if "SELECT is not allowed in cluster mode" in str(translated):
+        if any(text in str(translated) for text in _NO_DATABASE):
             return DriverError(
-                f"a cluster has only database 0, not {self.database}: leave out the number in the URL"
+                f"the server has no database {self.database}; a cluster has only database 0: correct the number "
+                "in the URL, or leave it out"
             )
         if "unknown command 'SELECT'" in str(translated):
             return is_a_sentinel()
@@ -205,6 +206,9 @@ class Target:
         self._has_warned = True
         return [warning]
 
+
+# What a cluster says to SELECT, and what Valkey 9 says, on a cluster too.
+_NO_DATABASE = ("SELECT is not allowed in cluster mode", "DB index is out of range")
 
 # The errors if only one side uses TLS: a server without TLS waits for the end of a line, one with TLS hangs up.
 _IS_PLAIN = re.compile(r"(?i)timeout|timed out|wrong.version|record.layer|unexpected.eof|closed")

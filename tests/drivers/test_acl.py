@@ -478,7 +478,8 @@ def look(queue: SyncJobQueue) -> None:
     counts = queue.counts()
     assert (sum(counts.ready.values()), counts.running, counts.delayed, counts.dead) == (2, 1, 1, 2)
     assert counts.totals["pushed"] == 6
-    assert sync_side(queue.driver).read(GetBacklog()).oldest.keys() == {Priority.NORMAL}
+    with closing(sync_side(queue.driver)) as driver:
+        assert driver.read(GetBacklog()).oldest.keys() == {Priority.NORMAL}
     assert [(group.count, group.job_id) for group in queue.dead_groups()] == [(2, "y")]
     assert [queue.why(job_id).facts.get("jobs before it") for job_id in "br"] == [0, 1]
     assert queue.why("y").facts["dead letters of this kind"] == 2
@@ -517,8 +518,8 @@ async def operate(url: str, store: RedisStore) -> None:
             assert [queue.cancel(job_id) for job_id in "brdx"] == [Reply.CANCELLED] * 3 + [Reply.CANCELLING]
         await die(store, "q")
         assert queue.requeue("q")
-        with telling(store, "due"):
-            assert sync_side(queue.driver).change(Requeue("z", After(60000))) is Reply.OK
+        with telling(store, "due"), closing(sync_side(queue.driver)) as driver:
+            assert driver.change(Requeue("z", After(60000))) is Reply.OK
         assert store.admin.zcard(f"{store.prefix}due") == 1
         with telling(store, "wish"):
             assert queue.quiet_worker(queue.workers()[0]) is Reply.OK

@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import gc
 import os
 import subprocess
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
@@ -15,11 +17,13 @@ import pytest
 from store import RedisStore, eventually
 
 from redisjobs import JobName, JobQueue
+from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.commands import Commands, hello
 from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.locator import Address, Question, Search
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import Unavailable
+from redisjobs.model.queries import Count
 from redisjobs.sync import JobQueue as SyncJobQueue
 from redisjobs.torture.proxy import HOST, Proxy
 
@@ -168,6 +172,7 @@ async def test_a_sync_call_that_ends_after_the_close_leaves_no_connection_open(
 FORKING = """
 import asyncio, os, sys
 from redisjobs import JobName, JobQueue
+from redisjobs.drivers import sync_side
 
 async def main():
     queue = JobQueue(sys.argv[1], sys.argv[2])
@@ -189,3 +194,17 @@ def test_a_forked_process_leaves_its_parents_connections_alone(redis_store: Redi
     command = [sys.executable, "-c", FORKING, redis_store.url, redis_store.queue_name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sync_driver_that_is_forgotten_takes_its_connections_along_at_once(redis_store: RedisStore) -> None:
+    """Without a garbage collection: one might warn of its sockets, in any test."""
+    driver = sync_side(redis_store.driver)
+    driver.read(Count())
+    ref = weakref.ref(driver)
+    gc.disable()
+    try:
+        del driver
+
+        assert ref() is None
+    finally:
+        gc.enable()

@@ -237,7 +237,8 @@ async def test_a_stop_is_heard_though_a_handler_blocks_the_event_loop(store: Sto
 
         @queue.job
         async def block(context: JobContext) -> None:
-            sync_side(store.driver).change(AskWorker(context.worker_id, Wish.STOP))
+            with closing(sync_side(store.driver)) as driver:
+                driver.change(AskWorker(context.worker_id, Wish.STOP))
             assert heard.wait(5)
 
         worker = Worker(queue, lease=0.6)

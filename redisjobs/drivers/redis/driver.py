@@ -157,7 +157,8 @@ class SyncRedisDriver:
     def __init__(self, where: Any, queue: str, now_ms: Now = None) -> None:
         self.target = where if isinstance(where, Target) else Target(where, queue)
         self.commands = PushCommands(queue, now_ms, self.target.database)
-        self._connections = SyncConnections(lambda: SyncConnection(self.commands, self.target, checks_server=True))
+        commands, target = self.commands, self.target  # not `self`: that would be a cycle
+        self._connections = SyncConnections(lambda: SyncConnection(commands, target, checks_server=True))
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
         replicas = replicas_of(jobs)

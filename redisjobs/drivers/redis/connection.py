@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import anyio
 import redis
 
-from redisjobs.base.logger import Log
 from redisjobs.drivers.redis.commands import Command, Commands, run_steps
 from redisjobs.drivers.redis.locator import Address, Question
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies
@@ -32,8 +31,6 @@ from redisjobs.drivers.redis.wire import Wire
 from redisjobs.errors import DriverError, Unavailable
 
 T = TypeVar("T")
-
-logger = Log("redisjobs.model.driver")
 
 _GOODBYE = 0.5  # seconds that an orderly close may take
 

@@ -315,15 +315,13 @@ def moved_to(error: BaseException | None) -> tuple[str, int] | None:
     while error is not None:
         if isinstance(error, redis_errors.MovedError):
             return error.host, error.port
-        if told := _MOVED.fullmatch(
-            str(error)
-        ):  # an older redis-py knows the class in its own cluster client only
+        if told := _MOVED.fullmatch(str(error)):
             return told[1], int(told[2])
         error = error.__cause__
     return None
 
 
-_MOVED = re.compile(r"MOVED [0-9]+ (.*):([0-9]+)")
+_MOVED = re.compile(r"MOVED [0-9]+ (.*):([0-9]+)")  # an older redis-py has the class only in its cluster client
 
 
 def _no_master(answer: Sequence[Any] | Exception, asked: Address) -> str | DriverError | None:

@@ -1,6 +1,7 @@
 """Several servers that work together: a cluster, or a master with replicas and the sentinels that watch it."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,7 +25,7 @@ DOWN_AFTER_MS = 1500
 """How long a master is silent before a sentinel counts it as down. With 700 ms, sentinels fail over twice."""
 
 
-class Topology:
+class Topology(ABC):
     """Servers that work together. As a context manager it stops them.
 
     Attributes:
@@ -49,13 +50,13 @@ class Topology:
             with suppress(ProcessLookupError):
                 each.stop()
 
+    @abstractmethod
     def owner(self, queue: str) -> server.Server:
         """Return the server that has the keys of a queue.
 
         Raises:
             LookupError: No server knows.
         """
-        raise NotImplementedError
 
     def _all(self) -> Iterator[server.Server]:
         yield from self.servers

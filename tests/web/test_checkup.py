@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -82,6 +83,21 @@ async def test_a_run_shows_findings_by_level_with_links_to_jobs_and_advice(
     assert f"<code>redisjobs doctor --repair --queue {mails.name}</code>" in page
     levels = re.findall(r'class="badge \w+"><span class="dot"></span>(\w+)<', page)
     assert levels[:2] == ["error", "error"]
+
+
+async def test_a_run_that_ends_while_its_view_is_made_is_shown_as_going_on_or_with_its_result(
+    viewer: Viewer, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_checks = Board.quick_checks
+
+    async def after_the_run(board: Board) -> Any:
+        found = await quick_checks(board)
+        await eventually(lambda: not board.checkup.is_running, within=15)
+        return found
+
+    monkeypatch.setattr(Board, "quick_checks", after_the_run)
+
+    assert "checked just now" in words(await checked(viewer))
 
 
 async def test_a_repair_asks_first_and_says_what_it_did(mails: JobQueue, viewer: Viewer, lost: str) -> None:

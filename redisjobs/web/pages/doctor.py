@@ -47,14 +47,16 @@ class Shown:
 
 async def doctor(visit: Visit) -> Page:
     """Show the last run of the doctor, and what can be checked without a look at each job."""
-    checkup = visit.board.checkup
+    checkup, now_found = visit.board.checkup, await visit.board.quick_checks()
+    is_running = checkup.is_running  # before its result: the run may end between the two
     last = checkup.last
     walked = [each for each in last.findings if each.check in WALKED] if last else []
     data = {
         "checkup": checkup,
+        "is_running": is_running,
         "last": last,
         "walked": _shown(visit, walked),
-        "now_found": _shown(visit, await visit.board.quick_checks()),
+        "now_found": _shown(visit, now_found),
         "repairable": any(each.check in REPAIRABLE and not each.repaired for each in walked),
         "may_repair": Verb.REPAIR in visit.verbs,
     }

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import anyio.to_thread
 import pytest
 from store import RedisStore, eventually
 
-from redisjobs import JobName, JobQueue
+from redisjobs import JobName, JobQueue, server
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.commands import Commands, hello
 from redisjobs.drivers.redis.connection import Connection
@@ -124,6 +125,28 @@ async def test_a_connection_that_ends_while_it_opens_leaves_none_open(
     assert waits > 5  # the search, the connection, the checks and the call
 
 
+@pytest.mark.parametrize("closes", [True, False], ids=["closed", "cancelled"])
+async def test_a_connection_to_a_frozen_server_ends_though_bytes_are_unsent(closes: bool) -> None:
+    """Else each try would leave one open until the server wakes."""
+    with server.start() as frozen:
+        connection = Connection(Commands("q"), Target(frozen.url, "q"))
+        await connection.open()
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            transport = connection.send([["ECHO", b"x" * 20_000_000]])._transport
+            assert transport.get_write_buffer_size()
+            call = asyncio.create_task(connection.run(hello()))
+            await asyncio.sleep(0)
+            if closes:
+                await connection.aclose()
+            else:
+                call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+        assert transport.get_extra_info("socket").fileno() == -1
+
+
 @pytest.fixture
 def slow(redis_store: RedisStore) -> Iterator[tuple[Proxy, str]]:
     """A proxy before the server, and the URL of it."""
@@ -171,7 +194,7 @@ async def test_a_sync_call_that_ends_after_the_close_leaves_no_connection_open(
 
 FORKING = """
 import asyncio, os, sys
-from redisjobs import JobName, JobQueue
+from redisjobs import JobName, JobQueue, server
 from redisjobs.drivers import sync_side
 
 async def main():

@@ -157,8 +157,8 @@ async def load(sentinels: Sentinels, name: str) -> AsyncIterator[Load]:
             for producer in (load.push, load.wait, load.watch):
                 producers.start_soon(producer, queue)
             producers.start_soon(anyio.to_thread.run_sync, load.push_sync)
-            await eventually(lambda: load.slots and load.waited["watch"])
             try:
+                await eventually(lambda: load.slots and load.waited["watch"], within=15)
                 yield load
                 await goes_on(load)
             finally:

@@ -1,5 +1,6 @@
 """A push, and a worker with its heartbeat, through TLS, by certificates of an authority of our own."""
 
+import asyncio
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from store import eventually, happened
 import redisjobs.sync
 from redisjobs import JobContext, JobQueue, Unavailable, Worker, server
 from redisjobs.drivers.redis.commands import Commands, hello
+from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import ServerNotFound
@@ -192,6 +194,17 @@ async def test_a_certificate_for_another_name_is_refused_unless_that_is_asked_fo
         assert queue.push(Add(1), job_id="b").added
     async with redisjobs.JobQueue(unchecked, queue_name) as queue:
         assert (await queue.push(Add(1), job_id="c")).added
+
+
+async def test_a_connection_that_failed_ends_without_waiting_for_the_servers_side_of_tls(tls: Tls) -> None:
+    """Else it would stay open if the event loop ends first."""
+    connection = Connection(Commands("q"), Target(tls.url(), "q"))
+    await connection.run(hello())
+    tcp = connection.send([["PING"]])._transport.get_extra_info("socket")
+    with pytest.raises(Unavailable):
+        await connection.fail(ConnectionError())
+    await asyncio.sleep(0)
+    assert tcp.fileno() == -1
 
 
 async def answer_of(queue: Any) -> object:

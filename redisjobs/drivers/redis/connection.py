@@ -186,7 +186,7 @@ class Connection:
                     await connection.connect()
             return Replies(connection)
         except BaseException:
-            await _cut(connection)
+            await _close(connection)
             raise
 
     async def _find(self, until: float) -> Address | None:
@@ -219,7 +219,7 @@ class Connection:
         except (redis.RedisError, OSError, Unavailable) as error:
             return error
         finally:
-            await _cut(connection)
+            await _close(connection)
 
     def end(self) -> None:
         """Close the connection from any thread; the call that waits fails."""
@@ -245,14 +245,13 @@ class Connection:
         """Close the connection. With TLS, wait up to half a second for the server to close its side."""
         connection = self._forget()
         if connection is not None:
-            with anyio.move_on_after(_GOODBYE, shield=True), suppress(redis.RedisError, OSError):
-                await connection.disconnect()
+            await _close(connection, _GOODBYE)
 
     async def _drop(self) -> None:
         """Close the connection at once, without waiting for replies."""
         connection = self._forget()
         if connection is not None:
-            await _cut(connection)
+            await _close(connection)
 
     def _forget(self) -> Any:
         """Forget the open connection, and return redis-py's object; None if it is not open."""
@@ -266,7 +265,13 @@ class Connection:
         return connection
 
 
-async def _cut(connection: Any) -> None:
-    """Close a connection of redis-py without waiting for the server."""
-    with anyio.CancelScope(shield=True), suppress(redis.RedisError, OSError):
-        await connection.disconnect(nowait=True)
+async def _close(connection: Any, goodbye: float | None = None) -> None:
+    """Close a connection of redis-py; wait that many seconds for the server, which with TLS closes its side too.
+
+    Bytes that it has not taken are dropped: else they would keep the connection open while the server is frozen.
+    """
+    writer = connection._writer
+    with anyio.move_on_after(goodbye, shield=True), suppress(redis.RedisError, OSError):
+        await connection.disconnect(nowait=goodbye is None)
+    if writer is not None:
+        writer.transport.abort()

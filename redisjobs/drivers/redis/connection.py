@@ -271,7 +271,9 @@ async def _close(connection: Any, goodbye: float | None = None) -> None:
     Bytes that it has not taken are dropped: else they would keep the connection open while the server is frozen.
     """
     writer = connection._writer
-    with anyio.move_on_after(goodbye, shield=True), suppress(redis.RedisError, OSError):
-        await connection.disconnect(nowait=goodbye is None)
-    if writer is not None:
-        writer.transport.abort()
+    try:
+        with anyio.move_on_after(goodbye, shield=True), suppress(redis.RedisError, OSError):
+            await connection.disconnect(nowait=goodbye is None)
+    finally:  # no shield holds off a cancel by asyncio itself
+        if writer is not None:
+            writer.transport.abort()

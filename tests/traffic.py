@@ -24,6 +24,9 @@ _LEFT = 20.0  # seconds that all that was pushed may take to end after the fault
 TICK = 1.0
 """Seconds between two slots of the schedule."""
 
+UNSENT = 0.1
+"""Seconds before a primary stops: what it answers then is lost if it has sent it to no replica."""
+
 
 @dataclass
 class Step:
@@ -65,8 +68,10 @@ class Seen:
     """What happened to the traffic.
 
     Attributes:
-        pushed: The ids of all jobs whose push returned, and of the follow-ups of those that ran.
-        errors: Those of producers, waiters and watchers.
+        pushed: When each push returned, by job, and the same time for the follow-up of that job.
+        unsent: From when till when a push may return, and yet be lost: the primary stopped, and a replica has not
+            taken over.
+        failed: Errors of producers, waiters and watchers, each with the job that it is about, if there is one.
         starts: When each run began, by job.
         waited: How many waits for a result have returned it.
         watched: How many watches have seen the last report.
@@ -74,17 +79,33 @@ class Seen:
         left: How many jobs had not ended at the end, or were dead.
     """
 
-    pushed: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    pushed: dict[str, float] = field(default_factory=dict)
+    unsent: tuple[float, float] = (0, 0)
+    failed: list[tuple[str, str]] = field(default_factory=list)
     starts: list[tuple[float, str]] = field(default_factory=list)
     waited: int = 0
     watched: int = 0
     over: int = 0
     left: int = -1
 
+    def push(self, job_id: str) -> None:
+        """Note a job whose push has returned."""
+        self.pushed[job_id] = time.monotonic()
+
     @property
     def lost(self) -> set[str]:
-        return set(self.pushed) - {job_id for _, job_id in self.starts}
+        """The jobs that did not run, though a replica must have had them."""
+        missing = self.pushed.keys() - {job_id for _, job_id in self.starts}
+        return {job_id for job_id in missing if not self._may_be_lost(job_id)}
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors, but those about a job that replication may have lost."""
+        return [text for text, job_id in self.failed if not self._may_be_lost(job_id)]
+
+    def _may_be_lost(self, job_id: str) -> bool:
+        stopped, replaced = self.unsent
+        return stopped - UNSENT < self.pushed.get(job_id, -UNSENT) < replaced
 
     @property
     def ran_twice(self) -> list[str]:
@@ -214,7 +235,7 @@ class Traffic:
                 self._pushed(step, job.id)
                 key = number % 3
                 limited = await self.queue.push(Limited(key), limit_key=str(key), keep_result=0)
-                self.seen.pushed.append(limited.id)
+                self.seen.push(limited.id)
             await anyio.sleep(_EVERY)
 
     def _push_sync(self) -> None:
@@ -226,46 +247,50 @@ class Traffic:
                     self._pushed(step, queue.push(step, delay=step.delay).id)
 
     def _pushed(self, step: Step, job_id: str) -> None:
-        self.seen.pushed.append(job_id)
+        self.seen.push(job_id)
         if step.pushes:
-            self.seen.pushed.append(f"{job_id}-after")
+            self.seen.push(f"{job_id}-after")
 
     async def _wait(self) -> None:
         while not self._stop.is_set():
             number = next(self._numbers)
-            with self._noting("async wait"):
+            with self._noting("async wait") as about:
                 job = await self.queue.push(Step(number))
                 self._pushed(Step(number), job.id)
-                result = await job.result(timeout=_LEFT)
-                assert result == number
+                about.append(job.id)
+                assert await job.result(timeout=_LEFT) == number
                 self.seen.waited += 1
 
     def _wait_sync(self) -> None:
         with redisjobs.sync.JobQueue(self.where, self.queue_name) as queue:
             while not self._stop.is_set():
                 number = next(self._numbers)
-                with self._noting("sync wait"):
+                with self._noting("sync wait") as about:
                     job = queue.push(Step(number))
                     self._pushed(Step(number), job.id)
+                    about.append(job.id)
                     assert job.result(timeout=_LEFT) == number
                     self.seen.waited += 1
 
     async def _watch(self) -> None:
         while not self._stop.is_set():
-            with self._noting("watch"):
+            with self._noting("watch") as about:
                 job = await self.queue.push(Watched())
-                self.seen.pushed.append(job.id)
+                self.seen.push(job.id)
+                about.append(job.id)
                 with anyio.fail_after(_LEFT):
                     reports = [report async for report in job.watch()]
                 assert reports, "no report"
                 self.seen.watched += 1
 
     @contextmanager
-    def _noting(self, what: str) -> Iterator[None]:
+    def _noting(self, what: str) -> Iterator[list[str]]:
+        """Note an error; yield a list for the job that what follows is about."""
+        about: list[str] = []
         try:
-            yield
+            yield about
         except Exception as error:
-            self.seen.errors.append(f"{what}: {error!r}")
+            self.seen.failed.append((f"{what}: {error!r}", "".join(about)))
 
     async def _drained(self) -> None:
         """Wait until all that was pushed has run and ended."""

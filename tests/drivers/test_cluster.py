@@ -83,6 +83,8 @@ class Faults:
         self.cluster, self.slot = cluster, slot_of(queue_name)
         self.owner = cluster.owner(queue_name)
         self.queue_name = queue_name
+        self.unsent = (0.0, 0.0)
+        """When the owner stopped without a word to its replica, and when that had taken over."""
 
     def fail_over(self) -> None:
         """A replica takes over, and the primary lives."""
@@ -90,14 +92,18 @@ class Faults:
         self.has_left()
 
     def kill(self) -> None:
+        stopped = time.monotonic()
         self.owner.kill()
         self.has_left()
+        self.unsent = stopped, time.monotonic()
 
     def freeze(self) -> None:
         """The primary stands still until a replica has taken over, and a second longer."""
+        stopped = time.monotonic()
         os.kill(self.owner.pid, signal.SIGSTOP)
         try:
             self.has_left()
+            self.unsent = stopped, time.monotonic()
             time.sleep(1)
         finally:
             os.kill(self.owner.pid, signal.SIGCONT)
@@ -176,7 +182,7 @@ async def test_everything_in_flight_stands_a_fault(whole: Cluster, queue_name: s
     async with traffic.flowing():
         began = time.monotonic()
         await anyio.to_thread.run_sync(strike, faults)
-        struck = time.monotonic()
+        seen.unsent, struck = faults.unsent, time.monotonic()
         await eventually(lambda: seen.has_ticked(struck) and seen.runs_again(struck), within=within + 5)
         waited, watched = seen.waited, seen.watched
         await eventually(lambda: seen.waited > waited + 3 and seen.watched > watched, within=within + 5)

@@ -5,21 +5,21 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import fleet, growth, report
+from benchmarks import fleet, growth, postgres, report
 from benchmarks.commits import checked_out, resolved
-from benchmarks.measures import MEASURES, QUICK, Amount, Figures
+from benchmarks.measures import MEASURES, QUICK, Amount
 from benchmarks.report import Run
+from benchmarks.rounds import installed, measure
 from benchmarks.systems import (
     CHECKOUT,
     HERE,
     PEER_NAMES,
     SYSTEMS,
     US,
-    Failed,
     System,
     chosen,
     python,
@@ -77,59 +77,12 @@ def _measures(words: str) -> list[str]:
     return names
 
 
-def installed(systems: Sequence[System], run: Run, python: str, say: Callable[[str], None]) -> list[System]:
-    """Install what can be; what can't is reported and skipped."""
-    there = []
-    for system in systems:
-        try:
-            run.versions[system.name] = system.install(python)
-            there.append(system)
-        except Failed as failed:
-            say(f"{system.name}: skipped, {failed}")
-            run.fail(system.name, "install", str(failed))
-    return there
-
-
-def measure(
-    systems: Sequence[System],
-    measures: dict[str, Callable[[System, Amount], Figures]],
-    run: Run,
-    amount: Amount,
-    say: Callable[[str], None],
-) -> None:
-    """All rounds, interleaved: each measure goes round the systems before it is taken again.
-
-    A measure that fails is reported, and not taken again of that system.
-    """
-    failed: set[tuple[str, str]] = set()
-    for number in range(run.rounds):
-        for name, take in measures.items():
-            if name == "idle" and run.quick and number:
-                continue  # it counts, and takes its time: once is enough
-            for system in _turned(systems, number):
-                if (system.name, name) in failed:
-                    continue
-                started = time.monotonic()
-                try:
-                    run.add(system.name, take(system, amount))
-                    took = time.monotonic() - started
-                    say(f"round {number + 1} of {run.rounds}: {name}, {system.name}: {took:.1f} s")
-                except Failed as error:
-                    failed.add((system.name, name))
-                    say(f"{system.name}, {name}: failed, {error}")
-                    run.fail(system.name, name, str(error))
-
-
-def _turned(systems: Sequence[System], by: int) -> list[System]:
-    """No system always comes after the same one."""
-    by %= max(len(systems), 1)
-    return [*systems[by:], *systems[:by]]
-
-
 def main(words: Sequence[str]) -> int:
     """The command; its exit code."""
     if words[:1] == ["fleet"]:
         return fleet.main(words[1:])
+    if words[:1] == ["postgres"]:
+        return postgres.main(words[1:])
     options = arguments(words)
     if options.render:
         write_docs(Run.from_json(json.loads(options.render.read_text())))

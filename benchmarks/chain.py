@@ -23,7 +23,7 @@ from redisjobs.torture.fleet.final import FinalState, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.hosts import Kind
 from redisjobs.torture.fleet.jobs import Step
-from redisjobs.torture.fleet.store import Store
+from redisjobs.torture.fleet.redis_store import RedisStore
 
 _WORKERS = 2
 _LEASE = 0.5  # seconds: no worker takes a job over before it has lived for a lease, and few live for long here
@@ -76,7 +76,7 @@ def endure(steps: int, every: float, seed: int) -> tuple[Kills, Judged]:
         server.start(options=("--appendfsync", "always")) as there,
         Fleet([there.url], "chain", Path(name), _LEASE, rng, kinds=[_KIND] * _WORKERS) as fleet,
     ):
-        store = Store(there.url, "chain")
+        store = RedisStore(there.url, "chain")
         fleet.start()
         _wait_for_all(fleet)
         first = store.queue.push(Step(steps - 1, "key", _TAKES), unique="key").id

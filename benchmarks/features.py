@@ -12,10 +12,11 @@ from functools import partial
 from typing import TypeVar
 
 from benchmarks import report
-from benchmarks.__main__ import RESULTS, attach, installed
+from benchmarks.__main__ import RESULTS, attach
 from benchmarks.featured import FEATURED, Featured
 from benchmarks.measures import Figures
 from benchmarks.report import DASH, Run, spread, table
+from benchmarks.rounds import installed
 from benchmarks.session import SIZE, Session
 from benchmarks.systems import US, Failed, python, python_version
 from redisjobs import server
@@ -319,7 +320,7 @@ def main(words: Sequence[str]) -> int:
     )
     used = python()
     run.machine += f", {python_version(used)}"
-    there = [FEATURED[system.name] for system in installed(systems, run, used, _say)]
+    there = installed(systems, run, used, _say)
     try:
         measure(there, features, run, partial(_take, options.jobs), lacking, _say)
     except KeyboardInterrupt:

@@ -133,9 +133,7 @@ class Session:
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        # No disk: it would be measured as well, and what the systems differ in is not there.
-        self.server = server.start(options=("--appendonly", "no"))
-        self.redis: Any = redis.Redis.from_url(self.server.url)
+        self._start_server()
         return self
 
     def __exit__(
@@ -143,9 +141,22 @@ class Session:
     ) -> None:
         self.stop_workers(0)
         self.producer.stop()
+        self._stop_server()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start_server(self) -> None:
+        # No disk: it would be measured as well, and what the systems differ in is not there.
+        self.server = server.start(options=("--appendonly", "no"))
+        self.redis: Any = redis.Redis.from_url(self.server.url)
+
+    def _stop_server(self) -> None:
         self.redis.close()
         self.server.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """Where the system's queue is."""
+        return self.server.url
 
     # The workers' side
 
@@ -162,7 +173,7 @@ class Session:
             with open(self.folder / "worker.log", "ab") as log:
                 self._workers.append(
                     subprocess.Popen(
-                        [self.server.url if word == "URL" else word for word in command],
+                        [self.url if word == "URL" else word for word in command],
                         cwd=self.system.peers,
                         env=self.environment(concurrency),
                         stdin=subprocess.DEVNULL,
@@ -268,7 +279,7 @@ class Session:
 
     def environment(self, concurrency: int | None) -> dict[str, str]:
         """The variables that the system's processes are started with."""
-        return self.system.environment(self.server.url, self.meter, concurrency)
+        return self.system.environment(self.url, self.meter, concurrency)
 
 
 def end_of(log: Path) -> str:
@@ -356,6 +367,14 @@ def _session_of(leader: int) -> list[int]:
 def _cpu(pid: int) -> float:
     stat = _stat(pid)
     return (int(stat[11]) + int(stat[12])) / _TICK if stat else 0.0
+
+
+def family_cpu(pid: int) -> float:
+    """CPU seconds of a process, of its children, and of those children that have ended."""
+    stat = _stat(pid)
+    children = [int(name) for name in os.listdir("/proc") if name.isdigit()] if stat else []
+    ended = (int(stat[13]) + int(stat[14])) / _TICK if stat else 0.0
+    return ended + sum(_cpu(one) for one in children if one == pid or _stat(one)[1:2] == [str(pid)])
 
 
 def _resident(pid: int) -> float:

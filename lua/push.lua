@@ -7,7 +7,9 @@
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  sent_ms       int ms  when this was sent, by the server's clock; '' if the client does not know it yet
 -- ARGV[3]  since_ms      int ms  when these jobs were first sent, if this is a repetition; else ''
--- ARGV[4..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
+-- ARGV[4]  outbox        '' or names an outbox: the jobs are rows of it. Each row that gets an answer here is remembered until
+--                        `forget_relayed`, and its push is REPEATED until then, however late it comes
+-- ARGV[5..] for each job: id, nonce (tells pushes of one given id apart; '' if the id was made for this push),
 --           priority, due ('' now, '+5000' in ms, or a time in ms), unique key ('' none),
 --           unique_for (ms the key is kept; '' until the job ends), expires_in (ms; '' never), on_conflict (another job holds
 --           the key: 'replace' it while it waits, 'raise' reports it; '' neither),
@@ -29,7 +31,8 @@
 --- @include times now pusher push_of mark recent_ends checked stored field bytes_of streams expect forget_ends remember
 local now_ms, exact_ms = now(ARGV[1])
 local sent_ms, since_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
-local first_job = 4
+local relayed = ARGV[4] ~= '' and KEYS['relayed:'] .. ARGV[4]
+local first_job = 5
 
 -- Read everything before the first write, so that a push which fails at a key of another type has written nothing. The jobs are
 -- in columns, so that one command asks about all of them.
@@ -54,6 +57,10 @@ local is_late, ended = recent_ends(sent_ms, now_ms, since_ms, unpack(marks))
 if is_late then return {exact_ms * 1000, 'STALE'} end
 -- After the clock was set ahead, Redis may have forgotten jobs that ended.
 local is_unknown = since_ms and now_ms - since_ms > remembered_ms
+local before = {} -- rows that were answered before; mostly there are none, as they are forgotten when they are deleted
+if relayed and expect('zset', relayed) then
+  for i, push in ipairs(pushes) do before[i] = redis.call('ZSCORE', relayed, push) end
+end
 
 -- The jobs that have these ids and keys. They may be large, and Redis serves nothing else while it reads them.
 local located = checked('hash', KEYS.jobs, redis.pcall('HMGET', KEYS.jobs, unpack(ids)))
@@ -80,7 +87,9 @@ for i, start in ipairs(starts) do
   looked = i
 end
 for i = 1, looked do
-  if found[i] ~= 'REPEATED' and ended and ended[many + i] then
+  if before[i] then
+    found[i] = 'REPEATED'
+  elseif found[i] ~= 'REPEATED' and ended and ended[many + i] then
     found[i] = found[i] or not pushing.keeper(starts[i]) and 'REFUSED' or nil
   elseif ended and ended[i] then
     found[i] = 'REPEATED'
@@ -132,12 +141,19 @@ local function push_all()
   forget_ends(renewed) -- only given ids: an id that was made for its push is new
 end
 
+-- The first write, which adds nothing: without the permission for it, no job may be added.
+if relayed then redis.call('ZADD', relayed, 'XX', now_ms, pushes[1]) end
 -- If a permission is missing half-way, the jobs that were added have locators, so that a repetition finds them.
 local is_whole, failure = pcall(push_all)
 if #newly > 0 then redis.call('HSET', KEYS.jobs, unpack(newly)) end
 if not is_whole then
   if #newly == 0 then expect('stream', unpack(streams)) end
   return error({err = failure}) -- pcall has made text of it
+end
+if relayed then
+  local rows = {}
+  for i = 1, looked do rows[2 * i - 1], rows[2 * i] = now_ms, pushes[i] end
+  redis.call('ZADD', relayed, unpack(rows))
 end
 remember(refused, now_ms)
 pushing.write()

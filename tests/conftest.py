@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import redis
+from databases import POSTGRES, Postgres
+from databases import database as database
+from databases import postgres as postgres
+from databases import postgreses as postgreses
 from fleet import Fleet
 from store import MemoryStore, RedisStore, Store
 from storefront import Shop
@@ -38,6 +42,7 @@ from redisjobs.worker.worker import Worker
 
 if TYPE_CHECKING:
     from chromium import Browser, Page
+    from postgres_store import PostgresStore
 
 _CI = bool(os.environ.get("CI"))
 
@@ -218,7 +223,30 @@ def cluster_store_of(cluster: Cluster, queue_name: str) -> Iterator[RedisStore]:
     yield from redis_store_of(owner.replace("redis:", "redis+cluster:"), queue_name, admin, "+cluster|slots")
 
 
-@pytest.fixture(params=["memory", *ENGINES, pytest.param("cluster", marks=pytest.mark.slow)])
+def postgres_store_of(url: str, queue_name: str) -> Iterator["PostgresStore"]:
+    """A queue's store in a database, which is to be in order at the end of the test."""
+    from postgres_store import PostgresStore  # not for all: it loads psycopg
+
+    store = PostgresStore(url, queue_name)
+    yield store
+    faults = store.faults()
+    store.end()
+    assert faults == []
+
+
+@pytest.fixture
+def postgres_store(postgres: Postgres, queue_name: str) -> Iterator["PostgresStore"]:
+    """One queue's store in Postgres."""
+    yield from postgres_store_of(postgres.shared(), queue_name)
+
+
+_SLOW = [
+    pytest.param("cluster", marks=pytest.mark.slow),
+    *(pytest.param(f"postgres {each.values[0]}", marks=[*each.marks, pytest.mark.slow]) for each in POSTGRES),
+]
+
+
+@pytest.fixture(params=["memory", *ENGINES, *_SLOW])
 def driver_store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[Store]:
     """One queue's store, on memory and on every server at hand: the contract of a driver."""
     if request.param == "memory":
@@ -226,6 +254,9 @@ def driver_store(request: pytest.FixtureRequest, queue_name: str) -> Iterator[St
     elif request.param == "cluster":
         be_strict(request.getfixturevalue("monkeypatch"))
         yield from cluster_store_of(request.getfixturevalue("cluster"), queue_name)
+    elif request.param.startswith("postgres "):
+        server = request.getfixturevalue("postgreses").get(request.param.partition(" ")[2])
+        yield from postgres_store_of(server.shared(), queue_name)
     else:
         servers = request.getfixturevalue("servers")
         yield from redis_store_of(servers.url(request.param), queue_name)
@@ -392,9 +423,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """Slow tests first, and the slowest of all before them: they mostly wait, and others run beside them."""
-    for item in items:  # a cluster is for the contract of a driver, and for all else only before a release
-        if _params(item).get("driver_store") == "cluster" and item.path.parent.name != "drivers":
+    for item in items:  # these two are for the contract of a driver, and for all else only before a release
+        if (
+            _params(item).get("driver_store", "").partition(" ")[0] in ("cluster", "postgres")
+            and item.path.parent.name != "drivers"
+        ):
             item.add_marker(pytest.mark.release)
+        if "postgres" in getattr(item, "fixturenames", ()):  # the README's command starts no PostgreSQL
+            item.add_marker(pytest.mark.slow)
     if not any("::" in argument for argument in config.args):
         config.hook.pytest_deselected(items=[item for item in items if not _is_chosen(item, config)])
         items[:] = [item for item in items if _is_chosen(item, config)]

@@ -248,5 +248,8 @@ VERBS: dict[str, Callable[[], None]] = {
     "Record": _asked("Record", "change"),
     "FindIntervals": _asked("FindIntervals", "read"),
     "Ahead": _asked("Ahead", "read"),
+    "Relay": _asked("Relay", "change"),
+    "ForgetRelayed": _asked("ForgetRelayed", "change"),
+    "FindRelayed": _asked("FindRelayed", "read"),
 }
 """What a driver's author may not have built yet."""

@@ -186,7 +186,7 @@ class MemoryStore:
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
     ) -> str:
         with self.memory.lock:
-            job_id = _text_of(fields.get("id")) or f"put-{next(_numbers)}"
+            job_id = text_of(fields.get("id")) or f"put-{next(_numbers)}"
             raw = {b"id": encoded(job_id)} | {encoded(name): encoded(value) for name, value in fields.items()}
             self.memory.enqueue(Job(job_id, priority, raw), 0)
             return job_id
@@ -196,7 +196,7 @@ _loaded = set[str]()  # servers
 _numbers = itertools.count(1)
 
 
-def _text_of(value: str | bytes | None) -> str:
+def text_of(value: str | bytes | None) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value or ""
 
 
@@ -278,7 +278,7 @@ class RedisStore:
     def put(
         self, fields: Mapping[str, str | bytes], priority: Priority = Priority.NORMAL, *, entry: str = "*"
     ) -> str:
-        job_id = _text_of(fields.get("id")) or f"put-{next(_numbers)}"
+        job_id = text_of(fields.get("id")) or f"put-{next(_numbers)}"
         made = self.add_entry({"id": job_id, **fields}, priority, entry=entry)
         self.admin.hset(f"{self.prefix}jobs", job_id.encode("utf-8", "surrogateescape"), f"{priority} {made}")
         return job_id
@@ -439,7 +439,7 @@ class RedisStore:
                 *("minute:", "ten:", "recorded:"),
             )
         )
-        return key in lasting or key.startswith(("unique:", "group:")) or (ttl > 0 and ends)
+        return key in lasting or key.startswith(("unique:", "group:", "relayed:")) or (ttl > 0 and ends)
 
     def end(self) -> None:
         """Remove the queue and its user."""

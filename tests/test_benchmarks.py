@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks import blocked, chain, featured, features, limits, report, waiters
-from benchmarks.__main__ import arguments, beside, installed, measure
+from benchmarks.__main__ import arguments, beside
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
 from benchmarks.report import DASH, Run, Samples
+from benchmarks.rounds import installed, measure
 from benchmarks.schedules import commands_of, judge
 from benchmarks.session import commands_in
 from benchmarks.systems import PEER_NAMES, PEERS, QUICK, SYSTEMS, Failed, System
@@ -21,7 +22,8 @@ from redisjobs import Schedule
 from redisjobs.events.recording import Line
 from redisjobs.model.definition import Accuracy
 from redisjobs.model.stored import ScheduleInfo
-from redisjobs.torture.fleet.final import FinalState, Letter
+from redisjobs.torture.fleet.final import FinalState
+from redisjobs.torture.fleet.store import Letter
 
 MADE_UP: Samples = {
     "drain_1": {

@@ -8,11 +8,13 @@ import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 import redisjobs
+from redisjobs import postgres_server
 from redisjobs.drivers.redis.origin import origin_of
 
 
@@ -136,6 +138,7 @@ def test_the_compose_file_has_a_redis_and_a_valkey_that_lose_nothing(project: Pa
     assert {service["image"].rpartition("/")[2].partition(":")[0] for service in services.values()} == {
         "redis",
         "valkey",
+        "postgres",
     }
     ports = [port for service in services.values() for port in service.get("ports", ())]
     assert len(set(ports)) == len(ports)
@@ -148,6 +151,23 @@ def test_the_compose_file_has_a_redis_and_a_valkey_that_lose_nothing(project: Pa
         assert volume.endswith(":/data")
     assert {name for name, service in services.items() if "profiles" not in service} == {"redis", "valkey"}
     assert all(services[name]["healthcheck"]["test"][0] == "CMD" for name in ("redis", "valkey"))
+
+
+def test_the_compose_file_has_a_postgres_that_loses_nothing_at_the_url_that_it_names(project: Path) -> None:
+    text = (project / "docker-compose.yml").read_text("utf-8")
+    compose = yaml.safe_load(text)
+    service = compose["services"]["postgres"]
+    (url,) = re.findall(r"^#   (postgresql://\S+)$", text, re.MULTILINE)
+    given = urlsplit(url)
+
+    assert service["profiles"] == ["postgres"]
+    assert service["ports"] == [f"{given.hostname}:{given.port}:5432"]
+    assert service["healthcheck"]["test"][-1] == given.username
+    assert not {"fsync", "synchronous_commit"} & {*re.findall(r"\w+", service["command"])}
+    volume, _, folder = service["volumes"][0].partition(":")
+    assert volume in compose["volumes"]
+    assert folder == "/var/lib/postgresql/data"  # where the image of this version keeps its data
+    assert int(service["image"].partition(":")[2]) >= postgres_server.FLOOR
 
 
 @pytest.mark.parametrize(("profile", "scheme"), [("cluster", "redis+cluster"), ("sentinel", "redis+sentinel")])

@@ -29,16 +29,17 @@ pytestmark = pytest.mark.anyio
 _PRINTS = re.compile(r"# prints: (.*)")
 _SAMPLE_URL = "redis://127.0.0.1:6379/0"
 _PROGRAMS = {
-    *(".", "bash", "docker", "export", "python", "python3", "redis-cli", "redisjobs"),
+    *(".", "bash", "docker", "export", "psql", "python", "python3", "redis-cli", "redisjobs"),
     *(f".venv/bin/{name}" for name in ("basedpyright", "mutmut", "mypy", "pip", "python", "ruff", "zensical")),
 }
 _RUN_HERE = {"python", "sh", "console"}  # each such block is run, or its commands are held to be right
 _READ_HERE = {"ini", "yaml", "toml"}  # parsed, and their commands held to be right
 _SHOWN = {
-    "text",
-    "pyi",
-    "py",
-}  # output and drawings; signatures, as test_docs.py has them; code for other libraries
+    "text",  # output and drawings
+    "pyi",  # signatures, as test_docs.py has them
+    "py",  # code for other libraries
+    "sql",  # test_postgres_roles.py runs it
+}
 _OF_PROJECTS = {"docs/how-to/use-with-django.md", "docs/how-to/use-with-flask.md"}
 """Pages whose code is that of a project in examples/: tests/frameworks/test_projects.py compares them."""
 
@@ -74,7 +75,8 @@ def write_files(page: Page, folder: Path, url: str) -> None:
 
 # The files that pages show
 
-_WITH_FILES = [page for page in PAGES if page.files]
+# The other one has a test of its own, which needs Postgres: tests/test_postgres_docs.py.
+_WITH_FILES = [page for page in PAGES if page.files and "redisjobs dev --postgres" not in page.text]
 
 
 @pytest.mark.parametrize("page", of(*_WITH_FILES))
@@ -166,6 +168,7 @@ def test_there_are_parts_enough_to_show_everything() -> None:
 def test_every_block_says_its_language_and_is_held_to_the_truth_by_a_test(page: Page) -> None:
     assert page.languages <= _RUN_HERE | _READ_HERE | _SHOWN
     assert "pyi" not in page.languages or page.name.startswith("docs/reference/api/")
+    assert "sql" not in page.languages or page.name == "docs/how-to/restrict-access.md"
     assert "py" not in page.languages or page.name.startswith("docs/coming-from/") or page.name in _OF_PROJECTS
 
 
@@ -212,7 +215,8 @@ def calls(page: Page) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", of(*PAGES))
-def test_every_command_line_is_one_that_is_understood(page: Page) -> None:
+def test_every_command_line_is_one_that_is_understood(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDISJOBS_DATABASE", "postgresql://127.0.0.1/jobs")  # as `redisjobs dev --postgres` says
     for words in calls(page):
         command: Any = typer.main.get_command(make())
         while below := commands_below(command):

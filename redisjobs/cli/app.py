@@ -40,6 +40,8 @@ _COMMANDS = {
     "worker": "redisjobs.cli.worker:worker",
     "init": "redisjobs.cli.init:init",
     "dev": "redisjobs.cli.dev:dev",
+    "migrate": "redisjobs.cli.migrate:migrate",
+    "relay": "redisjobs.cli.relay:relay",
     "demo": "redisjobs.cli.demo:demo",
     "torture": "redisjobs.cli.torture:torture",
     "push": "redisjobs.cli.push:push",
@@ -89,6 +91,8 @@ _SUMMARIES = {
     "worker": "Run jobs until SIGTERM or Ctrl-C. A second signal stops at once.",
     "init": "Write a small web application with jobs: its worker, its image, its test.",
     "dev": "Run a local Redis-compatible server until Ctrl-C, and print the URL to paste.",
+    "relay": "Push the jobs that transactions of a Postgres database have written, until SIGTERM or Ctrl-C.",
+    "migrate": "Make or change the schema `redisjobs` of a Postgres database for this release.",
     "demo": "Hash every file of DIR in two worker processes, kill one half-way, and check that nothing is lost.",
     "torture": "Push, run, and break everything for a while; then check that no job was lost.",
     "push": (

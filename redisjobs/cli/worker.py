@@ -125,7 +125,7 @@ def worker(
     if shutdown is not None:
         _warn_of_memory(worker.queues)
         if metrics is not None:
-            _count(worker.queues, metrics, shown=supervised is None)
+            count_events(worker.queues, metrics, shown=supervised is None)
         notifier.follow(lambda: worker.health)
         shutdown.leave(_run_here(worker, until_idle, shutdown, supervised, health))
     command = [*PROGRAM, "worker", *targets, "--log-level", log_level.value, "--log", log.value]
@@ -163,7 +163,7 @@ def _warn_of_memory(queues: Iterable[Registry]) -> None:
             )
 
 
-def _count(queues: Iterable[Registry], where: str, *, shown: bool) -> None:
+def count_events(queues: Iterable[Registry], where: str, *, shown: bool) -> None:
     """Count the events of this process, and serve the metrics at `where`, unless its supervisor does."""
     need_library()
     from prometheus_client import REGISTRY
@@ -238,7 +238,7 @@ def _run(worker: Worker, until_idle: bool, shutdown: Shutdown, pipe: Pipe | None
     worker.when_asked = asked_by_operator
     shutdown.attach(worker)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             try:
                 runner.get_loop().run_until_complete(worker.run(until_idle=until_idle))
                 code = 0
@@ -263,7 +263,8 @@ def _log(error: BaseException) -> None:
         logger.error("the worker had to end", exc_info=error)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loop; None if it is not installed."""
     if importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop

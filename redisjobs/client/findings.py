@@ -28,6 +28,12 @@ FAULTS: Mapping[str, _Kind] = {
         "{repair} hands them back, as a worker does once a minute",
         "handed back",
     ),
+    "no place": _Kind(
+        _ERROR,
+        "jobs in a place that does not exist, where no worker looks",
+        "{repair} hands them back",
+        "handed back",
+    ),
     "no record": _Kind(
         _ERROR,
         "running jobs of consumers whose workers have no record",
@@ -105,6 +111,12 @@ FAULTS: Mapping[str, _Kind] = {
     "no ttl": _Kind(
         _WARNING, "keys that should expire, and do not", "`redis-cli EXPIRE KEY 86400` lets one expire in a day"
     ),
+    "overdue": _Kind(
+        _INFO,
+        "results, progress reports and unique keys whose time is over",
+        "{repair} deletes them, as a worker does once a minute",
+        "deleted",
+    ),
     "unknown key": _Kind(
         _INFO,
         "keys that this release does not know",
@@ -153,12 +165,16 @@ def _fault_finding(kind: str, said: _Kind, some: Sequence[Fault], count: int, le
 
 def server_findings(found: ServerFacts) -> Iterator[Finding]:
     """Yield what there is to say about the server: memory, persistence, replicas, clock, permissions, latency."""
-    if found.pings:
+    yield from found.findings
+    is_redis = not found.findings
+    if found.pings and is_redis:
         yield from _memory(found.facts)
         yield from _persistence(found.facts)
         yield from _replication(found.facts)
+    if found.pings:
         yield _clock(found)
-        yield _permissions(found)
+        if is_redis:
+            yield _permissions(found)
         yield from _latency(found)
 
 

@@ -82,6 +82,7 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         self._function = function
         self._signature = signature
         self._options = PushOptions()
+        self._within: Any = None
         if is_async(function):
             _mark_async(self)
 
@@ -92,8 +93,12 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         """Call the function itself, here and now."""
         return self._function(*args, **kwargs)
 
-    def options(self, **options: Unpack[PushOptions]) -> Self:
+    def options(self, *, within: Any = None, **options: Unpack[PushOptions]) -> Self:
         """Return the same job with push options: `resize.options(delay=60).push("a.png", width=64)`.
+
+        Args:
+            within: A database connection or session to push in, for `push` alone; see `JobQueue.push`.
+            options: See `PushOptions`.
 
         Raises:
             TypeError: An option does not exist.
@@ -103,6 +108,7 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         check_push_options(options)
         other = copy.copy(self)
         other._options = {**self._options, **options}
+        other._within = self._within if within is None else within
         known = self._queue.definitions.get(self.name.name)
         key = PushOptions(unique="its own") if known is not None and known.unique is not None else PushOptions()
         new_job([], {**key, **other._options})  # raises for a wrong value now, not only at a push
@@ -114,7 +120,12 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         Raises:
             EncodeError: The arguments don't fit the function.
         """
+        self._check_no_transaction()
         return self._queue.prepare(self._signature.arguments(*args, **kwargs), self.name, **self._options)
+
+    def _check_no_transaction(self) -> None:
+        if self._within is not None:
+            raise TypeError(f"{self.name.name}: within= is for push: only that writes in your transaction")
 
 
 def job_function(queue: Any, kind: Any, function: Any, options: Mapping[str, Any]) -> Any:

@@ -6,7 +6,11 @@ from typing import Any
 from redisjobs.base.visible import without_password
 from redisjobs.model.driver import Driver, SyncDriver
 
-_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
+_SCHEMES = (
+    *("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"),
+    *("postgresql", "postgres"),
+)
+_POSTGRES = ("postgresql://", "postgres://")
 
 
 def connect(where: Any, queue: str) -> Driver:
@@ -26,6 +30,8 @@ def connect(where: Any, queue: str) -> Driver:
 
         return MemoryDriver()
     _check(where)
+    if isinstance(where, str) and where.startswith(_POSTGRES):
+        return _postgres(where, queue)
     from redisjobs.drivers.redis.driver import RedisDriver
 
     return RedisDriver(where, queue)
@@ -52,6 +58,18 @@ def sync_side(driver: Driver) -> SyncDriver:
     if hasattr(driver, "make_sync"):
         return driver.make_sync()  # type: ignore[no-any-return]
     raise ValueError(f"{driver!r} is a driver for async code alone: give the queue by its URL")
+
+
+def _postgres(url: str, queue: str) -> Driver:
+    try:
+        from redisjobs.drivers.postgres.driver import PostgresDriver
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "psycopg" and "pq wrapper" not in str(error):
+            raise
+        raise ValueError(
+            "a queue in Postgres needs psycopg, which is not here: install redisjobs with its extra `postgres`"
+        ) from error
+    return PostgresDriver(url, queue)
 
 
 def _is_driver(where: Any) -> bool:

@@ -55,6 +55,46 @@ class PushFailed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutboxMeasured(Event):
+    """A relay has looked how far it is behind, as it does every 10 s.
+
+    Attributes:
+        waiting: How many rows wait to be pushed; not more than `most`.
+        oldest: For how many seconds the oldest of them has waited; 0 if there is none.
+        refused: How many rows were set aside, because they can't be pushed; not more than `most`.
+        most: Up to where it counts.
+    """
+
+    waiting: int
+    oldest: float
+    refused: int
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsRefused(Event):
+    """A relay has set rows of an outbox aside, because they can't be pushed.
+
+    Attributes:
+        rows: The number of each in `redisjobs.outbox`, its job id, its job name, and the error.
+    """
+
+    rows: Sequence[tuple[int, str, str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelayUnavailable(Event):
+    """A relay can't push: its database or its queue does not answer, or refuses. It tries again."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelayAvailable(Event):
+    """A relay that could not push pushes again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobsChanged(Event):
     """Jobs were cancelled, requeued, deleted, held or unheld, by a call on this queue.
 

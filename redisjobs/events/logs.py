@@ -19,6 +19,9 @@ from redisjobs.events import (
     LoopBlocked,
     LoopResumed,
     ProcessEnded,
+    RelayAvailable,
+    RelayUnavailable,
+    RowsRefused,
     ScheduleFired,
     SettledJob,
     SourceAvailable,
@@ -34,6 +37,7 @@ from redisjobs.model.transitions import Ack, After, DeadLetter, Due, Reply, Retr
 worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
 scheduler = Log("redisjobs.scheduler")
+relay = Log("redisjobs.relay")
 
 _MOST_NAMES = 100  # unknown names that a run warns about: a producer can push any number
 
@@ -55,6 +59,9 @@ def listen(events: Events) -> None:
     events.subscribe(LoopResumed, _resumed)
     events.subscribe(ProcessEnded, _process_ended)
     events.subscribe(ScheduleFired, _schedule_fired)
+    events.subscribe(RowsRefused, _rows_refused)
+    events.subscribe(RelayUnavailable, _relay_unavailable)
+    events.subscribe(RelayAvailable, _relay_available)
 
 
 def _log_of(event: WorkerEvent) -> Log:
@@ -280,3 +287,17 @@ def _schedule_fired(event: ScheduleFired) -> None:
     if event.missed:
         slots = number_of(event.missed, "slot")
         scheduler.warning("schedule '%s': %s before %s got no job", name, slots, slot)
+
+
+def _rows_refused(event: RowsRefused) -> None:
+    for seq, job_id, name, error in event.rows:
+        what = f"row {seq} of redisjobs.outbox, job {visible(job_id)} ({visible(name)})"
+        relay.error("queue '%s': %s, can't be pushed, and is set aside: %s", event.queue, what, visible(error))
+
+
+def _relay_unavailable(event: RelayUnavailable) -> None:
+    relay.warning("queue '%s': the relay can't push (%s); retrying", event.queue, visible(event.why))
+
+
+def _relay_available(event: RelayAvailable) -> None:
+    relay.info("queue '%s': the relay pushes again", event.queue)

@@ -4,7 +4,7 @@ import functools
 import os
 import time
 from binascii import b2a_base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -74,6 +74,11 @@ def decode_headers(raw: str | bytes | None) -> dict[str, str]:
         return {}
     # If the entry was changed in Redis, it may have other values. A list or dict may be too deep for str().
     return {key: str(value) for key, value in headers.items() if not isinstance(value, dict | list)}
+
+
+def encode_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows of an outbox as a JSON list."""
+    return orjson.dumps(rows).decode()
 
 
 @dataclass(slots=True)

@@ -81,7 +81,10 @@ class Audit(Change[Audited]):
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a store says about itself. A store without a server has only the time."""
+    """What a store says about itself. A store without a server has only the time.
+
+    Redis' facts are judged by `client/findings.py`; another store returns its findings.
+    """
 
     now_ms: int
     facts: Mapping[str, str] = field(default_factory=dict)  # by Redis' own names, such as `maxmemory_policy`
@@ -91,6 +94,7 @@ class ServerFacts:
     slow: Sequence[float] | None = None  # how many seconds slow calls on this queue took; None: not known
     # Commands that the user may not run, and for what; None: not known.
     refused: Mapping[str, Sequence[str]] | None = None
+    findings: Sequence[Finding] = ()  # what the driver has found in its server's settings, memory and rights
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from redisjobs.torture.checks.limits import over_the_limit
 from redisjobs.torture.fleet import jobs, schedules
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.hosts import Kind
-from redisjobs.torture.fleet.store import Store
+from redisjobs.torture.fleet.redis_store import RedisStore, on_redis
 from redisjobs.torture.monitor import Monitor
 from redisjobs.torture.nemesis import System
 
@@ -34,7 +34,7 @@ def lose_data(directory: Path, seed: int) -> list[str]:
     directory.mkdir()
     rng = random.Random(f"{seed} data loss")
     with server.start(options=("--appendonly", "no")) as own:
-        store = Store(own.url, "torture-data-loss")
+        store = RedisStore(own.url, "torture-data-loss")
         fleet = Fleet([own.url], store.queue.name, directory, _LEASE, rng, kinds=_KINDS)
         system = System(fleet, [store], _LEASE, own=own, rng=rng)
         monitor = Monitor(system, Recording(directory), lambda line: None)
@@ -60,7 +60,7 @@ def lose_data(directory: Path, seed: int) -> list[str]:
 
 
 def _flush(system: System) -> None:
-    system.store.run("FLUSHALL")
+    on_redis(system.store).run("FLUSHALL")
 
 
 def _restart(system: System) -> None:
@@ -98,11 +98,16 @@ def _look_after(monitor: Monitor, system: System, pushed: Sequence[str]) -> list
 
     if not monitor.until(all_ended, _WITHIN):
         missing.append(f"{len(left)} jobs had not ended after {_WITHIN:g} s, as {left[-1]}")
-    if not monitor.until(lambda: store.run("HEXISTS", f"{store.prefix}limits", jobs.Limited.job_name), _WITHIN):
+    if not monitor.until(lambda: _has_limit(system), _WITHIN):
         missing.append("the declared limit is not there again")
     if not monitor.until(lambda: not any(schedules.ALL in what for what in schedules.behind(store)), _WITHIN):
         missing.append("the declared schedule does not fire again")
     return missing
+
+
+def _has_limit(system: System) -> bool:
+    store = on_redis(system.store)
+    return bool(store.run("HEXISTS", f"{store.prefix}limits", jobs.Limited.job_name))
 
 
 def _judge(directory: Path, system: System, pushed: Sequence[str]) -> list[str]:

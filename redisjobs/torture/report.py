@@ -53,8 +53,10 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
 
 
 def _replication(verdict: Verdict) -> str:
-    """Return what Redis itself may have lost: it is counted apart, and not wrong."""
+    """Return what the server itself may have lost: it is counted apart, and not wrong."""
     found = {label: len(texts) for label, texts in verdict.replication.items()}
+    if verdict.keeps_jobs:
+        return f"by crashes    {_by_cause(found)} of {verdict.exposed} claimed or ended just before"
     return f"by replication {_by_cause(found)} of {verdict.exposed} written as a server was replaced"
 
 

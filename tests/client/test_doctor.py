@@ -25,6 +25,8 @@ from redisjobs.testing.driver_contract.acts import FAILED, claim, settle, take_o
 pytestmark = pytest.mark.anyio
 
 DATA = {*FAULTS, "data"}
+OF_TESTS = {"persistence", "roles"}
+"""What the doctor finds in a PostgreSQL server of the tests: it does not sync, and a superuser migrates."""
 FACTS = {"concurrency": "2", "running": "0", "names": "Work", "started": "2026-11-01T00:00:00+00:00"}
 
 
@@ -78,7 +80,8 @@ async def test_a_queue_with_jobs_in_every_state_is_in_order(store: Store, queue:
 
     assert found["data"].level is Level.OK
     assert found["workers"].sentence == "1 worker with 2 slots is alive."
-    assert {each.level for each in found.values()} <= {Level.OK, Level.INFO, Level.ERROR}
+    levels = {each.level for check, each in found.items() if check not in OF_TESTS}
+    assert levels <= {Level.OK, Level.INFO, Level.ERROR}
     assert {each.check for each in found.values() if each.level is Level.ERROR} == {"handlers"}
     assert found["handlers"].examples == ("Limited",)
     assert await faults_of(queue, repair=True) == []

@@ -9,10 +9,10 @@ import pytest
 from store import RedisStore
 
 from redisjobs.client.push import Push
-from redisjobs.drivers.redis import round_trip
 from redisjobs.drivers.redis.pushes import PushAnswer, PushCommands, are_plain
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
+from redisjobs.drivers.remote import clock
 from redisjobs.errors import DriverError, QueueFull, WrongType
 from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import JobName, OnConflict
@@ -264,7 +264,7 @@ async def test_a_connection_that_has_not_heard_the_servers_clock_lately_asks_aga
     assert await push() == [False, True]
     assert await push() == [True]
     real = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() + round_trip.CLOCK_KEPT + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: real() + clock.CLOCK_KEPT + 1)
     assert await push() == [False, True]
     assert await push() == [True]
     monkeypatch.undo()

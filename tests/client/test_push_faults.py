@@ -530,7 +530,7 @@ async def test_no_call_of_a_crowd_waits_for_the_others_beyond_its_deadline(
     # As with the usual deadline, of 10 s, and a push that takes at most that.
     monkeypatch.setattr("redisjobs.client.calls.LONGEST_TRY", 0.3)
     monkeypatch.setattr("redisjobs.drivers.redis.driver.LONGEST_TRY", 0.3)
-    monkeypatch.setattr("redisjobs.drivers.redis.coalescer.LONGEST_TRY", 0.3)
+    monkeypatch.setattr("redisjobs.drivers.remote.coalescer.LONGEST_TRY", 0.3)
     queue = bench.queue()
     if connected:
         await queue.counts()

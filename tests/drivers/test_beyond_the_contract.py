@@ -47,6 +47,13 @@ from redisjobs.testing.driver_contract.awaiting import told, until_told
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def its_own(store: Store) -> None:
+    """For what memory and Redis do by themselves: a late read of theirs brings jobs, a lease names its entry."""
+    if not isinstance(store, MemoryStore | RedisStore):
+        pytest.skip("memory and Redis only")
+
+
 def workers_known(store: RedisStore) -> list[str]:
     """The keys that are about a worker, or about one that was fenced."""
     return [key for key in list(store.keys()) if key == "fenced" or key.startswith("worker:")]
@@ -76,6 +83,7 @@ def forget(store: Store, refused: list[NewJob]) -> None:
 
 
 @pytest.mark.parametrize("bring", [delay, wait_in_line, run, retry, release, fail, cancel_running])
+@pytest.mark.usefixtures("its_own")
 async def test_of_a_repeated_push_of_an_id_that_is_on_the_queue_only_its_refusal_is_written(
     store: Store, worker: Open, bring: Any
 ) -> None:
@@ -197,6 +205,7 @@ async def another_job(store: Store, lease: Lease) -> Lease:
     "settlement", [Ack(), Ack(cancelled=True), AGAIN, LATER, FAILED, Release(), Release(refund=False)]
 )
 @pytest.mark.parametrize("change", [miscounted, another_job])
+@pytest.mark.usefixtures("its_own")
 async def test_a_lease_that_is_not_quite_the_one_of_the_store_settles_nothing(
     store: Store, worker: Open, change: Any, settlement: Settlement
 ) -> None:
@@ -211,6 +220,7 @@ async def test_a_lease_that_is_not_quite_the_one_of_the_store_settles_nothing(
 
 
 @pytest.mark.parametrize("settlement", [Ack(), AGAIN, LATER, FAILED, Release(), Ack(cancelled=True)])
+@pytest.mark.usefixtures("its_own")
 async def test_a_batch_with_one_job_that_is_not_the_workers_settles_the_others(
     store: Store, worker: Open, settlement: Settlement
 ) -> None:
@@ -232,6 +242,7 @@ async def test_a_batch_with_one_job_that_is_not_the_workers_settles_the_others(
 
 
 @pytest.mark.parametrize("way", ["wait", "claim"])
+@pytest.mark.usefixtures("its_own")
 async def test_what_a_late_read_of_a_fenced_worker_brings_is_handed_back_too_and_its_id_forgotten_in_the_end(
     store: Store, worker: Open, way: str
 ) -> None:
@@ -272,6 +283,7 @@ async def test_what_a_late_read_of_a_fenced_worker_brings_is_handed_back_too_and
     await worker("w1")
 
 
+@pytest.mark.usefixtures("its_own")
 async def test_a_fenced_id_is_kept_for_as_long_as_a_late_read_still_brings_something(
     store: Store, worker: Open
 ) -> None:
@@ -329,6 +341,7 @@ async def test_jobs_of_a_worker_that_the_store_does_not_know_are_found_and_the_w
     await store.driver.aclose()
 
 
+@pytest.mark.usefixtures("its_own")
 async def test_what_a_late_read_of_a_worker_that_left_brings_is_handed_back_if_it_was_said(
     store: Store, worker: Open
 ) -> None:
@@ -356,6 +369,7 @@ async def test_in_memory_a_worker_that_left_gets_no_jobs() -> None:
     assert ids(await claim(two)) == ["a"]
 
 
+@pytest.mark.usefixtures("its_own")
 async def test_of_a_worker_that_left_no_key_is_left(store: Store, worker: Open) -> None:
     one, two = await worker("w1"), await worker("w2")
     await push(store, "a")
@@ -372,6 +386,7 @@ async def test_of_a_worker_that_left_no_key_is_left(store: Store, worker: Open) 
 
 @pytest.mark.parametrize("refund", [True, False])
 @pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.usefixtures("its_own")
 async def test_what_a_fenced_worker_holds_by_a_late_read_is_released_without_a_refund(
     store: Store, worker: Open, refund: bool, watch: bool
 ) -> None:

@@ -8,8 +8,8 @@ import anyio
 import pytest
 from store import RedisStore
 
-from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.driver import RedisDriver
+from redisjobs.drivers.remote.coalescer import Coalescer
 from redisjobs.errors import DriverError, QueueFull, ServerTooOld, Unavailable, WrongType
 from redisjobs.model.driver import OtherVersion, PushedInPart
 from redisjobs.model.times import LONGEST_TRY
@@ -163,7 +163,7 @@ async def test_a_push_that_has_waited_for_so_long_that_it_would_be_late_is_not_s
     pushes = Coalescer(wire.send)
     tasks = [asyncio.create_task(push(pushes, name)) for name in "abc"]
     await settle()
-    monkeypatch.setattr("redisjobs.drivers.redis.coalescer._PATIENCE", 0.0)
+    monkeypatch.setattr("redisjobs.drivers.remote.coalescer._PATIENCE", 0.0)
 
     wire.go.set()
 

@@ -191,6 +191,7 @@ BUILT = {
     "recording": ["Record", "FindIntervals"],
     "standing": ["Ahead"],
     "wishing": ["AskWorker"],
+    "relaying": ["Relay", "ForgetRelayed", "FindRelayed"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

@@ -58,7 +58,7 @@ NUMBERS = {"times"}  # and that name numbers
 REFUSED = {"push", "push_plain", "push_one", "fire", "record"}  # what may be refused when the server is full
 READERS = {
     *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics"),
-    "ahead",
+    *("ahead", "relayed"),
 }
 FAILED = DeadLetter("failed", "ValueError: no")
 

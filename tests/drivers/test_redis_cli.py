@@ -24,7 +24,8 @@ from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Sche
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.changes import Cancel, GetStatus, SetLimit
-from redisjobs.model.transitions import NewJob
+from redisjobs.model.relaying import Relay
+from redisjobs.model.transitions import After, NewJob
 from redisjobs.sync import JobQueue
 
 pytestmark = pytest.mark.anyio
@@ -94,6 +95,7 @@ def live() -> Iterator[Live]:
         put_in_line(queue)
         portal.call(die, running.url)
         portal.call(wait, running.url)
+        portal.call(relay, running.url)
         with redis.Redis.from_url(running.url) as admin:  # which no worker takes in: the only one is busy
             admin.xadd("redisjobs:{emails}:inbox", {"name": "Run"})
         yield Live(running.url, samples(running.url))
@@ -123,6 +125,15 @@ async def die(url: str) -> None:
     with closing(Heart(worker)) as heart:
         heart.release()
     await worker.aclose()
+    await driver.aclose()
+
+
+async def relay(url: str) -> None:
+    """A relay has pushed a row of the outbox that the pages show, and not deleted it."""
+    driver, outbox = RedisDriver(url, "emails"), "3f0c2f2e-9a50-4c7e-8f55-0a8d6c8d7f0e"
+    began = await driver.change(Relay(outbox))
+    relayed = NewJob("of-the-outbox", ["name", "Run", "parameters", "{}"], due=After(3_600_000))
+    await driver.change(Relay(outbox, [relayed], began.server_ms))
     await driver.aclose()
 
 

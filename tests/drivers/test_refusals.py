@@ -44,6 +44,7 @@ from redisjobs.model.health import Audit
 from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
 from redisjobs.model.queries import COUNTERS, Count, Find, Scan
 from redisjobs.model.recording import Record
+from redisjobs.model.relaying import ForgetRelayed, Relay
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.retry import no_retry
 from redisjobs.model.stored import (
@@ -105,6 +106,13 @@ class Scene:
         await self.worker.exchange(pairs, None, turn=Turn(1, 1))
 
     async def push(self) -> None:
+        await self.store.driver.push(self.pushed(), repeated=True)
+
+    async def relay(self) -> None:
+        now_ms = (await self.store.driver.change(Relay("o"))).server_ms
+        await self.store.driver.change(Relay("o", self.pushed(), now_ms))
+
+    def pushed(self) -> list[NewJob]:
         jobs = [
             job("n1"),
             job("n2", due=After(9000), unique="new"),
@@ -112,8 +120,7 @@ class Scene:
             job("n4", unique="held", on_conflict=OnConflict.RAISE),
             job("n5", due=After(9000), unique="ready", on_conflict=OnConflict.REPLACE),
         ]
-        jobs += [job(there, nonce="another") for there in ("dead", "twice", "a", "high")]
-        await self.store.driver.push(jobs, repeated=True)
+        return jobs + [job(there, nonce="another") for there in ("dead", "twice", "a", "high")]
 
     async def claim(self) -> None:
         await self.heir.exchange([], 9, idle=True)
@@ -180,6 +187,8 @@ class Scene:
 
 ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "push": Scene.push,
+    "push: of an outbox": Scene.relay,
+    "forget_relayed": lambda scene: scene.change(ForgetRelayed("o", ["r", "n s"])),
     "push_plain": lambda scene: scene.store.driver.push([job("p1"), job("p2")], repeated=False),
     "push_one": lambda scene: scene.store.driver.push([job("p1")], repeated=False),
     "join": Scene.join,
@@ -240,7 +249,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 CHANNELS = ("control", "waiter:")
 READERS = {
     *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics"),
-    "ahead",
+    *("ahead", "relayed"),
 }
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
@@ -251,7 +260,8 @@ KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 SPARED = {
-    *[(act, "unique:") for act in ACTS if act not in ("push", "fire")],  # not held then
+    *[(act, "unique:") for act in ACTS if act not in ("push", "push: of an outbox", "fire")],  # not held then
+    ("push", "relayed:"),  # its jobs are no rows of an outbox
     *[(act, key) for act in ACTS for key in ("holders:", "rate:")],  # nor is one share, or one rate
     *[("resume", key) for key in ("turns", "lines")],
     *[("push_plain", key) for key in ("ready:high", "ready:low")],  # where they do not go
@@ -420,7 +430,7 @@ def name_of(store: RedisStore, key: str, worker_id: str = "w1") -> str:
     names |= {"schedulers:": f"schedulers:{LEAVING.release}"}
     names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
     names |= {"recorded:": "recorded:r", "minute:": f"minute:{store.clock() // 60_000}"}
-    names |= {"ten:": f"ten:{store.clock() // 600_000}"}
+    names |= {"ten:": f"ten:{store.clock() // 600_000}", "relayed:": "relayed:o"}
     return f"{store.prefix}{names.get(key, key)}"
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import JobQueue, Keep, Retention, Worker, sync
@@ -55,9 +56,11 @@ async def tidy(driver: Driver, store: Store) -> int:
     """Tidy to the end, as if a minute had passed since the last time; how many jobs were thrown away."""
     if isinstance(store, RedisStore):
         store.admin.hdel(f"{store.prefix}layout", "tidied_at")
-    else:
-        assert isinstance(store, MemoryStore)
+    elif isinstance(store, MemoryStore):
         store.memory.tidied_ms = None
+    else:
+        assert isinstance(store, PostgresStore)
+        store.rows("delete from redisjobs.settings where queue = %s and name = 'tidied' returning name")
     tidied = await driver.change(Tidy())
     total = tidied.trimmed
     while tidied.after:

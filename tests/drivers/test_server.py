@@ -344,7 +344,7 @@ def test_a_server_that_never_answers_is_ended(tmp_path: Path, monkeypatch: pytes
     silent.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
     silent.chmod(0o755)
     with monkeypatch.context() as patch:
-        patch.setattr(server, "_READY_WITHIN", 0.05)
+        patch.setattr(server, "READY_WITHIN", 0.05)
         with pytest.raises(ServerNotFound, match=r"did not answer within 0\.05 s"):
             server.start(Binary(str(silent), "Valkey", "9.1.2"), directory=tmp_path)
     server.start(directory=tmp_path).stop()  # the directory would still be locked

@@ -32,6 +32,7 @@ from redisjobs.events import (
     LeasesLost,
     LoopBlocked,
     LoopResumed,
+    OutboxMeasured,
     ProcessEnded,
     ScheduleFired,
     SettledJob,
@@ -789,6 +790,7 @@ async def every_metric(registry: CollectorRegistry) -> dict[str, tuple[str, froz
     registry.register(QueueMetrics(queue))
     await queue.push_many([Work(), Work("fail")])
     queue.events.publish(LeasesLost("q", "w", jobs=[SettledJob("a", Reply.LEASE_LOST)]))
+    queue.events.publish(OutboxMeasured("q", waiting=2, oldest=1.5, refused=0, most=9))
     await drain(queue)
     await fire(queue)
     families = text_string_to_metric_families(generate_latest(registry).decode())

@@ -154,7 +154,9 @@ def cases(make: Any) -> Iterator[Case]:
         JOB | {"name": [*TEXTS, "", "two words"], "function": [5, "resize", CARD]},
     )
     yield "prepare", queue.prepare, {"parameters": CARD}, OPTIONS | {"parameters": no_card, "name": NAMES}
-    yield "push", queue.push, {"parameters": CARD}, OPTIONS | {"parameters": no_card, "name": NAMES}
+    no_connection = [5, "postgresql://", CARD, object()]
+    wrong = OPTIONS | {"parameters": no_card, "name": NAMES, "within": no_connection}
+    yield "push", queue.push, {"parameters": CARD}, wrong
     no_cards = [
         Card,
         CARD,
@@ -172,7 +174,12 @@ def cases(make: Any) -> Iterator[Case]:
         [[CARD]],
     ]
     options = OPTIONS | {"job_id": [*OPTIONS["job_id"], "mine"]}
-    yield "push_many", queue.push_many, {"items": [CARD]}, options | {"items": no_cards, "name": NAMES}
+    yield (
+        "push_many",
+        queue.push_many,
+        {"items": [CARD]},
+        options | {"items": no_cards, "name": NAMES, "within": no_connection},
+    )
     for verb in ("get", "cancel", "delete", "hold", "unhold", "watch"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
     yield (

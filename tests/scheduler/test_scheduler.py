@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.lowlevel
 import pytest
+from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store, eventually
 
 from redisjobs import (
@@ -78,6 +79,9 @@ def look_back(store: Store, name: str, seconds: float) -> datetime:
     last_ms = store.clock() - int(seconds * 1000)
     if isinstance(store, RedisStore):
         store.admin.hset(f"{store.prefix}schedule:{name}", "last_slot", last_ms)
+    elif isinstance(store, PostgresStore):
+        moved = "update redisjobs.schedules set last_ms = %s where queue = %s and name = %s"
+        store.admin.execute(moved, (last_ms, store.queue_name, name))
     else:
         assert isinstance(store, MemoryStore)
         store.memory.schedules[name].last_ms = last_ms
@@ -769,7 +773,7 @@ async def test_a_change_that_is_told_of_while_a_scheduler_looks_is_not_missed(
 
 def again(store: Store) -> JobQueue:
     """The same queue, by another driver."""
-    assert isinstance(store, RedisStore)
+    assert isinstance(store, RedisStore | PostgresStore)
     return JobQueue(store.url, store.queue_name)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import anyio.to_thread
 import pytest
+from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store
 
 import redisjobs.sync
@@ -565,7 +566,7 @@ async def queue(request: pytest.FixtureRequest, store: Store) -> AsyncIterator[A
     if isinstance(store, MemoryStore):
         opened = face("memory://", store.queue_name)
     else:
-        assert isinstance(store, RedisStore)
+        assert isinstance(store, RedisStore | PostgresStore)
         opened = face(store.url, store.queue_name)
     yield opened
     await call(opened.aclose if isinstance(opened, JobQueue) else opened.close)

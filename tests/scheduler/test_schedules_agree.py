@@ -1,6 +1,6 @@
-"""Memory and Redis do what is done with schedules, at random: they have to agree, and no slot is fired twice."""
+"""Memory and a server do the same with schedules, at random: they have to agree, and no slot is fired twice."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import pytest
 import redis
 from anyio.from_thread import BlockingPortal
 from conftest import ENGINES, Servers
+from databases import Postgres
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store
 
 from redisjobs import Accuracy, Schedule
@@ -63,7 +65,7 @@ class Machine(RuleBasedStateMachine):
     """The caller gives the stores."""
 
     portal: BlockingPortal
-    sides: tuple[Store, Store]
+    sides: tuple[MemoryStore, RedisStore | PostgresStore]
 
     @initialize()
     def begin(self) -> None:
@@ -200,14 +202,12 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for side in self.sides:
             self.portal.call(side.driver.aclose)
-            if isinstance(side, RedisStore):
+            if not isinstance(side, MemoryStore):
                 side.end()
 
     @invariant()
     def the_jobs_are_the_same(self) -> None:
-        for side in self.sides:
-            if isinstance(side, RedisStore):
-                assert side.faults() == []
+        assert self.sides[1].faults() == []
         first, second = (sorted(jobs(side)) for side in self.sides)
         assert first == second
 
@@ -216,6 +216,8 @@ def jobs(side: Store) -> Iterator[str]:
     """The ids of all jobs there are."""
     if isinstance(side, MemoryStore):
         yield from side.memory.jobs
+    elif isinstance(side, PostgresStore):
+        yield from (job_id for (job_id,) in side.rows("select id from redisjobs.jobs where queue = %s"))
     else:
         assert isinstance(side, RedisStore)
         yield from side.located()
@@ -224,7 +226,18 @@ def jobs(side: Store) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory_and_redis_agree_on_schedules(engine: str, servers: Servers, queue_name: str) -> None:
-    url, number = servers.url(engine), 0
+    url = servers.url(engine)
+    let_agree(lambda name: RedisStore(redis.Redis.from_url(url), url, name), queue_name)
+
+
+def test_memory_and_postgres_agree_on_schedules(postgres: Postgres, queue_name: str) -> None:
+    url = postgres.shared()
+    let_agree(lambda name: PostgresStore(url, name), queue_name)
+
+
+def let_agree(other: Callable[[str], RedisStore | PostgresStore], queue_name: str) -> None:
+    """Do the same on memory and on another store, given a maker of stores with a queue name."""
+    number = 0
 
     with anyio.from_thread.start_blocking_portal() as portal:
 
@@ -234,7 +247,7 @@ def test_memory_and_redis_agree_on_schedules(engine: str, servers: Servers, queu
                 number += 1
                 name = f"{queue_name}-{number}"
                 self.portal = portal
-                self.sides = (MemoryStore(name), RedisStore(redis.Redis.from_url(url), url, name))
+                self.sides = (MemoryStore(name), other(name))
                 super().__init__()
 
         run_state_machine_as_test(

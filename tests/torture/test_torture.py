@@ -23,9 +23,10 @@ from redisjobs.torture.checks.checker import check
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.recovery import Recovery
 from redisjobs.torture.checks.verdict import Verdict
-from redisjobs.torture.fleet.final import FinalState, Letter
+from redisjobs.torture.fleet.final import FinalState
 from redisjobs.torture.fleet.place import databases_of
 from redisjobs.torture.fleet.release import Release
+from redisjobs.torture.fleet.store import Letter
 from redisjobs.torture.nemesis import FAULTS, PAIRABLE, duration
 from redisjobs.torture.nemesis.owners import OwnerFault
 from redisjobs.torture.nemesis.plan import plan

@@ -38,9 +38,10 @@ from redisjobs.torture.fleet.fleet import GRACE, Fleet
 from redisjobs.torture.fleet.hosts import Host, Kind
 from redisjobs.torture.fleet.jobs import KEPT, Parent, Pusher, Reporting, Step, Work
 from redisjobs.torture.fleet.producer import Producer, _seconds_of
+from redisjobs.torture.fleet.redis_store import RedisStore, on_redis
 from redisjobs.torture.fleet.release import Release
 from redisjobs.torture.fleet.settable import settable
-from redisjobs.torture.fleet.store import Store, through
+from redisjobs.torture.fleet.store import through
 from redisjobs.torture.nemesis import FAULTS, heal
 from redisjobs.torture.nemesis.entries import PutHostile
 from redisjobs.torture.nemesis.fault import Fault, System
@@ -61,7 +62,7 @@ def target() -> Iterator[Server]:
 @pytest.fixture
 def system(target: Server, tmp_path: Path) -> Iterator[System]:
     """What faults can act on: a server, and a proxy to it; no workers."""
-    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7))
     with Proxy(HOST, target.port) as proxy, System(fleet, [store], 2.0, proxy, proxy) as system:
         yield system
@@ -79,7 +80,7 @@ def test_late_bytes_are_tried_for_ids_of_both_kinds_and_with_unique_keys_and_add
     assert fault.detail == f"{fault.held} bytes of {len(fault.jobs)} pushes"
     own = [job for job in fault.jobs if job.startswith("late-")]
     assert len(own) == len(fault.jobs) // 2
-    assert "".join(system.store.keys()).count(":unique:") == 3
+    assert "".join(on_redis(system.store).keys()).count(":unique:") == 3
     assert {note["added"] for note in system.notes if note["what"] == "pushed"} == {True}
     for job in fault.jobs:
         system.store.queue.cancel(job)
@@ -111,11 +112,14 @@ def commands(system: System) -> WorkerCommands:
 
 
 def run(system: System, command: Command[Any]) -> Any:
-    return system.store._connection.run(command)
+    return on_redis(system.store)._connection.run(command)
 
 
 def worker_ids(system: System) -> list[str]:
-    return [raw.decode() for raw in system.store.run("ZRANGE", f"{system.store.prefix}workers", 0, -1)]
+    return [
+        raw.decode()
+        for raw in on_redis(system.store).run("ZRANGE", f"{on_redis(system.store).prefix}workers", 0, -1)
+    ]
 
 
 def test_a_worker_whose_record_is_deleted_is_none_any_more(system: System, worker: str) -> None:
@@ -135,12 +139,12 @@ def test_what_a_worker_had_whose_consumer_is_removed_is_found_and_handed_back(sy
     fault = RemoveConsumer()
 
     fault.begin(system)
-    pending = f"{system.store.prefix}ready:normal", "workers", "-", "+", 9
-    assert system.store.run("XPENDING", *pending) == []
+    pending = f"{on_redis(system.store).prefix}ready:normal", "workers", "-", "+", 9
+    assert on_redis(system.store).run("XPENDING", *pending) == []
     fault.keep(system)
 
     assert fault.facts["pids"] == [int(worker.split(":")[1])]
-    assert [name for _, name, *_ in system.store.run("XPENDING", *pending)] == [b"released"]
+    assert [name for _, name, *_ in on_redis(system.store).run("XPENDING", *pending)] == [b"released"]
     run(system, commands(system).beat(worker, {}))  # it is a worker as before
 
 
@@ -170,7 +174,7 @@ def test_what_a_worker_had_that_is_unknown_is_found_and_handed_back(system: Syst
     assert system.store.fenced() == [worker]
     run(system, commands(system).join("heir", 2000, "run"))
     reclaiming = commands(system).reclaim("heir", (), others=False, thorough=False)
-    assert run_steps_sync(reclaiming, system.store._connection.run_all).jobs == 1
+    assert run_steps_sync(reclaiming, on_redis(system.store)._connection.run_all).jobs == 1
 
 
 def test_who_is_fenced_is_written_down_once(system: System, worker: str) -> None:
@@ -187,10 +191,10 @@ def test_who_is_fenced_is_written_down_once(system: System, worker: str) -> None
 def test_a_record_that_no_one_would_ever_take_away_is_left_behind(system: System, worker: str) -> None:
     assert final_state(system.store).left == []  # it lives, or was killed just now
 
-    system.store.run("DEL", f"{system.store.prefix}workers")
+    on_redis(system.store).run("DEL", f"{on_redis(system.store).prefix}workers")
 
     assert final_state(system.store).left == [
-        f"the key {system.store.prefix}worker:{worker}",
+        f"the key {on_redis(system.store).prefix}worker:{worker}",
         f"the doctor finds Worker records in no list of workers: 1 ({worker}).",
     ]
 
@@ -199,8 +203,11 @@ def test_a_record_that_no_one_would_ever_take_away_is_left_behind(system: System
 def test_a_fenced_worker_is_not_watched_for_ever(system: System, worker: str, seconds: float, left: bool) -> None:
     run(system, commands(system).release(worker, refund=False, watch=True))
 
-    system.store.run(
-        "HSET", f"{system.store.prefix}worker:{worker}", "watched_until", int((time.time() + seconds) * 1000)
+    on_redis(system.store).run(
+        "HSET",
+        f"{on_redis(system.store).prefix}worker:{worker}",
+        "watched_until",
+        int((time.time() + seconds) * 1000),
     )
 
     told = f"{worker}, fenced, whose consumer need not be watched any more"
@@ -269,7 +276,7 @@ def test_a_clock_that_a_fault_has_set_is_right_again_once_all_are_over(system: S
 
     heal(system)
 
-    assert system.store.keys() == []
+    assert on_redis(system.store).keys() == []
 
 
 # Replies that are cut, or late
@@ -334,7 +341,9 @@ def test_a_claim_that_comes_late_takes_a_job_of_which_no_one_is_told(
     while system.late:
         system.tend()
 
-    pending = system.store.run("XPENDING", f"{system.store.prefix}ready:normal", "workers", "-", "+", 9)
+    pending = on_redis(system.store).run(
+        "XPENDING", f"{on_redis(system.store).prefix}ready:normal", "workers", "-", "+", 9
+    )
     assert [name.decode() for _, name, *_ in pending] == ([worker] if in_time else [])
     connection.close()
 
@@ -404,9 +413,9 @@ def test_what_is_hostile_has_each_number_of_an_entry(system: System) -> None:
 
     fault.begin(system)
 
-    entries = system.store.run("XRANGE", system.store.streams[0], "-", "+")
-    for stream in system.store.streams[1:]:
-        entries += system.store.run("XRANGE", stream, "-", "+")
+    entries = on_redis(system.store).run("XRANGE", on_redis(system.store).streams[0], "-", "+")
+    for stream in on_redis(system.store).streams[1:]:
+        entries += on_redis(system.store).run("XRANGE", stream, "-", "+")
     names = {name for _, flat in entries for name in flat[::2]}
     assert {b"attempt", b"started_at", b"queued_at", b"expires_at", b"unknown_since"} <= names
 
@@ -441,7 +450,7 @@ def test_how_long_a_prepared_job_is_delayed_is_read_of_it() -> None:
 
 @pytest.mark.slow
 def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Server, tmp_path: Path) -> None:
-    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet(
         [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
     )
@@ -467,7 +476,7 @@ def test_what_a_handler_pushes_is_judged_as_what_any_producer_does(target: Serve
 
 @pytest.mark.slow
 def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp_path: Path) -> None:
-    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet(
         [store.url], store.queue.name, tmp_path, 2.0, random.Random(7), kinds=[Kind(("--no-schedules",))]
     )
@@ -504,19 +513,19 @@ def test_what_handlers_return_and_push_as_they_end_is_judged(target: Server, tmp
 def test_only_those_who_listen_lose_their_connections(system: System) -> None:
     fault = KillListeners()
     with redis.Redis.from_url(system.store.url) as client, client.pubsub() as listener:
-        before = system.store.run("CLIENT", "ID")
+        before = on_redis(system.store).run("CLIENT", "ID")
         listener.subscribe("a channel")
         assert listener.get_message(timeout=5) is not None
 
         fault.begin(system)
 
         assert client.client_list(_type="pubsub") == []
-        assert system.store.run("CLIENT", "ID") == before
+        assert on_redis(system.store).run("CLIENT", "ID") == before
     assert fault.detail == "1 connections"
 
 
 def test_who_waits_for_a_job_that_has_gone_is_left_behind(target: Server) -> None:
-    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
     store.run("HSET", f"{store.prefix}waiters", "gone", "a-process")
 
     assert "1 jobs in waiters" in final_state(store).left

@@ -9,7 +9,8 @@ from test_torture import Lines, cut, done, ended, killed, pushed, retried, settl
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.torture.checks.checker import check
 from redisjobs.torture.checks.verdict import Verdict
-from redisjobs.torture.fleet.final import FinalState, Letter
+from redisjobs.torture.fleet.final import FinalState
+from redisjobs.torture.fleet.store import Letter
 
 # A run as it might be written down: of each job that was pushed its result was to be kept
 

@@ -23,13 +23,14 @@ from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.checker import check
 from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.fleet import schedules
-from redisjobs.torture.fleet.final import FinalState, Letter, final_state
+from redisjobs.torture.fleet.final import FinalState, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.hosts import HOSTS, Host, Kind
 from redisjobs.torture.fleet.jobs import Tick
 from redisjobs.torture.fleet.jobs import queue as jobs_queue
+from redisjobs.torture.fleet.redis_store import RedisStore
 from redisjobs.torture.fleet.rules import OTHER_RULE
-from redisjobs.torture.fleet.store import Store, through
+from redisjobs.torture.fleet.store import Letter, through
 from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.network import CutFire, LateFire
 from redisjobs.torture.nemesis.processes import FreezeInTurn, RollBack
@@ -318,7 +319,7 @@ def target() -> Iterator[Server]:
 
 @pytest.fixture
 def system(target: Server, tmp_path: Path) -> Iterator[System]:
-    store = Store(target.url, f"q-{random.randrange(10**9)}")
+    store = RedisStore(target.url, f"q-{random.randrange(10**9)}")
     fleet = Fleet([store.url], store.queue.name, tmp_path, 2.0, random.Random(7))
     with Proxy(HOST, target.port) as proxy, System(fleet, [store], 2.0, proxy, proxy) as system:
         yield system
@@ -369,7 +370,7 @@ def test_schedules_are_behind_until_they_are_fired_and_fire_nothing_once_they_ar
 
 @pytest.mark.slow
 def test_a_store_that_is_away_tells_of_no_schedule_that_it_is_up_to_date() -> None:
-    store = Store("redis://127.0.0.1:1/0", "q")
+    store = RedisStore("redis://127.0.0.1:1/0", "q")
 
     assert len(schedules.behind(store)) == 1
     assert not schedules.pause(store)

@@ -18,6 +18,7 @@ from redisjobs.drivers.memory import (
     limits,
     operator,
     pushes,
+    relaying,
     schedules,
     standing,
     statistics,
@@ -33,7 +34,7 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 T = TypeVar("T")
 
 # Importing them registers the functions that answer queries and changes.
-_ = (health, operator, schedules, standing, statistics)
+_ = (health, operator, relaying, schedules, standing, statistics)
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:

@@ -214,6 +214,7 @@ class Memory:
         self.ended = Expiring[Push, bool]()
         self.refused = Expiring[Push, bool]()  # pushes that were refused when they were repeated
         self.answers = Expiring[Push, Pushed]()  # answers to pushes that met a unique key
+        self.relayed: dict[str, dict[str, int]] = {}  # by outbox: its rows, and when each was answered, in ms
         self.outcomes = Expiring[str, JobStatus]()  # how jobs ended whose result is kept
         self.results = Expiring[str, bytes]()  # JSON
         self.progress = Expiring[str, bytes]()

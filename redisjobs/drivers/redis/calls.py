@@ -28,6 +28,7 @@ from redisjobs.model.info import FACTS
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.queries import Query
 from redisjobs.model.recording import FindIntervals, Record
+from redisjobs.model.relaying import FindRelayed, ForgetRelayed
 from redisjobs.model.retention import ASIDE
 from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Ahead, Standing
@@ -298,6 +299,12 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda reply: [*map(_status, reply)],
     ),
     Record: _Call("record", record_words, recorded),
+    FindRelayed: _Call(
+        "relayed",
+        lambda asked, now: [asked.outbox, str(asked.older_ms), now],
+        lambda reply: [*map(text_id, reply)],
+    ),
+    ForgetRelayed: _Call("forget_relayed", lambda change, now: [now, change.outbox, *map(raw_id, change.rows)]),
     changes.Retain: _Call("retain", _retain_words),
     changes.Declare: _Call("declare", lambda change, now: [change.declaration, "1" if change.done else ""], bool),
     stored.PutSchedules: _Call("put_schedule", _put_words, _put_answer),

@@ -17,33 +17,16 @@ import redis
 from redisjobs.drivers.redis.commands import Command, Commands, run_steps
 from redisjobs.drivers.redis.locator import Address, Question
 from redisjobs.drivers.redis.replies import CLOSED_IS_LOST, Replies
-from redisjobs.drivers.redis.round_trip import (
-    QUESTION,
-    ServerClock,
-    packed,
-    parsed_all,
-    time_left,
-    warn,
-    was_replaced,
-)
+from redisjobs.drivers.redis.round_trip import QUESTION, packed, parsed_all, warn, was_replaced
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.wire import Wire
+from redisjobs.drivers.remote.clock import ServerClock, time_left
+from redisjobs.drivers.remote.connections import need_asyncio
 from redisjobs.errors import DriverError, Unavailable
 
 T = TypeVar("T")
 
 _GOODBYE = 0.5  # seconds that an orderly close may take
-
-
-def need_asyncio() -> asyncio.AbstractEventLoop:
-    """Return the running event loop; raise DriverError if it is trio's."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise DriverError(
-            "redis-py needs asyncio; on trio only memory:// works: run this on asyncio, which is anyio's default, "
-            "or push from a thread by redisjobs.sync"
-        ) from None
 
 
 class Connection:
@@ -156,7 +139,7 @@ class Connection:
     async def open(self, until: float = math.inf) -> Replies:
         """Open the connection if it is closed; return the replies that arrive over it."""
         if self._replies is None:
-            need_asyncio()
+            need_asyncio("redis-py")
             self._timeout = self._given_timeout or self._target.answer
             # A blocking read takes long, and what a replaced server delivers by it only runs twice.
             self._late = self._target.late if self._timeout <= self._target.answer else math.inf

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 from redisjobs.drivers.redis import long_calls
 from redisjobs.drivers.redis.commands import Command, Steps, hello, loss_warning, run_steps
-from redisjobs.drivers.redis.connection import Connection, need_asyncio
-from redisjobs.drivers.redis.connections import Connections
+from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.heartbeat import SyncRedisConsumer
 from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead, Outlook, bytes_of
 from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.settling import Settling
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
+from redisjobs.drivers.remote.connections import Connections, need_asyncio
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change, Tidied
 from redisjobs.model.driver import Fenced, Notification, Until
@@ -69,7 +69,7 @@ class RedisConsumer:
         return max((line.noticed_at for line in self._lines.all), default=float("-inf"))
 
     async def open(self, worker_id: str = "") -> list[str]:
-        need_asyncio()
+        need_asyncio("redis-py")
         try:
             return await self._join(worker_id or self.worker_id)
         except BaseException:

@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 import anyio
 
 from redisjobs.drivers.redis import long_calls
-from redisjobs.drivers.redis.coalescer import Coalescer
 from redisjobs.drivers.redis.commands import Steps, run_steps, run_steps_sync
-from redisjobs.drivers.redis.connection import Connection, need_asyncio
-from redisjobs.drivers.redis.connections import MOST_LINKS, Connections, SyncConnections
+from redisjobs.drivers.redis.connection import Connection
 from redisjobs.drivers.redis.consumer import RedisConsumer
 from redisjobs.drivers.redis.pushes import PushCommands, replicas_of
 from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
+from redisjobs.drivers.remote.coalescer import Coalescer
+from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections, need_asyncio
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
 from redisjobs.model.driver import Notification
@@ -100,7 +100,7 @@ class RedisDriver:
             loop = self._loop()
             pushes = loop.replicated(replicas) if replicas else loop.pushes
             return await pushes.push(jobs, repeated=repeated)  # it has a time limit itself
-        need_asyncio()
+        need_asyncio("redis-py")
         try:
             async with asyncio.timeout(LONGEST_TRY), self._connection() as connection:
                 return await push_over(connection, self.commands, jobs, repeated, math.inf, replicas)
@@ -116,7 +116,7 @@ class RedisDriver:
             return await run_steps(long_calls.change(self.commands, change), connection.run_all)
 
     async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
-        need_asyncio()
+        need_asyncio("redis-py")
         await Listener(self.commands, self.target, process).listen(on_notification)
 
     def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> RedisConsumer:
@@ -129,7 +129,7 @@ class RedisDriver:
         await self._loop().connections.aclose()
 
     def _loop(self) -> _Loop:
-        loop = need_asyncio()
+        loop = need_asyncio("redis-py")
         if loop not in self._loops:
             for ended in [other for other in list(self._loops) if other.is_closed()]:
                 self._loops.pop(ended, None)  # another thread may have removed it

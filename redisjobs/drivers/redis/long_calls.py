@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from redisjobs.drivers.redis.audit import audit
 from redisjobs.drivers.redis.calls import FAR, REPLY_BYTES, command_of
 from redisjobs.drivers.redis.commands import GROUP, Command, Commands, Steps, is_waiting, running_of
+from redisjobs.drivers.redis.pushes import relay
 from redisjobs.drivers.redis.server_facts import check_server
 from redisjobs.drivers.redis.wire import Word, pairs, raw_id, shown, text_id, threes
 from redisjobs.model.changes import Change, ChangeMany, Tidied, Tidy, Unpark
@@ -15,6 +16,7 @@ from redisjobs.model.driver import supported
 from redisjobs.model.health import Audit, CheckServer
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Count, Counts, FindLimits, LimitsFound, Query
+from redisjobs.model.relaying import Relay
 from redisjobs.model.retention import DEFAULT
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
@@ -187,6 +189,7 @@ _LONG_CALLS: Mapping[type[Any], Callable[[Commands, Any], Steps[Any]]] = {
     Unpark: _unpark,
     Tidy: _tidy,
     CheckServer: check_server,
+    Relay: relay,
     Audit: lambda commands, change: audit(commands, change, _tidy),
 }
 

@@ -6,7 +6,7 @@ It decides whether the next claim needs the script, and how many jobs a plain re
 import time
 from collections.abc import Sequence
 
-from redisjobs.drivers.redis.round_trip import ServerClock
+from redisjobs.drivers.remote.clock import ServerClock
 from redisjobs.model.job import Priority
 from redisjobs.model.transitions import LOWEST_RANK, Ended, Exchange, Lease
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from redisjobs.drivers.redis.commands import Command, Commands, Steps
-from redisjobs.drivers.redis.round_trip import ServerClock
 from redisjobs.drivers.redis.wire import Word, job_words, pushed, raw_id
+from redisjobs.drivers.remote.clock import ServerClock
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import PushedInPart
 from redisjobs.model.job import Priority
+from redisjobs.model.relaying import Relay, Relayed
 from redisjobs.model.transitions import NewJob, Pushed, Reply
 
 _REPLICATED_MS = 1000  # how long replicas may take; less than a call without a byte of the answer
@@ -69,12 +70,7 @@ class PushCommands(Commands):
             Unavailable: Fewer have them. The push has to be repeated; the server has the jobs meanwhile.
             DriverError: The server refuses to say how many have them. It has the jobs.
         """
-        # WAIT waits for the last write of its own connection, so a repeated push, which adds nothing, needs one.
-        # If only these two are refused, the push is not: the server may be full just by this push.
-        stats = f"{self.prefix}stats"
-        write = Command(["HINCRBY", stats, "pushed", "0"], lambda _: True, when_refused=False, looks_back=True)
-        wait = Command(["WAIT", str(replicas), str(_REPLICATED_MS)], int, when_refused=-1, looks_back=True)
-        confirm: list[Command[Any]] = [write, wait]
+        confirm = _confirming(self, replicas)
         asked = confirm if clock.now_ms is not None else []  # else the answer is STALE
         try:
             command = next(pushing)
@@ -163,7 +159,7 @@ class PushCommands(Commands):
         `sent_ms` is the server's time, or a little earlier; None: unknown, and the answer is STALE.
         """
         since_ms = jobs[0].sent_ms if repeated and jobs[0].sent_ms is not None else sent_ms
-        arguments: list[Word] = [self.now, _time(sent_ms), _time(since_ms) if repeated else ""]
+        arguments: list[Word] = [self.now, _time(sent_ms), _time(since_ms) if repeated else "", ""]
         for job in jobs:
             arguments += job_words(job)
         return self.run("push", arguments, _push_answer)
@@ -187,6 +183,32 @@ class PushCommands(Commands):
             return PushAnswer(now_us / 1000, [_ADDED] * len(jobs) if word == b"OK" else [])
 
         return self.run("push_plain", arguments, parse)
+
+
+def relay(commands: Commands, change: Relay) -> Steps[Relayed]:
+    """Push rows of an outbox, and wait for as many replicas as they want.
+
+    Raises:
+        Unavailable: Fewer replicas have them. The relay has to repeat it; the server has the jobs meanwhile.
+    """
+    words: list[Word] = [commands.now, _time(change.read_ms), "", change.outbox]
+    for job in change.jobs:
+        words += job_words(job)
+    replicas = replicas_of(change.jobs)
+    confirm = _confirming(commands, replicas) if replicas else []
+    answer, *confirmed = yield [commands.run("push", words, _push_answer), *confirm]
+    if confirmed and answer.pushed:
+        _check_replicas(answer.pushed, confirmed, replicas)
+    return Relayed(answer.server_ms, answer.pushed)
+
+
+def _confirming(commands: Commands, replicas: int) -> list[Command[Any]]:
+    """Return the commands that wait until replicas have what was pushed."""
+    # WAIT waits for the last write of its own connection, so a repeated push, which adds nothing, needs one.
+    # If only these two are refused, the push is not: the server may be full just by this push.
+    stats = f"{commands.prefix}stats"
+    write = Command(["HINCRBY", stats, "pushed", "0"], lambda _: True, when_refused=False, looks_back=True)
+    return [write, Command(["WAIT", str(replicas), str(_REPLICATED_MS)], int, when_refused=-1, looks_back=True)]
 
 
 def _check_replicas(pushed: Sequence[Pushed], confirmed: Sequence[int], replicas: int) -> None:

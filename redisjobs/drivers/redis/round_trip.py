@@ -1,6 +1,5 @@
-"""What the async and the sync connection share: packing of commands, the server's clock, and time limits."""
+"""What the async and the sync connection share: packing of commands, and what they log."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +16,6 @@ logger = Log("redisjobs.model.driver")
 
 _pack: Callable[[tuple[Word, ...]], bytes] = pack_command  # type: ignore[assignment]  # typed for one word only
 
-CLOCK_KEPT = 60.0
-"""Seconds after which we no longer trust what we know of the server's clock: it may have been set, or drift."""
-
 QUESTION = 1.0
 """Seconds without an answer after which a search asks another server."""
 
@@ -29,26 +25,6 @@ def packed(wires: Sequence[Wire]) -> bytes:
     if len(wires) == 1:
         return _pack(tuple(wires[0]))
     return b"".join([_pack(tuple(wire)) for wire in wires])
-
-
-class ServerClock:
-    """The server's clock, estimated from its last answer. It is ahead only if that clock was set back since."""
-
-    def __init__(self) -> None:
-        self._server_ms: float | None = None
-        self._heard = 0.0
-
-    @property
-    def now_ms(self) -> float | None:
-        """The server's time, or a little earlier; None if no answer of the last minute gave the time."""
-        since = time.monotonic() - self._heard
-        return None if self._server_ms is None or since > CLOCK_KEPT else self._server_ms + since * 1000
-
-    def record(self, server_ms: float) -> None:
-        self._server_ms, self._heard = server_ms, time.monotonic()
-
-    def forget(self) -> None:
-        self._server_ms = None
 
 
 def was_replaced(address: Address | None) -> Unavailable:
@@ -68,11 +44,3 @@ def parsed_all(commands: Sequence[Command[Any]], replies: Sequence[Any]) -> list
         if isinstance(reply, Exception):
             return None
     return [command.parse(reply) for command, reply in zip(commands, replies, strict=True)]
-
-
-def time_left(until: float, most: float) -> float:
-    """Return how many seconds a step may take, at most `most`; raise Unavailable after the deadline."""
-    left = until - time.monotonic()
-    if left <= 0:
-        raise Unavailable("the deadline is over")
-    return min(left, most)

@@ -12,17 +12,10 @@ import redis
 from redisjobs.drivers.redis.commands import Command, Commands, run_steps_sync, value_of
 from redisjobs.drivers.redis.locator import Address, Question
 from redisjobs.drivers.redis.replies import reader_of
-from redisjobs.drivers.redis.round_trip import (
-    QUESTION,
-    ServerClock,
-    packed,
-    parsed_all,
-    time_left,
-    warn,
-    was_replaced,
-)
+from redisjobs.drivers.redis.round_trip import QUESTION, packed, parsed_all, warn, was_replaced
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.wire import Wire
+from redisjobs.drivers.remote.clock import ServerClock, time_left
 from redisjobs.errors import DriverError, Unavailable
 
 T = TypeVar("T")

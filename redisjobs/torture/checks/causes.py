@@ -231,7 +231,7 @@ class Causes:
 
         After an outage too long to trust the server's clock, that is one lease of that worker later.
         """
-        is_outage = fault["what"] == "fault" and fault["hits"] == "all"
+        is_outage = fault["what"] == "fault" and fault["hits"] == "all" and not fault.get("uneven")
         undone, lease = fault.get("undone", fault["ended"]), self._leases.of(run.pid)
         if not is_outage or undone - fault["began"] <= _SILENCE * lease + _UNDONE:
             return 0.0

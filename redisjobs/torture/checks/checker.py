@@ -16,12 +16,13 @@ from redisjobs.torture.checks.limits import over_the_limit
 from redisjobs.torture.checks.order import disorder
 from redisjobs.torture.checks.ownership import stolen, wrongly_refused
 from redisjobs.torture.checks.recovery import measure
-from redisjobs.torture.checks.replication import REPLICATION, exposed, set_apart
+from redisjobs.torture.checks.replication import REPLICATION, exposed, keep_jobs, set_apart
 from redisjobs.torture.checks.slots import misfired, take_as_pushed
 from redisjobs.torture.checks.stops import started_though_stopped
 from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.checks.waits import late
-from redisjobs.torture.fleet.final import FinalState, Letter
+from redisjobs.torture.fleet.final import FinalState
+from redisjobs.torture.fleet.store import Letter
 
 _LOCKED = 1.0  # seconds for which one thread of a process may keep its other threads from running
 
@@ -58,7 +59,8 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
         *_locked(ordered),
         *unfenced(ordered, faults, leases),
     ]
-    set_apart(verdict, names)
+    verdict.keeps_jobs = bool(names) and keep_jobs(ordered)
+    set_apart(verdict, names, even_lost=not verdict.keeps_jobs)
     return verdict
 
 

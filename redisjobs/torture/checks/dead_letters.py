@@ -7,7 +7,7 @@ from redisjobs.torture.checks.causes import MAX_DELIVERIES, NONE, Causes
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.histories import History, Key
 from redisjobs.torture.checks.verdict import Verdict
-from redisjobs.torture.fleet.final import Letter
+from redisjobs.torture.fleet.store import Letter
 
 KILLERS = ("Poison",)
 """Names of jobs that kill their worker."""

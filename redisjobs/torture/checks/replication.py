@@ -3,6 +3,9 @@
 A fault that replaces a server before its replica has all data is `lossy` for a while: Redis may forget what it
 acknowledged then. Redisjobs can't prevent that, so it is counted, and is not wrong. Only jobs, schedules and keys
 with an acknowledged write in that time are excused.
+
+A PostgreSQL server that crashes is lossy, too, but `keeps_jobs`: claims, and ends of jobs that leave no result, do
+not wait until they are on disk. Such a job may run once more. It is never lost.
 """
 
 import re
@@ -22,17 +25,36 @@ _SET_APART = {"lost": "lost", "stolen": "settled by a non-owner", "twice": "ende
 def exposed(lines: Iterable[Line]) -> Set[str]:
     """Return the jobs, schedules and keys with an acknowledged write that replication may have lost."""
     told = list(lines)
-    spans = [fault["lossy"] for fault in told if fault["what"] == "fault" and fault.get("lossy")]
+    faults = [fault for fault in told if fault["what"] == "fault" and fault.get("lossy")]
+    kept = {line["job"] for line in told if line.get("kept")} if faults else set()
     found = set[str]()
-    for line in told if spans else ():
-        if any(_is_within(line, *span) for span in spans):
-            found |= _names(line)
+    for line in told if faults else ():
+        for fault in faults:
+            if _is_within(line, *fault["lossy"]) and not (fault.get("keeps_jobs") and _is_durable(line, kept)):
+                found |= _names(line)
     return found
 
 
-def set_apart(verdict: Verdict, names: Set[str]) -> None:
-    """Move what is wrong with these jobs, schedules and keys to `verdict.replication`."""
+def keep_jobs(lines: Iterable[Line]) -> bool:
+    """Whether no job may be lost by the faults that are lossy."""
+    return all(line.get("keeps_jobs") for line in lines if line["what"] == "fault" and line.get("lossy"))
+
+
+def _is_durable(line: Line, kept: Set[str]) -> bool:
+    """Whether Postgres writes this to disk before it answers: all but claims, and ends that leave no result."""
+    if line["what"] == "settled":
+        return line["settlement"] != "Ack" or line["job"] in kept
+    return bool(line["what"] != "start")
+
+
+def set_apart(verdict: Verdict, names: Set[str], *, even_lost: bool = True) -> None:
+    """Move what is wrong with these jobs, schedules and keys to `verdict.replication`.
+
+    With `even_lost`, jobs that are lost count as well.
+    """
     for field, label in _SET_APART.items():
+        if field == "lost" and not even_lost:
+            continue
         found: list[str] = getattr(verdict, field)
         if excused := [text for text in found if any(_is_about(text, name) for name in names)]:
             verdict.replication[label] = excused

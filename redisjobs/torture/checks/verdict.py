@@ -33,6 +33,7 @@ class Verdict:
         worker_lost: Harmless jobs that are dead letters, `worker lost`, by the fault that took the last worker.
         exposed: The jobs, schedules and keys that a server wrote just before another one replaced it.
         replication: What is wrong with these, by kind: replication is asynchronous, so Redis may have lost writes.
+        keeps_jobs: Whether the exposed are only claims, and ends without a result, as in a crash of Postgres.
         faults: How long recovery took, by the fault's name.
     """
 
@@ -60,6 +61,7 @@ class Verdict:
     worker_lost: dict[str, int] = field(default_factory=dict)
     exposed: int = 0
     replication: dict[str, list[str]] = field(default_factory=dict)
+    keeps_jobs: bool = False
     faults: dict[str, Recovery] = field(default_factory=dict)
 
     @property

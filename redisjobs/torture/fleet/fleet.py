@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from redisjobs.errors import DriverError
 from redisjobs.events import ProcessEnded, recording
 from redisjobs.events.recording import Line
 from redisjobs.torture.fleet.hosts import HOSTS, Host, Kind, children, freeze, is_alive, kill, parent_of
@@ -23,6 +24,7 @@ GRACE = 1.0  # seconds in which a stopped worker's jobs may finish
 CONCURRENCY = 10
 _LEAVE_WITHIN = 20.0  # seconds that a worker may take to end when asked, as the command line promises
 _KILLED, _TERMINATED, _FAILED = "was killed by SIGKILL", "was killed by SIGTERM", "ended with code 1"
+_MIGRATED_WITHIN = 30.0  # seconds
 _AGAIN = 0.2  # seconds until we start a host again that has ended
 
 
@@ -108,12 +110,14 @@ class Fleet:
         command += ["--grace", str(GRACE), "--concurrency", str(CONCURRENCY)]
         return self._popen([*command, *kind.options], self._environment(kind))
 
-    def _popen(self, command: Sequence[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    def _popen(
+        self, command: Sequence[str], environment: dict[str, str], directory: Path | None = None
+    ) -> "subprocess.Popen[bytes]":
         with open(self.directory / "workers.log", "ab") as log:
             return subprocess.Popen(
                 command,
                 env=environment,
-                cwd=self.release.directory,
+                cwd=directory or self.release.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -128,6 +132,14 @@ class Fleet:
         command = [sys.executable, "-m", "redisjobs.torture.fleet.rolled_back"]
         self.schedulers.append(self._popen(command, environment))
         return self.schedulers[-1]
+
+    def migrate(self, url: str, release: Path | None = None) -> None:
+        """Bring a database to a release, by default to that of the workers; see `migrating`."""
+        command = [sys.executable, "-m", "redisjobs.torture.fleet.migrating"]
+        environment = os.environ | {"REDISJOBS_URL": url, "PYTHONPATH": str(release or self.release.directory)}
+        process = self._popen(command, environment, release)
+        if process.wait(_MIGRATED_WITHIN):
+            raise DriverError(f"a migration failed:\n{self.log_end()}")
 
     def tend(self) -> None:
         """Start hosts again that have ended; note those that no fault had ended."""

@@ -5,7 +5,7 @@ Or several servers that work together, with proxies in front of each.
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
 from redisjobs.torture.fleet import detour
 from redisjobs.torture.fleet.detour import Front
+from redisjobs.torture.fleet.redis_store import RedisStore
 from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import Cluster, Sentinels, Topology, ask
@@ -40,7 +41,7 @@ class Place:
 
     def __init__(
         self,
-        urls: list[str],
+        stores: Sequence[Store],
         description: str,
         own: server.Server | None,
         workers: Proxy | None,
@@ -52,8 +53,8 @@ class Place:
         self.description, self.own = description, own
         self.workers, self.producers = workers, producers
         self.topology, self.fronts = topology, fronts or {}
-        self.queue = f"torture-{secrets.token_hex(4)}"
-        self.stores = [Store(url, self.queue, db) for db, url in enumerate(urls)]
+        self.stores = list(stores)
+        self.queue = self.stores[0].queue.name
 
     def urls(self, proxy: Proxy | None) -> list[str]:
         """Return the URL of the queue in each database, by way of a proxy."""
@@ -75,11 +76,6 @@ class Place:
     def _named(self, name: str) -> list[str]:
         ports = detour.ports_of(self.fronts)
         return [detour.named(store.url, name, ports) for store in self.stores] if self.fronts else []
-
-    def aside(self, name: str) -> Store:
-        """Return another queue in the last of the databases."""
-        last = self.stores[-1]
-        return Store(last.url, f"{self.queue}-{name}", 0)
 
 
 def check_url(url: str) -> None:
@@ -109,7 +105,7 @@ def place(url: str, topology: str = "one") -> Iterator[Place]:
         if parts.scheme == "redis":
             proxies = [stack.enter_context(Proxy(*target)) for _ in range(2)]
         description = f"{own.description}, {there}" if own else without_password(there)
-        found = Place(databases_of(there), description, own, *proxies)
+        found = Place(_stores(there), description, own, *proxies)
         try:
             found.stores[0].counts()  # raises if the server does not answer
             _leave_out_what_is_not_there(found)
@@ -133,12 +129,21 @@ def _together(kind: type[Cluster] | type[Sentinels]) -> Iterator[Place]:
         fronts = detour.fronts([each.port for each in topology.servers], stack)
         stack.enter_context(detour.through(detour.ports_of(fronts)))
         description = f"{topology.servers[0].description}, {topology.url}"
-        urls = databases_of(topology.url)
-        found = Place(urls, description, None, None, None, topology=topology, fronts=fronts)
+        found = Place(_stores(topology.url), description, None, None, None, topology=topology, fronts=fronts)
         for store in found.stores:
             stack.callback(store.close)
         found.stores[0].counts()  # raises if the servers do not answer
         yield found
+
+
+def new_queue() -> str:
+    """Return the name of a queue that no other torture has."""
+    return f"torture-{secrets.token_hex(4)}"
+
+
+def _stores(url: str) -> list[Store]:
+    queue = new_queue()
+    return [RedisStore(each, queue, db) for db, each in enumerate(databases_of(url))]
 
 
 def databases_of(url: str) -> list[str]:

@@ -11,6 +11,7 @@ import redisjobs
 from redisjobs.drivers.redis import scripts
 
 _FOLDERS = ("lua", "scripts")  # the folders of the scripts, in turn
+_FUNCTIONS = Path("drivers", "postgres", "functions", "base.sql")
 _SAYS_WHERE = re.compile(r'(?<=\.joinpath\()"(\w+)"(?=\))')
 
 
@@ -32,6 +33,19 @@ class Release:
         """Return the SHAs of a script in each release so far; `careful`: of the variant without `allow-oom`."""
         sent = scripts.script(script).careful if careful else scripts.script(script)
         return [sha1(f"{sent.source}{mark}".encode()).hexdigest() for mark in self._marks]
+
+    def changed(self) -> Path:
+        """Return the directory of a copy that has changed functions for a database, though they do the same."""
+        self._number += 1
+        aside = self.directory.with_name(f"release {self._number}")
+        shutil.copytree(self._package, aside / "redisjobs", ignore=shutil.ignore_patterns("__pycache__"))
+        with (aside / "redisjobs" / _FUNCTIONS).open("a") as functions:
+            functions.write(f"-- as of release {self._number}\n")
+        return aside
+
+    def take_functions(self, of: Path) -> None:
+        """Let processes that start from now on call the functions of a copy."""
+        os.replace(of / "redisjobs" / _FUNCTIONS, self._package / _FUNCTIONS)
 
     def upgrade(self) -> str:
         """Replace it by another release, with its scripts in another folder; return the folder's name.

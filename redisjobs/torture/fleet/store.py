@@ -1,39 +1,25 @@
-"""The torture's own connection to a queue, past the proxies."""
+"""The torture's own connection to a queue, past the proxies: what it asks of a server of either kind."""
 
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from redisjobs import sync
-from redisjobs.drivers.redis import long_calls
-from redisjobs.drivers.redis.commands import Command, run_steps_sync
-from redisjobs.drivers.redis.pushes import PushCommands
-from redisjobs.drivers.redis.sync_connection import SyncConnection
-from redisjobs.drivers.redis.target import Target
 from redisjobs.errors import DriverError
-from redisjobs.model.changes import Change, Ending, GetStatus, JobStatus, Tidy
+from redisjobs.model.changes import JobStatus
 from redisjobs.model.queries import Counts
-from redisjobs.model.transitions import MOST_JOBS
-from redisjobs.torture.fleet.settable import KEY
+from redisjobs.model.stored import ScheduleInfo
+from redisjobs.torture.fleet.release import Release
 
-T = TypeVar("T")
 Fields = Mapping[str, str | bytes]
 
 MARK = "mark"
 """The header that tells jobs of one id apart; an entry that no producer pushed has it as a field, too."""
 
-_PAGE = 1000
-_STEP = 1_000_000  # bytes
-_HOUR_MS = 3_600_000
-_UNWATCHED = 30.0  # seconds within which it is seen that a fenced worker's consumer need not be watched any more
 _DEADLINE = 2.0  # seconds that one call is tried for
-_PUT = """
-local entry = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
-if ARGV[1] ~= '' then redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. entry) end
-"""
 
 
 def new_mark() -> str:
@@ -41,31 +27,40 @@ def new_mark() -> str:
     return f"mark-{secrets.token_hex(6)}"
 
 
-class Store:
-    """One queue in one database of the torture, and a connection to it; for one thread."""
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter.
+
+    Attributes:
+        job: The job's id.
+        mark: The job's mark, if it has one.
+        failed_at: When it became a dead letter, in seconds since 1970.
+        deliveries: The job's deliveries; 0 if unknown.
+    """
+
+    job: str
+    reason: str
+    mark: str = ""
+    failed_at: float = 0.0
+    deliveries: int = 0
+
+
+class Store(ABC):
+    """One queue in one database of the torture, and a connection to it; for one thread.
+
+    Attributes:
+        db: The number of the database in the torture.
+        queue: The queue itself.
+    """
 
     def __init__(self, url: str, queue: str, db: int = 0) -> None:
         self.url, self.db = url, db
         self.queue = sync.JobQueue(url, queue, deadline=_DEADLINE)
-        self._commands = PushCommands(queue)
-        self.prefix, self.streams = self._commands.prefix, self._commands.streams
-        self._connection = SyncConnection(self._commands, Target(url, queue))
-
-    def run(self, *wire: Any) -> Any:
-        """Run one command; return its reply, in bytes."""
-        words = [word if isinstance(word, bytes) else str(word) for word in wire]
-        return self._connection.run(Command(words, lambda reply: reply))
 
     def counts(self) -> Counts:
         """Return how many jobs are in each state."""
-        with suppress(DriverError):
-            self.run("PING")  # a fault may have broken this connection: the next command gets a new one
+        self.connect()
         return self.queue.counts()
-
-    def time(self) -> datetime:
-        """Return the server's own time, to the second."""
-        seconds, _ = self.run("TIME")
-        return datetime.fromtimestamp(int(seconds), UTC)
 
     @property
     def drained(self) -> bool:
@@ -76,81 +71,67 @@ class Store:
             return False
         return not (sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox)
 
-    def put(self, fields: Fields, stream: int = 1) -> None:
-        """Add a ready job past all checks of a push; with an `id`, or it is no job."""
-        flat = [text for pair in fields.items() for text in pair]
-        place = self.streams[stream].rpartition(":")[2]
-        self.run("EVAL", _PUT, 2, self.streams[stream], f"{self.prefix}jobs", fields["id"], place, *flat)
+    @abstractmethod
+    def connect(self) -> None:
+        """Let the next call use a connection that works, if there can be one: a fault may have broken it."""
 
-    def put_into_inbox(self, fields: Fields) -> str:
-        """Push a job as people do with redis-cli; return its entry id."""
-        flat = [text for pair in fields.items() for text in pair]
-        return str(self.run("XADD", f"{self.prefix}inbox", "*", *flat).decode())
+    @abstractmethod
+    def time(self) -> datetime:
+        """Return the server's own time."""
 
+    @abstractmethod
+    def put(self, fields: Fields, rank: int = 1) -> bool:
+        """Add a ready job past all checks of a push; return False if another one has its id.
+
+        `rank` is of its priority, 0 for high.
+        """
+
+    @abstractmethod
     def publish(self, message: bytes) -> None:
         """Publish on every channel of this queue that a worker listens to."""
-        for channel in self.run("PUBSUB", "CHANNELS", f"{self.prefix}*"):
-            self.run("PUBLISH", channel, message)
 
-    # Workers
-
+    @abstractmethod
     def workers(self, pid: int) -> list[str]:
         """Return the ids by which a process is a worker: mostly one."""
-        ids = [text(raw) for raw in self.run("ZRANGE", f"{self.prefix}workers", 0, -1)]
-        return [worker for worker in ids if f":{pid}:" in worker]
 
+    @abstractmethod
     def fenced(self) -> list[str]:
         """Return the ids of workers that were fenced lately."""
-        return [text(raw) for raw in self.run("ZRANGE", f"{self.prefix}fenced", 0, -1)]
 
+    @abstractmethod
     def tidy(self) -> None:
-        """Look at all consumers and for lost entries now, as some worker does each minute."""
-        tidied = self._connection.run(long_calls.begin_tidying(self._commands, _HOUR_MS, 0))
-        while tidied.after:
-            tidied = self._do(Tidy(tidied.after))
+        """Look for lost jobs now, as some worker does each minute."""
 
+    @abstractmethod
     def set_clock(self, seconds: float) -> None:
         """Set the server's clock ahead, or back if negative; see `settable`."""
-        if seconds:
-            self.run("SET", self.prefix + KEY, seconds)
-        else:
-            self.run("DEL", self.prefix + KEY)
 
-    def _do(self, change: Change[T]) -> T:
-        return run_steps_sync(long_calls.change(self._commands, change), self._connection.run_all)
+    @abstractmethod
+    def wires(self, trigger: str, release: Release) -> list[bytes]:
+        """Return bytes that tell requests of a kind, in any release so far, from others."""
 
+    @abstractmethod
     def statuses(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
-        """Return how these jobs have ended, in steps, as one answer may not have room for all."""
-        found: dict[str, JobStatus] = {}
-        left = list(dict.fromkeys(job_ids))
-        while left:
-            some, left = left[:MOST_JOBS], left[MOST_JOBS:]
-            statuses = self._do(GetStatus(some))
-            for job, status in zip(some, statuses, strict=True):
-                if status.ending is Ending.LATER:
-                    left.append(job)
-                else:
-                    found[job] = status
-        return found
+        """Return how these jobs have ended."""
 
-    def keys(self) -> Sequence[str]:
-        """Return every key of the queue."""
-        found: set[str] = set()
-        cursor = b"0"
-        while True:
-            cursor, keys = self.run("SCAN", cursor, "MATCH", f"{self.prefix}*", "COUNT", _PAGE)
-            found.update(key.decode() for key in keys)
-            if cursor == b"0":
-                return sorted(found)
+    @abstractmethod
+    def letters(self) -> Mapping[str, Letter]:
+        """Return all dead letters, by their places."""
 
+    @abstractmethod
+    def located(self) -> dict[str, str]:
+        """Return the place of each job that has not ended: `dead` and a key for a dead letter."""
+
+    @abstractmethod
+    def left(self, schedules: Sequence[ScheduleInfo]) -> Iterable[str]:
+        """Return what should be gone at the end of a torture, in words."""
+
+    @abstractmethod
     def remove(self) -> None:
-        """Remove all keys of the queue."""
-        if keys := self.keys():
-            self.run("DEL", *keys)
+        """Remove the queue."""
 
     def close(self) -> None:
         """Close the connections."""
-        self._connection.close()
         self.queue.close()
 
 
@@ -161,8 +142,3 @@ def through(url: str, port: int) -> str:
     scheme, is_topology, _ = parts.scheme.partition("+")
     path = f"/{parts.path.rpartition('/')[2] or 0}" if is_topology else parts.path
     return parts._replace(scheme=scheme, netloc=f"{user}{at}127.0.0.1:{port}", path=path).geturl()
-
-
-def text(raw: bytes) -> str:
-    """Decode a reply that may be no UTF-8."""
-    return raw.decode("utf-8", "surrogateescape")

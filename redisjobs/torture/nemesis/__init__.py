@@ -6,28 +6,55 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from redisjobs.errors import DriverError
-from redisjobs.torture.nemesis import entries, handlers, network, owners, processes, records, servers, stops
+from redisjobs.torture.fleet.redis_store import RedisStore
+from redisjobs.torture.nemesis import (
+    backends,
+    entries,
+    handlers,
+    network,
+    owners,
+    processes,
+    records,
+    schema,
+    servers,
+    sessions,
+    stops,
+)
 from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.topology import ask
 
-__all__ = ["FAULTS", "PAIRABLE", "Fault", "System", "duration", "heal"]
+__all__ = ["FAULTS", "PAIRABLE", "POSTGRES_FAULTS", "Fault", "System", "duration", "heal"]
 
-FAULTS: Sequence[type[Fault]] = (
+_EVERYWHERE: Sequence[type[Fault]] = (
     *(processes.KillWorker, processes.KillChild, processes.KillHost, processes.FreezeWorker),
-    *(processes.FreezeInTurn, processes.StopWorker, processes.UpgradeInPlace, processes.RollBack),
+    *(processes.FreezeInTurn, processes.StopWorker, processes.RollBack),
     *(processes.AskToStop, processes.QuietWorker),
     *(handlers.PushPoison, handlers.TwoKillers, handlers.BlockLoop, handlers.RaiseAnything),
-    *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PutIntoInbox, entries.PublishAnything),
-    *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
-    *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
-    *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),
+    *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PublishAnything),
     *(network.ResetConnections, network.RefuseConnections, network.BlackHole, network.SlowNetwork),
     *(network.CutClaim, network.LateClaim, network.CutSettlement, network.CutReclaim, network.CutBeat),
     *(network.SlowBeat, network.CutPush, network.LateBytes, network.CutFire, network.LateFire),
-    *(owners.FailOver, owners.ForceFailover, owners.KillOwner, owners.FreezeOwner),
-    *(owners.MoveSlot, owners.MigrateSlot),
     *(stops.PauseQueue, stops.PauseName, stops.HoldJobs, stops.ManyLines),
 )
+FAULTS: Sequence[type[Fault]] = (
+    *_EVERYWHERE,
+    *(processes.UpgradeInPlace, entries.PutIntoInbox),
+    *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
+    *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
+    *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),
+    *(owners.FailOver, owners.ForceFailover, owners.KillOwner, owners.FreezeOwner),
+    *(owners.MoveSlot, owners.MigrateSlot),
+)
+"""The faults of a queue on Redis."""
+POSTGRES_FAULTS: Sequence[type[Fault]] = (
+    *_EVERYWHERE,
+    *(backends.CrashServer, backends.CrashBackend, backends.KillBackends, backends.KillEars),
+    *(backends.FillConnections, backends.DatabaseAhead, backends.DatabaseBack),
+    *(backends.DeleteWorkerRow, backends.LoseWorkerRows, backends.ForgetBeats),
+    *(sessions.HoldSnapshot, sessions.LockInDisorder, sessions.RaiseIsolation, sessions.IdleAtFence),
+    *(schema.PutRows, schema.Migrate, schema.AddColumn, schema.TwoReleases, schema.Maintain),
+)
+"""The faults of a queue on Postgres."""
 PAIRABLE = tuple(
     fault.name
     for fault in (
@@ -52,8 +79,9 @@ def heal(system: System) -> None:
             proxy.refuse(False)
             proxy.delay(0)
             proxy.delay_reply_no_more()
+    is_redis = isinstance(system.store, RedisStore)
     for each in [system.own] if system.topology is None else system.topology.servers:
-        if each is not None:
+        if each is not None and is_redis:
             with suppress(DriverError):
                 ask(each, "CONFIG", "SET", "maxmemory", "0")
     for store in system.stores:

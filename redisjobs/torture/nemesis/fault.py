@@ -15,6 +15,7 @@ from redisjobs.model.codec import new_job_id
 from redisjobs.model.options import PushOptions
 from redisjobs.torture.fleet.detour import Front
 from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.redis_store import on_redis
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import Topology
@@ -31,7 +32,7 @@ _FACTS = (
         "releases_at_once",
         "grace",
     ),
-    *("silent", "lost", "pids", "jobs", "db", "detail", "lossy"),
+    *("silent", "lost", "pids", "jobs", "db", "detail", "lossy", "keeps_jobs", "uneven"),
 )
 
 
@@ -93,8 +94,7 @@ class System:
             front = self.fronts[self.own.port]
             self.workers, self.producers = front.workers, front.producers
             for store in self.stores:
-                with suppress(DriverError):  # if it was connected to the last owner, its next call finds this one
-                    store.run("PING")
+                store.connect()  # if it was connected to the last owner, its next call finds this one
 
     def some_store(self) -> Store:
         """Return one of the databases, mostly the first, which has more workers."""
@@ -121,18 +121,18 @@ class System:
         self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
         return job_id
 
-    def put(self, fields: Fields, store: Store, stream: int = 1) -> str:
+    def put(self, fields: Fields, store: Store, rank: int = 1) -> str:
         """Add a ready entry without any of the checks of a push; return its mark."""
         mark, fields = new_mark(), {"id": new_job_id(), **fields}
-        store.put(marked(fields, mark), stream)
-        said = fields["id"]
-        job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
-        self.note("external", job=job, db=store.db, mark=mark, pushed=False)
+        if store.put(marked(fields, mark), rank):
+            said = fields["id"]
+            job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
+            self.note("external", job=job, db=store.db, mark=mark, pushed=False)
         return mark
 
     def put_into_inbox(self, fields: Fields, store: Store, *, pushed: bool) -> str:
         """Put an entry into the inbox; return the id of its job, or of its dead letter if not `pushed`."""
-        entry = store.put_into_inbox(fields)
+        entry = on_redis(store).put_into_inbox(fields)
         job = str(fields.get("id") or entry) if pushed else entry
         self.note("external", job=job, db=store.db, pushed=pushed)
         return job
@@ -185,6 +185,7 @@ class Fault(ABC):
             they lose no job.
         alone: Whether no other fault may come together with it.
         releases_at_once: Whether jobs that it takes are released at once; otherwise their leases run out first.
+        uneven: Whether it may cut off some workers and not others, so that these may fence those meanwhile.
         grace: Seconds from its beginning in which its workers may finish their jobs. They release a job then, or
             when its run ends.
         forgets_deliveries: Whether deliveries are counted from zero again.
@@ -194,7 +195,8 @@ class Fault(ABC):
         jobs: The jobs that it pushed.
         db: The database that it hits; None for all.
         detail: What it did, for people.
-        lossy: When Redis may have lost what it had acknowledged: the beginning and the end; empty for never.
+        keeps_jobs: Whether, while it is lossy, no job may be lost, and no end of one with a result.
+        lossy: When the server may have lost what it had acknowledged: the beginning and the end; empty for never.
     """
 
     name: ClassVar[str]
@@ -207,8 +209,10 @@ class Fault(ABC):
     unsteady: ClassVar[bool] = False
     alone: ClassVar[bool] = False
     releases_at_once: ClassVar[bool] = False
+    uneven: ClassVar[bool] = False
     grace: ClassVar[float] = 0.0
     forgets_deliveries: ClassVar[bool] = False
+    keeps_jobs: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.pids: list[int] = []

@@ -15,6 +15,9 @@ from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.proxy import Proxy
 
+_FIRST_BYTES = (b"EVALSHA", b"redisjobs.push_")
+"""What tells the bytes of a push, on Redis and on Postgres."""
+
 _PATIENCE = 2.0  # seconds for which the queue tries a push
 
 
@@ -268,12 +271,8 @@ class CutFire(_CutReply):
 
 
 def _wires(system: System, trigger: str) -> list[bytes]:
-    """Return bytes that tell requests with a command, or with a script of any release so far, from others."""
-    release = system.fleet.release
-    names = [] if trigger.isupper() else ["push", "push_plain", "push_one"] if trigger == "push" else [trigger]
-    scripts = [sha for name in names for sha in [*release.shas(name), *release.shas(name, careful=True)]]
-    wires = scripts or [trigger]
-    return [wire.encode() for wire in wires]
+    """Return bytes that tell requests of a kind, in any release so far, from others."""
+    return system.store.wires(trigger, system.fleet.release)
 
 
 class LateBytes(Fault):
@@ -322,7 +321,7 @@ class LateBytes(Fault):
         self, system: System, store: Store, queue: sync.JobQueue, proxy: Proxy, pause: float, options: PushOptions
     ) -> None:
         """Push a job, hold the bytes of its first try, and arrange that they go on after the job's end."""
-        held = proxy.hold(b"EVALSHA")
+        held = proxy.hold(*_FIRST_BYTES)
         try:
             handle = queue.push(jobs.Work(0.001), **options)
         except DriverError as error:  # the job may be there, or not

@@ -6,19 +6,28 @@ from abc import abstractmethod
 
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.redis_store import on_redis
+from redisjobs.torture.fleet.store import Store
 from redisjobs.torture.nemesis.fault import System
 from redisjobs.torture.nemesis.processes import HELD, ProcessFault
 
 
-class _RecordFault(ProcessFault):
-    holds = 2.0
+class RecordFault(ProcessFault):
+    """A fault that deletes something about a worker that holds jobs.
 
-    def prepare(self, system: System) -> None:
+    Attributes:
+        store: The worker's queue.
+    """
+
+    holds = 2.0
+    store: Store
+
+    def prepare(self, system: System) -> None:  # noqa: D102
         for store in system.stores:
             for _ in range(2 * HELD):
                 system.push(jobs.Work(system.lease), store)
 
-    def begin(self, system: System) -> None:
+    def begin(self, system: System) -> None:  # noqa: D102
         pid = system.fleet.some_pid(supervised=False)
         if pid is None:
             return
@@ -33,7 +42,7 @@ class _RecordFault(ProcessFault):
         """Delete something of one worker."""
 
 
-class DeleteRecord(_RecordFault):
+class DeleteRecord(RecordFault):
     """DEL of a worker's record: from then on Redis refuses the worker, and others release its jobs."""
 
     name = "record deleted"
@@ -41,10 +50,11 @@ class DeleteRecord(_RecordFault):
 
     def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
-        self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
+        store = on_redis(self.store)
+        store.run("DEL", f"{store.prefix}worker:{worker}")
 
 
-class RemoveConsumer(_RecordFault):
+class RemoveConsumer(RecordFault):
     """XGROUP DELCONSUMER of a living worker: Redis drops its leases, and `restore` finds the jobs.
 
     Workers look once a minute; here we make that come soon.
@@ -56,15 +66,16 @@ class RemoveConsumer(_RecordFault):
 
     def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
         self.pids = [pid]
-        for stream in self.store.streams:
-            self.store.run("XGROUP", "DELCONSUMER", stream, GROUP, worker)
+        store = on_redis(self.store)
+        for stream in store.streams:
+            store.run("XGROUP", "DELCONSUMER", stream, GROUP, worker)
 
     def keep(self, system: System) -> None:  # noqa: D102
         if self.pids:
             self.store.tidy()
 
 
-class ForgetWorkers(_RecordFault):
+class ForgetWorkers(RecordFault):
     """ZREM of a living worker, or DEL of the key of all workers: the next heartbeat of each adds it again."""
 
     name = "workers forgotten"
@@ -76,14 +87,15 @@ class ForgetWorkers(_RecordFault):
         return bool(self.detail)
 
     def harm(self, system: System, pid: int, worker: str) -> None:  # noqa: D102
-        key = f"{self.store.prefix}workers"
+        store = on_redis(self.store)
+        key = f"{store.prefix}workers"
         if system.rng.random() < 0.5:
-            self.store.run("ZREM", key, worker)
+            store.run("ZREM", key, worker)
         else:
-            self.store.run("DEL", key)
+            store.run("DEL", key)
 
 
-class LoseRecord(_RecordFault):
+class LoseRecord(RecordFault):
     """SIGKILL of a worker whose record is deleted, as after a failover. `tidy` finds the jobs that it held.
 
     Workers tidy once a minute; here we make that come soon.
@@ -96,8 +108,9 @@ class LoseRecord(_RecordFault):
         system.fleet.victims.add(pid)
         os.kill(pid, signal.SIGKILL)
         self.pids = [pid]
-        self.store.run("DEL", f"{self.store.prefix}worker:{worker}")
-        self.store.run("ZREM", f"{self.store.prefix}workers", worker)
+        store = on_redis(self.store)
+        store.run("DEL", f"{store.prefix}worker:{worker}")
+        store.run("ZREM", f"{store.prefix}workers", worker)
 
     def keep(self, system: System) -> None:  # noqa: D102
         if self.pids:

@@ -6,6 +6,7 @@ import time
 
 from redisjobs.drivers.redis.commands import GROUP
 from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet.redis_store import on_redis
 from redisjobs.torture.nemesis.fault import Fault, System
 from redisjobs.torture.nemesis.processes import HELD, ProcessFault
 
@@ -50,7 +51,7 @@ class KillClients(_ServerFault):
     def begin(self, system: System) -> None:  # noqa: D102
         killed = 0
         for kind in ("normal", "pubsub"):
-            killed += system.store.run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            killed += on_redis(system.store).run("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
         self.detail = f"{killed} connections"
 
 
@@ -61,7 +62,7 @@ class KillListeners(_ServerFault):
     holds = 0.3
 
     def begin(self, system: System) -> None:  # noqa: D102
-        killed = system.store.run("CLIENT", "KILL", "TYPE", "pubsub")
+        killed = on_redis(system.store).run("CLIENT", "KILL", "TYPE", "pubsub")
         self.detail = f"{killed} connections"
 
 
@@ -75,7 +76,7 @@ class FlushScripts(_ServerFault):
         self.keep(system)
 
     def keep(self, system: System) -> None:  # noqa: D102
-        system.store.run("SCRIPT", "FLUSH")
+        on_redis(system.store).run("SCRIPT", "FLUSH")
 
 
 class SqueezeMemory(_ServerFault):
@@ -89,10 +90,10 @@ class SqueezeMemory(_ServerFault):
             system.push(jobs.Parent(system.rng.uniform(0.5, 2.5)))
 
     def begin(self, system: System) -> None:  # noqa: D102
-        system.store.run("CONFIG", "SET", "maxmemory", "100kb")
+        on_redis(system.store).run("CONFIG", "SET", "maxmemory", "100kb")
 
     def end(self, system: System) -> None:  # noqa: D102
-        system.store.run("CONFIG", "SET", "maxmemory", "0")
+        on_redis(system.store).run("CONFIG", "SET", "maxmemory", "0")
 
 
 class DestroyGroup(Fault):
@@ -105,7 +106,7 @@ class DestroyGroup(Fault):
     forgets_deliveries = True
 
     def prepare(self, system: System) -> None:  # noqa: D102
-        self.target = system.some_store()
+        self.target = on_redis(system.some_store())
         self.db = self.target.db
         for _ in range(HELD):
             system.push(jobs.Work(system.lease), self.target)

@@ -1,15 +1,15 @@
 """Pools of connections: one for each event loop, and one that all threads of a process share."""
 
+import asyncio
 import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import Generic, Protocol, TypeVar
 
 from redisjobs.base.forks import begin_after_fork
-from redisjobs.drivers.redis.connection import Connection
-from redisjobs.drivers.redis.sync_connection import SyncConnection
-from redisjobs.errors import Unavailable
+from redisjobs.errors import DriverError, Unavailable
 
 MOST_LINKS = 16
 """The most connections that concurrent calls share. An event loop's small pushes use others."""
@@ -17,16 +17,45 @@ MOST_LINKS = 16
 _LOOK_AGAIN = 0.1  # seconds after which a call that waits for a connection counts them again
 
 
-class Connections:
+class Closable(Protocol):
+    """An async connection, which opens when it is used."""
+
+    async def aclose(self) -> None:
+        """Close it; it opens again when used."""
+
+
+class SyncClosable(Protocol):
+    """A sync connection, which opens when it is used."""
+
+    def close(self) -> None:
+        """Close it; it opens again when used."""
+
+
+C = TypeVar("C", bound=Closable)
+S = TypeVar("S", bound=SyncClosable)
+
+
+def need_asyncio(client: str) -> asyncio.AbstractEventLoop:
+    """Return the running event loop; raise DriverError if it is trio's. `client` is the library that needs it."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise DriverError(
+            f"{client} needs asyncio; on trio only memory:// works: run this on asyncio, which is anyio's "
+            "default, or push from a thread by redisjobs.sync"
+        ) from None
+
+
+class Connections(Generic[C]):
     """The connections of one event loop: as many as calls ran at once."""
 
-    def __init__(self, make: Callable[[], Connection]) -> None:
-        self.all: list[Connection] = []
-        self._idle: list[Connection] = []  # no call uses them
-        self._closing: set[Connection] = set()  # to be closed when their calls end
+    def __init__(self, make: Callable[[], C]) -> None:
+        self.all: list[C] = []
+        self._idle: list[C] = []  # no call uses them
+        self._closing: set[C] = set()  # to be closed when their calls end
         self._make = make
 
-    def take(self) -> Connection:
+    def take(self) -> C:
         """Return a connection for this caller only, who must put it back."""
         if self._idle:
             return self._idle.pop()
@@ -34,7 +63,7 @@ class Connections:
         self.all.append(connection)
         return connection
 
-    async def put(self, connection: Connection) -> None:
+    async def put(self, connection: C) -> None:
         """Put a connection back. After a failure it is closed, and opens again when used."""
         if connection in self._closing:
             self._closing.discard(connection)
@@ -60,7 +89,7 @@ class Connections:
             self._idle += closed
 
 
-class SyncConnections:
+class SyncConnections(Generic[S]):
     """Connections that threads share, at most 16.
 
     A signal handler may raise between any two steps of a call, as at Ctrl-C. Such a call might neither return its
@@ -69,17 +98,17 @@ class SyncConnections:
     call uses those in `idle`.
     """
 
-    def __init__(self, make: Callable[[], SyncConnection]) -> None:
+    def __init__(self, make: Callable[[], S]) -> None:
         self._make = make
         self.begin()
         begin_after_fork(self)
 
     def begin(self) -> None:
-        self.idle: SimpleQueue[SyncConnection] = SimpleQueue()
-        self._made: set[weakref.ref[SyncConnection]] = set()
-        self._closing: set[weakref.ref[SyncConnection]] = set()  # to be closed when their calls end
+        self.idle: SimpleQueue[S] = SimpleQueue()
+        self._made: set[weakref.ref[S]] = set()
+        self._closing: set[weakref.ref[S]] = set()  # to be closed when their calls end
 
-    def take(self, until: float) -> SyncConnection:
+    def take(self, until: float) -> S:
         """Return a connection for this caller only, who must put it back in a `finally` right after this call."""
         while True:
             try:
@@ -98,7 +127,7 @@ class SyncConnections:
             with suppress(Empty):  # a short wait: a connection that is deleted frees a place, but wakes no thread
                 return self.idle.get(timeout=min(left, _LOOK_AGAIN))
 
-    def put(self, connection: SyncConnection) -> None:
+    def put(self, connection: S) -> None:
         """Put a connection back. After a failure it is closed, and opens again when used."""
         self.idle.put(connection)
         if weakref.ref(connection) in self._closing:  # after `put`: another thread may close at this moment

@@ -1,0 +1,87 @@
+"""Pushes within a transaction of a database: to its outbox, or to a queue that is in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from redisjobs.drivers.postgres.outbox import ADD
+from redisjobs.drivers.postgres.schema import MIGRATE
+from redisjobs.drivers.postgres.within import Transaction, state_of, transaction_of
+from redisjobs.errors import Forbidden
+from redisjobs.model.driver import OtherVersion
+from redisjobs.model.job import OnConflict
+from redisjobs.model.outbox import rows_of
+from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed
+
+_FORBIDDEN = "42501"
+_NO_TABLE = ("42P01", "3F000", "42703", "42883")  # no table, no schema, no such column, no such function
+
+
+def transaction(connection: Any, *, is_async: bool) -> Transaction:
+    """Return the transaction to write in.
+
+    Raises:
+        TypeError: The connection is none that we know, or a sync one for an async queue, or the other way round.
+    """
+    found = transaction_of(connection)
+    if found.is_async is not is_async:
+        wanted = "an async queue needs an async connection" if is_async else "a sync queue needs a sync connection"
+        raise TypeError(f"within={type(connection).__module__}.{type(connection).__qualname__}: {wanted}")
+    return found
+
+
+class Writing(Protocol):
+    """A statement that pushes jobs."""
+
+    @property
+    def statement(self) -> str:
+        """With `%s` for each value."""
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The values."""
+
+    def answers(self, rows: Sequence[Sequence[Any]]) -> list[Pushed]:
+        """Return the answer to each job; none where they will be known after the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToOutbox:
+    """A statement that writes jobs to the outbox; see `Writing`."""
+
+    values: Sequence[Any]
+    statement: str = ADD
+
+    def answers(self, rows: Sequence[Sequence[Any]]) -> list[Pushed]:
+        """Return none."""
+        return []
+
+
+def to_outbox(queue: str, jobs: Sequence[NewJob]) -> list[ToOutbox]:
+    """Return the statements that write jobs to the outbox.
+
+    Raises:
+        EncodeError: See `rows_of`.
+        ValueError: A job has `on_conflict="raise"`.
+    """
+    if any(job.on_conflict is OnConflict.RAISE for job in jobs):
+        raise ValueError(
+            'on_conflict="raise" within= a transaction: whether it conflicts is known after the commit'
+        )
+    chunks = (jobs[first : first + MOST_JOBS] for first in range(0, len(jobs), MOST_JOBS))
+    return [ToOutbox([rows_of(queue, chunk)]) for chunk in chunks]
+
+
+def explained(error: BaseException) -> BaseException:
+    """Return what a failed statement means; a library's error as it is, if it is not about the outbox."""
+    state = state_of(error)
+    if state in _NO_TABLE:
+        return OtherVersion(
+            f"the database lacks what this release needs ({error}): {MIGRATE}. Nothing was written"
+        )
+    if state == _FORBIDDEN:
+        return Forbidden(
+            f"the role may not push ({error}): SELECT redisjobs.allow('ROLE', 'outbox') lets it write to the "
+            "outbox, and 'producer' push to queues in the database. Nothing was written"
+        )
+    return error

@@ -1,0 +1,40 @@
+"""What a new connection asks first: whether the database fits this release."""
+
+from redisjobs.drivers.postgres import functions
+from redisjobs.drivers.postgres.calls import Row
+from redisjobs.drivers.postgres.errors import MIGRATE
+from redisjobs.errors import DriverError, ServerTooOld, Unavailable
+
+_OLDEST = 150000
+
+CHECK: tuple[bytes, tuple[bytes, ...]] = (
+    b"select floor(extract(epoch from clock_timestamp()) * 1000)::bigint,"
+    b" current_setting('server_version_num')::int, current_setting('server_version'),"
+    b" current_setting('server_encoding'), pg_is_in_recovery(),"
+    b" to_regclass('redisjobs.jobs') is not null, to_regproc($1) is not null,"
+    # A role or a database may have another default, in which functions that wait for a lock see the past.
+    b" set_config('default_transaction_isolation', 'read committed', false)",
+    (f"redisjobs.{functions.mark()}".encode(),),
+)
+
+
+def check(row: Row) -> float:
+    """Return the server's clock in ms, given the row that `CHECK` returns.
+
+    Raises:
+        ServerTooOld: Its version is too old.
+        Unavailable: It is a read-only replica.
+        DriverError: It lacks the tables or the functions of this release, or has a wrong encoding.
+    """
+    now_ms, number, version, encoding, is_replica, has_tables, has_functions, _ = row
+    if number < _OLDEST:
+        raise ServerTooOld(f"redisjobs needs PostgreSQL 15 or newer; the server is {version}")
+    if encoding != "UTF8":
+        raise DriverError(f"the database has the encoding {encoding}; redisjobs needs one with UTF8")
+    if is_replica:
+        raise Unavailable("this server is a read-only replica; give the URL of the primary, or of all servers")
+    if not has_tables:
+        raise DriverError(f"the database has no tables of redisjobs: {MIGRATE}")
+    if not has_functions:
+        raise DriverError(f"the database was not migrated to this release of redisjobs: {MIGRATE}")
+    return float(now_ms)

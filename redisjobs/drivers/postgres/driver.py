@@ -1,0 +1,232 @@
+"""The Postgres driver, async and sync: runs the calls of a queue over its connections."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from redisjobs.drivers.postgres import (
+    health,
+    keeping,
+    limits,
+    pausing,
+    reading,
+    requeuing,
+    results,
+    schedules,
+    settings,
+    standing,
+    statistics,
+)
+from redisjobs.drivers.postgres.calls import Call, change_call, query_call
+from redisjobs.drivers.postgres.connection import Connection, Now
+from redisjobs.drivers.postgres.consumer import PostgresConsumer
+from redisjobs.drivers.postgres.hub import Hub, hub_of
+from redisjobs.drivers.postgres.notices import Notice, SendNow, SyncNotifier, channel_of
+from redisjobs.drivers.postgres.pushes import Written, identity, push, within
+from redisjobs.drivers.postgres.sync_connection import SyncConnection
+from redisjobs.drivers.postgres.target import Target
+from redisjobs.drivers.remote.clock import ServerClock
+from redisjobs.drivers.remote.coalescer import Coalescer
+from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections, need_asyncio
+from redisjobs.errors import Unavailable
+from redisjobs.model.changes import Change
+from redisjobs.model.driver import Notification
+from redisjobs.model.queries import Query
+from redisjobs.model.times import LONGEST_TRY
+from redisjobs.model.transitions import NewJob, Pushed
+
+T = TypeVar("T")
+
+# Importing them registers the calls of queries and changes.
+_ = (health, keeping, limits, pausing, reading, requeuing, results, schedules, settings, standing, statistics)
+
+_MOST_TOGETHER = 50  # a push of more jobs does not share a round trip with other pushes
+
+
+_MOST_STALE = 3  # tries of a push that the database gets too late, by its clock
+_UNEVEN = "the database's clock does not run evenly, or its answers take too long; nothing was pushed"
+
+
+def _set_time(jobs: Sequence[NewJob], now_ms: float) -> list[NewJob]:
+    """Set when jobs were first sent, if they were not sent yet; return these."""
+    unsent = [job for job in jobs if job.sent_ms is None]
+    for job in unsent:
+        job.sent_ms = now_ms
+    return unsent
+
+
+def _unset_time(unsent: Sequence[NewJob], clock: ServerClock) -> None:
+    """Take it back: nothing was written, as the clock is another one than was known."""
+    clock.forget()
+    for job in unsent:
+        job.sent_ms = None
+
+
+class _Loop:
+    """What the calls in one event loop share."""
+
+    def __init__(self, target: Target, queue: str, now_ms: Now) -> None:
+        self.hub: Hub = hub_of(target)
+        tell = partial(self.hub.tell, queue)
+        self.connections = Connections(lambda: Connection(target, queue, now_ms, tell))
+        # For calls other than small pushes. Without `fast_acquire`, a free place would still let other tasks run
+        # first, and the call would wait for them.
+        self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)
+        self.pushes = Coalescer(self.push)
+
+    async def push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
+        connection = self.connections.take()
+        try:
+            for _ in range(_MOST_STALE):
+                sent_ms = await connection.time_ms(until)
+                unsent = _set_time(jobs, sent_ms)
+                pushed = await connection.run(push(jobs, repeated=repeated, sent_ms=sent_ms), until)
+                if pushed is not None:
+                    return pushed
+                _unset_time(unsent, connection.clock)
+            raise Unavailable(_UNEVEN)
+        finally:
+            await self.connections.put(connection)
+
+    async def run(self, call: Call[T]) -> T:
+        async with self.room:
+            connection = self.connections.take()
+            try:
+                return await connection.run(call)
+            finally:
+                await self.connections.put(connection)
+
+
+class PostgresDriver:
+    """A producer's and an operator's side of a queue on Postgres; see `Driver`.
+
+    Args:
+        where: The URL of the database.
+        queue: The queue's name.
+        now_ms: Returns the time, for tests; None: the server's clock.
+    """
+
+    def __init__(self, where: str, queue: str, now_ms: Now = None) -> None:
+        self.target = Target(where)
+        self.place: Hashable = (self.target.place, queue)
+        self.where = self.target.where
+        self._queue, self._now_ms = queue, now_ms
+        self._database = ""  # what tells it from others
+        # A connection belongs to one event loop; a program may run several loops, in turn or in several threads.
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+
+    async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
+        loop = self._loop()
+        if len(jobs) <= _MOST_TOGETHER:
+            return await loop.pushes.push(jobs, repeated=repeated)  # it has a time limit itself
+        async with loop.room:
+            return await loop.push(jobs, repeated, time.monotonic() + LONGEST_TRY)
+
+    async def within(self, jobs: Sequence[NewJob]) -> list[Written]:
+        """Return the statements that push jobs within a transaction of the queue's database."""
+        if not self._database:
+            self._database = await self._loop().run(identity())
+        return within(self._queue, self._now_ms() if self._now_ms else None, self._database, jobs)
+
+    async def read(self, query: Query[T]) -> T:
+        return await self._loop().run(query_call(query))
+
+    async def change(self, change: Change[T]) -> T:
+        return await self._loop().run(change_call(change))
+
+    async def listen(self, on_notification: Callable[[Notification], None], process: str = "") -> None:
+        await self._loop().hub.listen(self._queue, process, on_notification)
+
+    def consumer(self, worker_id: str, *, lease: float, max_deliveries: int) -> PostgresConsumer:
+        return PostgresConsumer(self.target, self._queue, self._now_ms, worker_id, lease, max_deliveries)
+
+    def make_sync(self) -> "SyncPostgresDriver":
+        return SyncPostgresDriver(self.target, self._queue, self._now_ms)
+
+    async def aclose(self) -> None:
+        loop = self._loop()
+        await loop.connections.aclose()
+        await loop.hub.aclose_for(self)
+
+    def _loop(self) -> _Loop:
+        running = need_asyncio("psycopg")
+        if running not in self._loops:
+            for ended in [other for other in list(self._loops) if other.is_closed()]:
+                self._loops.pop(ended, None)  # another thread may have removed it
+            self._loops[running] = _Loop(self.target, self._queue, self._now_ms)
+        loop = self._loops[running]
+        loop.hub.open_for(self)
+        return loop
+
+
+class SyncPostgresDriver:
+    """A producer's and an operator's side for sync code and any number of threads; see `SyncDriver`."""
+
+    def __init__(self, target: Target, queue: str, now_ms: Now = None) -> None:
+        # Not `self` in these functions: that would be a cycle.
+        notifier = self._notifier = SyncNotifier(lambda *what: _notify(connections, *what))
+        channel = channel_of(queue)
+
+        def tell(notices: Sequence[Notice], send: SendNow) -> None:
+            notifier.tell(channel, notices, send)
+
+        connections = self._connections = SyncConnections(lambda: SyncConnection(target, queue, now_ms, tell))
+        self._queue, self._now_ms, self._database = queue, now_ms, ""
+
+    def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
+        def send(connection: SyncConnection) -> list[Pushed]:
+            for _ in range(_MOST_STALE):
+                sent_ms = connection.time_ms(until)
+                unsent = _set_time(jobs, sent_ms)
+                pushed = connection.run(push(jobs, repeated=repeated, sent_ms=sent_ms), until)
+                if pushed is not None:
+                    return pushed
+                _unset_time(unsent, connection.clock)
+            raise Unavailable(_UNEVEN)
+
+        return self._call(send, until)
+
+    def within(self, jobs: Sequence[NewJob], *, until: float = math.inf) -> list[Written]:
+        """Return the statements that push jobs within a transaction of the queue's database."""
+        if not self._database:
+            self._database = self._call(lambda connection: connection.run(identity(), until), until)
+        return within(self._queue, self._now_ms() if self._now_ms else None, self._database, jobs)
+
+    def read(self, query: Query[T], *, until: float = math.inf) -> T:
+        call = query_call(query)
+        return self._call(lambda connection: connection.run(call, until), until)
+
+    def change(self, change: Change[T], *, until: float = math.inf) -> T:
+        call = change_call(change)
+        return self._call(lambda connection: connection.run(call, until), until)
+
+    def close(self) -> None:
+        self._notifier.flush()
+        self._connections.close()
+
+    def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
+        connections = self._connections
+        connection = connections.take(until)
+        try:
+            return call(connection)
+        except Unavailable:
+            # What ended this one has mostly ended the others, and the next calls would fail, too.
+            connections.close_idle()
+            raise
+        finally:
+            connections.put(connection)
+
+
+def _notify(
+    connections: SyncConnections[SyncConnection], channels: Sequence[str], payloads: Sequence[str]
+) -> None:
+    connection = connections.take(math.inf)
+    try:
+        connection.notify(channels, payloads)
+    finally:
+        connections.put(connection)

@@ -1,0 +1,110 @@
+"""Errors of Postgres and of psycopg, as ours."""
+
+import re
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+from redisjobs.drivers.postgres import functions
+from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
+
+MIGRATE = "run `redisjobs migrate --database URL`"
+
+_AGAIN = ("40001", "40P01")  # serialization failure, deadlock
+_UNPREPARED = ("26000", "42P05")
+_NOT_NOW = (
+    *_AGAIN,
+    *("25006", "53300", "53400", "55P03", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
+)
+_FULL = ("53100", "53200", "53000")  # the disk, or the memory
+_NO_SCHEMA = ("3F000", "42883", "42P01", "42703")
+_GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, is of no use any more
+_REFUSED = (  # what no new try changes; a failed connection has no SQLSTATE
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied",
+    "invalid ",
+    "certificate",
+    "SASL",
+)
+
+
+class Refused(DriverError):
+    """A statement's error as the server gave it; `as_ours` makes it one for callers.
+
+    Attributes:
+        state: The SQLSTATE.
+        role: Who asked.
+    """
+
+    def __init__(self, message: str, state: str, role: str = "") -> None:
+        super().__init__(message)
+        self.state, self.role = state, role
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether the same statement may succeed at once: nothing of it was written."""
+        return self.state in (*_AGAIN, *_UNPREPARED)
+
+    @property
+    def is_of_preparing(self) -> bool:
+        """Whether a prepared statement was not there, or was there already: a pooler changes sessions."""
+        return self.state in _UNPREPARED
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether another connection is needed."""
+        return self.state.startswith(_GONE)
+
+
+def refusal(result: Any, role: bytes = b"") -> Refused | psycopg.Error:
+    """Return the error of a result: of the server, which `role` asked, or of libpq if the connection was lost."""
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
+    text = message.decode("utf-8", "replace").strip()
+    return Refused(text, state, role.decode("utf-8", "replace")) if state else psycopg.OperationalError(text)
+
+
+def as_ours(error: Refused) -> DriverError:
+    """Return a server's refusal as an error for callers."""
+    text, state = str(error), error.state
+    if state in _NO_SCHEMA:
+        return DriverError(f"the database lacks what this release of redisjobs needs ({text}): {MIGRATE}")
+    if state == "42501":
+        return _forbidden(error)
+    if state in _FULL:
+        return QueueFull(f"the database is full: {text}; nothing was written")
+    if state == "25006":
+        return Unavailable(f"this server is a read-only replica ({text}); give the URL of the primary")
+    if state in _NOT_NOW or state.startswith("08") or "cached plan" in text:
+        return Unavailable(text)
+    return DriverError(text)
+
+
+def _forbidden(error: Refused) -> Forbidden:
+    """Return which right a role lacks, and how it gets that."""
+    missing = next(filter(None, map(functions.part_for, re.findall(r"\w+", str(error)))), "producer")
+    return Forbidden(
+        f"the role {error.role!r} may not do this ({error}). As the owner of the schema, run: "
+        f"select redisjobs.allow({_quoted(error.role)}, '{missing}')"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def lost(error: Exception) -> Unavailable:
+    """Return the error of a connection that ended as ours."""
+    return Unavailable(next(iter(str(error).splitlines()), type(error).__name__))
+
+
+def not_opened(error: Exception) -> DriverError:
+    """Return the error of a connection that could not be opened as ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if any(each in text for each in _REFUSED):
+        return DriverError(f"the database refuses the connection: {text}")
+    return Unavailable(text)

@@ -1,0 +1,83 @@
+-- What all other functions use: the clock, locks, notifications, counters, histories.
+--
+-- What is called often is PL/pgSQL, which keeps its plans: a function in SQL is planned in each call.
+
+create function redisjobs_f._now(given bigint) returns bigint language plpgsql as $$
+begin
+  return coalesce(given, floor(extract(epoch from clock_timestamp()) * 1000)::bigint);
+end $$;
+
+-- The time with its fraction, for the client's idea of the clock.
+create function redisjobs_f._clock(given bigint) returns double precision language plpgsql as $$
+begin
+  return coalesce(given, extract(epoch from clock_timestamp()) * 1000);
+end $$;
+
+-- Beside each other: exchanges of a queue.
+create function redisjobs_f._share(q text) returns void language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock_shared(hashtextextended('redisjobs queue ' || q, 0));
+end $$;
+
+-- Beside no exchange, and no other call that takes this lock.
+create function redisjobs_f._lock(q text) returns void language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('redisjobs queue ' || q, 0));
+end $$;
+
+-- Note a notification for the client to send: a kind and a value for all who listen to the queue, or for one process.
+create function redisjobs_f._tell(kind text, value text, process text default '') returns void language plpgsql as $$
+begin
+  perform set_config('redisjobs.told', concat_ws(E'\n', nullif(current_setting('redisjobs.told', true), ''),
+    process || E'\t' || kind || E'\t' || value), true);
+end $$;
+
+-- Return the notifications noted in this transaction, a line each: process, kind and value, parted by tabs.
+create function redisjobs_f._told() returns text language plpgsql as $$
+declare
+  told text := coalesce(current_setting('redisjobs.told', true), '');
+begin
+  if told <> '' then
+    perform set_config('redisjobs.told', '', true);
+  end if;
+  return told;
+end $$;
+
+-- Return the answer of a call as the client reads it.
+create function redisjobs_f._answer(answer jsonb) returns text language plpgsql as $$
+begin
+  return jsonb_build_object('a', answer, 't', redisjobs_f._told())::text;
+end $$;
+
+create function redisjobs_f._count(q text, counter text, number bigint default 1) returns void
+  language plpgsql as $$
+begin
+  if number <> 0 then
+    insert into redisjobs.deltas (queue, name, n) values (q, counter, number);
+  end if;
+end $$;
+
+-- Change fields: '' removes one.
+create function redisjobs_f._with(fields jsonb, changes jsonb) returns jsonb language sql immutable as $$
+  select nullif(coalesce(jsonb_object_agg(key, value) filter (where value <> '""'), '{}'), '{}')
+  from jsonb_each(coalesce(fields, '{}') || changes)
+$$;
+
+-- Return a line of a history.
+create function redisjobs_f._event(now_ms bigint, what text, worker text default '', attempt text default '',
+  note text default '') returns text language sql immutable as $$
+  select concat_ws(' ', now_ms, what, coalesce(nullif(regexp_replace(worker, '[ \t-\r]', '_', 'g'), ''), '-'),
+    coalesce(nullif(attempt, ''), '-'), regexp_replace(left(note, 1000), '[ \t-\r]+', ' ', 'g'))
+$$;
+
+-- Return a history with one more line. If it gets long, the first line and the newest stay.
+create function redisjobs_f._add_line(lines text, line text) returns text language plpgsql immutable as $$
+declare
+  all_lines text[] := case when coalesce(lines, '') = '' then '{}' else string_to_array(lines, E'\n') end || line;
+begin
+  while cardinality(all_lines) > 2
+    and (cardinality(all_lines) > 20 or octet_length(array_to_string(all_lines, E'\n')) > 4096) loop
+    all_lines := all_lines[1:1] || all_lines[3:];
+  end loop;
+  return array_to_string(all_lines, E'\n');
+end $$;

@@ -1,0 +1,218 @@
+-- The audit of a queue: whether its tables agree with each other. It looks at up to 500 things in a step, each step at one
+-- instant, so that a busy queue has no faults.
+
+-- Return what is wrong with a job that has not ended; null: nothing.
+create function redisjobs_f._fault_of(job redisjobs.jobs, now_ms bigint) returns text language plpgsql stable as $$
+begin
+  return case
+    when job.place not in ('ready', 'returned', 'alone', 'parked', 'line', 'delayed', 'running', 'dead')
+      or job.rank not between 0 and 2 then 'no place'
+    when job.place = 'delayed' and job.due_ms is null then 'no due time'
+    when job.place = 'dead' and job.kind is distinct from redisjobs_f._kind_of(job.extra) then 'group'
+    when job.place = 'running'
+      and not exists (select from redisjobs.workers w where w.queue = job.queue and w.id = job.worker)
+      and not exists (select from redisjobs.fenced f where f.queue = job.queue and f.id = job.worker) then 'no record'
+    when job.place = 'parked' and not exists (select from redisjobs.rules r
+      where r.queue = job.queue and (r.kind, r.name) in (('held', job.id), ('name', job.name)))
+      -- A name was resumed, and the tidying that comes each minute has not handed its jobs back yet.
+      and not exists (select from redisjobs.settings s where s.queue = job.queue and s.name = 'resumed'
+        and s.at_ms between now_ms - 120000 and now_ms) then 'parked'
+    end;
+end $$;
+
+-- Whether a job is on the queue and has not ended.
+create function redisjobs_f._lives(q text, job_id text) returns boolean language sql stable as $$
+  select exists (select from redisjobs.jobs where queue = q and id = job_id and place not in ('completed', 'cancelled'))
+$$;
+
+-- Whether a unique key is held until a job ends that is gone or dead.
+create function redisjobs_f._is_left(held redisjobs.uniques) returns boolean language sql stable as $$
+  select held.until_ms is null and not exists (select from redisjobs.jobs job where job.queue = held.queue and job.id = held.id
+    and job.place not in ('completed', 'cancelled') and job.place <> 'dead')
+$$;
+
+-- Whether jobs of a bucket wait in line, and nothing gives them a turn: none of it runs, and no time is set.
+create function redisjobs_f._is_stuck(q text, of_name text, of_key text) returns boolean language sql stable as $$
+  select exists (select from redisjobs.jobs job where job.queue = q and job.place = 'line' and job.name = of_name
+      and coalesce(job.limit_key, '') = of_key)
+    and not exists (select from redisjobs.buckets b where b.queue = q and b.name = of_name and b.key = of_key
+      and b.is_open and b.turn_ms is not null)
+    and not exists (select from redisjobs.shares s where s.queue = q and s.name = of_name and s.key = of_key)
+    and not exists (select from redisjobs.rules r where r.queue = q and r.kind = 'name' and r.name = of_name)
+$$;
+
+-- Count the jobs that have a share of a bucket.
+create function redisjobs_f._running_in(q text, of_name text, of_key text) returns integer language sql stable as $$
+  select count(*)::integer from redisjobs.shares s where s.queue = q and s.name = of_name and s.key = of_key
+$$;
+
+-- The buckets in whose lines jobs wait, up to 500 after one, each found by one step in the index.
+create function redisjobs_f._lines_after(q text, after_name text, after_key text) returns table (name text, key text)
+language sql stable as $$
+  with recursive line as (
+    (select job.name, coalesce(job.limit_key, '') as key from redisjobs.jobs job where job.queue = q and job.place = 'line'
+      and (job.name, coalesce(job.limit_key, '')) > (after_name, after_key) order by 1, 2 limit 1)
+    union all
+    select following.* from line cross join lateral (
+      select job.name, coalesce(job.limit_key, '') as key from redisjobs.jobs job where job.queue = q and job.place = 'line'
+        and (job.name, coalesce(job.limit_key, '')) > (line.name, line.key) order by 1, 2 limit 1) following
+  )
+  select * from line limit 500
+$$;
+
+-- Look at up to 500 things of a part, after one: its key, what is wrong with it, how to call it, and the name of a job that waits.
+create function redisjobs_f._look_at(q text, part text, after text, now_ms bigint)
+returns table (key text, kind text, what text, waits text) language plpgsql stable as $$
+begin
+  case part
+  when 'jobs' then
+    return query select job.id, redisjobs_f._fault_of(job, now_ms), job.id,
+      case when job.place not in ('delayed', 'running', 'dead') then job.name end
+    from redisjobs.jobs job where job.queue = q and job.place not in ('completed', 'cancelled') and job.id > after
+    order by job.id limit 500;
+  when 'lines' then
+    return query select jsonb_build_array(line.name, line.key)::text,
+      case when redisjobs_f._is_stuck(q, line.name, line.key) then 'line' end,
+      concat_ws(' ', line.name, nullif(line.key, '')), null::text
+    from redisjobs_f._lines_after(q, coalesce(nullif(after, '')::jsonb ->> 0, ''), coalesce(nullif(after, '')::jsonb ->> 1, '')) line;
+  when 'uniques' then
+    return query select u.key, case when redisjobs_f._is_left(u) then 'unique'
+      when u.until_ms < now_ms - 3600000 then 'overdue' end, u.key, null::text
+    from redisjobs.uniques u where u.queue = q and u.key > after order by u.key limit 500;
+  when 'held' then
+    return query select r.name, case when not redisjobs_f._lives(q, r.name) then 'held' end, r.name, null::text
+    from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name > after order by r.name limit 500;
+  when 'shares' then
+    return query select s.seq::text, case when not exists (select from redisjobs.jobs job where job.seq = s.seq
+        and job.place = 'running') then 'share' end, s.id, null::text
+    from redisjobs.shares s where s.queue = q and s.seq > coalesce(nullif(after, '')::bigint, 0) order by s.seq limit 500;
+  when 'buckets' then
+    return query select jsonb_build_array(b.name, b.key)::text, case when b.running <> redisjobs_f._running_in(q, b.name, b.key)
+      then 'share' end, concat_ws(' ', b.name, nullif(b.key, '')), null::text
+    from (select distinct on (each.name, each.key) each.name, each.key, each.running from redisjobs.buckets each
+      where each.queue = q and (each.name, each.key)
+        > (coalesce(nullif(after, '')::jsonb ->> 0, ''), coalesce(nullif(after, '')::jsonb ->> 1, ''))
+      order by each.name, each.key, each.number desc limit 500) b;
+  when 'waiters' then
+    return query select w.id, case when not redisjobs_f._lives(q, w.id) then 'waiters' end, w.id, null::text
+    from (select distinct on (each.id) each.id from redisjobs.waiters each where each.queue = q and each.id > after
+      order by each.id limit 500) w;
+  when 'workers' then
+    return query select w.id, case when not exists (select from redisjobs.beats b where b.queue = q and b.id = w.id)
+      then 'worker' end, w.id, null::text
+    from redisjobs.workers w where w.queue = q and w.id > after order by w.id limit 500;
+  when 'beats' then
+    return query select b.id, case when not exists (select from redisjobs.workers w where w.queue = q and w.id = b.id)
+      and not exists (select from redisjobs.fenced f where f.queue = q and f.id = b.id) then 'worker' end, b.id, null::text
+    from redisjobs.beats b where b.queue = q and b.id > after order by b.id limit 500;
+  when 'results' then
+    return query select r.id, case when r.until_ms < now_ms - 3600000 then 'overdue' end, r.id, null::text
+    from redisjobs.results r where r.queue = q and r.id > after order by r.id limit 500;
+  when 'progress' then
+    return query select p.id, case when p.until_ms < now_ms - 3600000 then 'overdue' end, p.id, null::text
+    from redisjobs.progress p where p.queue = q and p.id > after order by p.id limit 500;
+  end case;
+end $$;
+
+-- Correct a fault, if it is still there. It loses no job.
+create function redisjobs_f._correct(q text, kind_of text, what_of text, key_of text, now_ms bigint) returns void
+language plpgsql as $$
+declare
+  job redisjobs.jobs;
+  bucket redisjobs.buckets;
+begin
+  case kind_of
+  when 'no place', 'no due time', 'no record', 'parked', 'group' then
+    select * into job from redisjobs.jobs j where j.queue = q and j.id = what_of and j.place not in ('completed', 'cancelled')
+      for update;
+    if redisjobs_f._fault_of(job, now_ms) is distinct from kind_of then
+      return;
+    elsif kind_of = 'group' then
+      update redisjobs.jobs j set kind = redisjobs_f._kind_of(j.extra) where j.seq = job.seq;
+    elsif kind_of = 'no due time' then
+      update redisjobs.jobs j set due_ms = now_ms where j.seq = job.seq;
+      perform redisjobs_f._tell('due', now_ms::text);
+    elsif kind_of = 'no record' then
+      insert into redisjobs.fenced (queue, id, until_ms) select q, job.worker, now_ms + 5000 where job.worker is not null
+        on conflict (queue, id) do nothing;
+      perform redisjobs_f._hand_back_all(q, job.worker, 500, false, now_ms);
+      perform redisjobs_f._tell('released', '1');
+    else
+      update redisjobs.jobs j set rank = 1 where j.seq = job.seq and j.rank not between 0 and 2;
+      perform redisjobs_f._hand_back(job, job.deliveries, now_ms);
+      perform redisjobs_f._tell('released', '1');
+    end if;
+  when 'line' then
+    perform redisjobs_f._open_line(q, key_of::jsonb ->> 0, key_of::jsonb ->> 1, now_ms);
+    perform redisjobs_f._tell('due', now_ms::text);
+  when 'unique' then
+    perform redisjobs_f._lock_key(q, what_of);
+    delete from redisjobs.uniques u where u.queue = q and u.key = what_of and redisjobs_f._is_left(u);
+  when 'held' then
+    delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = what_of
+      and not redisjobs_f._lives(q, what_of);
+  when 'share' then
+    if left(key_of, 1) = '[' then  -- a bucket, which counts its shares
+      bucket := redisjobs_f._bucket(q, key_of::jsonb ->> 0, key_of::jsonb ->> 1);
+      bucket.running := redisjobs_f._running_in(q, bucket.name, bucket.key);
+      perform redisjobs_f._put_buckets(array[bucket], now_ms);
+      return;
+    end if;
+    perform redisjobs_f._give_up(q, array(select s.seq from redisjobs.shares s where s.queue = q and s.id = what_of
+      and not exists (select from redisjobs.jobs j where j.seq = s.seq and j.place = 'running')), false, now_ms);
+    delete from redisjobs.shares s where s.queue = q and s.seq = key_of::bigint  -- of a name without a limit
+      and not exists (select from redisjobs.jobs j where j.seq = s.seq and j.place = 'running');
+  when 'waiters' then
+    delete from redisjobs.waiters w where w.queue = q and w.id = what_of and not redisjobs_f._lives(q, what_of);
+  when 'worker' then  -- the other workers fence it, unless it lives
+    insert into redisjobs.beats (queue, id, until_ms) select q, w.id, now_ms + w.lease_ms from redisjobs.workers w
+      where w.queue = q and w.id = what_of on conflict (queue, id) do nothing;
+    delete from redisjobs.beats b where b.queue = q and b.id = what_of
+      and not exists (select from redisjobs.workers w where w.queue = q and w.id = what_of)
+      and not exists (select from redisjobs.fenced f where f.queue = q and f.id = what_of);
+  when 'overdue' then
+    delete from redisjobs.results r where r.queue = q and r.id = what_of and r.until_ms < now_ms - 3600000;
+    delete from redisjobs.progress p where p.queue = q and p.id = what_of and p.until_ms < now_ms - 3600000;
+    delete from redisjobs.uniques u where u.queue = q and u.key = what_of and u.until_ms < now_ms - 3600000;
+  end case;
+end $$;
+
+-- Make a step of the audit: {looked, after: the last key, null at the end of the part, faults: [[kind, what]], waiting: names of
+-- ready jobs, and how many there are}.
+create function redisjobs_f.audit(q text, given_ms bigint, part text, after text, repairs boolean) returns text
+language plpgsql as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  answer jsonb;
+  fault record;
+begin
+  if repairs then
+    perform redisjobs_f._lock(q);
+  end if;
+  with looked as materialized (select * from redisjobs_f._look_at(q, part, after, now_ms)),
+    waiting as (select l.waits, count(*) as many from looked l where l.waits is not null group by 1)
+  select jsonb_build_object('looked', count(*),
+    'after', case when count(*) = 500 then (array_agg(l.key))[500] end,
+    'faults', coalesce(jsonb_agg(jsonb_build_array(l.kind, l.what, l.key)) filter (where l.kind is not null), '[]'),
+    'waiting', (select coalesce(jsonb_object_agg(w.waits, w.many), '{}') from waiting w))
+  into answer from looked l;
+  if repairs then
+    for fault in select each ->> 0 as kind, each ->> 1 as what, each ->> 2 as key from jsonb_array_elements(answer -> 'faults') each
+    loop
+      perform redisjobs_f._correct(q, fault.kind, fault.what, fault.key, now_ms);
+    end loop;
+  end if;
+  return redisjobs_f._answer(answer);
+end $$;
+
+-- Count about how many things an audit looks at.
+create function redisjobs_f.audited(q text, given_ms bigint) returns text language sql stable as $$
+  select redisjobs_f._answer(to_jsonb(
+    (select count(*) from redisjobs.jobs where queue = q and place not in ('completed', 'cancelled'))
+    + (select count(*) from redisjobs.uniques where queue = q)
+    + (select count(*) from redisjobs.rules where queue = q and kind = 'held')
+    + (select count(*) from redisjobs.shares where queue = q) + (select count(*) from redisjobs.buckets where queue = q)
+    + (select count(distinct id) from redisjobs.waiters where queue = q)
+    + (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.beats where queue = q)
+    + (select count(*) from redisjobs.results where queue = q) + (select count(*) from redisjobs.progress where queue = q)))
+$$;

@@ -1,0 +1,91 @@
+-- How a job changes its place, and who holds a unique key.
+
+-- Note a new job that may be claimed, or when a new delayed job is due, if it is the first one.
+create function redisjobs_f._announce(q text, due bigint) returns void language plpgsql as $$
+begin
+  if due is null then
+    perform redisjobs_f._tell('ready', '');
+  elsif not exists (select from redisjobs.jobs where queue = q and place = 'delayed' and due_ms < due) then
+    perform redisjobs_f._tell('due', due::text);
+  end if;
+end $$;
+
+-- Put a job at the end of its line, or with `due` in the future beside it until then.
+create function redisjobs_f._enqueue(q text, old_seq bigint, due bigint, now_ms bigint) returns void language plpgsql as $$
+declare
+  later bigint := case when due > now_ms then due end;
+begin
+  perform pg_current_xact_id();
+  update redisjobs.jobs set seq = nextval('redisjobs.line'), place = case when later is null then 'ready' else 'delayed' end,
+    since_ms = now_ms, due_ms = later, deliveries = 0, worker = null, at_ms = 0, cancelling = false, was_alone = false,
+    kind = null
+  where queue = q and seq = old_seq;
+  perform redisjobs_f._announce(q, later);
+end $$;
+
+-- Take a job from its worker, or out of a line. Workers claim it at its old place.
+create function redisjobs_f._hand_back(job redisjobs.jobs, counted integer, now_ms bigint) returns void language sql as $$
+  update redisjobs.jobs set place = 'returned', worker = null, deliveries = greatest(0, counted), at_ms = now_ms,
+    history = job.history
+  where seq = job.seq
+$$;
+
+create function redisjobs_f._park(job redisjobs.jobs, now_ms bigint) returns void language sql as $$
+  update redisjobs.jobs set place = 'parked', worker = null where seq = job.seq
+$$;
+
+-- Return the fields of a job, and how they are called in its entry.
+create function redisjobs_f._field(job redisjobs.jobs, field text) returns text language sql immutable as $$
+  select case field when 'name' then job.name when 'unique' then job.unique_key when 'limit_key' then job.limit_key
+    when 'nonce' then job.nonce else job.extra->>field end
+$$;
+
+-- Return the id of the job that holds a unique key; '' if no job does.
+create function redisjobs_f._holder(q text, wanted text, now_ms bigint) returns text language plpgsql as $$
+declare
+  holder text;
+begin
+  if coalesce(wanted, '') = '' then
+    return '';
+  end if;
+  select u.id into holder from redisjobs.uniques u
+  where u.queue = q and u.key = wanted and (u.until_ms is null or u.until_ms > now_ms)
+    and not exists (
+      select from redisjobs.jobs j where j.queue = q and j.id = u.id and j.place = 'running' and j.unique_key = wanted
+        and j.extra->>'unique_until' = 'start'
+    );
+  return coalesce(holder, '');
+end $$;
+
+-- Only one transaction at a time decides who gets a unique key.
+create function redisjobs_f._lock_key(q text, wanted text) returns void language sql volatile as $$
+  select pg_advisory_xact_lock(hashtextextended('redisjobs key ' || q || ' ' || wanted, 0))
+$$;
+
+-- Promote the delayed jobs that are due, up to 500, from a due time on; return when the next one is due.
+create function redisjobs_f._promote(q text, due_from bigint, now_ms bigint) returns bigint language plpgsql as $$
+declare
+  next_ms bigint;
+begin
+  select due_ms into next_ms from redisjobs.jobs
+  where queue = q and place = 'delayed' and due_ms >= due_from order by due_ms limit 1;
+  if next_ms is null or next_ms > now_ms then
+    return next_ms;
+  end if;
+  perform pg_current_xact_id();
+  with due as materialized (
+    select seq from redisjobs.jobs where queue = q and place = 'delayed' and due_ms >= due_from and due_ms <= now_ms
+    order by due_ms, seq limit 500 for update skip locked
+  ), numbered as materialized (
+    select seq, nextval('redisjobs.line') as fresh from (
+      select d.seq from due d join redisjobs.jobs j using (seq) order by j.due_ms, j.seq
+    ) in_order
+  )
+  update redisjobs.jobs j set seq = n.fresh, since_ms = now_ms, due_ms = null,
+    place = case when exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id)
+      then 'parked' else 'ready' end
+  from numbered n where j.seq = n.seq;
+  select due_ms into next_ms from redisjobs.jobs
+  where queue = q and place = 'delayed' and due_ms >= due_from order by due_ms limit 1;
+  return next_ms;
+end $$;

@@ -1,0 +1,264 @@
+-- What an operator reads: one job, the jobs of a state, kinds of failure, counts. They write nothing. They are stable, so
+-- all statements of a call see the queue at one instant.
+
+-- Return what keeps a waiting job from starting, besides its place in line and its due time; '' if nothing does.
+create function redisjobs_f._obstacle(job redisjobs.jobs, is_held boolean, is_name_paused boolean, is_paused boolean,
+  has_worker boolean) returns text language sql immutable as $$
+  select case
+    when is_held then 'held'
+    when is_paused then 'paused'
+    when is_name_paused then 'name paused'
+    when job.place = 'line' then 'limit'
+    when not has_worker then 'no worker'
+    when job.extra ->> 'unknown_since' <> '' then 'no handler'
+    when job.place = 'alone' then 'last delivery'
+    else '' end
+$$;
+
+-- Count the workers whose leases run.
+create function redisjobs_f._workers(q text, now_ms bigint) returns bigint language sql stable as $$
+  select count(*) from redisjobs.workers w join redisjobs.beats b on b.queue = w.queue and b.id = w.id
+  where w.queue = q and b.until_ms > now_ms
+$$;
+
+-- Return jobs in this order: the columns that are fields of their entries, after facts as JSON: the other columns, whether it
+-- is held, why it waits, and its last progress report.
+create function redisjobs_f._rows(q text, seqs bigint[], now_ms bigint) returns table (facts text, id text, name text,
+  parameters text, extra text, nonce text, unique_key text, limit_key text, history text) language sql stable as $$
+  select json_build_object('place', job.place, 'rank', job.rank, 'seq', job.seq, 'since', job.since_ms, 'due', job.due_ms,
+    'worker', job.worker, 'deliveries', job.deliveries, 'at', job.at_ms, 'cancelling', job.cancelling,
+    'held', waits and held.name is not null,
+    'why', case when waits then redisjobs_f._obstacle(job, held.name is not null, paused.name is not null,
+      is_paused, has_worker) else '' end,
+    'progress', progress.value)::text,
+    job.id, job.name, job.parameters, job.extra::text, job.nonce, job.unique_key, job.limit_key, job.history
+  from unnest(seqs) with ordinality as wanted (seq, n)
+  join redisjobs.jobs job on job.seq = wanted.seq and job.queue = q
+  cross join lateral (select job.place not in ('running', 'dead', 'completed', 'cancelled')) as state (waits)
+  cross join (select exists (select from redisjobs.rules where queue = q and kind = 'queue'),
+    redisjobs_f._workers(q, now_ms) > 0) as facts (is_paused, has_worker)
+  left join redisjobs.rules held on held.queue = q and held.kind = 'held' and held.name = job.id
+  left join redisjobs.rules paused on paused.queue = q and paused.kind = 'name' and paused.name = job.name
+  left join redisjobs.progress progress on progress.queue = q and progress.id = job.id and progress.until_ms > now_ms
+    and job.place not in ('dead', 'completed', 'cancelled')
+  order by wanted.n
+$$;
+
+-- Return the seq of the job with an id that has not ended, else of the last one that has and is kept; null if there is none.
+create function redisjobs_f._seq_of(q text, job_id text) returns bigint language sql stable as $$
+  select coalesce(
+    (select seq from redisjobs.jobs where queue = q and id = job_id and place not in ('completed', 'cancelled')),
+    (select max(seq) from redisjobs.jobs where queue = q and id = job_id and place in ('completed', 'cancelled')))
+$$;
+
+create function redisjobs_f.find(q text, given_ms bigint, job_id text) returns table (meta text, id text, name text,
+  parameters text, extra text, nonce text, unique_key text, limit_key text, history text) language plpgsql stable as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+begin
+  return query select * from redisjobs_f._rows(q, array[redisjobs_f._seq_of(q, job_id)], now_ms);
+  meta := redisjobs_f._answer(to_jsonb(now_ms));
+  return next;
+end $$;
+
+-- Scans
+
+-- Return where up to 501 jobs of a state are, in order, after such a place. `at` is the rank; of a delayed job when it is
+-- due; of dead letters and ended jobs 0, and these come newest first. `worker` is a running job's; '' for any.
+create function redisjobs_f._places(q text, state text, after_at bigint, after_seq bigint, kind_of text, worker_id text)
+returns table (at bigint, seq bigint) language plpgsql stable as $$
+declare
+  after_rank constant smallint := case when state in ('ready', 'running') then after_at end;
+begin
+  if state = 'ready' then
+    return query select found.rank::bigint, found.seq from (
+      (select job.rank, job.seq from redisjobs.jobs job where job.queue = q and place = 'ready'
+        and (job.rank, job.seq) > (after_rank, after_seq) order by job.rank, job.seq limit 501)
+      union all
+      (select job.rank, job.seq from redisjobs.jobs job where job.queue = q and place in ('returned', 'alone')
+        and (job.rank, job.seq) > (after_rank, after_seq) order by job.rank, job.seq limit 501)
+      union all
+      (select job.rank, job.seq from redisjobs.jobs job where job.queue = q and place = 'parked'
+        and (job.rank, job.seq) > (after_rank, after_seq) order by job.rank, job.seq limit 501)
+      union all
+      (select job.rank, job.seq from redisjobs.jobs job where job.queue = q and place = 'line'
+        and (job.rank::integer, job.seq) > (after_at::integer, after_seq) order by job.rank::integer, job.seq limit 501)
+    ) found order by found.rank, found.seq limit 501;
+  elsif state = 'running' and worker_id <> '' then
+    return query select job.rank::bigint, job.seq
+      from redisjobs.jobs job where job.queue = q and place = 'running' and worker = worker_id
+      and (job.rank, job.seq) > (after_rank, after_seq) order by job.rank, job.seq limit 501;
+  elsif state = 'running' then  -- no index has them in this order: claims would have to keep it
+    return query select job.rank::bigint, job.seq
+      from redisjobs.jobs job where job.queue = q and place = 'running'
+      and (job.rank, job.seq) > (after_rank, after_seq) order by job.rank, job.seq limit 501;
+  elsif state = 'delayed' then
+    return query select job.due_ms, job.seq
+      from redisjobs.jobs job where job.queue = q and place = 'delayed' and (job.due_ms, job.seq) > (after_at, after_seq)
+      order by job.due_ms, job.seq limit 501;
+  elsif state = 'dead' and kind_of <> '' then
+    return query select 0::bigint, job.seq
+      from redisjobs.jobs job where job.queue = q and place = 'dead' and kind = kind_of and job.seq < after_seq
+      order by job.seq desc limit 501;
+  else
+    return query select 0::bigint, job.seq
+      from redisjobs.jobs job where job.queue = q and place = state and place in ('dead', 'completed', 'cancelled')
+      and job.seq < after_seq order by job.seq desc limit 501;
+  end if;
+end $$;
+
+-- Return the kind of failure that a job counts under as a dead letter: its fingerprint, or its reason if it has none.
+create function redisjobs_f._kind_of(extra jsonb) returns text language sql immutable as $$
+  select coalesce(nullif(extra ->> 'fingerprint', ''), extra ->> 'reason', '')
+$$;
+
+-- Return when a job was pushed, died or ended, as its field says; if that is no time, when it came to its place.
+create function redisjobs_f._time_of(job redisjobs.jobs) returns bigint language sql immutable as $$
+  select case when said ~ '^[0-9]{1,15}$' then said::bigint else job.since_ms end
+  from (select job.extra ->> case job.place when 'dead' then 'failed_at' when 'completed' then 'finished_at'
+    when 'cancelled' then 'finished_at' else 'queued_at' end) as field (said)
+$$;
+
+-- Whether a job passes a filter: {name, text, fingerprint, reason, worker, until_ms}. What is not in it is not asked for.
+create function redisjobs_f._passes(job redisjobs.jobs, wanted jsonb) returns boolean language sql immutable as $$
+  select (not wanted ? 'name' or job.name = wanted ->> 'name')
+    and (not wanted ? 'reason' or job.extra ->> 'reason' is not distinct from wanted ->> 'reason')
+    and (not wanted ? 'fingerprint' or redisjobs_f._kind_of(job.extra) = wanted ->> 'fingerprint')
+    and (not wanted ? 'worker' or coalesce(nullif(job.worker, ''), job.extra ->> 'worker', '') = wanted ->> 'worker')
+    and (not wanted ? 'until_ms' or redisjobs_f._time_of(job) <= (wanted ->> 'until_ms')::bigint)
+    and (not wanted ? 'text' or strpos(job.parameters, wanted ->> 'text') > 0
+      or strpos(job.extra ->> 'error', wanted ->> 'text') > 0)
+$$;
+
+-- Look at up to 500 jobs of a state, or about 1 MB, and return the first `most` that pass: their seqs in order, and the place
+-- after which the next step begins, '' at the end. `wanted` is as for `_passes`, but with older_ms in place of until_ms.
+create function redisjobs_f._step(q text, state text, after_at bigint, after_seq bigint, wanted jsonb, most integer,
+  now_ms bigint, out seqs bigint[], out after text) language plpgsql stable as $$
+declare
+  is_newest_first constant boolean := state in ('dead', 'completed', 'cancelled');
+  since constant jsonb := case when wanted ? 'older_ms'
+    then wanted || jsonb_build_object('until_ms', now_ms - (wanted ->> 'older_ms')::numeric) else wanted end;
+begin
+  with places as materialized (
+    select * from redisjobs_f._places(q, state, after_at, after_seq, coalesce(wanted ->> 'fingerprint', ''),
+      coalesce(wanted ->> 'worker', '')) with ordinality as place (at, seq, n)
+  ), sized as (
+    select p.n, p.at, p.seq, job, sum(octet_length(job.parameters) + coalesce(pg_column_size(job.extra), 0))
+      over (order by p.n) as bytes
+    from places p join redisjobs.jobs job on job.seq = p.seq
+  ), read as materialized (
+    select s.n, s.at, s.seq, coalesce(redisjobs_f._passes(s.job, since), false) as passes
+    from sized s where s.n = 1 or (s.n <= 500 and s.bytes < 1048576)
+  ), counted as (
+    select r.*, coalesce(sum(r.passes::integer) over (order by r.n rows between unbounded preceding and 1 preceding), 0)
+      as before from read r
+  )
+  select coalesce(array_agg(c.seq order by c.n) filter (where c.passes), '{}'),
+    case when max(c.n) < (select count(*) from places)
+      then (array_agg(c.at || ' ' || case when is_newest_first then -c.seq else c.seq end order by c.n desc))[1] end
+  into seqs, after from counted c where c.before < most;
+end $$;
+
+create function redisjobs_f.scan(q text, given_ms bigint, state text, after_at bigint, after_seq bigint, wanted jsonb,
+  most integer) returns table (meta text, id text, name text, parameters text, extra text, nonce text, unique_key text,
+  limit_key text, history text) language plpgsql stable as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  step constant record := redisjobs_f._step(q, state, after_at, after_seq, wanted, most, now_ms);
+begin
+  return query select * from redisjobs_f._rows(q, step.seqs, now_ms);
+  meta := redisjobs_f._answer(jsonb_build_object('now', now_ms, 'after', coalesce(step.after, '')));
+  return next;
+end $$;
+
+-- Kinds of failure, and counts
+
+-- Describe the kinds of the dead letters, those with the newest first: 100 in a step, after such a place, null to begin. A text
+-- is cut after 1,000 characters; `recent` says how many died in each five minutes of the last hour, by how many times five
+-- minutes that is ago.
+create function redisjobs_f.group_dead(q text, given_ms bigint, before_ms bigint, before_kind text) returns text
+language plpgsql stable as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  answer jsonb;
+begin
+  with ages as (
+    select kind, least((now_ms - since_ms) / 300000, 12) as age, count(*) as many, min(since_ms) as first_ms,
+      max(since_ms) as last_ms
+    from redisjobs.jobs where queue = q and place = 'dead' group by 1, 2
+  ), kinds as (
+    select coalesce(a.kind, '') as kind, sum(a.many) as many, min(a.first_ms) as first_ms, max(a.last_ms) as last_ms,
+      jsonb_object_agg(a.age, a.many) as recent
+    from ages a group by 1
+  ), page as (
+    select * from kinds k where before_ms is null or (k.last_ms, k.kind collate "C") < (before_ms, before_kind)
+    order by k.last_ms desc, k.kind collate "C" desc limit 100
+  )
+  select jsonb_agg(jsonb_build_array(p.kind, left(newest.extra ->> 'reason', 1000), left(newest.extra ->> 'error_type', 1000),
+      p.many, p.first_ms, p.last_ms, newest.id, left(newest.extra ->> 'error', 1000), newest_ten.names, p.recent)
+    order by p.last_ms desc, p.kind collate "C" desc)
+  into answer
+  from page p
+  cross join lateral (select job.id, job.extra from redisjobs.jobs job where job.queue = q and job.place = 'dead'
+    and job.kind = p.kind order by job.seq desc limit 1) newest
+  cross join lateral (select jsonb_agg(left(ten.name, 1000) order by ten.seq desc) as names from (select job.name, job.seq
+    from redisjobs.jobs job where job.queue = q and job.place = 'dead' and job.kind = p.kind order by job.seq desc limit 10) ten
+  ) newest_ten;
+  return redisjobs_f._answer(coalesce(answer, '[]'));
+end $$;
+
+-- Count the jobs in each state, and return the counters.
+create function redisjobs_f.count(q text, given_ms bigint) returns text language plpgsql stable as $$
+declare
+  ready jsonb;
+  others jsonb;
+  totals jsonb;
+begin
+  select jsonb_object_agg(found.rank, found.many) into ready from (
+    select each.rank, sum(each.many) as many from (
+      select rank, count(*) as many from redisjobs.jobs where queue = q and place = 'ready' group by rank
+      union all
+      select rank, count(*) from redisjobs.jobs where queue = q and place in ('returned', 'alone') group by rank
+      union all
+      select rank, count(*) from redisjobs.jobs where queue = q and place = 'parked' group by rank
+      union all
+      select rank::integer, count(*) from redisjobs.jobs where queue = q and place = 'line' group by rank::integer
+    ) each group by each.rank) found;
+  others := jsonb_build_object(
+    'running', (select count(*) from redisjobs.jobs where queue = q and place = 'running'),
+    'delayed', (select count(*) from redisjobs.jobs where queue = q and place = 'delayed'),
+    'dead', (select count(*) from redisjobs.jobs where queue = q and place = 'dead'),
+    'completed', (select count(*) from redisjobs.jobs where queue = q and place = 'completed'),
+    'cancelled', (select count(*) from redisjobs.jobs where queue = q and place = 'cancelled'));
+  select jsonb_object_agg(found.name, found.n) into totals from (
+    select each.name, sum(each.n) as n from (
+      select name, n from redisjobs.totals where queue = q
+      union all
+      select name, n from redisjobs.deltas where queue = q
+    ) each group by each.name) found;
+  return redisjobs_f._answer(others || jsonb_build_object('ready', coalesce(ready, '{}'), 'totals', coalesce(totals, '{}')));
+end $$;
+
+-- Return since when the first ready jobs of each priority have been ready, as [rank, ms]; also of the delayed job that was due
+-- first, if it is; and how many workers there are.
+create function redisjobs_f.backlog(q text, given_ms bigint) returns text language plpgsql stable as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  since jsonb;
+begin
+  select jsonb_agg(jsonb_build_array(found.rank, found.ms)) into since from (
+    select first.rank, first.since_ms as ms from (values (0::smallint), (1), (2)) as ranks (rank)
+    cross join lateral (
+      (select job.rank, job.since_ms from redisjobs.jobs job where job.queue = q and job.place = 'ready'
+        and job.rank = ranks.rank order by job.seq limit 1)
+      union all
+      (select job.rank, job.since_ms from redisjobs.jobs job where job.queue = q and job.place in ('returned', 'alone')
+        and job.rank = ranks.rank order by job.seq limit 1)
+    ) first
+    union all
+    select due.rank, due.due_ms from (select job.rank, job.due_ms from redisjobs.jobs job
+      where job.queue = q and job.place = 'delayed' order by job.due_ms, job.seq limit 1) due where due.due_ms <= now_ms
+  ) found;
+  return redisjobs_f._answer(jsonb_build_object('now', now_ms, 'since', coalesce(since, '[]'),
+    'workers', redisjobs_f._workers(q, now_ms)));
+end $$;

@@ -1,0 +1,230 @@
+-- An operator changes jobs: cancels, requeues or deletes them. A change is JSON: `do` (Cancel, Requeue, Delete, Hold,
+-- Unhold) and `id`; of a requeue where needed `at` or `after` (ms), parameters, limit_key, unique, key (its place in line),
+-- and ended (whether jobs that ended and were kept count, too).
+
+-- Make one change. Answers a word. It does not wait for long: the transaction of a push may have locked the job.
+create function redisjobs_f.change(q text, given_ms bigint, change jsonb) returns text
+language plpgsql set lock_timeout = '2s' as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+begin
+  perform redisjobs_f._lock_keys(q, jsonb_build_array(change));
+  return redisjobs_f._answer(to_jsonb(redisjobs_f._change(q, change, now_ms)));
+end $$;
+
+-- Make several changes, in order. Answers a word each. Rows are locked in order of ids, so that two such calls don't wait
+-- for each other; and again not for long, because jobs that are locked already can't be settled meanwhile.
+create function redisjobs_f.change_many(q text, given_ms bigint, changes jsonb) returns text
+language plpgsql set lock_timeout = '2s' as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  words jsonb := '[]';
+  change jsonb;
+begin
+  if exists (select from jsonb_array_elements(changes) where value->>'do' in ('Hold', 'Unhold')) then
+    perform redisjobs_f._share(q);
+  end if;
+  perform redisjobs_f._lock_keys(q, changes);
+  perform from redisjobs.jobs j where j.queue = q and j.place not in ('completed', 'cancelled')
+    and j.id = any (array(select value->>'id' from jsonb_array_elements(changes))) order by j.id for update;
+  for change in select value from jsonb_array_elements(changes) loop
+    words := words || to_jsonb(redisjobs_f._change(q, change, now_ms));
+  end loop;
+  return redisjobs_f._answer(words);
+end $$;
+
+create function redisjobs_f._change(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
+begin
+  return case change->>'do'
+    when 'Cancel' then redisjobs_f._cancel(q, change->>'id', now_ms)
+    when 'Requeue' then redisjobs_f._requeue(q, change, now_ms)
+    when 'Delete' then redisjobs_f._delete(q, change->>'id', now_ms)
+    when 'Hold' then redisjobs_f._hold(q, change->>'id', now_ms)
+    when 'Unhold' then redisjobs_f._unhold(q, change->>'id', now_ms)
+  end;
+end $$;
+
+-- Lock the unique keys that requeued jobs are to hold, before any row, as pushes do.
+create function redisjobs_f._lock_keys(q text, changes jsonb) returns void language plpgsql as $$
+begin
+  perform redisjobs_f._lock_key(q, wanted.key) from (
+    select distinct coalesce(change.value->>'unique',
+      (select j.unique_key from redisjobs.jobs j where j.seq = redisjobs_f._seq_of(q, change.value->>'id'))) as key
+    from jsonb_array_elements(changes) change where change.value->>'do' = 'Requeue' order by 1
+  ) wanted where wanted.key <> '';
+end $$;
+
+-- Lock and return the job with an id that has not ended, else the last one that has and is kept.
+create function redisjobs_f._locked(q text, of_id text) returns redisjobs.jobs language plpgsql as $$
+declare
+  job redisjobs.jobs;
+begin
+  select * into job from redisjobs.jobs j
+    where j.queue = q and j.id = of_id and j.place not in ('completed', 'cancelled') for update;
+  if job.seq is null then
+    select * into job from redisjobs.jobs j
+      where j.queue = q and j.id = of_id and j.place in ('completed', 'cancelled')
+      order by j.seq desc limit 1 for update;
+  end if;
+  return job;
+end $$;
+
+-- Cancel a waiting job, or ask the worker that runs it: CANCELLED, CANCELLING, DEAD or NOT_FOUND.
+create function redisjobs_f._cancel(q text, of_id text, now_ms bigint) returns text language plpgsql as $$
+declare
+  job constant redisjobs.jobs := redisjobs_f._locked(q, of_id);
+begin
+  if job.seq is null or job.place in ('completed', 'cancelled') then
+    return 'NOT_FOUND';
+  elsif job.place = 'dead' then
+    return 'DEAD';
+  elsif job.place <> 'running' then
+    delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = of_id;
+    perform redisjobs_f._finish(job, 'cancelled', '{}', now_ms);
+    return 'CANCELLED';
+  end if;
+  update redisjobs.jobs j set cancelling = true,
+    history = redisjobs_f._add_line(j.history, redisjobs_f._event(now_ms, 'cancel-asked', j.worker))
+    where j.seq = job.seq;
+  update redisjobs.beats b set cancels = b.cancels + 1 where b.queue = q and b.id = job.worker;
+  perform redisjobs_f._tell('cancel', of_id);
+  return 'CANCELLING';
+end $$;
+
+-- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, NOT_FOUND or DUPLICATE.
+create function redisjobs_f._requeue(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
+declare
+  job redisjobs.jobs := redisjobs_f._locked(q, change->>'id');
+  has_ended constant boolean := job.place in ('completed', 'cancelled');
+begin
+  if job.seq is null or not (job.place = 'dead' or has_ended and change ? 'ended')
+    or coalesce(change->>'key', '') not in ('', job.seq::text) then
+    return 'NOT_FOUND';
+  end if;
+  job.history := redisjobs_f._story(job, change ? 'parameters', now_ms);
+  job.unique_key := nullif(coalesce(change->>'unique', job.unique_key), '');
+  job.parameters := coalesce(change->>'parameters', job.parameters);
+  job.limit_key := coalesce(nullif(change->>'limit_key', ''), job.limit_key);
+  if redisjobs_f._holder(q, job.unique_key, now_ms) <> '' then
+    return 'DUPLICATE';
+  end if;
+  begin
+    perform redisjobs_f._revive(job, redisjobs_f._due(change, now_ms), now_ms);
+  exception when unique_violation then  -- a job of its id was pushed meanwhile
+    return 'NOT_FOUND';
+  end;
+  return 'OK';
+end $$;
+
+-- Write a requeued job: without its failure, its attempts, its expiry, and a unique key that it held for a time.
+create function redisjobs_f._revive(job redisjobs.jobs, due bigint, now_ms bigint) returns void
+language plpgsql as $$
+begin
+  if job.unique_key is not null then
+    insert into redisjobs.uniques (queue, key, id) values (job.queue, job.unique_key, job.id)
+      on conflict (queue, key) do update set id = excluded.id, until_ms = null;
+  end if;
+  update redisjobs.jobs j set history = job.history, unique_key = job.unique_key, parameters = job.parameters,
+    limit_key = job.limit_key,
+    extra = nullif(j.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker',
+      'deliveries', 'priority', 'attempt', 'unknown_since', 'expires_at', 'started_at', 'window', 'finished_at',
+      'ran_ms'], '{}')
+    where j.seq = job.seq;
+  perform redisjobs_f._enqueue(job.queue, job.seq, due, now_ms);
+  perform redisjobs_f._forget_end(job.queue, job.id);
+  perform redisjobs_f._count(job.queue, 'requeued');
+end $$;
+
+-- Return a job's history, with how it ended, and that it is requeued: with its old parameters if it gets other ones.
+create function redisjobs_f._story(job redisjobs.jobs, is_edited boolean, now_ms bigint) returns text
+language plpgsql as $$
+declare
+  is_dead constant boolean := job.place = 'dead';
+  ended constant text := redisjobs_f._event(
+    case when is_dead then redisjobs_f._time_of(job) else job.since_ms end,
+    case when is_dead then 'died' else 'ended' end, job.extra->>'worker', job.extra->>'attempt',
+    case when is_dead then concat(job.extra->>'reason', ': ', job.extra->>'error') else '' end);
+begin
+  return redisjobs_f._add_line(redisjobs_f._add_line(job.history, ended), case
+    when is_edited then redisjobs_f._event(now_ms, 'edited', '', '', job.parameters)
+    else redisjobs_f._event(now_ms, 'requeued') end);
+end $$;
+
+-- Delete a dead letter, or an ended job that was kept: OK or NOT_FOUND.
+create function redisjobs_f._delete(q text, of_id text, now_ms bigint) returns text language plpgsql as $$
+declare
+  job constant redisjobs.jobs := redisjobs_f._locked(q, of_id);
+begin
+  if job.seq is null or job.place not in ('dead', 'completed', 'cancelled') then
+    return 'NOT_FOUND';
+  end if;
+  delete from redisjobs.jobs j where j.seq = job.seq;
+  perform redisjobs_f._remember_end(job, now_ms);
+  perform redisjobs_f._count(q, 'deleted');
+  return 'OK';
+end $$;
+
+-- Steps through dead letters, the newest first. `wanted` is as for `_step`. Each answers {after, ids, duplicates}: where the
+-- next step begins, '' at the end. The first step only says where to begin.
+
+-- Requeue up to 200; the first after `wait_ms`, the others `pause_ms` after one another.
+create function redisjobs_f.requeue_all(q text, given_ms bigint, wanted jsonb, after_seq bigint,
+  wait_ms double precision, pause_ms double precision) returns text language plpgsql as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  step constant record := redisjobs_f._letters(q, wanted, after_seq, now_ms);
+  changes jsonb;
+  change jsonb;
+  word text;
+  ids jsonb := '[]';
+  duplicates integer := 0;
+begin
+  select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text) order by j.seq desc), '[]')
+    into changes from redisjobs.jobs j where j.seq = any (step.seqs);
+  perform redisjobs_f._lock_keys(q, changes);
+  for change in select value from jsonb_array_elements(changes) loop
+    if wait_ms > 0 then
+      change := change || jsonb_build_object('after', wait_ms);
+    end if;
+    word := redisjobs_f._requeue(q, change, now_ms);
+    if word = 'OK' then
+      ids := ids || to_jsonb(change->>'id');
+      wait_ms := wait_ms + pause_ms;
+    end if;
+    duplicates := duplicates + (word = 'DUPLICATE')::integer;
+  end loop;
+  return redisjobs_f._answer(jsonb_build_object('after', step.after, 'ids', ids, 'duplicates', duplicates));
+end $$;
+
+create function redisjobs_f.delete_all(q text, given_ms bigint, wanted jsonb, after_seq bigint) returns text
+language plpgsql as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  step constant record := redisjobs_f._letters(q, wanted, after_seq, now_ms);
+  job redisjobs.jobs;
+  ids jsonb := '[]';
+begin
+  for job in select * from redisjobs.jobs j where j.seq = any (step.seqs) and j.place = 'dead' order by j.seq desc
+    for update loop
+    delete from redisjobs.jobs j where j.seq = job.seq;
+    perform redisjobs_f._remember_end(job, now_ms);
+    ids := ids || to_jsonb(job.id);
+  end loop;
+  perform redisjobs_f._count(q, 'deleted', jsonb_array_length(ids));
+  return redisjobs_f._answer(jsonb_build_object('after', step.after, 'ids', ids, 'duplicates', 0));
+end $$;
+
+-- Return the letters of a step, up to 200, and where the next one begins; without `after_seq` none, and where to begin.
+create function redisjobs_f._letters(q text, wanted jsonb, after_seq bigint, now_ms bigint, out seqs bigint[],
+  out after text) language plpgsql as $$
+begin
+  if after_seq is null then
+    seqs := '{}';
+    select '0 ' || -j.seq - 1 into after from redisjobs.jobs j
+      where j.queue = q and j.place = 'dead' order by j.seq desc limit 1;
+  else
+    select s.seqs, s.after into seqs, after
+      from redisjobs_f._step(q, 'dead', 0, after_seq, wanted, 200, now_ms) s;
+  end if;
+  after := coalesce(after, '');
+end $$;

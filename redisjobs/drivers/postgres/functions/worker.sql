@@ -1,0 +1,194 @@
+-- A worker's lease: it joins, beats, takes over from lost workers, and leaves.
+
+-- Register a worker; `run_id` tells it from another worker with its id. Answers OK or TAKEN.
+create function redisjobs_f.join(q text, given_ms bigint, worker_id text, lease_ms bigint, run_id text) returns text
+  language plpgsql as $$
+declare
+  now_ms bigint := redisjobs_f._now(given_ms);
+  other text;
+begin
+  perform redisjobs_f._lock(q);
+  select run into other from redisjobs.workers w where w.queue = q and w.id = worker_id;
+  if found and other = run_id then
+    return redisjobs_f._answer('"OK"');
+  end if;
+  if found or exists (select from redisjobs.fenced f where f.queue = q and f.id = worker_id) then
+    return redisjobs_f._answer('"TAKEN"');
+  end if;
+  insert into redisjobs.workers (queue, id, run, lease_ms, began_ms) values (q, worker_id, run_id, lease_ms, now_ms);
+  insert into redisjobs.beats (queue, id, until_ms) values (q, worker_id, now_ms + lease_ms)
+  on conflict (queue, id) do update set until_ms = excluded.until_ms, facts = '{}', wish = null, cancels = 0;
+  perform redisjobs_f._tell('joined', '');
+  return redisjobs_f._answer('"OK"');
+end $$;
+
+-- Renew the leases of workers, also of several queues; `facts` are JSON objects. Answers, in order: null for a worker that
+-- is fenced, else how often a job of it was to be cancelled, and what an operator asked of it last.
+create function redisjobs_f.beat(q text, given_ms bigint, queues text[], ids text[], facts text[]) returns text
+  language plpgsql as $$
+declare
+  now_ms bigint := redisjobs_f._now(given_ms);
+  beaten jsonb;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  with given as (
+    select * from unnest(queues, ids, facts) with ordinality as each(queue, id, facts, at)
+  ), locked as materialized (
+    select b.queue, b.id from redisjobs.beats b join given g using (queue, id) order by b.queue, b.id for update of b
+  ), moved as (
+    update redisjobs.beats b set until_ms = now_ms + w.lease_ms, facts = b.facts || g.facts::jsonb
+    from given g join redisjobs.workers w using (queue, id) join locked using (queue, id)
+    where b.queue = g.queue and b.id = g.id
+    returning g.at, b.cancels, b.wish
+  )
+  select jsonb_agg(case when m.at is not null then jsonb_build_array(m.cancels, m.wish) end order by g.at)
+  into beaten from given g left join moved m using (at);
+  return redisjobs_f._answer(beaten);
+end $$;
+
+-- Which of these running jobs are to be cancelled. Answers their places in line.
+create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], counted integer[]) returns text
+  language sql as $$
+  select redisjobs_f._answer(coalesce(jsonb_agg(j.seq), '[]'))
+  from redisjobs.jobs j join unnest(seqs, counted) as s(seq, deliveries) on j.seq = s.seq and j.deliveries = s.deliveries
+  where j.queue = q and j.place = 'running' and j.cancelling
+$$;
+
+-- Refuse all further calls of a worker; its jobs are handed back by `_hand_back_fenced`.
+create function redisjobs_f._fence(q text, worker_id text, now_ms bigint) returns void language sql as $$
+  with gone as (delete from redisjobs.workers where queue = q and id = worker_id returning lease_ms)
+  insert into redisjobs.fenced (queue, id, until_ms) select q, worker_id, now_ms + lease_ms + 5000 from gone
+  on conflict (queue, id) do update set until_ms = excluded.until_ms
+$$;
+
+-- Hand back up to `most` jobs of a worker; return how many.
+create function redisjobs_f._hand_back_all(q text, worker_id text, most integer, refund boolean, now_ms bigint)
+  returns integer language plpgsql as $$
+declare
+  job redisjobs.jobs;
+  what text := case when refund then 'released' else 'worker-lost' end;
+  freed bigint[] := '{}';
+begin
+  for job in
+    select * from redisjobs.jobs where queue = q and worker = worker_id and place = 'running' order by seq limit most for update
+  loop
+    job.history := redisjobs_f._add_line(job.history, redisjobs_f._event(now_ms, what, worker_id));
+    freed := freed || job.seq;
+    perform redisjobs_f._hand_back(job, job.deliveries - refund::integer, now_ms);
+  end loop;
+  perform redisjobs_f._give_up(q, freed, refund, now_ms);
+  return cardinality(freed);
+end $$;
+
+-- Hand back jobs of fenced workers, up to 500; return how many.
+create function redisjobs_f._hand_back_fenced(q text, now_ms bigint) returns integer language plpgsql as $$
+declare
+  worker_id text;
+  total integer := 0;
+  handed integer;
+begin
+  for worker_id in select id from redisjobs.fenced where queue = q order by id loop
+    handed := redisjobs_f._hand_back_all(q, worker_id, 500 - total, false, now_ms);
+    total := total + handed;
+    exit when total >= 500;
+    if handed = 0 then
+      delete from redisjobs.fenced where queue = q and id = worker_id and until_ms <= now_ms;
+      if found then
+        delete from redisjobs.beats where queue = q and id = worker_id;
+      end if;
+    end if;
+  end loop;
+  return total;
+end $$;
+
+-- Fence those of the silent workers that have not beaten since they were named (`untils`), and hand back jobs.
+create function redisjobs_f.reclaim(q text, given_ms bigint, worker_id text, silent text[], untils bigint[], others boolean)
+  returns text language plpgsql as $$
+declare
+  now_ms bigint := redisjobs_f._now(given_ms);
+  lost record;
+  fenced text[] := '{}';
+  before integer;
+  handed integer;
+  next_due bigint;
+begin
+  perform redisjobs_f._lock(q);
+  if not exists (select from redisjobs.workers where queue = q and id = worker_id) then
+    return redisjobs_f._answer('"FENCED"');
+  end if;
+  -- Leases that end impossibly late: the clock was set back.
+  update redisjobs.beats b set until_ms = now_ms + w.lease_ms from redisjobs.workers w
+  where b.queue = q and w.queue = q and w.id = b.id and b.until_ms > now_ms + w.lease_ms;
+  update redisjobs.fenced set until_ms = now_ms + 20000 where queue = q and until_ms > now_ms + 4000000;
+  for lost in
+    select b.id from redisjobs.beats b join unnest(silent, untils) as s(id, until_ms) using (id, until_ms)
+    join redisjobs.workers w on w.queue = q and w.id = b.id where b.queue = q order by b.id for update of b
+  loop
+    perform redisjobs_f._fence(q, lost.id, now_ms);
+    fenced := fenced || lost.id;
+  end loop;
+  select count(*) into before from redisjobs.fenced where queue = q;
+  handed := redisjobs_f._hand_back_fenced(q, now_ms);
+  perform redisjobs_f._count(q, 'reclaimed', handed);
+  if handed > 0 then
+    perform redisjobs_f._tell('released', handed::text);
+  end if;
+  if fenced <> '{}' or before > (select count(*) from redisjobs.fenced where queue = q) then
+    perform redisjobs_f._tell_turn(q);
+  end if;
+  select due_ms into next_due from redisjobs.jobs where queue = q and place = 'delayed' order by due_ms limit 1;
+  return redisjobs_f._answer(jsonb_build_object(
+    'silent', (select coalesce(jsonb_agg(jsonb_build_array(b.id, b.until_ms, b.lease_ms)), '[]') from (
+      select b.id, b.until_ms, w.lease_ms from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
+      where b.queue = q and b.until_ms <= now_ms order by b.until_ms limit 100) b),
+    'fenced', fenced, 'jobs', handed, 'more', handed = 500,
+    'released', exists (select from redisjobs.jobs where queue = q and place in ('returned', 'alone') and rank in (0, 1, 2)),
+    'others', case when others then (select count(*) from redisjobs.jobs where queue = q and place = 'running' and worker <> worker_id) else 0 end,
+    'workers', (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.fenced where queue = q),
+    'promotes', redisjobs_f._may_promote(q, worker_id, now_ms),
+    'late', coalesce(next_due <= now_ms - 250, false)
+      or exists (select from redisjobs.buckets where queue = q and turn_ms <= now_ms - 2000),
+    'now', redisjobs_f._clock(given_ms)));
+end $$;
+
+-- Whether this worker is, or becomes, the promoter: the one that looks when delayed jobs are due.
+create function redisjobs_f._may_promote(q text, worker_id text, now_ms bigint) returns boolean language plpgsql as $$
+declare
+  other record;
+begin
+  select s.value, s.at_ms into other from redisjobs.settings s where s.queue = q and s.name = 'promoter';
+  if found and other.value <> worker_id and now_ms < other.at_ms and other.at_ms <= now_ms + 20000
+    and exists (select from redisjobs.workers w where w.queue = q and w.id = other.value) then
+    return false;
+  end if;
+  insert into redisjobs.settings (queue, name, value, at_ms) values (q, 'promoter', worker_id, now_ms + 20000)
+  on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
+  return true;
+end $$;
+
+-- Hand back all jobs of a worker, and end its lease. Answers how many jobs; 500 means that there may be more: call again.
+create function redisjobs_f.release(q text, given_ms bigint, worker_id text, refund boolean, watch boolean) returns text
+  language plpgsql as $$
+declare
+  now_ms bigint := redisjobs_f._now(given_ms);
+  was_fenced boolean;
+  released integer;
+begin
+  perform redisjobs_f._lock(q);
+  was_fenced := exists (select from redisjobs.fenced f where f.queue = q and f.id = worker_id);
+  released := redisjobs_f._hand_back_all(q, worker_id, 500, refund and not was_fenced, now_ms);
+  if released < 500 and not was_fenced then
+    perform redisjobs_f._fence(q, worker_id, now_ms);
+    if refund and not watch then
+      delete from redisjobs.fenced f where f.queue = q and f.id = worker_id;
+      delete from redisjobs.beats b where b.queue = q and b.id = worker_id;
+    end if;
+  end if;
+  delete from redisjobs.settings s where s.queue = q and s.name = 'promoter' and s.value = worker_id;
+  if found then
+    perform redisjobs_f._tell('left', '');
+  end if;
+  perform redisjobs_f._tell_turn(q);
+  perform redisjobs_f._tell_released(q, released);
+  return redisjobs_f._answer(to_jsonb(released));
+end $$;

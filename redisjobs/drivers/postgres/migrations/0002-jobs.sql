@@ -1,0 +1,165 @@
+-- The tables of queues. Every table has the queue's name first. A time that ends in _ms is in ms since 1970, by the
+-- database's clock.
+
+-- One row a job, in any state. `place` says where it is: ready (never delivered), returned (handed back by a worker),
+-- alone (handed back, for a worker that runs nothing else), parked (held, or its name is paused), line (waits for a
+-- limit), delayed, running, dead; completed and cancelled only where they are kept.
+create table redisjobs.jobs (
+  seq bigint not null primary key,          -- its place in line: greater than that of each job that came before it
+  queue text not null,
+  id text not null,
+  name text not null default '',
+  parameters text not null default '',      -- JSON
+  extra jsonb check (jsonb_typeof(extra) = 'object'),  -- the other fields, all texts; null: none
+  rank smallint not null,                   -- of its priority: 0 high, 1 normal, 2 low
+  place text not null,
+  since_ms bigint not null,                 -- when it came to the line, or to its present place beside it
+  due_ms bigint,                            -- of a delayed job
+  worker text,                              -- that runs it
+  deliveries integer not null default 0,
+  at_ms bigint not null default 0,          -- when it was last delivered or handed back
+  cancelling boolean not null default false,
+  was_alone boolean not null default false, -- its last worker ran nothing else
+  nonce text,                               -- tells its push from others of the same id
+  unique_key text,                          -- held until it ends
+  limit_key text,
+  history text,                             -- what happened that is not usual, a line each
+  kind text                                 -- of a dead letter: its fingerprint, else its reason
+) with (
+  fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.2
+);
+create unique index jobs_id on redisjobs.jobs (queue, id) where place not in ('completed', 'cancelled');
+create index jobs_ready on redisjobs.jobs (queue, rank, seq) where place = 'ready';
+create index jobs_returned on redisjobs.jobs (queue, rank, seq) where place in ('returned', 'alone');
+create index jobs_parked on redisjobs.jobs (queue, rank, seq) where place = 'parked';
+create index jobs_line on redisjobs.jobs (queue, name, (coalesce(limit_key, '')), rank, seq) where place = 'line';
+-- All lines together, for scans. The rank is cast so that no plan for one line takes this index for it.
+create index jobs_lined on redisjobs.jobs (queue, (rank::integer), seq) include (rank) where place = 'line';
+create index jobs_due on redisjobs.jobs (queue, due_ms, seq) where place = 'delayed';
+create index jobs_running on redisjobs.jobs (queue, worker, seq) where place = 'running';
+create index jobs_aside on redisjobs.jobs (queue, place, seq) where place in ('dead', 'completed', 'cancelled');
+create index jobs_kind on redisjobs.jobs (queue, kind, seq) include (since_ms) where place = 'dead';
+create index jobs_ended on redisjobs.jobs (queue, id) where place in ('completed', 'cancelled');
+create sequence redisjobs.line as bigint cache 1;
+
+-- The job that holds a unique key; until_ms null: until that job ends.
+create table redisjobs.uniques (
+  queue text not null, key text not null, id text not null, until_ms bigint, primary key (queue, key)
+);
+create index uniques_until on redisjobs.uniques (queue, until_ms) where until_ms is not null;
+
+-- Workers with a lease. A row never changes; what beats change is in `beats`.
+create table redisjobs.workers (
+  queue text not null, id text not null, run text not null, lease_ms bigint not null, began_ms bigint not null,
+  primary key (queue, id)
+);
+create table redisjobs.beats (
+  queue text not null, id text not null, until_ms bigint not null, facts jsonb not null default '{}', wish text,
+  cancels integer not null default 0, primary key (queue, id)
+) with (fillfactor = 50, autovacuum_vacuum_cost_delay = 0);
+-- Workers that lost their lease; their ids stay taken until then.
+create table redisjobs.fenced (
+  queue text not null, id text not null, until_ms bigint not null, primary key (queue, id)
+);
+
+-- What restricts which jobs may start: kind `queue` (paused), `name` (a paused job name), `held` (a job id), `limit` (of
+-- a job name; value is its text, '' for a removed limit while its lines and shares last).
+create table redisjobs.rules (
+  queue text not null, kind text not null, name text not null, since_ms bigint not null, value text,
+  primary key (queue, kind, name)
+);
+-- Under limits, jobs are counted by bucket: by name and limit key ('' for none). A row never changes: a new one, with the
+-- next number, takes its place. So an index finds it first, before all that a snapshot which is held for long keeps there.
+create table redisjobs.buckets (
+  queue text not null, name text not null, key text not null, number bigint not null,
+  running integer not null,                 -- how many jobs have a share
+  next_us bigint not null,                  -- when the next job starts at a steady rate
+  is_open boolean not null,                 -- jobs that come now wait in line
+  turn_ms bigint,                           -- when a job of its line may start
+  line_from bigint[] not null,              -- by rank: its line has no job before this place
+  primary key (queue, name, key, number)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+create index buckets_turn on redisjobs.buckets (queue, turn_ms) where turn_ms is not null;
+-- The running jobs that have a share of a limit.
+create table redisjobs.shares (
+  queue text not null, seq bigint not null, name text not null, key text not null, id text not null,
+  primary key (queue, seq)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+create index shares_bucket on redisjobs.shares (queue, name, key, seq);
+
+-- Rings: rows are inserted and never changed; the oldest of three tables is emptied by TRUNCATE. See functions/rings.sql.
+-- Pushes of the last minute: what `ended`, was `refused`, or met a unique key (`answer`).
+do $$
+begin
+  for i in 0..2 loop
+    execute format('create table redisjobs.ledger_%s (queue text not null, key text not null, value text,
+      until_ms bigint not null) with (autovacuum_enabled = false)', i);
+    execute format('create index on redisjobs.ledger_%s (queue, key)', i);
+    -- An expression, so that only rotating uses it: plans are made while the tables are empty.
+    execute format('create index on redisjobs.ledger_%s ((until_ms + 0))', i);
+    execute format('create table redisjobs.turns_%s (queue text not null, worker text not null, lane integer not null,
+      number bigint not null, answer text not null, at_ms bigint not null) with (autovacuum_enabled = false)', i);
+    execute format('create index on redisjobs.turns_%s (queue, worker, lane, number)', i);
+    execute format('create index on redisjobs.turns_%s (at_ms)', i);
+  end loop;
+end $$;
+create view redisjobs.ledger as
+  select * from redisjobs.ledger_0 union all select * from redisjobs.ledger_1 union all select * from redisjobs.ledger_2;
+create view redisjobs.turns as
+  select * from redisjobs.turns_0 union all select * from redisjobs.turns_1 union all select * from redisjobs.turns_2;
+
+-- Counters: changes are inserted, and folded into `totals` now and then.
+create table redisjobs.deltas (queue text not null, name text not null, n bigint not null);
+create index deltas_queue on redisjobs.deltas (queue, name);
+create table redisjobs.totals (queue text not null, name text not null, n bigint not null, primary key (queue, name));
+
+-- How jobs ended whose result is kept; value is gone at value_until_ms, the rest at until_ms.
+create table redisjobs.results (
+  queue text not null, id text not null, ending text not null, value text, value_until_ms bigint not null,
+  error text not null default '', error_type text not null default '', until_ms bigint not null,
+  primary key (queue, id)
+);
+create index results_until on redisjobs.results (queue, until_ms);
+create index results_value on redisjobs.results (queue, value_until_ms) where value is not null;
+create table redisjobs.progress (
+  queue text not null, id text not null, value text not null, until_ms bigint not null, primary key (queue, id)
+) with (fillfactor = 50);
+create index progress_until on redisjobs.progress (queue, until_ms);
+-- Processes that wait for a job.
+create table redisjobs.waiters (
+  queue text not null, id text not null, process text not null, at_ms bigint not null, primary key (queue, id, process)
+);
+create index waiters_at on redisjobs.waiters (queue, at_ms);
+
+-- Facts about the queue: retention, declared:<hash>, tidied, promoter, schedules.
+create table redisjobs.settings (
+  queue text not null, name text not null, value text not null, at_ms bigint not null, primary key (queue, name)
+);
+
+-- declared_by: when the scheduler began that declares it; null: it was put at run time. declared_ms: when it was declared
+-- last. change: the number of its last change. removed: only its name is still there, for schedulers that don't know yet.
+create table redisjobs.schedules (
+  queue text not null, name text not null, fields jsonb not null, fingerprint text not null, last_ms bigint not null,
+  fired_ms bigint, fired_by text not null default '', missed bigint not null default 0,
+  is_paused boolean not null default false, change bigint not null default 0, declared_by bigint,
+  declared_ms bigint, release text not null default '', removed boolean not null default false, primary key (queue, name)
+);
+create index schedules_change on redisjobs.schedules (queue, change) where change > 0; -- each; not for look-ups by name
+create index schedules_declared on redisjobs.schedules (queue, declared_ms) where declared_ms is not null;
+create index schedules_removed on redisjobs.schedules (queue, change) where removed;
+-- id '': when any scheduler of this release reported last.
+create table redisjobs.schedulers (
+  queue text not null, release text not null, id text not null, seen_ms bigint not null,
+  primary key (queue, release, id)
+);
+
+create table redisjobs.intervals (
+  queue text not null, minutes integer not null, number bigint not null, total jsonb not null default '{}',
+  sample jsonb not null default '{}', names jsonb not null default '{}', causes jsonb not null default '{}',
+  primary key (queue, minutes, number)
+);
+create table redisjobs.recorded (
+  queue text not null, recorder text not null, number bigint not null, until_ms bigint not null,
+  primary key (queue, recorder)
+);

@@ -1,0 +1,150 @@
+"""Notifications that the clients send after a commit, together: each NOTIFY holds up all commits for a moment."""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+
+from redisjobs.errors import DriverError
+
+PAUSE = 0.01
+"""Seconds between two statements that notify."""
+
+NOTIFY = b"select pg_notify(channel, payload) from unnest($1::text[], $2::text[]) as sent(channel, payload)"
+
+_MOST_BYTES = 7900  # of a payload; Postgres takes less than 8000
+_MOST = 500  # notifications in one statement
+_MOST_CHANGED = 100  # notifications of jobs for one process at once; beyond, it gets one `subscribed`
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A notification for all who listen to a queue, or only for the process that waits for one of its jobs."""
+
+    process: str
+    kind: str
+    value: str
+
+
+def notices_in(told: str) -> list[Notice]:
+    """Return the notifications that a function's answer names: a line each."""
+    return [notice for line in told.split("\n") if line and (notice := notice_in(line))]
+
+
+def notice_in(payload: str) -> Notice | None:
+    """Return a payload as a notice; None if it is none of ours: any client may write to a channel."""
+    process, _, rest = payload.partition("\t")
+    kind, _, value = rest.partition("\t")
+    return Notice(process, kind, value) if kind else None
+
+
+def payload_of(notice: Notice) -> str:
+    """Return what NOTIFY sends of a notice."""
+    payload = f"{notice.process}\t{notice.kind}\t{notice.value}"
+    return payload if len(payload.encode()) <= _MOST_BYTES else f"{notice.process}\tsubscribed\t"
+
+
+@cache
+def channel_of(queue: str) -> str:
+    """Return the channel of a queue."""
+    return f"redisjobs_{hashlib.md5(queue.encode(), usedforsecurity=False).hexdigest()}"
+
+
+class Pending:
+    """Notices that wait to be sent, in order; equal ones are sent once. Any thread may add and take."""
+
+    def __init__(self) -> None:
+        self._notices: deque[tuple[str, Notice]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._notices)
+
+    def add(self, channel: str, notices: Iterable[Notice]) -> None:
+        self._notices.extend((channel, each) for each in notices)
+
+    def take(self) -> tuple[list[str], list[str]]:
+        """Return the channels and payloads of one statement."""
+        taken: dict[tuple[str, str], None] = {}
+        changed: dict[str, int] = {}
+        with suppress(IndexError):  # none is left
+            while len(taken) < _MOST:
+                channel, notice = self._notices.popleft()
+                payload = payload_of(notice)
+                if notice.kind == "changed":
+                    changed[notice.process] = changed.get(notice.process, 0) + 1
+                    if changed[notice.process] > _MOST_CHANGED:
+                        payload = payload_of(Notice(notice.process, "subscribed", ""))
+                if notice.kind == "ready":  # it only wakes those who wait for any job
+                    payload = payload_of(Notice("", "ready", ""))
+                taken.pop((channel, payload), None)  # of equal ones the last counts: paused, resumed, paused
+                taken[channel, payload] = None
+        return [channel for channel, _ in taken], [payload for _, payload in taken]
+
+
+class Notifier:
+    """Sends the notices of an event loop: at once after a pause, else together when the pause is over.
+
+    `send` sends channels and payloads over a connection. What it can't send is lost: workers that wait look again.
+    """
+
+    def __init__(self, send: Callable[[Sequence[str], Sequence[str]], Awaitable[object]]) -> None:
+        self._send = send
+        self._pending = Pending()
+        self._task: asyncio.Task[None] | None = None
+
+    def tell(self, channel: str, notices: Iterable[Notice]) -> None:
+        """Send notices soon."""
+        self._pending.add(channel, notices)
+        if self._pending and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._ended)
+
+    async def flush(self) -> None:
+        """Send what there is, and wait until it was sent."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+            await asyncio.sleep(0)
+
+    async def _run(self) -> None:
+        while self._pending:
+            with suppress(DriverError):
+                await self._send(*self._pending.take())
+            await asyncio.sleep(PAUSE)
+
+    def _ended(self, _: object) -> None:
+        self._task = None
+
+
+SendNow = Callable[[Sequence[str], Sequence[str]], object]
+
+
+class SyncNotifier:
+    """The same for threads: the thread that has notices sends them, or a timer does if some were just sent."""
+
+    def __init__(self, send: SendNow) -> None:
+        self._send = send
+        self._pending = Pending()
+        self._sent_at = float("-inf")
+        self._timer: threading.Timer | None = None
+
+    def tell(self, channel: str, notices: Iterable[Notice], send: SendNow) -> None:
+        """Send notices: now, by this `send`, or soon."""
+        self._pending.add(channel, notices)
+        if time.monotonic() - self._sent_at >= PAUSE:
+            self.flush(send)
+        elif self._timer is None or not self._timer.is_alive():
+            self._timer = threading.Timer(PAUSE, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def flush(self, send: SendNow | None = None) -> None:
+        """Send what there is."""
+        self._sent_at = time.monotonic()
+        while self._pending:
+            with suppress(DriverError):
+                (send or self._send)(*self._pending.take())

@@ -1,0 +1,100 @@
+"""Pushes, as calls of functions in the database."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of
+from redisjobs.drivers.postgres.entries import given, new_job
+from redisjobs.drivers.postgres.functions import statement
+from redisjobs.errors import NoTransaction
+from redisjobs.model.driver import Unsupported
+from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, Reply
+
+_OK = Pushed(Reply.OK)
+_COLUMNS = ("id", "name", "parameters", "rank", "extra", "limit_key", "after", "at", "expires_in")
+
+
+def push(jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float) -> Call[list[Pushed] | None]:
+    """Push jobs; see `Driver.push`. None: the call came too late, or the clock was set, and nothing was written.
+
+    `sent_ms` is the time by the database's clock, or a little earlier.
+    """
+    if any(job.replicas for job in jobs):
+        raise Unsupported(
+            "replicas= is for Redis; in Postgres a commit waits for replicas by synchronous_standby_names: leave "
+            "replicas= out. Nothing was sent"
+        )
+    made = [new_job(job) for job in jobs]
+    if repeated or any(job.nonce or job.unique for job in jobs):
+        return Call("push", [orjson.dumps(made).decode(), repeated, int(sent_ms)], _in_time)
+    rows = [
+        (*[job.get(name) for name in _COLUMNS[:4]], _json(job.get("extra")), *map(job.get, _COLUMNS[5:]))
+        for job in made
+    ]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return Call("push_plain", [*columns, int(sent_ms)], lambda meta, _: _plain(meta, len(jobs)))
+
+
+def identity() -> Call[str]:
+    """Return what tells the queue's database from others."""
+    return Call("identity", [], answer_of(str))
+
+
+class Written(NamedTuple):
+    """A statement that pushes jobs within a transaction of the caller's.
+
+    Attributes:
+        statement: With `%s` for each value.
+        values: The values.
+    """
+
+    statement: str
+    values: Sequence[Any]
+
+    @staticmethod
+    def answers(rows: Sequence[Sequence[Any]]) -> list[Pushed]:
+        """Return the answers to its jobs, given its rows.
+
+        Raises:
+            NoTransaction: The transaction is one of another database than the queue's. Nothing was written.
+        """
+        meta = orjson.loads(rows[0][0])
+        if meta["a"] == "ELSEWHERE":
+            raise NoTransaction(
+                "within= a connection to another database than the queue's: give a connection to that one, or use "
+                "a queue in this database. Nothing was written"
+            )
+        return _answers(meta, ())
+
+
+def within(queue: str, now_ms: int | None, database: str, jobs: Sequence[NewJob]) -> list[Written]:
+    """Return the statements that push jobs within a transaction; `database` is the queue's `identity`."""
+    chunks = [jobs[first : first + MOST_JOBS] for first in range(0, len(jobs), MOST_JOBS)]
+    packed = [orjson.dumps([new_job(job) for job in chunk]).decode() for chunk in chunks]
+    call = re.sub(r"\$\d+", "%s", statement("push_within").decode())
+    call = call.replace("%s::jsonb", "%s::text::jsonb")  # a library may encode what it sends as JSON itself
+    return [Written(call, (queue, now_ms, database, text)) for text in packed]
+
+
+def _json(fields: dict[str, str] | None) -> str | None:
+    return None if fields is None else orjson.dumps(fields).decode()
+
+
+def _plain(meta: Meta, jobs: int) -> list[Pushed] | None:
+    return [_OK] * jobs if meta["a"] == "OK" else _in_time(meta, ())
+
+
+def _in_time(meta: Meta, _: Sequence[Row]) -> list[Pushed] | None:
+    return None if meta["a"] == "STALE" else _answers(meta, ())
+
+
+def _answers(meta: Meta, _: Sequence[Row]) -> list[Pushed]:
+    return [_pushed(answer) for answer in meta["a"]]
+
+
+def _pushed(answer: Any) -> Pushed:
+    word, holder = (answer, "") if isinstance(answer, str) else answer
+    return Pushed(Reply(word), given(holder))

@@ -1,0 +1,1 @@
+"""The relay, which pushes the rows of a database's outbox."""

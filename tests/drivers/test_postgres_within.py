@@ -1,0 +1,107 @@
+"""Pushes within a transaction of the database that the queue is in: the job is there once it commits, or never."""
+
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from databases import Postgres
+from test_within import ASYNC, SYNC, Add, Undone
+
+import redisjobs.sync
+from redisjobs import JobContext, JobQueue, UniqueConflict, Worker
+from redisjobs.errors import NoTransaction
+from redisjobs.model.driver import Unsupported
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+COUNT = b"SELECT count(*) FROM redisjobs.jobs"
+
+
+def jobs_in(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        (row,) = connection.execute(COUNT).fetchall()
+    return int(row[0])
+
+
+@pytest.mark.parametrize("library", ASYNC)
+async def test_a_job_is_there_once_the_transaction_commits_and_not_if_it_is_rolled_back(
+    library: str, database: str
+) -> None:
+    async with JobQueue(database, "sums") as queue:
+        with suppress(Undone):
+            async with ASYNC[library](database) as connection:
+                await queue.push({"a": 1}, Add, within=connection)
+                raise Undone
+        assert jobs_in(database) == 0
+
+        async with ASYNC[library](database) as connection:
+            handle = await queue.push({"a": 1}, Add, within=connection, delay=60)
+            assert handle.added
+            assert await queue.get(handle.id) is None
+        found = await queue.get(handle.id)
+    assert found is not None
+    assert found.parameters == '{"a":1}'
+
+
+@pytest.mark.parametrize("library", SYNC)
+def test_a_sync_push_is_there_once_the_transaction_commits(library: str, database: str) -> None:
+    with redisjobs.sync.JobQueue(database, "sums") as queue:
+        with suppress(Undone), SYNC[library](database) as connection:
+            queue.push({"a": 1}, Add, within=connection)
+            raise Undone
+        with SYNC[library](database) as connection:
+            handles = queue.push_many([{"a": number} for number in range(1_200)], Add, within=connection)
+        assert len({handle.id for handle in handles}) == 1_200
+        assert all(handle.added for handle in handles)
+        assert jobs_in(database) == 1_200
+
+
+async def test_the_push_says_at_once_what_it_met(database: str) -> None:
+    async with (
+        JobQueue(database, "sums") as queue,
+        await psycopg.AsyncConnection.connect(database) as connection,
+    ):
+        first = await queue.push({"a": 1}, Add, job_id="mine", unique="k", within=connection)
+        again = await queue.push({"a": 2}, Add, job_id="mine", within=connection)
+        other = await queue.push({"a": 3}, Add, unique="k", within=connection)
+        with pytest.raises(UniqueConflict):
+            await queue.push({"a": 4}, Add, unique="k", on_conflict="raise", within=connection)
+    assert (first.added, again.added) == (True, False)
+    assert (other.added, other.is_other, other.id) == (False, True, "mine")
+    assert jobs_in(database) == 1
+
+
+async def test_a_waiting_worker_is_notified_when_the_transaction_commits(database: str) -> None:
+    queue, ran = JobQueue(database, "sums"), anyio.Event()
+
+    @queue.register(Add)
+    async def add(parameters: dict[str, Any], context: JobContext) -> None:
+        ran.set()
+
+    async with queue, anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(queue).run)
+        async with await psycopg.AsyncConnection.connect(database) as connection:
+            await queue.push({"a": 1}, Add, within=connection)
+        with anyio.fail_after(10):
+            await ran.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_transaction_of_another_database_is_refused(postgres: Postgres, database: str) -> None:
+    with postgres.database() as other:
+        async with (
+            JobQueue(database, "sums") as queue,
+            await psycopg.AsyncConnection.connect(other) as connection,
+        ):
+            with pytest.raises(NoTransaction, match="another database"):
+                await queue.push({"a": 1}, Add, within=connection)
+        assert jobs_in(other) == 0
+
+
+async def test_a_push_that_is_to_wait_for_replicas_is_refused(database: str) -> None:
+    async with JobQueue(database, "sums") as queue:
+        with pytest.raises(Unsupported, match="synchronous_standby_names"):
+            await queue.push({"a": 1}, Add, replicas=1)
+    assert jobs_in(database) == 0

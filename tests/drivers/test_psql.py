@@ -1,0 +1,136 @@
+"""Every line for psql that is written down works on a live queue, and shows something."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import psycopg
+import pytest
+from anyio.from_thread import start_blocking_portal
+from pages import PAGES, PROJECT
+from psycopg.conninfo import conninfo_to_dict
+
+from redisjobs import Fail, Keep, Priority, Retention, Schedule, Worker
+from redisjobs.drivers.postgres.driver import PostgresDriver
+from redisjobs.model.changes import GetStatus, SetLimit
+from redisjobs.sync import JobQueue
+
+pytestmark = pytest.mark.slow
+
+_TABLES = PROJECT / "docs/reference/postgres-tables.md"
+_MAY_BE_EMPTY = ("pg_replication_slots", "pg_prepared_xacts")
+"""A server in order has none of these."""
+
+
+def documented() -> list[str]:
+    """Every command of the pages that runs psql; test_postgres_docs.py has those on the outbox."""
+    found = re.findall(r"^(?:\$ )?(psql -.+)$", "".join(page.text for page in PAGES), re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def live(postgres: Any) -> Iterator[str]:
+    """The URL of a database with the queue `emails`: with jobs in every state, and a worker that runs one."""
+    started, ended = threading.Event(), threading.Event()
+    kept = Retention(completed=Keep(count=100), cancelled=Keep(count=100))
+    with (
+        postgres.database() as url,
+        JobQueue(url, name="emails", retention=kept) as queue,
+        start_blocking_portal() as portal,
+    ):
+
+        @queue.job(name="Run")
+        def run(long: bool = False) -> dict[str, int]:
+            if long:
+                started.set()
+                ended.wait(60)
+            return {"pages": 3}
+
+        @queue.job(name="Break")
+        def break_down() -> None:
+            raise Fail("no such mailbox")
+
+        run.options(job_id="invoice-44", keep_result=3600).push()
+        break_down.options(job_id="invoice-41").push()
+        portal.call(lambda: Worker(queue).run(until_idle=True))
+        run.options(job_id="runs", unique="joe", priority=Priority.HIGH).push(long=True)
+        worker = Worker(queue, concurrency=1)
+        ran = portal.start_task_soon(worker.run)
+        assert started.wait(30)
+        run.options(job_id="invoice-42").push()
+        run.options(job_id="invoice-43", delay=3600).push()
+        queue.schedules.put("nightly", {}, Schedule.daily(hour=4), job=queue.definition("Run").name)
+        queue.pause("Break")
+        portal.call(wait, url)
+        yield url
+        ended.set()
+        portal.call(worker.stop)
+        ran.result(30)
+
+
+async def wait(url: str) -> None:
+    """A process waits for a job; another job has said how far it is, jobs are limited, a worker was lost."""
+    async with aclosing(PostgresDriver(url, "emails")) as driver:
+        await driver.change(GetStatus(["invoice-42"], "4242-9f3c2a1b"))
+        await driver.change(SetLimit("Run", "max_concurrency=5"))
+    with psycopg.connect(url, autocommit=True) as admin:
+        for table, values in (
+            ("progress", "'runs', '{\"fraction\":0.5}', 4102444800000"),
+            ("fenced", "'web-2:17:5d2f01aa', 4102444800000"),
+        ):
+            admin.execute(f"insert into redisjobs.{table} values ('emails', {values})".encode())
+
+
+def by_psql(url: str, command: str) -> int:
+    """Run the very words of the page in a shell; how many lines psql prints."""
+    where = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE"}
+    given = conninfo_to_dict(url)
+    settings = {name: str(given[key]) for key, name in where.items() if key in given}
+    done = subprocess.run(
+        ["bash", "-c", command.replace("psql ", "psql -Xtv ON_ERROR_STOP=1 ", 1)],
+        env={**os.environ, **settings},
+        text=True,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return len(done.stdout.split())
+
+
+def by_the_same_words(url: str, command: str) -> int:
+    """How many rows the server has for the same words; for a machine without psql."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return len(connection.execute(shlex.split(command)[-1].encode()).fetchall())
+
+
+WAYS = [by_the_same_words, by_psql] if shutil.which("psql") else [by_the_same_words]
+
+
+@pytest.mark.parametrize("run", WAYS)
+@pytest.mark.parametrize("command", documented())
+def test_a_documented_line_shows_something(live: str, run: Callable[[str, str], int], command: str) -> None:
+    shown = run(live, command)
+
+    assert shown or any(view in command for view in _MAY_BE_EMPTY)
+
+
+def test_the_page_of_the_tables_has_every_table_and_a_line_for_each(database: str) -> None:
+    page = _TABLES.read_text("utf-8")
+    with psycopg.connect(database) as connection:
+        found = connection.execute(
+            "select table_name from information_schema.columns"
+            " where table_schema = 'redisjobs' and column_name = 'queue' and table_name <> 'outbox'"
+        )
+        tables = {table for (table,) in found}
+    first_column = "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))
+    named = {*re.findall(r"`(\w+)`", first_column)}
+
+    assert named | {*re.findall(r"`((?:ledger|turns)_\d)`", page)} == tables
+    assert {*re.findall(r"redisjobs\.(\w+)", "".join(documented()))} >= named

@@ -3,6 +3,7 @@
 import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from redisjobs.drivers.postgres.connection import Connection
 from redisjobs.drivers.postgres.ears import Ears
@@ -12,6 +13,8 @@ from redisjobs.drivers.postgres.wire import value_of
 from redisjobs.drivers.remote.connections import Connections, need_asyncio
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Notification
+
+_BEFORE = 0.2  # seconds for which a listener waits until notifications of before it are sent
 
 
 class Hub:
@@ -41,6 +44,9 @@ class Hub:
             if not failed.done():
                 failed.set_exception(type(error)(*error.args))
 
+        with suppress(TimeoutError):  # a busy process always has something to send
+            async with asyncio.timeout(_BEFORE):
+                await self._notifier.flush()  # what this process did before is no news
         with self.ears.hearing(channel_of(queue), hear, fail):
             await failed
 

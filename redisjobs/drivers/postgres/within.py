@@ -10,6 +10,7 @@ A connection without a transaction to write in is refused before anything is wri
 
 import asyncio
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, Protocol
@@ -86,7 +87,7 @@ def state_of(error: BaseException | None) -> str:
     return ""
 
 
-class _Sync:
+class _Sync(ABC):
     is_async = False
 
     def __init__(self, connection: Any) -> None:
@@ -100,11 +101,12 @@ class _Sync:
                 raise refusal from error
             raise
 
+    @abstractmethod
     def _run(self, statement: str, values: tuple[Any, ...]) -> Rows:
-        raise NotImplementedError
+        """Run it by the library."""
 
 
-class _Async:
+class _Async(ABC):
     is_async = True
 
     def __init__(self, connection: Any) -> None:
@@ -118,8 +120,9 @@ class _Async:
                 raise refusal from error
             raise
 
+    @abstractmethod
     def _run(self, statement: str, values: tuple[Any, ...]) -> Coroutine[Any, Any, Rows]:
-        raise NotImplementedError
+        """Run it by the library."""
 
 
 def _refusal(error: Exception) -> NoTransaction | None:

@@ -13,7 +13,8 @@ begin
   return coalesce(sent_ms < now_ms - 30000, false);
 end $$;
 
--- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see `_is_late`. Answers, in order: a word each, or a word and the id of the unique key's holder.
+-- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see `_is_late`.
+-- Answers, in order: a word each, or a word and the id of the unique key's holder.
 create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean, sent_ms bigint default null)
   returns text language plpgsql as $$
 declare
@@ -170,7 +171,8 @@ begin
     return;
   end if;
   perform redisjobs_f._take_key(q, job, job->>'id', now_ms);
-  if job ? 'nonce' then
+  -- Not if this push's own job has ended since `_push` looked: its result stays.
+  if job ? 'nonce' and redisjobs_f._remembered(q, 'ended', (job->>'id') || ' ' || (job->>'nonce'), now_ms) is null then
     perform redisjobs_f._forget_end(q, job->>'id');
   end if;
   perform redisjobs_f._count(q, 'pushed');

@@ -100,7 +100,7 @@ begin
         ) each order by each.seq limit step
       ) candidate cross join lateral (
         select * from redisjobs.jobs each where each.seq = candidate.seq
-          and (each.place in ('ready', 'returned', 'alone') or each.place = 'line' and each.seq = any(turned))
+          and case each.place when 'line' then each.seq = any(turned) else each.place in ('ready', 'returned', 'alone') end
         for no key update skip locked
       ) j order by candidate.seq
     loop
@@ -137,7 +137,7 @@ begin
     looked := looked + step_looked;
     if parked <> '{}' or alone <> '{}' then
       update redisjobs.jobs j set place = case when j.seq = any(parked) then 'parked' else 'alone' end
-      where j.seq = any(parked || alone);
+      from unnest(parked || alone) s(seq) where j.seq = s.seq;
     end if;
     if has_limits and starting <> '{}' then
       select * into full_ones, starting, lined from redisjobs_f._start(q, starting, room, now_ms, full_ones);
@@ -148,7 +148,7 @@ begin
       with taken as (
         update redisjobs.jobs j set place = 'running', worker = worker_id, deliveries = j.deliveries + 1, at_ms = now_ms,
           was_alone = is_alone
-        where j.seq = any(starting) returning j.*
+        from unnest(starting) s(seq) where j.seq = s.seq returning j.*
       )
       select array_agg(row(t.*)::redisjobs.jobs order by t.seq), bytes + sum(octet_length(t.parameters))
       into started, bytes from taken t;
@@ -162,10 +162,28 @@ end $$;
 create function redisjobs_f._any_waits(q text, from_seqs bigint[]) returns boolean language plpgsql as $$
 begin
   for wanted in 0..2 loop
-    if exists (select from redisjobs.jobs where queue = q and rank = wanted::smallint and place = 'ready' and seq >= from_seqs[wanted + 1])
-      or exists (select from redisjobs.jobs where queue = q and rank = wanted::smallint and place in ('returned', 'alone')) then
+    if redisjobs_f._any_ready(q, wanted::smallint, from_seqs[wanted + 1]) then
       return true;
     end if;
   end loop;
-  return false;
+  return redisjobs_f._any_returned(q);
+end $$;
+
+-- Whether a priority has a ready job from a place on.
+create function redisjobs_f._any_ready(q text, wanted smallint, from_seq bigint) returns boolean language plpgsql as $$
+declare
+  first bigint;
+begin
+  select seq into first from redisjobs.jobs
+  where queue = q and rank = wanted and place = 'ready' and seq >= from_seq order by seq limit 1;
+  return found;
+end $$;
+
+-- Whether any job was handed back, and waits to be claimed again.
+create function redisjobs_f._any_returned(q text) returns boolean language plpgsql as $$
+declare
+  first bigint;
+begin
+  select seq into first from redisjobs.jobs where queue = q and place in ('returned', 'alone') order by rank, seq limit 1;
+  return found;
 end $$;

@@ -71,8 +71,8 @@ declare
   ran jsonb;
 begin
   select * into job from redisjobs.jobs j
-  where j.seq = (s->>'seq')::bigint and j.queue = q and j.place = 'running' and j.worker = worker_id
-    and j.deliveries = (s->>'deliveries')::integer
+  where j.seq = (s->>'seq')::bigint  -- only this may use an index
+    and (j.queue, j.place, j.worker, j.deliveries) is not distinct from (q, 'running', worker_id, (s->>'deliveries')::integer)
   for update;
   if not found then
     word := 'LEASE_LOST';
@@ -246,7 +246,8 @@ declare
 begin
   select turn_ms into turn from redisjobs.buckets where queue = q and turn_ms >= due_from order by turn_ms limit 1;
   if wanted > 0 then
-    select min(at_ms) into waits from redisjobs.jobs where queue = q and place in ('returned', 'alone') and place = 'alone';
+    select min(at_ms) filter (where place = 'alone') into waits from (
+      select place, at_ms from redisjobs.jobs where queue = q and place in ('returned', 'alone') order by rank, seq) handed_back;
   end if;
   return jsonb_strip_nulls(jsonb_build_object('due', next_due - now_ms, 'turn', turn - now_ms, 'waits', now_ms - waits,
     'paused', nullif(is_paused, false), 'restricted', nullif(is_restricted, false),
@@ -318,10 +319,11 @@ begin
     if not rules.is_paused then
       select * into turned, turned_ranks from redisjobs_f._take_turns(q, due_from, rules.names, now_ms);
       if idle then
-        runs_nothing := not exists (select from redisjobs.jobs where queue = q and worker = worker_id and place = 'running');
+        perform seq from redisjobs.jobs where queue = q and worker = worker_id and place = 'running' order by seq limit 1;
+        runs_nothing := not found;
       end if;
       is_careful := rules.names <> '{}' or rules.has_limits or turned <> '{}'
-        or exists (select from redisjobs.jobs where queue = q and place in ('returned', 'alone') and rank in (0, 1, 2));
+        or redisjobs_f._any_returned(q);
       for wanted_rank in 0..2 loop
         turned_here := case when turned = '{}' then '{}' else array(
           select t.seq from unnest(turned, turned_ranks) t(seq, rank) where t.rank = wanted_rank) end;
@@ -418,8 +420,7 @@ begin
     select * into rules from redisjobs_f._rules(q);
     for wanted_rank in 0..2 loop
       exit when rules.is_paused;
-      continue when not exists (select from redisjobs.jobs where queue = q and rank = wanted_rank::smallint and place = 'ready'
-        and seq >= floors[wanted_rank + 1]);
+      continue when not redisjobs_f._any_ready(q, wanted_rank::smallint, floors[wanted_rank + 1]);
       any_new := true;
       if rules.names <> '{}' or rules.has_limits then
         select * into found_jobs from redisjobs_f._claim_each(q, worker_id, wanted_rank::smallint, most, floors[wanted_rank + 1],

@@ -5,8 +5,11 @@ create function redisjobs_f._announce(q text, due bigint) returns void language 
 begin
   if due is null then
     perform redisjobs_f._tell('ready', '');
-  elsif not exists (select from redisjobs.jobs where queue = q and place = 'delayed' and due_ms < due) then
-    perform redisjobs_f._tell('due', due::text);
+  else
+    perform due_ms from redisjobs.jobs where queue = q and place = 'delayed' and due_ms < due order by due_ms limit 1;
+    if not found then
+      perform redisjobs_f._tell('due', due::text);
+    end if;
   end if;
 end $$;
 
@@ -19,7 +22,7 @@ begin
   update redisjobs.jobs set seq = nextval('redisjobs.line'), place = case when later is null then 'ready' else 'delayed' end,
     since_ms = now_ms, due_ms = later, deliveries = 0, worker = null, at_ms = 0, cancelling = false, was_alone = false,
     kind = null
-  where queue = q and seq = old_seq;
+  where seq = old_seq;
   perform redisjobs_f._announce(q, later);
 end $$;
 
@@ -51,8 +54,8 @@ begin
   select u.id into holder from redisjobs.uniques u
   where u.queue = q and u.key = wanted and (u.until_ms is null or u.until_ms > now_ms)
     and not exists (
-      select from redisjobs.jobs j where j.queue = q and j.id = u.id and j.place = 'running' and j.unique_key = wanted
-        and j.extra->>'unique_until' = 'start'
+      select from redisjobs.jobs j where j.queue = q and j.id = u.id and j.place not in ('completed', 'cancelled')
+        and (j.place, j.unique_key, j.extra->>'unique_until') is not distinct from ('running', wanted, 'start')
     );
   return coalesce(holder, '');
 end $$;

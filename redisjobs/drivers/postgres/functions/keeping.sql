@@ -88,10 +88,11 @@ begin
       select j.seq, j.since_ms from redisjobs.jobs j
       where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled') order by j.seq limit 500
     ), over as materialized (
-      select j.seq from redisjobs.jobs j where j.seq = any (array(
-        select o.seq from oldest o where o.seq <= up_to or o.since_ms <= now_ms - age_ms)) for update skip locked
+      select j.seq from oldest o cross join lateral (
+        select each.seq from redisjobs.jobs each where each.seq = o.seq for update skip locked) j
+      where o.seq <= up_to or o.since_ms <= now_ms - age_ms
     )
-    delete from redisjobs.jobs j where j.seq = any (array(select o.seq from over o)) returning j.*
+    delete from redisjobs.jobs j using over o where j.seq = o.seq returning j.*
   loop
     total := total + 1;
     if job.since_ms > now_ms - 60000 then

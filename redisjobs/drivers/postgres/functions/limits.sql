@@ -134,7 +134,7 @@ begin
     array(select s.seq from judged j cross join lateral unnest(j.seqs[j.starts + 1:j.looked]) s(seq))
   into changed, blocked, starting, lined;
   if lined <> '{}' then
-    update redisjobs.jobs j set place = 'line' where j.seq = any(lined) and j.place <> 'line';
+    update redisjobs.jobs j set place = 'line' from unnest(lined) s(seq) where j.seq = s.seq and j.place <> 'line';
   end if;
   perform redisjobs_f._put_buckets(changed, now_ms);
   full_ones := full_ones || blocked;
@@ -269,7 +269,7 @@ create function redisjobs_f._leave_lines(turned bigint[], lined bigint[], now_ms
 begin
   if turned <> '{}' then
     update redisjobs.jobs j set place = 'returned', at_ms = now_ms
-    where j.seq = any(turned) and not j.seq = any(lined)
+    from unnest(turned) s(seq) where j.seq = s.seq and not s.seq = any(lined)
       and j.place is not distinct from 'line';  -- not `=`: it might walk over all lines
   end if;
 end $$;

@@ -180,7 +180,7 @@ declare
   duplicates integer := 0;
 begin
   select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text) order by j.seq desc), '[]')
-    into changes from redisjobs.jobs j where j.seq = any (step.seqs);
+    into changes from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
   perform redisjobs_f._lock_keys(q, changes);
   for change in select value from jsonb_array_elements(changes) loop
     if wait_ms > 0 then
@@ -204,8 +204,8 @@ declare
   job redisjobs.jobs;
   ids jsonb := '[]';
 begin
-  for job in select * from redisjobs.jobs j where j.seq = any (step.seqs) and j.place = 'dead' order by j.seq desc
-    for update loop
+  for job in select j.* from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
+    where j.place is not distinct from 'dead' order by s.seq desc for update of j loop
     delete from redisjobs.jobs j where j.seq = job.seq;
     perform redisjobs_f._remember_end(job, now_ms);
     ids := ids || to_jsonb(job.id);
@@ -217,11 +217,13 @@ end $$;
 -- Return the letters of a step, up to 200, and where the next one begins; without `after_seq` none, and where to begin.
 create function redisjobs_f._letters(q text, wanted jsonb, after_seq bigint, now_ms bigint, out seqs bigint[],
   out after text) language plpgsql as $$
+declare
+  state constant text := 'dead';  -- not in the query, where the index of kinds might be taken, which has no such order
 begin
   if after_seq is null then
     seqs := '{}';
     select '0 ' || -j.seq - 1 into after from redisjobs.jobs j
-      where j.queue = q and j.place = 'dead' order by j.seq desc limit 1;
+      where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled') order by j.seq desc limit 1;
   else
     select s.seqs, s.after into seqs, after
       from redisjobs_f._step(q, 'dead', 0, after_seq, wanted, 200, now_ms) s;

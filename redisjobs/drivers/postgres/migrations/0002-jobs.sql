@@ -5,7 +5,7 @@
 -- alone (handed back, for a worker that runs nothing else), parked (held, or its name is paused), line (waits for a
 -- limit), delayed, running, dead; completed and cancelled only where they are kept.
 create table redisjobs.jobs (
-  seq bigint not null primary key,          -- its place in line: greater than that of each job that came before it
+  seq bigint not null,                      -- its place in line, unique: greater than that of each job that came before it
   queue text not null,
   id text not null,
   name text not null default '',
@@ -29,6 +29,10 @@ create table redisjobs.jobs (
   fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
   autovacuum_analyze_scale_factor = 0.2
 );
+-- A hash, so that no plan takes it for a range of places. A primary key was taken, whenever the table had been empty or
+-- nearly all of its jobs were in one place, and then a claim read all jobs that were there and gone.
+create index jobs_seq on redisjobs.jobs using hash (seq);
+alter table redisjobs.jobs replica identity full;  -- who publishes all tables of a database can still delete jobs
 create unique index jobs_id on redisjobs.jobs (queue, id) where place not in ('completed', 'cancelled');
 create index jobs_ready on redisjobs.jobs (queue, rank, seq) where place = 'ready';
 create index jobs_returned on redisjobs.jobs (queue, rank, seq) where place in ('returned', 'alone');

@@ -1,0 +1,168 @@
+"""Plans: a call reads what it needs, whatever is in the tables, or was there when it was planned."""
+
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import count
+from typing import Any
+
+import orjson
+import psycopg
+import pytest
+from databases import Postgres
+
+from redisjobs.drivers.postgres import driver as _registers_all_calls  # noqa: F401
+from redisjobs.drivers.postgres import functions, pushes, working
+from redisjobs.drivers.postgres.calls import Call, change_call, query_call
+from redisjobs.model.changes import (
+    Cancel,
+    Delete,
+    DeleteAll,
+    GetStatus,
+    Hold,
+    Pause,
+    Requeue,
+    RequeueAll,
+    Resume,
+    SetLimit,
+    Tidy,
+    Unhold,
+)
+from redisjobs.model.job import State
+from redisjobs.model.limits import Limit
+from redisjobs.model.queries import (
+    Find,
+    FindLimits,
+    FindPauses,
+    FindWorkers,
+    GetBacklog,
+    Query,
+    Scan,
+)
+from redisjobs.model.transitions import Ack, After, Lease, NewJob, Release, RetryLater, Settlement, Turn
+
+PLACES = ["ready", "parked", "line", "delayed", "running", "dead", "completed"]
+TABLES = ["jobs", "uniques", "shares", "buckets", "waiters", "results", "progress", "beats", "workers", "fenced"]
+MANY = 20_000
+DONE = Ack()
+NEWEST = f"0 -{10**15}"  # before all dead letters
+
+
+@pytest.fixture
+def admin(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to a database of its own, in which nothing is vacuumed or analyzed but by the test."""
+    with postgres.database() as url, closing(psycopg.connect(url, autocommit=True)) as connection:
+        for table in TABLES:
+            connection.execute(f"alter table redisjobs.{table} set (autovacuum_enabled = off)".encode())
+        yield connection
+
+
+class Session:
+    """One connection, which plans each function once; it counts the entries and rows of jobs that calls read."""
+
+    def __init__(self, admin: psycopg.Connection[Any]) -> None:
+        self.admin = admin
+        self.floors = working.Floors()
+        self.turns = count(1)
+        self.leases: Sequence[Lease] = ()
+
+    def run(self, call: Call[Any]) -> tuple[Any, int]:
+        """Return the answer, and how much was read of the jobs."""
+        text = re.sub(r"\$\d+", "%s", functions.statement(call.function).decode())
+        given = [each.decode() if isinstance(each, bytes) else each for each in call.arguments]
+        with self.admin.transaction():
+            before = self._read()
+            *rows, (meta, *_) = self.admin.execute(text.encode(), ["q", None, *given]).fetchall()
+            return call.parse(orjson.loads(meta), rows), self._read() - before
+
+    def _read(self) -> int:
+        return int(self.admin.execute(_READ).fetchall()[0][0])
+
+    def ask(self, asked: Any) -> int:
+        make = query_call if isinstance(asked, Query) else change_call
+        return self.run(make(asked))[1]
+
+    def push(self, many: int, *, by_id: bool = False) -> int:
+        fields = ["name", "a", *(["nonce", "n"] if by_id else [])]
+        jobs = [NewJob(secrets.token_hex(8), fields) for _ in range(many)]
+        return self.run(pushes.push(jobs, repeated=False, sent_ms=time.time() * 1000))[1]
+
+    def exchange(self, many: int = 100, settlement: Settlement = DONE, now: float = 0) -> int:
+        turn, settled = Turn(0, next(self.turns)), [(lease, settlement) for lease in self.leases]
+        done, read = self.run(working.exchange(self.floors, "w", turn, settled, many, 3, idle=False, now=now))
+        self.leases = done.leases
+        return read
+
+
+_READ = """select sum(pg_stat_get_xact_tuples_returned(oid)) from pg_class
+  where relnamespace = 'redisjobs'::regnamespace and relkind in ('r', 'i')"""
+
+_FILL = """insert into redisjobs.jobs (seq, queue, id, rank, place, since_ms, due_ms, worker)
+  select nextval('redisjobs.line'), 'q', place || number, 1, place, 0, case place when 'delayed' then 9e12 end,
+    case place when 'running' then 'other' end
+  from unnest(%s::text[]) place, generate_series(1, %s) number"""
+
+
+CALLS = [
+    *(
+        Find("dead1"),
+        Cancel("delayed1"),
+        Cancel("running1"),
+        Hold("delayed2"),
+        Unhold("delayed2"),
+        Requeue("dead2"),
+    ),
+    *(Delete("dead3"), GetStatus(["running2", "none"]), GetStatus(["running2"], "p"), Tidy(), GetBacklog()),
+    *(
+        RequeueAll(),
+        RequeueAll(after=NEWEST),
+        DeleteAll(after=NEWEST),
+        FindPauses(),
+        FindWorkers(),
+        FindLimits(),
+        Pause("a"),
+        Resume("a"),
+    ),
+    *(Scan(state, limit=10) for state in State if state != State.RUNNING),  # it sorts all that run
+]
+
+
+@pytest.mark.parametrize("limit", ["", Limit(max_concurrency=MANY).text])
+@pytest.mark.parametrize("planned", ["empty", "full", "ready", "running", "completed"])
+def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
+    admin: psycopg.Connection[Any], planned: str, limit: str
+) -> None:
+    """A plan lasts until the next vacuum: a minute or more, in which a queue may fill or drain."""
+    if planned != "empty":
+        admin.execute(_FILL, [PLACES if planned == "full" else [planned], MANY])
+    for table in TABLES:
+        admin.execute(f"vacuum (analyze) redisjobs.{table}".encode())
+    session = Session(admin)
+    session.ask(SetLimit("a", limit))
+    session.run(working.join("w", 1_000_000, "run"))
+    for settlement in (Ack(), RetryLater(After(0)), Release()) * 2:
+        session.exchange(3, settlement, now=next(session.turns) * 10)
+        session.push(3)
+        session.push(1, by_id=True)
+    for each in CALLS:
+        session.ask(each)
+    admin.execute("delete from redisjobs.jobs")
+    admin.execute(_FILL, [PLACES[1:], MANY])
+    session.push(1)
+    session.exchange()
+    for each in CALLS:  # once past what was deleted
+        session.ask(each)
+    read = {
+        "push": session.push(500),
+        "push by id": session.push(100, by_id=True),
+        "claim": session.exchange(),
+        "ack": session.exchange(),
+        "move floors": session.exchange(now=1e6),
+        "retry": session.exchange(settlement=RetryLater(After(0))),
+        "release": session.exchange(settlement=Release()),
+        "claim again": session.exchange(),
+    }
+    read |= {str(each): session.ask(each) for each in CALLS}
+    assert {call: many for call, many in read.items() if many > 3000} == {}

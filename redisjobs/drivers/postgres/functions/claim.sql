@@ -7,14 +7,14 @@ create function redisjobs_f._claim(q text, worker_id text, wanted smallint, most
 begin
   return query
   with picked as materialized (
-    select seq, octet_length(parameters) as bytes from redisjobs.jobs
+    select ctid as at, seq, octet_length(parameters) as bytes from redisjobs.jobs
     where queue = q and rank = wanted and place = 'ready' and seq >= from_seq
     order by seq limit most for no key update skip locked  -- a process that begins to wait does not stop a claim
   ), sized as (
-    select seq, sum(bytes) over (order by seq) - bytes as before from picked
+    select at, sum(bytes) over (order by seq) - bytes as before from picked
   ), taken as (
     update redisjobs.jobs j set place = 'running', worker = worker_id, deliveries = j.deliveries + 1, at_ms = now_ms
-    from sized s where j.seq = s.seq and s.before < most_bytes
+    from sized s where j.ctid = s.at and s.before < most_bytes  -- a locked row stays where it is
     returning j.*
   )
   select * from taken order by seq;

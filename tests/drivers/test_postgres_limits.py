@@ -250,18 +250,6 @@ def snapshot(postgres_store: PostgresStore) -> Iterator[Any]:
         yield connection
 
 
-@pytest.fixture
-def no_vacuum(postgres_store: PostgresStore) -> Iterator[None]:
-    """No vacuum comes meanwhile: with new statistics functions are planned again, and may read other indexes."""
-    tables = "jobs", "buckets", "shares"
-    for each in tables:
-        postgres_store.admin.execute(f"alter table redisjobs.{each} set (autovacuum_enabled = off)".encode())
-    yield
-    for each in tables:
-        postgres_store.admin.execute(f"alter table redisjobs.{each} reset (autovacuum_enabled)".encode())
-
-
-@pytest.mark.usefixtures("no_vacuum")
 @pytest.mark.parametrize("keys", [1, 20])
 async def test_an_exchange_reads_no_more_however_much_ended_while_a_snapshot_is_held(
     postgres_store: PostgresStore, snapshot: Any, keys: int

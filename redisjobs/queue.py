@@ -1,6 +1,6 @@
 """The async queue: register handlers, push jobs, wait for results."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -8,29 +8,20 @@ from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, c
 from redisjobs import drivers
 from redisjobs.base.arguments import seconds
 from redisjobs.client.checks import id_of
-from redisjobs.client.functions import (
-    Args,
-    FunctionJob,
-    Given,
-    P,
-    Returned,
-    Returned_co,
-    Unchecked,
-    job_function,
-)
+from redisjobs.client.functions import Args, FunctionJob, Given, P, Returned, Returned_co, Unchecked, job_function
 from redisjobs.client.inspector import Inspector
-from redisjobs.client.push import Chunk, Conflict, Push, name_in, push_chunks, raise_conflicts
+from redisjobs.client.push import Chunk, Conflict, push_chunks, raise_conflicts
+from redisjobs.client.pushing import Pushing
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
-from redisjobs.middleware import NO_CALLS, before_push
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
-from redisjobs.model.transitions import NewJob, Pushed, Reply
+from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.serving import Serving
 
 R = TypeVar("R")
@@ -63,7 +54,7 @@ class JobHandle(PushedJob, Generic[R]):
         return await self._queue.cancel(self.id)
 
 
-class JobQueue(Inspector, Serving):
+class JobQueue(Inspector, Pushing[JobHandle[Any]], Serving):
     """A queue of jobs: register handlers on it, and push jobs to it.
 
     Use it in `async with queue:`, or call `aclose` at the end. It connects with its first call.
@@ -356,49 +347,6 @@ class JobQueue(Inspector, Serving):
         raise_conflicts(conflicts)
         return await self.result(handle, timeout=limit)
 
-    async def _push(
-        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, prepared: bool = False
-    ) -> list[JobHandle[Any]]:
-        ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
-        try:
-            push = Push(jobs, self.deadline, prepared=prepared)
-            answers = await self._call(lambda: self.driver.push(jobs, repeated=push.repeated), push)
-            handles = push.handles(answers, self.handle)
-            self._publish_pushed(handles)
-            conflicts += push.conflicts
-        except BaseException as error:
-            self._publish_failed(error, ends)
-            raise
-        if ends is not NO_CALLS:
-            ends.tell([bool(handle.added) for handle in handles])
-        return handles
-
-    async def _push_within(self, connection: Any, jobs: Sequence[NewJob]) -> list[JobHandle[Any]]:
-        from redisjobs.client import within  # here: most producers write to no outbox
-
-        transaction = within.transaction(connection, is_async=True)
-        native = getattr(self.driver, "within", None)  # the queue itself is in a database
-        ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
-        try:
-            answers = list[Pushed]()
-            writings = await native(jobs) if native else within.to_outbox(self.name, jobs)
-            for writing in writings:
-                answers += writing.answers(await transaction.run(writing.statement, *writing.values))
-        except BaseException as error:
-            cause = within.explained(error)
-            self._publish_failed(cause, ends)
-            if cause is error:
-                raise
-            raise cause from error
-        if not answers:  # in the outbox
-            ends.tell([True] * len(jobs))
-            return [self.handle(job.job_id, name_in(job), None) for job in jobs]
-        push = Push(jobs, self.deadline, prepared=False)
-        handles = push.handles(answers, self.handle)
-        ends.tell([bool(handle.added) for handle in handles])
-        raise_conflicts(push.conflicts)
-        return handles
-
     def handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
@@ -422,12 +370,7 @@ class JobDecorator(Protocol):
 
     @overload
     def __call__(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        limit_key: LimitKey | None = None,
-        **options: Unpack[HandlerOptions],
+        self, /, *, name: str | None = None, limit_key: LimitKey | None = None, **options: Unpack[HandlerOptions]
     ) -> "JobDecorator": ...
 
 

@@ -5,7 +5,7 @@ One sync queue serves both sides: a web application pushes jobs to it, and `redi
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -13,30 +13,21 @@ from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, c
 from redisjobs import drivers
 from redisjobs.base.arguments import seconds
 from redisjobs.client.checks import id_of
-from redisjobs.client.functions import (
-    Args,
-    FunctionJob,
-    Given,
-    P,
-    Returned,
-    Returned_co,
-    Unchecked,
-    job_function,
-)
+from redisjobs.client.functions import Args, FunctionJob, Given, P, Returned, Returned_co, Unchecked, job_function
 from redisjobs.client.inspector import SyncInspector
-from redisjobs.client.push import Conflict, Push, name_in, raise_conflicts
+from redisjobs.client.push import Conflict, raise_conflicts
+from redisjobs.client.pushing import SyncPushing
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
-from redisjobs.middleware import NO_CALLS, before_push_sync
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
-from redisjobs.model.transitions import NewJob, Pushed, Reply
+from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.serving import Serving
 
 R = TypeVar("R")
@@ -65,7 +56,7 @@ class JobHandle(PushedJob, Generic[R]):
         return self._queue.cancel(self.id)
 
 
-class JobQueue(SyncInspector, Serving):
+class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
     """A queue of jobs for sync code, with the arguments and methods of `redisjobs.JobQueue`.
 
     Threads may share it. Use it in `with queue:`, or call `close` at the end.
@@ -269,49 +260,6 @@ class JobQueue(SyncInspector, Serving):
         raise_conflicts(conflicts)
         return self.result(handle, timeout=limit)
 
-    def _push(
-        self, jobs: Sequence[NewJob], conflicts: list[Conflict], *, prepared: bool = False
-    ) -> list[JobHandle[Any]]:
-        ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
-        try:
-            push = Push(jobs, self.deadline, prepared=prepared)
-            answers = self._call(lambda until: self._store.push(jobs, repeated=push.repeated, until=until), push)
-            handles = push.handles(answers, self.handle)
-            self._publish_pushed(handles)
-            conflicts += push.conflicts
-        except BaseException as error:
-            self._publish_failed(error, ends)
-            raise
-        if ends is not NO_CALLS:
-            ends.tell([bool(handle.added) for handle in handles])
-        return handles
-
-    def _push_within(self, connection: Any, jobs: Sequence[NewJob]) -> list[JobHandle[Any]]:
-        from redisjobs.client import within  # here: most producers write to no outbox
-
-        transaction = within.transaction(connection, is_async=False)
-        native = getattr(self._store, "within", None)  # the queue itself is in a database
-        ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
-        try:
-            answers = list[Pushed]()
-            writings = native(jobs) if native else within.to_outbox(self.name, jobs)
-            for writing in writings:
-                answers += writing.answers(transaction.run(writing.statement, *writing.values))
-        except BaseException as error:
-            cause = within.explained(error)
-            self._publish_failed(cause, ends)
-            if cause is error:
-                raise
-            raise cause from error
-        if not answers:  # in the outbox
-            ends.tell([True] * len(jobs))
-            return [self.handle(job.job_id, name_in(job), None) for job in jobs]
-        push = Push(jobs, self.deadline, prepared=False)
-        handles = push.handles(answers, self.handle)
-        ends.tell([bool(handle.added) for handle in handles])
-        raise_conflicts(push.conflicts)
-        return handles
-
     def handle(
         self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False
     ) -> JobHandle[Any]:
@@ -335,12 +283,7 @@ class JobDecorator(Protocol):
 
     @overload
     def __call__(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        limit_key: LimitKey | None = None,
-        **options: Unpack[HandlerOptions],
+        self, /, *, name: str | None = None, limit_key: LimitKey | None = None, **options: Unpack[HandlerOptions]
     ) -> "JobDecorator": ...
 
 

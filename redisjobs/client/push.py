@@ -42,7 +42,7 @@ class MakeHandle(Protocol[Handle_co]):
     """A function that makes the handle of a pushed job: see `PushedJob`."""
 
     def __call__(  # noqa: D102
-        self, job_id: str, name: str, added: bool, replaced: bool = False, is_other: bool = False, /
+        self, job_id: str, name: str, added: bool | None, replaced: bool = False, is_other: bool = False, /
     ) -> Handle_co: ...
 
 

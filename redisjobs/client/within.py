@@ -1,17 +1,23 @@
 """Pushes within a transaction of a database: to its outbox, or to a queue that is in it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from redisjobs.client.push import MakeHandle, Push, name_in, raise_conflicts
 from redisjobs.drivers.postgres.outbox import ADD
 from redisjobs.drivers.postgres.schema import MIGRATE
 from redisjobs.drivers.postgres.within import Transaction, state_of, transaction_of
 from redisjobs.errors import Forbidden
+from redisjobs.middleware import PushEnds
 from redisjobs.model.driver import OtherVersion
-from redisjobs.model.job import OnConflict
+from redisjobs.model.job import OnConflict, PushedJob
 from redisjobs.model.outbox import rows_of
 from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed
+
+Handle = TypeVar("Handle", bound=PushedJob)
 
 _FORBIDDEN = "42501"
 _NO_TABLE = ("42P01", "3F000", "42703", "42883")  # no table, no schema, no such column, no such function
@@ -72,7 +78,46 @@ def to_outbox(queue: str, jobs: Sequence[NewJob]) -> list[ToOutbox]:
     return [ToOutbox([rows_of(queue, chunk)]) for chunk in chunks]
 
 
-def explained(error: BaseException) -> BaseException:
+class Writes:
+    """What was written within a transaction: the part of such a push that both queues share."""
+
+    def __init__(self, jobs: Sequence[NewJob]) -> None:
+        self._jobs = jobs
+        self._answers: list[Pushed] = []
+
+    @contextmanager
+    def explaining(self, failed: Callable[[BaseException], object]) -> Iterator[None]:
+        """Raise what an error of a statement means, after a call of `failed` with it."""
+        try:
+            yield
+        except BaseException as error:
+            cause = _meaning(error)
+            failed(cause)
+            if cause is error:
+                raise
+            raise cause from error
+
+    def add(self, writing: Writing, rows: Sequence[Sequence[Any]]) -> None:
+        """Add the rows that a statement returned."""
+        self._answers += writing.answers(rows)
+
+    def handles(self, make: MakeHandle[Handle], ends: PushEnds) -> list[Handle]:
+        """Return a handle for each job, after the calls that wait for the end of the push.
+
+        Raises:
+            UniqueConflict: Other jobs hold unique keys, and `on_conflict` is `"raise"`. The rest was written.
+        """
+        if not self._answers:  # in the outbox
+            ends.tell([True] * len(self._jobs))
+            return [make(job.job_id, name_in(job), None) for job in self._jobs]
+        push = Push(self._jobs, math.inf, prepared=False)
+        handles = push.handles(self._answers, make)
+        ends.tell([bool(handle.added) for handle in handles])
+        raise_conflicts(push.conflicts)
+        return handles
+
+
+def _meaning(error: BaseException) -> BaseException:
     """Return what a failed statement means; a library's error as it is, if it is not about the outbox."""
     state = state_of(error)
     if state in _NO_TABLE:

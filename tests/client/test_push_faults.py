@@ -480,7 +480,7 @@ async def test_no_try_takes_longer_than_is_said_however_often_the_clock_was_set(
     driver = bench.queue().driver if bench.face is JobQueue else bench.queue()._store
     if not isinstance(driver, SyncRedisDriver):
         await driver.read(Count())
-        link = driver._loop().connections.take()
+        link = driver._loops.here().connections.take()
         with pytest.raises(Unavailable, match="the deadline is over"):
             await push_over(link, driver.commands, [NewJob("a", [])], False, time.monotonic() - 1)
         await driver.aclose()

@@ -684,7 +684,7 @@ from redisjobs import JobName, JobQueue
 queue = JobQueue(*sys.argv[1:])
 for n in range(20):
     asyncio.run(queue.push({"n": n}, JobName("n", dict[str, int])))
-print(sum(asyncio.run(queue.counts()).ready.values()), len(queue.driver._loops))
+print(sum(asyncio.run(queue.counts()).ready.values()), len(queue.driver._loops._values))
 """
 
 

@@ -19,12 +19,11 @@ from redisjobs.drivers.postgres.errors import Refused, as_ours, lost, not_opened
 from redisjobs.drivers.postgres.notices import Notice
 from redisjobs.drivers.postgres.target import ANSWER, Target
 from redisjobs.drivers.postgres.wire import Statements, answer, packed, rows_of
-from redisjobs.drivers.remote.clock import ServerClock, time_left
-from redisjobs.drivers.remote.connections import need_asyncio
+from redisjobs.drivers.remote.clock import Now, ServerClock, time_left
+from redisjobs.drivers.remote.loops import need_asyncio
 from redisjobs.errors import DriverError, Unavailable
 
 T = TypeVar("T")
-Now = Callable[[], int] | None
 Tell = Callable[[Sequence[Notice]], object]
 
 TRIES = 5

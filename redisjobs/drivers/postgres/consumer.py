@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from redisjobs.drivers.postgres import working
 from redisjobs.drivers.postgres.calls import Call, change_call
-from redisjobs.drivers.postgres.connection import Connection, Now
+from redisjobs.drivers.postgres.connection import Connection
 from redisjobs.drivers.postgres.health import look_at_server
 from redisjobs.drivers.postgres.heartbeat import SyncPostgresConsumer
 from redisjobs.drivers.postgres.hub import Hub, hub_of
 from redisjobs.drivers.postgres.notices import Notice, channel_of
 from redisjobs.drivers.postgres.remarks import warning_texts
 from redisjobs.drivers.postgres.target import Target
+from redisjobs.drivers.remote.clock import Now
 from redisjobs.drivers.remote.connections import Connections
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change

@@ -1,6 +1,5 @@
 """The Postgres driver, async and sync: runs the calls of a queue over its connections."""
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -23,16 +22,17 @@ from redisjobs.drivers.postgres import (
     statistics,
 )
 from redisjobs.drivers.postgres.calls import Call, change_call, query_call
-from redisjobs.drivers.postgres.connection import Connection, Now
+from redisjobs.drivers.postgres.connection import Connection
 from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.hub import Hub, hub_of
 from redisjobs.drivers.postgres.notices import Notice, SendNow, SyncNotifier, channel_of
 from redisjobs.drivers.postgres.pushes import Written, identity, push, within
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
-from redisjobs.drivers.remote.clock import ServerClock
-from redisjobs.drivers.remote.coalescer import Coalescer
-from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections, need_asyncio
+from redisjobs.drivers.remote.clock import Now, ServerClock
+from redisjobs.drivers.remote.coalescer import MOST_TOGETHER, Coalescer
+from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections
+from redisjobs.drivers.remote.loops import PerLoop
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
 from redisjobs.model.driver import Notification
@@ -44,9 +44,6 @@ T = TypeVar("T")
 
 # Importing them registers the calls of queries and changes.
 _ = (health, keeping, limits, pausing, reading, requeuing, results, schedules, settings, standing, statistics)
-
-_MOST_TOGETHER = 50  # a push of more jobs does not share a round trip with other pushes
-
 
 _MOST_STALE = 3  # tries of a push that the database gets too late, by its clock
 _UNEVEN = "the database's clock does not run evenly, or its answers take too long; nothing was pushed"
@@ -117,12 +114,11 @@ class PostgresDriver:
         self.where = self.target.where
         self._queue, self._now_ms = queue, now_ms
         self._database = ""  # what tells it from others
-        # A connection belongs to one event loop; a program may run several loops, in turn or in several threads.
-        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+        self._loops = PerLoop("psycopg", partial(_Loop, self.target, queue, now_ms))
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         loop = self._loop()
-        if len(jobs) <= _MOST_TOGETHER:
+        if len(jobs) <= MOST_TOGETHER:
             return await loop.pushes.push(jobs, repeated=repeated)  # it has a time limit itself
         async with loop.room:
             return await loop.push(jobs, repeated, time.monotonic() + LONGEST_TRY)
@@ -154,12 +150,7 @@ class PostgresDriver:
         await loop.hub.aclose_for(self)
 
     def _loop(self) -> _Loop:
-        running = need_asyncio("psycopg")
-        if running not in self._loops:
-            for ended in [other for other in list(self._loops) if other.is_closed()]:
-                self._loops.pop(ended, None)  # another thread may have removed it
-            self._loops[running] = _Loop(self.target, self._queue, self._now_ms)
-        loop = self._loops[running]
+        loop = self._loops.here()
         loop.hub.open_for(self)
         return loop
 
@@ -189,37 +180,26 @@ class SyncPostgresDriver:
                 _unset_time(unsent, connection.clock)
             raise Unavailable(_UNEVEN)
 
-        return self._call(send, until)
+        return self._connections.call(send, until)
 
     def within(self, jobs: Sequence[NewJob], *, until: float = math.inf) -> list[Written]:
         """Return the statements that push jobs within a transaction of the queue's database."""
         if not self._database:
-            self._database = self._call(lambda connection: connection.run(identity(), until), until)
+            self._database = self._run(identity(), until)
         return within(self._queue, self._now_ms() if self._now_ms else None, self._database, jobs)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
-        call = query_call(query)
-        return self._call(lambda connection: connection.run(call, until), until)
+        return self._run(query_call(query), until)
 
     def change(self, change: Change[T], *, until: float = math.inf) -> T:
-        call = change_call(change)
-        return self._call(lambda connection: connection.run(call, until), until)
+        return self._run(change_call(change), until)
 
     def close(self) -> None:
         self._notifier.flush()
         self._connections.close()
 
-    def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
-        connections = self._connections
-        connection = connections.take(until)
-        try:
-            return call(connection)
-        except Unavailable:
-            # What ended this one has mostly ended the others, and the next calls would fail, too.
-            connections.close_idle()
-            raise
-        finally:
-            connections.put(connection)
+    def _run(self, call: Call[T], until: float) -> T:
+        return self._connections.call(lambda link: link.run(call, until), until)
 
 
 def _notify(

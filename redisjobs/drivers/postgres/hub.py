@@ -10,7 +10,8 @@ from redisjobs.drivers.postgres.ears import Ears
 from redisjobs.drivers.postgres.notices import NOTIFY, Notice, Notifier, channel_of
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.postgres.wire import value_of
-from redisjobs.drivers.remote.connections import Connections, need_asyncio
+from redisjobs.drivers.remote.connections import Connections
+from redisjobs.drivers.remote.loops import PerLoop
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Notification
 
@@ -69,14 +70,12 @@ class Hub:
             await self._connections.put(connection)
 
 
-_hubs: dict[tuple[asyncio.AbstractEventLoop, str], Hub] = {}
+_hubs = PerLoop("psycopg", dict[str, Hub])
 
 
 def hub_of(target: Target) -> Hub:
     """Return the hub of a database in the running event loop."""
-    key = need_asyncio("psycopg"), target.conninfo
-    if key not in _hubs:
-        for ended in [other for other in list(_hubs) if other[0].is_closed()]:
-            _hubs.pop(ended, None)  # another thread may have removed it
-        _hubs[key] = Hub(target)
-    return _hubs[key]
+    hubs = _hubs.here()
+    if target.conninfo not in hubs:
+        hubs[target.conninfo] = Hub(target)
+    return hubs[target.conninfo]

@@ -14,12 +14,12 @@ import psycopg
 
 from redisjobs.drivers.postgres.calls import Call, Row
 from redisjobs.drivers.postgres.checks import CHECK, check
-from redisjobs.drivers.postgres.connection import TRIES, Now
+from redisjobs.drivers.postgres.connection import TRIES
 from redisjobs.drivers.postgres.errors import Refused, as_ours, lost, not_opened
 from redisjobs.drivers.postgres.notices import NOTIFY, Notice, SendNow
 from redisjobs.drivers.postgres.target import ANSWER, Target
 from redisjobs.drivers.postgres.wire import Statements, answer, packed, rows_of, value_of
-from redisjobs.drivers.remote.clock import ServerClock, time_left
+from redisjobs.drivers.remote.clock import Now, ServerClock, time_left
 from redisjobs.errors import DriverError, Unavailable
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from redisjobs.drivers.redis.round_trip import QUESTION, packed, parsed_all, war
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.wire import Wire
 from redisjobs.drivers.remote.clock import ServerClock, time_left
-from redisjobs.drivers.remote.connections import need_asyncio
+from redisjobs.drivers.remote.loops import need_asyncio
 from redisjobs.errors import DriverError, Unavailable
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from redisjobs.drivers.redis.reader import BLOCK, Listener, Reader
 from redisjobs.drivers.redis.settling import Settling
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
-from redisjobs.drivers.remote.connections import Connections, need_asyncio
+from redisjobs.drivers.remote.connections import Connections
+from redisjobs.drivers.remote.loops import need_asyncio
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Change, Tidied
 from redisjobs.model.driver import Fenced, Notification, Until

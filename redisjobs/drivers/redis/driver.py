@@ -18,8 +18,10 @@ from redisjobs.drivers.redis.reader import Listener
 from redisjobs.drivers.redis.sync_connection import SyncConnection
 from redisjobs.drivers.redis.target import Target
 from redisjobs.drivers.redis.worker_commands import WorkerCommands
-from redisjobs.drivers.remote.coalescer import Coalescer
-from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections, need_asyncio
+from redisjobs.drivers.remote.clock import Now
+from redisjobs.drivers.remote.coalescer import MOST_TOGETHER, Coalescer
+from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections
+from redisjobs.drivers.remote.loops import PerLoop, need_asyncio
 from redisjobs.errors import Unavailable
 from redisjobs.model.changes import Change
 from redisjobs.model.driver import Notification
@@ -28,9 +30,6 @@ from redisjobs.model.times import LONGEST_TRY
 from redisjobs.model.transitions import NewJob, Pushed
 
 T = TypeVar("T")
-Now = Callable[[], int] | None
-
-_MOST_TOGETHER = 50  # a push of more jobs does not share a round trip with other pushes
 
 
 async def push_over(
@@ -91,13 +90,12 @@ class RedisDriver:
         self._queue, self._now_ms = queue, now_ms
         self.commands = PushCommands(queue, now_ms, self.target.database)
         self._worker_commands = WorkerCommands(queue, now_ms, self.target.database)
-        # A connection belongs to one event loop; a program may run several loops, in turn or in several threads.
-        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+        self._loops = PerLoop("redis-py", partial(_Loop, self.commands, self.target))
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
         replicas = replicas_of(jobs)
-        if len(jobs) <= _MOST_TOGETHER:
-            loop = self._loop()
+        if len(jobs) <= MOST_TOGETHER:
+            loop = self._loops.here()
             pushes = loop.replicated(replicas) if replicas else loop.pushes
             return await pushes.push(jobs, repeated=repeated)  # it has a time limit itself
         need_asyncio("redis-py")
@@ -126,19 +124,11 @@ class RedisDriver:
         return SyncRedisDriver(self.target, self._queue, self._now_ms)
 
     async def aclose(self) -> None:
-        await self._loop().connections.aclose()
-
-    def _loop(self) -> _Loop:
-        loop = need_asyncio("redis-py")
-        if loop not in self._loops:
-            for ended in [other for other in list(self._loops) if other.is_closed()]:
-                self._loops.pop(ended, None)  # another thread may have removed it
-            self._loops[loop] = _Loop(self.commands, self.target)
-        return self._loops[loop]
+        await self._loops.here().connections.aclose()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        loop = self._loop()
+        loop = self._loops.here()
         async with loop.room:
             connection = loop.connections.take()
             try:
@@ -171,7 +161,7 @@ class SyncRedisDriver:
                 )
             return run_steps_sync(steps, connection.run, until)
 
-        return self._call(push, until)
+        return self._connections.call(push, until)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
         return self._run(long_calls.read(self.commands, query), until)
@@ -183,16 +173,4 @@ class SyncRedisDriver:
         self._connections.close()
 
     def _run(self, steps: Steps[T], until: float) -> T:
-        return self._call(lambda link: run_steps_sync(steps, link.run_all, until), until)
-
-    def _call(self, call: Callable[[SyncConnection], T], until: float) -> T:
-        connections = self._connections
-        connection = connections.take(until)
-        try:
-            return call(connection)
-        except Unavailable:
-            # What ended this one has mostly ended the others, and the next calls would fail, too.
-            connections.close_idle()
-            raise
-        finally:
-            connections.put(connection)
+        return self._connections.call(lambda link: run_steps_sync(steps, link.run_all, until), until)

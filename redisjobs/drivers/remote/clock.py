@@ -1,8 +1,12 @@
 """The clocks of a call: the server's, as far as it is known, and ours, by which the call has a time limit."""
 
 import time
+from collections.abc import Callable
 
 from redisjobs.errors import Unavailable
+
+Now = Callable[[], int] | None
+"""Returns the time in ms, for tests; None: the server's clock."""
 
 CLOCK_KEPT = 60.0
 """Seconds after which we no longer trust what we know of the server's clock: it may have been set, or drift."""

@@ -18,6 +18,9 @@ from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, found_again, 
 
 T = TypeVar("T")
 
+MOST_TOGETHER = 50
+"""A push of more jobs does not share a round trip with other pushes."""
+
 _MOST = 2  # round trips at once
 _WORTH = 32  # waiting callers that are worth a second round trip
 _BYTES = 1 << 20  # a round trip takes no further push once it has this many

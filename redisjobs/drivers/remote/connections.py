@@ -1,6 +1,5 @@
 """Pools of connections: one for each event loop, and one that all threads of a process share."""
 
-import asyncio
 import time
 import weakref
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from redisjobs.base.forks import begin_after_fork
-from redisjobs.errors import DriverError, Unavailable
+from redisjobs.errors import Unavailable
 
 MOST_LINKS = 16
 """The most connections that concurrent calls share. An event loop's small pushes use others."""
@@ -33,17 +32,7 @@ class SyncClosable(Protocol):
 
 C = TypeVar("C", bound=Closable)
 S = TypeVar("S", bound=SyncClosable)
-
-
-def need_asyncio(client: str) -> asyncio.AbstractEventLoop:
-    """Return the running event loop; raise DriverError if it is trio's. `client` is the library that needs it."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise DriverError(
-            f"{client} needs asyncio; on trio only memory:// works: run this on asyncio, which is anyio's "
-            "default, or push from a thread by redisjobs.sync"
-        ) from None
+T = TypeVar("T")
 
 
 class Connections(Generic[C]):
@@ -107,6 +96,18 @@ class SyncConnections(Generic[S]):
         self.idle: SimpleQueue[S] = SimpleQueue()
         self._made: set[weakref.ref[S]] = set()
         self._closing: set[weakref.ref[S]] = set()  # to be closed when their calls end
+
+    def call(self, call: Callable[[S], T], until: float) -> T:
+        """Call a function with a connection that only this call uses."""
+        connection = self.take(until)
+        try:
+            return call(connection)
+        except Unavailable:
+            # What ended this one has mostly ended the others, and the next calls would fail, too.
+            self.close_idle()
+            raise
+        finally:
+            self.put(connection)
 
     def take(self, until: float) -> S:
         """Return a connection for this caller only, who must put it back in a `finally` right after this call."""

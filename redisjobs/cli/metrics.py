@@ -8,8 +8,7 @@ import typer
 
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say
-from redisjobs.cli.target import Moved, Unweighted, load, where
-from redisjobs.client.registry import Registry
+from redisjobs.cli.target import Moved, Unweighted, check_names, check_shared, load, where
 
 _LOOK = 1.0  # seconds between checks: a signal that another thread receives does not end a wait
 
@@ -27,7 +26,8 @@ def metrics(targets: Unweighted, listen: Listen = None, once: Once = False, url:
         raise Mistake("say where to answer, by --listen HOST:PORT, or --once to print them")
     need_library()
     queues = [load(target, url) for target in targets]
-    _check(queues)
+    check_shared(queues, "this one can't look into")
+    check_names(queues, "so their metrics could not be distinguished")
     from prometheus_client import CollectorRegistry, generate_latest
 
     from redisjobs.cli import exposition
@@ -59,11 +59,3 @@ def need_library() -> None:
         if error.name != "prometheus_client":
             raise
         raise Mistake(str(error)) from None
-
-
-def _check(queues: list[Registry]) -> None:
-    if any(hasattr(queue.driver, "memory") for queue in queues):
-        raise Mistake("memory:// is a queue inside one process, which this one can't look into")
-    names = [queue.name for queue in queues]
-    if len(set(names)) < len(names):
-        raise Mistake("two of these queues have one name, so their metrics could not be distinguished")

@@ -10,11 +10,11 @@ import typer
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import in_words, number_of
-from redisjobs.cli.errors import Failure, Mistake
+from redisjobs.cli.errors import Failure
 from redisjobs.cli.log import LogFormat, LogLevel, configure
 from redisjobs.cli.migrate import Database, check_database
 from redisjobs.cli.output import say
-from redisjobs.cli.target import Imports, Moved, Unweighted, load, where
+from redisjobs.cli.target import Imports, Moved, Unweighted, check_names, check_shared, load, where
 from redisjobs.cli.worker import Counted, Format, Level, count_events, loop_factory
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.postgres.connecting import library, shown
@@ -45,7 +45,8 @@ def relay(
     check_database(database)
     configure(log_level, log)
     queues = [load(target, url, imports) for target in targets]
-    _check(queues)
+    check_shared(queues, "this one can't push to; give --url")
+    check_names(queues, "and the outbox tells queues apart by their names")
     library()
     relays = [Relay(queue, database) for queue in queues]
     if once:
@@ -98,11 +99,3 @@ async def _stop_by_signals(relays: Sequence[Relay], scope: anyio.CancelScope) ->
                 each.stop()
             if came > 1:
                 scope.cancel()
-
-
-def _check(queues: Sequence[Registry]) -> None:
-    if any(hasattr(queue.driver, "memory") for queue in queues):
-        raise Mistake("memory:// is a queue inside one process, which this one can't push to; give --url")
-    names = [queue.name for queue in queues]
-    if len(set(names)) < len(names):
-        raise Mistake("two of these queues have one name, and the outbox tells queues apart by their names")

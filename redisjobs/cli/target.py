@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Annotated, Any
@@ -278,3 +278,16 @@ def _nothing_there(owner: Any, attribute: str, target: str) -> str:
     if os.path.exists(yours) and not os.path.samefile(yours, where):
         said += f"; {yours} has a name that is taken: give it another"
     return said
+
+
+def check_shared(queues: Iterable[Registry], lack: str) -> None:
+    """Raise a `Mistake` if a queue is inside one process; `lack` says what another process can't do with it."""
+    if any(hasattr(queue.driver, "memory") for queue in queues):
+        raise Mistake(f"memory:// is a queue inside one process, which {lack}")
+
+
+def check_names(queues: Iterable[Registry], why: str) -> None:
+    """Raise a `Mistake` if two queues have one name; `why` says what that leads to."""
+    names = [queue.name for queue in queues]
+    if len(set(names)) < len(names):
+        raise Mistake(f"two of these queues have one name, {why}")

@@ -9,7 +9,7 @@ import typer
 from redisjobs.cli import responder
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.output import say
-from redisjobs.cli.target import Imports, Moved, Unweighted, load, where
+from redisjobs.cli.target import Imports, Moved, Unweighted, check_shared, load, where
 
 Listen = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="Where to listen. Any host but this machine needs --auth.")
@@ -62,8 +62,7 @@ def web(
 
     access = _access(auth, read_only, allow)
     queues = [load(target, url, imports) for target in targets]
-    if any(hasattr(queue.driver, "memory") for queue in queues):
-        raise Mistake("memory:// is a queue inside one process, which this one can't look into; give --url")
+    check_shared(queues, "this one can't look into; give --url")
     app = Dashboard(queues, access=access, redact=redact, trust_proxy=trust_proxy)
     with responder.listen("--listen", listen) as listener:
         host, port = listener.getsockname()[:2]

@@ -22,7 +22,7 @@ from redisjobs.cli.notify import Notifier
 from redisjobs.cli.probes import serve
 from redisjobs.cli.reload import directories, need_watchfiles, watch
 from redisjobs.cli.shutdown import Shutdown
-from redisjobs.cli.target import Imports, Moved, Targets, load_all
+from redisjobs.cli.target import Imports, Moved, Targets, check_shared, load_all
 from redisjobs.client.registry import Registry
 from redisjobs.errors import RedisJobsError
 from redisjobs.worker.child import End, Pipe
@@ -204,8 +204,7 @@ def _supervisor(
 ) -> Supervisor:
     if sys.platform == "win32":
         raise Mistake("--processes and --reload need a POSIX system; start several workers instead")
-    if any(hasattr(queue.driver, "memory") for queue in queues):
-        raise Mistake("memory:// is a queue inside one process, which other processes can't share")
+    check_shared(queues, "other processes can't share")
     if url is not None:
         os.environ["REDISJOBS_URL"] = url  # not as an argument: it may hold a password
     return Supervisor(queues, command, processes, lease=chosen.lease, grace=chosen.grace, reloads=reloads)

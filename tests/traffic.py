@@ -1,4 +1,4 @@
-"""Traffic of a queue with everything in flight at once, and what became of it; for faults of a topology."""
+"""Traffic of a queue with everything in flight at once, and what became of it."""
 
 import itertools
 import threading
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -17,12 +17,18 @@ from anyio.abc import TaskGroup
 from store import eventually
 
 import redisjobs.sync
-from redisjobs import JobContext, JobQueue, Schedule, Worker
+from redisjobs import JobContext, JobQueue, PushOptions, Schedule, Snooze, Worker, exponential_jitter
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _EVERY = 0.02  # seconds between two pushes of a producer
 _LEFT = 20.0  # seconds that all that was pushed may take to end after the fault
 TICK = 1.0
 """Seconds between two slots of the schedule."""
+
+LOOKS = 8
+"""How often `looks_while_busy` looks."""
 
 UNSENT = 0.1
 """Seconds before a primary stops: what it answers then is lost if it has sent it to no replica."""
@@ -302,3 +308,44 @@ class Traffic:
     async def _left(self) -> int:
         counts = await self.queue.counts()
         return sum(counts.ready.values()) + counts.running + counts.delayed + counts.dead
+
+
+class Look(Protocol[T_co]):
+    """A look at a queue, which may repair what is wrong."""
+
+    async def __call__(self, queue: JobQueue, /, *, repair: bool) -> T_co: ...
+
+
+async def looks_while_busy(
+    queue: JobQueue, look: Look[T], *, pauses: bool = False, max_concurrency: int | None = None
+) -> list[T]:
+    """Look at a queue while its jobs are pushed with keys, done, retried, delayed and cancelled all the while."""
+    runs = 0
+
+    @queue.job(retry=exponential_jitter(max_attempts=3, max_backoff=0.01), max_concurrency=max_concurrency)
+    async def work(number: int) -> None:
+        nonlocal runs
+        runs += 1
+        if number % 3 == 0:
+            raise ValueError(number)
+        if number % 7 == 0:
+            raise Snooze(for_=0.001)
+
+    async def keep_pushing() -> None:
+        for number in itertools.count():
+            options = PushOptions(unique=f"k-{number % 5}") if number % 2 else PushOptions(delay=0.005)
+            handle = await work.options(**options).push(number)
+            if number % 11 == 0:
+                await queue.cancel(handle)
+            if pauses and number % 29 == 0:
+                await queue.pause(work.name)
+                await queue.resume(work.name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_pushing)
+        tasks.start_soon(Worker(queue, concurrency=10).run)
+        await eventually(lambda: runs > 20, within=30)
+        looks = [await look(queue, repair=turn % 2 == 1) for turn in range(LOOKS)]
+        tasks.cancel_scope.cancel()
+    assert runs > 50
+    return looks

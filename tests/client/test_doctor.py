@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-import anyio
 import pytest
-from store import MemoryStore, RedisStore, Store, documented_rule, eventually
+from store import MemoryStore, RedisStore, Store, documented_rule
+from traffic import LOOKS, looks_while_busy
 
-from redisjobs import JobName, JobQueue, PushOptions, Schedule, Snooze, Worker, exponential_jitter
+from redisjobs import JobName, JobQueue, Schedule
 from redisjobs.client.doctor import doctor
 from redisjobs.client.findings import FAULTS, fault_findings, server_findings
 from redisjobs.drivers.memory.state import Line
@@ -119,32 +119,7 @@ async def test_notes_in_memory_that_stand_for_nothing_are_repaired(queue_name: s
 
 async def test_a_busy_queue_has_no_faults(redis_store: RedisStore, redis_queue: JobQueue) -> None:
     """Jobs are pushed, done, retried, delayed, cancelled and limited, and wait for each other, all the while."""
-    runs = 0
-
-    @redis_queue.job(retry=exponential_jitter(max_attempts=3, max_backoff=0.01), max_concurrency=3)
-    async def work(number: int) -> None:
-        nonlocal runs
-        runs += 1
-        if number % 3 == 0:
-            raise ValueError(number)
-        if number % 7 == 0:
-            raise Snooze(for_=0.001)
-
-    async def keep_pushing() -> None:
-        for number in range(100_000):
-            options = PushOptions(unique=f"k-{number % 5}") if number % 2 else PushOptions(delay=0.005)
-            handle = await work.options(**options).push(number)
-            if number % 11 == 0:
-                await redis_queue.cancel(handle)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keep_pushing)
-        tasks.start_soon(Worker(redis_queue, concurrency=10).run)
-        await eventually(lambda: runs > 20)
-        looks = [await faults_of(redis_queue, repair=turn % 2 == 1) for turn in range(8)]
-        tasks.cancel_scope.cancel()
-    assert looks == [[]] * 8
-    assert runs > 50
+    assert await looks_while_busy(redis_queue, faults_of, max_concurrency=3) == [[]] * LOOKS
     redis_store.admin.delete(*redis_store.admin.keys(f"{redis_store.prefix}*"))
 
 

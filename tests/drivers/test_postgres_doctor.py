@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
-import anyio
 import orjson
 import psycopg
 import pytest
 from postgres_store import PostgresStore
-from store import eventually
+from traffic import LOOKS, looks_while_busy
 
-from redisjobs import JobQueue, PushOptions, Snooze, Worker, exponential_jitter
+from redisjobs import JobQueue
 from redisjobs.client.findings import FAULTS
 from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.remarks import findings, warning_texts
@@ -120,36 +119,8 @@ async def test_an_audit_looks_at_each_job_once_in_steps(postgres_store: Postgres
 
 async def test_a_busy_queue_has_no_faults(postgres_store: PostgresStore) -> None:
     """Jobs are pushed with keys, done, retried, delayed, cancelled, paused and resumed, all the while."""
-    runs = 0
     async with JobQueue(postgres_store.driver, postgres_store.queue_name) as queue:
-
-        @queue.job(retry=exponential_jitter(max_attempts=3, max_backoff=0.01))
-        async def work(number: int) -> None:
-            nonlocal runs
-            runs += 1
-            if number % 3 == 0:
-                raise ValueError(number)
-            if number % 7 == 0:
-                raise Snooze(for_=0.001)
-
-        async def keep_pushing() -> None:
-            for number in range(100_000):
-                options = PushOptions(unique=f"k-{number % 5}") if number % 2 else PushOptions(delay=0.005)
-                handle = await work.options(**options).push(number)
-                if number % 11 == 0:
-                    await queue.cancel(handle)
-                if number % 29 == 0:
-                    await queue.pause(work.name)
-                    await queue.resume(work.name)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_pushing)
-            tasks.start_soon(Worker(queue, concurrency=10).run)
-            await eventually(lambda: runs > 20, within=30)
-            looks = [await faults_of(queue, repair=turn % 2 == 1) for turn in range(8)]
-            tasks.cancel_scope.cancel()
-    assert looks == [{}] * 8
-    assert runs > 50
+        assert await looks_while_busy(queue, faults_of, pauses=True) == [{}] * LOOKS
 
 
 # The server

@@ -1,7 +1,7 @@
 """Jobs in Postgres end, are changed and tidied beside other transactions, which the contract knows nothing of."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -38,12 +38,6 @@ async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
     await consumer.open()
     yield consumer
     await consumer.aclose()
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
 
 
 async def tidy(store: PostgresStore) -> Sequence[Tidied]:

@@ -1,7 +1,7 @@
 """Holds and pauses in Postgres beside other transactions; settings. The contract knows nothing of these."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 from postgres_store import Other, PostgresStore
@@ -32,12 +32,6 @@ async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
     await consumer.open()
     yield consumer
     await consumer.aclose()
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
 
 
 def places(store: PostgresStore) -> list[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """What is refused by Postgres, and what is said of it: rights, schemas, encodings, URLs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import psycopg
@@ -43,6 +45,18 @@ async def refusal_of(url: str) -> DriverError:
     return caught.value
 
 
+@contextmanager
+def a_role(postgres: Postgres, url: str, limit: str = "") -> Iterator[str]:
+    """Make a role without rights; the URL of the database for it."""
+    name = urlsplit(url).path.removeprefix("/")
+    role = f"role_{name}"
+    postgres.run(f"CREATE ROLE {role} LOGIN {limit}")
+    try:
+        yield postgres.url_of(name, role)
+    finally:
+        postgres.run(f"DROP ROLE {role}")
+
+
 async def test_a_database_that_was_not_migrated_says_what_to_run(postgres: Postgres) -> None:
     with postgres.database(migrated=False) as url:
         error = await refusal_of(url)
@@ -59,13 +73,8 @@ async def test_a_database_with_the_functions_of_another_release_says_what_to_run
 
 
 async def test_a_role_without_rights_learns_which_it_needs(postgres: Postgres) -> None:
-    with postgres.database() as url:
-        role = f"role_{url.rpartition('_')[2]}"
-        postgres.run(f"CREATE ROLE {role} LOGIN")
-        try:
-            error = await refusal_of(postgres.url_of(url.rpartition("/")[2], role))
-        finally:
-            postgres.run(f"DROP ROLE {role}")
+    with postgres.database() as url, a_role(postgres, url) as given:
+        error = await refusal_of(given)
     assert type(error) is Forbidden
     assert "permission denied for schema redisjobs" in str(error)
 
@@ -80,13 +89,8 @@ async def test_a_database_that_refuses_writes_is_unavailable(postgres: Postgres)
 
 
 async def test_a_role_with_too_many_connections_is_unavailable(postgres: Postgres) -> None:
-    with postgres.database() as url:
-        role = f"role_{url.rpartition('_')[2]}"
-        postgres.run(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
-        try:
-            error = await refusal_of(postgres.url_of(url.rpartition("/")[2], role))
-        finally:
-            postgres.run(f"DROP ROLE {role}")
+    with postgres.database() as url, a_role(postgres, url, "CONNECTION LIMIT 0") as given:
+        error = await refusal_of(given)
     assert type(error) is Unavailable
     assert "too many connections" in str(error)
 

@@ -1,7 +1,7 @@
 """Schedules in Postgres beside other transactions, and when there are many: what the contract knows nothing of."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -39,12 +39,6 @@ async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
     postgres_store.clock.set_to = 1_795_665_600_000
     async with aclosing(postgres_store.driver):
         yield postgres_store
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
 
 
 def named(name: str) -> Definition:

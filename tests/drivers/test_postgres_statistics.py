@@ -1,7 +1,7 @@
 """Statistics in Postgres beside other transactions, and large ones: what the contract knows nothing of."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import orjson
 import pytest
@@ -20,12 +20,6 @@ async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
     postgres_store.clock.set_to = 1_795_665_600_000
     async with aclosing(postgres_store.driver):
         yield postgres_store
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
 
 
 async def last(store: PostgresStore) -> IntervalFound:

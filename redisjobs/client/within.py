@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from redisjobs.client.push import MakeHandle, Push, name_in, raise_conflicts
+from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
 from redisjobs.drivers.postgres.outbox import ADD
 from redisjobs.drivers.postgres.schema import MIGRATE
 from redisjobs.drivers.postgres.within import Transaction, state_of, transaction_of
@@ -18,9 +19,6 @@ from redisjobs.model.outbox import rows_of
 from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed
 
 Handle = TypeVar("Handle", bound=PushedJob)
-
-_FORBIDDEN = "42501"
-_NO_TABLE = ("42P01", "3F000", "42703", "42883")  # no table, no schema, no such column, no such function
 
 
 def transaction(connection: Any, *, is_async: bool) -> Transaction:
@@ -120,11 +118,11 @@ class Writes:
 def _meaning(error: BaseException) -> BaseException:
     """Return what a failed statement means; a library's error as it is, if it is not about the outbox."""
     state = state_of(error)
-    if state in _NO_TABLE:
+    if state in NO_SCHEMA:
         return OtherVersion(
             f"the database lacks what this release needs ({error}): {MIGRATE}. Nothing was written"
         )
-    if state == _FORBIDDEN:
+    if state == FORBIDDEN:
         return Forbidden(
             f"the role may not push ({error}): SELECT redisjobs.allow('ROLE', 'outbox') lets it write to the "
             "outbox, and 'producer' push to queues in the database. Nothing was written"

@@ -132,9 +132,8 @@ class Relay:
         floor = 0 if began >= self._full_at else self._floor
         rows = await self._push_from(floor, outbox) if await outbox.is_any(floor) else []
         now = time.monotonic()
-        if (
-            floor == 0
-        ):  # it may walk over many dead rows, if an old snapshot pins them: only for a tenth of the time
+        if floor == 0:
+            # It may walk over many dead rows, if an old snapshot pins them: only for a tenth of the time.
             self._full_at = now + min(10 * (now - began), _MEASURED)
         if rows:
             self._floor = rows[-1].seq + 1

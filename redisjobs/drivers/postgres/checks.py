@@ -2,7 +2,7 @@
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.calls import Row
-from redisjobs.drivers.postgres.errors import MIGRATE
+from redisjobs.drivers.postgres.schema import MIGRATE
 from redisjobs.errors import DriverError, ServerTooOld, Unavailable
 
 _OLDEST = 150000

@@ -8,8 +8,13 @@ from typing import Any
 from redisjobs.base.visible import visible, without_password
 from redisjobs.errors import DriverError, Forbidden, Unavailable
 
+FORBIDDEN = "42501"
+"""The SQLSTATE of an error about a right that the role lacks."""
+
+NO_SCHEMA = ("3F000", "42P01", "42703", "42883")
+"""Those of errors about a schema, a table, a column or a function that is not there."""
+
 _WITHIN = 5  # seconds in which a server must answer
-_FORBIDDEN = "42501"
 _OPTIONS: dict[str, Any] = {
     "autocommit": True,
     "connect_timeout": _WITHIN,
@@ -88,7 +93,7 @@ def unavailable(url: str, why: str) -> Unavailable:
 def _translation(error: Exception, url: str) -> DriverError:
     state = getattr(error, "sqlstate", None)
     said = visible(str(error).strip().replace(url, shown(url)))
-    if state == _FORBIDDEN:
+    if state == FORBIDDEN:
         return Forbidden(f"Postgres at {shown(url)}: {said}")
     # 08 connection, 57P an operator or a restart, 53 out of resources, 40 conflicts, 25 a server that takes no
     # writes or ended an idle transaction; without a state: the client's own.

@@ -7,9 +7,9 @@ import psycopg
 from psycopg import pq
 
 from redisjobs.drivers.postgres import functions
+from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
+from redisjobs.drivers.postgres.schema import MIGRATE
 from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
-
-MIGRATE = "run `redisjobs migrate --database URL`"
 
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 _UNPREPARED = ("26000", "42P05")
@@ -18,7 +18,6 @@ _NOT_NOW = (
     *("25006", "53300", "53400", "55P03", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
 )
 _FULL = ("53100", "53200", "53000")  # the disk, or the memory
-_NO_SCHEMA = ("3F000", "42883", "42P01", "42703")
 _GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, is of no use any more
 _REFUSED = (  # what no new try changes; a failed connection has no SQLSTATE
     "authentication failed",
@@ -71,9 +70,9 @@ def refusal(result: Any, role: bytes = b"") -> Refused | psycopg.Error:
 def as_ours(error: Refused) -> DriverError:
     """Return a server's refusal as an error for callers."""
     text, state = str(error), error.state
-    if state in _NO_SCHEMA:
+    if state in NO_SCHEMA:
         return DriverError(f"the database lacks what this release of redisjobs needs ({text}): {MIGRATE}")
-    if state == "42501":
+    if state == FORBIDDEN:
         return _forbidden(error)
     if state in _FULL:
         return QueueFull(f"the database is full: {text}; nothing was written")

@@ -1,4 +1,4 @@
-"""A distributed job queue for Python on Redis Streams.
+"""A distributed job queue for Python on Redis Streams or Postgres.
 
 ::
 

@@ -133,7 +133,7 @@ def make(typed: Sequence[str] | None = None) -> typer.Typer:
     app = typer.Typer(
         name="redisjobs",
         cls=_Commands,
-        help="A distributed job queue on Redis Streams.",
+        help="A distributed job queue on Redis Streams or Postgres.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )

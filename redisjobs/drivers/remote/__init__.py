@@ -1,1 +1,1 @@
-"""What drivers share whose store is a server: pools of connections, shared round trips, the server's clock."""
+"""What drivers share whose store is a server: pools of connections, heartbeats, shared round trips, the clock."""

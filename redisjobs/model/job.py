@@ -112,7 +112,8 @@ class PushedJob:
         id: The job's id. If another job holds the unique key, the id of that job.
         name: The job name of the push.
         added: Whether the push added a job. False if a job with this id is on the queue, or another job holds the
-            unique key. None for a follow-up: it is added when the job that pushed it ends.
+            unique key. None if it is not known yet: a follow-up is added when the job that pushed it ends,
+            a row of an outbox when a relay pushes it.
         replaced: Whether the push replaced the waiting job that holds the unique key: see `on_conflict`.
         is_other: Whether this is another, unchanged job, which may have another name.
     """

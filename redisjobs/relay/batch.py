@@ -37,8 +37,8 @@ class Batch:
     """The push of one batch.
 
     Args:
-        queue: Where to.
-        outbox: Names the outbox.
+        queue: The queue that gets the jobs.
+        outbox: The outbox's name.
         read_ms: The store's clock before the rows were read.
     """
 
@@ -91,7 +91,7 @@ class Batch:
         self._refuse_all(jobs, refused)
 
     def _refuse_all(self, jobs: Mapping[int, NewJob], errors: Mapping[int, DriverError]) -> None:
-        """Set jobs aside if the queue takes others: else it may be the queue, and not these."""
+        """Set jobs aside if the queue takes others; otherwise the queue may be at fault, and not these jobs."""
         for seq, error in errors.items():
             if not self._relayed.done:
                 raise error
@@ -118,7 +118,7 @@ class Batch:
 
 
 def _chunks(jobs: Mapping[int, NewJob]) -> Iterator[dict[int, NewJob]]:
-    """Yield the jobs in parts, each for one call: as many as were taken at once are not too many for it."""
+    """Yield the jobs in parts by their bytes, each for one call. A batch never has too many jobs for a call."""
     chunk, size = dict[int, NewJob](), 0
     for seq, job in jobs.items():
         chunk[seq], size = job, size + weight_of(job)

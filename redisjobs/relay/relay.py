@@ -167,7 +167,7 @@ class Relay:
             events.publish(RowsRefused(self._queue.name, rows=relayed.refused))
 
     async def _look_after(self) -> None:
-        """Do now and then what is not a push."""
+        """Do what is due now besides pushes: measure the lag, and forget orphans."""
         outbox, now = await self._open(), time.monotonic()
         if now >= self._orphans_at:
             await self._forget_orphans(outbox)

@@ -58,7 +58,7 @@ def _set_time(jobs: Sequence[NewJob], now_ms: float) -> list[NewJob]:
 
 
 def _unset_time(unsent: Sequence[NewJob], clock: ServerClock) -> None:
-    """Take it back: nothing was written, as the clock is another one than was known."""
+    """Undo `_set_time`: nothing was written, because the server's clock is not what we knew of it."""
     clock.forget()
     for job in unsent:
         job.sent_ms = None
@@ -113,7 +113,7 @@ class PostgresDriver:
         self.place: Hashable = (self.target.place, queue)
         self.where = self.target.where
         self._queue, self._now_ms = queue, now_ms
-        self._database = ""  # what tells it from others
+        self._database = ""  # the name of the database; see `identity`
         self._loops = PerLoop("psycopg", partial(_Loop, self.target, queue, now_ms))
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:

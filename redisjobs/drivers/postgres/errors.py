@@ -18,7 +18,7 @@ _NOT_NOW = (
     *("25006", "53300", "53400", "55P03", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
 )
 _FULL = ("53100", "53200", "53000")  # the disk, or the memory
-_GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, is of no use any more
+_GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, can't be used any more
 _REFUSED = (  # what no new try changes; a failed connection has no SQLSTATE
     "authentication failed",
     "no password supplied",

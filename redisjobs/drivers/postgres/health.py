@@ -9,7 +9,7 @@ from redisjobs.drivers.postgres.functions import release
 from redisjobs.drivers.postgres.remarks import Facts, findings
 from redisjobs.model.health import Audit, Audited, CheckServer, Fault, ServerFacts
 
-_OLD_MS = 60_000  # of a snapshot that is worth a word
+_OLD_MS = 60_000  # of a snapshot that is reported
 _PARTS = (
     *("jobs", "lines", "uniques", "held", "shares", "buckets"),
     *("waiters", "workers", "beats", "results", "progress"),

@@ -15,10 +15,10 @@ CHANNEL = "redisjobs_outbox"
 """Where a commit with new rows notifies the relays: one notification a transaction, however many rows it has."""
 
 MOST_COUNTED = 100_000
-"""Up to where waiting rows are counted."""
+"""The most waiting rows that are counted."""
 
 _CHECKED = 10.0  # seconds without a notification after which the connection is checked, because it may be dead
-_HEARD = 2.0  # seconds in which a notification must come, or none will: a pooler is between
+_HEARD = 2.0  # seconds in which a notification must come; later, a pooler keeps them back
 
 ADD = f"""
   WITH added AS (
@@ -77,7 +77,7 @@ class Outbox:
     """A connection of a relay to an outbox, for one queue and one task. Its errors are ours.
 
     Attributes:
-        name: Names the outbox among those of other databases.
+        name: The outbox's name, which that of no other database has.
     """
 
     def __init__(self, connection: Any, url: str, queue: str, name: str) -> None:

@@ -46,7 +46,7 @@ HAS_FUNCTIONS = """
   WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'redisjobs') AND proname = ANY(%s)
 """
 _KNOWS = "_knows_"
-"""How the function of each release is called that returns the newest migration that the release knows."""
+"""Begins the name of a function of each release, which returns the newest migration that the release knows."""
 KNOWING = f"""
   SELECT proname FROM pg_proc
   WHERE pronamespace = 'redisjobs'::regnamespace AND proname ~ '^{_KNOWS}[0-9a-f]{{10}}$'
@@ -231,7 +231,7 @@ def _note(connection: Any, migration: Migration) -> None:
 
 
 def _lock(connection: Any) -> None:
-    # Asks again and again: a wait in the server needs a snapshot, and CREATE INDEX CONCURRENTLY waits for that.
+    # Tries until it succeeds: a wait in the server needs a snapshot, and CREATE INDEX CONCURRENTLY waits for that.
     # No parameter, for the same reason: with one, a portal with its snapshot would stay open after the statement.
     while not connection.execute(f"SELECT pg_try_advisory_xact_lock({_LOCK})").fetchone()[0]:
         time.sleep(_LOOK)

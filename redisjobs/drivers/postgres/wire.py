@@ -1,4 +1,4 @@
-"""How a call travels: its statement and arguments as bytes, its answer as rows. Without I/O; see `Link`."""
+"""How a call travels: its statement and arguments as bytes, its answer as rows. Without I/O; see `Connection`."""
 
 import hashlib
 from collections.abc import Generator, Sequence
@@ -25,7 +25,7 @@ _GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 
 OFTEN = 3
-"""A connection prepares a statement when it is sent this often: the server then reads and plans it no more."""
+"""A connection prepares a statement when it is sent this often. The server then no longer parses it."""
 
 
 class Statements:

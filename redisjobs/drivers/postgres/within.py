@@ -126,7 +126,7 @@ class _Async(ABC):
 
 
 def _refusal(error: Exception) -> NoTransaction | None:
-    """Return an error as a NoTransaction if it means that. All others the caller gets from his library."""
+    """Return an error as a NoTransaction if it means that; None: the caller gets the error of the library."""
     if state_of(error) == _ABORTED:
         return NoTransaction(_ABORTED_TEXT)
     if type(error).__name__ in _REFUSALS:

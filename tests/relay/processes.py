@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +98,18 @@ def kill_producers(url: str, queue_url: str, tries: int, seed: int) -> None:
     for at, push in enumerate(PUSHES):  # here, so that the forks have all modules
         push(url, queue_url, -100 - at)
     # The fewest seconds of a few, because the first try connects slowly, and other programs run beside.
-    took = {push: min(measured(lambda: push(url, queue_url, -1 - 5 * at - n)) for n in range(5)) for at, push in enumerate(PUSHES)}
+    took = {
+        push: min(measured(partial(push, url, queue_url, -1 - 5 * at - n)) for n in range(5))
+        for at, push in enumerate(PUSHES)
+    }
     for number in range(tries):
         push = PUSHES[number % len(PUSHES)]
-        pid = fork(lambda push=push, number=number: push(url, queue_url, number))  # type: ignore[misc]
+        pid = fork(partial(push, url, queue_url, number))
         time.sleep(chance.uniform(0, 1.3) * took[push])
         kill(pid)
 
 
-def measured(push: Callable[[], None]) -> float:
+def measured(push: Callable[[], object]) -> float:
     """How long a process needs for one push, in seconds."""
     began = time.monotonic()
     pid = fork(push)

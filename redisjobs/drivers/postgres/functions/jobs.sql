@@ -37,12 +37,6 @@ create function redisjobs_f._park(job redisjobs.jobs, now_ms bigint) returns voi
   update redisjobs.jobs set place = 'parked', worker = null where seq = job.seq
 $$;
 
--- Return the fields of a job, and how they are called in its entry.
-create function redisjobs_f._field(job redisjobs.jobs, field text) returns text language sql immutable as $$
-  select case field when 'name' then job.name when 'unique' then job.unique_key when 'limit_key' then job.limit_key
-    when 'nonce' then job.nonce else job.extra->>field end
-$$;
-
 -- Return the id of the job that holds a unique key; '' if no job does.
 create function redisjobs_f._holder(q text, wanted text, now_ms bigint) returns text language plpgsql as $$
 declare

@@ -7,6 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
+import pytest
+
 import redisjobs.drivers.postgres
 from redisjobs.drivers.postgres import functions
 
@@ -99,3 +102,15 @@ def test_no_function_is_unused() -> None:
     used = {name for each in FUNCTIONS.values() for name, _ in called_in(each.text) if name != each.name}
     granted = "_grant"  # by `redisjobs.allow`, a migration
     assert {*FUNCTIONS} - used - called_by_python() == {granted}
+
+
+@pytest.mark.slow
+def test_postgres_finds_no_fault_in_the_text_of_any_function(database: str) -> None:
+    """It does not look when they are installed: some call functions that come later."""
+    with psycopg.connect(database) as connection:
+        texts = connection.execute(
+            "select pg_get_functiondef(oid) from pg_proc where pronamespace = 'redisjobs'::regnamespace"
+        ).fetchall()
+        for (text,) in texts:
+            connection.execute(text)
+    assert len(texts) >= len(FUNCTIONS)

@@ -54,6 +54,12 @@ begin
   return coalesce(holder, '');
 end $$;
 
+-- Lock jobs in the order of their places in line, as all calls do that lock several.
+create function redisjobs_f._lock_jobs(seqs bigint[]) returns void language plpgsql as $$
+begin
+  perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
+end $$;
+
 -- Only one transaction at a time decides who gets a unique key.
 create function redisjobs_f._lock_key(q text, wanted text) returns void language sql volatile as $$
   select pg_advisory_xact_lock(hashtextextended('redisjobs key ' || q || ' ' || wanted, 0))

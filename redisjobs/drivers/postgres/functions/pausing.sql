@@ -118,7 +118,7 @@ begin
     where j.queue = q and j.place = 'parked' and (j.rank, j.seq) > (after_rank, after_seq) order by j.rank, j.seq limit 500
   ), freed as (
     update redisjobs.jobs job set place = 'returned', at_ms = now_ms
-    from looked where job.seq = (looked.j).seq and not redisjobs_f._may_not_start(looked.j) returning job.seq
+    from (select * from looked order by (j).seq) looked where job.seq = (looked.j).seq and not redisjobs_f._may_not_start(looked.j) returning job.seq
   )
   select (select count(*) from freed),
     case when count(*) = 500 then (array_agg((j).rank || ' ' || (j).seq order by (j).rank desc, (j).seq desc))[1] else '' end

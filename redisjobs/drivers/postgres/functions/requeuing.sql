@@ -39,7 +39,8 @@ create function redisjobs_f._lock_beats(q text, job_ids text[]) returns void lan
 begin
   perform from redisjobs.beats b where b.queue = q and b.id = any (array(
     select j.worker from redisjobs.jobs j
-    where j.queue = q and j.id = any (job_ids) and j.place not in ('completed', 'cancelled') and j.place = 'running'))
+    where j.queue = q and j.id = any (job_ids) and j.place not in ('completed', 'cancelled')
+      and j.place is not distinct from 'running'))
   order by b.id for update;
 end $$;
 

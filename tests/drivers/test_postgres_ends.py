@@ -5,6 +5,8 @@ from contextlib import aclosing
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import psycopg
 import pytest
 from postgres_store import Other, PostgresStore
 from psycopg.types.json import Jsonb
@@ -212,6 +214,37 @@ async def test_counters_are_folded_and_say_the_same(store: PostgresStore, one: C
         assert await store.driver.read(Count()) == before
         assert store.rows("select * from redisjobs.deltas where queue = %s") == []
         await push(store, "d")
+
+
+async def test_counters_are_exact_at_each_moment_while_several_fold_and_others_count(
+    store: PostgresStore, other: Other
+) -> None:
+    store.rows(
+        "insert into redisjobs.deltas select %s, 'old' || number %% 3, number"
+        " from generate_series(1, 40000) number returning n"
+    )
+    counted = """select sum(n) from (table redisjobs.totals union all table redisjobs.deltas) each
+        where queue = %s and name like 'old%%'"""
+    other.transaction.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    (exact,) = other.ask(counted)
+    folding = list[bool]()
+
+    def fold() -> None:
+        with psycopg.connect(store.url, autocommit=True) as connection:
+            statement = installed_as("select redisjobs_f._fold(%s), redisjobs_f._count(%s, 'new')").encode()
+            while connection.execute(statement, (store.queue_name, store.queue_name)).fetchall()[0][0]:
+                folding.append(True)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(anyio.to_thread.run_sync, fold)
+        while store.rows("select name from redisjobs.deltas where queue = %s and name like 'old%%' limit 1"):
+            assert store.rows(counted) == [exact]
+            await anyio.lowlevel.checkpoint()
+
+    assert other.ask(counted) == [exact]  # by the snapshot of before
+    assert store.rows(counted) == [exact]
+    assert (await store.driver.read(Count())).totals["new"] == len(folding) + 4
 
 
 async def test_retention_is_kept_in_bounded_steps(store: PostgresStore) -> None:

@@ -65,6 +65,15 @@ async def test_no_record_waits_for_the_one_that_counts_the_jobs_of_the_queue(
     assert (await last(store)).sample["ready"] == 0
 
 
+async def test_a_record_of_nothing_waits_for_no_other_one(store: PostgresStore, other: Other) -> None:
+    await store.driver.change(Record("r1", 1, {}, {}))  # the first one of a minute counts the jobs
+    other.begin(Record("r2", 1, {"A": {"completed": 1}}, {}))
+    await store.driver.change(Record("r1", 2, {}, {}))
+    assert (await last(store)).total == {}
+    other.transaction.commit()
+    assert (await last(store)).total == {"completed": 1}
+
+
 async def test_a_step_of_large_intervals_ends_after_about_a_megabyte_and_each_comes_once(
     store: PostgresStore,
 ) -> None:

@@ -17,6 +17,7 @@ from pages import PAGES, PROJECT
 from psycopg.conninfo import conninfo_to_dict
 
 from redisjobs import Fail, Keep, Priority, Retention, Schedule, Worker
+from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.model.changes import GetStatus, SetLimit
 from redisjobs.sync import JobQueue
@@ -24,8 +25,11 @@ from redisjobs.sync import JobQueue
 pytestmark = pytest.mark.slow
 
 _TABLES = PROJECT / "docs/reference/postgres-tables.md"
-_MAY_BE_EMPTY = ("pg_replication_slots", "pg_prepared_xacts")
-"""A server in order has none of these."""
+_MAY_BE_EMPTY = ("pg_replication_slots", "pg_prepared_xacts", "drop function")
+"""A server in order, with one release, has none of these."""
+
+
+_OF_RELEASES = "select proname from pg_proc where proname ~ '_[0-9a-f]{10}$' order by 1"
 
 
 def documented() -> list[str]:
@@ -119,6 +123,23 @@ def test_a_documented_line_shows_something(live: str, run: Callable[[str, str], 
     shown = run(live, command)
 
     assert shown or any(view in command for view in _MAY_BE_EMPTY)
+
+
+def test_the_line_about_older_releases_drops_their_functions_and_no_others(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = [each for each in documented() if "drop function" in each]
+    newer = "create function redisjobs_f._answer() returns int language sql as 'select 2';"
+    with psycopg.connect(database, autocommit=True) as connection:
+        before = connection.execute(_OF_RELEASES).fetchall()
+        monkeypatch.setattr(functions, "_text", lambda: newer)
+        assert [*schema.migrate(database)] == [f"installed the functions of release {functions.release()}"]
+        for (statement,) in connection.execute(shlex.split(line)[-1].encode()).fetchall():
+            connection.execute(statement)
+        after = connection.execute(_OF_RELEASES).fetchall()
+
+    assert len(before) > 200
+    assert after == [(f"_answer_{functions.release()}",), (f"_knows_{functions.release()}",)]
 
 
 def test_the_page_of_the_tables_has_every_table_and_a_line_for_each(database: str) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,17 @@ WITHIN = 0.03  # seconds in which a process is killed
 FROZEN = 5  # each fifth relay is frozen, and goes on when others have its rows
 
 
-def push_by_psycopg(url: str, number: int) -> None:
-    queue = sync.JobQueue("redis://127.0.0.1:1/0", "q")  # it is never reached
+def push_by_psycopg(url: str, queue_url: str, number: int) -> None:
+    queue = sync.JobQueue(queue_url, "q")
     with psycopg.connect(url) as connection:
         connection.execute("INSERT INTO orders VALUES (%s)", (number,))
         queue.push({"number": number}, Numbered, within=connection)
         connection.execute("UPDATE orders SET paid = true WHERE number = %s", (number,))
 
 
-def push_by_async_psycopg(url: str, number: int) -> None:
+def push_by_async_psycopg(url: str, queue_url: str, number: int) -> None:
     async def push() -> None:
-        queue = JobQueue("redis://127.0.0.1:1/0", "q")
+        queue = JobQueue(queue_url, "q")
         async with await psycopg.AsyncConnection.connect(url) as connection:
             await queue.push({"number": number}, Numbered, within=connection)
             await connection.execute("INSERT INTO orders VALUES (%s)", (number,))
@@ -45,11 +46,11 @@ def push_by_async_psycopg(url: str, number: int) -> None:
     asyncio.run(push())
 
 
-def push_by_asyncpg(url: str, number: int) -> None:
+def push_by_asyncpg(url: str, queue_url: str, number: int) -> None:
     import asyncpg
 
     async def push() -> None:
-        queue = JobQueue("redis://127.0.0.1:1/0", "q")
+        queue = JobQueue(queue_url, "q")
         connection = await asyncpg.connect(url)
         async with connection.transaction():
             await connection.execute("INSERT INTO orders VALUES ($1)", number)
@@ -59,11 +60,11 @@ def push_by_asyncpg(url: str, number: int) -> None:
     asyncio.run(push())
 
 
-def push_by_sqlalchemy(url: str, number: int) -> None:
+def push_by_sqlalchemy(url: str, queue_url: str, number: int) -> None:
     import sqlalchemy
     from sqlalchemy.orm import Session
 
-    queue = sync.JobQueue("redis://127.0.0.1:1/0", "q")
+    queue = sync.JobQueue(queue_url, "q")
     engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with Session(engine) as session, session.begin():
         session.execute(sqlalchemy.text("INSERT INTO orders VALUES (:number)"), {"number": number})
@@ -91,24 +92,27 @@ def kill(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def kill_producers(url: str, tries: int, seed: int) -> None:
+def kill_producers(url: str, queue_url: str, tries: int, seed: int) -> None:
     """Start producers, and kill each at a random time of its work, or when it has ended."""
     chance = random.Random(seed)
     for at, push in enumerate(PUSHES):  # here, so that the forks have all modules
-        push(url, -100 - at)
+        push(url, queue_url, -100 - at)
     # The fewest seconds of a few, because the first try connects slowly, and other programs run beside.
-    took = {push: min(measured(push, url, -1 - 5 * at - n) for n in range(5)) for at, push in enumerate(PUSHES)}
+    took = {
+        push: min(measured(partial(push, url, queue_url, -1 - 5 * at - n)) for n in range(5))
+        for at, push in enumerate(PUSHES)
+    }
     for number in range(tries):
         push = PUSHES[number % len(PUSHES)]
-        pid = fork(lambda push=push, number=number: push(url, number))  # type: ignore[misc]
+        pid = fork(partial(push, url, queue_url, number))
         time.sleep(chance.uniform(0, 1.3) * took[push])
         kill(pid)
 
 
-def measured(push: Callable[[str, int], None], url: str, number: int) -> float:
+def measured(push: Callable[[], object]) -> float:
     """How long a process needs for one push, in seconds."""
     began = time.monotonic()
-    pid = fork(lambda: push(url, number))
+    pid = fork(push)
     assert os.waitpid(pid, 0)[1] == 0
     return time.monotonic() - began
 
@@ -163,7 +167,7 @@ def begins(connection: Any, queue: str) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["producers", url, tries, seed]:
-            kill_producers(url, int(tries), int(seed))
+        case ["producers", url, queue_url, tries, seed]:
+            kill_producers(url, queue_url, int(tries), int(seed))
         case ["relays", url, redis, queue, kills, rows, seed]:
             kill_relays(url, redis, queue, int(kills), int(rows), int(seed))

@@ -53,17 +53,22 @@ def ask(url: str, statement: str) -> list[Any]:
         return done.fetchall() if done.description else []
 
 
-async def test_a_producer_that_is_killed_at_any_statement_leaves_row_and_job_or_neither(outbox: str) -> None:
+@pytest.mark.parametrize("table", ["outbox", "jobs"])
+async def test_a_producer_that_is_killed_at_any_statement_leaves_row_and_job_or_neither(
+    table: str, outbox: str
+) -> None:
+    queue_url = outbox if table == "jobs" else "redis://127.0.0.1:1/0"  # a push to an outbox asks no server
     ask(outbox, "CREATE TABLE orders (number int PRIMARY KEY, paid bool)")
 
-    with processes("producers", outbox, TRIES, SEED) as killing:
+    with processes("producers", outbox, queue_url, TRIES, SEED) as killing:
         await anyio.to_thread.run_sync(killing.wait)
     assert killing.returncode == 0
     sessions = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     await eventually(lambda: not ask(outbox, sessions), within=20)
 
     orders = {number for (number,) in ask(outbox, "SELECT number FROM orders WHERE number >= 0")}
-    pushed = [number for (number,) in ask(outbox, "SELECT (parameters->>'number')::int FROM redisjobs.outbox")]
+    numbers = f"SELECT (parameters::json->>'number')::int FROM redisjobs.{table}"
+    pushed = [number for (number,) in ask(outbox, numbers)]
     assert sorted(number for number in pushed if number >= 0) == sorted(orders), f"seed {SEED}"
     assert 0 < len(orders) < TRIES
 

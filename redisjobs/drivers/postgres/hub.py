@@ -39,7 +39,7 @@ class Hub:
             if notice.kind == "ready":  # for those who wait for jobs; see `PostgresConsumer.wait`
                 return
             if notice.process == process or notice.kind == "subscribed":
-                on_notification(Notification(notice.kind, notice.value))
+                on_notification(Notification(notice.kind, notice.given))
 
         def fail(error: DriverError) -> None:
             if not failed.done():

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
+from redisjobs.drivers.postgres.entries import given
 from redisjobs.errors import DriverError
 
 PAUSE = 0.01
@@ -17,6 +18,7 @@ PAUSE = 0.01
 
 NOTIFY = b"select pg_notify(channel, payload) from unnest($1::text[], $2::text[]) as sent(channel, payload)"
 
+_LINE_FEED = "\U0010f00a"  # stands for one, which ends a notice; see `entries` for other such characters
 _MOST_BYTES = 7900  # of a payload; Postgres takes less than 8000
 _MOST = 500  # notifications in one statement
 _MOST_CHANGED = 100  # notifications of jobs for one process at once; beyond, it gets one `subscribed`
@@ -29,6 +31,11 @@ class Notice:
     process: str
     kind: str
     value: str
+
+    @property
+    def given(self) -> str:
+        """The value with the characters that stand as others in the database."""
+        return given(self.value.replace(_LINE_FEED, "\n"))
 
 
 def notices_in(told: str) -> list[Notice]:

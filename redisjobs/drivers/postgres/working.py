@@ -179,10 +179,11 @@ def _outlook(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parted(settlements: Settlements) -> tuple[list[int], list[int]]:
-    """Return the positions of jobs that are done and leave nothing, and those of the others."""
+    """Return the positions of jobs that are done and leave nothing, in the order of locks, and of the others."""
     plain, others = list[int](), list[int]()
     for at, (_, settlement) in enumerate(settlements):
         (plain if settlement == _DONE else others).append(at)
+    plain.sort(key=lambda at: settlements[at][0].token)
     return plain, others
 
 

@@ -36,6 +36,11 @@ AGAIN = RetryLater(After(0), {"attempt": "2"})
 WORK = {"name": "Work", "parameters": "{}"}
 LATER = RetryLater(After(5000), {"attempt": "2"})
 PRIORITIES = list(Priority)
+ODD = [
+    "with  spaces ", "ünïcödé 🐇", "quotes'\"\\", "100% %s %1", "line\nbreak\r\n", "nul\0", "{brace}:*?[a-z]",
+    "x" * 500, "1-1", "normal 1-1", "delayed", "dead 1-1 cancelling", "-", "+5000",
+]  # fmt: skip
+"""Ids that are hard to write down."""
 
 
 def job(job_id: str, name: str = "Work", parameters: str = "{}", **options: Any) -> NewJob:

@@ -14,11 +14,14 @@ from redisjobs.model.transitions import Ack, After, NewJob, Release, Reply, Resu
 from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
+    ODD,
     Open,
     another,
     claim,
     claim_one,
+    eventually,
     job,
+    listening,
     outlive,
     push,
     settle,
@@ -339,3 +342,20 @@ async def test_a_job_that_pushes_others_has_a_result_as_any(store: DriverStore, 
     parent, following = await store.driver.change(GetStatus(["parent", "next"]))
     assert (parent.ending, parent.value) == (Ending.COMPLETED, b"5")
     assert following.ending is Ending.PENDING
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_a_notification_names_a_job_whose_id_has_any_characters(
+    store: DriverStore, one: Consumer, odd: str
+) -> None:
+    await push(store, kept(odd))
+    lease = await claim_one(one)
+    await standing(store, odd, "me")
+
+    async with told(store) as heard, listening(one.listen) as heard_by_worker:
+        assert await store.driver.change(Cancel(odd)) is Reply.CANCELLING
+        assert await settle(one, lease, RESULT) is Reply.OK
+        await until_told(heard)
+        await eventually(lambda: len(heard_by_worker) > 1)
+    assert heard == [f"changed {odd}"]
+    assert heard_by_worker[1] == Notification("cancel", odd)

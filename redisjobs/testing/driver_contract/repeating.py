@@ -16,6 +16,7 @@ from redisjobs.testing.driver_contract.acts import (
     AGAIN,
     FAILED,
     LATER,
+    ODD,
     Open,
     another,
     beat,
@@ -268,12 +269,6 @@ async def test_a_unique_key_with_a_time_is_held_for_that_time_even_if_the_job_en
     with anyio.fail_after(5):  # the key expires by the server's own clock, which no test sets
         while await push(store, job("b", unique="key")) != [Pushed(Reply.OK)]:  # noqa: ASYNC110
             await anyio.sleep(0.02)
-
-
-ODD = [
-    "with  spaces ", "ünïcödé 🐇", "quotes'\"\\", "100% %s %1", "line\nbreak\r\n", "nul\0", "{brace}:*?[a-z]",
-    "x" * 500, "1-1", "normal 1-1", "delayed", "dead 1-1 cancelling", "-", "+5000",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("odd", ODD)

@@ -3,7 +3,7 @@
 from redisjobs.model.changes import Hold, Unhold
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority
-from redisjobs.model.transitions import Ack, After, Release
+from redisjobs.model.transitions import Ack, After, Release, Reply
 from redisjobs.model.why import Ahead
 from redisjobs.testing.driver_contract.acts import FAILED, claim, job, push, settle
 from redisjobs.testing.driver_contract.limit_acts import LIMITS, limit, limited
@@ -61,6 +61,25 @@ async def test_a_held_job_says_since_when(store: DriverStore, driver: Driver) ->
     assert [(await driver.read(Ahead(each))).held_ms for each in ("a", "b")] == [None, held_ms]
     await driver.change(Unhold("b"))
     assert (await driver.read(Ahead("b"))).held_ms is None
+
+
+@needs(*LIMITS, Hold, Unhold)
+async def test_a_held_job_keeps_its_place_in_a_line_until_it_has_its_turn(driver: Driver, one: Consumer) -> None:
+    await limit(driver, "max_concurrency=1")
+    await push_limited(driver, "runs", "held", "second", "third")
+    (runs,) = await claim_some(one)
+    assert await driver.change(Hold("held")) is Reply.HELD
+
+    standings = [await driver.read(Ahead(each)) for each in ("held", "second")]
+    assert [(each.ahead, each.bucket) for each in standings] == [(0, "Limited"), (1, "Limited")]
+    (second,) = await claim_some(one, (runs, Ack()))
+    assert second.job_id == "second"
+    standing = await driver.read(Ahead("held"))
+    assert (standing.bucket, standing.held_ms is None) == ("", False)
+
+    assert await driver.change(Unhold("held")) is Reply.OK
+    (held,) = await claim_some(one, (second, Ack()))
+    assert held.job_id == "held"
 
 
 async def test_a_unique_key_leads_to_its_holder(store: DriverStore, driver: Driver, one: Consumer) -> None:

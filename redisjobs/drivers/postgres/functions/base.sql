@@ -25,11 +25,12 @@ begin
   perform pg_advisory_xact_lock(hashtextextended('redisjobs queue ' || q, 0));
 end $$;
 
--- Note a notification for the client to send: a kind and a value for all who listen to the queue, or for one process.
+-- Note a notification for the client to send: a kind and a value for all who listen to the queue, or for one process. A line
+-- feed in it stands as a private character, as in notices.py.
 create function redisjobs_f._tell(kind text, value text, process text default '') returns void language plpgsql as $$
 begin
   perform set_config('redisjobs.told', concat_ws(E'\n', nullif(current_setting('redisjobs.told', true), ''),
-    process || E'\t' || kind || E'\t' || value), true);
+    replace(process || E'\t' || kind || E'\t' || value, E'\n', E'\U0010F00A')), true);
 end $$;
 
 -- Return the notifications noted in this transaction, a line each: process, kind and value, parted by tabs.

@@ -114,7 +114,8 @@ begin
         delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = job.id;
         perform redisjobs_f._finish(job, 'cancelled', jsonb_build_object('deliveries', job.deliveries::text), now_ms);
         ended := ended || jsonb_build_array(jsonb_build_array(job.id, 'CANCELLED'));
-      elsif job.name = any(names) then
+      elsif job.name = any(names) or job.place <> 'ready'  -- held ones that are ready are parked already
+        and exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = job.id) then
         parked := parked || job.seq;
       elsif job.place <> 'ready' and job.deliveries + 1 > max_deliveries and (job.was_alone or max_deliveries = 1) then
         perform redisjobs_f._dead_letter(job, jsonb_build_object('reason', 'worker lost', 'worker', worker_id, 'error',

@@ -373,6 +373,7 @@ declare
   lost integer[];
 begin
   if others is not null then
+    perform redisjobs_f._lock_jobs(seqs || array(select (value->>'seq')::bigint from jsonb_array_elements(others)));
     words := redisjobs_f._settle_all(q, worker_id, others, now_ms);
   end if;
   if seqs <> '{}' and redisjobs_f._ends_plainly(q) then
@@ -462,7 +463,7 @@ begin
       select * from redisjobs.jobs
       where queue = q and worker = worker_id and place = 'running' and seq >= from_seq and at_ms <= now_ms - older_ms
         and not seq = any(held)
-      order by rank, seq limit 100 for update
+      order by seq limit 100 for update
     ) j;
     looked := coalesce(cardinality(missed), 0);
     if missed is not null and exists (select from redisjobs.rules where queue = q) then

@@ -135,7 +135,7 @@ begin
     elsif kind_of = 'no record' then
       insert into redisjobs.fenced (queue, id, until_ms) select q, job.worker, now_ms + 5000 where job.worker is not null
         on conflict (queue, id) do nothing;
-      perform redisjobs_f._hand_back_all(q, job.worker, 500, false, now_ms);
+      perform redisjobs_f._hand_back_all(q, redisjobs_f._lock_running(q, array[job.worker]), false, now_ms);
       perform redisjobs_f._tell('released', '1');
     else
       update redisjobs.jobs j set rank = 1 where j.seq = job.seq and j.rank not between 0 and 2;

@@ -37,12 +37,6 @@ create function redisjobs_f._park(job redisjobs.jobs, now_ms bigint) returns voi
   update redisjobs.jobs set place = 'parked', worker = null where seq = job.seq
 $$;
 
--- Return the fields of a job, and how they are called in its entry.
-create function redisjobs_f._field(job redisjobs.jobs, field text) returns text language sql immutable as $$
-  select case field when 'name' then job.name when 'unique' then job.unique_key when 'limit_key' then job.limit_key
-    when 'nonce' then job.nonce else job.extra->>field end
-$$;
-
 -- Return the id of the job that holds a unique key; '' if no job does.
 create function redisjobs_f._holder(q text, wanted text, now_ms bigint) returns text language plpgsql as $$
 declare
@@ -58,6 +52,12 @@ begin
         and (j.place, j.unique_key, j.extra->>'unique_until') is not distinct from ('running', wanted, 'start')
     );
   return coalesce(holder, '');
+end $$;
+
+-- Lock jobs in the order of their places in line, as all calls do that lock several.
+create function redisjobs_f._lock_jobs(seqs bigint[]) returns void language plpgsql as $$
+begin
+  perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
 end $$;
 
 -- Only one transaction at a time decides who gets a unique key.

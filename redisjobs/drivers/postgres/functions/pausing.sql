@@ -63,8 +63,9 @@ begin
     return coalesce(upper(job.place), 'NOT_FOUND');
   end if;
   insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job_id, now_ms) on conflict do nothing;
-  -- A delayed job is parked when it is due. A claim ends one whose cancel was asked for, so it stays where claims look.
-  if job.place in ('ready', 'returned', 'alone', 'line') and not job.cancelling then
+  -- A delayed job is parked when it is due, one in a limit's line when it has its turn. A claim ends one whose cancel was
+  -- asked for, so it stays where claims look.
+  if job.place in ('ready', 'returned', 'alone') and not job.cancelling then
     perform redisjobs_f._park(job, now_ms);
     if job.place in ('returned', 'alone') then
       perform redisjobs_f._pass_turn(job, now_ms);  -- it may have had its turn
@@ -118,7 +119,7 @@ begin
     where j.queue = q and j.place = 'parked' and (j.rank, j.seq) > (after_rank, after_seq) order by j.rank, j.seq limit 500
   ), freed as (
     update redisjobs.jobs job set place = 'returned', at_ms = now_ms
-    from looked where job.seq = (looked.j).seq and not redisjobs_f._may_not_start(looked.j) returning job.seq
+    from (select * from looked order by (j).seq) looked where job.seq = (looked.j).seq and not redisjobs_f._may_not_start(looked.j) returning job.seq
   )
   select (select count(*) from freed),
     case when count(*) = 500 then (array_agg((j).rank || ' ' || (j).seq order by (j).rank desc, (j).seq desc))[1] else '' end

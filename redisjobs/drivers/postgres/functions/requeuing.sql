@@ -12,8 +12,8 @@ begin
   return redisjobs_f._answer(to_jsonb(redisjobs_f._change(q, change, now_ms)));
 end $$;
 
--- Make several changes, in order. Answers a word each. Rows are locked in order of ids, so that two such calls don't wait
--- for each other; and again not for long, because jobs that are locked already can't be settled meanwhile.
+-- Make several changes, in order. Answers a word each. It does not wait for long either, because the jobs that are locked
+-- already can't be settled meanwhile.
 create function redisjobs_f.change_many(q text, given_ms bigint, changes jsonb) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
@@ -26,11 +26,22 @@ begin
   end if;
   perform redisjobs_f._lock_keys(q, changes);
   perform from redisjobs.jobs j where j.queue = q and j.place not in ('completed', 'cancelled')
-    and j.id = any (array(select value->>'id' from jsonb_array_elements(changes))) order by j.id for update;
+    and j.id = any (array(select value->>'id' from jsonb_array_elements(changes))) order by j.seq for update;
+  perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes) where value->>'do' = 'Cancel'));
   for change in select value from jsonb_array_elements(changes) loop
     words := words || to_jsonb(redisjobs_f._change(q, change, now_ms));
   end loop;
   return redisjobs_f._answer(words);
+end $$;
+
+-- Lock the beats of the workers that run these jobs.
+create function redisjobs_f._lock_beats(q text, job_ids text[]) returns void language plpgsql as $$
+begin
+  perform from redisjobs.beats b where b.queue = q and b.id = any (array(
+    select j.worker from redisjobs.jobs j
+    where j.queue = q and j.id = any (job_ids) and j.place not in ('completed', 'cancelled')
+      and j.place is not distinct from 'running'))
+  order by b.id for update;
 end $$;
 
 create function redisjobs_f._change(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
@@ -182,6 +193,7 @@ begin
   select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text) order by j.seq desc), '[]')
     into changes from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
   perform redisjobs_f._lock_keys(q, changes);
+  perform redisjobs_f._lock_jobs(step.seqs);
   for change in select value from jsonb_array_elements(changes) loop
     if wait_ms > 0 then
       change := change || jsonb_build_object('after', wait_ms);
@@ -204,8 +216,9 @@ declare
   job redisjobs.jobs;
   ids jsonb := '[]';
 begin
+  perform redisjobs_f._lock_jobs(step.seqs);
   for job in select j.* from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
-    where j.place is not distinct from 'dead' order by s.seq desc for update of j loop
+    where j.place is not distinct from 'dead' order by s.seq desc loop
     delete from redisjobs.jobs j where j.seq = job.seq;
     perform redisjobs_f._remember_end(job, now_ms);
     ids := ids || to_jsonb(job.id);

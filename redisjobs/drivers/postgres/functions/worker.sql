@@ -54,51 +54,51 @@ create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], co
   where j.queue = q and j.place = 'running' and j.cancelling
 $$;
 
--- Refuse all further calls of a worker; its jobs are handed back by `_hand_back_fenced`.
+-- Refuse all further calls of a worker; `reclaim` hands back its jobs.
 create function redisjobs_f._fence(q text, worker_id text, now_ms bigint) returns void language sql as $$
   with gone as (delete from redisjobs.workers where queue = q and id = worker_id returning lease_ms)
   insert into redisjobs.fenced (queue, id, until_ms) select q, worker_id, now_ms + lease_ms + 5000 from gone
   on conflict (queue, id) do update set until_ms = excluded.until_ms
 $$;
 
--- Hand back up to `most` jobs of a worker; return how many.
-create function redisjobs_f._hand_back_all(q text, worker_id text, most integer, refund boolean, now_ms bigint)
-  returns integer language plpgsql as $$
+-- Lock up to 500 running jobs of these workers; return their places in line.
+create function redisjobs_f._lock_running(q text, ids text[]) returns bigint[] language plpgsql as $$
+declare
+  seqs constant bigint[] := array(
+    select j.seq from unnest(ids) as each(id) cross join lateral (
+      select seq from redisjobs.jobs where queue = q and worker = each.id and place = 'running' order by seq limit 500
+    ) j limit 500);
+begin
+  perform redisjobs_f._lock_jobs(seqs);
+  return array(select j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
+    where j.place is not distinct from 'running' order by s.seq);
+end $$;
+
+-- Hand back jobs that are locked; return how many.
+create function redisjobs_f._hand_back_all(q text, seqs bigint[], refund boolean, now_ms bigint) returns integer
+  language plpgsql as $$
 declare
   job redisjobs.jobs;
   what text := case when refund then 'released' else 'worker-lost' end;
-  freed bigint[] := '{}';
 begin
-  for job in
-    select * from redisjobs.jobs where queue = q and worker = worker_id and place = 'running' order by seq limit most for update
-  loop
-    job.history := redisjobs_f._add_line(job.history, redisjobs_f._event(now_ms, what, worker_id));
-    freed := freed || job.seq;
+  for job in select j.* from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq loop
+    job.history := redisjobs_f._add_line(job.history, redisjobs_f._event(now_ms, what, job.worker));
     perform redisjobs_f._hand_back(job, job.deliveries - refund::integer, now_ms);
   end loop;
-  perform redisjobs_f._give_up(q, freed, refund, now_ms);
-  return cardinality(freed);
+  perform redisjobs_f._give_up(q, seqs, refund, now_ms);
+  return cardinality(seqs);
 end $$;
 
--- Hand back jobs of fenced workers, up to 500; return how many.
-create function redisjobs_f._hand_back_fenced(q text, now_ms bigint) returns integer language plpgsql as $$
-declare
-  worker_id text;
-  total integer := 0;
-  handed integer;
+-- Forget fenced workers that have no jobs any more, and whose ids may come again.
+create function redisjobs_f._forget_fenced(q text, now_ms bigint) returns void language plpgsql as $$
 begin
-  for worker_id in select id from redisjobs.fenced where queue = q order by id loop
-    handed := redisjobs_f._hand_back_all(q, worker_id, 500 - total, false, now_ms);
-    total := total + handed;
-    exit when total >= 500;
-    if handed = 0 then
-      delete from redisjobs.fenced where queue = q and id = worker_id and until_ms <= now_ms;
-      if found then
-        delete from redisjobs.beats where queue = q and id = worker_id;
-      end if;
-    end if;
-  end loop;
-  return total;
+  with gone as (
+    delete from redisjobs.fenced f where f.queue = q and f.until_ms <= now_ms
+      and (select j.seq from redisjobs.jobs j where j.queue = q and j.worker = f.id and j.place = 'running'
+        order by j.seq limit 1) is null
+    returning f.id
+  )
+  delete from redisjobs.beats b using gone g where b.queue = q and b.id = g.id;
 end $$;
 
 -- Fence those of the silent workers that have not beaten since they were named (`untils`), and hand back jobs.
@@ -108,6 +108,7 @@ declare
   now_ms bigint := redisjobs_f._now(given_ms);
   lost record;
   fenced text[] := '{}';
+  held bigint[];
   before integer;
   handed integer;
   next_due bigint;
@@ -116,6 +117,7 @@ begin
   if not exists (select from redisjobs.workers where queue = q and id = worker_id) then
     return redisjobs_f._answer('"FENCED"');
   end if;
+  held := redisjobs_f._lock_running(q, silent || array(select id from redisjobs.fenced where queue = q));
   -- Leases that end impossibly late: the clock was set back.
   update redisjobs.beats b set until_ms = now_ms + w.lease_ms from redisjobs.workers w
   where b.queue = q and w.queue = q and w.id = b.id and b.until_ms > now_ms + w.lease_ms;
@@ -128,7 +130,10 @@ begin
     fenced := fenced || lost.id;
   end loop;
   select count(*) into before from redisjobs.fenced where queue = q;
-  handed := redisjobs_f._hand_back_fenced(q, now_ms);
+  handed := redisjobs_f._hand_back_all(q, array(
+    select j.seq from unnest(held) s(seq) join redisjobs.jobs j on j.seq = s.seq
+    where (select true from redisjobs.fenced f where f.queue = q and f.id = j.worker) order by s.seq), false, now_ms);
+  perform redisjobs_f._forget_fenced(q, now_ms);
   perform redisjobs_f._count(q, 'reclaimed', handed);
   if handed > 0 then
     perform redisjobs_f._tell('released', handed::text);
@@ -141,7 +146,7 @@ begin
     'silent', (select coalesce(jsonb_agg(jsonb_build_array(b.id, b.until_ms, b.lease_ms)), '[]') from (
       select b.id, b.until_ms, w.lease_ms from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
       where b.queue = q and b.until_ms <= now_ms order by b.until_ms limit 100) b),
-    'fenced', fenced, 'jobs', handed, 'more', handed = 500,
+    'fenced', fenced, 'jobs', handed, 'more', handed > 0 and cardinality(held) = 500,
     'released', exists (select from redisjobs.jobs where queue = q and place in ('returned', 'alone') and rank in (0, 1, 2)),
     'others', case when others then (select count(*) from redisjobs.jobs where queue = q and place = 'running' and worker <> worker_id) else 0 end,
     'workers', (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.fenced where queue = q),
@@ -176,7 +181,7 @@ declare
 begin
   perform redisjobs_f._lock(q);
   was_fenced := exists (select from redisjobs.fenced f where f.queue = q and f.id = worker_id);
-  released := redisjobs_f._hand_back_all(q, worker_id, 500, refund and not was_fenced, now_ms);
+  released := redisjobs_f._hand_back_all(q, redisjobs_f._lock_running(q, array[worker_id]), refund and not was_fenced, now_ms);
   if released < 500 and not was_fenced then
     perform redisjobs_f._fence(q, worker_id, now_ms);
     if refund and not watch then

@@ -1,0 +1,98 @@
+"""A queue works through a real PgBouncer in transaction mode; only notifications don't come, which is said."""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+import psycopg
+import pytest
+from store import eventually
+
+from redisjobs import JobContext, JobName, JobQueue, Worker, sync
+from redisjobs.server import free_port
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.release,
+    pytest.mark.skipif(not shutil.which("pgbouncer"), reason="apt-get install pgbouncer"),
+]
+
+Double = JobName("Double", dict[str, int])
+
+
+@contextmanager
+def pgbouncer(url: str, statements: int) -> Iterator[str]:
+    """Run PgBouncer, which keeps this many prepared statements; the URL of the database through it."""
+    parts, port = urlsplit(url), free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host={parts.hostname} port={parts.port} user={parts.username}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+            f"pool_mode = transaction\ndefault_pool_size = 3\nmax_prepared_statements = {statements}\n"
+        )
+        Path(folder).chmod(0o755)
+        user = 65534 if os.geteuid() == 0 else None  # it refuses to be root
+        process = Popen(["pgbouncer", "--quiet", settings], stderr=DEVNULL, user=user)
+        try:
+            yield urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}"))
+        finally:
+            process.kill()  # else it waits for its clients
+            process.wait()
+
+
+def is_open(url: str) -> bool:
+    parts = urlsplit(url)
+    with socket.socket() as tried:
+        return tried.connect_ex((parts.hostname, parts.port)) == 0
+
+
+@pytest.fixture(params=[0, 200], ids=["no prepared statements", "prepared statements"])
+def pooled(request: pytest.FixtureRequest, database: str) -> Iterator[str]:
+    with pgbouncer(database, request.param) as url:
+        yield url
+
+
+def doubling(url: str) -> JobQueue:
+    queue = JobQueue(url, "numbers")
+
+    @queue.register(Double, keep_result=60)
+    async def double(parameters: dict[str, int], context: JobContext) -> int:
+        return 2 * parameters["number"]
+
+    return queue
+
+
+async def test_a_queue_works_through_a_pooler_in_transaction_mode(
+    pooled: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await eventually(lambda: is_open(pooled))
+    queue = doubling(pooled)
+    async with queue, anyio.create_task_group() as tasks:
+        pushed = await queue.push_many([{"number": number} for number in range(300)], Double)
+        later = await queue.push({"number": 1000}, Double, delay=0.5)
+        worker = Worker(queue, concurrency=20)
+        tasks.start_soon(worker.run)
+        with anyio.fail_after(30):
+            assert [await queue.result(each) for each in pushed] == [2 * number for number in range(300)]
+            assert await queue.result(later) == 2000
+            with sync.JobQueue(pooled, "numbers") as producer:
+                alone = await anyio.to_thread.run_sync(lambda: producer.push({"number": 7}, Double))
+            assert await queue.result(alone) == 14
+            async with await psycopg.AsyncConnection.connect(pooled, prepare_threshold=None) as connection:
+                within = await queue.push({"number": 8}, Double, within=connection)
+            assert await queue.result(within) == 16
+        counts = await queue.counts()
+        worker.stop()
+    assert (counts.running, counts.totals["completed"]) == (0, 303)
+    said = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert [each for each in said if "notifications of" in each and "don't come" in each]
+    assert len(said) == len({*said})

@@ -19,10 +19,10 @@ from redisjobs.drivers.postgres import ears as hearing
 from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.drivers.postgres.hub import Hub, hub_of
-from redisjobs.drivers.postgres.notices import Notice, Pending, channel_of, notice_in, notices_in
+from redisjobs.drivers.postgres.notices import Notice, Pending, channel_of, notices_in
 from redisjobs.model.changes import GetStatus, Pause, Resume
 from redisjobs.model.driver import Notification
-from redisjobs.model.transitions import Ack, NewJob
+from redisjobs.model.transitions import Ack, After, NewJob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -283,4 +283,29 @@ def test_what_one_statement_sends() -> None:
 def test_notices_are_read_from_lines() -> None:
     assert notices_in("") == []
     assert notices_in("\tdue\t5\np\tchanged\ta\tb") == [Notice("", "due", "5"), Notice("p", "changed", "a\tb")]
-    assert notice_in("x") is None
+    assert notices_in("x\n\ty\n") == []
+
+
+async def test_a_worker_that_promotes_a_due_job_wakes_those_that_wait(
+    postgres_store: PostgresStore, driver: PostgresDriver, worker: PostgresConsumer
+) -> None:
+    postgres_store.admin.execute(f"listen {channel_of(postgres_store.queue_name)}".encode())
+    await driver.push([NewJob("a", ["name", "Work", "parameters", "{}"], due=After(1000))], repeated=False)
+    postgres_store.clock.advance(1.5)
+    assert (await worker.exchange([], 0)).leases == []
+    heard = await anyio.to_thread.run_sync(lambda: list(postgres_store.admin.notifies(timeout=10, stop_after=2)))
+    assert [notice.payload.split("\t")[1] for notice in heard] == ["due", "ready"]
+
+
+@pytest.mark.parametrize(("due", "told"), [(None, "\tready\t"), (After(60_000), "\tdue\t")], ids=str)
+async def test_a_push_within_a_transaction_notifies_once_of_what_it_added(
+    postgres_store: PostgresStore, driver: PostgresDriver, due: After | None, told: str
+) -> None:
+    made = [NewJob(f"{number}", ["name", "Work", "parameters", "{}"], due=due) for number in range(3)]
+    postgres_store.admin.execute(f"listen {channel_of(postgres_store.queue_name)}".encode())
+    with psycopg.connect(postgres_store.url) as connection:
+        for writing in await driver.within(made):
+            connection.execute(writing.statement.encode(), writing.values)
+    heard = list(postgres_store.admin.notifies(timeout=5, stop_after=1))
+    heard += postgres_store.admin.notifies(timeout=0)
+    assert [notice.payload[: len(told)] for notice in heard] == [told]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redisjobs.base.logger import Log
 from redisjobs.drivers.postgres.connection import Connection
-from redisjobs.drivers.postgres.notices import Notice, notice_in
+from redisjobs.drivers.postgres.notices import Notice, notices_in
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.errors import DriverError, Unavailable
 
@@ -97,7 +97,8 @@ class Ears:
         name = channel.decode()
         if name == self._own:
             self._heard.set()
-        elif (notice := notice_in(payload.decode("utf-8", "replace"))) is not None:
+            return
+        for notice in notices_in(payload.decode("utf-8", "replace")):
             self._tell(notice, name)
 
     def _tell(self, notice: Notice, channel: str = "") -> None:

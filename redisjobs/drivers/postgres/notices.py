@@ -39,15 +39,9 @@ class Notice:
 
 
 def notices_in(told: str) -> list[Notice]:
-    """Return the notifications that a function's answer names: a line each."""
-    return [notice for line in told.split("\n") if line and (notice := notice_in(line))]
-
-
-def notice_in(payload: str) -> Notice | None:
-    """Return a payload as a notice; None if it is none of ours: any client may write to a channel."""
-    process, _, rest = payload.partition("\t")
-    kind, _, value = rest.partition("\t")
-    return Notice(process, kind, value) if kind else None
+    """Return the notifications in a text, one a line; without lines of others, as any client may notify."""
+    parts = (line.split("\t", 2) for line in told.split("\n"))
+    return [Notice(part[0], part[1], part[2]) for part in parts if len(part) == 3 and part[1]]
 
 
 def payload_of(notice: Notice) -> str:

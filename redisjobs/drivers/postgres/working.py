@@ -45,8 +45,8 @@ class Floors:
     Deleted rows stay in the indexes while any transaction can still see them. A claim starts where the last one
     ended. But a transaction that took an earlier place in line may commit later. So about each second a claim
     starts at the floor, before which no job is ready and none can come: all transactions that took a place there
-    have ended. A mark is a place in line with the first transaction that began after it was taken; once all older
-    ones have ended, it is the new floor.
+    have ended. A mark is the last place in line that was taken, with a transaction that began after that; once all
+    older ones have ended, no job is added up to the mark, and it is the new floor.
 
     Attributes:
         starts: Where the next claim starts, by rank.
@@ -75,25 +75,28 @@ class Floors:
         for lease in leases:
             self.starts[lease.rank] = max(self.starts[lease.rank], lease.token)
         server_ms = facts.get("now", self._server_ms)
-        if (
-            server_ms < self._server_ms
-        ):  # the database's clock was set back: delayed jobs may come before the floor
+        if server_ms < self._server_ms:  # the clock was set back: delayed jobs may come before the floor
             self.due_from, self._mark, self._safe = 0, None, (self._safe[0], 0)
         self._server_ms = server_ms
-        if "floors" not in facts:
+        if "floors" in facts:
+            self._rise(facts, facts["mark"])
+
+    def _rise(self, facts: Mapping[str, Any], mark: Mapping[str, int]) -> None:
+        if mark["sequence"] < max(self._safe[0], self._mark[0] if self._mark else 0):
+            self.forget()  # a replica that lags, or a backup, took the server's place
             return
         self.floors = facts["floors"]
-        first_due = server_ms + min(facts.get("due", math.inf), facts.get("turn", math.inf))
+        first_due = self._server_ms + min(facts.get("due", math.inf), facts.get("turn", math.inf))
         self.due_from = max(self.due_from, int(min(first_due, self._safe[1] + 1)) - 1)
-        mark = facts["mark"]
         if self._mark is None:
-            self._mark = mark["sequence"], mark["until"], int(server_ms)
+            self._mark = mark["sequence"], mark["until"], int(self._server_ms)
         elif mark["oldest"] >= self._mark[1]:
             self._safe, self._mark = (self._mark[0], self._mark[2]), None
 
     def forget(self) -> None:
-        """Forget all, after a call whose answer got lost."""
-        self.starts = list(self.floors)
+        """Forget all: an answer with jobs may be lost, or another server may have taken over."""
+        self.starts, self.floors, self.due_from = [0 for _ in _RANKS], [0 for _ in _RANKS], 0
+        self._mark, self._safe = None, (0, 0)
 
 
 def join(worker_id: str, lease_ms: int, run: str) -> Call[None]:

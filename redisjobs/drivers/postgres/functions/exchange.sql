@@ -229,12 +229,15 @@ begin
   return floors;
 end $$;
 
--- Note a place in line, `sequence`, and the transactions that may still add jobs before it: those older than `until`. They
--- have all ended once `oldest` reaches it.
+-- Note a place in line, `sequence`, and the transactions that may still add jobs up to it: those older than `until`, this
+-- one. They have all ended once `oldest` reaches it. To be called before this transaction writes: what takes a place is
+-- a transaction before that, so one that took a place up to this one is older. The snapshot's xmax won't do: it is
+-- only the one after the last that ended, and an open transaction may be newer.
 create function redisjobs_f._mark(out sequence bigint, out until bigint, out oldest bigint) language plpgsql as $$
 begin
-  select last_value into sequence from redisjobs.line;  -- in a statement before the snapshot's
-  select pg_snapshot_xmax(s)::text::bigint, pg_snapshot_xmin(s)::text::bigint into until, oldest from pg_current_snapshot() s;
+  select last_value - (not is_called)::integer into sequence from redisjobs.line;
+  until := pg_current_xact_id()::text::bigint;
+  oldest := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 end $$;
 
 -- What a claim tells besides its jobs.
@@ -246,8 +249,7 @@ declare
 begin
   select turn_ms into turn from redisjobs.buckets where queue = q and turn_ms >= due_from order by turn_ms limit 1;
   if wanted > 0 then
-    select min(at_ms) filter (where place = 'alone') into waits from (
-      select place, at_ms from redisjobs.jobs where queue = q and place in ('returned', 'alone') order by rank, seq) handed_back;
+    select at_ms into waits from redisjobs.jobs where queue = q and place = 'alone' order by at_ms limit 1;
   end if;
   return jsonb_strip_nulls(jsonb_build_object('due', next_due - now_ms, 'turn', turn - now_ms, 'waits', now_ms - waits,
     'paused', nullif(is_paused, false), 'restricted', nullif(is_restricted, false),
@@ -284,11 +286,15 @@ declare
   found_jobs record;
   found_rows integer;
   ended jsonb := '[]';
+  marked jsonb;
 begin
   if entered <> '' then
     meta := redisjobs_f._answer(to_jsonb(entered));
     return next;
     return;
+  end if;
+  if mark is not null then
+    marked := to_jsonb(redisjobs_f._mark());
   end if;
   if sent is not null then
     select known.number, known.answer into last_sent, last_answer
@@ -358,7 +364,7 @@ begin
     end if;
   end if;
   if mark is not null then
-    facts := facts || jsonb_build_object('floors', redisjobs_f._floors(q, floors, mark), 'mark', to_jsonb(redisjobs_f._mark()));
+    facts := facts || jsonb_build_object('floors', redisjobs_f._floors(q, floors, mark), 'mark', marked);
   end if;
   meta := redisjobs_f._answer(facts || jsonb_build_object('settled', settled, 'now', redisjobs_f._clock(given_ms)));
   return next;

@@ -1,12 +1,14 @@
 -- How a job changes its place, and who holds a unique key.
 
--- Note a new job that may be claimed, or when a new delayed job is due, if it is the first one.
-create function redisjobs_f._announce(q text, due bigint) returns void language plpgsql as $$
+-- Note a new job that may be claimed, or when a new delayed job is due, if it is the first one from now on: not of all,
+-- because dead rows of those that were due may lie there.
+create function redisjobs_f._announce(q text, due bigint, now_ms bigint) returns void language plpgsql as $$
 begin
   if due is null then
     perform redisjobs_f._tell('ready', '');
   else
-    perform due_ms from redisjobs.jobs where queue = q and place = 'delayed' and due_ms < due order by due_ms limit 1;
+    perform due_ms from redisjobs.jobs where queue = q and place = 'delayed' and due_ms >= now_ms and due_ms < due
+    order by due_ms limit 1;
     if not found then
       perform redisjobs_f._tell('due', due::text);
     end if;
@@ -23,7 +25,7 @@ begin
     since_ms = now_ms, due_ms = later, deliveries = 0, worker = null, at_ms = 0, cancelling = false, was_alone = false,
     kind = null
   where seq = old_seq;
-  perform redisjobs_f._announce(q, later);
+  perform redisjobs_f._announce(q, later, now_ms);
 end $$;
 
 -- Take a job from its worker, or out of a line. Workers claim it at its old place.
@@ -88,6 +90,7 @@ begin
     place = case when exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id)
       then 'parked' else 'ready' end
   from numbered n where j.seq = n.seq;
+  perform redisjobs_f._tell('ready', '');
   select due_ms into next_ms from redisjobs.jobs
   where queue = q and place = 'delayed' and due_ms >= due_from order by due_ms limit 1;
   return next_ms;

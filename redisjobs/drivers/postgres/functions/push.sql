@@ -176,7 +176,7 @@ begin
     perform redisjobs_f._forget_end(q, job->>'id');
   end if;
   perform redisjobs_f._count(q, 'pushed');
-  perform redisjobs_f._announce(q, due);
+  perform redisjobs_f._announce(q, due, now_ms);
   word := 'OK';
 end $$;
 
@@ -215,7 +215,7 @@ begin
     and exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = holder);
   perform redisjobs_f._take_key(q, job, holder, now_ms);
   perform redisjobs_f._count(q, 'replaced');
-  perform redisjobs_f._announce(q, due);
+  perform redisjobs_f._announce(q, due, now_ms);
 end $$;
 
 -- Add jobs with ids made for them, no unique key, and that no earlier call can have sent. Answers as `push`.
@@ -259,10 +259,10 @@ begin
   end if;
   perform redisjobs_f._count(q, 'pushed', cardinality(added) - coalesce(cardinality(twice), 0));
   if any_ready then
-    perform redisjobs_f._announce(q, null);
+    perform redisjobs_f._announce(q, null, now_ms);
   end if;
   if first_ms is not null then
-    perform redisjobs_f._announce(q, first_ms);
+    perform redisjobs_f._announce(q, first_ms, now_ms);
   end if;
   if cardinality(added) = cardinality(ids) and twice is null then
     return redisjobs_f._answer('"OK"');

@@ -141,18 +141,21 @@ begin
   if fenced <> '{}' or before > (select count(*) from redisjobs.fenced where queue = q) then
     perform redisjobs_f._tell_turn(q);
   end if;
-  select due_ms into next_due from redisjobs.jobs where queue = q and place = 'delayed' order by due_ms limit 1;
+  -- Workers look every few seconds, and a new one looks for all: what was due long ago are dead rows.
+  select due_ms into next_due from redisjobs.jobs
+  where queue = q and place = 'delayed' and due_ms >= now_ms - 60000 order by due_ms limit 1;
   return redisjobs_f._answer(jsonb_build_object(
     'silent', (select coalesce(jsonb_agg(jsonb_build_array(b.id, b.until_ms, b.lease_ms)), '[]') from (
       select b.id, b.until_ms, w.lease_ms from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
       where b.queue = q and b.until_ms <= now_ms order by b.until_ms limit 100) b),
     'fenced', fenced, 'jobs', handed, 'more', handed > 0 and cardinality(held) = 500,
-    'released', exists (select from redisjobs.jobs where queue = q and place in ('returned', 'alone') and rank in (0, 1, 2)),
-    'others', case when others then (select count(*) from redisjobs.jobs where queue = q and place = 'running' and worker <> worker_id) else 0 end,
+    'released', redisjobs_f._any_returned(q),
+    'others', case when others then (select count(*) from (
+      select worker from redisjobs.jobs where queue = q and place = 'running' order by worker) r where worker <> worker_id) else 0 end,
     'workers', (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.fenced where queue = q),
     'promotes', redisjobs_f._may_promote(q, worker_id, now_ms),
     'late', coalesce(next_due <= now_ms - 250, false)
-      or exists (select from redisjobs.buckets where queue = q and turn_ms <= now_ms - 2000),
+      or exists (select from redisjobs.buckets where queue = q and turn_ms >= now_ms - 60000 and turn_ms <= now_ms - 2000),
     'now', redisjobs_f._clock(given_ms)));
 end $$;
 

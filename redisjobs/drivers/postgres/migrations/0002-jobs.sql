@@ -36,6 +36,7 @@ alter table redisjobs.jobs replica identity full;  -- who publishes all tables o
 create unique index jobs_id on redisjobs.jobs (queue, id) where place not in ('completed', 'cancelled');
 create index jobs_ready on redisjobs.jobs (queue, rank, seq) where place = 'ready';
 create index jobs_returned on redisjobs.jobs (queue, rank, seq) where place in ('returned', 'alone');
+create index jobs_alone on redisjobs.jobs (queue, at_ms) where place = 'alone';
 create index jobs_parked on redisjobs.jobs (queue, rank, seq) where place = 'parked';
 create index jobs_line on redisjobs.jobs (queue, name, (coalesce(limit_key, '')), rank, seq) where place = 'line';
 -- All lines together, for scans. The rank is cast so that no plan for one line takes this index for it.

@@ -39,7 +39,13 @@ from redisjobs.torture.nemesis.backends import (
 )
 from redisjobs.torture.nemesis.fault import System
 from redisjobs.torture.nemesis.schema import AddColumn, Maintain, PutRows
-from redisjobs.torture.nemesis.sessions import HoldSnapshot, IdleAtFence, LockInDisorder, RaiseIsolation
+from redisjobs.torture.nemesis.sessions import (
+    HoldSnapshot,
+    IdleAtFence,
+    LeaveTransactionOpen,
+    LockInDisorder,
+    RaiseIsolation,
+)
 
 __all__ = ["book", "tortures"]  # fixtures
 
@@ -284,6 +290,26 @@ class TestFaults:
         system.tend()
 
         anyio.run(eventually, lambda: first(system).run(held) == [(0,)])
+
+    def test_jobs_of_a_transaction_that_is_left_open_count_as_pushed_once_it_commits(self, system: System) -> None:
+        rolled_back, seed = True, 0
+        while rolled_back:
+            system.notes.clear()
+            seed += 1
+            system.rng.seed(seed)
+            fault = LeaveTransactionOpen()
+            fault.begin(system)
+            assert {note["what"] for note in system.notes} == {"push"}
+            system.over = True
+            system.tend()
+            rolled_back = "rollback" in fault.detail
+            assert ("pushed" in {note["what"] for note in system.notes}) is not rolled_back
+        added = {note["job"] for note in system.notes if note["what"] == "pushed" and note["added"]}
+        found = {
+            job for store in system.stores for (job,) in on_postgres(store).run("select id from redisjobs.jobs")
+        }
+        assert added
+        assert added <= found
 
     def test_isolation_is_raised_for_all_and_then_reset(self, system: System) -> None:
         job = system.push(Work(1), system.store)

@@ -59,6 +59,9 @@ _LEFT = {
 class Session:
     """A session with a server, for any statements; it may hold a transaction open.
 
+    Attributes:
+        connection: Of psycopg.
+
     Raises:
         DriverError: The server can't be reached, or refuses. This also holds for `run`.
     """
@@ -67,7 +70,7 @@ class Session:
         psycopg = connecting.library()
         self._error: type[Exception] = psycopg.Error
         try:
-            self._connection: Any = psycopg.connect(
+            self.connection: Any = psycopg.connect(
                 url, autocommit=True, connect_timeout=_WITHIN, application_name=NAME
             )
         except self._error as error:
@@ -76,14 +79,14 @@ class Session:
     def run(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run a statement, with %s for each value; return its rows."""
         try:
-            cursor = self._connection.execute(statement.encode(), values or None)
+            cursor = self.connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
         except self._error as error:
             raise lost(error) from error
 
     def close(self) -> None:
         """Close it; a transaction that is open is rolled back."""
-        self._connection.close()
+        self.connection.close()
 
 
 class PostgresStore(Store):

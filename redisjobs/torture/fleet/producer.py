@@ -1,14 +1,13 @@
 """One producer in one database; it records each attempt and each answer."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import anyio
 
 from redisjobs import sync
 from redisjobs.errors import DriverError, QueueFull
-from redisjobs.events.recording import Recording
 from redisjobs.model.job import PushedJob
 from redisjobs.model.transitions import After, Due, NewJob
 
@@ -18,10 +17,16 @@ PAUSE = 0.2
 _GIVE_UP = 30.0  # seconds after which we give a push up; it is safe to repeat it for a minute
 
 
+class Lines(Protocol):
+    """Where lines are recorded."""
+
+    def write(self, line: Mapping[str, Any], /) -> None: ...  # noqa: D102
+
+
 class Producer:
     """Pushes and cancels in one database, and records each attempt and each answer."""
 
-    def __init__(self, recording: Recording, db: int) -> None:
+    def __init__(self, recording: Lines, db: int) -> None:
         self.recording, self.db = recording, db
 
     def note(self, what: str, **facts: Any) -> None:

@@ -51,7 +51,8 @@ POSTGRES_FAULTS: Sequence[type[Fault]] = (
     *(backends.CrashServer, backends.CrashBackend, backends.KillBackends, backends.KillEars),
     *(backends.FillConnections, backends.DatabaseAhead, backends.DatabaseBack),
     *(backends.DeleteWorkerRow, backends.LoseWorkerRows, backends.ForgetBeats),
-    *(sessions.HoldSnapshot, sessions.LockInDisorder, sessions.RaiseIsolation, sessions.IdleAtFence),
+    *(sessions.HoldSnapshot, sessions.LeaveTransactionOpen, sessions.LockInDisorder),
+    *(sessions.RaiseIsolation, sessions.IdleAtFence),
     *(schema.PutRows, schema.Migrate, schema.AddColumn, schema.TwoReleases, schema.Maintain),
 )
 """The faults of a queue on Postgres."""

@@ -15,6 +15,7 @@ from redisjobs.model.codec import new_job_id
 from redisjobs.model.options import PushOptions
 from redisjobs.torture.fleet.detour import Front
 from redisjobs.torture.fleet.fleet import Fleet
+from redisjobs.torture.fleet.producer import Producer
 from redisjobs.torture.fleet.redis_store import on_redis
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
@@ -137,6 +138,10 @@ class System:
         self.note("external", job=job, db=store.db, pushed=pushed)
         return job
 
+    def producer(self, db: int) -> Producer:
+        """Return a producer in a database, whose lines are notes."""
+        return Producer(_Notes(self.notes), db)
+
     def note(self, what: str, **facts: Any) -> None:
         """Add a line for the recording."""
         self.notes.append({"what": what, "at": time.time(), **facts})
@@ -166,6 +171,14 @@ class System:
 def marked(fields: Fields, mark: str) -> Fields:
     """Return an entry's fields with its mark."""
     return {MARK: mark, "headers": f'{{"{MARK}": "{mark}"}}', **fields}
+
+
+@dataclass(frozen=True)
+class _Notes:
+    lines: list[dict[str, Any]]
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self.lines.append(dict(line))
 
 
 class Fault(ABC):

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from redisjobs.errors import DriverError
+from redisjobs.torture.fleet.mix import a_job
 from redisjobs.torture.nemesis.backends import OTHERS, PostgresFault, on_postgres
 from redisjobs.torture.nemesis.fault import System
 
@@ -46,6 +47,41 @@ class HoldSnapshot(PostgresFault):
             return True
 
         system.late.append(let_go)
+
+
+class LeaveTransactionOpen(PostgresFault):
+    """An application pushes jobs in a transaction, some with keys that others use, and stays in it for seconds.
+
+    So other jobs, later in line, are there before them. Then it commits, or sometimes rolls back.
+    """
+
+    name = "push left open"
+    holds = 0.2
+    JOBS, SECONDS = 30, 6.0
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = on_postgres(system.some_store())
+        self.db, session, producer = store.db, store.session(), system.producer(store.db)
+        system.stack.callback(session.close)
+        jobs = [a_job(store.queue, system.rng) for _ in range(self.JOBS)]
+        until = time.monotonic() + system.rng.uniform(0, self.SECONDS)
+        how = system.rng.choice(("commit", "commit", "commit", "rollback"))
+        self.detail = f"{len(jobs)} jobs, {how}"
+        producer.note_attempt(jobs)
+        session.run("begin")
+        told = store.queue.push_many(jobs, within=session.connection)
+
+        def end() -> bool:
+            if time.monotonic() < until and not system.over:
+                return False
+            with suppress(DriverError):  # the server may have ended the session
+                session.run(how)
+                if how == "commit":
+                    producer.note_success(jobs, told, again=False)
+            session.close()
+            return True
+
+        system.late.append(end)
 
 
 class LockInDisorder(PostgresFault):

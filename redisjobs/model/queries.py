@@ -47,6 +47,8 @@ COUNTERS = [
 class Counts:
     """How many jobs are in each state at one instant, and the counters since the queue began.
 
+    Postgres counts 5,000,000 jobs of a state or a priority, and no more: there may be more then.
+
     Attributes:
         ready: The ready jobs, by priority.
         totals: All `COUNTERS`, 0 by default, and other counters that were added in Redis. A counter that is not a

@@ -207,29 +207,36 @@ begin
   return redisjobs_f._answer(coalesce(answer, '[]'));
 end $$;
 
--- Count the jobs in each state, and return the counters.
+-- Count the jobs in each state, and return the counters. Five million of one are counted and no more: it takes about half a
+-- second, and workers do it each minute, with the call that keeps their leases waiting.
 create function redisjobs_f.count(q text, given_ms bigint) returns text language plpgsql stable as $$
 declare
+  most constant bigint := 5000000;
   ready jsonb;
   others jsonb;
   totals jsonb;
 begin
-  select jsonb_object_agg(found.rank, found.many) into ready from (
-    select each.rank, sum(each.many) as many from (
-      select rank, count(*) as many from redisjobs.jobs where queue = q and place = 'ready' group by rank
-      union all
-      select rank, count(*) from redisjobs.jobs where queue = q and place in ('returned', 'alone') group by rank
-      union all
-      select rank, count(*) from redisjobs.jobs where queue = q and place = 'parked' group by rank
-      union all
-      select rank::integer, count(*) from redisjobs.jobs where queue = q and place = 'line' group by rank::integer
-    ) each group by each.rank) found;
+  select jsonb_object_agg(ranks.rank, least(most,
+    (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'ready'
+      and j.rank = ranks.rank order by j.seq limit most) counted)
+    + (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place in ('returned', 'alone')
+      and j.rank = ranks.rank order by j.seq limit most) counted)
+    + (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'parked'
+      and j.rank = ranks.rank order by j.seq limit most) counted)
+    + (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'line'
+      and j.rank::integer = ranks.rank order by j.seq limit most) counted)))
+  into ready from (values (0), (1), (2)) ranks (rank);
   others := jsonb_build_object(
-    'running', (select count(*) from redisjobs.jobs where queue = q and place = 'running'),
-    'delayed', (select count(*) from redisjobs.jobs where queue = q and place = 'delayed'),
-    'dead', (select count(*) from redisjobs.jobs where queue = q and place = 'dead'),
-    'completed', (select count(*) from redisjobs.jobs where queue = q and place = 'completed'),
-    'cancelled', (select count(*) from redisjobs.jobs where queue = q and place = 'cancelled'));
+    'running', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'running'
+      order by j.worker, j.seq limit most) counted),
+    'delayed', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'delayed'
+      order by j.due_ms, j.seq limit most) counted),
+    'dead', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'dead'
+      order by j.seq limit most) counted),
+    'completed', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'completed'
+      order by j.seq limit most) counted),
+    'cancelled', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'cancelled'
+      order by j.seq limit most) counted));
   select jsonb_object_agg(found.name, found.n) into totals from (
     select each.name, sum(each.n) as n from (
       select name, n from redisjobs.totals where queue = q

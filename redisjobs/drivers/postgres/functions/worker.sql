@@ -7,6 +7,7 @@ declare
   now_ms bigint := redisjobs_f._now(given_ms);
   other text;
 begin
+  perform redisjobs_f._refuse_behind(q);
   perform redisjobs_f._lock(q);
   select run into other from redisjobs.workers w where w.queue = q and w.id = worker_id;
   if found and other = run_id then
@@ -20,6 +21,47 @@ begin
   on conflict (queue, id) do update set until_ms = excluded.until_ms, facts = '{}', wish = null, cancels = 0;
   perform redisjobs_f._tell('joined', '');
   return redisjobs_f._answer('"OK"');
+end $$;
+
+-- Raise an error if the sequence will give a place in line that a job has: jobs are changed by their places.
+create function redisjobs_f._refuse_behind(q text) returns void language plpgsql as $$
+begin
+  if redisjobs_f._is_behind(q) then
+    raise exception 'the sequence redisjobs.line is behind the places of jobs, as after an upgrade by logical replication, which '
+      'does not copy it: new jobs would share places with others, and be lost. Stop what pushes, and as the owner of the schema '
+      'run: select setval(''redisjobs.line'', (select max(seq) from redisjobs.jobs))';
+  end if;
+end $$;
+
+-- Whether a job has a place in line that the sequence has not given yet. Stable, so it sees no job that came after the look at
+-- the sequence.
+create function redisjobs_f._is_behind(q text) returns boolean language plpgsql stable as $$
+declare
+  given constant bigint := (select last_value - case when is_called then 0 else 1 end from redisjobs.line);
+begin
+  return exists (
+    select from (values (0), (1), (2)) ranks (rank) cross join lateral (
+      (select from redisjobs.jobs j where j.queue = q and j.place = 'ready' and j.rank = ranks.rank and j.seq > given
+        order by j.seq limit 1)
+      union all
+      (select from redisjobs.jobs j where j.queue = q and j.place in ('returned', 'alone') and j.rank = ranks.rank
+        and j.seq > given order by j.seq limit 1)
+      union all
+      (select from redisjobs.jobs j where j.queue = q and j.place = 'parked' and j.rank = ranks.rank and j.seq > given
+        order by j.seq limit 1)
+      union all
+      (select from redisjobs.jobs j where j.queue = q and j.place = 'line' and j.rank::integer = ranks.rank and j.seq > given
+        order by j.seq limit 1)
+    ) waits
+  ) or exists (
+    select from unnest(array['dead', 'completed', 'cancelled']) state cross join lateral (
+      select from redisjobs.jobs j where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled')
+        and j.seq > given order by j.seq limit 1) aside
+  ) or exists (  -- these two are not in order, but in the index
+    select from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.seq > given order by j.worker, j.seq limit 1
+  ) or exists (
+    select from redisjobs.jobs j where j.queue = q and j.place = 'delayed' and j.seq > given order by j.due_ms, j.seq limit 1
+  );
 end $$;
 
 -- Renew the leases of workers, also of several queues; `facts` are JSON objects. Answers, in order: null for a worker that

@@ -9,6 +9,7 @@ from redisjobs.base.arguments import is_text
 from redisjobs.errors import DecodeError, EncodeError
 from redisjobs.model import codec
 from redisjobs.model.job import OnConflict, Priority, checked_name
+from redisjobs.model.limits import checked_key
 from redisjobs.model.transitions import MOST_JOBS, After, At, Due, NewJob
 
 _NONCE = r"\S{0,100}"
@@ -152,9 +153,13 @@ class _Options:
         given = self._given.pop("fields", {})
         if not isinstance(given, Mapping) or given.keys() & set(_PUSHED_APART):
             raise DecodeError("the option fields is no object, or names a column")
-        if all(isinstance(text, str) for text in given.values()):
-            return [part for pair in given.items() for part in pair]
-        raise DecodeError("the option fields has values that are no texts")
+        if not all(isinstance(text, str) for text in given.values()):
+            raise DecodeError("the option fields has values that are no texts")
+        try:
+            checked_key(given.get("limit_key", "none"))
+        except ValueError as error:
+            raise DecodeError(f"the option fields is wrong: {error}") from error
+        return [part for pair in given.items() for part in pair]
 
     def check_all_read(self) -> None:
         if self._given:

@@ -33,6 +33,7 @@ BAD = {
     "the option unique_for_ms is no whole number": {"options": '{"unique_for_ms": -1}'},
     "there is no option 'delay'": {"options": '{"delay": 5}'},
     "names a column": {"options": '{"fields": {"name": "x"}}'},
+    "limit_key='xx": {"options": f'{{"fields": {{"limit_key": "{"x" * 201}"}}}}'},
     "the option unique is no text": {"options": '{"unique": 5}'},
     "this queue takes up to": {"parameters": f'"{"x" * 600_000}"'},
 }

@@ -45,6 +45,7 @@ T = TypeVar("T")
 # Importing them registers the calls of queries and changes.
 _ = (health, keeping, limits, pausing, reading, requeuing, results, schedules, settings, standing, statistics)
 
+_LONGEST_NAME = 200  # bytes of a queue's name: an entry of an index has it with an id, or with a limit key
 _MOST_STALE = 3  # tries of a push that the database gets too late, by its clock
 _UNEVEN = "the database's clock does not run evenly, or its answers take too long; nothing was pushed"
 
@@ -106,9 +107,16 @@ class PostgresDriver:
         where: The URL of the database.
         queue: The queue's name.
         now_ms: Returns the time, for tests; None: the server's clock.
+
+    Raises:
+        ValueError: The URL is invalid, or the queue's name is too long.
     """
 
     def __init__(self, where: str, queue: str, now_ms: Now = None) -> None:
+        if len(queue.encode()) > _LONGEST_NAME:
+            raise ValueError(
+                f"{queue!r} can't name a queue in Postgres: give up to {_LONGEST_NAME} bytes of UTF-8"
+            )
         self.target = Target(where)
         self.place: Hashable = (self.target.place, queue)
         self.where = self.target.where

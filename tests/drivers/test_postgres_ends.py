@@ -82,7 +82,7 @@ async def test_a_job_that_ends_just_as_a_process_asks_tells_it(
     await push(store, "a")
     lease = await claim_one(one) if runs else None
     async with told(store, "me") as heard, anyio.create_task_group() as tasks:
-        other.ask("select redisjobs_f.status(%s, null, array['a'], 'me')")
+        other.ask("select redisjobs_f.await(%s, null, array['a'], 'me')")
         tasks.start_soon(settle, one, lease or await claim_one(one), settlement)
         await eventually(other.is_waited_for)
         other.transaction.commit()

@@ -23,7 +23,7 @@ def _audit(change: Audit) -> Call[Audited]:
         return Call("audited", [], answer_of(lambda total: Audited(f"{_PARTS[0]} ", "", total=total)))
     part, _, after = change.after.partition(" ")
     parse = partial(_audited, part, change.repair)
-    return Call("audit", [part, text_of(after), change.repair], answer_of(parse))
+    return Call("repair" if change.repair else "audit", [part, text_of(after)], answer_of(parse))
 
 
 def _audited(part: str, repaired: bool, found: Meta) -> Audited:

@@ -11,9 +11,8 @@ from redisjobs.model.changes import Ending, GetStatus, JobStatus
 @answers(GetStatus)
 def _get_status(change: GetStatus) -> Call[list[JobStatus]]:
     ids = [text_of(job_id) for job_id in change.job_ids]
-    return Call(
-        "status", [ids, text_of(change.process)], answer_of(lambda found: [_status(each) for each in found])
-    )
+    parse = answer_of(lambda found: [_status(each) for each in found])
+    return Call("await", [ids, text_of(change.process)], parse) if change.process else Call("status", [ids], parse)
 
 
 def _status(found: Sequence[Any]) -> JobStatus:

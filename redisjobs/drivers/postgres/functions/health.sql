@@ -177,31 +177,35 @@ begin
   end case;
 end $$;
 
--- Make a step of the audit: {looked, after: the last key, null at the end of the part, faults: [[kind, what]], waiting: names of
--- ready jobs, and how many there are}.
-create function redisjobs_f.audit(q text, given_ms bigint, part text, after text, repairs boolean) returns text
-language plpgsql as $$
-declare
-  now_ms constant bigint := redisjobs_f._now(given_ms);
-  answer jsonb;
-  fault record;
-begin
-  if repairs then
-    perform redisjobs_f._lock(q);
-  end if;
+-- Make a step of the audit: {looked, after: the last key, null at the end of the part, faults: [[kind, what, key]], waiting:
+-- names of ready jobs, and how many there are}.
+create function redisjobs_f._step_of_audit(q text, part text, after text, now_ms bigint) returns jsonb language sql stable as $$
   with looked as materialized (select * from redisjobs_f._look_at(q, part, after, now_ms)),
     waiting as (select l.waits, count(*) as many from looked l where l.waits is not null group by 1)
   select jsonb_build_object('looked', count(*),
     'after', case when count(*) = 500 then (array_agg(l.key))[500] end,
     'faults', coalesce(jsonb_agg(jsonb_build_array(l.kind, l.what, l.key)) filter (where l.kind is not null), '[]'),
     'waiting', (select coalesce(jsonb_object_agg(w.waits, w.many), '{}') from waiting w))
-  into answer from looked l;
-  if repairs then
-    for fault in select each ->> 0 as kind, each ->> 1 as what, each ->> 2 as key from jsonb_array_elements(answer -> 'faults') each
-    loop
-      perform redisjobs_f._correct(q, fault.kind, fault.what, fault.key, now_ms);
-    end loop;
-  end if;
+  from looked l
+$$;
+
+create function redisjobs_f.audit(q text, given_ms bigint, part text, after text) returns text language sql stable as $$
+  select redisjobs_f._answer(redisjobs_f._step_of_audit(q, part, after, redisjobs_f._now(given_ms)))
+$$;
+
+-- Make a step of the audit, and correct what it finds. Not a part of `audit`: who reads may not write.
+create function redisjobs_f.repair(q text, given_ms bigint, part text, after text) returns text language plpgsql as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  answer jsonb;
+  fault record;
+begin
+  perform redisjobs_f._lock(q);
+  answer := redisjobs_f._step_of_audit(q, part, after, now_ms);
+  for fault in select each ->> 0 as kind, each ->> 1 as what, each ->> 2 as key from jsonb_array_elements(answer -> 'faults') each
+  loop
+    perform redisjobs_f._correct(q, fault.kind, fault.what, fault.key, now_ms);
+  end loop;
   return redisjobs_f._answer(answer);
 end $$;
 

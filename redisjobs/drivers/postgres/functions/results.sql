@@ -1,17 +1,26 @@
 -- A process asks how jobs have ended, and waits for those that have not.
 
 -- Return the status of jobs, in order, a list each: ending, place, keep_ms, progress, value, error, error_type, traceback,
--- reason. Once the answer has some 4 MB, the ending of the others is LATER. The process, unless '', is noted for jobs that
--- have not ended.
-create function redisjobs_f.status(q text, given_ms bigint, ids text[], process text) returns text
-language plpgsql as $$
+-- reason. Once the answer has some 4 MB, the ending of the others is LATER.
+create function redisjobs_f.status(q text, given_ms bigint, ids text[]) returns text language plpgsql stable as $$
+begin
+  return redisjobs_f._answer(redisjobs_f._status_of(q, ids, redisjobs_f._now(given_ms)));
+end $$;
+
+-- Note a process for those of the jobs that have not ended, and return the status of all, as they are after that. Not a part
+-- of `status`: who reads may not write.
+create function redisjobs_f.await(q text, given_ms bigint, ids text[], process text) returns text language plpgsql as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
+begin
+  perform redisjobs_f._await(q, ids, process, now_ms);
+  return redisjobs_f._answer(redisjobs_f._status_of(q, ids, now_ms));
+end $$;
+
+create function redisjobs_f._status_of(q text, ids text[], now_ms bigint) returns jsonb language plpgsql stable as $$
+declare
   found jsonb;
 begin
-  if process <> '' then
-    perform redisjobs_f._await(q, ids, process, now_ms);
-  end if;
   select jsonb_agg(case when s.before < 4194304 then s.status else '["LATER", "", null, "", "", "", "", "", ""]' end
     order by s.n) into found
   from (
@@ -36,7 +45,7 @@ begin
     left join lateral (select * from redisjobs.progress p
       where p.queue = q and p.id = a.id and p.until_ms + 0 > now_ms offset 0) progress on true
   ) s;
-  return redisjobs_f._answer(coalesce(found, '[]'));
+  return coalesce(found, '[]');
 end $$;
 
 create function redisjobs_f._as_dead(fields jsonb, progress text) returns jsonb language sql immutable as $$

@@ -8,7 +8,7 @@ from redisjobs.drivers.postgres.calls import Call, answer_of, answers
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Tidied, Tidy
 
-_AFTER = re.compile(r"(unpark|trim)((?: -?\d{1,19})*)", re.ASCII)
+_AFTER = re.compile(r"(unpark|lines|buckets|trim)((?: -?\d{1,19})*)(?: (\[.*\]))?", re.ASCII | re.DOTALL)
 
 
 @answers(Tidy)
@@ -17,7 +17,8 @@ def _tidy(change: Tidy) -> Call[Tidied]:
     if change.after and not found:
         raise DriverError(f"after={change.after!r:.60}: no step ends there")
     places = [int(each) for each in found[2].split()] if found else []
-    return Call("tidy", [found[1] if found else "", places], answer_of(_tidied))
+    duty, line = (found[1], found[3] or "") if found else ("", "")
+    return Call("tidy", [duty, places, line], answer_of(_tidied))
 
 
 def _tidied(found: Mapping[str, Any]) -> Tidied:

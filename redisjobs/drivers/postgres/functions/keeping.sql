@@ -1,8 +1,10 @@
 -- Tidying: parked jobs and lines that were left behind, jobs whose retention has ended, rows that are over, counters.
 
--- One step of tidying. Answers {after: the duty and the places of the next step, '' at the end; trimmed: how many jobs were
--- deleted}. The first step, of duty '', does nothing if a run began less than 55 s ago.
-create function redisjobs_f.tidy(q text, given_ms bigint, duty text, places bigint[]) returns text language plpgsql as $$
+-- One step of tidying. Answers {after: the duty and the place of the next step, '' at the end; trimmed: how many jobs were
+-- deleted}. The place is numbers, or a line as JSON. The first step, of duty '', does nothing if a run began less than 55 s
+-- ago.
+create function redisjobs_f.tidy(q text, given_ms bigint, duty text, places bigint[], line text) returns text
+language plpgsql as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   next_place text;
@@ -11,14 +13,20 @@ begin
   if duty = '' and not redisjobs_f._begin_tidying(q, now_ms) then
     next_place := '';
   elsif duty in ('', 'unpark') then
-    perform redisjobs_f._lock(q);
-    next_place := redisjobs_f._unpark(q, coalesce(places[1], -1)::smallint, coalesce(places[2], 0), now_ms);
-    if next_place <> '' then
-      next_place := 'unpark ' || next_place;
-    else
-      perform redisjobs_f._tidy_lines(q, now_ms);
-      next_place := 'trim';
+    if duty = '' then
+      perform redisjobs_f._refuse_behind(q);  -- workers that joined before a switch go on after it
     end if;
+    perform redisjobs_f._lock(q);
+    if duty = '' then
+      perform redisjobs_f._fence_unknown(q, now_ms);
+    end if;
+    next_place := redisjobs_f._unpark(q, coalesce(places[1], -1)::smallint, coalesce(places[2], 0), now_ms);
+    next_place := case when next_place <> '' then 'unpark ' || next_place else 'lines' end;
+  elsif duty = 'lines' then
+    next_place := redisjobs_f._tidy_lines(q, line, now_ms);
+    next_place := case when next_place <> '' then 'lines ' || next_place else 'buckets' end;
+  elsif duty = 'buckets' then
+    next_place := case when redisjobs_f._drop_buckets(q, now_ms) then 'buckets' else 'trim' end;
   else
     select t.trimmed, t.next_place into trimmed, next_place from redisjobs_f._trim(q, places, now_ms) t;
     perform redisjobs_f._rotate(now_ms);
@@ -55,7 +63,6 @@ begin
   perform redisjobs_f._count(q, 'trimmed', trimmed);
   has_more := redisjobs_f._clear(q, now_ms) or has_more;
   has_more := redisjobs_f._fold(q) or has_more;
-  perform redisjobs_f._fence_unknown(q, now_ms);
   next_place := case when has_more then 'trim ' || array_to_string(up_to, ' ') else '' end;
 end $$;
 
@@ -152,14 +159,18 @@ begin
   return number;
 end $$;
 
--- Fold up to 10,000 changes of counters into their totals; whether there may be more. Not while a snapshot is held: deleted
--- rows would stay, and each reader would walk over them.
+-- Whether anything has held a snapshot for half a minute: then rows that are deleted stay, and who looks walks over them.
+create function redisjobs_f._is_pinned() returns boolean language plpgsql stable as $$
+begin
+  return redisjobs_f._pins(30000) <> '[]';
+end $$;
+
+-- Fold up to 10,000 changes of counters into their totals; whether there may be more.
 create function redisjobs_f._fold(q text) returns boolean language plpgsql as $$
 declare
   number bigint;
 begin
-  if exists (select from pg_stat_activity a where a.datname = current_database() and a.backend_xmin is not null
-      and a.backend_type <> 'autovacuum worker' and a.xact_start < clock_timestamp() - interval '30 s') then
+  if redisjobs_f._is_pinned() then
     return false;
   end if;
   with folded as (
@@ -179,11 +190,7 @@ end $$;
 -- jobs.
 create function redisjobs_f._fence_unknown(q text, now_ms bigint) returns void language plpgsql as $$
 begin
-  if redisjobs_f._unknown(q) <> '{}' then
-    perform redisjobs_f._lock(q);
-    insert into redisjobs.fenced select q, unknown, now_ms from unnest(redisjobs_f._unknown(q)) unknown
-      on conflict do nothing;
-  end if;
+  insert into redisjobs.fenced select q, unknown, now_ms from unnest(redisjobs_f._unknown(q)) unknown on conflict do nothing;
 end $$;
 
 create function redisjobs_f._unknown(q text) returns text[] language plpgsql as $$

@@ -206,7 +206,7 @@ end $$;
 
 -- Return up to `most` jobs of a line in order.
 create function redisjobs_f._line(b redisjobs.buckets, most bigint) returns table (seq bigint, rank smallint)
-language plpgsql as $$
+language plpgsql stable as $$
 #variable_conflict use_column
 begin
   return query
@@ -301,39 +301,91 @@ begin
   return case when cardinality(lines) = 500 then lines[500].key end;
 end $$;
 
--- Give a turn to lines that could go on, in case the clock was set; drop buckets without jobs: up to 500 of both.
-create function redisjobs_f._tidy_lines(q text, now_ms bigint) returns void language plpgsql as $$
+-- Give a turn to lines that could go on, in case the clock was set, or a count is wrong: a step of 500 lines after one, '' to
+-- begin. Returns the last line, '' at the end. Only if something is wrong it looks again beside no exchange.
+create function redisjobs_f._tidy_lines(q text, after_line text, now_ms bigint) returns text language plpgsql as $$
 declare
-  changed redisjobs.buckets[];
+  looked record;
 begin
+  select * into looked from redisjobs_f._look_at_lines(q, after_line, now_ms);
+  if looked.corrected is not null then
+    perform redisjobs_f._lock(q);
+    select * into looked from redisjobs_f._look_at_lines(q, after_line, now_ms);
+    perform redisjobs_f._put_buckets(looked.corrected, now_ms);
+  end if;
+  if looked.last is null then
+    perform redisjobs_f._forget_limits(q);
+    perform redisjobs_f._tell_turn(q);
+  end if;
+  return coalesce(looked.last, '');
+end $$;
+
+-- Return the buckets of 500 lines after one that should be otherwise, as they should be, null if there are none; and the last
+-- of the lines, null if there are no more. Stable, so that it sees buckets and shares at one instant.
+create function redisjobs_f._look_at_lines(q text, after_line text, now_ms bigint, out corrected redisjobs.buckets[], out last text)
+language plpgsql stable as $$
+begin
+  select array_agg(row(q, b.name, b.key, b.number, s.running, room.steady_us, true, turn.at_ms, b.line_from)::redisjobs.buckets)
+      filter (where p.name is null and (b.running, b.next_us, b.turn_ms) is distinct from (s.running, room.steady_us, turn.at_ms)),
+    case when count(*) = 500 then (array_agg(jsonb_build_array(b.name, b.key) order by b.name, b.key))[500]::text end
+  into corrected, last
+  from redisjobs_f._open_lines(q, coalesce(nullif(after_line, '')::jsonb ->> 0, ''),
+    coalesce(nullif(after_line, '')::jsonb ->> 1, '')) b
+  left join redisjobs.rules p on p.queue = q and p.kind = 'name' and p.name = b.name
+  left join redisjobs.rules r on r.queue = q and r.kind = 'limit' and r.name = b.name
+  left join lateral redisjobs_f._limit_of(r.value) l on true
+  cross join lateral (
+    select count(*) as running from redisjobs.shares each where each.queue = q and each.name = b.name and each.key = b.key
+  ) s
+  cross join lateral redisjobs_f._room(s.running, b.next_us, l.most, l.every_us, l.ahead_us, now_ms) room
+  cross join lateral (select least(b.turn_ms, case when room.free > 0 then now_ms else room.from_ms end) as at_ms) turn;
+end $$;
+
+-- Return up to 500 open lines after one, each found by one step in the index: it may have many rows of a line that are gone.
+create function redisjobs_f._open_lines(q text, after_name text, after_key text) returns setof redisjobs.buckets
+language plpgsql stable as $$
+begin
+  return query
+  with recursive line as (
+    (select b.* from redisjobs.buckets b where b.queue = q and b.is_open and (b.name, b.key) > (after_name, after_key)
+      order by b.name, b.key, b.number desc limit 1)
+    union all
+    select following.* from line cross join lateral (
+      select b.* from redisjobs.buckets b where b.queue = q and b.is_open and (b.name, b.key) > (line.name, line.key)
+        order by b.name, b.key, b.number desc limit 1) following
+  )
+  select * from line limit 500;
+end $$;
+
+-- Drop up to 1,000 buckets without jobs; whether there may be more. Beside no call that changes buckets, but beside exchanges
+-- without limits. Not while a snapshot is held: this would walk over all that are gone.
+create function redisjobs_f._drop_buckets(q text, now_ms bigint) returns boolean language plpgsql as $$
+declare
+  number integer;
+begin
+  if redisjobs_f._is_pinned() then
+    return false;
+  end if;
+  perform redisjobs_f._share(q);
   delete from redisjobs.buckets b where b.ctid = any(array(
     select each.ctid from redisjobs.buckets each
-    where each.queue = q and not each.is_open and each.running = 0 and each.next_us <= now_ms * 1000 limit 500));
-
-  select array_agg(b.bucket) into changed from (
-    select row(q, b.name, b.key, b.number, s.running, room.steady_us, true, turn.at_ms, b.line_from)::redisjobs.buckets as bucket
-    from redisjobs.buckets b
-    left join redisjobs.rules r on r.queue = q and r.kind = 'limit' and r.name = b.name
-    left join lateral redisjobs_f._limit_of(r.value) l on true
-    cross join lateral (
-      select count(*) as running from redisjobs.shares each where each.queue = q and each.name = b.name and each.key = b.key
-    ) s
-    cross join lateral redisjobs_f._room(s.running, b.next_us, l.most, l.every_us, l.ahead_us, now_ms) room
-    cross join lateral (select least(b.turn_ms, case when room.free > 0 then now_ms else room.from_ms end) as at_ms) turn
-    where b.queue = q and b.is_open
-      and not exists (select from redisjobs.rules p where p.queue = q and p.kind = 'name' and p.name = b.name)
-      and (b.running, b.next_us, b.turn_ms) is distinct from (s.running, room.steady_us, turn.at_ms)
-    limit 500) b;
-  perform redisjobs_f._put_buckets(changed, now_ms);
-  perform redisjobs_f._forget_limits(q);
-  perform redisjobs_f._tell_turn(q);
+    where each.queue = q and not each.is_open and each.running = 0 and each.next_us <= now_ms * 1000
+    order by each.next_us limit 1000 for update skip locked));
+  get diagnostics number = row_count;
+  return number = 1000;
 end $$;
 
 -- Forget removed limits of which no line and no share is left.
 create function redisjobs_f._forget_limits(q text) returns void language plpgsql as $$
 begin
+  if not exists (select from redisjobs.rules r where r.queue = q and r.kind = 'limit' and r.value = '') then
+    return;
+  end if;
+  perform redisjobs_f._lock(q);
   delete from redisjobs.rules r where r.queue = q and r.kind = 'limit' and r.value = ''
-    and not exists (select from redisjobs.buckets b where b.queue = q and b.name = r.name and (b.is_open or b.running > 0));
+    and (select true from redisjobs.buckets b where b.queue = q and b.name = r.name and b.is_open
+      order by b.key, b.number desc limit 1) is null
+    and (select true from redisjobs.shares s where s.queue = q and s.name = r.name order by s.key, s.seq limit 1) is null;
 end $$;
 
 -- Set the limit of a job name, '' to remove it, and give its lines a turn: a step. Answers the key after which the next step
@@ -377,7 +429,7 @@ end $$;
 -- List limits, the lines of buckets and the running jobs: a step of up to 500 lines after a name and key (null: none), or of
 -- running jobs after a place. Answers {limits, lines, running, line: the last line, job: the last job's place; null: the end}.
 create function redisjobs_f.find_limits(q text, given_ms bigint, after_name text, after_key text, after_seq bigint) returns text
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   limits jsonb;
   lines jsonb := '[]';

@@ -10,7 +10,9 @@ create function redisjobs_f._pins(older_ms bigint) returns jsonb language sql st
       floor(extract(epoch from clock_timestamp() - xact_start))::bigint as seconds, coalesce(state, backend_type) as state,
       age(backend_xmin) as transactions
     from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()
-      and (datname = current_database() or datname is null) and backend_type in ('client backend', 'walsender')
+      and (datname = current_database() or datname is null)
+      -- Who may not see what a session is sees that it has a user, which autovacuum has not.
+      and coalesce(backend_type in ('client backend', 'walsender'), usesysid is not null)
       and (clock_timestamp() - xact_start > older_ms * interval '1 ms' or (xact_start is null and age(backend_xmin) > 100000))
     union all
     select 'prepared transaction', gid, floor(extract(epoch from clock_timestamp() - prepared))::bigint, '', age(transaction)

@@ -86,6 +86,8 @@ create table redisjobs.buckets (
   primary key (queue, name, key, number)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 create index buckets_turn on redisjobs.buckets (queue, turn_ms) where turn_ms is not null;
+create index buckets_open on redisjobs.buckets (queue, name, key, number desc) where is_open;
+create index buckets_over on redisjobs.buckets (queue, next_us) where not is_open and running = 0;
 -- The running jobs that have a share of a limit.
 create table redisjobs.shares (
   queue text not null, seq bigint not null, name text not null, key text not null, id text not null,

@@ -18,6 +18,7 @@ import pytest
 import redis
 from databases import POSTGRES, Postgres
 from databases import database as database
+from databases import owned as owned
 from databases import postgres as postgres
 from databases import postgreses as postgreses
 from fleet import Fleet

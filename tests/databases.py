@@ -190,3 +190,21 @@ def database(postgres: Postgres) -> Iterator[str]:
     """The URL of a migrated database of this test, for its owner."""
     with postgres.database() as url:
         yield url
+
+
+@pytest.fixture
+def owned(postgres: Postgres) -> Iterator[Owned]:
+    """A migrated database of this test that an ordinary role owns."""
+    mark = secrets.token_hex(4)
+    owner = f"owner-{mark}"
+    postgres.run(f'CREATE ROLE "{owner}" LOGIN NOSUPERUSER')
+    try:
+        with postgres.database(migrated=False) as url:
+            name = url.rpartition("/")[2]
+            postgres.run(f'ALTER DATABASE {name} OWNER TO "{owner}"')
+            made = Owned(postgres, name, owner, mark)
+            list(schema.migrate(made.url))
+            yield made
+    finally:
+        for (role,) in postgres.run(f"SELECT rolname FROM pg_roles WHERE rolname LIKE '%{mark}%'"):
+            postgres.run(f'DROP ROLE "{role}"')

@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -30,23 +30,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 class Greet:
     job_name: ClassVar[str] = "greet"
     name: str
-
-
-@pytest.fixture
-def owned(postgres: Postgres) -> Iterator[Owned]:
-    mark = secrets.token_hex(4)
-    owner = f"owner-{mark}"
-    postgres.run(f'CREATE ROLE "{owner}" LOGIN NOSUPERUSER')
-    try:
-        with postgres.database(migrated=False) as url:
-            name = url.rpartition("/")[2]
-            postgres.run(f'ALTER DATABASE {name} OWNER TO "{owner}"')
-            made = Owned(postgres, name, owner, mark)
-            list(schema.migrate(made.url))
-            yield made
-    finally:
-        for (role,) in postgres.run(f"SELECT rolname FROM pg_roles WHERE rolname LIKE '%{mark}%'"):
-            postgres.run(f'DROP ROLE "{role}"')
 
 
 def a_queue(url: str) -> JobQueue:

@@ -1,5 +1,5 @@
 -- Limits: which jobs hold a share of one, which wait in line, and which line has the next turn. All this runs beside no
--- exchange of the queue (`_lock`), but for `_pass_turn`, which may run beside itself.
+-- exchange of the queue (`_lock`), but for `_pass_turn`, which may run beside itself, and most of what tidies.
 --
 -- Rows are looked up by `lateral` with a `limit`, one by one: a join's plan that was made while the tables were empty may walk
 -- over all rows of a queue. `offset 0` keeps what was computed once from being computed at each use.

@@ -200,6 +200,7 @@ class PostgresStore(Store):
         return {given(job_id): f"dead {seq}" if place == "dead" else place for job_id, place, seq in rows}
 
     def left(self, schedules: Sequence[ScheduleInfo]) -> Iterator[str]:  # noqa: D102
+        self.run(installed_as("select redisjobs_f._clear_keys(%s, 0)"), self.queue.name)  # as tidying does
         for what, statement in _LEFT.items():
             for (found,) in self.run(statement, self.queue.name):
                 yield what.format(found)

@@ -250,6 +250,7 @@ async def test_a_follow_up_whose_key_or_id_an_open_transaction_has_is_added_once
 
     with pytest.raises(Unavailable):
         await one.exchange(settlements, None)
+    await eventually(lambda: not other.is_waited_for())
     assert len(await rows_of(store.driver, State.RUNNING)) == 2  # nothing was written
     (other.transaction.commit if commits else other.transaction.rollback)()
 

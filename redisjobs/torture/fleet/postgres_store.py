@@ -10,6 +10,7 @@ from redisjobs.drivers.postgres import connecting
 from redisjobs.drivers.postgres.calls import change_call
 from redisjobs.drivers.postgres.entries import given, new_job, text_of
 from redisjobs.drivers.postgres.errors import lost
+from redisjobs.drivers.postgres.functions import installed_as
 from redisjobs.drivers.postgres.notices import channel_of
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target

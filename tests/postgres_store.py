@@ -4,25 +4,29 @@ import itertools
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
+import orjson
 import psycopg
 from psycopg.types.json import Jsonb
 from store import Clock, text_of
 
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.postgres import functions, working
-from redisjobs.drivers.postgres.calls import CHANGES, QUERIES, change_call
+from redisjobs.drivers.postgres.calls import CHANGES, QUERIES, Call, change_call
 from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.drivers.postgres.entries import new_job
 from redisjobs.drivers.postgres.notices import channel_of
+from redisjobs.drivers.postgres.pushes import push
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.model.changes import Change
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import Priority
 from redisjobs.model.queries import Query
-from redisjobs.model.transitions import NewJob
+from redisjobs.model.transitions import NewJob, Pushed
+
+T = TypeVar("T")
 
 _numbers = itertools.count(1)
 
@@ -127,10 +131,20 @@ class Other:
 
     def begin(self, asked: Change[Any]) -> None:
         """Make a change in the open transaction."""
-        call = change_call(asked)
-        statement = functions.statement(call.function)
+        self.run(change_call(asked))
+
+    def run(self, call: Call[T]) -> T:
+        """Run a call in the open transaction; what it answers."""
         values = (self._store.queue_name, self._store.clock.set_to, *call.arguments)
-        psycopg.RawCursor(self.transaction).execute(statement, values)
+        cursor = psycopg.RawCursor(self.transaction).execute(functions.statement(call.function), values)
+        *rows, (meta, *_) = cursor.fetchall()
+        return call.parse(orjson.loads(meta), rows)
+
+    def push(self, *jobs: NewJob) -> list[Pushed]:
+        """Push jobs in the open transaction."""
+        pushed = self.run(push(jobs, repeated=False, sent_ms=self._store.clock()))
+        assert pushed is not None
+        return pushed
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement in the open transaction; its first value is the queue's name."""

@@ -55,7 +55,6 @@ FAULTY = {
     "line": "update redisjobs.jobs set place = 'line' where queue = %(q)s and id = 'ready'",
     "no due time": "update redisjobs.jobs set due_ms = null where queue = %(q)s and id = 'later'",
     "group": "update redisjobs.jobs set kind = 'other' where queue = %(q)s and id = 'dead'",
-    "unique": "insert into redisjobs.uniques (queue, key, id) values (%(q)s, 'left', 'gone')",
     "held": "insert into redisjobs.rules (queue, kind, name, since_ms) values (%(q)s, 'held', 'gone', 1)",
     "share": "insert into redisjobs.shares select queue, seq, name, '', id from redisjobs.jobs "
     "where queue = %(q)s and id = 'ready'",
@@ -94,9 +93,10 @@ async def test_a_limit_that_counts_wrongly_is_corrected(postgres_store: Postgres
 
 
 async def test_what_is_only_odd_is_no_fault(postgres_store: PostgresStore, queue: JobQueue) -> None:
-    """A key that expires, a job that is held, and a name that was just resumed."""
+    """Keys that expire, or that tidying will delete, a job that is held, and a name that was just resumed."""
     for statement in (
         "insert into redisjobs.uniques values (%s, 'for a time', 'gone', 9e15)",
+        "insert into redisjobs.uniques (queue, key, id) values (%s, 'left', 'gone')",
         "insert into redisjobs.rules (queue, kind, name, since_ms) values (%s, 'held', 'later', 1)",
     ):
         postgres_store.admin.execute(statement.encode(), (postgres_store.queue_name,))
@@ -105,6 +105,7 @@ async def test_what_is_only_odd_is_no_fault(postgres_store: PostgresStore, queue
     assert await faults_of(queue) == {}
     await queue.resume("Work")
     assert await faults_of(queue) == {}
+    postgres_store.rows("delete from redisjobs.uniques where queue = %s and key = 'left' returning key")
 
 
 async def test_an_audit_looks_at_each_job_once_in_steps(postgres_store: PostgresStore, queue: JobQueue) -> None:

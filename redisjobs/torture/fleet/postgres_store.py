@@ -10,6 +10,7 @@ from redisjobs.drivers.postgres import connecting
 from redisjobs.drivers.postgres.calls import change_call
 from redisjobs.drivers.postgres.entries import given, new_job, text_of
 from redisjobs.drivers.postgres.errors import lost
+from redisjobs.drivers.postgres.functions import installed_as
 from redisjobs.drivers.postgres.notices import channel_of
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
@@ -200,6 +201,7 @@ class PostgresStore(Store):
         return {given(job_id): f"dead {seq}" if place == "dead" else place for job_id, place, seq in rows}
 
     def left(self, schedules: Sequence[ScheduleInfo]) -> Iterator[str]:  # noqa: D102
+        self.run(installed_as("select redisjobs_f._clear_keys(%s, 0)"), self.queue.name)  # as tidying does
         for what, statement in _LEFT.items():
             for (found,) in self.run(statement, self.queue.name):
                 yield what.format(found)

@@ -59,7 +59,7 @@ declare
   keep_ms bigint := coalesce(nullif((result->>'keep_ms')::bigint, 0), redisjobs_f._kept_ms(job), 0);
 begin
   if job.unique_key <> '' then
-    delete from redisjobs.uniques u where u.queue = job.queue and u.key = job.unique_key and u.id = job.id;
+    perform redisjobs_f._free_keys(job.queue, array[job.unique_key], array[job.id]);
   end if;
   if keep_ms > 0 and (refused <> '' or result_value is not null or state <> 'completed') then
     result_value := case when state = 'completed' and refused = '' then result_value end;

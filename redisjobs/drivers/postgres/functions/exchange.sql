@@ -36,6 +36,8 @@ declare
   freed bigint[];
   young text[];
   lost integer[];
+  keys text[];
+  holders text[];
   waiting record;
 begin
   with gone as (
@@ -43,13 +45,15 @@ begin
     where j.seq = s.seq  -- only this may use an index: the worker's jobs leave many dead entries in theirs
       and (j.queue, j.place, j.worker, j.deliveries) is not distinct from (q, 'running', worker_id, s.deliveries)
     returning s.at, j.seq, j.id, j.nonce, j.unique_key, j.since_ms
-  ), keys as (
-    delete from redisjobs.uniques u using gone g where u.queue = q and u.key = g.unique_key and u.id = g.id
   )
   select array_agg(g.seq), array_agg(g.id), array_agg(g.id || ' ' || coalesce(g.nonce, '')) filter (where g.since_ms > now_ms - 60000),
+    array_agg(g.unique_key) filter (where g.unique_key <> ''), array_agg(g.id) filter (where g.unique_key <> ''),
     case when count(*) < cardinality(seqs)
       then (select array_agg(at) from generate_subscripts(seqs, 1) all_of(at) where at not in (select g.at from gone g)) end
-  into freed, ids, young, lost from gone g;
+  into freed, ids, young, keys, holders, lost from gone g;
+  if keys is not null then
+    perform redisjobs_f._free_keys(q, keys, holders);
+  end if;
   perform redisjobs_f._give_up(q, freed, false, now_ms);
   if young is not null then
     perform redisjobs_f._remember_ended(q, young, now_ms);
@@ -159,7 +163,7 @@ begin
     and j.place not in ('completed', 'cancelled')) then
     return false;
   end if;
-  select a.word into answer from redisjobs_f._add(parent.queue, job, now_ms, parent.id, parent.unique_key) a;
+  select a.word into answer from redisjobs_f._add(parent.queue, job, now_ms, parent.id) a;
   if answer <> 'OK' then
     return false;
   end if;
@@ -377,10 +381,13 @@ create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], coun
 declare
   words jsonb;
   lost integer[];
+  keys text[];
 begin
   if others is not null then
+    keys := redisjobs_f._lock_pushed(q, others, now_ms);
     perform redisjobs_f._lock_jobs(seqs || array(select (value->>'seq')::bigint from jsonb_array_elements(others)));
     words := redisjobs_f._settle_all(q, worker_id, others, now_ms);
+    perform redisjobs_f._unlock_keys(q, keys);
   end if;
   if seqs <> '{}' and redisjobs_f._ends_plainly(q) then
     lost := redisjobs_f._end_plain(q, worker_id, seqs, counted, now_ms);
@@ -389,6 +396,22 @@ begin
   end if;
   return case when words is null and lost is null then ''
     else jsonb_strip_nulls(jsonb_build_object('words', words, 'lost', lost))::text end;
+end $$;
+
+-- Lock the unique keys of the jobs that others push as they end; return them. Not those that are held, as in `_keys_of`.
+create function redisjobs_f._lock_pushed(q text, others jsonb, now_ms bigint) returns text[] language plpgsql as $$
+declare
+  keys text[];
+begin
+  if not others @? '$[*].pushes[*].unique' then
+    return '{}';
+  end if;
+  keys := array(
+    select job->>'unique' from jsonb_array_elements(others) one cross join jsonb_array_elements(one.value->'pushes') job
+    where job ? 'unique' and (job ? 'remembers' or redisjobs_f._holder(q, job->>'unique', now_ms,
+      (select coalesce(max(j.id), '') from redisjobs.jobs j where j.seq = (one.value->>'seq')::bigint)) = ''));
+  perform redisjobs_f._lock_keys(q, keys);
+  return keys;
 end $$;
 
 -- Whether jobs that are done can go in one step: none is kept.

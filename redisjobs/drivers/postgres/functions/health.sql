@@ -25,12 +25,6 @@ create function redisjobs_f._lives(q text, job_id text) returns boolean language
   select exists (select from redisjobs.jobs where queue = q and id = job_id and place not in ('completed', 'cancelled'))
 $$;
 
--- Whether a unique key is held until a job ends that is gone or dead.
-create function redisjobs_f._is_left(held redisjobs.uniques) returns boolean language sql stable as $$
-  select held.until_ms is null and not exists (select from redisjobs.jobs job where job.queue = held.queue and job.id = held.id
-    and job.place not in ('completed', 'cancelled') and job.place <> 'dead')
-$$;
-
 -- Whether jobs of a bucket wait in line, and nothing gives them a turn: none of it runs, and no time is set.
 create function redisjobs_f._is_stuck(q text, of_name text, of_key text) returns boolean language sql stable as $$
   select exists (select from redisjobs.jobs job where job.queue = q and job.place = 'line' and job.name = of_name
@@ -76,8 +70,7 @@ begin
       concat_ws(' ', line.name, nullif(line.key, '')), null::text
     from redisjobs_f._lines_after(q, coalesce(nullif(after, '')::jsonb ->> 0, ''), coalesce(nullif(after, '')::jsonb ->> 1, '')) line;
   when 'uniques' then
-    return query select u.key, case when redisjobs_f._is_left(u) then 'unique'
-      when u.until_ms < now_ms - 3600000 then 'overdue' end, u.key, null::text
+    return query select u.key, case when u.until_ms < now_ms - 3600000 then 'overdue' end, u.key, null::text
     from redisjobs.uniques u where u.queue = q and u.key > after order by u.key limit 500;
   when 'held' then
     return query select r.name, case when not redisjobs_f._lives(q, r.name) then 'held' end, r.name, null::text
@@ -145,9 +138,6 @@ begin
   when 'line' then
     perform redisjobs_f._open_line(q, key_of::jsonb ->> 0, key_of::jsonb ->> 1, now_ms);
     perform redisjobs_f._tell('due', now_ms::text);
-  when 'unique' then
-    perform redisjobs_f._lock_key(q, what_of);
-    delete from redisjobs.uniques u where u.queue = q and u.key = what_of and redisjobs_f._is_left(u);
   when 'held' then
     delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = what_of
       and not redisjobs_f._lives(q, what_of);

@@ -1,4 +1,4 @@
--- How a job changes its place, and who holds a unique key.
+-- How a job changes its place.
 
 -- Note a new job that may be claimed, or when a new delayed job is due, if it is the first one from now on: not of all,
 -- because dead rows of those that were due may lie there.
@@ -39,33 +39,11 @@ create function redisjobs_f._park(job redisjobs.jobs, now_ms bigint) returns voi
   update redisjobs.jobs set place = 'parked', worker = null where seq = job.seq
 $$;
 
--- Return the id of the job that holds a unique key; '' if no job does.
-create function redisjobs_f._holder(q text, wanted text, now_ms bigint) returns text language plpgsql as $$
-declare
-  holder text;
-begin
-  if coalesce(wanted, '') = '' then
-    return '';
-  end if;
-  select u.id into holder from redisjobs.uniques u
-  where u.queue = q and u.key = wanted and (u.until_ms is null or u.until_ms > now_ms)
-    and not exists (
-      select from redisjobs.jobs j where j.queue = q and j.id = u.id and j.place not in ('completed', 'cancelled')
-        and (j.place, j.unique_key, j.extra->>'unique_until') is not distinct from ('running', wanted, 'start')
-    );
-  return coalesce(holder, '');
-end $$;
-
 -- Lock jobs in the order of their places in line, as all calls do that lock several.
 create function redisjobs_f._lock_jobs(seqs bigint[]) returns void language plpgsql as $$
 begin
   perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
 end $$;
-
--- Only one transaction at a time decides who gets a unique key.
-create function redisjobs_f._lock_key(q text, wanted text) returns void language sql volatile as $$
-  select pg_advisory_xact_lock(hashtextextended('redisjobs key ' || q || ' ' || wanted, 0))
-$$;
 
 -- Promote the delayed jobs that are due, up to 500, from a due time on; return when the next one is due.
 create function redisjobs_f._promote(q text, due_from bigint, now_ms bigint) returns bigint language plpgsql as $$

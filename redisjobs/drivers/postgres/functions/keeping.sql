@@ -62,6 +62,7 @@ begin
   end loop;
   perform redisjobs_f._count(q, 'trimmed', trimmed);
   has_more := redisjobs_f._clear(q, now_ms) or has_more;
+  perform redisjobs_f._clear_keys(q, now_ms);
   has_more := redisjobs_f._fold(q) or has_more;
   next_place := case when has_more then 'trim ' || array_to_string(up_to, ' ') else '' end;
 end $$;

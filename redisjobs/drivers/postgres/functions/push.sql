@@ -27,15 +27,16 @@ declare
   word text;
   holder text;
   known text;
-  key text;
+  keys text[];
 begin
   if not repeated and redisjobs_f._is_late(sent_ms, now_ms) then
     return redisjobs_f._answer('"STALE"');
   end if;
   perform pg_current_xact_id();  -- before any place in line is taken; see the floors of claims
-  for key in select distinct value->>'unique' from jsonb_array_elements(jobs) where value ? 'unique' order by 1 loop
-    perform redisjobs_f._lock_key(q, key);
-  end loop;
+  keys := redisjobs_f._keys_of(q, jobs, now_ms);
+  if keys <> '{}' then
+    perform redisjobs_f._lock_keys(q, keys);
+  end if;
   for job in select value from jsonb_array_elements(jobs) loop
     one := (job->>'id') || ' ' || coalesce(job->>'nonce', '');
     holder := '';
@@ -59,6 +60,9 @@ begin
     end if;
     answers := answers || jsonb_build_array(case when holder = '' then to_jsonb(word) else jsonb_build_array(word, holder) end);
   end loop;
+  if keys <> '{}' then
+    perform redisjobs_f._unlock_keys(q, keys);
+  end if;
   return redisjobs_f._answer(answers);
 end $$;
 
@@ -71,27 +75,37 @@ begin
   end if;
 end $$;
 
--- Add a job, unless its push, its id or its unique key is known; `added` has the ids that this call has added.
-create function redisjobs_f._push(q text, job jsonb, one text, added text[], repeated boolean, now_ms bigint,
-  out word text, out holder text) language plpgsql as $$
+-- Return whether a push, or its id, is known: REPEATED, EXISTS or null. `added` has the ids that this call has added.
+create function redisjobs_f._met(q text, job jsonb, one text, added text[], was_refused boolean, now_ms bigint) returns text
+language plpgsql as $$
 declare
   job_id text := job->>'id';
-  was_refused boolean := repeated and redisjobs_f._remembered(q, 'refused', one, now_ms) is not null;
   there redisjobs.jobs;
 begin
-  holder := '';
   select * into there from redisjobs.jobs j
   where j.queue = q and j.id = job_id and j.place not in ('completed', 'cancelled');
   -- After looking for the job: one that ends meanwhile is in the ledger then.
-  if not was_refused and redisjobs_f._remembered(q, 'ended', one, now_ms) is not null then
-    word := 'REPEATED';
-  elsif there.id is not null and not job_id = any(added)
-    and (not job ? 'nonce' or coalesce(there.nonce, '') = job->>'nonce') then
-    word := 'REPEATED';
+  return case
+    when not was_refused and redisjobs_f._remembered(q, 'ended', one, now_ms) is not null then 'REPEATED'
+    when there.id is null then null
+    when not job_id = any(added) and (not job ? 'nonce' or coalesce(there.nonce, '') = job->>'nonce') then 'REPEATED'
+    else 'EXISTS' end;
+end $$;
+
+-- Add a job, unless its push, its id or its unique key is known.
+create function redisjobs_f._push(q text, job jsonb, one text, added text[], repeated boolean, now_ms bigint,
+  out word text, out holder text) language plpgsql as $$
+declare
+  was_refused boolean := repeated and redisjobs_f._remembered(q, 'refused', one, now_ms) is not null;
+begin
+  holder := '';
+  word := redisjobs_f._met(q, job, one, added, was_refused, now_ms);
+  if word = 'REPEATED' then
+    return;
   elsif repeated and not was_refused and now_ms - (job->>'sent')::double precision > 60000 then
     word := 'UNKNOWN';  -- the job may have ended, and its push may be forgotten
-  elsif there.id is not null then
-    word := 'EXISTS';
+  elsif word = 'EXISTS' then
+    return;
   elsif was_refused and redisjobs_f._would_add(q, job, now_ms) then
     word := 'REFUSED';
   else
@@ -100,6 +114,11 @@ begin
       -- It ended between the look at the ledger and the insert.
       perform redisjobs_f._unpush(q, job);
       word := 'REPEATED';
+    elsif word in ('EXISTS', 'DUPLICATE')
+      and redisjobs_f._met(q, job, one, added, was_refused, now_ms) is not distinct from 'REPEATED' then
+      -- Another try of this push was committed while this one waited for it.
+      word := 'REPEATED';
+      holder := '';
     elsif word = 'REPLACED' then
       perform redisjobs_f._remember_answer(q, job, one, word, holder, now_ms);
     end if;
@@ -136,16 +155,14 @@ end $$;
 
 -- Add a job, unless another one holds its unique key: then replace that one, or leave it as it is. The key of `parent`
 -- counts as free: that job ends, and pushes this one.
-create function redisjobs_f._add(q text, job jsonb, now_ms bigint, parent text default '', parent_key text default '',
+create function redisjobs_f._add(q text, job jsonb, now_ms bigint, parent text default '',
   out word text, out holder text) language plpgsql as $$
 declare
   due bigint := redisjobs_f._due(job, now_ms);
   fields jsonb := redisjobs_f._fields_of(job, due, now_ms);
+  until_ms bigint := now_ms + (job->>'unique_for')::bigint;
 begin
-  holder := redisjobs_f._holder(q, job->>'unique', now_ms);
-  if holder <> '' and holder = parent and job->>'unique' is not distinct from parent_key then
-    holder := '';
-  end if;
+  holder := redisjobs_f._take_key(q, job->>'unique', job->>'id', until_ms, now_ms, parent);
   due := case when due > now_ms then due end;
   if holder <> '' and redisjobs_f._replaceable(q, holder, job) then
     perform redisjobs_f._replace(q, job, holder, fields, due, now_ms);
@@ -153,13 +170,12 @@ begin
     return;
   end if;
   if holder <> '' and job ? 'replace' then  -- it may have been claimed since, or have ended, and hold no key any more
-    holder := redisjobs_f._holder(q, job->>'unique', now_ms);
+    holder := redisjobs_f._take_key(q, job->>'unique', job->>'id', until_ms, now_ms, parent);
   end if;
-  if holder <> '' and not (holder = parent and job->>'unique' is not distinct from parent_key) then
+  if holder <> '' then
     word := 'DUPLICATE';
     return;
   end if;
-  holder := '';
   insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, nonce, unique_key,
     limit_key)
   values (nextval('redisjobs.line'), q, job->>'id', job->>'name', job->>'parameters', fields, (job->>'rank')::smallint,
@@ -167,10 +183,10 @@ begin
     case when not job ? 'unique_for' then job->>'unique' end, job->>'limit_key')
   on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing;
   if not found then
+    delete from redisjobs.uniques u where u.queue = q and u.key = job->>'unique' and u.id = job->>'id';
     word := 'EXISTS';
     return;
   end if;
-  perform redisjobs_f._take_key(q, job, job->>'id', now_ms);
   -- Not if this push's own job has ended since `_push` looked: its result stays.
   if job ? 'nonce' and redisjobs_f._remembered(q, 'ended', (job->>'id') || ' ' || (job->>'nonce'), now_ms) is null then
     perform redisjobs_f._forget_end(q, job->>'id');
@@ -189,15 +205,6 @@ create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint) ret
        then jsonb_build_object('queued_at', now_ms::text) else '{}' end, '{}')
 $$;
 
-create function redisjobs_f._take_key(q text, job jsonb, holder text, now_ms bigint) returns void language plpgsql as $$
-begin
-  if job ? 'unique' then
-    insert into redisjobs.uniques (queue, key, id, until_ms)
-    values (q, job->>'unique', holder, now_ms + (job->>'unique_for')::bigint)
-    on conflict (queue, key) do update set id = excluded.id, until_ms = excluded.until_ms;
-  end if;
-end $$;
-
 -- Give a waiting job the content of a new push; it keeps its id, nonce, attempt, history and time of push.
 create function redisjobs_f._replace(q text, job jsonb, holder text, fields jsonb, due bigint, now_ms bigint)
   returns void language plpgsql as $$
@@ -213,7 +220,8 @@ begin
   where j.queue = q and j.id = holder and j.place not in ('completed', 'cancelled');
   update redisjobs.jobs j set place = 'parked' where j.queue = q and j.id = holder and j.place = 'ready'
     and exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = holder);
-  perform redisjobs_f._take_key(q, job, holder, now_ms);
+  update redisjobs.uniques u set until_ms = now_ms + (job->>'unique_for')::bigint
+  where u.queue = q and u.key = job->>'unique';
   perform redisjobs_f._count(q, 'replaced');
   perform redisjobs_f._announce(q, due, now_ms);
 end $$;

@@ -7,9 +7,11 @@ create function redisjobs_f.change(q text, given_ms bigint, change jsonb) return
 language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
+  keys constant text[] := redisjobs_f._lock_wanted(q, jsonb_build_array(change), now_ms);
+  word constant text := redisjobs_f._change(q, change, now_ms);
 begin
-  perform redisjobs_f._lock_keys(q, jsonb_build_array(change));
-  return redisjobs_f._answer(to_jsonb(redisjobs_f._change(q, change, now_ms)));
+  perform redisjobs_f._unlock_keys(q, keys);
+  return redisjobs_f._answer(to_jsonb(word));
 end $$;
 
 -- Make several changes, in order. Answers a word each. It does not wait for long either, because the jobs that are locked
@@ -19,18 +21,20 @@ language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   words jsonb := '[]';
+  keys text[];
   change jsonb;
 begin
   if exists (select from jsonb_array_elements(changes) where value->>'do' in ('Hold', 'Unhold')) then
     perform redisjobs_f._share(q);
   end if;
-  perform redisjobs_f._lock_keys(q, changes);
+  keys := redisjobs_f._lock_wanted(q, changes, now_ms);
   perform from redisjobs.jobs j where j.queue = q and j.place not in ('completed', 'cancelled')
     and j.id = any (array(select value->>'id' from jsonb_array_elements(changes))) order by j.seq for update;
   perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes) where value->>'do' = 'Cancel'));
   for change in select value from jsonb_array_elements(changes) loop
     words := words || to_jsonb(redisjobs_f._change(q, change, now_ms));
   end loop;
+  perform redisjobs_f._unlock_keys(q, keys);
   return redisjobs_f._answer(words);
 end $$;
 
@@ -55,14 +59,17 @@ begin
   end;
 end $$;
 
--- Lock the unique keys that requeued jobs are to hold, before any row, as pushes do.
-create function redisjobs_f._lock_keys(q text, changes jsonb) returns void language plpgsql as $$
-begin
-  perform redisjobs_f._lock_key(q, wanted.key) from (
-    select distinct coalesce(change.value->>'unique',
+-- Lock the unique keys that requeued jobs are to take, before any job, as pushes do; return them.
+create function redisjobs_f._lock_wanted(q text, changes jsonb, now_ms bigint) returns text[] language plpgsql as $$
+declare
+  keys constant text[] := array(select wanted.key from (
+    select coalesce(change.value->>'unique',
       (select j.unique_key from redisjobs.jobs j where j.seq = redisjobs_f._seq_of(q, change.value->>'id'))) as key
-    from jsonb_array_elements(changes) change where change.value->>'do' = 'Requeue' order by 1
-  ) wanted where wanted.key <> '';
+    from jsonb_array_elements(changes) change where change.value->>'do' = 'Requeue'
+  ) wanted where wanted.key <> '' and redisjobs_f._holder(q, wanted.key, now_ms) = '');
+begin
+  perform redisjobs_f._lock_keys(q, keys);
+  return keys;
 end $$;
 
 -- Lock and return the job with an id that has not ended, else the last one that has and is kept.
@@ -116,10 +123,10 @@ begin
   job.unique_key := nullif(coalesce(change->>'unique', job.unique_key), '');
   job.parameters := coalesce(change->>'parameters', job.parameters);
   job.limit_key := coalesce(nullif(change->>'limit_key', ''), job.limit_key);
-  if redisjobs_f._holder(q, job.unique_key, now_ms) <> '' then
-    return 'DUPLICATE';
-  end if;
   begin
+    if redisjobs_f._take_key(q, job.unique_key, job.id, null, now_ms) <> '' then
+      return 'DUPLICATE';
+    end if;
     perform redisjobs_f._revive(job, redisjobs_f._due(change, now_ms), now_ms);
   exception when unique_violation then  -- a job of its id was pushed meanwhile
     return 'NOT_FOUND';
@@ -131,10 +138,6 @@ end $$;
 create function redisjobs_f._revive(job redisjobs.jobs, due bigint, now_ms bigint) returns void
 language plpgsql as $$
 begin
-  if job.unique_key is not null then
-    insert into redisjobs.uniques (queue, key, id) values (job.queue, job.unique_key, job.id)
-      on conflict (queue, key) do update set id = excluded.id, until_ms = null;
-  end if;
   update redisjobs.jobs j set history = job.history, unique_key = job.unique_key, parameters = job.parameters,
     limit_key = job.limit_key,
     extra = nullif(j.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker',
@@ -187,12 +190,13 @@ declare
   changes jsonb;
   change jsonb;
   word text;
+  keys text[];
   ids jsonb := '[]';
   duplicates integer := 0;
 begin
   select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text) order by j.seq desc), '[]')
     into changes from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
-  perform redisjobs_f._lock_keys(q, changes);
+  keys := redisjobs_f._lock_wanted(q, changes, now_ms);
   perform redisjobs_f._lock_jobs(step.seqs);
   for change in select value from jsonb_array_elements(changes) loop
     if wait_ms > 0 then
@@ -205,6 +209,7 @@ begin
     end if;
     duplicates := duplicates + (word = 'DUPLICATE')::integer;
   end loop;
+  perform redisjobs_f._unlock_keys(q, keys);
   return redisjobs_f._answer(jsonb_build_object('after', step.after, 'ids', ids, 'duplicates', duplicates));
 end $$;
 

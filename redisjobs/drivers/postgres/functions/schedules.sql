@@ -285,13 +285,12 @@ declare
   firing record;
   fired jsonb := '[]';
   pushed jsonb;
-  key text;
+  keys text[];
 begin
   perform redisjobs_f._lock_these(q, firings);
   perform pg_current_xact_id();  -- before any place in line is taken, as in `push`
-  for key in select distinct job ->> 'unique' from jsonb_path_query(firings, '$[*].jobs[*]') job where job ? 'unique' order by 1 loop
-    perform redisjobs_f._lock_key(q, key);
-  end loop;
+  keys := redisjobs_f._keys_of(q, jsonb_path_query_array(firings, '$[*].jobs[*]'), redisjobs_f._now(given_ms));
+  perform redisjobs_f._lock_keys(q, keys);
   now_ms := redisjobs_f._now(given_ms);  -- after a wait for another scheduler
   for firing in
     select asked.*, there.last_ms as there_ms, case
@@ -313,6 +312,7 @@ begin
     end if;
     fired := fired || jsonb_build_array(jsonb_build_array(firing.word, firing.there_ms, pushed));
   end loop;
+  perform redisjobs_f._unlock_keys(q, keys);
   return redisjobs_f._answer(jsonb_build_object('fired', fired, 'now', redisjobs_f._clock(given_ms)));
 end $$;
 

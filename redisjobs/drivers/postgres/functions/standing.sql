@@ -45,7 +45,7 @@ declare
 begin
   if of_id = '' then
     select u.id, u.until_ms - now_ms as ms into key from redisjobs.uniques u
-    where u.queue = q and u.key = of_key and (u.until_ms is null or u.until_ms > now_ms);
+    where u.queue = q and u.key = of_key and coalesce(u.until_ms > now_ms, not redisjobs_f._is_left(u));
     of_id := coalesce(key.id, '');
     answer := answer || jsonb_build_object('id', of_id, 'key_ms', key.ms);
   end if;

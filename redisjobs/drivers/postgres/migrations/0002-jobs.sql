@@ -48,7 +48,7 @@ create index jobs_kind on redisjobs.jobs (queue, kind, seq) include (since_ms) w
 create index jobs_ended on redisjobs.jobs (queue, id) where place in ('completed', 'cancelled');
 create sequence redisjobs.line as bigint cache 1;
 
--- The job that holds a unique key; until_ms null: until that job ends.
+-- The job that holds a unique key; until_ms null: until that job ends. See functions/keys.sql.
 create table redisjobs.uniques (
   queue text not null, key text not null, id text not null, until_ms bigint, primary key (queue, key)
 );
@@ -139,7 +139,7 @@ create table redisjobs.waiters (
 );
 create index waiters_at on redisjobs.waiters (queue, at_ms);
 
--- Facts about the queue: retention, declared:<hash>, tidied, promoter, schedules.
+-- Facts about the queue: retention, declared:<hash>, tidied, keys, promoter, schedules.
 create table redisjobs.settings (
   queue text not null, name text not null, value text not null, at_ms bigint not null, primary key (queue, name)
 );

@@ -1,0 +1,103 @@
+-- Unique keys. The row of a key is its lock: a call that has it locked decides which job gets the key, and others wait for it.
+-- A key that is held until its job ends is free once that job is gone, even if its row is still there: a job that ends does
+-- not wait for a row that is locked, and tidying deletes it later.
+
+-- Whether the job that holds a key until it ends is gone, or has failed, or has not this key any more. This sees what was
+-- committed last, also when it is asked in a statement that has waited for the row: it is volatile.
+create function redisjobs_f._is_left(held redisjobs.uniques) returns boolean language plpgsql volatile as $$
+begin
+  return held.until_ms is null and not exists (select from redisjobs.jobs j
+    where j.queue = held.queue and j.id = held.id and j.place not in ('completed', 'cancelled')
+      and j.place is distinct from 'dead' and j.unique_key is not distinct from held.key);
+end $$;
+
+-- Whether a key is free: its time is over, or it is left, or its job runs and holds it only until it starts. `parent` is a job
+-- that ends now.
+create function redisjobs_f._is_free(held redisjobs.uniques, now_ms bigint, parent text default '') returns boolean
+language plpgsql volatile as $$
+begin
+  if held.until_ms is not null then
+    return held.until_ms <= now_ms;
+  end if;
+  return held.id = parent or redisjobs_f._is_left(held) or exists (select from redisjobs.jobs j
+    where j.queue = held.queue and j.id = held.id and j.place not in ('completed', 'cancelled')
+      and (j.place, j.extra->>'unique_until') is not distinct from ('running', 'start'));
+end $$;
+
+-- Return the id of the job that holds a unique key; '' if no job does.
+create function redisjobs_f._holder(q text, wanted text, now_ms bigint, parent text default '') returns text
+language plpgsql as $$
+declare
+  held redisjobs.uniques;
+begin
+  if coalesce(wanted, '') = '' then
+    return '';
+  end if;
+  select * into held from redisjobs.uniques u where u.queue = q and u.key = wanted;
+  return case when held.id is null or redisjobs_f._is_free(held, now_ms, parent) then '' else held.id end;
+end $$;
+
+-- Lock keys, in the order that all calls lock them in. A key that has no row gets one, of no job.
+create function redisjobs_f._lock_keys(q text, wanted text[]) returns void language plpgsql as $$
+begin
+  insert into redisjobs.uniques as u (queue, key, id)
+  select q, w.key, '' from unnest(wanted) w(key) where w.key <> '' group by w.key order by w.key collate "C"
+  on conflict (queue, key) do update set id = u.id where false;
+end $$;
+
+-- Delete the rows of those that no job took.
+create function redisjobs_f._unlock_keys(q text, wanted text[]) returns void language plpgsql as $$
+begin
+  delete from redisjobs.uniques u using unnest(wanted) w(key) where u.queue = q and u.key = w.key and u.id = '';
+end $$;
+
+-- Which keys a call locks before it adds these jobs: all that may be free, and those whose holder may be replaced. A key that
+-- is held is only looked at, so that a transaction which stays open keeps no other call from it; a single one is locked when
+-- it is taken.
+create function redisjobs_f._keys_of(q text, jobs jsonb, now_ms bigint) returns text[] language plpgsql as $$
+begin
+  return array(
+    select job.value->>'unique' from jsonb_array_elements(jobs) job where job.value ? 'unique' group by 1
+    having bool_or(job.value ? 'remembers')
+      or jsonb_array_length(jobs) > 1 and redisjobs_f._holder(q, job.value->>'unique', now_ms) = '');
+end $$;
+
+-- Take a key for a job, if it is free; return the id of the job that holds it otherwise.
+create function redisjobs_f._take_key(q text, wanted text, taker text, until_ms bigint, now_ms bigint, parent text default '')
+  returns text language plpgsql as $$
+declare
+  holder text := redisjobs_f._holder(q, wanted, now_ms, parent);
+begin
+  if holder <> '' or coalesce(wanted, '') = '' then
+    return holder;
+  end if;
+  insert into redisjobs.uniques as u values (q, wanted, taker, until_ms)
+  on conflict (queue, key) do update set id = excluded.id, until_ms = excluded.until_ms
+    where redisjobs_f._is_free(u, now_ms, parent);
+  return case when found then '' else redisjobs_f._holder(q, wanted, now_ms, parent) end;
+end $$;
+
+-- Free the keys of jobs that have ended, except those that another call has locked.
+create function redisjobs_f._free_keys(q text, keys text[], holders text[]) returns void language plpgsql as $$
+begin
+  delete from redisjobs.uniques where ctid = any (array(
+    select u.ctid from unnest(keys, holders) k(key, id) join redisjobs.uniques u on u.queue = q and u.key = k.key
+    where u.id = k.id for update of u skip locked));
+end $$;
+
+-- Delete those of the next 1,000 keys whose jobs are gone; the next call goes on where this one ended.
+create function redisjobs_f._clear_keys(q text, now_ms bigint) returns void language plpgsql as $$
+declare
+  first constant text := coalesce((select s.value from redisjobs.settings s where s.queue = q and s.name = 'keys'), '');
+  looked constant text[] := array(
+    select u.key from redisjobs.uniques u where u.queue = q and u.key > first order by u.key limit 1000);
+begin
+  delete from redisjobs.uniques u where u.ctid = any (array(
+    select each.ctid from unnest(looked) l(key) join redisjobs.uniques each on each.queue = q and each.key = l.key
+    where redisjobs_f._is_left(each) for update of each skip locked)) and redisjobs_f._is_left(u);
+  if looked = '{}' and first = '' then
+    return;
+  end if;
+  insert into redisjobs.settings values (q, 'keys', case when cardinality(looked) = 1000 then looked[1000] else '' end, now_ms)
+    on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
+end $$;

@@ -84,9 +84,10 @@ class Session:
         make = query_call if isinstance(asked, Query) else change_call
         return self.run(make(asked))[1]
 
-    def push(self, many: int, *, by_id: bool = False) -> int:
+    def push(self, many: int, *, by_id: bool = False, keys: bool = False) -> int:
         fields = ["name", "a", *(["nonce", "n"] if by_id else [])]
-        jobs = [NewJob(secrets.token_hex(8), fields) for _ in range(many)]
+        ids = [secrets.token_hex(8) for _ in range(many)]
+        jobs = [NewJob(job_id, fields, unique=job_id if keys else "") for job_id in ids]
         return self.run(pushes.push(jobs, repeated=False, sent_ms=time.time() * 1000))[1]
 
     def exchange(self, many: int = 100, settlement: Settlement = DONE, now: float = 0) -> int:
@@ -103,6 +104,9 @@ _FILL = """insert into redisjobs.jobs (seq, queue, id, rank, place, since_ms, du
   select nextval('redisjobs.line'), 'q', place || number, 1, place, 0, case place when 'delayed' then 9e12 end,
     case place when 'running' then 'other' end
   from unnest(%s::text[]) place, generate_series(1, %s) number"""
+
+_KEYS = """insert into redisjobs.uniques select 'q', 'key' || number, 'running' || number, 9e15
+  from generate_series(1, %s) number"""
 
 
 CALLS = [
@@ -136,6 +140,7 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
 ) -> None:
     """A plan lasts until the next vacuum: a minute or more, in which a queue may fill or drain."""
     if planned != "empty":
+        admin.execute(_KEYS, [MANY])
         admin.execute(_FILL, [PLACES if planned == "full" else [planned], MANY])
     for table in TABLES:
         admin.execute(f"vacuum (analyze) redisjobs.{table}".encode())
@@ -146,10 +151,13 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
         session.exchange(3, settlement, now=next(session.turns) * 10)
         session.push(3)
         session.push(1, by_id=True)
+        session.push(2, keys=True)
     for each in CALLS:
         session.ask(each)
     admin.execute("delete from redisjobs.jobs")
+    admin.execute("delete from redisjobs.uniques")
     admin.execute(_FILL, [PLACES[1:], MANY])
+    admin.execute(_KEYS, [MANY])
     session.push(1)
     session.exchange()
     for each in CALLS:  # once past what was deleted
@@ -157,6 +165,7 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
     read = {
         "push": session.push(500),
         "push by id": session.push(100, by_id=True),
+        "push with keys": session.push(100, keys=True),
         "claim": session.exchange(),
         "ack": session.exchange(),
         "move floors": session.exchange(now=1e6),

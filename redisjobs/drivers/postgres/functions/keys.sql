@@ -48,7 +48,7 @@ end $$;
 -- Delete the rows of those that no job took.
 create function redisjobs_f._unlock_keys(q text, wanted text[]) returns void language plpgsql as $$
 begin
-  delete from redisjobs.uniques u using unnest(wanted) w(key) where u.queue = q and u.key = w.key and u.id = '';
+  delete from redisjobs.uniques u where u.queue = q and u.key = any (wanted) and u.id = '';
 end $$;
 
 -- Which keys a call locks before it adds these jobs: all that may be free, and those whose holder may be replaced. A key that
@@ -81,8 +81,8 @@ end $$;
 create function redisjobs_f._free_keys(q text, keys text[], holders text[]) returns void language plpgsql as $$
 begin
   delete from redisjobs.uniques where ctid = any (array(
-    select u.ctid from unnest(keys, holders) k(key, id) join redisjobs.uniques u on u.queue = q and u.key = k.key
-    where u.id = k.id for update of u skip locked));
+    select u.ctid from redisjobs.uniques u
+    where u.queue = q and u.key = any (keys) and u.id = any (holders) and u.until_ms is null for update skip locked));
 end $$;
 
 -- Delete those of the next 1,000 keys whose jobs are gone; the next call goes on where this one ended.
@@ -93,8 +93,9 @@ declare
     select u.key from redisjobs.uniques u where u.queue = q and u.key > first order by u.key limit 1000);
 begin
   delete from redisjobs.uniques u where u.ctid = any (array(
-    select each.ctid from unnest(looked) l(key) join redisjobs.uniques each on each.queue = q and each.key = l.key
-    where redisjobs_f._is_left(each) for update of each skip locked)) and redisjobs_f._is_left(u);
+    select each.ctid from redisjobs.uniques each
+    where each.queue = q and each.key = any (looked) and redisjobs_f._is_left(each) for update skip locked))
+    and redisjobs_f._is_left(u);
   if looked = '{}' and first = '' then
     return;
   end if;

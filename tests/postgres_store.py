@@ -135,7 +135,8 @@ class Other:
 
     def run(self, call: Call[T]) -> T:
         """Run a call in the open transaction; what it answers."""
-        values = (self._store.queue_name, self._store.clock.set_to, *call.arguments)
+        given = [each.decode() if isinstance(each, bytes) else each for each in call.arguments]
+        values = (self._store.queue_name, self._store.clock.set_to, *given)
         cursor = psycopg.RawCursor(self.transaction).execute(functions.statement(call.function), values)
         *rows, (meta, *_) = cursor.fetchall()
         return call.parse(orjson.loads(meta), rows)

@@ -12,8 +12,10 @@ CHECK: tuple[bytes, tuple[bytes, ...]] = (
     b" current_setting('server_version_num')::int, current_setting('server_version'),"
     b" current_setting('server_encoding'), pg_is_in_recovery(),"
     b" to_regclass('redisjobs.jobs') is not null, to_regproc($1) is not null,"
-    # A role or a database may have another default, in which functions that wait for a lock see the past.
-    b" set_config('default_transaction_isolation', 'read committed', false)",
+    # A role or a database may have another default, in which functions that wait for a lock see the past. It is
+    # set only then: behind a pooler others have the session, too. A session that this misses refuses to write.
+    b" case when current_setting('default_transaction_isolation') <> 'read committed' then"
+    b" set_config('default_transaction_isolation', 'read committed', false) end",
     (f"redisjobs.{functions.mark()}".encode(),),
 )
 

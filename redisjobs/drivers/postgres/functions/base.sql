@@ -16,13 +16,33 @@ end $$;
 -- Beside each other: exchanges of a queue.
 create function redisjobs_f._share(q text) returns void language plpgsql as $$
 begin
+  perform redisjobs_f._need_read_committed();
   perform pg_advisory_xact_lock_shared(hashtextextended('redisjobs queue ' || q, 0));
+  perform redisjobs_f._hurry();
 end $$;
 
 -- Beside no exchange, and no other call that takes this lock.
 create function redisjobs_f._lock(q text) returns void language plpgsql as $$
 begin
+  perform redisjobs_f._need_read_committed();
   perform pg_advisory_xact_lock(hashtextextended('redisjobs queue ' || q, 0));
+  perform redisjobs_f._hurry();
+end $$;
+
+-- Wait for no lock for long: others wait for those that this transaction has. The client repeats a call that this ends.
+create function redisjobs_f._hurry() returns void language plpgsql as $$
+begin
+  perform set_config('lock_timeout', '250ms', true);
+end $$;
+
+-- Refuse a transaction that would not see what others committed while it waited for a lock.
+create function redisjobs_f._need_read_committed() returns void language plpgsql as $$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'a transaction of redisjobs was begun as %, and must be read committed; nothing was written. Run: '
+      'alter role % set default_transaction_isolation = ''read committed''; then open new connections, also those of a pooler',
+      current_setting('transaction_isolation'), quote_ident(session_user);
+  end if;
 end $$;
 
 -- Note a notification for the client to send: a kind and a value for all who listen to the queue, or for one process. A line

@@ -42,6 +42,7 @@ $$;
 -- Lock jobs in the order of their places in line, as all calls do that lock several.
 create function redisjobs_f._lock_jobs(seqs bigint[]) returns void language plpgsql as $$
 begin
+  perform redisjobs_f._need_read_committed();
   perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
 end $$;
 

@@ -32,6 +32,9 @@ begin
   if not repeated and redisjobs_f._is_late(sent_ms, now_ms) then
     return redisjobs_f._answer('"STALE"');
   end if;
+  if sent_ms is not null then  -- else the transaction is the caller's
+    perform redisjobs_f._need_read_committed();
+  end if;
   perform pg_current_xact_id();  -- before any place in line is taken; see the floors of claims
   keys := redisjobs_f._keys_of(q, jobs, now_ms);
   if keys <> '{}' then
@@ -240,6 +243,7 @@ begin
   if redisjobs_f._is_late(sent_ms, now_ms) then
     return redisjobs_f._answer('"STALE"');
   end if;
+  perform redisjobs_f._need_read_committed();
   perform pg_current_xact_id();
   with given as materialized (
     select *, coalesce(at_ms, ceil(now_ms + after_ms)::bigint) as wanted_ms, nextval('redisjobs.line') as seq

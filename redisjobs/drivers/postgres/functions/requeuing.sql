@@ -7,9 +7,12 @@ create function redisjobs_f.change(q text, given_ms bigint, change jsonb) return
 language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
-  keys constant text[] := redisjobs_f._lock_wanted(q, jsonb_build_array(change), now_ms);
-  word constant text := redisjobs_f._change(q, change, now_ms);
+  keys text[];
+  word text;
 begin
+  perform redisjobs_f._need_read_committed();
+  keys := redisjobs_f._lock_wanted(q, jsonb_build_array(change), now_ms);
+  word := redisjobs_f._change(q, change, now_ms);
   perform redisjobs_f._unlock_keys(q, keys);
   return redisjobs_f._answer(to_jsonb(word));
 end $$;
@@ -24,6 +27,7 @@ declare
   keys text[];
   change jsonb;
 begin
+  perform redisjobs_f._need_read_committed();
   if exists (select from jsonb_array_elements(changes) where value->>'do' in ('Hold', 'Unhold')) then
     perform redisjobs_f._share(q);
   end if;

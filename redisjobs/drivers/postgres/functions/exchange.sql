@@ -171,29 +171,51 @@ begin
   return true;
 end $$;
 
--- Settle jobs, one by one; those that push others first. Answers, in order: a word each, or a word and what was added.
+-- Settle jobs that are locked. Answers, in order: a word each, or a word and what was added.
 create function redisjobs_f._settle_all(q text, worker_id text, others jsonb, now_ms bigint) returns jsonb language plpgsql as $$
+declare
+  words jsonb[];
+begin
+  begin  -- all in one subtransaction: each takes a number, and those are scarce
+    words := redisjobs_f._settle_each(q, worker_id, others, false, now_ms);
+  exception when program_limit_exceeded or data_exception or statement_too_complex then
+    words := redisjobs_f._settle_each(q, worker_id, others, true, now_ms);
+  end;
+  perform redisjobs_f._give_up_settled(q, others, words, now_ms);
+  perform redisjobs_f._tell_released(q, (
+    select count(*)::integer from jsonb_array_elements(others) with ordinality each(value, at)
+    where value->>'do' = 'release' and words[at] = '"OK"'));
+  return to_jsonb(words);
+end $$;
+
+-- Settle jobs, one by one, those that push others first; `apart`: what can't be written does not keep the others back.
+create function redisjobs_f._settle_each(q text, worker_id text, others jsonb, apart boolean, now_ms bigint) returns jsonb[]
+  language plpgsql as $$
 declare
   s record;
   words jsonb[] := array_fill(null::jsonb, array[jsonb_array_length(others)]);
   done record;
-  released integer := 0;
 begin
   for s in select value, at from jsonb_array_elements(others) with ordinality each(value, at)
     order by not value ? 'pushes', at
   loop
-    begin
+    if apart then
+      select * into done from redisjobs_f._settle_apart(q, worker_id, s.value, now_ms);
+    else
       select * into done from redisjobs_f._settle(q, worker_id, s.value, now_ms);
-    exception  -- what can't be written does not keep the others back
-      when program_limit_exceeded or data_exception or statement_too_complex then
-        done := row('OVERSIZED'::text, null::jsonb);
-    end;
+    end if;
     words[s.at] := case when done.added is null then to_jsonb(done.word) else jsonb_build_array(done.word, done.added) end;
-    released := released + (s.value->>'do' = 'release' and done.word = 'OK')::integer;
   end loop;
-  perform redisjobs_f._give_up_settled(q, others, words, now_ms);
-  perform redisjobs_f._tell_released(q, released);
-  return to_jsonb(words);
+  return words;
+end $$;
+
+create function redisjobs_f._settle_apart(q text, worker_id text, s jsonb, now_ms bigint, out word text, out added jsonb)
+  language plpgsql as $$
+begin
+  select done.word, done.added into word, added from redisjobs_f._settle(q, worker_id, s, now_ms) done;
+exception when program_limit_exceeded or data_exception or statement_too_complex then
+  word := 'OVERSIZED';
+  added := null;
 end $$;
 
 -- Free the shares of jobs that no longer run, given what their worker asked and the words that it gets.
@@ -271,8 +293,8 @@ create function redisjobs_f.exchange(q text, given_ms bigint, worker_id text, on
   language plpgsql as $$
 #variable_conflict use_column
 declare
-  entered text := redisjobs_f._enter(q, worker_id);
-  now_ms bigint := redisjobs_f._now(given_ms);  -- once it has waited for others, so that no turn comes before the last claim
+  entered text;
+  now_ms bigint;
   last_sent bigint;
   last_answer text;
   settled text := '';
@@ -292,6 +314,11 @@ declare
   ended jsonb := '[]';
   marked jsonb;
 begin
+  if sent is not null then
+    perform redisjobs_f._lock_lane(q, worker_id, on_lane);
+  end if;
+  entered := redisjobs_f._enter(q, worker_id);
+  now_ms := redisjobs_f._now(given_ms);  -- once it has waited for others, so that no turn comes before the last claim
   if entered <> '' then
     meta := redisjobs_f._answer(to_jsonb(entered));
     return next;
@@ -315,9 +342,6 @@ begin
     if sent is not null then
       perform redisjobs_f._note_turn(q, worker_id, on_lane, sent, settled, now_ms);
     end if;
-  end if;
-  if others is null then
-    perform set_config('synchronous_commit', 'off', true);
   end if;
 
   if wanted is null then
@@ -369,6 +393,9 @@ begin
   end if;
   if mark is not null then
     facts := facts || jsonb_build_object('floors', redisjobs_f._floors(q, floors, mark), 'mark', marked);
+  end if;
+  if others is null and ended = '[]' then  -- a loss would repeat work, and no more
+    perform set_config('synchronous_commit', 'off', true);
   end if;
   meta := redisjobs_f._answer(facts || jsonb_build_object('settled', settled, 'now', redisjobs_f._clock(given_ms)));
   return next;

@@ -46,6 +46,12 @@ begin
   end if;
 end $$;
 
+-- Wait until an earlier try of a worker's turn has ended.
+create function redisjobs_f._lock_lane(q text, worker text, lane integer) returns void language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended(concat_ws(' ', 'redisjobs lane', q, worker, lane), 0));
+end $$;
+
 -- Return the number of the last turn of a worker's lane, and its answer; 0 and null: none is known.
 create function redisjobs_f._last_turn(q text, of_worker text, of_lane integer, out number bigint, out answer text)
 language plpgsql as $$

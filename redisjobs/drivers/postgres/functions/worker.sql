@@ -72,14 +72,16 @@ declare
   now_ms bigint := redisjobs_f._now(given_ms);
   beaten jsonb;
 begin
+  perform redisjobs_f._need_read_committed();
   perform set_config('synchronous_commit', 'off', true);
+  perform from redisjobs.beats b join unnest(queues, ids) given(queue, id) using (queue, id)
+    order by b.queue, b.id for update of b;
+  -- In a statement after the wait for the locks: only so it sees that a worker was fenced meanwhile.
   with given as (
     select * from unnest(queues, ids, facts) with ordinality as each(queue, id, facts, at)
-  ), locked as materialized (
-    select b.queue, b.id from redisjobs.beats b join given g using (queue, id) order by b.queue, b.id for update of b
   ), moved as (
     update redisjobs.beats b set until_ms = now_ms + w.lease_ms, facts = b.facts || g.facts::jsonb
-    from given g join redisjobs.workers w using (queue, id) join locked using (queue, id)
+    from given g join redisjobs.workers w using (queue, id)
     where b.queue = g.queue and b.id = g.id
     returning g.at, b.cancels, b.wish
   )

@@ -218,6 +218,35 @@ begin
   ) found_job order by found_job.rank, found_job.seq limit most;
 end $$;
 
+-- Lock up to `most` jobs of a line in order, and return them; and those before them that others have locked, not `is_mine`.
+create function redisjobs_f._lock_line(b redisjobs.buckets, most bigint) returns table (seq bigint, rank smallint, is_mine boolean)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  from_seq bigint;
+  seqs bigint[];
+  mine boolean[];
+begin
+  for wanted in 0..2 loop
+    from_seq := b.line_from[wanted + 1];
+    while most > 0 and from_seq is not null loop
+      select array_agg(j.seq order by j.seq), array_agg(j.is_mine order by j.seq) into seqs, mine from (
+        select first.seq, coalesce((
+          select true from redisjobs.jobs each where each.seq = first.seq and each.place is not distinct from 'line'
+          for no key update skip locked), false) as is_mine
+        from (
+          select each.seq from redisjobs.jobs each where each.queue = b.queue and each.place = 'line' and each.name = b.name
+            and coalesce(each.limit_key, '') = b.key and each.rank = wanted and each.seq >= from_seq
+          order by each.seq limit most
+        ) first offset 0
+      ) j;
+      return query select s.seq, wanted::smallint, s.is_mine from unnest(seqs, mine) s(seq, is_mine);
+      from_seq := case when cardinality(seqs) = most then seqs[cardinality(seqs)] + 1 end;
+      most := most - coalesce(cardinality(array_positions(mine, true)), 0);
+    end loop;
+  end loop;
+end $$;
+
 -- Return the jobs that may leave their lines now: up to 500, of up to 50 lines. The claim takes them from there, and hands
 -- back those that it has no room for (`_leave_lines`). No line has a turn before `due_from`.
 create function redisjobs_f._take_turns(q text, due_from bigint, paused_names text[], now_ms bigint, out turned bigint[],
@@ -240,24 +269,30 @@ begin
     left join lateral redisjobs_f._limit_of(r.value) l on true
     cross join lateral redisjobs_f._room(b.running, b.next_us, l.most, l.every_us, l.ahead_us, now_ms) room
   ), taken as materialized (
-    select d.at, j.seq, j.rank from due d cross join lateral redisjobs_f._line(d.bucket, d.free) j where d.free > 0
+    select d.at, j.seq, j.rank, j.is_mine from due d cross join lateral redisjobs_f._lock_line(d.bucket, d.free) j where d.free > 0
     order by d.at, j.rank, j.seq limit 500
   ), found_jobs as materialized (
-    select d.at, d.free, count(t.seq) as number, array_agg(t.seq order by t.rank, t.seq) as seqs,
-      array[max(t.seq) filter (where t.rank = 0), max(t.seq) filter (where t.rank = 1), max(t.seq) filter (where t.rank = 2)] as last
+    select d.at, d.free, count(t.seq) as number, coalesce(bool_or(not t.is_mine), false) as is_locked,
+      -- By rank, where the line goes on: at the first job that others have locked.
+      array[coalesce(min(t.seq) filter (where t.rank = 0 and not t.is_mine), max(t.seq) filter (where t.rank = 0) + 1),
+        coalesce(min(t.seq) filter (where t.rank = 1 and not t.is_mine), max(t.seq) filter (where t.rank = 1) + 1),
+        coalesce(min(t.seq) filter (where t.rank = 2 and not t.is_mine), max(t.seq) filter (where t.rank = 2) + 1)] as following
     from due d left join taken t on t.at = d.at group by d.at, d.free
   ), counted as materialized (
     select f.*, least(f.free, 500 - coalesce(sum(f.number) over (order by f.at rows between unbounded preceding and 1 preceding), 0))
       as wanted from found_jobs f
   )
   select array_agg(row(q, d.name, d.key, (d.bucket).number, (d.bucket).running, d.steady_us,
-      (d.bucket).is_open and (d.free = 0 or c.number = c.wanted),
+      (d.bucket).is_open and (d.free = 0 or c.number >= c.wanted or c.is_locked),
       case when d.free = 0 then case when not d.name = any(paused_names) then d.from_ms end
-        when c.number = c.wanted then now_ms + case when d.has_limit then 5000 else 0 end end,  -- some may not start
-      case when d.free = 0 or c.number = c.wanted then array[
-        coalesce(c.last[1] + 1, (d.bucket).line_from[1]), coalesce(c.last[2] + 1, (d.bucket).line_from[2]),
-        coalesce(c.last[3] + 1, (d.bucket).line_from[3])] else redisjobs_f._empty_line() end)::redisjobs.buckets),
-    (select array_agg(t.seq order by t.rank, t.seq) from taken t), (select array_agg(t.rank order by t.rank, t.seq) from taken t)
+        when c.number >= c.wanted and not d.has_limit then now_ms
+        when c.is_locked then now_ms + 1000
+        when c.number >= c.wanted then now_ms + 5000 end,  -- some may not start
+      case when d.free = 0 or c.number >= c.wanted or c.is_locked then array[
+        coalesce(c.following[1], (d.bucket).line_from[1]), coalesce(c.following[2], (d.bucket).line_from[2]),
+        coalesce(c.following[3], (d.bucket).line_from[3])] else redisjobs_f._empty_line() end)::redisjobs.buckets),
+    (select array_agg(t.seq order by t.rank, t.seq) from taken t where t.is_mine),
+    (select array_agg(t.rank order by t.rank, t.seq) from taken t where t.is_mine)
   into changed, turned, ranks from due d join counted c on c.at = d.at where d.free = 0 or c.wanted > 0;
   perform redisjobs_f._put_buckets(changed, now_ms);
   turned := coalesce(turned, '{}');

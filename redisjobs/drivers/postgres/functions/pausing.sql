@@ -117,9 +117,13 @@ begin
   with looked as materialized (
     select j from redisjobs.jobs j
     where j.queue = q and j.place = 'parked' and (j.rank, j.seq) > (after_rank, after_seq) order by j.rank, j.seq limit 500
+  ), free as materialized (  -- others, which a transaction is just changing, have their turn a minute later
+    select l.j from looked l cross join lateral (
+      select from redisjobs.jobs each where each.seq = (l.j).seq and each.place is not distinct from 'parked'
+      for no key update skip locked) mine
+    where not redisjobs_f._may_not_start(l.j)
   ), freed as (
-    update redisjobs.jobs job set place = 'returned', at_ms = now_ms
-    from (select * from looked order by (j).seq) looked where job.seq = (looked.j).seq and not redisjobs_f._may_not_start(looked.j) returning job.seq
+    update redisjobs.jobs job set place = 'returned', at_ms = now_ms from free f where job.seq = (f.j).seq returning job.seq
   )
   select (select count(*) from freed),
     case when count(*) = 500 then (array_agg((j).rank || ' ' || (j).seq order by (j).rank desc, (j).seq desc))[1] else '' end

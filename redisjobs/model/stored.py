@@ -166,7 +166,7 @@ class Firing:
 class Fired:
     """The answer to one firing."""
 
-    reply: Reply  # OK, REPEATED, FIRED, EARLY, PAUSED or CHANGED
+    reply: Reply  # OK, REPEATED, FIRED, EARLY, PAUSED or CHANGED; BUSY: its jobs have to wait for other calls
     pushed: Sequence[Pushed] = ()  # if OK, the answer to the push of each job
     last_ms: int = 0  # if FIRED, the last slot that was fired or skipped
 

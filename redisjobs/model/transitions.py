@@ -60,6 +60,7 @@ class Reply(StrEnum):
     FIRED = "FIRED"
     EARLY = "EARLY"
     PAUSED = "PAUSED"
+    BUSY = "BUSY"
     CHANGED = "CHANGED"
 
 

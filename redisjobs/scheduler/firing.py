@@ -123,6 +123,8 @@ class Firing:
                 plan.not_before = time.monotonic() + _AGAIN
                 known.others.add(firing.name)
                 known.report_again()
+            case Reply.BUSY:
+                self._put_off(plan, "a transaction that stays open has its unique key, or its job")
             case _:  # paused, changed, gone, or its last slot was changed in Redis
                 known.plans.pop(firing.name, None)
                 known.report_again()

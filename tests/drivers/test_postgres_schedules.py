@@ -5,11 +5,15 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+import anyio
+import psycopg
 import pytest
 from postgres_store import Other, PostgresStore
 from store import eventually
 
-from redisjobs import Schedule
+from redisjobs import JobName, JobQueue, Schedule, Scheduler
+from redisjobs.drivers.postgres import pushes
+from redisjobs.events import ScheduleFired
 from redisjobs.model.changes import Change
 from redisjobs.model.definition import Definition, slot_job
 from redisjobs.model.queries import Find
@@ -29,6 +33,7 @@ from redisjobs.model.transitions import NewJob, Pushed, Reply
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
+Add = JobName("Add", dict[str, int])
 SLOT, DAY, MANY = 10_000, 86_400, 3_000
 BY = Declarer("s1", "release", 1)
 REPORT = Definition("report", Schedule.every(10), NewJob("", ["name", "Report", "parameters", "{}"]))
@@ -96,6 +101,44 @@ async def test_a_slot_whose_scheduler_fails_amid_it_is_fired_by_the_next(
 
     assert list(fired.result(5).fired) == [Fired(Reply.OK, (Pushed(Reply.OK),))]
     assert await store.driver.read(Find("report@2026-11-26T04:00:10Z"))
+
+
+async def test_a_schedule_whose_unique_key_is_in_an_open_transaction_waits_and_the_others_fire(
+    store: PostgresStore, other: Other
+) -> None:
+    await put(store, "report", "stuck", "last")
+    store.clock.advance(15)
+    others = [fire(store, "s1", name).firings[0] for name in ("report", "stuck", "last")]
+    keyed = [replace(each, jobs=[replace(job, unique=each.name) for job in each.jobs]) for each in others]
+    pushed = NewJob("x", REPORT.job.fields, unique="stuck")
+    other.call(pushes.push([pushed], repeated=False, sent_ms=store.clock()))
+
+    with anyio.fail_after(3):
+        answer = await store.driver.change(Fire("s1", keyed))
+
+    assert [each.reply for each in answer.fired] == [Reply.OK, Reply.BUSY, Reply.OK]
+    other.transaction.rollback()
+    answer = await store.driver.change(Fire("s1", keyed))
+    assert [each.reply for each in answer.fired] == [Reply.REPEATED, Reply.OK, Reply.REPEATED]
+    assert len(store.rows("select id from redisjobs.jobs where queue = %s")) == 3
+
+
+async def test_a_scheduler_puts_off_what_it_can_not_fire_yet_and_says_so(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue, fired = JobQueue(database, "reports"), list[str]()
+    async with queue, await psycopg.AsyncConnection.connect(database) as connection:
+        queue.events.subscribe(ScheduleFired, lambda event: fired.append(event.schedule))
+        await queue.schedules.put("stuck", {}, Schedule.every(1), job=Add, unique="k")
+        await queue.schedules.put("fine", {}, Schedule.every(1), job=Add)
+        await queue.push({}, Add, unique="k", within=connection)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Scheduler(queue).run)
+            await eventually(lambda: fired.count("fine") == 2)
+            tasks.cancel_scope.cancel()
+    assert {*fired} == {"fine"}
+    assert caplog.text.count("schedule 'stuck'") == 1
+    assert "it could not be fired, and is tried again: a transaction that stays open" in caplog.text
 
 
 async def test_a_scheduler_reports_that_it_is_there_though_another_ones_firing_lasts(

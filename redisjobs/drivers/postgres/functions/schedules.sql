@@ -2,9 +2,11 @@
 -- without an id says when any scheduler of its release reported last.
 
 -- One call at a time changes the schedules of a queue: so the numbers of changes are committed in order.
-create function redisjobs_f._lock_schedules(q text) returns void language sql volatile as $$
-  select pg_advisory_xact_lock(hashtextextended('redisjobs schedules ' || q, 0))
-$$;
+create function redisjobs_f._lock_schedules(q text) returns void language plpgsql as $$
+begin
+  perform redisjobs_f._need_read_committed();
+  perform pg_advisory_xact_lock(hashtextextended('redisjobs schedules ' || q, 0));
+end $$;
 
 -- Lock the schedules with these names, in an order that is the same for all callers.
 create function redisjobs_f._lock_these(q text, named jsonb) returns void language plpgsql as $$
@@ -282,16 +284,33 @@ $$;
 create function redisjobs_f.fire(q text, given_ms bigint, scheduler text, firings jsonb) returns text language plpgsql as $$
 declare
   now_ms bigint;
+  keys text[];
+  fired jsonb;
+begin
+  perform redisjobs_f._need_read_committed();
+  perform redisjobs_f._lock_these(q, firings);
+  perform pg_current_xact_id();  -- before any place in line is taken, as in `push`
+  perform redisjobs_f._hurry();
+  now_ms := redisjobs_f._now(given_ms);  -- after a wait for another scheduler
+  begin
+    keys := redisjobs_f._keys_of(q, jsonb_path_query_array(firings, '$[*].jobs[*]'), now_ms);
+    perform redisjobs_f._lock_keys(q, keys);
+    fired := redisjobs_f._fire_each(q, scheduler, firings, false, now_ms);
+    perform redisjobs_f._unlock_keys(q, keys);
+  exception when lock_not_available then
+    fired := redisjobs_f._fire_each(q, scheduler, firings, true, now_ms);
+  end;
+  return redisjobs_f._answer(jsonb_build_object('fired', fired, 'now', redisjobs_f._clock(given_ms)));
+end $$;
+
+-- Fire schedules that are locked; `apart`: one whose jobs have to wait for another transaction does not keep the others back.
+create function redisjobs_f._fire_each(q text, scheduler text, firings jsonb, apart boolean, now_ms bigint) returns jsonb
+language plpgsql as $$
+declare
   firing record;
   fired jsonb := '[]';
   pushed jsonb;
-  keys text[];
 begin
-  perform redisjobs_f._lock_these(q, firings);
-  perform pg_current_xact_id();  -- before any place in line is taken, as in `push`
-  keys := redisjobs_f._keys_of(q, jsonb_path_query_array(firings, '$[*].jobs[*]'), redisjobs_f._now(given_ms));
-  perform redisjobs_f._lock_keys(q, keys);
-  now_ms := redisjobs_f._now(given_ms);  -- after a wait for another scheduler
   for firing in
     select asked.*, there.last_ms as there_ms, case
       when there.fingerprint is distinct from asked.fingerprint then 'CHANGED'
@@ -306,14 +325,32 @@ begin
   loop
     pushed := null;
     if firing.word = 'OK' then
-      pushed := redisjobs_f._push_slots(q, firing.jobs, now_ms);
-      update redisjobs.schedules s set last_ms = firing.slot_ms, fired_ms = firing.slot_ms, fired_by = scheduler,
-        missed = s.missed + firing.missed where s.queue = q and s.name = firing.name;
+      pushed := case when apart then redisjobs_f._try_slots(q, firing.jobs, now_ms)
+        else redisjobs_f._push_slots(q, firing.jobs, now_ms) end;
+      if pushed is null then
+        firing.word := 'BUSY';
+      else
+        update redisjobs.schedules s set last_ms = firing.slot_ms, fired_ms = firing.slot_ms, fired_by = scheduler,
+          missed = s.missed + firing.missed where s.queue = q and s.name = firing.name;
+      end if;
     end if;
     fired := fired || jsonb_build_array(jsonb_build_array(firing.word, firing.there_ms, pushed));
   end loop;
+  return fired;
+end $$;
+
+-- The same as `_push_slots`; null if that would have to wait for another transaction.
+create function redisjobs_f._try_slots(q text, jobs jsonb, now_ms bigint) returns jsonb language plpgsql as $$
+declare
+  keys constant text[] := redisjobs_f._keys_of(q, jobs, now_ms);
+  pushed jsonb;
+begin
+  perform redisjobs_f._lock_keys(q, keys);
+  pushed := redisjobs_f._push_slots(q, jobs, now_ms);
   perform redisjobs_f._unlock_keys(q, keys);
-  return redisjobs_f._answer(jsonb_build_object('fired', fired, 'now', redisjobs_f._clock(given_ms)));
+  return pushed;
+exception when lock_not_available then
+  return null;
 end $$;
 
 -- Push jobs unless their ids are there, even of ended jobs that are kept; return what `push` answers for each.

@@ -123,6 +123,22 @@ async def test_a_schedule_whose_unique_key_is_in_an_open_transaction_waits_and_t
     assert len(store.rows("select id from redisjobs.jobs where queue = %s")) == 3
 
 
+async def test_a_call_meets_a_few_schedules_that_wait_and_leaves_the_rest_to_the_next_one(
+    store: PostgresStore, other: Other
+) -> None:
+    names = [f"stuck-{number}" for number in range(12)]
+    await put(store, *names)
+    store.clock.advance(15)
+    firings = [fire(store, "s1", name).firings[0] for name in names]
+    keyed = [replace(each, jobs=[replace(job, unique="stuck") for job in each.jobs]) for each in firings]
+    pushed = NewJob("x", REPORT.job.fields, unique="stuck")
+    other.call(pushes.push([pushed], repeated=False, sent_ms=store.clock()))
+
+    answer = await store.driver.change(Fire("s1", keyed))
+
+    assert [each.reply for each in answer.fired] == [Reply.BUSY] * 8
+
+
 async def test_a_scheduler_puts_off_what_it_can_not_fire_yet_and_says_so(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:

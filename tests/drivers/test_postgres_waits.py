@@ -1,7 +1,8 @@
 """Calls in Postgres that meet what another transaction has locked, or is just committing."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from redisjobs.model.job import OnConflict, Priority
 from redisjobs.model.queries import Count
 from redisjobs.model.transitions import Ack, Lease, Release, Reply, Result, Settlement, Turn
 from redisjobs.testing.driver_contract.acts import FAILED, claim, claim_one, ids, job, newer, push
+from redisjobs.testing.driver_contract.acts import settle as settle_one
 from redisjobs.testing.driver_contract.limit_acts import claim as claim_limited
 from redisjobs.testing.driver_contract.limit_acts import limit, limited
 from redisjobs.testing.driver_contract.limit_acts import push as push_limited
@@ -158,6 +160,22 @@ async def test_a_line_whose_jobs_are_all_being_changed_keeps_its_turn(
     held = await claim_limited(one)
     assert ids(held) == ["1", "4"]
     assert ids(await claim_limited(one, *((lease, Ack()) for lease in held))) == ["2", "5"]
+
+
+async def test_a_job_ends_though_the_transaction_that_came_too_late_to_replace_it_stays_open(
+    store: PostgresStore, one: Consumer, other: Other
+) -> None:
+    await push(store, job("a", unique="key"))
+    claiming = working.exchange(working.Floors(), "w1", None, [], 1, 3, idle=False, now=0)
+    (lease,) = other.call(claiming).leases
+    with closing(Other(store)) as user:
+        late = partial(user.call, pushes.push([newer("b")], repeated=False, sent_ms=store.clock()))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, late)
+            await eventually(other.is_waited_for)
+            other.transaction.commit()
+
+        assert await settle_one(one, lease, Ack()) is Reply.OK
 
 
 # A call that is sent again while its first try still commits

@@ -15,7 +15,7 @@ _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 _UNPREPARED = ("26000", "42P05")
 _NOT_NOW = (
     *_AGAIN,
-    *("25006", "53300", "53400", "55P03", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
+    *("25006", "53300", "53400", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
 )
 _FULL = ("53100", "53200", "53000")  # the disk, or the memory
 _GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, can't be used any more
@@ -78,6 +78,8 @@ def as_ours(error: Refused) -> DriverError:
         return QueueFull(f"the database is full: {text}; nothing was written")
     if state == "25006":
         return Unavailable(f"this server is a read-only replica ({text}); give the URL of the primary")
+    if state == "55P03":
+        return Unavailable(f"another transaction has locked what this call needs ({text})")
     if state in _NOT_NOW or state.startswith("08") or "cached plan" in text:
         return Unavailable(text)
     return DriverError(text)

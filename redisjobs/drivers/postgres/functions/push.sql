@@ -143,7 +143,9 @@ begin
   return holder = '' or redisjobs_f._replaceable(q, holder, job);
 end $$;
 
--- Whether the job that holds a new job's unique key waits, and is to be replaced. Its row is locked then.
+-- Whether the job that holds a new job's unique key waits, and is to be replaced. Its row is locked then, and only then: the
+-- server also locks a row that this has waited for and that does not fit any more, and the end of a job that has started
+-- would have to wait for the caller's transaction. So the lock is given back with a subtransaction.
 create function redisjobs_f._replaceable(q text, holder text, job jsonb) returns boolean language plpgsql as $$
 begin
   if not job ? 'replace' then
@@ -153,7 +155,12 @@ begin
   where j.queue = q and j.id = holder and j.place not in ('running', 'dead', 'completed', 'cancelled')
     and job->>'unique' in (coalesce(j.unique_key, ''), coalesce(j.extra->>'window', '')) and not j.cancelling
   for update;
-  return found;
+  if not found then
+    raise no_data_found;
+  end if;
+  return true;
+exception when no_data_found then
+  return false;
 end $$;
 
 -- Add a job, unless another one holds its unique key: then replace that one, or leave it as it is. The key of `parent`

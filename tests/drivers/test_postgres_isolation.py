@@ -49,7 +49,7 @@ def test_a_call_refuses_a_transaction_that_is_not_read_committed(
     with pytest.raises(
         psycopg.errors.RaiseException, match=r"repeatable read.* Run: alter role .* set default_tr"
     ):
-        other.call(CALLS[what])
+        other.run(CALLS[what])
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ async def test_a_schedule_whose_unique_key_is_in_an_open_transaction_waits_and_t
     others = [fire(store, "s1", name).firings[0] for name in ("report", "stuck", "last")]
     keyed = [replace(each, jobs=[replace(job, unique=each.name) for job in each.jobs]) for each in others]
     pushed = NewJob("x", REPORT.job.fields, unique="stuck")
-    other.call(pushes.push([pushed], repeated=False, sent_ms=store.clock()))
+    other.run(pushes.push([pushed], repeated=False, sent_ms=store.clock()))
 
     with anyio.fail_after(3):
         answer = await store.driver.change(Fire("s1", keyed))
@@ -132,7 +132,7 @@ async def test_a_call_meets_a_few_schedules_that_wait_and_leaves_the_rest_to_the
     firings = [fire(store, "s1", name).firings[0] for name in names]
     keyed = [replace(each, jobs=[replace(job, unique="stuck") for job in each.jobs]) for each in firings]
     pushed = NewJob("x", REPORT.job.fields, unique="stuck")
-    other.call(pushes.push([pushed], repeated=False, sent_ms=store.clock()))
+    other.run(pushes.push([pushed], repeated=False, sent_ms=store.clock()))
 
     answer = await store.driver.change(Fire("s1", keyed))
 

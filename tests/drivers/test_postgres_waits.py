@@ -20,7 +20,7 @@ from redisjobs.model.transitions import Ack, Lease, Release, Reply, Result, Sett
 from redisjobs.testing.driver_contract.acts import FAILED, claim, claim_one, ids, job, newer, push
 from redisjobs.testing.driver_contract.acts import settle as settle_one
 from redisjobs.testing.driver_contract.limit_acts import claim as claim_limited
-from redisjobs.testing.driver_contract.limit_acts import limit, limited
+from redisjobs.testing.driver_contract.limit_acts import limit, limited, tidy
 from redisjobs.testing.driver_contract.limit_acts import push as push_limited
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
@@ -98,7 +98,7 @@ async def test_jobs_that_may_start_again_are_handed_back_though_another_one_is_b
     await store.driver.change(Pause("Work"))
     assert await claim(one) == []
     await store.driver.change(Resume("Work"))
-    other.call(pushes.push([newer("b2")], repeated=False, sent_ms=store.clock()))
+    other.run(pushes.push([newer("b2")], repeated=False, sent_ms=store.clock()))
 
     assert await store.driver.change(Unpark()) == ""
 
@@ -128,7 +128,7 @@ async def test_a_line_goes_on_though_its_first_job_is_being_replaced_which_keeps
     held = await claim_limited(one)
     await limit(store.driver, limit_text)
     replacing = limited("b2", unique="key", on_conflict=OnConflict.REPLACE)
-    other.call(pushes.push([replacing], repeated=False, sent_ms=store.clock()))
+    other.run(pushes.push([replacing], repeated=False, sent_ms=store.clock()))
     started = ids(held)
 
     for step in range(6):
@@ -167,15 +167,16 @@ async def test_a_job_ends_though_the_transaction_that_came_too_late_to_replace_i
 ) -> None:
     await push(store, job("a", unique="key"))
     claiming = working.exchange(working.Floors(), "w1", None, [], 1, 3, idle=False, now=0)
-    (lease,) = other.call(claiming).leases
+    (lease,) = other.run(claiming).leases
     with closing(Other(store)) as user:
-        late = partial(user.call, pushes.push([newer("b")], repeated=False, sent_ms=store.clock()))
+        late = partial(user.run, pushes.push([newer("b")], repeated=False, sent_ms=store.clock()))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, late)
             await eventually(other.is_waited_for)
             other.transaction.commit()
 
         assert await settle_one(one, lease, Ack()) is Reply.OK
+    await tidy(store.driver)  # the key, which the transaction had locked
 
 
 # A call that is sent again while its first try still commits
@@ -190,7 +191,7 @@ async def test_an_exchange_that_is_sent_again_while_its_first_try_commits_gets_t
     result = Result(60_000, b"1")
     done: list[tuple[Lease, Settlement]] = [(leases[0], Ack()), (leases[1], Ack(result=result))]
     floors = working.Floors()
-    other.call(working.exchange(floors, "w1", Turn(0, 1), done, None, 3, idle=False, now=0))
+    other.run(working.exchange(floors, "w1", Turn(0, 1), done, None, 3, idle=False, now=0))
 
     replies = list[Reply]()
 
@@ -212,7 +213,7 @@ async def test_the_lanes_of_a_worker_do_not_wait_for_each_other(
     await push(store, "a", "b")
     first, second = await claim(one)
     floors = working.Floors()
-    other.call(working.exchange(floors, "w1", Turn(0, 1), [(first, Ack())], None, 3, idle=False, now=0))
+    other.run(working.exchange(floors, "w1", Turn(0, 1), [(first, Ack())], None, 3, idle=False, now=0))
 
     with anyio.fail_after(2):
         answer = await one.exchange([(second, Ack())], None, turn=Turn(1, 1))
@@ -226,7 +227,7 @@ async def test_a_beat_that_waits_while_its_worker_is_fenced_does_not_renew_the_l
 ) -> None:
     store.age(60)
     (silent,) = [each for each in (await two.reclaim()).silent if each.worker_id == "w1"]
-    assert other.call(working.reclaim("w2", [silent], others=False)).fenced == ["w1"]
+    assert other.run(working.reclaim("w2", [silent], others=False)).fenced == ["w1"]
 
     answers = list[object]()
 
@@ -272,7 +273,7 @@ async def test_a_claim_waits_for_the_disk_only_if_it_ended_a_job(
     await before(store, one)
 
     call = working.exchange(working.Floors(), "w1", None, [], 10, 3, idle=True, now=0)
-    answer = other.call(call)
+    answer = other.run(call)
 
     assert (len(answer.ended), len(answer.leases)) == ((1, 0) if durable == "on" else (0, 1))
     assert other.transaction.execute("show synchronous_commit").fetchall() == [(durable,)]

@@ -247,7 +247,7 @@ Before = Callable[[PostgresStore, Consumer], Coroutine[Any, Any, None]]
 
 
 async def lose(store: PostgresStore, one: Consumer) -> None:
-    """Have a worker lose a job so often that the next claim makes it a dead letter."""
+    """Let a job be one that lost workers had three times: the next claim makes it a dead letter."""
     await push(store, "a")
     store.rows(
         "update redisjobs.jobs set place = 'returned', deliveries = 3, was_alone = true"

@@ -30,7 +30,7 @@ _KEYS = "500"  # keys of the server that one SCAN goes through
 _LASTING = {
     *("inbox", "ready:high", "ready:normal", "ready:low", "dead", "completed", "cancelled", "retention", "paused"),
     *("paused:names", "held", "limits", "jobs", "due", "delayed", "large", "stats", "workers", "fenced", "layout"),
-    *("schedules", "groups", "history", "shares", "lines", "turns"),
+    *("schedules", "groups", "history", "shares", "lines", "turns", "taken"),
 }
 _CHECKED = ("unique", "worker", "holders", "group", "schedule")  # families of keys that the script checks
 _EXPIRING = re.compile(

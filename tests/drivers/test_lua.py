@@ -55,7 +55,14 @@ SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 TABLES = {"streams", "stream_of"}  # includes that are no functions
 NUMBERS = {"times"}  # and that name numbers
-REFUSED = {"push", "push_plain", "push_one", "fire", "record", "import"}  # what may be refused when the server is full
+REFUSED = {
+    "push",
+    "push_plain",
+    "push_one",
+    "fire",
+    "record",
+    "import",
+}  # what may be refused when the server is full
 READERS = {
     *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics"),
     *("ahead", "relayed", "taken"),

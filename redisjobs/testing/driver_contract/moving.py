@@ -61,7 +61,7 @@ async def round_trip(store: DriverStore, job_id: str) -> tuple[Row, Row]:
 
 
 def lasting(row: Row) -> Row:
-    """Return a row without what begins anew, and the time of its push, which its place says if no field does."""
+    """Return a row without what is counted again, and without the time of its push, which may be in no field."""
     fields = {name: value for name, value in row.fields.items() if name != b"queued_at"}
     return replace(row, key="", queued_ms=0, deliveries=0, fields=fields)
 

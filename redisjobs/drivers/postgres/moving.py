@@ -13,7 +13,6 @@ from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import Outcome, Taken
-from redisjobs.model.queries import Row
 from redisjobs.model.retention import ASIDE, Keep, Retention
 from redisjobs.model.transitions import Pushed, Reply
 
@@ -24,12 +23,9 @@ _MOST = 2**63 - 1
 
 @answers(moving.Take)
 def _take(change: moving.Take) -> Call[moving.Took]:
-    return Call("take", [orjson.dumps([*map(_wanted, change.rows)])], answer_of(_took))
-
-
-def _wanted(row: Row) -> dict[str, Any]:
-    wanted = {"id": text_of(row.job_id), "state": row.state}
-    return wanted | {"seq": int(row.key)} if row.key else wanted
+    ids = [text_of(row.job_id) for row in change.rows]
+    seqs = [int(row.key) if row.key else None for row in change.rows]
+    return Call("take", [ids, [str(row.state) for row in change.rows], seqs], answer_of(_took))
 
 
 def _took(found: Mapping[str, Any]) -> moving.Took:

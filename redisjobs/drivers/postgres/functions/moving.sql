@@ -11,37 +11,36 @@ create function redisjobs_f._state_of(place text) returns text language sql immu
   select case when place in ('ready', 'returned', 'alone', 'parked', 'line') then 'ready' else place end
 $$;
 
--- Put jobs in transit. `wanted`: the id and state of each, and its `seq`, unless it is delayed. Answers {name, words}.
-create function redisjobs_f.take(q text, given_ms bigint, wanted jsonb) returns text
+-- Put jobs in transit, given the state of each and its `seq`, or of a delayed job its id. Answers {name, words}.
+create function redisjobs_f.take(q text, given_ms bigint, ids text[], states text[], seqs bigint[]) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   its_name constant text := redisjobs_f._name_of(q, now_ms);
-  seqs bigint[];
   taken bigint[];
+  numbers bigint[];
 begin
   -- One at a time: no job may come into transit before one that has an earlier place.
   perform pg_advisory_xact_lock(hashtextextended('redisjobs take ' || q, 0));
-  select array_agg(coalesce((w.value->>'seq')::bigint, (
-      select j.seq from redisjobs.jobs j
-      where j.queue = q and j.id = w.value->>'id' and j.place not in ('completed', 'cancelled'))) order by w.n)
-    into seqs from jsonb_array_elements(wanted) with ordinality w (value, n);
+  seqs := array(select coalesce(w.seq, (select j.seq from redisjobs.jobs j
+      where j.queue = q and j.id = w.id and j.place not in ('completed', 'cancelled')))
+    from unnest(ids, seqs) with ordinality w (id, seq, n) order by w.n);
   perform from redisjobs.jobs j where j.seq = any (seqs) and j.place <> 'running' order by j.seq for update;
-  select array_agg(j.seq) into taken from redisjobs.jobs j
-    where j.seq = any (seqs) and j.queue = q and j.place <> 'running' and redisjobs_f._state_of(j.place) =
-      (select w.value->>'state' from jsonb_array_elements(wanted) with ordinality w (value, n)
-        where w.n = array_position(seqs, j.seq));
+  select array_agg(t.seq order by t.n), array_agg(t.n) into taken, numbers from (
+    select j.seq, min(w.n) as n from unnest(states, seqs) with ordinality w (state, seq, n)
+    join redisjobs.jobs j on j.seq = w.seq
+    where j.queue = q and redisjobs_f._state_of(j.place) = w.state and j.place <> 'running' group by j.seq
+  ) t;
   if taken is not null then
-    perform redisjobs_f._take(q, taken, seqs, now_ms);
+    perform redisjobs_f._take(q, taken, now_ms);
   end if;
   return redisjobs_f._answer(jsonb_build_object('name', its_name, 'words', (
-    select coalesce(jsonb_agg(case when s.seq = any (taken) and array_position(seqs, s.seq) = s.n then 'OK'
-      else 'NOT_FOUND' end order by s.n), '[]') from unnest(seqs) with ordinality s (seq, n))));
+    select coalesce(jsonb_agg(case when n = any (numbers) then 'OK' else 'NOT_FOUND' end order by n), '[]')
+    from generate_series(1, cardinality(seqs)) n)));
 end $$;
 
--- Put these jobs, whose rows are locked, in transit, in the order of `seqs`.
-create function redisjobs_f._take(q text, taken bigint[], seqs bigint[], now_ms bigint) returns void
-language plpgsql as $$
+-- Put these jobs, whose rows are locked, in transit, in this order.
+create function redisjobs_f._take(q text, taken bigint[], now_ms bigint) returns void language plpgsql as $$
 declare
   -- Greater than all before, also after a loss of data.
   last constant bigint := greatest(
@@ -49,14 +48,15 @@ declare
     floor(extract(epoch from clock_timestamp()) * 1000000)::bigint);
   waiting text[];
 begin
-  insert into redisjobs.taken (queue, place, id, state, rank, since_ms, due_ms, held, taken_ms, name, parameters, extra, nonce,
-    unique_key, limit_key, history)
-  select q, last + row_number() over (order by array_position(seqs, j.seq)), j.id, redisjobs_f._state_of(j.place), j.rank,
-    j.since_ms, j.due_ms, j.place not in ('dead', 'completed', 'cancelled') and exists (
-      select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id), now_ms, j.name, j.parameters,
-    jsonb_build_object('queued_at', least(j.since_ms, now_ms)::text) || coalesce(j.extra, '{}'), j.nonce, j.unique_key,
-    j.limit_key, j.history
-  from redisjobs.jobs j where j.seq = any (taken);
+  insert into redisjobs.taken (queue, place, id, state, rank, since_ms, due_ms, held, taken_ms, name, parameters, extra,
+    nonce, unique_key, limit_key, history)
+  select q, last + t.n, j.id, redisjobs_f._state_of(j.place), j.rank, j.since_ms, j.due_ms,
+    j.place not in ('dead', 'completed', 'cancelled') and exists (
+      select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id),
+    now_ms, j.name, j.parameters,
+    jsonb_build_object('queued_at', least(j.since_ms, now_ms)::text) || coalesce(j.extra, '{}'),
+    j.nonce, j.unique_key, j.limit_key, j.history
+  from unnest(taken) with ordinality t (seq, n) join redisjobs.jobs j on j.seq = t.seq;
   insert into redisjobs.settings values (q, 'taken', (last + cardinality(taken))::text, now_ms)
     on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
 
@@ -64,8 +64,8 @@ begin
     where j.seq = any (taken) and j.place not in ('dead', 'completed', 'cancelled'));
   delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = any (waiting);
   delete from redisjobs.waiters w where w.queue = q and w.id = any (waiting);
-  delete from redisjobs.uniques u where u.queue = q and u.until_ms is null and u.id = any (waiting)
-    and u.key = any (array(select j.unique_key from redisjobs.jobs j where j.seq = any (taken)));
+  delete from redisjobs.uniques u using redisjobs.jobs j
+    where j.seq = any (taken) and u.queue = q and u.key = j.unique_key and u.id = j.id and u.until_ms is null;
   perform redisjobs_f._remember_end(j, now_ms) from redisjobs.jobs j where j.seq = any (taken);
   delete from redisjobs.jobs j where j.seq = any (taken);
 end $$;

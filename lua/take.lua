@@ -95,6 +95,7 @@ if #undue > 0 then redis.call('ZREM', KEYS.due, unpack(undue)) end
 if #ids > 0 then
   redis.call('HDEL', KEYS.delayed, unpack(ids))
   redis.call('HDEL', KEYS.held, unpack(ids))
+  redis.pcall('HDEL', KEYS.waiters, unpack(ids))
 end
 if #unlocated > 0 then redis.call('HDEL', KEYS.jobs, unpack(unlocated)) end
 for _, held in ipairs(uniques) do free(held[1], held[2]) end

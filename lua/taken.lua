@@ -2,14 +2,15 @@
 -- taken: list jobs in transit to another store, in the order in which they were taken, up to 500 or about 1 MB. Writes nothing.
 --
 -- ARGV[1]  after         the entry after which to begin; '' = at the first
--- ARGV[2]  now_ms        int ms; '' = the server's clock
+-- ARGV[2]  limit         int     the most jobs to list
+-- ARGV[3]  now_ms        int ms; '' = the server's clock
 -- Returns  {name, total, row, ...}: the name of this queue among those of all stores, '' if it has none yet; how many jobs are in
 --          transit in all; and the rows, with '' for what a job does not have: {entry, id, state, priority, due (ms), held (1),
 --          since when it was in its state (ms), when it was taken (ms), {name, value, ...}, until when it holds the unique key
 --          that it has for a time (ms), outcome, result, until when these two are kept (ms each)}
 
 --- @include now checked field page bytes_of whole
-local after, now_ms = ARGV[1], now(ARGV[2])
+local after, limit, now_ms = ARGV[1], tonumber(ARGV[2]), now(ARGV[3])
 
 local function until_ms(key)
   local left_ms = redis.call('PTTL', key)
@@ -41,6 +42,6 @@ while many > 0 do
     rows[#rows + 1] = row(one[1], one[2])
     after, bytes = one[1], bytes + bytes_of(one[2])
   end
-  many = #found < many and 0 or page(#rows, bytes)
+  many = #found < many and 0 or math.min(limit - #rows, page(#rows, bytes))
 end
 return {redis.call('HGET', KEYS.layout, 'name') or '', redis.call('XLEN', KEYS.taken), unpack(rows)}

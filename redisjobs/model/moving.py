@@ -20,7 +20,7 @@ from redisjobs.model.changes import Change, JobStatus
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Query, Row
 from redisjobs.model.retention import Retention
-from redisjobs.model.transitions import Pushed, Reply
+from redisjobs.model.transitions import MOST_JOBS, Pushed, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,11 @@ class FindTaken(Query[InTransit]):
 
     Attributes:
         after: Only jobs after this place; '' begins.
+        limit: The most jobs.
     """
 
     after: str = ""
+    limit: int = MOST_JOBS
 
 
 @dataclass(frozen=True, slots=True)

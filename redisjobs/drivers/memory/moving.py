@@ -12,7 +12,7 @@ from redisjobs.model.job import State
 from redisjobs.model.moving import Outcome, Taken
 from redisjobs.model.queries import Row
 from redisjobs.model.retention import DEFAULT, Retention
-from redisjobs.model.transitions import MOST_JOBS, Pushed, Reply
+from redisjobs.model.transitions import Pushed, Reply
 
 
 @answers(moving.Take)
@@ -77,7 +77,7 @@ def _outcome(memory: Memory, job: Job) -> Outcome | None:
 @answers(moving.FindTaken)
 def _find(memory: Memory, query: moving.FindTaken) -> moving.InTransit:
     found = [job for place, job in memory.transit.items() if place > query.after]
-    return moving.InTransit(memory.name if memory.last_taken else "", found[:MOST_JOBS], len(memory.transit))
+    return moving.InTransit(memory.name if memory.last_taken else "", found[: query.limit], len(memory.transit))
 
 
 @answers(moving.ForgetTaken)

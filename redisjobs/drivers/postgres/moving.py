@@ -13,7 +13,7 @@ from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import Outcome, Taken
-from redisjobs.model.retention import ASIDE, Keep, Retention
+from redisjobs.model.retention import ASIDE, Keep, Retention, keep_of
 from redisjobs.model.transitions import Pushed, Reply
 
 _PRIORITIES = list(Priority)
@@ -34,7 +34,7 @@ def _took(found: Mapping[str, Any]) -> moving.Took:
 
 @answers(moving.FindTaken)
 def _find_taken(query: moving.FindTaken) -> Call[moving.InTransit]:
-    return Call("find_taken", [int(query.after or 0)], _in_transit)
+    return Call("find_taken", [int(query.after or 0), query.limit], _in_transit)
 
 
 def _in_transit(meta: Meta, rows: Sequence[Values]) -> moving.InTransit:
@@ -114,5 +114,5 @@ def _find_retention(query: moving.FindRetention) -> Call[Retention | None]:
 def _retention(found: Mapping[str, str] | None) -> Retention | None:
     if found is None:
         return None
-    completed, cancelled, dead = (Keep.of_text(found[state]) if found.get(state) else None for state in ASIDE)
+    completed, cancelled, dead = (keep_of(found[state]) if found.get(state) else None for state in ASIDE)
     return Retention(completed, cancelled, dead or Keep())

@@ -11,7 +11,7 @@ from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import Outcome, Taken
 from redisjobs.model.queries import Row
-from redisjobs.model.retention import Keep, Retention
+from redisjobs.model.retention import Retention, keep_of
 from redisjobs.model.transitions import Pushed, Reply
 
 _WIDTH = 20  # digits of each number of an entry id, in a place
@@ -32,7 +32,7 @@ def _place_of(row: Row) -> str:
 
 def find_taken(commands: Commands, query: moving.FindTaken) -> Steps[moving.InTransit]:
     """Read jobs in transit."""
-    ((name, total, *rows),) = yield [commands.run("taken", [_entry(query.after), commands.now])]
+    ((name, total, *rows),) = yield [commands.run("taken", [_entry(query.after), str(query.limit), commands.now])]
     return moving.InTransit(shown(name), [_taken(*row) for row in rows], total)
 
 
@@ -131,5 +131,5 @@ def find_retention(commands: Commands, query: moving.FindRetention) -> Steps[Ret
     ]
     if not dead:
         return None
-    done, ended = (Keep.of_text(shown(text)) if text else None for text in (completed, cancelled))
-    return Retention(done, ended, Keep.of_text(shown(dead)))
+    done, ended = (keep_of(shown(text)) if text else None for text in (completed, cancelled))
+    return Retention(done, ended, keep_of(shown(dead)))

@@ -108,6 +108,8 @@ async def test_jobs_in_transit_come_in_the_order_in_which_they_were_taken(
     assert len({len(each.place) for each in jobs}) == 1
     assert [each.job_id for each in (await in_transit(store, jobs[0].place)).jobs] == ["a", "b"]
     assert (await in_transit(store, jobs[0].place)).total == 3
+    two = await store.driver.read(FindTaken(limit=2))
+    assert ([each.job_id for each in two.jobs], two.total) == (["c", "a"], 3)
 
 
 async def test_a_place_is_never_given_again(store: DriverStore, driver: Driver) -> None:

@@ -70,9 +70,9 @@ begin
   delete from redisjobs.jobs j where j.seq = any (taken);
 end $$;
 
--- Return jobs in transit after a place, in order: up to 500, or about 1 MB.
-create function redisjobs_f.find_taken(q text, given_ms bigint, after bigint) returns table (meta text, id text, name text,
-  parameters text, extra text, nonce text, unique_key text, limit_key text, history text) language plpgsql stable as $$
+-- Return jobs in transit after a place, in order: up to `most`, or about 1 MB.
+create function redisjobs_f.find_taken(q text, given_ms bigint, after bigint, most integer) returns table (meta text, id text,
+  name text, parameters text, extra text, nonce text, unique_key text, limit_key text, history text) language plpgsql stable as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
 begin
@@ -84,7 +84,7 @@ begin
     from (
       select page.place, row_number() over (order by page.place) as n,
         sum(octet_length(page.parameters) + coalesce(pg_column_size(page.extra), 0)) over (order by page.place) as bytes
-      from (select * from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit 500) page
+      from (select * from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit most) page
     ) sized join redisjobs.taken t on t.queue = q and t.place = sized.place
     where sized.n = 1 or sized.bytes < 1048576 order by sized.n;
   meta := redisjobs_f._answer(jsonb_build_object(

@@ -143,7 +143,9 @@ async def relay(url: str) -> None:
 async def move(url: str) -> None:
     """A job is on its way to another store, and one has come from the queue that the pages show."""
     driver = RedisDriver(url, "emails")
-    await driver.push([NewJob("moving", ["name", "Run", "parameters", "{}"], due=After(3_600_000))], repeated=False)
+    await driver.push(
+        [NewJob("moving", ["name", "Run", "parameters", "{}"], due=After(3_600_000))], repeated=False
+    )
     row = await driver.read(Find("moving"))
     assert row
     await driver.change(Take([row]))

@@ -3,16 +3,19 @@
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 import redis
+from databases import Postgres
 from movings import Ends, finish, move
 from movings import ends as ends
 from movings import said as said
-from store import MemoryStore, RedisStore, Store, eventually
+from store import MemoryStore, RedisStore, Store, documented_user, eventually
 
-from redisjobs import JobQueue, Keep, Retention, server
+from redisjobs import JobName, JobQueue, Keep, Retention, Schedule, server
+from redisjobs.drivers import connect
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.changes import Cancel, Hold, Retain
+from redisjobs.model.changes import Cancel, Hold, Pause, Retain, SetLimit
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import FindTaken, Import, Take
 from redisjobs.model.queries import Count, Find
@@ -262,3 +265,28 @@ async def test_a_full_target_is_waited_for(queue_name: str, said: list[str]) -> 
                 admin.config_set("maxmemory", "0")
         async with JobQueue(RedisDriver(full.url, queue_name), queue_name) as queue:
             assert await queue.get("a")
+
+
+async def test_the_rights_of_operators_at_both_ends_are_enough(
+    redis_store: RedisStore, postgres: Postgres
+) -> None:
+    await bring_about(redis_store)
+    await redis_store.driver.change(SetLimit("Work", "max_concurrency=5"))
+    await redis_store.driver.change(Pause("Other"))
+    async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
+        await queue.schedules.put("hourly", {}, Schedule.every(3600), job=JobName("Work", dict[str, int]))
+    role = f"operator-{redis_store.queue_name}"
+    with postgres.database() as database, documented_user(redis_store, "operator") as url:
+        postgres.run(f'CREATE ROLE "{role}" LOGIN')
+        try:
+            with psycopg.connect(database, autocommit=True) as admin:
+                admin.execute("SELECT redisjobs.allow(%s, 'operator')", (role,))
+            there = postgres.url_of(database.rpartition("/")[2], role)
+            for one, other in ((url, there), (there, url)):
+                ends = connect(one, redis_store.queue_name), connect(other, redis_store.queue_name)
+                assert (await Mover(*ends, print).run()).is_done
+        finally:
+            with psycopg.connect(database, autocommit=True) as admin:
+                admin.execute("SELECT redisjobs.forbid(%s)", (role,))
+            postgres.run(f'DROP ROLE "{role}"')
+    assert {*await everything(redis_store)} >= {"high", "low", "later", "failed", "done", "gone"}

@@ -48,7 +48,7 @@ create function redisjobs_f._parts() returns table (function text, parts text) l
     ('unpark', 'worker operator'),
     ('beat', 'worker'),
     ('cancelled', 'worker'),
-    ('declare', 'worker'),
+    ('declare', 'worker operator'),
     ('exchange', 'worker'),
     ('fire', 'worker'),
     ('join', 'worker'),

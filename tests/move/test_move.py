@@ -25,6 +25,8 @@ from redisjobs.testing.driver_contract.acts import FAILED, LATER, claim, claim_o
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
+HOURLY = Schedule.every(3600)
+
 
 async def bring_about(store: Store) -> None:
     """Bring jobs into each state, with what a job may have."""
@@ -153,6 +155,7 @@ async def test_a_cancelled_job_that_waits_for_its_end_is_ended(redis_store: Redi
 
     assert await everything(target) == {}
     assert (await redis_store.driver.read(Count())).totals["cancelled"] == 1
+    await redis_store.driver.aclose()
 
 
 async def test_a_job_that_the_target_can_not_take_stays_in_transit_and_goes_there_later(
@@ -183,7 +186,7 @@ async def test_two_movers_at_once_bring_each_job_once(ends: Ends, said: list[str
     moved = list[Moved]()
 
     async def run() -> None:
-        moved.append(await Mover(source.driver, target.driver, said.append).run())
+        moved.append(await Mover(source.another(), target.another(), said.append).run())
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
@@ -251,6 +254,7 @@ async def test_a_queue_is_not_moved_to_itself_by_another_url(redis_store: RedisS
         await Mover(redis_store.driver, again, print).run()
 
     assert await redis_store.driver.read(Find("a"))
+    await redis_store.driver.aclose()
 
 
 async def test_a_full_target_is_waited_for(queue_name: str, said: list[str]) -> None:
@@ -274,7 +278,7 @@ async def test_the_rights_of_operators_at_both_ends_are_enough(
     await redis_store.driver.change(SetLimit("Work", "max_concurrency=5"))
     await redis_store.driver.change(Pause("Other"))
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
-        await queue.schedules.put("hourly", {}, Schedule.every(3600), job=JobName("Work", dict[str, int]))
+        await queue.schedules.put("hourly", {}, HOURLY, job=JobName("Work", dict[str, int]))
     role = f"operator-{redis_store.queue_name}"
     with postgres.database() as database, documented_user(redis_store, "operator") as url:
         postgres.run(f'CREATE ROLE "{role}" LOGIN')
@@ -290,3 +294,4 @@ async def test_the_rights_of_operators_at_both_ends_are_enough(
                 admin.execute("SELECT redisjobs.forbid(%s)", (role,))
             postgres.run(f'DROP ROLE "{role}"')
     assert {*await everything(redis_store)} >= {"high", "low", "later", "failed", "done", "gone"}
+    await redis_store.driver.aclose()

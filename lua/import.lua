@@ -15,7 +15,7 @@
 --          OK             it is in the queue, in its state
 --          REPEATED       it was added before; nothing was written
 --          EXISTS         a job with its id is in the queue; only that was noted
---          DUPLICATE <id> that job holds its unique key; only that was noted
+--          DUPLICATE <id> that job holds its unique key; only that was noted. No id: the key has another type
 --          OVERSIZED      it has more values than a script can add; only that was noted
 
 --- @include now expect streams is_taken key_holder field with delay line enqueue whole forget_ends set_aside time_of tell
@@ -82,7 +82,9 @@ local function against(id, state, fields, window, values)
   if not has_ended then taken, stale = is_taken(id) end
   if taken then return 'EXISTS' end
   local key = aside[state] and '' or key_of(fields, window)
-  local holding = key ~= '' and key_holder(key, false, now_ms)
+  if key == '' then return nil, stale end
+  local is_right, holding = pcall(key_holder, key, false, now_ms)
+  if not is_right then return 'DUPLICATE' end
   return holding and 'DUPLICATE ' .. holding.id or nil, stale
 end
 

@@ -15,7 +15,9 @@ from movings import Ends, move
 from movings import ends as ends
 from store import Store, eventually
 
-from redisjobs import JobName, JobQueue, Worker
+from redisjobs import JobName, JobQueue, State, Worker, server
+from redisjobs.drivers import connect
+from redisjobs.move.mover import Mover
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -95,3 +97,25 @@ async def test_each_job_runs_once_though_movers_are_killed_and_frozen(ends: Ends
 
     assert set(runs.ran.values()) == {1}, f"seed {SEED}"
     assert len(runs.ran) == runs.pushed
+
+
+async def test_each_job_is_moved_once_though_both_servers_are_killed(queue_name: str) -> None:
+    chance = random.Random(SEED)
+    with server.start() as source, server.start() as target:
+        async with JobQueue(source.url, queue_name) as queue:
+            ids = [handle.id for handle in await queue.push_many([{"number": n} for n in range(8000)], Numbered)]
+        said = list[str]()
+        mover = Mover(connect(source.url, queue_name), connect(target.url, queue_name), said.append)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mover.run)
+            await eventually(lambda: said)
+            for number in range(6):
+                await anyio.sleep(chance.uniform(0, 0.3))
+                killed = (source, target)[number % 2]
+                await anyio.to_thread.run_sync(killed.kill)
+                await anyio.to_thread.run_sync(killed.restart)
+        async with JobQueue(target.url, queue_name) as queue:
+            there = [info.job_id async for info in queue.scan(State.READY)]
+
+    assert there == ids, f"seed {SEED}"
+    assert [line for line in said if line.endswith("trying again")]

@@ -22,14 +22,16 @@ declare
 begin
   -- One at a time: no job may come into transit before one that has an earlier place.
   perform pg_advisory_xact_lock(hashtextextended('redisjobs take ' || q, 0));
+  perform redisjobs_f._share(q);
   seqs := array(select coalesce(w.seq, (select j.seq from redisjobs.jobs j
       where j.queue = q and j.id = w.id and j.place not in ('completed', 'cancelled')))
     from unnest(ids, seqs) with ordinality w (id, seq, n) order by w.n);
-  perform from redisjobs.jobs j where j.seq = any (seqs) and j.place <> 'running' order by j.seq for update;
+  perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
+    where j.place is distinct from 'running' order by s.seq for update of j;
   select array_agg(t.seq order by t.n), array_agg(t.n) into taken, numbers from (
     select j.seq, min(w.n) as n from unnest(states, seqs) with ordinality w (state, seq, n)
     join redisjobs.jobs j on j.seq = w.seq
-    where j.queue = q and redisjobs_f._state_of(j.place) = w.state and j.place <> 'running' group by j.seq
+    where j.queue = q and redisjobs_f._state_of(j.place) = w.state and w.state <> 'running' group by j.seq
   ) t;
   if taken is not null then
     perform redisjobs_f._take(q, taken, now_ms);
@@ -51,7 +53,7 @@ begin
   insert into redisjobs.taken (queue, place, id, state, rank, since_ms, due_ms, held, taken_ms, name, parameters, extra,
     nonce, unique_key, limit_key, history)
   select q, last + t.n, j.id, redisjobs_f._state_of(j.place), j.rank, j.since_ms, j.due_ms,
-    j.place not in ('dead', 'completed', 'cancelled') and exists (
+    redisjobs_f._waits(j.place) and exists (
       select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id),
     now_ms, j.name, j.parameters,
     jsonb_build_object('queued_at', least(j.since_ms, now_ms)::text) || coalesce(j.extra, '{}'),
@@ -60,15 +62,19 @@ begin
   insert into redisjobs.settings values (q, 'taken', (last + cardinality(taken))::text, now_ms)
     on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
 
-  waiting := array(select j.id from redisjobs.jobs j
-    where j.seq = any (taken) and j.place not in ('dead', 'completed', 'cancelled'));
-  delete from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = any (waiting);
-  delete from redisjobs.waiters w where w.queue = q and w.id = any (waiting);
-  delete from redisjobs.uniques u using redisjobs.jobs j
-    where j.seq = any (taken) and u.queue = q and u.key = j.unique_key and u.id = j.id and u.until_ms is null;
-  perform redisjobs_f._remember_end(j, now_ms) from redisjobs.jobs j where j.seq = any (taken);
-  delete from redisjobs.jobs j where j.seq = any (taken);
+  waiting := array(select j.id from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq
+    where redisjobs_f._waits(j.place));
+  delete from redisjobs.rules r using unnest(waiting) w(id) where r.queue = q and r.kind = 'held' and r.name = w.id;
+  delete from redisjobs.waiters r using unnest(waiting) w(id) where r.queue = q and r.id = w.id;
+  delete from redisjobs.uniques u using unnest(taken) t(seq), redisjobs.jobs j
+    where j.seq = t.seq and u.queue = q and u.key = j.unique_key and u.id = j.id and u.until_ms is null;
+  perform redisjobs_f._remember_end(j, now_ms) from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq;
+  delete from redisjobs.jobs j using unnest(taken) t(seq) where j.seq = t.seq;
 end $$;
+
+create function redisjobs_f._waits(place text) returns boolean language sql immutable as $$
+  select place not in ('running', 'dead', 'completed', 'cancelled')
+$$;
 
 -- Return jobs in transit after a place, in order: up to `most`, or about 1 MB.
 create function redisjobs_f.find_taken(q text, given_ms bigint, after bigint, most integer) returns table (meta text, id text,
@@ -77,16 +83,17 @@ declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
 begin
   return query
-    select json_build_object('place', t.place, 'state', t.state, 'rank', t.rank, 'since', t.since_ms, 'due', t.due_ms,
-        'held', t.held, 'taken', t.taken_ms, 'window', redisjobs_f._window_of(t, now_ms),
-        'ending', redisjobs_f._ending_of(t, now_ms))::text,
-      t.id, t.name, t.parameters, t.extra::text, t.nonce, t.unique_key, t.limit_key, t.history
+    select json_build_object('place', (s.job).place, 'state', (s.job).state, 'rank', (s.job).rank,
+        'since', (s.job).since_ms, 'due', (s.job).due_ms, 'held', (s.job).held, 'taken', (s.job).taken_ms,
+        'window', redisjobs_f._window_of(s.job, now_ms), 'ending', redisjobs_f._ending_of(s.job, now_ms))::text,
+      (s.job).id, (s.job).name, (s.job).parameters, (s.job).extra::text, (s.job).nonce, (s.job).unique_key,
+      (s.job).limit_key, (s.job).history
     from (
-      select page.place, row_number() over (order by page.place) as n,
-        sum(octet_length(page.parameters) + coalesce(pg_column_size(page.extra), 0)) over (order by page.place) as bytes
-      from (select * from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit most) page
-    ) sized join redisjobs.taken t on t.queue = q and t.place = sized.place
-    where sized.n = 1 or sized.bytes < 1048576 order by sized.n;
+      select page.job, row_number() over (order by (page.job).place) as n,
+        sum(octet_length((page.job).parameters) + coalesce(pg_column_size((page.job).extra), 0))
+          over (order by (page.job).place) as bytes
+      from (select c as job from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit most) page
+    ) s where s.n = 1 or s.bytes < 1048576 order by s.n;
   meta := redisjobs_f._answer(jsonb_build_object(
     'name', coalesce((select s.value from redisjobs.settings s where s.queue = q and s.name = 'name'), ''),
     'total', (select count(*) from redisjobs.taken t where t.queue = q)));
@@ -112,7 +119,7 @@ end $$;
 
 create function redisjobs_f.forget_taken(q text, given_ms bigint, places bigint[]) returns text language plpgsql as $$
 begin
-  delete from redisjobs.taken t where t.queue = q and t.place = any (places);
+  delete from redisjobs.taken t using unnest(places) p(place) where t.queue = q and t.place = p.place;
   return redisjobs_f._answer('"OK"');
 end $$;
 
@@ -211,7 +218,7 @@ begin
     insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job->>'id', now_ms) on conflict do nothing;
   end if;
   perform redisjobs_f._forget_end(q, job->>'id');
-  perform redisjobs_f._announce(q, due);
+  perform redisjobs_f._announce(q, due, now_ms);
 end $$;
 
 -- Keep the result of a job that ended elsewhere, unless another job has its id.

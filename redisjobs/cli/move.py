@@ -110,7 +110,7 @@ def _said(moved: Moved) -> Iterator[str]:
 
 def _why(answer: Pushed) -> str:
     if answer.reply is Reply.OVERSIZED:
-        return "it has more fields than the target takes"
+        return "it has more fields, or a longer id, name or key, than the target takes"
     other = f"the job {answer.holder}" if answer.holder else "a job"
     has = f"{other} has its {'unique key' if answer.reply is Reply.DUPLICATE else 'id'}"
     return f"{has} at the target; once that has ended, or you have cancelled or deleted it, {_AGAIN}"

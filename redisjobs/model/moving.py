@@ -132,11 +132,11 @@ class FindTaken(Query[InTransit]):
 class Import(Change[list[Pushed]]):
     """Add jobs in transit to the target's queue, as one call of `FindTaken` has found them.
 
-    Each gets an answer: OK; REPEATED: it was added before; EXISTS, or DUPLICATE with the id of the holder: another
-    job has its id or its unique key; OVERSIZED: it has more fields than this store takes. A job that is refused is
-    looked at again when it is imported again. A job comes in the state that it had, behind those that are there.
-    Its deliveries are counted from 0 again. A store may count the time in its state from now on; its fields say
-    when it was pushed, and when it failed or ended.
+    Each gets an answer: OK; REPEATED: it was added before; EXISTS, or DUPLICATE with the id of the holder:
+    another job has its id or its unique key; OVERSIZED: it has more fields, or longer ids or keys, than this
+    store takes. A job that is refused is looked at again when it is imported again. A job comes in the state that
+    it had, behind those that are there. Its deliveries are counted from 0 again. A store may count the time in
+    its state from now on; its fields say when it was pushed, and when it failed or ended.
 
     Attributes:
         source: The `store` of the source.

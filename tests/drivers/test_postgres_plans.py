@@ -142,9 +142,9 @@ CALLS = [
 def moved_in() -> Import:
     """Fifty jobs from a queue that none has come from yet."""
     source = secrets.token_hex(8)
-    fields = [
-        {b"id": f"{source}{n}".encode(), b"name": b"a", b"unique": f"k{source}{n}".encode()} for n in range(50)
-    ]
+    fields = [{b"id": f"{source}{n}".encode(), b"name": b"a"} for n in range(50)]
+    for each in (*fields[::4], *fields[1::4]):  # those that wait
+        each[b"unique"] = b"key of " + each[b"id"]
     states = [State.READY, State.DELAYED, State.DEAD, State.COMPLETED]
     jobs = [
         Taken(

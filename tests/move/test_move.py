@@ -1,5 +1,6 @@
 """A queue moves from one store to another: what goes there, what is waited for, and what stays."""
 
+import secrets
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ from databases import Postgres
 from movings import Ends, finish, move
 from movings import ends as ends
 from movings import said as said
+from postgres_store import PostgresStore
 from store import MemoryStore, RedisStore, Store, documented_user, eventually
 
 from redisjobs import JobName, JobQueue, Keep, Retention, Schedule, server
@@ -295,3 +297,18 @@ async def test_the_rights_of_operators_at_both_ends_are_enough(
             postgres.run(f'DROP ROLE "{role}"')
     assert {*await everything(redis_store)} >= {"high", "low", "later", "failed", "done", "gone"}
     await redis_store.driver.aclose()
+
+
+async def test_a_job_that_does_not_fit_into_the_target_stays_in_transit(
+    redis_store: RedisStore, postgres_store: PostgresStore
+) -> None:
+    """Someone has added it with redis-cli; other jobs are moved."""
+    redis_store.put({"id": secrets.token_urlsafe(3000), "name": "Work", "parameters": "{}"})
+    await push(redis_store, "a")
+
+    moved = await move(redis_store, postgres_store)
+
+    assert (moved.jobs, moved.in_transit) == (1, 1)
+    assert [answer.reply for _, answer in moved.refused] == [Reply.OVERSIZED]
+    for store in (redis_store, postgres_store):
+        await store.driver.aclose()

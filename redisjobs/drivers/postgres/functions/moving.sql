@@ -66,8 +66,9 @@ begin
     where redisjobs_f._waits(j.place));
   delete from redisjobs.rules r using unnest(waiting) w(id) where r.queue = q and r.kind = 'held' and r.name = w.id;
   delete from redisjobs.waiters r using unnest(waiting) w(id) where r.queue = q and r.id = w.id;
-  delete from redisjobs.uniques u using unnest(taken) t(seq), redisjobs.jobs j
-    where j.seq = t.seq and u.queue = q and u.key = j.unique_key and u.id = j.id and u.until_ms is null;
+  perform redisjobs_f._free_keys(q, array_agg(j.unique_key), array_agg(j.id))
+    from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq
+    where j.unique_key is not null and redisjobs_f._waits(j.place);
   perform redisjobs_f._remember_end(j, now_ms) from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq;
   delete from redisjobs.jobs j using unnest(taken) t(seq) where j.seq = t.seq;
 end $$;
@@ -126,7 +127,7 @@ end $$;
 -- Add jobs that were taken out of a queue elsewhere, in the order of their places: texts of one length, which are digits. A
 -- job is as for `push`, with all its fields, and: place, state, since (ms); where needed due (ms), held, window (until when
 -- it holds the unique key that it has for a time), history, and ending (how it ended, like a row of `results`).
--- Answers as `push`: OK, REPEATED, EXISTS or DUPLICATE.
+-- Answers as `push`: OK, REPEATED, EXISTS, DUPLICATE or OVERSIZED.
 create function redisjobs_f.import_jobs(q text, given_ms bigint, source text, jobs jsonb) returns text language plpgsql as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
@@ -134,7 +135,7 @@ declare
   noted jsonb;
   answers jsonb := '[]';
   job jsonb;
-  key text;
+  keys text[];
   word text;
   holder text;
 begin
@@ -142,9 +143,9 @@ begin
   perform redisjobs_f._share(q);
   insert into redisjobs.settings values (q, noted_as, '{"last": "", "refused": []}', now_ms) on conflict do nothing;
   select s.value::jsonb into noted from redisjobs.settings s where s.queue = q and s.name = noted_as for update;
-  for key in select distinct redisjobs_f._key_of(value, now_ms) from jsonb_array_elements(jobs) order by 1 loop
-    perform redisjobs_f._lock_key(q, key);
-  end loop;
+  keys := array(select redisjobs_f._key_of(value, now_ms) from jsonb_array_elements(jobs)
+    where redisjobs_f._holder(q, redisjobs_f._key_of(value, now_ms), now_ms) = '');
+  perform redisjobs_f._lock_keys(q, keys);
   for job in select value from jsonb_array_elements(jobs) with ordinality order by ordinality loop
     word := 'REPEATED';
     holder := '';
@@ -158,6 +159,7 @@ begin
     answers := answers || jsonb_build_array(case when holder = '' then to_jsonb(word)
       else jsonb_build_array(word, holder) end);
   end loop;
+  perform redisjobs_f._unlock_keys(q, keys);
   update redisjobs.settings s set value = noted::text, at_ms = now_ms where s.queue = q and s.name = noted_as;
   return redisjobs_f._answer(answers);
 end $$;
@@ -168,21 +170,27 @@ create function redisjobs_f._key_of(job jsonb, now_ms bigint) returns text langu
     coalesce(job->>'unique', case when (job->>'window')::bigint > now_ms then job->'extra'->>'window' end) end
 $$;
 
--- Add a job from elsewhere: OK, EXISTS, or DUPLICATE and the holder of its unique key.
+-- Add a job from elsewhere: OK, EXISTS, OVERSIZED, or DUPLICATE and the holder of its unique key.
 create function redisjobs_f._import(q text, job jsonb, now_ms bigint, out word text, out holder text) language plpgsql as $$
 declare
-  key constant text := redisjobs_f._key_of(job, now_ms);
+  its_key constant text := redisjobs_f._key_of(job, now_ms);
   its_state constant text := job->>'state';
   waits constant boolean := its_state in ('ready', 'delayed');
   due constant bigint := case when waits and (job->>'due')::bigint > now_ms then (job->>'due')::bigint end;
 begin
   holder := '';
+  word := 'OVERSIZED';
+  if greatest(octet_length(job->>'id'), octet_length(its_key), octet_length(concat(job->>'name', job->>'limit_key')),
+      octet_length(redisjobs_f._kind_of(job->'extra'))) > 2000 then  -- longer than an index can hold, with the queue's name
+    return;
+  end if;
   word := 'EXISTS';
   if its_state not in ('completed', 'cancelled') and exists (select from redisjobs.jobs j
       where j.queue = q and j.id = job->>'id' and j.place not in ('completed', 'cancelled')) then
     return;
   end if;
-  holder := redisjobs_f._holder(q, key, now_ms);
+  holder := redisjobs_f._take_key(q, its_key, job->>'id',
+    case when not job ? 'unique' then (job->>'window')::bigint end, now_ms);
   if holder <> '' then
     word := 'DUPLICATE';
     return;
@@ -195,25 +203,20 @@ begin
     job->>'history', case when its_state = 'dead' then redisjobs_f._kind_of(job->'extra') end)
   on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing;
   if not found then
+    delete from redisjobs.uniques u where u.queue = q and u.key = its_key and u.id = job->>'id';
     return;
   end if;
   word := 'OK';
   if waits then
-    perform redisjobs_f._begin_waiting(q, job, key, due, now_ms);
+    perform redisjobs_f._begin_waiting(q, job, due, now_ms);
   elsif job ? 'ending' then
     perform redisjobs_f._keep_ending(q, job, now_ms);
   end if;
 end $$;
 
--- Give a job that waits its unique key and its hold, and announce it.
-create function redisjobs_f._begin_waiting(q text, job jsonb, its_key text, due bigint, now_ms bigint) returns void
-language plpgsql as $$
+-- Hold a job that waits, if it was held, and announce it.
+create function redisjobs_f._begin_waiting(q text, job jsonb, due bigint, now_ms bigint) returns void language plpgsql as $$
 begin
-  if its_key is not null then
-    insert into redisjobs.uniques (queue, key, id, until_ms)
-    values (q, its_key, job->>'id', case when job ? 'unique' then null else (job->>'window')::bigint end)
-    on conflict (queue, key) do update set id = excluded.id, until_ms = excluded.until_ms;
-  end if;
   if job ? 'held' then
     insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job->>'id', now_ms) on conflict do nothing;
   end if;

@@ -421,6 +421,7 @@ class RedisStore:
                 "schedules",
                 "groups",
                 "history",
+                "taken",
             ),
         )
         if key.startswith("schedule:"):
@@ -439,7 +440,9 @@ class RedisStore:
                 *("minute:", "ten:", "recorded:"),
             )
         )
-        return key in lasting or key.startswith(("unique:", "group:", "relayed:")) or (ttl > 0 and ends)
+        return (
+            key in lasting or key.startswith(("unique:", "group:", "relayed:", "imported:")) or (ttl > 0 and ends)
+        )
 
     def end(self) -> None:
         """Remove the queue and its user."""

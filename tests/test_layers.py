@@ -28,7 +28,7 @@ redisjobs
 django sqlalchemy
 metrics tracing
 queue sync
-service serving relay
+service serving relay move
 worker.settings worker.running scheduler worker.source worker
 client
 drivers.remote drivers.memory drivers.redis drivers.postgres drivers

@@ -15,6 +15,7 @@ from redisjobs.model.codec import when
 from redisjobs.model.health import Audit, CheckServer, Fault, Finding, Level, ServerFacts
 from redisjobs.model.info import WorkerInfo, pause_info
 from redisjobs.model.job import Priority
+from redisjobs.model.moving import FindTaken, InTransit
 from redisjobs.model.queries import Backlog, Count, Counts, FindPauses, GetBacklog, Pauses
 from redisjobs.model.statistics import Interval, rate_of, total
 from redisjobs.model.stored import ScheduleInfo
@@ -112,6 +113,7 @@ def _service(waiting: Mapping[str, int] | None, server: ServerFacts | None) -> S
     minutes = (yield from or_default(statistics(_LATELY, None, None), None)) or []
     pauses = yield from or_default(ask(FindPauses()), None)
     schedules = yield from or_default(listed(), None)
+    transit = yield from or_default(ask(FindTaken(limit=1)), None)
     live = [worker for worker in workers or () if worker.lease > 0]
     findings = [*_workers(workers, live, counts)] if workers is not None else [_unchecked("workers")]
     if live and waiting is not None:
@@ -125,6 +127,7 @@ def _service(waiting: Mapping[str, int] | None, server: ServerFacts | None) -> S
     findings += _pauses(pauses) if pauses else [_unchecked("paused")]
     now = when(server.now_ms) if server else datetime.now().astimezone()
     findings += _schedules(schedules, now) if schedules is not None else [_unchecked("schedules")]
+    findings += _in_transit(transit, now) if transit is not None else [_unchecked("in transit")]
     return findings
 
 
@@ -253,6 +256,19 @@ _SCHEDULES = {
     ),
     "paused": (Level.INFO, "Paused schedules", "`redisjobs schedules resume NAME` ends a pause."),
 }
+
+
+def _in_transit(there: InTransit, now: datetime) -> Iterator[Finding]:
+    if not there.jobs:
+        return
+    waits = now - when(there.jobs[0].taken_ms)
+    text = f"{number_of(there.total, 'job')} in transit to another store, and in no queue"
+    if waits < _LATE:
+        yield Finding("in transit", Level.INFO, f"{text}.", "", there.total)
+    else:
+        text = f"{text}; the oldest for {in_words(waits.total_seconds())}."
+        advice = "Run the `redisjobs move` again that moved this queue: it goes on."
+        yield Finding("in transit", Level.WARNING, text, advice, there.total)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -39,6 +39,12 @@ class Keep:
         return f"{self.age_ms or '-'} {self.count or '-'}"
 
 
+def keep_of(text: str) -> Keep:
+    """Return the limits of a stored form; what is no number there is no limit."""
+    age_ms, _, count = text.partition(" ")
+    return Keep(int(age_ms) / 1000 if age_ms.isdecimal() else None, int(count) if count.isdecimal() else None)
+
+
 _DEAD = Keep(timedelta(days=30), 100_000)
 
 

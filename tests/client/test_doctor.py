@@ -16,11 +16,12 @@ from redisjobs.errors import DriverError
 from redisjobs.model.changes import SetLimit
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.health import Audit, Audited, Fault, Finding, Level, ServerFacts
-from redisjobs.model.job import Priority
+from redisjobs.model.job import Priority, State
+from redisjobs.model.moving import FindTaken, ForgetTaken, Take
 from redisjobs.model.queries import FindWorkers, WorkersFound
 from redisjobs.model.transitions import Ack, After, NewJob, Release
 from redisjobs.sync import JobQueue as SyncJobQueue
-from redisjobs.testing.driver_contract.acts import FAILED, claim, settle, take_over
+from redisjobs.testing.driver_contract.acts import FAILED, claim, rows_of, settle, take_over
 
 pytestmark = pytest.mark.anyio
 
@@ -520,6 +521,24 @@ async def test_a_schedule_that_no_one_fires_is_named(store: Store, queue: JobQue
         "Schedules that no live worker declares, so that they do not fire: 1 (nightly).": Level.WARNING,
         "Paused schedules: 1 (paused).": Level.INFO,
     }
+
+
+async def test_jobs_that_stay_in_transit_are_a_warning(store: Store, queue: JobQueue) -> None:
+    said = []
+    for job_id, seconds in (("b", 0), ("a", 120)):
+        await push(store, job_id)
+        store.clock.set_to = store.clock() - seconds * 1000
+        await store.driver.change(Take(await rows_of(store.driver, State.READY)))
+        store.clock.set_to = None
+        (found,) = [each for each in await queue.doctor() if each.check == "in transit"]
+        said.append((found.level, found.sentence))
+        await store.driver.change(
+            ForgetTaken([each.place for each in (await store.driver.read(FindTaken())).jobs])
+        )
+    assert said == [
+        (Level.INFO, "1 job in transit to another store, and in no queue."),
+        (Level.WARNING, "1 job in transit to another store, and in no queue; the oldest for 2 min."),
+    ]
 
 
 # The server

@@ -55,10 +55,17 @@ SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 INCLUDES = sorted(path.stem for path in LUA.glob("include/*.lua"))
 TABLES = {"streams", "stream_of"}  # includes that are no functions
 NUMBERS = {"times"}  # and that name numbers
-REFUSED = {"push", "push_plain", "push_one", "fire", "record"}  # what may be refused when the server is full
+REFUSED = {
+    "push",
+    "push_plain",
+    "push_one",
+    "fire",
+    "record",
+    "import",
+}  # what may be refused when the server is full
 READERS = {
     *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed"),
+    *("ahead", "relayed", "taken"),
 }
 FAILED = DeadLetter("failed", "ValueError: no")
 
@@ -344,16 +351,18 @@ WRITTEN_BY = {
         "enqueue",
         "set_aside",
         "push_plain",
-        "push_one",
-    },  # these two without a list for each: half the price
+        "push_one",  # these two without a list for each: half the price
+        "take",  # into transit
+    },
     r"'XDEL'": {"remove"},
     r"'XACK'": {"remove"},
     r"'XCLAIM', \S+, 'workers', to": {"hand_back"},
     r"'HDEL', KEYS\.jobs": {
         "finish",
         "promote",
-        "audit",
-    },  # the last two: of jobs that were removed with redis-cli
+        "audit",  # these two: of jobs that were removed with redis-cli
+        "take",  # of jobs that have not ended, and go elsewhere
+    },
     r"'SADD'": {"remember"},
     r"'DEL', KEYS\['unique:'\]": {"free"},
     r"'HINCRBY'": {"count"},

@@ -30,8 +30,9 @@ from redisjobs.model.changes import (
     Tidy,
     Unhold,
 )
-from redisjobs.model.job import State
+from redisjobs.model.job import Priority, State
 from redisjobs.model.limits import Limit
+from redisjobs.model.moving import FindRetention, FindTaken, ForgetTaken, Import, Take, Taken
 from redisjobs.model.queries import (
     Find,
     FindLimits,
@@ -39,6 +40,7 @@ from redisjobs.model.queries import (
     FindWorkers,
     GetBacklog,
     Query,
+    Row,
     Scan,
 )
 from redisjobs.model.transitions import Ack, After, Lease, NewJob, Release, RetryLater, Settlement, Turn
@@ -130,7 +132,34 @@ CALLS = [
         Resume("a"),
     ),
     *(Scan(state, limit=10) for state in State if state != State.RUNNING),  # it sorts all that run
+    *(FindTaken(), FindTaken("5", limit=1), ForgetTaken(["1", "2"]), FindRetention()),
+    Take(
+        [Row(f"delayed{n}", State.DELAYED, Priority.NORMAL, "", 0, 0, "", 0, False, {}) for n in range(100, 150)]
+    ),
 ]
+
+
+def moved_in() -> Import:
+    """Fifty jobs from a queue that none has come from yet."""
+    source = secrets.token_hex(8)
+    fields = [{b"id": f"{source}{n}".encode(), b"name": b"a"} for n in range(50)]
+    for each in (*fields[::4], *fields[1::4]):  # those that wait
+        each[b"unique"] = b"key of " + each[b"id"]
+    states = [State.READY, State.DELAYED, State.DEAD, State.COMPLETED]
+    jobs = [
+        Taken(
+            f"{n:02}",
+            each[b"id"].decode(),
+            states[n % 4],
+            Priority.LOW,
+            each,
+            0,
+            0,
+            10**13 if n % 4 == 1 else None,
+        )
+        for n, each in enumerate(fields)
+    ]
+    return Import(source, jobs)
 
 
 @pytest.mark.parametrize("limit", ["", Limit(max_concurrency=MANY).text])
@@ -152,7 +181,7 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
         session.push(3)
         session.push(1, by_id=True)
         session.push(2, keys=True)
-    for each in CALLS:
+    for each in (*CALLS, moved_in()):
         session.ask(each)
     admin.execute("delete from redisjobs.jobs")
     admin.execute("delete from redisjobs.uniques")
@@ -160,7 +189,7 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
     admin.execute(_KEYS, [MANY])
     session.push(1)
     session.exchange()
-    for each in CALLS:  # once past what was deleted
+    for each in (*CALLS, moved_in()):  # once past what was deleted
         session.ask(each)
     read = {
         "push": session.push(500),
@@ -173,5 +202,6 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
         "release": session.exchange(settlement=Release()),
         "claim again": session.exchange(),
     }
-    read |= {str(each): session.ask(each) for each in CALLS}
+    read |= {str(each)[:100]: session.ask(each) for each in CALLS}
+    read["import"] = session.ask(moved_in())
     assert {call: many for call, many in read.items() if many > 3000} == {}

@@ -20,6 +20,9 @@ from redisjobs import Fail, Keep, Priority, Retention, Schedule, Worker
 from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.model.changes import GetStatus, SetLimit
+from redisjobs.model.moving import Take
+from redisjobs.model.queries import Find
+from redisjobs.model.transitions import After, NewJob
 from redisjobs.sync import JobQueue
 
 pytestmark = pytest.mark.slow
@@ -79,10 +82,18 @@ def live(postgres: Any) -> Iterator[str]:
 
 
 async def wait(url: str) -> None:
-    """A process waits for a job; another job has said how far it is, jobs are limited, a worker was lost."""
+    """A process waits for a job; another job has said how far it is, jobs are limited, a worker was lost, a job
+    is on its way to another store.
+    """
     async with aclosing(PostgresDriver(url, "emails")) as driver:
         await driver.change(GetStatus(["invoice-42"], "4242-9f3c2a1b"))
         await driver.change(SetLimit("Run", "max_concurrency=5"))
+        await driver.push(
+            [NewJob("moving", ["name", "Run", "parameters", "{}"], due=After(3_600_000))], repeated=False
+        )
+        row = await driver.read(Find("moving"))
+        assert row
+        await driver.change(Take([row]))
     with psycopg.connect(url, autocommit=True) as admin:
         for table, values in (
             ("progress", "'runs', '{\"fraction\":0.5}', 4102444800000"),

@@ -24,6 +24,8 @@ from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Sche
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.changes import Cancel, GetStatus, SetLimit
+from redisjobs.model.moving import FindTaken, Import, Take
+from redisjobs.model.queries import Find
 from redisjobs.model.relaying import Relay
 from redisjobs.model.transitions import After, NewJob
 from redisjobs.sync import JobQueue
@@ -96,6 +98,7 @@ def live() -> Iterator[Live]:
         portal.call(die, running.url)
         portal.call(wait, running.url)
         portal.call(relay, running.url)
+        portal.call(move, running.url)
         with redis.Redis.from_url(running.url) as admin:  # which no worker takes in: the only one is busy
             admin.xadd("redisjobs:{emails}:inbox", {"name": "Run"})
         yield Live(running.url, samples(running.url))
@@ -134,6 +137,20 @@ async def relay(url: str) -> None:
     began = await driver.change(Relay(outbox))
     relayed = NewJob("of-the-outbox", ["name", "Run", "parameters", "{}"], due=After(3_600_000))
     await driver.change(Relay(outbox, [relayed], began.server_ms))
+    await driver.aclose()
+
+
+async def move(url: str) -> None:
+    """A job is on its way to another store, and one has come from the queue that the pages show."""
+    driver = RedisDriver(url, "emails")
+    await driver.push(
+        [NewJob("moving", ["name", "Run", "parameters", "{}"], due=After(3_600_000))], repeated=False
+    )
+    row = await driver.read(Find("moving"))
+    assert row
+    await driver.change(Take([row]))
+    (taken,) = (await driver.read(FindTaken())).jobs
+    await driver.change(Import("3f0c2f2e9a504c7e8f550a8d6c8d7f0e", [replace(taken, job_id="moved")]))
     await driver.aclose()
 
 

@@ -42,7 +42,8 @@ from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.health import Audit
 from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
-from redisjobs.model.queries import COUNTERS, Count, Find, Scan
+from redisjobs.model.moving import Import, Take, Taken
+from redisjobs.model.queries import COUNTERS, Count, Find, Row, Scan
 from redisjobs.model.recording import Record
 from redisjobs.model.relaying import ForgetRelayed, Relay
 from redisjobs.model.retention import Keep, Retention
@@ -99,6 +100,7 @@ class Scene:
     lost: Consumer
     gone: Consumer
     leases: dict[str, Lease] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
 
     async def settle(self, *settlements: Settlement) -> None:
         """The jobs `a` and `held`: the latter has a unique key."""
@@ -171,6 +173,19 @@ class Scene:
     async def change(self, change: Change[Any]) -> None:
         await self.store.driver.change(change)
 
+    async def bring_in(self) -> None:
+        """Jobs from elsewhere: ready, delayed with a key that is free, dead, with an id that is there."""
+        fields = {b"name": b"Work", b"parameters": b"{}", b"queued_at": b"1732438800000"}
+        ready = Taken("1", "i1", State.READY, Priority.HIGH, fields, 1, 1, held=True)
+        jobs = [
+            ready,
+            replace(ready, place="2", job_id="i2", state=State.DELAYED, due_ms=self.store.clock() + 9000),
+            replace(ready, place="3", job_id="i3", fields={**fields, b"unique": b"held"}),
+            replace(ready, place="4", job_id="i4", state=State.DEAD, fields={**fields, b"reason": b"failed"}),
+            *(replace(ready, place=f"5{there}", job_id=there) for there in ("dead", "twice", "a", "high")),
+        ]
+        await self.store.driver.change(Import("o", jobs))
+
     async def take(self, step: Callable[..., Change[BulkResult]]) -> None:
         begin = await self.store.driver.change(step(after=""))
         await self.store.driver.change(step(after=begin.after))
@@ -189,6 +204,8 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "push": Scene.push,
     "push: of an outbox": Scene.relay,
     "forget_relayed": lambda scene: scene.change(ForgetRelayed("o", ["r", "n s"])),
+    "take": lambda scene: scene.change(Take(scene.rows)),
+    "import": Scene.bring_in,
     "push_plain": lambda scene: scene.store.driver.push([job("p1"), job("p2")], repeated=False),
     "push_one": lambda scene: scene.store.driver.push([job("p1")], repeated=False),
     "join": Scene.join,
@@ -249,7 +266,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 CHANNELS = ("control", "waiter:")
 READERS = {
     *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed"),
+    *("ahead", "relayed", "taken"),
 }
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
@@ -368,6 +385,8 @@ async def fill(scene: Scene) -> None:
     store.admin.hset(f"{store.prefix}schedule:nightly", "last_slot", store.clock() - 5000)
     await store.driver.change(Retain(Retention(completed=Keep(), cancelled=Keep())))
     store.admin.zadd(f"{store.prefix}lines", {"Work": 0})
+    found = [await store.driver.read(Find(each)) for each in ("ready", "high", "dead", "twice")]
+    scene.rows = [row for row in found if row]
 
 
 async def fence(scene: Scene, worker_id: str) -> None:
@@ -431,6 +450,7 @@ def name_of(store: RedisStore, key: str, worker_id: str = "w1") -> str:
     names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
     names |= {"recorded:": "recorded:r", "minute:": f"minute:{store.clock() // 60_000}"}
     names |= {"ten:": f"ten:{store.clock() // 600_000}", "relayed:": "relayed:o"}
+    names |= {"imported:": "imported:o"}
     return f"{store.prefix}{names.get(key, key)}"
 
 

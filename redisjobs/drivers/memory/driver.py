@@ -16,6 +16,7 @@ from redisjobs.drivers.memory import (
     claims,
     health,
     limits,
+    moving,
     operator,
     pushes,
     relaying,
@@ -34,7 +35,7 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 T = TypeVar("T")
 
 # Importing them registers the functions that answer queries and changes.
-_ = (health, operator, relaying, schedules, standing, statistics)
+_ = (health, moving, operator, relaying, schedules, standing, statistics)
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:

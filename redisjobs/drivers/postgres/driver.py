@@ -12,6 +12,7 @@ from redisjobs.drivers.postgres import (
     health,
     keeping,
     limits,
+    moving,
     pausing,
     reading,
     requeuing,
@@ -43,7 +44,10 @@ from redisjobs.model.transitions import NewJob, Pushed
 T = TypeVar("T")
 
 # Importing them registers the calls of queries and changes.
-_ = (health, keeping, limits, pausing, reading, requeuing, results, schedules, settings, standing, statistics)
+_ = (
+    *(health, keeping, limits, moving, pausing, reading, requeuing, results, schedules, settings, standing),
+    statistics,
+)
 
 _LONGEST_NAME = 200  # bytes of a queue's name: an entry of an index has it with an id, or with a limit key
 _MOST_STALE = 3  # tries of a push that the database gets too late, by its clock

@@ -98,6 +98,14 @@ def fields_of(
     return fields
 
 
+def columns_of(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Return the columns of a job, by the names in functions/push.sql, given the fields of its entry."""
+    texts = {text_of(name): text_of(value) for name, value in fields.items()}
+    named = {name: texts.pop(name, None) or None for name in ("nonce", "unique", "limit_key", "history")}
+    columns = {name: texts.pop(name, "") for name in _KEPT}
+    return {**columns, **named, "extra": texts or None}
+
+
 def _value(value: Any) -> bytes:
     """Return a field's value; one that was put by SQL may be no text."""
     return bytes_of(value) if isinstance(value, str) else orjson.dumps(value)

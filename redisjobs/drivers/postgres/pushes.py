@@ -67,7 +67,7 @@ class Written(NamedTuple):
                 "within= a connection to another database than the queue's: give a connection to that one, or use "
                 "a queue in this database. Nothing was written"
             )
-        return _answers(meta, ())
+        return answers_of(meta, ())
 
 
 def within(queue: str, now_ms: int | None, database: str, jobs: Sequence[NewJob]) -> list[Written]:
@@ -88,10 +88,11 @@ def _plain(meta: Meta, jobs: int) -> list[Pushed] | None:
 
 
 def _in_time(meta: Meta, _: Sequence[Row]) -> list[Pushed] | None:
-    return None if meta["a"] == "STALE" else _answers(meta, ())
+    return None if meta["a"] == "STALE" else answers_of(meta, ())
 
 
-def _answers(meta: Meta, _: Sequence[Row]) -> list[Pushed]:
+def answers_of(meta: Meta, _: Sequence[Row]) -> list[Pushed]:
+    """Return the answers to a push: a word each, or a word and the id of the job that holds the unique key."""
     return [_pushed(answer) for answer in meta["a"]]
 
 

@@ -30,9 +30,10 @@ _KEYS = "500"  # keys of the server that one SCAN goes through
 _LASTING = {
     *("inbox", "ready:high", "ready:normal", "ready:low", "dead", "completed", "cancelled", "retention", "paused"),
     *("paused:names", "held", "limits", "jobs", "due", "delayed", "large", "stats", "workers", "fenced", "layout"),
-    *("schedules", "groups", "history", "shares", "lines", "turns"),
+    *("schedules", "groups", "history", "shares", "lines", "turns", "taken"),
 }
 _CHECKED = ("unique", "worker", "holders", "group", "schedule")  # families of keys that the script checks
+_NOTED = ("relayed", "imported")  # and families that nothing else refers to
 _EXPIRING = re.compile(
     "(finished|conflict|result|outcome|progress|rate|minute|ten|recorded|schedulers):|(waiters|promoter|schedulers)$"
 )
@@ -163,4 +164,4 @@ def _parted(names: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def _is_known(name: bytes, expiring: Sequence[bytes]) -> bool:
-    return shown(name) in _LASTING or name in expiring or shown(name.partition(b":")[0]) in _CHECKED
+    return shown(name) in _LASTING or name in expiring or shown(name.partition(b":")[0]) in (*_CHECKED, *_NOTED)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from redisjobs.drivers.redis import moving
 from redisjobs.drivers.redis.audit import audit
 from redisjobs.drivers.redis.calls import FAR, REPLY_BYTES, command_of
 from redisjobs.drivers.redis.commands import GROUP, Command, Commands, Steps, is_waiting, running_of
@@ -15,6 +16,7 @@ from redisjobs.model.changes import Change, ChangeMany, Tidied, Tidy, Unpark
 from redisjobs.model.driver import supported
 from redisjobs.model.health import Audit, CheckServer
 from redisjobs.model.job import Priority
+from redisjobs.model.moving import FindRetention, FindTaken, ForgetTaken, Import, Take
 from redisjobs.model.queries import Count, Counts, FindLimits, LimitsFound, Query
 from redisjobs.model.relaying import Relay
 from redisjobs.model.retention import DEFAULT
@@ -190,6 +192,11 @@ _LONG_CALLS: Mapping[type[Any], Callable[[Commands, Any], Steps[Any]]] = {
     Tidy: _tidy,
     CheckServer: check_server,
     Relay: relay,
+    Take: moving.take,
+    FindTaken: moving.find_taken,
+    ForgetTaken: moving.forget_taken,
+    Import: moving.import_jobs,
+    FindRetention: moving.find_retention,
     Audit: lambda commands, change: audit(commands, change, _tidy),
 }
 

@@ -43,3 +43,4 @@ from redisjobs.testing.driver_contract.recording import *  # noqa: E402
 from redisjobs.testing.driver_contract.standing import *  # noqa: E402
 from redisjobs.testing.driver_contract.wishing import *  # noqa: E402
 from redisjobs.testing.driver_contract.relaying import *  # noqa: E402
+from redisjobs.testing.driver_contract.moving import *  # noqa: E402

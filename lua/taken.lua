@@ -1,0 +1,47 @@
+#!lua flags=no-writes,allow-oom
+-- taken: list jobs in transit to another store, in the order in which they were taken, up to 500 or about 1 MB. Writes nothing.
+--
+-- ARGV[1]  after         the entry after which to begin; '' = at the first
+-- ARGV[2]  limit         int     the most jobs to list
+-- ARGV[3]  now_ms        int ms; '' = the server's clock
+-- Returns  {name, total, row, ...}: the name of this queue among those of all stores, '' if it has none yet; how many jobs are in
+--          transit in all; and the rows, with '' for what a job does not have: {entry, id, state, priority, due (ms), held (1),
+--          since when it was in its state (ms), when it was taken (ms), {name, value, ...}, until when it holds the unique key
+--          that it has for a time (ms), outcome, result, until when these two are kept (ms each)}
+
+--- @include now checked field page bytes_of whole
+local after, limit, now_ms = ARGV[1], tonumber(ARGV[2]), now(ARGV[3])
+
+local function until_ms(key)
+  local left_ms = redis.call('PTTL', key)
+  return left_ms > 0 and whole(now_ms + left_ms) or ''
+end
+
+local function window(id, fields)
+  local key = KEYS['unique:'] .. (field(fields, 'window') or '')
+  return field(fields, 'window') and redis.call('GET', key) == id and until_ms(key) or ''
+end
+
+-- The outcome and the result of a job that has ended, if no other job has its id now.
+local function ending(id, state)
+  if state == 'ready' or state == 'delayed' or redis.call('HGET', KEYS.jobs, id) then return '', '', '', '' end
+  local outcome, result = KEYS['outcome:'] .. id, KEYS['result:'] .. id
+  return redis.call('GET', outcome) or '', redis.call('GET', result) or '', until_ms(outcome), until_ms(result)
+end
+
+local function row(entry, taken)
+  local id, state, fields = field(taken, 'id'), field(taken, 'state'), cjson.decode(field(taken, 'fields'))
+  return {entry, id, state, field(taken, 'priority'), field(taken, 'due') or '', field(taken, 'held') or '', field(taken, 'since'),
+    field(taken, 'taken_at'), fields, window(id, fields), ending(id, state)}
+end
+
+local rows, bytes, many = {}, 0, 1
+while many > 0 do
+  local found = redis.pcall('XRANGE', KEYS.taken, after == '' and '-' or '(' .. after, '+', 'COUNT', many)
+  for _, one in ipairs(checked('stream', KEYS.taken, found)) do
+    rows[#rows + 1] = row(one[1], one[2])
+    after, bytes = one[1], bytes + bytes_of(one[2])
+  end
+  many = #found < many and 0 or math.min(limit - #rows, page(#rows, bytes))
+end
+return {redis.call('HGET', KEYS.layout, 'name') or '', redis.call('XLEN', KEYS.taken), unpack(rows)}

@@ -1,0 +1,164 @@
+"""Takes jobs out of the queue for another store, and imports those of another one."""
+
+import math
+
+from redisjobs.drivers.memory.ends import remember
+from redisjobs.drivers.memory.history import noted
+from redisjobs.drivers.memory.pushes import forget_end, holder_of, living
+from redisjobs.drivers.memory.state import Job, Memory, answers, with_fields
+from redisjobs.model import moving
+from redisjobs.model.changes import Ending, JobStatus
+from redisjobs.model.job import State
+from redisjobs.model.moving import Outcome, Taken
+from redisjobs.model.queries import Row
+from redisjobs.model.retention import DEFAULT, Retention
+from redisjobs.model.transitions import Pushed, Reply
+
+
+@answers(moving.Take)
+def _take(memory: Memory, change: moving.Take) -> moving.Took:
+    return moving.Took(memory.name, [_take_one(memory, row) for row in change.rows])
+
+
+def _take_one(memory: Memory, row: Row) -> Reply:
+    job = _there(memory, row)
+    if job is None:
+        return Reply.NOT_FOUND
+    now_ms = memory.now_ms()
+    memory.last_taken = max(memory.last_taken + 1, now_ms * 1000)
+    place, is_waiting = f"{memory.last_taken:020d}", job.state in (State.READY, State.DELAYED)
+    memory.transit[place] = Taken(
+        place=place,
+        job_id=job.id,
+        state=job.state,
+        priority=job.priority,
+        fields={b"queued_at": b"%d" % min(job.since_ms, now_ms), **with_fields(job.fields, noted(job))},
+        since_ms=job.since_ms,
+        taken_ms=now_ms,
+        due_ms=job.due_ms if job.state is State.DELAYED else None,
+        held=is_waiting and memory.held.pop(job.id, None) is not None,
+        window_ms=_window(memory, job) if is_waiting else None,
+        outcome=_outcome(memory, job),
+    )
+    key = job.text(b"unique")
+    if key and memory.uniques.get(key, ("", 0))[0] == job.id:
+        del memory.uniques[key]
+    memory.remove(job)
+    remember(memory, job)
+    return Reply.OK
+
+
+def _there(memory: Memory, row: Row) -> Job | None:
+    """Return the job of a row, if it is still in this state."""
+    if row.state in memory.aside:
+        return memory.aside[row.state].get(int(row.key))
+    job = memory.jobs.get(row.job_id)
+    is_it = job is not None and job.state is row.state and row.key in ("", str(job.number))
+    return job if is_it and row.state in (State.READY, State.DELAYED) else None
+
+
+def _window(memory: Memory, job: Job) -> int | None:
+    """Return until when a job holds a unique key that it was pushed with for a time."""
+    holder_id, until_ms = memory.uniques.get(job.text(b"window"), ("", 0.0))
+    return int(until_ms) if holder_id == job.id and memory.now_ms() < until_ms < math.inf else None
+
+
+def _outcome(memory: Memory, job: Job) -> Outcome | None:
+    is_last = memory.jobs.get(job.id) is job
+    if job.state not in memory.aside or not is_last or memory.outcomes.current(job.id, memory.now_ms()) is None:
+        return None
+    status, until_ms = memory.outcomes[job.id]
+    value, value_until_ms = memory.results.get(job.id, (b"", 0))
+    if value:
+        status = JobStatus(Ending.COMPLETED, value=value)
+    return Outcome(status, int(until_ms), int(value_until_ms))
+
+
+@answers(moving.FindTaken)
+def _find(memory: Memory, query: moving.FindTaken) -> moving.InTransit:
+    found = [job for place, job in memory.transit.items() if place > query.after]
+    return moving.InTransit(memory.name if memory.last_taken else "", found[: query.limit], len(memory.transit))
+
+
+@answers(moving.ForgetTaken)
+def _forget(memory: Memory, change: moving.ForgetTaken) -> Reply:
+    for place in change.places:
+        memory.transit.pop(place, None)
+    return Reply.OK
+
+
+@answers(moving.FindRetention)
+def _find_retention(memory: Memory, query: moving.FindRetention) -> Retention | None:
+    return None if memory.retention is DEFAULT else memory.retention
+
+
+# The target
+
+
+@answers(moving.Import)
+def _import(memory: Memory, change: moving.Import) -> list[Pushed]:
+    last, refused = memory.imported.get(change.source, ("", set[str]()))
+    answers = []
+    for job in change.jobs:
+        if job.place <= last and job.place not in refused:
+            answers.append(Pushed(Reply.REPEATED))
+            continue
+        answer = _against(memory, job)
+        if answer is None:
+            _add(memory, job)
+            refused.discard(job.place)
+        else:
+            refused.add(job.place)
+        last = max(last, job.place)
+        answers.append(answer or Pushed(Reply.OK))
+    memory.imported[change.source] = last, refused
+    return answers
+
+
+def _against(memory: Memory, job: Taken) -> Pushed | None:
+    """Return why a job can't be added; None: it can."""
+    if not job.has_ended and living(memory, job.job_id):
+        return Pushed(Reply.EXISTS)
+    holder_id = holder_of(memory, _key(job, memory.now_ms())[0]) if job.waits else ""
+    return Pushed(Reply.DUPLICATE, holder_id) if holder_id else None
+
+
+def _key(job: Taken, now_ms: int) -> tuple[str, float]:
+    """Return the unique key that a waiting job holds, and until when; '' for none."""
+    unique, window = (
+        job.fields.get(name, b"").decode("utf-8", "surrogateescape") for name in (b"unique", b"window")
+    )
+    if unique or job.window_ms is None or job.window_ms <= now_ms:
+        return unique, math.inf
+    return window, job.window_ms
+
+
+def _add(memory: Memory, taken: Taken) -> None:
+    now_ms, job = memory.now_ms(), Job(taken.job_id, taken.priority, taken.fields)
+    key, until_ms = _key(taken, now_ms)
+    if taken.waits:
+        if key:
+            memory.uniques.put(key, job.id, until_ms, now_ms)
+        if taken.held:
+            memory.held[job.id] = now_ms
+        forget_end(memory, job.id)
+        memory.enqueue(job, taken.due_ms or 0)
+    else:
+        there = living(memory, job.id) if taken.has_ended else None
+        memory.put(job, memory.aside[taken.state])
+        job.since_ms = taken.since_ms
+        if there:
+            memory.jobs[job.id] = there
+        else:
+            _keep_outcome(memory, taken)
+
+
+def _keep_outcome(memory: Memory, taken: Taken) -> None:
+    outcome, now_ms = taken.outcome, memory.now_ms()
+    if outcome is None or outcome.until_ms <= now_ms:
+        return
+    status = outcome.status
+    if status.ending is Ending.COMPLETED:
+        memory.results.put(taken.job_id, status.value, outcome.value_until_ms, now_ms)
+        status = JobStatus(Ending.EXPIRED)
+    memory.outcomes.put(taken.job_id, status, outcome.until_ms, now_ms)

@@ -1,0 +1,246 @@
+-- Jobs move to other stores, and come from there: see redisjobs/model/moving.py.
+
+-- Return the name of a queue among those of all stores; it has one from the first call on.
+create function redisjobs_f._name_of(q text, now_ms bigint) returns text language plpgsql as $$
+begin
+  insert into redisjobs.settings values (q, 'name', gen_random_uuid()::text, now_ms) on conflict do nothing;
+  return (select s.value from redisjobs.settings s where s.queue = q and s.name = 'name');
+end $$;
+
+create function redisjobs_f._state_of(place text) returns text language sql immutable as $$
+  select case when place in ('ready', 'returned', 'alone', 'parked', 'line') then 'ready' else place end
+$$;
+
+-- Put jobs in transit, given the state of each and its `seq`, or of a delayed job its id. Answers {name, words}.
+create function redisjobs_f.take(q text, given_ms bigint, ids text[], states text[], seqs bigint[]) returns text
+language plpgsql set lock_timeout = '2s' as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  its_name constant text := redisjobs_f._name_of(q, now_ms);
+  taken bigint[];
+  numbers bigint[];
+begin
+  -- One at a time: no job may come into transit before one that has an earlier place.
+  perform pg_advisory_xact_lock(hashtextextended('redisjobs take ' || q, 0));
+  perform redisjobs_f._share(q);
+  seqs := array(select coalesce(w.seq, (select j.seq from redisjobs.jobs j
+      where j.queue = q and j.id = w.id and j.place not in ('completed', 'cancelled')))
+    from unnest(ids, seqs) with ordinality w (id, seq, n) order by w.n);
+  perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
+    where j.place is distinct from 'running' order by s.seq for update of j;
+  select array_agg(t.seq order by t.n), array_agg(t.n) into taken, numbers from (
+    select j.seq, min(w.n) as n from unnest(states, seqs) with ordinality w (state, seq, n)
+    join redisjobs.jobs j on j.seq = w.seq
+    where j.queue = q and redisjobs_f._state_of(j.place) = w.state and w.state <> 'running' group by j.seq
+  ) t;
+  if taken is not null then
+    perform redisjobs_f._take(q, taken, now_ms);
+  end if;
+  return redisjobs_f._answer(jsonb_build_object('name', its_name, 'words', (
+    select coalesce(jsonb_agg(case when n = any (numbers) then 'OK' else 'NOT_FOUND' end order by n), '[]')
+    from generate_series(1, cardinality(seqs)) n)));
+end $$;
+
+-- Put these jobs, whose rows are locked, in transit, in this order.
+create function redisjobs_f._take(q text, taken bigint[], now_ms bigint) returns void language plpgsql as $$
+declare
+  -- Greater than all before, also after a loss of data.
+  last constant bigint := greatest(
+    (select s.value::bigint from redisjobs.settings s where s.queue = q and s.name = 'taken'),
+    floor(extract(epoch from clock_timestamp()) * 1000000)::bigint);
+  waiting text[];
+begin
+  insert into redisjobs.taken (queue, place, id, state, rank, since_ms, due_ms, held, taken_ms, name, parameters, extra,
+    nonce, unique_key, limit_key, history)
+  select q, last + t.n, j.id, redisjobs_f._state_of(j.place), j.rank, j.since_ms, j.due_ms,
+    redisjobs_f._waits(j.place) and exists (
+      select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id),
+    now_ms, j.name, j.parameters,
+    jsonb_build_object('queued_at', least(j.since_ms, now_ms)::text) || coalesce(j.extra, '{}'),
+    j.nonce, j.unique_key, j.limit_key, j.history
+  from unnest(taken) with ordinality t (seq, n) join redisjobs.jobs j on j.seq = t.seq;
+  insert into redisjobs.settings values (q, 'taken', (last + cardinality(taken))::text, now_ms)
+    on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
+
+  waiting := array(select j.id from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq
+    where redisjobs_f._waits(j.place));
+  delete from redisjobs.rules r using unnest(waiting) w(id) where r.queue = q and r.kind = 'held' and r.name = w.id;
+  delete from redisjobs.waiters r using unnest(waiting) w(id) where r.queue = q and r.id = w.id;
+  perform redisjobs_f._free_keys(q, array_agg(j.unique_key), array_agg(j.id))
+    from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq
+    where j.unique_key is not null and redisjobs_f._waits(j.place);
+  perform redisjobs_f._remember_end(j, now_ms) from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq;
+  delete from redisjobs.jobs j using unnest(taken) t(seq) where j.seq = t.seq;
+end $$;
+
+create function redisjobs_f._waits(place text) returns boolean language sql immutable as $$
+  select place not in ('running', 'dead', 'completed', 'cancelled')
+$$;
+
+-- Return jobs in transit after a place, in order: up to `most`, or about 1 MB.
+create function redisjobs_f.find_taken(q text, given_ms bigint, after bigint, most integer) returns table (meta text, id text,
+  name text, parameters text, extra text, nonce text, unique_key text, limit_key text, history text) language plpgsql stable as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+begin
+  return query
+    select json_build_object('place', (s.job).place, 'state', (s.job).state, 'rank', (s.job).rank,
+        'since', (s.job).since_ms, 'due', (s.job).due_ms, 'held', (s.job).held, 'taken', (s.job).taken_ms,
+        'window', redisjobs_f._window_of(s.job, now_ms), 'ending', redisjobs_f._ending_of(s.job, now_ms))::text,
+      (s.job).id, (s.job).name, (s.job).parameters, (s.job).extra::text, (s.job).nonce, (s.job).unique_key,
+      (s.job).limit_key, (s.job).history
+    from (
+      select page.job, row_number() over (order by (page.job).place) as n,
+        sum(octet_length((page.job).parameters) + coalesce(pg_column_size((page.job).extra), 0))
+          over (order by (page.job).place) as bytes
+      from (select c as job from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit most) page
+    ) s where s.n = 1 or s.bytes < 1048576 order by s.n;
+  meta := redisjobs_f._answer(jsonb_build_object(
+    'name', coalesce((select s.value from redisjobs.settings s where s.queue = q and s.name = 'name'), ''),
+    'total', (select count(*) from redisjobs.taken t where t.queue = q)));
+  return next;
+end $$;
+
+-- Return until when a job in transit holds the unique key that it was pushed with for a time.
+create function redisjobs_f._window_of(taken redisjobs.taken, now_ms bigint) returns bigint language plpgsql stable as $$
+begin
+  return (select u.until_ms from redisjobs.uniques u
+    where u.queue = taken.queue and u.key = taken.extra->>'window' and u.id = taken.id and u.until_ms > now_ms);
+end $$;
+
+-- Return how a job in transit has ended, if its result is kept and no other job has its id now.
+create function redisjobs_f._ending_of(taken redisjobs.taken, now_ms bigint) returns jsonb language plpgsql stable as $$
+begin
+  if taken.state in ('ready', 'delayed') or redisjobs_f._seq_of(taken.queue, taken.id) is not null then
+    return null;
+  end if;
+  return (select to_jsonb(r) from redisjobs.results r
+    where r.queue = taken.queue and r.id = taken.id and r.until_ms + 0 > now_ms);
+end $$;
+
+create function redisjobs_f.forget_taken(q text, given_ms bigint, places bigint[]) returns text language plpgsql as $$
+begin
+  delete from redisjobs.taken t using unnest(places) p(place) where t.queue = q and t.place = p.place;
+  return redisjobs_f._answer('"OK"');
+end $$;
+
+-- Add jobs that were taken out of a queue elsewhere, in the order of their places: texts of one length, which are digits. A
+-- job is as for `push`, with all its fields, and: place, state, since (ms); where needed due (ms), held, window (until when
+-- it holds the unique key that it has for a time), history, and ending (how it ended, like a row of `results`).
+-- Answers as `push`: OK, REPEATED, EXISTS, DUPLICATE or OVERSIZED.
+create function redisjobs_f.import_jobs(q text, given_ms bigint, source text, jobs jsonb) returns text language plpgsql as $$
+declare
+  now_ms constant bigint := redisjobs_f._now(given_ms);
+  noted_as constant text := 'imported ' || source;
+  noted jsonb;
+  answers jsonb := '[]';
+  job jsonb;
+  keys text[];
+  word text;
+  holder text;
+begin
+  perform pg_current_xact_id();  -- before any place in line is taken; see the floors of claims
+  perform redisjobs_f._share(q);
+  insert into redisjobs.settings values (q, noted_as, '{"last": "", "refused": []}', now_ms) on conflict do nothing;
+  select s.value::jsonb into noted from redisjobs.settings s where s.queue = q and s.name = noted_as for update;
+  keys := array(select redisjobs_f._key_of(value, now_ms) from jsonb_array_elements(jobs)
+    where redisjobs_f._holder(q, redisjobs_f._key_of(value, now_ms), now_ms) = '');
+  perform redisjobs_f._lock_keys(q, keys);
+  for job in select value from jsonb_array_elements(jobs) with ordinality order by ordinality loop
+    word := 'REPEATED';
+    holder := '';
+    if job->>'place' collate "C" > noted->>'last' or noted->'refused' ? (job->>'place') then
+      select i.word, i.holder into word, holder from redisjobs_f._import(q, job, now_ms) i;
+      noted := jsonb_build_object('last', greatest(noted->>'last' collate "C", job->>'place'), 'refused',
+        case when word = 'OK' then (noted->'refused') - (job->>'place')
+          when noted->'refused' ? (job->>'place') then noted->'refused'
+          else noted->'refused' || to_jsonb(job->>'place') end);
+    end if;
+    answers := answers || jsonb_build_array(case when holder = '' then to_jsonb(word)
+      else jsonb_build_array(word, holder) end);
+  end loop;
+  perform redisjobs_f._unlock_keys(q, keys);
+  update redisjobs.settings s set value = noted::text, at_ms = now_ms where s.queue = q and s.name = noted_as;
+  return redisjobs_f._answer(answers);
+end $$;
+
+-- Return the unique key that a job from elsewhere holds; null: none.
+create function redisjobs_f._key_of(job jsonb, now_ms bigint) returns text language sql immutable as $$
+  select case when job->>'state' in ('ready', 'delayed') then
+    coalesce(job->>'unique', case when (job->>'window')::bigint > now_ms then job->'extra'->>'window' end) end
+$$;
+
+-- Add a job from elsewhere: OK, EXISTS, OVERSIZED, or DUPLICATE and the holder of its unique key.
+create function redisjobs_f._import(q text, job jsonb, now_ms bigint, out word text, out holder text) language plpgsql as $$
+declare
+  its_key constant text := redisjobs_f._key_of(job, now_ms);
+  its_state constant text := job->>'state';
+  waits constant boolean := its_state in ('ready', 'delayed');
+  due constant bigint := case when waits and (job->>'due')::bigint > now_ms then (job->>'due')::bigint end;
+begin
+  holder := '';
+  word := 'OVERSIZED';
+  if greatest(octet_length(job->>'id'), octet_length(its_key), octet_length(concat(job->>'name', job->>'limit_key')),
+      octet_length(redisjobs_f._kind_of(job->'extra'))) > 2000 then  -- longer than an index can hold, with the queue's name
+    return;
+  end if;
+  word := 'EXISTS';
+  if its_state not in ('completed', 'cancelled') and exists (select from redisjobs.jobs j
+      where j.queue = q and j.id = job->>'id' and j.place not in ('completed', 'cancelled')) then
+    return;
+  end if;
+  holder := redisjobs_f._take_key(q, its_key, job->>'id',
+    case when not job ? 'unique' then (job->>'window')::bigint end, now_ms);
+  if holder <> '' then
+    word := 'DUPLICATE';
+    return;
+  end if;
+  insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, nonce, unique_key,
+    limit_key, history, kind)
+  values (nextval('redisjobs.line'), q, job->>'id', job->>'name', job->>'parameters', job->'extra', (job->>'rank')::smallint,
+    case when not waits then its_state when due is not null then 'delayed' when job ? 'held' then 'parked' else 'ready' end,
+    case when waits then now_ms else (job->>'since')::bigint end, due, job->>'nonce', job->>'unique', job->>'limit_key',
+    job->>'history', case when its_state = 'dead' then redisjobs_f._kind_of(job->'extra') end)
+  on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing;
+  if not found then
+    delete from redisjobs.uniques u where u.queue = q and u.key = its_key and u.id = job->>'id';
+    return;
+  end if;
+  word := 'OK';
+  if waits then
+    perform redisjobs_f._begin_waiting(q, job, due, now_ms);
+  elsif job ? 'ending' then
+    perform redisjobs_f._keep_ending(q, job, now_ms);
+  end if;
+end $$;
+
+-- Hold a job that waits, if it was held, and announce it.
+create function redisjobs_f._begin_waiting(q text, job jsonb, due bigint, now_ms bigint) returns void language plpgsql as $$
+begin
+  if job ? 'held' then
+    insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job->>'id', now_ms) on conflict do nothing;
+  end if;
+  perform redisjobs_f._forget_end(q, job->>'id');
+  perform redisjobs_f._announce(q, due, now_ms);
+end $$;
+
+-- Keep the result of a job that ended elsewhere, unless another job has its id.
+create function redisjobs_f._keep_ending(q text, job jsonb, now_ms bigint) returns void language plpgsql as $$
+declare
+  ended constant redisjobs.results := jsonb_populate_record(null::redisjobs.results,
+    job->'ending' || jsonb_build_object('queue', q, 'id', job->>'id'));
+begin
+  if ended.until_ms > now_ms and (job->>'state' = 'dead' or not exists (select from redisjobs.jobs j
+      where j.queue = q and j.id = ended.id and j.place not in ('completed', 'cancelled'))) then
+    insert into redisjobs.results select ended.*
+    on conflict (queue, id) do update set (ending, value, value_until_ms, error, error_type, until_ms) =
+      (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error, excluded.error_type, excluded.until_ms);
+  end if;
+end $$;
+
+-- Return what the queue keeps, as `retain` was given it; null: it was never set.
+create function redisjobs_f.find_retention(q text, given_ms bigint) returns text language plpgsql stable as $$
+begin
+  return redisjobs_f._answer(coalesce(
+    (select s.value::jsonb from redisjobs.settings s where s.queue = q and s.name = 'retention'), 'null'));
+end $$;

@@ -1,0 +1,75 @@
+"""What of a queue's settings a move copies, once."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from movings import Ends, move
+from movings import ends as ends
+from movings import said as said
+
+from redisjobs import JobName, JobQueue, Keep, Retention, Schedule
+from redisjobs.model.changes import Pause, Retain, SetLimit
+from redisjobs.model.moving import FindRetention
+from redisjobs.model.queries import FindLimits, FindPauses
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+Add = JobName("Add", dict[str, Any])
+
+
+async def test_settings_are_copied_unless_the_target_has_its_own(ends: Ends, said: list[str]) -> None:
+    source, target = ends
+    for driver, limit in ((source.driver, "max_concurrency=1"), (target.driver, "max_concurrency=2")):
+        await driver.change(SetLimit("both", limit))
+    await source.driver.change(SetLimit("Work", "max_concurrency=3 rate=5/s burst=2"))
+    await source.driver.change(Retain(Retention(completed=Keep(timedelta(days=1), 7))))
+    for name in ("", "Other"):
+        await source.driver.change(Pause(name))
+
+    await move(source, target, said)
+
+    assert (await target.driver.read(FindLimits())).limits == {
+        "both": "max_concurrency=2",
+        "Work": "max_concurrency=3 rate=5/s burst=2",
+    }
+    retention = await target.driver.read(FindRetention())
+    assert retention
+    assert retention.completed
+    assert retention.completed.text == "86400000 7"
+    pauses = await target.driver.read(FindPauses())
+    assert pauses.queue is not None
+    assert {*pauses.names} == {"Other"}
+    limits = sorted(line for line in said if line.startswith("limit of"))
+    assert limits == ["limit of 'Work': copied", "limit of 'both': the target has another one, which stays"]
+
+
+async def test_settings_are_copied_once(ends: Ends, said: list[str]) -> None:
+    source, target = ends
+    await source.driver.change(Pause())
+    await move(source, target)
+    async with JobQueue(target.driver, target.queue_name) as queue:
+        await queue.resume()
+
+    await move(source, target, said)
+
+    assert (await target.driver.read(FindPauses())).queue is None
+    assert said == []
+
+
+async def test_a_schedule_goes_on_at_the_target_from_its_last_slot(ends: Ends) -> None:
+    source, target = ends
+    async with JobQueue(source.driver, source.queue_name) as queue:
+        await queue.schedules.put("hourly", {"a": 1}, Schedule.every(timedelta(hours=1)), job=Add)
+        await queue.schedules.put("paused", {"a": 1}, Schedule.every(timedelta(hours=2)), job=Add)
+        await queue.schedules.pause("paused")
+        before = {each.name: each for each in await queue.schedules.list()}
+    await move(source, target)
+
+    async with JobQueue(target.driver, target.queue_name) as queue:
+        after = {each.name: each for each in await queue.schedules.list()}
+    assert {name: each.paused for name, each in after.items()} == {"hourly": False, "paused": True}
+    assert {name: each.rule for name, each in after.items()} == {name: each.rule for name, each in before.items()}
+    assert after["hourly"].next_slot == before["hourly"].next_slot
+    async with JobQueue(source.driver, source.queue_name) as queue:
+        assert all(each.paused for each in await queue.schedules.list())

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -11,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from benchmarks import report
+from benchmarks.__main__ import attach
 from benchmarks.measures import Figures, Row
 from benchmarks.postgres_systems import ON_POSTGRES, OnPostgres, PostgresSession
 from benchmarks.report import DASH, Run, number, spread, table
@@ -186,6 +188,15 @@ def text(run: Run) -> str:
     return table(["", *names, *(f"{US} ÷ {peer}" for peer in peers)], rows)
 
 
+def part(run: Run, words: Sequence[str]) -> str:
+    """What was measured, where and how, with the table; Markdown."""
+    repeat = f"To repeat it: `{shlex.join(['python', '-m', 'benchmarks', 'postgres', *words])}`."
+    systems = [f"{name} {version} ({ON_POSTGRES[name].setup})" for name, version in run.versions.items()]
+    failed = [f"Not measured: {system}, {what}: {reason}" for system, what, reason in run.failures]
+    head = f"{run.date}, {run.rounds} rounds, {run.machine}, {run.server}. {repeat}"
+    return "\n\n".join([head, f"{', '.join(systems)}.", text(run), *failed])
+
+
 def _ratio(run: Run, row: Row, peer: str) -> str:
     """The median of the rounds' ratios: machine noise meets both systems of a round."""
     ours, theirs = run.samples[row.key].get(US, ()), run.samples[row.key].get(peer, ())
@@ -206,6 +217,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sizes", metavar="N", type=int, default=100_000, help="jobs before sizes (100000)")
     parser.add_argument("--held", metavar="S", type=float, default=60.0, help="seconds of a held snapshot (60)")
     parser.add_argument("--fsync", action="store_true", help="let the server wait for its disk")
+    parser.add_argument("--docs", action="store_true", help="put it on the page docs/benchmarks.md")
     options = parser.parse_args(words)
     peers = _PEERS if options.peers is None else [one.strip() for one in options.peers.split(",") if one.strip()]
     if unknown := [name for name in peers if name not in _PEERS]:
@@ -235,11 +247,11 @@ def main(words: Sequence[str]) -> int:
         if amount:
             measure(systems, {take.__name__: take}, run, amount, _say)
     run.rounds = options.rounds
-    print(f"{run.date}, {run.rounds} rounds, {run.machine}, {run.server}{'' if options.fsync else ', fsync off'}")
-    print(", ".join(f"{name} {version} ({ON_POSTGRES[name].setup})" for name, version in run.versions.items()))
-    print(f"\n{text(run)}")
-    for system, what, reason in run.failures:
-        print(f"\nnot measured: {system}, {what}: {reason}")
+    run.server += "" if options.fsync else ", fsync off"
+    said = part(run, words)
+    print(said)
+    if options.docs:
+        attach("postgres" if len(run.versions) > 1 else "postgres_alone", said)
     path = HERE / "results" / f"postgres-{run.date.replace(':', '')}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(run.as_json(), indent=1) + "\n")

@@ -17,6 +17,8 @@ PARTS = {
     "features": "What each feature costs",
     "waiters": "Many waiting tasks",
     "limits": "Limits, under kills",
+    "postgres": "On Postgres, beside others",
+    "postgres_alone": "On Postgres, for long",
     "growth": "How the cost grows",
 }
 """Parts of the page with a date of their own, in order: by their key the heading."""

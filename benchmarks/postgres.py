@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from benchmarks import report
-from benchmarks.__main__ import attach
 from benchmarks.measures import Figures, Row
 from benchmarks.postgres_systems import ON_POSTGRES, OnPostgres, PostgresSession
 from benchmarks.report import DASH, Run, number, spread, table
@@ -251,6 +250,8 @@ def main(words: Sequence[str]) -> int:
     said = part(run, words)
     print(said)
     if options.docs:
+        from benchmarks.__main__ import attach  # here: it imports this module
+
         attach("postgres" if len(run.versions) > 1 else "postgres_alone", said)
     path = HERE / "results" / f"postgres-{run.date.replace(':', '')}.json"
     path.parent.mkdir(exist_ok=True)

@@ -279,3 +279,19 @@ async def test_jobs_of_a_worker_that_the_queue_does_not_know_are_handed_back(
     assert row is not None
     assert row.state is State.READY
     await lost.aclose()
+
+
+async def test_the_beats_of_a_worker_that_the_queue_does_not_know_are_forgotten(
+    store: PostgresStore, one: Consumer
+) -> None:
+    """Its row was deleted, and it ran no job, or its jobs were handed back since."""
+    lost = store.consumer("lost")
+    await lost.open()
+    store.rows("delete from redisjobs.workers where queue = %s and id = 'lost' returning id")
+
+    await tidy(store)
+    await one.reclaim()
+
+    assert store.rows("select id from redisjobs.beats where queue = %s") == [("w",)]
+    assert store.rows("select id from redisjobs.fenced where queue = %s") == []
+    await lost.aclose()

@@ -187,8 +187,8 @@ begin
   return number = 10000;
 end $$;
 
--- Fence the workers that run jobs though the queue does not know them: their rows were deleted. `reclaim` hands back their
--- jobs.
+-- Fence the workers that run jobs, or have beaten, though the queue does not know them: their rows were deleted. `reclaim`
+-- hands back their jobs, and forgets them.
 create function redisjobs_f._fence_unknown(q text, now_ms bigint) returns void language plpgsql as $$
 begin
   insert into redisjobs.fenced select q, unknown, now_ms from unnest(redisjobs_f._unknown(q)) unknown on conflict do nothing;
@@ -203,8 +203,11 @@ begin
       select (select j.worker from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.worker > r.worker
         order by j.worker limit 1) from running r where r.worker is not null
     )
-    select r.worker from running r where r.worker is not null
-    and (select true from redisjobs.workers w where w.queue = q and w.id = r.worker) is null
-    and (select true from redisjobs.fenced f where f.queue = q and f.id = r.worker) is null
+    select each.id from (
+      select r.worker from running r where r.worker is not null
+      union select b.id from redisjobs.beats b where b.queue = q
+    ) each (id)
+    where (select true from redisjobs.workers w where w.queue = q and w.id = each.id) is null
+    and (select true from redisjobs.fenced f where f.queue = q and f.id = each.id) is null
   );
 end $$;

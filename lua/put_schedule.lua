@@ -11,8 +11,9 @@
 -- ARGV[3]  scheduler   the id of that scheduler
 -- ARGV[4]  release     of that scheduler; schedulers with the same declarations are of one release
 -- ARGV[5..] for each schedule: name; fingerprint of its definition; the last slot (ms) fired of the schedule that it replaces, as
---           the caller knows it, or ''; since when its slots count (ms), or '' for now; number of field values, then the names
---           and values of the definition, `rule` first; none if the definition is there and this only declares it
+--           the caller knows it, or ''; since when its slots count (ms), or '' for now; '1' (paused) or '0' if it comes from
+--           another store in this state, after its slot `since`, else ''; number of field values, then the names and values
+--           of the definition, `rule` first; none if the definition is there and this only declares it
 -- Returns  {now_us, change, present, word, ...}: the server's clock, the number of the last change, how many schedulers of the
 --          release are there, this one included, or 0 if it had not reported lately, and a word for each schedule:
 --          OK        it counts now
@@ -65,16 +66,20 @@ local function against(there, is_same, rule, last_ms)
   return there and there.rule ~= rule and there.last_slot ~= last_ms and 'CHANGED' or nil
 end
 
-local function write(name, fingerprint, there, since, definition)
+local function write(name, fingerprint, there, since, definition, comes)
   local record = KEYS['schedule:'] .. name
   local last_ms = there and tonumber(there.last_slot) or 0
-  if not (there and there.rule == definition[2]) then
+  if comes ~= '' then
+    last_ms = math.max(tonumber(since), last_ms)
+  elseif not (there and there.rule == definition[2]) then
     -- Never before the last fired slot: the clock may have been set back.
     last_ms = math.max(math.min(tonumber(since) or now_ms, now_ms), last_ms)
   end
   redis.call('DEL', record)
   redis.call('HSET', record, 'fingerprint', fingerprint, 'last_slot', whole(last_ms), unpack(definition))
-  for _, kept in ipairs({'paused', 'missed', 'fired_slot', 'fired_by'}) do
+  local is_paused = comes == '1' or comes == '' and there and there.paused == '1'
+  if is_paused then redis.call('HSET', record, 'paused', '1') end
+  for _, kept in ipairs({'missed', 'fired_slot', 'fired_by'}) do
     if there and there[kept] then redis.call('HSET', record, kept, there[kept]) end
   end
 end
@@ -93,19 +98,19 @@ end
 local first_schedule = 5
 local words, changed, at = {}, {}, first_schedule
 while at <= #ARGV do
-  local name, fingerprint, last_ms, since, values = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  local name, fingerprint, last_ms, since, values = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 5])
   local there = schedule(name)
   local is_same = type(there) == 'table' and there.fingerprint == fingerprint
-  local rule = values > 0 and ARGV[at + 6]
+  local rule = values > 0 and ARGV[at + 7]
   local word = against(there, is_same, rule, last_ms)
   words[#words + 1] = word or 'OK'
   if not word then
     local is_written = not is_same or is_put
-    if is_written then write(name, fingerprint, there, since, {unpack(ARGV, at + 5, at + 4 + values)}) end
+    if is_written then write(name, fingerprint, there, since, {unpack(ARGV, at + 6, at + 5 + values)}, ARGV[at + 4]) end
     local is_moved = not is_put and attribute(name, there, is_same)
     if is_written or is_moved then changed[#changed + 1] = name end
   end
-  at = at + 5 + values
+  at = at + 6 + values
 end
 local change = changed_schedules(now_ms, changed)
 return {exact_ms * 1000, change, present, unpack(words)}

@@ -60,6 +60,11 @@ class ScheduleRow:
         """Whether it is paused."""
         return self.fields.get(b"paused") == b"1"
 
+    @property
+    def moved_to(self) -> str:
+        """The store to which a mover took it when it paused it here; '' if no mover paused it."""
+        return self.fields.get(b"moved_to", b"").decode("utf-8", "replace")
+
     def ms(self, key: bytes) -> int:
         """Return the number in a field; 0 if there is none."""
         return digits(self.fields.get(key, b"")) or 0
@@ -94,6 +99,9 @@ class Put:
     definition: Definition | None = None  # None: the store has it, and this only declares it again
     last_ms: int | None = None  # the last slot that was fired or skipped of the schedule that this replaces
     since_ms: int | None = None  # from when on the slots of a new rule count; None: from now
+    paused: bool | None = (
+        None  # it comes from another store in this state, after its slot `since_ms`; None: it does not
+    )
 
     @classmethod
     def whole(cls, definition: Definition, last_ms: int | None = None, since_ms: int | None = None) -> "Put":
@@ -141,6 +149,9 @@ class PauseSchedule(Change[Reply]):
 
     name: str
     pause: bool
+    moved_to: str = (
+        ""  # noted with a pause, unless it is paused: the `store` to which a mover takes it; see `moving.py`
+    )
 
 
 @dataclass(frozen=True, slots=True)

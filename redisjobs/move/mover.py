@@ -98,7 +98,7 @@ class Mover:
         """
         try:
             await self._check()
-            await copy_settings(self._source, self._target, self._say)
+            await copy_settings(_End(self, self._source), _End(self, self._target), self._say)
             await self._move()
         except _Stopped:
             self._moved.stopped = True
@@ -118,13 +118,13 @@ class Mover:
         await self._bring()  # what an earlier move has left in transit
         is_last_look = False
         while True:
-            counts = await self._ask(self._source, Count())
+            counts = await self.ask(self._source, Count())
             there = _numbers(counts)
             took = sum([await self._take_all(state) for state in _STATES if there[state]])
             left = {state: number for state, number in there.items() if number}
             running = counts.running + counts.inbox
             self._moved.left = left if not took else {}
-            if not took and not running and (is_last_look or not left):
+            if not took and not running and (is_last_look or not left) and not await self._bring():
                 return
             is_last_look = not took and not running
             if not took:
@@ -137,10 +137,10 @@ class Mover:
         async for rows in self._pages(state):
             for row in rows:
                 if row.cancelling:  # it waits for a worker that ends it
-                    await self._ask(self._source, Cancel(row.job_id))
+                    await self.ask(self._source, Cancel(row.job_id))
             wanted = [row for row in rows if not row.cancelling]
             if wanted:
-                replies = (await self._ask(self._source, Take(wanted))).replies
+                replies = (await self.ask(self._source, Take(wanted))).replies
                 took += sum(reply is Reply.OK for reply in replies)
                 await self._bring()
         return took
@@ -161,16 +161,22 @@ class Mover:
             yield step.rows
 
     async def _scan(self, state: State, after: str) -> Scanned:
-        return await self._ask(self._source, Scan(state, after=after))
+        return await self.ask(self._source, Scan(state, after=after))
 
-    async def _bring(self) -> None:
-        """Import the jobs in transit, and forget those that the target has."""
+    async def _bring(self) -> bool:
+        """Import the jobs in transit, also those of other movers, and forget those that the target has.
+
+        Returns:
+            Whether there were any.
+        """
+        found = False
         while True:
-            there = await self._ask(self._source, FindTaken(self._after))
+            there = await self.ask(self._source, FindTaken(self._after))
             self._moved.in_transit = there.total
             if not there.jobs:
-                return
-            answers = await self._ask(self._target, Import(there.store, there.jobs))
+                return found
+            found = True
+            answers = await self.ask(self._target, Import(there.store, there.jobs))
             has = list[str]()
             for job, answer in zip(there.jobs, answers, strict=True):
                 if answer.reply in (Reply.OK, Reply.REPEATED):
@@ -179,12 +185,12 @@ class Mover:
                     self._refused[job.place] = job, answer
                 self._moved.jobs += answer.reply is Reply.OK
             if has:
-                await self._ask(self._source, ForgetTaken(has))
+                await self.ask(self._source, ForgetTaken(has))
                 self._moved.in_transit -= len(has)
             self._after = there.jobs[-1].place
             self._tell(f"moved {number_of(self._moved.jobs, 'job')}")
 
-    async def _ask(self, driver: Driver, asked: Query[T] | Change[T]) -> T:
+    async def ask(self, driver: Driver, asked: Query[T] | Change[T]) -> T:
         """Ask a store until it answers. Each call may be repeated."""
         pauses = iter(_PAUSES)
         while not self._stop.is_set():
@@ -214,6 +220,19 @@ class Mover:
         if text != self._said and now >= self._said_at + _SAY:
             self._said, self._said_at = text, now
             self._say(text)
+
+
+class _End:
+    """One end of a move, which its mover asks until it answers."""
+
+    def __init__(self, mover: Mover, driver: Driver) -> None:
+        self._mover, self._driver = mover, driver
+
+    async def read(self, query: Query[T], /) -> T:
+        return await self._mover.ask(self._driver, query)
+
+    async def change(self, change: Change[T], /) -> T:
+        return await self._mover.ask(self._driver, change)
 
 
 def _numbers(counts: Counts) -> dict[State, int]:

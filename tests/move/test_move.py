@@ -1,7 +1,7 @@
 """A queue moves from one store to another: what goes there, what is waited for, and what stays."""
 
 import secrets
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import psycopg
@@ -18,6 +18,7 @@ from redisjobs import JobName, JobQueue, Keep, Retention, Schedule, server
 from redisjobs.drivers import connect
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.changes import Cancel, Hold, Pause, Retain, SetLimit
+from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import FindTaken, Import, Take
 from redisjobs.model.queries import Count, Find
@@ -211,6 +212,29 @@ async def test_jobs_that_an_earlier_mover_left_in_transit_go_first(ends: Ends) -
 
     assert moved.jobs == 2
     assert await finish(target) == ["there", "first", "second"]
+
+
+class _Late:
+    """A source from which another mover takes all jobs just before this one counts them."""
+
+    def __init__(self, source: Store) -> None:
+        self._source, self.where = source, source.driver.where
+        self.change, self.aclose = source.driver.change, source.driver.aclose
+
+    async def read(self, query: Any) -> Any:
+        if isinstance(query, Count):
+            await self.change(Take(await rows_of(self._source.driver, State.READY)))
+        return await self._source.driver.read(query)
+
+
+async def test_jobs_that_another_mover_took_meanwhile_are_moved_before_the_end(ends: Ends) -> None:
+    source, target = ends
+    await push(source, "a", "b")
+
+    moved = await Mover(cast("Driver", _Late(source)), target.driver, print).run()
+
+    assert (moved.is_done, moved.jobs, moved.in_transit) == (True, 2, 0)
+    assert await finish(target) == ["a", "b"]
 
 
 async def test_a_mover_that_comes_late_adds_nothing(ends: Ends) -> None:

@@ -44,9 +44,12 @@ def _put(memory: Memory, put: stored.Put, by: stored.Declarer | None, now_ms: in
         there = there or StoredSchedule(definition, put.fingerprint, 0)
         memory.schedules[put.name] = there = replace(there, definition=definition, fingerprint=put.fingerprint)
         memory.removed.pop(put.name, None)
-        if is_new_rule:  # never before the last slot: the clock may have been set back
+        if is_new_rule and put.paused is None:  # never before the last slot: the clock may have been set back
             since_ms = now_ms if put.since_ms is None else min(put.since_ms, now_ms)
             there.last_ms = max(since_ms, there.last_ms)
+        there.moved_to = ""
+        if put.paused is not None:
+            there.is_paused, there.last_ms = put.paused, max(put.since_ms or 0, there.last_ms)
     assert there is not None
     there.declared_by, there.release = (by.began_ms, by.release) if by else (None, "")
     if is_moved:
@@ -113,7 +116,7 @@ def _pause_schedule(memory: Memory, change: stored.PauseSchedule) -> Reply:
     if there.is_paused and not change.pause:
         there.last_ms = max(memory.now_ms(), there.last_ms)
     if there.is_paused != change.pause:
-        there.is_paused = change.pause
+        there.is_paused, there.moved_to = change.pause, change.moved_to if change.pause else ""
         _number(memory, there)
         memory.tell("schedules", str(memory.change))
     return Reply.OK
@@ -150,6 +153,7 @@ def _row(memory: Memory, name: str, there: StoredSchedule) -> stored.ScheduleRow
         "fingerprint": there.fingerprint,
         "last_slot": there.last_ms,
         "paused": "1" if there.is_paused else None,
+        "moved_to": there.moved_to or None,
         "missed": there.missed or None,
         "fired_slot": there.fired_ms,
         "declared_by": there.declared_by,

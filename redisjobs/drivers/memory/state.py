@@ -137,6 +137,7 @@ class StoredSchedule:
     fired_by: str = ""  # the scheduler that fired it
     missed: int = 0  # slots that got no job of their own
     is_paused: bool = False
+    moved_to: str = ""  # where a mover took it when it paused it
     change: int = 0  # the number of its last change
     declared_by: int | None = None  # when the scheduler began that declares it; None: it was put at run time
     release: str = ""  # the release of that scheduler

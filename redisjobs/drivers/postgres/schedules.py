@@ -25,6 +25,7 @@ def _put(put: stored.Put) -> Mapping[str, Any]:
         "definition": put.definition and _pairs([text_of(part) for part in put.definition.fields]),
         "last_ms": put.last_ms,
         "since_ms": put.since_ms,
+        "paused": put.paused,
     }
     return {key: value for key, value in given.items() if value is not None}
 
@@ -44,7 +45,7 @@ def _withdraw_schedules(change: stored.WithdrawSchedules) -> Call[Reply]:
 
 @answers(stored.PauseSchedule)
 def _pause_schedule(change: stored.PauseSchedule) -> Call[Reply]:
-    return Call("pause_schedule", [text_of(change.name), change.pause], answer_of(Reply))
+    return Call("pause_schedule", [text_of(change.name), change.pause, change.moved_to], answer_of(Reply))
 
 
 @answers(stored.RemoveSchedule)

@@ -88,7 +88,7 @@ def _put_words(change: stored.PutSchedules, now: str) -> Wire:
     for each in change.schedules:
         fields = each.definition.fields if each.definition else []
         words += [raw_id(each.name), each.fingerprint, number_word(each.last_ms), number_word(each.since_ms)]
-        words += [str(len(fields)), *fields]
+        words += ["" if each.paused is None else str(int(each.paused)), str(len(fields)), *fields]
     return words
 
 
@@ -312,7 +312,8 @@ _CALLS: Mapping[type[Any], _Call] = {
         "withdraw_schedules", lambda change, now: [now, change.by.scheduler, change.by.release]
     ),
     stored.PauseSchedule: _Call(
-        "pause_schedule", lambda change, now: [now, raw_id(change.name), "1" if change.pause else ""]
+        "pause_schedule",
+        lambda change, now: [now, raw_id(change.name), "1" if change.pause else "", change.moved_to],
     ),
     stored.RemoveSchedule: _Call("remove_schedule", lambda change, now: [now, raw_id(change.name)]),
     stored.Fire: _Call(

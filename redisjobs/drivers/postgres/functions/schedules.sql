@@ -82,7 +82,7 @@ begin
 end $$;
 
 -- Put schedules, or declare them. `puts`: for each, its name and fingerprint; where known `definition` (its fields),
--- `last_ms` and `since_ms`; see `Put`. No scheduler: they are put at run time. `began_ms`: null for now. Answers
+-- `last_ms`, `since_ms` and `paused`; see `Put`. No scheduler: they are put at run time. `began_ms`: null for now. Answers
 -- {words, change, present, now}: a word for each schedule, the number of the last change, how many schedulers its release has.
 create function redisjobs_f.put_schedules(q text, given_ms bigint, scheduler text, its_release text, began_ms bigint, puts jsonb)
 returns text language plpgsql as $$
@@ -115,7 +115,7 @@ begin
   first_change := redisjobs_f._next_change(q, now_ms);
   with asked as materialized (
     select at, put.* from jsonb_array_elements(puts) with ordinality as each (item, at), jsonb_to_record(item)
-      as put (name text, fingerprint text, definition jsonb, last_ms bigint, since_ms bigint)
+      as put (name text, fingerprint text, definition jsonb, last_ms bigint, since_ms bigint, paused boolean)
   ), judged as materialized (
     select asked.*, there, there.fingerprint is not distinct from asked.fingerprint as is_same,
       redisjobs_f._against(there, asked.fingerprint, asked.definition, asked.last_ms, began_ms, now_ms) as word
@@ -128,20 +128,24 @@ begin
   ), numbered as materialized (
     select c.*, c.is_written or (c.there).release <> its_release and not c.stays as is_moved from changed c
   ), written as (
-    insert into redisjobs.schedules (queue, name, fields, fingerprint, last_ms, change, declared_by, release, declared_ms)
+    insert into redisjobs.schedules (queue, name, fields, fingerprint, last_ms, change, declared_by, release, declared_ms, is_paused,
+      moved_to)
     select q, n.name, case when n.is_written then n.definition else (n.there).fields end, n.fingerprint,
-      case when n.is_written and (n.there).fields ->> 'rule' is distinct from n.definition ->> 'rule'
+      case when n.paused is not null then greatest(n.since_ms, (n.there).last_ms)
+        when n.is_written and (n.there).fields ->> 'rule' is distinct from n.definition ->> 'rule'
         -- Never before the last slot: the clock may have been set back.
         then greatest(least(coalesce(n.since_ms, now_ms), now_ms), (n.there).last_ms) else (n.there).last_ms end,
       case when n.is_moved then first_change - 1 + count(*) filter (where n.is_moved) over (order by n.at)
         else (n.there).change end,
       case when n.stays then (n.there).declared_by else began_ms end,
       case when n.stays then (n.there).release else its_release end,
-      case when began_ms is not null then now_ms end
+      case when began_ms is not null then now_ms end, coalesce(n.paused, (n.there).is_paused, false),
+      case when n.is_written then '' else (n.there).moved_to end
     from numbered n
-    on conflict (queue, name) do update set (fields, fingerprint, last_ms, change, declared_by, release, declared_ms, removed)
+    on conflict (queue, name) do update set (fields, fingerprint, last_ms, change, declared_by, release, declared_ms, is_paused,
+        moved_to, removed)
       = (excluded.fields, excluded.fingerprint, excluded.last_ms, excluded.change, excluded.declared_by, excluded.release,
-        excluded.declared_ms, false)
+        excluded.declared_ms, excluded.is_paused, excluded.moved_to, false)
   )
   select jsonb_agg(coalesce(j.word, 'OK') order by j.at), (select count(*) from numbered n where n.is_moved)
   into words, moved from judged j;
@@ -190,8 +194,8 @@ begin
   return redisjobs_f._answer('"OK"');
 end $$;
 
--- Pause a schedule, or let it fire again from now on.
-create function redisjobs_f.pause_schedule(q text, given_ms bigint, of_name text, pause boolean) returns text
+-- Pause a schedule, or let it fire again from now on. `to_store`: with a pause, where a mover takes it; '' for none.
+create function redisjobs_f.pause_schedule(q text, given_ms bigint, of_name text, pause boolean, to_store text) returns text
 language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
@@ -206,7 +210,7 @@ begin
   end if;
   if was_paused <> pause then
     number := redisjobs_f._next_change(q, now_ms);
-    update redisjobs.schedules s set is_paused = pause, change = number,
+    update redisjobs.schedules s set is_paused = pause, change = number, moved_to = case when pause then to_store else '' end,
       last_ms = case when pause then s.last_ms else greatest(now_ms, s.last_ms) end
     where s.queue = q and s.name = of_name;
     perform redisjobs_f._note_change(q, number, now_ms);
@@ -230,8 +234,8 @@ begin
     return redisjobs_f._answer('"DECLARED"');
   end if;
   number := redisjobs_f._next_change(q, now_ms);
-  update redisjobs.schedules s set (removed, change, fields, fired_ms, fired_by, missed, is_paused, declared_by, declared_ms)
-    = (true, number, '{}', null, '', 0, false, null, null) where s.queue = q and s.name = of_name;
+  update redisjobs.schedules s set (removed, change, fields, fired_ms, fired_by, missed, is_paused, moved_to, declared_by,
+      declared_ms) = (true, number, '{}', null, '', 0, false, '', null, null) where s.queue = q and s.name = of_name;
   perform redisjobs_f._note_change(q, number, now_ms);
   delete from redisjobs.schedules where ctid = any (array(
     select s.ctid from redisjobs.schedules s where s.queue = q and s.removed and s.change < now_ms - 86400000
@@ -274,7 +278,7 @@ end $$;
 -- Return the fields of a schedule: its definition and its state.
 create function redisjobs_f._schedule_fields(there redisjobs.schedules) returns jsonb language sql immutable as $$
   select there.fields || jsonb_strip_nulls(jsonb_build_object('fingerprint', there.fingerprint, 'last_slot', there.last_ms::text,
-    'paused', case when there.is_paused then '1' end, 'missed', nullif(there.missed, 0)::text,
+    'paused', case when there.is_paused then '1' end, 'moved_to', nullif(there.moved_to, ''), 'missed', nullif(there.missed, 0)::text,
     'fired_slot', there.fired_ms::text, 'declared_by', there.declared_by::text,
     'release', case when there.declared_by is not null then there.release end))
 $$;

@@ -36,6 +36,15 @@ local function keep_until(key, value, until_ms)
   if value ~= '' and (tonumber(until_ms) or 0) > now_ms then redis.call('SET', key, value, 'PXAT', until_ms) end
 end
 
+-- Keep how a job has ended, unless that of another run with its id is kept longer: that one has mostly ended later.
+local function keep_ending(id, state, outcome, result, until_ms, result_until_ms)
+  local left_ms = state == 'dead' and 0 or redis.call('PTTL', KEYS['outcome:'] .. id)
+  if now_ms + left_ms >= (tonumber(until_ms) or 0) then return end
+  forget_ends({id})
+  keep_until(KEYS['outcome:'] .. id, outcome, until_ms)
+  keep_until(KEYS['result:'] .. id, result, result_until_ms)
+end
+
 -- The unique key that a waiting job holds, '' for none; and whether only for a time.
 local function key_of(fields, until_ms)
   local unique, window = field(fields, 'unique') or '', field(fields, 'window') or ''
@@ -101,8 +110,7 @@ local function import(at, number)
   elseif not aside[state] then
     add_waiting(id, priority, due_ms, fields, ARGV[at + 5] == '1', window, number, stale)
   elseif add_aside(id, state, priority, fields) then
-    keep_until(KEYS['outcome:'] .. id, ARGV[at + 7], ARGV[at + 9])
-    keep_until(KEYS['result:'] .. id, ARGV[at + 8], ARGV[at + 10])
+    keep_ending(id, state, unpack(ARGV, at + 7, at + 10))
   end
   if was_refused and not why then redis.call('HDEL', noted, place) end
   if place > last then

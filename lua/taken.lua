@@ -35,12 +35,14 @@ local function row(entry, taken)
     field(taken, 'taken_at'), fields, window(id, fields), ending(id, state)}
 end
 
-local rows, bytes, many = {}, 0, 1
+local rows, bytes, many, most_bytes = {}, 0, 1, 1048576
 while many > 0 do
   local found = redis.pcall('XRANGE', KEYS.taken, after == '' and '-' or '(' .. after, '+', 'COUNT', many)
   for _, one in ipairs(checked('stream', KEYS.taken, found)) do
-    rows[#rows + 1] = row(one[1], one[2])
-    after, bytes = one[1], bytes + bytes_of(one[2])
+    local read = row(one[1], one[2])
+    bytes = bytes + bytes_of(one[2]) + #read[11] + #read[12]
+    if #rows > 0 and bytes > most_bytes then break end
+    rows[#rows + 1], after = read, one[1]
   end
   many = #found < many and 0 or math.min(limit - #rows, page(#rows, bytes))
 end

@@ -14,6 +14,8 @@ from redisjobs.model.queries import Row
 from redisjobs.model.retention import DEFAULT, Retention
 from redisjobs.model.transitions import Pushed, Reply
 
+_PAGE = 1024 * 1024  # about the bytes of the jobs that are found at once
+
 
 @answers(moving.Take)
 def _take(memory: Memory, change: moving.Take) -> moving.Took:
@@ -76,8 +78,20 @@ def _outcome(memory: Memory, job: Job) -> Outcome | None:
 
 @answers(moving.FindTaken)
 def _find(memory: Memory, query: moving.FindTaken) -> moving.InTransit:
-    found = [job for place, job in memory.transit.items() if place > query.after]
-    return moving.InTransit(memory.name if memory.last_taken else "", found[: query.limit], len(memory.transit))
+    found, left = list[Taken](), _PAGE
+    for place, job in memory.transit.items():
+        if place > query.after:
+            left -= _weight(job)
+            if len(found) == query.limit or (found and left < 0):
+                break
+            found.append(job)
+    return moving.InTransit(memory.name if memory.last_taken else "", found, len(memory.transit))
+
+
+def _weight(job: Taken) -> int:
+    """Return about how many bytes a job in transit has."""
+    result = len(job.outcome.status.value) if job.outcome else 0
+    return result + sum(len(name) + len(value) for name, value in job.fields.items())
 
 
 @answers(moving.ForgetTaken)
@@ -154,9 +168,12 @@ def _add(memory: Memory, taken: Taken) -> None:
 
 
 def _keep_outcome(memory: Memory, taken: Taken) -> None:
+    """Keep how a job has ended, unless that of another run with its id is kept longer, which ended later."""
     outcome, now_ms = taken.outcome, memory.now_ms()
-    if outcome is None or outcome.until_ms <= now_ms:
+    until_ms = memory.outcomes[taken.job_id][1] if taken.has_ended and taken.job_id in memory.outcomes else 0
+    if outcome is None or outcome.until_ms <= max(now_ms, until_ms):
         return
+    forget_end(memory, taken.job_id)
     status = outcome.status
     if status.ending is Ending.COMPLETED:
         memory.results.put(taken.job_id, status.value, outcome.value_until_ms, now_ms)

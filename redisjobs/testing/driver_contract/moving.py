@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from redisjobs.model.changes import Cancel, Ending, GetStatus, Hold, Pause, Requeue, Retain, SetLimit
+from redisjobs.model.changes import Cancel, Ending, GetStatus, Hold, JobStatus, Pause, Requeue, Retain, SetLimit
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import State
 from redisjobs.model.moving import FindRetention, FindTaken, ForgetTaken, Import, InTransit, Take, Taken, Took
@@ -384,6 +384,45 @@ async def test_a_kept_job_from_elsewhere_brings_its_result(store: DriverStore, o
 
     (status,) = await store.driver.change(GetStatus(["b"]))
     assert (status.ending, status.value) == (Ending.COMPLETED, b'{"n": 1}')
+
+
+async def test_a_step_of_jobs_in_transit_has_about_1_mb_with_their_results(
+    store: DriverStore, one: Consumer
+) -> None:
+    await store.driver.change(Retain(Retention(completed=Keep())))
+    await push(store, *"abc")
+    large = b'"' + 600_000 * b"x" + b'"'
+    for lease in await claim(one):
+        assert await settle(one, lease, Ack(result=Result(60_000, large))) is Reply.OK
+    await take(store, *"abc")
+
+    place, jobs = "", list[Taken]()
+    for _ in "abc":
+        (taken,) = (await in_transit(store, place)).jobs
+        place = taken.place
+        jobs.append(taken)
+    assert [each.job_id for each in jobs] == ["a", "b", "c"]
+    assert [each.outcome and each.outcome.status.value for each in jobs] == [large] * 3
+
+
+async def test_an_old_job_from_elsewhere_does_not_replace_the_result_of_a_later_run(
+    store: DriverStore, one: Consumer
+) -> None:
+    await store.driver.change(Retain(Retention(completed=Keep())))
+    await push(store, "a")
+    assert await settle(one, await claim_one(one), Ack(result=Result(60_000, b"1"))) is Reply.OK
+    await take(store, "a")
+    (old,) = (await in_transit(store)).jobs
+    assert old.outcome is not None
+    await push(store, another("a"))
+    assert await settle(one, await claim_one(one), Ack(result=Result(90_000, b"2"))) is Reply.OK
+
+    assert await bring(store, old) == [ADDED]
+    assert [status.value for status in await store.driver.change(GetStatus(["a"]))] == [b"2"]
+
+    later = replace(old.outcome, until_ms=old.outcome.until_ms + 99_000, status=JobStatus(Ending.CANCELLED))
+    assert await bring(store, replace(old, place="~" + old.place[1:], outcome=later)) == [ADDED]
+    assert [status.ending for status in await store.driver.change(GetStatus(["a"]))] == [Ending.CANCELLED]
 
 
 async def test_a_kept_job_leaves_its_id_to_a_job_that_has_not_ended(store: DriverStore, one: Consumer) -> None:

@@ -17,6 +17,7 @@ language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   its_name constant text := redisjobs_f._name_of(q, now_ms);
+  locked bigint[];
   taken bigint[];
   numbers bigint[];
 begin
@@ -26,12 +27,13 @@ begin
   seqs := array(select coalesce(w.seq, (select j.seq from redisjobs.jobs j
       where j.queue = q and j.id = w.id and j.place not in ('completed', 'cancelled')))
     from unnest(ids, seqs) with ordinality w (id, seq, n) order by w.n);
-  perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
-    where j.place is distinct from 'running' order by s.seq for update of j;
+  locked := array(select j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
+    where j.place is distinct from 'running' order by s.seq for update of j);
   select array_agg(t.seq order by t.n), array_agg(t.n) into taken, numbers from (
-    select j.seq, min(w.n) as n from unnest(states, seqs) with ordinality w (state, seq, n)
-    join redisjobs.jobs j on j.seq = w.seq
-    where j.queue = q and redisjobs_f._state_of(j.place) = w.state and w.state <> 'running' group by j.seq
+    -- No others: a job that ran then may be handed back and claimed by now.
+    select l.seq, min(w.n) as n from unnest(locked) l(seq) join unnest(states, seqs) with ordinality w (state, seq, n)
+      on w.seq = l.seq join redisjobs.jobs j on j.seq = l.seq
+    where j.queue = q and redisjobs_f._state_of(j.place) = w.state and w.state <> 'running' group by l.seq
   ) t;
   if taken is not null then
     perform redisjobs_f._take(q, taken, now_ms);
@@ -91,14 +93,21 @@ begin
       (s.job).limit_key, (s.job).history
     from (
       select page.job, row_number() over (order by (page.job).place) as n,
-        sum(octet_length((page.job).parameters) + coalesce(pg_column_size((page.job).extra), 0))
-          over (order by (page.job).place) as bytes
+        sum(coalesce(octet_length(concat((page.job).parameters, (page.job).extra, (page.job).history)), 0)
+          + coalesce(redisjobs_f._result_bytes(page.job), 0)) over (order by (page.job).place) as bytes
       from (select c as job from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit most) page
     ) s where s.n = 1 or s.bytes < 1048576 order by s.n;
   meta := redisjobs_f._answer(jsonb_build_object(
     'name', coalesce((select s.value from redisjobs.settings s where s.queue = q and s.name = 'name'), ''),
     'total', (select count(*) from redisjobs.taken t where t.queue = q)));
   return next;
+end $$;
+
+-- Return the bytes of the result that may come with a job in transit; null: none.
+create function redisjobs_f._result_bytes(taken redisjobs.taken) returns integer language plpgsql stable as $$
+begin
+  return (select octet_length(r.value) from redisjobs.results r
+    where taken.state not in ('ready', 'delayed') and r.queue = taken.queue and r.id = taken.id);
 end $$;
 
 -- Return until when a job in transit holds the unique key that it was pushed with for a time.
@@ -132,7 +141,10 @@ create function redisjobs_f.import_jobs(q text, given_ms bigint, source text, jo
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   noted_as constant text := 'imported ' || source;
-  noted jsonb;
+  its_source constant text := source;
+  last text;  -- the place of the last one
+  refused text[];  -- those of them that were refused before
+  its_place text;
   answers jsonb := '[]';
   job jsonb;
   keys text[];
@@ -141,26 +153,33 @@ declare
 begin
   perform pg_current_xact_id();  -- before any place in line is taken; see the floors of claims
   perform redisjobs_f._share(q);
-  insert into redisjobs.settings values (q, noted_as, '{"last": "", "refused": []}', now_ms) on conflict do nothing;
-  select s.value::jsonb into noted from redisjobs.settings s where s.queue = q and s.name = noted_as for update;
+  insert into redisjobs.settings values (q, noted_as, '', now_ms) on conflict do nothing;
+  select s.value into last from redisjobs.settings s where s.queue = q and s.name = noted_as for update;
+  refused := array(select r.place from jsonb_array_elements(jobs) j join redisjobs.refused r
+    on r.queue = q and r.source = its_source and r.place = j.value->>'place');
   keys := array(select redisjobs_f._key_of(value, now_ms) from jsonb_array_elements(jobs)
     where redisjobs_f._holder(q, redisjobs_f._key_of(value, now_ms), now_ms) = '');
   perform redisjobs_f._lock_keys(q, keys);
   for job in select value from jsonb_array_elements(jobs) with ordinality order by ordinality loop
     word := 'REPEATED';
     holder := '';
-    if job->>'place' collate "C" > noted->>'last' or noted->'refused' ? (job->>'place') then
+    its_place := job->>'place';
+    if its_place collate "C" > last or its_place = any (refused) then
       select i.word, i.holder into word, holder from redisjobs_f._import(q, job, now_ms) i;
-      noted := jsonb_build_object('last', greatest(noted->>'last' collate "C", job->>'place'), 'refused',
-        case when word = 'OK' then (noted->'refused') - (job->>'place')
-          when noted->'refused' ? (job->>'place') then noted->'refused'
-          else noted->'refused' || to_jsonb(job->>'place') end);
+      if word <> 'OK' and its_place <> all (refused) then
+        insert into redisjobs.refused values (q, its_source, its_place);
+        refused := refused || its_place;
+      elsif word = 'OK' and its_place = any (refused) then
+        delete from redisjobs.refused r where r.queue = q and r.source = its_source and r.place = its_place;
+        refused := array_remove(refused, its_place);
+      end if;
+      last := greatest(last collate "C", its_place);
     end if;
     answers := answers || jsonb_build_array(case when holder = '' then to_jsonb(word)
       else jsonb_build_array(word, holder) end);
   end loop;
   perform redisjobs_f._unlock_keys(q, keys);
-  update redisjobs.settings s set value = noted::text, at_ms = now_ms where s.queue = q and s.name = noted_as;
+  update redisjobs.settings s set value = last, at_ms = now_ms where s.queue = q and s.name = noted_as;
   return redisjobs_f._answer(answers);
 end $$;
 
@@ -224,7 +243,8 @@ begin
   perform redisjobs_f._announce(q, due, now_ms);
 end $$;
 
--- Keep the result of a job that ended elsewhere, unless another job has its id.
+-- Keep the result of a job that ended elsewhere, unless another job has its id. Of two runs with this id, the one whose result
+-- is kept longer has mostly ended later.
 create function redisjobs_f._keep_ending(q text, job jsonb, now_ms bigint) returns void language plpgsql as $$
 declare
   ended constant redisjobs.results := jsonb_populate_record(null::redisjobs.results,
@@ -234,7 +254,8 @@ begin
       where j.queue = q and j.id = ended.id and j.place not in ('completed', 'cancelled'))) then
     insert into redisjobs.results select ended.*
     on conflict (queue, id) do update set (ending, value, value_until_ms, error, error_type, until_ms) =
-      (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error, excluded.error_type, excluded.until_ms);
+      (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error, excluded.error_type, excluded.until_ms)
+      where job->>'state' = 'dead' or results.until_ms < excluded.until_ms;
   end if;
 end $$;
 

@@ -15,7 +15,7 @@ from redisjobs.model.changes import Cancel, Change
 from redisjobs.model.driver import Driver
 from redisjobs.model.job import State
 from redisjobs.model.moving import FindTaken, ForgetTaken, Import, Take, Taken
-from redisjobs.model.queries import Count, Counts, Query, Row, Scan, Scanned
+from redisjobs.model.queries import Count, Counts, GetBacklog, Query, Row, Scan, Scanned
 from redisjobs.model.retention import ASIDE
 from redisjobs.model.times import LONGEST_TRY
 from redisjobs.model.transitions import Pushed, Reply
@@ -128,8 +128,15 @@ class Mover:
                 return
             is_last_look = not took and not running
             if not took:
-                self._tell(f"waiting for {_waited_for(counts)}" if running else "looking again")
+                self._tell(await self._waits(counts) if running else "looking again")
                 await self._sleep(_LOOK)
+
+    async def _waits(self, counts: Counts) -> str:
+        """Return what the mover waits for, and whether that may come."""
+        text = f"waiting for {_waited_for(counts)}"
+        if (await self.ask(self._source, GetBacklog())).workers:
+            return text
+        return f"{text}; no worker of the source is alive: start one, which takes over what others have left"
 
     async def _take_all(self, state: State) -> int:
         """Move all jobs of a state that are there now; return how many were taken."""

@@ -144,6 +144,21 @@ async def test_a_move_waits_for_running_jobs_and_takes_what_they_leave(ends: End
     }
 
 
+async def test_a_move_that_waits_says_if_no_worker_is_alive(ends: Ends, said: list[str]) -> None:
+    source, target = ends
+    await push(source, "a")
+    consumer = source.driver.consumer("w1", lease=15, max_deliveries=3)
+    await consumer.open()
+    await claim_one(consumer)
+    source.age(60)
+    mover = Mover(source.driver, target.driver, lambda line: (said.append(line), mover.stop()))
+
+    await mover.run()
+
+    assert [line for line in said if "waiting for 1 running job; no worker of the source is alive" in line]
+    await consumer.aclose()
+
+
 async def test_a_cancelled_job_that_waits_for_its_end_is_ended(redis_store: RedisStore) -> None:
     target = MemoryStore(redis_store.queue_name)
     await push(redis_store, "a")

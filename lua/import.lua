@@ -110,7 +110,7 @@ local function import(at, number)
   elseif not aside[state] then
     add_waiting(id, priority, due_ms, fields, ARGV[at + 5] == '1', window, number, stale)
   elseif add_aside(id, state, priority, fields) then
-    keep_ending(id, state, unpack(ARGV, at + 7, at + 10))
+    keep_ending(id, state, ARGV[at + 7], ARGV[at + 8], ARGV[at + 9], ARGV[at + 10])
   end
   if was_refused and not why then redis.call('HDEL', noted, place) end
   if place > last then

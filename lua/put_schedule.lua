@@ -18,7 +18,7 @@
 --          release are there, this one included, or 0 if it had not reported lately, and a word for each schedule:
 --          OK        it counts now
 --          NEWER     a later release declares it differently; nothing was written
---          KEPT      it was put at run time; nothing was written
+--          KEPT      it was put at run time; of one from another store: and no mover has taken it from here; nothing was written
 --          DECLARED  a scheduler that is there declares it, so it can't be put; nothing was written
 --          NOT_FOUND call again with the definition; nothing was written
 --          CHANGED   the old one has another rule: first fire its slots, then call again with the last; nothing was written
@@ -55,10 +55,12 @@ if not is_put then
 end
 
 -- Returns the word for why this schedule may not be put or declared; nil: it may.
-local function against(there, is_same, rule, last_ms)
+local function against(there, is_same, rule, last_ms, comes)
   if there == 'SPOILED' then return there end
   local is_there = is_declared(there, now_ms)
-  if is_put then return is_there and 'DECLARED' or nil end
+  if is_put and is_there then return 'DECLARED' end
+  if comes ~= '' and there and not there.declared_by and not (there.paused == '1' and there.moved_to) then return 'KEPT' end
+  if is_put then return nil end
   if there and not there.declared_by then return 'KEPT' end
   if is_same then return nil end
   if is_there and tonumber(there.declared_by) >= tonumber(declared_by) then return 'NEWER' end
@@ -102,7 +104,7 @@ while at <= #ARGV do
   local there = schedule(name)
   local is_same = type(there) == 'table' and there.fingerprint == fingerprint
   local rule = values > 0 and ARGV[at + 7]
-  local word = against(there, is_same, rule, last_ms)
+  local word = against(there, is_same, rule, last_ms, ARGV[at + 4])
   words[#words + 1] = word or 'OK'
   if not word then
     local is_written = not is_same or is_put

@@ -250,6 +250,8 @@ VERBS: dict[str, Callable[[], None]] = {
     "Ahead": _asked("Ahead", "read"),
     "Relay": _asked("Relay", "change"),
     "ForgetRelayed": _asked("ForgetRelayed", "change"),
+    **{name: _asked(name, "change") for name in ("Take", "Import", "ForgetTaken")},
+    **{name: _asked(name, "read") for name in ("FindTaken", "FindRetention")},
     "FindRelayed": _asked("FindRelayed", "read"),
 }
 """What a driver's author may not have built yet."""

@@ -63,7 +63,7 @@ class ScheduleRow:
     @property
     def moved_to(self) -> str:
         """The store to which a mover took it when it paused it here; '' if no mover paused it."""
-        return self.fields.get(b"moved_to", b"").decode("utf-8", "replace")
+        return self.fields.get(b"moved_to", b"").decode("utf-8", "replace") if self.is_paused else ""
 
     def ms(self, key: bytes) -> int:
         """Return the number in a field; 0 if there is none."""
@@ -99,9 +99,8 @@ class Put:
     definition: Definition | None = None  # None: the store has it, and this only declares it again
     last_ms: int | None = None  # the last slot that was fired or skipped of the schedule that this replaces
     since_ms: int | None = None  # from when on the slots of a new rule count; None: from now
-    paused: bool | None = (
-        None  # it comes from another store in this state, after its slot `since_ms`; None: it does not
-    )
+    # A mover brings it in this state, after its slot `since_ms`; KEPT if one is there that no mover has taken.
+    paused: bool | None = None
 
     @classmethod
     def whole(cls, definition: Definition, last_ms: int | None = None, since_ms: int | None = None) -> "Put":

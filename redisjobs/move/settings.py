@@ -140,6 +140,8 @@ async def _copy_schedule(row: ScheduleRow, source: End, target: End, name: str) 
     is_paused = not row.moved_to
     put = Put(row.name, definition.fingerprint, definition, since_ms=row.last_ms, paused=is_paused)
     answer = await target.change(PutSchedules([put]))
+    if answer.replies[0] is Reply.KEPT:
+        return "the target has it by now"
     if answer.replies[0] is not Reply.OK:
         if not is_paused:
             await source.change(PauseSchedule(row.name, pause=False))

@@ -192,6 +192,7 @@ BUILT = {
     "standing": ["Ahead"],
     "wishing": ["AskWorker"],
     "relaying": ["Relay", "ForgetRelayed", "FindRelayed"],
+    "moving": ["Take", "FindTaken", "Import", "ForgetTaken", "FindRetention"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

@@ -98,6 +98,7 @@ async def wait(url: str) -> None:
         for table, values in (
             ("progress", "'runs', '{\"fraction\":0.5}', 4102444800000"),
             ("fenced", "'web-2:17:5d2f01aa', 4102444800000"),
+            ("refused", "'5b0c2f2e-9a50-4c7e-8f55-0a8d6c8d7f0e', '01732438800000000000'"),
         ):
             admin.execute(f"insert into redisjobs.{table} values ('emails', {values})".encode())
 

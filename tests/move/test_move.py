@@ -151,8 +151,12 @@ async def test_a_move_that_waits_says_if_no_worker_is_alive(ends: Ends, said: li
     await consumer.open()
     await claim_one(consumer)
     source.age(60)
-    mover = Mover(source.driver, target.driver, lambda line: (said.append(line), mover.stop()))
 
+    def note(line: str) -> None:
+        said.append(line)
+        mover.stop()
+
+    mover = Mover(source.driver, target.driver, note)
     await mover.run()
 
     assert [line for line in said if "waiting for 1 running job; no worker of the source is alive" in line]

@@ -15,6 +15,7 @@ from redisjobs.model.driver import Driver
 from redisjobs.model.moving import FindRetention
 from redisjobs.model.queries import FindLimits, FindPauses
 from redisjobs.model.stored import PutSchedules
+from redisjobs.model.transitions import Reply
 from redisjobs.move.mover import Mover
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -97,11 +98,13 @@ class _Deadly:
 
     def __init__(self, target: Store, name: str, *, after: bool) -> None:
         self._driver, self._name, self._after = target.driver, name, after
+        self.unsent: PutSchedules | None = None
         self.where, self.read, self.aclose = target.driver.where, target.driver.read, target.driver.aclose
 
     async def change(self, change: Any) -> Any:
         is_it = isinstance(change, PutSchedules) and change.schedules[0].name == self._name
         if is_it and not self._after:
+            self.unsent = change
             raise InterruptedError
         answer = await self._driver.change(change)
         if is_it:
@@ -134,6 +137,22 @@ async def test_a_schedule_that_is_moved_back_and_forth_fires_where_the_queue_is(
 
         assert await _paused(one) == {"active": True, "paused": True}
         assert await _paused(other) == {"active": False, "paused": True}
+
+
+async def test_a_mover_that_comes_late_changes_no_schedule(ends: Ends) -> None:
+    source, target = ends
+    await _put(source)
+    late = _Deadly(target, "active", after=False)
+    with pytest.raises(InterruptedError):
+        await Mover(source.driver, cast("Driver", late), print).run()
+    await move(source, target)
+    async with JobQueue(target.driver, target.queue_name) as queue:
+        await queue.schedules.pause("active")
+
+    assert late.unsent
+    assert (await target.driver.change(late.unsent)).replies == [Reply.KEPT]
+
+    assert await _paused(target) == {"active": True, "paused": True}
 
 
 async def test_a_schedule_that_was_removed_at_the_target_does_not_come_again(ends: Ends) -> None:

@@ -62,8 +62,12 @@ def _against(
 ) -> Reply | None:
     """Return why a schedule may not be put; None: it may."""
     is_declared = there is not None and _is_declared(memory, there)
+    if by is None and is_declared:
+        return Reply.DECLARED
+    if put.paused is not None and there and there.declared_by is None and not there.moved_to:
+        return Reply.KEPT
     if by is None:
-        return Reply.DECLARED if is_declared else None
+        return None
     if there is None:
         return None if put.definition else Reply.NOT_FOUND
     if there.declared_by is None:

@@ -118,7 +118,8 @@ begin
       as put (name text, fingerprint text, definition jsonb, last_ms bigint, since_ms bigint, paused boolean)
   ), judged as materialized (
     select asked.*, there, there.fingerprint is not distinct from asked.fingerprint as is_same,
-      redisjobs_f._against(there, asked.fingerprint, asked.definition, asked.last_ms, began_ms, now_ms) as word
+      case when asked.paused is not null and there.name is not null and there.declared_by is null and there.moved_to = '' then 'KEPT'
+        else redisjobs_f._against(there, asked.fingerprint, asked.definition, asked.last_ms, began_ms, now_ms) end as word
     from asked, redisjobs_f._schedule(q, asked.name) there
   ), changed as materialized (
     select j.*, began_ms is null or not j.is_same as is_written,

@@ -12,3 +12,9 @@ create table redisjobs.taken (
   name text not null, parameters text not null, extra jsonb, nonce text, unique_key text, limit_key text, history text,
   primary key (queue, place)
 );
+
+-- Where a mover took a schedule when it paused it; '': no mover did.
+alter table redisjobs.schedules add column moved_to text not null default '';
+
+-- Jobs from another store that this one refused, by their places there: see redisjobs/model/moving.py.
+create table redisjobs.refused (queue text not null, source text not null, place text not null, primary key (queue, source, place));

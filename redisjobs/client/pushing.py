@@ -50,7 +50,8 @@ class Pushing(Calls, _Handles[Handle]):
         ends = await before_push(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
         writes = within.Writes(jobs)
         with writes.explaining(lambda error: self._publish_failed(error, ends)):
-            for writing in await native(jobs) if native else within.to_outbox(self.name, jobs):
+            rows = await self._call(lambda: native(jobs)) if native else within.to_outbox(self.name, jobs)
+            for writing in rows:
                 writes.add(writing, await transaction.run(writing.statement, *writing.values))
         return writes.handles(self.handle, ends)
 
@@ -81,6 +82,11 @@ class SyncPushing(SyncCalls, _Handles[Handle]):
         ends = before_push_sync(self.on_push, jobs, self.name) if self.on_push else NO_CALLS
         writes = within.Writes(jobs)
         with writes.explaining(lambda error: self._publish_failed(error, ends)):
-            for writing in native(jobs) if native else within.to_outbox(self.name, jobs):
+            rows = (
+                self._call(lambda until: native(jobs, until=until))
+                if native
+                else within.to_outbox(self.name, jobs)
+            )
+            for writing in rows:
                 writes.add(writing, transaction.run(writing.statement, *writing.values))
         return writes.handles(self.handle, ends)

@@ -58,6 +58,25 @@ def test_a_sync_push_is_there_once_the_transaction_commits(library: str, databas
         assert jobs_in(database) == 1_200
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_the_first_push_within_a_transaction_goes_on_though_the_queues_own_session_was_ended(
+    database: str, is_async: bool
+) -> None:
+    name = f"{database}?application_name=producer"
+    async with JobQueue(name, "sums") as queue, await psycopg.AsyncConnection.connect(database) as connection:
+        with redisjobs.sync.JobQueue(name, "sums") as sync_queue, psycopg.connect(database) as sync_connection:
+            await queue.counts()
+            sync_queue.counts()
+            ended = await connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'producer'"
+            )
+            assert await ended.fetchall() == [(True,), (True,)]
+            if is_async:
+                assert (await queue.push({"a": 1}, Add, within=connection)).added
+            else:
+                assert sync_queue.push({"a": 1}, Add, within=sync_connection).added
+
+
 async def test_the_push_says_at_once_what_it_met(database: str) -> None:
     async with (
         JobQueue(database, "sums") as queue,

@@ -165,17 +165,18 @@ def _fault_finding(kind: str, said: _Kind, some: Sequence[Fault], count: int, le
 
 def server_findings(found: ServerFacts) -> Iterator[Finding]:
     """Yield what there is to say about the server: memory, persistence, replicas, clock, permissions, latency."""
-    yield from found.findings
-    is_redis = not found.findings
-    if found.pings and is_redis:
+    if not found.pings:  # there is no server
+        return
+    judges_itself = found.findings is not None
+    yield from found.findings or ()
+    if not judges_itself:
         yield from _memory(found.facts)
         yield from _persistence(found.facts)
         yield from _replication(found.facts)
-    if found.pings:
-        yield _clock(found)
-        if is_redis:
-            yield _permissions(found)
-        yield from _latency(found)
+    yield _clock(found)
+    if not judges_itself:
+        yield _permissions(found)
+    yield from _latency(found)
 
 
 def _memory(facts: Mapping[str, str]) -> Iterator[Finding]:

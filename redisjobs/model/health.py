@@ -94,7 +94,8 @@ class ServerFacts:
     slow: Sequence[float] | None = None  # how many seconds slow calls on this queue took; None: not known
     # Commands that the user may not run, and for what; None: not known.
     refused: Mapping[str, Sequence[str]] | None = None
-    findings: Sequence[Finding] = ()  # what the driver has found in its server's settings, memory and rights
+    # What the driver says of its server's settings, memory and rights; None: `facts` are to be judged.
+    findings: Sequence[Finding] | None = None
 
 
 @dataclass(frozen=True, slots=True)

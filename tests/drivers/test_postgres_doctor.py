@@ -279,7 +279,7 @@ async def test_the_doctor_and_the_first_worker_that_starts_say_the_same(postgres
 
     assert facts.pings
     assert abs(facts.offset) < 60
-    wrong = [each for each in facts.findings if each.level in (Level.WARNING, Level.ERROR)]
+    wrong = [each for each in facts.findings or () if each.level in (Level.WARNING, Level.ERROR)]
     assert said == [[f"{each.sentence} {each.advice}" for each in wrong], []]
     assert "roles" in {each.check for each in wrong}  # the tests migrate as a superuser
 

@@ -3,8 +3,8 @@
 -- key that the caller has listed. Each is checked at one instant, so a busy queue has no faults. It ends after 500 of them, or
 -- about 1 MB. With `repair` it corrects what loses no job.
 --
--- ARGV[1]  part          what to check: entries, or of these members: due, delayed, jobs, held, waiters, history, shares, lines,
---                        groups, letters, unique, worker, holders, group, schedule
+-- ARGV[1]  part          what to check: entries, or of these members: due, suspended, delayed, jobs, held, waiters, signals, history, shares,
+--                        lines, groups, letters, unique, steps, worker, holders, group, schedule
 -- ARGV[2]  repair        '1' = correct it, '' = only look
 -- ARGV[3]  place         of the entries: high, normal, low or dead; of letters: their kind; else ''
 -- ARGV[4]  from          where to go on among the entries, as the last step said; - to begin
@@ -22,8 +22,8 @@ local kept = {completed = KEYS.completed, cancelled = KEYS.cancelled}
 local looked, bytes, faults, names = 0, 0, {}, {}
 
 expect('hash', KEYS.jobs, KEYS.delayed, KEYS['paused:names'], KEYS.held, KEYS.layout, KEYS.shares, KEYS.limits, KEYS.waiters)
-expect('hash', KEYS.history)
-expect('zset', KEYS.due, KEYS.workers, KEYS.fenced, KEYS.lines, KEYS.turns, KEYS.groups, KEYS.schedules)
+expect('hash', KEYS.history, KEYS.signals)
+expect('zset', KEYS.due, KEYS.suspended, KEYS.workers, KEYS.fenced, KEYS.lines, KEYS.turns, KEYS.groups, KEYS.schedules)
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
 
 -- Note a fault. `correct` corrects it; nil: nothing here does.
@@ -121,35 +121,48 @@ end
 
 local check = {}
 
-check.due = function(one)
-  local at, job = parted(one)
-  local wanted, located = at == '' and 'delayed' or 'delayed ' .. at, redis.call('HGET', KEYS.jobs, job)
-  if not redis.call('ZSCORE', KEYS.due, one) or located == wanted and is_there(job, located) then return end
-  local function drop()
-    redis.call('ZREM', KEYS.due, one)
-    if located == wanted then redis.call('HDEL', KEYS.jobs, job) end
-  end
-  if redis.call('HEXISTS', KEYS.delayed, job) == 0 then return fault('due', one, drop) end
-  local other, other_line = string.match(located or '', '^(%S+) ?(%S*)')
-  if other == 'delayed' and redis.call('ZSCORE', KEYS.due, member(other_line, job)) then return fault('due', one, drop) end
-  if other ~= 'delayed' and is_there(job, located) then return fault('twice', job) end
-  if repairs then fault('unlocated', job, locate_at(job, wanted)) end -- else `delayed` reports it
+-- The set that a delayed or suspended job is in, by the mark in its locator.
+local function index_of(mark)
+  return mark == 'suspended' and KEYS.suspended or KEYS.due
 end
+
+local function check_index(mark)
+  local index, behind = index_of(mark), mark and ' ' .. mark or ''
+  return function(one)
+    local at, job = parted(one)
+    local wanted, located = (at == '' and 'delayed' or 'delayed ' .. at) .. behind, redis.call('HGET', KEYS.jobs, job)
+    if not redis.call('ZSCORE', index, one) or located == wanted and is_there(job, located) then return end
+    local function drop()
+      redis.call('ZREM', index, one)
+      if located == wanted then redis.call('HDEL', KEYS.jobs, job) end
+    end
+    if redis.call('HEXISTS', KEYS.delayed, job) == 0 then return fault('due', one, drop) end
+    local other, other_line, other_mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)')
+    local is_elsewhere = other == 'delayed' and redis.call('ZSCORE', index_of(other_mark), member(other_line, job))
+    if is_elsewhere then return fault('due', one, drop) end
+    if other ~= 'delayed' and is_there(job, located) then return fault('twice', job) end
+    if repairs then fault('unlocated', job, locate_at(job, wanted)) end -- else `delayed` reports it
+  end
+end
+check.due, check.suspended = check_index(), check_index('suspended')
 
 check.delayed = function(job)
   local packed = redis.call('HGET', KEYS.delayed, job)
   if not packed then return end
   bytes = bytes + #packed
-  if not unpacked(packed) then return fault('unreadable', job) end
+  local fields = unpacked(packed)
+  if not fields then return fault('unreadable', job) end
   local located = redis.call('HGET', KEYS.jobs, job)
-  local at, place_in_line = string.match(located or '', '^(%S+) ?(%S*)')
-  if at == 'delayed' and redis.call('ZSCORE', KEYS.due, member(place_in_line, job)) then return end
+  local at, place_in_line, mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)')
+  if at == 'delayed' and redis.call('ZSCORE', index_of(mark), member(place_in_line, job)) then return end
   if at ~= 'delayed' and is_there(job, located) then return fault('twice', job) end
   if at ~= 'delayed' and not repairs then return fault('unlocated', job) end
   fault('no due time', job, function()
     if at ~= 'delayed' then place_in_line = line(exact_ms, looked) end
-    redis.call('ZADD', KEYS.due, whole(now_ms), member(place_in_line, job))
-    locate_at(job, 'delayed ' .. place_in_line)()
+    local waits = field(fields, 'waits')
+    local due = waits and (string.match(waits, ' (%d+)$') or '+inf') or whole(now_ms)
+    redis.call('ZADD', index_of(waits and 'suspended'), due, member(place_in_line, job))
+    locate_at(job, 'delayed ' .. place_in_line .. (waits and ' suspended' or ''))()
   end)
 end
 
@@ -166,7 +179,12 @@ local function check_note(key)
     fault(part, job, function() redis.call('HDEL', key, job) end)
   end
 end
-check.held, check.waiters = check_note(KEYS.held), check_note(KEYS.waiters)
+check.held, check.waiters, check.signals = check_note(KEYS.held), check_note(KEYS.waiters), check_note(KEYS.signals)
+
+check.steps = function(job)
+  if redis.call('EXISTS', KEYS['steps:'] .. job) == 0 or is_there(job, redis.call('HGET', KEYS.jobs, job)) then return end
+  fault('steps', job, function() redis.call('DEL', KEYS['steps:'] .. job) end)
+end
 
 check.history = function(one)
   local at, entry = string.match(one, '^(%S+) (%S+)$')

@@ -3,7 +3,7 @@
 --
 -- ARGV[1]  job           job id
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
--- Returns  CANCELLED   it was delayed or ready, and is removed
+-- Returns  CANCELLED   it was delayed, suspended or ready, and is removed
 --          CANCELLING  it runs: a mark is in its locator, and a count in its worker's record, where the next beat finds it
 --          DEAD        it is a dead letter; nothing was written
 --          NOT_FOUND   no such job, or it ended; nothing was written
@@ -12,7 +12,7 @@
 local job, now_ms = ARGV[1], now(ARGV[2])
 local ending = {}
 
-local place, entry = locate(job)
+local place, entry, mark = locate(job)
 if not place then return 'NOT_FOUND' end
 if place == 'dead' then return 'DEAD' end
 local fields, priority = stored(job, place .. ' ' .. entry)
@@ -23,9 +23,9 @@ ending.ends = ends()
 
 local stream = stream_of[place] -- nil: delayed
 if place == 'delayed' then
-  expect('zset', KEYS.due)
+  expect('zset', KEYS.due, KEYS.suspended)
   ending.kept = kept()
-  redis.call('ZREM', KEYS.due, member(entry, job))
+  redis.call('ZREM', mark == 'suspended' and KEYS.suspended or KEYS.due, member(entry, job))
   redis.call('HDEL', KEYS.delayed, job)
 else
   local consumer = holder(stream, entry)

@@ -17,7 +17,7 @@
 --          FENCED     the worker has no record any more; nothing was written
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
---- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell due_in
+--- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell due_in with_steps
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -26,7 +26,7 @@ local now_us = math.floor(exact_ms * 1000 + 0.5)
 if not alive(worker) then return 'FENCED' end
 expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
-if expect('zset', KEYS.due) then expect('hash', KEYS.delayed) end
+if expect('zset', KEYS.due, KEYS.suspended) then expect('hash', KEYS.delayed) end
 local restricted = restrictions()
 local is_paused = restricted and restricted.all
 if is_paused then most = 0 end
@@ -150,7 +150,7 @@ local function deliver(number, stream, pending)
   end
   redis.call('XCLAIM', stream, 'workers', worker, 0, entry, 'RETRYCOUNT', delivered + 1, 'JUSTID')
   if is_last or mark == 'alone' then redis.call('HSET', KEYS.jobs, job, place .. ' ' .. entry .. (is_last and ' alone' or '')) end
-  claimed[#claimed + 1] = {number, entry, delivered + 1, fields}
+  claimed[#claimed + 1] = {number, entry, delivered + 1, with_steps(job, fields)}
   bytes = bytes + bytes_of(fields)
   if is_last or bytes >= most_bytes then most = #claimed end
   return 'claimed'

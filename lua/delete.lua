@@ -6,7 +6,7 @@
 -- Returns  OK         it is deleted
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
 
---- @include now locate entry_at expect slot finish push_of field group_out
+--- @include now locate entry_at expect slot finish push_of field group_out forget_steps
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local job, now_ms = ARGV[1], now(ARGV[2])
 
@@ -17,5 +17,8 @@ expect('set', slot(now_ms))
 
 -- No dead letter or kept job holds a unique key.
 finish('deleted', {[aside[place]] = {letter}}, {job}, {}, {push_of(job, field(fields, 'nonce'))}, now_ms)
-if place == 'dead' then group_out({{letter, fields}}) end
+if place == 'dead' then
+  group_out({{letter, fields}})
+  forget_steps({job})
+end
 return 'OK'

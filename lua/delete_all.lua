@@ -11,7 +11,7 @@
 -- ARGV[8]  now_ms        int ms; '' = the server's clock
 -- Returns  {after, id, ...}: where the next step goes on, '' at the end; and the ids that were deleted
 
---- @include now expect slot letters push_of field finish group_out
+--- @include now expect slot letters push_of field finish group_out forget_steps
 local older_ms, now_ms = tonumber(ARGV[7]), now(ARGV[8])
 local wanted = {name = ARGV[2], text = ARGV[3], fingerprint = ARGV[4], reason = ARGV[5], worker = ARGV[6]}
 wanted.until_ms = older_ms and now_ms - older_ms
@@ -28,5 +28,6 @@ end
 if #ids > 0 then
   finish('deleted', {[KEYS.dead] = entries}, ids, {}, pushes, now_ms) -- no dead letter holds a unique key
   group_out(found)
+  forget_steps(ids)
 end
 return {after, unpack(ids)}

@@ -18,4 +18,5 @@ end
 local fields, priority = stored(job, place .. ' ' .. entry)
 if not fields then return {} end
 if place ~= 'delayed' then return show(job, place, entry, fields, mark, '', holder(stream_of[place], entry)) end
-return show(job, 'delayed:' .. priority, '', fields, '', redis.call('ZSCORE', KEYS.due, member(entry, job)))
+local index = mark == 'suspended' and KEYS.suspended or KEYS.due
+return show(job, 'delayed:' .. priority, '', fields, mark, redis.call('ZSCORE', index, member(entry, job)))

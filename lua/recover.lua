@@ -11,7 +11,7 @@
 --          holds {stream 1..3, entry, deliveries, {name, value, ...}}. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
---- @include now expect streams alive leases entry_at bytes_of remove give_up
+--- @include now expect streams alive leases entry_at bytes_of remove give_up field with_steps
 local worker, most_bytes, idle_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now_ms = now(ARGV[4])
 local first_entry = 5
@@ -29,7 +29,7 @@ for at = first_entry, #ARGV do
   local pending = (leases(stream, 'IDLE', idle_ms, entry, entry, 1, worker) or {})[1]
   local fields = pending and entry_at(stream, entry)
   if fields then
-    found[#found + 1] = {tonumber(number), entry, pending[4], fields}
+    found[#found + 1] = {tonumber(number), entry, pending[4], with_steps(field(fields, 'id') or '', fields)}
     bytes = bytes + bytes_of(fields)
   elseif pending then -- deleted while it was leased
     remove(stream, entry)

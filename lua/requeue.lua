@@ -8,17 +8,19 @@
 -- ARGV[5]  ended         '1': also a job that has ended and was kept; '' = a dead letter only
 -- ARGV[6]  entry         only if the job is in this entry; '' = in any
 -- ARGV[7]  unique        '=' and a new unique key, or '=' for none; '' = keep the old
--- ARGV[8]  now_ms        int ms; '' = the server's clock
+-- ARGV[8]  from_step     '=' and the key of a step: forget it, those saved after it, and the checkpoint; '=': all; '' = nothing
+-- ARGV[9]  now_ms        int ms; '' = the server's clock
 -- Returns  OK         ready, or delayed
 --          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
 --          DUPLICATE  another job holds its unique key; nothing was written
+--          NO_STEP    it has saved no step of this key; nothing was written
 --          OVERSIZED  it has more values than a script can add; nothing was written
 
 --- @include now due_time locate entry_at expect streams requeuing
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
-local job, now_ms, exact_ms = ARGV[1], now(ARGV[8])
+local job, now_ms, exact_ms = ARGV[1], now(ARGV[9])
 local due_at, parameters, limit_key, ended = due_time(ARGV[2], exact_ms), ARGV[3], ARGV[4], ARGV[5] == '1'
-local only, unique, changes = ARGV[6], string.match(ARGV[7], '^=(.*)$'), {}
+local only, unique, from_step, changes = ARGV[6], string.match(ARGV[7], '^=(.*)$'), string.match(ARGV[8], '^=(.*)$'), {}
 if parameters ~= '' then changes = {'parameters', parameters} end
 if limit_key ~= '' then changes[#changes + 1], changes[#changes + 2] = 'limit_key', limit_key end
 if unique then changes[#changes + 1], changes[#changes + 2] = 'unique', unique end
@@ -27,14 +29,15 @@ local place, letter = locate(job)
 local found = (place == 'dead' or ended) and aside[place] and entry_at(aside[place], letter)
 if not found or only ~= '' and only ~= letter then return 'NOT_FOUND' end
 if due_at > now_ms then
-  expect('zset', KEYS.due)
+  expect('zset', KEYS.due, KEYS.suspended)
   expect('hash', KEYS.delayed)
 else
   expect('stream', unpack(streams))
 end
 
 local add, write = requeuing(now_ms, exact_ms)
-local refused = add(aside[place], letter, job, found, changes, due_at)
-if refused then return refused == 'duplicate' and 'DUPLICATE' or 'OVERSIZED' end
+expect('hash', KEYS['steps:'] .. job)
+local refused = add(aside[place], letter, job, found, changes, due_at, from_step)
+if refused then return ({duplicate = 'DUPLICATE', ['no step'] = 'NO_STEP'})[refused] or 'OVERSIZED' end
 write()
 return 'OK'

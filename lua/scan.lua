@@ -1,11 +1,11 @@
 #!lua flags=no-writes,allow-oom
 -- scan: list jobs of one state that match a filter, in steps: ready and running jobs by priority and age, delayed jobs by due
--- time, dead letters and ended jobs newest first. Writes nothing.
+-- time, suspended jobs by the time that they wait for at the latest, dead letters and ended jobs newest first. Writes nothing.
 --
 -- A step begins after the place of the last job that the step before looked at, even if that job is gone. So a later step
 -- brings no new dead letter, and no job twice while it stays in its place.
 --
--- ARGV[1]  state         ready, running, delayed, dead, completed or cancelled
+-- ARGV[1]  state         ready, running, delayed, suspended, dead, completed or cancelled
 -- ARGV[2]  after         where the step before stopped; '' to begin
 -- ARGV[3]  limit         int     most jobs to list
 -- ARGV[4]  name          of the job; '': any
@@ -130,14 +130,14 @@ local function add_delayed(member, score)
   if not fields then return end
   local since_ms = math.floor(tonumber(string.match(line, '^%d+') or 0) / 1000)
   if is_wanted(fields, 'queued_at', string.format('%.0f', since_ms)) then
-    rows[#rows + 1] = show(job, 'delayed:' .. priority, '', fields, '', score)
+    rows[#rows + 1] = show(job, 'delayed:' .. priority, '', fields, state == 'suspended' and state or '', score)
   end
 end
 
-local function walk_delayed()
+local function walk_delayed(index)
   local score, last = string.match(after, '^(%S+) (.*)$')
-  local rank = score and rank_after(KEYS.due, tonumber(score), last) or 0
-  local members = redis.call('ZRANGE', KEYS.due, rank, rank + 499, 'WITHSCORES')
+  local rank = score and rank_after(index, tonumber(score), last) or 0
+  local members = redis.call('ZRANGE', index, rank, rank + 499, 'WITHSCORES')
   for i = 1, #members, 2 do
     looked = looked + 1
     add_delayed(members[i], members[i + 1])
@@ -157,8 +157,8 @@ if state == 'ready' or state == 'running' then
     number, from = walk_running(number, from)
   end
   left_off = number > 0 and number .. ' ' .. from or ''
-elseif state == 'delayed' then
-  left_off = walk_delayed()
+elseif state == 'delayed' or state == 'suspended' then
+  left_off = walk_delayed(state == 'delayed' and KEYS.due or KEYS.suspended)
 elseif aside[state] then
   if state == 'dead' and wanted.fingerprint ~= '' then
     left_off = walk_group(wanted.fingerprint, after, look_at_aside)

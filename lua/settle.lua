@@ -26,6 +26,9 @@
 --          cancelled: unique key, nonce of its push, keep, word, text ·
 --          report: progress (JSON; the job runs on) ·
 --          lingers: none (asks whether the job may be settled while a thread of its handler runs on) ·
+--          save: key ('' for the checkpoint), number, JSON, version of the handler (a step is saved; the job runs on) ·
+--          suspend: what it waits for (as in the field `waits`), due ('' for no time), version of the handler,
+--          names and values of the fields to change (as for retry) ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (then these, as for push) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
@@ -45,6 +48,7 @@
 --                      that running jobs held until their start
 --          SPOILED     the unique key of a job that it pushes has another type; nothing was written. `:` follows, and the error,
 --                      with each space and % as %20 and %25
+--          EXISTS      a step of this key is saved already; nothing was written
 --          RUNNING     its thread runs on, and it counts for the max_concurrency of its name: settle it when the thread has ended;
 --                      nothing was written
 --          LEASE_LOST  this worker no longer holds the job; nothing was written. Or its entry was deleted while it ran; if it was
@@ -81,7 +85,7 @@ if is_limited then
   expect('zset', KEYS.turns, KEYS.lines)
 end
 local restricted = promotes and restrictions() or nil
-if promotes and expect('zset', KEYS.due) then expect('hash', KEYS.delayed) end
+if promotes and expect('zset', KEYS.due, KEYS.suspended) then expect('hash', KEYS.delayed) end
 
 -- The columns by stream, the ids of all, and whether all of these jobs are this worker's.
 local columns, ids, are_owned = {}, {}, true
@@ -106,14 +110,16 @@ local function expect_all()
   local at = first_other
   while at <= #ARGV do
     settlements[ARGV[at]] = true
+    if ARGV[at] == 'save' or ARGV[at] == 'suspend' then expect('hash', KEYS['steps:'] .. ARGV[at + 4]) end
     at = at + 6 + tonumber(ARGV[at + 5])
   end
-  if settlements.retry or settlements.pushes then
-    expect('zset', KEYS.due)
-    expect('hash', KEYS.delayed)
+  if settlements.retry or settlements.suspend or settlements.pushes then
+    expect('zset', KEYS.due, KEYS.suspended)
+    expect('hash', KEYS.delayed, KEYS.signals)
   end
   if settlements.fail then expect('stream', KEYS.dead) end
   local ends_some = settlements.done or settlements.cancelled or settlements.pushes or settlements.retry
+    or settlements.suspend
   if ends_some or total > 0 and (only_ids or young > 0 or not are_owned) then expect('set', slot(now_ms)) end
   if ends_some or total > 0 then ending.kept = kept() end
 end
@@ -160,8 +166,8 @@ end
 -- that only these jobs need are made here: making one costs a tenth of a µs.
 local function end_each()
   --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay enqueue remove
-  --- @include dead_letter count event note_event
-  local retried, released, earliest, pushing = 0, 0, nil, nil
+  --- @include dead_letter count event note_event signals_of keep_signals wake member
+  local retried, suspended, released, earliest, pushing = 0, 0, 0, nil, nil
   local settlements = {}
 
   -- If we have not read the entry, its unique key, nonce and result are as the worker sent them.
@@ -234,11 +240,68 @@ local function end_each()
     local fields, priority = with(one.fields, changes), string.match(one.stream, '[^:]+$')
     if due_at <= now_ms then
       enqueue(priority, one.job, fields)
-    elseif delay(one.job, priority, fields, due_at, line(exact_ms, retried)) then
+    elseif delay(one.job, priority, fields, due_at, line(exact_ms, retried + suspended)) then
       earliest = due_at
     end
     retried = retried + 1
     remove(one.stream, one.entry) -- last: if Redis refuses to add the job again, the old entry is still there
+    return 'OK'
+  end
+
+  settlements.save = function(one)
+    local key, number, value, version = unpack(one.values)
+    local steps = KEYS['steps:'] .. one.job
+    if key == '' then
+      redis.call('HSET', steps, 'saved checkpoint', value)
+    elseif redis.call('HGET', steps, key) then
+      return 'EXISTS'
+    else
+      redis.call('HSET', steps, key, number .. ' ' .. whole(now_ms) .. ' done ' .. value)
+    end
+    if not redis.call('HGET', steps, 'handler version') then redis.call('HSET', steps, 'handler version', version) end
+    return 'OK'
+  end
+
+  -- Take the signal that the job waits for, if it is kept.
+  local function take_signal(job, name)
+    local signals, rest, value = signals_of(job), {}, nil
+    for i = 1, #signals, 2 do
+      if signals[i] == name then
+        value = signals[i + 1]
+      else
+        rest[#rest + 1], rest[#rest + 2] = signals[i], signals[i + 1]
+      end
+    end
+    if value then keep_signals(job, rest) end
+    return value
+  end
+
+  settlements.suspend = function(one)
+    local waits, due, version = unpack(one.values)
+    if one.mark == 'cancelling' then
+      one.values = {'', '', field({unpack(one.values, 4)}, 'keep_result') or field(one.fields, 'keep_result')}
+      end_as('cancelled', one)
+      return 'CANCELLED'
+    end
+    if #one.fields > 1000 then return 'OVERSIZED' end
+    local due_at, changes = due == '' and '+inf' or due_time(due, exact_ms), {unpack(one.values, 4)}
+    local what = due == '' and waits or waits .. ' ' .. whole(due_at)
+    local queued_at = field(one.fields, 'queued_at') or pushed_at(one.entry, now_ms)
+    for _, value in ipairs({'queued_at', queued_at, 'steps', '1', 'suspended_at', whole(now_ms), 'waits', what}) do
+      changes[#changes + 1] = value
+    end
+    local fields, priority = with(one.fields, with_history(changes, one.fields, one.place)), string.match(one.stream, '[^:]+$')
+    local place_in_line = line(exact_ms, retried + suspended)
+    if delay(one.job, priority, fields, due_at, place_in_line, true) and due_at > now_ms then earliest = due_at end
+    suspended = suspended + 1
+    remove(one.stream, one.entry)
+    local steps, name = KEYS['steps:'] .. one.job, string.match(waits, '^%d+ signal ([^# ]+)')
+    if not redis.call('HGET', steps, 'handler version') then redis.call('HSET', steps, 'handler version', version) end
+    local value = name and take_signal(one.job, name)
+    if value or due_at ~= '+inf' and due_at <= now_ms then
+      local how, packed = value and 'signal' or name and 'timeout' or 'slept', redis.call('HGET', KEYS.delayed, one.job)
+      wake(one.job, member(place_in_line, one.job), packed, how, value, now_ms)
+    end
     return 'OK'
   end
 
@@ -257,7 +320,7 @@ local function end_each()
   end
 
   -- Read an entry only if the settlement needs it: it may be large.
-  local needs = {retry = true, fail = true, pushes = true}
+  local needs = {retry = true, suspend = true, fail = true, pushes = true}
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
   -- `at` is where its values begin, if it stands for itself.
@@ -269,7 +332,7 @@ local function end_each()
     local place = string.match(stream, '[^:]+$') .. ' ' .. entry
     local word, rest = settlements[settlement]({stream = stream, entry = entry, place = place, deliveries = deliveries, job = job,
       values = values, at = at, fields = fields, mark = mark, ran_ms = ran_ms})
-    local runs_on = settlement == 'report' or settlement == 'lingers'
+    local runs_on = settlement == 'report' or settlement == 'lingers' or settlement == 'save'
     if is_limited and (settlement == 'release' or not runs_on and (word == 'OK' or word == 'CANCELLED')) then
       local places = settlement == 'release' and values[1] == '1' and refunded or freed
       places[#places + 1] = place
@@ -311,6 +374,7 @@ local function end_each()
     at = at + many
   end
   if retried > 0 then count('retried', retried) end
+  if suspended > 0 then count('suspended', suspended) end
   if released > 0 then
     count('released', released)
     tell('released ' .. released)

@@ -6,7 +6,7 @@
 -- ARGV[2]  now_ms        int ms; '' = the server's clock
 -- Returns  {count, more}: how many were deleted; and 1 if there may be more
 
---- @include now expect slot page bytes_of field push_of finish whole times group_out
+--- @include now expect slot page bytes_of field push_of finish whole times group_out forget_steps
 local usual, now_ms = ARGV[1], now(ARGV[2])
 
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled)
@@ -51,7 +51,10 @@ local function throw_away(stream, going)
     if located ~= place .. ' ' .. entries[i] then ids[i] = '' end -- which is no id
   end
   finish('trimmed', {[stream] = entries}, ids, {}, pushes, now_ms)
-  if stream == KEYS.dead then group_out(going) end
+  if stream == KEYS.dead then
+    group_out(going)
+    forget_steps(ids) -- '' is no id, and no job has such a key
+  end
 end
 
 local retention = redis.call('HMGET', KEYS.retention, 'dead', 'completed', 'cancelled')

@@ -180,6 +180,18 @@ class ServerNotFound(RedisJobsError):
     """Raised when no local Redis-compatible server could be found or started."""
 
 
+class StepsFull(RedisJobsError):
+    """Raised when a job can't save another step. Nothing was saved; what a step's function did is done."""
+
+
+class JobSuspended(BaseException):
+    """Raised in a handler by a wait that is not over: the run ends here, and the next one goes on after the wait.
+
+    Let it pass: no `except BaseException` around a wait without a `raise`. `finally` and `async with` work as
+    usual.
+    """
+
+
 class Steering(Exception):
     """The root of the exceptions that a handler raises to choose its job's outcome."""
 

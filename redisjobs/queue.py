@@ -53,6 +53,10 @@ class JobHandle(PushedJob, Generic[R]):
         """Cancel the job; see `JobQueue.cancel` for the replies."""
         return await self._queue.cancel(self.id)
 
+    async def signal(self, name: str, value: Any = None) -> Reply:
+        """Send the job a signal; see `JobQueue.signal`."""
+        return await self._queue.signal(self.id, name, value)
+
 
 class JobQueue(Inspector, Pushing[JobHandle[Any]], Serving):
     """A queue of jobs: register handlers on it, and push jobs to it.

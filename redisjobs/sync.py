@@ -55,6 +55,10 @@ class JobHandle(PushedJob, Generic[R]):
         """Cancel the job; see `redisjobs.JobQueue.cancel` for the replies."""
         return self._queue.cancel(self.id)
 
+    def signal(self, name: str, value: Any = None) -> Reply:
+        """Send the job a signal; see `redisjobs.JobQueue.signal`."""
+        return self._queue.signal(self.id, name, value)
+
 
 class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
     """A queue of jobs for sync code, with the arguments and methods of `redisjobs.JobQueue`.

@@ -317,13 +317,17 @@ class RedisStore:
                 if b"id" in fields:
                     job = fields[b"id"].decode("utf-8", "replace")
                     there.setdefault(job, set()).add(f"{place} {entry.decode()}")
-        lines = [member.decode().partition(" ") for member in self.admin.zrange(f"{self.prefix}due", 0, -1)]
-        due = {job for _, _, job in lines}
+        lines = {
+            mark: [member.decode().partition(" ") for member in self.admin.zrange(f"{self.prefix}{index}", 0, -1)]
+            for index, mark in (("due", ""), ("suspended", " suspended"))
+        }
+        due = {job for members in lines.values() for _, _, job in members}
         delayed = {job.decode() for job in self.admin.hkeys(f"{self.prefix}delayed")}
         if due != delayed:
             faults.append(f"due and delayed differ: {due ^ delayed}")
-        for line, _, job in lines:
-            there.setdefault(job, set()).add(f"delayed {line}")
+        for mark, members in lines.items():
+            for line, _, job in members:
+                there.setdefault(job, set()).add(f"delayed {line}{mark}")
         for job, place in located.items():
             if re.sub(" (cancelling|alone)$", "", place) not in there.get(job, ()):
                 faults.append(f"{job} is located at {place} but is at {there.get(job)}")
@@ -336,6 +340,10 @@ class RedisStore:
         faults += [f"{job} is held, and gone" for job in held - located.keys()]
         waited_for = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}waiters")}
         faults += [f"{job} is waited for, and gone" for job in waited_for - located.keys()]
+        signalled = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}signals")}
+        faults += [f"{job} has signals, and is gone" for job in signalled - located.keys()]
+        stepped = {key.removeprefix("steps:") for key in keys if key.startswith("steps:")}
+        faults += [f"{job} has steps, and is gone" for job in stepped - located.keys()]
         return faults + self._noted_for_nothing() + self._parked_for_nothing(held) + self._limited_for_nothing()
 
     def _noted_for_nothing(self) -> list[str]:
@@ -412,7 +420,9 @@ class RedisStore:
             *(
                 "jobs",
                 "due",
+                "suspended",
                 "delayed",
+                "signals",
                 "large",
                 "stats",
                 "workers",
@@ -440,9 +450,8 @@ class RedisStore:
                 *("minute:", "ten:", "recorded:"),
             )
         )
-        return (
-            key in lasting or key.startswith(("unique:", "group:", "relayed:", "imported:")) or (ttl > 0 and ends)
-        )
+        noted = ("unique:", "group:", "relayed:", "imported:", "steps:")
+        return key in lasting or key.startswith(noted) or (ttl > 0 and ends)
 
     def end(self) -> None:
         """Remove the queue and its user."""

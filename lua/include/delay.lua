@@ -1,10 +1,12 @@
--- delay: delay a job until `due_at` (ms). `line` is its place among jobs due at the same time. Returns whether it is the
--- earliest now; then the caller notifies sleeping workers.
-local function delay(job, priority, fields, due_at, line)
-  local first = redis.call('ZRANGE', KEYS.due, 0, 0, 'WITHSCORES')[2]
+-- delay: delay a job until `due_at` (ms). `line` is its place among jobs due at the same time. With `suspended` the job waits in
+-- the middle of its handler: `due_at` is when it is woken at the latest, or `+inf`. Returns whether it is the earliest now; then
+-- the caller notifies sleeping workers.
+local function delay(job, priority, fields, due_at, line, suspended)
+  local index = suspended and KEYS.suspended or KEYS.due
+  local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')[2]
   table.insert(fields, 1, priority)
-  redis.call('ZADD', KEYS.due, string.format('%.0f', due_at), line .. ' ' .. job)
+  redis.call('ZADD', index, due_at == '+inf' and due_at or string.format('%.0f', due_at), line .. ' ' .. job)
   redis.call('HSET', KEYS.delayed, job, cjson.encode(fields))
-  redis.call('HSET', KEYS.jobs, job, 'delayed ' .. line)
-  return not first or due_at < tonumber(first)
+  redis.call('HSET', KEYS.jobs, job, 'delayed ' .. line .. (suspended and ' suspended' or ''))
+  return due_at ~= '+inf' and (not first or due_at < tonumber(first))
 end

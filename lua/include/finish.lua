@@ -5,6 +5,7 @@
 local function finish(counter, entries, ids, uniques, pushes, now_ms)
   for stream, ended in pairs(entries) do remove(stream, unpack(ended)) end
   redis.call('HDEL', KEYS.jobs, unpack(ids))
+  if #ids > 0 and redis.call('EXISTS', KEYS.signals) == 1 then redis.pcall('HDEL', KEYS.signals, unpack(ids)) end
   for i = 1, #uniques, 2 do free(uniques[i], uniques[i + 1]) end
   remember(pushes, now_ms)
   count(counter, #ids)

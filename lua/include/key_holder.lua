@@ -1,5 +1,5 @@
 -- key_holder: the job that holds a unique key; nil if the key is free. A key is also free if its job holds it only until it
--- starts, and a worker has that job: a run that has begun must not swallow a new push.
+-- starts, and a worker has that job, or it is suspended: a run that has begun must not swallow a new push.
 -- Returns {id}; with `replaces`, for a waiting job, also `stream` and `entry`, or the `member` of `due` of a delayed job; and
 -- `notes`, a flat list of the fields that it keeps when it is replaced. A job with a cancel request does not count as
 -- waiting, nor does one that does not have this key any more. Then how many bytes of jobs were read, for a free key too.
@@ -11,7 +11,7 @@ local function key_holder(key, replaces, now_ms)
   local place, entry, mark = string.match(located or '', '^(%S+) ?(%S*) ?(%S*)$')
   local is_ready = place and place ~= 'dead' and stream_of[place]
   if not is_ready and place ~= 'delayed' then return found, 0 end
-  local waits = not is_ready or is_waiting((holder(stream_of[place], entry)))
+  local waits = mark ~= 'suspended' and (not is_ready or is_waiting((holder(stream_of[place], entry))))
   if waits and (not replaces or mark == 'cancelling') then return found, 0 end
 
   local fields = stored(id, located)

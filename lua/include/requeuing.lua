@@ -1,14 +1,31 @@
 -- requeuing: requeues dead letters and kept jobs. Returns two functions: the first requeues one job, the second then writes
 -- the rest for all. A job gets its unique key again, if that was one until its end.
 --- @include field with delay line enqueue remove forget_ends count tell whole group_out event history add_line time_of
---- @include key_holder
+--- @include key_holder with_steps forget_steps
 local function requeuing(now_ms, exact_ms)
   local priorities, dropped = {high = true, normal = true, low = true}, {}
   for _, name in ipairs({
     'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
-    'unknown_since', 'expires_at', 'started_at', 'window', 'finished_at', 'ran_ms',
+    'unknown_since', 'expires_at', 'started_at', 'suspended_at', 'window', 'finished_at', 'ran_ms',
   }) do dropped[name] = true end
   local ids, located, gone, letters, first_due = {}, {}, {}, {}, nil
+
+  -- Forget a step, all that were saved after it, and the checkpoint; '': forget all.
+  local function go_back(id, key)
+    local steps = KEYS['steps:'] .. id
+    local first = tonumber(string.match(key ~= '' and redis.call('HGET', steps, key) or '', '^%d+') or nil)
+    local saved, stays, drops = redis.call('HGETALL', steps), false, {'saved checkpoint'}
+    for i = 1, #saved, 2 do
+      local number = not string.find(saved[i], ' ', 1, true) and tonumber(string.match(saved[i + 1], '^%d+') or nil)
+      if number and first and number < first then
+        stays = true
+      elseif number then
+        drops[#drops + 1] = saved[i]
+      end
+    end
+    if not stays then return forget_steps({id}) end
+    for i = 1, #drops, 500 do redis.call('HDEL', steps, unpack(drops, i, math.min(i + 499, #drops))) end
+  end
 
   -- What happened to the job, with how it ended, and that it was requeued: with new parameters if these are its old ones.
   local function story(stream, letter, found, old)
@@ -20,10 +37,12 @@ local function requeuing(now_ms, exact_ms)
     return add_line(history(found, '', ended), requeued)
   end
 
-  -- `changes` is as for `with`. Returns why nothing was written, or nil: `oversized`, it has too many fields for a script; or
-  -- `duplicate`, another job holds its unique key, or that is no string.
-  local function add(stream, letter, id, found, changes, due_at)
+  -- `changes` is as for `with`; for `from_step` see requeue, nil: none. Returns why nothing was written, or nil: `oversized`, it
+  -- has too many fields for a script; `no step`, it has saved no step of that key; or `duplicate`, another job holds its unique
+  -- key, or that is no string.
+  local function add(stream, letter, id, found, changes, due_at, from_step)
     if field(found, 'entry') and not field(found, 'queued_at') then return 'oversized' end -- as set_aside packs it
+    if (from_step or '') ~= '' and not redis.call('HGET', KEYS['steps:'] .. id, from_step) then return 'no step' end
     local key = field(changes, 'unique') or field(found, 'unique') or ''
     local is_free, key_of = true, nil
     if key ~= '' then is_free, key_of = pcall(key_holder, key, false, now_ms) end
@@ -38,6 +57,8 @@ local function requeuing(now_ms, exact_ms)
     local old = field(changes, 'parameters') and (field(fields, 'parameters') or '') or nil
     fields = with(fields, {'history', story(stream, letter, found, old), unpack(changes)})
     if #fields > 1000 then return 'oversized' end
+    if from_step then go_back(id, from_step) end
+    fields = with_steps(id, with(fields, {'steps', ''}))
     if due_at > now_ms then
       if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
     else

@@ -63,6 +63,29 @@ class Inspector(Workers, DeadLetters, Diagnosis):
         """
         return await self._ask(Cancel(id_of(job)))
 
+    async def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
+        """Send a signal to a job, which takes it by `context.wait_for`.
+
+        A job takes each signal once. Of each name it keeps one until it waits for it: the first one.
+
+        Args:
+            job: Its id, or its handle.
+            name: The name of the signal: 1 to 200 characters, no spaces and no `#`.
+            value: Plain JSON, which the wait returns.
+
+        Returns:
+            OK: the job waited for it, and is ready to go on. KEPT: the job does not wait for it now, and will find
+            it when it does. EXISTS: it keeps an earlier signal of this name, so this one was not taken. DEAD: the
+            job is a dead letter, and took nothing; requeue it first. NOT_FOUND: the job has ended, or never
+            existed.
+
+        Raises:
+            EncodeError: The value is no plain JSON, or too large. Nothing was sent.
+            StepsFull: The job keeps as many signals as it may. Nothing was written.
+            ValueError: The name is wrong.
+        """
+        return await self._do(operations.signal(job, name, value, self.max_parameters))
+
     async def pause(self, name: str | JobName[Any] | None = None) -> None:
         """Stop the jobs of the queue, or of one name, from starting until `resume`. Running jobs go on.
 
@@ -173,6 +196,10 @@ class SyncInspector(SyncWorkers, SyncDeadLetters, SyncDiagnosis):
     def cancel(self, job: str | PushedJob) -> Reply:
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the replies."""
         return self._ask(Cancel(id_of(job)))
+
+    def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
+        """Send a signal to a job; see `redisjobs.JobQueue.signal`."""
+        return self._do(operations.signal(job, name, value, self.max_parameters))
 
     def pause(self, name: str | JobName[Any] | None = None) -> None:
         """Stop the jobs of the queue, or of one name, from starting; see `redisjobs.JobQueue.pause`."""

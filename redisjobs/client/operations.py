@@ -14,7 +14,7 @@ from redisjobs.base.arguments import flag, is_text, milliseconds, one_of, pause_
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import number_of, visible
 from redisjobs.client.checks import id_of
-from redisjobs.errors import DecodeError, DriverError, Unavailable, UniqueConflict
+from redisjobs.errors import DecodeError, DriverError, StepsFull, Unavailable, UniqueConflict
 from redisjobs.model.changes import (
     AskWorker,
     BulkResult,
@@ -33,6 +33,7 @@ from redisjobs.model.changes import (
     Unpark,
     Wish,
 )
+from redisjobs.model.codec import new_nonce
 from redisjobs.model.info import (
     DeadGroup,
     JobInfo,
@@ -44,10 +45,12 @@ from redisjobs.model.info import (
     pause_info,
     worker_infos,
 )
-from redisjobs.model.job import JobName, PushedJob, State, checked_name
+from redisjobs.model.job import WAITING, JobName, PushedJob, State, checked_name
 from redisjobs.model.limits import Limit
+from redisjobs.model.payload import encode_plain
 from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
 from redisjobs.model.retention import ASIDE
+from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, Signal, checked_step
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
@@ -62,7 +65,7 @@ DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """The replies that mean that the job was changed."""
 
 _AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
-_ALL = (State.RUNNING, State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
+_ALL = (State.RUNNING, State.READY, State.DELAYED, State.SUSPENDED, State.DEAD, State.COMPLETED, State.CANCELLED)
 
 
 class FilterOptions(TypedDict, total=False):
@@ -262,6 +265,19 @@ def requeue(
             return reply is Reply.OK
 
 
+def signal(job: str | PushedJob, name: str, value: Any, longest: int) -> Steps[Reply]:
+    """Send a signal to a job."""
+    raw = encode_plain(f"signal '{visible(name)}'", value, longest)
+    change = Signal(id_of(job), checked_step(name, "signal"), raw, new_nonce())
+    reply = yield from ask(change)
+    if reply is Reply.OVERSIZED:
+        raise StepsFull(
+            f"job {visible(change.job_id)} keeps {MOST_SIGNALS} signals, or {MOST_STEP_BYTES:,} bytes of them, "
+            "that it has not waited for yet: signal it again later; this signal was not kept"
+        )
+    return reply
+
+
 def _conflict(job_id: str, key: str | None) -> Steps[UniqueConflict]:
     """Return the error of a requeue that met a held key: its new key, or with None the job's own."""
     from redisjobs.model.why import Ahead
@@ -313,8 +329,10 @@ def _take_all(step: Callable[[str, int], Change[BulkResult]]) -> Steps[int]:
 def cancel_all(state: State | str, options: FilterOptions) -> Steps[int]:
     """Cancel all matching jobs, even if they run by now."""
     wanted = one_of(State, state, "state")
-    if wanted not in (State.READY, State.DELAYED, State.RUNNING):
-        raise ValueError(f"state={state!r}: give ready, delayed or running; `delete_all` deletes dead letters")
+    if wanted not in (*WAITING, State.RUNNING):
+        raise ValueError(
+            f"state={state!r}: give ready, delayed, suspended or running; `delete_all` deletes dead letters"
+        )
     return (yield from _change_all(wanted, options, lambda row: Cancel(row.job_id)))
 
 
@@ -331,8 +349,8 @@ def unhold_all(state: State | str, options: FilterOptions) -> Steps[int]:
 
 def _waiting(state: State | str) -> State:
     wanted = one_of(State, state, "state")
-    if wanted not in (State.READY, State.DELAYED):
-        raise ValueError(f"state={state!r}: give ready or delayed; only jobs that wait can be held")
+    if wanted not in WAITING:
+        raise ValueError(f"state={state!r}: give ready, delayed or suspended; only jobs that wait can be held")
     return wanted
 
 

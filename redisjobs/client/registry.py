@@ -14,6 +14,7 @@ from redisjobs.client.prepare import Preparing
 from redisjobs.errors import DriverError, RegistrationError
 from redisjobs.middleware import Hook, Middleware, PushEnds, all_checked, checked, hooks
 from redisjobs.model import payload
+from redisjobs.model.annotations import returned_type
 from redisjobs.model.changes import Change
 from redisjobs.model.definition import Accuracy, Definition, check_schedule
 from redisjobs.model.driver import Driver
@@ -31,7 +32,7 @@ from redisjobs.model.options import (
 )
 from redisjobs.model.retention import Retention
 from redisjobs.model.retry import RetryPolicy, exponential_jitter
-from redisjobs.model.signature import Signature, handler_call, returned_type
+from redisjobs.model.signature import Signature, handler_call
 from redisjobs.model.times import REPEATABLE
 from redisjobs.model.transitions import NewJob
 from redisjobs.schedules.schedule import Schedule

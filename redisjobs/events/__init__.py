@@ -12,7 +12,7 @@ from redisjobs.errors import DriverError
 from redisjobs.events.listeners import Event as Event
 from redisjobs.events.listeners import Events as Events
 from redisjobs.model.outcome import Outcome
-from redisjobs.model.transitions import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement
+from redisjobs.model.transitions import Ack, DeadLetter, Lease, Reply, RetryLater, Settlement, Suspend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +318,10 @@ class JobsRetried(JobsSettled):
     """Jobs run again later."""
 
 
+class JobsSuspended(JobsSettled):
+    """Handlers wait, and their jobs run again once the wait is over."""
+
+
 class JobsReleased(JobsSettled):
     """Jobs were handed back without an outcome."""
 
@@ -343,6 +347,8 @@ def kind_of(settlement: Settlement | None, reply: Reply) -> type[JobsSettled]:
             return JobsCancelled
         case _, RetryLater():
             return JobsRetried
+        case _, Suspend():
+            return JobsSuspended
         case ((Reply.DEAD | Reply.UNDECODABLE), _) | (_, DeadLetter()):
             return JobsDead
         case _, Ack():

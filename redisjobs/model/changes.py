@@ -59,7 +59,10 @@ class Cancel(Change[Reply]):
 
 @dataclass(frozen=True, slots=True)
 class Requeue(Change[Reply]):
-    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED; or DUPLICATE, another job holds its unique key."""
+    """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED; or DUPLICATE, another job holds its unique key.
+
+    NO_STEP: it has saved no step of the key `from_step`. After any reply but OK nothing was written.
+    """
 
     job_id: str
     due: Due | None = None  # None: now
@@ -68,6 +71,9 @@ class Requeue(Change[Reply]):
     ended: bool = False  # also requeue a job that ended and was kept
     key: str = ""  # requeue it only if it still has this `Row.key`; '': any
     unique: str | None = None  # a new unique key; '': none; None: no change
+    # The key of a step: the job forgets this step, those that were saved after it, and its checkpoint. '': it
+    # forgets all; None: it goes on where it stopped.
+    from_step: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

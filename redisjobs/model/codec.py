@@ -21,6 +21,7 @@ _NUMBERS = {
     b"queued_at": "queued_ms",  # a job pushed without a delay lacks it: its stream id has the time
     b"expires_at": "expires_ms",
     b"started_at": "started_ms",
+    b"suspended_at": "suspended_ms",
     b"unknown_since": "unknown_ms",
     b"scheduled_for": "scheduled_ms",
     b"next_scheduled_at": "next_scheduled_ms",
@@ -91,11 +92,13 @@ class Job:
     queued_ms: int  # when it was pushed, by the server's clock
     expires_ms: int | None = None  # the last time at which it may start
     started_ms: int | None = None  # when its first run that had an outcome began
+    suspended_ms: int | None = None  # when it was last suspended, since its last run that ended otherwise
     unknown_ms: int | None = None  # since when no worker has a handler for its name
     scheduled_ms: int | None = None  # the slot for which a schedule pushed it
     next_scheduled_ms: int | None = None  # the slot after that
     keep_ms: int | None = None  # for how long its result is kept; None: the entry does not say
     headers: bytes | None = None  # JSON
+    has_steps: bool = False  # it has saved steps
 
     def read_headers(self) -> dict[str, str]:
         """Return the job's headers; see `decode_headers`."""
@@ -125,6 +128,7 @@ def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
             raise DecodeError(f"the entry has no field '{wanted.decode()}'; its fields: {there}")
     name, parameters = fields[b"name"].decode("utf-8", "replace"), fields[b"parameters"]
     job = Job(name, parameters, 1, min(queued_ms, _LATEST_MS), headers=fields.get(b"headers"))
+    job.has_steps = b"steps" in fields
     for key, attribute in _NUMBERS.items():
         if (text := fields.get(key)) is not None:
             number = digits(text)

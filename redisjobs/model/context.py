@@ -33,12 +33,13 @@ from redisjobs.model.progress import (
     total_of,
     tracked,
 )
+from redisjobs.model.step_verbs import StepVerbs
 from redisjobs.model.transitions import NewJob
 
 P = TypeVar("P")
 
 
-class JobContext(Generic[AppState]):
+class JobContext(StepVerbs, Generic[AppState]):
     """The context of the job that a handler runs.
 
     If a handler takes `JobContext[Resources]`, its `context.state` has the type `Resources`.

@@ -74,9 +74,14 @@ class State(StrEnum):
     DELAYED = "delayed"
     READY = "ready"
     RUNNING = "running"
+    SUSPENDED = "suspended"
     DEAD = "dead"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+
+
+WAITING = (State.READY, State.DELAYED, State.SUSPENDED)
+"""The states of jobs that no worker runs, and that run later."""
 
 
 class WhyWaiting(StrEnum):
@@ -300,6 +305,7 @@ class JobDefinition(Generic[P]):
     limit_key: Callable[[P], str | int] | None = None  # returns a job's key for the limit
     priority: Priority | None = None  # of its jobs, unless the push has one
     unique: Callable[[P], str | None] | None = None  # returns a job's unique key, unless the push has one
+    version: int = 1  # stored with a job's first step
 
     @cached_property
     def returns(self) -> ReturnType[Any]:

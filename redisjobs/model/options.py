@@ -109,6 +109,8 @@ class HandlerOptions(TypedDict, total=False):
         unique: The unique key of each job, unless the push has one. It is a function of the parameters, like
             `lambda p: p.order`, that returns the key, or None for no key; or a text with parameter names, like
             `"order-{order}"`. A push with `unique=None` has no key.
+        version: The version of the handler, a whole number; 1 by default. Raise it when you change the steps of
+            the handler. It is stored with the first step of a job, and later runs find it in `context.version`.
     """
 
     retry: RetryPolicy | None
@@ -123,6 +125,7 @@ class HandlerOptions(TypedDict, total=False):
     burst: int | None
     priority: Priority | Literal["high", "normal", "low"] | None
     unique: Callable[[Any], str | None] | str | None
+    version: int
 
 
 # Of a push
@@ -270,6 +273,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "stalled_after": _stalled_after(options.get("stalled_after")),
         "keep_ms": in_ms(options.get("keep_result"), "keep_result") or 0,
         "strict_result": strict_result,
+        "version": 1 if (version := options.get("version")) is None else whole(version, "version"),
         "limit": Limit(options.get("max_concurrency"), options.get("rate"), options.get("burst")).text,
         "priority": None if (priority := options.get("priority")) is None else _priority(priority),
     }

@@ -9,7 +9,7 @@ from redisjobs.base.visible import visible
 from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
 from redisjobs.model.failures import Fingerprint, fingerprint_of, format_exception
 from redisjobs.model.retry import RetryPolicy
-from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Result, RetryLater, Settlement
+from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Result, RetryLater, Settlement, Suspend
 
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 1_000, 60_000  # ms between tries of a job without a handler
 _UNPLACED = 1_000  # ms until a job is tried again whose worker has no thread or process for it
@@ -43,6 +43,13 @@ class RemoteTraceback(Exception):
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
     """The job was cancelled while it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The handler waits."""
+
+    suspend: Suspend
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +102,8 @@ class UnknownName:
 Ended = Done | Raised | Unplaced | LeaseGone | Undecodable | Unpushable | Expired | UnknownName
 """An outcome that `decide` settles."""
 
-Outcome = Ended | CancelAsked | Interrupted
-"""What a run came to. A cancelled or interrupted one is settled by its `Execution`, which asks no policy."""
+Outcome = Ended | CancelAsked | Suspended | Interrupted
+"""What a run came to. Its `Execution` settles a cancelled, suspended or interrupted one, and asks no policy."""
 
 
 def decide(

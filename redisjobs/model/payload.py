@@ -73,16 +73,37 @@ def encode_untyped(name: str, parameters: Any, limit: int = MAX_PARAMETERS) -> b
     Raises:
         EncodeError: They are no plain JSON values, or take more than `limit` bytes.
     """
-    try:
-        text = json.dumps(parameters, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        is_same = json.loads(text) == parameters  # not for a tuple, which becomes a list, or a key 1: "1"
-        raw = text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise EncodeError(f"{name}: {_UNTYPED}; a {type(parameters).__name__} can't be written: {error}") from None
-    if not is_same:
-        raise EncodeError(f"{name}: {_UNTYPED}; {parameters!r:.100} would come back as {text[:100]}")
+    raw = encode_plain(name, parameters, math.inf, _UNTYPED)
     if len(raw) > limit:
         raise _too_large(name, raw, limit)
+    return raw
+
+
+def encode_plain(what: str, value: Any, limit: float, wanted: str = "") -> bytes:
+    """Return plain JSON values as JSON.
+
+    Args:
+        what: What it is, for messages.
+        value: The value.
+        limit: The most bytes of JSON.
+        wanted: What is wanted, for messages.
+
+    Raises:
+        EncodeError: It is no plain JSON value, or takes more than `limit` bytes.
+    """
+    wanted = wanted or _PLAIN
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        is_same = json.loads(text) == value  # not for a tuple, which becomes a list, or a key 1: "1"
+        raw = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EncodeError(f"{what}: {wanted}; a {type(value).__name__} can't be written: {error}") from None
+    if not is_same:
+        raise EncodeError(f"{what}: {wanted}; {value!r:.100} would come back as {text[:100]}")
+    if len(raw) > limit:
+        raise EncodeError(
+            f"{what}: it has {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data elsewhere"
+        )
     return raw
 
 
@@ -94,6 +115,7 @@ def decode_untyped(what: str, raw: bytes) -> Any:
         raise DecodeError(f"{what} is not JSON: {error}") from None
 
 
+_PLAIN = "give a value that JSON can hold: dicts, lists, strings, numbers, ..."
 _UNTYPED = "no handler here has this name, so give parameters that JSON can hold: dicts, lists, strings, ..."
 
 

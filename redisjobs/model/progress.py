@@ -6,6 +6,7 @@ from numbers import Integral, Number
 from typing import Any, Generic, Protocol, TypeVar
 
 from redisjobs.base.visible import visible
+from redisjobs.model.requests import Asked
 
 Item = TypeVar("Item")
 
@@ -52,8 +53,8 @@ HandlerMessage = Progress | Extension | Pushing
 """A message from a handler to its worker."""
 
 
-class MessageSink(Protocol):
-    """A receiver of the messages of a handler."""
+class MessageSink(Asked, Protocol):
+    """A receiver of the messages and requests of a handler."""
 
     def handle(self, message: HandlerMessage) -> Any:
         """Receive a message, in any thread, without waiting; do nothing once the run is over.

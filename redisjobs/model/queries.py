@@ -20,9 +20,9 @@ class Row:
     job_id: str  # the id to find, cancel, requeue and delete it by
     state: State
     priority: Priority
-    key: str  # the driver's name for its place; '' while delayed
-    queued_ms: int  # when it came to that place; 0 while delayed
-    due_ms: int | None  # None unless it is delayed
+    key: str  # the driver's name for its place; '' while delayed or suspended
+    queued_ms: int  # when it came to that place; 0 while delayed or suspended
+    due_ms: int | None  # None unless it is delayed, or suspended until a time
     worker: str  # the worker that runs it
     deliveries: int
     cancelling: bool  # it was cancelled while it ran
@@ -38,7 +38,7 @@ class Row:
 
 COUNTERS = [
     *("pushed", "completed", "retried", "dead", "reclaimed", "released", "cancelled", "requeued", "deleted"),
-    *("trimmed", "replaced"),
+    *("trimmed", "replaced", "suspended", "woken"),
 ]
 """The counters of a queue."""
 
@@ -56,6 +56,7 @@ class Counts:
         completed: Jobs that are done and kept: see `Retention`.
         cancelled: Jobs that were cancelled and are kept.
         inbox: Entries that redis-cli added to the inbox, and that no worker has pushed yet.
+        suspended: Jobs that wait in the middle of their handler.
     """
 
     ready: Mapping[Priority, int]
@@ -66,6 +67,7 @@ class Counts:
     completed: int = 0
     cancelled: int = 0
     inbox: int = 0
+    suspended: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "totals", dict.fromkeys(COUNTERS, 0) | dict(self.totals))

@@ -2,13 +2,13 @@
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from types import NoneType, SimpleNamespace
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from redisjobs.errors import EncodeError, RegistrationError
+from redisjobs.model.annotations import annotated, called_as
 from redisjobs.model.context import JobContext
 from redisjobs.model.options import PushOptions
 
@@ -36,7 +36,7 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
             continue
         return handler if count == 2 else lambda parameters, _context: handler(parameters)
     raise RegistrationError(
-        f"a handler takes (parameters) or (parameters, context); {_called(handler)}{wanted} doesn't"
+        f"a handler takes (parameters) or (parameters, context); {called_as(handler)}{wanted} doesn't"
     )
 
 
@@ -59,7 +59,7 @@ class Signature:
         """
         try:
             signature = inspect.signature(function)
-            hints = get_type_hints(_annotated(function), include_extras=True)
+            hints = get_type_hints(annotated(function), include_extras=True)
         except (NameError, AttributeError, TypeError, ValueError, SyntaxError) as error:
             raise RegistrationError(f"{called}: can't read its signature: {error}") from error
         _refuse_generator(function)
@@ -124,34 +124,6 @@ def _hint(called: str, unknown: Collection[str]) -> str:
     return ""
 
 
-def returned_type(function: Any) -> Any:
-    """Return the annotated type of a handler's awaited result; Any without an annotation.
-
-    Raises:
-        RegistrationError: The annotation can't be read, for example because it names a type that does not exist.
-    """
-    annotated = inspect.unwrap(_annotated(function))
-    try:
-        # Read only this annotation: others may name types that only a type checker imports.
-        stub = SimpleNamespace(
-            __annotations__={"return": getattr(annotated, "__annotations__", {}).get("return", Any)}
-        )
-        names = getattr(annotated, "__globals__", {})
-        kind = get_type_hints(stub, globalns=names, include_extras=True)["return"]
-    except Exception as error:  # reading an annotation may run any code
-        raise RegistrationError(f"{_called(function)}: can't read what it returns: {error}") from error
-    awaited = get_origin(kind) in (Awaitable, Coroutine)
-    return get_args(kind)[-1] if awaited else kind
-
-
-def _annotated(function: Any) -> Any:
-    """Return the function with the annotations: inside a partial, or `__call__` of a callable object."""
-    while isinstance(function, partial):
-        function = function.func
-    # A decorator's object with `__wrapped__` has the annotations itself.
-    return function if inspect.isroutine(function) or hasattr(function, "__wrapped__") else function.__call__
-
-
 def _is_context(hint: Any) -> bool:
     """Return whether an argument is the context, with or without `| None`."""
     if get_origin(hint) is JobContext:  # for example JobContext[Resources]
@@ -162,8 +134,4 @@ def _is_context(hint: Any) -> bool:
 
 def _refuse_generator(function: Callable[..., Any]) -> None:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise RegistrationError(f"{_called(function)} is a generator: a call would not run it; remove its yield")
-
-
-def _called(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", repr(function))
+        raise RegistrationError(f"{called_as(function)} is a generator: a call would not run it; remove its yield")

@@ -42,6 +42,7 @@ class Reply(StrEnum):
     DEAD = "DEAD"
     UNDECODABLE = "UNDECODABLE"  # written: an entry that is not a job became a dead letter
     NOT_FOUND = "NOT_FOUND"
+    NO_STEP = "NO_STEP"  # a job has saved no step of this key
     OVERSIZED = "OVERSIZED"
     FULL = "FULL"  # from the driver: the server is out of memory and refused to run the script
     # The key of the schedule has the wrong type; or the key for the unique key of a follow-up has.
@@ -178,6 +179,7 @@ class Ack:
     result: Result | None = None
     pushes: Sequence[NewJob] = ()  # follow-ups, added in the same step; at most 500, and about 4 MB
     reported: bool = False  # its run has reported progress, which is kept for another minute
+    stepped: bool = False  # it may have saved steps, which are forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,52 @@ class ReportProgress:
     then: "Settlement | None" = None  # the next settlement, if its handler has returned; not sent to the store
 
 
+class WaitsFor(StrEnum):
+    """What a suspended job waits for."""
+
+    TIME = "time"
+    SIGNAL = "signal"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A step that waits.
+
+    While the job is suspended, its entry has this as text in the field `waits`, and behind it the time in ms at
+    which it is woken at the latest, if there is one.
+    """
+
+    number: int  # of the step; see `Saved.number`
+    what: WaitsFor
+    key: str  # of the step
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.what} {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """The job waits without a worker, and runs again once the wait is over. Neither counts as an attempt.
+
+    If a cancel was asked for, it ends: CANCELLED.
+    """
+
+    wait: Wait
+    due: Due | None = None  # when the wait is over at the latest
+    changes: Mapping[str, str] = field(default_factory=dict)  # new fields of its entry; '' removes a field
+    version: int = 1  # of its handler; noted if the job has saved no step yet
+
+
+@dataclass(frozen=True, slots=True)
+class SaveStep:
+    """The result of a step. It ends no lease. OK; EXISTS: a result of this key is saved already, and stays."""
+
+    key: str  # '' for the checkpoint, which replaces the one before
+    number: int
+    value: bytes  # JSON
+    version: int = 1  # as in `Suspend`
+
+
 @dataclass(frozen=True, slots=True)
 class Lingers:
     """The question whether a job may be settled while an abandoned thread of its handler still runs.
@@ -227,7 +275,7 @@ class Lingers:
     is_logged: bool = False  # the log has a line that the job waits
 
 
-Settlement = Ack | RetryLater | Release | DeadLetter | ReportProgress | Lingers
+Settlement = Ack | RetryLater | Suspend | Release | DeadLetter | SaveStep | ReportProgress | Lingers
 Settlements = Sequence[tuple[Lease, Settlement]]
 
 
@@ -250,7 +298,8 @@ class Exchange:
 
     What was not asked for has its default. OK, LEASE_LOST and CANCELLED end a lease. After any other reply the
     worker still has the job. OVERSIZED: it can't be settled. FULL: it has follow-ups, and the store is out of
-    memory. SPOILED: the key for the unique key of a follow-up has the wrong type. RUNNING: see `Lingers`.
+    memory. SPOILED: the key for the unique key of a follow-up has the wrong type. RUNNING: see `Lingers`. EXISTS:
+    see `SaveStep`.
     """
 
     replies: Sequence[Reply] = ()  # one for each settlement

@@ -62,10 +62,11 @@ REFUSED = {
     "fire",
     "record",
     "import",
+    "signal",
 }  # what may be refused when the server is full
 READERS = {
     *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed", "taken"),
+    *("ahead", "relayed", "taken", "steps"),
 }
 FAILED = DeadLetter("failed", "ValueError: no")
 
@@ -242,6 +243,7 @@ def test_the_header_of_settle_names_every_settlement_and_what_it_takes_along() -
         return max([0, *unpacked, *map(int, re.findall(r"values\[(\d)\]", lines))])
 
     assert takes.keys() == code.keys()
+    assert takes.pop("suspend")[-1] == "names and values of the fields to change"  # as for retry
     assert takes.pop("retry") == ["due", "names and values of the fields to change"]  # the rest of them
     assert {settlement: len(values) - (values == ["none"]) for settlement, values in takes.items()} == {
         settlement: reads(code[settlement]) for settlement in takes

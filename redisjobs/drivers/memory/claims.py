@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from redisjobs.drivers.memory.ends import dead_letter, finish
 from redisjobs.drivers.memory.limits import Limiter, give_up, line_up, next_turn, take_turns, tell_turn
 from redisjobs.drivers.memory.state import Job, Memory, Worker, by_rank
+from redisjobs.drivers.memory.steps import wake_late
 from redisjobs.model.driver import Fenced
 from redisjobs.model.job import Priority, State
 from redisjobs.model.transitions import Ended, Exchange, Lease, Reply
@@ -35,8 +36,11 @@ class _Claim:
 def claim(memory: Memory, worker_id: str, count: int, max_deliveries: int, *, idle: bool = False) -> Exchange:
     """Promote due jobs, then lease jobs by priority, those that were handed back first."""
     worker, now_ms, is_paused = memory.worker(worker_id), memory.now_ms(), memory.paused is not None
-    for job in memory.due(now_ms):
-        memory.enqueue(job, 0)
+    for job in sorted(memory.due(now_ms), key=lambda job: job.wait is not None):
+        if job.wait is None:
+            memory.enqueue(job, 0)
+        else:
+            wake_late(memory, job)
     claimed = _Claim(worker, 0 if is_paused else count, max_deliveries, idle, Limiter(memory), ended=worker.ended)
     worker.ended = []
     turned = 0 if is_paused else take_turns(memory)

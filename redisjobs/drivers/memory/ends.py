@@ -28,6 +28,7 @@ def finish(
     now_ms = memory.now_ms()
     _conclude(memory, job, state, result)
     memory.remove(job)
+    forget(memory, job)
     if is_remembered:
         remember(memory, job)
     memory.count(state)
@@ -49,6 +50,13 @@ def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str])
     added = {"id": job.id, "priority": str(job.priority), **notes, **noted(job)}
     job.fields = with_fields({b"queued_at": queued_at, **job.fields}, added)
     memory.put(job, memory.aside[state])
+
+
+def forget(memory: Memory, job: Job) -> None:
+    """Forget the steps and the signals of a job that ends, or is deleted."""
+    memory.steps.pop(job.id, None)
+    memory.signals.pop(job.id, None)
+    job.wait = None
 
 
 def remember(memory: Memory, job: Job) -> None:
@@ -116,7 +124,7 @@ def _living(job: Job, process: str) -> JobStatus:
         return JobStatus(Ending.DEAD, error=error, error_type=error_type, traceback=traceback, reason=reason)
     if process and process not in job.processes:
         job.processes = (*job.processes, process)[-_MOST_PROCESSES:]
-    place = "delayed" if job.state is State.DELAYED else job.priority
+    place = job.state if job.state in (State.DELAYED, State.SUSPENDED) else job.priority
     return JobStatus(Ending.PENDING, place, keep=kept_ms(job))
 
 
@@ -140,6 +148,8 @@ def trim(memory: Memory) -> int:
         over = [job for at, job in enumerate(jobs) if at < len(jobs) - most or job.since_ms <= oldest_ms]
         for job in over:
             memory.remove(job)
+            if state is State.DEAD:
+                forget(memory, job)
             if job.since_ms > now_ms - REMEMBERED:
                 remember(memory, job)
         total += len(over)

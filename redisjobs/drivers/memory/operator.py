@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from redisjobs.drivers.memory.ends import finish, remember, trim
+from redisjobs.drivers.memory.ends import finish, forget, remember, trim
 from redisjobs.drivers.memory.history import add_line, event, history, note
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
 from redisjobs.drivers.memory.pushes import due_time, forget_end, holder_of, living
 from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encoded
+from redisjobs.drivers.memory.steps import forget_from, has_step
 from redisjobs.errors import DriverError
 from redisjobs.model import changes, queries
 from redisjobs.model.info import STOPPING
@@ -15,11 +16,12 @@ from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
+_NEVER = 2**53  # ms: when a job is due that waits for no time
 _MOST_TAKEN = 200  # dead letters that one step of a bulk change takes
 _TIDY_MS = 55_000  # the queue is not tidied again within this time
 _STRIPPED = (  # fields that a requeued job loses: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
-    b"expires_at started_at window finished_at ran_ms"
+    b"expires_at started_at suspended_at window finished_at ran_ms"
 ).split()
 
 
@@ -30,16 +32,16 @@ def _find(memory: Memory, query: queries.Find) -> queries.Row | None:
 
 
 def _row(memory: Memory, job: Job) -> queries.Row:
-    is_running, is_delayed = job.state is State.RUNNING, job.state is State.DELAYED
-    is_waiting, now_ms = is_delayed or job.state is State.READY, memory.now_ms()
+    is_running, is_later = job.state is State.RUNNING, job.state in (State.DELAYED, State.SUSPENDED)
+    is_waiting, now_ms = is_later or job.state is State.READY, memory.now_ms()
     ran_ms = int((memory.monotonic() - job.since) * 1000) if is_running else None
     return queries.Row(
         job_id=job.id,
         state=job.state,
         priority=job.priority,
-        key="" if is_delayed else str(job.number),
-        queued_ms=0 if is_delayed else job.since_ms,
-        due_ms=job.due_ms if is_delayed else None,
+        key="" if is_later else str(job.number),
+        queued_ms=0 if is_later else job.since_ms,
+        due_ms=(job.due_ms or None) if is_later else None,
         worker=job.place.worker,
         deliveries=job.deliveries,
         cancelling=job.is_cancelling,
@@ -86,9 +88,12 @@ def _after(memory: Memory, state: State, after: str, fingerprint: str) -> list[t
     def place(job: Job) -> tuple[int, int]:
         if state in memory.aside:
             return 0, -job.number  # the newest first
+        if state is State.SUSPENDED:
+            return job.due_ms or _NEVER, job.number
         return job.due_ms if state is State.DELAYED else job.rank, job.number
 
-    jobs: Iterable[Job] = memory.aside.get(state, memory.delayed).values()
+    places = {**memory.aside, State.DELAYED: memory.delayed, State.SUSPENDED: memory.suspended}
+    jobs: Iterable[Job] = places.get(state, memory.delayed).values()
     if state is State.DEAD and fingerprint:
         jobs = [job for job in jobs if kind_of(job) == fingerprint]
     if state in (State.READY, State.RUNNING):
@@ -159,8 +164,10 @@ def count(memory: Memory, query: queries.Count) -> queries.Counts:
     for job in memory.waiting():
         ready[job.priority] += 1
     aside = {str(state): len(place) for state, place in memory.aside.items()}
-    running = sum(1 for _ in memory.running())
-    return queries.Counts(ready, running, len(memory.delayed), totals=dict(memory.totals), **aside)
+    running, suspended = sum(1 for _ in memory.running()), len(memory.suspended)
+    return queries.Counts(
+        ready, running, len(memory.delayed), totals=dict(memory.totals), **aside, suspended=suspended
+    )
 
 
 @answers(queries.GetBacklog)
@@ -171,7 +178,7 @@ def backlog(memory: Memory, query: queries.GetBacklog) -> queries.Backlog:
     since = [
         (job.priority, float(job.since_ms)) for job in (*memory.returned.values(), *memory.isolated.values(), *new)
     ]
-    since += [(job.priority, float(job.due_ms)) for job in memory.due(now_ms)[:1]]
+    since += [(job.priority, float(job.due_ms)) for job in memory.due(now_ms) if job.wait is None][:1]
     return queries.backlog_since(since, now_ms, sum(worker.until > now for worker in memory.workers.values()))
 
 
@@ -226,9 +233,12 @@ def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
         return Reply.NOT_FOUND
     if change.key not in ("", str(job.number)):
         return Reply.NOT_FOUND
+    if not has_step(memory, job, change.from_step):
+        return Reply.NO_STEP
     key = job.text(b"unique") if change.unique is None else change.unique
     if holder_of(memory, key):
         return Reply.DUPLICATE
+    forget_from(memory, job, change.from_step)
     fields = {name: value for name, value in job.fields.items() if name not in _STRIPPED}
     if key:
         fields[b"unique"] = encoded(key)
@@ -263,6 +273,8 @@ def _delete(memory: Memory, change: changes.Delete) -> Reply:
     if job is None or job.state not in memory.aside:
         return Reply.NOT_FOUND
     memory.remove(job)
+    if job.state is State.DEAD:
+        forget(memory, job)
     remember(memory, job)
     memory.count("deleted")
     return Reply.OK
@@ -305,7 +317,7 @@ def _change_many(memory: Memory, many: changes.ChangeMany) -> list[Reply]:
 @answers(changes.Hold)
 def _hold(memory: Memory, change: changes.Hold) -> Reply:
     job = living(memory, change.job_id)
-    if job is None or job.state not in (State.READY, State.DELAYED):
+    if job is None or job.state not in (State.READY, State.DELAYED, State.SUSPENDED):
         return Reply[job.state.name] if job else Reply.NOT_FOUND
     memory.held.setdefault(job.id, memory.now_ms())
     return Reply.HELD

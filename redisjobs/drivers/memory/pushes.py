@@ -140,10 +140,13 @@ def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str
 
 
 def holder_of(memory: Memory, key: str) -> str:
-    """Return the id of the job that holds a unique key; '' if no job does."""
+    """Return the id of the job that holds a unique key; '' if no job does.
+
+    A job that holds it until its start has started if it runs, or is suspended.
+    """
     holder_id = memory.uniques.current(key, memory.now_ms()) if key else None
     holder = memory.jobs.get(holder_id or "")
-    if holder is not None and holder.state is State.RUNNING:
+    if holder is not None and holder.state in (State.RUNNING, State.SUSPENDED):
         is_over = holder.text(b"unique") == key and holder.text(b"unique_until") == "start"
         return "" if is_over else holder.id
     return holder_id or ""

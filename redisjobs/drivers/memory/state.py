@@ -19,7 +19,8 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.moving import Taken
 from redisjobs.model.queries import Query
 from redisjobs.model.retention import DEFAULT, Retention
-from redisjobs.model.transitions import Ended, Exchange, Pushed
+from redisjobs.model.steps import Saved
+from redisjobs.model.transitions import Ended, Exchange, Pushed, Wait
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -54,7 +55,8 @@ class Job:
     place: Place = field(init=False, compare=False, repr=False)
     number: int = 0  # greater than that of each job that became ready, delayed or set aside before it
     since_ms: int = 0  # when it became ready, delayed or set aside
-    due_ms: int = 0  # of a delayed job
+    due_ms: int = 0  # of a delayed job; of a suspended one, when it is woken at the latest; 0: no time
+    wait: Wait | None = None  # of a suspended job
     deliveries: int = 0
     since: float = 0.0  # when it was last delivered or handed back
     ran_isolated: bool = False  # its last worker ran nothing else
@@ -124,6 +126,15 @@ class Line:
     @property
     def name(self) -> str:
         return self.counts_as.partition(" ")[0]
+
+
+@dataclass(slots=True)
+class StoredSteps:
+    """What a job has saved."""
+
+    version: int  # of the handler that saved its first step
+    saved: dict[str, Saved] = field(default_factory=dict)
+    checkpoint: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -199,6 +210,7 @@ class Memory:
         self.isolated = Place(State.READY)  # handed back, for a worker that runs nothing else
         self.parked = Place(State.READY)  # jobs that may not start, because they are held or their name is paused
         self.delayed = Place(State.DELAYED)
+        self.suspended = Place(State.SUSPENDED)
         self.aside = {state: Place(state) for state in (State.DEAD, State.COMPLETED, State.CANCELLED)}
         self.totals: dict[str, int] = {}
 
@@ -208,6 +220,10 @@ class Memory:
 
         self.paused: int | None = None  # since when, in ms
         self.paused_names: dict[str, int] = {}
+        self.steps: dict[str, StoredSteps] = {}  # by job id
+        self.signals: dict[
+            str, dict[str, bytes]
+        ] = {}  # by job id and name: signals that no job has waited for yet
         self.held: dict[str, int] = {}  # ids of jobs, and since when each is held, in ms
         self.limits: dict[str, Limit] = {}  # by job name
         self.lines: dict[str, Line] = {}  # by what their jobs count as
@@ -285,11 +301,16 @@ class Memory:
         if self.jobs.get(job.id) is job:  # if it has ended, another job may have its id by now
             del self.jobs[job.id]
 
+    def waking(self) -> Iterator[Job]:
+        """Return the jobs that a time makes ready: delayed, and suspended until a time."""
+        yield from self.delayed.values()
+        yield from (job for job in self.suspended.values() if job.due_ms)
+
     def next_due(self) -> int | None:
-        return min((job.due_ms for job in self.delayed.values()), default=None)
+        return min((job.due_ms for job in self.waking()), default=None)
 
     def due(self, until_ms: float) -> list[Job]:
-        due = [job for job in self.delayed.values() if job.due_ms <= until_ms]
+        due = [job for job in self.waking() if job.due_ms <= until_ms]
         return sorted(due, key=lambda job: (job.due_ms, job.number))
 
     def running(self) -> Iterator[Job]:

@@ -7,6 +7,7 @@ from redisjobs.drivers.memory.history import event, note, noted
 from redisjobs.drivers.memory.limits import give_up, has_turn, tell_turn
 from redisjobs.drivers.memory.pushes import due_time, push_with
 from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, Worker, by_rank, with_fields
+from redisjobs.drivers.memory.steps import save, suspend
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import IdTaken
 from redisjobs.model.job import State
@@ -23,9 +24,11 @@ from redisjobs.model.transitions import (
     ReportProgress,
     Result,
     RetryLater,
+    SaveStep,
     Settlement,
     Settlements,
     Silent,
+    Suspend,
     Turn,
 )
 
@@ -105,6 +108,8 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
             limit, line = memory.limits.get(job.name), memory.lines.get(job.counts_as)
             is_counted = line is not None and job.id in line.running
             return Reply.RUNNING if limit and limit.max_concurrency is not None and is_counted else Reply.OK
+        case SaveStep():
+            return save(memory, job, settlement)
         case Release(refund):
             give_up(memory, job, refund=refund)
             if job.is_cancelling:
@@ -123,7 +128,10 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
     if isinstance(settlement, RetryLater) and not job.is_cancelling:
         _retry(memory, job, settlement)
         return Reply.OK
-    if isinstance(settlement, RetryLater):
+    if isinstance(settlement, Suspend) and not job.is_cancelling:
+        suspend(memory, job, settlement)
+        return Reply.OK
+    if isinstance(settlement, RetryLater | Suspend):
         keep_ms = settlement.changes.get("keep_result")  # maybe only its worker knows it
         finish(memory, job, State.CANCELLED, ran, Result(int(keep_ms)) if keep_ms else None)
         return Reply.CANCELLED

@@ -11,7 +11,7 @@ from redisjobs.drivers.postgres.calls import Call, Meta, Row
 from redisjobs.drivers.postgres.entries import due_of, given, lease_of, new_job, texts_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Wish
-from redisjobs.model.driver import Fenced, IdTaken
+from redisjobs.model.driver import Fenced, IdTaken, Unsupported
 from redisjobs.model.transitions import (
     LOWEST_RANK,
     MOST_BYTES,
@@ -28,9 +28,11 @@ from redisjobs.model.transitions import (
     ReportProgress,
     Result,
     RetryLater,
+    SaveStep,
     Settlement,
     Settlements,
     Silent,
+    Suspend,
     Turn,
 )
 
@@ -201,6 +203,8 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
             return to | {"do": "report", "progress": progress.decode()}
         case Lingers():
             return to | {"do": "lingers"}
+        case Suspend() | SaveStep():
+            raise Unsupported("the Postgres driver saves no steps yet; nothing was sent")
         case Release(refund):
             return to | {"do": "release", "refund": refund}
         case RetryLater(due, changes):

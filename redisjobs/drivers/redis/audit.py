@@ -16,10 +16,10 @@ from redisjobs.model.health import Audit, Audited, Fault
 
 Tidying = Callable[[Commands, Tidy], Steps[Tidied]]
 
-_HASHES = ("delayed", "jobs", "held", "waiters", "history", "shares")
-_SETS = ("due", "lines", "groups")
-_PARTS = ("high", "normal", "low", "dead", "due", "delayed", "jobs", "held", "waiters", "history", "shares")
-_ALL = (*_PARTS, "lines", "groups", "keys", "tidy")
+_HASHES = ("delayed", "jobs", "held", "waiters", "signals", "history", "shares")
+_SETS = ("due", "suspended", "lines", "groups")
+_PARTS = ("high", "normal", "low", "dead", "due", "suspended", "delayed", "jobs", "held", "waiters", "signals")
+_ALL = (*_PARTS, "history", "shares", "lines", "groups", "keys", "tidy")
 """The parts in order. An entry gives a lost locator back before `jobs` removes those that name no entry."""
 
 _TIDY = "tidy consumers+restore+unpark+shares 1 0"  # what `tidy.lua` repairs: see `TIDIED` in `client/findings.py`
@@ -29,10 +29,23 @@ _KEYS = "500"  # keys of the server that one SCAN goes through
 
 _LASTING = {
     *("inbox", "ready:high", "ready:normal", "ready:low", "dead", "completed", "cancelled", "retention", "paused"),
-    *("paused:names", "held", "limits", "jobs", "due", "delayed", "large", "stats", "workers", "fenced", "layout"),
-    *("schedules", "groups", "history", "shares", "lines", "turns", "taken"),
+    *(
+        "paused:names",
+        "held",
+        "limits",
+        "jobs",
+        "due",
+        "suspended",
+        "delayed",
+        "large",
+        "stats",
+        "workers",
+        "fenced",
+        "layout",
+    ),
+    *("schedules", "groups", "history", "shares", "lines", "turns", "taken", "signals"),
 }
-_CHECKED = ("unique", "worker", "holders", "group", "schedule")  # families of keys that the script checks
+_CHECKED = ("unique", "worker", "holders", "group", "schedule", "steps")  # families of keys that the script checks
 _NOTED = ("relayed", "imported")  # and families that nothing else refers to
 _EXPIRING = re.compile(
     "(finished|conflict|result|outcome|progress|rate|minute|ten|recorded|schedulers):|(waiters|promoter|schedulers)$"

@@ -25,11 +25,12 @@ from redisjobs.model import changes, queries, stored
 from redisjobs.model.changes import Change, Ending, JobStatus
 from redisjobs.model.driver import supported
 from redisjobs.model.info import FACTS
-from redisjobs.model.job import Priority, State, WhyWaiting
+from redisjobs.model.job import WAITING, Priority, State, WhyWaiting
 from redisjobs.model.queries import Query
 from redisjobs.model.recording import FindIntervals, Record
 from redisjobs.model.relaying import FindRelayed, ForgetRelayed
 from redisjobs.model.retention import ASIDE
+from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, GetSteps, Signal, Steps, read_saved
 from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Ahead, Standing
 
@@ -68,7 +69,8 @@ def _name_and_now(change: changes.Pause | changes.Resume, now: str) -> Wire:
 def _requeue_words(change: changes.Requeue, now: str) -> Wire:
     changed = [change.parameters or "", raw_id(change.limit_key)]
     unique = b"" if change.unique is None else b"=" + raw_id(change.unique)
-    rest: list[Word] = ["1" if change.ended else "", change.key, unique, now]
+    from_step = b"" if change.from_step is None else b"=" + raw_id(change.from_step)
+    rest: list[Word] = ["1" if change.ended else "", change.key, unique, from_step, now]
     return [raw_id(change.job_id), due_word(change.due), *changed, *rest]
 
 
@@ -80,6 +82,11 @@ def _requeue_all_words(change: changes.RequeueAll, now: str) -> Wire:
 def _retain_words(change: changes.Retain, now: str) -> Wire:
     kept = [change.retention.of(state) for state in ("completed", "cancelled", "dead")]
     return [keep.text if keep else "" for keep in kept]
+
+
+def _signal_words(change: Signal, now: str) -> Wire:
+    words: list[Word] = [raw_id(change.job_id), raw_id(change.name), change.value, change.nonce]
+    return [*words, str(MOST_SIGNALS), str(MOST_STEP_BYTES), now]
 
 
 def _put_words(change: stored.PutSchedules, now: str) -> Wire:
@@ -109,7 +116,8 @@ def _row(reply: Any) -> queries.Row:
     if where in ASIDE:
         state, priority = State(where), shown(fields.get(b"priority", b"normal"))
     elif where.startswith("delayed:"):
-        state, priority = State.DELAYED, where.partition(":")[2]
+        state = State.SUSPENDED if mark == b"suspended" else State.DELAYED
+        priority = where.partition(":")[2]
     else:
         state, priority = State.READY if is_waiting(consumer) else State.RUNNING, where
     ran_ms = int(idle) if state is State.RUNNING else None
@@ -119,12 +127,12 @@ def _row(reply: Any) -> queries.Row:
         priority=Priority(priority) if priority in list(Priority) else Priority.NORMAL,
         key=entry.decode(),
         queued_ms=queued_ms_of(entry.decode()),
-        due_ms=int(max(-FAR, min(float(due), FAR))) if due else None,
+        due_ms=int(max(-FAR, min(float(due), FAR))) if due and due != b"inf" else None,
         worker=shown(consumer) if state is State.RUNNING else "",
         deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
         cancelling=mark == b"cancelling",
         fields=fields,
-        held=bool(held) and state in (State.READY, State.DELAYED),
+        held=bool(held) and state in WAITING,
         started_ms=None if ran_ms is None else int(now) - ran_ms,
         ran_ms=ran_ms,
         why_waiting=WhyWaiting(why.decode()) if why else None,
@@ -230,6 +238,16 @@ def _ended(ending: Ending, facts: Sequence[bytes]) -> JobStatus:
             return JobStatus(ending)
 
 
+def _steps(reply: Any) -> list[Steps | None]:
+    return [None if flat == [b"LATER"] else _saved(pairs(flat)) for flat in reply]
+
+
+def _saved(fields: Mapping[bytes, bytes]) -> Steps:
+    saved = {text_id(key): step for key, text in fields.items() if b" " not in key and (step := read_saved(text))}
+    version = fields.get(b"handler version", b"")
+    return Steps(saved, fields.get(b"saved checkpoint"), int(version) if version.isdigit() else None)
+
+
 def _schedules(reply: Any) -> stored.SchedulePage:
     now_us, change, more, served, gone, *rows = reply
     found = [stored.ScheduleRow(text_id(name), pairs(flat), bool(there)) for name, there, flat in rows]
@@ -298,6 +316,8 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda change, now: [change.process, REPLY_BYTES, *map(raw_id, change.job_ids)],
         lambda reply: [*map(_status, reply)],
     ),
+    GetSteps: _Call("steps", lambda asked, now: [REPLY_BYTES, *map(raw_id, asked.job_ids)], _steps),
+    Signal: _Call("signal", _signal_words),
     Record: _Call("record", record_words, recorded),
     FindRelayed: _Call(
         "relayed",

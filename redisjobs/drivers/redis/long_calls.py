@@ -44,7 +44,7 @@ def _count(commands: Commands, query: Count) -> Steps[Counts]:
         again: Command[Any] = commands.run("counts", [])
         *listed, reply = yield [*map(commands.consumers_of, very_many), again]
         known |= dict(zip(very_many, map(running_of, listed), strict=True))
-        lengths, counted, delayed, dead, completed, cancelled, totals, inbox = reply
+        lengths, counted, delayed, dead, completed, cancelled, totals, inbox, suspended = reply
         running = [known.get(number, many) if many < 0 else many for number, many in enumerate(counted)]
         very_many = [number for number, many in enumerate(running) if many < 0]
         if not very_many:
@@ -56,7 +56,7 @@ def _count(commands: Commands, query: Count) -> Steps[Counts]:
     ready = {
         priority: max(0, length - runs) for priority, length, runs in zip(Priority, lengths, running, strict=True)
     }
-    return Counts(ready, sum(running), delayed, dead, counters, completed, cancelled, inbox)
+    return Counts(ready, sum(running), delayed, dead, counters, completed, cancelled, inbox, suspended)
 
 
 def _find_limits(commands: Commands, query: FindLimits) -> Steps[LimitsFound]:

@@ -12,8 +12,10 @@ from redisjobs.model.transitions import (
     Reply,
     ReportProgress,
     RetryLater,
+    SaveStep,
     Settlement,
     Settlements,
+    Suspend,
 )
 
 
@@ -35,7 +37,9 @@ class Columns:
         self._rest: list[int] = []  # positions
         self._others: list[Word] = []
         for position, (lease, settlement) in enumerate(settlements):
-            if type(settlement) is Ack and not settlement.cancelled and lease.deliveries == 1:
+            if type(settlement) is not Ack or settlement.cancelled or settlement.stepped:
+                self._add_other(position, lease, settlement)
+            elif lease.deliveries == 1:
                 self._add_done(position, lease, settlement)
             else:
                 self._add_other(position, lease, settlement)
@@ -107,6 +111,16 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
             return verb, values
         case RetryLater(due, changes):
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
+        case Suspend(wait, due, changes, version):
+            until = "" if due is None else due_word(due) or "+0"
+            return "suspend", [
+                str(wait),
+                until,
+                str(version),
+                *(text for each in changes.items() for text in each),
+            ]
+        case SaveStep(key, number, value, version):
+            return "save", [raw_id(key), str(number), value, str(version)]
         case Release(refund):
             return "release", ["1" if refund else "0"]
         case DeadLetter(reason, error, traceback, error_type, fingerprint, reported):

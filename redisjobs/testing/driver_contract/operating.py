@@ -208,7 +208,7 @@ async def test_every_state_is_found_listed_and_counted(store: DriverStore, one: 
     await one.exchange([(dead, FAILED), (handed_back, Release())], None)
     await push(store, "ready", job("delayed", due=After(5000), priority=Priority.HIGH))
 
-    listed = {state: await rows_of(store.driver, state, 10) for state in State}
+    listed = {state: await rows_of(store.driver, state, 10) for state in State if state is not State.SUSPENDED}
     assert listed.pop(State.COMPLETED) == listed.pop(State.CANCELLED) == []  # the queue keeps none
 
     names = {state: [row.fields[b"id"].decode() for row in rows] for state, rows in listed.items()}

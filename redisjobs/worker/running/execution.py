@@ -3,13 +3,14 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import anyio
 
+from redisjobs.base.eventloop import gates
 from redisjobs.base.visible import visible
 from redisjobs.errors import DecodeError, RegistrationError
 from redisjobs.events import SettledJob
@@ -22,12 +23,14 @@ from redisjobs.model.outcome import (
     Interrupted,
     Outcome,
     Raised,
+    Suspended,
     Undecodable,
     UnknownName,
     attach,
     decide,
 )
 from redisjobs.model.retry import RetryPolicy, exponential_jitter
+from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -37,12 +40,14 @@ from redisjobs.model.transitions import (
     Reply,
     Result,
     RetryLater,
+    SaveStep,
     Settlement,
 )
 from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.deadline import Deadline
 from redisjobs.worker.running.handler_run import DONE, HandlerRun, HandlerRuntime, Run, awaited
 from redisjobs.worker.running.middleware import Find
+from redisjobs.worker.running.steps import Loaded
 from redisjobs.worker.running.threads import NoThread
 from redisjobs.worker.settings.settings import Settings
 
@@ -82,12 +87,18 @@ class Owner(Protocol):
     def reported(self, run: "Execution") -> None:
         """Note that a job has reported progress; see `HandlerRun.has_news`."""
 
+    def load_steps(self, run: "Execution", loaded: Loaded) -> None:
+        """Read what a job has saved; see `StepRun`."""
+
+    def save_step(self, run: "Execution", step: SaveStep, answered: Callable[[Reply], object]) -> None:
+        """Save a step of a running job; see `StepRun`."""
+
 
 class Execution(HandlerRun):
     """A leased job whose handler is about to run, runs, or has run. Times are by the monotonic clock."""
 
     __slots__ = (
-        *("_job", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_announced"),
+        *("_job", "_loaded", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_announced"),
         *("key", "owner", "resent", "sent_at", "settlement"),
     )
 
@@ -105,6 +116,7 @@ class Execution(HandlerRun):
         self._started = 0.0
         self._run_ms = 0
         self._job: codec.Job | None = None
+        self._loaded: Steps | None = None  # what earlier runs have saved
         self._outcome: Outcome | None = None
 
     @property
@@ -127,6 +139,9 @@ class Execution(HandlerRun):
 
     def thread_ended(self) -> None:  # noqa: D102
         self.owner.thread_ended(self)
+
+    def save_step(self, step: SaveStep, answered: Callable[[Reply], object]) -> None:  # noqa: D102
+        self.owner.save_step(self, step, answered)
 
     # Its run
 
@@ -159,9 +174,34 @@ class Execution(HandlerRun):
         except DecodeError as error:
             return Undecodable(str(error))
         self._scope = scope
+        if job.has_steps:
+            return self._begin_with_steps(definition, job, cancels)
         if definition.in_process:
             return self._begin_in_process(definition, job, cancels)
         return self._begin(definition, job, cancels)
+
+    async def _begin_with_steps(
+        self, definition: JobDefinition[Any], job: codec.Job, cancels: TaskCancels
+    ) -> Outcome:
+        """Load what earlier runs have saved. The handler's run time begins only then."""
+        found, gate = list[Steps | BaseException](), gates()()
+
+        def loaded(steps: Steps | BaseException) -> None:
+            found.append(steps)
+            gate.open()
+
+        self.owner.load_steps(self, loaded)
+        await gate.wait()
+        if self.why is not None:
+            return self.why
+        (steps,) = found
+        if isinstance(steps, BaseException):
+            return Raised(steps)
+        self._loaded = steps
+        self.go_on_from(steps)
+        if definition.in_process:
+            return await self._begin_in_process(definition, job, cancels)
+        return await awaited(self._begin(definition, job, cancels))
 
     async def _begin_in_process(
         self, definition: JobDefinition[Any], job: codec.Job, cancels: TaskCancels
@@ -177,7 +217,7 @@ class Execution(HandlerRun):
 
     def _begin(self, definition: JobDefinition[Any], job: codec.Job, cancels: TaskCancels) -> Run:
         self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
-        context = self._make_context(job)
+        context = self._make_context(definition, job)
         if definition.timeout is not None or definition.stalled_after is not None:
             self.deadline = Deadline(definition.timeout, definition.stalled_after)
             self._runtime.deadlines.add(self.deadline)
@@ -187,7 +227,7 @@ class Execution(HandlerRun):
         """Return whether a run of it has begun before: it had an outcome, or its worker died."""
         return job.started_ms is not None or self.lease.deliveries > 1
 
-    def _make_context(self, job: codec.Job) -> JobContext:
+    def _make_context(self, definition: JobDefinition[Any], job: codec.Job) -> JobContext:
         self._context = JobContext(
             job_id=self.lease.job_id,
             job_name=job.name,
@@ -203,6 +243,11 @@ class Execution(HandlerRun):
             sink=self,
             keeps_result=self._keep_ms > 0,
         )
+        if self._loaded is not None:
+            self._context.version = definition.version if self._loaded.version is None else self._loaded.version
+            self._context._checkpoint = self._loaded.checkpoint
+        elif definition.version != 1:
+            self._context.version = definition.version
         if self._settings.concurrency == 1:
             keep_only_slot(self._context, self._settings.queues or (self._settings.queue.name,))
         return self._context
@@ -216,15 +261,20 @@ class Execution(HandlerRun):
         """
         job = self._job
         if refund and self.began and job is not None and job.expires_ms is not None and job.started_ms is None:
-            return RetryLater(After(0), {"started_at": str(self._run_ms)})
+            return RetryLater(After(0), self._changes({"started_at": str(self._run_ms)}))
         return Release(refund=refund)
 
     def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
         self._context = self._surroundings = None  # both lead back here: a reference cycle
-        if outcome is DONE:
+        if outcome is DONE and not self._has_steps:
             self.settlement = Ack(reported=True) if self._may_have_reported else ACK
+            return
+        if isinstance(outcome, Suspended):
+            self.settlement = replace(
+                outcome.suspend, changes=self._changes({"started_at": str(self._began_ms), "unknown_since": ""})
+            )
             return
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back(refund=not outcome.counts)
@@ -234,7 +284,7 @@ class Execution(HandlerRun):
             self.settlement = Ack(cancelled=True, result=kept, reported=self._may_have_reported)
             return
         job, now_ms = self._job, self.owner.server_ms(time.monotonic())
-        attempt, started_ms = (job.attempt, job.started_ms or self._run_ms) if job else (1, now_ms)
+        attempt, started_ms = (job.attempt, self._began_ms) if job else (1, now_ms)
         judge = partial(decide, attempt=attempt, started_ms=started_ms, now_ms=now_ms)
         try:
             # What the policy sets in its context must not reach the next job.
@@ -244,13 +294,40 @@ class Execution(HandlerRun):
             self._settings.log.exception("%s: its retry policy raised; the default one decides", self.description)
             attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.settlement = judge(Raised(error), policy=exponential_jitter())
-        if isinstance(self.settlement, RetryLater) and self._keep_ms and job and job.keep_ms is None:
-            # From now on the entry shows it to clients that wait for the result, and to the code that ends the
-            # job.
-            changes = {**self.settlement.changes, "keep_result": str(self._keep_ms)}
-            self.settlement = RetryLater(self.settlement.due, changes)
+        if isinstance(self.settlement, RetryLater):
+            self.settlement = RetryLater(self.settlement.due, self._changes(self.settlement.changes))
+        if isinstance(self.settlement, Ack) and self._has_steps:
+            self.settlement = replace(self.settlement, stepped=True)
         if self._may_have_reported and isinstance(self.settlement, Ack | DeadLetter):
             self.settlement = replace(self.settlement, reported=True)
+
+    def _changes(self, changes: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the changes of the job's entry, with what this run has learnt about the job."""
+        job, added = self._job, dict[str, str]()
+        if job is not None and self._keep_ms and job.keep_ms is None:
+            # From now on the entry shows it to clients that wait for the result, and to the code that ends the
+            # job.
+            added["keep_result"] = str(self._keep_ms)
+        if job is not None and job.suspended_ms is not None:
+            added["suspended_at"] = ""
+        if self._has_steps:
+            added["steps"] = "1"
+        return {**changes, **added} if added else changes
+
+    @property
+    def _has_steps(self) -> bool:
+        """Whether the job may have saved steps."""
+        return (self.steps is not None and self.steps.has_some) or b"steps" in self.lease.fields
+
+    @property
+    def _began_ms(self) -> int:
+        """When the job's first run began; as much later as it was suspended since, which is no time of its own."""
+        job = self._job
+        if job is None or job.started_ms is None:
+            return self._run_ms
+        if job.suspended_ms is None:
+            return job.started_ms
+        return max(job.started_ms, self._run_ms - max(0, job.suspended_ms - job.started_ms))
 
     @property
     def _may_have_reported(self) -> bool:

@@ -22,6 +22,7 @@ from redisjobs.model.context import set_current_job, set_message_sink
 from redisjobs.model.job import PushedJob
 from redisjobs.model.outcome import describe, known_as, plain, text_of, traceback_of
 from redisjobs.model.progress import HandlerMessage, Progress, Pushing
+from redisjobs.model.requests import Answered, Request
 from redisjobs.worker.running.handler_ref import NotPacked, handler_of
 
 READY, BEGUN = b"ready", b"begun"
@@ -112,6 +113,14 @@ class _PipeSink:
             if self._thread is None and not self._start():
                 self._send_latest()
         return None
+
+    def ask(self, request: Request, answered: Answered) -> None:
+        """Refuse a request: a handler in a process is sync, and asks by `ask_and_wait`."""
+        raise NotImplementedError
+
+    def ask_and_wait(self, request: Request) -> Any:
+        """Send a request, and wait for the answer."""
+        raise NotImplementedError("steps of handlers in processes")
 
     def _push(self, pushing: Pushing) -> PushedJob | None:
         """Send a push, wait for the answer, and return the job; None if it was too late.

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -14,28 +14,44 @@ import anyio
 from redisjobs.base.eventloop import is_awaitable, was_asked
 from redisjobs.base.visible import visible
 from redisjobs.client.push import name_in
-from redisjobs.errors import DecodeError, EncodeError, RedisJobsError, RegistrationError, UnwritableResult
+from redisjobs.errors import (
+    DecodeError,
+    EncodeError,
+    JobSuspended,
+    RedisJobsError,
+    RegistrationError,
+    UnwritableResult,
+)
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext, set_current_job
 from redisjobs.model.job import JobDefinition, PushedJob
-from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Undecodable, Unplaced
+from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Suspended, Undecodable, Unplaced
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
-from redisjobs.model.transitions import Lease, Result
+from redisjobs.model.requests import Answered, Request, unwrapped
+from redisjobs.model.steps import Steps
+from redisjobs.model.transitions import Lease, Reply, Result, SaveStep
 from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
 from redisjobs.worker.running.pushes import Pushes
+from redisjobs.worker.running.steps import RunSteps
 from redisjobs.worker.running.threads import NoThread, Threads, ThreadTimes, call_in
 from redisjobs.worker.settings.settings import Settings
 
 if TYPE_CHECKING:
     from redisjobs.worker.running.handler_pool import HandlerPool  # imported only if needed
 
+_SWALLOWED = (
+    "a handler of '%s' has caught the JobSuspended of its step '%s' and returned. The job is suspended all the "
+    "same, and what came after that step runs again: let a JobSuspended pass"
+)
+
 DONE = Done()
 TIMED_OUT = Interrupted()
 _WHY_CHARACTERS = 1_000  # the most that are kept of the reason why a result is refused
 _first_push = threading.Lock()
+_swallowed = set[str]()  # job names
 
 Run = Outcome | Coroutine[Any, Any, Outcome]
 """The outcome of a run, or a coroutine that returns it."""
@@ -75,7 +91,18 @@ class HandlerRun:
 
     __slots__ = (
         *("__weakref__", "_context", "_definition", "_keep_ms", "_returned", "_runtime", "_scope", "_settings"),
-        *("_surroundings", "deadline", "has_returned", "lease", "over", "pushes", "reported", "times", "why"),
+        *(
+            "_surroundings",
+            "deadline",
+            "has_returned",
+            "lease",
+            "over",
+            "pushes",
+            "reported",
+            "steps",
+            "times",
+            "why",
+        ),
     )
 
     def __init__(self, lease: Lease, settings: Settings, runtime: HandlerRuntime) -> None:
@@ -90,6 +117,7 @@ class HandlerRun:
         self.times: ThreadTimes | None = None  # None: it runs in no thread
         self.reported: Reported | None = None
         self.pushes: Pushes | None = None
+        self.steps: RunSteps | None = None  # None: the handler has asked for nothing
         self._definition: JobDefinition[Any] | None = None
         self._context: JobContext | None = None
         self._scope: anyio.CancelScope | None = None
@@ -101,6 +129,10 @@ class HandlerRun:
 
     def thread_ended(self) -> None:
         """Note that the thread of an abandoned handler has ended."""
+
+    def save_step(self, step: SaveStep, answered: Callable[[Reply], object]) -> None:
+        """Save a step; see `StepRun`."""
+        raise NotImplementedError
 
     # Calling the handler
 
@@ -152,7 +184,10 @@ class HandlerRun:
         """Return the outcome of a handler that raised; if `raised` is None, it returned."""
         self.has_returned = True
         if raised is None:
-            return DONE if not self._keep_ms and self.pushes is None else self._returned_more()
+            if self.steps is None:
+                return DONE if not self._keep_ms and self.pushes is None else self._returned_more()
+            suspended = self._end_steps()
+            return self._swallowed(suspended) if suspended is not None else self._returned_more()
         try:
             return self._came_to(raised, cancels)
         finally:
@@ -177,6 +212,9 @@ class HandlerRun:
         """Return the outcome of a handler that raised. If other code has sent a cancellation, raise it again."""
         if type(raised) is NoThread:
             return self._runtime.unplaced()
+        suspended = self._end_steps() if self.steps is not None else None
+        if suspended is not None and self.why is None and is_suspension(raised):
+            return suspended
         if self.why is TIMED_OUT:
             return self._late(raised)
         by_others = was_asked() or (cancels.count() and not cancels.by_job)
@@ -225,6 +263,8 @@ class HandlerRun:
         if self._context is not None:
             self._context.cancelled = True
         self._cancel()
+        if self.steps is not None:
+            self.steps.end(_run_over(self.lease.job_id))
 
     def _cancel(self) -> None:
         if self._scope is None:
@@ -243,6 +283,8 @@ class HandlerRun:
         if not self.over and self.why is None:
             self.why = TIMED_OUT
             self._cancel()
+            if self.steps is not None:
+                self.steps.end(_run_over(self.lease.job_id))
         return math.inf
 
     def _less_lost(self, now: float) -> float:
@@ -291,6 +333,50 @@ class HandlerRun:
             self.has_news()
         return None
 
+    # Its steps
+
+    def go_on_from(self, steps: Steps) -> None:
+        """Let the handler find what earlier runs have saved."""
+        assert self._definition is not None
+        self.steps = RunSteps(self, self._definition.version, steps)
+
+    def ask(self, request: Request, answered: Answered) -> None:
+        """Answer a request of the handler about its steps; see `Asked`."""
+        if self.has_returned or self.over or self.why is not None:
+            answered(_run_over(self.lease.job_id))
+            return
+        if self.steps is None:
+            self.go_on_from(Steps())
+        assert self.steps is not None
+        self.steps.ask(request, answered)
+
+    def ask_and_wait(self, request: Request) -> Any:
+        """Answer a request of the handler's thread."""
+        answers: list[Any] = []
+        is_there = threading.Event()
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            is_there.set()
+
+        self._runtime.threads.call_soon(lambda: self.ask(request, answered))
+        is_there.wait()
+        return unwrapped(answers[0])
+
+    def _end_steps(self) -> Suspended | None:
+        """Answer no more requests; return the outcome if a wait has ended the run."""
+        assert self.steps is not None
+        self.steps.end(_run_over(self.lease.job_id))
+        return None if self.steps.suspend is None else Suspended(self.steps.suspend)
+
+    def _swallowed(self, suspended: Suspended) -> Suspended:
+        """Warn, once for each job name, that a handler has gone on although it waits."""
+        assert self._definition is not None
+        if (name := self._definition.name.name) not in _swallowed:
+            _swallowed.add(name)
+            self._settings.log.warning(_SWALLOWED, name, suspended.suspend.wait.key)
+        return suspended
+
     def _push(self, pushing: Pushing) -> PushedJob | None:
         with _first_push:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
@@ -305,6 +391,17 @@ class HandlerRun:
     def progress(self) -> Progress | None:
         """The latest progress; None if there was none."""
         return None if self.reported is None else self.reported.progress
+
+
+def _run_over(job_id: str) -> RuntimeError:
+    return RuntimeError(f"job {visible(job_id)}: this run is over, so it can save no steps and wait no more")
+
+
+def is_suspension(raised: BaseException) -> bool:
+    """Return whether an error, or all errors of a group, are that the job is suspended."""
+    if isinstance(raised, BaseExceptionGroup):
+        return all(map(is_suspension, raised.exceptions))
+    return isinstance(raised, JobSuspended)
 
 
 def _kept(definition: JobDefinition[Any], returned: Any, keep_ms: int, longest: int) -> Outcome:

@@ -20,6 +20,7 @@ from redisjobs.model.codec import encode_progress
 from redisjobs.model.driver import Consumer, Fenced
 from redisjobs.model.transitions import MOST_JOBS, Exchange, Lease, ReportProgress, Settlement, Turn
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.source.leases import Note
 
 _MOST = 2  # exchanges at once
 _BATCH = 50  # jobs that fit into one exchange, even in a worker with few slots
@@ -37,6 +38,7 @@ class Batch:
     turn: Turn = Turn(0, 0)  # its number, by which the server recognizes a repeat; set when it is sent
     unknown: bool = False  # the server may have applied it: a try had no answer
     sent: float = field(default_factory=time.monotonic)
+    notes: Sequence[Note] = ()  # what running jobs write
     reporting: Sequence[Execution] = ()  # running jobs whose progress it publishes
     # Set if it claims for a worker that runs until idle and held no job: how many jobs had begun by then. If the
     # number is still the same, no job has run since that could have pushed one.
@@ -48,6 +50,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         self.settlements = [(run.lease, run.settlement) for run in self.settling if run.settlement is not None]
+        self.settlements += [(note.run.lease, note.settlement) for note in self.notes]
         self.settlements += [
             (run.lease, ReportProgress(encode_progress(run.progress))) for run in self.reporting if run.progress
         ]
@@ -200,7 +203,7 @@ class Batcher:
     def _fail(self, batch: Batch, error: DriverError | None) -> None:
         """Keep a batch that may or may not have arrived, unless it settles nothing."""
         batch.unknown = batch.unknown or not isinstance(error, Fenced)
-        if batch.settling:
+        if batch.settling or batch.notes:
             self.unanswered.append(batch)
         else:
             self._free_lane(batch)

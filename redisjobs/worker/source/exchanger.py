@@ -55,7 +55,7 @@ class Exchanger:
         """Whether to begin an exchange now."""
         if self.claims.must_be_single:
             return False
-        outcomes, room = len(self._leases.unsettled), self.claims.room
+        outcomes, room = len(self._leases.unsettled) + len(self._leases.notes), self.claims.room
         is_late = self.settler.reporter.late_at <= time.monotonic()
         return bool(outcomes or room or is_late or self._promotes) and self._batcher.has_room(outcomes, room)
 
@@ -88,8 +88,9 @@ class Exchanger:
         asks = bool(count) or self._promotes
         if asks:
             self.promoter.promoting()
-        reporting = self.settler.reporter.take(time.monotonic(), most - len(settling))
-        batch = Batch(settling, count if asks else None, self._pool.ahead, reporting=reporting)
+        notes = self._leases.next_notes(most - len(settling))
+        reporting = self.settler.reporter.take(time.monotonic(), most - len(settling) - len(notes))
+        batch = Batch(settling, count if asks else None, self._pool.ahead, notes=notes, reporting=reporting)
         batch.ended = self._pool.ended
         if count:
             self.claims.claiming(batch)
@@ -151,7 +152,7 @@ class Exchanger:
         """Note that an exchange may or may not have arrived."""
         for run in batch.settling:
             run.resent = True
-        if not batch.settling:  # else they are sent again with the batch's settlements
+        if not (batch.settling or batch.notes):  # else they are sent again with the batch's settlements
             self.settler.report_again(batch.reporting)
         self.member.note_lost_reply()
         self.failure = error

@@ -1,10 +1,12 @@
 """The jobs that a worker holds: running, or finished and waiting to be settled."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from redisjobs.model.transitions import Ack, Lease, Lingers, Release, ReportProgress
+from redisjobs.model.transitions import Ack, Lease, Lingers, Release, Reply, ReportProgress, SaveStep
 from redisjobs.worker.running.execution import Execution
 
 _REFUSED = 5.0  # seconds before a new try to write a dead letter that can't be written
@@ -46,6 +48,19 @@ def _bytes_read(run: Execution, *, kept: bool) -> int:
     return sum(map(len, run.lease.fields.values()))
 
 
+@dataclass(slots=True, eq=False)
+class Note:
+    """What a running job writes. It ends no lease.
+
+    Attributes:
+        answered: Called with the reply.
+    """
+
+    run: Execution
+    settlement: SaveStep
+    answered: Callable[[Reply], object]
+
+
 class Leases:
     """All jobs that a worker holds in one queue. `len()` counts them."""
 
@@ -58,6 +73,7 @@ class Leases:
         # Jobs that can't start yet and wait for the next claim. Either more came than the claim asked for, because
         # jobs of a higher priority came too, or jobs that the claim left behind go first.
         self.waiting: list[Execution] = []  # by priority
+        self.notes = deque[Note]()  # what running jobs write
         self.kept_at = float("-inf")  # since when there are kept jobs
         self._held: dict[str, Execution] = {}
         self._found: dict[str, float] = {}  # when we found the job of each key: a late reply may bring it too
@@ -134,6 +150,14 @@ class Leases:
         some, self.unsettled = self.unsettled[:most], self.unsettled[most:]
         return some
 
+    def next_notes(self, most: int) -> list[Note]:
+        """Take up to `most` notes to write, the oldest first; fewer if they are large."""
+        notes, weight = list[Note](), 0
+        while self.notes and len(notes) < most and weight < _MOST_WEIGHT:
+            notes.append(self.notes.popleft())
+            weight += len(notes[-1].settlement.value)
+        return notes
+
     def keep(self, run: Execution) -> None:
         """Keep a job that can't be settled now: it must not run again, and no other job waits for it."""
         if not self.kept:  # else each new one could put off the next try
@@ -152,6 +176,7 @@ class Leases:
     def forget(self) -> None:
         """Hold no job any more."""
         self._held.clear()
+        self.notes.clear()
         self.unsettled, self.kept = [], []
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
@@ -18,16 +18,20 @@ from redisjobs.model.transitions import (
     Release,
     Reply,
     ReportProgress,
+    SaveStep,
     Settlement,
 )
 from redisjobs.worker.running.execution import ACK, Execution
 from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter
+from redisjobs.worker.running.steps import Loaded
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
+from redisjobs.worker.source.leases import Note
 from redisjobs.worker.source.member import Member
 from redisjobs.worker.source.recorder import Recorder
+from redisjobs.worker.source.step_loader import StepLoader
 
 logger = Log("redisjobs.worker")
 
@@ -103,6 +107,7 @@ class Settler:
     def __init__(self, member: Member, claims: Claims) -> None:
         self.report = Report(member)
         self.reporter = Reporter(claims.pool.threads.call_soon, member.timer)
+        self.loader = StepLoader(member.settings.queue.driver)
         self.find: Find = member.settings.queue.definitions.get  # with middleware once the worker has begun
         self.refused = 0  # settlements refused because the lease was lost
         self._leases = claims.leases
@@ -164,6 +169,15 @@ class Settler:
             self._leases.unsettled.append(run)
             self._timer.wake()
 
+    def load_steps(self, run: Execution, loaded: Loaded) -> None:
+        """Read what a job has saved."""
+        self.loader.load(run.lease.job_id, loaded)
+
+    def save_step(self, run: Execution, step: SaveStep, answered: Callable[[Reply], object]) -> None:
+        """Save a step of a running job, with the next exchange."""
+        self._leases.notes.append(Note(run, step, answered))
+        self._timer.wake()
+
     # What the server answers
 
     def answered(self, batch: Batch, answer: Exchange) -> None:
@@ -185,6 +199,19 @@ class Settler:
             else:
                 self.settled(run, reply)
         self.report.tell()
+        first = len(batch.settling)
+        noted = zip(batch.notes, batch.settlements[first:], answer.replies[first:], strict=False)
+        for note, (lease, _), reply in noted:
+            self._noted(note, lease, reply)
+
+    def _noted(self, note: Note, lease: Lease, reply: Reply) -> None:
+        """Take the answer to what a running job has written."""
+        if reply is Reply.LEASE_LOST and note.run.lease is not lease:  # claimed again, see `answered`
+            self._leases.notes.append(note)
+            return
+        if reply is Reply.LEASE_LOST:
+            note.run.give_up(LeaseGone())
+        note.answered(reply)
 
     def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = (), spoiled: str = "") -> None:
         """Take the answer to a settlement.

@@ -116,7 +116,13 @@ class Source:
         names, busy = sorted(settings.queue.definitions), self._pool.slots.count_busy
         server = settings.queue.driver.where
         self.member.tell(WorkerStarted, slots=settings.concurrency, names=names, server=server, busy=busy)
-        for duty in (self.fetcher.run, self.listen, self.member.timer.run, self.progress.run):
+        for duty in (
+            self.fetcher.run,
+            self.listen,
+            self.member.timer.run,
+            self.progress.run,
+            self.settler.loader.run,
+        ):
             tasks.start_soon(duty)
         if self.scheduler is not None:
             tasks.start_soon(self._fire_schedules, self.scheduler)

@@ -1,0 +1,222 @@
+"""The calls by which a handler saves steps and waits: `context.step`, `context.sleep`, and so on."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from redisjobs.base.arguments import aware, milliseconds, seconds
+from redisjobs.base.eventloop import gates, is_awaitable
+from redisjobs.errors import EncodeError, RegistrationError, UnwritableResult
+from redisjobs.model import payload
+from redisjobs.model.annotations import called_as, returned_type
+from redisjobs.model.job import ReturnType
+from redisjobs.model.progress import MessageSink
+from redisjobs.model.requests import (
+    AwaitStep,
+    BeginStep,
+    Begun,
+    EndStep,
+    LeaveStep,
+    Request,
+    SaveCheckpoint,
+    unwrapped,
+)
+from redisjobs.model.steps import MOST_STEP_BYTES, How, Saved, checked_step
+from redisjobs.model.transitions import After, At, Due, WaitsFor
+
+Args = ParamSpec("Args")
+R = TypeVar("R")
+
+NO_DEFAULT: Any = object()
+"""The default of a wait that has none: it raises a TimeoutError."""
+
+_results = WeakKeyDictionary[Any, ReturnType[Any]]()  # by function
+
+
+def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
+    """Return the type of a step's result, from the annotation of its function."""
+    key = getattr(function, "__func__", function)  # a method is a new object each time
+    with suppress(TypeError):  # an object that can't be a key
+        if (known := _results.get(key)) is not None:
+            return known
+    kind = ReturnType(called_as(function).replace(" ", "_")[:200], returned_type(function))
+    with suppress(TypeError):
+        _results[key] = kind
+    return kind
+
+
+def encoded(kind: ReturnType[Any], value: Any) -> bytes:
+    """Return the result of a step as JSON; raise an `UnwritableResult` if it can't be kept."""
+    try:
+        return payload.encode_parameters(kind, value, MOST_STEP_BYTES)
+    except (EncodeError, RegistrationError) as error:
+        raise UnwritableResult(f"the step has run, and is not saved: {error}") from error
+
+
+def due_of(duration: float | timedelta | None, until: datetime | None, parts: dict[str, float]) -> Due:
+    """Return when a sleep is over; raise a ValueError unless it is given in exactly one way."""
+    if sum((duration is not None, until is not None, bool(parts))) != 1:
+        raise ValueError(
+            "sleep takes a duration or a time, as sleep(60), sleep(hours=24) or sleep(until=a_datetime)"
+        )
+    if until is not None:
+        return At(max(0, milliseconds(aware(until, "until").timestamp())))
+    given = timedelta(**parts) if parts else duration
+    assert given is not None
+    return After(seconds(given, "duration") * 1000)
+
+
+def value_of(saved: Saved, name: str, default: Any) -> Any:
+    """Return the value of a signal that came, or the default of one that did not."""
+    if saved.how is How.SIGNAL:
+        return payload.decode_untyped(f"signal '{name}'", saved.value)
+    if default is NO_DEFAULT:
+        raise TimeoutError(f"signal '{name}' did not come in time")
+    return default
+
+
+def timeout_of(timeout: float | timedelta | None) -> Due | None:
+    """Return when a wait for a signal is over; None for no limit."""
+    return None if timeout is None else After(seconds(timeout, "timeout") * 1000)
+
+
+class StepVerbs:
+    """What a handler saves and waits for. All of it survives the run: the next one finds it saved.
+
+    A handler that waits ends here, by a `JobSuspended`, and is started again from its top once the wait is over.
+    Then each step that is saved returns what it returned, and its function is not called again.
+
+    Attributes:
+        version: The version of the handler that saved the job's first step; this handler's own if none is saved.
+    """
+
+    version: int = 1
+    _sink: MessageSink | None
+    _checkpoint: bytes | None = None  # JSON
+
+    async def _ask(self, request: Request) -> Any:
+        if self._sink is None:
+            raise RuntimeError("this context belongs to no run of a worker: it has no steps")
+        answers: list[Any] = []
+        gate = gates()()
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            gate.open()
+
+        self._sink.ask(request, answered)
+        if not answers:
+            await gate.wait()
+        return unwrapped(answers[0])
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[Args, Awaitable[R]], /, *args: Args.args, **kwargs: Args.kwargs
+    ) -> R: ...
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[Args, R], /, *args: Args.args, **kwargs: Args.kwargs
+    ) -> R: ...
+
+    async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function once in the life of the job, and save what it returns.
+
+        If a run ends before the result is saved, the next run calls the function again. So it is called at least
+        once, and never again once this has returned. What it raises is raised here, and not saved. Several steps
+        of one name are told apart by their order, so steps that run at the same time need different names.
+
+        Args:
+            name: 1 to 200 characters, no spaces and no `#`.
+            function: An async or a sync function. Its return annotation is the type of the result.
+            args: Its arguments.
+            kwargs: Its arguments by name.
+
+        Raises:
+            UnwritableResult: The function has returned, but JSON can't hold its result. The job is not run again.
+            StepsFull: The job has 1,000 steps, or 1 MB of results. If the function was called, nothing was saved.
+            DecodeError: The saved result does not fit the return annotation.
+            ValueError: The name is wrong, or a step of this name has not ended yet.
+        """
+        kind = result_of(function)
+        begun: Begun = await self._ask(BeginStep(checked_step(name)))
+        if begun.value is not None:
+            return payload.decode_parameters(kind, begun.value)
+        try:
+            result = function(*args, **kwargs)
+            if is_awaitable(result):
+                result = await result
+            value = encoded(kind, result)
+        except BaseException:
+            await self._ask(LeaveStep(begun.key))
+            raise
+        await self._ask(EndStep(begun.key, value))
+        return result
+
+    async def sleep(
+        self,
+        duration: float | timedelta | None = None,
+        /,
+        *,
+        until: datetime | None = None,
+        name: str = "sleep",
+        **parts: float,
+    ) -> None:
+        """Suspend the job for some time: `sleep(60)`, `sleep(hours=24)` or `sleep(until=a_datetime)`.
+
+        The job needs no worker and no slot meanwhile.
+
+        Args:
+            duration: Seconds, or a timedelta.
+            until: An aware datetime.
+            name: The name of the step; see `step`.
+            parts: `weeks`, `days`, `hours`, `minutes`, `seconds`.
+
+        Raises:
+            JobSuspended: The time has not come; let it pass.
+            StepsFull: The job has 1,000 steps.
+            ValueError: The time is wrong, or not given in exactly one way.
+        """
+        await self._ask(AwaitStep(checked_step(name), WaitsFor.TIME, due_of(duration, until, parts)))
+
+    async def wait_for(
+        self, name: str, *, timeout: float | timedelta | None = None, default: Any = NO_DEFAULT
+    ) -> Any:
+        """Suspend the job until a signal comes, and return its value, plain JSON; see `JobQueue.signal`.
+
+        A signal that came before is taken at once. Each signal is taken by one wait.
+
+        Args:
+            name: The name of the signal, which is also the name of the step; see `step`.
+            timeout: How long to wait, at most. Defaults to no limit.
+            default: What to return after that time. Defaults to raising a TimeoutError.
+
+        Raises:
+            TimeoutError: The signal did not come in time, and there is no default.
+            JobSuspended: The wait is not over; let it pass.
+            StepsFull: The job has 1,000 steps.
+            ValueError: The name or the timeout is wrong.
+        """
+        saved = await self._ask(AwaitStep(checked_step(name, "signal"), WaitsFor.SIGNAL, timeout_of(timeout)))
+        return value_of(saved, name, default)
+
+    async def checkpoint(self, value: Any) -> None:
+        """Save how far the job has come, as plain JSON, in place of the checkpoint before; see `saved`.
+
+        For a long loop: one checkpoint for many items costs less than a step for each.
+
+        Raises:
+            EncodeError: The value is no plain JSON. The checkpoint before stays.
+            StepsFull: It has too many bytes. The checkpoint before stays.
+        """
+        raw = payload.encode_plain("the checkpoint", value, MOST_STEP_BYTES)
+        await self._ask(SaveCheckpoint(raw))
+        self._checkpoint = raw
+
+    @property
+    def saved(self) -> Any:
+        """The last checkpoint of this or an earlier run of the job, plain JSON; None if there is none."""
+        raw = self._checkpoint
+        return None if raw is None else payload.decode_untyped("the checkpoint", raw)

@@ -1,0 +1,220 @@
+"""The steps of one run: finds what earlier runs have saved, and saves what this one does."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from redisjobs.base.visible import visible
+from redisjobs.errors import JobSuspended, StepsFull
+from redisjobs.model.requests import (
+    Answered,
+    AwaitStep,
+    BeginStep,
+    Begun,
+    EndStep,
+    LeaveStep,
+    Request,
+    SaveCheckpoint,
+)
+from redisjobs.model.steps import MOST_STEP_BYTES, MOST_STEPS, How, Saved, Steps, key_of, name_of
+from redisjobs.model.transitions import Lease, Reply, SaveStep, Suspend, Wait
+
+Loaded = Callable[[Steps | BaseException], object]
+"""Called with what a job has saved, or with the error."""
+
+
+class StepRun(Protocol):
+    """The run that the steps are of."""
+
+    lease: Lease
+
+    def save_step(self, step: SaveStep, answered: Callable[[Reply], object]) -> None:
+        """Save a step, and call `answered` with the reply. If the lease is lost, end the run."""
+
+
+class RunSteps:
+    """The steps of one run. Call all methods in the worker's event loop.
+
+    Args:
+        run: The run.
+        version: Of its handler.
+        steps: What earlier runs have saved.
+
+    Attributes:
+        suspend: How to suspend the job, because a wait is not over; None: no wait has ended the run.
+        unseen: The keys of the saved steps that the handler has not come to.
+    """
+
+    def __init__(self, run: StepRun, version: int, steps: Steps) -> None:
+        self._run = run
+        self._version = version
+        self._saved = dict(steps.saved)
+        self._checkpoint = steps.checkpoint
+        self._bytes = len(steps.checkpoint or b"") + sum(
+            len(key) + len(saved.value) for key, saved in self._saved.items()
+        )
+        self._last = max((saved.number for saved in self._saved.values()), default=0)  # number of the last step
+        self._occurrences = Counter[str]()
+        self._open = dict[str, str]()  # steps that have begun and not ended: key by name
+        self._waiting: list[Answered] = []  # for an answer of the store
+        self._over: BaseException | None = None
+        self.suspend: Suspend | None = None
+        self.unseen = set(self._saved)
+
+    @property
+    def has_some(self) -> bool:
+        """Whether the job may have saved something."""
+        return self._last > 0 or self._checkpoint is not None
+
+    def ask(self, request: Request, answered: Answered) -> None:
+        """Take a request of the handler; see `Asked`."""
+        if self._over is not None:
+            answered(self._over)
+            return
+        match request:
+            case EndStep(key, value):
+                self._finish(key, value, answered)
+            case LeaveStep(key):
+                self._leave(key)
+                answered(None)
+            case _ if self.suspend is not None:
+                answered(_suspended(self.suspend.wait))
+            case BeginStep(name):
+                self._begin(name, answered)
+            case AwaitStep():
+                self._await(request, answered)
+            case SaveCheckpoint(value):
+                self._save_checkpoint(value, answered)
+
+    def end(self, error: BaseException) -> None:
+        """Answer all requests with this error from now on, because the run is over or was given up."""
+        self._over = error
+        waiting, self._waiting = self._waiting, []
+        for answered in waiting:
+            answered(error)
+
+    def _next(self, name: str) -> str | BaseException:
+        """Return the key of the next step of this name; an error if one of the name has not ended."""
+        if name in self._open:
+            return ValueError(
+                f"step '{visible(name)}' has not ended: steps that run at the same time need different names, or "
+                "the next run can't tell them apart"
+            )
+        self._occurrences[name] += 1
+        key = key_of(name, self._occurrences[name])
+        self.unseen.discard(key)
+        return key
+
+    def _begin(self, name: str, answered: Answered) -> None:
+        key = self._next(name)
+        if isinstance(key, BaseException):
+            answered(key)
+            return
+        saved = self._saved.get(key)
+        if saved is not None and saved.how is not How.DONE:
+            answered(_another_kind(key, saved))
+        elif saved is None and (full := self._full(key, b"")):
+            answered(full)
+        else:
+            if saved is None:
+                self._open[name] = key
+            answered(Begun(key, None if saved is None else saved.value))
+
+    def _finish(self, key: str, value: bytes, answered: Answered) -> None:
+        if full := self._full(key, value):
+            self._leave(key)
+            answered(full)
+            return
+        self._close(key)
+        self._last += 1
+        saved = Saved(self._last, 0, How.DONE, value)
+
+        def done(reply: Reply) -> None:
+            if reply is Reply.OK:
+                self._keep(key, saved)
+                answered(None)
+            else:
+                answered(RuntimeError(f"step '{visible(key)}' was saved by another run meanwhile: {reply}"))
+
+        self._save(SaveStep(key, saved.number, value, self._version), done, answered)
+
+    def _save(self, step: SaveStep, done: Callable[[Reply], object], answered: Answered) -> None:
+        self._waiting.append(answered)
+
+        def saved(reply: Reply) -> None:
+            if answered in self._waiting:  # else the run is over, and it has its answer
+                self._waiting.remove(answered)
+                done(reply)
+
+        self._run.save_step(step, saved)
+
+    def _keep(self, key: str, saved: Saved) -> None:
+        self._saved[key] = saved
+        self._bytes += len(key) + len(saved.value)
+
+    def _close(self, key: str) -> None:
+        self._open = {name: each for name, each in self._open.items() if each != key}
+
+    def _leave(self, key: str) -> None:
+        """Leave a step that is not saved. If the handler tries it again, it has the same key, as in later runs."""
+        self._close(key)
+        self._occurrences[name_of(key)] -= 1
+
+    def _full(self, key: str, value: bytes) -> StepsFull | None:
+        others = self._open.keys() - {name_of(key)}
+        if len(self._saved) + len(others) >= MOST_STEPS:
+            return StepsFull(
+                f"step '{visible(key)}': this job has saved {MOST_STEPS:,} steps, and can save no more: push a "
+                "job that does the rest, or save a checkpoint instead of a step for each item"
+            )
+        if self._bytes + len(key) + len(value) > MOST_STEP_BYTES:
+            return StepsFull(
+                f"step '{visible(key)}': its result has {len(value):,} bytes of JSON and the job has saved "
+                f"{self._bytes:,}, of {MOST_STEP_BYTES:,} at most: keep large data elsewhere, return where it is"
+            )
+        return None
+
+    def _await(self, request: AwaitStep, answered: Answered) -> None:
+        key = self._next(request.name)
+        if isinstance(key, BaseException):
+            answered(key)
+            return
+        saved = self._saved.get(key)
+        if saved is not None:
+            answered(_another_kind(key, saved) if saved.how is How.DONE else saved)
+        elif full := self._full(key, b""):
+            answered(full)
+        else:
+            self._last += 1
+            wait = Wait(self._last, request.what, key)
+            self.suspend = Suspend(wait, request.due, version=self._version)
+            answered(_suspended(wait))
+
+    def _save_checkpoint(self, value: bytes, answered: Answered) -> None:
+        before = len(self._checkpoint or b"")
+        if self._bytes - before + len(value) > MOST_STEP_BYTES:
+            answered(
+                StepsFull(
+                    f"the checkpoint has {len(value):,} bytes of JSON, and the job's steps have "
+                    f"{self._bytes - before:,}, of {MOST_STEP_BYTES:,} at most; the one before stays"
+                )
+            )
+            return
+
+        def done(reply: Reply) -> None:
+            self._checkpoint = value
+            self._bytes += len(value) - before
+            answered(None)
+
+        self._save(SaveStep("", 0, value, self._version), done, answered)
+
+
+def _suspended(wait: Wait) -> JobSuspended:
+    return JobSuspended(f"the job waits in step '{visible(wait.key)}': let this pass")
+
+
+def _another_kind(key: str, saved: Saved) -> ValueError:
+    was = "the result of a function" if saved.how is How.DONE else "how a wait ended"
+    return ValueError(
+        f"step '{visible(key)}' is saved as {was}: give another name, or requeue the job from before it"
+    )

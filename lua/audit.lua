@@ -4,7 +4,7 @@
 -- about 1 MB. With `repair` it corrects what loses no job.
 --
 -- ARGV[1]  part          what to check: entries, or of these members: due, suspended, delayed, jobs, held, waiters, signals, history, shares,
---                        lines, groups, letters, unique, steps, worker, holders, group, schedule
+--                        lines, groups, letters, unique, steps, children, worker, holders, group, schedule
 -- ARGV[2]  repair        '1' = correct it, '' = only look
 -- ARGV[3]  place         of the entries: high, normal, low or dead; of letters: their kind; else ''
 -- ARGV[4]  from          where to go on among the entries, as the last step said; - to begin
@@ -180,6 +180,15 @@ local function check_note(key)
   end
 end
 check.held, check.waiters, check.signals = check_note(KEYS.held), check_note(KEYS.waiters), check_note(KEYS.signals)
+
+check.children = function(token)
+  local group = KEYS['children:'] .. token
+  local known = redis.pcall('HMGET', group, 'parent', 'key', 'closed')
+  if redis.call('EXISTS', group) == 0 then return end
+  if not known.err and known[3] and redis.call('ZSCORE', KEYS.cancelling, token) then return end
+  if not known.err and known[1] and redis.pcall('HGET', KEYS['steps:'] .. known[1], 'children ' .. (known[2] or '')) == token then return end
+  fault('children', token, function() redis.call('DEL', group) end)
+end
 
 check.steps = function(job)
   if redis.call('EXISTS', KEYS['steps:'] .. job) == 0 or is_there(job, redis.call('HGET', KEYS.jobs, job)) then return end

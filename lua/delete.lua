@@ -19,6 +19,6 @@ expect('set', slot(now_ms))
 finish('deleted', {[aside[place]] = {letter}}, {job}, {}, {push_of(job, field(fields, 'nonce'))}, now_ms)
 if place == 'dead' then
   group_out({{letter, fields}})
-  forget_steps({job})
+  forget_steps({job}, now_ms)
 end
 return 'OK'

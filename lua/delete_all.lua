@@ -28,6 +28,6 @@ end
 if #ids > 0 then
   finish('deleted', {[KEYS.dead] = entries}, ids, {}, pushes, now_ms) -- no dead letter holds a unique key
   group_out(found)
-  forget_steps(ids)
+  forget_steps(ids, now_ms)
 end
 return {after, unpack(ids)}

@@ -22,17 +22,21 @@
 --          result: stream 1..3, the number of its entry in the column, keep (ms), word (`completed`, `refused`, `reported`), text
 --          (JSON, or why); then for each other job: settlement, stream 1..3, entry, deliveries, job id, number of values; the
 --          values, by its settlement:
---          done: unique key, nonce of its push, keep, word, text ·
---          cancelled: unique key, nonce of its push, keep, word, text ·
+--          done: unique key, nonce of its push, keep, word, text, whose child it is ('' for none) ·
+--          cancelled: unique key, nonce of its push, keep, word, text, whose child it is ('' for none) ·
 --          report: progress (JSON; the job runs on) ·
 --          lingers: none (asks whether the job may be settled while a thread of its handler runs on) ·
 --          save: key ('' for the checkpoint), number, JSON, version of the handler (a step is saved; the job runs on) ·
+--          children: key of the step, token of the group, how many these are in all, version, how many come here (then these, as
+--          for push; the job runs on) ·
 --          suspend: what it waits for (as in the field `waits`), due ('' for no time), version of the handler,
---          names and values of the fields to change (as for retry) ·
+--          token of a group of children ('' for none), how many these are in all, how many come here, how many values follow,
+--          names and values of the fields to change (as for retry; then the children, as for push) ·
 --          release: refund ('1': the delivery does not count; '0': it does) ·
 --          pushes: unique key, nonce of its push, keep, word, text, how many jobs it pushes (then these, as for push) ·
 --          retry: due ('+5000' in ms, or a time in ms), names and values of the fields to change ('' removes one) ·
---          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress)
+--          fail: reason, error, traceback, error type, fingerprint (each of these three '' for none), reported ('1': progress),
+--          cancels ('1': its children are cancelled)
 -- Returns  {now_us, due_in, finds, {unread 1..3, readable 1..3}, turn_in, word, ...}: the clock; µs until the next delayed job is
 --          due (-1: none); the sum of include/prospect, plus 16 if this worker is to look at the next turn of a line, or without
 --          `promote` only 8 if a job in line may start; the unread jobs of each stream, and how many of them one read may fetch; µs
@@ -113,10 +117,10 @@ local function expect_all()
   local at = first_other
   while at <= #ARGV do
     settlements[ARGV[at]] = true
-    if ARGV[at] == 'save' or ARGV[at] == 'suspend' then expect('hash', KEYS['steps:'] .. ARGV[at + 4]) end
+    if ARGV[at] == 'save' or ARGV[at] == 'suspend' or ARGV[at] == 'children' then expect('hash', KEYS['steps:'] .. ARGV[at + 4]) end
     at = at + 6 + tonumber(ARGV[at + 5])
   end
-  if settlements.retry or settlements.suspend or settlements.pushes then
+  if settlements.retry or settlements.suspend or settlements.pushes or settlements.children then
     expect('zset', KEYS.due)
     expect('hash', KEYS.delayed)
   end
@@ -173,14 +177,14 @@ end
 -- that only these jobs need are made here: making one costs a tenth of a µs.
 local function end_each()
   --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay enqueue remove
-  --- @include dead_letter count event note_event signals_of keep_signals wake member
+  --- @include dead_letter count event note_event signals_of keep_signals wake member add_children groups_of cancel_group
   local retried, suspended, released, earliest, pushing = 0, 0, 0, nil, nil
   local settlements = {}
 
   -- If we have not read the entry, its unique key, nonce and result are as the worker sent them.
   local function end_as(counter, one)
-    local key, nonce, keep_ms, word, text = unpack(one.values)
-    local fields, notes = one.fields or {'unique', key, 'nonce', nonce}, ran(one.deliveries, one.ran_ms)
+    local key, nonce, keep_ms, word, text, child_of = unpack(one.values)
+    local fields, notes = one.fields or {'unique', key, 'nonce', nonce, 'child_of', child_of or ''}, ran(one.deliveries, one.ran_ms)
     finish_one(ending, counter, one.stream, one.entry, one.job, fields, now_ms, notes, nil, {keep_ms, word, text})
     return 'OK'
   end
@@ -283,15 +287,34 @@ local function end_each()
     return value
   end
 
+  -- Add the children that begin at `at`, if there are any. Returns as settlements do.
+  local function add_some(one, at, many, key, token, total, version)
+    local word, rest = 'OK', ''
+    local step = {parent = one.job, key = key, token = token, total = total, version = version}
+    word, rest, pushing = add_children(ARGV, at, tonumber(many), step, now_ms, exact_ms, pushing)
+    return word, ':' .. rest
+  end
+
+  settlements.children = function(one)
+    local key, token, total, version, many = unpack(one.values)
+    return add_some(one, one.at + 5, many, key, token, total, version)
+  end
+
   settlements.suspend = function(one)
-    local waits, due, version = unpack(one.values)
+    local waits, due, version, token, total, many, values = unpack(one.values)
     if one.mark == 'cancelling' then
-      one.values = {'', '', field({unpack(one.values, 4)}, 'keep_result') or field(one.fields, 'keep_result')}
+      one.values = {'', '', field({unpack(one.values, 8)}, 'keep_result') or field(one.fields, 'keep_result')}
       end_as('cancelled', one)
       return 'CANCELLED'
     end
     if #one.fields > 1000 then return 'OVERSIZED' end
-    local due_at, changes = due == '' and '+inf' or due_time(due, exact_ms), {unpack(one.values, 4)}
+    local key, said = string.match(waits, '^%d+ children (%S+)'), nil
+    if token ~= '' then
+      local word, rest = add_some(one, one.at + 7 + tonumber(values), many, key, token, total, version)
+      if word ~= 'OK' then return word, rest end
+      said = rest
+    end
+    local due_at, changes = due == '' and '+inf' or due_time(due, exact_ms), {unpack(one.values, 8)}
     local what = due == '' and waits or waits .. ' ' .. whole(due_at)
     local queued_at = field(one.fields, 'queued_at') or pushed_at(one.entry, now_ms)
     for _, value in ipairs({'queued_at', queued_at, 'steps', '1', 'suspended_at', whole(now_ms), 'waits', what}) do
@@ -304,16 +327,22 @@ local function end_each()
     remove(one.stream, one.entry)
     local steps, name = KEYS['steps:'] .. one.job, string.match(waits, '^%d+ signal ([^# ]+)')
     if not redis.call('HGET', steps, 'handler version') then redis.call('HSET', steps, 'handler version', version) end
-    local value = name and take_signal(one.job, name)
-    if value or due_at ~= '+inf' and due_at <= now_ms then
-      local how, packed = value and 'signal' or name and 'timeout' or 'slept', redis.call('HGET', KEYS.delayed, one.job)
-      wake(one.job, member(place_in_line, one.job), packed, how, value, now_ms)
+    local how, value = nil, name and take_signal(one.job, name)
+    if value then
+      how = 'signal'
+    elseif token ~= '' and (redis.call('HGET', KEYS['children:'] .. token, 'left') or '0') == '0' then
+      how, value = 'children', token
+    elseif due_at ~= '+inf' and due_at <= now_ms then
+      how = name and 'timeout' or 'slept'
     end
-    return 'OK'
+    if how then
+      wake(one.job, member(place_in_line, one.job), redis.call('HGET', KEYS.delayed, one.job), how, value, now_ms)
+    end
+    return 'OK', said
   end
 
   settlements.fail = function(one)
-    local reason, error, traceback, error_type, fingerprint, reported = unpack(one.values)
+    local reason, error, traceback, error_type, fingerprint, reported, cancels = unpack(one.values)
     local ran_ms = reason == 'failed' and whole(one.ran_ms) or ''
     local notes = {'reason', reason, 'error', error, 'failed_at', whole(now_ms), 'worker', worker,
       'deliveries', whole(one.deliveries)}
@@ -321,6 +350,7 @@ local function end_each()
     for i = 1, #known, 2 do
       if known[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = known[i], known[i + 1] end
     end
+    for _, token in ipairs(cancels == '1' and groups_of(one.job) or {}) do cancel_group(token, false, now_ms) end
     dead_letter(ending.ends, one.stream, one.entry, one.job, one.fields, notes, now_ms)
     if reported == '1' then redis.call('PEXPIRE', KEYS['progress:'] .. one.job, 60000) end
     return 'OK'
@@ -328,6 +358,7 @@ local function end_each()
 
   -- Read an entry only if the settlement needs it: it may be large.
   local needs = {retry = true, suspend = true, fail = true, pushes = true}
+  local stays = {report = true, lingers = true, save = true, children = true}
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
   -- `at` is where its values begin, if it stands for itself.
@@ -339,7 +370,7 @@ local function end_each()
     local place = string.match(stream, '[^:]+$') .. ' ' .. entry
     local word, rest = settlements[settlement]({stream = stream, entry = entry, place = place, deliveries = deliveries, job = job,
       values = values, at = at, fields = fields, mark = mark, ran_ms = ran_ms})
-    local runs_on = settlement == 'report' or settlement == 'lingers' or settlement == 'save'
+    local runs_on = stays[settlement]
     if is_limited and (settlement == 'release' or not runs_on and (word == 'OK' or word == 'CANCELLED')) then
       local places = settlement == 'release' and values[1] == '1' and refunded or freed
       places[#places + 1] = place
@@ -376,7 +407,9 @@ local function end_each()
   while at <= #ARGV do
     local settlement, number, entry, deliveries, job, many = unpack(ARGV, at, at + 5)
     at = at + 6
-    local values = {unpack(ARGV, at, at + (settlement == 'pushes' and 6 or many) - 1)} -- pushed jobs may be too many for it
+    local first = ({pushes = 6, children = 5, suspend = 7})[settlement] or many -- pushed jobs may be too many for unpack
+    if settlement == 'suspend' then first = first + tonumber(ARGV[at + 6]) end
+    local values = {unpack(ARGV, at, at + first - 1)}
     words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values, at)
     at = at + many
   end

@@ -53,7 +53,7 @@ local function throw_away(stream, going)
   finish('trimmed', {[stream] = entries}, ids, {}, pushes, now_ms)
   if stream == KEYS.dead then
     group_out(going)
-    forget_steps(ids) -- '' is no id
+    forget_steps(ids, now_ms) -- '' is no id
   end
 end
 

@@ -87,11 +87,14 @@ class NoResult(RedisJobsError):
 
     Attributes:
         job_id: The job's id.
+        of_child: Whether it is a child of the job that gets the error. Then that job is not tried again: its next
+            run would get the same error.
     """
 
     def __init__(self, job_id: str, message: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+        self.of_child = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the error with its attributes."""
@@ -130,6 +133,10 @@ class ResultExpired(NoResult):
 
 class ResultNotKept(NoResult):
     """Raised when a job's result is not kept, or the job is unknown."""
+
+
+class NotAdded(NoResult):
+    """Raised when a child was not added: another job has its id, or holds its unique key."""
 
 
 class DriverError(RedisJobsError):

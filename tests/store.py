@@ -342,6 +342,12 @@ class RedisStore:
         faults += [f"{job} is waited for, and gone" for job in waited_for - located.keys()]
         signalled = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}signals")}
         faults += [f"{job} has signals, and is gone" for job in signalled - located.keys()]
+        cancelling = {token.decode() for token in self.admin.zrange(f"{self.prefix}cancelling", 0, -1)}
+        for token in (key.removeprefix("children:") for key in keys if key.startswith("children:")):
+            parent, key, closed = self.admin.hmget(f"{self.prefix}children:{token}", "parent", "key", "closed")
+            known = self.admin.hget(f"{self.prefix}steps:{parent.decode()}", f"children {key.decode()}")
+            if not (token in cancelling if closed else known == token.encode()):
+                faults.append(f"the children {token} of {parent.decode()} are of no job")
         stepped = {key.removeprefix("steps:") for key in keys if key.startswith("steps:")}
         faults += [f"{job} has steps, and is gone" for job in stepped - located.keys()]
         return faults + self._noted_for_nothing() + self._parked_for_nothing(held) + self._limited_for_nothing()
@@ -423,6 +429,7 @@ class RedisStore:
                 "suspended",
                 "delayed",
                 "signals",
+                "cancelling",
                 "large",
                 "stats",
                 "workers",
@@ -450,7 +457,7 @@ class RedisStore:
                 *("minute:", "ten:", "recorded:"),
             )
         )
-        noted = ("unique:", "group:", "relayed:", "imported:", "steps:")
+        noted = ("unique:", "group:", "relayed:", "imported:", "steps:", "children:")
         return key in lasting or key.startswith(noted) or (ttl > 0 and ends)
 
     def end(self) -> None:

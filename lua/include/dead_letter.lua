@@ -1,6 +1,6 @@
 -- dead_letter: move a job from a ready stream to the dead letters, with `notes`, a flat list of fields. Its unique key
 -- becomes free. Its push need not be remembered, because the locator still has its id.
---- @include set_aside with_history remove free field count conclude
+--- @include set_aside with_history remove free field count conclude end_child
 local function dead_letter(ends, stream, entry, job, fields, notes, now_ms)
   local priority = string.match(stream, '}:ready:(.+)$')
   local noted = with_history(notes, fields, priority .. ' ' .. entry)
@@ -10,4 +10,5 @@ local function dead_letter(ends, stream, entry, job, fields, notes, now_ms)
   count('dead', 1)
   local why = (field(notes, 'error_type') or '') .. ' ' .. (field(notes, 'error') or '')
   conclude(ends, job, 'dead', why, field(fields, 'keep_result'))
+  end_child(fields, 'dead', why, now_ms)
 end

@@ -1,7 +1,7 @@
 -- finish_one: finish one job whose fields are known; if it was delayed, `stream` is nil and `priority` is given. The push of
 -- an old job that is done is not remembered: it can't be repeated. `ending` has `ends` and `kept`, as these includes return
 -- them. `result` is as the worker sent it: how long to keep it (else the entry says so), word, text.
---- @include push_of field conclude finish keep with_history forget_steps
+--- @include push_of field conclude finish keep with_history forget_steps end_child
 local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, result)
   --- @include times
   local entries = stream and {[stream] = {entry}} or {}
@@ -14,6 +14,7 @@ local function finish_one(ending, counter, stream, entry, job, fields, now_ms, n
   priority = priority or string.match(stream, '}:ready:(.+)$')
   if ending.kept[counter] then notes = with_history(notes, fields, priority .. ' ' .. entry) end
   finish(counter, entries, {job}, {field(fields, 'unique') or '', job}, pushes, now_ms)
-  forget_steps({job})
+  forget_steps({job}, now_ms, counter == 'cancelled')
+  end_child(fields, word, text, now_ms)
   keep(ending, counter, priority, entry, job, fields, notes, now_ms)
 end

@@ -14,16 +14,26 @@ local function requeuing(now_ms, exact_ms)
   local function go_back(id, key)
     local steps = KEYS['steps:'] .. id
     local first = tonumber(string.match(key ~= '' and redis.call('HGET', steps, key) or '', '^%d+') or nil)
-    local saved, stays, drops = redis.call('HGETALL', steps), false, {'saved checkpoint'}
+    local saved, stays, drops, groups = redis.call('HGETALL', steps), {}, {'saved checkpoint'}, {}
     for i = 1, #saved, 2 do
       local number = not string.find(saved[i], ' ', 1, true) and tonumber(string.match(saved[i + 1], '^%d+') or nil)
       if number and first and number < first then
-        stays = true
+        stays[saved[i]] = true
       elseif number then
         drops[#drops + 1] = saved[i]
       end
     end
-    if not stays then return forget_steps({id}) end
+    if not next(stays) then return forget_steps({id}, now_ms) end
+    for i = 1, #saved, 2 do
+      local of = string.match(saved[i], '^children (.+)$')
+      if of and stays[of] then
+        groups[#groups + 1] = saved[i + 1]
+      elseif of then
+        drops[#drops + 1] = saved[i]
+        redis.call('DEL', KEYS['children:'] .. saved[i + 1])
+      end
+    end
+    if field(saved, 'child groups') then redis.call('HSET', steps, 'child groups', table.concat(groups, ' ')) end
     for i = 1, #drops, 500 do redis.call('HDEL', steps, unpack(drops, i, math.min(i + 499, #drops))) end
   end
 
@@ -35,6 +45,21 @@ local function requeuing(now_ms, exact_ms)
     local is_dead, requeued = stream == KEYS.dead, event(now_ms, old and 'edited' or 'requeued', nil, nil, old)
     local ended = is_dead and ended_as('died', (field(found, 'reason') or '') .. ': ' .. (field(found, 'error') or '')) or ended_as('ended')
     return add_line(history(found, '', ended), requeued)
+  end
+
+  -- A dead child is one of its group again if its parent waits for others of it. If the parent has gone on, it is a job by itself.
+  local function of_group(fields)
+    local token, index = string.match(field(fields, 'child_of') or '', '^(%S+) (%d+)$')
+    if not token then return fields end
+    local group = KEYS['children:'] .. token
+    local known = redis.pcall('HMGET', group, 'left', 'closed', index)
+    local left = not known.err and tonumber(known[1] or nil) or 0
+    if left == 0 or known[2] then return with(fields, {'child_of', ''}) end
+    if known[3] then
+      redis.call('HDEL', group, index)
+      redis.call('HSET', group, 'left', whole(left + 1))
+    end
+    return fields
   end
 
   -- `changes` is as for `with`; for `from_step` see requeue, nil: none. Returns why nothing was written, or nil: `oversized`, it
@@ -58,7 +83,7 @@ local function requeuing(now_ms, exact_ms)
     fields = with(fields, {'history', story(stream, letter, found, old), unpack(changes)})
     if #fields > 1000 then return 'oversized' end
     if from_step then go_back(id, from_step) end
-    fields = with_steps(id, with(fields, {'steps', ''}))
+    fields = with_steps(id, of_group(with(fields, {'steps', ''})))
     if due_at > now_ms then
       if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
     else

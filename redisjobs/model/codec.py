@@ -99,6 +99,7 @@ class Job:
     keep_ms: int | None = None  # for how long its result is kept; None: the entry does not say
     headers: bytes | None = None  # JSON
     has_steps: bool = False  # it has saved steps
+    is_child: bool = False  # another job waits for its outcome
 
     def read_headers(self) -> dict[str, str]:
         """Return the job's headers; see `decode_headers`."""
@@ -128,7 +129,7 @@ def decode_fields(fields: Mapping[bytes, bytes], queued_ms: int) -> Job:
             raise DecodeError(f"the entry has no field '{wanted.decode()}'; its fields: {there}")
     name, parameters = fields[b"name"].decode("utf-8", "replace"), fields[b"parameters"]
     job = Job(name, parameters, 1, min(queued_ms, _LATEST_MS), headers=fields.get(b"headers"))
-    job.has_steps = b"steps" in fields
+    job.has_steps, job.is_child = b"steps" in fields, b"child_of" in fields
     for key, attribute in _NUMBERS.items():
         if (text := fields.get(key)) is not None:
             number = digits(text)

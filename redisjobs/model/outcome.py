@@ -6,7 +6,7 @@ from typing import Literal
 
 from redisjobs.base.arguments import milliseconds
 from redisjobs.base.visible import visible
-from redisjobs.errors import Fail, Retry, Snooze, UnwritableResult, WrongType
+from redisjobs.errors import Fail, NoResult, Retry, Snooze, UnwritableResult, WrongType
 from redisjobs.model.failures import Fingerprint, fingerprint_of, format_exception
 from redisjobs.model.retry import RetryPolicy
 from redisjobs.model.transitions import Ack, After, At, DeadLetter, NewJob, Result, RetryLater, Settlement, Suspend
@@ -151,6 +151,8 @@ def _after(error: BaseException, attempt: int, started_ms: int, now_ms: int, pol
     match error:
         case Fail() | UnwritableResult():
             return _failed(_clip(text_of(error)), error)
+        case NoResult() if vars(error).get("of_child") is True:
+            return _failed(describe(error), error)
         case Snooze(until=None, for_=pause) if pause is not None:
             return RetryLater(After(milliseconds(pause)), changes)
         case Snooze(until=until) if until is not None:

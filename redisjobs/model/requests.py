@@ -1,10 +1,11 @@
 """What a running handler asks of its worker about its steps, and the answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from redisjobs.model.transitions import Due, WaitsFor
+from redisjobs.model.transitions import Due, NewJob, WaitsFor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,16 @@ class SaveCheckpoint:
     value: bytes
 
 
-Request = BeginStep | EndStep | LeaveStep | AwaitStep | SaveCheckpoint
+@dataclass(frozen=True, slots=True)
+class RunChildren:
+    """Run jobs as children; the answer is a list of each `ChildOutcome`, or a JobSuspended."""
+
+    name: str  # of the step
+    jobs: Sequence[NewJob]
+    context: Context | None = None  # of the call: hooks find the span of a trace there; None: not known
+
+
+Request = BeginStep | EndStep | LeaveStep | AwaitStep | SaveCheckpoint | RunChildren
 
 
 @dataclass(frozen=True, slots=True)

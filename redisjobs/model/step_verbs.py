@@ -1,9 +1,10 @@
 """The calls by which a handler saves steps and waits: `context.step`, `context.sleep`, and so on."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from redisjobs.base.arguments import aware, milliseconds, seconds
@@ -20,11 +21,12 @@ from redisjobs.model.requests import (
     EndStep,
     LeaveStep,
     Request,
+    RunChildren,
     SaveCheckpoint,
     unwrapped,
 )
 from redisjobs.model.steps import MOST_STEP_BYTES, How, Saved, checked_step
-from redisjobs.model.transitions import After, At, Due, WaitsFor
+from redisjobs.model.transitions import After, At, Due, NewJob, WaitsFor
 
 Args = ParamSpec("Args")
 R = TypeVar("R")
@@ -80,6 +82,12 @@ def value_of(saved: Saved, name: str, default: Any) -> Any:
 def timeout_of(timeout: float | timedelta | None) -> Due | None:
     """Return when a wait for a signal is over; None for no limit."""
     return None if timeout is None else After(seconds(timeout, "timeout") * 1000)
+
+
+def _name_of(jobs: Sequence[NewJob]) -> str:
+    """Return the name of a step that runs these jobs: theirs, if they have one name."""
+    names = {str(job.fields[1]) for job in jobs if isinstance(job, NewJob)}
+    return names.pop().replace("#", "_") if len(names) == 1 else "run_all"
 
 
 class StepVerbs:
@@ -201,6 +209,55 @@ class StepVerbs:
         """
         saved = await self._ask(AwaitStep(checked_step(name, "signal"), WaitsFor.SIGNAL, timeout_of(timeout)))
         return value_of(saved, name, default)
+
+    async def run(self, job: NewJob, *, name: str | None = None) -> Any:
+        """Run a job as a child of this one, wait until it has ended, and return its result; see `run_all`.
+
+        Raises:
+            NoResult: The child has no result: JobFailed, JobCancelled, ResultRefused or NotAdded.
+        """
+        (result,) = await self.run_all([job], name=name)
+        return result
+
+    async def run_all(
+        self,
+        jobs: Iterable[NewJob],
+        *,
+        on_failure: Literal["raise", "return"] = "raise",
+        name: str | None = None,
+    ) -> list[Any]:
+        """Run jobs as children of this one, wait until all have ended, and return the results.
+
+        The job is suspended meanwhile, so one worker with one slot can run parent and children. Each child is
+        added once. Give the same jobs in each run of the handler.
+
+        Args:
+            jobs: What `prepare` of a job function, or of the queue, returns; up to 10,000, of this queue.
+            on_failure: What to do once all have ended, if one has no result. `"raise"`: raise the error of the
+                first. `"return"`: return the errors in place of results.
+            name: The name of the step; see `step`. Defaults to the name of the jobs, or to `run_all`.
+
+        Returns:
+            The results, in the order of the jobs, each with the return type of its handler if that is registered
+            here, else plain JSON.
+
+        Raises:
+            NoResult: A child has no result: JobFailed, JobCancelled, ResultRefused or NotAdded.
+            JobSuspended: Not all children have ended; let it pass.
+            StepsFull: The job has 1,000 steps.
+            ValueError: The name is wrong, there are too many children, or other ones than in the run before; or
+                another queue prepared one.
+            TypeError: One of the jobs was not prepared.
+        """
+        children = list(jobs)
+        if on_failure not in ("raise", "return"):
+            raise ValueError(f'on_failure={on_failure!r}: give "raise" or "return"')
+        step = checked_step(_name_of(children) if name is None else name)
+        results: list[Any] = await self._ask(RunChildren(step, children, copy_context()))
+        if on_failure == "raise":
+            for each in results:
+                unwrapped(each)
+        return results
 
     async def checkpoint(self, value: Any) -> None:
         """Save how far the job has come, as plain JSON, in place of the checkpoint before; see `saved`.

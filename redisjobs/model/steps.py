@@ -37,6 +37,8 @@ class How(StrEnum):
     """Its signal came."""
     TIMEOUT = "timeout"
     """Its signal did not come in time."""
+    CHILDREN = "children"
+    """Its children have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Saved:
     number: int  # greater than that of each step that was saved before it; a wait has it from its begin
     at_ms: int  # when it ended
     how: How
-    value: bytes = b""  # JSON: of a function's result, or of the signal; else empty
+    value: bytes = b""  # JSON: of a function's result, or of the signal; the token of a group; else empty
 
     def __str__(self) -> str:
         return f"{self.number} {self.at_ms} {self.how}"
@@ -59,6 +61,7 @@ class Steps:
     saved: Mapping[str, Saved] = field(default_factory=dict)  # by key
     checkpoint: bytes | None = None  # JSON; None: it has saved none
     version: int | None = None  # of the handler that saved its first step; None: nothing is saved
+    groups: Mapping[str, str] = field(default_factory=dict)  # the tokens of its groups of children, by key of step
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,7 @@ class DeadLetter:
     error_type: str = ""
     fingerprint: str = ""  # equal for failures of one kind; see `failures.py`
     reported: bool = False  # see `Ack`
+    cancels: bool = False  # its children that have not ended are cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,7 @@ class WaitsFor(StrEnum):
 
     TIME = "time"
     SIGNAL = "signal"
+    CHILDREN = "children"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,19 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """The children of one step."""
+
+    token: str  # its name among all groups of the queue
+    key: str  # of the step
+    total: int  # how many children it has in all
+
+    def child_id(self, index: int) -> str:
+        """Return the id of a child that has none of its own."""
+        return f"{self.token}-{index}"
+
+
+@dataclass(frozen=True, slots=True)
 class Suspend:
     """The job waits without a worker, and runs again once the wait is over. Neither counts as an attempt.
 
@@ -251,6 +266,20 @@ class Suspend:
     due: Due | None = None  # when the wait is over at the latest
     changes: Mapping[str, str] = field(default_factory=dict)  # new fields of its entry; '' removes a field
     version: int = 1  # of its handler; noted if the job has saved no step yet
+    group: Group | None = None  # the children that it waits for
+    pushes: Sequence[NewJob] = ()  # the last of them, added in the same step; as in `AddChildren`
+
+
+@dataclass(frozen=True, slots=True)
+class AddChildren:
+    """Children of a step. It ends no lease. Each child is added once, and is then in its group: see `children.py`.
+
+    A child whose id or unique key another job has is not added, which is its outcome.
+    """
+
+    group: Group
+    pushes: Sequence[NewJob]  # at most 500, and about 4 MB; each has the field `child_of`: token, space, index
+    version: int = 1  # as in `Suspend`
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +304,7 @@ class Lingers:
     is_logged: bool = False  # the log has a line that the job waits
 
 
-Settlement = Ack | RetryLater | Suspend | Release | DeadLetter | SaveStep | ReportProgress | Lingers
+Settlement = Ack | RetryLater | Suspend | Release | DeadLetter | SaveStep | AddChildren | ReportProgress | Lingers
 Settlements = Sequence[tuple[Lease, Settlement]]
 
 

@@ -24,11 +24,12 @@ from redisjobs import Fail, JobContext, JobName, Keep, Priority, Retention, Sche
 from redisjobs import JobQueue as AsyncJobQueue
 from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.changes import Cancel, GetStatus, SetLimit
+from redisjobs.model.driver import Consumer
 from redisjobs.model.moving import FindTaken, Import, Take
 from redisjobs.model.queries import Find
 from redisjobs.model.relaying import Relay
 from redisjobs.model.steps import Signal
-from redisjobs.model.transitions import After, NewJob, SaveStep, Suspend, Wait, WaitsFor
+from redisjobs.model.transitions import After, Group, NewJob, SaveStep, Suspend, Wait, WaitsFor
 from redisjobs.sync import JobQueue
 
 pytestmark = pytest.mark.anyio
@@ -144,8 +145,21 @@ async def suspend(url: str) -> None:
     suspended = Suspend(Wait(2, WaitsFor.SIGNAL, "approved"), After(3_600_000))
     await worker.exchange([(lease, suspended)], None)
     await driver.change(Signal("invoice-46", "paid", b"true", "0f1e2d3c4b5a6978"))
+    await wait_for_children(driver, worker)
     await worker.aclose()
     await driver.aclose()
+
+
+async def wait_for_children(driver: RedisDriver, worker: Consumer) -> None:
+    """Two jobs wait for a child each; one of them was cancelled, and its child is to be."""
+    for token, parent in (("0f1e2d3c4b5a69788796a5b4", "album"), ("e" * 24, "cancelled-album")):
+        await driver.push([NewJob(parent, ["name", "Album", "parameters", "{}"], Priority.HIGH)], repeated=False)
+        (lease,) = (await worker.exchange([], 1)).leases
+        fields = ["name", "Page", "parameters", "{}", "child_of", f"{token} 0"]
+        child = NewJob(f"{token}-0", fields, due=After(3_600_000))
+        waits = Wait(1, WaitsFor.CHILDREN, "render")
+        await worker.exchange([(lease, Suspend(waits, group=Group(token, "render", 1), pushes=[child]))], None)
+    await driver.change(Cancel("cancelled-album"))
 
 
 async def relay(url: str) -> None:

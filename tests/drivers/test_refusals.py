@@ -37,6 +37,7 @@ from redisjobs.model.changes import (
     Unpark,
     Wish,
 )
+from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import when
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Fenced
@@ -61,8 +62,10 @@ from redisjobs.model.stored import (
 )
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     After,
     DeadLetter,
+    Group,
     Lease,
     NewJob,
     Pushed,
@@ -86,6 +89,7 @@ from redisjobs.worker.worker import Worker
 pytestmark = pytest.mark.anyio
 
 FAILED = DeadLetter("failed", "ValueError: no")
+CHILD = NewJob("g-0", ["name", "Work", "parameters", "{}", "child_of", "g 0"])
 WAITS = Suspend(Wait(1, WaitsFor.SIGNAL, "go"), After(9000))
 
 
@@ -225,6 +229,8 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "settle: release": lambda scene: scene.settle(Release()),
     "settle: fail": lambda scene: scene.settle(FAILED),
     "settle: save": lambda scene: scene.settle(SaveStep("charge", 1, b"1")),
+    "settle: children": lambda scene: scene.settle(AddChildren(Group("g", "render", 1), [CHILD])),
+    "cancel_children": lambda scene: scene.change(CancelChildren()),
     "settle: suspend": lambda scene: scene.settle(WAITS),
     "signal": lambda scene: scene.change(Signal("waits", "go", b"1", "n")),
     "signal: kept": lambda scene: scene.change(Signal("waits", "other", b"1", "n")),
@@ -276,7 +282,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 CHANNELS = ("control", "waiter:")
 READERS = {
     *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed", "taken", "steps"),
+    *("ahead", "relayed", "taken", "steps", "find_children"),
 }
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
@@ -286,7 +292,7 @@ KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
 
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
-STEPPING = ("settle: save", "settle: suspend", "signal", "signal: kept")
+STEPPING = ("settle: save", "settle: suspend", "settle: children", "signal", "signal: kept")
 WAKING = (*STEPPING, *[act for act in ACTS if act.startswith(("settle", "claim", "audit"))])
 
 SPARED = {
@@ -298,7 +304,9 @@ SPARED = {
     ("put_schedule", "schedulers:"),  # which no scheduler declares
     *[(act, "schedule:") for act in ACTS],  # one schedule that is none is in no other's way
     *[
-        ("cancel", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
+        (act, key)
+        for act in ("cancel", "cancel_children")
+        for key in ("due", "delayed", "dead", "ready:high", "ready:low", "worker:")
     ],  # where it is not
     *[("cancel: of one that runs", key) for key in ("due", "delayed", "dead", "ready:high", "ready:low")],
     *[(act, "paused") for act in ACTS],  # that it is there is all that counts
@@ -307,6 +315,7 @@ SPARED = {
     *[("pause", "paused:names"), ("resume", "paused:names"), ("pause: of a name", "paused")],
     *[("hold", key) for key in ("dead", "ready:high", "ready:low")],  # where it is not
     *[(act, "dead") for act in ("unhold", "shares", "fire", "screen")],
+    ("screen", "delayed"),  # a parent that it would wake
     *[(act, key) for act in ACTS for key in ("result:", "outcome:", "progress:")],  # whatever was there is over
     *[(act, "waiters") for act in ACTS if act not in ("ask", "audit")],  # a notification is not worth a job
     *[("ask", key) for key in ("delayed", "ready:high", "ready:low")],  # where they are not
@@ -329,11 +338,18 @@ SPARED = {
     *[(act, "worker:") for act in ACTS if act.startswith("release")],  # it goes, whatever it is
     ("tidy", "worker:"),
     ("join", "schedules"),  # which is looked at only where a queue of an older version is taken over
-    *[(act, key) for act in ("settle: release", "settle: fail", "settle: none", "settle: save") for key in KEPT],
+    *[
+        (act, key)
+        for act in ("settle: release", "settle: fail", "settle: none", "settle: save", "settle: children")
+        for key in KEPT
+    ],
     *[(act, "steps:") for act in ACTS if act not in STEPPING],  # whatever it is, it goes
+    *[(act, "children:") for act in ACTS if act not in ("settle: children", "cancel_children")],
+    *[(act, "cancelling") for act in ACTS if act != "cancel_children"],
     *[(act, "signals") for act in ACTS if act not in ("settle: suspend", "signal", "signal: kept", "audit")],
     *[(act, "suspended") for act in ACTS if act not in WAKING],
     *[("settle: save", key) for key in (*LATER, "finished:")],
+    *[("settle: children", key) for key in ("dead", "finished:")],
     ("settle: suspend", "dead"),
     *[(act, "dead") for act in ("signal", "signal: kept")],
     *[("cancel: of one that runs", key) for key in KEPT],
@@ -429,6 +445,10 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.zrem(f"{store.prefix}workers", "w1", "lost")
             store.admin.delete(f"{store.prefix}worker:lost")
             store.admin.xgroup_createconsumer(store.stream(Priority.HIGH), "workers", "idler")
+        case "cancel_children":
+            group = {"parent": "gone", "key": "render", "total": 2, "left": 2, "id 0": "ready"}
+            store.admin.hset(f"{store.prefix}children:g", mapping=group)
+            store.admin.zadd(f"{store.prefix}cancelling", {"g": 1})
         case "shares":
             store.admin.hset(f"{store.prefix}shares", "normal 1-1", "Work")
         case "trim":
@@ -472,7 +492,7 @@ def name_of(store: RedisStore, key: str, worker_id: str = "w1", act: str = "") -
     names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
     names |= {"recorded:": "recorded:r", "minute:": f"minute:{store.clock() // 60_000}"}
     names |= {"ten:": f"ten:{store.clock() // 600_000}", "relayed:": "relayed:o"}
-    names |= {"imported:": "imported:o", "steps:": f"steps:{OF.get(act, 'a')}"}
+    names |= {"children:": "children:g", "imported:": "imported:o", "steps:": f"steps:{OF.get(act, 'a')}"}
     return f"{store.prefix}{names.get(key, key)}"
 
 

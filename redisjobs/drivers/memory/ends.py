@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from redisjobs.drivers.memory.children import close_groups, end_child, forget_group
 from redisjobs.drivers.memory.history import noted
 from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, answers, with_fields
 from redisjobs.model.changes import Ending, GetStatus, JobStatus
+from redisjobs.model.children import ChildOutcome, ChildState
 from redisjobs.model.job import State
 from redisjobs.model.transitions import Result
 
@@ -27,6 +29,7 @@ def finish(
     """End a job that is done or cancelled; keep it with these notes, if the queue keeps such jobs."""
     now_ms = memory.now_ms()
     _conclude(memory, job, state, result)
+    close_groups(memory, job, cancels=state is State.CANCELLED)
     memory.remove(job)
     forget(memory, job)
     if is_remembered:
@@ -53,8 +56,11 @@ def _set_aside(memory: Memory, job: Job, state: State, notes: Mapping[str, str])
 
 
 def forget(memory: Memory, job: Job) -> None:
-    """Forget the steps and the signals of a job that ends, or is deleted."""
-    memory.steps.pop(job.id, None)
+    """Forget the steps, the children and the signals of a job that ends, or is deleted."""
+    steps = memory.steps.pop(job.id, None)
+    for token in steps.groups.values() if steps else ():
+        if token in memory.groups and not memory.groups[token].is_closed:
+            forget_group(memory, token)
     memory.signals.pop(job.id, None)
     job.wait = None
 
@@ -84,6 +90,18 @@ def _conclude(memory: Memory, job: Job, state: State, result: Result | None = No
         end_progress(memory, job)
     memory.tell_processes(job)
     job.processes = ()
+    if b"child_of" in job.fields:
+        end_child(memory, job, _outcome(job, state, result))
+
+
+def _outcome(job: Job, state: State, result: Result) -> ChildOutcome:
+    if state is State.DEAD:
+        return ChildOutcome(ChildState.DEAD, error=job.text(b"error"), error_type=job.text(b"error_type"))
+    if state is State.CANCELLED:
+        return ChildOutcome(ChildState.CANCELLED)
+    if result.refused:
+        return ChildOutcome(ChildState.REFUSED, error=result.refused)
+    return ChildOutcome(ChildState.COMPLETED, result.value or b"")
 
 
 def report(memory: Memory, job: Job, progress: bytes) -> None:

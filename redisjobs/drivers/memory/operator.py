@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from redisjobs.drivers.memory.children import end_child_at, forget_group, reopen
 from redisjobs.drivers.memory.ends import finish, forget, remember, trim
 from redisjobs.drivers.memory.history import add_line, event, history, note
 from redisjobs.drivers.memory.limits import give_turns, tidy_lines
@@ -11,12 +12,14 @@ from redisjobs.drivers.memory.state import CHANGES, Job, Memory, answers, encode
 from redisjobs.drivers.memory.steps import forget_from, has_step
 from redisjobs.errors import DriverError
 from redisjobs.model import changes, queries
+from redisjobs.model.children import CancelChildren, ChildOutcome, ChildState
 from redisjobs.model.info import STOPPING
 from redisjobs.model.job import Priority, State, WhyWaiting
 from redisjobs.model.transitions import MOST_JOBS, After, Reply
 
 _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCELLED: b"finished_at"}
 _NEVER = 2**53  # ms: when a job is due that waits for no time
+_MOST_CHILDREN = 100  # that one call cancels
 _MOST_TAKEN = 200  # dead letters that one step of a bulk change takes
 _TIDY_MS = 55_000  # the queue is not tidied again within this time
 _STRIPPED = (  # fields that a requeued job loses: its failure, its attempts, its unique key, its expiry
@@ -211,7 +214,29 @@ def _find_pauses(memory: Memory, query: queries.FindPauses) -> queries.Pauses:
 
 @answers(changes.Cancel)
 def _cancel(memory: Memory, change: changes.Cancel) -> Reply:
-    job = living(memory, change.job_id)
+    return _cancel_one(memory, change.job_id)
+
+
+@answers(CancelChildren)
+def _cancel_children(memory: Memory, change: CancelChildren) -> bool:
+    token, first = next(iter(memory.cancelling.items()), ("", 0))
+    group = memory.groups.get(token)
+    if group is None:
+        return False
+    until = min(first + _MOST_CHILDREN, group.total)
+    memory.cancelling[token] = until
+    for index in range(first, until):
+        if index not in group.outcomes:
+            reply = _cancel_one(memory, group.ids.get(index, f"{token}-{index}"))
+            if reply is Reply.NOT_FOUND:  # its parent has not come to add it
+                end_child_at(memory, token, index, ChildOutcome(ChildState.CANCELLED))
+    if until == group.total:
+        memory.cancelling.pop(token, None)
+    return bool(memory.cancelling)
+
+
+def _cancel_one(memory: Memory, job_id: str) -> Reply:
+    job = living(memory, job_id)
     if job is None or job.state is State.DEAD:
         return Reply.DEAD if job else Reply.NOT_FOUND
     if job.state is not State.RUNNING:
@@ -238,7 +263,8 @@ def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
     key = job.text(b"unique") if change.unique is None else change.unique
     if holder_of(memory, key):
         return Reply.DUPLICATE
-    forget_from(memory, job, change.from_step)
+    for token in forget_from(memory, job, change.from_step):
+        forget_group(memory, token)
     fields = {name: value for name, value in job.fields.items() if name not in _STRIPPED}
     if key:
         fields[b"unique"] = encoded(key)
@@ -250,6 +276,8 @@ def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
         fields[b"parameters"] = change.parameters
     if change.limit_key:
         fields[b"limit_key"] = encoded(change.limit_key)
+    if b"child_of" in fields and not reopen(memory, job):
+        del fields[b"child_of"]
     job.fields = fields
     memory.enqueue(job, due_time(change.due, memory.now_ms()))
     forget_end(memory, job.id)

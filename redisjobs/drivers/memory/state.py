@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from redisjobs.model.changes import Change, JobStatus, Wish
+from redisjobs.model.children import ChildOutcome
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.model.job import Priority, State
@@ -135,6 +136,23 @@ class StoredSteps:
     version: int  # of the handler that saved its first step
     saved: dict[str, Saved] = field(default_factory=dict)
     checkpoint: bytes | None = None
+    groups: dict[str, str] = field(default_factory=dict)  # tokens by key of step
+
+
+@dataclass(slots=True)
+class StoredGroup:
+    """The children of a step."""
+
+    parent: str
+    key: str  # of the step
+    total: int
+    outcomes: dict[int, ChildOutcome] = field(default_factory=dict)  # of those that have ended, by index
+    ids: dict[int, str] = field(default_factory=dict)  # of those that have one of their own
+    is_closed: bool = False  # its parent has ended
+
+    @property
+    def left(self) -> int:
+        return self.total - len(self.outcomes)
 
 
 @dataclass(slots=True)
@@ -221,6 +239,10 @@ class Memory:
         self.paused: int | None = None  # since when, in ms
         self.paused_names: dict[str, int] = {}
         self.steps: dict[str, StoredSteps] = {}  # by job id
+        self.groups: dict[str, StoredGroup] = {}  # of children, by token
+        self.cancelling: dict[
+            str, int
+        ] = {}  # groups whose children are to be cancelled, and up to which index they are
         self.signals: dict[
             str, dict[str, bytes]
         ] = {}  # by job id and name: signals that no job has waited for yet

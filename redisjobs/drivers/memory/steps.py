@@ -12,26 +12,27 @@ from redisjobs.model.transitions import Reply, SaveStep, Suspend, WaitsFor
 
 def save(memory: Memory, job: Job, step: SaveStep) -> Reply:
     """Save the result of a step, unless it is saved already."""
-    stored = _stored(memory, job, step.version)
+    steps = stored(memory, job, step.version)
     if not step.key:
-        stored.checkpoint = step.value
-    elif step.key in stored.saved:
+        steps.checkpoint = step.value
+    elif step.key in steps.saved:
         return Reply.EXISTS
     else:
-        stored.saved[step.key] = Saved(step.number, memory.now_ms(), How.DONE, step.value)
-    job.fields = with_fields(job.fields, {"steps": "1"})
+        steps.saved[step.key] = Saved(step.number, memory.now_ms(), How.DONE, step.value)
     return Reply.OK
 
 
-def _stored(memory: Memory, job: Job, version: int) -> StoredSteps:
+def stored(memory: Memory, job: Job, version: int) -> StoredSteps:
+    """Return what a job has saved; from now on it has saved something."""
+    job.fields = with_fields(job.fields, {"steps": "1"})
     return memory.steps.setdefault(job.id, StoredSteps(version))
 
 
-def suspend(memory: Memory, job: Job, settlement: Suspend) -> None:
-    """Suspend a job, or make it ready at once if its wait is over."""
+def suspend(memory: Memory, job: Job, settlement: Suspend, *, has_children: bool) -> None:
+    """Suspend a job, or make it ready at once if its wait is over; `has_children`: some have not ended."""
     now_ms, wait = memory.now_ms(), settlement.wait
     due_ms = None if settlement.due is None else due_time(settlement.due, now_ms)
-    _stored(memory, job, settlement.version)
+    stored(memory, job, settlement.version)
     fields = {b"queued_at": b"%d" % min(job.since_ms, now_ms), **job.fields}
     notes = {
         "steps": "1",
@@ -45,6 +46,8 @@ def suspend(memory: Memory, job: Job, settlement: Suspend) -> None:
     job.wait, job.due_ms = wait, 0 if due_ms is None else max(due_ms, 1)
     if kept is not None:
         wake(memory, job, How.SIGNAL, kept)
+    elif settlement.group is not None and not has_children:
+        wake(memory, job, How.CHILDREN, settlement.group.token.encode())
     elif due_ms is not None and due_ms <= now_ms:
         wake_late(memory, job)
     elif due_ms is not None and memory.next_due() == due_ms:
@@ -72,17 +75,23 @@ def has_step(memory: Memory, job: Job, key: str | None) -> bool:
     return not key or (job.id in memory.steps and key in memory.steps[job.id].saved)
 
 
-def forget_from(memory: Memory, job: Job, key: str | None) -> None:
-    """Forget a step and all that were saved after it; '': all steps; None: nothing."""
-    stored = memory.steps.get(job.id)
-    if stored is None or key is None:
-        return
-    first = stored.saved[key].number if key else 0
-    stored.saved = {each: saved for each, saved in stored.saved.items() if saved.number < first}
-    stored.checkpoint = None
-    if not stored.saved:
+def forget_from(memory: Memory, job: Job, key: str | None) -> list[str]:
+    """Forget a step and all that were saved after it; '': all steps; None: nothing.
+
+    Return the groups of children that go with it. A step that waits for its children is not saved, and goes too.
+    """
+    steps = memory.steps.get(job.id)
+    if steps is None or key is None:
+        return []
+    first = steps.saved[key].number if key else 0
+    steps.saved = {each: saved for each, saved in steps.saved.items() if saved.number < first}
+    steps.checkpoint = None
+    gone = [token for each, token in steps.groups.items() if each not in steps.saved]
+    steps.groups = {each: token for each, token in steps.groups.items() if each in steps.saved}
+    if not steps.saved:
         del memory.steps[job.id]
         job.fields = with_fields(job.fields, {"steps": ""})
+    return gone
 
 
 @answers(GetSteps)
@@ -93,7 +102,7 @@ def _get(memory: Memory, query: GetSteps) -> list[Steps | None]:
 def _steps(stored: StoredSteps | None) -> Steps:
     if stored is None:
         return Steps()
-    return Steps(dict(stored.saved), stored.checkpoint, stored.version)
+    return Steps(dict(stored.saved), stored.checkpoint, stored.version, dict(stored.groups))
 
 
 @answers(Signal)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from redisjobs.drivers.memory.children import add_children, cancel_groups, is_over
 from redisjobs.drivers.memory.ends import dead_letter, end_progress, finish, report
 from redisjobs.drivers.memory.history import event, note, noted
 from redisjobs.drivers.memory.limits import give_up, has_turn, tell_turn
@@ -14,6 +15,7 @@ from redisjobs.model.job import State
 from redisjobs.model.transitions import (
     MOST_JOBS,
     Ack,
+    AddChildren,
     DeadLetter,
     Exchange,
     Lease,
@@ -82,6 +84,10 @@ def settle(memory: Memory, worker_id: str, turn: Turn | None, settlements: Settl
             continue
         if isinstance(settlement, Ack) and settlement.pushes:
             added[at] = [push_with(memory, job, each) for each in settlement.pushes]
+        elif (
+            isinstance(settlement, AddChildren | Suspend) and settlement.group and not _is_ending(job, settlement)
+        ):
+            added[at] = add_children(memory, job, settlement, settlement.group)
         replies[at] = _settle(memory, job, settlement)
         released += isinstance(settlement, Release) and replies[at] is Reply.OK
     tell_released(memory, released)
@@ -110,6 +116,8 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
             return Reply.RUNNING if limit and limit.max_concurrency is not None and is_counted else Reply.OK
         case SaveStep():
             return save(memory, job, settlement)
+        case AddChildren():
+            return Reply.OK
         case Release(refund):
             give_up(memory, job, refund=refund)
             if job.is_cancelling:
@@ -129,7 +137,8 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
         _retry(memory, job, settlement)
         return Reply.OK
     if isinstance(settlement, Suspend) and not job.is_cancelling:
-        suspend(memory, job, settlement)
+        group = settlement.group
+        suspend(memory, job, settlement, has_children=group is not None and not is_over(memory, group))
         return Reply.OK
     if isinstance(settlement, RetryLater | Suspend):
         keep_ms = settlement.changes.get("keep_result")  # maybe only its worker knows it
@@ -140,12 +149,19 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
     if isinstance(settlement, DeadLetter):
         noted = ("reason", "error", "traceback", "error_type", "fingerprint")
         notes = {name: getattr(settlement, name) for name in noted}
+        if settlement.cancels:
+            cancel_groups(memory, job)
         dead_letter(memory, job, ran | notes | ({} if settlement.reason == "failed" else {"ran_ms": ""}))
     else:
         state = State.CANCELLED if settlement.cancelled else State.COMPLETED
         is_young = job.since_ms > memory.now_ms() - REMEMBERED  # its push may still be repeated
         finish(memory, job, state, ran, settlement.result, is_remembered=is_young)
     return Reply.OK
+
+
+def _is_ending(job: Job, settlement: AddChildren | Suspend) -> bool:
+    """Return whether a job ends here, because a cancel was asked for, and needs no children any more."""
+    return job.is_cancelling and isinstance(settlement, Suspend)
 
 
 def _retry(memory: Memory, job: Job, settlement: RetryLater) -> None:

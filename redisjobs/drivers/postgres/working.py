@@ -17,6 +17,7 @@ from redisjobs.model.transitions import (
     MOST_BYTES,
     MOST_JOBS,
     Ack,
+    AddChildren,
     DeadLetter,
     Ended,
     Exchange,
@@ -203,7 +204,7 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
             return to | {"do": "report", "progress": progress.decode()}
         case Lingers():
             return to | {"do": "lingers"}
-        case Suspend() | SaveStep():
+        case Suspend() | SaveStep() | AddChildren():
             raise Unsupported("the Postgres driver saves no steps yet; nothing was sent")
         case Release(refund):
             return to | {"do": "release", "refund": refund}

@@ -43,9 +43,17 @@ _LASTING = {
         "fenced",
         "layout",
     ),
-    *("schedules", "groups", "history", "shares", "lines", "turns", "taken", "signals"),
+    *("schedules", "groups", "history", "shares", "lines", "turns", "taken", "signals", "cancelling"),
 }
-_CHECKED = ("unique", "worker", "holders", "group", "schedule", "steps")  # families of keys that the script checks
+_CHECKED = (
+    "unique",
+    "worker",
+    "holders",
+    "group",
+    "schedule",
+    "steps",
+    "children",
+)  # families of keys that the script checks
 _NOTED = ("relayed", "imported")  # and families that nothing else refers to
 _EXPIRING = re.compile(
     "(finished|conflict|result|outcome|progress|rate|minute|ten|recorded|schedulers):|(waiters|promoter|schedulers)$"

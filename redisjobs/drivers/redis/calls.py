@@ -23,6 +23,7 @@ from redisjobs.drivers.redis.wire import (
 )
 from redisjobs.model import changes, queries, stored
 from redisjobs.model.changes import Change, Ending, JobStatus
+from redisjobs.model.children import CancelChildren, ChildOutcome, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.driver import supported
 from redisjobs.model.info import FACTS
 from redisjobs.model.job import WAITING, Priority, State, WhyWaiting
@@ -246,7 +247,28 @@ def _steps(reply: Any) -> list[Steps | None]:
 def _saved(fields: Mapping[bytes, bytes]) -> Steps:
     saved = {text_id(key): step for key, text in fields.items() if b" " not in key and (step := read_saved(text))}
     version = fields.get(b"handler version", b"")
-    return Steps(saved, fields.get(b"saved checkpoint"), int(version) if version.isdigit() else None)
+    tokens = {text_id(key[9:]): text_id(token) for key, token in fields.items() if key.startswith(b"children ")}
+    checkpoint = fields.get(b"saved checkpoint")
+    return Steps(saved, checkpoint, int(version) if version.isdigit() else None, tokens)
+
+
+def _children(reply: Any) -> ChildrenFound:
+    if not reply:
+        return ChildrenFound("")
+    parent, total, left, *outcomes = reply
+    return ChildrenFound(text_id(parent), int(total), int(left), [*map(_outcome, outcomes)])
+
+
+def _outcome(reply: bytes) -> ChildOutcome:
+    word, _, text = reply.partition(b" ")
+    match ChildState(word.decode() or "pending"):
+        case ChildState.COMPLETED:
+            return ChildOutcome(ChildState.COMPLETED, text)
+        case ChildState.DEAD:
+            error_type, _, error = shown(text).partition(" ")
+            return ChildOutcome(ChildState.DEAD, error=error, error_type=error_type)
+        case state:
+            return ChildOutcome(state, error=text_id(text))
 
 
 def _schedules(reply: Any) -> stored.SchedulePage:
@@ -319,6 +341,12 @@ _CALLS: Mapping[type[Any], _Call] = {
     ),
     GetSteps: _Call("steps", lambda asked, now: [REPLY_BYTES, *map(raw_id, asked.job_ids)], _steps),
     Signal: _Call("signal", _signal_words),
+    FindChildren: _Call(
+        "find_children",
+        lambda asked, now: [asked.token, str(asked.first), str(asked.most), REPLY_BYTES],
+        _children,
+    ),
+    CancelChildren: _Call("cancel_children", lambda change, now: [now], bool),
     Record: _Call("record", record_words, recorded),
     FindRelayed: _Call(
         "relayed",

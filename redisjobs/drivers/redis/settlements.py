@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from redisjobs.drivers.redis.wire import Word, due_word, job_words, raw_id, reply_of
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     DeadLetter,
     Lease,
     Lingers,
@@ -39,7 +40,7 @@ class Columns:
         for position, (lease, settlement) in enumerate(settlements):
             if type(settlement) is not Ack or settlement.cancelled or settlement.stepped:
                 self._add_other(position, lease, settlement)
-            elif lease.deliveries == 1:
+            elif lease.deliveries == 1 and b"child_of" not in lease.fields:
                 self._add_done(position, lease, settlement)
             else:
                 self._add_other(position, lease, settlement)
@@ -101,30 +102,36 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
     """Return the name of a settlement in `settle.lua`, and its values."""
     match settlement:
         case Ack(cancelled, _, pushes):
-            values = [lease.unique, lease.nonce, *_result(settlement)]
+            values: list[Word] = [lease.unique, lease.nonce, *_result(settlement)]
             values[2] = values[2] or lease.fields.get(
                 b"keep_result", b""
             )  # so that the script need not read the entry
             if pushes:
                 return "pushes", [*values, str(len(pushes)), *(word for job in pushes for word in job_words(job))]
             verb = "cancelled" if cancelled else "done"
-            return verb, values
+            return verb, [*values, lease.fields.get(b"child_of", b"")]
         case RetryLater(due, changes):
             return "retry", [due_word(due), *(text for change in changes.items() for text in change)]
-        case Suspend(wait, due, changes, version):
+        case Suspend(wait, due, changes, version, group, pushes):
             until = "" if due is None else due_word(due) or "+0"
-            return "suspend", [
-                str(wait),
-                until,
-                str(version),
+            children = (group.token, str(group.total)) if group else ("", "0")
+            values = [str(wait), until, str(version), *children]
+            values += [
+                str(len(pushes)),
+                str(2 * len(changes)),
                 *(text for each in changes.items() for text in each),
             ]
+            return "suspend", [*values, *(word for job in pushes for word in job_words(job))]
+        case AddChildren(group, pushes, version):
+            values = [raw_id(group.key), group.token, str(group.total), str(version), str(len(pushes))]
+            return "children", [*values, *(word for job in pushes for word in job_words(job))]
         case SaveStep(key, number, value, version):
             return "save", [raw_id(key), str(number), value, str(version)]
         case Release(refund):
             return "release", ["1" if refund else "0"]
-        case DeadLetter(reason, error, traceback, error_type, fingerprint, reported):
-            return "fail", [reason, error, traceback, error_type, fingerprint, "1" if reported else ""]
+        case DeadLetter(reason, error, traceback, error_type, fingerprint, reported, cancels):
+            flags = ["1" if reported else "", "1" if cancels else ""]
+            return "fail", [reason, error, traceback, error_type, fingerprint, *flags]
         case ReportProgress(progress):
             return "report", [progress]
         case Lingers():

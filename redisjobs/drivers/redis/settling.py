@@ -14,11 +14,13 @@ from redisjobs.model.driver import Fenced
 from redisjobs.model.transitions import (
     MOST_JOBS,
     Ack,
+    AddChildren,
     Exchange,
     NewJob,
     Reply,
     Settlement,
     Settlements,
+    Suspend,
     Turn,
     weight_of,
 )
@@ -43,7 +45,7 @@ class Settling:
         self._plain = settlements
         self._positions: list[list[int]] = []  # of the settlements in each call; empty: all go in one call
         for _, one in settlements:  # any() takes twice as long, and each settled job passes here
-            if type(one) is Ack and one.pushes:
+            if one is not _PLAIN and _pushes(one):
                 self._part()
                 break
 
@@ -125,11 +127,17 @@ class Settling:
         job under that key each time, and that job starts.
         """
         lease, settlement = self._all[position]
-        assert isinstance(settlement, Ack)
-        numbers = list(range(len(settlement.pushes)))  # of the jobs still to be pushed
+        assert isinstance(settlement, Ack | AddChildren | Suspend)
+        pushes = settlement.pushes
+        numbers = list(range(len(pushes)))  # of the jobs still to be pushed
+        added = bytearray(b"0" * len(pushes))
         for _ in range(_SPARE_STEPS + 2 * len(numbers)):
-            numbers = [number for at, number in enumerate(numbers) if at >= len(looked) or looked[at] == _YES]
-            rest = replace(settlement, pushes=[settlement.pushes[number] for number in numbers])
+            if isinstance(settlement, Ack):
+                numbers = [number for at, number in enumerate(numbers) if at >= len(looked) or looked[at] == _YES]
+            else:  # children: those that were looked at are added
+                _note_added(added, numbers, looked)
+                numbers = numbers[len(looked) :]
+            rest = replace(settlement, pushes=[pushes[number] for number in numbers])
             name = f"{call}{next(steps)}"
             (answer,) = await run(
                 self._commands.settle_with_pushes(self._worker, self._turn, name, [(lease, rest)])
@@ -138,14 +146,20 @@ class Settling:
                 return Reply.LEASE_LOST, b"", False
             (reply,), looked = answer.replies, answer.texts[0] if answer.texts else b""
             if reply is Reply.OK:
-                added = bytearray(b"0" * len(settlement.pushes))
-                for number, bit in zip(numbers, looked, strict=False):
-                    added[number] = bit
+                _note_added(added, numbers, looked)
                 return reply, bytes(added), answer.ahead.turns
             if reply is not Reply.PARTIAL:
                 return reply, looked, answer.ahead.turns
         raise DriverError("a job was not settled: again and again, large jobs had the ids or keys of its pushes")
 
 
+_PLAIN = Ack()
+
+
 def _pushes(settlement: Settlement) -> Sequence[NewJob]:
-    return settlement.pushes if isinstance(settlement, Ack) else ()
+    return settlement.pushes if isinstance(settlement, Ack | AddChildren | Suspend) else ()
+
+
+def _note_added(added: bytearray, numbers: Sequence[int], looked: bytes) -> None:
+    for number, bit in zip(numbers, looked, strict=False):
+        added[number] = bit

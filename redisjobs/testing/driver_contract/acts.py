@@ -12,6 +12,7 @@ from redisjobs.model.changes import Cancel, Delete, Wish
 from redisjobs.model.driver import Beat, Consumer, Driver, Fenced, Notification
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Counts, Find, Row, Scan
+from redisjobs.model.steps import GetSteps, Steps
 from redisjobs.model.transitions import (
     MOST_JOBS,
     Ack,
@@ -220,6 +221,13 @@ async def found(store: DriverStore, job_id: str) -> Row:
     row = await store.driver.read(Find(job_id))
     assert row is not None
     return row
+
+
+async def saved(store: DriverStore, job_id: str = "a") -> Steps:
+    """Return what a job has saved."""
+    (steps,) = await store.driver.read(GetSteps([job_id]))
+    assert steps is not None
+    return steps
 
 
 def ids(leases: list[Lease]) -> list[str]:

@@ -17,17 +17,12 @@ from redisjobs.testing.driver_contract.acts import (
     inherit,
     job,
     push,
+    saved,
     settle,
 )
 from redisjobs.testing.store import DriverStore
 
 _NEEDS = (GetSteps,)
-
-
-async def saved(store: DriverStore, job_id: str = "a") -> Steps:
-    (steps,) = await store.driver.read(GetSteps([job_id]))
-    assert steps is not None
-    return steps
 
 
 async def save(consumer: Consumer, lease: Lease, *keys: str, first: int = 1) -> list[Reply]:

@@ -37,6 +37,7 @@ from redisjobs.testing.driver_contract.acts import (
     push,
     row_of,
     rows_of,
+    saved,
     settle,
     texts,
     until_start,
@@ -72,12 +73,6 @@ async def signal(
 
 
 signal.number = 0  # type: ignore[attr-defined]
-
-
-async def saved(store: DriverStore, job_id: str = "a") -> Steps:
-    (steps,) = await store.driver.read(GetSteps([job_id]))
-    assert steps is not None
-    return steps
 
 
 async def test_a_suspended_job_has_no_worker_and_is_found_with_what_it_waits_for(

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from redisjobs.model.retry import RetryPolicy, exponential_jitter
 from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     After,
     DeadLetter,
     Lease,
@@ -47,7 +48,7 @@ from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.deadline import Deadline
 from redisjobs.worker.running.handler_run import DONE, HandlerRun, HandlerRuntime, Run, awaited
 from redisjobs.worker.running.middleware import Find
-from redisjobs.worker.running.steps import Loaded
+from redisjobs.worker.running.steps import Loaded, Written
 from redisjobs.worker.running.threads import NoThread
 from redisjobs.worker.settings.settings import Settings
 
@@ -90,8 +91,14 @@ class Owner(Protocol):
     def load_steps(self, run: "Execution", loaded: Loaded) -> None:
         """Read what a job has saved; see `StepRun`."""
 
-    def save_step(self, run: "Execution", step: SaveStep, answered: Callable[[Reply], object]) -> None:
-        """Save a step of a running job; see `StepRun`."""
+    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
+        """Read the outcomes of children; see `HandlerRun.read_children`."""
+
+    def write(self, run: "Execution", settlement: SaveStep | AddChildren, answered: Written) -> None:
+        """Write what ends no lease; see `StepRun`."""
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a call in a task."""
 
 
 class Execution(HandlerRun):
@@ -140,8 +147,14 @@ class Execution(HandlerRun):
     def thread_ended(self) -> None:  # noqa: D102
         self.owner.thread_ended(self)
 
-    def save_step(self, step: SaveStep, answered: Callable[[Reply], object]) -> None:  # noqa: D102
-        self.owner.save_step(self, step, answered)
+    def write(self, settlement: SaveStep | AddChildren, answered: Written) -> None:  # noqa: D102
+        self.owner.write(self, settlement, answered)
+
+    def read_children(self, token: str, found: Callable[[Any], object]) -> None:  # noqa: D102
+        self.owner.read_children(token, found)
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:  # noqa: D102
+        self.owner.start(call)
 
     # Its run
 
@@ -217,6 +230,7 @@ class Execution(HandlerRun):
 
     def _begin(self, definition: JobDefinition[Any], job: codec.Job, cancels: TaskCancels) -> Run:
         self._keep_ms = definition.keep_ms if job.keep_ms is None else job.keep_ms
+        self._takes_result = self._keep_ms > 0 or job.is_child
         context = self._make_context(definition, job)
         if definition.timeout is not None or definition.stalled_after is not None:
             self.deadline = Deadline(definition.timeout, definition.stalled_after)
@@ -241,7 +255,7 @@ class Execution(HandlerRun):
             worker_id=self._settings.worker_id,
             state=self._settings.queue.state,
             sink=self,
-            keeps_result=self._keep_ms > 0,
+            keeps_result=self._takes_result,
         )
         if self._loaded is not None:
             self._context.version = definition.version if self._loaded.version is None else self._loaded.version

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from redisjobs.base.eventloop import is_awaitable, was_asked
+from redisjobs.base.eventloop import gates, is_awaitable, was_asked
 from redisjobs.base.visible import visible
 from redisjobs.client.push import name_in
 from redisjobs.errors import (
@@ -27,15 +27,16 @@ from redisjobs.model.context import JobContext, set_current_job
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Suspended, Undecodable, Unplaced
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
-from redisjobs.model.requests import Answered, Request, unwrapped
+from redisjobs.model.requests import Answered, Request, RunChildren, unwrapped
 from redisjobs.model.steps import Steps
-from redisjobs.model.transitions import Lease, Reply, Result, SaveStep
+from redisjobs.model.transitions import AddChildren, Group, Lease, NewJob, Reply, Result, SaveStep
 from redisjobs.worker.running.cancels import TaskCancels
+from redisjobs.worker.running.children import Children, results_of
 from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
 from redisjobs.worker.running.pushes import Pushes
-from redisjobs.worker.running.steps import RunSteps
+from redisjobs.worker.running.steps import RunSteps, Written
 from redisjobs.worker.running.threads import NoThread, Threads, ThreadTimes, call_in
 from redisjobs.worker.settings.settings import Settings
 
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
 _SWALLOWED = (
     "a handler of '%s' has caught the JobSuspended of its step '%s' and returned. The job is suspended all the "
     "same, and what came after that step runs again: let a JobSuspended pass"
+)
+
+_OTHERS = (
+    "this step has run %d children, and is given %d now: give the same ones in each run, or save what they are "
+    "made of in a step before"
 )
 
 DONE = Done()
@@ -90,7 +96,17 @@ class HandlerRun:
     """One run of a job's handler. A handler that waits for nothing runs without an `await`, which is cheapest."""
 
     __slots__ = (
-        *("__weakref__", "_context", "_definition", "_keep_ms", "_returned", "_runtime", "_scope", "_settings"),
+        *(
+            "__weakref__",
+            "_context",
+            "_definition",
+            "_keep_ms",
+            "_returned",
+            "_runtime",
+            "_scope",
+            "_settings",
+            "_takes_result",
+        ),
         *(
             "_surroundings",
             "deadline",
@@ -112,6 +128,7 @@ class HandlerRun:
         self.over = False  # it has an outcome, or was let go
         self.has_returned = False  # or raised: it can push no more jobs
         self._keep_ms = 0
+        self._takes_result = False  # its result is kept, or its parent gets it
         self.why: Outcome | None = None  # the outcome if the run was given up; TIMED_OUT if its time was over
         self.deadline: Deadline | None = None  # None: no limit, or it has not begun
         self.times: ThreadTimes | None = None  # None: it runs in no thread
@@ -130,9 +147,14 @@ class HandlerRun:
     def thread_ended(self) -> None:
         """Note that the thread of an abandoned handler has ended."""
 
-    def save_step(self, step: SaveStep, answered: Callable[[Reply], object]) -> None:
-        """Save a step; see `StepRun`."""
-        raise NotImplementedError
+    def write(self, settlement: SaveStep | AddChildren, answered: Written) -> None:
+        """Write what ends no lease; see `StepRun`."""
+
+    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
+        """Read the outcomes of children, and call `found` with them, or with the error."""
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a call in a task of the worker."""
 
     # Calling the handler
 
@@ -157,7 +179,7 @@ class HandlerRun:
             return Undecodable(str(error))
         except BaseException as error:  # code of the parameters' type
             return Raised(error)
-        take = self._take_returned if self._keep_ms else None
+        take = self._take_returned if self._takes_result else None
         call = definition.call if definition.is_async else partial(self.call_elsewhere, definition)
         begun = begin_in(surroundings, take, call, decoded, context)
         if isinstance(begun, tuple):
@@ -185,7 +207,7 @@ class HandlerRun:
         self.has_returned = True
         if raised is None:
             if self.steps is None:
-                return DONE if not self._keep_ms and self.pushes is None else self._returned_more()
+                return DONE if not self._takes_result and self.pushes is None else self._returned_more()
             suspended = self._end_steps()
             return self._swallowed(suspended) if suspended is not None else self._returned_more()
         try:
@@ -196,7 +218,7 @@ class HandlerRun:
     async def _returned_more(self) -> Outcome:
         """Return the outcome of a handler that has returned and has a result to keep, or has pushed jobs."""
         outcome: Outcome = DONE
-        if self._keep_ms:
+        if self._takes_result:
             assert self._surroundings is not None
             assert self._definition is not None
             longest = self._settings.queue.max_parameters
@@ -349,6 +371,56 @@ class HandlerRun:
             self.go_on_from(Steps())
         assert self.steps is not None
         self.steps.ask(request, answered)
+
+    def find_children(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
+        """Read the results of children; see `StepRun`."""
+
+        def read(outcomes: Any) -> None:
+            if isinstance(outcomes, BaseException):
+                found(outcomes)
+            elif len(outcomes) == len(jobs):
+                found(results_of(self._settings.queue, token, jobs, outcomes))
+            else:
+                found(ValueError(_OTHERS % (len(outcomes), len(jobs))))
+
+        self.read_children(token, read)
+
+    def add_children(self, group: Group, request: RunChildren, added: Callable[[Any], object]) -> None:
+        """Add the children of a step; see `StepRun`."""
+        self.start(partial(self._add_children, group, request, added))
+
+    async def _add_children(self, group: Group, request: RunChildren, added: Callable[[Any], object]) -> None:
+        assert self._definition is not None
+        last: Sequence[NewJob] | Exception
+        try:
+            children = Children(self._settings.queue, self.lease, group, request.jobs, request.context)
+            last, pushes = await children.add(self._definition.version, self._write_children)
+        except Exception as error:  # a hook may raise anything
+            last = error
+        else:
+            own, self.pushes = self.pushes, pushes
+            if own is not None:
+                own.lost()  # the next run pushes them again
+        added(last)
+
+    async def _write_children(self, settlement: AddChildren, pushes: Pushes) -> None:
+        """Add some children, and wait until they are there."""
+        gate, replies = gates()(), list[Reply]()
+
+        def answered(reply: Reply, added: Sequence[bool]) -> None:
+            if reply is Reply.OK:
+                pushes.confirm(added)
+            else:
+                pushes.lost()
+            replies.append(reply)
+            gate.open()
+
+        self.write(settlement, answered)
+        await gate.wait()
+        if replies != [Reply.OK]:
+            raise RedisJobsError(
+                f"children of step '{visible(settlement.group.key)}' were not added: {replies[0]}"
+            )
 
     def ask_and_wait(self, request: Request) -> Any:
         """Answer a request of the handler's thread."""

@@ -82,6 +82,10 @@ class Pushes:
             self._bytes += size
         return named
 
+    def take(self, jobs: Sequence[NewJob], context: Context) -> None:
+        """Add jobs as they are, pushed in this context."""
+        self._pushed += [_Pushed(job, context) for job in jobs]
+
     def _prepared(self, pushing: Pushing) -> NewJob:
         given = pushing.parameters
         if isinstance(given, FunctionJob):

@@ -1,8 +1,8 @@
 """The steps of one run: finds what earlier runs have saved, and saves what this one does."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from redisjobs.base.visible import visible
 from redisjobs.errors import JobSuspended, StepsFull
@@ -14,10 +14,17 @@ from redisjobs.model.requests import (
     EndStep,
     LeaveStep,
     Request,
+    RunChildren,
     SaveCheckpoint,
 )
 from redisjobs.model.steps import MOST_STEP_BYTES, MOST_STEPS, How, Saved, Steps, key_of, name_of
-from redisjobs.model.transitions import Lease, Reply, SaveStep, Suspend, Wait
+from redisjobs.model.transitions import Group, Lease, NewJob, Reply, SaveStep, Suspend, Wait, WaitsFor
+from redisjobs.worker.running.children import new_group
+
+_NO_CHILDREN = b"[]"
+
+Written = Callable[[Reply, Sequence[bool]], object]
+"""Called with the reply to what was written; and for children, which were added."""
 
 Loaded = Callable[[Steps | BaseException], object]
 """Called with what a job has saved, or with the error."""
@@ -28,8 +35,17 @@ class StepRun(Protocol):
 
     lease: Lease
 
-    def save_step(self, step: SaveStep, answered: Callable[[Reply], object]) -> None:
-        """Save a step, and call `answered` with the reply. If the lease is lost, end the run."""
+    def write(self, settlement: SaveStep, answered: Written) -> None:
+        """Write what ends no lease. If the lease is lost, end the run."""
+
+    def find_children(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
+        """Read the results of all children of a group, and call `found` with them, or with the error."""
+
+    def add_children(self, group: Group, request: RunChildren, added: Callable[[Any], object]) -> None:
+        """Add the children of a step.
+
+        Call `added` with the last ones, which the suspension adds, or with the error.
+        """
 
 
 class RunSteps:
@@ -49,6 +65,7 @@ class RunSteps:
         self._run = run
         self._version = version
         self._saved = dict(steps.saved)
+        self._groups = dict(steps.groups)  # tokens by key
         self._checkpoint = steps.checkpoint
         self._bytes = len(steps.checkpoint or b"") + sum(
             len(key) + len(saved.value) for key, saved in self._saved.items()
@@ -64,7 +81,7 @@ class RunSteps:
     @property
     def has_some(self) -> bool:
         """Whether the job may have saved something."""
-        return self._last > 0 or self._checkpoint is not None
+        return self._last > 0 or self._checkpoint is not None or bool(self._groups)
 
     def ask(self, request: Request, answered: Answered) -> None:
         """Take a request of the handler; see `Asked`."""
@@ -85,6 +102,8 @@ class RunSteps:
                 self._await(request, answered)
             case SaveCheckpoint(value):
                 self._save_checkpoint(value, answered)
+            case RunChildren():
+                self._run_children(request, answered)
 
     def end(self, error: BaseException) -> None:
         """Answer all requests with this error from now on, because the run is over or was given up."""
@@ -139,14 +158,8 @@ class RunSteps:
         self._save(SaveStep(key, saved.number, value, self._version), done, answered)
 
     def _save(self, step: SaveStep, done: Callable[[Reply], object], answered: Answered) -> None:
-        self._waiting.append(answered)
-
-        def saved(reply: Reply) -> None:
-            if answered in self._waiting:  # else the run is over, and it has its answer
-                self._waiting.remove(answered)
-                done(reply)
-
-        self._run.save_step(step, saved)
+        once = self._once(answered, done)
+        self._run.write(step, lambda reply, _: once(reply))
 
     def _keep(self, key: str, saved: Saved) -> None:
         self._saved[key] = saved
@@ -189,6 +202,54 @@ class RunSteps:
             wait = Wait(self._last, request.what, key)
             self.suspend = Suspend(wait, request.due, version=self._version)
             answered(_suspended(wait))
+
+    def _run_children(self, request: RunChildren, answered: Answered) -> None:
+        key = self._next(request.name)
+        if isinstance(key, BaseException):
+            answered(key)
+            return
+        saved = self._saved.get(key)
+        if saved is not None and saved.how is How.CHILDREN:
+            self._run.find_children(saved.value.decode(), request.jobs, self._once(answered, answered))
+        elif saved is not None:
+            is_empty = saved.how is How.DONE and saved.value == _NO_CHILDREN
+            answered([] if is_empty and not request.jobs else _another_kind(key, saved))
+        elif full := self._full(key, b""):
+            answered(full)
+        elif request.jobs:
+            self._add_children(key, request, answered)
+        else:
+            self._open[request.name] = key
+            self._finish(key, _NO_CHILDREN, lambda answer: answered([] if answer is None else answer))
+
+    def _add_children(self, key: str, request: RunChildren, answered: Answered) -> None:
+        token = self._groups.get(key)
+        group = Group(token, key, len(request.jobs)) if token else new_group(key, request.jobs)
+        self._groups[key] = group.token
+        self._open[request.name] = key
+
+        def added(last: Any) -> None:
+            self._close(key)
+            if isinstance(last, BaseException):
+                answered(last)
+                return
+            self._last += 1
+            wait = Wait(self._last, WaitsFor.CHILDREN, key)
+            self.suspend = Suspend(wait, version=self._version, group=group, pushes=last)
+            answered(_suspended(wait))
+
+        self._run.add_children(group, request, self._once(answered, added))
+
+    def _once(self, answered: Answered, take: Callable[[Any], object]) -> Callable[[Any], None]:
+        """Return a function that takes an answer of the store, unless the run is over by then."""
+        self._waiting.append(answered)
+
+        def taken(answer: Any) -> None:
+            if answered in self._waiting:  # else the run is over, and it has its answer
+                self._waiting.remove(answered)
+                take(answer)
+
+        return taken
 
     def _save_checkpoint(self, value: bytes, answered: Answered) -> None:
         before = len(self._checkpoint or b"")

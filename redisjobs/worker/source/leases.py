@@ -6,8 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from redisjobs.model.transitions import Ack, Lease, Lingers, Release, Reply, ReportProgress, SaveStep
+from redisjobs.model.transitions import (
+    Ack,
+    AddChildren,
+    Lease,
+    Lingers,
+    Release,
+    ReportProgress,
+    SaveStep,
+    weight_of,
+)
 from redisjobs.worker.running.execution import Execution
+from redisjobs.worker.running.steps import Written
 
 _REFUSED = 5.0  # seconds before a new try to write a dead letter that can't be written
 
@@ -53,12 +63,19 @@ class Note:
     """What a running job writes. It ends no lease.
 
     Attributes:
-        answered: Called with the reply.
+        answered: Called with the reply, and for children, which were added.
     """
 
     run: Execution
-    settlement: SaveStep
-    answered: Callable[[Reply], object]
+    settlement: SaveStep | AddChildren
+    answered: Written
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it writes."""
+        if isinstance(self.settlement, SaveStep):
+            return len(self.settlement.value)
+        return sum(map(weight_of, self.settlement.pushes))
 
 
 class Leases:
@@ -74,6 +91,7 @@ class Leases:
         # jobs of a higher priority came too, or jobs that the claim left behind go first.
         self.waiting: list[Execution] = []  # by priority
         self.notes = deque[Note]()  # what running jobs write
+        self.kept_notes: list[Note] = []  # those for which the server has no memory now
         self.kept_at = float("-inf")  # since when there are kept jobs
         self._held: dict[str, Execution] = {}
         self._found: dict[str, float] = {}  # when we found the job of each key: a late reply may bring it too
@@ -155,7 +173,7 @@ class Leases:
         notes, weight = list[Note](), 0
         while self.notes and len(notes) < most and weight < _MOST_WEIGHT:
             notes.append(self.notes.popleft())
-            weight += len(notes[-1].settlement.value)
+            weight += notes[-1].weight
         return notes
 
     def keep(self, run: Execution) -> None:
@@ -164,19 +182,28 @@ class Leases:
             self.kept_at = time.monotonic()
         self.kept.append(run)
 
+    def keep_note(self, note: Note) -> None:
+        """Keep what can't be written now."""
+        if not (self.kept or self.kept_notes):
+            self.kept_at = time.monotonic()
+        self.kept_notes.append(note)
+
     def try_again_later(self) -> None:
         """Settle the kept jobs, if the first was kept long enough ago."""
-        if self.kept and time.monotonic() >= self.kept_at + _REFUSED:
+        if (self.kept or self.kept_notes) and time.monotonic() >= self.kept_at + _REFUSED:
             self.try_again()
 
     def try_again(self) -> None:
         """Settle the jobs that are kept."""
         self.unsettled, self.kept = self.unsettled + self.kept, []
+        self.notes.extend(self.kept_notes)
+        self.kept_notes = []
 
     def forget(self) -> None:
         """Hold no job any more."""
         self._held.clear()
         self.notes.clear()
+        self.kept_notes = []
         self.unsettled, self.kept = [], []
 
     @contextmanager

@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
@@ -11,6 +12,7 @@ from redisjobs.model.codec import encode_progress
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     Ended,
     Exchange,
     Lease,
@@ -25,7 +27,7 @@ from redisjobs.worker.running.execution import ACK, Execution
 from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter
-from redisjobs.worker.running.steps import Loaded
+from redisjobs.worker.running.steps import Loaded, Written
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
 from redisjobs.worker.source.leases import Note
@@ -173,9 +175,17 @@ class Settler:
         """Read what a job has saved."""
         self.loader.load(run.lease.job_id, loaded)
 
-    def save_step(self, run: Execution, step: SaveStep, answered: Callable[[Reply], object]) -> None:
-        """Save a step of a running job, with the next exchange."""
-        self._leases.notes.append(Note(run, step, answered))
+    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
+        """Read the outcomes of children."""
+        self.loader.read_children(token, found)
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a call in a task."""
+        self.loader.start(call)
+
+    def write(self, run: Execution, settlement: SaveStep | AddChildren, answered: Written) -> None:
+        """Write what ends no lease, with the next exchange."""
+        self._leases.notes.append(Note(run, settlement, answered))
         self._timer.wake()
 
     # What the server answers
@@ -201,17 +211,21 @@ class Settler:
         self.report.tell()
         first = len(batch.settling)
         noted = zip(batch.notes, batch.settlements[first:], answer.replies[first:], strict=False)
-        for note, (lease, _), reply in noted:
-            self._noted(note, lease, reply)
+        for at, (note, (lease, _), reply) in enumerate(noted, first):
+            self._noted(note, lease, reply, answer.added.get(at, ()))
 
-    def _noted(self, note: Note, lease: Lease, reply: Reply) -> None:
+    def _noted(self, note: Note, lease: Lease, reply: Reply, added: Sequence[bool]) -> None:
         """Take the answer to what a running job has written."""
         if reply is Reply.LEASE_LOST and note.run.lease is not lease:  # claimed again, see `answered`
             self._leases.notes.append(note)
             return
         if reply is Reply.LEASE_LOST:
             note.run.give_up(LeaseGone())
-        note.answered(reply)
+        if reply is Reply.FULL:
+            self._leases.keep_note(note)
+            self.report.log_full()
+        else:
+            note.answered(reply, added)
 
     def settled(self, run: Execution, reply: Reply, added: Sequence[bool] = (), spoiled: str = "") -> None:
         """Take the answer to a settlement.

@@ -1,11 +1,16 @@
-"""Reads what jobs have saved, for jobs that go on where an earlier run has ended. One read serves many jobs."""
+"""Reads what jobs have saved, and the outcomes of their children, for runs that go on where others ended."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
 
 from redisjobs.base.eventloop import Wakeup
 from redisjobs.client.backoff import retrying
-from redisjobs.errors import DriverError
+from redisjobs.errors import DriverError, RedisJobsError
+from redisjobs.model.children import ChildOutcome, FindChildren
 from redisjobs.model.driver import Driver
 from redisjobs.model.steps import GetSteps
 from redisjobs.model.transitions import MOST_JOBS
@@ -13,26 +18,40 @@ from redisjobs.worker.running.steps import Loaded
 
 
 class StepLoader:
-    """Reads the steps of a source's jobs. Jobs that ask while a read is under way share the next one."""
+    """Reads for the runs of a source, in tasks of its own.
+
+    Runs that ask for their steps while a read is under way share the next one.
+    """
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._wanted: list[tuple[str, Loaded]] = []  # job ids, and who waits
         self._wakeup = Wakeup()
+        self._tasks: TaskGroup | None = None
 
     def load(self, job_id: str, loaded: Loaded) -> None:
         """Read what a job has saved, and call `loaded` with it, or with the error."""
         self._wanted.append((job_id, loaded))
         self._wakeup.wake()
 
+    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
+        """Read the outcomes of all children of a group, and call `found` with them, or with the error."""
+        self.start(partial(self._read_children, token, found))
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a call in a task."""
+        assert self._tasks is not None  # a run that calls this has begun after the source
+        self._tasks.start_soon(call)
+
     async def run(self) -> None:
         """Read, again and again, until cancelled."""
-        while True:
-            self._wakeup.begin()
-            while self._wanted:
-                some, self._wanted = self._wanted[:MOST_JOBS], self._wanted[MOST_JOBS:]
-                await self._read(some)
-            await self._wakeup.wait()
+        async with anyio.create_task_group() as self._tasks:
+            while True:
+                self._wakeup.begin()
+                while self._wanted:
+                    some, self._wanted = self._wanted[:MOST_JOBS], self._wanted[MOST_JOBS:]
+                    await self._read(some)
+                await self._wakeup.wait()
 
     async def _read(self, some: Sequence[tuple[str, Loaded]]) -> None:
         try:
@@ -46,3 +65,20 @@ class StepLoader:
                 self._wanted.append(each)
             else:
                 each[1](steps)
+
+    async def _read_children(self, token: str, found: Callable[[Any], object]) -> None:
+        outcomes: list[ChildOutcome] = []
+        try:
+            while True:
+                page = await retrying(partial(self._driver.read, FindChildren(token, len(outcomes))))
+                if not page.parent:
+                    raise RedisJobsError(
+                        f"the record of the children {token} is gone: requeue the job from before"
+                    )
+                outcomes += page.outcomes
+                if len(outcomes) >= page.total or not page.outcomes:
+                    break
+        except RedisJobsError as error:
+            found(error)
+        else:
+            found(outcomes)

@@ -160,8 +160,8 @@ class Inspector(Workers, DeadLetters, Diagnosis):
     async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
         """Cancel all matching jobs of one state: delayed, ready, suspended or running.
 
-        `requeue_all` describes the returned number. It also cancels a job that has started meanwhile. The workers cancel the handlers of running jobs, which
-        end a moment later.
+        `requeue_all` describes the returned number. It also cancels a job that has started meanwhile. The workers
+        cancel the handlers of running jobs, which end a moment later.
         """
         return await self._do(operations.cancel_all(state, options))
 

@@ -22,7 +22,7 @@ from redisjobs.errors import (
     Unavailable,
 )
 from redisjobs.model.info import JobInfo
-from redisjobs.model.job import State
+from redisjobs.model.job import ENDED, State
 from redisjobs.model.progress import amount
 from redisjobs.model.retention import ASIDE
 from redisjobs.model.steps import StepInfo
@@ -79,7 +79,7 @@ def show_job(
 def _steps(there: JobQueue, job: JobInfo) -> list[StepInfo]:
     """Return the steps that a job has saved; none if this user may not read them, or its store has none."""
     try:
-        return [] if job.state in (State.COMPLETED, State.CANCELLED) else there.steps(job.job_id)
+        return [] if job.state in ENDED else there.steps(job.job_id)
     except Unavailable:
         raise
     except DriverError:

@@ -267,7 +267,7 @@ def _suspended(known: Known, job: JobInfo) -> _Said:
         return _Said(Cause.OVERDUE, f"its wait was over {late} ago, and no worker has woken it", advice, facts)
     clause, advice = _wait(known, job)
     if obstacle:
-        clause, advice = f"{clause}. {sentence(obstacle.sentence).rstrip('.')}", obstacle.advice or advice
+        clause, advice = f"{clause}. {sentence(obstacle.sentence).rstrip('.')}", advice or obstacle.advice
     return _Said(Cause.SUSPENDED, clause, advice, facts)
 
 

@@ -280,8 +280,9 @@ class Jobs(Kit):
     ) -> Drained:
         """Run the jobs of all queues with a real worker, until none is ready.
 
-        One job runs at a time, unless you give a `concurrency`. The clock stands still, so a job that is retried or
-        sleeps waits for `travel`, and one that waits for a signal also for `signal`. It does not wait for jobs that a worker of the application runs.
+        One job runs at a time, unless you give a `concurrency`. The clock stands still, so a job that is retried
+        or sleeps waits for `travel`, and one that waits for a signal waits for `signal`. It does not wait for jobs
+        that a worker of the application runs.
 
         Args:
             delayed: Whether to move the clock on until no job is delayed, retries and jobs that sleep included.
@@ -323,8 +324,9 @@ class Jobs(Kit):
     def travel(self, *, to: datetime | None = None, **units: float) -> None:
         """Move the clock, by a duration such as `hours=1`, or to a time.
 
-        Delayed jobs and retries become due, jobs that sleep wake, waits for signals time out, jobs expire, unique keys and leases of dead workers run out. The next
-        drain runs what is due. Schedules fire on the way: their jobs are pushed, once for each slot.
+        Delayed jobs and retries become due, jobs that sleep wake, waits for signals time out, jobs expire, unique
+        keys and leases of dead workers run out. The next drain runs what is due. Schedules fire on the way: their
+        jobs are pushed, once for each slot.
 
         Args:
             to: A time with a time zone.

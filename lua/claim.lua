@@ -80,7 +80,7 @@ if any_released then
 end
 
 local ended = take_in(now_ms, exact_ms)
-local next_due, turned, looks_at_turns = promote(now_ms, exact_ms), 0, false
+local next_due, turned, looks_at_turns = promote(now_ms, exact_ms, true), 0, false
 if takes_turns then
   turned, looks_at_turns = take_turns(now_ms, now_us)
   if turned > 0 then look_at_released() end

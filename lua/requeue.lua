@@ -29,14 +29,14 @@ local place, letter = locate(job)
 local found = (place == 'dead' or ended) and aside[place] and entry_at(aside[place], letter)
 if not found or only ~= '' and only ~= letter then return 'NOT_FOUND' end
 if due_at > now_ms then
-  expect('zset', KEYS.due, KEYS.suspended)
+  expect('zset', KEYS.due)
   expect('hash', KEYS.delayed)
 else
   expect('stream', unpack(streams))
 end
 
 local add, write = requeuing(now_ms, exact_ms)
-expect('hash', KEYS['steps:'] .. job)
+if from_step then expect('hash', KEYS['steps:'] .. job) end
 local refused = add(aside[place], letter, job, found, changes, due_at, from_step)
 if refused then return ({duplicate = 'DUPLICATE', ['no step'] = 'NO_STEP'})[refused] or 'OVERSIZED' end
 write()

@@ -79,13 +79,16 @@ local is_new = turn == 0 or turn > last -- else it was applied before
 
 expect('stream', unpack(streams))
 expect('hash', KEYS.jobs)
-local is_limited = redis.call('EXISTS', KEYS.shares, KEYS.turns) > 0
+-- One command asks for what few queues have.
+local has_more = redis.call('EXISTS', KEYS.shares, KEYS.turns, KEYS.suspended, KEYS.signals) > 0
+local is_limited = has_more and redis.call('EXISTS', KEYS.shares, KEYS.turns) > 0
 if is_limited then
   expect('hash', KEYS.limits, KEYS.shares)
   expect('zset', KEYS.turns, KEYS.lines)
 end
 local restricted = promotes and restrictions() or nil
-if promotes and expect('zset', KEYS.due, KEYS.suspended) then expect('hash', KEYS.delayed) end
+if has_more then expect('zset', KEYS.suspended) end
+if promotes and (expect('zset', KEYS.due) or has_more) then expect('hash', KEYS.delayed) end
 
 -- The columns by stream, the ids of all, and whether all of these jobs are this worker's.
 local columns, ids, are_owned = {}, {}, true
@@ -114,8 +117,12 @@ local function expect_all()
     at = at + 6 + tonumber(ARGV[at + 5])
   end
   if settlements.retry or settlements.suspend or settlements.pushes then
-    expect('zset', KEYS.due, KEYS.suspended)
-    expect('hash', KEYS.delayed, KEYS.signals)
+    expect('zset', KEYS.due)
+    expect('hash', KEYS.delayed)
+  end
+  if settlements.suspend then
+    expect('zset', KEYS.suspended)
+    expect('hash', KEYS.signals)
   end
   if settlements.fail then expect('stream', KEYS.dead) end
   local ends_some = settlements.done or settlements.cancelled or settlements.pushes or settlements.retry
@@ -155,7 +162,7 @@ local function end_all()
     if processes then conclude(ending.ends, ids[i], 'completed') end
   end
   local pushes = only_ids and ids or {unpack(ARGV, first_young, first_unique - 1)}
-  finish('completed', entries, ids, {unpack(ARGV, first_unique, first_result - 1)}, pushes, now_ms)
+  finish('completed', entries, ids, {unpack(ARGV, first_unique, first_result - 1)}, pushes, now_ms, not has_more)
   for _, one in ipairs(read) do
     local priority, entry, job, fields, notes = unpack(one)
     keep(ending, 'completed', priority, entry, job, fields, notes, now_ms)
@@ -411,7 +418,7 @@ end
 
 local reply = {exact_ms * 1000, -1, 0, {0, 0, 0, 0, 0, 0}, -1}
 if promotes then
-  reply[2] = promote(now_ms, exact_ms)
+  reply[2] = promote(now_ms, exact_ms, has_more)
   local looks_at_turns = false
   if is_limited and not (restricted and restricted.all) then
     --- @include take_turns

@@ -53,7 +53,7 @@ local function throw_away(stream, going)
   finish('trimmed', {[stream] = entries}, ids, {}, pushes, now_ms)
   if stream == KEYS.dead then
     group_out(going)
-    forget_steps(ids) -- '' is no id, and no job has such a key
+    forget_steps(ids) -- '' is no id
   end
 end
 

@@ -331,7 +331,7 @@ def test_each_arrow_of_the_diagram_names_a_script_that_is_there(project: Path) -
         settlement for said in re.findall(r"settle: ([a-z, ]*[a-z])", diagram) for settlement in said.split(", ")
     }
 
-    assert named == {"push", "claim", "settle", "release", "reclaim", "requeue", "delete"}
+    assert named == {"push", "claim", "settle", "release", "reclaim", "signal", "requeue", "delete"}
     assert drawn == settlements
 
 

@@ -1,7 +1,7 @@
 -- promote: make due jobs ready, up to 100 that are delayed and 100 that are suspended, and no more after the first MB, because
--- Redis serves nothing else meanwhile. Returns the µs until the next job is due; -1: there is none.
+-- Redis serves nothing else meanwhile. Without `suspends` no job is suspended. Returns the µs until the next job is due; -1: there is none.
 --- @include due_in parted unpacked enqueue whole wake field
-local function promote(now_ms, exact_ms)
+local function promote(now_ms, exact_ms, suspends)
   -- A delayed job is a JSON list of strings: priority, then names and values. cjson keeps strings, and only those, to
   -- the byte.
   local bytes = 0
@@ -36,7 +36,7 @@ local function promote(now_ms, exact_ms)
   end
 
   local next_due = -1
-  for _, some in ipairs({{KEYS.due, promote_one}, {KEYS.suspended, wake_one}}) do
+  for _, some in ipairs({{KEYS.due, promote_one}, suspends and {KEYS.suspended, wake_one} or nil}) do
     local index, make_ready = unpack(some)
     local due = due_in(index, exact_ms)
     if due >= 0 and due < 1000 then
@@ -47,6 +47,7 @@ local function promote(now_ms, exact_ms)
       end
       due = due_in(index, exact_ms)
     end
+    if index == KEYS.suspended and due >= 1e15 then due = -1 end -- `inf`: it waits for no time
     if due >= 0 and (next_due < 0 or due < next_due) then next_due = due end
   end
   return next_due

@@ -311,8 +311,8 @@ def steps(job: str | PushedJob) -> Steps[list[StepInfo]]:
 
 def signal(job: str | PushedJob, name: str, value: Any, longest: int) -> Steps[Reply]:
     """Send a signal to a job."""
-    raw = encode_plain(f"signal '{visible(name)}'", value, longest)
-    change = Signal(id_of(job), checked_step(name, "signal"), raw, new_nonce())
+    job_id, called = id_of(job), checked_step(name, "signal")
+    change = Signal(job_id, called, encode_plain(f"signal '{called}'", value, longest), new_nonce())
     reply = yield from ask(change)
     if reply is Reply.OVERSIZED:
         raise StepsFull(

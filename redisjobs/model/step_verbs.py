@@ -125,8 +125,8 @@ class StepVerbs:
         """Call a function once in the life of the job, and save what it returns.
 
         If a run ends before the result is saved, the next run calls the function again. So it is called at least
-        once, and never again once this has returned. What it raises is raised here, and not saved. Several steps
-        of one name are told apart by their order, so steps that run at the same time need different names.
+        once, and never again once this has returned. What it raises is raised here, and not saved. Steps of
+        one name are numbered in their order, so steps that run at the same time need different names.
 
         Args:
             name: 1 to 200 characters, no spaces and no `#`.

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 def reply(*running: int) -> list[object]:
     """What the script says of streams of 3,000 entries: how many run; -1 for one with very many consumers."""
-    return [[3000] * 3, list(running), 0, 0, 0, 0, [], 0]
+    return [[3000] * 3, list(running), 0, 0, 0, 0, [], 0, 0]
 
 
 def test_a_stream_that_comes_to_very_many_consumers_while_others_are_counted_is_counted_too() -> None:

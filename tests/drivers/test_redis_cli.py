@@ -27,7 +27,8 @@ from redisjobs.model.changes import Cancel, GetStatus, SetLimit
 from redisjobs.model.moving import FindTaken, Import, Take
 from redisjobs.model.queries import Find
 from redisjobs.model.relaying import Relay
-from redisjobs.model.transitions import After, NewJob
+from redisjobs.model.steps import Signal
+from redisjobs.model.transitions import After, NewJob, SaveStep, Suspend, Wait, WaitsFor
 from redisjobs.sync import JobQueue
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +96,7 @@ def live() -> Iterator[Live]:
         assert started.wait(30)
         portal.call(wait_for_a_rate, running.url)
         put_in_line(queue)
+        portal.call(suspend, running.url)
         portal.call(die, running.url)
         portal.call(wait, running.url)
         portal.call(relay, running.url)
@@ -127,6 +129,21 @@ async def die(url: str) -> None:
     await worker.open()
     with closing(Heart(worker)) as heart:
         heart.release()
+    await worker.aclose()
+    await driver.aclose()
+
+
+async def suspend(url: str) -> None:
+    """A job waits for a signal, and has saved a step; another one keeps a signal."""
+    driver = RedisDriver(url, "emails")
+    worker = driver.consumer("web-4:5:1b2c3d4e", lease=3600, max_deliveries=3)
+    await worker.open()
+    await driver.push([NewJob("invoice-46", ["name", "Order", "parameters", "{}"], Priority.HIGH)], repeated=False)
+    (lease,) = (await worker.exchange([], 1)).leases
+    await worker.exchange([(lease, SaveStep("charge", 1, b'{"id":7}'))], None)
+    suspended = Suspend(Wait(2, WaitsFor.SIGNAL, "approved"), After(3_600_000))
+    await worker.exchange([(lease, suspended)], None)
+    await driver.change(Signal("invoice-46", "paid", b"true", "0f1e2d3c4b5a6978"))
     await worker.aclose()
     await driver.aclose()
 

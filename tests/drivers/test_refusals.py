@@ -48,6 +48,7 @@ from redisjobs.model.recording import Record
 from redisjobs.model.relaying import ForgetRelayed, Relay
 from redisjobs.model.retention import Keep, Retention
 from redisjobs.model.retry import no_retry
+from redisjobs.model.steps import Signal
 from redisjobs.model.stored import (
     Declarer,
     Fire,
@@ -68,9 +69,13 @@ from redisjobs.model.transitions import (
     Release,
     Reply,
     RetryLater,
+    SaveStep,
     Settlement,
     Silent,
+    Suspend,
     Turn,
+    Wait,
+    WaitsFor,
 )
 from redisjobs.queue import JobQueue
 from redisjobs.schedules.schedule import Schedule
@@ -81,6 +86,7 @@ from redisjobs.worker.worker import Worker
 pytestmark = pytest.mark.anyio
 
 FAILED = DeadLetter("failed", "ValueError: no")
+WAITS = Suspend(Wait(1, WaitsFor.SIGNAL, "go"), After(9000))
 
 
 def job(job_id: str, **options: object) -> NewJob:
@@ -218,6 +224,10 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "settle: retry": lambda scene: scene.settle(RetryLater(After(5000), {"attempt": "2"})),
     "settle: release": lambda scene: scene.settle(Release()),
     "settle: fail": lambda scene: scene.settle(FAILED),
+    "settle: save": lambda scene: scene.settle(SaveStep("charge", 1, b"1")),
+    "settle: suspend": lambda scene: scene.settle(WAITS),
+    "signal": lambda scene: scene.change(Signal("waits", "go", b"1", "n")),
+    "signal: kept": lambda scene: scene.change(Signal("waits", "other", b"1", "n")),
     "settle: all": lambda scene: scene.settle(RetryLater(After(0)), FAILED),
     "settle: none": lambda scene: scene.worker.exchange([], 0),
     "reclaim": Scene.reclaim,
@@ -266,7 +276,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 CHANNELS = ("control", "waiter:")
 READERS = {
     *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed", "taken"),
+    *("ahead", "relayed", "taken", "steps"),
 }
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
@@ -275,6 +285,9 @@ MAY_NOT_START = ("paused:names", "held")  # what is looked at only where jobs ar
 KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
 
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
+
+STEPPING = ("settle: save", "settle: suspend", "signal", "signal: kept")
+WAKING = (*STEPPING, *[act for act in ACTS if act.startswith(("settle", "claim", "audit"))])
 
 SPARED = {
     *[(act, "unique:") for act in ACTS if act not in ("push", "push: of an outbox", "fire")],  # not held then
@@ -316,7 +329,13 @@ SPARED = {
     *[(act, "worker:") for act in ACTS if act.startswith("release")],  # it goes, whatever it is
     ("tidy", "worker:"),
     ("join", "schedules"),  # which is looked at only where a queue of an older version is taken over
-    *[(act, key) for act in ("settle: release", "settle: fail", "settle: none") for key in KEPT],
+    *[(act, key) for act in ("settle: release", "settle: fail", "settle: none", "settle: save") for key in KEPT],
+    *[(act, "steps:") for act in ACTS if act not in STEPPING],  # whatever it is, it goes
+    *[(act, "signals") for act in ACTS if act not in ("settle: suspend", "signal", "signal: kept", "audit")],
+    *[(act, "suspended") for act in ACTS if act not in WAKING],
+    *[("settle: save", key) for key in (*LATER, "finished:")],
+    ("settle: suspend", "dead"),
+    *[(act, "dead") for act in ("signal", "signal: kept")],
     *[("cancel: of one that runs", key) for key in KEPT],
     *[(act, key) for act in ("requeue", "requeue: later", "delete") for key in ("completed", "cancelled")],
 }
@@ -370,14 +389,16 @@ async def fill(scene: Scene) -> None:
     store.admin.zadd(f"{store.prefix}fenced", {"gone": store.clock() - 1})
     await store.driver.change(SetLimit("Work", "max_concurrency=100 rate=100/h burst=1000"))
     await store.driver.push([job("dead"), job("back"), job("twice"), job("a")], repeated=False)
+    await store.driver.push([job("waits")], repeated=False)
     await store.driver.push([job("held", priority=Priority.LOW, unique="held")], repeated=False)
     store.put({"name": "Work", "parameters": "{}"})
     store.put({"name": "Work", "parameters": "{}"}, Priority.LOW)
     taken = (await scene.worker.exchange([], 9)).leases
-    names = ("dead", "back", "twice", "a", "put", "held", "low put")
+    names = ("dead", "back", "twice", "a", "waits", "put", "held", "low put")
     scene.leases = dict(zip(names, taken, strict=True))
-    dead, back, twice = (scene.leases.pop(name) for name in names[:3])
-    await scene.worker.exchange([(dead, FAILED), (back, Release()), (twice, RetryLater(After(1000)))], None)
+    dead, back, twice, waits = (scene.leases.pop(name) for name in (*names[:3], "waits"))
+    ended: list[Settlement] = [FAILED, Release(), RetryLater(After(1000)), WAITS]
+    await scene.worker.exchange([*zip((dead, back, twice, waits), ended, strict=True)], None)
     ready = [job("ready", unique="ready"), job("high", priority=Priority.HIGH)]
     await store.driver.push(ready, repeated=False)
     await store.driver.change(PutSchedules([Put.whole(NIGHTLY)]))
@@ -435,10 +456,11 @@ def prepare(store: RedisStore, script: str) -> None:
             store.admin.xgroup_destroy(store.stream(Priority.HIGH), "workers")
 
 
+OF = {"signal": "waits", "signal: kept": "waits", "requeue": "dead", "requeue: later": "dead", "delete": "dead"}
 OWN = {"claim": "w2", "reclaim": "w2", "join": "w3", "release: of one that was fenced": "gone"}
 
 
-def name_of(store: RedisStore, key: str, worker_id: str = "w1") -> str:
+def name_of(store: RedisStore, key: str, worker_id: str = "w1", act: str = "") -> str:
     """What a key of the scene is called, of those that begin so."""
     names = {
         "ready:": "ready:normal",
@@ -450,13 +472,13 @@ def name_of(store: RedisStore, key: str, worker_id: str = "w1") -> str:
     names |= {"worker:": f"worker:{worker_id}", "holders:": "holders:Work", "rate:": "rate:Work"}
     names |= {"recorded:": "recorded:r", "minute:": f"minute:{store.clock() // 60_000}"}
     names |= {"ten:": f"ten:{store.clock() // 600_000}", "relayed:": "relayed:o"}
-    names |= {"imported:": "imported:o"}
+    names |= {"imported:": "imported:o", "steps:": f"steps:{OF.get(act, 'a')}"}
     return f"{store.prefix}{names.get(key, key)}"
 
 
-def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
+def spoil(store: RedisStore, key: str, worker_id: str = "w1", act: str = "") -> None:
     """Let this key be of another type than it should."""
-    name = name_of(store, key, worker_id)
+    name = name_of(store, key, worker_id, act)
     store.admin.delete(name)
     if key in ("unique:", "conflict:", "recorded:"):
         store.admin.rpush(name, "junk")
@@ -465,12 +487,12 @@ def spoil(store: RedisStore, key: str, worker_id: str = "w1") -> None:
 
 
 @contextmanager
-def spoiled(store: RedisStore, key: str, worker_id: str = "w1") -> Iterator[None]:
+def spoiled(store: RedisStore, key: str, worker_id: str = "w1", act: str = "") -> Iterator[None]:
     """Let this key be of another type meanwhile, if nothing is written."""
-    name, aside = name_of(store, key, worker_id), f"{store.prefix}aside"
+    name, aside = name_of(store, key, worker_id, act), f"{store.prefix}aside"
     if was_there := store.admin.exists(name):
         store.admin.rename(name, aside)
-    spoil(store, key, worker_id)
+    spoil(store, key, worker_id, act)
     yield
     store.admin.delete(name)
     if was_there:
@@ -497,7 +519,7 @@ async def test_a_script_that_is_refused_by_any_one_key_has_written_none(scene: S
     for key in keys_of(act):
         if (act, key) in SPARED:
             continue
-        with spoiled(store, key, OWN.get(act, "w1")):
+        with spoiled(store, key, OWN.get(act, "w1"), act):
             before = dump(store)
             with pytest.raises(WrongType, match="WRONGTYPE"):
                 await ACTS[act](scene)
@@ -514,7 +536,7 @@ async def test_a_script_goes_on_without_a_key_that_it_can_do_without(scene: Scen
     store = scene.store
     await fill(scene)
     prepare(store, script_of(act))
-    spoil(store, key, OWN.get(act, "w1"))
+    spoil(store, key, OWN.get(act, "w1"), act)
 
     await ACTS[act](scene)
 

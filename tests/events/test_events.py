@@ -36,6 +36,7 @@ from redisjobs.events import (
     JobsReleased,
     JobsRetried,
     JobsSettled,
+    JobsSuspended,
     LeasesLost,
     LoopBlocked,
     LoopResumed,
@@ -56,7 +57,7 @@ from redisjobs.model.outcome import Done, Raised
 from redisjobs.model.transitions import Ack, After, DeadLetter, Release, Reply, RetryLater
 
 pytestmark = pytest.mark.anyio
-KINDS = (JobsCompleted, JobsRetried, JobsReleased, JobsCancelled, JobsDead, LeasesLost)
+KINDS = (JobsCompleted, JobsRetried, JobsSuspended, JobsReleased, JobsCancelled, JobsDead, LeasesLost)
 
 
 @dataclass

@@ -3,6 +3,7 @@ underneath, with a text that has the value or its type in it."""
 
 import inspect
 import linecache
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -182,6 +183,12 @@ def cases(make: Any) -> Iterator[Case]:
     )
     for verb in ("get", "cancel", "delete", "hold", "unhold", "watch"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
+    yield (
+        "signal",
+        lambda job="never", **given: queue.signal(job, **{"name": "approved"} | given),
+        {},
+        NOT_ONE_ID | {"name": ["", "a b", "a#2", 5, None, Odd()], "value": [Odd(), {5: 6}, (1,), math.nan]},
+    )
     yield (
         "result",
         lambda job="never", **given: queue.result(job, **given),

@@ -120,6 +120,7 @@ def _row(reply: Any) -> queries.Row:
         priority = where.partition(":")[2]
     else:
         state, priority = State.READY if is_waiting(consumer) else State.RUNNING, where
+    is_for_ever = state is State.SUSPENDED and due == b"inf"
     ran_ms = int(idle) if state is State.RUNNING else None
     return queries.Row(
         job_id=text_id(job_id),
@@ -127,7 +128,7 @@ def _row(reply: Any) -> queries.Row:
         priority=Priority(priority) if priority in list(Priority) else Priority.NORMAL,
         key=entry.decode(),
         queued_ms=queued_ms_of(entry.decode()),
-        due_ms=int(max(-FAR, min(float(due), FAR))) if due and due != b"inf" else None,
+        due_ms=int(max(-FAR, min(float(due), FAR))) if due and not is_for_ever else None,
         worker=shown(consumer) if state is State.RUNNING else "",
         deliveries=int(deliveries) if deliveries not in (b"", "") else 0,
         cancelling=mark == b"cancelling",

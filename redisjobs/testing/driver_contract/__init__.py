@@ -44,5 +44,5 @@ from redisjobs.testing.driver_contract.standing import *  # noqa: E402
 from redisjobs.testing.driver_contract.wishing import *  # noqa: E402
 from redisjobs.testing.driver_contract.relaying import *  # noqa: E402
 from redisjobs.testing.driver_contract.moving import *  # noqa: E402
-from redisjobs.testing.driver_contract.stepping import *  # noqa: E402
+from redisjobs.testing.driver_contract.saving_steps import *  # noqa: E402
 from redisjobs.testing.driver_contract.suspending import *  # noqa: E402

@@ -240,7 +240,7 @@ async def test_a_signal_to_a_job_that_has_ended_writes_nothing(store: DriverStor
     assert store.contents() == before
 
 
-async def test_a_job_keeps_a_limited_number_of_signals(store: DriverStore) -> None:
+async def test_a_job_keeps_a_limited_number_of_signals(store: DriverStore, one: Consumer) -> None:
     await push(store, "a", "b")
     for number in range(MOST_SIGNALS):
         assert await signal(store.driver, f"s{number}") is Reply.KEPT

@@ -31,7 +31,7 @@ class App:
     async def order(self, number: int, context: JobContext) -> None:
         await context.step("charge", self.charge)
         await context.sleep(hours=24)
-        self.mailed.append(await context.wait_for("approved", timeout=3600, default="nobody"))
+        self.mailed.append(await context.wait_for("approved", timeout=3600, default="no one"))
 
     def push(self) -> Any:
         return self.web.push({"number": 1}, self.queue.definitions["order"].name)
@@ -84,7 +84,7 @@ def test_a_wait_that_has_a_limit_ends_with_travel(app: App, jobs: Jobs) -> None:
     jobs.travel(hours=1)
     jobs.drain()
 
-    assert app.mailed == ["nobody"]
+    assert app.mailed == ["no one"]
 
 
 def test_a_drain_with_delayed_jobs_goes_on_until_no_job_waits_for_a_time(app: App, jobs: Jobs) -> None:
@@ -92,7 +92,7 @@ def test_a_drain_with_delayed_jobs_goes_on_until_no_job_waits_for_a_time(app: Ap
 
     assert jobs.drain(delayed=True).completed == 1
 
-    assert (app.charged, app.mailed) == (1, ["nobody"])
+    assert (app.charged, app.mailed) == (1, ["no one"])
 
 
 def test_a_signal_that_comes_early_is_kept_and_one_that_comes_too_late_finds_no_job(app: App, jobs: Jobs) -> None:

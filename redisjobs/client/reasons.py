@@ -273,12 +273,13 @@ def _suspended(known: Known, job: JobInfo) -> _Said:
 
 def _wait(known: Known, job: JobInfo) -> tuple[str, str]:
     """Return in words what a suspended job waits for, and what ends the wait."""
-    wakes_at, since = job.wakes_at, f" since {_time(job.suspended_at)}" if job.suspended_at else ""
+    wakes_at = job.wakes_at
+    said = f"it has been suspended since {_time(job.suspended_at)}" if job.suspended_at else "it is suspended"
     left = in_words(max(0.0, (wakes_at - known.now).total_seconds())) if wakes_at else ""
     if job.waits_for == THE_TIME:
-        return f"it is suspended{since}, and sleeps for {left or 'a while'}, until {_time(wakes_at)}", ""
+        return f"{said}, and sleeps for {left or 'a while'}, until {_time(wakes_at)}", ""
     until = f", for {left} more, until {_time(wakes_at)}" if wakes_at else ", without a time limit"
-    clause = f"it is suspended{since}, and waits for {visible(job.waits_for, 220) or 'an unknown step'}{until}"
+    clause = f"{said}, and waits for {visible(job.waits_for, 220) or 'an unknown step'}{until}"
     what, _, name = job.waits_for.partition(" ")
     if what != WaitsFor.SIGNAL:
         return clause, ""

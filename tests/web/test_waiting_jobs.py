@@ -20,7 +20,7 @@ class Shop:
     def __init__(self, queue: JobQueue) -> None:
         self.queue = queue
         self.charged = 0
-        self.order = queue.job(self._order, retry=no_retry())
+        self.order = queue.job(retry=no_retry())(self._order)
 
     def charge(self, card: str) -> dict[str, str]:
         self.charged += 1
@@ -82,7 +82,7 @@ async def test_the_story_of_a_job_has_its_steps_and_waits_in_order_with_their_va
         r"The wait is over, at the latest",
         story,
     )
-    assert "It is suspended since" in page
+    assert "It has been suspended since" in page
     await shop.queue.signal(job, "approved", {"by": "ann"})
     await run_all(shop.queue)
     story = (await fresh(shop.queue).see(f"job?id={job.id}")).partition("What happened")[2]

@@ -269,11 +269,13 @@ class Execution(HandlerRun):
     def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
-        trace = "" if self._context is None else self._context._trace
+        context = self._context
         self._context = self._surroundings = None  # both lead back here: a reference cycle
         if outcome is DONE and not self._has_steps:
             self.settlement = Ack(reported=True) if self._may_have_reported else ACK
             return
+        trace = "" if context is None else context._trace
+        del context  # else the traceback of an error below would lead to it
         if isinstance(outcome, Suspended):
             changes = {"started_at": str(self._began_ms), "unknown_since": ""}
             self.settlement = replace(outcome.suspend, changes=self._changes(changes, trace))

@@ -213,7 +213,8 @@ class Settler:
         noted = zip(batch.notes, batch.settlements[first:], answer.replies[first:], strict=False)
         for note, (lease, _), reply in noted:
             self._noted(note, lease, reply)
-        self.report.tell_saved(batch.notes, answer.replies[first:])
+        if batch.notes:
+            self.report.tell_saved(batch.notes, answer.replies[first:])
 
     def _noted(self, note: Note, lease: Lease, reply: Reply) -> None:
         """Take the answer to what a running job has written."""

@@ -110,14 +110,14 @@ class StepInfo:
     @property
     def says(self) -> str:
         """How it ended, for people."""
-        return _SAYS[self.how].format(name_of(self.key))
+        return _SAYS[self.how]
 
 
 _SAYS = {
     How.DONE: "saved",
     How.SLEPT: "slept",
-    How.SIGNAL: "signal {} came",
-    How.TIMEOUT: "signal {} did not come",
+    How.SIGNAL: "signal came",
+    How.TIMEOUT: "signal did not come in time",
 }
 
 

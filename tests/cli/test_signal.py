@@ -138,7 +138,7 @@ def test_job_says_what_it_waits_for_and_lists_its_steps(there: sync.JobQueue, sh
 def test_job_of_a_dead_letter_lists_its_steps(there: sync.JobQueue, shop: Shop) -> None:
     said = cli(there, "job", shop.dead())
 
-    assert 'step approved: signal approved came  "ann"' in said
+    assert 'step approved: signal came  "ann"' in said
 
 
 def test_jobs_lists_and_stats_and_queues_count_suspended_jobs(there: sync.JobQueue, shop: Shop) -> None:

@@ -121,7 +121,7 @@ async def test_the_steps_of_a_job_are_listed_in_order_also_of_a_dead_letter(shop
 
     assert steps[:2] == waiting
     assert [(step.key, step.how, step.value, step.says) for step in steps[2:]] == [
-        ("approved", How.SIGNAL, '"ann"', "signal approved came")
+        ("approved", How.SIGNAL, '"ann"', "signal came")
     ]
     assert [step.number for step in steps] == sorted(step.number for step in steps)
     assert found.queued_at <= steps[0].at <= steps[1].at <= steps[2].at <= found.failed_at

@@ -86,7 +86,9 @@ async def test_the_story_of_a_job_has_its_steps_and_waits_in_order_with_their_va
     await shop.queue.signal(job, "approved", {"by": "ann"})
     await run_all(shop.queue)
     story = (await fresh(shop.queue).see(f"job?id={job.id}")).partition("What happened")[2]
-    assert re.search(r'Step charge: saved .*signal approved came {"by":"ann"} .*It became a dead letter', story)
+    assert re.search(
+        r'Step charge: saved .*Step approved: signal came {"by":"ann"} .*It became a dead letter', story
+    )
 
 
 async def test_a_form_sends_a_signal_with_a_value(shop: Shop, viewer: Viewer) -> None:

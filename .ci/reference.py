@@ -71,7 +71,7 @@ _PAGES = {
 """The page of each module's names. The names of all other modules are on the page of the queues."""
 
 _FIRST = (
-    *("JobQueue", "JobHandle", "JobFunction", "JobInfo", "Counts", "FilterOptions"),
+    *("JobQueue", "JobHandle", "JobFunction", "JobInfo", "StepInfo", "Counts", "FilterOptions"),
     *("JobContext", "current_job", "HandlerOptions", "PushOptions", "JobName", "PushedJob", "Priority", "State"),
     *("Worker", "Service", "Schedule", "exponential_jitter", "no_retry"),
     *("Retry", "Snooze", "Fail", "RedisJobsError"),

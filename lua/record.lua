@@ -90,8 +90,8 @@ local function sample()
     local ms = tonumber(string.match(since[i], '^%d+')) or 0
     if ms > 1e12 then oldest = math.min(oldest, ms) end -- else it is no time: redisjobs/model/transitions.py, LONG_AGO
   end
-  local counts = {'ready', ready, 'running', running, 'delayed', redis.call('ZCARD', KEYS.due), 'dead', redis.call('XLEN', KEYS.dead),
-    'oldest_ms', now_ms - oldest, 'pushed', tonumber(redis.call('HGET', KEYS.stats, 'pushed') or nil) or 0,
+  local counts = {'ready', ready, 'running', running, 'delayed', redis.call('ZCARD', KEYS.due),
+    'suspended', redis.call('ZCARD', KEYS.suspended), 'dead', redis.call('XLEN', KEYS.dead), 'oldest_ms', now_ms - oldest, 'pushed', tonumber(redis.call('HGET', KEYS.stats, 'pushed') or nil) or 0,
     'workers', redis.call('ZCARD', KEYS.workers)}
   local parts = {}
   for i = 1, #counts, 2 do parts[#parts + 1] = counts[i] .. '=' .. whole(counts[i + 1]) end

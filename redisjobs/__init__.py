@@ -88,6 +88,7 @@ if TYPE_CHECKING:
         QueueSample,
         Tally,
     )
+    from redisjobs.model.steps import StepInfo
     from redisjobs.model.stored import ScheduleInfo
     from redisjobs.model.transitions import Reply
     from redisjobs.model.why import Cause, Why
@@ -138,6 +139,7 @@ _MODULES = {
     ],
     "model.stored": ["ScheduleInfo"],
     "service": ["Lifespan", "Service"],
+    "model.steps": ["StepInfo"],
     "model.transitions": ["Reply"],
     "model.why": ["Cause", "Why"],
     "model.health": ["Finding", "Level"],
@@ -211,6 +213,7 @@ __all__ = [
     "Service",
     "Snooze",
     "State",
+    "StepInfo",
     "Tally",
     "Unavailable",
     "UniqueConflict",

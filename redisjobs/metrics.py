@@ -4,6 +4,7 @@
 from Redis at each scrape.
 """
 
+import collections
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ from redisjobs.events import (
     LoopResumed,
     OutboxMeasured,
     PushFailed,
+    StepsSaved,
     WorkerStarted,
     WorkerStopped,
 )
@@ -104,6 +106,7 @@ class _Families:
         self.wait = histogram("redisjobs_job_wait_seconds", waited, ["queue", "name"])
         self.pushes = counter("redisjobs_pushes", "Jobs that were pushed, by result.", ["queue", "result"])
         self.dead = counter("redisjobs_dead", "Jobs that became dead letters, by reason.", ["queue", "reason"])
+        self.steps = counter("redisjobs_steps", "Steps that jobs have saved.", ["queue", "name"])
         lost = "Settlements that were refused, because another worker had the job by then."
         self.lost = counter("redisjobs_lease_lost", lost, ["queue"])
         gauge = partial(Gauge, labelnames=["queue"], registry=registry, multiprocess_mode="livemax")
@@ -123,6 +126,7 @@ class _Families:
         self._loops.listen(queue)
         self._slots.listen(queue)
         events.subscribe(JobsSettled, of_queue.settled)
+        events.subscribe(StepsSaved, of_queue.saved)
         events.subscribe(JobsPushed, of_queue.pushed)
         events.subscribe(PushFailed, of_queue.failed)
         events.subscribe(OutboxMeasured, of_queue.measured)
@@ -147,7 +151,7 @@ class _OfQueue:
             self._lost.inc(len(event.jobs))
             return
         for job in event.jobs:
-            name = job.name if job.name in self._definitions else UNKNOWN
+            name = self._known(job.name)
             key = name, outcome_of(kind, job)
             series = self._series.get(key)
             if series is None:
@@ -158,6 +162,13 @@ class _OfQueue:
                 series.wait.observe(job.waited)
             if kind is JobsDead:
                 self._families.dead.labels(self._name, reason_of(job)).inc()
+
+    def saved(self, event: StepsSaved) -> None:
+        for name, many in collections.Counter(self._known(name) for _, name, _ in event.steps).items():
+            self._families.steps.labels(self._name, name).inc(many)
+
+    def _known(self, name: str) -> str:
+        return name if name in self._definitions else UNKNOWN
 
     def pushed(self, event: JobsPushed) -> None:
         added = sum(is_added for _, _, is_added in event.jobs)
@@ -321,8 +332,8 @@ def _queue_families(states: Sequence[tuple[str, State]]) -> Iterator[Metric]:
         for priority in Priority:
             jobs.add_metric([queue, "ready", priority], counts.ready[priority])
             latency.add_metric([queue, priority], backlog.oldest.get(priority, 0.0))
-        for state, number in (("running", counts.running), ("delayed", counts.delayed), ("dead", counts.dead)):
-            jobs.add_metric([queue, state, ""], number)
+        for state in ("running", "delayed", "suspended", "dead"):
+            jobs.add_metric([queue, state, ""], getattr(counts, state))
         for event in COUNTERS:
             events.add_metric([queue, event], counts.totals[event])
         workers.add_metric([queue], backlog.workers)

@@ -13,6 +13,7 @@ try:
     from opentelemetry import propagate, trace
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "opentelemetry":
         raise
@@ -48,6 +49,8 @@ JOB_DELIVERIES = "redisjobs.job.deliveries"
 JOB_ADDED = "redisjobs.job.added"
 
 _GROUP = "workers"  # the consumer group of a queue's streams
+_PLAIN = TraceContextTextMapPropagator()
+_TRACEPARENT = "traceparent"
 _UNSTARTED = Context()  # the context of a span that begins a trace
 
 
@@ -59,8 +62,10 @@ class Tracing(Middleware):
     stays through retries, snoozes and delays. `process QUEUE` is a CONSUMER span around each run, and the current
     span in it. By default it begins its own trace and has a link to the push.
 
+    A job that runs again, because it was suspended, snoozed or failed, has a link from each run to the run before.
+
     A run that raises is an error, even if it raises `Retry` or `Fail`. It is not an error if it raises `Snooze`,
-    if the job was cancelled, or if the worker stopped.
+    if the job was suspended or cancelled, or if the worker stopped.
 
     Args:
         tracer_provider: Makes the spans. Defaults to the global provider, even if that is set later.
@@ -101,7 +106,9 @@ class Tracing(Middleware):
         """Run a job inside its span."""
         sent = _extracted(context.headers)
         before = trace.get_current_span(sent).get_span_context()
-        linked = not self._parent and before.is_valid
+        links = [] if self._parent or not before.is_valid else [Link(before)]
+        last = trace.get_current_span(_PLAIN.extract({_TRACEPARENT: context._trace})).get_span_context()
+        links += [Link(last)] if last.is_valid else []
         # Baggage and the like is kept. Without the span of the push, this begins a trace.
         inside = sent if self._parent else trace.set_span_in_context(trace.INVALID_SPAN, sent)
         span = self._tracer.start_span(
@@ -117,8 +124,10 @@ class Tracing(Middleware):
                 JOB_ATTEMPT: context.attempt,
                 JOB_DELIVERIES: context.deliveries,
             },
-            [Link(before)] if linked else None,
+            links or None,
         )
+        if span.is_recording():
+            context._trace = _traceparent(span)
         token = contexts.attach(trace.set_span_in_context(span, inside))
         try:
             return await call_next()
@@ -128,6 +137,13 @@ class Tracing(Middleware):
         finally:
             contexts.detach(token)
             span.end()
+
+
+def _traceparent(span: Span) -> str:
+    """Return the identity of a span as the job's entry keeps it for the next run, whatever the propagator is."""
+    carrier = dict[str, str]()
+    _PLAIN.inject(carrier, trace.set_span_in_context(span, _UNSTARTED))
+    return carrier.get(_TRACEPARENT, "")
 
 
 def _attributes(queue: str, job_id: str, name: str) -> dict[str, str | int]:
@@ -140,8 +156,12 @@ def _extracted(headers: Mapping[str, str]) -> Context:
 
 def _note_end(span: Span, context: JobContext, error: BaseException) -> None:
     """Record what a run raised: an error, or another end."""
+    from redisjobs.worker.running.handler_run import is_suspension  # here: producers that trace load no worker
+
     if isinstance(error, Snooze):
         span.add_event("snoozed")
+    elif is_suspension(error):
+        span.add_event("suspended")
     elif isinstance(error, NoThread):
         span.add_event("put off")
     elif isinstance(error, anyio.get_cancelled_exc_class()) and context.cancelled:

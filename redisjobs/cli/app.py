@@ -55,6 +55,7 @@ _COMMANDS = {
     "job": "redisjobs.cli.job:show_job",
     "why": "redisjobs.cli.why:why",
     "doctor": "redisjobs.cli.doctor:doctor",
+    "signal": "redisjobs.cli.signal:signal",
     "cancel": "redisjobs.cli.jobs:cancel",
     "hold": "redisjobs.cli.jobs:hold",
     "unhold": "redisjobs.cli.jobs:unhold",
@@ -107,12 +108,13 @@ _SUMMARIES = {
     ),
     "web": "Serve a page on which you see and operate queues, until Ctrl-C.",
     "mcp": "Show a queue to an AI assistant, read-only, by the Model Context Protocol on stdin and stdout.",
-    "jobs": "List jobs: ready and running by priority and age, delayed by due time, others newest first.",
+    "jobs": "List jobs: ready and running by priority and age, delayed or suspended by time, others newest first.",
     "job": "Show one job, with its result if it has ended and the result is kept.",
     "why": "Say why a job does not run, or what became of it, and what to do.",
     "doctor": (
         "Check a queue and its server: its data, workers, backlog and schedules; memory, clock, permissions."
     ),
+    "signal": "Send a signal to a job, which takes it by `context.wait_for`.",
     "cancel": "Cancel a job: remove a waiting job, or cancel a running handler. Or cancel all jobs of a state.",
     "hold": "Stop a waiting job, or all jobs of a state, from starting until `unhold`. It keeps its place.",
     "unhold": "Let a held job, or all held jobs of a state, start again.",

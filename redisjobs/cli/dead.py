@@ -121,13 +121,22 @@ def requeue(
     without_key: Annotated[
         bool, typer.Option("--without-key", help="Requeue the named ones without their unique keys.")
     ] = False,
+    from_step: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The named ones forget this step, and those saved after it. `job ID` lists them."
+        ),
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="The named ones forget all steps, and go on from the start.")
+    ] = False,
     queue: QueueName = "default",
     url: Moved = None,
     as_json: Json = False,
 ) -> None:
     """Make dead letters ready again, under their ids, with all their attempts.
 
-    One whose unique key another job holds stays a dead letter.
+    One that has saved steps goes on where it stopped. One whose unique key another job holds stays a dead letter.
     """
     wanted = filters(name, text, older_than, fingerprint, reason, worker)
     _check("requeue", job_ids, everything, wanted)
@@ -139,6 +148,10 @@ def requeue(
         raise Mistake("--ended is for jobs that are named: give their ids")
     if without_key and not job_ids:
         raise Mistake("--without-key is for jobs that are named: give their ids")
+    if (from_step is not None or from_start) and not job_ids:
+        raise Mistake("--from-step and --from-start are for jobs that are named: give their ids")
+    if from_step is not None and from_start:
+        raise Mistake("give --from-step or --from-start, and not both")
     if parameters is not None and len(job_ids or ()) != 1:
         raise Mistake("--parameters are for one dead letter: name it")
     if rate is not None:
@@ -149,6 +162,8 @@ def requeue(
             _told("requeued", count, there, as_json)
             return
         act = partial(there.requeue, ended=ended, unique=not without_key)
+        if from_step is not None or from_start:
+            act = partial(_requeue_from, from_step, act)
         if parameters is not None:
             act = partial(_requeue_edited, there, os.fsencode(parameters), act)
         _act(act, job_ids, "requeued", there, as_json)
@@ -196,6 +211,14 @@ def _handling(target: str, url: str | None, imports: Sequence[str] | None) -> It
     with queue, naming(queue):
         queue.definitions = found.definitions
         yield queue
+
+
+def _requeue_from(step: str | None, requeue: Callable[..., bool], job_id: str, **options: Any) -> bool:
+    """Requeue one dead letter from a step; with None, from the start."""
+    try:
+        return requeue(job_id, from_step=step, **options)
+    except ValueError as error:  # it has no such step
+        raise mistake(error, ["from_step"]) from error
 
 
 def _requeue_edited(queue: sync.JobQueue, raw: bytes, requeue: Callable[..., bool], job_id: str) -> bool:

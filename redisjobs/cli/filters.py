@@ -28,6 +28,7 @@ class Waiting(StrEnum):
 
     READY = "ready"
     DELAYED = "delayed"
+    SUSPENDED = "suspended"
 
 
 class Cancellable(StrEnum):
@@ -35,6 +36,7 @@ class Cancellable(StrEnum):
 
     READY = "ready"
     DELAYED = "delayed"
+    SUSPENDED = "suspended"
     RUNNING = "running"
 
 

@@ -12,16 +12,20 @@ from redisjobs.cli.errors import Failure
 from redisjobs.cli.output import say
 from redisjobs.cli.target import JobId, Json, QueueName, Url, named, where
 from redisjobs.errors import (
+    DriverError,
     JobCancelled,
     JobFailed,
     NoResult,
     ResultExpired,
     ResultNotKept,
     ResultRefused,
+    Unavailable,
 )
-from redisjobs.model.job import State
+from redisjobs.model.info import JobInfo
+from redisjobs.model.job import ENDED, State
 from redisjobs.model.progress import amount
 from redisjobs.model.retention import ASIDE
+from redisjobs.model.steps import StepInfo
 from redisjobs.sync import JobQueue
 
 
@@ -36,6 +40,8 @@ def show_job(
 ) -> None:
     """Show one job, with its result if it has ended and the result is kept.
 
+    Of a job that has not ended, and of a dead letter, it lists the steps that it has saved.
+
     With --watch --json, each progress report is a JSON document on one line, and so is the job at the end. If a
     watched job has ended and its outcome is not known, the document is {"job_id": ID, "outcome": null}, and the
     exit code is 0. If the watched job failed or was cancelled, the exit code is 1.
@@ -44,11 +50,16 @@ def show_job(
         was_there = watch and _watch(there, job_id, as_json=as_json)
         found = there.why(job_id)
         job = found.job
+        steps = _steps(there, job) if job is not None else []
         end = _end(there, job_id) if job is None or job.state in ASIDE else {}
     if job is None and not end and not was_there:
         raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
     if as_json:
-        known = show.job_document(job) if job else {"job_id": job_id} | ({} if end else {"outcome": None})
+        known = (
+            show.job_document(job) | {"steps": show.step_documents(steps)}
+            if job
+            else {"job_id": job_id} | ({} if end else {"outcome": None})
+        )
         (show.line if watch else show.document)(known | end)
     elif job is None and not end:
         say(f"job {visible(job_id)} on {where(there)} has ended; how is not known, as no result was kept")
@@ -56,12 +67,23 @@ def show_job(
         show.facts({"queue": there.name, "server": there.driver.where})
         if job is not None:
             show.job_page(job)
+            show.steps_page(steps)
             if job.state not in ASIDE:
                 show.facts({"why": f"{found.sentence} {found.advice}".strip()})
         show.end_page(end if job else {"job_id": job_id} | end)
     how = job.state if job is not None and job.state in ASIDE else end.get("outcome")
     if watch and how in (State.DEAD, State.CANCELLED):
         raise Failure(f"job {visible(job_id)} {'failed' if how == State.DEAD else 'was cancelled'}")
+
+
+def _steps(there: JobQueue, job: JobInfo) -> list[StepInfo]:
+    """Return the steps that a job has saved; none if this user may not read them, or its store has none."""
+    try:
+        return [] if job.state in ENDED else there.steps(job.job_id)
+    except Unavailable:
+        raise
+    except DriverError:
+        return []
 
 
 def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:

@@ -15,7 +15,9 @@ from redisjobs.model.transitions import Reply
 from redisjobs.sync import JobQueue
 
 Id = Annotated[str | None, typer.Argument(metavar="[ID]", help="The job's id.")]
-WaitingState = Annotated[Waiting | None, typer.Option("--state", help="All jobs that are ready, or delayed.")]
+WaitingState = Annotated[
+    Waiting | None, typer.Option("--state", help="All jobs that are ready, delayed, or suspended.")
+]
 
 _REFUSED = {
     Reply.RUNNING: "runs, and goes on; `redisjobs cancel` cancels it",
@@ -36,7 +38,7 @@ def list_jobs(
     worker: Worker = None,
     as_json: Json = False,
 ) -> None:
-    """List jobs: ready and running by priority and age, delayed by due time, others newest first."""
+    """List jobs: ready and running by priority and age, delayed or suspended by time, others newest first."""
     wanted = filters(name, text, older_than, worker=worker)
     with named(queue, url) as there:
         show.job_list(there.jobs(state, limit, **wanted), state, where(there), as_json)

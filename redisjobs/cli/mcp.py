@@ -16,7 +16,7 @@ from redisjobs.cli.target import QueueName, Url, queue_of
 from redisjobs.cli.workers import worker_document
 from redisjobs.client.operations import FilterOptions
 from redisjobs.errors import RedisJobsError
-from redisjobs.model.job import State
+from redisjobs.model.job import ENDED, State
 from redisjobs.model.statistics import NameStatistics
 
 if TYPE_CHECKING:
@@ -115,10 +115,13 @@ def _about_jobs(board: "Board") -> list[Tool]:
         page = await board.jobs(state, wanted, after, max(1, min(limit, _MOST)))
         return {"jobs": [*map(show.job_document, page.jobs)], "after": page.after, "scanned": page.scanned}
 
+    from redisjobs.web.board.visit import part
+
     async def job(job_id: str) -> dict[str, Any]:
-        """Show everything about one job: state, attempts, parameters, error, traceback, history."""
+        """Show everything about one job: state, attempts, parameters, error, traceback, history, saved steps."""
         if found := await board.job(job_id):
-            return show.job_document(found)
+            steps = [] if found.state in ENDED else await part(board.steps(job_id), [], [])
+            return show.job_document(found) | {"steps": show.step_documents(steps)}
         raise ValueError(f"no job {job_id!r}: it has ended and was not kept, or never was on the queue")
 
     async def why(job_id: str) -> dict[str, Any]:

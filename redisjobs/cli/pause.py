@@ -59,6 +59,7 @@ def _is_known(there: JobQueue, name: str | None) -> bool:
         return any((workers, *counts.ready.values(), counts.running, *counts.totals.values()))
     if any(name in worker.names or worker.has_more_names for worker in workers):
         return True
-    live = {State.READY: sum(counts.ready.values()), State.RUNNING: counts.running, State.DELAYED: counts.delayed}
+    live = {State.READY: sum(counts.ready.values()), State.RUNNING: counts.running}
+    live |= {State.DELAYED: counts.delayed, State.SUSPENDED: counts.suspended}
     is_quick = sum(live.values()) <= _MOST_JOBS
     return not is_quick or any(there.jobs(state, 1, name=name) for state, number in live.items() if number)

@@ -15,7 +15,7 @@ from redisjobs.cli import show
 from redisjobs.cli.errors import Mistake
 from redisjobs.cli.target import Json, Url, naming, queue_of, queues_in
 
-_COLUMNS = ("queue", "server", "ready", "running", "delayed", "dead", "workers", "paused")
+_COLUMNS = ("queue", "server", "ready", "running", "delayed", "suspended", "dead", "workers", "paused")
 
 
 def list_queues(
@@ -71,6 +71,7 @@ def _document(queue: sync.JobQueue) -> dict[str, Any]:
         "ready": sum(counts.ready.values()),
         "running": counts.running,
         "delayed": counts.delayed,
+        "suspended": counts.suspended,
         "dead": counts.dead,
         "workers": sum(worker.lease > 0 for worker in queue.workers()),
         "paused": pauses.since,

@@ -19,6 +19,7 @@ from redisjobs.model.info import JobInfo, PauseInfo
 from redisjobs.model.job import State
 from redisjobs.model.progress import Progress, amount
 from redisjobs.model.queries import Counts
+from redisjobs.model.steps import StepInfo
 
 _WIDTH = 4000  # columns, so that rich folds and cuts nothing; a narrow terminal wraps lines itself
 _SHORT, _LINE = 60, 200  # characters of a long text in a list, and of one that has a line to itself
@@ -34,6 +35,16 @@ _COLUMNS = {
         *("started_at", "duration", "progress", "worker", "parameters"),
     ),
     State.DELAYED: ("job_id", "name", "priority", "attempt", "due_at", "why_waiting", "error"),
+    State.SUSPENDED: (
+        "job_id",
+        "name",
+        "priority",
+        "attempt",
+        "suspended_at",
+        "waits_for",
+        "wakes_at",
+        "why_waiting",
+    ),
     State.DEAD: ("job_id", "name", "reason", "attempt", "failed_at", "error"),
     State.COMPLETED: ("job_id", "name", "attempt", "finished_at", "duration", "worker", "parameters"),
     State.CANCELLED: ("job_id", "name", "attempt", "finished_at", "duration", "worker", "parameters"),
@@ -140,6 +151,21 @@ def job_page(job: JobInfo) -> None:
         say("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 
 
+def step_documents(steps: Sequence[StepInfo]) -> list[dict[str, Any]]:
+    """Return the steps of a job as values for JSON, with their values decoded by `json_value`."""
+    return [
+        {**dataclasses.asdict(step), "value": json_value(step.value) if step.value else None} for step in steps
+    ]
+
+
+def steps_page(steps: Sequence[StepInfo]) -> None:
+    """Print the steps that a job has saved, one per line."""
+    for step in steps:
+        key = visible(step.key, _LINE)
+        said = f"step {key}: {visible(step.says, _LINE)}"
+        say(f"{_text(step.at):<22}{'  '.join(filter(None, [said, visible(step.value, _LINE)]))}")
+
+
 def facts(known: Mapping[str, str]) -> None:
     """Print facts, one per line."""
     for what, value in known.items():
@@ -167,7 +193,7 @@ def counts_table(where: str, counts: Counts, pauses: PauseInfo, before: str = ""
     table.add_column(Text(f"{where}{_paused(pauses)}"))
     table.add_column("jobs", justify="right")
     states = {f"ready, {priority}": number for priority, number in counts.ready.items()}
-    states |= {"running": counts.running, "delayed": counts.delayed, "dead": counts.dead}
+    states |= {state: getattr(counts, state) for state in ("running", "delayed", "suspended", "dead")}
     states |= {"held": pauses.held} if pauses.held else {}
     kept = {"completed": counts.completed, "cancelled": counts.cancelled}
     states |= {state: number for state, number in kept.items() if number}

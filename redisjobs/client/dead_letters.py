@@ -5,7 +5,7 @@ from typing import Any, Unpack
 from redisjobs.client import operations
 from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.checks import id_of
-from redisjobs.client.operations import FilterOptions
+from redisjobs.client.operations import GO_ON, FilterOptions
 from redisjobs.model.changes import Delete
 from redisjobs.model.info import DeadGroup
 from redisjobs.model.job import PushedJob
@@ -24,9 +24,17 @@ class DeadLetters(Calls):
         return await self._do(operations.dead_groups())
 
     async def requeue(
-        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
+        self,
+        job: str | PushedJob,
+        *,
+        parameters: Any = None,
+        ended: bool = False,
+        unique: bool = True,
+        from_step: str | None = GO_ON,
     ) -> bool:
         """Make a dead letter ready again, under its id, with all its attempts.
+
+        If it has saved steps, it goes on where it stopped. New parameters do not change what is saved.
 
         Args:
             job: Its id, or its handle.
@@ -34,6 +42,8 @@ class DeadLetters(Calls):
                 is registered here, any value that JSON can hold. None keeps the parameters.
             ended: Also run a completed or cancelled job again, if the queue keeps such jobs: see `Retention`.
             unique: Give it its unique key again, if it had one until its end. False: run it without a key.
+            from_step: The key of a step that `steps` lists: the job forgets it and the steps saved after it, and
+                its checkpoint. None: it forgets all. Defaults to nothing: the job goes on where it stopped.
 
         Returns:
             Whether there was such a job.
@@ -42,8 +52,9 @@ class DeadLetters(Calls):
             EncodeError: The parameters don't fit their type, or are too large. The job stays as it is.
             UniqueConflict: Another job holds its unique key; `job_id` names it. The job stays as it is.
             DecodeError: The entry has more fields than a script can move. It stays a dead letter.
+            ValueError: It has not saved the step `from_step`; the error says which it has. It stays as it is.
         """
-        return await self._do(operations.requeue(job, parameters, ended, unique, self._edited))
+        return await self._do(operations.requeue(job, parameters, ended, unique, from_step, self._edited))
 
     async def delete(self, job: str | PushedJob) -> bool:
         """Delete a dead letter, or a job that ended and was kept; return whether there was one."""
@@ -79,10 +90,16 @@ class SyncDeadLetters(SyncCalls):
         return self._do(operations.dead_groups())
 
     def requeue(
-        self, job: str | PushedJob, *, parameters: Any = None, ended: bool = False, unique: bool = True
+        self,
+        job: str | PushedJob,
+        *,
+        parameters: Any = None,
+        ended: bool = False,
+        unique: bool = True,
+        from_step: str | None = GO_ON,
     ) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        return self._do(operations.requeue(job, parameters, ended, unique, self._edited))
+        return self._do(operations.requeue(job, parameters, ended, unique, from_step, self._edited))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Delete a dead letter, or a job that ended and was kept; return whether there was one."""

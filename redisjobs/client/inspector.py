@@ -13,6 +13,7 @@ from redisjobs.model.changes import Cancel, Hold, Unhold
 from redisjobs.model.info import JobInfo, LimitInfo, PauseInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
+from redisjobs.model.steps import StepInfo
 from redisjobs.model.transitions import Reply
 
 
@@ -20,7 +21,7 @@ class Inspector(Workers, DeadLetters, Diagnosis):
     """The operator's calls of an async queue."""
 
     async def get(self, job: str | PushedJob) -> JobInfo | None:
-        """Look up a delayed, ready, running or dead job; return None if it ended or never existed.
+        """Look up a delayed, ready, running, suspended or dead job; return None if it ended or never existed.
 
         It finds completed and cancelled jobs only if the queue keeps them: see `Retention`.
         """
@@ -29,10 +30,10 @@ class Inspector(Workers, DeadLetters, Diagnosis):
     async def jobs(
         self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
     ) -> list[JobInfo]:
-        """List jobs of one state, or of each: running, ready, delayed, dead, completed, cancelled.
+        """List jobs of one state, or of each: running, ready, delayed, suspended, dead, completed, cancelled.
 
-        Running and ready jobs come by priority and age, delayed jobs by due time, all others newest first. The
-        list has completed and cancelled jobs only if the queue keeps them: see `Retention`.
+        Running and ready jobs come by priority and age, delayed and suspended jobs by due time, all others newest
+        first. The list has completed and cancelled jobs only if the queue keeps them: see `Retention`.
 
         Args:
             state: The state. Defaults to all of these, one after another.
@@ -57,9 +58,9 @@ class Inspector(Workers, DeadLetters, Diagnosis):
         """Cancel a job.
 
         Returns:
-            CANCELLED: the job was delayed or ready, and is removed. CANCELLING: it runs; its worker cancels the
-            handler, and it won't run again. DEAD: it is a dead letter, and stays one. NOT_FOUND: it ended, or
-            never existed.
+            CANCELLED: the job was delayed, ready or suspended, and is removed. CANCELLING: it runs; its worker
+            cancels the handler, and it won't run again. DEAD: it is a dead letter, and stays one. NOT_FOUND: it
+            ended, or never existed.
         """
         return await self._ask(Cancel(id_of(job)))
 
@@ -85,6 +86,10 @@ class Inspector(Workers, DeadLetters, Diagnosis):
             ValueError: The name is wrong.
         """
         return await self._do(operations.signal(job, name, value, self.max_parameters))
+
+    async def steps(self, job: str | PushedJob) -> list[StepInfo]:
+        """List the steps that a job has saved, in order; also of a dead letter. A job that was done has none."""
+        return await self._do(operations.steps(job))
 
     async def pause(self, name: str | JobName[Any] | None = None) -> None:
         """Stop the jobs of the queue, or of one name, from starting until `resume`. Running jobs go on.
@@ -153,15 +158,15 @@ class Inspector(Workers, DeadLetters, Diagnosis):
         return await self._ask(Unhold(id_of(job))) is Reply.OK
 
     async def cancel_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Cancel all matching jobs of one state: delayed, ready or running. `requeue_all` describes the number.
+        """Cancel all matching jobs of one state: delayed, ready, suspended or running.
 
-        It also cancels a job that has started meanwhile. The workers cancel the handlers of running jobs, which
-        end a moment later.
+        `requeue_all` describes the returned number. It also cancels a job that has started meanwhile. The workers
+        cancel the handlers of running jobs, which end a moment later.
         """
         return await self._do(operations.cancel_all(state, options))
 
     async def hold_all(self, state: State | str, **options: Unpack[FilterOptions]) -> int:
-        """Hold all matching jobs of one state: delayed or ready. `requeue_all` describes the number.
+        """Hold all matching jobs of one state: delayed, ready or suspended. `requeue_all` describes the number.
 
         A job that has started meanwhile goes on.
         """
@@ -200,6 +205,10 @@ class SyncInspector(SyncWorkers, SyncDeadLetters, SyncDiagnosis):
     def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
         """Send a signal to a job; see `redisjobs.JobQueue.signal`."""
         return self._do(operations.signal(job, name, value, self.max_parameters))
+
+    def steps(self, job: str | PushedJob) -> list[StepInfo]:
+        """List the steps that a job has saved; see `redisjobs.JobQueue.steps`."""
+        return self._do(operations.steps(job))
 
     def pause(self, name: str | JobName[Any] | None = None) -> None:
         """Stop the jobs of the queue, or of one name, from starting; see `redisjobs.JobQueue.pause`."""

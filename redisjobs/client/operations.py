@@ -33,7 +33,7 @@ from redisjobs.model.changes import (
     Unpark,
     Wish,
 )
-from redisjobs.model.codec import new_nonce
+from redisjobs.model.codec import new_nonce, when
 from redisjobs.model.info import (
     DeadGroup,
     JobInfo,
@@ -50,7 +50,7 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.payload import encode_plain
 from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
 from redisjobs.model.retention import ASIDE
-from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, Signal, checked_step
+from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, GetSteps, Signal, StepInfo, checked_step
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
@@ -64,6 +64,10 @@ Steps = Generator[Query[Any] | Change[Any], Any, T]
 DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """The replies that mean that the job was changed."""
 
+GO_ON: Any = object()
+"""The default of `from_step`: the job goes on where it stopped."""
+
+_MOST_NAMED = 20  # steps in an error
 _AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
 _ALL = (State.RUNNING, State.READY, State.DELAYED, State.SUSPENDED, State.DEAD, State.COMPLETED, State.CANCELLED)
 
@@ -245,9 +249,15 @@ def set_limit(
 
 
 def requeue(
-    job: str | PushedJob, parameters: Any, ended: bool, unique: bool, edited: Callable[[Row, Any], Requeue]
+    job: str | PushedJob,
+    parameters: Any,
+    ended: bool,
+    unique: bool,
+    from_step: Any,
+    edited: Callable[[Row, Any], Requeue],
 ) -> Steps[bool]:
     """Make a dead letter or ended job ready again; `edited` returns the change that also sets new parameters."""
+    step = _from(from_step)
     job_id, is_ended, has_key = id_of(job), flag(ended, "ended"), flag(unique, "unique")
     if parameters is None:
         change = Requeue(job_id, ended=is_ended)
@@ -256,13 +266,47 @@ def requeue(
         if row is None or row.state not in (ASIDE if is_ended else (State.DEAD,)):
             return False
         change = edited(row, parameters)
+    change = replace(change, from_step=step)
     match (yield from ask(change if has_key else replace(change, unique=""))):
+        case Reply.NO_STEP:
+            raise (yield from _no_step(job_id, step))
         case Reply.DUPLICATE:
             raise (yield from _conflict(job_id, change.unique))
         case Reply.OVERSIZED:
             raise DecodeError(f"{job_id}: the entry has more fields than a script can move; it stays")
         case reply:
             return reply is Reply.OK
+
+
+def _from(step: Any) -> str | None:
+    """Return the step that a job is requeued from, as in `Requeue.from_step`."""
+    if step is GO_ON:
+        return None
+    if step is None or is_text(step, r"\S{1,220}"):
+        return step or ""
+    raise ValueError(f"from_step={step!r:.60}: give the key of a step, as `queue.steps(job)` lists them, or None")
+
+
+def _no_step(job_id: str, key: str | None) -> Steps[ValueError]:
+    """Return the error of a requeue from a step that the job has not saved."""
+    keys = [step.key for step in (yield from steps(job_id))]
+    some = [repr(visible(each)) for each in keys[-_MOST_NAMED:]]
+    there = f"its last ones are {', '.join(some)}" if len(keys) > len(some) else f"it has {', '.join(some)}"
+    return ValueError(
+        f"{visible(job_id, 60)} stays: it has saved no step {visible(key or '')!r}; "
+        + (there if keys else "it has saved none, so leave from_step out")
+    )
+
+
+def steps(job: str | PushedJob) -> Steps[list[StepInfo]]:
+    """List the steps that a job has saved."""
+    (found,) = yield from ask(GetSteps([id_of(job)]))
+    saved = {} if found is None else found.saved
+    infos = [
+        StepInfo(key, each.number, each.how, each.value.decode("utf-8", "replace"), when(each.at_ms))
+        for key, each in saved.items()
+    ]
+    return sorted(infos, key=lambda step: step.number)
 
 
 def signal(job: str | PushedJob, name: str, value: Any, longest: int) -> Steps[Reply]:

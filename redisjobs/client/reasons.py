@@ -1,5 +1,6 @@
 """The words for why a job does not run, made from what is known of it: the cause, a sentence, facts and advice."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,6 +15,8 @@ from redisjobs.model.info import JobInfo, PauseInfo, WorkerInfo
 from redisjobs.model.job import State, WhyWaiting
 from redisjobs.model.progress import amount
 from redisjobs.model.statistics import Tally, rate_of
+from redisjobs.model.steps import THE_TIME
+from redisjobs.model.transitions import WaitsFor
 from redisjobs.model.why import Cause, Standing, Why
 
 _CAUSES = {why: Cause(why.value) for why in WhyWaiting}
@@ -102,12 +105,16 @@ def _said(known: Known) -> _Said:
     if job is None:
         return _missing(known)
     match job.state:
-        case State.READY | State.DELAYED if job.cancelling:  # its worker died or stopped before its handler did
+        case State.READY | State.DELAYED | State.SUSPENDED if (
+            job.cancelling
+        ):  # its worker died or stopped before its handler did
             return _Said(Cause.CANCELLING, "it was cancelled while it ran; the worker that takes it next ends it")
         case State.READY:
             return _obstacle(known, job) or _quiet(known) or _in_line(known, job)
         case State.DELAYED:
             return _delayed(known, job)
+        case State.SUSPENDED:
+            return _suspended(known, job)
         case State.RUNNING:
             return _running(known, job)
         case State.DEAD:
@@ -243,6 +250,41 @@ def _delayed(known: Known, job: JobInfo) -> _Said:
         clause += f". {sentence(obstacle.sentence).rstrip('.')}"
     advice = obstacle.advice if obstacle else ""
     return _Said(Cause.RETRYING if failed else Cause.DELAYED, clause, advice, facts)
+
+
+def _suspended(known: Known, job: JobInfo) -> _Said:
+    """Return what a suspended job waits for, and what keeps it from starting after that."""
+    obstacle, wakes_at = _obstacle(known, job), job.wakes_at
+    facts = {"waits for": job.waits_for, "since": job.suspended_at, "wakes at": wakes_at}
+    if obstacle and obstacle.cause is Cause.HELD:  # neither a time nor a signal lets it start
+        clause = f"{obstacle.sentence}; it waits for {visible(job.waits_for, 220) or 'an unknown step'}"
+        return replace(obstacle, sentence=clause, facts={**facts, **(obstacle.facts or {})})
+    if wakes_at is not None and known.now - wakes_at > _LATE:
+        if obstacle:
+            return replace(obstacle, facts={**facts, **(obstacle.facts or {})})
+        late = in_words((known.now - wakes_at).total_seconds())
+        advice = "look into the log of a worker: one that claims jobs wakes it"
+        return _Said(Cause.OVERDUE, f"its wait was over {late} ago, and no worker has woken it", advice, facts)
+    clause, advice = _wait(known, job)
+    if obstacle:
+        clause, advice = f"{clause}. {sentence(obstacle.sentence).rstrip('.')}", advice or obstacle.advice
+    return _Said(Cause.SUSPENDED, clause, advice, facts)
+
+
+def _wait(known: Known, job: JobInfo) -> tuple[str, str]:
+    """Return in words what a suspended job waits for, and what ends the wait."""
+    wakes_at = job.wakes_at
+    said = f"it has been suspended since {_time(job.suspended_at)}" if job.suspended_at else "it is suspended"
+    left = in_words(max(0.0, (wakes_at - known.now).total_seconds())) if wakes_at else ""
+    if job.waits_for == THE_TIME:
+        return f"{said}, and sleeps for {left or 'a while'}, until {_time(wakes_at)}", ""
+    until = f", for {left} more, until {_time(wakes_at)}" if wakes_at else ", without a time limit"
+    clause = f"{said}, and waits for {visible(job.waits_for, 220) or 'an unknown step'}{until}"
+    what, _, name = job.waits_for.partition(" ")
+    if what != WaitsFor.SIGNAL:
+        return clause, ""
+    words = {**known.words, "signal": shlex.quote(visible(name, 220))}
+    return clause, "`redisjobs signal {job} {signal}{on}` sends it the signal".format(**words)
 
 
 # Jobs that run, or have ended

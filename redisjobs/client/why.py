@@ -12,7 +12,7 @@ from redisjobs.client.reasons import Known, explain
 from redisjobs.client.statistics import statistics
 from redisjobs.model.changes import GetStatus
 from redisjobs.model.info import JobInfo, job_info, pause_info
-from redisjobs.model.job import PushedJob, State
+from redisjobs.model.job import WAITING, PushedJob, State
 from redisjobs.model.queries import Find, FindPauses, Row
 from redisjobs.model.statistics import total
 from redisjobs.model.why import Ahead, Standing, Why
@@ -45,7 +45,7 @@ def why(
             (status,) = yield from ask(GetStatus([standing.job_id]))
             known = replace(known, ending=status.ending)
         return explain(known)
-    if found.state in (State.READY, State.DELAYED, State.RUNNING):
+    if found.state in (*WAITING, State.RUNNING):
         known = yield from _with_queue(known, found)
     return explain(known)
 

@@ -20,6 +20,7 @@ _STATUS = {
     State.DELAYED: TaskResultStatus.READY,
     State.READY: TaskResultStatus.READY,
     State.RUNNING: TaskResultStatus.RUNNING,
+    State.SUSPENDED: TaskResultStatus.RUNNING,  # it has started, and goes on in a later run
     State.DEAD: TaskResultStatus.FAILED,
     State.CANCELLED: TaskResultStatus.FAILED,
     State.COMPLETED: TaskResultStatus.SUCCESSFUL,

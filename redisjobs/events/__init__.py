@@ -256,6 +256,17 @@ class JobsClaimed(WorkerEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepsSaved(WorkerEvent):
+    """Running jobs have saved steps. A wait is no step of this event; see `JobsSuspended`.
+
+    Attributes:
+        steps: Job id, job name, and key of each step.
+    """
+
+    steps: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobsReclaimed(WorkerEvent):
     """A worker found others that had sent no heartbeat for a lease, and handed back their jobs.
 

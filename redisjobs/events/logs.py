@@ -15,6 +15,7 @@ from redisjobs.events import (
     JobsReleased,
     JobsRetried,
     JobsSettled,
+    JobsSuspended,
     LeasesLost,
     LoopBlocked,
     LoopResumed,
@@ -32,7 +33,8 @@ from redisjobs.events import (
 )
 from redisjobs.model.codec import when
 from redisjobs.model.outcome import Raised, UnknownName, describe
-from redisjobs.model.transitions import Ack, After, DeadLetter, Due, Reply, RetryLater
+from redisjobs.model.steps import waits_for
+from redisjobs.model.transitions import Ack, After, At, DeadLetter, Due, Reply, RetryLater, Suspend
 
 worker = Log("redisjobs.worker")
 supervisor = Log("redisjobs.supervisor")
@@ -43,8 +45,9 @@ _MOST_NAMES = 100  # unknown names that a run warns about: a producer can push a
 
 
 def listen(events: Events) -> None:
-    """Log what happens from now on; completed jobs only if INFO is logged, because there are many."""
-    events.subscribe(JobsCompleted, _settled, when=lambda: worker.isEnabledFor(logging.INFO))
+    """Log what happens from now on; completed and suspended jobs only if INFO is logged, as there are many."""
+    for frequent in (JobsCompleted, JobsSuspended):
+        events.subscribe(frequent, _settled, when=lambda: worker.isEnabledFor(logging.INFO))
     for kind in (JobsRetried, JobsReleased, JobsCancelled, JobsDead, LeasesLost):
         events.subscribe(kind, _settled)
     events.subscribe(JobsReclaimed, _reclaimed)
@@ -161,14 +164,27 @@ def _what(event: JobsSettled, job: SettledJob, error: BaseException | None) -> t
             )
         case JobsDead(), _:
             return logging.ERROR, "dead letter, worker lost: its workers were lost with it"
+        case JobsSuspended(), Suspend(wait, due):
+            waits = visible(waits_for(wait.what, wait.key), 220)
+            return logging.INFO, f"suspended, waits for {waits}{_until(due)}"
         case JobsReleased(), _:
             return logging.INFO, "released"
         case _:
             return logging.INFO, "done"
 
 
+def _until(due: Due | None) -> str:
+    if due is None:
+        return ""
+    return f", up to {in_words(due.ms / 1000)}" if isinstance(due, After) else f", up to {_at(due)}"
+
+
+def _at(due: At) -> str:
+    return f"{when(due.ms):%Y-%m-%d %H:%M:%SZ}"
+
+
 def _retried(job: SettledJob, due: Due, error: BaseException | None) -> tuple[int, str]:
-    at = f"in {in_words(due.ms / 1000)}" if isinstance(due, After) else f"at {when(due.ms):%Y-%m-%d %H:%M:%SZ}"
+    at = f"in {in_words(due.ms / 1000)}" if isinstance(due, After) else f"at {_at(due)}"
     if isinstance(error, Snooze):
         return logging.INFO, f"snoozed, runs again {at}"
     if error is None:

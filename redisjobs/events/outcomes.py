@@ -1,7 +1,15 @@
 """How a settled job is counted, in metrics and in statistics."""
 
 from redisjobs.errors import Snooze
-from redisjobs.events import JobsCancelled, JobsCompleted, JobsDead, JobsRetried, JobsSettled, SettledJob
+from redisjobs.events import (
+    JobsCancelled,
+    JobsCompleted,
+    JobsDead,
+    JobsRetried,
+    JobsSettled,
+    JobsSuspended,
+    SettledJob,
+)
 from redisjobs.model.outcome import Raised
 from redisjobs.model.transitions import DeadLetter, Reply
 
@@ -10,11 +18,13 @@ UNKNOWN = "unknown"
 
 
 def outcome_of(kind: type[JobsSettled], job: SettledJob) -> str:
-    """Return the outcome as one word: completed, retried, snoozed, dead, cancelled or released."""
+    """Return the outcome as one word: completed, retried, snoozed, suspended, dead, cancelled or released."""
     if kind is JobsCompleted:
         return "completed"
     if kind is JobsDead:
         return "dead"
+    if kind is JobsSuspended:
+        return "suspended"
     if kind is JobsCancelled:
         return "cancelled"
     if kind is JobsRetried and isinstance(job.outcome, Raised):

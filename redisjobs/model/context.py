@@ -57,6 +57,7 @@ class JobContext(StepVerbs, Generic[AppState]):
     # Class attributes, because each job makes a context and few contexts have other values.
     _has_state: bool = True
     _progress: Progress | None = None
+    _trace: str = ""  # the `traceparent` of the last run; once this one has a span, its own
     _only_slot_of: Sequence[str] = ()  # the queues of its worker, if the worker has only one slot
 
     def __init__(

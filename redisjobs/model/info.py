@@ -14,6 +14,7 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Group, Grouped, LimitsFound, Pauses, Row, WorkersFound
 from redisjobs.model.retention import ASIDE
+from redisjobs.model.steps import waited_for
 
 # One job
 
@@ -33,6 +34,9 @@ class JobInfo:
         worker: The worker that runs it, or that settled it as dead, done or cancelled; '' for none.
         queued_at: When it was pushed, by the server's clock; None if the entry lacks that.
         due_at: When a delayed job may run.
+        waits_for: What a suspended job waits for, for people: `the time`, or `signal` and its name.
+        wakes_at: When a suspended job goes on, at the latest; None: it waits without a limit.
+        suspended_at: Since when a suspended job waits.
         failed_at: When it became a dead letter.
         finished_at: When a kept job was done or cancelled.
         started_at: When its worker got it, by the server's clock. For a kept job or a failed dead letter, when its
@@ -83,6 +87,9 @@ class JobInfo:
     progress: Progress | None = None
     why_waiting: WhyWaiting | None = None
     history: tuple[PastEvent, ...] = ()
+    waits_for: str = ""
+    wakes_at: datetime | None = None
+    suspended_at: datetime | None = None
 
 
 _TEXTS = ("name", "parameters", "unique", "reason", "error", "traceback", "error_type", "fingerprint", "parent")
@@ -99,7 +106,8 @@ def job_info(row: Row) -> JobInfo:
         job = decode_fields(fields, row.queued_ms)
     except DecodeError:
         job = None
-    is_aside = row.state in ASIDE
+    is_aside, is_suspended = row.state in ASIDE, row.state is State.SUSPENDED
+    due_at = None if row.due_ms is None else when(row.due_ms)
     ran_ms, started_ms = row.ran_ms, row.started_ms
     if is_aside and b"ran_ms" in fields:
         ran_ms = _number(fields, b"ran_ms")
@@ -112,7 +120,7 @@ def job_info(row: Row) -> JobInfo:
         deliveries=_number(fields, b"deliveries") if is_aside else row.deliveries,
         worker=fields.get(b"worker", b"").decode("utf-8", "replace") if is_aside else row.worker,
         queued_at=when(job.queued_ms) if job and job.queued_ms else _time(fields, b"queued_at"),
-        due_at=None if row.due_ms is None else when(row.due_ms),
+        due_at=None if is_suspended else due_at,
         failed_at=_time(fields, b"failed_at"),
         finished_at=_time(fields, b"finished_at"),
         cancelling=row.cancelling,
@@ -123,6 +131,9 @@ def job_info(row: Row) -> JobInfo:
         progress=decode_progress(row.progress),
         why_waiting=row.why_waiting,
         history=past_events(row.history),
+        waits_for=waited_for(fields.get(b"waits", b"")) if is_suspended else "",
+        wakes_at=due_at if is_suspended else None,
+        suspended_at=_time(fields, b"suspended_at") if is_suspended else None,
         **texts,
     )
 

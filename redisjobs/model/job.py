@@ -83,6 +83,9 @@ class State(StrEnum):
 WAITING = (State.READY, State.DELAYED, State.SUSPENDED)
 """The states of jobs that no worker runs, and that run later."""
 
+ENDED = (State.COMPLETED, State.CANCELLED)
+"""The states of jobs that have ended, and that the queue keeps. They have no steps any more."""
+
 
 class WhyWaiting(StrEnum):
     """Why a job can't start, besides its place in line and its due time."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from redisjobs.model.changes import Change
 from redisjobs.model.queries import Query
 
-OUTCOMES = ("completed", "retried", "snoozed", "dead", "released", "cancelled")
+OUTCOMES = ("completed", "retried", "snoozed", "suspended", "dead", "released", "cancelled")
 """How a worker settles a job, as statistics and metrics count it."""
 
 BOUNDS: tuple[int, ...] = tuple(step * 10**power for power in range(9) for step in (1, 2, 5))[:25]

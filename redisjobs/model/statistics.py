@@ -81,6 +81,11 @@ class Tally:
         return self.sums.get("snoozed", 0)
 
     @property
+    def suspended(self) -> int:
+        """How many runs ended because their handler waits."""
+        return self.sums.get("suspended", 0)
+
+    @property
     def dead(self) -> int:
         """How many jobs became dead letters."""
         return self.sums.get("dead", 0)
@@ -118,7 +123,7 @@ def total(tallies: Sequence[Tally]) -> Tally:
 
 def rate_of(tally: Tally) -> float:
     """Return how many runs ended a second, and freed a slot each."""
-    outcomes = ("completed", "retried", "snoozed", "dead", "cancelled")
+    outcomes = ("completed", "retried", "snoozed", "suspended", "dead", "cancelled")
     return sum(tally.sums.get(outcome, 0) for outcome in outcomes) / tally.seconds
 
 
@@ -134,6 +139,7 @@ class QueueSample:
         oldest: For how many seconds the oldest ready job had been ready; 0 without one.
         pushed: How many jobs had been pushed since the queue began.
         workers: How many workers there were.
+        suspended: How many jobs waited in the middle of their handler.
     """
 
     ready: int = 0
@@ -143,6 +149,7 @@ class QueueSample:
     oldest: float = 0.0
     pushed: int = 0
     workers: int = 0
+    suspended: int = 0
 
 
 @dataclass(frozen=True)
@@ -264,7 +271,8 @@ class Span:
 def _sample(sums: Sums) -> QueueSample | None:
     if not sums:
         return None
-    counts = {name: sums.get(name, 0) for name in ("ready", "running", "delayed", "dead", "pushed", "workers")}
+    names = ("ready", "running", "delayed", "suspended", "dead", "pushed", "workers")
+    counts = {name: sums.get(name, 0) for name in names}
     return QueueSample(**counts, oldest=sums.get("oldest_ms", 0) / 1000)
 
 
@@ -289,7 +297,7 @@ class Overview:
         rows: list[Mapping[str, Sums]] = [each.names for each in self._found]
         names = {name for row in rows for name in row}
         found = [self._name(name, [row.get(name, {}) for row in rows]) for name in names]
-        return sorted(found, key=lambda each: (-sum(map(each.sums.get, OUTCOMES, [0] * 6)), each.name))
+        return sorted(found, key=lambda each: (-sum(each.sums.get(outcome, 0) for outcome in OUTCOMES), each.name))
 
     @cached_property
     def causes(self) -> Sequence[CauseStatistics]:

@@ -7,12 +7,13 @@ first result that is saved under a key stays. A wait is a step too; how it ended
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from redisjobs.base.arguments import is_text
 from redisjobs.model.changes import Change
 from redisjobs.model.queries import Query
-from redisjobs.model.transitions import Reply
+from redisjobs.model.transitions import Reply, WaitsFor
 
 MOST_STEPS = 1_000
 """The most steps of a job, waits included."""
@@ -22,6 +23,9 @@ MOST_STEP_BYTES = 1024 * 1024
 
 MOST_SIGNALS = 100
 """The most signals that a job keeps until it waits for them."""
+
+THE_TIME = "the time"
+"""What a job waits for that sleeps, for people."""
 
 _NAME = r"[^\s#\x00-\x1f]{1,200}"
 
@@ -87,6 +91,39 @@ class Signal(Change[Reply]):
     nonce: str  # tells it from other signals, so that a repetition within a minute is not taken twice
 
 
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """A step that a job has saved, as an operator sees it. A wait is a step too, once it is over.
+
+    Attributes:
+        key: Its name; from the second step of this name on also `#` and the number, as in `page#2`.
+        number: Greater than that of each step that began before it.
+        how: How it ended: `done`, its function returned; `slept`, its time came; `signal`, its signal came;
+            `timeout`, its signal did not come in time.
+        value: What its function returned, or the value of its signal, as JSON text; '' for the other two.
+        at: When it ended.
+    """
+
+    key: str
+    number: int
+    how: How
+    value: str
+    at: datetime
+
+    @property
+    def says(self) -> str:
+        """How it ended, for people."""
+        return _SAYS[self.how]
+
+
+_SAYS = {
+    How.DONE: "saved",
+    How.SLEPT: "slept",
+    How.SIGNAL: "signal came",
+    How.TIMEOUT: "signal did not come in time",
+}
+
+
 def checked_step(name: object, what: str = "step") -> str:
     """Return the name of a step or a signal; raise a ValueError if it can't be one."""
     if not is_text(name, _NAME):
@@ -117,3 +154,20 @@ def read_saved(text: bytes) -> Saved | None:
         return Saved(int(number), int(at_ms), How(how.decode()), value or b"")
     except ValueError:
         return None
+
+
+_WAIT = re.compile(rb"(\d{1,15}) (\w+) (\S+)(?: \d+)?")
+
+
+def waited_for(text: bytes) -> str:
+    """Return what a suspended job waits for, from its entry's field `waits`; '' if that can't be read."""
+    found = _WAIT.fullmatch(text)
+    if found is None:
+        return ""
+    _, what, key = (part.decode("utf-8", "replace") for part in found.groups())
+    return waits_for(what, key)
+
+
+def waits_for(what: str, key: str) -> str:
+    """Return what a step waits for, for people: `the time`, or `signal` and the name."""
+    return THE_TIME if what == WaitsFor.TIME else f"{what} {name_of(key)}"

@@ -16,6 +16,8 @@ class Cause(StrEnum):
     """It waits for its due time."""
     RETRYING = "retrying"
     """It failed, and waits for its next attempt."""
+    SUSPENDED = "suspended"
+    """It waits in the middle of its handler: for a time or a signal."""
     OVERDUE = "overdue"
     """It is due, but no worker has made it ready."""
     IN_LINE = "in line"

@@ -30,6 +30,7 @@ from redisjobs.model.transitions import (
     RetryLater,
     Settlements,
     Silent,
+    Suspend,
     Turn,
 )
 from redisjobs.testing.pushes import Pushes
@@ -83,7 +84,7 @@ class Faults:
         """Raise Killed if the worker is to die before it settles these jobs."""
         for lease, settlement in settlements:
             name = name_of(lease)
-            if isinstance(settlement, Ack | RetryLater | DeadLetter) and self.crashes[name]:
+            if isinstance(settlement, Ack | RetryLater | Suspend | DeadLetter) and self.crashes[name]:
                 self.crashes[name] -= 1
                 self.dead.add(worker_id)
                 raise Killed(lease)

@@ -9,15 +9,16 @@ from typing import Any, Self, TypeVar, Unpack
 
 import anyio
 
+from redisjobs import sync
 from redisjobs.base.arguments import aware, whole
 from redisjobs.base.eventloop import threadsafe_caller
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.errors import UnknownJob
 from redisjobs.model import codec
-from redisjobs.model.job import JobName
+from redisjobs.model.job import JobName, PushedJob
 from redisjobs.model.options import PushOptions
-from redisjobs.model.transitions import NewJob
+from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.service import WorkerOptions
 from redisjobs.testing.clock import Clock
 from redisjobs.testing.driver import Faults, RecordingDriver
@@ -141,6 +142,25 @@ class Kit:
             raise ValueError(f"the clock is at {self.now}, and can't go back")
         return at_ms
 
+    # Signals
+
+    def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
+        """Send a signal to a job of the test; see `JobQueue.signal` for the replies. The next drain runs the job.
+
+        Raises:
+            EncodeError: The value is no plain JSON. Nothing was sent.
+            StepsFull: The job keeps as many signals as it may.
+            ValueError: The name is wrong.
+            Unavailable: The test has made Redis unavailable.
+        """
+        reply = Reply.NOT_FOUND
+        for driver in self._drivers.values():
+            with sync.JobQueue(driver, driver.name, deadline=_SOON) as queue:
+                reply = queue.signal(job, name, value)
+            if reply is not Reply.NOT_FOUND:
+                break
+        return reply
+
     # Faults
 
     def crash(self, job: Any, *, times: int = 1) -> None:
@@ -261,10 +281,11 @@ class Jobs(Kit):
         """Run the jobs of all queues with a real worker, until none is ready.
 
         One job runs at a time, unless you give a `concurrency`. The clock stands still, so a job that is retried
-        waits for `travel`. It does not wait for jobs that a worker of the application runs.
+        or sleeps waits for `travel`, and one that waits for a signal waits for `signal`. It does not wait for jobs
+        that a worker of the application runs.
 
         Args:
-            delayed: Whether to move the clock on until no job is delayed, retries included.
+            delayed: Whether to move the clock on until no job is delayed, retries and jobs that sleep included.
             raise_errors: Whether to raise, at the end, what the first handler that failed has raised. `Retry` and
                 `Snooze` are no failures.
             options: Options of the worker; see `Worker`.
@@ -303,8 +324,9 @@ class Jobs(Kit):
     def travel(self, *, to: datetime | None = None, **units: float) -> None:
         """Move the clock, by a duration such as `hours=1`, or to a time.
 
-        Delayed jobs and retries become due, jobs expire, unique keys and leases of dead workers run out. The next
-        drain runs what is due. Schedules fire on the way: their jobs are pushed, once for each slot.
+        Delayed jobs and retries become due, jobs that sleep wake, waits for signals time out, jobs expire, unique
+        keys and leases of dead workers run out. The next drain runs what is due. Schedules fire on the way: their
+        jobs are pushed, once for each slot.
 
         Args:
             to: A time with a time zone.

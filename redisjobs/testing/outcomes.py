@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from redisjobs.client.registry import Registry
 from redisjobs.errors import JobFailed, ResultRefused, Retry, Snooze, UnknownJob
-from redisjobs.events import JobsCancelled, JobsCompleted, JobsDead, JobsRetried, SettledJob
+from redisjobs.events import JobsCancelled, JobsCompleted, JobsDead, JobsRetried, JobsSuspended, SettledJob
 from redisjobs.middleware import CallNext, Middleware, RunningJob
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobDefinition
 from redisjobs.model.outcome import Raised, UnknownName
-from redisjobs.model.transitions import Ack, After, DeadLetter, RetryLater, Settlement
+from redisjobs.model.steps import waits_for
+from redisjobs.model.transitions import Ack, After, DeadLetter, Due, RetryLater, Settlement, Suspend
 
-Kind = Literal["completed", "retried", "snoozed", "dead", "cancelled", "crashed"]
+Kind = Literal["completed", "retried", "snoozed", "suspended", "dead", "cancelled", "crashed"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class JobOutcome:
 
     Attributes:
         name: The job's name; '?' if its entry could not be read.
-        kind: `completed`; `retried` or `snoozed`, it runs again later; `dead`, it is a dead letter; `cancelled`;
-            `crashed`, its worker died.
+        kind: `completed`; `retried` or `snoozed`, it runs again later; `suspended`, it waits in the middle of its
+            handler; `dead`, it is a dead letter; `cancelled`; `crashed`, its worker died.
         result: What the handler returned. If the job keeps its result, this is the result as a reader gets it.
         error: What the handler raised; None if it raised nothing.
         reason: Why it is a dead letter: `failed`, `expired`, `unknown name`, `undecodable` or `worker lost`.
-        message: The stored error, in one line.
-        delay: The seconds until it runs again.
+        message: The stored error, in one line; of a suspended job, what it waits for, as `signal approved`.
+        delay: The seconds until it runs again; None: it does not, or waits without a limit.
     """
 
     job_id: str
@@ -85,6 +86,11 @@ class Drained:
         return self._count("snoozed")
 
     @property
+    def suspended(self) -> int:
+        """How many runs ended because their handler waits."""
+        return self._count("suspended")
+
+    @property
     def dead(self) -> int:
         """How many jobs became dead letters."""
         return self._count("dead")
@@ -100,8 +106,8 @@ class Drained:
         return self._count("crashed")
 
     def __repr__(self) -> str:
-        kinds = ("completed", "retried", "snoozed", "dead", "cancelled", "crashed")
-        return f"Drained({', '.join(f'{kind}={getattr(self, kind)}' for kind in kinds if getattr(self, kind))})"
+        counts = {kind: getattr(self, kind) for kind in get_args(Kind)}
+        return f"Drained({', '.join(f'{kind}={count}' for kind, count in counts.items() if count)})"
 
     def check(self) -> None:
         """Raise the error of the first run that failed; a note names the others."""
@@ -136,7 +142,7 @@ def outcome_of(queue: Registry, job: SettledJob, returned: Returned | None) -> J
         return replace(common, kind="cancelled")
     if job.kind is JobsDead:
         return _dead(common, job.settlement, queue.driver)
-    return _again(common, job, queue.driver) if job.kind is JobsRetried else None
+    return _again(common, job, queue.driver) if job.kind in (JobsRetried, JobsSuspended) else None
 
 
 def _completed(
@@ -162,13 +168,24 @@ def _dead(common: JobOutcome, settlement: Settlement | None, driver: Any) -> Job
 
 def _again(common: JobOutcome, job: SettledJob, driver: Any) -> JobOutcome:
     settlement = job.settlement
+    if isinstance(settlement, Suspend):
+        wait = settlement.wait
+        waits, delay = (
+            waits_for(wait.what, wait.key),
+            None if settlement.due is None else _delay(settlement.due, driver),
+        )
+        return replace(common, kind="suspended", message=waits, delay=delay)
     assert isinstance(settlement, RetryLater)
-    due = settlement.due
     kind: Kind = "snoozed" if isinstance(common.error, Snooze) else "retried"
     return replace(
         common,
         kind=kind,
         reason="unknown name" if isinstance(job.outcome, UnknownName) else "",
         message=settlement.changes.get("error", ""),
-        delay=(due.ms if isinstance(due, After) else due.ms - driver.memory.now_ms()) / 1000,
+        delay=_delay(settlement.due, driver),
     )
+
+
+def _delay(due: Due, driver: Any) -> float:
+    ms: float = due.ms if isinstance(due, After) else due.ms - driver.memory.now_ms()
+    return ms / 1000

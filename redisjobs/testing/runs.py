@@ -8,6 +8,7 @@ from typing import Unpack
 
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.memory import limits, pushes, worker
+from redisjobs.drivers.memory.ends import forget
 from redisjobs.drivers.memory.state import Memory
 from redisjobs.events import JobsSettled
 from redisjobs.model.job import OnConflict
@@ -121,6 +122,7 @@ class Runs:
                 left = driver.memory.jobs.get(job.job_id)
                 if left is not None:
                     driver.memory.remove(left)
+                    forget(driver.memory, left)
         if not outcomes:
             raise RuntimeError(
                 f"a worker of the application has taken job {job.job_id}: start the application without it, as by "

@@ -6,6 +6,7 @@ from typing import Any
 
 from redisjobs.base.arguments import pause_of
 from redisjobs.base.visible import number_of, visible
+from redisjobs.client.operations import GO_ON
 from redisjobs.errors import DecodeError, DriverError, EncodeError, Forbidden, Unavailable, UniqueConflict
 from redisjobs.model import payload
 from redisjobs.model.job import Priority, PushedJob, State
@@ -19,6 +20,7 @@ from redisjobs.web.pages import forms
 
 _LONGEST_DELAY = 366 * 86_400.0
 _MOST_AT_ONCE = 1_000_000
+_GREATEST = 1e15  # number of a step
 
 DONE = {
     "retried": "Retried {}.",
@@ -26,6 +28,8 @@ DONE = {
     "cancelled": "Cancelled {}. A running handler ends a moment later.",
     "held": "Held {}.",
     "let": "{} may start again.",
+    "signalled": "Sent the signal: the job took it, and goes on.",
+    "signal-kept": "Sent the signal: the job finds it when it waits for it.",
     "paused": "Paused.",
     "resumed": "Resumed.",
     "pushed": "Pushed a job.",
@@ -78,6 +82,7 @@ async def _each(done: str, ids: Sequence[str], change: Callable[[str], Awaitable
 
 _GONE = "it is not there any more: it was changed meanwhile"
 _HELD = "another job holds its unique key"
+_NO_STEP = "The job has not saved this step. Nothing was changed."
 
 
 # Jobs
@@ -85,13 +90,35 @@ _HELD = "another job holds its unique key"
 
 async def _retry(visit: Visit, form: Form) -> Outcome:
     # Only a form of an ended job has `ended`: a dead letter may have run since its page was read.
+    number = form.whole("from_step", "The step", _GREATEST)
+
     async def change(job_id: str) -> str:
-        return "" if await visit.board.queue.requeue(job_id, ended=form.get("ended") == "1") else _GONE
+        step = GO_ON if number is None else await _step(visit, job_id, number)
+        ended = form.get("ended") == "1"
+        try:
+            return "" if await visit.board.queue.requeue(job_id, ended=ended, from_step=step) else _GONE
+        except ValueError:  # the error names its steps, which may be hidden
+            raise Wrong(_NO_STEP) from None
 
     return await _each("retried", form.ids, change)
 
 
+async def _step(visit: Visit, job_id: str, number: int) -> str | None:
+    """Return the key of the step that has a number; None for 0, which means from the start."""
+    if number == 0:
+        return None
+    for step in await visit.board.queue.steps(job_id):
+        if step.number == number:
+            return step.key
+    raise Wrong(_NO_STEP)
+
+
 async def _asks_to_run_again(visit: Visit, form: Form) -> str:
+    if form.get("from_step"):
+        return (
+            "Run this job again from the chosen step? It forgets that step and those after it, and calls their "
+            "functions again."
+        )
     return "This job has ended and is no dead letter. Run it again?" if form.get("ended") == "1" else ""
 
 
@@ -128,6 +155,20 @@ def _why(reply: Reply, *done: Reply) -> str:
         return ""
     known = {Reply.RUNNING: "it runs, and goes on", Reply.DEAD: "it is a dead letter", Reply.NOT_FOUND: _GONE}
     return known.get(reply, str(reply))
+
+
+async def _signal(visit: Visit, form: Form) -> Outcome:
+    (job_id,) = form.ids[:1]
+    text = form.get("value").strip().encode("utf-8", "surrogateescape") or b"null"
+    try:
+        value = payload.decode_untyped("The value", text)
+    except DecodeError as error:
+        raise Wrong(f'{error}. A text has quotes, as "ann".') from None
+    reply = await visit.board.queue.signal(job_id, form.get("name").strip(), value)
+    if reply in (Reply.OK, Reply.KEPT):
+        return Outcome("signalled" if reply is Reply.OK else "signal-kept")
+    exists = "it keeps an earlier signal of this name, which it has not waited for"
+    return Outcome("signalled", 0, [Refused(job_id, exists if reply is Reply.EXISTS else _why(reply))])
 
 
 async def _edit(visit: Visit, form: Form) -> Outcome | Page:
@@ -357,6 +398,7 @@ ACTIONS = {
     "cancel": Action(Verb.CANCEL, _cancel, "Cancel {}? This can't be undone.", "Cancel the jobs"),
     "hold": Action(Verb.HOLD, _hold),
     "unhold": Action(Verb.HOLD, _unhold),
+    "signal": Action(Verb.SIGNAL, _signal),
     "pause": Action(Verb.PAUSE, _pause),
     "resume": Action(Verb.PAUSE, _resume),
     "push": Action(Verb.PUSH, _push),

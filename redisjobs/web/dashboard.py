@@ -93,9 +93,10 @@ class Dashboard:
             example a redirect to your login. `"all"` does not include `Verb.PUSH`: only a set that names it does.
         redact: Names of JSON keys, as `["password", "token"]`: their values are hidden in parameters and results,
             and where errors and tracebacks repeat them, if they have 3 characters or more. Or a function that gets
-            the job's name, one of `parameters`, `result`, `error`, `traceback`, `progress`, `headers`, `unique`,
-            `limit_key`, and the text; it returns the text to show. The name is '' where it is not known, and the
-            text of an error or of old parameters may be cut.
+            the job's name, one of `parameters`, `result`, `step`, `error`, `traceback`, `progress`, `headers`,
+            `unique`, `limit_key`, and the text; it returns the text to show. `step` is the name of a step or of a
+            signal, or its value. The name is '' where it is not known, and the text of an error or of old
+            parameters may be cut.
         trust_proxy: Whether X-Forwarded-Host is right, because a proxy in front sets it.
 
     Raises:

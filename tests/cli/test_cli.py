@@ -1029,12 +1029,13 @@ def test_queues_are_those_of_a_module_and_those_that_are_named_each_once(
         "ready": 1,
         "running": 0,
         "delayed": 0,
+        "suspended": 0,
         "dead": 0,
         "workers": 0,
         "paused": None,
     }
     table = cli("queues", "-q", queue_name)
-    assert re.search(rf"^{queue_name} +{re.escape(server)} +1 +0 +0 +0 +0 *$", table.out, re.M)
+    assert re.search(rf"^{queue_name} +{re.escape(server)} +1 +0 +0 +0 +0 +0 *$", table.out, re.M)
 
 
 @pytest.mark.usefixtures("full")
@@ -1391,7 +1392,10 @@ def test_where_no_server_listens_at_the_usual_place_the_error_says_what_to_do(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["cancel", "--state", "dead"], "'--state': 'dead' is not one of 'ready', 'delayed', 'running'."),
+        (
+            ["cancel", "--state", "dead"],
+            "'--state': 'dead' is not one of 'ready', 'delayed', 'suspended', 'running'.",
+        ),
         # The first by pydantic, which a later typer asks; the second by an earlier one's own check.
         (["worker", "-c", "x"], "'--concurrency' / '-c': (should be a valid integer |'x' is not a valid integer)"),
         (["jobs", "-n", "0"], "'--limit' / '-n': (should be greater than or equal to 1 |0 is not in the range)"),

@@ -12,7 +12,7 @@ import pytest
 from store import RedisStore
 
 import redisjobs
-from redisjobs import JobName, JobQueue, Worker, no_retry
+from redisjobs import JobContext, JobName, JobQueue, Worker, no_retry
 from redisjobs.cli import mcp as command
 from redisjobs.cli.errors import Mistake
 
@@ -39,7 +39,8 @@ async def queue(redis_store: RedisStore) -> AsyncIterator[JobQueue]:
     async with JobQueue(redis_store.driver, redis_store.queue_name) as queue:
 
         @queue.job(retry=no_retry())
-        async def pay(card: str, amount: int) -> None:
+        async def pay(card: str, amount: int, context: JobContext) -> None:
+            await context.step("check", lambda: {"card": card})
             raise ValueError(f"card {card} was refused")
 
         await queue.push({"card": "4111-1111", "amount": 3}, JobName("pay", dict[str, Any]), job_id="payment-1")
@@ -91,6 +92,7 @@ async def test_a_client_sees_the_queue_and_can_change_nothing(
         letter = await ask(client, "job", job_id="payment-1")
         assert letter["parameters"] == {"card": "•••", "amount": 3}
         assert "•••" in letter["error"]
+        assert [(step["key"], step["value"]) for step in letter["steps"]] == [("check", {"card": "•••"})]
         why = await ask(client, "why", job_id="payment-1")
         assert why["cause"] == "dead"
         assert "•••" in json.dumps(why, ensure_ascii=False)

@@ -152,7 +152,7 @@ async def suspend(url: str) -> None:
 
 async def wait_for_children(driver: RedisDriver, worker: Consumer) -> None:
     """Two jobs wait for a child each; one of them was cancelled, and its child is to be."""
-    for token, parent in (("0f1e2d3c4b5a69788796a5b4", "album"), ("e" * 24, "cancelled-album")):
+    for token, parent in (("7d8e9fa0b1c2d3e4f5a6b7c8", "album"), ("e" * 24, "cancelled-album")):
         await driver.push([NewJob(parent, ["name", "Album", "parameters", "{}"], Priority.HIGH)], repeated=False)
         (lease,) = (await worker.exchange([], 1)).leases
         fields = ["name", "Page", "parameters", "{}", "child_of", f"{token} 0"]

@@ -43,7 +43,7 @@ async def test_a_person_can_read_the_texts(timed: RedisStore) -> None:
 
     kept = {key.decode(): text.decode() for key, text in timed.admin.hgetall(timed.prefix + MINUTE).items()}
 
-    assert kept.pop("queue").startswith("ready=0 running=0 delayed=0 dead=0 oldest_ms=")
+    assert kept.pop("queue").startswith("ready=0 running=0 delayed=0 suspended=0 dead=0 oldest_ms=")
     text = "completed=3 run50=3 run100=1 wait5=4 dead=1"
     assert kept == {"all": text, "job Send": text, "causes": "worker_lost=1"}
 

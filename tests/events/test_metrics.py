@@ -36,6 +36,7 @@ from redisjobs.events import (
     ProcessEnded,
     ScheduleFired,
     SettledJob,
+    StepsSaved,
     WorkerStarted,
 )
 from redisjobs.metrics import Metrics, QueueMetrics
@@ -790,6 +791,7 @@ async def every_metric(registry: CollectorRegistry) -> dict[str, tuple[str, froz
     registry.register(QueueMetrics(queue))
     await queue.push_many([Work(), Work("fail")])
     queue.events.publish(LeasesLost("q", "w", jobs=[SettledJob("a", Reply.LEASE_LOST)]))
+    queue.events.publish(StepsSaved("q", "w", steps=[("a", "Work", "charge")]))
     queue.events.publish(OutboxMeasured("q", waiting=2, oldest=1.5, refused=0, most=9))
     await drain(queue)
     await fire(queue)

@@ -181,7 +181,7 @@ def cases(make: Any) -> Iterator[Case]:
         {"items": [CARD]},
         options | {"items": no_cards, "name": NAMES, "within": no_connection},
     )
-    for verb in ("get", "cancel", "delete", "hold", "unhold", "watch"):
+    for verb in ("get", "steps", "cancel", "delete", "hold", "unhold", "watch"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
     yield (
         "signal",
@@ -211,7 +211,9 @@ def cases(make: Any) -> Iterator[Case]:
         "requeue",
         requeue,
         {"job": "known"},
-        NOT_ONE_ID | {"parameters": edits, "ended": [5, "yes", None, Odd()], "unique": ["yes", 1, None, Odd()]},
+        NOT_ONE_ID
+        | {"parameters": edits, "ended": [5, "yes", None, Odd()], "unique": ["yes", 1, None, Odd()]}
+        | {"from_step": ["", "a b", "gone", 5, b"charge", Odd()]},
     )
     odd = [CARD, Card, b"text", (1,), {1: 2}, float("nan"), "\ud800", Odd(), Letter(), job]
     yield "requeue", requeue, {"job": "unknown", "parameters": {"n": [1]}}, {"parameters": odd}

@@ -47,6 +47,7 @@ def _sample(memory: Memory, now_ms: int) -> dict[str, int]:
         "ready": sum(counts.ready.values()),
         "running": counts.running,
         "delayed": counts.delayed,
+        "suspended": counts.suspended,
         "dead": counts.dead,
         "oldest_ms": round(max(oldest, default=0) * 1000),
         "pushed": counts.totals["pushed"],

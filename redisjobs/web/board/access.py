@@ -28,6 +28,8 @@ class Verb(StrEnum):
     """Cancel jobs that wait or run."""
     HOLD = "hold"
     """Hold jobs that wait, and let them start again."""
+    SIGNAL = "signal"
+    """Send signals to jobs, with any value."""
     PAUSE = "pause"
     """Pause and resume the queue, or a job name."""
     SCHEDULE = "schedule"

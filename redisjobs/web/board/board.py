@@ -16,6 +16,7 @@ from redisjobs.model.job import State
 from redisjobs.model.payload import encode_untyped
 from redisjobs.model.queries import Backlog, Counts, GetBacklog, Scan
 from redisjobs.model.statistics import Interval, Overview
+from redisjobs.model.steps import StepInfo
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.model.why import Why
 from redisjobs.queue import JobQueue
@@ -167,6 +168,15 @@ class Board:
         """Look a job up."""
         found = await self.snapshots.get(("job", job_id), lambda: self.queue.get(job_id))
         return found and self.redaction.job(found)
+
+    async def steps(self, job_id: str) -> list[StepInfo]:
+        """List the steps that a job has saved."""
+        return await self.snapshots.get(("steps", job_id), lambda: self._steps(job_id))
+
+    async def _steps(self, job_id: str) -> list[StepInfo]:
+        found = await self.queue.steps(job_id)
+        stored = await self.queue.get(job_id) if found and self.redaction.hides else None
+        return self.redaction.steps(found, stored) if stored else found if not self.redaction.hides else []
 
     async def why(self, job_id: str) -> Why:
         """Find out why a job does not run, or what became of it."""

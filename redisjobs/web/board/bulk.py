@@ -12,7 +12,7 @@ from redisjobs.client import operations
 from redisjobs.client.operations import DONE, FilterOptions, Steps, ask, filter_of
 from redisjobs.client.registry import Registry
 from redisjobs.model.changes import BulkResult, ChangeMany
-from redisjobs.model.job import State
+from redisjobs.model.job import WAITING, State
 from redisjobs.model.queries import Count, Scan
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.background import carry_out, in_thread, paced
@@ -67,21 +67,21 @@ KINDS = {
         Verb.CANCEL,
         "Cancel",
         "cancelled",
-        (State.READY, State.DELAYED, State.RUNNING),
+        (*WAITING, State.RUNNING),
         lambda state, options, rate: operations.cancel_all(state, options),
     ),
     "hold": Kind(
         Verb.HOLD,
         "Hold",
         "held",
-        (State.READY, State.DELAYED),
+        WAITING,
         lambda state, options, rate: operations.hold_all(state, options),
     ),
     "unhold": Kind(
         Verb.HOLD,
         "Unhold",
         "let start",
-        (State.READY, State.DELAYED),
+        WAITING,
         lambda state, options, rate: operations.unhold_all(state, options),
     ),
 }

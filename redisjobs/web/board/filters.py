@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from redisjobs.base.arguments import is_text
 from redisjobs.client.operations import FilterOptions
-from redisjobs.model.job import State
+from redisjobs.model.job import WAITING, State
 
 AGES = {"": "any age", "60": "1 min", "3600": "1 hour", "21600": "6 hours", "86400": "1 day", "604800": "7 days"}
 """The ages to choose from, in seconds."""
@@ -57,7 +57,7 @@ class Filters:
         named = query.get("state", "")
         state = State(named) if named in {*State} else default
         chosen = {key: query[key] for key in _TEXTS if is_text(query.get(key, ""), r"(?s:.{1,1000})")}
-        if state in (State.READY, State.DELAYED):
+        if state in WAITING:
             chosen.pop("worker", None)
         if state is not State.DEAD:
             chosen.pop("fingerprint", None)

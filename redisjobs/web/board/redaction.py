@@ -1,12 +1,13 @@
 """Hides what a viewer must not see: in parameters and results, and in the errors that repeat them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.model.health import Finding
 from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo
+from redisjobs.model.steps import THE_TIME, StepInfo
 from redisjobs.model.why import Why
 from redisjobs.web.board.hidden import HIDDEN, Keys, Secret
 
@@ -16,7 +17,7 @@ Redact = Callable[[str, str, str], str]
 """Gets a job's name, which text it is, and the text; returns the text to show. See `Dashboard`."""
 
 _OF_KEYS = ("unique", "no ttl", "unknown key", "line")  # the checks whose examples are keys
-_JSON = ("parameters", "result")
+_JSON = ("parameters", "result", "step")
 _MOST_SECRETS = 100  # of one job; a search for more would hold up the page
 _LIMIT_KEY = "limit key"  # the fact of `Why` that has it
 
@@ -67,7 +68,19 @@ class Redaction:
                 for key, value in job.headers.items()
             },
             progress=progress,
+            waits_for=job.waits_for if job.waits_for == THE_TIME else shown("step", job.waits_for),
         )
+
+    def steps(self, steps: Sequence[StepInfo], stored: JobInfo) -> list[StepInfo]:
+        """Return the steps of a job as they may be shown, given the job as it is stored."""
+        if not self.hides:
+            return list(steps)
+        secrets = self._secrets(stored)
+
+        def shown(text: str) -> str:
+            return self._text(stored.name, "step", text, secrets)
+
+        return [replace(step, key=shown(step.key), value=shown(step.value)) for step in steps]
 
     def why(self, known: Why, stored: JobInfo | None) -> Why:
         """Return why a job does not run as it may be shown, given the job as it is stored."""

@@ -1,6 +1,6 @@
 """One job: why it does not run, what happened to it, its parameters, its result, and what you can do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,12 +15,13 @@ from redisjobs.errors import (
 )
 from redisjobs.model.history import PastEvent
 from redisjobs.model.info import JobInfo
-from redisjobs.model.job import State
+from redisjobs.model.job import ENDED, WAITING, State
 from redisjobs.model.progress import amount
+from redisjobs.model.steps import THE_TIME, How, StepInfo
 from redisjobs.model.why import Cause, Why
 from redisjobs.web.board.access import Verb
 from redisjobs.web.board.filters import id_from
-from redisjobs.web.board.visit import Missing, Page, Visit
+from redisjobs.web.board.visit import Missing, Page, Visit, part
 from redisjobs.web.show.format import clock, duration, json_lines
 from redisjobs.web.show.traces import read_trace
 
@@ -30,6 +31,7 @@ _COLORS: Mapping[Cause, str] = {
     Cause.RUNNING: "running",
     Cause.DELAYED: "delayed",
     Cause.RETRYING: "delayed",
+    Cause.SUSPENDED: "suspended",
     Cause.PAUSED: "delayed",
     Cause.NAME_PAUSED: "delayed",
     Cause.LIMIT: "delayed",
@@ -49,20 +51,30 @@ _COLORS: Mapping[Cause, str] = {
 _SHOWN = {
     *("job", "name", "state", "priority", "attempt", "deliveries", "unique key", "parent", "worker", "duration"),
     *("error", "reason", "fingerprint", "progress", "dead letters of this kind"),
-    *("pushed at", "started at", "due at", "failed at", "finished at"),
+    *("pushed at", "started at", "due at", "failed at", "finished at", "waits for", "since", "wakes at"),
 }
 """The facts of `Why` that other parts of the page show."""
+
+_MOST_STEPS = 100  # in a story
 
 _SECONDS = {"usual duration (p50)", "usual duration (p95)", "starts in about", "worker's lease"}
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened to a job, or will."""
+    """Something that happened to a job, or will.
+
+    Attributes:
+        color: The class of its colour.
+        text: What happened.
+        at: When.
+        value: JSON: what a step returned, or a signal brought; '' for none.
+    """
 
     color: str
     text: str
     at: datetime
+    value: str = ""
 
 
 async def job(visit: Visit) -> Page:
@@ -74,12 +86,17 @@ async def job(visit: Visit) -> Page:
     found = known.job
     if found is None:
         return await _ended(visit, job_id, known)
+    faults = list[str]()
+    steps = [] if found.state in ENDED else await part(visit.board.steps(job_id), [], faults)
     data = {
         "job": found,
         "known": known,
+        "steps": steps,
+        "signal": found.waits_for.removeprefix("signal ") if found.waits_for.startswith("signal ") else "",
+        "faults": faults,
         "color": color(known),
         "alike": known.facts.get("dead letters of this kind", 0) if found.fingerprint else 0,
-        "story": story(found),
+        "story": story(found, steps),
         "trace": read_trace(found.traceback) if found.traceback else None,
         "parameters": json_lines(found.parameters),
         "amount": amount(found.progress) if found.progress else "",
@@ -117,7 +134,7 @@ def _fact(label: str, value: Any, now: datetime) -> str:
 def may(found: JobInfo, verbs: frozenset[Verb]) -> frozenset[str]:
     """Return the actions that make sense for a job, and that the viewer may take."""
     ended = found.state in (State.DEAD, State.COMPLETED, State.CANCELLED)
-    waits = found.state in (State.READY, State.DELAYED)
+    waits = found.state in WAITING
     possible = {
         "retry": (Verb.RETRY, ended),
         "edit": (Verb.EDIT, ended),
@@ -125,12 +142,13 @@ def may(found: JobInfo, verbs: frozenset[Verb]) -> frozenset[str]:
         "cancel": (Verb.CANCEL, not ended and not found.cancelling),
         "hold": (Verb.HOLD, waits and not found.held),
         "unhold": (Verb.HOLD, found.held),
+        "signal": (Verb.SIGNAL, not ended and not found.cancelling),
     }
     return frozenset(word for word, (verb, sensible) in possible.items() if sensible and verb in verbs)
 
 
-def story(found: JobInfo) -> list[Moment]:
-    """Return what is known of a job's life, in order."""
+def story(found: JobInfo, steps: Sequence[StepInfo] = ()) -> list[Moment]:
+    """Return what is known of a job's life, in order; of its steps the newest."""
     moments = [Moment(*_told(event), event.at) for event in found.history if event.at is not None]
     if found.queued_at:
         moments.append(
@@ -141,6 +159,12 @@ def story(found: JobInfo) -> list[Moment]:
     if found.due_at:
         text = f"Attempt {found.attempt} is due" if found.attempt > 1 else "Due"
         moments.append(Moment("delayed", text, found.due_at))
+    moments += [_step(step) for step in steps[-_MOST_STEPS:]]
+    if found.suspended_at:
+        moments.append(Moment("suspended", f"Waits for {found.waits_for}", found.suspended_at))
+    if found.wakes_at:
+        text = "Wakes" if found.waits_for == THE_TIME else "The wait is over, at the latest"
+        moments.append(Moment("suspended", text, found.wakes_at))
     if found.failed_at and not any(
         event.what == "died" and event.at == found.failed_at for event in found.history
     ):
@@ -149,6 +173,11 @@ def story(found: JobInfo) -> list[Moment]:
     if found.finished_at:
         moments.append(Moment(found.state, found.state.capitalize(), found.finished_at))
     return sorted(moments, key=lambda moment: moment.at)
+
+
+def _step(step: StepInfo) -> Moment:
+    name = f"Step {step.key}"
+    return Moment("done" if step.how is How.DONE else "suspended", f"{name}: {step.says}", step.at, step.value)
 
 
 _EVENTS = {

@@ -10,7 +10,10 @@ from redisjobs.web.board.visit import Missing, Page, Visit
 LISTED = 25
 """The jobs on a page."""
 
-STATES = (State.READY, State.RUNNING, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
+STATES = (
+    *(State.READY, State.RUNNING, State.DELAYED, State.SUSPENDED),
+    *(State.DEAD, State.COMPLETED, State.CANCELLED),
+)
 
 
 async def jobs(visit: Visit) -> Page:

@@ -103,8 +103,7 @@ def health(
 
 def _without_workers(ready: int, counts: Counts) -> Health:
     command = "redisjobs worker myapp:queue"
-    if ready or counts.delayed or counts.inbox:
-        waiting = ready + counts.delayed + counts.inbox
+    if waiting := ready + counts.delayed + counts.suspended + counts.inbox:
         said = f"No worker is alive, and {number_of(waiting, 'job')} wait{'s' * (waiting == 1)}."
         return Health("dead", said, "Start a worker:", command)
     if not any(counts.totals.values()):

@@ -262,6 +262,8 @@ class Execution(HandlerRun):
             self._context._checkpoint = self._loaded.checkpoint
         elif definition.version != 1:
             self._context.version = definition.version
+        if trace := self.lease.fields.get(b"trace"):
+            self._context._trace = trace.decode("ascii", "replace")
         if self._settings.concurrency == 1:
             keep_only_slot(self._context, self._settings.queues or (self._settings.queue.name,))
         return self._context
@@ -281,14 +283,16 @@ class Execution(HandlerRun):
     def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
+        context = self._context
         self._context = self._surroundings = None  # both lead back here: a reference cycle
         if outcome is DONE and not self._has_steps:
             self.settlement = Ack(reported=True) if self._may_have_reported else ACK
             return
+        trace = "" if context is None else context._trace
+        del context  # else the traceback of an error below would lead to it
         if isinstance(outcome, Suspended):
-            self.settlement = replace(
-                outcome.suspend, changes=self._changes({"started_at": str(self._began_ms), "unknown_since": ""})
-            )
+            changes = {"started_at": str(self._began_ms), "unknown_since": ""}
+            self.settlement = replace(outcome.suspend, changes=self._changes(changes, trace))
             return
         if isinstance(outcome, Interrupted):
             self.settlement = self.hand_back(refund=not outcome.counts)
@@ -309,14 +313,17 @@ class Execution(HandlerRun):
             attach(error, "__context__", outcome.error if isinstance(outcome, Raised) else None)
             self.settlement = judge(Raised(error), policy=exponential_jitter())
         if isinstance(self.settlement, RetryLater):
-            self.settlement = RetryLater(self.settlement.due, self._changes(self.settlement.changes))
+            self.settlement = RetryLater(self.settlement.due, self._changes(self.settlement.changes, trace))
         if isinstance(self.settlement, Ack) and self._has_steps:
             self.settlement = replace(self.settlement, stepped=True)
         if self._may_have_reported and isinstance(self.settlement, Ack | DeadLetter):
             self.settlement = replace(self.settlement, reported=True)
 
-    def _changes(self, changes: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the changes of the job's entry, with what this run has learnt about the job."""
+    def _changes(self, changes: Mapping[str, str], trace: str = "") -> Mapping[str, str]:
+        """Return the changes of the job's entry, with what this run has learnt about the job.
+
+        `trace` is the identity of its span, to which the span of the next run has a link; '' for none.
+        """
         job, added = self._job, dict[str, str]()
         if job is not None and self._keep_ms and job.keep_ms is None:
             # From now on the entry shows it to clients that wait for the result, and to the code that ends the
@@ -326,6 +333,8 @@ class Execution(HandlerRun):
             added["suspended_at"] = ""
         if self._has_steps:
             added["steps"] = "1"
+        if trace:
+            added["trace"] = trace
         return {**changes, **added} if added else changes
 
     @property

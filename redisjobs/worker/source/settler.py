@@ -7,7 +7,7 @@ from typing import Any
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
-from redisjobs.events import JobsCompleted, JobsPushed, JobsSettled, SettledJob, kind_of
+from redisjobs.events import JobsCompleted, JobsPushed, JobsSettled, SettledJob, StepsSaved, kind_of
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
@@ -95,6 +95,16 @@ class Report:
             for kind, jobs in settled.items():
                 self.recorder.count(kind, jobs)
                 self._member.tell(kind, jobs=jobs)
+
+    def tell_saved(self, notes: Sequence[Note], replies: Sequence[Reply]) -> None:
+        """Publish which steps running jobs have saved."""
+        saved = [
+            (note.run.lease.job_id, note.run.name, step.key)
+            for note, reply in zip(notes, replies, strict=False)
+            if reply is Reply.OK and isinstance(step := note.settlement, SaveStep) and step.key  # no checkpoint
+        ]
+        if saved:
+            self._member.tell(StepsSaved, steps=saved)
 
     def log_full(self) -> None:
         """Log once that jobs wait to be settled, because the server has no memory for those that they push."""
@@ -213,6 +223,8 @@ class Settler:
         noted = zip(batch.notes, batch.settlements[first:], answer.replies[first:], strict=False)
         for at, (note, (lease, _), reply) in enumerate(noted, first):
             self._noted(note, lease, reply, answer.added.get(at, ()))
+        if batch.notes:
+            self.report.tell_saved(batch.notes, answer.replies[first:])
 
     def _noted(self, note: Note, lease: Lease, reply: Reply, added: Sequence[bool]) -> None:
         """Take the answer to what a running job has written."""

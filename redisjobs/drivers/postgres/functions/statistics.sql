@@ -57,7 +57,8 @@ declare
 begin
   return jsonb_build_object(
     'ready', (select coalesce(sum(value::bigint), 0) from jsonb_each_text(counts -> 'ready')),
-    'running', counts -> 'running', 'delayed', counts -> 'delayed', 'dead', counts -> 'dead',
+    'running', counts -> 'running', 'delayed', counts -> 'delayed',
+    'suspended', coalesce(counts -> 'suspended', '0'), 'dead', counts -> 'dead',
     'oldest_ms', (select coalesce(greatest(now_ms - min((value ->> 1)::bigint), 0), 0) from jsonb_array_elements(backlog -> 'since')),
     'pushed', coalesce(counts -> 'totals' -> 'pushed', '0'),
     'workers', (select count(*) from redisjobs.workers w where w.queue = q));

@@ -9,9 +9,10 @@
 -- ARGV[4]  now_ms        int ms; '' = the server's clock
 -- ARGV[5]  listed        '1': the caller has listed the consumers of the stream in `after`, and gives some of them; '' else
 -- ARGV[6..] for each of these: name, how many jobs it has pending, how long it was silent, ms
--- Returns  {count, after, suspects, parked, began, limited, lists}: how many consumers were removed or fenced; where to go on,
+-- Returns  {count, after, suspects, parked, began, limited, cancels, lists}: how many consumers were removed or fenced; where to go on,
 --          '' at the end; 1 if some entries may be neither pending nor unread: run restore; 1 if parked jobs may be free to
---          start: run unpark; 1 if tidy began now: run trim; 1 if jobs with limits run or wait: run shares; and how the caller has
+--          start: run unpark; 1 if tidy began now: run trim; 1 if jobs with limits run or wait: run shares; 1 if children are to be
+--          cancelled: run cancel_children; and how the caller has
 --          to list the consumers of the stream in `after`, because a script takes too long: 1 by XPENDING, 2 by
 --          `XINFO CONSUMERS`, else 0. It gives consumers that are not in `workers`, and 500 lines, from the number in `after` on and round.
 --          Only the first step returns the values between `after` and `lists`
@@ -26,7 +27,7 @@ expect('stream', unpack(streams))
 expect('zset', KEYS.workers, KEYS.fenced, KEYS.lines)
 expect('hash', KEYS.layout, KEYS.shares)
 local last_ms = tonumber(redis.call('HGET', KEYS.layout, 'tidied_at') or nil)
-if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0, 0} end
+if after == '' and last_ms and last_ms <= now_ms and now_ms < last_ms + every_ms then return {0, '', 0, 0, 0, 0, 0, 0} end
 
 local total, living = 0, {}
 for _, id in ipairs(is_listed and {} or redis.call('ZRANGE', KEYS.workers, 0, -1)) do
@@ -127,7 +128,7 @@ while number <= 3 and left_off == '' do
   if is_listed then break end
   number = number + 1
 end
-if after ~= '' then return {total, left_off, 0, 0, 0, 0, lists} end
+if after ~= '' then return {total, left_off, 0, 0, 0, 0, 0, lists} end
 
 local suspects = 0
 for _, stream in ipairs(streams) do
@@ -137,4 +138,4 @@ for _, stream in ipairs(streams) do
 end
 redis.call('HSET', KEYS.layout, 'tidied_at', whole(now_ms))
 local parked, limited = redis.call('HGET', KEYS.layout, 'unpark') and 1 or 0, redis.call('EXISTS', KEYS.shares, KEYS.lines)
-return {total, left_off, suspects, parked, 1, math.min(limited, 1), lists}
+return {total, left_off, suspects, parked, 1, math.min(limited, 1), redis.call('EXISTS', KEYS.cancelling), lists}

@@ -5,7 +5,8 @@ from typing import Any, Unpack
 from redisjobs.client import operations
 from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.checks import id_of
-from redisjobs.client.operations import GO_ON, FilterOptions
+from redisjobs.client.operations import FilterOptions
+from redisjobs.client.requeuing import GO_ON, requeue
 from redisjobs.model.changes import Delete
 from redisjobs.model.info import DeadGroup
 from redisjobs.model.job import PushedJob
@@ -54,7 +55,7 @@ class DeadLetters(Calls):
             DecodeError: The entry has more fields than a script can move. It stays a dead letter.
             ValueError: It has not saved the step `from_step`; the error says which it has. It stays as it is.
         """
-        return await self._do(operations.requeue(job, parameters, ended, unique, from_step, self._edited))
+        return await self._do(requeue(job, parameters, ended, unique, from_step, self._edited))
 
     async def delete(self, job: str | PushedJob) -> bool:
         """Delete a dead letter, or a job that ended and was kept; return whether there was one."""
@@ -99,7 +100,7 @@ class SyncDeadLetters(SyncCalls):
         from_step: str | None = GO_ON,
     ) -> bool:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
-        return self._do(operations.requeue(job, parameters, ended, unique, from_step, self._edited))
+        return self._do(requeue(job, parameters, ended, unique, from_step, self._edited))
 
     def delete(self, job: str | PushedJob) -> bool:
         """Delete a dead letter, or a job that ended and was kept; return whether there was one."""

@@ -9,7 +9,7 @@ from redisjobs.client.dead_letters import DeadLetters, SyncDeadLetters
 from redisjobs.client.diagnosis import Diagnosis, SyncDiagnosis
 from redisjobs.client.operations import FilterOptions
 from redisjobs.client.workers import SyncWorkers, Workers
-from redisjobs.model.changes import Cancel, Hold, Unhold
+from redisjobs.model.changes import Hold, Unhold
 from redisjobs.model.info import JobInfo, LimitInfo, PauseInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
@@ -62,7 +62,7 @@ class Inspector(Workers, DeadLetters, Diagnosis):
             cancels the handler, and it won't run again. DEAD: it is a dead letter, and stays one. NOT_FOUND: it
             ended, or never existed.
         """
-        return await self._ask(Cancel(id_of(job)))
+        return await self._do(operations.cancel(job))
 
     async def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
         """Send a signal to a job, which takes it by `context.wait_for`.
@@ -200,7 +200,7 @@ class SyncInspector(SyncWorkers, SyncDeadLetters, SyncDiagnosis):
 
     def cancel(self, job: str | PushedJob) -> Reply:
         """Cancel a job; see `redisjobs.JobQueue.cancel` for the replies."""
-        return self._ask(Cancel(id_of(job)))
+        return self._do(operations.cancel(job))
 
     def signal(self, job: str | PushedJob, name: str, value: Any = None) -> Reply:
         """Send a signal to a job; see `redisjobs.JobQueue.signal`."""

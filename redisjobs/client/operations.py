@@ -6,15 +6,14 @@ An operation is a generator. It yields queries and changes, gets their answers, 
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol, TypedDict, TypeVar
 
-from redisjobs.base.arguments import flag, is_text, milliseconds, one_of, pause_of, seconds, whole
+from redisjobs.base.arguments import is_text, milliseconds, one_of, pause_of, seconds, whole
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import number_of, visible
 from redisjobs.client.checks import id_of
-from redisjobs.errors import DecodeError, DriverError, StepsFull, Unavailable, UniqueConflict
+from redisjobs.errors import DriverError, StepsFull, Unavailable
 from redisjobs.model.changes import (
     AskWorker,
     BulkResult,
@@ -25,7 +24,6 @@ from redisjobs.model.changes import (
     Hold,
     JobChange,
     Pause,
-    Requeue,
     RequeueAll,
     Resume,
     SetLimit,
@@ -33,6 +31,7 @@ from redisjobs.model.changes import (
     Unpark,
     Wish,
 )
+from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import new_nonce, when
 from redisjobs.model.info import (
     DeadGroup,
@@ -49,7 +48,6 @@ from redisjobs.model.job import WAITING, JobName, PushedJob, State, checked_name
 from redisjobs.model.limits import Limit
 from redisjobs.model.payload import encode_plain
 from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
-from redisjobs.model.retention import ASIDE
 from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, GetSteps, Signal, StepInfo, checked_step
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
@@ -64,10 +62,6 @@ Steps = Generator[Query[Any] | Change[Any], Any, T]
 DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """The replies that mean that the job was changed."""
 
-GO_ON: Any = object()
-"""The default of `from_step`: the job goes on where it stopped."""
-
-_MOST_NAMED = 20  # steps in an error
 _AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
 _ALL = (State.RUNNING, State.READY, State.DELAYED, State.SUSPENDED, State.DEAD, State.COMPLETED, State.CANCELLED)
 
@@ -248,56 +242,6 @@ def set_limit(
 # Change jobs
 
 
-def requeue(
-    job: str | PushedJob,
-    parameters: Any,
-    ended: bool,
-    unique: bool,
-    from_step: Any,
-    edited: Callable[[Row, Any], Requeue],
-) -> Steps[bool]:
-    """Make a dead letter or ended job ready again; `edited` returns the change that also sets new parameters."""
-    step = _from(from_step)
-    job_id, is_ended, has_key = id_of(job), flag(ended, "ended"), flag(unique, "unique")
-    if parameters is None:
-        change = Requeue(job_id, ended=is_ended)
-    else:
-        row = yield from ask(Find(job_id))
-        if row is None or row.state not in (ASIDE if is_ended else (State.DEAD,)):
-            return False
-        change = edited(row, parameters)
-    change = replace(change, from_step=step)
-    match (yield from ask(change if has_key else replace(change, unique=""))):
-        case Reply.NO_STEP:
-            raise (yield from _no_step(job_id, step))
-        case Reply.DUPLICATE:
-            raise (yield from _conflict(job_id, change.unique))
-        case Reply.OVERSIZED:
-            raise DecodeError(f"{job_id}: the entry has more fields than a script can move; it stays")
-        case reply:
-            return reply is Reply.OK
-
-
-def _from(step: Any) -> str | None:
-    """Return the step that a job is requeued from, as in `Requeue.from_step`."""
-    if step is GO_ON:
-        return None
-    if step is None or is_text(step, r"\S{1,220}"):
-        return step or ""
-    raise ValueError(f"from_step={step!r:.60}: give the key of a step, as `queue.steps(job)` lists them, or None")
-
-
-def _no_step(job_id: str, key: str | None) -> Steps[ValueError]:
-    """Return the error of a requeue from a step that the job has not saved."""
-    keys = [step.key for step in (yield from steps(job_id))]
-    some = [repr(visible(each)) for each in keys[-_MOST_NAMED:]]
-    there = f"its last ones are {', '.join(some)}" if len(keys) > len(some) else f"it has {', '.join(some)}"
-    return ValueError(
-        f"{visible(job_id, 60)} stays: it has saved no step {visible(key or '')!r}; "
-        + (there if keys else "it has saved none, so leave from_step out")
-    )
-
-
 def steps(job: str | PushedJob) -> Steps[list[StepInfo]]:
     """List the steps that a job has saved."""
     (found,) = yield from ask(GetSteps([id_of(job)]))
@@ -320,25 +264,6 @@ def signal(job: str | PushedJob, name: str, value: Any, longest: int) -> Steps[R
             "that it has not waited for yet: signal it again later; this signal was not kept"
         )
     return reply
-
-
-def _conflict(job_id: str, key: str | None) -> Steps[UniqueConflict]:
-    """Return the error of a requeue that met a held key: its new key, or with None the job's own."""
-    from redisjobs.model.why import Ahead
-
-    holder = ""
-    try:
-        row = (yield from ask(Find(job_id))) if key is None else None
-        key = job_info(row).unique if row else key
-        holder = (yield from ask(Ahead(key=key))).job_id if key else ""
-    except DriverError:  # that the job stays is known, and says more than this error
-        pass
-    who = f"the job {visible(holder, 60)}" if holder else "another job"
-    return UniqueConflict(
-        f"{visible(job_id, 60)} stays: {who} holds its unique key now; wait until that has ended, or cancel it, "
-        "or requeue this one without its key (unique=False, --without-key)",
-        job_ids=[holder] if holder else [],
-    )
 
 
 def requeue_all(options: FilterOptions, rate: str | None) -> Steps[int]:
@@ -370,6 +295,21 @@ def _take_all(step: Callable[[str, int], Change[BulkResult]]) -> Steps[int]:
     return total
 
 
+def cancel(job: str | PushedJob) -> Steps[Reply]:
+    """Cancel a job, and its children that have not ended."""
+    reply = yield from ask(Cancel(id_of(job)))
+    if reply is Reply.CANCELLED:
+        yield from _cancel_children()
+    return reply
+
+
+def _cancel_children() -> Steps[None]:
+    """Cancel the children of all jobs that were cancelled; if this fails, a worker does it within two minutes."""
+    more = True
+    while more:
+        more = yield from ask(CancelChildren())
+
+
 def cancel_all(state: State | str, options: FilterOptions) -> Steps[int]:
     """Cancel all matching jobs, even if they run by now."""
     wanted = one_of(State, state, "state")
@@ -377,7 +317,9 @@ def cancel_all(state: State | str, options: FilterOptions) -> Steps[int]:
         raise ValueError(
             f"state={state!r}: give ready, delayed, suspended or running; `delete_all` deletes dead letters"
         )
-    return (yield from _change_all(wanted, options, lambda row: Cancel(row.job_id)))
+    total = yield from _change_all(wanted, options, lambda row: Cancel(row.job_id))
+    yield from _cancel_children()
+    return total
 
 
 def hold_all(state: State | str, options: FilterOptions) -> Steps[int]:

@@ -241,6 +241,9 @@ class Tidied:
 
 @dataclass(frozen=True, slots=True)
 class Tidy(Change[Tidied]):
-    """Clean up after dead workers, find lost jobs, and delete jobs whose retention has ended; in steps."""
+    """Clean up after dead workers, find lost jobs, and delete jobs whose retention has ended; in steps.
+
+    It also cancels children whose parent was cancelled, as `CancelChildren` does.
+    """
 
     after: str = ""  # '' to begin; if a run began less than a minute ago, nothing is done

@@ -309,6 +309,9 @@ class JobDefinition(Generic[P]):
     priority: Priority | None = None  # of its jobs, unless the push has one
     unique: Callable[[P], str | None] | None = None  # returns a job's unique key, unless the push has one
     version: int = 1  # stored with a job's first step
+    cancels_children: bool = (
+        False  # if the job becomes a dead letter, its children that have not ended are cancelled
+    )
 
     @cached_property
     def returns(self) -> ReturnType[Any]:

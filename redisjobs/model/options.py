@@ -111,6 +111,8 @@ class HandlerOptions(TypedDict, total=False):
             `"order-{order}"`. A push with `unique=None` has no key.
         version: The version of the handler, a whole number; 1 by default. Raise it when you change the steps of
             the handler. It is stored with the first step of a job, and later runs find it in `context.version`.
+        children: What becomes of the children of a dead letter that have not ended. `"leave"`, the default: they
+            go on. `"cancel"`: they are cancelled. Those of a job that was cancelled always are.
     """
 
     retry: RetryPolicy | None
@@ -126,6 +128,7 @@ class HandlerOptions(TypedDict, total=False):
     priority: Priority | Literal["high", "normal", "low"] | None
     unique: Callable[[Any], str | None] | str | None
     version: int
+    children: Literal["leave", "cancel"]
 
 
 # Of a push
@@ -273,12 +276,19 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "stalled_after": _stalled_after(options.get("stalled_after")),
         "keep_ms": in_ms(options.get("keep_result"), "keep_result") or 0,
         "strict_result": strict_result,
+        "cancels_children": _cancels_children(options.get("children", "leave")),
         "version": 1 if (version := options.get("version")) is None else whole(version, "version"),
         "limit": Limit(options.get("max_concurrency"), options.get("rate"), options.get("burst")).text,
         "priority": None if (priority := options.get("priority")) is None else _priority(priority),
     }
     policy = checked_policy(options.get("retry"))
     return settings if policy is None else {**settings, "retry": policy}
+
+
+def _cancels_children(children: str) -> bool:
+    if children not in ("leave", "cancel"):
+        raise RegistrationError(f'children={children!r}: give "leave" or "cancel"')
+    return children == "cancel"
 
 
 def checked_policy(retry: RetryPolicy | None) -> RetryPolicy | None:

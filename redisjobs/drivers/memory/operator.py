@@ -416,4 +416,6 @@ def _tidy(memory: Memory, change: changes.Tidy) -> changes.Tidied:
     memory.tidied_ms = now_ms
     _unpark(memory, changes.Unpark())
     tidy_lines(memory)
+    while _cancel_children(memory, CancelChildren()):
+        pass
     return changes.Tidied(trimmed=trim(memory))

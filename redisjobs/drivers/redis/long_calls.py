@@ -13,6 +13,7 @@ from redisjobs.drivers.redis.pushes import relay
 from redisjobs.drivers.redis.server_facts import check_server
 from redisjobs.drivers.redis.wire import Word, pairs, raw_id, shown, text_id, threes
 from redisjobs.model.changes import Change, ChangeMany, Tidied, Tidy, Unpark
+from redisjobs.model.children import CancelChildren
 from redisjobs.model.driver import supported
 from redisjobs.model.health import Audit, CheckServer
 from redisjobs.model.job import Priority
@@ -97,8 +98,9 @@ def begin_tidying(commands: Commands, gone_ms: int, every_ms: int) -> Command[Ti
     """Look at the consumers, at most once in `every_ms`; parses to the duties that are due."""
 
     def parse(reply: Any) -> Tidied:
-        _, after, suspects, parked, trims, limited, _ = reply
-        due = {"consumers": after, "restore": suspects, "unpark": parked, "shares": limited, "trim": trims}
+        _, after, suspects, parked, trims, limited, cancels, _ = reply
+        due = {"consumers": after, "restore": suspects, "unpark": parked, "shares": limited, "children": cancels}
+        due["trim"] = trims
         duties = [duty for duty, is_due in due.items() if is_due]
         return Tidied(after=f"{'+'.join(duties)} {text_id(after)}" if duties else "")
 
@@ -169,6 +171,12 @@ def _shares(commands: Commands, after: str) -> Steps[Tidied]:
     return Tidied(after=text_id(reply[0]))
 
 
+def _cancel_children(commands: Commands, after: str) -> Steps[Tidied]:
+    """Cancel children whose parent was cancelled."""
+    (more,) = yield [command_of(commands, CancelChildren())]
+    return Tidied(after="more" if more else "")
+
+
 def _trim(commands: Commands, after: str) -> Steps[Tidied]:
     """Delete jobs that are older, or more, than the retention allows."""
     (reply,) = yield [commands.run("trim", [DEFAULT.dead.text, commands.now])]
@@ -181,6 +189,7 @@ _DUTIES: Mapping[str, Callable[[Commands, str], Steps[Tidied]]] = {
     "restore": _restore,
     "unpark": _unpark_later,
     "shares": _shares,
+    "children": _cancel_children,
     "trim": _trim,
 }
 

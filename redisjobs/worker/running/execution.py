@@ -316,6 +316,9 @@ class Execution(HandlerRun):
             self.settlement = RetryLater(self.settlement.due, self._changes(self.settlement.changes, trace))
         if isinstance(self.settlement, Ack) and self._has_steps:
             self.settlement = replace(self.settlement, stepped=True)
+        cancels = self._definition is not None and self._definition.cancels_children
+        if cancels and isinstance(self.settlement, DeadLetter) and self._has_steps:
+            self.settlement = replace(self.settlement, cancels=True)
         if self._may_have_reported and isinstance(self.settlement, Ack | DeadLetter):
             self.settlement = replace(self.settlement, reported=True)
 
@@ -359,6 +362,12 @@ class Execution(HandlerRun):
         if self.reported is not None or self.lease.deliveries > 1:
             return True
         return job is not None and job.started_ms is not None
+
+    def has_left_children(self, reply: Reply) -> bool:
+        """Return whether this settlement may have left children that are to be cancelled."""
+        settlement = self.settlement
+        is_cancelled = reply is Reply.CANCELLED or (isinstance(settlement, Ack) and settlement.cancelled)
+        return self._has_steps and (is_cancelled or (isinstance(settlement, DeadLetter) and settlement.cancels))
 
     def settled(self, reply: Reply) -> SettledJob:
         """Return how the job was settled, for the event. Call it last: it drops the outcome."""

@@ -3,11 +3,14 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
+from redisjobs.errors import DriverError
 from redisjobs.events import JobsCompleted, JobsPushed, JobsSettled, SettledJob, StepsSaved, kind_of
+from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
@@ -258,11 +261,19 @@ class Settler:
             self._leases.keep(run)
             self.report.log_full()
         else:
+            if run.has_left_children(reply):
+                self.loader.start(self._cancel_children)
             self.let_go(run)
             self.refused += reply is Reply.LEASE_LOST
             self.report.note(run, reply)
             if run.pushes is not None:
                 self._publish_pushed(run.pushes, added)
+
+    async def _cancel_children(self) -> None:
+        """Cancel the children of jobs that were cancelled. If this fails, tidying does it."""
+        with suppress(DriverError):
+            while await self._member.consumer.change(CancelChildren()):
+                pass
 
     def _has_another(self, run: Execution, reply: Reply) -> bool:
         """Prepare the job's next settlement, if it has one after this answer; return whether it has."""

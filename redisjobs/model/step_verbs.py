@@ -1,5 +1,6 @@
 """The calls by which a handler saves steps and waits: `context.step`, `context.sleep`, and so on."""
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -41,7 +42,8 @@ def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
     with suppress(TypeError):  # an object that can't be a key
         if (known := _results.get(key)) is not None:
             return known
-    kind = ReturnType(called_as(function).replace(" ", "_")[:200], returned_type(function))
+    # The name is for messages; a partial has none, and is called by its `repr`, which may be any text.
+    kind = ReturnType(re.sub(r"[\s\x00-\x1f]+", "_", called_as(function))[:200] or "?", returned_type(function))
     with suppress(TypeError):
         _results[key] = kind
     return kind
@@ -96,20 +98,27 @@ class StepVerbs:
     _sink: MessageSink | None
     _checkpoint: bytes | None = None  # JSON
 
-    async def _ask(self, request: Request) -> Any:
+    def _checked_sink(self) -> MessageSink:
         if self._sink is None:
             raise RuntimeError("this context belongs to no run of a worker: it has no steps")
-        answers: list[Any] = []
+        return self._sink
+
+    async def _ask(self, request: Request) -> Any:
+        sink, answers = self._checked_sink(), list[Any]()
         gate = gates()()
 
         def answered(answer: Any) -> None:
             answers.append(answer)
             gate.open()
 
-        self._sink.ask(request, answered)
+        sink.ask(request, answered)
         if not answers:
             await gate.wait()
         return unwrapped(answers[0])
+
+    async def _called(self, name: str, result: Any) -> Any:
+        """Return the result of a step's function, which may be an awaitable."""
+        return await result if is_awaitable(result) else result
 
     @overload
     async def step(
@@ -145,9 +154,7 @@ class StepVerbs:
         if begun.value is not None:
             return payload.decode_parameters(kind, begun.value)
         try:
-            result = function(*args, **kwargs)
-            if is_awaitable(result):
-                result = await result
+            result = await self._called(name, function(*args, **kwargs))
             value = encoded(kind, result)
         except BaseException:
             await self._ask(LeaveStep(begun.key))

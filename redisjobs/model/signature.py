@@ -147,8 +147,8 @@ def _context_class(hint: Any) -> type[JobContext[Any]] | None:
 def _refuse_sync_context(function: Callable[..., Any], hint: Any) -> None:
     if is_async(function) and _context_class(hint) is sync_verbs.JobContext:
         raise RegistrationError(
-            f"{called_as(function)} is async and takes a redisjobs.sync.JobContext, whose calls would block the event "
-            "loop: take a redisjobs.JobContext"
+            f"{called_as(function)} is async and takes a redisjobs.sync.JobContext, whose calls would block the "
+            "event loop: take a redisjobs.JobContext"
         )
 
 

@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 
 from redisjobs.base.arguments import aware, milliseconds, seconds
 from redisjobs.base.eventloop import gates, is_awaitable
-from redisjobs.errors import EncodeError, RegistrationError, UnwritableResult
+from redisjobs.base.visible import visible
+from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
 from redisjobs.model import payload
 from redisjobs.model.annotations import called_as, returned_type
 from redisjobs.model.job import ReturnType
@@ -49,12 +50,23 @@ def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
     return kind
 
 
-def encoded(kind: ReturnType[Any], value: Any) -> bytes:
+def encoded(kind: ReturnType[Any], key: str, value: Any) -> bytes:
     """Return the result of a step as JSON; raise an `UnwritableResult` if it can't be kept."""
     try:
         return payload.encode_parameters(kind, value, MOST_STEP_BYTES)
     except (EncodeError, RegistrationError) as error:
-        raise UnwritableResult(f"the step has run, and is not saved: {error}") from error
+        raise UnwritableResult(f"step '{visible(key)}' has run, and is not saved: {error}") from error
+
+
+def decoded(kind: ReturnType[Any], key: str, value: bytes) -> Any:
+    """Return the saved result of a step; raise a `DecodeError` if it does not fit."""
+    try:
+        return payload.decode_parameters(kind, value)
+    except DecodeError as error:
+        why = f"step '{visible(key)}': its saved result does not fit what its function returns now"
+        raise DecodeError(
+            f"{why}: {error}; requeue the job from this step, or give the step another name"
+        ) from None
 
 
 def due_of(duration: float | timedelta | None, until: datetime | None, parts: dict[str, float]) -> Due:
@@ -152,10 +164,10 @@ class StepVerbs:
         kind = result_of(function)
         begun: Begun = await self._ask(BeginStep(checked_step(name)))
         if begun.value is not None:
-            return payload.decode_parameters(kind, begun.value)
+            return decoded(kind, begun.key, begun.value)
         try:
             result = await self._called(name, function(*args, **kwargs))
-            value = encoded(kind, result)
+            value = encoded(kind, begun.key, result)
         except BaseException:
             await self._ask(LeaveStep(begun.key))
             raise

@@ -49,7 +49,7 @@ _SWALLOWED = (
 
 _IN_LOOP = (
     "job {}: its handler is sync, so calls that save steps or wait block their thread, and this is the thread of "
-    "the worker's event loop: make the handler and its decorators `async def`, or call this in the handler's thread"
+    "the worker's event loop: make the handler and its decorators `async def`, or call it in the handler's thread"
 )
 _LOOK = 1.0  # seconds between looks of a waiting thread whether an answer can still come
 

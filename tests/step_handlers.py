@@ -6,12 +6,14 @@ Their parameters say what they do, act by act, so that one test is about all thr
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
+import anyio
 from pydantic import BaseModel
 from store import Store, eventually
 from tenacity import stop_after_attempt, wait_none
@@ -117,7 +119,9 @@ def perform(context: Any, do: Do, act: list[Any]) -> Any:
             return context.saved
         case ["version"]:
             return context.version
-        case ["emit", str(label)]:
+        case ["work", float(seconds)]:
+            return _work(seconds, is_async=not isinstance(context, sync.JobContext))
+        case ["call", str(label)]:
             return note(do.folder, label)
         case ["fail", int(times)]:
             if note(do.folder, "fail") <= times:
@@ -127,6 +131,10 @@ def perform(context: Any, do: Do, act: list[Any]) -> Any:
             note(do.folder, label)
             return _wait(Path(do.folder, f"go-{label}"), is_async=not isinstance(context, sync.JobContext))
     raise NotImplementedError(act)
+
+
+def _work(seconds: float, *, is_async: bool) -> Any:
+    return anyio.sleep(seconds) if is_async else time.sleep(seconds)
 
 
 def _wait(path: Path, *, is_async: bool) -> Any:
@@ -144,30 +152,32 @@ def finish(do: Do, told: list[str]) -> None:
     Path(do.folder, "told").write_text(json.dumps(told))
 
 
+@contextmanager
+def telling(told: list[str], act: list[Any]) -> Iterator[list[Any]]:
+    """Yield what an act does. `try` notes an error of it, and `swallow` what is no error either."""
+    how, inner = (act[0], act[1:]) if act[0] in ("try", "swallow") else ("", act)
+    try:
+        yield inner
+    except BaseException as error:
+        if not how or (how == "try" and not isinstance(error, Exception)):
+            raise
+        told.append(f"{type(error).__name__}: {error}")
+
+
 async def do_async(do: Do, context: JobContext) -> None:
     told = list[str]()
     for act in do.acts:
-        inner = act[1:] if act[0] == "try" else act
-        try:
+        with telling(told, act) as inner:
             result = perform(context, do, inner)
             told.append(repr(await result if is_awaitable(result) else result))
-        except Exception as error:
-            if inner is act:
-                raise
-            told.append(f"{type(error).__name__}: {error}")
     finish(do, told)
 
 
 def do_sync(do: Do, context: sync.JobContext) -> None:
     told = list[str]()
     for act in do.acts:
-        inner = act[1:] if act[0] == "try" else act
-        try:
+        with telling(told, act) as inner:
             told.append(repr(perform(context, do, inner)))
-        except Exception as error:
-            if inner is act:
-                raise
-            told.append(f"{type(error).__name__}: {error}")
     finish(do, told)
 
 

@@ -186,7 +186,7 @@ async def test_the_version_is_that_of_the_handler_that_saved_the_first_step(
 
 async def test_a_plain_job_reads_no_steps_and_leaves_none(bench: Bench, store: Store) -> None:
     await bench.push(["step", "charge"])
-    await bench.push(["emit", "plain"])
+    await bench.push(["call", "plain"])
     await drain(bench.queue)
 
     assert bench.calls("plain") == 1

@@ -149,7 +149,9 @@ def _wait(path: Path, *, is_async: bool) -> Any:
 
 
 def finish(do: Do, told: list[str]) -> None:
-    Path(do.folder, "told").write_text(json.dumps(told))
+    path = Path(do.folder, "told-of")
+    path.write_text(json.dumps(told))
+    path.rename(Path(do.folder, "told"))
 
 
 @contextmanager

@@ -185,8 +185,9 @@ class Settler:
         self.report.begin()
         is_plain = not (self.report.is_wanted or answer.added or answer.spoiled)
         done = self.report.done
-        replies = zip(batch.settling, batch.settlements, answer.replies, strict=False)
-        for at, (run, (lease, _), reply) in enumerate(replies):
+        notes = len(batch.notes)
+        replies = zip(batch.settling, batch.settlements[notes:], answer.replies[notes:], strict=False)
+        for at, (run, (lease, _), reply) in enumerate(replies, notes):
             if run.lease is not lease:
                 # It was handed back, or ran out, and we have claimed it again: that lease has to be settled too.
                 self._leases.unsettled.append(run)
@@ -199,8 +200,7 @@ class Settler:
             else:
                 self.settled(run, reply)
         self.report.tell()
-        first = len(batch.settling)
-        noted = zip(batch.notes, batch.settlements[first:], answer.replies[first:], strict=False)
+        noted = zip(batch.notes, batch.settlements, answer.replies, strict=False)
         for note, (lease, _), reply in noted:
             self._noted(note, lease, reply)
 

@@ -27,7 +27,7 @@ from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, T
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
-from redisjobs.model.sync_verbs import JobContext
+from redisjobs.model.sync_verbs import JobContext as JobContext
 from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.serving import Serving
 

@@ -5,8 +5,10 @@ Their parameters say what they do, act by act, so that one test is about all thr
 
 import json
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -121,6 +123,15 @@ def perform(context: Any, do: Do, act: list[Any]) -> Any:
             return context.version
         case ["work", float(seconds)]:
             return _work(seconds, is_async=not isinstance(context, sync.JobContext))
+        case ["alarm", float(seconds)]:
+            signal.signal(signal.SIGALRM, _alarm)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            return None
+        case ["in fork", *inner]:
+            return _in_fork(context, do, inner)
+        case ["in threads", *several]:
+            with ThreadPoolExecutor(len(several)) as threads:
+                return [*threads.map(lambda each: perform(context, do, each), several)]
         case ["call", str(label)]:
             return note(do.folder, label)
         case ["fail", int(times)]:
@@ -131,6 +142,23 @@ def perform(context: Any, do: Do, act: list[Any]) -> Any:
             note(do.folder, label)
             return _wait(Path(do.folder, f"go-{label}"), is_async=not isinstance(context, sync.JobContext))
     raise NotImplementedError(act)
+
+
+def _alarm(*_: object) -> None:
+    raise TimeoutError("the alarm")
+
+
+def _in_fork(context: Any, do: Do, act: list[Any]) -> str:
+    """Perform an act in a forked process; what it raises there."""
+    path = Path(do.folder, "forked")
+    if (forked := os.fork()) == 0:
+        try:
+            perform(context, do, act)
+        except BaseException as error:
+            path.write_text(f"{type(error).__name__}: {error}")
+        os._exit(0)
+    os.waitpid(forked, 0)
+    return path.read_text()
 
 
 def _work(seconds: float, *, is_async: bool) -> Any:
@@ -196,9 +224,9 @@ class Bench:
         self.folder = folder
         self.queue = handled(JobQueue(store.driver, store.queue_name), kind, **options)
 
-    async def push(self, *acts: list[Any], **options: Any) -> str:
+    async def push(self, *acts: Sequence[Any], **options: Any) -> str:
         """Push a job of these acts; its id."""
-        return (await self.queue.push(Do([*acts], str(self.folder)), **options)).id
+        return (await self.queue.push(Do([[*act] for act in acts], str(self.folder)), **options)).id
 
     def calls(self, label: str) -> int:
         """How often this was called."""

@@ -32,8 +32,10 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
         raise RegistrationError(f"{handler!r} can't be a handler: {error}") from error
     _refuse_generator(handler)
     for name in wanted.parameters:
+        hint = None
         with suppress(Exception):  # an annotation that can't be read asks for no context
-            _refuse_sync_context(handler, hint_of(handler, name))
+            hint = hint_of(handler, name)
+        _refuse_sync_context(handler, hint)
     for count in (2, 1):
         try:
             wanted.bind(*[None] * count)

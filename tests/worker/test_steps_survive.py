@@ -101,8 +101,9 @@ async def test_a_zombie_saves_nothing_and_its_handler_is_given_up(bench: Bench, 
             leases = await inherit(heir)
             assert [lease.job_id for lease in leases] == [job_id]
             bench.go("go")
-            assert worker._current is not None
-            await eventually(lambda: not len(worker._current.sources[0].leases), within=20)
+            current = worker._current
+            assert current is not None
+            await eventually(lambda: not len(current.sources[0].leases), within=20)
             assert await keys(bench.queue, job_id) == ["charge"]
             answer = await heir.exchange([(leases[0], Ack(stepped=True))], None)
             assert [*map(str, answer.replies)] == ["OK"]

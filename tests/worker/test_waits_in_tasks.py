@@ -40,7 +40,7 @@ async def saved(queue: JobQueue, job_id: str) -> Steps:
 
 async def state_of(queue: JobQueue, job_id: str) -> State | None:
     info = await queue.get(job_id)
-    return info and info.state
+    return None if info is None else info.state
 
 
 async def test_finally_and_async_with_run_as_a_wait_ends_the_run(queue: JobQueue, store: Store) -> None:

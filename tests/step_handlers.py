@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -177,7 +178,7 @@ def _wait(path: Path, *, is_async: bool) -> Any:
 
 
 def finish(do: Do, told: list[str]) -> None:
-    path = Path(do.folder, "told-of")
+    path = Path(do.folder, f"told-{uuid.uuid4().hex}")
     path.write_text(json.dumps(told))
     path.rename(Path(do.folder, "told"))
 
@@ -249,5 +250,5 @@ def handled(queue: JobQueue, kind: str, **options: Any) -> JobQueue:
     register = queue.register(
         Do, **{"retry": AT_ONCE, **options}, run_in="process" if kind == "process" else "thread"
     )
-    register({"async": do_async, "thread": do_sync, "process": do_in_process}[kind])  # type: ignore[operator]
+    register({"async": do_async, "thread": do_sync, "process": do_in_process}[kind])
     return queue

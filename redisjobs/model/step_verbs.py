@@ -147,7 +147,7 @@ class StepVerbs:
 
         If a run ends before the result is saved, the next run calls the function again. So it is called at least
         once, and never again once this has returned. What it raises is raised here, and not saved. Several steps
-        of one name are told apart by their order, so steps that run at the same time need different names.
+        of one name differ by their order, so steps that run at the same time need different names.
 
         Args:
             name: 1 to 200 characters, no spaces and no `#`.

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from results import drain
@@ -109,13 +110,14 @@ async def test_a_step_that_raised_and_is_tried_again_in_the_same_run_keeps_its_k
     store: Store, kind: str, tmp_path: Path
 ) -> None:
     bench = Bench(store, kind, tmp_path, retry=no_retry())
-    job_id = await bench.push(
-        ["try", "step", "charge", "first_fails"], ["step", "charge", "first_fails"], ["fail", 9]
-    )
-    await drain(bench.queue)
+    async with bench.queue:
+        job_id = await bench.push(
+            ["try", "step", "charge", "first_fails"], ["step", "charge", "first_fails"], ["fail", 9]
+        )
+        await drain(bench.queue)
 
-    assert (await saved(bench.queue, job_id)).saved.keys() == {"charge"}
-    assert bench.calls("charge") == 2
+        assert (await saved(bench.queue, job_id)).saved.keys() == {"charge"}
+        assert bench.calls("charge") == 2
 
 
 async def test_a_job_with_1_mb_of_results_gets_a_clear_error(bench: Bench) -> None:
@@ -169,7 +171,7 @@ async def test_a_wrong_name_of_a_step_is_refused_at_the_call(bench: Bench, name:
 async def test_the_version_is_that_of_the_handler_that_saved_the_first_step(
     store: Store, kind: str, tmp_path: Path
 ) -> None:
-    acts = [["version"], ["step", "charge"], ["version"], ["fail", 1]]
+    acts: list[list[Any]] = [["version"], ["step", "charge"], ["version"], ["fail", 1]]
     async with Bench(store, kind, tmp_path, version=3).queue:
         old = Bench(store, kind, tmp_path, version=3)
         job_id = await old.push(*acts, ["fail", 9])

@@ -91,7 +91,7 @@ async def test_an_async_handler_that_asks_for_the_sync_context_is_refused_at_reg
     async with JobQueue(store.driver, store.queue_name) as queue:
         for register in (lambda: queue.job(bare), lambda: queue.job(of_state), lambda: queue.register(Do)(two)):
             with pytest.raises(RegistrationError, match=r"is async and takes a redisjobs\.sync\.JobContext"):
-                register()  # type: ignore[no-untyped-call]
+                register()
         assert queue.definitions == {}
         queue.register(Do)(unreadable)
 
@@ -198,7 +198,7 @@ def test_an_abandoned_thread_whose_worker_and_loop_have_ended_waits_for_nothing(
         go.wait(20)
         for call in (lambda: context.step("late", str), lambda: context.sleep(1), lambda: context.checkpoint(1)):
             try:
-                call()  # type: ignore[no-untyped-call]
+                call()
             except RuntimeError as error:
                 said.append(str(error))
 
@@ -269,7 +269,7 @@ async def test_a_signal_that_breaks_off_a_wait_for_an_answer_mixes_up_no_answers
     bench = Bench(redis_store, "process", tmp_path)
     away = Bench(redis_store, "process", tmp_path)
     away.queue.move(redis_store.url.replace(f":{proxy.target[1]}/", f":{proxy.port}/"))
-    more = [["step", "mail"], ["checkpoint", 1]] if goes_on else []
+    more: list[list[Any]] = [["step", "mail"], ["checkpoint", 1]] if goes_on else []
     async with bench.queue, away.queue:
         await bench.push(["await file", "go"], ["alarm", 0.5], ["try", "step", "charge"], *more)
         with anyio.fail_after(60):

@@ -30,6 +30,9 @@ def store(loop_store: Store) -> Store:
 
 @pytest.fixture(params=["async", "thread", pytest.param("process", marks=pytest.mark.slow)])
 def kind(request: pytest.FixtureRequest) -> str:
+    setting = request.getfixturevalue("setting") if "setting" in request.fixturenames else ""
+    if request.param == "process" and setting.startswith("memory"):
+        pytest.skip("starting processes takes long: on one driver it is enough")
     return str(request.param)
 
 

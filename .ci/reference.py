@@ -132,6 +132,7 @@ def api() -> dict[Path, str]:
     ]
     groups["web"] = [package["web"]["dashboard"]["Dashboard"], package["web"]["board"]["access"]["Verb"]]
     groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]
+    groups["sync"].append(_documented(sync["JobContext"]))
     groups["testing"] = [_documented(package["testing"][name]) for name in package["testing"].exports or ()]
     for members in groups.values():
         members.sort(key=lambda each: _FIRST.index(each.name) if each.name in _FIRST else len(_FIRST))

@@ -15,6 +15,7 @@ from redisjobs.client.pushing import Pushing
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
+from redisjobs.model import sync_verbs
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
@@ -368,6 +369,11 @@ class JobDecorator(Protocol):
     def __call__(
         self, function: Callable[Concatenate[JobContext[AppState], Given], Returned], /
     ) -> "JobFunction[Concatenate[JobContext[AppState], Given], Given, Returned]": ...
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[sync_verbs.JobContext[AppState], Given], Returned], /
+    ) -> "JobFunction[Concatenate[sync_verbs.JobContext[AppState], Given], Given, Returned]": ...
 
     @overload
     def __call__(self, function: Callable[Args, Returned], /) -> "JobFunction[Args, Args, Returned]": ...

@@ -21,12 +21,13 @@ from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
-from redisjobs.model.context import JobContext
+from redisjobs.model import context
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
 from redisjobs.model.options import HandlerOptions, PushOptions
 from redisjobs.model.progress import Progress
+from redisjobs.model.sync_verbs import JobContext as JobContext
 from redisjobs.model.transitions import NewJob, Reply
 from redisjobs.serving import Serving
 
@@ -276,6 +277,11 @@ class JobDecorator(Protocol):
 
     @overload
     def __call__(self, function: Unchecked[Returned, AppState], /) -> "JobFunction[..., ..., Returned]": ...
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[context.JobContext[AppState], Given], Returned], /
+    ) -> "JobFunction[Concatenate[context.JobContext[AppState], Given], Given, Returned]": ...
 
     @overload
     def __call__(

@@ -281,6 +281,48 @@ async def pushes_with_state(context: JobContext) -> None:
     assert_type(context.state, None)
 
 
+# Steps
+
+
+async def rendered(page: int) -> str:
+    return str(page)
+
+
+def cost(page: int) -> float:
+    return page / 2
+
+
+@queue.job
+async def saves(context: JobContext, path: str) -> None:
+    assert_type(await context.step("render", rendered, 5), str)
+    assert_type(await context.step("cost", cost, page=5), float)
+    await context.step("cost", cost, "5")  # type: ignore[call-overload]  # pyright: ignore
+    await context.sleep(hours=24)
+
+
+@queue.job
+def saves_in_thread(context: sync.JobContext, path: str) -> None:
+    assert_type(context.step("cost", cost, 5), float)
+    context.step("cost", cost, "5")  # type: ignore[arg-type]  # pyright: ignore
+    context.sleep(hours=24)
+
+
+@plain.job
+def saves_with_state(path: str, context: sync.JobContext[Resources]) -> None:
+    assert_type(context.state, Resources)
+
+
+@plain.register(JobName("saves", Other))
+def of_saved(parameters: Other, context: sync.JobContext) -> None: ...
+
+
+async def pushes_of_saving_jobs(context: JobContext) -> None:
+    await saves.push("a.png")
+    await saves_in_thread.push("a.png")
+    await saves_in_thread.push(5)  # type: ignore[arg-type]  # pyright: ignore
+    saves_with_state.push("a.png")
+
+
 # Results
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from redisjobs.base.visible import visible
+from redisjobs.model import sync_verbs
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import AppState, JobDefinition, JobName
 from redisjobs.model.options import PushOptions, check_handler_options, check_push_options, is_async, new_job
@@ -30,10 +31,10 @@ class Anything:
 # later, or if the first argument may be anything, they don't check the arguments of a push; the push itself does.
 Unchecked = (
     Callable[Concatenate[Anything, ...], Returned]
-    | Callable[Concatenate[Any, JobContext[AppState], ...], Returned]
-    | Callable[Concatenate[Any, Any, JobContext[AppState], ...], Returned]
-    | Callable[Concatenate[Any, Any, Any, JobContext[AppState], ...], Returned]
-    | Callable[Concatenate[Any, Any, Any, Any, JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, sync_verbs.JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, sync_verbs.JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, sync_verbs.JobContext[AppState], ...], Returned]
+    | Callable[Concatenate[Any, Any, Any, Any, sync_verbs.JobContext[AppState], ...], Returned]
 )
 
 
@@ -44,6 +45,11 @@ class HandlerDecorator(Protocol[P]):
     def __call__(
         self, handler: Callable[[P, JobContext[AppState]], Returned], /
     ) -> Callable[[P, JobContext[AppState]], Returned]: ...
+
+    @overload
+    def __call__(
+        self, handler: Callable[[P, sync_verbs.JobContext[AppState]], Returned], /
+    ) -> Callable[[P, sync_verbs.JobContext[AppState]], Returned]: ...
 
     @overload
     def __call__(self, handler: Callable[[P], Returned], /) -> Callable[[P], Returned]: ...

@@ -15,18 +15,22 @@ def returned_type(function: Any) -> Any:
     Raises:
         RegistrationError: The annotation can't be read, for example because it names a type that does not exist.
     """
-    found = inspect.unwrap(annotated(function))
     try:
-        # Read only this annotation: others may name types that only a type checker imports.
-        stub = SimpleNamespace(
-            __annotations__={"return": getattr(found, "__annotations__", {}).get("return", Any)}
-        )
-        names = getattr(found, "__globals__", {})
-        kind = get_type_hints(stub, globalns=names, include_extras=True)["return"]
+        kind = hint_of(function, "return")
     except Exception as error:  # reading an annotation may run any code
         raise RegistrationError(f"{called_as(function)}: can't read what it returns: {error}") from error
     awaited = get_origin(kind) in (Awaitable, Coroutine)
     return get_args(kind)[-1] if awaited else kind
+
+
+def hint_of(function: Any, name: str) -> Any:
+    """Return the annotated type of an argument, or of `return`; Any without an annotation.
+
+    It reads only this annotation, because others may name types that only a type checker imports.
+    """
+    found = inspect.unwrap(annotated(function))
+    stub = SimpleNamespace(__annotations__={name: getattr(found, "__annotations__", {}).get(name, Any)})
+    return get_type_hints(stub, globalns=getattr(found, "__globals__", {}), include_extras=True)[name]
 
 
 def annotated(function: Any) -> Any:

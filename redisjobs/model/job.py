@@ -300,6 +300,7 @@ class JobDefinition(Generic[P]):
     stalled_after: float | None = None  # seconds without a progress report
     keep_ms: int = 0  # for how long its result is kept, unless the push gives a time; 0: not at all
     strict_result: bool = False  # the job fails if its result can't be kept
+    awaits: bool = True  # the handler itself is async; a sync one gets a `sync.JobContext`
     in_process: bool = False  # it runs in a separate process
     function: Any = None  # the application's function, which that process imports by name
     by_name: bool = False  # the function takes its parameters by name

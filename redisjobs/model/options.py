@@ -263,7 +263,13 @@ def handled_by(function: Any, options: HandlerOptions) -> dict[str, Any]:
     """
     awaits = is_async(function)
     in_process = _in_process(function, awaits, options.get("run_in", "thread"))
-    return {"is_async": awaits, "in_process": in_process, "function": function, **_settings(options)}
+    return {
+        "is_async": awaits,
+        "awaits": awaits,
+        "in_process": in_process,
+        "function": function,
+        **_settings(options),
+    }
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import NoneType, SimpleNamespace
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from redisjobs.errors import EncodeError, RegistrationError
-from redisjobs.model.annotations import annotated, called_as
+from redisjobs.model import sync_verbs
+from redisjobs.model.annotations import annotated, called_as, hint_of
 from redisjobs.model.context import JobContext
-from redisjobs.model.options import PushOptions
+from redisjobs.model.options import PushOptions, is_async
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -29,6 +31,11 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
     except (TypeError, ValueError) as error:
         raise RegistrationError(f"{handler!r} can't be a handler: {error}") from error
     _refuse_generator(handler)
+    for name in wanted.parameters:
+        hint = None
+        with suppress(Exception):  # an annotation that can't be read asks for no context
+            hint = hint_of(handler, name)
+        _refuse_sync_context(handler, hint)
     for count in (2, 1):
         try:
             wanted.bind(*[None] * count)
@@ -68,6 +75,7 @@ class Signature:
             if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
                 raise RegistrationError(f"{called}: {argument} can't be a job's parameter; give each one a name")
             if _is_context(hints.get(name)):
+                _refuse_sync_context(function, hints[name])
                 if context is not None:
                     raise RegistrationError(f"{called}: {context} and {name} both ask for the context")
                 context = name
@@ -126,10 +134,24 @@ def _hint(called: str, unknown: Collection[str]) -> str:
 
 def _is_context(hint: Any) -> bool:
     """Return whether an argument is the context, with or without `| None`."""
-    if get_origin(hint) is JobContext:  # for example JobContext[Resources]
-        return True
+    return _context_class(hint) is not None
+
+
+def _context_class(hint: Any) -> type[JobContext[Any]] | None:
+    """Return which context a hint asks for; None for no context."""
+    for kind in (JobContext, sync_verbs.JobContext):
+        if hint is kind or get_origin(hint) is kind:  # the latter for JobContext[Resources]
+            return kind
     several = [each for each in get_args(hint) if each is not NoneType]
-    return hint is JobContext or (len(several) == 1 and NoneType in get_args(hint) and _is_context(several[0]))
+    return _context_class(several[0]) if len(several) == 1 and NoneType in get_args(hint) else None
+
+
+def _refuse_sync_context(function: Callable[..., Any], hint: Any) -> None:
+    if is_async(function) and _context_class(hint) is sync_verbs.JobContext:
+        raise RegistrationError(
+            f"{called_as(function)} is async and takes a redisjobs.sync.JobContext, whose calls would block the "
+            "event loop: take a redisjobs.JobContext"
+        )
 
 
 def _refuse_generator(function: Callable[..., Any]) -> None:

@@ -1,5 +1,6 @@
 """The calls by which a handler saves steps and waits: `context.step`, `context.sleep`, and so on."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -9,7 +10,8 @@ from weakref import WeakKeyDictionary
 
 from redisjobs.base.arguments import aware, milliseconds, seconds
 from redisjobs.base.eventloop import gates, is_awaitable
-from redisjobs.errors import EncodeError, RegistrationError, UnwritableResult
+from redisjobs.base.visible import visible
+from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
 from redisjobs.model import payload
 from redisjobs.model.annotations import called_as, returned_type
 from redisjobs.model.job import ReturnType
@@ -43,18 +45,30 @@ def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
     with suppress(TypeError):  # an object that can't be a key
         if (known := _results.get(key)) is not None:
             return known
-    kind = ReturnType(called_as(function).replace(" ", "_")[:200], returned_type(function))
+    # The name is for messages; a partial has none, and is called by its `repr`, which may be any text.
+    kind = ReturnType(re.sub(r"[\s\x00-\x1f]+", "_", called_as(function))[:200] or "?", returned_type(function))
     with suppress(TypeError):
         _results[key] = kind
     return kind
 
 
-def encoded(kind: ReturnType[Any], value: Any) -> bytes:
+def encoded(kind: ReturnType[Any], key: str, value: Any) -> bytes:
     """Return the result of a step as JSON; raise an `UnwritableResult` if it can't be kept."""
     try:
         return payload.encode_parameters(kind, value, MOST_STEP_BYTES)
     except (EncodeError, RegistrationError) as error:
-        raise UnwritableResult(f"the step has run, and is not saved: {error}") from error
+        raise UnwritableResult(f"step '{visible(key)}' has run, and is not saved: {error}") from error
+
+
+def decoded(kind: ReturnType[Any], key: str, value: bytes) -> Any:
+    """Return the saved result of a step; raise a `DecodeError` if it does not fit."""
+    try:
+        return payload.decode_parameters(kind, value)
+    except DecodeError as error:
+        why = f"step '{visible(key)}': its saved result does not fit what its function returns now"
+        raise DecodeError(
+            f"{why}: {error}; requeue the job from this step, or give the step another name"
+        ) from None
 
 
 def due_of(duration: float | timedelta | None, until: datetime | None, parts: dict[str, float]) -> Due:
@@ -104,20 +118,27 @@ class StepVerbs:
     _sink: MessageSink | None
     _checkpoint: bytes | None = None  # JSON
 
-    async def _ask(self, request: Request) -> Any:
+    def _checked_sink(self) -> MessageSink:
         if self._sink is None:
             raise RuntimeError("this context belongs to no run of a worker: it has no steps")
-        answers: list[Any] = []
+        return self._sink
+
+    async def _ask(self, request: Request) -> Any:
+        sink, answers = self._checked_sink(), list[Any]()
         gate = gates()()
 
         def answered(answer: Any) -> None:
             answers.append(answer)
             gate.open()
 
-        self._sink.ask(request, answered)
+        sink.ask(request, answered)
         if not answers:
             await gate.wait()
         return unwrapped(answers[0])
+
+    async def _called(self, name: str, result: Any) -> Any:
+        """Return the result of a step's function, which may be an awaitable."""
+        return await result if is_awaitable(result) else result
 
     @overload
     async def step(
@@ -151,12 +172,10 @@ class StepVerbs:
         kind = result_of(function)
         begun: Begun = await self._ask(BeginStep(checked_step(name)))
         if begun.value is not None:
-            return payload.decode_parameters(kind, begun.value)
+            return decoded(kind, begun.key, begun.value)
         try:
-            result = function(*args, **kwargs)
-            if is_awaitable(result):
-                result = await result
-            value = encoded(kind, result)
+            result = await self._called(name, function(*args, **kwargs))
+            value = encoded(kind, begun.key, result)
         except BaseException:
             await self._ask(LeaveStep(begun.key))
             raise
@@ -216,7 +235,7 @@ class StepVerbs:
         Raises:
             NoResult: The child has no result: JobFailed, JobCancelled, ResultRefused or NotAdded.
         """
-        (result,) = await self.run_all([job], name=name)
+        (result,) = await StepVerbs.run_all(self, [job], name=name)  # a sync context has another one
         return result
 
     async def run_all(

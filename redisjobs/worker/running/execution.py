@@ -14,7 +14,7 @@ from redisjobs.base.eventloop import gates
 from redisjobs.base.visible import visible
 from redisjobs.errors import DecodeError, RegistrationError
 from redisjobs.events import SettledJob
-from redisjobs.model import codec
+from redisjobs.model import codec, sync_verbs
 from redisjobs.model.context import JobContext, keep_only_slot
 from redisjobs.model.job import JobDefinition
 from redisjobs.model.outcome import (
@@ -242,7 +242,8 @@ class Execution(HandlerRun):
         return job.started_ms is not None or self.lease.deliveries > 1
 
     def _make_context(self, definition: JobDefinition[Any], job: codec.Job) -> JobContext:
-        self._context = JobContext(
+        kind = JobContext if definition.awaits else sync_verbs.JobContext
+        self._context = kind(
             job_id=self.lease.job_id,
             job_name=job.name,
             queue_name=self._settings.queue.name,

@@ -19,11 +19,12 @@ import anyio
 import anyio.to_thread
 
 from redisjobs.base.forks import begin_after_fork
-from redisjobs.errors import EncodeError, ProcessDied, RegistrationError
+from redisjobs.errors import EncodeError, JobSuspended, ProcessDied, RegistrationError
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import RemoteTraceback, attach, describe
-from redisjobs.model.progress import HandlerMessage, Pushing
+from redisjobs.model.progress import MessageSink, Pushing
+from redisjobs.model.requests import Request
 from redisjobs.worker.running.handler_process import BEGUN, MESSAGE, READY, log_settings, serve
 from redisjobs.worker.running.handler_ref import HandlerRef, NotPacked
 from redisjobs.worker.running.threads import NoThread, Trouble
@@ -98,11 +99,11 @@ class HandlerPool:
         definition: JobDefinition[Any],
         parameters: Any,
         context: JobContext,
-        handle: Callable[[HandlerMessage], object],
+        sink: MessageSink,
     ) -> tuple[Any, BaseException | None]:
         """Run a handler in a prepared process; return what it returned, if that is kept, and what it raised.
 
-        `handle` gets the handler's messages meanwhile.
+        `sink` gets the handler's messages and requests meanwhile.
 
         Raises:
             NoThread: The handler was not started.
@@ -114,7 +115,7 @@ class HandlerPool:
             return None, error
         for _ in range(_TRIES):
             process = self._idle.pop()
-            answer = await self._in_thread(process, functools.partial(process.ask, task, handle))
+            answer = await self._in_thread(process, functools.partial(process.ask, task, sink))
             if answer is not None:
                 self._idle.append(process)
                 return _load(answer)
@@ -196,10 +197,10 @@ class Process:
             self.kill()
         return self._receive() == READY
 
-    def ask(self, task: bytes, handle: Callable[[HandlerMessage], object]) -> bytes | None:
+    def ask(self, task: bytes, sink: MessageSink) -> bytes | None:
         """Run a handler in the process, and return its answer; None if the process died.
 
-        `handle` gets the handler's messages before that.
+        `sink` gets the handler's messages and requests before that.
         """
         self.begun = False
         with suppress(OSError):
@@ -207,28 +208,26 @@ class Process:
         self.begun = self._receive() == BEGUN
         answer = self._receive() if self.begun else None
         while answer is not None and answer.startswith(MESSAGE):
-            self._pass_on(answer[len(MESSAGE) :], handle)
+            self._pass_on(answer[len(MESSAGE) :], sink)
             answer = self._receive()
         return answer
 
-    def _pass_on(self, packed: bytes, handle: Callable[[HandlerMessage], Any]) -> None:
-        """Pass on a message of the handler. A push waits for an answer: the job, or an error."""
-        answer: PushedJob | Exception | None
+    def _pass_on(self, packed: bytes, sink: MessageSink) -> None:
+        """Pass on a message of the handler. A push and a request wait for an answer, or an error."""
         try:
             message = pickle.loads(packed)
         except BaseException as error:  # a push: only that has classes of the user's, whose code runs here
             self._reply(EncodeError(f"what is pushed can't leave this process: {describe(error)}"))
             return
+        answer: Any
         try:
-            pushed = handle(message)
-            is_job = isinstance(pushed, PushedJob)
-            answer = PushedJob(pushed.id, pushed.name, pushed.added, pushed.replaced) if is_job else None
-        except Exception as error:
+            answer = sink.ask_and_wait(message) if isinstance(message, Request) else _sent(sink.handle(message))
+        except (Exception, JobSuspended) as error:
             answer = error
-        if isinstance(message, Pushing):
+        if isinstance(message, Pushing | Request):
             self._reply(answer)
 
-    def _reply(self, answer: PushedJob | Exception | None) -> None:
+    def _reply(self, answer: Any) -> None:
         with suppress(OSError):
             self._pipe.send_bytes(_packed(answer))
 
@@ -281,8 +280,14 @@ class Process:
             self._process.join(None if until is None else max(0.0, until - time.monotonic()))
 
 
-def _packed(answer: PushedJob | Exception | None) -> bytes:
-    """Pickle the answer to a push. If an error could not be loaded over there, send one of ours instead."""
+def _sent(pushed: Any) -> PushedJob | None:
+    """Return the handle of a pushed job as it can leave this process, without its queue; None for no job."""
+    is_job = isinstance(pushed, PushedJob)
+    return PushedJob(pushed.id, pushed.name, pushed.added, pushed.replaced) if is_job else None
+
+
+def _packed(answer: Any) -> bytes:
+    """Pickle an answer. If an error could not be loaded over there, send one of ours instead."""
     try:
         packed = pickle.dumps(answer)
         pickle.loads(packed)

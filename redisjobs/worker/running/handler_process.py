@@ -13,6 +13,7 @@ import sys
 import threading
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from redisjobs.model.context import set_current_job, set_message_sink
 from redisjobs.model.job import PushedJob
 from redisjobs.model.outcome import describe, known_as, plain, text_of, traceback_of
 from redisjobs.model.progress import HandlerMessage, Progress, Pushing
-from redisjobs.model.requests import Answered, Request
+from redisjobs.model.requests import Answered, LeaveStep, Request, RunChildren, unwrapped
 from redisjobs.worker.running.handler_ref import NotPacked, handler_of
 
 READY, BEGUN = b"ready", b"begun"
@@ -96,6 +97,7 @@ class _PipeSink:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_owed = False  # an answer is still to come
 
     def handle(self, message: HandlerMessage) -> PushedJob | None:
         """Send a message soon. Do nothing once the handler is over, or in a process that it forked."""
@@ -115,12 +117,25 @@ class _PipeSink:
         return None
 
     def ask(self, request: Request, answered: Answered) -> None:
-        """Refuse a request: a handler in a process is sync, and asks by `ask_and_wait`."""
-        raise NotImplementedError
+        """Answer a request at once: no code of a handler's process but the handler waits in an event loop."""
+        answered(self.ask_and_wait(request))
 
     def ask_and_wait(self, request: Request) -> Any:
-        """Send a request, and wait for the answer."""
-        raise NotImplementedError("steps of handlers in processes")
+        """Send a request, and return the answer, or raise it.
+
+        Raises:
+            RuntimeError: The handler is over, or this is a process that it forked.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError("a process that a handler has forked can't save steps or wait: the handler can")
+        if isinstance(request, RunChildren):
+            request = replace(request, context=None)  # no context leaves its process
+        answer = self._answer(pickle.dumps(request))
+        if answer is not None:
+            return unwrapped(pickle.loads(answer))
+        if isinstance(request, LeaveStep):
+            return None
+        raise RuntimeError("the handler has returned, so it can save no steps and wait no more")
 
     def _push(self, pushing: Pushing) -> PushedJob | None:
         """Send a push, wait for the answer, and return the job; None if it was too late.
@@ -130,18 +145,30 @@ class _PipeSink:
             Exception: The error that the worker raised.
         """
         try:
-            message = MESSAGE + pickle.dumps(pushing)
+            message = pickle.dumps(pushing)
         except Exception as error:  # its class may be made in a function, and its code is the user's
             raise EncodeError(f"what is pushed can't leave this process: {describe(error)}") from error
+        answer = self._answer(message)
+        pushed: PushedJob | None = None if answer is None else unwrapped(pickle.loads(answer))
+        return pushed
+
+    def _answer(self, message: bytes) -> bytes | None:
+        """Send a message and return the answer; None if it was too late, as the pipe is the next job's by now."""
         with self._lock:
             if self._over.is_set():
-                return None  # the pipe now belongs to the next job
-            self._pipe.send_bytes(message)
-            answer = pickle.loads(self._pipe.recv_bytes())
-        if isinstance(answer, Exception):
-            raise answer
-        pushed: PushedJob | None = answer
-        return pushed
+                return None
+            self._skip_answer()
+            self._is_owed = True
+            self._pipe.send_bytes(MESSAGE + message)
+            answer = self._pipe.recv_bytes()
+            self._is_owed = False
+            return answer
+
+    def _skip_answer(self) -> None:
+        """Skip the answer that is still to come, if the handler's code for a signal has raised in `_answer`."""
+        if self._is_owed:
+            self._pipe.recv_bytes()
+            self._is_owed = False
 
     def _start(self) -> bool:
         """Start the thread, and return whether the system gave one."""
@@ -164,6 +191,7 @@ class _PipeSink:
                 self._news.clear()  # first, so that a report from now on is sent, too
                 self._send(self._latest)
             if last:
+                self._skip_answer()
                 self._over.set()
 
     def _send(self, message: HandlerMessage) -> None:

@@ -27,7 +27,7 @@ from redisjobs.model.context import JobContext, set_current_job
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Suspended, Undecodable, Unplaced
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
-from redisjobs.model.requests import Answered, Request, RunChildren, unwrapped
+from redisjobs.model.requests import Answered, LeaveStep, Request, RunChildren, unwrapped
 from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import AddChildren, Group, Lease, NewJob, Reply, Result, SaveStep
 from redisjobs.worker.running.cancels import TaskCancels
@@ -52,6 +52,11 @@ _OTHERS = (
     "this step has run %d children, and is given %d now: give the same ones in each run, or save what they are "
     "made of in a step before"
 )
+_IN_LOOP = (
+    "job {}: its handler is sync, so calls that save steps or wait block their thread, and this is the thread of "
+    "the worker's event loop: make the handler and its decorators `async def`, or call it in the handler's thread"
+)
+_LOOK = 1.0  # seconds between looks of a waiting thread whether an answer can still come
 
 DONE = Done()
 TIMED_OUT = Interrupted()
@@ -258,7 +263,7 @@ class HandlerRun:
             processes = self._runtime.processes
             assert processes is not None  # or the job was refused before
             await processes.prepare()  # while middleware waited, another job may have taken the process
-            return _result_of(*await processes.run(definition, parameters, context, self.handle))
+            return _result_of(*await processes.run(definition, parameters, context, self))
         self.times = ThreadTimes()
         surroundings = copy_context()  # an abandoned thread stays in its context
         errand = partial(call_in, surroundings, definition.call, parameters, context)
@@ -324,6 +329,8 @@ class HandlerRun:
 
     def cut_off(self) -> Outcome:
         """Return the outcome of a run whose task was cancelled: we gave it up, or other code sent the cancel."""
+        if self.steps is not None:  # the handler's thread, or a task of the handler, may still wait for an answer
+            self.steps.end(_run_over(self.lease.job_id))
         if self.why is not None:
             return self._late() if self.why is TIMED_OUT else self.why
         if self.lease.deliveries >= self._settings.max_deliveries > 1:  # it ran alone, so its own code did it
@@ -364,8 +371,8 @@ class HandlerRun:
 
     def ask(self, request: Request, answered: Answered) -> None:
         """Answer a request of the handler about its steps; see `Asked`."""
-        if self.has_returned or self.over or self.why is not None:
-            answered(_run_over(self.lease.job_id))
+        if self.has_returned or self._is_given_up:
+            answered(self._too_late(request))
             return
         if self.steps is None:
             self.go_on_from(Steps())
@@ -423,17 +430,38 @@ class HandlerRun:
             )
 
     def ask_and_wait(self, request: Request) -> Any:
-        """Answer a request of the handler's thread."""
-        answers: list[Any] = []
-        is_there = threading.Event()
+        """Return the answer to a request of the handler's thread, or raise it.
+
+        Raises:
+            RuntimeError: The run is over or was given up, its event loop has closed, or this is the loop's thread.
+        """
+        threads, answers, is_there = self._runtime.threads, list[Any](), threading.Event()
+        if threads.is_loop_here:
+            raise RuntimeError(_IN_LOOP.format(visible(self.lease.job_id)))
 
         def answered(answer: Any) -> None:
             answers.append(answer)
             is_there.set()
 
-        self._runtime.threads.call_soon(lambda: self.ask(request, answered))
-        is_there.wait()
-        return unwrapped(answers[0])
+        def ask() -> None:
+            try:
+                self.ask(request, answered)
+            except Exception as error:  # our own: the thread would wait for ever
+                answered(error)
+
+        threads.call_soon(ask)
+        # The end of the run answers what it was asked. But the loop may end before it comes to `ask`.
+        while not (is_there.wait(_LOOK) or self._is_given_up or threads.has_loop_closed):
+            pass
+        return unwrapped(answers[0] if answers else self._too_late(request))
+
+    @property
+    def _is_given_up(self) -> bool:
+        return self.over or self.why is not None
+
+    def _too_late(self, request: Request) -> RuntimeError | None:
+        """Return the answer to a request of a run that is over. One that leaves a step asks for nothing."""
+        return None if isinstance(request, LeaveStep) else _run_over(self.lease.job_id)
 
     def _end_steps(self) -> Suspended | None:
         """Answer no more requests; return the outcome if a wait has ended the run."""

@@ -85,15 +85,14 @@ class RunSteps:
 
     def ask(self, request: Request, answered: Answered) -> None:
         """Take a request of the handler; see `Asked`."""
-        if self._over is not None:
-            answered(self._over)
-            return
         match request:
-            case EndStep(key, value):
-                self._finish(key, value, answered)
             case LeaveStep(key):
                 self._leave(key)
                 answered(None)
+            case _ if self._over is not None:
+                answered(self._over)
+            case EndStep(key, value):
+                self._finish(key, value, answered)
             case _ if self.suspend is not None:
                 answered(_suspended(self.suspend.wait))
             case BeginStep(name):

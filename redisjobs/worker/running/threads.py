@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from redisjobs.base.eventloop import threadsafe_caller
+from redisjobs.base.eventloop import has_closed, loop_key, threadsafe_caller
 from redisjobs.base.logger import Log
 from redisjobs.worker.running.contexts import without_frames
 
@@ -84,6 +84,17 @@ class Threads:
         # The slots are the limit. On trio an abandoned thread would keep its place in a lower one.
         self._limiter = anyio.CapacityLimiter(math.inf)
         self.call_soon = threadsafe_caller()
+        self._loop, self._thread = loop_key(), threading.get_ident()
+
+    @property
+    def is_loop_here(self) -> bool:
+        """Whether the current thread is that of the event loop."""
+        return threading.get_ident() == self._thread
+
+    @property
+    def has_loop_closed(self) -> bool:
+        """Whether the event loop has closed, so that it calls nothing any more. Any thread may ask."""
+        return has_closed(self._loop)
 
     async def run(
         self, call: Callable[[], Any], times: ThreadTimes, ended: Callable[[], object]

@@ -49,8 +49,9 @@ class Batch:
     settlements: list[tuple[Lease, Settlement]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.settlements = [(run.lease, run.settlement) for run in self.settling if run.settlement is not None]
-        self.settlements += [(note.run.lease, note.settlement) for note in self.notes]
+        # Notes first: a run that wrote one may have ended since, and after its settlement the note is refused.
+        self.settlements = [(note.run.lease, note.settlement) for note in self.notes]
+        self.settlements += [(run.lease, run.settlement) for run in self.settling if run.settlement is not None]
         self.settlements += [
             (run.lease, ReportProgress(encode_progress(run.progress))) for run in self.reporting if run.progress
         ]

@@ -80,7 +80,8 @@ class Exchanger:
     def next_batch(self) -> Batch:
         """Return the next exchange: the outcomes that it settles, and how many jobs it claims."""
         most = most_of(self._pool.concurrency + self._pool.ahead)
-        settling = self._leases.next(most)
+        notes = self._leases.next_notes(most)
+        settling = self._leases.next(most - len(notes))
         sent_at = time.time()
         for run in settling:
             run.sent_at = sent_at
@@ -88,7 +89,6 @@ class Exchanger:
         asks = bool(count) or self._promotes
         if asks:
             self.promoter.promoting()
-        notes = self._leases.next_notes(most - len(settling))
         reporting = self.settler.reporter.take(time.monotonic(), most - len(settling) - len(notes))
         batch = Batch(settling, count if asks else None, self._pool.ahead, notes=notes, reporting=reporting)
         batch.ended = self._pool.ended

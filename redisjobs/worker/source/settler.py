@@ -208,8 +208,9 @@ class Settler:
         self.report.begin()
         is_plain = not (self.report.is_wanted or answer.added or answer.spoiled)
         done = self.report.done
-        replies = zip(batch.settling, batch.settlements, answer.replies, strict=False)
-        for at, (run, (lease, _), reply) in enumerate(replies):
+        notes = len(batch.notes)
+        replies = zip(batch.settling, batch.settlements[notes:], answer.replies[notes:], strict=False)
+        for at, (run, (lease, _), reply) in enumerate(replies, notes):
             if run.lease is not lease:
                 # It was handed back, or ran out, and we have claimed it again: that lease has to be settled too.
                 self._leases.unsettled.append(run)
@@ -222,12 +223,11 @@ class Settler:
             else:
                 self.settled(run, reply)
         self.report.tell()
-        first = len(batch.settling)
-        noted = zip(batch.notes, batch.settlements[first:], answer.replies[first:], strict=False)
-        for at, (note, (lease, _), reply) in enumerate(noted, first):
+        noted = zip(batch.notes, batch.settlements, answer.replies, strict=False)
+        for at, (note, (lease, _), reply) in enumerate(noted):
             self._noted(note, lease, reply, answer.added.get(at, ()))
         if batch.notes:
-            self.report.tell_saved(batch.notes, answer.replies[first:])
+            self.report.tell_saved(batch.notes, answer.replies)
 
     def _noted(self, note: Note, lease: Lease, reply: Reply, added: Sequence[bool]) -> None:
         """Take the answer to what a running job has written."""

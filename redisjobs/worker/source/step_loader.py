@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from redisjobs.base.eventloop import Wakeup
 from redisjobs.client.backoff import retrying
@@ -26,8 +25,8 @@ class StepLoader:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._wanted: list[tuple[str, Loaded]] = []  # job ids, and who waits
+        self._calls: list[Callable[[], Coroutine[Any, Any, None]]] = []  # to start
         self._wakeup = Wakeup()
-        self._tasks: TaskGroup | None = None
 
     def load(self, job_id: str, loaded: Loaded) -> None:
         """Read what a job has saved, and call `loaded` with it, or with the error."""
@@ -39,15 +38,17 @@ class StepLoader:
         self.start(partial(self._read_children, token, found))
 
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a call in a task."""
-        assert self._tasks is not None  # a run that calls this has begun after the source
-        self._tasks.start_soon(call)
+        """Run a call in a task of its own, which has nothing of the caller's context."""
+        self._calls.append(call)
+        self._wakeup.wake()
 
     async def run(self) -> None:
         """Read, again and again, until cancelled."""
-        async with anyio.create_task_group() as self._tasks:
+        async with anyio.create_task_group() as tasks:
             while True:
                 self._wakeup.begin()
+                while self._calls:
+                    tasks.start_soon(self._calls.pop(0))
                 while self._wanted:
                     some, self._wanted = self._wanted[:MOST_JOBS], self._wanted[MOST_JOBS:]
                     await self._read(some)

@@ -74,7 +74,7 @@ def test_an_option_that_a_job_does_not_have_is_refused_at_once_with_those_it_has
         match=r"no handler option retries; there are name, limit_key, retry, timeout, .*exponential_jitter\(max_",
     ):
         queue.job(retries=3)
-    with pytest.raises(TypeError, match=r"no handler option colour; there are name, limit_key, .*, version$"):
+    with pytest.raises(TypeError, match=r"no handler option colour; there are name, limit_key, .*, children$"):
         queue.job(resize, colour="red")
     with pytest.raises(TypeError, match=r"job\('resize'\): give it a function; a name is given as job\(name="):
         queue.job("resize")

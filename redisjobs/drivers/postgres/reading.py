@@ -16,7 +16,14 @@ _FIRST, _NEWEST = (-1, 0), (0, -(2**63 - 1))  # places before the first job of a
 _AFTER = re.compile(r"(-?\d{1,18}) (-?\d{1,18})", re.ASCII)
 _AFTER_GROUP = re.compile(r"(\d{1,18}) (.*)", re.ASCII | re.DOTALL)
 _PRIORITIES = list(Priority)
-_ELSEWHERE = ("running", "delayed", "suspended", "dead", "completed", "cancelled")  # places of jobs that are not ready
+_ELSEWHERE = (
+    "running",
+    "delayed",
+    "suspended",
+    "dead",
+    "completed",
+    "cancelled",
+)  # places of jobs that are not ready
 _ASIDE = (State.DEAD, State.COMPLETED, State.CANCELLED)
 
 

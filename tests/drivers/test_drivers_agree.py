@@ -279,6 +279,7 @@ class Side:
                 [*forget],
             )
             return
+        assert isinstance(self.store, RedisStore)
         admin, prefix = self.store.admin, self.store.prefix
         for worker_id, _ in admin.zrange(f"{prefix}fenced", 0, -1, withscores=True):
             admin.zadd(f"{prefix}fenced", {worker_id: self.store.clock()})
@@ -293,6 +294,7 @@ class Side:
         if isinstance(self.store, PostgresStore):
             noted_rows = self.store.rows("select id, process from redisjobs.waiters where queue = %s")
             return {job_id: [each for of, each in noted_rows if of == job_id] for job_id, _ in noted_rows}
+        assert isinstance(self.store, RedisStore)
         noted = self.store.admin.hgetall(f"{self.store.prefix}waiters")
         return {job_id.decode(): sorted(processes.decode().split()) for job_id, processes in noted.items()}
 

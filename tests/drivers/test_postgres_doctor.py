@@ -17,7 +17,7 @@ from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.remarks import findings, warning_texts
 from redisjobs.model.changes import SetLimit
 from redisjobs.model.health import CheckServer, Finding, Level
-from redisjobs.model.transitions import After, Suspend, Wait, WaitsFor
+from redisjobs.model.transitions import After, Settlement, Suspend, Wait, WaitsFor
 from redisjobs.testing.driver_contract.acts import FAILED, claim, job, push, settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -30,7 +30,7 @@ async def queue(postgres_store: PostgresStore) -> AsyncIterator[JobQueue]:
     """A queue with a worker that lives, and with jobs that are ready, delayed, suspended, running and dead."""
     worker = postgres_store.consumer("w1")
     await push(postgres_store, "dead", "runs", "sleeps", "waits")
-    ends = {
+    ends: dict[str, Settlement] = {
         "dead": FAILED,
         "sleeps": Suspend(Wait(1, WaitsFor.TIME, "sleep"), After(60_000)),
         "waits": Suspend(Wait(1, WaitsFor.SIGNAL, "go")),

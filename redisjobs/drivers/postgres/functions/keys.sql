@@ -49,7 +49,9 @@ end $$;
 -- Delete the rows of those that no job took.
 create function redisjobs_f._unlock_keys(q text, wanted text[]) returns void language plpgsql as $$
 begin
-  delete from redisjobs.uniques u where u.queue = q and u.key = any (wanted) and u.id = '';
+  delete from redisjobs.uniques where ctid = any (array(  -- one by one: a join might walk over all keys of the queue
+    select u.ctid from unnest(wanted) w(key) cross join lateral (
+      select each.ctid from redisjobs.uniques each where each.queue = q and each.key = w.key and each.id = '' limit 1) u));
 end $$;
 
 -- Which keys a call locks before it adds these jobs: all that may be free, and those whose holder may be replaced. A key that

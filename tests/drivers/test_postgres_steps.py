@@ -14,7 +14,19 @@ from redisjobs.model.driver import Consumer
 from redisjobs.model.job import State
 from redisjobs.model.queries import Find
 from redisjobs.model.steps import GetSteps, How, Signal, Steps
-from redisjobs.model.transitions import Ack, After, Reply, RetryLater, SaveStep, Suspend, Turn, Wait, WaitsFor
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    Lease,
+    Reply,
+    RetryLater,
+    SaveStep,
+    Settlement,
+    Suspend,
+    Turn,
+    Wait,
+    WaitsFor,
+)
 from redisjobs.testing.driver_contract.acts import FAILED, claim_one, job, push, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
@@ -132,12 +144,12 @@ async def test_a_job_that_saves_nothing_reads_and_writes_no_steps(
     used = """select coalesce(sum(seq_scan + idx_scan + n_tup_ins), 0) from pg_stat_xact_all_tables
         where relid = 'redisjobs.steps'::regclass and %s <> ''"""
 
-    def exchange(*settlements: working.Settlement) -> None:
+    def exchange(*settlements: Settlement) -> None:
         batch = list(zip(leases, settlements, strict=True))
         call = working.exchange(floors, "w", None, batch, 2, 3, idle=False, now=0)
         leases[:] = other.run(call).leases
 
-    leases = list[working.Lease]()
+    leases = list[Lease]()
     other.push(job("b"), job("later", due=After(60_000)))
     exchange()
     exchange(RetryLater(After(0), {"attempt": "2"}), Ack())

@@ -21,6 +21,7 @@ from redisjobs.drivers.postgres import (
     settings,
     standing,
     statistics,
+    steps,
 )
 from redisjobs.drivers.postgres.calls import Call, change_call, query_call
 from redisjobs.drivers.postgres.connection import Connection
@@ -47,6 +48,7 @@ T = TypeVar("T")
 _ = (
     *(health, keeping, limits, moving, pausing, reading, requeuing, results, schedules, settings, standing),
     statistics,
+    steps,
 )
 
 _LONGEST_NAME = 200  # bytes of a queue's name: an entry of an index has it with an id, or with a limit key

@@ -6,6 +6,7 @@ create function redisjobs_f._finish(job redisjobs.jobs, state text, notes jsonb,
   result jsonb default null, is_remembered boolean default true) returns void language plpgsql as $$
 begin
   perform redisjobs_f._conclude(job, state, result, now_ms);
+  perform redisjobs_f._forget_steps(job);
   if is_remembered then
     perform redisjobs_f._remember_end(job, now_ms);
   end if;
@@ -39,7 +40,8 @@ begin
   update redisjobs.jobs j set
     seq = nextval('redisjobs.line'), place = state, since_ms = now_ms, due_ms = null, worker = null, deliveries = 0,
     at_ms = 0, cancelling = false, was_alone = false, extra = fields,
-    kind = case when state = 'dead' then coalesce(fields->>'fingerprint', fields->>'reason', '') end
+    kind = case when state = 'dead' then coalesce(fields->>'fingerprint', fields->>'reason', '') end,
+    signals = case when state = 'dead' then job.signals end
     where j.seq = job.seq returning * into job;
   return job;
 end $$;

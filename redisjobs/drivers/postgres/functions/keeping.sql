@@ -103,6 +103,9 @@ begin
     delete from redisjobs.jobs j using over o where j.seq = o.seq returning j.*
   loop
     total := total + 1;
+    if state = 'dead' then  -- of another one, a new job may have the id by now
+      perform redisjobs_f._forget_steps(job);
+    end if;
     if job.since_ms > now_ms - 60000 then
       perform redisjobs_f._remember_end(job, now_ms);
     end if;

@@ -11,6 +11,8 @@ create function redisjobs_f._parts() returns table (function text, parts text) l
     ('status', 'producer worker reader operator'),
     ('await', 'producer worker operator'),
     ('find', 'producer worker reader operator'),
+    ('steps', 'worker reader operator'),
+    ('signal', 'producer worker operator'),
     ('ahead', 'reader operator'),
     ('audit', 'reader operator'),
     ('audited', 'reader operator'),

@@ -10,11 +10,12 @@
 -- ARGV[7]  unique        '=' and a new unique key, or '=' for none; '' = keep the old
 -- ARGV[8]  from_step     '=' and the key of a step: forget it, those saved after it, and the checkpoint; '=': all; '' = nothing
 -- ARGV[9]  now_ms        int ms; '' = the server's clock
--- Returns  OK         ready, or delayed
---          NOT_FOUND  there is no such dead letter, or kept job; nothing was written
---          DUPLICATE  another job holds its unique key; nothing was written
---          NO_STEP    it has saved no step of this key; nothing was written
---          OVERSIZED  it has more values than a script can add; nothing was written
+-- Returns  OK           ready, or delayed
+--          INDEPENDENT  ready, or delayed; it was a child, and is a job by itself now, because its parent has gone on
+--          NOT_FOUND    there is no such dead letter, or kept job; nothing was written
+--          DUPLICATE    another job holds its unique key; nothing was written
+--          NO_STEP      it has saved no step of this key; nothing was written
+--          OVERSIZED    it has more values than a script can add; nothing was written
 
 --- @include now due_time locate entry_at expect streams requeuing
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
@@ -37,7 +38,7 @@ end
 
 local add, write = requeuing(now_ms, exact_ms)
 if from_step then expect('hash', KEYS['steps:'] .. job) end
-local refused = add(aside[place], letter, job, found, changes, due_at, from_step)
+local refused, is_independent = add(aside[place], letter, job, found, changes, due_at, from_step)
 if refused then return ({duplicate = 'DUPLICATE', ['no step'] = 'NO_STEP'})[refused] or 'OVERSIZED' end
 write()
-return 'OK'
+return is_independent and 'INDEPENDENT' or 'OK'

@@ -66,7 +66,17 @@ if TYPE_CHECKING:
 
     # Limits
     from redisjobs.model.history import PastEvent
-    from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo, PauseInfo, WorkerInfo
+    from redisjobs.model.info import (
+        ChildGroup,
+        ChildInfo,
+        ChildOf,
+        DeadGroup,
+        JobInfo,
+        LimitedKey,
+        LimitInfo,
+        PauseInfo,
+        WorkerInfo,
+    )
     from redisjobs.model.job import JobName, OnConflict, Priority, PushedJob, State, UniqueUntil, WhyWaiting
     from redisjobs.model.options import HandlerOptions, PushOptions
     from redisjobs.model.progress import Progress
@@ -123,7 +133,10 @@ _MODULES = {
     "client.operations": ["FilterOptions"],
     "model.job": ["JobName", "OnConflict", "Priority", "PushedJob", "State", "UniqueUntil", "WhyWaiting"],
     "model.history": ["PastEvent"],
-    "model.info": ["DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo", "WorkerInfo"],
+    "model.info": [
+        *("ChildGroup", "ChildInfo", "ChildOf", "DeadGroup", "JobInfo", "LimitInfo", "LimitedKey", "PauseInfo"),
+        "WorkerInfo",
+    ],
     "middleware": ["Middleware"],
     "model.options": ["HandlerOptions", "PushOptions"],
     "model.progress": ["Progress"],
@@ -154,6 +167,9 @@ __all__ = [
     "Accuracy",
     "Cause",
     "CauseStatistics",
+    "ChildGroup",
+    "ChildInfo",
+    "ChildOf",
     "Counts",
     "DeadGroup",
     "DecodeError",

@@ -38,33 +38,35 @@ local function requeuing(now_ms, exact_ms)
   end
 
   -- What happened to the job, with how it ended, and that it was requeued: with new parameters if these are its old ones.
-  local function story(stream, letter, found, old)
+  local function story(stream, letter, found, old, is_independent)
     local function ended_as(what, note)
       return event(time_of(found, 'failed_at', letter), what, field(found, 'worker'), field(found, 'attempt'), note)
     end
     local is_dead, requeued = stream == KEYS.dead, event(now_ms, old and 'edited' or 'requeued', nil, nil, old)
     local ended = is_dead and ended_as('died', (field(found, 'reason') or '') .. ': ' .. (field(found, 'error') or '')) or ended_as('ended')
-    return add_line(history(found, '', ended), requeued)
+    local text = add_line(history(found, '', ended), requeued)
+    return is_independent and add_line(text, event(now_ms, 'independent', nil, nil, 'its parent had gone on')) or text
   end
 
   -- A dead child is one of its group again if its parent waits for others of it. If the parent has gone on, it is a job by itself.
-  local function of_group(fields)
+  -- Returns whether it is that, or nil and what writes that it is of its group.
+  local function leaves_group(fields)
     local token, index = string.match(field(fields, 'child_of') or '', '^(%S+) (%d+)$')
-    if not token then return fields end
+    if not token then return nil, function() end end
     local group = KEYS['children:'] .. token
     local known = redis.pcall('HMGET', group, 'left', 'closed', index)
     local left = not known.err and tonumber(known[1] or nil) or 0
-    if left == 0 or known[2] then return with(fields, {'child_of', ''}) end
-    if known[3] then
+    if left == 0 or known[2] then return true, function() end end
+    return nil, function()
+      if not known[3] then return end
       redis.call('HDEL', group, index)
       redis.call('HSET', group, 'left', whole(left + 1))
     end
-    return fields
   end
 
   -- `changes` is as for `with`; for `from_step` see requeue, nil: none. Returns why nothing was written, or nil: `oversized`, it
   -- has too many fields for a script; `no step`, it has saved no step of that key; or `duplicate`, another job holds its unique
-  -- key, or that is no string.
+  -- key, or that is no string. Then whether it was a child, and is a job by itself now.
   local function add(stream, letter, id, found, changes, due_at, from_step)
     if field(found, 'entry') and not field(found, 'queued_at') then return 'oversized' end -- as set_aside packs it
     if (from_step or '') ~= '' and not redis.call('HGET', KEYS['steps:'] .. id, from_step) then return 'no step' end
@@ -80,10 +82,13 @@ local function requeuing(now_ms, exact_ms)
     end
     if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
     local old = field(changes, 'parameters') and (field(fields, 'parameters') or '') or nil
-    fields = with(fields, {'history', story(stream, letter, found, old), unpack(changes)})
+    local is_independent, rejoin = leaves_group(fields)
+    if is_independent then fields = with(fields, {'child_of', ''}) end
+    fields = with(fields, {'history', story(stream, letter, found, old, is_independent), unpack(changes)})
     if #fields > 1000 then return 'oversized' end
+    rejoin()
     if from_step then go_back(id, from_step) end
-    fields = with_steps(id, of_group(with(fields, {'steps', ''})))
+    fields = with_steps(id, with(fields, {'steps', ''}))
     if due_at > now_ms then
       if delay(id, priority, fields, due_at, line(exact_ms, #ids)) then first_due = due_at end
     else
@@ -94,7 +99,7 @@ local function requeuing(now_ms, exact_ms)
     table.insert(gone[stream], letter)
     if stream == KEYS.dead then table.insert(letters, {letter, found}) end
     if key ~= '' then redis.call('SET', KEYS['unique:'] .. key, id) end
-    return nil
+    return nil, is_independent
   end
 
   -- Returns the ids of the requeued jobs.

@@ -20,10 +20,10 @@ def number(value: float, what: str) -> float:
     return value
 
 
-def whole(value: int, what: str) -> int:
+def whole(value: int, what: str, least: int = 1) -> int:
     """Return a whole number from 1 up; raise a ValueError that names the argument `what` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{what}={value!r}: give a whole number from 1 up")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{what}={value!r}: give a whole number from {least} up")
     return value
 
 

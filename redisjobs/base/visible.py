@@ -20,9 +20,9 @@ def without_password(url: str) -> str:
     return re.sub(r"^([^/]*//[^/:@]*):.*@", r"\1:***@", url)  # to the last @: a password may have a / or a ?
 
 
-def number_of(count: int, noun: str) -> str:
+def number_of(count: int, noun: str, plural: str = "") -> str:
     """Return a count with its noun: `1 dead letter`, `2,000 dead letters`."""
-    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count:,} {plural or noun + 's'}"
 
 
 def in_words(seconds: float) -> str:

@@ -40,11 +40,14 @@ from redisjobs.model import payload
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import State
 from redisjobs.model.progress import Progress
+from redisjobs.model.transitions import Reply
 
 app = typer.Typer(help="Dead letters: jobs that failed for good, kept for you to look at.", no_args_is_help=True)
 
 MaybeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="The ids of dead letters.")]
 Everything = Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")]
+
+Requeue = Callable[..., Reply | None]
 
 _GROUP_COLUMNS = ("count", "fingerprint", "reason", "names", "last_at", "job_id", "error")
 
@@ -137,6 +140,7 @@ def requeue(
     """Make dead letters ready again, under their ids, with all their attempts.
 
     One that has saved steps goes on where it stopped. One whose unique key another job holds stays a dead letter.
+    A child whose parent has gone on is a job by itself from then on, which the answer and its history say.
     """
     wanted = filters(name, text, older_than, fingerprint, reason, worker)
     _check("requeue", job_ids, everything, wanted)
@@ -161,7 +165,7 @@ def requeue(
             count = _with_bar(there, wanted, lambda: there.requeue_all(rate=rate, **wanted))
             _told("requeued", count, there, as_json)
             return
-        act = partial(there.requeue, ended=ended, unique=not without_key)
+        act: Requeue = partial(there.requeue, ended=ended, unique=not without_key)
         if from_step is not None or from_start:
             act = partial(_requeue_from, from_step, act)
         if parameters is not None:
@@ -213,7 +217,7 @@ def _handling(target: str, url: str | None, imports: Sequence[str] | None) -> It
         yield queue
 
 
-def _requeue_from(step: str | None, requeue: Callable[..., bool], job_id: str, **options: Any) -> bool:
+def _requeue_from(step: str | None, requeue: Requeue, job_id: str, **options: Any) -> Reply | None:
     """Requeue one dead letter from a step; with None, from the start."""
     try:
         return requeue(job_id, from_step=step, **options)
@@ -221,11 +225,11 @@ def _requeue_from(step: str | None, requeue: Callable[..., bool], job_id: str, *
         raise mistake(error, ["from_step"]) from error
 
 
-def _requeue_edited(queue: sync.JobQueue, raw: bytes, requeue: Callable[..., bool], job_id: str) -> bool:
+def _requeue_edited(queue: sync.JobQueue, raw: bytes, requeue: Requeue, job_id: str) -> Reply | None:
     """Requeue one dead letter with the typed parameters."""
     job = queue.get(job_id)
     try:
-        return job is not None and requeue(job_id, parameters=_typed(queue, job, raw))
+        return None if job is None else requeue(job_id, parameters=_typed(queue, job, raw))
     except EncodeError as error:
         raise Mistake(str(error)) from error
 
@@ -280,15 +284,20 @@ def _told(done: str, count: int, there: Registry, as_json: bool) -> None:
     show.done(f"{done} {number_of(count, 'dead letter')} on {where(there)}", {"count": count}, as_json)
 
 
-def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.JobQueue, as_json: bool) -> None:
+def _act(
+    act: Callable[[str], Reply | bool | None], ids: Sequence[str], done: str, there: sync.JobQueue, as_json: bool
+) -> None:
     """Change each dead letter, print the changed ones, and fail if some were not changed."""
     acted, missing, stuck, held = _try(act, ids)
+    independent = [job_id for job_id, answer in acted.items() if answer is Reply.INDEPENDENT]
     with telling(f"{done}: {', '.join(map(visible, acted)) or 'none'}"):
         if as_json:
-            show.document({done: acted, "not_found": missing, "failed": [*stuck, *held]})
+            known = {"independent": independent} if independent else {}
+            show.document({done: [*acted], "not_found": missing, "failed": [*stuck, *held], **known})
         else:
             for job_id in acted:
-                say(f"{done} {visible(job_id)} on {where(there)}")
+                alone = ": a job by itself, as its parent had gone on" if job_id in independent else ""
+                say(f"{done} {visible(job_id)} on {where(there)}{alone}")
     states = [job.state if (job := there.get(job_id)) else "" for job_id in missing]
     others = [
         visible(job_id) + (f" ({state})" if state else "") for job_id, state in zip(missing, states, strict=True)
@@ -304,12 +313,17 @@ def _act(act: Callable[[str], bool], ids: Sequence[str], done: str, there: sync.
         raise Failure("; ".join(faults))
 
 
-def _try(act: Callable[[str], bool], ids: Sequence[str]) -> tuple[list[str], list[str], list[str], dict[str, str]]:
-    """Return the changed jobs, the missing ones, the stuck ones, and who holds the keys of the others."""
-    acted, missing, stuck, held = list[str](), list[str](), list[str](), dict[str, str]()
+def _try(
+    act: Callable[[str], Reply | bool | None], ids: Sequence[str]
+) -> tuple[dict[str, Reply | bool], list[str], list[str], dict[str, str]]:
+    """Return the changed jobs with the answers, the missing, the stuck, and who holds the keys of the others."""
+    acted, missing, stuck, held = dict[str, Reply | bool](), list[str](), list[str](), dict[str, str]()
     for job_id in ids:
         try:
-            (acted if act(job_id) else missing).append(job_id)
+            if answer := act(job_id):
+                acted[job_id] = answer
+            else:
+                missing.append(job_id)
         except DecodeError:
             stuck.append(job_id)
         except UniqueConflict as error:

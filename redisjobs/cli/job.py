@@ -8,7 +8,7 @@ import typer
 from redisjobs.base.visible import visible
 from redisjobs.cli import show
 from redisjobs.cli.bar import Bar
-from redisjobs.cli.errors import Failure
+from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.output import say
 from redisjobs.cli.target import JobId, Json, QueueName, Url, named, where
 from redisjobs.errors import (
@@ -21,12 +21,14 @@ from redisjobs.errors import (
     ResultRefused,
     Unavailable,
 )
-from redisjobs.model.info import JobInfo
+from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo
 from redisjobs.model.job import ENDED, State
 from redisjobs.model.progress import amount
 from redisjobs.model.retention import ASIDE
 from redisjobs.model.steps import StepInfo
 from redisjobs.sync import JobQueue
+
+_SHOWN = 20  # children of a step
 
 
 def show_job(
@@ -36,27 +38,34 @@ def show_job(
     watch: Annotated[
         bool, typer.Option("--watch", help="First show its progress reports, until it has ended.")
     ] = False,
+    children: Annotated[bool, typer.Option("--children", help="Only list its children, all of them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show one job, with its result if it has ended and the result is kept.
 
-    Of a job that has not ended, and of a dead letter, it lists the steps that it has saved.
+    Of a job that has not ended, and of a dead letter, it lists the steps that it has saved, and below each step its
+    children, up to 20.
 
     With --watch --json, each progress report is a JSON document on one line, and so is the job at the end. If a
     watched job has ended and its outcome is not known, the document is {"job_id": ID, "outcome": null}, and the
     exit code is 0. If the watched job failed or was cancelled, the exit code is 1.
     """
+    if watch and children:
+        raise Mistake("give --watch or --children, and not both")
     with named(queue, url) as there:
+        if children:
+            _list_children(there, job_id, as_json)
+            return
         was_there = watch and _watch(there, job_id, as_json=as_json)
         found = there.why(job_id)
         job = found.job
-        steps = _steps(there, job) if job is not None else []
+        steps, groups = _story(there, job) if job is not None else ([], [])
         end = _end(there, job_id) if job is None or job.state in ASIDE else {}
     if job is None and not end and not was_there:
         raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
     if as_json:
         known = (
-            show.job_document(job) | {"steps": show.step_documents(steps)}
+            show.job_document(job) | show.story_document(steps, groups)
             if job
             else {"job_id": job_id} | ({} if end else {"outcome": None})
         )
@@ -67,7 +76,7 @@ def show_job(
         show.facts({"queue": there.name, "server": there.driver.where})
         if job is not None:
             show.job_page(job)
-            show.steps_page(steps)
+            show.story_page(steps, groups)
             if job.state not in ASIDE:
                 show.facts({"why": f"{found.sentence} {found.advice}".strip()})
         show.end_page(end if job else {"job_id": job_id} | end)
@@ -76,14 +85,31 @@ def show_job(
         raise Failure(f"job {visible(job_id)} {'failed' if how == State.DEAD else 'was cancelled'}")
 
 
-def _steps(there: JobQueue, job: JobInfo) -> list[StepInfo]:
-    """Return the steps that a job has saved; none if this user may not read them, or its store has none."""
+def _story(there: JobQueue, job: JobInfo) -> tuple[list[StepInfo], list[ChildGroup]]:
+    """Return the steps and children of a job; none if this user may not read them, or its store has none."""
     try:
-        return [] if job.state in ENDED else there.steps(job.job_id)
+        if job.state in ENDED or (not (steps := there.steps(job.job_id)) and job.state is not State.SUSPENDED):
+            return [], []
+        return steps, there.children(job.job_id, limit=_SHOWN, look_up=True)
     except Unavailable:
         raise
     except DriverError:
-        return []
+        return [], []
+
+
+def _list_children(there: JobQueue, job_id: str, as_json: bool) -> None:
+    """List all children of a job; fail if it is not on the queue."""
+    if there.get(job_id) is None:
+        raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
+    found: list[tuple[str, ChildInfo]] = []
+    for group in there.children(job_id, limit=0):
+        for all_of_it in there.children(job_id, step=group.step, limit=group.total):
+            found += [(group.step, child) for child in all_of_it.children]
+    columns = ("step", "index", "job_id", "state", "error", "result")
+    rows = ([step, *(getattr(child, column) for column in columns[1:])] for step, child in found)
+    documents = ({"step": step} | show.child_document(child) for step, child in found)
+    what = f"children of {visible(job_id)} on {where(there)}"
+    show.listing(documents, as_json, columns, rows, what, f"no {what}")
 
 
 def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:

@@ -10,6 +10,7 @@ from redisjobs.cli.errors import Failure, Mistake
 from redisjobs.cli.filters import Cancellable, Name, OlderThan, Text, Waiting, Worker, filters
 from redisjobs.cli.target import Json, Limit, QueueName, Url, named, where
 from redisjobs.client.operations import FilterOptions
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.job import State
 from redisjobs.model.transitions import Reply
 from redisjobs.sync import JobQueue
@@ -54,18 +55,23 @@ def cancel(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel a job: remove a waiting job, or cancel a running handler. Or cancel all jobs of a state."""
+    """Cancel a job: remove a waiting job, or cancel a running handler. Or cancel all jobs of a state.
+
+    Children of a job that have not ended are cancelled with it.
+    """
     wanted = _checked(job_id, state, filters(name, text, older_than))
     with named(queue, url) as there:
         if job_id is None:
             _done_to_all("cancelled", there.cancel_all(str(state), **wanted), state, there, as_json)
             return
+        left = _children_left(there, job_id)
         reply = there.cancel(job_id)
         if reply not in (Reply.CANCELLED, Reply.CANCELLING):
             raise _refused(job_id, reply, there)
         running = "it runs; its handler is being cancelled, and it won't run again"
         said = "cancelled" if reply is Reply.CANCELLED else running
-        document = {"job_id": job_id, "result": reply.lower()}
+        said += f"; with it {number_of(left, 'child', 'children')} that had not ended" if left else ""
+        document = {"job_id": job_id, "result": reply.lower()} | ({"children": left} if left else {})
         show.done(f"{visible(job_id)} on {where(there)}: {said}", document, as_json)
 
 
@@ -110,6 +116,16 @@ def unhold(
         if not there.unhold(job_id):
             raise Failure(f"job {job_id!r} on {where(there)} is not held")
         show.done(f"unheld: {visible(job_id)} on {where(there)}", {"job_id": job_id, "held": False}, as_json)
+
+
+def _children_left(there: JobQueue, job_id: str) -> int:
+    """Return how many children of a job have not ended; 0 if this user may not read that."""
+    try:
+        return sum(group.left for group in there.children(job_id, limit=0))
+    except Unavailable:
+        raise
+    except DriverError:
+        return 0
 
 
 def _checked(job_id: str | None, state: str | None, wanted: FilterOptions) -> FilterOptions:

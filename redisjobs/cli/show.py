@@ -15,7 +15,7 @@ from rich.text import Text
 from redisjobs.base.visible import visible
 from redisjobs.cli.output import is_read, say, telling
 from redisjobs.client.registry import Registry
-from redisjobs.model.info import JobInfo, PauseInfo
+from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo, PauseInfo
 from redisjobs.model.job import State
 from redisjobs.model.progress import Progress, amount
 from redisjobs.model.queries import Counts
@@ -23,7 +23,7 @@ from redisjobs.model.steps import StepInfo
 
 _WIDTH = 4000  # columns, so that rich folds and cuts nothing; a narrow terminal wraps lines itself
 _SHORT, _LINE = 60, 200  # characters of a long text in a list, and of one that has a line to itself
-_LONG = ("parameters", "error", "progress")
+_LONG = ("parameters", "error", "progress", "result")
 _COLUMNS = {
     None: (
         *("job_id", "name", "state", "attempt", "queued_at"),
@@ -151,19 +151,61 @@ def job_page(job: JobInfo) -> None:
         say("\n" + "\n".join(map(visible, job.traceback.splitlines())))
 
 
-def step_documents(steps: Sequence[StepInfo]) -> list[dict[str, Any]]:
-    """Return the steps of a job as values for JSON, with their values decoded by `json_value`."""
-    return [
-        {**dataclasses.asdict(step), "value": json_value(step.value) if step.value else None} for step in steps
-    ]
+def story_document(steps: Sequence[StepInfo], groups: Sequence[ChildGroup]) -> dict[str, Any]:
+    """Return the steps and the children of a job as values for JSON, with values decoded by `json_value`."""
+    return {
+        "steps": [
+            {**dataclasses.asdict(step), "value": json_value(step.value) if step.value else None} for step in steps
+        ],
+        "children": [
+            {
+                "step": group.step,
+                "total": group.total,
+                "left": group.left,
+                "children": [*map(child_document, group.children)],
+            }
+            for group in groups
+        ],
+    }
 
 
-def steps_page(steps: Sequence[StepInfo]) -> None:
-    """Print the steps that a job has saved, one per line."""
+def child_document(child: ChildInfo) -> dict[str, Any]:
+    """Return a child as a value for JSON; of one that was looked up and has not ended, with the job's state."""
+    return {
+        "index": child.index,
+        "job_id": child.job_id,
+        "state": child.job.state if child.job else child.state,
+        "result": json_value(child.result) if child.result else None,
+        "error": child.error,
+        "error_type": child.error_type,
+    }
+
+
+def story_page(steps: Sequence[StepInfo], groups: Sequence[ChildGroup]) -> None:
+    """Print the steps of a job, one per line, and below each step its children."""
+    of_step = {group.step: group for group in groups}
     for step in steps:
-        key = visible(step.key, _LINE)
-        said = f"step {key}: {visible(step.says, _LINE)}"
+        said = f"step {visible(step.key, _LINE)}: {visible(step.says, _LINE)}"
         say(f"{_text(step.at):<22}{'  '.join(filter(None, [said, visible(step.value, _LINE)]))}")
+        _children(of_step.pop(step.key, None))
+    for group in of_step.values():
+        say(f"{'':<22}children of {visible(group.step, _LINE)}: {group.ended}")
+        _children(group)
+
+
+def _children(group: ChildGroup | None) -> None:
+    texts = [
+        "  ".join(
+            filter(None, [visible(child.job_id, _LINE), child.says, visible(child.error or child.result, _LINE)])
+        )
+        for child in (group.children if group else ())
+    ]
+    if group and group.total > len(texts):
+        texts.append(f"and {group.total - len(texts):,} more: --children lists all")
+    for text in texts[:-1]:
+        say(f"{'':<22}├ {text}")
+    for text in texts[-1:]:
+        say(f"{'':<22}└ {text}")
 
 
 def facts(known: Mapping[str, str]) -> None:

@@ -32,10 +32,13 @@ class DeadLetters(Calls):
         ended: bool = False,
         unique: bool = True,
         from_step: str | None = GO_ON,
-    ) -> bool:
+    ) -> Reply | None:
         """Make a dead letter ready again, under its id, with all its attempts.
 
         If it has saved steps, it goes on where it stopped. New parameters do not change what is saved.
+
+        A child stays a child while its parent waits for others of its step, and the parent waits for it, too. If
+        the parent has gone on, or has ended, it gets nothing of what the child comes to now.
 
         Args:
             job: Its id, or its handle.
@@ -47,7 +50,8 @@ class DeadLetters(Calls):
                 its checkpoint. None: it forgets all. Defaults to nothing: the job goes on where it stopped.
 
         Returns:
-            Whether there was such a job.
+            OK: it is ready. INDEPENDENT: it is ready; but it was a child, and is a job by itself now, because its
+            parent had gone on. None: there is no such job.
 
         Raises:
             EncodeError: The parameters don't fit their type, or are too large. The job stays as it is.
@@ -98,7 +102,7 @@ class SyncDeadLetters(SyncCalls):
         ended: bool = False,
         unique: bool = True,
         from_step: str | None = GO_ON,
-    ) -> bool:
+    ) -> Reply | None:
         """Make a dead letter ready again; see `redisjobs.JobQueue.requeue`."""
         return self._do(requeue(job, parameters, ended, unique, from_step, self._edited))
 

@@ -5,12 +5,13 @@ from typing import Any, Unpack
 
 from redisjobs.client import operations
 from redisjobs.client.checks import id_of
+from redisjobs.client.children import children, get
 from redisjobs.client.dead_letters import DeadLetters, SyncDeadLetters
 from redisjobs.client.diagnosis import Diagnosis, SyncDiagnosis
 from redisjobs.client.operations import FilterOptions
 from redisjobs.client.workers import SyncWorkers, Workers
 from redisjobs.model.changes import Hold, Unhold
-from redisjobs.model.info import JobInfo, LimitInfo, PauseInfo, pause_info
+from redisjobs.model.info import ChildGroup, JobInfo, LimitInfo, PauseInfo, pause_info
 from redisjobs.model.job import JobName, PushedJob, State
 from redisjobs.model.queries import Count, Counts, FindPauses
 from redisjobs.model.steps import StepInfo
@@ -25,7 +26,7 @@ class Inspector(Workers, DeadLetters, Diagnosis):
 
         It finds completed and cancelled jobs only if the queue keeps them: see `Retention`.
         """
-        return await self._do(operations.get(job))
+        return await self._do(get(job))
 
     async def jobs(
         self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
@@ -55,7 +56,7 @@ class Inspector(Workers, DeadLetters, Diagnosis):
         return await self._ask(Count())
 
     async def cancel(self, job: str | PushedJob) -> Reply:
-        """Cancel a job.
+        """Cancel a job, and its children that have not ended; `children` says how many these are.
 
         Returns:
             CANCELLED: the job was delayed, ready or suspended, and is removed. CANCELLING: it runs; its worker
@@ -90,6 +91,28 @@ class Inspector(Workers, DeadLetters, Diagnosis):
     async def steps(self, job: str | PushedJob) -> list[StepInfo]:
         """List the steps that a job has saved, in order; also of a dead letter. A job that was done has none."""
         return await self._do(operations.steps(job))
+
+    async def children(
+        self,
+        job: str | PushedJob,
+        *,
+        step: str | None = None,
+        first: int = 0,
+        limit: int = 100,
+        look_up: bool = False,
+    ) -> list[ChildGroup]:
+        """List the groups of children that a job runs, or has run: one for each step that has any, in order.
+
+        It has them until it ends; a dead letter keeps them. Each read of the server is bounded.
+
+        Args:
+            job: Its id, or its handle.
+            step: The key of a step: list only its children. Defaults to all steps.
+            first: The index of the first child of each step to list.
+            limit: The most children of each step to list; 0: only how many there are, and have not ended.
+            look_up: Also look up each listed child that has not ended; see `ChildInfo.job`.
+        """
+        return await self._do(children(job, step, first, limit, look_up))
 
     async def pause(self, name: str | JobName[Any] | None = None) -> None:
         """Stop the jobs of the queue, or of one name, from starting until `resume`. Running jobs go on.
@@ -182,7 +205,7 @@ class SyncInspector(SyncWorkers, SyncDeadLetters, SyncDiagnosis):
 
     def get(self, job: str | PushedJob) -> JobInfo | None:
         """Look a job up; see `redisjobs.JobQueue.get`."""
-        return self._do(operations.get(job))
+        return self._do(get(job))
 
     def jobs(
         self, state: State | str | None = None, limit: int = 100, **options: Unpack[FilterOptions]
@@ -209,6 +232,18 @@ class SyncInspector(SyncWorkers, SyncDeadLetters, SyncDiagnosis):
     def steps(self, job: str | PushedJob) -> list[StepInfo]:
         """List the steps that a job has saved; see `redisjobs.JobQueue.steps`."""
         return self._do(operations.steps(job))
+
+    def children(
+        self,
+        job: str | PushedJob,
+        *,
+        step: str | None = None,
+        first: int = 0,
+        limit: int = 100,
+        look_up: bool = False,
+    ) -> list[ChildGroup]:
+        """List the groups of children that a job runs, or has run; see `redisjobs.JobQueue.children`."""
+        return self._do(children(job, step, first, limit, look_up))
 
     def pause(self, name: str | JobName[Any] | None = None) -> None:
         """Stop the jobs of the queue, or of one name, from starting; see `redisjobs.JobQueue.pause`."""

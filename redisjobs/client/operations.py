@@ -47,8 +47,17 @@ from redisjobs.model.info import (
 from redisjobs.model.job import WAITING, JobName, PushedJob, State, checked_name
 from redisjobs.model.limits import Limit
 from redisjobs.model.payload import encode_plain
-from redisjobs.model.queries import Filter, Find, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
-from redisjobs.model.steps import MOST_SIGNALS, MOST_STEP_BYTES, GetSteps, Signal, StepInfo, checked_step
+from redisjobs.model.queries import Filter, FindLimits, FindPauses, FindWorkers, GroupDead, Query, Row, Scan
+from redisjobs.model.steps import (
+    MOST_SIGNALS,
+    MOST_STEP_BYTES,
+    GetSteps,
+    How,
+    Saved,
+    Signal,
+    StepInfo,
+    checked_step,
+)
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
@@ -59,7 +68,7 @@ logger = Log("redisjobs")
 Steps = Generator[Query[Any] | Change[Any], Any, T]
 """An operation that returns a T."""
 
-DONE = (Reply.OK, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
+DONE = (Reply.OK, Reply.INDEPENDENT, Reply.CANCELLED, Reply.CANCELLING, Reply.HELD)
 """The replies that mean that the job was changed."""
 
 _AT_ONCE = 100  # changes in one round trip; a server needs a few ms for them
@@ -134,12 +143,6 @@ def or_default(steps: Steps[T], default: D) -> Steps[T | D]:
 
 
 # Find jobs
-
-
-def get(job: str | PushedJob) -> Steps[JobInfo | None]:
-    """Look a job up."""
-    row = yield from ask(Find(id_of(job)))
-    return None if row is None else job_info(row)
 
 
 def jobs(state: State | str | None, limit: int, options: FilterOptions) -> Steps[list[JobInfo]]:
@@ -247,10 +250,13 @@ def steps(job: str | PushedJob) -> Steps[list[StepInfo]]:
     (found,) = yield from ask(GetSteps([id_of(job)]))
     saved = {} if found is None else found.saved
     infos = [
-        StepInfo(key, each.number, each.how, each.value.decode("utf-8", "replace"), when(each.at_ms))
-        for key, each in saved.items()
+        StepInfo(key, each.number, each.how, _value_of(each), when(each.at_ms)) for key, each in saved.items()
     ]
     return sorted(infos, key=lambda step: step.number)
+
+
+def _value_of(step: Saved) -> str:
+    return "" if step.how is How.CHILDREN else step.value.decode("utf-8", "replace")
 
 
 def signal(job: str | PushedJob, name: str, value: Any, longest: int) -> Steps[Reply]:

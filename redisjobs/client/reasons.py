@@ -8,10 +8,11 @@ from typing import Any
 
 from redisjobs._version import __version__
 from redisjobs.base.visible import in_words, number_of, sentence, visible
+from redisjobs.client.children import by_weight, not_ended
 from redisjobs.client.obstacles import OBSTACLES, words_of
 from redisjobs.model.changes import Ending
 from redisjobs.model.codec import when
-from redisjobs.model.info import JobInfo, PauseInfo, WorkerInfo
+from redisjobs.model.info import ChildGroup, JobInfo, PauseInfo, WorkerInfo
 from redisjobs.model.job import State, WhyWaiting
 from redisjobs.model.progress import amount
 from redisjobs.model.statistics import Tally, rate_of
@@ -21,7 +22,10 @@ from redisjobs.model.why import Cause, Standing, Why
 
 _CAUSES = {why: Cause(why.value) for why in WhyWaiting}
 _LATE = timedelta(seconds=3)  # a due job is promoted within 2 s even if its promoter was lost just now
-_MOST_SHOWN = 10  # names, workers and jobs in a list
+MOST_SHOWN = 10
+"""The most names, workers and jobs in a list."""
+
+_MOST_NAMED = 3  # children in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Known:
     usual: Tally | None = None  # jobs of its name in the last hour
     ending: Ending = Ending.NOT_FOUND  # how it ended, if it is not on the queue
     key: str | None = None  # the unique key that was asked for
+    awaited: ChildGroup | None = None  # that it waits for, with children that have not ended
 
     @property
     def now(self) -> datetime:
@@ -97,7 +102,8 @@ def _job_facts(known: Known) -> dict[str, Any]:
         return {"job": known.job_id, "unique key": known.key}
     facts = {"job": job.job_id, "name": job.name, "state": str(job.state), "priority": str(job.priority)}
     more = {"pushed at": job.queued_at, "attempt": job.attempt, "deliveries": job.deliveries or None}
-    return {**facts, **more, "unique key": job.unique or known.key, "parent": job.parent}
+    parents = {"parent": job.parent, "child of": job.child_of and str(job.child_of)}
+    return {**facts, **more, "unique key": job.unique or known.key, **parents}
 
 
 def _said(known: Known) -> _Said:
@@ -255,7 +261,9 @@ def _delayed(known: Known, job: JobInfo) -> _Said:
 def _suspended(known: Known, job: JobInfo) -> _Said:
     """Return what a suspended job waits for, and what keeps it from starting after that."""
     obstacle, wakes_at = _obstacle(known, job), job.wakes_at
-    facts = {"waits for": job.waits_for, "since": job.suspended_at, "wakes at": wakes_at}
+    facts: dict[str, Any] = {"waits for": job.waits_for, "since": job.suspended_at, "wakes at": wakes_at}
+    if known.awaited:
+        facts["children that have not ended"] = not_ended(known.awaited, MOST_SHOWN)
     if obstacle and obstacle.cause is Cause.HELD:  # neither a time nor a signal lets it start
         clause = f"{obstacle.sentence}; it waits for {visible(job.waits_for, 220) or 'an unknown step'}"
         return replace(obstacle, sentence=clause, facts={**facts, **(obstacle.facts or {})})
@@ -278,13 +286,25 @@ def _wait(known: Known, job: JobInfo) -> tuple[str, str]:
     left = in_words(max(0.0, (wakes_at - known.now).total_seconds())) if wakes_at else ""
     if job.waits_for == THE_TIME:
         return f"{said}, and sleeps for {left or 'a while'}, until {_time(wakes_at)}", ""
-    until = f", for {left} more, until {_time(wakes_at)}" if wakes_at else ", without a time limit"
-    clause = f"{said}, and waits for {visible(job.waits_for, 220) or 'an unknown step'}{until}"
     what, _, name = job.waits_for.partition(" ")
+    clause = f"{said}, and waits for {visible(job.waits_for, 260) or 'an unknown step'}"
+    if what == WaitsFor.CHILDREN:
+        return _children(known, clause)
+    clause += f", for {left} more, until {_time(wakes_at)}" if wakes_at else ", without a time limit"
     if what != WaitsFor.SIGNAL:
         return clause, ""
     words = {**known.words, "signal": shlex.quote(visible(name, 220))}
     return clause, "`redisjobs signal {job} {signal}{on}` sends it the signal".format(**words)
+
+
+def _children(known: Known, clause: str) -> tuple[str, str]:
+    """Return in words for which children a job waits, and what says why the first of them has not ended."""
+    group = known.awaited
+    if group is None or not group.children:
+        return clause, ""
+    first = shlex.quote(visible(by_weight(group.children)[0].job_id))
+    advice = "`redisjobs why {first}{on}` says why that one has not ended".format(first=first, **known.words)
+    return f"{clause}. Not ended: {', '.join(not_ended(group, _MOST_NAMED))}", advice
 
 
 # Jobs that run, or have ended
@@ -391,8 +411,8 @@ def _ahead(standing: Standing) -> str:
 
 
 def _listed(texts: Sequence[str]) -> list[str]:
-    more = len(texts) - _MOST_SHOWN
-    return [*texts[:_MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    more = len(texts) - MOST_SHOWN
+    return [*texts[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _time(at: datetime | None) -> str:

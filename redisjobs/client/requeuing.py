@@ -29,7 +29,7 @@ def requeue(
     unique: bool,
     from_step: Any,
     edited: Callable[[Row, Any], Requeue],
-) -> Steps[bool]:
+) -> Steps[Reply | None]:
     """Make a dead letter or ended job ready again; `edited` returns the change that also sets new parameters."""
     step = _from(from_step)
     job_id, is_ended, has_key = id_of(job), flag(ended, "ended"), flag(unique, "unique")
@@ -38,7 +38,7 @@ def requeue(
     else:
         row = yield from ask(Find(job_id))
         if row is None or row.state not in (ASIDE if is_ended else (State.DEAD,)):
-            return False
+            return None
         change = edited(row, parameters)
     change = replace(change, from_step=step)
     match (yield from ask(change if has_key else replace(change, unique=""))):
@@ -48,8 +48,10 @@ def requeue(
             raise (yield from _conflict(job_id, change.unique))
         case Reply.OVERSIZED:
             raise DecodeError(f"{job_id}: the entry has more fields than a script can move; it stays")
+        case Reply.NOT_FOUND:
+            return None
         case reply:
-            return reply is Reply.OK
+            return reply
 
 
 def _from(step: Any) -> str | None:

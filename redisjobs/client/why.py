@@ -7,11 +7,12 @@ from dataclasses import replace
 from redisjobs.base.arguments import is_text
 from redisjobs.client import operations
 from redisjobs.client.checks import id_of
+from redisjobs.client.children import informed
 from redisjobs.client.operations import Steps, ask, or_default
-from redisjobs.client.reasons import Known, explain
+from redisjobs.client.reasons import MOST_SHOWN, Known, explain
 from redisjobs.client.statistics import statistics
 from redisjobs.model.changes import GetStatus
-from redisjobs.model.info import JobInfo, job_info, pause_info
+from redisjobs.model.info import JobInfo, pause_info
 from redisjobs.model.job import WAITING, PushedJob, State
 from redisjobs.model.queries import Find, FindPauses, Row
 from redisjobs.model.statistics import total
@@ -38,8 +39,12 @@ def why(
     standing, row = yield from _look(asked)
     if row is None and asked.key and standing.job_id:  # the job may have ended between the two reads
         standing, row = yield from _look(asked)
-    found = None if row is None else shown(job_info(row))
+    stored, group = (None, None) if row is None else (yield from informed(row, MOST_SHOWN))
+    found = None if stored is None else shown(stored)
     known = Known(queue, standing.job_id, standing, found, key=unique)
+    if group is not None:
+        children = [replace(each, job=each.job and shown(each.job)) for each in group.children]
+        known = replace(known, awaited=replace(group, children=children))
     if found is None:
         if standing.job_id:
             (status,) = yield from ask(GetStatus([standing.job_id]))

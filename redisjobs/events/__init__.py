@@ -100,7 +100,7 @@ class JobsChanged(Event):
 
     Attributes:
         change: `cancel`, `requeue`, `delete`, `hold` or `unhold`.
-        jobs: The id as given in the call; OK, CANCELLED, CANCELLING or HELD.
+        jobs: The id as given in the call; OK, INDEPENDENT, CANCELLED, CANCELLING or HELD.
     """
 
     change: str

@@ -61,7 +61,9 @@ class Cancel(Change[Reply]):
 class Requeue(Change[Reply]):
     """Make a dead letter ready again: OK, NOT_FOUND, OVERSIZED; or DUPLICATE, another job holds its unique key.
 
-    NO_STEP: it has saved no step of the key `from_step`. After any reply but OK nothing was written.
+    INDEPENDENT: like OK; but the parent of this child has gone on without it, so it is a job by itself now, which
+    its history says. NO_STEP: it has saved no step of the key `from_step`. After any other reply nothing was
+    written.
     """
 
     job_id: str

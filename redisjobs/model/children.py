@@ -4,8 +4,8 @@ All children of a step are a group. The store has a record of each group: how ma
 the others have. The step that ends the last child makes the parent ready.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from redisjobs.model.changes import Change
@@ -52,6 +52,8 @@ class ChildrenFound:
     total: int = 0
     left: int = 0  # how many have not ended
     outcomes: Sequence[ChildOutcome] = ()  # from the asked index on; empty if that was the last
+    key: str = ""  # of the step
+    ids: Mapping[int, str] = field(default_factory=dict)  # of those children that have one of their own, by index
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class FindChildren(Query[ChildrenFound]):
 
     token: str
     first: int = 0  # the index to begin at
-    most: int = 1000
+    most: int = 1000  # 0: no child, only how many there are
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ class PastEvent:
     Attributes:
         at: When, by the server's clock; None if the record was changed in Redis and has no time.
         what: `failed` (an attempt; another one follows), `died` (it became a dead letter), `ended`, `requeued`,
-            `edited` (requeued with new parameters), `worker-lost`, `released` (its worker stopped), `interrupted`
-            or `cancel-asked`.
+            `edited` (requeued with new parameters), `independent` (it was requeued after its parent had gone on,
+            so it is no child any more), `worker-lost`, `released` (its worker stopped), `interrupted` or
+            `cancel-asked`.
         worker: The worker that had the job; '' for none.
         attempt: The attempt that failed; None for other events.
         note: The error of a failure; the parameters before an edit. One line, 1,000 bytes at most.

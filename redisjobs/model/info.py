@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from redisjobs.errors import DecodeError
 from redisjobs.model.changes import Wish
+from redisjobs.model.children import ChildState
 from redisjobs.model.codec import decode_fields, decode_progress, digits, when
 from redisjobs.model.history import PastEvent, past_events
 from redisjobs.model.job import Priority, State, WhyWaiting
@@ -14,9 +15,27 @@ from redisjobs.model.limits import Limit
 from redisjobs.model.progress import Progress
 from redisjobs.model.queries import Group, Grouped, LimitsFound, Pauses, Row, WorkersFound
 from redisjobs.model.retention import ASIDE
-from redisjobs.model.steps import waited_for
+from redisjobs.model.steps import read_wait, waits_for
 
 # One job
+
+
+@dataclass(frozen=True, slots=True)
+class ChildOf:
+    """Whose child a job is.
+
+    Attributes:
+        parent: The id of the job that runs it in one of its steps.
+        step: The key of that step; '' in lists, and if the parent has ended.
+        index: Its index among the children of the step, from 0.
+    """
+
+    parent: str
+    step: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.step} of {self.parent}" if self.step else self.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +53,8 @@ class JobInfo:
         worker: The worker that runs it, or that settled it as dead, done or cancelled; '' for none.
         queued_at: When it was pushed, by the server's clock; None if the entry lacks that.
         due_at: When a delayed job may run.
-        waits_for: What a suspended job waits for, for people: `the time`, or `signal` and its name.
+        waits_for: What a suspended job waits for, for people: `the time`, `signal` and its name, or `children of`
+            and the key of a step. Of one job it also says how many of these have ended.
         wakes_at: When a suspended job goes on, at the latest; None: it waits without a limit.
         suspended_at: Since when a suspended job waits.
         failed_at: When it became a dead letter.
@@ -55,7 +75,9 @@ class JobInfo:
             same exception class and the same functions of your code in the traceback. If no exception was raised,
             it is the reason.
         held: Whether it waits, and does not start until `unhold`.
-        parent: The id of the job that pushed it; '' for none.
+        parent: The id of the job that pushed it, or that it is a child of; '' for none.
+        child_of: Whose child it is; None for other jobs, and for a child that was requeued after its parent had
+            gone on.
         history: What happened to it so far that is not usual; the first event and the newest, 20 at most. It is
             empty for a job that ran once and was done.
     """
@@ -90,6 +112,7 @@ class JobInfo:
     waits_for: str = ""
     wakes_at: datetime | None = None
     suspended_at: datetime | None = None
+    child_of: ChildOf | None = None
 
 
 _TEXTS = ("name", "parameters", "unique", "reason", "error", "traceback", "error_type", "fingerprint", "parent")
@@ -131,11 +154,17 @@ def job_info(row: Row) -> JobInfo:
         progress=decode_progress(row.progress),
         why_waiting=row.why_waiting,
         history=past_events(row.history),
-        waits_for=waited_for(fields.get(b"waits", b"")) if is_suspended else "",
+        waits_for=waits_for(*wait) if is_suspended and (wait := read_wait(fields.get(b"waits", b""))) else "",
         wakes_at=due_at if is_suspended else None,
         suspended_at=_time(fields, b"suspended_at") if is_suspended else None,
+        child_of=_child_of(fields, texts["parent"]),
         **texts,
     )
+
+
+def _child_of(fields: Mapping[bytes, bytes], parent: str) -> ChildOf | None:
+    _, space, index = fields.get(b"child_of", b"").partition(b" ")
+    return ChildOf(parent, "", digits(index) or 0) if space else None
 
 
 def _number(fields: Mapping[bytes, bytes], key: bytes) -> int:
@@ -145,6 +174,65 @@ def _number(fields: Mapping[bytes, bytes], key: bytes) -> int:
 def _time(fields: Mapping[bytes, bytes], key: bytes) -> datetime | None:
     ms = _number(fields, key)
     return when(ms) if ms else None
+
+
+# Children
+
+
+@dataclass(frozen=True, slots=True)
+class ChildInfo:
+    """A child of a job.
+
+    Attributes:
+        index: Its index among the children of its step, from 0.
+        job_id: Its id.
+        state: `pending`, it has not ended; or how it has: `completed`, `dead`, `cancelled`; `refused`, it is done,
+            but its result could not be kept; `exists` or `duplicate`, it was not added, because another job had
+            its id or its unique key.
+        result: What it returned, as JSON text; '' unless it is completed.
+        error: Its error in one line, why its result was refused, or the id of the job that was in its way; '' for
+            none.
+        error_type: The class of its exception; '' for none.
+        job: The job, if it has not ended, and was looked up; None if it is not on the queue.
+    """
+
+    index: int
+    job_id: str
+    state: ChildState
+    result: str = ""
+    error: str = ""
+    error_type: str = ""
+    job: JobInfo | None = None
+
+    @property
+    def says(self) -> str:
+        """What has become of it, for people; of one that waits also why, as in `ready, paused`."""
+        if self.job is None:
+            return self.state
+        why = self.job.why_waiting or (WhyWaiting.HELD if self.job.held else None)
+        return f"{self.job.state}, {why}" if why else self.job.state
+
+
+@dataclass(frozen=True, slots=True)
+class ChildGroup:
+    """The children of one step of a job.
+
+    Attributes:
+        step: The key of the step.
+        total: How many there are.
+        left: How many have not ended.
+        children: Those that were asked for, in the order of the step.
+    """
+
+    step: str
+    total: int
+    left: int
+    children: Sequence[ChildInfo] = ()
+
+    @property
+    def ended(self) -> str:
+        """How many have ended, for people: `3 of 10 have ended`."""
+        return f"{self.total - self.left:,} of {self.total:,} have ended"
 
 
 # Dead letters by kind

@@ -99,8 +99,8 @@ class StepInfo:
         key: Its name; from the second step of this name on also `#` and the number, as in `page#2`.
         number: Greater than that of each step that began before it.
         how: How it ended: `done`, its function returned; `slept`, its time came; `signal`, its signal came;
-            `timeout`, its signal did not come in time.
-        value: What its function returned, or the value of its signal, as JSON text; '' for the other two.
+            `timeout`, its signal did not come in time; `children`, all its children have ended.
+        value: What its function returned, or the value of its signal, as JSON text; '' for the others.
         at: When it ended.
     """
 
@@ -121,6 +121,7 @@ _SAYS = {
     How.SLEPT: "slept",
     How.SIGNAL: "signal came",
     How.TIMEOUT: "signal did not come in time",
+    How.CHILDREN: "children have ended",
 }
 
 
@@ -159,15 +160,17 @@ def read_saved(text: bytes) -> Saved | None:
 _WAIT = re.compile(rb"(\d{1,15}) (\w+) (\S+)(?: \d+)?")
 
 
-def waited_for(text: bytes) -> str:
-    """Return what a suspended job waits for, from its entry's field `waits`; '' if that can't be read."""
+def read_wait(text: bytes) -> tuple[str, str] | None:
+    """Return what a suspended job waits for and the key of the step, from its entry; None if it can't be read."""
     found = _WAIT.fullmatch(text)
     if found is None:
-        return ""
+        return None
     _, what, key = (part.decode("utf-8", "replace") for part in found.groups())
-    return waits_for(what, key)
+    return what, key
 
 
 def waits_for(what: str, key: str) -> str:
-    """Return what a step waits for, for people: `the time`, or `signal` and the name."""
+    """Return what a step waits for, for people: `the time`, `signal` and its name, `children of` and its key."""
+    if what == WaitsFor.CHILDREN:
+        return f"children of {key}"
     return THE_TIME if what == WaitsFor.TIME else f"{what} {name_of(key)}"

@@ -33,6 +33,7 @@ class Reply(StrEnum):
     EXISTS = "EXISTS"  # another push made a job with this id, or this call has the id twice
     DUPLICATE = "DUPLICATE"  # another job holds the unique key
     REPLACED = "REPLACED"  # written: the pushed job has replaced another, waiting job
+    INDEPENDENT = "INDEPENDENT"  # written: the requeued job was a child, and is none any more
     LEASE_LOST = "LEASE_LOST"
     CANCELLED = "CANCELLED"  # written: the job was cancelled, and is removed
     CANCELLING = "CANCELLING"  # written: the worker that runs the job will cancel it

@@ -111,4 +111,5 @@ def _find_children(memory: Memory, query: FindChildren) -> ChildrenFound:
     indexes = range(query.first, min(query.first + query.most, group.total))
     pending = ChildOutcome(ChildState.PENDING)
     outcomes = [group.outcomes.get(index, pending) for index in indexes]
-    return ChildrenFound(group.parent, group.total, group.left, outcomes)
+    ids = {index: group.ids[index] for index in indexes if index in group.ids}
+    return ChildrenFound(group.parent, group.total, group.left, outcomes, group.key, ids)

@@ -21,6 +21,7 @@ _SINCE = {State.DEAD: b"failed_at", State.COMPLETED: b"finished_at", State.CANCE
 _NEVER = 2**53  # ms: when a job is due that waits for no time
 _MOST_CHILDREN = 100  # that one call cancels
 _MOST_TAKEN = 200  # dead letters that one step of a bulk change takes
+_REQUEUED = (Reply.OK, Reply.INDEPENDENT)
 _TIDY_MS = 55_000  # the queue is not tidied again within this time
 _STRIPPED = (  # fields that a requeued job loses: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
@@ -271,28 +272,31 @@ def _requeue(memory: Memory, change: changes.Requeue) -> Reply:
         memory.uniques.put(key, job.id, math.inf, memory.now_ms())
     else:
         fields.pop(b"unique", None)
-    fields[b"history"] = encoded(_story_of(memory, job, change.parameters is not None))
+    is_independent = b"child_of" in fields and not reopen(memory, job)
+    fields[b"history"] = encoded(_story_of(memory, job, change.parameters is not None, is_independent))
     if change.parameters is not None:
         fields[b"parameters"] = change.parameters
     if change.limit_key:
         fields[b"limit_key"] = encoded(change.limit_key)
-    if b"child_of" in fields and not reopen(memory, job):
+    if is_independent:
         del fields[b"child_of"]
     job.fields = fields
     memory.enqueue(job, due_time(change.due, memory.now_ms()))
     forget_end(memory, job.id)
     memory.count("requeued")
-    return Reply.OK
+    return Reply.INDEPENDENT if is_independent else Reply.OK
 
 
-def _story_of(memory: Memory, job: Job, is_edited: bool) -> str:
+def _story_of(memory: Memory, job: Job, is_edited: bool, is_independent: bool) -> str:
     """Return a job's history, with how it ended, and that it is requeued."""
     what, note, ended_ms = "ended", "", job.since_ms
     if job.state is State.DEAD:
         what, note, ended_ms = "died", f"{job.text(b'reason')}: {job.text(b'error')}", _time_of(job, b"failed_at")
     ended = event(ended_ms, what, job.text(b"worker"), job.text(b"attempt"), note)
     old = job.text(b"parameters") if is_edited else ""
-    return add_line(history(job, ended), event(memory.now_ms(), "edited" if is_edited else "requeued", note=old))
+    now_ms = memory.now_ms()
+    text = add_line(history(job, ended), event(now_ms, "edited" if is_edited else "requeued", note=old))
+    return add_line(text, event(now_ms, "independent", note="its parent had gone on")) if is_independent else text
 
 
 @answers(changes.Delete)
@@ -315,7 +319,7 @@ def _requeue_all(memory: Memory, change: changes.RequeueAll) -> changes.BulkResu
     def take(job_id: str) -> Reply:
         nonlocal wait_ms
         reply = _requeue(memory, changes.Requeue(job_id, After(wait_ms) if wait_ms > 0 else None))
-        wait_ms += change.pause_ms if reply is Reply.OK else 0
+        wait_ms += change.pause_ms if reply in _REQUEUED else 0
         return reply
 
     return _take(memory, change.filter, change.after, take)
@@ -333,7 +337,7 @@ def _take(memory: Memory, wanted: queries.Filter, after: str, take: Callable[[st
         return changes.BulkResult([], "" if newest is None else f"0 {-newest - 1}")
     step = _scan(memory, queries.Scan(State.DEAD, wanted, after, _MOST_TAKEN))
     replies = {row.job_id: take(row.job_id) for row in step.rows}
-    taken = [job_id for job_id, reply in replies.items() if reply is Reply.OK]
+    taken = [job_id for job_id, reply in replies.items() if reply in _REQUEUED]
     return changes.BulkResult(taken, step.after, len(replies) - len(taken))
 
 

@@ -255,8 +255,10 @@ def _saved(fields: Mapping[bytes, bytes]) -> Steps:
 def _children(reply: Any) -> ChildrenFound:
     if not reply:
         return ChildrenFound("")
-    parent, total, left, *outcomes = reply
-    return ChildrenFound(text_id(parent), int(total), int(left), [*map(_outcome, outcomes)])
+    parent, key, total, left, ids, *outcomes = reply
+    named = {int(index): text_id(job_id) for index, job_id in pairs(ids).items()}
+    found = [*map(_outcome, outcomes)]
+    return ChildrenFound(text_id(parent), int(total), int(left), found, text_id(key), named)
 
 
 def _outcome(reply: bytes) -> ChildOutcome:

@@ -1,0 +1,144 @@
+"""The operator's calls about parents and children, each written once for the async and the sync queue."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from redisjobs.base.arguments import whole
+from redisjobs.base.visible import visible
+from redisjobs.client.checks import id_of
+from redisjobs.client.operations import Steps, ask, or_default
+from redisjobs.model.children import ChildrenFound, ChildState, FindChildren
+from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo, job_info
+from redisjobs.model.job import PushedJob, State
+from redisjobs.model.queries import Find, Row
+from redisjobs.model.steps import GetSteps, read_wait
+from redisjobs.model.transitions import Group, WaitsFor
+
+_AT_ONCE = 1000  # children in one read
+_READS = 10  # that look for children which have not ended: results may be large
+_WEIGHT = (State.SUSPENDED, State.DELAYED, State.READY, State.RUNNING)
+
+
+def get(job: str | PushedJob) -> Steps[JobInfo | None]:
+    """Look a job up."""
+    row = yield from ask(Find(id_of(job)))
+    return None if row is None else (yield from informed(row))[0]
+
+
+def informed(row: Row, most: int = 0) -> Steps[tuple[JobInfo, ChildGroup | None]]:
+    """Return the job in a row, with what only groups of children know about it, and the group that it waits for.
+
+    The group has the first `most` of its children that have not ended, looked up.
+    """
+    job = job_info(row)
+    if job.child_of is not None:
+        token = row.fields[b"child_of"].partition(b" ")[0].decode("utf-8", "surrogateescape")
+        found = yield from or_default(ask(FindChildren(token, most=0)), ChildrenFound(""))
+        job = replace(job, child_of=replace(job.child_of, step=found.key))
+    group = yield from or_default(_awaited(row, most), None)
+    if group is not None:
+        job = replace(job, waits_for=f"{job.waits_for}: {group.ended}")
+    return job, group
+
+
+def _awaited(row: Row, most: int) -> Steps[ChildGroup | None]:
+    wait = read_wait(row.fields.get(b"waits", b"")) if row.state is State.SUSPENDED else None
+    if wait is None or wait[0] != WaitsFor.CHILDREN:
+        return None
+    token = (yield from _tokens(row.job_id)).get(wait[1])
+    return None if token is None else (yield from _pending(token, most))
+
+
+def _pending(token: str, most: int) -> Steps[ChildGroup | None]:
+    first, pending, reads = 0, list[ChildInfo](), _READS
+    while True:
+        page = yield from ask(FindChildren(token, first, _AT_ONCE if most else 0))
+        if not page.parent:
+            return None
+        pending += [each for each in _infos(token, first, page) if each.state is ChildState.PENDING]
+        first, reads = first + len(page.outcomes), reads - 1
+        if not (page.outcomes and reads and len(pending) < min(most, page.left)):
+            return ChildGroup(page.key, page.total, page.left, (yield from _looked_up(pending[:most])))
+
+
+def by_weight(children: Sequence[ChildInfo]) -> list[ChildInfo]:
+    """Return children that were looked up, those first that won't end soon."""
+
+    def weight(child: ChildInfo) -> int:
+        if child.job is None or child.job.held or child.job.why_waiting:
+            return -1
+        return _WEIGHT.index(child.job.state) if child.job.state in _WEIGHT else -1
+
+    return sorted(children, key=weight)
+
+
+def not_ended(group: ChildGroup, most: int) -> list[str]:
+    """Return the children of a group that have not ended, and were looked up, with their states, for people."""
+    texts = [
+        f"{visible(each.job_id, 80)} ({each.says if each.job else 'not on the queue'})"
+        for each in by_weight(group.children)[:most]
+    ]
+    return [*texts, *([f"and {group.left - len(texts):,} more"] if group.left > len(texts) else [])]
+
+
+def children(
+    job: str | PushedJob, step: str | None, first: int, limit: int, look_up: bool
+) -> Steps[list[ChildGroup]]:
+    """List the groups of a job's children, with some children of each."""
+    at, most = whole(first, "first", 0), whole(limit, "limit", 0)
+    groups = list[ChildGroup]()
+    for key, token in (yield from _tokens(id_of(job))).items():
+        group = (yield from _group(token, at, most)) if step in (None, key) else None
+        if group is not None:
+            groups.append(group)
+    if look_up:
+        for number, group in enumerate(groups):
+            groups[number] = replace(group, children=(yield from _looked_up(group.children)))
+    return groups
+
+
+def _tokens(job_id: str) -> Steps[dict[str, str]]:
+    """Return the tokens of a job's groups by key of step, in the order of the steps."""
+    (steps,) = yield from ask(GetSteps([job_id]))
+    if steps is None:
+        return {}
+    numbers = {
+        key: saved.number for key, saved in steps.saved.items()
+    }  # the last group has none while it is awaited
+    return dict(sorted(steps.groups.items(), key=lambda each: (numbers.get(each[0], float("inf")), each[0])))
+
+
+def _group(token: str, first: int, limit: int) -> Steps[ChildGroup | None]:
+    found = list[ChildInfo]()
+    while True:
+        at, left = first + len(found), limit - len(found)
+        page = yield from ask(FindChildren(token, at, min(left, _AT_ONCE)))
+        if not page.parent:
+            return None
+        found += _infos(token, at, page)
+        if not page.outcomes or len(found) >= limit:
+            return ChildGroup(page.key, page.total, page.left, found)
+
+
+def _infos(token: str, first: int, page: ChildrenFound) -> list[ChildInfo]:
+    group = Group(token, page.key, page.total)
+    return [
+        ChildInfo(
+            index,
+            page.ids.get(index) or group.child_id(index),
+            outcome.state,
+            outcome.value.decode("utf-8", "replace"),
+            outcome.error,
+            outcome.error_type,
+        )
+        for index, outcome in enumerate(page.outcomes, first)
+    ]
+
+
+def _looked_up(children: Iterable[ChildInfo]) -> Steps[list[ChildInfo]]:
+    """Return children with the jobs of those that have not ended."""
+    found = list[ChildInfo]()
+    for child in children:
+        row = (yield from ask(Find(child.job_id))) if child.state is ChildState.PENDING else None
+        found.append(child if row is None else replace(child, job=job_info(row)))
+    return found

@@ -21,7 +21,8 @@ from redisjobs.errors import (
     ResultRefused,
     Unavailable,
 )
-from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo
+from redisjobs.model.children import MOST_CHILDREN
+from redisjobs.model.info import ChildGroup, JobInfo
 from redisjobs.model.job import ENDED, State
 from redisjobs.model.progress import amount
 from redisjobs.model.retention import ASIDE
@@ -43,8 +44,8 @@ def show_job(
 ) -> None:
     """Show one job, with its result if it has ended and the result is kept.
 
-    Of a job that has not ended, and of a dead letter, it lists the steps that it has saved, and below each step its
-    children, up to 20.
+    Of a job that has not ended, and of a dead letter, it lists the steps that it has saved, and up to 20 children
+    of each.
 
     With --watch --json, each progress report is a JSON document on one line, and so is the job at the end. If a
     watched job has ended and its outcome is not known, the document is {"job_id": ID, "outcome": null}, and the
@@ -88,9 +89,9 @@ def show_job(
 def _story(there: JobQueue, job: JobInfo) -> tuple[list[StepInfo], list[ChildGroup]]:
     """Return the steps and children of a job; none if this user may not read them, or its store has none."""
     try:
-        if job.state in ENDED or (not (steps := there.steps(job.job_id)) and job.state is not State.SUSPENDED):
+        if job.state in ENDED:
             return [], []
-        return steps, there.children(job.job_id, limit=_SHOWN, look_up=True)
+        return there.steps(job.job_id), there.children(job.job_id, limit=_SHOWN, look_up=True)
     except Unavailable:
         raise
     except DriverError:
@@ -101,10 +102,8 @@ def _list_children(there: JobQueue, job_id: str, as_json: bool) -> None:
     """List all children of a job; fail if it is not on the queue."""
     if there.get(job_id) is None:
         raise Failure(f"no job {job_id!r} on {where(there)}: it ended, or never was")
-    found: list[tuple[str, ChildInfo]] = []
-    for group in there.children(job_id, limit=0):
-        for all_of_it in there.children(job_id, step=group.step, limit=group.total):
-            found += [(group.step, child) for child in all_of_it.children]
+    groups = there.children(job_id, limit=MOST_CHILDREN)
+    found = [(group.step, child) for group in groups for child in group.children]
     columns = ("step", "index", "job_id", "state", "error", "result")
     rows = ([step, *(getattr(child, column) for column in columns[1:])] for step, child in found)
     documents = ({"step": step} | show.child_document(child) for step, child in found)

@@ -22,7 +22,7 @@ from redisjobs.model.statistics import NameStatistics
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
-    from redisjobs.web.board.board import Board
+    from redisjobs.web.board.board import Board, Story
 
 _MOST = 100  # jobs in one answer
 _NAMES = 20  # job names in the overview: those with the most jobs
@@ -118,10 +118,11 @@ def _about_jobs(board: "Board") -> list[Tool]:
     from redisjobs.web.board.visit import part
 
     async def job(job_id: str) -> dict[str, Any]:
-        """Show everything about one job: state, attempts, parameters, error, traceback, history, saved steps."""
+        """Show everything about one job: state, parameters, error, traceback, history, saved steps, children."""
         if found := await board.job(job_id):
-            steps = [] if found.state in ENDED else await part(board.steps(job_id), [], [])
-            return show.job_document(found) | {"steps": show.step_documents(steps)}
+            none: Story = [], []
+            steps, groups = none if found.state in ENDED else await part(board.story(job_id), none, [])
+            return show.job_document(found) | show.story_document(steps, groups)
         raise ValueError(f"no job {job_id!r}: it has ended and was not kept, or never was on the queue")
 
     async def why(job_id: str) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """The operator's calls about parents and children, each written once for the async and the sync queue."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from redisjobs.base.arguments import whole
 from redisjobs.base.visible import visible
 from redisjobs.client.checks import id_of
-from redisjobs.client.operations import Steps, ask, or_default
+from redisjobs.client.operations import Steps, ask, or_default, step_infos
 from redisjobs.model.children import ChildrenFound, ChildState, FindChildren
 from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo, job_info
 from redisjobs.model.job import PushedJob, State
 from redisjobs.model.queries import Find, Row
-from redisjobs.model.steps import GetSteps, read_wait
+from redisjobs.model.steps import GetSteps, StepInfo, read_wait
+from redisjobs.model.steps import Steps as Saves
 from redisjobs.model.transitions import Group, WaitsFor
 
 _AT_ONCE = 1000  # children in one read
@@ -86,26 +88,39 @@ def children(
 ) -> Steps[list[ChildGroup]]:
     """List the groups of a job's children, with some children of each."""
     at, most = whole(first, "first", 0), whole(limit, "limit", 0)
-    groups = list[ChildGroup]()
-    for key, token in (yield from _tokens(id_of(job))).items():
-        group = (yield from _group(token, at, most)) if step in (None, key) else None
-        if group is not None:
-            groups.append(group)
-    if look_up:
-        for number, group in enumerate(groups):
-            groups[number] = replace(group, children=(yield from _looked_up(group.children)))
-    return groups
+    tokens = yield from _tokens(id_of(job))
+    wanted = [token for key, token in tokens.items() if step in (None, key)]
+    return (yield from _groups(wanted, at, most, look_up))
+
+
+def story(job_id: str, most: int, groups: int) -> Steps[tuple[list[StepInfo], list[ChildGroup]]]:
+    """List the steps that a job has saved, and its newest groups of children, with the first children of each."""
+    (found,) = yield from ask(GetSteps([job_id]))
+    tokens = [*_in_order(found).values()]
+    return step_infos(found), (yield from _groups(tokens[-groups:], 0, most, True))
 
 
 def _tokens(job_id: str) -> Steps[dict[str, str]]:
     """Return the tokens of a job's groups by key of step, in the order of the steps."""
-    (steps,) = yield from ask(GetSteps([job_id]))
-    if steps is None:
+    (found,) = yield from ask(GetSteps([job_id]))
+    return _in_order(found)
+
+
+def _in_order(found: Saves | None) -> dict[str, str]:
+    if found is None:
         return {}
-    numbers = {
-        key: saved.number for key, saved in steps.saved.items()
-    }  # the last group has none while it is awaited
-    return dict(sorted(steps.groups.items(), key=lambda each: (numbers.get(each[0], float("inf")), each[0])))
+    numbers = {key: saved.number for key, saved in found.saved.items()}  # a group has none while it is awaited
+    return dict(sorted(found.groups.items(), key=lambda each: (numbers.get(each[0], math.inf), each[0])))
+
+
+def _groups(tokens: Iterable[str], first: int, limit: int, look_up: bool) -> Steps[list[ChildGroup]]:
+    groups = list[ChildGroup]()
+    for token in tokens:
+        group = yield from _group(token, first, limit)
+        if group is not None and look_up:
+            group = replace(group, children=(yield from _looked_up(group.children)))
+        groups += [] if group is None else [group]
+    return groups
 
 
 def _group(token: str, first: int, limit: int) -> Steps[ChildGroup | None]:

@@ -58,6 +58,7 @@ from redisjobs.model.steps import (
     StepInfo,
     checked_step,
 )
+from redisjobs.model.steps import Steps as Saves
 from redisjobs.model.transitions import MOST_JOBS, Reply
 
 T = TypeVar("T")
@@ -248,6 +249,11 @@ def set_limit(
 def steps(job: str | PushedJob) -> Steps[list[StepInfo]]:
     """List the steps that a job has saved."""
     (found,) = yield from ask(GetSteps([id_of(job)]))
+    return step_infos(found)
+
+
+def step_infos(found: Saves | None) -> list[StepInfo]:
+    """Return the steps that a job has saved, in order."""
     saved = {} if found is None else found.saved
     infos = [
         StepInfo(key, each.number, each.how, _value_of(each), when(each.at_ms)) for key, each in saved.items()

@@ -20,6 +20,7 @@ from redisjobs.model.queries import Query
 from redisjobs.model.stored import Fire
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     DeadLetter,
     Exchange,
     Lease,
@@ -190,7 +191,7 @@ class RecordingConsumer(MemoryConsumer):
         answer = await self._exchange(settlements, count, turn, idle)
         for at, added in answer.added.items():
             settlement = settlements[at][1]
-            if isinstance(settlement, Ack):
+            if isinstance(settlement, Ack | Suspend | AddChildren):
                 replies = [Pushed(Reply.OK if is_added else Reply.EXISTS) for is_added in added]
                 self._driver.record(settlement.pushes, replies)
         return answer

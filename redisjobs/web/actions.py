@@ -1,7 +1,8 @@
 """The actions of the page: each is a POST of a plain form, carried out by a method of the queue."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redisjobs.base.arguments import pause_of
@@ -21,9 +22,11 @@ from redisjobs.web.pages import forms
 _LONGEST_DELAY = 366 * 86_400.0
 _MOST_AT_ONCE = 1_000_000
 _GREATEST = 1e15  # number of a step
+_MOST_READ = 20  # jobs whose children are counted before a cancel
 
 DONE = {
     "retried": "Retried {}.",
+    "retried-independent": "Retried {}. The parent of a child had gone on, so the child is a job by itself.",
     "deleted": "Deleted {}.",
     "cancelled": "Cancelled {}. A running handler ends a moment later.",
     "held": "Held {}.",
@@ -90,17 +93,24 @@ _NO_STEP = "The job has not saved this step. Nothing was changed."
 
 async def _retry(visit: Visit, form: Form) -> Outcome:
     # Only a form of an ended job has `ended`: a dead letter may have run since its page was read.
-    number = form.whole("from_step", "The step", _GREATEST)
+    number, replies = form.whole("from_step", "The step", _GREATEST), list[Reply | None]()
 
     async def change(job_id: str) -> str:
         step = GO_ON if number is None else await _step(visit, job_id, number)
         ended = form.get("ended") == "1"
         try:
-            return "" if await visit.board.queue.requeue(job_id, ended=ended, from_step=step) else _GONE
+            reply = await visit.board.queue.requeue(job_id, ended=ended, from_step=step)
         except ValueError:  # the error names its steps, which may be hidden
             raise Wrong(_NO_STEP) from None
+        replies.append(reply)
+        return "" if reply else _GONE
 
-    return await _each("retried", form.ids, change)
+    outcome = await _each("retried", form.ids, change)
+    return replace(outcome, done=_retried(replies))
+
+
+def _retried(replies: Sequence[Reply | None]) -> str:
+    return "retried-independent" if Reply.INDEPENDENT in replies else "retried"
 
 
 async def _step(visit: Visit, job_id: str, number: int) -> str | None:
@@ -134,6 +144,17 @@ async def _cancel(visit: Visit, form: Form) -> Outcome:
         return _why(await visit.board.queue.cancel(job_id), Reply.CANCELLED, Reply.CANCELLING)
 
     return await _each("cancelled", form.ids, change)
+
+
+async def _asks_to_cancel(visit: Visit, form: Form) -> str:
+    left = 0
+    with suppress(Forbidden):
+        for job_id in form.ids[:_MOST_READ]:
+            left += sum(group.left for group in await visit.board.queue.children(job_id, limit=0))
+    more = f", and {number_of(left, 'child', 'children')} that {'has' if left == 1 else 'have'} not ended" * (
+        left > 0
+    )
+    return f"Cancel {number_of(len(form.ids), 'job')}{more}? This can't be undone."
 
 
 async def _hold(visit: Visit, form: Form) -> Outcome:
@@ -179,13 +200,14 @@ async def _edit(visit: Visit, form: Form) -> Outcome | Page:
         raise Missing("There is no job with this id any more.")
     try:
         parameters = _typed(visit, found.name, text)
-        if not await visit.board.queue.requeue(job_id, parameters=parameters, ended=form.get("ended") == "1"):
+        reply = await visit.board.queue.requeue(job_id, parameters=parameters, ended=form.get("ended") == "1")
+        if reply is None:
             raise Wrong("The job is not there any more: it was changed meanwhile. Nothing was changed.")
     except (DecodeError, EncodeError) as error:
         return await forms.edit_form(visit, job_id, text, str(error))
     except UniqueConflict as error:
         return Outcome("retried", 0, [Refused(job_id, _HELD, error.job_id)])
-    return Outcome("retried", job_id=job_id)
+    return Outcome(_retried([reply]), job_id=job_id)
 
 
 async def _push(visit: Visit, form: Form) -> Outcome | Page:
@@ -395,7 +417,7 @@ ACTIONS = {
     "retry": Action(Verb.RETRY, _retry, _asks_to_run_again, "Run again"),
     "edit": Action(Verb.EDIT, _edit),
     "delete": Action(Verb.DELETE, _delete, "Delete {}? This can't be undone.", "Delete"),
-    "cancel": Action(Verb.CANCEL, _cancel, "Cancel {}? This can't be undone.", "Cancel the jobs"),
+    "cancel": Action(Verb.CANCEL, _cancel, _asks_to_cancel, "Cancel the jobs"),
     "hold": Action(Verb.HOLD, _hold),
     "unhold": Action(Verb.HOLD, _unhold),
     "signal": Action(Verb.SIGNAL, _signal),

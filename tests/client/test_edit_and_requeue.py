@@ -86,7 +86,7 @@ async def test_a_letter_gets_other_parameters_and_keeps_all_else(store: Store, d
 async def test_parameters_of_a_known_name_are_those_of_its_type(store: Store, queue: Any, parameters: Any) -> None:
     await die(store, "a")
 
-    assert await done(queue.requeue("a", parameters=parameters)) is True
+    assert await done(queue.requeue("a", parameters=parameters)) is Reply.OK
 
     job = await done(queue.get("a"))
     assert (job.state, job.parameters) == ("ready", '{"to":"jane","copies":2}')
@@ -128,7 +128,7 @@ async def test_a_job_with_other_parameters_is_counted_under_the_key_that_its_han
     with pytest.raises(EncodeError, match="Export: limit_key= gave no key for these parameters"):
         await done(queue.requeue("a", parameters={"tenant": ""}))
     assert (await done(queue.get("a"))).state == "dead"
-    assert await done(queue.requeue("a", parameters={"tenant": "joe"})) is True
+    assert await done(queue.requeue("a", parameters={"tenant": "joe"})) is Reply.OK
 
     row = await store.driver.read(Find("a"))
     assert row is not None
@@ -139,7 +139,7 @@ async def test_parameters_of_a_name_that_is_not_known_here_are_what_json_can_say
     await die(store, "a", name="Other")
     value: Any = {"é": [1, 2.5, True, None, 2**70, []]}
 
-    assert await done(queue.requeue("a", parameters=value)) is True
+    assert await done(queue.requeue("a", parameters=value)) is Reply.OK
 
     job = await done(queue.get("a"))
     assert job.parameters == '{"é":[1,2.5,true,null,1180591620717411303424,[]]}'
@@ -160,8 +160,8 @@ async def test_what_json_can_not_say_as_it_is_is_refused(store: Store, queue: An
 async def test_there_is_nothing_to_edit_in_a_job_that_is_no_dead_letter(store: Store, queue: Any) -> None:
     job = await done(queue.push(Mail("joe")))
 
-    assert await done(queue.requeue(job, parameters=Mail("jane"))) is False
-    assert await done(queue.requeue("unknown", parameters=Mail("jane"))) is False
+    assert await done(queue.requeue(job, parameters=Mail("jane"))) is None
+    assert await done(queue.requeue("unknown", parameters=Mail("jane"))) is None
 
     assert (await done(queue.get(job))).parameters == '{"to":"joe","copies":1}'
 

@@ -587,8 +587,8 @@ async def test_a_dead_letter_is_shown_requeued_and_deleted(queue: Any, store: St
     assert (info.worker, info.priority, info.headers) == ("w1", Priority.LOW, {"k": "v"})
     assert await done(queue.cancel(job_id)) is Reply.DEAD
 
-    assert await done(queue.requeue(job_id)) is True
-    assert await done(queue.requeue(job_id)) is False
+    assert await done(queue.requeue(job_id)) is Reply.OK
+    assert await done(queue.requeue(job_id)) is None
     info = await done(queue.get(job_id))
     assert (info.state, info.error, info.headers, info.priority) == (State.READY, "", {"k": "v"}, Priority.LOW)
     assert await done(queue.delete(job_id)) is False

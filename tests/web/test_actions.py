@@ -13,7 +13,7 @@ import pytest
 from store import RedisStore, eventually
 from viewer import Mail, Viewer, dead, run_all, words
 
-from redisjobs import JobQueue, Schedule, State, Worker
+from redisjobs import JobQueue, Reply, Schedule, State, Worker
 from redisjobs.client.operations import Steps, ask
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import DeleteAll
@@ -342,7 +342,7 @@ async def test_an_error_at_one_job_says_which_jobs_were_changed(
     first, second = await dead(mails, 2)
     requeue = JobQueue.requeue
 
-    async def full_at_the_second(self: JobQueue, job: str, **options: Any) -> bool:
+    async def full_at_the_second(self: JobQueue, job: str, **options: Any) -> Reply | None:
         if job == second:
             raise DriverError("OOM command not allowed")
         return await requeue(self, job, **options)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from redisjobs.model.changes import Cancel, Delete, Requeue
+from redisjobs.model.changes import Cancel, Delete, Requeue, RequeueAll
 from redisjobs.model.children import CancelChildren, ChildOutcome, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.driver import Consumer
+from redisjobs.model.history import past_events
 from redisjobs.model.job import Priority, State
 from redisjobs.model.queries import Find
 from redisjobs.model.steps import How, Saved, Steps
@@ -93,7 +94,11 @@ async def test_the_step_that_suspends_a_parent_adds_its_children(store: DriverSt
     assert (row.state, row.due_ms) == (State.SUSPENDED, None)
     assert texts(row.fields)["waits"] == "1 children render"
     pending = ChildOutcome(ChildState.PENDING)
-    assert await outcomes(store) == ChildrenFound("a", 4, 4, [pending] * 4)
+    assert await outcomes(store) == ChildrenFound("a", 4, 4, [pending] * 4, "render", {3: "named"})
+    assert await store.driver.read(FindChildren(TOKEN, 3, 1)) == ChildrenFound(
+        "a", 4, 4, [pending], "render", {3: "named"}
+    )
+    assert await store.driver.read(FindChildren(TOKEN, most=0)) == ChildrenFound("a", 4, 4, [], "render")
     assert await saved(store) == Steps(version=2, groups={"render": TOKEN})
     assert ids(await claim(one)) == [f"{TOKEN}-1", f"{TOKEN}-0", "named"]
     assert (await found(store, f"{TOKEN}-2")).state is State.DELAYED
@@ -135,6 +140,7 @@ async def test_the_end_of_the_last_child_wakes_the_parent_with_the_outcomes_of_a
             ChildOutcome(ChildState.CANCELLED),
             ChildOutcome(ChildState.CANCELLED),
         ],
+        "render",
     )
     lease = await claim_one(one)
     assert (lease.job_id, lease.fields[b"steps"], lease.deliveries) == ("a", b"1", 1)
@@ -356,6 +362,7 @@ async def test_a_dead_child_that_is_requeued_while_its_parent_waits_is_its_child
     await settle(one, first, FAILED)
 
     assert await store.driver.change(Requeue(first.job_id)) is Reply.OK
+    assert "independent" not in (await found(store, first.job_id)).history
     assert (await outcomes(store)).left == 2
     await settle(one, second, Ack(result=GAVE_1))
     assert (await found(store, "a")).state is State.SUSPENDED
@@ -368,9 +375,10 @@ async def test_a_dead_child_that_is_requeued_while_its_parent_waits_is_its_child
     assert ids(await claim(one)) == ["a"]
 
 
+@pytest.mark.parametrize("is_named", [True, False])
 @pytest.mark.parametrize("ends", [False, True])
-async def test_one_that_is_requeued_after_its_parent_went_on_is_a_job_by_itself(
-    store: DriverStore, one: Consumer, ends: bool
+async def test_one_that_is_requeued_after_its_parent_went_on_is_a_job_by_itself_and_says_so(
+    store: DriverStore, one: Consumer, ends: bool, is_named: bool
 ) -> None:
     await parent(store, one, with_children(1))
     dead = await claim_one(one)
@@ -379,8 +387,14 @@ async def test_one_that_is_requeued_after_its_parent_went_on_is_a_job_by_itself(
     if ends:
         await settle(one, lease, Ack(stepped=True))
 
-    assert await store.driver.change(Requeue(dead.job_id)) is Reply.OK
+    if is_named:
+        assert await store.driver.change(Requeue(dead.job_id)) is Reply.INDEPENDENT
+    else:
+        after = (await store.driver.change(RequeueAll())).after
+        assert (await store.driver.change(RequeueAll(after=after))).job_ids == [dead.job_id]
 
+    events = past_events((await found(store, dead.job_id)).history)
+    assert [event.what for event in events] == ["died", "requeued", "independent"]
     again = await claim_one(one)
     assert b"child_of" not in again.fields
     assert again.fields[b"parent"] == b"a"

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from redisjobs.client.children import story
 from redisjobs.client.doctor import quick_checks
 from redisjobs.client.operations import FilterOptions, filter_of
 from redisjobs.client.registry import Registry
 from redisjobs.client.why import why
 from redisjobs.model.health import Finding
-from redisjobs.model.info import DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
+from redisjobs.model.info import ChildGroup, DeadGroup, JobInfo, LimitInfo, PauseInfo, WorkerInfo, job_info
 from redisjobs.model.job import State
 from redisjobs.model.payload import encode_untyped
 from redisjobs.model.queries import Backlog, Counts, GetBacklog, Scan
@@ -31,7 +32,11 @@ _SPEED_OF = 20.0  # seconds over which a speed is measured
 _READ = 25  # groups of dead letters whose newest letter is read, to know what to hide
 _MOST_KEPT = 40  # rows of intervals
 _CHECKED_FOR = 30.0  # seconds for which the quick checks are kept; they take some ten round trips
+_CHILDREN, _GROUPS = 20, 10  # of one job, of the newest ones
 _LISTED = 2_000  # characters of parameters and errors in a list
+
+Story = tuple[Sequence[StepInfo], Sequence[ChildGroup]]
+"""The steps of a job, and its children."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +174,16 @@ class Board:
         found = await self.snapshots.get(("job", job_id), lambda: self.queue.get(job_id))
         return found and self.redaction.job(found)
 
-    async def steps(self, job_id: str) -> list[StepInfo]:
-        """List the steps that a job has saved."""
-        return await self.snapshots.get(("steps", job_id), lambda: self._steps(job_id))
+    async def story(self, job_id: str) -> Story:
+        """List the steps that a job has saved, and its children: the first ones of the newest groups."""
+        return await self.snapshots.get(("story", job_id), lambda: self._story(job_id))
 
-    async def _steps(self, job_id: str) -> list[StepInfo]:
-        found = await self.queue.steps(job_id)
-        stored = await self.queue.get(job_id) if found and self.redaction.hides else None
-        return self.redaction.steps(found, stored) if stored else found if not self.redaction.hides else []
+    async def _story(self, job_id: str) -> Story:
+        steps, groups = await self.queue._do(story(job_id, _CHILDREN, _GROUPS))
+        if not self.redaction.hides or not (steps or groups):
+            return steps, groups
+        stored = await self.queue.get(job_id)
+        return self.redaction.story(steps, groups, stored) if stored else ([], [])
 
     async def why(self, job_id: str) -> Why:
         """Find out why a job does not run, or what became of it."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.model.health import Finding
-from redisjobs.model.info import DeadGroup, JobInfo, LimitedKey, LimitInfo
+from redisjobs.model.info import ChildGroup, ChildInfo, DeadGroup, JobInfo, LimitedKey, LimitInfo
 from redisjobs.model.steps import THE_TIME, StepInfo
 from redisjobs.model.why import Why
 from redisjobs.web.board.hidden import HIDDEN, Keys, Secret
@@ -69,18 +69,32 @@ class Redaction:
             },
             progress=progress,
             waits_for=job.waits_for if job.waits_for == THE_TIME else shown("step", job.waits_for),
+            child_of=job.child_of and replace(job.child_of, step=self._step_of_parent(job.child_of.step)),
         )
 
-    def steps(self, steps: Sequence[StepInfo], stored: JobInfo) -> list[StepInfo]:
-        """Return the steps of a job as they may be shown, given the job as it is stored."""
-        if not self.hides:
-            return list(steps)
+    def story(
+        self, steps: Sequence[StepInfo], groups: Sequence[ChildGroup], stored: JobInfo
+    ) -> tuple[list[StepInfo], list[ChildGroup]]:
+        """Return the steps and children of a job as they may be shown, given the job as it is stored."""
         secrets = self._secrets(stored)
 
         def shown(text: str) -> str:
             return self._text(stored.name, "step", text, secrets)
 
-        return [replace(step, key=shown(step.key), value=shown(step.value)) for step in steps]
+        return (
+            [replace(step, key=shown(step.key), value=shown(step.value)) for step in steps],
+            [
+                replace(group, step=shown(group.step), children=[*map(self._child, group.children)])
+                for group in groups
+            ],
+        )
+
+    def _step_of_parent(self, key: str) -> str:
+        return "" if self._keys else self._text("", "step", key, None)  # it may be made of the parent's parameters
+
+    def _child(self, child: ChildInfo) -> ChildInfo:
+        result, error = self.result("", child.result), self.message(child.error)
+        return replace(child, result=result, error=error, job=child.job and self.job(child.job))
 
     def why(self, known: Why, stored: JobInfo | None) -> Why:
         """Return why a job does not run as it may be shown, given the job as it is stored."""

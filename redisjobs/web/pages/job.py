@@ -13,13 +13,15 @@ from redisjobs.errors import (
     NoResult,
     ResultNotKept,
 )
+from redisjobs.model.children import ChildState
 from redisjobs.model.history import PastEvent
-from redisjobs.model.info import JobInfo
+from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo
 from redisjobs.model.job import ENDED, WAITING, State
 from redisjobs.model.progress import amount
 from redisjobs.model.steps import THE_TIME, How, StepInfo
 from redisjobs.model.why import Cause, Why
 from redisjobs.web.board.access import Verb
+from redisjobs.web.board.board import Story
 from redisjobs.web.board.filters import id_from
 from redisjobs.web.board.visit import Missing, Page, Visit, part
 from redisjobs.web.show.format import clock, duration, json_lines
@@ -50,7 +52,7 @@ _COLORS: Mapping[Cause, str] = {
 
 _SHOWN = {
     *("job", "name", "state", "priority", "attempt", "deliveries", "unique key", "parent", "worker", "duration"),
-    *("error", "reason", "fingerprint", "progress", "dead letters of this kind"),
+    *("error", "reason", "fingerprint", "progress", "dead letters of this kind", "child of"),
     *("pushed at", "started at", "due at", "failed at", "finished at", "waits for", "since", "wakes at"),
 }
 """The facts of `Why` that other parts of the page show."""
@@ -69,12 +71,14 @@ class Moment:
         text: What happened.
         at: When.
         value: JSON: what a step returned, or a signal brought; '' for none.
+        groups: The children that a step has run, or that the job waits for.
     """
 
     color: str
     text: str
     at: datetime
     value: str = ""
+    groups: Sequence[ChildGroup] = ()
 
 
 async def job(visit: Visit) -> Page:
@@ -87,7 +91,8 @@ async def job(visit: Visit) -> Page:
     if found is None:
         return await _ended(visit, job_id, known)
     faults = list[str]()
-    steps = [] if found.state in ENDED else await part(visit.board.steps(job_id), [], faults)
+    none: Story = [], []
+    steps, groups = none if found.state in ENDED else await part(visit.board.story(job_id), none, faults)
     data = {
         "job": found,
         "known": known,
@@ -96,7 +101,8 @@ async def job(visit: Visit) -> Page:
         "faults": faults,
         "color": color(known),
         "alike": known.facts.get("dead letters of this kind", 0) if found.fingerprint else 0,
-        "story": story(found, steps),
+        "story": story(found, steps, groups),
+        "child_color": child_color,
         "trace": read_trace(found.traceback) if found.traceback else None,
         "parameters": json_lines(found.parameters),
         "amount": amount(found.progress) if found.progress else "",
@@ -147,8 +153,9 @@ def may(found: JobInfo, verbs: frozenset[Verb]) -> frozenset[str]:
     return frozenset(word for word, (verb, sensible) in possible.items() if sensible and verb in verbs)
 
 
-def story(found: JobInfo, steps: Sequence[StepInfo] = ()) -> list[Moment]:
+def story(found: JobInfo, steps: Sequence[StepInfo] = (), groups: Sequence[ChildGroup] = ()) -> list[Moment]:
     """Return what is known of a job's life, in order; of its steps the newest."""
+    of_step = {group.step: group for group in groups}
     moments = [Moment(*_told(event), event.at) for event in found.history if event.at is not None]
     if found.queued_at:
         moments.append(
@@ -159,9 +166,12 @@ def story(found: JobInfo, steps: Sequence[StepInfo] = ()) -> list[Moment]:
     if found.due_at:
         text = f"Attempt {found.attempt} is due" if found.attempt > 1 else "Due"
         moments.append(Moment("delayed", text, found.due_at))
-    moments += [_step(step) for step in steps[-_MOST_STEPS:]]
+    moments += [_step(step, of_step.pop(step.key, None)) for step in steps[-_MOST_STEPS:]]
+    others = [*of_step.values()]  # the job waits for them, or did not come to that
     if found.suspended_at:
-        moments.append(Moment("suspended", f"Waits for {found.waits_for}", found.suspended_at))
+        moments.append(Moment("suspended", f"Waits for {found.waits_for}", found.suspended_at, "", others))
+    elif others and (at := found.failed_at or found.started_at or found.queued_at):
+        moments.append(Moment("idle", "It has children that it did not wait for", at, "", others))
     if found.wakes_at:
         text = "Wakes" if found.waits_for == THE_TIME else "The wait is over, at the latest"
         moments.append(Moment("suspended", text, found.wakes_at))
@@ -175,9 +185,18 @@ def story(found: JobInfo, steps: Sequence[StepInfo] = ()) -> list[Moment]:
     return sorted(moments, key=lambda moment: moment.at)
 
 
-def _step(step: StepInfo) -> Moment:
-    name = f"Step {step.key}"
-    return Moment("done" if step.how is How.DONE else "suspended", f"{name}: {step.says}", step.at, step.value)
+def _step(step: StepInfo, group: ChildGroup | None) -> Moment:
+    color, name = "done" if step.how is How.DONE else "suspended", f"Step {step.key}"
+    return Moment(color, f"{name}: {step.says}", step.at, step.value, [group] if group else [])
+
+
+def child_color(child: ChildInfo) -> str:
+    """Return the class of the colour of a child."""
+    if child.job is not None:
+        return "delayed" if child.job.held or child.job.why_waiting else child.job.state
+    if child.state in (ChildState.COMPLETED, ChildState.REFUSED):
+        return "done"
+    return "idle" if child.state in (ChildState.PENDING, ChildState.CANCELLED) else "dead"
 
 
 _EVENTS = {
@@ -189,6 +208,7 @@ _EVENTS = {
     "worker-lost": ("dead", "Its worker was lost"),
     "released": ("idle", "Its worker stopped and handed it back"),
     "interrupted": ("idle", "Its run was interrupted"),
+    "independent": ("idle", "Its parent had gone on, so it is a job by itself"),
     "cancel-asked": ("delayed", "A cancel was asked for"),
 }
 

@@ -10,7 +10,7 @@ from redisjobs.client.checks import id_of
 from redisjobs.client.operations import Steps, ask, or_default, step_infos
 from redisjobs.model.children import ChildrenFound, ChildState, FindChildren
 from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo, job_info
-from redisjobs.model.job import PushedJob, State
+from redisjobs.model.job import PushedJob, State, WhyWaiting
 from redisjobs.model.queries import Find, Row
 from redisjobs.model.steps import GetSteps, StepInfo, read_wait
 from redisjobs.model.steps import Steps as Saves
@@ -67,8 +67,8 @@ def by_weight(children: Sequence[ChildInfo]) -> list[ChildInfo]:
     """Return children that were looked up, those first that won't end soon."""
 
     def weight(child: ChildInfo) -> int:
-        if child.job is None or child.job.held or child.job.why_waiting:
-            return -1
+        if child.job is None or child.job.why_waiting not in (None, WhyWaiting.NO_WORKER):
+            return -1  # all wait for a worker, if there is none
         return _WEIGHT.index(child.job.state) if child.job.state in _WEIGHT else -1
 
     return sorted(children, key=weight)

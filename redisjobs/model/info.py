@@ -209,8 +209,7 @@ class ChildInfo:
         """What has become of it, for people; of one that waits also why, as in `ready, paused`."""
         if self.job is None:
             return self.state
-        why = self.job.why_waiting or (WhyWaiting.HELD if self.job.held else None)
-        return f"{self.job.state}, {why}" if why else self.job.state
+        return f"{self.job.state}, {self.job.why_waiting}" if self.job.why_waiting else self.job.state
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ class Kit:
     def pushed(self, job: Any = None, /, **values: Any) -> list[Push]:
         """Return the jobs that were pushed in this test, in order; with arguments, those that match.
 
-        Schedules and handlers push jobs, too. A push that added nothing does not count.
+        Schedules and handlers push jobs, too, and so does a job that runs children. A push that added nothing does
+        not count.
 
         Args:
             job: The parameter type, the parameters, the name, the JobName, or the function of the jobs.
@@ -281,8 +282,9 @@ class Jobs(Kit):
         """Run the jobs of all queues with a real worker, until none is ready.
 
         One job runs at a time, unless you give a `concurrency`. The clock stands still, so a job that is retried
-        or sleeps waits for `travel`, and one that waits for a signal waits for `signal`. It does not wait for jobs
-        that a worker of the application runs.
+        or sleeps waits for `travel`, and one that waits for a signal waits for `signal`. One that runs children goes
+        on in the same drain, once they have ended. A drain does not wait for jobs that a worker of the application
+        runs.
 
         Args:
             delayed: Whether to move the clock on until no job is delayed, retries and jobs that sleep included.
@@ -306,6 +308,9 @@ class Jobs(Kit):
         self, parameters: Any, name: Any = None, *, attempt: int = 1, **options: Unpack[PushOptions]
     ) -> JobOutcome:
         """Run one job with a real worker, and return its outcome. It does not stay on the queue.
+
+        What it pushes stays, and so do children that it runs: it does not wait for them, and its outcome is
+        `suspended`.
 
         Args:
             parameters: As in `push`; or a job that `prepare` made.

@@ -29,7 +29,8 @@ class JobOutcome:
         result: What the handler returned. If the job keeps its result, this is the result as a reader gets it.
         error: What the handler raised; None if it raised nothing.
         reason: Why it is a dead letter: `failed`, `expired`, `unknown name`, `undecodable` or `worker lost`.
-        message: The stored error, in one line; of a suspended job, what it waits for, as `signal approved`.
+        message: The stored error, in one line; of a suspended job, what it waits for, as `signal approved` or
+            `children of render`.
         delay: The seconds until it runs again; None: it does not, or waits without a limit.
     """
 

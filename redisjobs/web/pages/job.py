@@ -193,7 +193,7 @@ def _step(step: StepInfo, group: ChildGroup | None) -> Moment:
 def child_color(child: ChildInfo) -> str:
     """Return the class of the colour of a child."""
     if child.job is not None:
-        return "delayed" if child.job.held or child.job.why_waiting else child.job.state
+        return "delayed" if child.job.held else child.job.state
     if child.state in (ChildState.COMPLETED, ChildState.REFUSED):
         return "done"
     return "idle" if child.state in (ChildState.PENDING, ChildState.CANCELLED) else "dead"

@@ -282,9 +282,9 @@ class Jobs(Kit):
         """Run the jobs of all queues with a real worker, until none is ready.
 
         One job runs at a time, unless you give a `concurrency`. The clock stands still, so a job that is retried
-        or sleeps waits for `travel`, and one that waits for a signal waits for `signal`. One that runs children goes
-        on in the same drain, once they have ended. A drain does not wait for jobs that a worker of the application
-        runs.
+        or sleeps waits for `travel`, and one that waits for a signal waits for `signal`. One that runs children
+        goes on in the same drain, once they have ended. A drain does not wait for jobs that a worker of the
+        application runs.
 
         Args:
             delayed: Whether to move the clock on until no job is delayed, retries and jobs that sleep included.

@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from redisjobs.base.arguments import whole
+from redisjobs.base.arguments import flag, whole
 from redisjobs.base.visible import visible
 from redisjobs.client.checks import id_of
 from redisjobs.client.operations import Steps, ask, or_default, step_infos
-from redisjobs.model.children import ChildrenFound, ChildState, FindChildren
+from redisjobs.model.children import MOST_CHILDREN, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.info import ChildGroup, ChildInfo, JobInfo, job_info
 from redisjobs.model.job import PushedJob, State, WhyWaiting
 from redisjobs.model.queries import Find, Row
-from redisjobs.model.steps import GetSteps, StepInfo, read_wait
+from redisjobs.model.steps import GetSteps, StepInfo, checked_key, read_wait
 from redisjobs.model.steps import Steps as Saves
 from redisjobs.model.transitions import Group, WaitsFor
 
@@ -87,17 +87,18 @@ def children(
     job: str | PushedJob, step: str | None, first: int, limit: int, look_up: bool
 ) -> Steps[list[ChildGroup]]:
     """List the groups of a job's children, with some children of each."""
-    at, most = whole(first, "first", 0), whole(limit, "limit", 0)
-    tokens = yield from _tokens(id_of(job))
-    wanted = [token for key, token in tokens.items() if step in (None, key)]
-    return (yield from _groups(wanted, at, most, look_up))
+    job_id, only = id_of(job), None if step is None else checked_key(step, "step")
+    at, most, looks_up = whole(first, "first", 0), whole(limit, "limit", 0), flag(look_up, "look_up")
+    tokens = yield from _tokens(job_id)
+    wanted = [token for key, token in tokens.items() if only in (None, key)]
+    return (yield from _groups(wanted, at, most, looks_up))
 
 
 def story(job_id: str, most: int, groups: int) -> Steps[tuple[list[StepInfo], list[ChildGroup]]]:
     """List the steps that a job has saved, and its newest groups of children, with the first children of each."""
     (found,) = yield from ask(GetSteps([job_id]))
     tokens = [*_in_order(found).values()]
-    return step_infos(found), (yield from _groups(tokens[-groups:], 0, most, True))
+    return step_infos(found), (yield from _groups(tokens[-groups:], 0, most, True, 1))
 
 
 def _tokens(job_id: str) -> Steps[dict[str, str]]:
@@ -113,17 +114,19 @@ def _in_order(found: Saves | None) -> dict[str, str]:
     return dict(sorted(found.groups.items(), key=lambda each: (numbers.get(each[0], math.inf), each[0])))
 
 
-def _groups(tokens: Iterable[str], first: int, limit: int, look_up: bool) -> Steps[list[ChildGroup]]:
+def _groups(
+    tokens: Iterable[str], first: int, limit: int, look_up: bool, reads: int = MOST_CHILDREN
+) -> Steps[list[ChildGroup]]:
     groups = list[ChildGroup]()
     for token in tokens:
-        group = yield from _group(token, first, limit)
+        group = yield from _group(token, first, limit, reads)
         if group is not None and look_up:
             group = replace(group, children=(yield from _looked_up(group.children)))
         groups += [] if group is None else [group]
     return groups
 
 
-def _group(token: str, first: int, limit: int) -> Steps[ChildGroup | None]:
+def _group(token: str, first: int, limit: int, reads: int) -> Steps[ChildGroup | None]:
     found = list[ChildInfo]()
     while True:
         at, left = first + len(found), limit - len(found)
@@ -131,7 +134,8 @@ def _group(token: str, first: int, limit: int) -> Steps[ChildGroup | None]:
         if not page.parent:
             return None
         found += _infos(token, at, page)
-        if not page.outcomes or len(found) >= limit:
+        reads -= 1
+        if not (page.outcomes and reads and len(found) < min(limit, page.total - first)):
             return ChildGroup(page.key, page.total, page.left, found)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from redisjobs.base.arguments import flag, is_text
+from redisjobs.base.arguments import flag
 from redisjobs.base.visible import visible
 from redisjobs.client.checks import id_of
 from redisjobs.client.operations import Steps, ask, steps
@@ -14,6 +14,7 @@ from redisjobs.model.info import job_info
 from redisjobs.model.job import PushedJob, State
 from redisjobs.model.queries import Find, Row
 from redisjobs.model.retention import ASIDE
+from redisjobs.model.steps import checked_key
 from redisjobs.model.transitions import Reply
 
 GO_ON: Any = object()
@@ -58,9 +59,7 @@ def _from(step: Any) -> str | None:
     """Return the step that a job is requeued from, as in `Requeue.from_step`."""
     if step is GO_ON:
         return None
-    if step is None or is_text(step, r"\S{1,220}"):
-        return step or ""
-    raise ValueError(f"from_step={step!r:.60}: give the key of a step, as `queue.steps(job)` lists them, or None")
+    return "" if step is None else checked_key(step, "from_step")
 
 
 def _no_step(job_id: str, key: str | None) -> Steps[ValueError]:

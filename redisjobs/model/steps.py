@@ -132,6 +132,13 @@ def checked_step(name: object, what: str = "step") -> str:
     return name
 
 
+def checked_key(key: object, what: str) -> str:
+    """Return the key of a step that argument `what` names; raise a ValueError if it can't be one."""
+    if not is_text(key, r"\S{1,220}"):
+        raise ValueError(f"{what}={key!r:.60}: give the key of a step, as `queue.steps(job)` lists them, or None")
+    return key
+
+
 def key_of(name: str, occurrence: int) -> str:
     """Return the key of a step; occurrences count from 1."""
     return name if occurrence == 1 else f"{name}#{occurrence}"

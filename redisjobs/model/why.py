@@ -17,7 +17,7 @@ class Cause(StrEnum):
     RETRYING = "retrying"
     """It failed, and waits for its next attempt."""
     SUSPENDED = "suspended"
-    """It waits in the middle of its handler: for a time or a signal."""
+    """It waits in the middle of its handler: for a time, a signal or its children."""
     OVERDUE = "overdue"
     """It is due, but no worker has made it ready."""
     IN_LINE = "in line"

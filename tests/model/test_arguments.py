@@ -183,6 +183,14 @@ def cases(make: Any) -> Iterator[Case]:
     )
     for verb in ("get", "steps", "cancel", "delete", "hold", "unhold", "watch"):
         yield verb, getattr(queue, verb), {}, NOT_ONE_ID
+    from_zero = [each for each in NUMBERS if each != 0 or isinstance(each, bool)]
+    yield (
+        "children",
+        lambda job="never", **given: queue.children(job, **given),
+        {},
+        NOT_ONE_ID
+        | {"step": ["", "a b", 5, b"page", Odd()], "first": from_zero, "limit": from_zero, "look_up": SWITCHES},
+    )
     yield (
         "signal",
         lambda job="never", **given: queue.signal(job, **{"name": "approved"} | given),

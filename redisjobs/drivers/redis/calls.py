@@ -345,7 +345,7 @@ _CALLS: Mapping[type[Any], _Call] = {
     Signal: _Call("signal", _signal_words),
     FindChildren: _Call(
         "find_children",
-        lambda asked, now: [asked.token, str(asked.first), str(asked.most), REPLY_BYTES],
+        lambda asked, now: [raw_id(asked.token), str(asked.first), str(asked.most), REPLY_BYTES],
         _children,
     ),
     CancelChildren: _Call("cancel_children", lambda change, now: [now], bool),

@@ -180,10 +180,13 @@ class Board:
 
     async def _story(self, job_id: str) -> Story:
         steps, groups = await self.queue._do(story(job_id, _CHILDREN, _GROUPS))
-        if not self.redaction.hides or not (steps or groups):
-            return steps, groups
-        stored = await self.queue.get(job_id)
-        return self.redaction.story(steps, groups, stored) if stored else ([], [])
+        if self.redaction.hides and (steps or groups):
+            stored = await self.queue.get(job_id)
+            steps, groups = self.redaction.story(steps, groups, stored) if stored else ([], [])
+        return steps, [
+            replace(group, children=[replace(child, result=child.result[:_LISTED]) for child in group.children])
+            for group in groups
+        ]
 
     async def why(self, job_id: str) -> Why:
         """Find out why a job does not run, or what became of it."""

@@ -26,6 +26,7 @@
 --          cancelled: unique key, nonce of its push, keep, word, text ·
 --          report: progress (JSON; the job runs on) ·
 --          lingers: none (asks whether the job may be settled while a thread of its handler runs on) ·
+--          emit: number of the last wait before the run, '' if it has emitted before; kind and data of each chunk (the job runs on) ·
 --          save: key ('' for the checkpoint), number, JSON, version of the handler (a step is saved; the job runs on) ·
 --          suspend: what it waits for (as in the field `waits`), due ('' for no time), version of the handler,
 --          names and values of the fields to change (as for retry) ·
@@ -111,6 +112,7 @@ local function expect_all()
   while at <= #ARGV do
     settlements[ARGV[at]] = true
     if ARGV[at] == 'save' or ARGV[at] == 'suspend' then expect('hash', KEYS['steps:'] .. ARGV[at + 4]) end
+    if ARGV[at] == 'emit' then expect('stream', KEYS['chunks:'] .. ARGV[at + 4]) end
     at = at + 6 + tonumber(ARGV[at + 5])
   end
   if settlements.retry or settlements.suspend or settlements.pushes then
@@ -166,7 +168,7 @@ end
 -- that only these jobs need are made here: making one costs a tenth of a µs.
 local function end_each()
   --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay enqueue remove
-  --- @include dead_letter count event note_event signals_of keep_signals wake member
+  --- @include dead_letter count event note_event signals_of keep_signals wake member emit_chunks keep_reported
   local retried, suspended, released, earliest, pushing = 0, 0, 0, nil, nil
   local settlements = {}
 
@@ -191,6 +193,13 @@ local function end_each()
 
   settlements.report = function(one)
     redis.call('SET', KEYS['progress:'] .. one.job, one.values[1], 'PX', 86400000)
+    local processes = ending.ends.awaited and redis.call('HGET', KEYS.waiters, one.job)
+    if processes then tell_waiters(ending.ends, one.job, processes) end
+    return 'OK'
+  end
+
+  settlements.emit = function(one)
+    emit_chunks(one.job, one.values[1], ARGV, one.at + 1, one.at + one.many - 1, now_ms)
     local processes = ending.ends.awaited and redis.call('HGET', KEYS.waiters, one.job)
     if processes then tell_waiters(ending.ends, one.job, processes) end
     return 'OK'
@@ -314,8 +323,8 @@ local function end_each()
     for i = 1, #known, 2 do
       if known[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = known[i], known[i + 1] end
     end
-    dead_letter(ending.ends, one.stream, one.entry, one.job, one.fields, notes, now_ms)
-    if reported == '1' then redis.call('PEXPIRE', KEYS['progress:'] .. one.job, 60000) end
+    local keeps = dead_letter(ending.ends, one.stream, one.entry, one.job, one.fields, notes, now_ms)
+    if reported == '1' and not keeps then keep_reported(one.job, 0) end
     return 'OK'
   end
 
@@ -324,15 +333,15 @@ local function end_each()
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
   -- `at` is where its values begin, if it stands for itself.
-  local function end_one(settlement, number, entry, deliveries, job, values, at)
+  local function end_one(settlement, number, entry, deliveries, job, values, at, many)
     local stream = streams[number]
     local mark, ran_ms = owns(worker, stream, entry, deliveries, job, now_ms)
     local fields = mark and (needs[settlement] or reads[settlement]) and entry_at(stream, entry) or nil
     if not mark or needs[settlement] and not fields then return 'LEASE_LOST' end
     local place = string.match(stream, '[^:]+$') .. ' ' .. entry
     local word, rest = settlements[settlement]({stream = stream, entry = entry, place = place, deliveries = deliveries, job = job,
-      values = values, at = at, fields = fields, mark = mark, ran_ms = ran_ms})
-    local runs_on = settlement == 'report' or settlement == 'lingers' or settlement == 'save'
+      values = values, at = at, many = many, fields = fields, mark = mark, ran_ms = ran_ms})
+    local runs_on = settlement == 'report' or settlement == 'emit' or settlement == 'lingers' or settlement == 'save'
     if is_limited and (settlement == 'release' or not runs_on and (word == 'OK' or word == 'CANCELLED')) then
       local places = settlement == 'release' and values[1] == '1' and refunded or freed
       places[#places + 1] = place
@@ -369,8 +378,9 @@ local function end_each()
   while at <= #ARGV do
     local settlement, number, entry, deliveries, job, many = unpack(ARGV, at, at + 5)
     at = at + 6
-    local values = {unpack(ARGV, at, at + (settlement == 'pushes' and 6 or many) - 1)} -- pushed jobs may be too many for it
-    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values, at)
+    -- Pushed jobs and chunks may be too many for it.
+    local values = {unpack(ARGV, at, at + (settlement == 'pushes' and 6 or settlement == 'emit' and 1 or many) - 1)}
+    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values, at, tonumber(many))
     at = at + many
   end
   if retried > 0 then count('retried', retried) end

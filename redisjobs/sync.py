@@ -21,6 +21,7 @@ from redisjobs.client.results import expected
 from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
+from redisjobs.model.chunks import Chunk, checked_after
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
@@ -46,6 +47,10 @@ class JobHandle(PushedJob, Generic[R]):
     def watch(self) -> Iterator[Progress]:
         """Iterate over the job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
         return self._queue.watch(self.id)
+
+    def stream(self, *, after: str | None = None) -> Iterator[Chunk]:
+        """Iterate over what the job emits until it has ended; see `redisjobs.JobQueue.stream`."""
+        return self._queue.stream(self.id, after=after)
 
     def info(self) -> JobInfo | None:
         """Look the job up; see `redisjobs.JobQueue.get`."""
@@ -218,6 +223,17 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
         """Iterate over a job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
         return self._thread.each(functools.partial(self._waitings.progress, self.driver, self.name, id_of(job)))
+
+    def stream(self, job: str | PushedJob, *, after: str | None = None) -> Iterator[Chunk]:
+        """Iterate over what a job emits until it has ended; see `redisjobs.JobQueue.stream`."""
+        return self._stream(id_of(job), checked_after(after))
+
+    def _stream(self, job_id: str, after: str) -> Iterator[Chunk]:
+        # The place is kept here: if `close` ends the waiting thread, another one goes on from it.
+        for page in self._thread.each(lambda: self._waitings.chunks(self.driver, self.name, job_id, after)):
+            for chunk in page:
+                after = chunk.id
+                yield chunk
 
     @overload
     def run(

@@ -48,7 +48,7 @@ _LASTING = {
 _CHECKED = ("unique", "worker", "holders", "group", "schedule", "steps")  # families of keys that the script checks
 _NOTED = ("relayed", "imported")  # and families that nothing else refers to
 _EXPIRING = re.compile(
-    "(finished|conflict|result|outcome|progress|rate|minute|ten|recorded|schedulers):|(waiters|promoter|schedulers)$"
+    "(finished|conflict|result|outcome|progress|chunks|rate|minute|ten|recorded|schedulers):|(waiters|promoter|schedulers)$"
 )
 
 

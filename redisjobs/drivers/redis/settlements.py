@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from redisjobs.drivers.redis.wire import Word, due_word, job_words, raw_id, reply_of
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
     Ack,
     DeadLetter,
@@ -119,6 +120,9 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
                 str(version),
                 *(text for each in changes.items() for text in each),
             ]
+        case EmitChunks(chunks, wait):
+            words: list[Word] = [text for chunk in chunks for text in (chunk.kind, chunk.data)]
+            return "emit", ["" if wait is None else str(wait), *words]
         case SaveStep(key, number, value, version):
             return "save", [raw_id(key), str(number), value, str(version)]
         case Release(refund):

@@ -46,3 +46,4 @@ from redisjobs.testing.driver_contract.relaying import *  # noqa: E402
 from redisjobs.testing.driver_contract.moving import *  # noqa: E402
 from redisjobs.testing.driver_contract.stepping import *  # noqa: E402
 from redisjobs.testing.driver_contract.suspending import *  # noqa: E402
+from redisjobs.testing.driver_contract.streaming import *  # noqa: E402

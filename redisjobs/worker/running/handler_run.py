@@ -24,6 +24,7 @@ from redisjobs.errors import (
 )
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext, set_current_job
+from redisjobs.model.emissions import NewChunk
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Suspended, Undecodable, Unplaced
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
@@ -34,6 +35,7 @@ from redisjobs.worker.running.cancels import TaskCancels
 from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
+from redisjobs.worker.running.outbox import Outbox
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.steps import RunSteps
 from redisjobs.worker.running.threads import NoThread, Threads, ThreadTimes, call_in
@@ -50,7 +52,7 @@ _SWALLOWED = (
 DONE = Done()
 TIMED_OUT = Interrupted()
 _WHY_CHARACTERS = 1_000  # the most that are kept of the reason why a result is refused
-_first_push = threading.Lock()
+_first = threading.Lock()  # of a run's first push, or first chunk
 _swallowed = set[str]()  # job names
 
 Run = Outcome | Coroutine[Any, Any, Outcome]
@@ -96,6 +98,7 @@ class HandlerRun:
             "deadline",
             "has_returned",
             "lease",
+            "outbox",
             "over",
             "pushes",
             "reported",
@@ -117,6 +120,7 @@ class HandlerRun:
         self.times: ThreadTimes | None = None  # None: it runs in no thread
         self.reported: Reported | None = None
         self.pushes: Pushes | None = None
+        self.outbox: Outbox | None = None  # None: it has emitted nothing
         self.steps: RunSteps | None = None  # None: the handler has asked for nothing
         self._definition: JobDefinition[Any] | None = None
         self._context: JobContext | None = None
@@ -126,6 +130,9 @@ class HandlerRun:
 
     def has_news(self) -> None:
         """Note, in any thread, that there is progress to publish. Not called again until that was taken."""
+
+    def has_chunks(self) -> None:
+        """Note, in any thread, that there are chunks to send, or that there are many now."""
 
     def thread_ended(self) -> None:
         """Note that the thread of an abandoned handler has ended."""
@@ -263,8 +270,14 @@ class HandlerRun:
         if self._context is not None:
             self._context.cancelled = True
         self._cancel()
+        self._end_requests()
+
+    def _end_requests(self) -> None:
+        """Let no request of the handler wait any more, nor a chunk."""
         if self.steps is not None:
             self.steps.end(_run_over(self.lease.job_id))
+        if self.outbox is not None:
+            self.outbox.close()
 
     def _cancel(self) -> None:
         if self._scope is None:
@@ -283,8 +296,7 @@ class HandlerRun:
         if not self.over and self.why is None:
             self.why = TIMED_OUT
             self._cancel()
-            if self.steps is not None:
-                self.steps.end(_run_over(self.lease.job_id))
+            self._end_requests()
         return math.inf
 
     def _less_lost(self, now: float) -> float:
@@ -323,6 +335,9 @@ class HandlerRun:
             return None
         if self.deadline is not None:
             self.deadline.progressed(self._less_lost(now))
+        if isinstance(message, NewChunk):
+            self._emit(message)
+            return None
         reported = self.reported
         if reported is None:
             reported = self.reported = Reported(message)
@@ -378,7 +393,7 @@ class HandlerRun:
         return suspended
 
     def _push(self, pushing: Pushing) -> PushedJob | None:
-        with _first_push:
+        with _first:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
         # Check only now: either this sees that the handler has ended, or the code that ends the run sees what to
         # close.
@@ -386,6 +401,17 @@ class HandlerRun:
             return None
         job = pushes.add(pushing)
         return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
+
+    def _emit(self, chunk: NewChunk) -> None:
+        if self.steps is not None and self.steps.drops_chunks:
+            return
+        if self.outbox is None:
+            with _first:
+                self.outbox = self.outbox or Outbox(0 if self.steps is None else self.steps.last_wait)
+            if self.over or self.why is not None:  # as for a push
+                self.outbox.close()
+        if self.outbox.add(chunk, may_wait=not self._runtime.threads.is_here):
+            self.has_chunks()
 
     @property
     def progress(self) -> Progress | None:

@@ -43,6 +43,7 @@ class RunSteps:
     Attributes:
         suspend: How to suspend the job, because a wait is not over; None: no wait has ended the run.
         unseen: The keys of the saved steps that the handler has not come to.
+        last_wait: The number of the last wait that was over when the run began; 0 if there was none.
     """
 
     def __init__(self, run: StepRun, version: int, steps: Steps) -> None:
@@ -60,11 +61,22 @@ class RunSteps:
         self._over: BaseException | None = None
         self.suspend: Suspend | None = None
         self.unseen = set(self._saved)
+        waits = (saved.number for saved in self._saved.values() if saved.how is not How.DONE)
+        self.last_wait = max(waits, default=0)
 
     @property
     def has_some(self) -> bool:
         """Whether the job may have saved something."""
         return self._last > 0 or self._checkpoint is not None
+
+    @property
+    def drops_chunks(self) -> bool:
+        """Whether what the handler emits now is of another run.
+
+        Before it has come to all saved steps, an earlier run has emitted it; except within a step that is not
+        saved. Behind a wait that is not over, the next run will.
+        """
+        return self.suspend is not None or (bool(self.unseen) and not self._open)
 
     def ask(self, request: Request, answered: Answered) -> None:
         """Take a request of the handler; see `Asked`."""

@@ -84,6 +84,7 @@ class Threads:
         # The slots are the limit. On trio an abandoned thread would keep its place in a lower one.
         self._limiter = anyio.CapacityLimiter(math.inf)
         self.call_soon = threadsafe_caller()
+        self._home = threading.get_ident()
 
     async def run(
         self, call: Callable[[], Any], times: ThreadTimes, ended: Callable[[], object]
@@ -114,6 +115,11 @@ class Threads:
         if self.trouble.why and not self.full:
             self.trouble.note("")
         return errand.take_result()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the thread of the worker's event loop, which must not wait."""
+        return threading.get_ident() == self._home
 
     def _end(self, times: ThreadTimes, ended: Callable[[], object]) -> None:  # called in the thread
         def end() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import Ack, Lease, Lingers, Release, Reply, ReportProgress, SaveStep
 from redisjobs.worker.running.execution import Execution
 
@@ -57,8 +58,15 @@ class Note:
     """
 
     run: Execution
-    settlement: SaveStep
+    settlement: SaveStep | EmitChunks
     answered: Callable[[Reply], object]
+
+    @property
+    def weight(self) -> int:
+        """How many bytes it has."""
+        if isinstance(self.settlement, SaveStep):
+            return len(self.settlement.value)
+        return sum(len(chunk.data) for chunk in self.settlement.chunks)
 
 
 class Leases:
@@ -155,7 +163,7 @@ class Leases:
         notes, weight = list[Note](), 0
         while self.notes and len(notes) < most and weight < _MOST_WEIGHT:
             notes.append(self.notes.popleft())
-            weight += len(notes[-1].settlement.value)
+            weight += notes[-1].weight
         return notes
 
     def keep(self, run: Execution) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
@@ -23,8 +24,9 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.worker.running.execution import ACK, Execution
 from redisjobs.worker.running.middleware import Find
+from redisjobs.worker.running.outbox import Written
 from redisjobs.worker.running.pushes import Pushes
-from redisjobs.worker.running.reporter import Reporter
+from redisjobs.worker.running.reporter import Emitter, Reporter
 from redisjobs.worker.running.steps import Loaded
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
@@ -107,6 +109,7 @@ class Settler:
     def __init__(self, member: Member, claims: Claims) -> None:
         self.report = Report(member)
         self.reporter = Reporter(claims.pool.threads.call_soon, member.timer)
+        self.emitter = Emitter(claims.pool.threads.call_soon, member.timer)
         self.loader = StepLoader(member.settings.queue.driver)
         self.find: Find = member.settings.queue.definitions.get  # with middleware once the worker has begun
         self.refused = 0  # settlements refused because the lease was lost
@@ -123,6 +126,10 @@ class Settler:
     def reported(self, run: Execution) -> None:
         """Note that a job has reported progress. Any thread may call it."""
         self.reporter.note(run)
+
+    def emitted(self, run: Execution) -> None:
+        """Note that a job has emitted chunks. Any thread may call it."""
+        self.emitter.note(run)
 
     @property
     def may_begin(self) -> bool:
@@ -152,7 +159,8 @@ class Settler:
             else:
                 if run.has_thread or run.reported is not None:
                     run.settlement = _first_settlement(run, run.settlement)
-                self._leases.unsettled.append(run)
+                if run.outbox is None or not self.emitter.flush(run, lambda: self._leases.unsettled.append(run)):
+                    self._leases.unsettled.append(run)
         elif run.pushes is not None:  # the handler went on although we gave up the job
             run.pushes.lost()
         if self._pool.is_shared:
@@ -175,8 +183,20 @@ class Settler:
 
     def save_step(self, run: Execution, step: SaveStep, answered: Callable[[Reply], object]) -> None:
         """Save a step of a running job, with the next exchange."""
-        self._leases.notes.append(Note(run, step, answered))
-        self._timer.wake()
+        if not self.emitter.write(run, step, answered):
+            self._leases.notes.append(Note(run, step, answered))
+            self._timer.wake()
+
+    def next_notes(self, most: int) -> list[Note]:
+        """Take up to `most` notes of running jobs to write; fewer if they are large."""
+        notes = self._leases.next_notes(most)
+        for run, part in self.emitter.take(most - len(notes)):
+            notes.append(Note(run, part.settlement, partial(self._part_answered, run, part)))
+        return notes
+
+    def _part_answered(self, run: Execution, part: Written, reply: Reply) -> None:
+        part.answered(reply)
+        self.emitter.answered(run)
 
     # What the server answers
 
@@ -332,6 +352,7 @@ class Settler:
             self._pool.let_go(run)
         self.report.tell()
         self.lose_pushes()
+        self.emitter.clear()
         self._leases.forget()
         self._claims.quarantine.one_waits = True
 

@@ -306,9 +306,9 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]], Serving):
         """Iterate over what a job emits by `context.emit`, with `async for`, until the job has ended.
 
         Each chunk comes once and in order, also if the connection breaks. All readers of a process share one
-        connection, and nothing polls. The queue keeps the last 10,000 chunks of a job, 4 MB at most, for a day after
-        the last one; once the job has ended, as long as its result, at least a minute. An unknown job counts as
-        ended. While Redis is unavailable, this waits.
+        connection, and nothing polls. The queue keeps the last 10,000 chunks of a job, 4 MB at most, for a day
+        after the last one; once the job has ended, as long as its result, at least a minute. An unknown job counts
+        as ended. While Redis is unavailable, this waits.
 
         Args:
             job: Its id, or its handle.

@@ -5,7 +5,7 @@ One sync queue serves both sides: a web application pushes jobs to it, and `redi
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -229,10 +229,14 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
         return self._stream(id_of(job), checked_after(after))
 
     def _stream(self, job_id: str, after: str) -> Iterator[Chunk]:
-        # The place is kept here: if `close` ends the waiting thread, another one goes on from it.
-        for page in self._thread.each(lambda: self._waitings.chunks(self.driver, self.name, job_id, after)):
+        last = after  # kept here: if `close` ends the waiting thread, another one goes on from it
+
+        def pages() -> AsyncGenerator[Sequence[Chunk], None]:
+            return self._waitings.chunks(self.driver, self.name, job_id, last)
+
+        for page in self._thread.each(pages):
             for chunk in page:
-                after = chunk.id
+                last = chunk.id
                 yield chunk
 
     @overload

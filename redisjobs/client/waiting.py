@@ -23,10 +23,11 @@ from redisjobs.base.visible import visible
 from redisjobs.client.backoff import NOT_NOW, retrying
 from redisjobs.client.obstacles import OBSTACLES, words_of
 from redisjobs.client.results import has_ended, not_ended, not_kept_yet, result_of
+from redisjobs.client.streaming import Pages
 from redisjobs.errors import DriverError
 from redisjobs.model import codec
 from redisjobs.model.changes import Ending, GetStatus, JobStatus
-from redisjobs.model.chunks import Chunk, Chunks, GetChunks, lost_error, read_chunk
+from redisjobs.model.chunks import Chunk
 from redisjobs.model.context import keeper_of_only_slot
 from redisjobs.model.driver import Driver, Notification
 from redisjobs.model.info import job_info
@@ -95,14 +96,6 @@ class Waiter:
             await late(self._job_id)
 
 
-class Page:
-    """Chunks that are being read."""
-
-    def __init__(self) -> None:
-        self.is_read = anyio.Event()
-        self.chunks: Chunks | None = None
-
-
 class Waiting:
     """All waits for jobs of one queue in one event loop.
 
@@ -122,7 +115,7 @@ class Waiting:
         self._listening = False
         self._end: Callable[[], object] | None = None  # cancels the task that listens and asks
         self._run_number = 0
-        self._pages: dict[GetChunks, Page] = {}  # that are being read
+        self._pages = Pages(driver, self._failed_to_ask)
 
     async def statuses(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[JobStatus, None]:
         """Yield a job's status, now and after each change. The last one says how the job has ended.
@@ -228,33 +221,10 @@ class Waiting:
         """
         async with aclosing(self.statuses(job_id)) as statuses:
             async for _ in statuses:
-                has_more = True
-                while has_more:
-                    page = await self._read(GetChunks(job_id, after))
-                    if page.lost:
-                        raise lost_error(job_id, page)
-                    has_more = page.more
-                    if page.chunks:
-                        after = page.chunks[-1].id
-                        yield [read_chunk(chunk) for chunk in page.chunks]
-
-    async def _read(self, query: GetChunks) -> Chunks:
-        """Read chunks. Readers that ask for the same ones at the same time share one query."""
-        while True:
-            there = self._pages.get(query)
-            if there is None:
-                break
-            await there.is_read.wait()
-            if there.chunks is not None:  # else its reader has left, or got an error
-                return there.chunks
-        page = self._pages[query] = Page()
-        try:
-            page.chunks = await retrying(partial(self._driver.read, query), on=NOT_NOW, failed=self._failed_to_ask)
-            self.trouble = None
-            return page.chunks
-        finally:
-            del self._pages[query]
-            page.is_read.set()
+                async with aclosing(self._pages.following(job_id, after)) as pages:
+                    async for chunks in pages:
+                        after = chunks[-1].id
+                        yield chunks
 
     def close(self) -> None:
         """Close the connection. Waits that are still open connect again."""

@@ -11,6 +11,7 @@ create function redisjobs_f._parts() returns table (function text, parts text) l
     ('status', 'producer worker reader operator'),
     ('await', 'producer worker operator'),
     ('find', 'producer worker reader operator'),
+    ('chunks', 'producer worker reader operator'),
     ('ahead', 'reader operator'),
     ('audit', 'reader operator'),
     ('audited', 'reader operator'),

@@ -26,7 +26,7 @@
 --          cancelled: unique key, nonce of its push, keep, word, text ·
 --          report: progress (JSON; the job runs on) ·
 --          lingers: none (asks whether the job may be settled while a thread of its handler runs on) ·
---          emit: number of the last wait before the run, '' if it has emitted before; kind and data of each chunk (the job runs on) ·
+--          emit: number of the last wait before the run ('' if it has emitted before; then kind and data of each chunk. It runs on) ·
 --          save: key ('' for the checkpoint), number, JSON, version of the handler (a step is saved; the job runs on) ·
 --          suspend: what it waits for (as in the field `waits`), due ('' for no time), version of the handler,
 --          names and values of the fields to change (as for retry) ·

@@ -185,7 +185,7 @@ class StepsFull(RedisJobsError):
 
 
 class ChunksFull(RedisJobsError):
-    """Raised when a run has emitted so much that the server has not taken that its worker can keep no more.
+    """Raised when a worker has no room for a chunk, because the server has not taken those before it.
 
     This chunk was not emitted; those before it will be.
     """

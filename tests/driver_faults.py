@@ -209,6 +209,8 @@ VERBS: dict[str, Callable[[], None]] = {
     "Release": _settling("Release"),
     "DeadLetter": _settling("DeadLetter"),
     "ReportProgress": _settling("ReportProgress"),
+    "EmitChunks": _settling("EmitChunks"),
+    "GetChunks": _asked("GetChunks", "read"),
     "turns": _missing(MemoryConsumer, "exchange", without=lambda *_, turn=None, **__: turn is not None),
     "Scan": _asked("Scan", "read"),
     "Count": _asked("Count", "read"),

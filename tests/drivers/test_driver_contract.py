@@ -193,6 +193,7 @@ BUILT = {
     "wishing": ["AskWorker"],
     "relaying": ["Relay", "ForgetRelayed", "FindRelayed"],
     "moving": ["Take", "FindTaken", "Import", "ForgetTaken", "FindRetention"],
+    "streaming": ["EmitChunks", "GetChunks"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

@@ -6,17 +6,23 @@
 local function emit_chunks(job, wait, words, first, last, now_ms)
   local most, most_bytes, key = 10000, 4194304, KEYS['chunks:'] .. job
 
-  local function read(entry)
-    local found = entry and redis.call('XRANGE', key, entry, entry)[1] or redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-    return tonumber(string.match(found and found[1] or '', '-(%d+)$')), tonumber(found and field(found[2], 'at'))
+  local function read(from, to)
+    local found = redis.call('XRANGE', key, from, to, 'COUNT', 1)[1] or {'', {}}
+    local fields = found[2]
+    return tonumber(string.match(found[1], '-(%d+)$')), fields, tonumber(field(fields, 'at')), string.match(found[1], '^(%d+)-')
   end
 
-  local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1] or {'', {}}
-  local began, number, fields = string.match(newest[1], '^(%d+)-'), tonumber(string.match(newest[1], '-(%d+)$')), newest[2]
-  local run, waited, at = tonumber(field(fields, 'run')), tonumber(field(fields, 'wait')), tonumber(field(fields, 'at'))
-  if not (run and waited and at and number < 1e15) then -- the first one; or someone has added an entry
+  -- The numbers have no gaps, so the newest one follows from the oldest.
+  local oldest, _, before, began = read('-', '+')
+  local number, fields, at = oldest and oldest + redis.call('XLEN', key) - 1, {}, nil
+  if number then
+    local newest = began .. '-' .. whole(number)
+    _, fields, at = read(newest, newest)
+  end
+  local run, waited = tonumber(field(fields, 'run')), tonumber(field(fields, 'wait'))
+  if not (run and waited and at and before) then -- the first one; or someone has added an entry, or deleted one
     redis.call('DEL', key)
-    began, number, run, waited, at = whole(now_ms), 0, 0, 0, 0
+    oldest, before, began, number, run, waited, at = 1, 0, whole(now_ms), 0, 0, 0, 0
   else
     at = at + #(field(fields, 'json') or field(fields, 'bytes') or '')
   end
@@ -30,15 +36,21 @@ local function emit_chunks(job, wait, words, first, last, now_ms)
 
   -- The number of the oldest chunk to keep, once only the last one is still to be added.
   local function oldest_to_keep()
-    local oldest, before = read()
-    local low, high = math.max(oldest or count, count - most + 1), count
-    if total - (before or at) <= most_bytes then return low end
+    local low, high = math.max(oldest, count - most + 1), count
+    if total - before <= most_bytes then return low end
     while low < high do
       local middle = math.floor((low + high) / 2)
-      local _, there = read(began .. '-' .. whole(middle))
+      local id = began .. '-' .. whole(middle)
+      local _, _, there = read(id, id)
       if total - (there or 0) > most_bytes then low = middle + 1 else high = middle end
     end
     return low
+  end
+
+  local function add(...)
+    if type(redis.pcall('XADD', key, ...)) ~= 'table' then return end
+    redis.call('DEL', key) -- someone has added an entry, or deleted one
+    redis.call('XADD', key, ...)
   end
 
   for i = first, last, 2 do
@@ -46,9 +58,9 @@ local function emit_chunks(job, wait, words, first, last, now_ms)
     local id = began .. '-' .. whole(number)
     local entry = {'run', whole(run), 'wait', whole(waited), 'at', whole(at), words[i], words[i + 1]}
     if number < count then
-      redis.call('XADD', key, id, unpack(entry))
+      add(id, unpack(entry))
     else -- it drops the oldest ones, too
-      redis.call('XADD', key, 'MINID', began .. '-' .. whole(oldest_to_keep()), id, unpack(entry))
+      add('MINID', began .. '-' .. whole(oldest_to_keep()), id, unpack(entry))
     end
     at = at + #words[i + 1]
   end

@@ -151,6 +151,7 @@ async def produce(url: str, store: RedisStore) -> None:
             assert {queue.cancel(job_id) for job_id in gone} == {Reply.CANCELLED}
         assert queue.push(Add(1), unique="k").added
         assert queue.cancel("running") is Reply.CANCELLING
+        assert [*queue.stream("mine")] == []
         with telling(store, "schedules"):
             queue.schedules.put("nightly", Add(1), Schedule.daily())
         await wait_for_a_result(queue, store, url)

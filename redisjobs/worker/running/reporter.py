@@ -81,7 +81,7 @@ class Reporter(News):
 class Emitter(News):
     """Keeps the jobs of a source that have chunks to send, or steps behind chunks."""
 
-    latest = 0.25
+    latest = 0.1  # a reader may look on as the text grows
 
     def __init__(self, call_soon: Callable[[Callable[[], object]], None], wakeup: Wakeup) -> None:
         super().__init__(call_soon, wakeup)

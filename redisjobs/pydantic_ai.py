@@ -47,10 +47,9 @@ class JobDurability(BaseDurabilityCapability[Deps]):
     the job. If the worker dies, or the job is retried, the agent starts over and finds them done. Outside of a job
     the agent runs as usual. What it does inside of a step, as the tool of another agent, belongs to that step.
 
-    Args:
-        models: Models by a key of yours, for `agent.run(model="key")`.
-        event_stream_handler: Gets the agent's events, each in a step: the model's in that of its request.
-        name: What the names of the steps begin with. Defaults to the name of the agent.
+    - `models`: models by a key of yours, for `agent.run(model="key")`.
+    - `event_stream_handler`: gets the agent's events, each in a step: the model's in that of its request.
+    - `name`: what the names of the steps begin with. Defaults to the name of the agent.
     """
 
     engine_spec = DurabilityEngineSpec(
@@ -99,13 +98,13 @@ class JobDurability(BaseDurabilityCapability[Deps]):
 
 
 def signal_of(token: str) -> tuple[str, str]:
-    """Return the job's id and the signal's name from a token that a run handed out, as to `RequestInput.ask`.
+    """Return the job's id and the signal's name from the token that `RequestInput.ask` got.
 
     `await queue.signal(*signal_of(token), answer)` lets the run go on. Other text is a ValueError.
     """
     name, sign, job_id = token.partition("#")
     if not (name and sign and job_id):
-        raise ValueError(f"{token!r:.80} is no token of a job's agent: give the one that the run handed out")
+        raise ValueError(f"{token!r:.80} is no token of a job's agent: give the one that `ask` got")
     return job_id, name
 
 

@@ -15,7 +15,7 @@ from store import Store
 from redisjobs import JobContext, JobQueue, State, no_retry
 from redisjobs.model.steps import GetSteps
 
-pydantic_ai = pytest.importorskip("pydantic_ai")
+pydantic_ai = pytest.importorskip("pydantic_ai", reason="needs the extra `pydantic-ai`, which `dev` brings")
 
 from pydantic_ai import (  # noqa: E402
     Agent,
@@ -167,7 +167,7 @@ async def test_parallel_calls_of_one_tool_and_parallel_runs_of_one_agent_are_tol
 async def test_a_run_that_waits_for_a_person_suspends_the_job(queue: JobQueue) -> None:
     calls, tokens = Calls(), list[str]()
 
-    async def hand_out(context: RunContext[None], requests: DeferredToolRequests, token: str) -> None:
+    async def mail(context: RunContext[None], requests: DeferredToolRequests, token: str) -> None:
         calls.append(f"ask for {requests.approvals[0].tool_name}")
         tokens.append(token)
 
@@ -178,7 +178,7 @@ async def test_a_run_that_waits_for_a_person_suspends_the_job(queue: JobQueue) -
             [TextPart("done")],
         ),
         name="agent",
-        capabilities=[JobDurability(), RequestInput(hand_out)],
+        capabilities=[JobDurability(), RequestInput(mail)],
     )
 
     @agent.tool_plain(requires_approval=True)

@@ -55,7 +55,7 @@ local function ended(id, place)
 end
 
 local function standing(job)
-  local place, entry = locate(job)
+  local place, entry, mark = locate(job)
   local fields = place and stored(job, place .. ' ' .. entry)
   if not fields then return ended(job, place) end
   bytes = bytes + bytes_of(fields)
@@ -65,7 +65,7 @@ local function standing(job)
     return said
   end
   pending[#pending + 1] = job
-  return {'PENDING', place, field(fields, 'keep_result') or ''}
+  return {'PENDING', mark == 'suspended' and mark or place, field(fields, 'keep_result') or ''}
 end
 
 local answers = {}

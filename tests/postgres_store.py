@@ -172,9 +172,20 @@ _LIVE = "select from redisjobs.jobs j where j.queue = t.queue and j.place not in
 
 _FAULTS = {
     "a job in no known place": """select t.id, t.place from redisjobs.jobs t where t.queue = %s and place not in (
-        'ready', 'returned', 'alone', 'parked', 'line', 'delayed', 'running', 'dead', 'completed', 'cancelled')""",
+        'ready', 'returned', 'alone', 'parked', 'line', 'delayed', 'suspended', 'running', 'dead', 'completed',
+        'cancelled')""",
     "a delayed job without a due time, or another one with it": """select t.id from redisjobs.jobs t
-        where t.queue = %s and (place = 'delayed') <> (due_ms is not null)""",
+        where t.queue = %s and place <> 'suspended' and (place = 'delayed') <> (due_ms is not null)""",
+    "a suspended job that is due at another time than its entry says": """select t.id from redisjobs.jobs t
+        where t.queue = %s and place = 'suspended'
+        and coalesce(extra->>'waits', '') !~ ('^[0-9]+ [a-z]+ [^ ]+' || coalesce(' ' || due_ms, '') || '$')""",
+    "steps of a job that is gone, or says that it has none": f"""select t.id, t.key from redisjobs.steps t
+        where t.queue = %s and not exists ({_LIVE} and j.id = t.id and j.extra ? 'steps')""",
+    "a job that says that it has steps, and has none": """select t.id from redisjobs.jobs t
+        where t.queue = %s and place not in ('completed', 'cancelled') and extra ? 'steps'
+        and not exists (select from redisjobs.steps s where (s.queue, s.id, s.key) = (t.queue, t.id, ''))""",
+    "a job that has ended and keeps signals": """select t.id from redisjobs.jobs t
+        where t.queue = %s and place in ('completed', 'cancelled') and signals is not null""",
     "a running job without a worker, or another one with it": """select t.id from redisjobs.jobs t
         where t.queue = %s and (place = 'running') <> (worker is not null)""",
     "a job that runs at a worker that is not there": """select t.id, t.worker from redisjobs.jobs t
@@ -218,6 +229,9 @@ _FAULTS = {
         and exists (select from redisjobs.fenced f where (f.queue, f.id) = (t.queue, t.id))""",
     "a job is held, and gone": f"""select t.name from redisjobs.rules t where t.queue = %s and kind = 'held'
         and not exists ({_LIVE} and j.id = t.name)""",
+    "chunks that their job does not count": """select t.id, t.number from redisjobs.chunks t where t.queue = %s
+        and not exists (select from redisjobs.streams s where (s.queue, s.id) = (t.queue, t.id)
+          and t.number between s.first and s.last)""",
     "a job is waited for, and gone": f"""select t.id from redisjobs.waiters t where t.queue = %s
         and not exists ({_LIVE} and j.id = t.id)""",
 }

@@ -6,7 +6,7 @@ local function requeuing(now_ms, exact_ms)
   local priorities, dropped = {high = true, normal = true, low = true}, {}
   for _, name in ipairs({
     'reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker', 'deliveries', 'priority', 'attempt',
-    'unknown_since', 'expires_at', 'started_at', 'suspended_at', 'window', 'finished_at', 'ran_ms',
+    'unknown_since', 'expires_at', 'started_at', 'suspended_at', 'waits', 'window', 'finished_at', 'ran_ms',
   }) do dropped[name] = true end
   local ids, located, gone, letters, first_due = {}, {}, {}, {}, nil
 

@@ -102,6 +102,8 @@ FAULTS: Mapping[str, _Kind] = {
     ),
     "held": _Kind(_INFO, "holds of jobs that are gone", "{repair} removes them", "removed"),
     "waiters": _Kind(_INFO, "notes of waits for jobs that are gone", "{repair} removes them", "removed"),
+    "signals": _Kind(_INFO, "signals to jobs that are gone", "{repair} removes them", "removed"),
+    "steps": _Kind(_INFO, "steps of jobs that are gone", "{repair} removes them", "removed"),
     "history": _Kind(_INFO, "histories of jobs that are gone", "{repair} removes them", "removed"),
     "schedule": _Kind(
         _WARNING,

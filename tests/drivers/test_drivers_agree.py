@@ -1,4 +1,4 @@
-"""Memory and Redis do the same verbs, at random: they have to agree on every reply and state, and with a model.
+"""Memory and a server do the same verbs, at random: they have to agree on every reply and state, and with a model.
 
 The model is plain: which jobs are on the queue and which are over, who holds which lease, who was fenced, and how
 often each thing was done. Workers stall, come back, are fenced between any two calls, and send again what had no
@@ -8,6 +8,7 @@ answer.
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -17,6 +18,7 @@ import pytest
 import redis
 from anyio.from_thread import BlockingPortal
 from conftest import ENGINES, Servers
+from databases import Postgres
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,6 +29,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from postgres_store import PostgresStore
 from store import Heart, MemoryStore, RedisStore, Store
 
 from redisjobs.drivers.memory.ends import trim
@@ -55,10 +58,11 @@ from redisjobs.model.changes import (
     Wish,
 )
 from redisjobs.model.driver import Consumer, Driver, Fenced
-from redisjobs.model.job import OnConflict, Priority, State
+from redisjobs.model.job import WAITING, OnConflict, Priority, State
 from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, GroupDead, Row, Scan
 from redisjobs.model.recording import FindIntervals, Record
 from redisjobs.model.retention import DEFAULT, Keep, Retention
+from redisjobs.model.steps import GetSteps, Signal
 from redisjobs.model.transitions import (
     Ack,
     After,
@@ -72,16 +76,20 @@ from redisjobs.model.transitions import (
     ReportProgress,
     Result,
     RetryLater,
+    SaveStep,
     Settlement,
     Silent,
+    Suspend,
     Turn,
+    Wait,
+    WaitsFor,
 )
 from redisjobs.model.why import Ahead
 from redisjobs.testing.driver_contract.acts import rows_of
 
 T = TypeVar("T")
 
-Held = tuple[str, tuple[Lease, Lease]]  # whose it is, and what memory and Redis gave
+Held = tuple[str, tuple[Lease, Lease]]  # whose it is, and what memory and the server gave
 
 WORKERS = ("w1", "w2", "w3")
 LEASE = 1000.0  # seconds: no example is so long, so that leases run out only when they are made to
@@ -101,6 +109,8 @@ CHANGES: dict[str, Callable[[str, After], Change[Reply]]] = {
     "requeue later": lambda job_id, due: Requeue(job_id, due, ended=True),
     "edit": lambda job_id, due: Requeue(job_id, parameters=b'{"edited":true}'),
     "delete": lambda job_id, due: Delete(job_id),
+    "requeue from a step": lambda job_id, due: Requeue(job_id, from_step="one"),
+    "requeue from the start": lambda job_id, due: Requeue(job_id, ended=True, from_step=""),
 }
 
 COUNTERS = {
@@ -109,11 +119,13 @@ COUNTERS = {
     "requeue later": "requeued",
     "edit": "requeued",
     "delete": "deleted",
+    "requeue from a step": "requeued",
+    "requeue from the start": "requeued",
 }
 
 WANTED = [Filter(fingerprint=KIND), Filter(fingerprint="failed"), Filter(fingerprint="worker lost")]
 
-LIVE = (State.READY, State.RUNNING, State.DELAYED, State.DEAD)
+LIVE = (State.READY, State.RUNNING, State.DELAYED, State.SUSPENDED, State.DEAD)
 RETENTIONS = [
     Retention(),
     Retention(completed=Keep(), cancelled=Keep()),
@@ -155,6 +167,16 @@ settlements = st.sampled_from(
         Ack(reported=True),
         DeadLetter("failed", "ValueError: no", reported=True),
         ReportProgress(b'{"fraction":0.5}'),
+        *(
+            SaveStep("one", 1, b"1"),
+            SaveStep("one", 2, b"2"),
+            SaveStep("two", 3, b'"x"', 2),
+            SaveStep("", 0, b"5"),
+        ),
+        Suspend(Wait(4, WaitsFor.TIME, "sleep"), LATER, {"started_at": "5", "error": ""}),
+        Suspend(Wait(5, WaitsFor.TIME, "nap"), After(0), version=3),
+        Suspend(Wait(6, WaitsFor.SIGNAL, "go"), None),
+        Suspend(Wait(7, WaitsFor.SIGNAL, "go#2"), LATER),
     ]
 )
 
@@ -169,7 +191,7 @@ class Sent:
 
     Attributes:
         turn: By what the store knows it.
-        settlements: For memory, and for Redis.
+        settlements: For memory, and for the server.
         replies: What it was answered.
     """
 
@@ -230,7 +252,7 @@ class Side:
         settlements: Sequence[tuple[Lease, Settlement]] = (),
         turn: Turn | None = None,
     ) -> Claimed:
-        """All that memory brings in one exchange, Redis may bring in several."""
+        """All that memory brings in one exchange, a server may bring in several."""
         claimed, consumer = Claimed([], [], [], False), self.consumers[worker]
         while True:
             asks, left = idle and not claimed.leases, count - len(claimed.leases)
@@ -251,6 +273,12 @@ class Side:
                 if worker_id in self.store.memory.fenced:
                     self.store.memory.fenced[worker_id].until = 0.0
             return
+        if isinstance(self.store, PostgresStore):
+            self.store.rows(
+                "update redisjobs.fenced set until_ms = 0 where queue = %s and id = any (%s) returning id",
+                [*forget],
+            )
+            return
         assert isinstance(self.store, RedisStore)
         admin, prefix = self.store.admin, self.store.prefix
         for worker_id, _ in admin.zrange(f"{prefix}fenced", 0, -1, withscores=True):
@@ -259,31 +287,36 @@ class Side:
                 admin.hset(f"{prefix}worker:{worker_id.decode()}", "watched_until", 0)
 
     def waiters(self) -> dict[str, list[str]]:
-        """Who waits for which job."""
+        """Who waits for which job, in any order."""
         if isinstance(self.store, MemoryStore):
             jobs = self.store.memory.jobs.values()
-            return {job.id: list(job.processes) for job in jobs if job.processes}
+            return {job.id: sorted(job.processes) for job in jobs if job.processes}
+        if isinstance(self.store, PostgresStore):
+            noted_rows = self.store.rows("select id, process from redisjobs.waiters where queue = %s")
+            return {job_id: [each for of, each in noted_rows if of == job_id] for job_id, _ in noted_rows}
         assert isinstance(self.store, RedisStore)
         noted = self.store.admin.hgetall(f"{self.store.prefix}waiters")
-        return {job_id.decode(): processes.decode().split() for job_id, processes in noted.items()}
+        return {job_id.decode(): sorted(processes.decode().split()) for job_id, processes in noted.items()}
 
     def _fields(self, row: Lease | Row) -> dict[bytes, bytes]:
         # A time of push that is read from an entry id, and how long a run took, are the store's own.
         known = {**row.fields, b"queued_at": b"known" if b"queued_at" in row.fields else b""}
         if b"ran_ms" in known:
             known[b"ran_ms"] = b"known"
-        if b"history" in known:
-            known[b"history"] = re.sub(rb"(?m)^\d+ ", b"", known[b"history"])
-        return dict(sorted(known.items()))  # rows are sorted by their text
+        known.pop(b"history", None)  # a store may keep it apart, and the row has it anyhow
+        # Rows are sorted by their text. An empty field is as good as none.
+        return {name: value for name, value in sorted(known.items()) if value}
 
     def lease(self, lease: Lease) -> object:
         return lease.job_id, lease.rank, lease.deliveries, self._fields(lease)
 
     def row(self, row: Row) -> Any:
-        if row.state not in LIVE:  # its id may be another job's by now
-            return row.fields[b"id"].decode(), (row.state, row.priority), self._fields(row)
-        where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
+        # Redis does not change an entry: the next lease has it.
+        row = replace(row, fields={name: value for name, value in row.fields.items() if name != b"steps"})
         history = re.sub(r"(?m)^\d+ ", "", row.history)
+        if row.state not in LIVE:  # its id may be another job's by now
+            return row.fields[b"id"].decode(), (row.state, row.priority, history), self._fields(row)
+        where = row.state, row.priority, row.due_ms, row.worker, row.deliveries, row.cancelling, row.held
         return row.job_id, (*where, row.why_waiting, row.progress, history), self._fields(row)
 
     async def groups(self) -> list[Any]:
@@ -305,19 +338,20 @@ class TwoDrivers(RuleBasedStateMachine):
     """Does everything to both, and remembers what must be true of either."""
 
     portal: BlockingPortal
-    make: Callable[[], RedisStore]
+    make: Callable[[], RedisStore | PostgresStore]
 
     def __init__(self) -> None:
         super().__init__()
-        self.redis = self.make()
-        self.sides = (Side(MemoryStore(self.redis.queue_name)), Side(self.redis))
-        now_ms = self.redis.clock()
+        self.other = self.make()
+        self.sides = (Side(MemoryStore(self.other.queue_name)), Side(self.other))
+        now_ms = self.other.clock()
         for side in self.sides:
             side.store.clock.set_to = now_ms
             self.portal.call(side.open)
-        for name in SCRIPTS:  # one that is missing would run after others of its round trip
-            self.redis.admin.script_load(scripts.script(name).source)
-        self.redis.admin.script_load(scripts.script("settle").careful.source)
+        if isinstance(self.other, RedisStore):
+            for name in SCRIPTS:  # one that is missing would run after others of its round trip
+                self.other.admin.script_load(scripts.script(name).source)
+            self.other.admin.script_load(scripts.script("settle").careful.source)
         self.ids = {worker: worker for worker in WORKERS}  # under which each goes on
         self.starts = len(WORKERS)
         self.fenced: set[str] = set()  # ids
@@ -325,7 +359,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.silent: set[str] = set()  # ids of those whose lease is over, and who are not fenced yet
         self.sent: dict[tuple[str, int], list[Sent]] = {}  # by worker and lane, the last one last
         self.turns = 0
-        self.jobs = [0, 0]  # that memory, and Redis, have handed back of those who were fenced
+        self.jobs = [0, 0]  # that memory, and the server, have handed back of those who were fenced
         self.held: dict[str, Held] = {}  # by place: the last lease of each job that was given out, by whose id
         self.stale: list[Held] = []  # those before them, and those that were settled
         self.gone: set[str] = set()  # places that no job has any more
@@ -341,15 +375,18 @@ class TwoDrivers(RuleBasedStateMachine):
         self.running: Counter[str] = Counter()  # jobs under a limit, as of the last look
         self.over: set[str] = set()  # jobs that ended, and were not pushed again
         self.done: Counter[str] = Counter()  # what was done how often, as the replies said
+        self.stepped: set[str] = set()  # ids of jobs that may have saved steps
+        self.signals = 0
+        self.cancelled_suspended = 0
         self.retention = DEFAULT
         self.kept: Counter[str] = Counter()  # jobs that have ended and are kept, by state
         self.revived = self.deleted_dead = self.requeued_dead = self.trimmed_dead = 0
 
     def teardown(self) -> None:
-        faults = self.redis.faults()
+        faults = self.other.faults()
         for side in self.sides:
             self.portal.call(side.aclose)
-        self.redis.end()
+        self.other.end()
         assert faults == []
 
     # How both are asked
@@ -361,16 +398,16 @@ class TwoDrivers(RuleBasedStateMachine):
         return self.portal.call(both)
 
     def agree(self, what: Callable[[Side], Awaitable[T]]) -> T:
-        memory, redis = self.ask(what)
-        assert memory == redis
+        memory, other = self.ask(what)
+        assert memory == other
         return memory
 
     def take(self, worker: str, given: tuple[Sequence[Lease], Sequence[Lease]]) -> None:
         """Both gave the same jobs to this worker."""
-        memory, redis = (
+        memory, other = (
             [side.lease(lease) for lease in leases] for side, leases in zip(self.sides, given, strict=True)
         )
-        assert memory == redis
+        assert memory == other
         for pair in zip(*given, strict=True):
             self.retire(pair[0].key)
             self.held[pair[0].key] = self.ids[worker], pair
@@ -404,10 +441,10 @@ class TwoDrivers(RuleBasedStateMachine):
                     raise
                 return None
 
-        memory, redis = self.ask(do)
+        memory, other = self.ask(do)
         is_fenced = self.ids[worker] in self.fenced
-        assert (memory is None, redis is None) == (is_fenced, is_fenced)
-        return None if memory is None or redis is None else (memory, redis)
+        assert (memory is None, other is None) == (is_fenced, is_fenced)
+        return None if memory is None or other is None else (memory, other)
 
     def retire(self, place: str) -> None:
         if place in self.held:
@@ -500,10 +537,10 @@ class TwoDrivers(RuleBasedStateMachine):
             return
         claimed = self.unless_fenced(worker, lambda side: side.claim(worker, count, idle=idle))
         if claimed is not None:
-            memory, redis = claimed
-            assert memory.waits == redis.waits
-            self.ended((memory.ended, redis.ended))
-            self.take(worker, (memory.leases, redis.leases))
+            memory, other = claimed
+            assert memory.waits == other.waits
+            self.ended((memory.ended, other.ended))
+            self.take(worker, (memory.leases, other.leases))
 
     @rule(worker=workers, count=st.integers(1, 6), idle=st.booleans(), chosen=several_settlements, lane=lanes)
     def work(self, worker: str, count: int, idle: bool, chosen: list[Settlement], lane: int) -> None:
@@ -583,9 +620,9 @@ class TwoDrivers(RuleBasedStateMachine):
         for age, batch in enumerate(self.sent.get((worker, lane), [])[:-3:-1]):
             answers = self.unless_fenced(worker, partial(self._repeat, worker, batch))
             if answers is not None:
-                memory, redis = answers
+                memory, other = answers
                 assert memory == ([Reply.STALE] if age else batch.replies)
-                assert redis in (memory, batch.replies)
+                assert other in (memory, batch.replies)
 
     async def _repeat(self, worker: str, batch: Sent, side: Side) -> list[Reply]:
         settlements = batch.settlements[self.sides.index(side)]
@@ -596,9 +633,15 @@ class TwoDrivers(RuleBasedStateMachine):
                 raise
             return [Reply.STALE]
 
-    def dated(self, settlement: Settlement) -> Settlement:
-        if isinstance(settlement, RetryLater) and settlement.due is LATER:
-            return RetryLater(self.later(9), settlement.changes)
+    def made_for(self, lease: Lease, settlement: Settlement) -> Settlement:
+        """The settlement as a worker makes it: with a time of its own, and what it knows of the job's steps."""
+        match settlement:
+            case RetryLater(due) | Suspend(due=due) if due is LATER:
+                settlement = replace(settlement, due=self.later(9))
+            case Ack() if lease.job_id in self.stepped:
+                settlement = replace(settlement, stepped=True)
+        if isinstance(settlement, SaveStep | Suspend):
+            self.stepped.add(lease.job_id)
         return settlement
 
     def _settle(
@@ -609,7 +652,7 @@ class TwoDrivers(RuleBasedStateMachine):
         lane: int,
         count: int | None = None,
     ) -> list[Reply] | None:
-        dated = [self.dated(settlement) for settlement in chosen]
+        dated = [self.made_for(pair[0], each) for pair, each in zip(held, chosen, strict=True)]
         turn = None
         if lane:
             self.turns += 1
@@ -620,7 +663,8 @@ class TwoDrivers(RuleBasedStateMachine):
         )
 
         if any(
-            isinstance(settlement, Release) or settlement == RetryLater(After(0), AGAIN) for settlement in dated
+            isinstance(settlement, Release | Suspend) or settlement == RetryLater(After(0), AGAIN)
+            for settlement in dated
         ):
             count = None  # what becomes ready by an exchange may come before, or after, what it claims
         if count is not None:
@@ -637,11 +681,11 @@ class TwoDrivers(RuleBasedStateMachine):
         answers = self.unless_fenced(worker, do)
         if answers is None:
             return None
-        memory, redis = answers
+        memory, other = answers
         replies = memory.replies
-        assert replies == redis.replies
-        assert memory.waits == redis.waits
-        assert memory.added == redis.added
+        assert replies == other.replies
+        assert memory.waits == other.waits
+        assert memory.added == other.added
         if turn is not None and held:
             self.sent.setdefault((worker, lane), []).append(Sent(turn, settlements, replies))
         for (lease, _), settlement, reply in zip(held, dated, replies, strict=True):
@@ -651,14 +695,14 @@ class TwoDrivers(RuleBasedStateMachine):
             for job, is_added in zip(cast("Ack", dated[at]).pushes, flags, strict=True):
                 if is_added:
                     self.added(job)
-        self.ended((memory.ended, redis.ended))
-        self.take(worker, (memory.leases, redis.leases))
+        self.ended((memory.ended, other.ended))
+        self.take(worker, (memory.leases, other.leases))
         return replies
 
     def settled(self, lease: Lease, settlement: Settlement, reply: Reply) -> None:
         if reply is Reply.LEASE_LOST:
             return
-        if isinstance(settlement, ReportProgress):
+        if isinstance(settlement, ReportProgress | SaveStep):
             return
         self.retire(lease.key)
         if not isinstance(settlement, Release):
@@ -668,6 +712,8 @@ class TwoDrivers(RuleBasedStateMachine):
                 self.finished("cancelled", lease.job_id)
             case Reply.OK, Ack():
                 self.finished("completed", lease.job_id)
+            case Reply.OK, Suspend():
+                self.done["suspended"] += 1
             case Reply.OK, RetryLater():
                 self.done["retried"] += 1
             case Reply.OK, DeadLetter():
@@ -699,8 +745,8 @@ class TwoDrivers(RuleBasedStateMachine):
     def beat(self, worker: str, numbers: list[int]) -> None:
         """A worker lives, and hears what of some jobs it holds is to be cancelled; none that was fenced does."""
         pairs = [pair for pair in self.picked(worker, numbers) if pair[0].key in self.held] if numbers else []
-        memory, redis = (side.beat(worker, [pair[n] for pair in pairs]) for n, side in enumerate(self.sides))
-        assert memory == redis
+        memory, other = (side.beat(worker, [pair[n] for pair in pairs]) for n, side in enumerate(self.sides))
+        assert memory == other
         assert (memory is None) == (self.ids[worker] in self.fenced)
         if memory is not None:
             self.silent.discard(self.ids[worker])
@@ -739,20 +785,20 @@ class TwoDrivers(RuleBasedStateMachine):
         )
         if looks is None:
             return None
-        memory, redis = looks
+        memory, other = looks
         lost = {each.worker_id for each in silent[0]} & self.silent
-        assert sorted(memory.fenced) == sorted(redis.fenced) == sorted(lost)
+        assert sorted(memory.fenced) == sorted(other.fenced) == sorted(lost)
         self.fenced |= lost
         self.silent -= lost
         assert {each.worker_id for each in memory.silent} == self.silent
-        assert {each.worker_id for each in redis.silent} == self.silent
+        assert {each.worker_id for each in other.silent} == self.silent
         assert {each.lease for look in looks for each in look.silent} <= {LEASE}
         if len(self.fenced) <= 10:
-            assert (memory.jobs, memory.released, memory.others) == (redis.jobs, redis.released, redis.others)
+            assert (memory.jobs, memory.released, memory.others) == (other.jobs, other.released, other.others)
         for worker_id in self.fenced:
             self.lose_all(worker_id)
         self.jobs[0] += memory.jobs
-        self.jobs[1] += redis.jobs
+        self.jobs[1] += other.jobs
         return looks
 
     @rule(worker=workers, releases=st.booleans())
@@ -828,6 +874,7 @@ class TwoDrivers(RuleBasedStateMachine):
         state = self.agree(look)
         reply = self.agree(do)
         if reply is Reply.CANCELLED:
+            self.cancelled_suspended += state is State.SUSPENDED
             self.finished("cancelled", name)
         elif reply is Reply.CANCELLING:
             self.pushed.discard(name)
@@ -847,6 +894,16 @@ class TwoDrivers(RuleBasedStateMachine):
             self.end(name)
         else:
             self.over.discard(name)
+
+    @rule(number=st.integers(0, 9), again=st.booleans(), name=st.sampled_from(["go", "go", "stop"]))
+    def signal(self, number: int, again: bool, name: str) -> None:
+        """Send a signal to a job, maybe once more."""
+        waiting = [job_id for job_id, state in self.there.items() if state is State.SUSPENDED]
+        names = (waiting if number % 2 else None) or self.names
+        self.signals += 1
+        change = Signal(names[number % len(names)], name, b"%d" % self.signals, f"{self.signals:x}")
+        for _ in range(1 + again):
+            self.agree(lambda side: side.store.driver.change(change))
 
     @rule(
         verb=st.sampled_from(["requeue", "requeue later", "delete"]),
@@ -893,7 +950,8 @@ class TwoDrivers(RuleBasedStateMachine):
         async def do(side: Side) -> int:
             if isinstance(side.store, MemoryStore):
                 return trim(side.store.memory)
-            return (await side.store.driver.change(Tidy("trim "))).trimmed
+            begin = "trim " if isinstance(side.store, RedisStore) else "trim"
+            return (await side.store.driver.change(Tidy(begin))).trimmed
 
         async def dead(side: Side) -> list[Any]:
             return [side.row(row)[0] for row in await rows_of(side.store.driver, State.DEAD, 500)]
@@ -950,7 +1008,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9), holds=st.booleans())
     def hold(self, number: int, holds: bool) -> None:
-        waiting = [name for name, state in self.there.items() if state in (State.READY, State.DELAYED)]
+        waiting = [name for name, state in self.there.items() if state in WAITING]
         names = waiting or self.names
         name = names[number % len(names)]
         verb = Hold if holds else Unhold
@@ -964,7 +1022,7 @@ class TwoDrivers(RuleBasedStateMachine):
 
     @rule(
         recorder=st.sampled_from(["r1", "r2"]),
-        number=st.integers(0, 5),
+        number=st.integers(1, 5),
         names=st.dictionaries(st.sampled_from(["Work", "Other"]), sums, max_size=2),
         causes=st.dictionaries(st.sampled_from(["worker lost", "0123456789ab"]), st.integers(1, 9)),
     )
@@ -987,13 +1045,17 @@ class TwoDrivers(RuleBasedStateMachine):
         async def look(side: Side) -> Any:
             driver = side.store.driver
             found = [await driver.read(Find(name)) for name in names]
+            pauses = await driver.read(FindPauses())
+            counts_held = not (
+                pauses.held and isinstance(self.other, PostgresStore)
+            )  # there they count for nothing
             return (
-                await driver.read(FindPauses()),
+                pauses,
                 await self.limits(side),
                 await side.groups(),
                 await self.statistics(driver),
                 await driver.read(Count()),
-                sorted((await driver.read(GetBacklog())).oldest),
+                sorted((await driver.read(GetBacklog())).oldest) if counts_held else [],
                 {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
                 {
                     state: sorted([side.row(row) for row in await rows_of(driver, state, 500)], key=str)
@@ -1001,6 +1063,7 @@ class TwoDrivers(RuleBasedStateMachine):
                 },
                 [row and side.row(row) for row in found],
                 await driver.change(GetStatus(names)),
+                await driver.read(GetSteps(names)),
                 [await self.ahead(side, name) for name in names],
                 side.waiters(),
                 sorted([side.row(row) for row in await scan(driver, scanned)], key=str),
@@ -1024,6 +1087,7 @@ class TwoDrivers(RuleBasedStateMachine):
             found,
             standings,
             _,
+            _,
             waiters,
             stepped,
         ) = look_at
@@ -1039,8 +1103,10 @@ class TwoDrivers(RuleBasedStateMachine):
             State.READY: sum(counts.ready.values()),
             State.RUNNING: counts.running,
             State.DELAYED: counts.delayed,
+            State.SUSPENDED: counts.suspended,
             State.DEAD: counts.dead,
         }
+        self.done["woken"] = self.done["suspended"] - counts.suspended - self.cancelled_suspended
         total = {counter: counts.totals.get(counter, 0) for counter in (*counts.totals, *self.done)}
         assert total == {counter: self.done[counter] for counter in total}
         gone = self.deleted_dead + self.trimmed_dead
@@ -1113,28 +1179,54 @@ class TwoDrivers(RuleBasedStateMachine):
         self.running = running
 
 
-@pytest.fixture(params=ENGINES)
-def machine(request: pytest.FixtureRequest, servers: Servers) -> Iterator[type[TwoDrivers]]:
-    """The machine, with an event loop of its own and a fresh queue for each example, on each server at hand."""
-    url = servers.url(request.param)
-    admin = redis.Redis.from_url(url)
+class WithPostgres(TwoDrivers):
+    """What is done to Postgres: no worker is lost, and no name is paused or limited."""
+
+    pause = limit = fall_silent = look_for_the_lost = work_and_be_fenced_meanwhile = None  # type: ignore[assignment]
+
+
+@contextmanager
+def machine_of(
+    kind: type[TwoDrivers], make: Callable[[str], RedisStore | PostgresStore]
+) -> Iterator[type[TwoDrivers]]:
+    """The machine, with an event loop of its own and a new queue for each example."""
     numbers = iter(range(1_000_000))
     with anyio.from_thread.start_blocking_portal() as portal:
 
-        class Machine(TwoDrivers):
+        class Machine(kind):  # type: ignore[valid-type, misc]
             pass
 
         Machine.portal = portal
-        Machine.make = staticmethod(
-            lambda: RedisStore(redis.Redis.from_url(url), url, f"agree-{id(portal)}-{next(numbers)}")
-        )
+        Machine.make = staticmethod(lambda: make(f"agree-{id(portal)}-{next(numbers)}"))
         yield Machine
-    admin.close()
+
+
+@pytest.fixture(params=ENGINES)
+def redis_machine(request: pytest.FixtureRequest, servers: Servers) -> Iterator[type[TwoDrivers]]:
+    url = servers.url(request.param)
+    with machine_of(TwoDrivers, lambda name: RedisStore(redis.Redis.from_url(url), url, name)) as made:
+        yield made
+
+
+@pytest.fixture
+def postgres_machine(postgres: Postgres) -> Iterator[type[TwoDrivers]]:
+    with machine_of(WithPostgres, lambda name: PostgresStore(postgres.shared(), name)) as made:
+        yield made
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # where they don't, the shortest way there is worth a wait
-def test_memory_and_redis_agree_whatever_is_done_to_them(machine: type[TwoDrivers]) -> None:
+def test_memory_and_redis_agree_whatever_is_done_to_them(redis_machine: type[TwoDrivers]) -> None:
+    run(redis_machine)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_memory_and_postgres_agree_whatever_is_done_to_them(postgres_machine: type[TwoDrivers]) -> None:
+    run(postgres_machine)
+
+
+def run(machine: type[TwoDrivers]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -17,7 +17,7 @@ from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.remarks import findings, warning_texts
 from redisjobs.model.changes import SetLimit
 from redisjobs.model.health import CheckServer, Finding, Level
-from redisjobs.model.transitions import After
+from redisjobs.model.transitions import After, Settlement, Suspend, Wait, WaitsFor
 from redisjobs.testing.driver_contract.acts import FAILED, claim, job, push, settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -27,12 +27,17 @@ DATA = {*FAULTS, "data"}
 
 @pytest.fixture
 async def queue(postgres_store: PostgresStore) -> AsyncIterator[JobQueue]:
-    """A queue with a worker that lives, and with jobs that are ready, delayed, running and dead."""
+    """A queue with a worker that lives, and with jobs that are ready, delayed, suspended, running and dead."""
     worker = postgres_store.consumer("w1")
-    await push(postgres_store, "dead", "runs")
-    for lease in await claim(worker, 2):
-        if lease.job_id == "dead":
-            await settle(worker, lease, FAILED)
+    await push(postgres_store, "dead", "runs", "sleeps", "waits")
+    ends: dict[str, Settlement] = {
+        "dead": FAILED,
+        "sleeps": Suspend(Wait(1, WaitsFor.TIME, "sleep"), After(60_000)),
+        "waits": Suspend(Wait(1, WaitsFor.SIGNAL, "go")),
+    }
+    for lease in await claim(worker, 4):
+        if lease.job_id in ends:
+            await settle(worker, lease, ends[lease.job_id])
     await push(postgres_store, job("ready", unique="k"), job("later", due=After(60_000)))
     async with JobQueue(postgres_store.driver, postgres_store.queue_name) as queue:
         yield queue
@@ -53,12 +58,14 @@ FAULTY = {
     "no record": "update redisjobs.jobs set worker = 'unknown' where queue = %(q)s and id = 'runs'",
     "parked": "update redisjobs.jobs set place = 'parked' where queue = %(q)s and id = 'ready'",
     "line": "update redisjobs.jobs set place = 'line' where queue = %(q)s and id = 'ready'",
-    "no due time": "update redisjobs.jobs set due_ms = null where queue = %(q)s and id = 'later'",
+    "no due time": "update redisjobs.jobs set due_ms = null "
+    "where queue = %(q)s and id in ('later', 'sleeps')",  # each gets back when it is due
     "group": "update redisjobs.jobs set kind = 'other' where queue = %(q)s and id = 'dead'",
     "held": "insert into redisjobs.rules (queue, kind, name, since_ms) values (%(q)s, 'held', 'gone', 1)",
     "share": "insert into redisjobs.shares select queue, seq, name, '', id from redisjobs.jobs "
     "where queue = %(q)s and id = 'ready'",
     "waiters": "insert into redisjobs.waiters values (%(q)s, 'gone', 'process', 1)",
+    "steps": "insert into redisjobs.steps (queue, id, key, at_ms) values (%(q)s, 'gone', '', 1)",
     "worker": "delete from redisjobs.beats where queue = %(q)s and id = 'w1'",
     "overdue": "insert into redisjobs.progress values (%(q)s, 'gone', '1', 1)",
 }
@@ -114,7 +121,7 @@ async def test_an_audit_looks_at_each_job_once_in_steps(postgres_store: Postgres
     seen: list[tuple[int, int]] = []
     await queue.doctor(progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
-    assert seen[-1] == (1200 + 4 + 1 + 2, 1200 + 4 + 1 + 2)  # jobs, a unique key, a worker and its beat
+    assert seen[-1] == (1200 + 6 + 1 + 2 + 2,) * 2  # jobs, a unique key, those with steps, a worker and its beat
     assert len(seen) > 4
 
 

@@ -43,10 +43,36 @@ from redisjobs.model.queries import (
     Row,
     Scan,
 )
-from redisjobs.model.transitions import Ack, After, Lease, NewJob, Release, RetryLater, Settlement, Turn
+from redisjobs.model.steps import GetSteps, Signal
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    Lease,
+    NewJob,
+    Release,
+    RetryLater,
+    SaveStep,
+    Settlement,
+    Suspend,
+    Turn,
+    Wait,
+    WaitsFor,
+)
 
-PLACES = ["ready", "parked", "line", "delayed", "running", "dead", "completed"]
-TABLES = ["jobs", "uniques", "shares", "buckets", "waiters", "results", "progress", "beats", "workers", "fenced"]
+PLACES = ["ready", "parked", "line", "delayed", "suspended", "running", "dead", "completed"]
+TABLES = [
+    "jobs",
+    "steps",
+    "uniques",
+    "shares",
+    "buckets",
+    "waiters",
+    "results",
+    "progress",
+    "beats",
+    "workers",
+    "fenced",
+]
 MANY = 20_000
 DONE = Ack()
 NEWEST = f"0 -{10**15}"  # before all dead letters
@@ -98,14 +124,24 @@ class Session:
         self.leases = done.leases
         return read
 
+    def note(self, step: SaveStep) -> int:
+        """Save a step of each of the jobs that it has."""
+        settled = [(lease, step) for lease in self.leases]
+        call = working.exchange(self.floors, "w", Turn(0, next(self.turns)), settled, None, 3, idle=False, now=0)
+        return self.run(call)[1]
+
 
 _READ = """select sum(pg_stat_get_xact_tuples_returned(oid)) from pg_class
   where relnamespace = 'redisjobs'::regnamespace and relkind in ('r', 'i')"""
 
 _FILL = """insert into redisjobs.jobs (seq, queue, id, rank, place, since_ms, due_ms, worker)
-  select nextval('redisjobs.line'), 'q', place || number, 1, place, 0, case place when 'delayed' then 9e12 end,
+  select nextval('redisjobs.line'), 'q', place || number, 1, place, 0,
+    case when place = 'delayed' or place = 'suspended' and number & 1 = 0 then 9e12 end,
     case place when 'running' then 'other' end
   from unnest(%s::text[]) place, generate_series(1, %s) number"""
+
+_STEPS = """insert into redisjobs.steps (queue, id, key, at_ms)
+  select 'q', place || number, '', 0 from unnest(%s::text[]) place, generate_series(1, %s) number"""
 
 _KEYS = """insert into redisjobs.uniques select 'q', 'key' || number, 'running' || number, 9e15
   from generate_series(1, %s) number"""
@@ -132,6 +168,12 @@ CALLS = [
         Resume("a"),
     ),
     *(Scan(state, limit=10) for state in State if state != State.RUNNING),  # it sorts all that run
+    *(
+        GetSteps(["running2", "dead4", "none"]),
+        Signal("suspended1", "go", b"1", "a"),
+        Signal("ready1", "go", b"1", "b"),
+    ),
+    *(Cancel("suspended2"), Hold("suspended3"), Requeue("dead5", from_step="")),
     *(FindTaken(), FindTaken("5", limit=1), ForgetTaken(["1", "2"]), FindRetention()),
     Take(
         [Row(f"delayed{n}", State.DELAYED, Priority.NORMAL, "", 0, 0, "", 0, False, {}) for n in range(100, 150)]
@@ -171,6 +213,7 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
     if planned != "empty":
         admin.execute(_KEYS, [MANY])
         admin.execute(_FILL, [PLACES if planned == "full" else [planned], MANY])
+        admin.execute(_STEPS, [PLACES if planned == "full" else [planned], MANY])
     for table in TABLES:
         admin.execute(f"vacuum (analyze) redisjobs.{table}".encode())
     session = Session(admin)
@@ -187,6 +230,8 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
     admin.execute("delete from redisjobs.uniques")
     admin.execute(_FILL, [PLACES[1:], MANY])
     admin.execute(_KEYS, [MANY])
+    admin.execute("delete from redisjobs.steps")
+    admin.execute(_STEPS, [PLACES[1:], MANY])
     session.push(1)
     session.exchange()
     for each in (*CALLS, moved_in()):  # once past what was deleted
@@ -201,6 +246,11 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
         "retry": session.exchange(settlement=RetryLater(After(0))),
         "release": session.exchange(settlement=Release()),
         "claim again": session.exchange(),
+        "save": session.note(SaveStep("charge", 1, b"1")),
+        "save again": session.note(SaveStep("mail", 2, b"1")),
+        "suspend": session.exchange(settlement=Suspend(Wait(3, WaitsFor.TIME, "sleep"), After(1))),
+        "wake": session.exchange(now=2e6),
+        "wait for a signal": session.exchange(settlement=Suspend(Wait(4, WaitsFor.SIGNAL, "go"))),
     }
     read |= {str(each)[:100]: session.ask(each) for each in CALLS}
     read["import"] = session.ask(moved_in())

@@ -16,7 +16,7 @@ from anyio.from_thread import start_blocking_portal
 from pages import PAGES, PROJECT
 from psycopg.conninfo import conninfo_to_dict
 
-from redisjobs import Fail, Keep, Priority, Retention, Schedule, Worker
+from redisjobs import Fail, JobContext, Keep, Priority, Retention, Schedule, Worker
 from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.model.changes import GetStatus, SetLimit
@@ -63,9 +63,16 @@ def live(postgres: Any) -> Iterator[str]:
         def break_down() -> None:
             raise Fail("no such mailbox")
 
+        @queue.job(name="Approve")
+        async def approve(context: JobContext) -> str:
+            await context.step("charge", dict, amount=3)
+            return str(await context.wait_for("approved"))
+
+        approve.options(job_id="invoice-45").push()
         run.options(job_id="invoice-44", keep_result=3600).push()
         break_down.options(job_id="invoice-41").push()
         portal.call(lambda: Worker(queue).run(until_idle=True))
+        queue.signal("invoice-45", "refused", "too late")
         run.options(job_id="runs", unique="joe", priority=Priority.HIGH).push(long=True)
         worker = Worker(queue, concurrency=1)
         ran = portal.start_task_soon(worker.run)

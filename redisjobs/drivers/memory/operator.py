@@ -24,7 +24,7 @@ _MOST_TAKEN = 200  # dead letters that one step of a bulk change takes
 _TIDY_MS = 55_000  # the queue is not tidied again within this time
 _STRIPPED = (  # fields that a requeued job loses: its failure, its attempts, its unique key, its expiry
     b"reason error traceback error_type fingerprint failed_at worker deliveries priority attempt unknown_since "
-    b"expires_at started_at suspended_at window finished_at ran_ms"
+    b"expires_at started_at suspended_at waits window finished_at ran_ms"
 ).split()
 
 

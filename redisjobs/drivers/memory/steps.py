@@ -81,6 +81,8 @@ def forget_from(memory: Memory, job: Job, key: str | None) -> list[str]:
     Return the groups of children that go with it. A step that waits for its children is not saved, and goes too.
     """
     steps = memory.steps.get(job.id)
+    if steps is None:  # it has ended, and was kept
+        job.fields = with_fields(job.fields, {"steps": ""})
     if steps is None or key is None:
         return []
     first = steps.saved[key].number if key else 0
@@ -107,12 +109,12 @@ def _steps(stored: StoredSteps | None) -> Steps:
 
 @answers(Signal)
 def _signal(memory: Memory, signal: Signal) -> Reply:
+    one, now_ms = (signal.job_id, signal.nonce.encode()), memory.now_ms()
+    if memory.ended.current(one, now_ms):
+        return Reply.OK
     job = living(memory, signal.job_id)
     if job is None or job.state is State.DEAD:
         return Reply.DEAD if job else Reply.NOT_FOUND
-    one, now_ms = (job.id, signal.nonce.encode()), memory.now_ms()
-    if memory.ended.current(one, now_ms):
-        return Reply.OK
     if job.wait is not None and job.wait.what is WaitsFor.SIGNAL and name_of(job.wait.key) == signal.name:
         memory.ended.put(one, True, now_ms + REMEMBERED, now_ms)
         wake(memory, job, How.SIGNAL, signal.value)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import anyio
 
 from redisjobs.drivers.postgres import (
+    chunks,
     health,
     keeping,
     limits,
@@ -21,6 +22,7 @@ from redisjobs.drivers.postgres import (
     settings,
     standing,
     statistics,
+    steps,
 )
 from redisjobs.drivers.postgres.calls import Call, change_call, query_call
 from redisjobs.drivers.postgres.connection import Connection
@@ -45,8 +47,22 @@ T = TypeVar("T")
 
 # Importing them registers the calls of queries and changes.
 _ = (
-    *(health, keeping, limits, moving, pausing, reading, requeuing, results, schedules, settings, standing),
+    *(
+        chunks,
+        health,
+        keeping,
+        limits,
+        moving,
+        pausing,
+        reading,
+        requeuing,
+        results,
+        schedules,
+        settings,
+        standing,
+    ),
     statistics,
+    steps,
 )
 
 _LONGEST_NAME = 200  # bytes of a queue's name: an entry of an index has it with an id, or with a limit key

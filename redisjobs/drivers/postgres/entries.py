@@ -52,7 +52,7 @@ def new_job(job: NewJob) -> dict[str, Any]:
         "extra": fields,
         "nonce": job.nonce,
         "unique": text_of(job.unique),
-        "unique_for": job.unique_for_ms,
+        "unique_for": job.unique_for_ms if job.unique else None,
         "replace": job.on_conflict is OnConflict.REPLACE or None,
         "remembers": job.on_conflict is not OnConflict.SKIP or None,
         "expires_in": job.expires_in_ms,

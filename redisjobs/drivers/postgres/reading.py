@@ -16,7 +16,14 @@ _FIRST, _NEWEST = (-1, 0), (0, -(2**63 - 1))  # places before the first job of a
 _AFTER = re.compile(r"(-?\d{1,18}) (-?\d{1,18})", re.ASCII)
 _AFTER_GROUP = re.compile(r"(\d{1,18}) (.*)", re.ASCII | re.DOTALL)
 _PRIORITIES = list(Priority)
-_ELSEWHERE = ("running", "delayed", "dead", "completed", "cancelled")  # places of jobs that are not ready
+_ELSEWHERE = (
+    "running",
+    "delayed",
+    "suspended",
+    "dead",
+    "completed",
+    "cancelled",
+)  # places of jobs that are not ready
 _ASIDE = (State.DEAD, State.COMPLETED, State.CANCELLED)
 
 
@@ -32,14 +39,15 @@ def _found(meta: Meta, rows: Sequence[Row]) -> queries.Row | None:
 def _row(row: Row, now_ms: int) -> queries.Row:
     found = orjson.loads(row[0])
     state = State(found["place"] if found["place"] in _ELSEWHERE else "ready")
+    is_later = state in (State.DELAYED, State.SUSPENDED)
     ran_ms = max(0, now_ms - found["at"]) if state is State.RUNNING else None
     return queries.Row(
         job_id=row[1],
         state=state,
         priority=_PRIORITIES[found["rank"]],
-        key="" if state is State.DELAYED else str(found["seq"]),
-        queued_ms=0 if state is State.DELAYED else found["since"],
-        due_ms=found["due"] if state is State.DELAYED else None,
+        key="" if is_later else str(found["seq"]),
+        queued_ms=0 if is_later else found["since"],
+        due_ms=found["due"] if is_later else None,
         worker=found["worker"] or "",
         deliveries=found["deliveries"],
         cancelling=found["cancelling"],

@@ -48,6 +48,7 @@ def _words(change: changes.JobChange) -> Mapping[str, Any]:
         words |= {"ended": True} if change.ended else {}
         words |= {} if change.parameters is None else {"parameters": text_of(change.parameters)}
         words |= {} if change.unique is None else {"unique": text_of(change.unique)}
+        words |= {} if change.from_step is None else {"from_step": text_of(change.from_step)}
     return words
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row
-from redisjobs.drivers.postgres.entries import due_of, given, lease_of, new_job, texts_of
+from redisjobs.drivers.postgres.chunks import emit_words
+from redisjobs.drivers.postgres.entries import due_of, given, lease_of, new_job, text_of, texts_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, IdTaken, Unsupported
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
     LOWEST_RANK,
     MOST_BYTES,
@@ -21,6 +23,7 @@ from redisjobs.model.transitions import (
     DeadLetter,
     Ended,
     Exchange,
+    Group,
     Lease,
     Lingers,
     Reclaimed,
@@ -202,10 +205,18 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
     match settlement:
         case ReportProgress(progress):
             return to | {"do": "report", "progress": progress.decode()}
+        case EmitChunks():
+            return to | {"do": "emit"} | emit_words(settlement)
         case Lingers():
             return to | {"do": "lingers"}
-        case Suspend() | SaveStep() | AddChildren():
-            raise Unsupported("the Postgres driver saves no steps yet; nothing was sent")
+        case AddChildren() | Suspend(group=Group()):
+            raise Unsupported("the Postgres driver runs no children yet; nothing was sent")
+        case SaveStep(key, number, value, version):
+            step = {"key": text_of(key), "number": number, "value": text_of(value), "version": version}
+            return to | {"do": "save"} | step
+        case Suspend(wait, due, changes, version):
+            words = {"waits": text_of(str(wait)), "version": version, "changes": texts_of(changes)}
+            return to | {"do": "suspend"} | words | due_of(due)
         case Release(refund):
             return to | {"do": "release", "refund": refund}
         case RetryLater(due, changes):

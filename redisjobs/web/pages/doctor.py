@@ -21,7 +21,7 @@ _LEVELS = {
 
 _OF_JOBS = {
     *("stranded", "parked", "no record", "no due time", "unreadable", "twice", "unlocated"),
-    *("ghost", "held", "waiters"),
+    *("ghost", "held", "waiters", "signals", "steps"),
 }
 """The checks whose examples are ids of jobs."""
 

@@ -6,6 +6,7 @@ create function redisjobs_f._finish(job redisjobs.jobs, state text, notes jsonb,
   result jsonb default null, is_remembered boolean default true) returns void language plpgsql as $$
 begin
   perform redisjobs_f._conclude(job, state, result, now_ms);
+  perform redisjobs_f._forget_steps(job);
   if is_remembered then
     perform redisjobs_f._remember_end(job, now_ms);
   end if;
@@ -39,7 +40,8 @@ begin
   update redisjobs.jobs j set
     seq = nextval('redisjobs.line'), place = state, since_ms = now_ms, due_ms = null, worker = null, deliveries = 0,
     at_ms = 0, cancelling = false, was_alone = false, extra = fields,
-    kind = case when state = 'dead' then coalesce(fields->>'fingerprint', fields->>'reason', '') end
+    kind = case when state = 'dead' then coalesce(fields->>'fingerprint', fields->>'reason', '') end,
+    signals = case when state = 'dead' then job.signals end
     where j.seq = job.seq returning * into job;
   return job;
 end $$;
@@ -73,7 +75,7 @@ begin
       now_ms + keep_ms + least(keep_ms, 86400000)
     ) on conflict (queue, id) do update set (ending, value, value_until_ms, error, error_type, until_ms) =
       (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error, excluded.error_type, excluded.until_ms);
-    perform redisjobs_f._end_progress(job, now_ms);
+    perform redisjobs_f._keep_reported(job, keep_ms, now_ms);
   end if;
   perform redisjobs_f._tell_waiters(job);
   delete from redisjobs.waiters w where w.queue = job.queue and w.id = job.id;
@@ -114,9 +116,10 @@ begin
     from redisjobs.waiters w where w.queue = job.queue and w.id = job.id;
 end $$;
 
--- Forget how an earlier job with this id ended, and what it reported.
+-- Forget how an earlier job with this id ended, and what it reported and emitted.
 create function redisjobs_f._forget_end(q text, of_id text) returns void language plpgsql as $$
 begin
   delete from redisjobs.results r where r.queue = q and r.id = of_id;
   delete from redisjobs.progress p where p.queue = q and p.id = of_id;
+  perform redisjobs_f._forget_chunks(q, of_id);
 end $$;

@@ -88,23 +88,29 @@ begin
   case s->>'do'
   when 'report' then
     perform redisjobs_f._report(job, s->>'progress', now_ms);
+  when 'emit' then
+    perform redisjobs_f._emit(job, (s->>'wait')::integer, s->'chunks', now_ms);
   when 'lingers' then
     if redisjobs_f._is_counted(job) then
       word := 'RUNNING';
     end if;
   when 'release' then
     word := redisjobs_f._release_one(job, (s->>'refund')::boolean, now_ms);
-  when 'retry' then
+  when 'save' then
+    word := redisjobs_f._save(job, s, now_ms);
+  when 'retry', 'suspend' then
     if job.cancelling then
       perform redisjobs_f._finish(job, 'cancelled', ran, now_ms,
         case when s->'changes'->>'keep_result' <> '' then jsonb_build_object('keep_ms', (s->'changes'->>'keep_result')::bigint) end);
       word := 'CANCELLED';
+    elsif s->>'do' = 'suspend' then
+      perform redisjobs_f._suspend(job, s, now_ms);
     else
       perform redisjobs_f._retry(job, s, now_ms);
     end if;
   when 'dead' then
     if s ? 'reported' then
-      perform redisjobs_f._end_progress(job, now_ms);
+      perform redisjobs_f._keep_reported(job, 0, now_ms);
     end if;
     perform redisjobs_f._dead_letter(job, ran || (s->'notes')
       || case when s->'notes'->>'reason' = 'failed' then '{}'::jsonb else '{"ran_ms": ""}' end, now_ms);
@@ -114,7 +120,7 @@ begin
       from jsonb_array_elements(s->'pushes') with ordinality each(value, at);
     end if;
     if s ? 'reported' then
-      perform redisjobs_f._end_progress(job, now_ms);
+      perform redisjobs_f._keep_reported(job, 0, now_ms);
     end if;
     perform redisjobs_f._finish(job, case when s ? 'cancelled' then 'cancelled' else 'completed' end, ran, now_ms,
       s->'result', job.since_ms > now_ms - 60000);
@@ -138,20 +144,27 @@ end $$;
 
 create function redisjobs_f._retry(job redisjobs.jobs, s jsonb, now_ms bigint) returns void language plpgsql as $$
 declare
-  changes jsonb := s->'changes';
-  fields jsonb := jsonb_build_object('queued_at', least(job.since_ms, now_ms)::text) || coalesce(job.extra, '{}');
-  line text;
+  changes constant jsonb := s->'changes';
 begin
   if changes->>'error' <> '' and changes ? 'attempt' then
-    line := redisjobs_f._event(now_ms, 'failed', job.worker, coalesce(job.extra->>'attempt', '1'), changes->>'error');
+    job.history := redisjobs_f._add_line(job.history, redisjobs_f._event(now_ms, 'failed', job.worker,
+      coalesce(job.extra->>'attempt', '1'), changes->>'error'));
   end if;
+  perform redisjobs_f._change_fields(job, changes, now_ms);
+  perform redisjobs_f._enqueue(job.queue, job.seq, redisjobs_f._due(s, now_ms), now_ms);
+  perform redisjobs_f._count(job.queue, 'retried');
+end $$;
+
+-- Change fields of a job that is to run again: '' removes one.
+create function redisjobs_f._change_fields(job redisjobs.jobs, changes jsonb, now_ms bigint) returns void language plpgsql as $$
+declare
+  fields jsonb := jsonb_build_object('queued_at', least(job.since_ms, now_ms)::text) || coalesce(job.extra, '{}');
+begin
   update redisjobs.jobs set extra = redisjobs_f._with(fields, changes - array['limit_key', 'parameters', 'name', 'unique']),
     limit_key = case when changes ? 'limit_key' then nullif(changes->>'limit_key', '') else job.limit_key end,
     unique_key = case when changes ? 'unique' then nullif(changes->>'unique', '') else job.unique_key end,
-    history = case when line is null then job.history else redisjobs_f._add_line(job.history, line) end
+    history = job.history
   where seq = job.seq;
-  perform redisjobs_f._enqueue(job.queue, job.seq, redisjobs_f._due(s, now_ms), now_ms);
-  perform redisjobs_f._count(job.queue, 'retried');
 end $$;
 
 -- Add a job that another one pushes as it ends; return whether it was added.
@@ -227,7 +240,7 @@ begin
   select array_agg(s.seq) filter (where s.refund), array_agg(s.seq) filter (where not s.refund) into refunded, spent from (
     select (value->>'seq')::bigint as seq, value->>'do' = 'release' and (value->>'refund')::boolean as refund
     from jsonb_array_elements(others) with ordinality each(value, at)
-    where value->>'do' not in ('report', 'lingers')
+    where value->>'do' not in ('report', 'emit', 'lingers', 'save')
       and case jsonb_typeof(words[at]) when 'array' then words[at]->>0 else words[at] #>> '{}' end in ('OK', 'CANCELLED')) s;
   perform redisjobs_f._give_up(q, spent, false, now_ms);
   perform redisjobs_f._give_up(q, refunded, true, now_ms);

@@ -5,9 +5,10 @@
 create function redisjobs_f._fault_of(job redisjobs.jobs, now_ms bigint) returns text language plpgsql stable as $$
 begin
   return case
-    when job.place not in ('ready', 'returned', 'alone', 'parked', 'line', 'delayed', 'running', 'dead')
+    when job.place not in ('ready', 'returned', 'alone', 'parked', 'line', 'delayed', 'suspended', 'running', 'dead')
       or job.rank not between 0 and 2 then 'no place'
-    when job.place = 'delayed' and job.due_ms is null then 'no due time'
+    when job.due_ms is null and (job.place = 'delayed' or job.place = 'suspended' and redisjobs_f._awaited_ms(job) is not null)
+      then 'no due time'
     when job.place = 'dead' and job.kind is distinct from redisjobs_f._kind_of(job.extra) then 'group'
     when job.place = 'running'
       and not exists (select from redisjobs.workers w where w.queue = job.queue and w.id = job.worker)
@@ -19,6 +20,11 @@ begin
         and s.at_ms between now_ms - 120000 and now_ms) then 'parked'
     end;
 end $$;
+
+-- Return until when a suspended job waits at the latest, as its field says: for no longer if it says nothing; null: for ever.
+create function redisjobs_f._awaited_ms(job redisjobs.jobs) returns bigint language sql immutable as $$
+  select case when job.extra ? 'waits' then substring(job.extra ->> 'waits' from ' ([0-9]{1,16})$')::bigint else 0 end
+$$;
 
 -- Whether a job is on the queue and has not ended.
 create function redisjobs_f._lives(q text, job_id text) returns boolean language sql stable as $$
@@ -61,7 +67,7 @@ begin
   case part
   when 'jobs' then
     return query select job.id, redisjobs_f._fault_of(job, now_ms), job.id,
-      case when job.place not in ('delayed', 'running', 'dead') then job.name end
+      case when job.place not in ('delayed', 'suspended', 'running', 'dead') then job.name end
     from redisjobs.jobs job where job.queue = q and job.place not in ('completed', 'cancelled') and job.id > after
     order by job.id limit 500;
   when 'lines' then
@@ -90,6 +96,10 @@ begin
     return query select w.id, case when not redisjobs_f._lives(q, w.id) then 'waiters' end, w.id, null::text
     from (select distinct on (each.id) each.id from redisjobs.waiters each where each.queue = q and each.id > after
       order by each.id limit 500) w;
+  when 'steps' then
+    return query select s.id, case when not redisjobs_f._lives(q, s.id) then 'steps' end, s.id, null::text
+    from (select each.id from redisjobs.steps each where each.queue = q and each.id > after and each.key = ''
+      order by each.id limit 500) s;
   when 'workers' then
     return query select w.id, case when not exists (select from redisjobs.beats b where b.queue = q and b.id = w.id)
       then 'worker' end, w.id, null::text
@@ -123,8 +133,9 @@ begin
     elsif kind_of = 'group' then
       update redisjobs.jobs j set kind = redisjobs_f._kind_of(j.extra) where j.seq = job.seq;
     elsif kind_of = 'no due time' then
-      update redisjobs.jobs j set due_ms = now_ms where j.seq = job.seq;
-      perform redisjobs_f._tell('due', now_ms::text);
+      job.due_ms := case job.place when 'suspended' then redisjobs_f._awaited_ms(job) else now_ms end;
+      update redisjobs.jobs j set due_ms = job.due_ms where j.seq = job.seq;
+      perform redisjobs_f._tell('due', job.due_ms::text);
     elsif kind_of = 'no record' then
       insert into redisjobs.fenced (queue, id, until_ms) select q, job.worker, now_ms + 5000 where job.worker is not null
         on conflict (queue, id) do nothing;
@@ -154,6 +165,8 @@ begin
       and not exists (select from redisjobs.jobs j where j.seq = s.seq and j.place = 'running');
   when 'waiters' then
     delete from redisjobs.waiters w where w.queue = q and w.id = what_of and not redisjobs_f._lives(q, what_of);
+  when 'steps' then
+    delete from redisjobs.steps s where s.queue = q and s.id = what_of and not redisjobs_f._lives(q, what_of);
   when 'worker' then  -- the other workers fence it, unless it lives
     insert into redisjobs.beats (queue, id, until_ms) select q, w.id, now_ms + w.lease_ms from redisjobs.workers w
       where w.queue = q and w.id = what_of on conflict (queue, id) do nothing;
@@ -207,6 +220,7 @@ create function redisjobs_f.audited(q text, given_ms bigint) returns text langua
     + (select count(*) from redisjobs.rules where queue = q and kind = 'held')
     + (select count(*) from redisjobs.shares where queue = q) + (select count(*) from redisjobs.buckets where queue = q)
     + (select count(distinct id) from redisjobs.waiters where queue = q)
+    + (select count(*) from redisjobs.steps where queue = q and key = '')
     + (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.beats where queue = q)
     + (select count(*) from redisjobs.results where queue = q) + (select count(*) from redisjobs.progress where queue = q)))
 $$;

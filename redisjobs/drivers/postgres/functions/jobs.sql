@@ -1,18 +1,26 @@
 -- How a job changes its place.
 
--- Note a new job that may be claimed, or when a new delayed job is due, if it is the first one from now on: not of all,
+-- Note a new job that may be claimed, or when a job that waits for a time is due, if it is the first one from now on: not of all,
 -- because dead rows of those that were due may lie there.
 create function redisjobs_f._announce(q text, due bigint, now_ms bigint) returns void language plpgsql as $$
 begin
   if due is null then
     perform redisjobs_f._tell('ready', '');
   else
-    perform due_ms from redisjobs.jobs where queue = q and place = 'delayed' and due_ms >= now_ms and due_ms < due
-    order by due_ms limit 1;
-    if not found then
+    if coalesce(redisjobs_f._next_due(q, now_ms) >= due, true) then
       perform redisjobs_f._tell('due', due::text);
     end if;
   end if;
+end $$;
+
+-- Return when the first job is due from a time on, delayed or suspended; null: none is.
+create function redisjobs_f._next_due(q text, from_ms bigint) returns bigint language plpgsql as $$
+begin
+  return (select min(due_ms) from (
+    (select due_ms from redisjobs.jobs where queue = q and place = 'delayed' and due_ms >= from_ms order by due_ms limit 1)
+    union all
+    (select due_ms from redisjobs.jobs where queue = q and place = 'suspended' and due_ms >= from_ms order by due_ms limit 1)
+  ) first);
 end $$;
 
 -- Put a job at the end of its line, or with `due` in the future beside it until then.
@@ -46,13 +54,11 @@ begin
   perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
 end $$;
 
--- Promote the delayed jobs that are due, up to 500, from a due time on; return when the next one is due.
+-- Promote the jobs that are due from a time on, up to 500 delayed and 200 suspended ones; return when the next one is due.
 create function redisjobs_f._promote(q text, due_from bigint, now_ms bigint) returns bigint language plpgsql as $$
 declare
-  next_ms bigint;
+  next_ms constant bigint := redisjobs_f._next_due(q, due_from);
 begin
-  select due_ms into next_ms from redisjobs.jobs
-  where queue = q and place = 'delayed' and due_ms >= due_from order by due_ms limit 1;
   if next_ms is null or next_ms > now_ms then
     return next_ms;
   end if;
@@ -69,8 +75,9 @@ begin
     place = case when exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id)
       then 'parked' else 'ready' end
   from numbered n where j.seq = n.seq;
+  perform redisjobs_f._wake(q, array(
+    select seq from redisjobs.jobs where queue = q and place = 'suspended' and due_ms >= due_from and due_ms <= now_ms
+    order by due_ms, seq limit 200 for update skip locked), null, null, now_ms);
   perform redisjobs_f._tell('ready', '');
-  select due_ms into next_ms from redisjobs.jobs
-  where queue = q and place = 'delayed' and due_ms >= due_from order by due_ms limit 1;
-  return next_ms;
+  return redisjobs_f._next_due(q, due_from);
 end $$;

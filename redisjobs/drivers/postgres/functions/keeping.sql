@@ -103,6 +103,9 @@ begin
     delete from redisjobs.jobs j using over o where j.seq = o.seq returning j.*
   loop
     total := total + 1;
+    if state = 'dead' then  -- of another one, a new job may have the id by now
+      perform redisjobs_f._forget_steps(job);
+    end if;
     if job.since_ms > now_ms - 60000 then
       perform redisjobs_f._remember_end(job, now_ms);
     end if;
@@ -124,7 +127,8 @@ begin
     or redisjobs_f._delete_over(q, 'progress', 'until_ms', now_ms) = 1000
     or redisjobs_f._delete_over(q, 'uniques', 'until_ms', now_ms) = 1000
     or redisjobs_f._delete_over(q, 'recorded', 'until_ms', now_ms) = 1000
-    or redisjobs_f._clear_waiters(q, now_ms) = 1000;
+    or redisjobs_f._clear_waiters(q, now_ms) = 1000
+    or redisjobs_f._clear_chunks(q, now_ms);
 end $$;
 
 create function redisjobs_f._delete_over(q text, from_table text, by_column text, now_ms bigint) returns integer

@@ -11,7 +11,7 @@ begin
       and j.place is distinct from 'dead' and j.unique_key is not distinct from held.key);
 end $$;
 
--- Whether a key is free: its time is over, or it is left, or its job runs and holds it only until it starts. `parent` is a job
+-- Whether a key is free: its time is over, or it is left, or its job has started and holds it only until then. `parent` is a job
 -- that ends now.
 create function redisjobs_f._is_free(held redisjobs.uniques, now_ms bigint, parent text default '') returns boolean
 language plpgsql volatile as $$
@@ -21,7 +21,8 @@ begin
   end if;
   return held.id = parent or redisjobs_f._is_left(held) or exists (select from redisjobs.jobs j
     where j.queue = held.queue and j.id = held.id and j.place not in ('completed', 'cancelled')
-      and (j.place, j.extra->>'unique_until') is not distinct from ('running', 'start'));
+      and (case j.place when 'suspended' then 'running' else j.place end, j.extra->>'unique_until')
+        is not distinct from ('running', 'start'));
 end $$;
 
 -- Return the id of the job that holds a unique key; '' if no job does.
@@ -48,7 +49,9 @@ end $$;
 -- Delete the rows of those that no job took.
 create function redisjobs_f._unlock_keys(q text, wanted text[]) returns void language plpgsql as $$
 begin
-  delete from redisjobs.uniques u where u.queue = q and u.key = any (wanted) and u.id = '';
+  delete from redisjobs.uniques where ctid = any (array(  -- one by one: a join might walk over all keys of the queue
+    select u.ctid from unnest(wanted) w(key) cross join lateral (
+      select each.ctid from redisjobs.uniques each where each.queue = q and each.key = w.key and each.id = '' limit 1) u));
 end $$;
 
 -- Which keys a call locks before it adds these jobs: all that may be free, and those whose holder may be replaced. A key that

@@ -152,7 +152,7 @@ begin
     return false;
   end if;
   perform from redisjobs.jobs j
-  where j.queue = q and j.id = holder and j.place not in ('running', 'dead', 'completed', 'cancelled')
+  where j.queue = q and j.id = holder and j.place not in ('suspended', 'running', 'dead', 'completed', 'cancelled')
     and job->>'unique' in (coalesce(j.unique_key, ''), coalesce(j.extra->>'window', '')) and not j.cancelling
   for update;
   if not found then

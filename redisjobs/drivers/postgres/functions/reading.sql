@@ -63,12 +63,13 @@ end $$;
 
 -- Scans
 
--- Return where up to 501 jobs of a state are, in order, after such a place. `at` is the rank; of a delayed job when it is
--- due; of dead letters and ended jobs 0, and these come newest first. `worker` is a running job's; '' for any.
+-- Return where up to 501 jobs of a state are, in order, after such a place. `at` is the rank; of a delayed or suspended job
+-- when it is due, of one that waits for no time 2^53, after all others; of dead letters and ended jobs 0, and these come newest first. `worker` is a running job's; '' for any.
 create function redisjobs_f._places(q text, state text, after_at bigint, after_seq bigint, kind_of text, worker_id text)
 returns table (at bigint, seq bigint) language plpgsql stable as $$
 declare
   after_rank constant smallint := case when state in ('ready', 'running') then after_at end;
+  never constant bigint := 9007199254740992;
 begin
   if state = 'ready' then
     return query select found.rank::bigint, found.seq from (
@@ -96,6 +97,14 @@ begin
     return query select job.due_ms, job.seq
       from redisjobs.jobs job where job.queue = q and place = 'delayed' and (job.due_ms, job.seq) > (after_at, after_seq)
       order by job.due_ms, job.seq limit 501;
+  elsif state = 'suspended' then
+    return query select found.at, found.seq from (
+      (select job.due_ms as at, job.seq from redisjobs.jobs job where job.queue = q and place = 'suspended'
+        and (job.due_ms, job.seq) > (after_at, after_seq) order by job.due_ms, job.seq limit 501)
+      union all
+      (select never, job.seq from redisjobs.jobs job where job.queue = q and place = 'suspended' and job.due_ms is null
+        and job.seq > case when after_at < never then 0 else after_seq end order by job.due_ms, job.seq limit 501)
+    ) found order by found.at, found.seq limit 501;
   elsif state = 'dead' and kind_of <> '' then
     return query select 0::bigint, job.seq
       from redisjobs.jobs job where job.queue = q and place = 'dead' and kind = kind_of and job.seq < after_seq
@@ -230,6 +239,8 @@ begin
     'running', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'running'
       order by j.worker, j.seq limit most) counted),
     'delayed', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'delayed'
+      order by j.due_ms, j.seq limit most) counted),
+    'suspended', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'suspended'
       order by j.due_ms, j.seq limit most) counted),
     'dead', (select count(*) from (select from redisjobs.jobs j where j.queue = q and j.place = 'dead'
       order by j.seq limit most) counted),

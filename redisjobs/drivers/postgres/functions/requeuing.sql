@@ -1,6 +1,6 @@
 -- An operator changes jobs: cancels, requeues or deletes them. A change is JSON: `do` (Cancel, Requeue, Delete, Hold,
 -- Unhold) and `id`; of a requeue where needed `at` or `after` (ms), parameters, limit_key, unique, key (its place in line),
--- and ended (whether jobs that ended and were kept count, too).
+-- ended (whether jobs that ended and were kept count, too), and from_step ('' for all steps).
 
 -- Make one change. Answers a word. It does not wait for long: the transaction of a push may have locked the job.
 create function redisjobs_f.change(q text, given_ms bigint, change jsonb) returns text
@@ -113,7 +113,7 @@ begin
   return 'CANCELLING';
 end $$;
 
--- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, NOT_FOUND or DUPLICATE.
+-- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, NOT_FOUND, DUPLICATE or NO_STEP.
 create function redisjobs_f._requeue(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
 declare
   job redisjobs.jobs := redisjobs_f._locked(q, change->>'id');
@@ -122,6 +122,8 @@ begin
   if job.seq is null or not (job.place = 'dead' or has_ended and change ? 'ended')
     or coalesce(change->>'key', '') not in ('', job.seq::text) then
     return 'NOT_FOUND';
+  elsif not redisjobs_f._has_step(job, change->>'from_step') then
+    return 'NO_STEP';
   end if;
   job.history := redisjobs_f._story(job, change ? 'parameters', now_ms);
   job.unique_key := nullif(coalesce(change->>'unique', job.unique_key), '');
@@ -131,6 +133,7 @@ begin
     if redisjobs_f._take_key(q, job.unique_key, job.id, null, now_ms) <> '' then
       return 'DUPLICATE';
     end if;
+    job.extra := redisjobs_f._go_back(job, change->>'from_step');
     perform redisjobs_f._revive(job, redisjobs_f._due(change, now_ms), now_ms);
   exception when unique_violation then  -- a job of its id was pushed meanwhile
     return 'NOT_FOUND';
@@ -144,8 +147,9 @@ language plpgsql as $$
 begin
   update redisjobs.jobs j set history = job.history, unique_key = job.unique_key, parameters = job.parameters,
     limit_key = job.limit_key,
-    extra = nullif(j.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker',
-      'deliveries', 'priority', 'attempt', 'unknown_since', 'expires_at', 'started_at', 'window', 'finished_at',
+    extra = nullif(job.extra - array['reason', 'error', 'traceback', 'error_type', 'fingerprint', 'failed_at', 'worker',
+      'deliveries', 'priority', 'attempt', 'unknown_since', 'expires_at', 'started_at', 'suspended_at',
+      'waits', 'window', 'finished_at',
       'ran_ms'], '{}')
     where j.seq = job.seq;
   perform redisjobs_f._enqueue(job.queue, job.seq, due, now_ms);
@@ -177,6 +181,9 @@ begin
     return 'NOT_FOUND';
   end if;
   delete from redisjobs.jobs j where j.seq = job.seq;
+  if job.place = 'dead' then
+    perform redisjobs_f._forget_steps(job);
+  end if;
   perform redisjobs_f._remember_end(job, now_ms);
   perform redisjobs_f._count(q, 'deleted');
   return 'OK';
@@ -229,6 +236,7 @@ begin
   for job in select j.* from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
     where j.place is not distinct from 'dead' order by s.seq desc loop
     delete from redisjobs.jobs j where j.seq = job.seq;
+    perform redisjobs_f._forget_steps(job);
     perform redisjobs_f._remember_end(job, now_ms);
     ids := ids || to_jsonb(job.id);
   end loop;

@@ -28,7 +28,7 @@ begin
         over (order by a.n rows between unbounded preceding and 1 preceding), 0) as before,
       case
         when job.place = 'dead' then redisjobs_f._as_dead(job.extra, progress.value)
-        when job.seq is not null then jsonb_build_array('PENDING', case when job.place = 'delayed' then 'delayed'
+        when job.seq is not null then jsonb_build_array('PENDING', case when job.place in ('delayed', 'suspended') then job.place
           else (array['high', 'normal', 'low'])[job.rank + 1] end, redisjobs_f._kept_ms(job),
           coalesce(progress.value, ''), '', '', '', '', '')
         when kept.value is not null and kept.value_until_ms > now_ms then jsonb_build_array('COMPLETED', '', null,

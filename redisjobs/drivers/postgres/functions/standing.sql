@@ -60,7 +60,7 @@ begin
   end if;
   answer := answer || jsonb_build_object('held', (select since_ms from redisjobs.rules r
     where r.queue = q and r.kind = 'held' and r.name = of_id));
-  if job.place in ('delayed', 'running') then
+  if job.place in ('delayed', 'suspended', 'running') then
     return redisjobs_f._answer(answer);
   end if;
   return redisjobs_f._answer(answer || jsonb_build_object('ahead', redisjobs_f._ahead(job))

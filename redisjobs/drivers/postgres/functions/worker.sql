@@ -57,10 +57,12 @@ begin
     select from unnest(array['dead', 'completed', 'cancelled']) state cross join lateral (
       select from redisjobs.jobs j where j.queue = q and j.place = state and j.place in ('dead', 'completed', 'cancelled')
         and j.seq > given order by j.seq limit 1) aside
-  ) or exists (  -- these two are not in order, but in the index
+  ) or exists (  -- these are not in order, but in the index
     select from redisjobs.jobs j where j.queue = q and j.place = 'running' and j.seq > given order by j.worker, j.seq limit 1
   ) or exists (
     select from redisjobs.jobs j where j.queue = q and j.place = 'delayed' and j.seq > given order by j.due_ms, j.seq limit 1
+  ) or exists (
+    select from redisjobs.jobs j where j.queue = q and j.place = 'suspended' and j.seq > given order by j.due_ms, j.seq limit 1
   );
 end $$;
 
@@ -186,8 +188,7 @@ begin
     perform redisjobs_f._tell_turn(q);
   end if;
   -- Workers look every few seconds, and a new one looks for all: what was due long ago are dead rows.
-  select due_ms into next_due from redisjobs.jobs
-  where queue = q and place = 'delayed' and due_ms >= now_ms - 60000 order by due_ms limit 1;
+  next_due := redisjobs_f._next_due(q, now_ms - 60000);
   return redisjobs_f._answer(jsonb_build_object(
     'silent', (select coalesce(jsonb_agg(jsonb_build_array(b.id, b.until_ms, b.lease_ms)), '[]') from (
       select b.id, b.until_ms, w.lease_ms from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
@@ -203,7 +204,7 @@ begin
     'now', redisjobs_f._clock(given_ms)));
 end $$;
 
--- Whether this worker is, or becomes, the promoter: the one that looks when delayed jobs are due.
+-- Whether this worker is, or becomes, the promoter: the one that looks when jobs are due.
 create function redisjobs_f._may_promote(q text, worker_id text, now_ms bigint) returns boolean language plpgsql as $$
 declare
   other record;

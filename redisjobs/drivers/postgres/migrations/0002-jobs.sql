@@ -3,7 +3,7 @@
 
 -- One row a job, in any state. `place` says where it is: ready (never delivered), returned (handed back by a worker),
 -- alone (handed back, for a worker that runs nothing else), parked (held, or its name is paused), line (waits for a
--- limit), delayed, running, dead; completed and cancelled only where they are kept.
+-- limit), delayed, suspended (waits within its handler), running, dead; completed and cancelled only where they are kept.
 create table redisjobs.jobs (
   seq bigint not null,                      -- its place in line, unique: greater than that of each job that came before it
   queue text not null,
@@ -14,7 +14,7 @@ create table redisjobs.jobs (
   rank smallint not null,                   -- of its priority: 0 high, 1 normal, 2 low
   place text not null,
   since_ms bigint not null,                 -- when it came to the line, or to its present place beside it
-  due_ms bigint,                            -- of a delayed job
+  due_ms bigint,                            -- of a delayed job; of a suspended one, when it is woken at the latest; null: never
   worker text,                              -- that runs it
   deliveries integer not null default 0,
   at_ms bigint not null default 0,          -- when it was last delivered or handed back
@@ -24,7 +24,8 @@ create table redisjobs.jobs (
   unique_key text,                          -- held until it ends
   limit_key text,
   history text,                             -- what happened that is not usual, a line each
-  kind text                                 -- of a dead letter: its fingerprint, else its reason
+  kind text,                                -- of a dead letter: its fingerprint, else its reason
+  signals jsonb                             -- those that it has not waited for yet: a text of JSON by name; null: none
 ) with (
   fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
   autovacuum_analyze_scale_factor = 0.2
@@ -41,12 +42,19 @@ create index jobs_parked on redisjobs.jobs (queue, rank, seq) where place = 'par
 create index jobs_line on redisjobs.jobs (queue, name, (coalesce(limit_key, '')), rank, seq) where place = 'line';
 -- All lines together, for scans. The rank is cast so that no plan for one line takes this index for it.
 create index jobs_lined on redisjobs.jobs (queue, (rank::integer), seq) include (rank) where place = 'line';
-create index jobs_due on redisjobs.jobs (queue, due_ms, seq) where place = 'delayed';
+create index jobs_due on redisjobs.jobs (queue, place, due_ms, seq) where place in ('delayed', 'suspended');
 create index jobs_running on redisjobs.jobs (queue, worker, seq) where place = 'running';
 create index jobs_aside on redisjobs.jobs (queue, place, seq) where place in ('dead', 'completed', 'cancelled');
 create index jobs_kind on redisjobs.jobs (queue, kind, seq) include (since_ms) where place = 'dead';
 create index jobs_ended on redisjobs.jobs (queue, id) where place in ('completed', 'cancelled');
 create sequence redisjobs.line as bigint cache 1;
+
+-- What jobs have saved, until they end; see redisjobs/model/steps.py. `extra` of a job has `steps` if it has any. The row with the
+-- key '' has the job's checkpoint, if there is one, and the version of the handler that saved the first step.
+create table redisjobs.steps (
+  queue text not null, id text not null, key text not null, number integer, at_ms bigint not null, how text, value text,
+  version integer, primary key (queue, id, key)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- The job that holds a unique key; until_ms null: until that job ends. See functions/keys.sql.
 create table redisjobs.uniques (

@@ -8,10 +8,11 @@ from typing import Any
 
 from redisjobs.errors import RedisJobsError
 from redisjobs.events.recording import Line, Recording
+from redisjobs.model.job import State
 from redisjobs.torture.attack import Attack
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.answers import UNKNOWN
-from redisjobs.torture.fleet import schedules
+from redisjobs.torture.fleet import flows, schedules
 from redisjobs.torture.fleet.final import FinalState, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.place import Place
@@ -117,10 +118,20 @@ class Torture:
             if ended == before:
                 self.wrong.append(f"the queue did not drain, and no job ended in {_DRAIN:g} s")
                 break
+        self._cancel_the_rest()
         self.fleet.dismiss()
         self._system.look_for_fenced()
         self._monitor.write_notes()
         self.wrong += [*self.fleet.unasked, *self.fleet.complaints()]
+
+    def _cancel_the_rest(self) -> None:
+        """Record which jobs are suspended though all others have ended, and cancel them."""
+        for store in self._place.stores:
+            producer = self._system.producer(store.db)
+            store.connect()
+            for job in [*store.queue.scan(State.SUSPENDED)]:
+                producer.note("left suspended", job=job.job_id, name=job.name)
+                producer.cancel(store.queue, job.job_id)
 
     def _pause_schedules(self) -> None:
         """Wait until schedules have caught up, then pause them: else the queue would never drain."""
@@ -138,7 +149,12 @@ class Torture:
             wait_again(store, url, self._recording, in_vain)
 
     def _is_drained(self) -> bool:
-        return all(store.drained for store in self._place.stores)
+        return all(store.drained and _none_to_be_woken(store) for store in self._place.stores)
+
+
+def _none_to_be_woken(store: Store) -> bool:
+    """Whether only jobs are suspended that wait for a signal that no producer sends."""
+    return all(job.name == flows.Unsignalled.job_name for job in store.queue.scan(State.SUSPENDED))
 
 
 def _kept(lines: Sequence[Line], db: int) -> list[str]:

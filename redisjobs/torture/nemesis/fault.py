@@ -221,7 +221,7 @@ class Fault(ABC):
     recovery: ClassVar[str] = ""
     unsteady: ClassVar[bool] = False
     alone: ClassVar[bool] = False
-    releases_at_once: ClassVar[bool] = False
+    releases_at_once: bool = False
     uneven: ClassVar[bool] = False
     grace: ClassVar[float] = 0.0
     forgets_deliveries: ClassVar[bool] = False

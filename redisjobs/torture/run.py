@@ -8,11 +8,10 @@ from typing import Any
 
 from redisjobs.errors import RedisJobsError
 from redisjobs.events.recording import Line, Recording
-from redisjobs.model.job import State
 from redisjobs.torture.attack import Attack
 from redisjobs.torture.checks import lines
 from redisjobs.torture.checks.answers import UNKNOWN
-from redisjobs.torture.fleet import flows, schedules
+from redisjobs.torture.fleet import schedules
 from redisjobs.torture.fleet.final import FinalState, final_state
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.place import Place
@@ -128,8 +127,7 @@ class Torture:
         """Record which jobs are suspended though all others have ended, and cancel them."""
         for store in self._place.stores:
             producer = self._system.producer(store.db)
-            store.connect()
-            for job in [*store.queue.scan(State.SUSPENDED)]:
+            for job in store.suspended():
                 producer.note("left suspended", job=job.job_id, name=job.name)
                 producer.cancel(store.queue, job.job_id)
 
@@ -149,12 +147,7 @@ class Torture:
             wait_again(store, url, self._recording, in_vain)
 
     def _is_drained(self) -> bool:
-        return all(store.drained and _none_to_be_woken(store) for store in self._place.stores)
-
-
-def _none_to_be_woken(store: Store) -> bool:
-    """Whether only jobs are suspended that wait for a signal that no producer sends."""
-    return all(job.name == flows.Unsignalled.job_name for job in store.queue.scan(State.SUSPENDED))
+        return all(store.drained for store in self._place.stores)
 
 
 def _kept(lines: Sequence[Line], db: int) -> list[str]:

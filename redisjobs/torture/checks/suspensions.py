@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.histories import History, Key, Run
-from redisjobs.torture.fleet.flows import Unsignalled
+from redisjobs.torture.fleet.store import UNSIGNALLED
 
 _ROUNDED = 0.01  # seconds: times of the server are in whole ms
 _TAKEN = ("OK", "KEPT", "")
@@ -27,7 +27,7 @@ def misled(histories: Mapping[Key, History], clock: Clock) -> Iterator[str]:
         yield from _twice(history)
         yield from _signals(history, passed)
         for line in history.noted("left suspended"):
-            if line["name"] != Unsignalled.job_name:
+            if line["name"] != UNSIGNALLED:
                 yield f"{about} is still suspended though all others have ended"
 
 

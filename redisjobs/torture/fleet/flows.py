@@ -21,6 +21,7 @@ from redisjobs.model.retry import no_retry
 from redisjobs.model.transitions import NewJob
 from redisjobs.queue import JobQueue
 from redisjobs.torture.fleet import process
+from redisjobs.torture.fleet.store import UNSIGNALLED
 
 SIGNAL = "go"
 """The signal that jobs wait for."""
@@ -72,7 +73,7 @@ class Waiter:
 class Unsignalled:
     """Waits for a signal that no producer sends."""
 
-    job_name: ClassVar[str] = "Unsignalled"
+    job_name: ClassVar[str] = UNSIGNALLED
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class KillParent(ProcessFault):
     """SIGKILL of a worker process between two calls that add children of one of its jobs."""
 
     name = "parent killed"
-    holds = 3.0
+    holds = 1.0
 
     @property
     def happened(self) -> bool:  # noqa: D102

@@ -22,7 +22,8 @@ def adopt(histories: MutableMapping[Key, History]) -> Counter[int]:
         for line in history.noted("passed"):
             for index, outcome in enumerate(line["value"] if line["how"] == "children" else ()):
                 child = histories.setdefault((db, outcome["job"]), History(db=db, job=outcome["job"]))
-                child.parent, child.number = job, line["key"] * _GROUP * (history.name == Family.job_name) + index
+                if not child.runs:  # else it says itself whose child it is
+                    child.parent, child.number = job, _number(history, line, index)
                 child.acknowledged = True
         parent = histories.get((db, job.rpartition(".")[0]))
         if parent is not None and history.cancel_asked and not history.attempted:  # of a family that names them
@@ -62,6 +63,11 @@ def estranged(histories: Mapping[Key, History], finals: Sequence[FinalState]) ->
                 yield from _of_group(history, line, begun[line["key"]], histories, dead)
 
 
+def _number(parent: History, passed: Line, index: int) -> int:
+    """Return the number of the child whose outcome the parent saw in this place."""
+    return index + (passed["key"] * _GROUP if parent.name == Family.job_name else 0)
+
+
 def _line_of(history: History, histories: Mapping[Key, History]) -> Iterator[History]:
     """Yield a job, its parent, and so on."""
     while True:
@@ -93,8 +99,8 @@ def _of_group(
         yield f"{about} has {many} children, and saw the outcomes of {len(outcomes)}"
     for index, outcome in enumerate(outcomes):
         child = histories[parent.db, outcome["job"]]
-        number = passed["key"] * _GROUP * (parent.name == Family.job_name) + index
-        if child.number != number:
+        number = _number(parent, passed, index)
+        if (child.parent, child.number) != (parent.job, number):
             yield f"{about} saw the outcome of {child.label} as that of its child {number}"
         elif not _fits(outcome, child, is_dead=(child.db, child.job) in dead):
             yield f"{about} saw that {child.label} ended as {outcome['how']}, {outcome['result']}, and it did not"

@@ -36,11 +36,12 @@ _STAYS = 4.0  # seconds for which a child of a crowd can be found, at least
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """Saves this many steps, and fails between them before attempt `until`."""
+    """Saves this many steps, some seconds apart, and fails between them before attempt `until`."""
 
     job_name: ClassVar[str] = "Saving"
     steps: int
     until: int = 1
+    seconds: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class ThreadSaving:
     job_name: ClassVar[str] = "ThreadSaving"
     steps: int
     until: int = 1
+    seconds: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ async def _save(parameters: Saving, context: JobContext) -> dict[str, Any]:
         for number in range(parameters.steps):
             value = await context.step("save", _ran, context, number)
             process.of_flow("saved", context, number, value=value)
-            await anyio.sleep(0.02)
+            await anyio.sleep(parameters.seconds)
             if 2 * number >= parameters.steps:
                 process.fail_until(parameters.until, context)
     return process.result(context)
@@ -180,7 +182,7 @@ def _save_in_a_thread(parameters: ThreadSaving, context: sync.JobContext) -> dic
         for number in range(parameters.steps):
             value = context.step("save", _ran, context, number)
             process.of_flow("saved", context, number, value=value)
-            time.sleep(0.02)
+            time.sleep(parameters.seconds)
             if 2 * number >= parameters.steps:
                 process.fail_until(parameters.until, context)
     return process.result(context)

@@ -60,10 +60,9 @@ def a_chain(rng: random.Random, options: PushOptions) -> jobs.Step:
 def a_flow(rng: random.Random, *, families: bool) -> Any:
     """Return a job that saves steps, sleeps, or with `families` has children."""
     chance = rng.random()
-    if chance < 0.3:
-        return flows.Saving(rng.randint(1, 8), rng.choice((1, 1, 2)))
     if chance < 0.4:
-        return flows.ThreadSaving(rng.randint(1, 8), rng.choice((1, 1, 2)))
+        kind = flows.Saving if chance < 0.3 else flows.ThreadSaving
+        return kind(rng.randint(1, 8), rng.choice((1, 1, 2)), rng.choice((0.02, 0.02, 0.2)))
     if chance < 0.7:
         return flows.Sleeper([rng.uniform(0.05, 1.5) for _ in range(rng.randint(1, 3))])
     if chance < 0.8 or not families:

@@ -186,21 +186,19 @@ def _keys_left(store: RedisStore, schedules: Sequence[ScheduleInfo]) -> Iterator
     lasting |= {f"group:{text(kind)}" for kind in store.run("ZRANGE", f"{store.prefix}groups", 0, -1)}
     # A declared schedule expires by itself.
     lasting |= {f"schedule:{info.name}" for info in schedules if not info.declared}
-    lasting |= set(_of_dead_flows(store))
     keys = store.keys()
+    lasting |= set(_of_dead_flows(store, keys))
     for key in keys:
         if key.removeprefix(store.prefix) not in lasting and store.run("PTTL", key) == -1:
             yield f"the key {key}"
 
 
-def _of_dead_flows(store: RedisStore) -> Iterator[str]:
-    """Yield the keys of the steps and the groups of children of dead letters, which keep them."""
-    for _, letter in _letters(store):
-        steps = f"steps:{letter.job}"
-        yield steps
-        with suppress(DriverError):  # there may be no such key
-            groups = store.run("HGET", store.prefix + steps, "child groups") or b""
-            yield from (f"children:{text(token)}" for token in groups.split())
+def _of_dead_flows(store: RedisStore, keys: Sequence[str]) -> Iterator[str]:
+    """Yield the keys of the steps, and of the groups of children, that dead letters keep."""
+    for steps in {f"{store.prefix}steps:{letter.job}" for _, letter in _letters(store)}.intersection(keys):
+        yield steps.removeprefix(store.prefix)
+        groups = store.run("HGET", steps, "child groups") or b""
+        yield from (f"children:{text(token)}" for token in groups.split())
 
 
 def _looked_at_later(store: RedisStore) -> set[str]:

@@ -26,7 +26,7 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random, *, families
     if rng.random() < 0.2:
         options["keep_result"] = jobs.KEPT
     chance = rng.random()
-    if chance < 0.55:
+    if chance < 0.58:
         kind: Any = jobs.Work(some_seconds(rng))
     elif chance < 0.63:
         kind = a_flow(rng, families=families)
@@ -66,7 +66,7 @@ def a_flow(rng: random.Random, *, families: bool) -> Any:
     if chance < 0.7:
         return flows.Sleeper([rng.uniform(0.05, 1.5) for _ in range(rng.randint(1, 3))])
     if chance < 0.8 or not families:
-        return flows.Sleeper([rng.uniform(0, 0.05) for _ in range(20)])
+        return flows.Sleeper([rng.uniform(0, 0.05) for _ in range(15)])
     groups = [rng.choices(_CHILDREN, (5, 1, 2, 1), k=rng.randint(1, 6)) for _ in range(rng.choice((1, 1, 2)))]
     return flows.Family(groups, named=rng.random() < 0.5)
 

@@ -24,7 +24,7 @@ from redisjobs.torture.fleet.waiters import wait, wait_in_async
 
 _DEADLINE = 2.0  # seconds for which the queue tries one push
 _BATCH = 8
-_FAMILY = 1.0  # seconds between two families some of whose children are cancelled
+_FAMILY = 2.0  # seconds between two families some of whose children are cancelled
 _TWINS = 0.4  # seconds between two pairs of jobs with one id
 _LONG = 40.0  # seconds by which a job is delayed that must still exist at the next push
 

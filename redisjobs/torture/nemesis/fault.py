@@ -125,13 +125,12 @@ class System:
 
     def push_flows(self) -> None:
         """Push jobs that save steps, wait, and run children for a while, so that the next fault hits some."""
-        for store in self.stores:
-            kinds: list[Any] = [flows.Saving(10, seconds=0.1), flows.ThreadSaving(10, seconds=0.1)]
-            kinds += [flows.Sleeper([0.01] * 30), flows.Sleeper([0.5] * 3)]
-            if isinstance(store, RedisStore):  # Postgres has no children yet
-                kinds.append(flows.Family([["work", "sleep"] * 5] * 3))
-            for kind in kinds:
-                self.push(kind, store)
+        kinds: list[Any] = [flows.Saving(10, seconds=0.1), flows.ThreadSaving(10, seconds=0.1)]
+        kinds += [flows.Sleeper([0.01] * 10), flows.Sleeper([0.5] * 3)]
+        if isinstance(self.store, RedisStore):  # Postgres has no children yet
+            kinds.append(flows.Family([["work", "sleep", "work"]] * 3))
+        for kind in kinds:
+            self.push(kind)
 
     def put(self, fields: Fields, store: Store, rank: int = 1) -> str:
         """Add a ready entry without any of the checks of a push; return its mark."""

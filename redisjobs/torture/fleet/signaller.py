@@ -13,7 +13,7 @@ from redisjobs.model.codec import new_job_id
 from redisjobs.torture.fleet import flows
 from redisjobs.torture.fleet.producer import Producer
 
-_EVERY = 0.4  # seconds between two jobs
+_EVERY = 0.6  # seconds between two jobs
 _TICK = 0.05  # seconds
 _GOES_ON = 120.0  # seconds after the last push in which each job that waits without a limit has to end
 _UNSIGNALLED = 0.02  # of the jobs

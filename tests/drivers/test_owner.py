@@ -36,7 +36,7 @@ async def test_a_job_knows_its_steps_though_its_group_was_destroyed(redis_store:
     jobs = [NewJob(name, ["name", "x", "parameters", "{}"]) for name in "abc"]
     await store.driver.push(jobs, repeated=False)
     worker = store.consumer("w1")
-    first, second = (await worker.exchange([], 2)).leases
+    _, second = (await worker.exchange([], 2)).leases
     await worker.exchange([(second, SaveStep("charge", 1, b"1"))], None, turn=Turn(1, 1))
     store.admin.xgroup_destroy(store.stream(Priority.NORMAL), "workers")
 

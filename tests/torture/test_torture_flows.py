@@ -117,6 +117,15 @@ def test_a_suspension_counts_deliveries_again_and_takes_the_job_from_earlier_run
     assert len(verdict_of(lines).stolen) == stolen
 
 
+def test_a_worker_may_release_before_its_start_what_another_one_has_suspended() -> None:
+    second = suspended("a", 106.3, waits("a", 106.35, key=1), worker=2)
+    released = settled("a", 1, 112, settlement="Release")  # by the worker of the first run, which got it again
+    last = woken("a", 113, waits("a", 113.01, key=1), passed("a", 113.02, key=1), worker=3)
+    first = [*pushed("a", 100, "Sleeper"), *suspended("a", 101, waits("a", 101.05))]
+
+    assert verdict_of([*first, *second, released, *last]).stolen == []
+
+
 def test_a_job_that_is_left_suspended_is_found() -> None:
     left = {"what": "left suspended", "job": "a", "db": 0, "at": 110, "name": "Sleeper"}
     assert "a (Sleeper) is still suspended though all others have ended" in verdict_of([*SLEPT, left]).wrong

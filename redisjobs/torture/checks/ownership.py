@@ -68,13 +68,14 @@ def _turn(run: Run, settled: Line, history: History) -> bool | None:
 
     None if there is no suspension between them. A suspension forgets the deliveries.
     """
-    own = [each.at for each in history.runs if each.lease[0] == settled["worker"]]
-    began = max((at for at in own if at <= settled["sent_at"]), default=None)
-    for line in history.settled if began is not None else ():
+    own = next((each.at for each in history.runs if each.settled is settled), None)
+    for line in history.settled:
         if was(line, "Suspend") and not line["resent"]:
-            if began <= line["sent_at"] < run.at:
+            if own is None and run.at <= line["sent_at"] <= settled["sent_at"]:
+                return False  # it was released before its start, and may have come after the suspension
+            if own is not None and own <= line["sent_at"] < run.at:
                 return True
-            if run.at <= line["sent_at"] < began:
+            if own is not None and run.at <= line["sent_at"] < own:
                 return False
     return None
 

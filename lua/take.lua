@@ -5,18 +5,19 @@
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  name          random: the name of this queue among those of all stores, if it has none yet
--- ARGV[3..] for each job: id, place (high, normal, low, delayed, suspended, dead, completed, cancelled), entry ('' if it is
+-- ARGV[3]  most_outcomes int     bytes: a job whose children have returned more stays; -1: each that has had children
+-- ARGV[4..] for each job: id, place (high, normal, low, delayed, suspended, dead, completed, cancelled), entry ('' if it is
 --          delayed or suspended)
 -- Returns  {name, word, ...}: the queue's name, and a word for each job:
 --          OK         it is in transit
 --          NOT_FOUND  it runs, or it is not there any more, or it can't be read; nothing was written
---          STAYS      its children, or those of its group, have not all ended, or have returned more than 1 MB; nothing was written
+--          STAYS      its children, or those of its group, have not all ended, or have returned too much; nothing was written
 --          PARTIAL    not looked at, because those before it are large; nothing was written
 
 --- @include now expect slot streams stream_of entry_at mark_of holder is_waiting locate member unpacked field history with
---- @include pushed_at whole push_of remove free remember group_out ended_children forget_steps bytes_of
-local now_ms, name = now(ARGV[1]), ARGV[2]
-local first_job = 3
+--- @include pushed_at whole push_of remove free remember group_out ended_children forget_steps bytes_of with_steps
+local now_ms, name, most_outcomes = now(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local first_job = 4
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local index_of = {delayed = KEYS.due, suspended = KEYS.suspended}
 local priorities = {high = true, normal = true, low = true}
@@ -63,7 +64,7 @@ local function saved(id, fields)
   local token = string.match(field(fields, 'child_of') or '', '^%S+')
   local left = token and redis.pcall('HGET', KEYS['children:'] .. token, 'left')
   if type(left) == 'string' and left ~= '0' then return nil end
-  local steps, children = redis.pcall('HGETALL', KEYS['steps:'] .. id), ended_children(id, most_bytes)
+  local steps, children = redis.pcall('HGETALL', KEYS['steps:'] .. id), ended_children(id, most_outcomes)
   if not children then return nil end
   local row = {}
   for name, list in pairs({steps = steps, children = children}) do
@@ -110,6 +111,7 @@ local function take(id, place, entry)
   local with_it = has_ended and {} or saved(id, fields)
   if not with_it then return 'STAYS' end
   seen[here] = true
+  if not has_ended then fields = with_steps(id, fields) end
   local row = {'id', id, 'state', state, 'priority', priority, 'since', since, 'taken_at', whole(now_ms), 'fields', cjson.encode(fields)}
   if due_ms and due_ms ~= 'inf' then row[#row + 1], row[#row + 2] = 'due', due_ms end
   if not aside[state] and redis.call('HGET', KEYS.held, id) then row[#row + 1], row[#row + 2] = 'held', '1' end

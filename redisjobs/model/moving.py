@@ -88,7 +88,7 @@ class Taken:
 
 
 MOST_OUTCOME_BYTES = 1024 * 1024
-"""The most bytes that the children of a job may have returned in all for it to be moved."""
+"""A job whose children have returned more than this in all is not moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Took:
         store: Names the queue of this store among all others, once and for all.
         replies: For each row: OK. NOT_FOUND: the job is not in this state any more, or can't be read. STAYS: it
             waits until all children of a group have ended, as their parent or as one of them; or its children have
-            returned more than `MOST_OUTCOME_BYTES`. PARTIAL: not looked at, because those before it are large.
+            returned too much. PARTIAL: not looked at, because those before it are large.
     """
 
     store: str
@@ -112,9 +112,14 @@ class Take(Change[Took]):
 
     They leave their unique keys, holds and waiting lines. Their pushes are remembered, as of jobs that end. It is
     no outcome: nothing is counted, and processes that wait for them get no notification.
+
+    Attributes:
+        rows: The jobs.
+        most_bytes: A job whose children have returned more than this in all stays; -1: one that has had children.
     """
 
     rows: Sequence[Row] = ()
+    most_bytes: int = MOST_OUTCOME_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +156,10 @@ class Import(Change[list[Pushed]]):
 
     Each gets an answer: OK; REPEATED: it was added before; EXISTS, or DUPLICATE with the id of the holder:
     another job has its id or its unique key; OVERSIZED: it has more fields, or longer ids or keys, than this
-    store takes. A job that is refused is looked at again when it is imported again. A job comes in the state that
-    it had, behind those that are there. Its deliveries are counted from 0 again. A store may count the time in
-    its state from now on; its fields say when it was pushed, and when it failed or ended.
+    store takes; STAYS: it has children, and this store can have none. A job that is refused is looked at again
+    when it is imported again. A job comes in the state that it had, behind those that are there. Its deliveries
+    are counted from 0 again. A store may count the time in its state from now on; its fields say when it was
+    pushed, and when it failed or ended. A suspended job whose time has come is woken like the others there.
 
     Attributes:
         source: The `store` of the source.

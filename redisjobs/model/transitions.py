@@ -54,7 +54,7 @@ class Reply(StrEnum):
     # it is not settled yet. The driver calls again until it gets another reply. For `Take`: the caller does.
     PARTIAL = "PARTIAL"
     FENCED = "FENCED"  # for a whole call: the store counts the worker as dead
-    STAYS = "STAYS"  # a job is not taken out of the queue: see `Take`
+    STAYS = "STAYS"  # a job is not moved: see `Take` and `Import`
     # For schedules; see `redisjobs/model/stored.py`.
     NEWER = "NEWER"
     KEPT = "KEPT"

@@ -12,7 +12,7 @@ from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.children import ChildOutcome
 from redisjobs.model.job import WAITING, State
-from redisjobs.model.moving import MOST_OUTCOME_BYTES, Outcome, Taken
+from redisjobs.model.moving import Outcome, Taken
 from redisjobs.model.queries import Row
 from redisjobs.model.retention import DEFAULT, Retention
 from redisjobs.model.steps import Steps, read_wait
@@ -25,17 +25,17 @@ _PAGE = 1024 * 1024  # about the bytes of the jobs that are found at once
 def _take(memory: Memory, change: moving.Take) -> moving.Took:
     replies, left = list[Reply](), _PAGE
     for row in change.rows:
-        replies.append(_take_one(memory, row) if left > 0 else Reply.PARTIAL)
+        replies.append(_take_one(memory, row, change.most_bytes) if left > 0 else Reply.PARTIAL)
         if replies[-1] is Reply.OK:
             left -= _saved_bytes(memory.transit[next(reversed(memory.transit))])
     return moving.Took(memory.name, replies)
 
 
-def _take_one(memory: Memory, row: Row) -> Reply:
+def _take_one(memory: Memory, row: Row, most_bytes: int) -> Reply:
     job = _there(memory, row)
     if job is None:
         return Reply.NOT_FOUND
-    if not job.has_ended and _stays(memory, job):
+    if not job.has_ended and _stays(memory, job, most_bytes):
         return Reply.STAYS
     now_ms = memory.now_ms()
     memory.last_taken = max(memory.last_taken + 1, now_ms * 1000)
@@ -66,12 +66,13 @@ def _take_one(memory: Memory, row: Row) -> Reply:
     return Reply.OK
 
 
-def _stays(memory: Memory, job: Job) -> bool:
+def _stays(memory: Memory, job: Job, most_bytes: int) -> bool:
     """Return whether a job, or its parent, waits for children; or whether their outcomes are too large."""
     steps, token = steps_of(memory, job.id), job.text(b"child_of").partition(" ")[0]
     groups = [memory.groups[each] for each in (*steps.groups.values(), token) if each in memory.groups]
     outcomes = [outcome for _, each in _ended_children(memory, job) for outcome in each]
-    return any(group.left for group in groups) or sum(map(_outcome_bytes, outcomes)) > MOST_OUTCOME_BYTES
+    is_too_much = bool(outcomes) and sum(map(_outcome_bytes, outcomes)) > most_bytes
+    return any(group.left for group in groups) or is_too_much
 
 
 def _ended_children(memory: Memory, job: Job) -> Iterator[tuple[str, list[ChildOutcome]]]:

@@ -22,7 +22,7 @@ _WIDTH = 20  # digits of each number of an entry id, in a place
 
 def take(commands: Commands, change: moving.Take) -> Steps[moving.Took]:
     """Put jobs in transit."""
-    words: list[Word] = [commands.now, token_hex(16)]
+    words: list[Word] = [commands.now, token_hex(16), str(change.most_bytes)]
     for row in change.rows:
         words += [raw_id(row.job_id), _place_of(row), row.key]
     ((name, *replies),) = yield [commands.run("take", words)]

@@ -95,6 +95,7 @@ async def test_a_job_comes_with_what_it_has_saved_and_what_it_waits_for(
     before, after = await round_trip(store, "a")
 
     assert lasting(after) == lasting(before)
+    assert after.fields[b"steps"] == b"1"
     assert await saved(store) == steps
     counts = await store.driver.read(Count())
     assert counts.suspended == (after.state is State.SUSPENDED)

@@ -256,6 +256,7 @@ async def test_a_call_takes_about_1_mb_of_what_jobs_have_saved(store: DriverStor
         jobs += page
     assert [each.job_id for each in jobs] == [*"abc", "plain"]
     assert [each.steps.saved["large"].value for each in jobs[:3]] == [large] * 3
+    assert [each.fields.get(b"steps") for each in jobs] == [b"1", b"1", b"1", None]
 
 
 @needs(FindChildren)
@@ -276,6 +277,7 @@ async def test_a_parent_and_its_children_stay_until_all_of_them_have_ended(
     assert [await store.driver.change(Cancel(each)) for each in family[3:]] == [Reply.CANCELLED] * 2
     assert await take(store, *family[:3]) == [Reply.STAYS] * 3
     await settle(one, await claim_one(one), Ack(result=Result(0, b'{"n": 12345678901234567890}')))
+    assert (await store.driver.change(Take([await found(store, "a")], -1))).replies == [Reply.STAYS]
     assert await take(store, "a", dead.job_id) == [Reply.OK] * 2
     a, letter = (await in_transit(store)).jobs
     assert (a.state, dict(a.steps.groups)) == (State.READY, {"render": TOKEN})

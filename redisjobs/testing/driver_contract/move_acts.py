@@ -38,6 +38,6 @@ async def round_trip(store: DriverStore, job_id: str) -> tuple[Row, Row]:
 
 
 def lasting(row: Row) -> Row:
-    """Return a row without what is counted again, and without fields that a job gets at the latest when it moves."""
+    """Return a row without what is counted again, and without fields that a move may add."""
     fields = {name: value for name, value in row.fields.items() if name not in (b"queued_at", b"steps")}
     return replace(row, key="", queued_ms=0, deliveries=0, fields=fields)

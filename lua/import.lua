@@ -9,9 +9,9 @@
 -- ARGV[2]  source        the name of the queue that they come from
 -- ARGV[3..] for each job: place (a text; all have the same length), id, state, priority, due (ms; '' for none),
 --           held (1 or ''), window (until when it holds the unique key that it has for a time, ms; ''), outcome, result,
---           until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), and lists, each a number of values and then
---           these: names and values of the entry, of what it has saved (see `steps:<id>` in the README), and of its signals;
---           then the number of its groups of children, and for each its token, and a list of the names and values of its record
+--           until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), number of field values,
+--           then the entry's names and values; then in the same way what it has saved (see `steps:<id>` in the README) and its signals;
+--           then the number of its groups of children; and for each its token and in the same way its record
 -- Returns  a word for each job:
 --          OK             it is in the queue, in its state
 --          REPEATED       it was added before; nothing was written

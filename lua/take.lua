@@ -15,7 +15,7 @@
 --          PARTIAL    not looked at, because those before it are large; nothing was written
 
 --- @include now expect slot streams stream_of entry_at mark_of holder is_waiting locate member unpacked field history with
---- @include pushed_at whole push_of remove free remember group_out ended_children forget_steps bytes_of with_steps
+--- @include pushed_at whole push_of remove free remember group_out groups_of forget_steps bytes_of
 local now_ms, name, most_outcomes = now(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local first_job = 4
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
@@ -59,12 +59,34 @@ local function read_ready(id, priority, entry)
   return 'ready', with(fields, changes), priority, since
 end
 
--- What goes with a job: its steps, its signals, and how its children have ended, each as a JSON list of strings; nil: it stays.
+-- How the children of each group of a job have ended, as a list: for each group its token, how many there are, and what its record says
+-- of each. nil if some have not ended, or they have returned more than `most_outcomes`.
+local function ended_children(job)
+  local list, read = {}, 0
+  for _, token in ipairs(groups_of(job)) do
+    local group = KEYS['children:'] .. token
+    local known = redis.pcall('HMGET', group, 'total', 'left')
+    local total, left = tonumber(known[1] or nil), tonumber(known[2] or nil)
+    if total and left ~= 0 then return nil end
+    if total then list[#list + 1], list[#list + 2] = token, whole(total) end
+    for first = 0, (total or 0) - 1, 10 do
+      local indexes = {}
+      for i = first, math.min(first + 9, total - 1) do indexes[#indexes + 1] = whole(i) end -- they may be large
+      for _, outcome in ipairs(redis.call('HMGET', group, unpack(indexes))) do list[#list + 1] = outcome or '' end
+      for i = #list - #indexes + 1, #list do read = read + #list[i] end
+      if read > most_outcomes then return nil end
+    end
+  end
+  return list
+end
+
+-- What goes with a job: its steps, its signals, and how its children have ended, each as a JSON list of strings; nil: it stays. Then whether
+-- it has steps.
 local function saved(id, fields)
   local token = string.match(field(fields, 'child_of') or '', '^%S+')
   local left = token and redis.pcall('HGET', KEYS['children:'] .. token, 'left')
   if type(left) == 'string' and left ~= '0' then return nil end
-  local steps, children = redis.pcall('HGETALL', KEYS['steps:'] .. id), ended_children(id, most_outcomes)
+  local steps, children = redis.pcall('HGETALL', KEYS['steps:'] .. id), ended_children(id)
   if not children then return nil end
   local row = {}
   for name, list in pairs({steps = steps, children = children}) do
@@ -73,7 +95,7 @@ local function saved(id, fields)
   local signals = redis.call('HGET', KEYS.signals, id)
   if signals then row[#row + 1], row[#row + 2] = 'signals', signals end
   bytes = bytes + bytes_of(row)
-  return row
+  return row, #steps > 0
 end
 
 local gone, unlocated, undue, ids, pushes, letters, uniques, living = {}, {}, {}, {}, {}, {}, {}, {} -- what to remove, at the end
@@ -108,10 +130,11 @@ local function take(id, place, entry)
   local state, fields, priority, since, due_ms, due_member = read(id, place, entry)
   if not state or seen[here] then return 'NOT_FOUND' end
   local has_ended = state == 'completed' or state == 'cancelled'
-  local with_it = has_ended and {} or saved(id, fields)
+  local with_it, has_steps = {}, false
+  if not has_ended then with_it, has_steps = saved(id, fields) end
   if not with_it then return 'STAYS' end
   seen[here] = true
-  if not has_ended then fields = with_steps(id, fields) end
+  if has_steps then fields = with(fields, {'steps', '1'}) end -- its entry may be older than they are
   local row = {'id', id, 'state', state, 'priority', priority, 'since', since, 'taken_at', whole(now_ms), 'fields', cjson.encode(fields)}
   if due_ms and due_ms ~= 'inf' then row[#row + 1], row[#row + 2] = 'due', due_ms end
   if not aside[state] and redis.call('HGET', KEYS.held, id) then row[#row + 1], row[#row + 2] = 'held', '1' end

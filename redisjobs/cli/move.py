@@ -22,8 +22,8 @@ from redisjobs.queue import JobQueue
 _MOST_EXAMPLES = 10
 _AGAIN = "the same command goes on"
 _STAY = (
-    "can't be moved, because children have not ended, or have returned more than 1 MB: requeue or delete such a "
-    "dead letter at the source"
+    "can't be moved, because children have not ended, or have returned more than a move takes along: requeue or "
+    "delete such a dead letter at the source"
 )
 
 From = Annotated[
@@ -36,9 +36,9 @@ Name = Annotated[str, typer.Option("--queue", "-q", metavar="NAME", help="The qu
 def move(source: From, target: To, queue: Name, as_json: Json = False) -> None:
     """Move a queue to another store, as from Redis to Postgres: each job once.
 
-    Workers and producers may go on meanwhile, at both ends. Running jobs stay, and the command waits for them; it
-    ends when the source has no job. It may be stopped or killed at any point: the same command goes on. Counters
-    and statistics are not moved.
+    Workers and producers may go on meanwhile, at both ends. Running jobs stay, as do children that have not ended,
+    and their parents; the command waits for them, and ends when the source has no job. It may be stopped or killed
+    at any point: the same command goes on. Counters and statistics are not moved.
     """
     ends = _queue(source, queue, "--from"), _queue(target, queue, "--to")
     moved = _run(*ends, as_json)

@@ -293,6 +293,7 @@ KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 STEPPING = ("settle: save", "settle: suspend", "settle: children", "signal", "signal: kept")
+MOVING = ("take", "import")
 WAKING = (*STEPPING, *[act for act in ACTS if act.startswith(("settle", "claim", "audit"))])
 
 SPARED = {
@@ -346,8 +347,12 @@ SPARED = {
     *[(act, "steps:") for act in ACTS if act not in STEPPING],  # whatever it is, it goes
     *[(act, "children:") for act in ACTS if act not in ("settle: children", "cancel_children")],
     *[(act, "cancelling") for act in ACTS if act != "cancel_children"],
-    *[(act, "signals") for act in ACTS if act not in ("settle: suspend", "signal", "signal: kept", "audit")],
-    *[(act, "suspended") for act in ACTS if act not in WAKING],
+    *[
+        (act, "signals")
+        for act in ACTS
+        if act not in ("settle: suspend", "signal", "signal: kept", "audit", *MOVING)
+    ],
+    *[(act, "suspended") for act in ACTS if act not in (*WAKING, *MOVING)],
     *[("settle: save", key) for key in (*LATER, "finished:")],
     *[("settle: children", key) for key in ("dead", "finished:")],
     ("settle: suspend", "dead"),

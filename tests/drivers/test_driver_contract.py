@@ -130,6 +130,10 @@ FAULTS = {
     ),
     "imports_again": ("importing", "a_job_comes_once_however_often_and_late_it_is_sent"),
     "imports_no_steps": ("importing_steps", "a_job_comes_with_what_it_has_saved_and_what_it_waits_for"),
+    "numbers_no_runs": (
+        "streaming",
+        "a_run_that_starts_over_has_the_next_number_and_one_that_goes_on_after_a_wait_has_not",
+    ),
     "lacks_measure": ("asking", "workers_are_counted_for_as_long_as_their_leases_run"),
 }
 """A fault of a driver; in which module of the contract a test finds it, and which."""
@@ -220,6 +224,7 @@ BUILT = {
     "taking": ["Take", "FindTaken", "ForgetTaken", "FindRetention"],
     "importing": ["Import"],
     "importing_steps": [],
+    "streaming": ["EmitChunks", "GetChunks"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

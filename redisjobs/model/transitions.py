@@ -52,9 +52,10 @@ class Reply(StrEnum):
     UNKNOWN = "UNKNOWN"
     STALE = "STALE"  # for a whole call: it was sent too long ago, or the server's clock was set since
     # For a whole call: some jobs have no answer yet. For a job with follow-ups: not all of them were checked, so
-    # it is not settled yet. The driver calls again until it gets another reply.
+    # it is not settled yet. The driver calls again until it gets another reply. For `Take`: the caller does.
     PARTIAL = "PARTIAL"
     FENCED = "FENCED"  # for a whole call: the store counts the worker as dead
+    STAYS = "STAYS"  # a job is not moved: see `Take` and `Import`
     # For schedules; see `redisjobs/model/stored.py`.
     NEWER = "NEWER"
     KEPT = "KEPT"

@@ -99,7 +99,7 @@ _INTERNAL = {
 }
 """Members of a class that only redisjobs itself, or Pydantic AI, uses."""
 
-_MADE_FOR_YOU = {"JobContext", "JobFunction"}
+_MADE_FOR_YOU = {"JobContext", "JobFunction", "PreparedJob"}
 """Classes that you never construct: their arguments are left out."""
 
 _WIDTH = 88

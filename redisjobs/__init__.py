@@ -96,7 +96,7 @@ if TYPE_CHECKING:
     )
     from redisjobs.model.steps import StepInfo
     from redisjobs.model.stored import ScheduleInfo
-    from redisjobs.model.transitions import Reply
+    from redisjobs.model.transitions import PreparedJob, Reply
     from redisjobs.model.why import Cause, Why
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
 
@@ -167,7 +167,7 @@ _MODULES = {
     "model.stored": ["ScheduleInfo"],
     "service": ["Lifespan", "Service"],
     "model.steps": ["StepInfo"],
-    "model.transitions": ["Reply"],
+    "model.transitions": ["PreparedJob", "Reply"],
     "model.why": ["Cause", "Why"],
     "model.health": ["Finding", "Level"],
     "worker.worker": ["Worker"],
@@ -221,6 +221,7 @@ __all__ = [
     "PastEvent",
     "PauseInfo",
     "Percentiles",
+    "PreparedJob",
     "Priority",
     "ProcessDied",
     "Progress",

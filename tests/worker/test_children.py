@@ -22,7 +22,7 @@ from redisjobs import (
     State,
     no_retry,
 )
-from redisjobs.model.transitions import NewJob
+from redisjobs.model.transitions import PreparedJob
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ class Family:
             raise LookupError(f"no page {number}")
         return Page(number, datetime(2026, 1, 1, tzinfo=UTC))
 
-    def pages(self, *numbers: int) -> list[NewJob]:
+    def pages(self, *numbers: int) -> list[PreparedJob[Page]]:
         return [self.render.prepare(number) for number in numbers]
 
     async def parent(self, handler: Any, **options: Any) -> str:

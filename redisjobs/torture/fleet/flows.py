@@ -18,7 +18,7 @@ from redisjobs.middleware import Middleware, OutgoingJob
 from redisjobs.model.context import JobContext
 from redisjobs.model.options import PushOptions
 from redisjobs.model.retry import no_retry
-from redisjobs.model.transitions import NewJob
+from redisjobs.model.transitions import PreparedJob
 from redisjobs.queue import JobQueue
 from redisjobs.torture.fleet import process
 from redisjobs.torture.fleet.store import UNSIGNALLED
@@ -248,7 +248,7 @@ async def _run_children(
     await _wait_for_children(context, group, children)
 
 
-async def _wait_for_children(context: JobContext, group: int, children: Sequence[NewJob]) -> None:
+async def _wait_for_children(context: JobContext, group: int, children: Sequence[PreparedJob[Any]]) -> None:
     process.of_flow("waits", context, group, wait="children", seconds=None, children=len(children))
     outcomes = await context.run_all(children, on_failure="return", name="children")
     process.of_flow("passed", context, group, how="children", value=[*map(_told, outcomes)])
@@ -261,7 +261,7 @@ def _told(outcome: Any) -> dict[str, Any]:
     return {"job": outcome.get("job") if isinstance(outcome, dict) else "", "how": "done", "result": outcome}
 
 
-def _of_crowd(queue: JobQueue, context: JobContext, number: int, *, pauses: bool) -> NewJob:
+def _of_crowd(queue: JobQueue, context: JobContext, number: int, *, pauses: bool) -> PreparedJob[Any]:
     options: PushOptions = {"job_id": child_id(context.job_id, number)}
     if number == 0:
         options["delay"] = _STAYS  # so that it can be found meanwhile

@@ -45,9 +45,9 @@ def informed(row: Row, most: int = 0) -> Steps[tuple[JobInfo, ChildGroup | None]
 
 def _awaited(row: Row, most: int) -> Steps[ChildGroup | None]:
     wait = read_wait(row.fields.get(b"waits", b"")) if row.state is State.SUSPENDED else None
-    if wait is None or wait[0] != WaitsFor.CHILDREN:
+    if wait is None or wait.what is not WaitsFor.CHILDREN:
         return None
-    token = (yield from _tokens(row.job_id)).get(wait[1])
+    token = (yield from _tokens(row.job_id)).get(wait.key)
     return None if token is None else (yield from _pending(token, most))
 
 

@@ -154,12 +154,18 @@ def job_info(row: Row) -> JobInfo:
         progress=decode_progress(row.progress),
         why_waiting=row.why_waiting,
         history=past_events(row.history),
-        waits_for=waits_for(*wait) if is_suspended and (wait := read_wait(fields.get(b"waits", b""))) else "",
+        waits_for=_waits_for(fields) if is_suspended else "",
         wakes_at=due_at if is_suspended else None,
         suspended_at=_time(fields, b"suspended_at") if is_suspended else None,
         child_of=_child_of(fields, texts["parent"]),
         **texts,
     )
+
+
+def _waits_for(fields: Mapping[bytes, bytes]) -> str:
+    wait = read_wait(fields.get(b"waits", b""))
+    text = "" if wait is None else waits_for(wait.what, wait.key)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _child_of(fields: Mapping[bytes, bytes], parent: str) -> ChildOf | None:

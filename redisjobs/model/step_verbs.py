@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from redisjobs.base.arguments import aware, milliseconds, seconds
 from redisjobs.base.eventloop import gates, is_awaitable
 from redisjobs.base.visible import visible
-from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
+from redisjobs.errors import DecodeError, EncodeError, NoResult, RegistrationError, UnwritableResult
 from redisjobs.model import payload
 from redisjobs.model.annotations import called_as, returned_type
 from redisjobs.model.job import ReturnType
@@ -28,7 +28,7 @@ from redisjobs.model.requests import (
     unwrapped,
 )
 from redisjobs.model.steps import MOST_STEP_BYTES, How, Saved, checked_step
-from redisjobs.model.transitions import After, At, Due, NewJob, WaitsFor
+from redisjobs.model.transitions import After, At, Due, NewJob, PreparedJob, WaitsFor
 
 Args = ParamSpec("Args")
 R = TypeVar("R")
@@ -117,6 +117,16 @@ class StepVerbs:
     version: int = 1
     _sink: MessageSink | None
     _checkpoint: bytes | None = None  # JSON
+    _transactions: tuple[Callable[[], bool], ...] = ()  # those that the run has pushed in: whether each is open
+
+    def _check_wait(self, step: str) -> str:
+        """Return the name of a step that may wait, unless a transaction is open that the run has pushed in."""
+        if any(is_open() for is_open in self._transactions):
+            raise RuntimeError(
+                f"step '{visible(step)}' may wait, and a transaction is open in which this run has pushed jobs: "
+                "commit before the wait, or the suspension rolls it back"
+            )
+        return step
 
     def _checked_sink(self) -> MessageSink:
         if self._sink is None:
@@ -205,8 +215,11 @@ class StepVerbs:
             JobSuspended: The time has not come; let it pass.
             StepsFull: The job has 1,000 steps.
             ValueError: The time is wrong, or not given in exactly one way.
+            RuntimeError: A transaction is open in which this run has pushed jobs.
         """
-        await self._ask(AwaitStep(checked_step(name), WaitsFor.TIME, due_of(duration, until, parts)))
+        await self._ask(
+            AwaitStep(self._check_wait(checked_step(name)), WaitsFor.TIME, due_of(duration, until, parts))
+        )
 
     async def wait_for(
         self, name: str, *, timeout: float | timedelta | None = None, default: Any = NO_DEFAULT
@@ -225,11 +238,14 @@ class StepVerbs:
             JobSuspended: The wait is not over; let it pass.
             StepsFull: The job has 1,000 steps.
             ValueError: The name or the timeout is wrong.
+            RuntimeError: A transaction is open in which this run has pushed jobs.
         """
-        saved = await self._ask(AwaitStep(checked_step(name, "signal"), WaitsFor.SIGNAL, timeout_of(timeout)))
+        saved = await self._ask(
+            AwaitStep(self._check_wait(checked_step(name, "signal")), WaitsFor.SIGNAL, timeout_of(timeout))
+        )
         return value_of(saved, name, default)
 
-    async def run(self, job: NewJob, *, name: str | None = None) -> Any:
+    async def run(self, job: PreparedJob[R], *, name: str | None = None) -> R:
         """Run a job as a child of this one, wait until it has ended, and return its result; see `run_all`.
 
         Raises:
@@ -238,12 +254,18 @@ class StepVerbs:
         (result,) = await StepVerbs.run_all(self, [job], name=name)  # a sync context has another one
         return result
 
+    @overload
     async def run_all(
-        self,
-        jobs: Iterable[NewJob],
-        *,
-        on_failure: Literal["raise", "return"] = "raise",
-        name: str | None = None,
+        self, jobs: Iterable[PreparedJob[R]], *, on_failure: Literal["raise"] = "raise", name: str | None = None
+    ) -> list[R]: ...
+
+    @overload
+    async def run_all(
+        self, jobs: Iterable[PreparedJob[R]], *, on_failure: Literal["return"], name: str | None = None
+    ) -> list[R | NoResult]: ...
+
+    async def run_all(
+        self, jobs: Iterable[PreparedJob[Any]], *, on_failure: str = "raise", name: str | None = None
     ) -> list[Any]:
         """Run jobs as children of this one, wait until all have ended, and return the results.
 
@@ -267,11 +289,12 @@ class StepVerbs:
             ValueError: The name is wrong, there are too many children, or other ones than in the run before; or
                 another queue prepared one.
             TypeError: One of the jobs was not prepared.
+            RuntimeError: A transaction is open in which this run has pushed jobs.
         """
         children = list(jobs)
         if on_failure not in ("raise", "return"):
             raise ValueError(f'on_failure={on_failure!r}: give "raise" or "return"')
-        step = checked_step(_name_of(children) if name is None else name)
+        step = self._check_wait(checked_step(_name_of(children) if name is None else name))
         results: list[Any] = await self._ask(RunChildren(step, children, copy_context()))
         if on_failure == "raise":
             for each in results:

@@ -161,7 +161,7 @@ def test_a_list_of_children_has_all_of_them(there: sync.JobQueue, press: Press) 
 def test_a_list_of_children_of_no_job_fails_and_excludes_watch(there: sync.JobQueue) -> None:
     with pytest.raises(CommandError, match="no job 'gone'") as gone:
         cli(there, "job", "gone", "--children")
-    with pytest.raises(CommandError, match="and not both") as both:
+    with pytest.raises(CommandError, match="give one of") as both:
         cli(there, "job", "gone", "--children", "--watch")
 
     assert [error.value.code for error in (gone, both)] == [1, 2]

@@ -6,29 +6,36 @@
 -- ARGV[2]  lease_ms      int ms  the worker's lease; '' = only create the groups
 -- ARGV[3]  run           text    random: tells this worker from another one with the same id
 -- ARGV[4]  version       int     the version of the keys that the caller knows
--- ARGV[5]  now_ms        int ms; '' = the server's clock
+-- ARGV[5]  reads         int     the oldest version whose jobs it can run as they are
+-- ARGV[6]  now_ms        int ms; '' = the server's clock
 -- Returns  OK       the worker has joined, by this call or by the same call before
 --          EXISTS   another worker has or had this id; nothing was written
 --          FENCED   the worker has joined before, and has no record any more; nothing was written
---          or the version of the keys, if it is another one; nothing was written. If it is older, and there is no job and no worker
---          of that version, this worker takes the queue over instead
+--          or the version of the keys, if it is another one; nothing was written. If it is older, and no worker of that version
+--          lives, this worker takes the queue over instead: with its jobs if it can run them, else if there are none
 
---- @include now expect streams whole alive group tell new_group
+--- @include now expect streams whole alive group tell new_group fence
 local record = KEYS['worker:'] .. ARGV[1]
-local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local now_ms = now(ARGV[5])
+local worker, lease_ms, run, version, reads = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+local now_ms = now(ARGV[6])
 
 expect('stream', KEYS.inbox, unpack(streams))
 expect('zset', KEYS.workers)
 expect('hash', record, KEYS.layout, KEYS.jobs)
 
--- Whether an older release has left no job and no worker.
-local function may_take_over(found)
-  if not lease_ms or (tonumber(found) or math.huge) > tonumber(version) then return false end
+local function has_jobs()
   for _, stream in ipairs(streams) do
-    if redis.call('XLEN', stream) > 0 then return false end
+    if redis.call('XLEN', stream) > 0 then return true end
   end
-  return redis.call('EXISTS', KEYS.jobs) == 0 and #redis.call('ZRANGEBYSCORE', KEYS.workers, whole(now_ms), '+inf', 'LIMIT', 0, 1) == 0
+  return redis.call('EXISTS', KEYS.jobs) == 1
+end
+
+-- Whether an older release has left no worker, and no job that this one can't run.
+local function may_take_over(found)
+  local older = tonumber(found) or math.huge
+  if not lease_ms or older > tonumber(version) then return false end
+  if #redis.call('ZRANGEBYSCORE', KEYS.workers, whole(now_ms), '+inf', 'LIMIT', 0, 1) > 0 then return false end
+  return older >= reads or not has_jobs()
 end
 
 local found = redis.call('HGET', KEYS.layout, 'version')
@@ -37,6 +44,9 @@ if not lease_ms and not alive(worker) then return 'FENCED' end
 if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then return 'EXISTS' end
 
 if found ~= version then redis.call('HSET', KEYS.layout, 'version', version) end
+if found and found ~= version then -- a worker of the older release that was silent for a lease must not come back
+  for _, id in ipairs(redis.call('ZRANGE', KEYS.workers, 0, -1)) do fence(id, now_ms) end
+end
 if not group(KEYS.inbox) then redis.call('XGROUP', 'CREATE', KEYS.inbox, 'workers', '0', 'MKSTREAM') end
 for _, stream in ipairs(streams) do
   if not group(stream) then new_group(stream) end

@@ -13,6 +13,7 @@ from store import (
     take_over,
 )
 
+from redisjobs.drivers.redis.commands import LAYOUT
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import GetStatus, Hold, Requeue, Tidy, Unhold
 from redisjobs.model.driver import Fenced
@@ -304,12 +305,12 @@ async def test_a_fenced_id_is_kept_for_as_long_as_a_late_read_still_brings_somet
 async def test_a_queue_of_another_release_is_refused_with_both_versions_named(redis_store: RedisStore) -> None:
     store, one = redis_store, redis_store.consumer("w1")
     await one.open()
-    assert store.admin.hget(f"{store.prefix}layout", "version") == b"4"
+    assert store.admin.hget(f"{store.prefix}layout", "version") == b"%d" % LAYOUT
     store.admin.hset(f"{store.prefix}layout", "version", "9")
     before = store.contents()
     other = store.driver.consumer("w2", lease=15, max_deliveries=3)
 
-    with pytest.raises(DriverError, match=r"of version 9, .* version 4\b.*nothing was written"):
+    with pytest.raises(DriverError, match=r"of version 9, .* version 5\b.*nothing was written"):
         await other.open()
 
     assert store.contents() == before

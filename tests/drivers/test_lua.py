@@ -438,7 +438,7 @@ async def test_a_worker_whose_release_knows_the_keys_of_another_version_refuses_
     queue.job(name="Work")(lambda: None)
 
     async with queue:
-        with pytest.raises(DriverError, match="of version 9, and this release of redisjobs knows version 4"):
+        with pytest.raises(DriverError, match="of version 9, and this release of redisjobs knows version 5"):
             await Worker(queue).run(until_idle=True)
 
     after = {key: redis_store.admin.dump(redis_store.prefix + key) for key, _ in redis_store.keys().items()}

@@ -8,14 +8,15 @@ import anyio.to_thread
 import pytest
 from store import RedisStore, eventually
 
-from redisjobs import JobQueue, Schedule, Worker, sync
-from redisjobs.drivers.redis.commands import LAYOUT
+from redisjobs import JobQueue, Schedule, State, Worker, sync
+from redisjobs.drivers.redis.commands import LAYOUT, READS
 from redisjobs.errors import DriverError
 from redisjobs.events import ScheduleFired
 from redisjobs.model.changes import Declare
 from redisjobs.model.definition import moment
 from redisjobs.model.driver import OtherVersion
 from redisjobs.model.job import JobName
+from redisjobs.model.transitions import DeadLetter
 from redisjobs.scheduler.scheduler import Scheduler
 
 pytestmark = pytest.mark.anyio
@@ -111,6 +112,37 @@ async def test_a_release_refuses_a_queue_of_another_version_and_writes_nothing(
 
     assert old.contents() == before
     make_orderly(old)
+
+
+@pytest.fixture
+async def before(engine_store: RedisStore, queue: JobQueue) -> RedisStore:
+    """A queue as a release with version 4 of the keys left it: jobs are ready, delayed, dead and running."""
+    for delay in (None, None, 0.001, None):
+        await queue.push({}, "Work", delay=delay)
+    worker = engine_store.consumer("gone:1:abcd", lease=60)
+    (lease,) = (await worker.exchange([], 1)).leases
+    await worker.exchange([(lease, DeadLetter("failed", "ValueError: no"))], 1)
+    await worker.aclose()
+    engine_store.admin.hset(f"{engine_store.prefix}layout", "version", str(READS))
+    return engine_store
+
+
+async def test_a_worker_takes_over_the_jobs_of_the_version_before_once_no_worker_of_that_lives(
+    before: RedisStore, queue: JobQueue
+) -> None:
+    held = before.contents()
+    with pytest.raises(DriverError, match=f"of version {READS}, .* stop the workers of the older release"):
+        await Worker(queue).run(until_idle=True)
+    assert before.contents() == held
+
+    before.admin.zadd(f"{before.prefix}workers", {"gone:1:abcd": 1})  # its lease is over
+    await Worker(queue).run(until_idle=True)
+
+    assert before.admin.hget(f"{before.prefix}layout", "version") == str(LAYOUT).encode()
+    (dead,) = [job async for job in queue.scan(State.DEAD)]
+    await queue.requeue(dead.job_id)
+    await Worker(queue).run(until_idle=True)
+    assert (await queue.counts()).totals["completed"] == 4
 
 
 async def test_the_sync_face_refuses_it_as_well(old: RedisStore) -> None:

@@ -186,12 +186,13 @@ async def move(url: str) -> None:
 
 
 async def wait(url: str) -> None:
-    """A process waits for a job, which has reported how far it is."""
+    """A process waits for a job, which has reported how far it is, and emitted a chunk."""
     driver = RedisDriver(url, "emails")
     await driver.change(GetStatus(["invoice-42"], "4242-9f3c2a1b"))
     await driver.aclose()
     with redis.Redis.from_url(url) as admin:
         admin.set("redisjobs:{emails}:progress:invoice-42", '{"fraction":0.5}', ex=86400)
+        admin.xadd("redisjobs:{emails}:chunks:invoice-42", {"json": '"page"', "run": "1"})
 
 
 async def wait_for_a_rate(url: str) -> None:

@@ -478,7 +478,7 @@ def test_what_is_not_parameters_is_told_how_it_is_pushed(make: Any) -> None:
     assert told(queue.push, job) == "resize is a job itself: push its arguments, as resize.push(...)"
     assert told(queue.push_many, [Card]) == "Card is a class: push an instance of it, as push(Card(...))"
     many = "push_many takes jobs in a list or another iterable, not a {}: give push_many([job])"
-    assert told(queue.push_many, prepared) == many.format("NewJob")
+    assert told(queue.push_many, prepared) == many.format("PreparedJob")
     assert told(queue.push_many, {"n": 1}) == many.format("dict")
     assert told(queue.push_many, CARD) == many.format("Card")
 

@@ -25,8 +25,14 @@ Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 GROUP = "workers"
-LAYOUT = 4
+LAYOUT = 5
 """The version of the keys. A release that knows another one refuses the queue, and writes nothing."""
+
+READS = 4
+"""The oldest version whose jobs this release can run as they are.
+
+Its own workers must not run beside: the end of a child wakes its parent, and they know nothing of that.
+"""
 
 _FLOORS = {"redis": (7, 0), "valkey": (8, 0)}
 
@@ -159,7 +165,9 @@ class Commands:
     def other_version(self, version: bytes) -> OtherVersion:
         found = version.decode("utf-8", "replace")
         way = "it is too old for this queue: install the release that the queue's workers run"
-        if found.isdigit() and int(found) < LAYOUT:
+        if found.isdigit() and READS <= int(found) < LAYOUT:
+            way = "stop the workers of the older release, then start one of this release, which takes it over"
+        elif found.isdigit() and int(found) < READS:
             way = (
                 "let workers of the older release run the queue empty and stop them, then start a worker of this "
                 "release, which takes it over"
@@ -214,7 +222,7 @@ class Commands:
             if reply == b"FENCED":
                 raise Fenced(worker)
 
-        return self.run("join", [worker, "", "", str(LAYOUT), self.now], parse)
+        return self.run("join", [worker, "", "", str(LAYOUT), str(READS), self.now], parse)
 
 
 def value_of(command: Command[T], reply: Any) -> T:

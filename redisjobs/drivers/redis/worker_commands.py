@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from redisjobs.drivers.redis.commands import GROUP, LAYOUT, Command, Commands, Steps, running_of
+from redisjobs.drivers.redis.commands import GROUP, LAYOUT, READS, Command, Commands, Steps, running_of
 from redisjobs.drivers.redis.outlook import REPLY_BYTES, Ahead
 from redisjobs.drivers.redis.settlements import Columns, settlement_words, token_words
 from redisjobs.drivers.redis.wire import pairs, queued_ms_of, raw_id, reply_of, text_id
@@ -72,7 +72,7 @@ class WorkerCommands(Commands):
                     raise IdTaken(worker)
             raise self.other_version(reply)
 
-        return self.run("join", [worker, str(lease_ms), run, str(LAYOUT), self.now], parse)
+        return self.run("join", [worker, str(lease_ms), run, str(LAYOUT), str(READS), self.now], parse)
 
     def beat(self, worker: str, facts: Mapping[str, str]) -> Command[tuple[int, Wish | None] | None]:
         """Renew a worker's lease; parses to what was asked of it, or None: it was fenced.

@@ -27,7 +27,7 @@ while index < until_index and bytes < 1048576 do
   index = index + 1
 end
 tell_others(ending.ends)
-if redis.call('EXISTS', group) == 1 and index < total then -- it goes with the last child
+if redis.call('HLEN', group) > 0 and index < total then -- it goes with the last child
   redis.call('HSET', group, 'cancelled to', whole(index))
 else
   redis.call('ZREM', KEYS.cancelling, token)

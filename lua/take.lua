@@ -15,7 +15,7 @@
 --          PARTIAL    not looked at, because those before it are large; nothing was written
 
 --- @include now expect slot streams stream_of entry_at mark_of holder is_waiting locate member unpacked field history with
---- @include pushed_at whole push_of remove free remember group_out groups_of forget_steps bytes_of
+--- @include pushed_at whole push_of remove free remember group_out groups_of forget_steps bytes_of read_children
 local now_ms, name, most_outcomes = now(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local first_job = 4
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
@@ -59,8 +59,8 @@ local function read_ready(id, priority, entry)
   return 'ready', with(fields, changes), priority, since
 end
 
--- How the children of each group of a job have ended, as a list: for each group its token, how many there are, and what its record says
--- of each. nil if some have not ended, or they have returned more than `most_outcomes`.
+-- How the children of each group of a job have ended, as a list: for each group its token, how many there are, and of each what
+-- read_children says. nil if some have not ended, or they have returned more than `most_outcomes`.
 local function ended_children(job)
   local list, read = {}, 0
   for _, token in ipairs(groups_of(job)) do
@@ -68,12 +68,9 @@ local function ended_children(job)
     local known = redis.pcall('HMGET', group, 'total', 'left')
     local total, left = tonumber(known[1] or nil), tonumber(known[2] or nil)
     if total and left ~= 0 then return nil end
-    if total then list[#list + 1], list[#list + 2] = token, whole(total) end
-    for first = 0, (total or 0) - 1, 10 do
-      local indexes = {}
-      for i = first, math.min(first + 9, total - 1) do indexes[#indexes + 1] = whole(i) end -- they may be large
-      for _, outcome in ipairs(redis.call('HMGET', group, unpack(indexes))) do list[#list + 1] = outcome or '' end
-      for i = #list - #indexes + 1, #list do read = read + #list[i] end
+    if total then
+      list[#list + 1], list[#list + 2] = token, whole(total)
+      read = read + read_children(list, group, 0, total, most_outcomes - read + 1)
       if read > most_outcomes then return nil end
     end
   end

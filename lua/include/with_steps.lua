@@ -1,7 +1,8 @@
 -- with_steps: the fields of an entry, with the note that its job has saved steps, if it has: its entry may be older than they are.
 --- @include field
 local function with_steps(job, fields)
-  if not field(fields, 'steps') and redis.call('EXISTS', KEYS['steps:'] .. job) == 1 then
+  local many = field(fields, 'steps') and 0 or redis.pcall('HLEN', KEYS['steps:'] .. job)
+  if type(many) == 'number' and many > 0 then
     fields[#fields + 1], fields[#fields + 2] = 'steps', '1'
   end
   return fields

@@ -144,7 +144,7 @@ def _infos(token: str, first: int, page: ChildrenFound) -> list[ChildInfo]:
     return [
         ChildInfo(
             index,
-            page.ids.get(index) or group.child_id(index),
+            outcome.job_id or group.child_id(index),
             outcome.state,
             outcome.value.decode("utf-8", "replace"),
             outcome.error,

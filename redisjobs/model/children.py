@@ -4,7 +4,7 @@ All children of a step are a group. The store has a record of each group: how ma
 the others have. The step that ends the last child makes the parent ready.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -42,6 +42,8 @@ class ChildOutcome:
     value: bytes = b""  # of a completed one: its result as JSON
     error: str = ""  # why the result was refused; the error of a dead one, in one line; the id of the other job
     error_type: str = ""
+    # '' if it has none of its own, as `Group.child_id`. It says nothing of how the child has ended.
+    job_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,6 @@ class ChildrenFound:
     left: int = 0  # how many have not ended
     outcomes: Sequence[ChildOutcome] = ()  # from the asked index on; empty if that was the last
     key: str = ""  # of the step
-    ids: Mapping[int, str] = field(default_factory=dict)  # of those children that have one of their own, by index
 
 
 @dataclass(frozen=True, slots=True)

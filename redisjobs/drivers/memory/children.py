@@ -1,5 +1,8 @@
 """The children of jobs: their groups, and what ends or cancels them."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from redisjobs.drivers.memory.pushes import add, living
 from redisjobs.drivers.memory.state import Job, Memory, StoredGroup, answers, encoded
 from redisjobs.drivers.memory.steps import stored, wake
@@ -109,7 +112,10 @@ def _find_children(memory: Memory, query: FindChildren) -> ChildrenFound:
     if group is None:
         return ChildrenFound("")
     indexes = range(query.first, min(query.first + query.most, group.total))
+    return ChildrenFound(group.parent, group.total, group.left, outcomes_of(group, indexes), group.key)
+
+
+def outcomes_of(group: StoredGroup, indexes: Iterable[int]) -> list[ChildOutcome]:
+    """Return how some children of a group have ended, with their ids."""
     pending = ChildOutcome(ChildState.PENDING)
-    outcomes = [group.outcomes.get(index, pending) for index in indexes]
-    ids = {index: group.ids[index] for index in indexes if index in group.ids}
-    return ChildrenFound(group.parent, group.total, group.left, outcomes, group.key, ids)
+    return [replace(group.outcomes.get(each, pending), job_id=group.ids.get(each, "")) for each in indexes]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from redisjobs.drivers.memory.children import outcomes_of
 from redisjobs.drivers.memory.ends import forget, remember
 from redisjobs.drivers.memory.history import noted
 from redisjobs.drivers.memory.pushes import forget_end, holder_of, living
@@ -79,8 +80,8 @@ def _ended_children(memory: Memory, job: Job) -> Iterator[tuple[str, list[ChildO
     """Yield the token of each group of a job, and how its children have ended, in order."""
     for token in steps_of(memory, job.id).groups.values():
         if token in memory.groups:
-            outcomes = memory.groups[token].outcomes
-            yield token, [outcomes[index] for index in sorted(outcomes)]
+            group = memory.groups[token]
+            yield token, outcomes_of(group, sorted(group.outcomes))
 
 
 def _there(memory: Memory, row: Row) -> Job | None:
@@ -239,7 +240,8 @@ def _keep_saved(memory: Memory, taken: Taken) -> None:
     for key, token in steps.groups.items():
         if token in taken.children:
             outcomes = dict(enumerate(taken.children[token]))
-            memory.groups[token] = StoredGroup(taken.job_id, key, len(outcomes), outcomes)
+            ids = {index: each.job_id for index, each in outcomes.items() if each.job_id}
+            memory.groups[token] = StoredGroup(taken.job_id, key, len(outcomes), outcomes, ids)
 
 
 def _keep_outcome(memory: Memory, taken: Taken) -> None:

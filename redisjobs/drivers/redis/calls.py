@@ -257,14 +257,19 @@ def steps_of(fields: Mapping[bytes, bytes]) -> Steps:
 def _children(reply: Any) -> ChildrenFound:
     if not reply:
         return ChildrenFound("")
-    parent, key, total, left, ids, *outcomes = reply
-    named = {int(index): text_id(job_id) for index, job_id in pairs(ids).items()}
-    found = [*map(child_outcome, outcomes)]
-    return ChildrenFound(text_id(parent), int(total), int(left), found, text_id(key), named)
+    parent, key, total, left, *outcomes = reply
+    return ChildrenFound(text_id(parent), int(total), int(left), child_outcomes(outcomes), text_id(key))
 
 
-def child_outcome(reply: bytes) -> ChildOutcome:
-    """Return how a child has ended, from what the record of its group says."""
+def child_outcomes(flat: Sequence[bytes]) -> list[ChildOutcome]:
+    """Return how children have ended, from what the record of their group says of each, and its id."""
+    return [
+        replace(_child_outcome(text), job_id=text_id(job_id)) if job_id else _child_outcome(text)
+        for text, job_id in zip(flat[::2], flat[1::2], strict=True)
+    ]
+
+
+def _child_outcome(reply: bytes) -> ChildOutcome:
     word, _, text = reply.partition(b" ")
     match ChildState(word.decode() or "pending"):
         case ChildState.COMPLETED:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from secrets import token_hex
 
-from redisjobs.drivers.redis.calls import FAR, child_outcome, steps_of
+from redisjobs.drivers.redis.calls import FAR, child_outcomes, steps_of
 from redisjobs.drivers.redis.commands import Command, Commands, Steps
 from redisjobs.drivers.redis.wire import Word, number_word, pairs, pushed, raw_id, reply_of, shown, text_id
 from redisjobs.model import moving
@@ -88,8 +88,8 @@ def _taken(
 def _groups(flat: Sequence[bytes]) -> Iterator[tuple[str, list[ChildOutcome]]]:
     """Yield the token of each group of children, and how they have ended."""
     while flat:
-        until = 2 + int(flat[1])
-        yield text_id(flat[0]), [*map(child_outcome, flat[2:until])]
+        until = 2 + 2 * int(flat[1])
+        yield text_id(flat[0]), child_outcomes(flat[2:until])
         flat = flat[until:]
 
 
@@ -162,11 +162,12 @@ def _saved_text(step: Saved) -> bytes:
 def _group(parent: str, key: str, outcomes: Sequence[ChildOutcome]) -> dict[str, Word]:
     """Return the record of a group all of whose children have ended."""
     record: dict[str, Word] = {"parent": parent, "key": key, "total": str(len(outcomes)), "left": "0"}
+    record |= {f"id {index}": raw_id(each.job_id) for index, each in enumerate(outcomes) if each.job_id}
     return record | {str(index): _ended(outcome) for index, outcome in enumerate(outcomes)}
 
 
 def _ended(outcome: ChildOutcome) -> bytes:
-    """Return how a child has ended as `child_outcome` reads it."""
+    """Return how a child has ended as `child_outcomes` reads it."""
     text = raw_id(outcome.error)
     if outcome.state is ChildState.COMPLETED:
         text = outcome.value

@@ -218,6 +218,7 @@ async def test_a_parent_comes_with_how_its_children_have_ended(store: DriverStor
     await round_trip(store, "a")
 
     assert await outcomes(store) == before
+    assert [each.job_id for each in (await outcomes(store)).outcomes] == ["", "", "", "named"]
     assert await saved(store) == steps
     assert await settle(one, await claim_one(one), FAILED) is Reply.OK
     await round_trip(store, "a")
@@ -252,7 +253,7 @@ async def test_a_dead_child_from_elsewhere_that_is_requeued_is_a_job_by_itself(
     await take(store, "a", f"{TOKEN}-0")
     await bring(store)
 
-    assert await store.driver.change(Requeue(f"{TOKEN}-0")) is Reply.OK
+    assert await store.driver.change(Requeue(f"{TOKEN}-0")) is Reply.INDEPENDENT
 
     parent_lease, again = await claim(one)
     assert (parent_lease.job_id, b"child_of" in again.fields) == ("a", False)

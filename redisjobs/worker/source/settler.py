@@ -14,6 +14,7 @@ from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
+    ACK,
     Ack,
     AddChildren,
     Ended,
@@ -26,7 +27,7 @@ from redisjobs.model.transitions import (
     SaveStep,
     Settlement,
 )
-from redisjobs.worker.running.execution import ACK, Execution
+from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Reporter

@@ -317,6 +317,13 @@ def keeper_of_only_slot(queue: str) -> str | None:
     return context.job_id if context is not None and queue in context._only_slot_of else None
 
 
+def note_transaction(is_open: Callable[[], bool]) -> None:
+    """Note, if a job runs here, that it has pushed jobs in a transaction; see `StepVerbs`."""
+    context = _current.get()
+    if context is not None:
+        context._transactions = (*context._transactions, is_open)
+
+
 def message_sink_of(context: JobContext[Any]) -> MessageSink | None:
     """Return the sink of a handler's messages, or None."""
     return context._sink

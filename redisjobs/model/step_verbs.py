@@ -117,6 +117,16 @@ class StepVerbs:
     version: int = 1
     _sink: MessageSink | None
     _checkpoint: bytes | None = None  # JSON
+    _transactions: tuple[Callable[[], bool], ...] = ()  # those that the run has pushed in: whether each is open
+
+    def _check_wait(self, step: str) -> str:
+        """Return the name of a step that may wait, unless a transaction is open that the run has pushed in."""
+        if any(is_open() for is_open in self._transactions):
+            raise RuntimeError(
+                f"step '{visible(step)}' may wait, and a transaction is open in which this run has pushed jobs: "
+                "commit before the wait, or the suspension rolls it back"
+            )
+        return step
 
     def _checked_sink(self) -> MessageSink:
         if self._sink is None:
@@ -205,8 +215,11 @@ class StepVerbs:
             JobSuspended: The time has not come; let it pass.
             StepsFull: The job has 1,000 steps.
             ValueError: The time is wrong, or not given in exactly one way.
+            RuntimeError: A transaction is open in which this run has pushed jobs.
         """
-        await self._ask(AwaitStep(checked_step(name), WaitsFor.TIME, due_of(duration, until, parts)))
+        await self._ask(
+            AwaitStep(self._check_wait(checked_step(name)), WaitsFor.TIME, due_of(duration, until, parts))
+        )
 
     async def wait_for(
         self, name: str, *, timeout: float | timedelta | None = None, default: Any = NO_DEFAULT
@@ -225,8 +238,11 @@ class StepVerbs:
             JobSuspended: The wait is not over; let it pass.
             StepsFull: The job has 1,000 steps.
             ValueError: The name or the timeout is wrong.
+            RuntimeError: A transaction is open in which this run has pushed jobs.
         """
-        saved = await self._ask(AwaitStep(checked_step(name, "signal"), WaitsFor.SIGNAL, timeout_of(timeout)))
+        saved = await self._ask(
+            AwaitStep(self._check_wait(checked_step(name, "signal")), WaitsFor.SIGNAL, timeout_of(timeout))
+        )
         return value_of(saved, name, default)
 
     async def run(self, job: NewJob, *, name: str | None = None) -> Any:
@@ -267,11 +283,12 @@ class StepVerbs:
             ValueError: The name is wrong, there are too many children, or other ones than in the run before; or
                 another queue prepared one.
             TypeError: One of the jobs was not prepared.
+            RuntimeError: A transaction is open in which this run has pushed jobs.
         """
         children = list(jobs)
         if on_failure not in ("raise", "return"):
             raise ValueError(f'on_failure={on_failure!r}: give "raise" or "return"')
-        step = checked_step(_name_of(children) if name is None else name)
+        step = self._check_wait(checked_step(_name_of(children) if name is None else name))
         results: list[Any] = await self._ask(RunChildren(step, children, copy_context()))
         if on_failure == "raise":
             for each in results:

@@ -4,13 +4,15 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import asyncpg
 import psycopg
 import pytest
 from databases import Postgres
+from results import drain
 from test_within import ASYNC, SYNC, Add, Undone
 
 import redisjobs.sync
-from redisjobs import JobContext, JobQueue, UniqueConflict, Worker
+from redisjobs import JobContext, JobName, JobQueue, State, UniqueConflict, Worker
 from redisjobs.errors import NoTransaction
 from redisjobs.model.driver import Unsupported
 
@@ -124,3 +126,70 @@ async def test_a_push_that_is_to_wait_for_replicas_is_refused(database: str) -> 
         with pytest.raises(Unsupported, match="synchronous_standby_names"):
             await queue.push({"a": 1}, Add, replicas=1)
     assert jobs_in(database) == 0
+
+
+@pytest.mark.parametrize("library", ASYNC)
+async def test_a_wait_in_a_transaction_that_the_run_has_pushed_in_is_an_error(library: str, database: str) -> None:
+    queue, said = JobQueue(database, "sums"), list[str]()
+
+    @queue.register(Add)
+    async def add(parameters: dict[str, Any], context: JobContext) -> None:
+        async with ASYNC[library](database) as connection:
+            await queue.push({}, JobName("Later", dict[str, Any]), within=connection, delay=60)
+            for wait in (context.sleep(60), context.wait_for("paid"), context.run(queue.prepare({"a": 1}, Add))):
+                with pytest.raises(RuntimeError, match="commit before the wait") as refused:
+                    await wait
+                said.append(str(refused.value))
+        await context.wait_for("paid")
+        said.append("after it")
+
+    async with queue:
+        job = await queue.push({}, Add)
+        await drain(queue)
+        await queue.signal(job, "paid", None)
+        await drain(queue)
+    assert said[-1] == "after it"
+    assert [line.split("'")[1] for line in said[3:6]] == ["sleep", "paid", "Add"]
+    assert jobs_in(database) == 2
+
+
+@pytest.mark.parametrize("library", SYNC)
+async def test_a_sync_wait_in_a_transaction_that_the_run_has_pushed_in_is_an_error(
+    library: str, database: str
+) -> None:
+    queue, pusher = JobQueue(database, "sums"), redisjobs.sync.JobQueue(database, "sums")
+
+    @queue.register(Add)
+    def add(parameters: dict[str, Any], context: redisjobs.sync.JobContext) -> None:
+        with SYNC[library](database) as connection:
+            pusher.push({}, JobName("Later", dict[str, Any]), within=connection, delay=60)
+            with pytest.raises(RuntimeError, match="commit before the wait"):
+                context.sleep(60)
+        context.sleep(60)
+
+    with pusher:
+        async with queue:
+            job = await queue.push({}, Add)
+            await drain(queue)
+            found = await queue.get(job.id)
+    assert found is not None
+    assert found.state is State.SUSPENDED
+
+
+async def test_a_wait_after_a_connection_went_back_to_its_pool_is_no_error(database: str) -> None:
+    queue = JobQueue(database, "sums")
+
+    @queue.register(Add)
+    async def add(parameters: dict[str, Any], context: JobContext) -> None:
+        async with asyncpg.create_pool(database, min_size=1, max_size=1) as pool:
+            async with pool.acquire() as connection, connection.transaction():
+                await queue.push({}, JobName("Later", dict[str, Any]), within=connection, delay=60)
+            async with pool.acquire() as connection, connection.transaction():
+                await context.sleep(60)
+
+    async with queue:
+        job = await queue.push({}, Add)
+        await drain(queue)
+        found = await queue.get(job.id)
+    assert found is not None
+    assert found.state is State.SUSPENDED

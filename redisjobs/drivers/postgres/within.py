@@ -12,14 +12,16 @@ import asyncio
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol
 
 from redisjobs.errors import NoTransaction
 
 Rows = list[tuple[Any, ...]]
+IsOpen = Callable[[], bool]
 
-_IDLE, _ACTIVE, _IN_ERROR, _UNKNOWN = 0, 1, 3, 4  # psycopg's TransactionStatus
+_IDLE, _ACTIVE, _IN_BLOCK, _IN_ERROR, _UNKNOWN = range(5)  # psycopg's TransactionStatus
 _ABORTED = "25P02"
 _REFUSALS = {
     *("InterfaceError", "ConnectionDoesNotExistError"),  # of asyncpg; the former of Django, too
@@ -53,6 +55,12 @@ class Transaction(Protocol):
 
         Raises:
             NoTransaction: The connection has no transaction to write in. Nothing was written.
+        """
+
+    def watch(self) -> IsOpen:
+        """Return a function that says whether the transaction of the last statement is still open.
+
+        False if that can't be known: a pool may have given the connection to others since.
         """
 
 
@@ -105,6 +113,10 @@ class _Sync(ABC):
     def _run(self, statement: str, values: tuple[Any, ...]) -> Rows:
         """Run it by the library."""
 
+    @abstractmethod
+    def watch(self) -> IsOpen:
+        """See `Transaction`."""
+
 
 class _Async(ABC):
     is_async = True
@@ -123,6 +135,10 @@ class _Async(ABC):
     @abstractmethod
     def _run(self, statement: str, values: tuple[Any, ...]) -> Coroutine[Any, Any, Rows]:
         """Run it by the library."""
+
+    @abstractmethod
+    def watch(self) -> IsOpen:
+        """See `Transaction`."""
 
 
 def _refusal(error: Exception) -> NoTransaction | None:
@@ -150,6 +166,9 @@ class _Psycopg(_Sync):
             cursor.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
+    def watch(self) -> IsOpen:
+        return _watched_psycopg(self._connection)
+
 
 class _AsyncPsycopg(_Async):
     async def _run(self, statement: str, values: tuple[Any, ...]) -> Rows:
@@ -157,6 +176,9 @@ class _AsyncPsycopg(_Async):
         async with self._connection.cursor(row_factory=_row_factory()) as cursor:
             await cursor.execute(statement, values)
             return await cursor.fetchall() if cursor.description else []
+
+    def watch(self) -> IsOpen:
+        return _watched_psycopg(self._connection)
 
 
 def _row_factory() -> Any:
@@ -175,6 +197,12 @@ def _check_psycopg(connection: Any) -> None:
         raise NoTransaction(_AUTOCOMMIT_TEXT)
 
 
+def _watched_psycopg(connection: Any) -> IsOpen:
+    if getattr(connection, "_pool", None) is not None:
+        return lambda: False
+    return lambda: connection.info.transaction_status in (_ACTIVE, _IN_BLOCK, _IN_ERROR)
+
+
 class _Asyncpg(_Async):
     async def _run(self, statement: str, values: tuple[Any, ...]) -> Rows:
         connection = self._connection
@@ -185,6 +213,14 @@ class _Asyncpg(_Async):
         if not connection.is_in_transaction():
             raise NoTransaction(_AUTOCOMMIT_TEXT)
         return [tuple(row) for row in await connection.fetch(_numbered(statement), *values)]
+
+    def watch(self) -> IsOpen:
+        return self._is_open
+
+    def _is_open(self) -> bool:
+        with suppress(sys.modules["asyncpg"].InterfaceError):  # a pool has taken its proxy back
+            return not self._connection.is_closed() and self._connection.is_in_transaction()
+        return False
 
 
 def _numbered(statement: str) -> str:
@@ -208,6 +244,9 @@ class _Sqlalchemy(_Sync):
     def _open(self) -> Any:
         return self._connection
 
+    def watch(self) -> IsOpen:
+        return _watched_sqlalchemy(self._connection)
+
 
 class _SqlalchemySession(_Sqlalchemy):
     def _open(self) -> Any:
@@ -225,6 +264,9 @@ class _AsyncSqlalchemy(_Async):
     async def _open(self) -> Any:
         return self._connection
 
+    def watch(self) -> IsOpen:
+        return _watched_sqlalchemy(self._connection)
+
 
 class _AsyncSqlalchemySession(_AsyncSqlalchemy):
     async def _open(self) -> Any:
@@ -236,6 +278,11 @@ def _check_sqlalchemy(connection: Any, raw: Any) -> None:
         raise TypeError(f"within= a connection to {connection.dialect.name}: the outbox is in Postgres")
     if getattr(raw, "autocommit", False):
         raise NoTransaction(_AUTOCOMMIT_TEXT)
+
+
+def _watched_sqlalchemy(connection: Any) -> IsOpen:
+    begun = connection.get_transaction()
+    return lambda: begun is not None and bool(begun.is_active)
 
 
 def _for_dialect(dialect: Any, statement: str, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
@@ -263,6 +310,9 @@ class _Django(_Sync):
         with connection.cursor() as cursor:
             cursor.execute(statement, values)
             return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def watch(self) -> IsOpen:
+        return lambda: bool(self._connection.in_atomic_block)
 
 
 def _unscoped(connection: Any) -> Any:

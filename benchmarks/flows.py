@@ -204,6 +204,7 @@ class Case:
         jobs: How many it is given.
         beside: The case that it is compared with; '' for none.
         steps: How many steps each of its jobs saves.
+        group: How many of its jobs belong together.
     """
 
     name: str
@@ -211,13 +212,14 @@ class Case:
     jobs: int
     beside: str = ""
     steps: int = 0
+    group: int = 1
 
 
 def _cases() -> Sequence[Case]:
     def drained(name: str, concurrency: int, **parameters: Any) -> Callable[[Place, int], Awaitable[Cost]]:
         return partial(drain, name=name, concurrency=concurrency, **parameters)
 
-    def group(many: int, *, as_children: bool) -> Callable[[Place, int], Awaitable[Cost]]:
+    def groups(many: int, *, as_children: bool) -> Callable[[Place, int], Awaitable[Cost]]:
         return partial(awaited, group=many, as_children=as_children)
 
     cases = list[Case]()
@@ -232,8 +234,9 @@ def _cases() -> Sequence[Case]:
     cases.append(Case("waits for a signal, 100 at once", signalled, 5_000, plain))
     for many, jobs in ((10, 500), (1_000, 5_000)):
         plain = f"{many:,} jobs, pushed and awaited"
-        cases.append(Case(plain, group(many, as_children=False), jobs))
-        cases.append(Case(f"a parent with {many:,} children", group(many, as_children=True), jobs, plain))
+        cases.append(Case(plain, groups(many, as_children=False), jobs, group=many))
+        parent = groups(many, as_children=True)
+        cases.append(Case(f"a parent with {many:,} children", parent, jobs, plain, group=many))
     return cases
 
 
@@ -263,7 +266,7 @@ def measure(rounds: int, scale: float, say: Callable[[str], object]) -> dict[str
 
 def scaled(case: Case, scale: float) -> int:
     """How many jobs a case has; whole groups."""
-    return case.jobs if scale == 1 else max(int(case.jobs * scale), 1)
+    return max(int(case.jobs * scale) // case.group, 1) * case.group
 
 
 # What is said

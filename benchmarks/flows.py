@@ -76,7 +76,7 @@ class Place:
             register(handler)
 
     def expect(self, many: int) -> None:
-        """Count from here, up to so many jobs."""
+        """Count from here, up to this many jobs."""
         self._ended, self._wanted, self._all = 0, many, asyncio.Event()
 
     def end(self) -> None:
@@ -90,7 +90,7 @@ class Place:
         await self._all.wait()
 
     async def suspended(self, many: int) -> None:
-        """Wait until so many jobs are suspended. It calls no script, so that all calls are those of the jobs."""
+        """Wait until this many jobs are suspended. It calls no script, so that all calls are those of the jobs."""
         while self.admin.zcard(f"redisjobs:{{{QUEUE}}}:suspended") < many:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -200,7 +200,7 @@ class Case:
 
     Attributes:
         name: Of it, in tables.
-        run: Runs so many jobs of it.
+        run: Runs a number of its jobs.
         jobs: How many it is given.
         beside: The case that it is compared with; '' for none.
         steps: How many steps each of its jobs saves.

@@ -151,7 +151,7 @@ class Waiters:
 
 
 async def look(store: Store, taken: Taken, times: int) -> None:
-    """Do with the suspended jobs what producers, workers and operators do, so often each."""
+    """Do with the suspended jobs what producers, workers and operators do, each a number of times."""
 
     async def timed(
         what: str, call: Callable[[str], Awaitable[object]], many: int = times, first: int = 1

@@ -37,7 +37,7 @@ class Store:
         raise NotImplementedError
 
     def calls(self) -> list[tuple[str, float]]:
-        """The calls since this was asked last, of which the shortest may be left out: what was called, and ms."""
+        """The calls since this was asked last, maybe without the shortest ones: what was called, and ms."""
         raise NotImplementedError
 
     def longest(self) -> float:

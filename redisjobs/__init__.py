@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     # Looking at many jobs
     from redisjobs.client.operations import FilterOptions
     from redisjobs.errors import (
+        ChunksFull,
+        ChunksLost,
         DecodeError,
         DriverError,
         EncodeError,
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
         JobCancelled,
         JobFailed,
         JobStalled,
+        JobSuspended,
         JobTimeout,
         NoResult,
+        NotAdded,
         NoTransaction,
         ProcessDied,
         QueueFull,
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
         ServerNotFound,
         ServerTooOld,
         Snooze,
+        StepsFull,
         Unavailable,
         UniqueConflict,
         UnknownJob,
@@ -60,6 +65,7 @@ if TYPE_CHECKING:
     from redisjobs.middleware import Middleware
 
     # Jobs
+    from redisjobs.model.chunks import Chunk
     from redisjobs.model.context import JobContext, current_job
     from redisjobs.model.definition import Accuracy
     from redisjobs.model.health import Finding, Level
@@ -90,7 +96,7 @@ if TYPE_CHECKING:
     )
     from redisjobs.model.steps import StepInfo
     from redisjobs.model.stored import ScheduleInfo
-    from redisjobs.model.transitions import Reply
+    from redisjobs.model.transitions import PreparedJob, Reply
     from redisjobs.model.why import Cause, Why
     from redisjobs.queue import JobFunction, JobHandle, JobQueue
 
@@ -104,20 +110,41 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "model.context": ["JobContext", "current_job"],
+    "model.chunks": ["Chunk"],
     "errors": [
-        *("DecodeError", "DriverError", "EncodeError", "Fail", "Forbidden", "JobCancelled", "JobFailed"),
+        *(
+            "ChunksFull",
+            "ChunksLost",
+            "DecodeError",
+            "DriverError",
+            "EncodeError",
+            "Fail",
+            "Forbidden",
+            "JobCancelled",
+            "JobFailed",
+        ),
         *(
             "JobStalled",
+            "JobSuspended",
             "JobTimeout",
             "NoResult",
             "NoTransaction",
+            "NotAdded",
             "ProcessDied",
             "QueueFull",
             "RedisJobsError",
             "RegistrationError",
         ),
         *("ResultExpired", "ResultNotKept", "ResultRefused", "Retry", "ServerNotFound", "ServerTooOld"),
-        *("Snooze", "Unavailable", "UniqueConflict", "UnknownJob", "UnknownSchedule", "UnwritableResult"),
+        *(
+            "Snooze",
+            "StepsFull",
+            "Unavailable",
+            "UniqueConflict",
+            "UnknownJob",
+            "UnknownSchedule",
+            "UnwritableResult",
+        ),
         "WrongType",
     ],
     "client.operations": ["FilterOptions"],
@@ -140,7 +167,7 @@ _MODULES = {
     "model.stored": ["ScheduleInfo"],
     "service": ["Lifespan", "Service"],
     "model.steps": ["StepInfo"],
-    "model.transitions": ["Reply"],
+    "model.transitions": ["PreparedJob", "Reply"],
     "model.why": ["Cause", "Why"],
     "model.health": ["Finding", "Level"],
     "worker.worker": ["Worker"],
@@ -154,6 +181,9 @@ __all__ = [
     "Accuracy",
     "Cause",
     "CauseStatistics",
+    "Chunk",
+    "ChunksFull",
+    "ChunksLost",
     "Counts",
     "DeadGroup",
     "DecodeError",
@@ -174,6 +204,7 @@ __all__ = [
     "JobName",
     "JobQueue",
     "JobStalled",
+    "JobSuspended",
     "JobTimeout",
     "Keep",
     "Level",
@@ -184,11 +215,13 @@ __all__ = [
     "NameStatistics",
     "NoResult",
     "NoTransaction",
+    "NotAdded",
     "OnConflict",
     "Overview",
     "PastEvent",
     "PauseInfo",
     "Percentiles",
+    "PreparedJob",
     "Priority",
     "ProcessDied",
     "Progress",
@@ -214,6 +247,7 @@ __all__ = [
     "Snooze",
     "State",
     "StepInfo",
+    "StepsFull",
     "Tally",
     "Unavailable",
     "UniqueConflict",

@@ -24,6 +24,7 @@ from redisjobs.drivers.redis.wire import (
 from redisjobs.model import changes, queries, stored
 from redisjobs.model.changes import Change, Ending, JobStatus
 from redisjobs.model.children import CancelChildren, ChildOutcome, ChildrenFound, ChildState, FindChildren
+from redisjobs.model.chunks import Chunks, GetChunks, StoredChunk, parts_of
 from redisjobs.model.driver import supported
 from redisjobs.model.info import FACTS
 from redisjobs.model.job import WAITING, Priority, State, WhyWaiting
@@ -241,10 +242,11 @@ def _ended(ending: Ending, facts: Sequence[bytes]) -> JobStatus:
 
 
 def _steps(reply: Any) -> list[Steps | None]:
-    return [None if flat == [b"LATER"] else _saved(pairs(flat)) for flat in reply]
+    return [None if flat == [b"LATER"] else steps_of(pairs(flat)) for flat in reply]
 
 
-def _saved(fields: Mapping[bytes, bytes]) -> Steps:
+def steps_of(fields: Mapping[bytes, bytes]) -> Steps:
+    """Return what a job has saved, from the fields of its key."""
     saved = {text_id(key): step for key, text in fields.items() if b" " not in key and (step := read_saved(text))}
     version = fields.get(b"handler version", b"")
     tokens = {text_id(key[9:]): text_id(token) for key, token in fields.items() if key.startswith(b"children ")}
@@ -256,10 +258,11 @@ def _children(reply: Any) -> ChildrenFound:
     if not reply:
         return ChildrenFound("")
     parent, total, left, *outcomes = reply
-    return ChildrenFound(text_id(parent), int(total), int(left), [*map(_outcome, outcomes)])
+    return ChildrenFound(text_id(parent), int(total), int(left), [*map(child_outcome, outcomes)])
 
 
-def _outcome(reply: bytes) -> ChildOutcome:
+def child_outcome(reply: bytes) -> ChildOutcome:
+    """Return how a child has ended, from what the record of its group says."""
     word, _, text = reply.partition(b" ")
     match ChildState(word.decode() or "pending"):
         case ChildState.COMPLETED:
@@ -269,6 +272,20 @@ def _outcome(reply: bytes) -> ChildOutcome:
             return ChildOutcome(ChildState.DEAD, error=error, error_type=error_type)
         case state:
             return ChildOutcome(state, error=text_id(text))
+
+
+def _chunk_words(asked: GetChunks, now: str) -> Wire:
+    began_ms, number = parts_of(asked.after)
+    return [raw_id(asked.job_id), str(began_ms), str(number), REPLY_BYTES]
+
+
+def _chunks(reply: Any) -> Chunks:
+    if reply[0] == -1:
+        return Chunks(lost=reply[1], after=reply[2].decode(), more=True)
+    more, *flat = reply
+    fours = zip(*(iter(flat),) * 4, strict=True)
+    found = [StoredChunk(one.decode(), _whole(run), kind.decode(), data) for one, run, kind, data in fours]
+    return Chunks(found, more=bool(more))
 
 
 def _schedules(reply: Any) -> stored.SchedulePage:
@@ -340,6 +357,7 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda reply: [*map(_status, reply)],
     ),
     GetSteps: _Call("steps", lambda asked, now: [REPLY_BYTES, *map(raw_id, asked.job_ids)], _steps),
+    GetChunks: _Call("chunks", _chunk_words, _chunks),
     Signal: _Call("signal", _signal_words),
     FindChildren: _Call(
         "find_children",

@@ -18,8 +18,8 @@ from redisjobs.model.requests import (
     SaveCheckpoint,
 )
 from redisjobs.model.steps import MOST_STEP_BYTES, MOST_STEPS, How, Saved, Steps, key_of, name_of
-from redisjobs.model.transitions import Group, Lease, NewJob, Reply, SaveStep, Suspend, Wait, WaitsFor
-from redisjobs.worker.running.children import new_group
+from redisjobs.model.transitions import Group, Lease, Reply, SaveStep, Suspend, Wait, WaitsFor
+from redisjobs.worker.running.children import ChildCalls, new_group
 
 _NO_CHILDREN = b"[]"
 
@@ -38,32 +38,27 @@ class StepRun(Protocol):
     def write(self, settlement: SaveStep, answered: Written) -> None:
         """Write what ends no lease. If the lease is lost, end the run."""
 
-    def find_children(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
-        """Read the results of all children of a group, and call `found` with them, or with the error."""
-
-    def add_children(self, group: Group, request: RunChildren, added: Callable[[Any], object]) -> None:
-        """Add the children of a step.
-
-        Call `added` with the last ones, which the suspension adds, or with the error.
-        """
-
 
 class RunSteps:
     """The steps of one run. Call all methods in the worker's event loop.
 
     Args:
         run: The run.
+        children: The calls about its children.
         version: Of its handler.
         steps: What earlier runs have saved.
 
     Attributes:
         suspend: How to suspend the job, because a wait is not over; None: no wait has ended the run.
-        unseen: The keys of the saved steps that the handler has not come to.
+        saved_by: The version of the handler that saved the first of them; None if none is saved.
+        last_wait: The number of the last wait that was over when the run began; 0 if there was none.
     """
 
-    def __init__(self, run: StepRun, version: int, steps: Steps) -> None:
+    def __init__(self, run: StepRun, children: ChildCalls, version: int, steps: Steps) -> None:
         self._run = run
+        self._children = children
         self._version = version
+        self.saved_by = steps.version
         self._saved = dict(steps.saved)
         self._groups = dict(steps.groups)  # tokens by key
         self._checkpoint = steps.checkpoint
@@ -76,12 +71,31 @@ class RunSteps:
         self._waiting: list[Answered] = []  # for an answer of the store
         self._over: BaseException | None = None
         self.suspend: Suspend | None = None
-        self.unseen = set(self._saved)
+        self._unseen = {
+            key: saved.number for key, saved in self._saved.items()
+        }  # the handler has not come to them
+        self._is_past = False  # it has begun a step that is not saved
+        waits = (saved.number for saved in self._saved.values() if saved.how is not How.DONE)
+        self.last_wait = max(waits, default=0)
 
     @property
     def has_some(self) -> bool:
         """Whether the job may have saved something."""
         return self._last > 0 or self._checkpoint is not None or bool(self._groups)
+
+    @property
+    def left_out(self) -> str:
+        """The first saved step that the handler has not come to; '' if there is none."""
+        return min(self._unseen, key=self._unseen.__getitem__, default="")
+
+    @property
+    def drops_chunks(self) -> bool:
+        """Whether what the handler emits now is of another run.
+
+        Until it has come to all saved steps, or begins one that is not saved, an earlier run has emitted it.
+        Behind a wait that is not over, the next run will.
+        """
+        return self.suspend is not None or (bool(self._unseen) and not self._is_past)
 
     def ask(self, request: Request, answered: Answered) -> None:
         """Take a request of the handler; see `Asked`."""
@@ -120,7 +134,7 @@ class RunSteps:
             )
         self._occurrences[name] += 1
         key = key_of(name, self._occurrences[name])
-        self.unseen.discard(key)
+        self._unseen.pop(key, None)
         return key
 
     def _begin(self, name: str, answered: Answered) -> None:
@@ -136,6 +150,7 @@ class RunSteps:
         else:
             if saved is None:
                 self._open[name] = key
+                self._is_past = True
             answered(Begun(key, None if saved is None else saved.value))
 
     def _finish(self, key: str, value: bytes, answered: Answered) -> None:
@@ -209,7 +224,7 @@ class RunSteps:
             return
         saved = self._saved.get(key)
         if saved is not None and saved.how is How.CHILDREN:
-            self._run.find_children(saved.value.decode(), request.jobs, self._once(answered, answered))
+            self._children.find(saved.value.decode(), request.jobs, self._once(answered, answered))
         elif saved is not None:
             is_empty = saved.how is How.DONE and saved.value == _NO_CHILDREN
             answered([] if is_empty and not request.jobs else _another_kind(key, saved))
@@ -237,7 +252,7 @@ class RunSteps:
             self.suspend = Suspend(wait, version=self._version, group=group, pushes=last)
             answered(_suspended(wait))
 
-        self._run.add_children(group, request, self._once(answered, added))
+        self._children.add(group, request, self._version, self._once(answered, added))
 
     def _once(self, answered: Answered, take: Callable[[Any], object]) -> Callable[[Any], None]:
         """Return a function that takes an answer of the store, unless the run is over by then."""

@@ -13,6 +13,7 @@ create function redisjobs_f._parts() returns table (function text, parts text) l
     ('find', 'producer worker reader operator'),
     ('steps', 'worker reader operator'),
     ('signal', 'producer worker operator'),
+    ('chunks', 'producer worker reader operator'),
     ('ahead', 'reader operator'),
     ('audit', 'reader operator'),
     ('audited', 'reader operator'),

@@ -17,6 +17,8 @@ PARTS = {
     "features": "What each feature costs",
     "waiters": "Many waiting tasks",
     "limits": "Limits, under kills",
+    "flows": "Steps, waits and children",
+    "suspended": "A million suspended jobs",
     "postgres": "On Postgres, beside others",
     "postgres_alone": "On Postgres, for long",
     "growth": "How the cost grows",

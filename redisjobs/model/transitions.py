@@ -194,6 +194,10 @@ class Ack:
     stepped: bool = False  # it may have saved steps, which are forgotten
 
 
+ACK = Ack()
+"""The settlement of a job that is done and has nothing more to write. Code that each job passes compares with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetryLater:
     """The job runs again."""

@@ -12,6 +12,7 @@ from redisjobs.drivers.redis.worker_commands import Settled, WorkerCommands
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import Fenced
 from redisjobs.model.transitions import (
+    ACK,
     MOST_JOBS,
     Ack,
     AddChildren,
@@ -45,7 +46,7 @@ class Settling:
         self._plain = settlements
         self._positions: list[list[int]] = []  # of the settlements in each call; empty: all go in one call
         for _, one in settlements:  # any() takes twice as long, and each settled job passes here
-            if one is not _PLAIN and _pushes(one):
+            if one is not ACK and _pushes(one):
                 self._part()
                 break
 
@@ -151,9 +152,6 @@ class Settling:
             if reply is not Reply.PARTIAL:
                 return reply, looked, answer.ahead.turns
         raise DriverError("a job was not settled: again and again, large jobs had the ids or keys of its pushes")
-
-
-_PLAIN = Ack()
 
 
 def _pushes(settlement: Settlement) -> Sequence[NewJob]:

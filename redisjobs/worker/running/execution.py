@@ -32,6 +32,7 @@ from redisjobs.model.outcome import (
 from redisjobs.model.retry import RetryPolicy, exponential_jitter
 from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import (
+    ACK,
     Ack,
     AddChildren,
     After,
@@ -54,9 +55,6 @@ from redisjobs.worker.settings.settings import Settings
 
 PATIENCE = 0.1
 """Seconds that a job may wait for a slot. Then it is handed back: running jobs take longer than they did."""
-
-ACK = Ack()
-"""The settlement of a job that is done and has nothing more to write."""
 
 _TOO_LONG = 10**11  # ms; the time in an entry id that a person has chosen is none, see `Lease.ready_ms`
 _TIMED = 4  # jobs of a batch whose times are read: reading all would cost 3 % of the throughput
@@ -290,13 +288,11 @@ class Execution(HandlerRun):
     def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
-        context = self._context
+        trace = "" if self._context is None else self._context._trace
         self._context = self._surroundings = None  # both lead back here: a reference cycle
-        if outcome is DONE and not self._has_steps:
+        if outcome is DONE and self.steps is None:
             self.settlement = Ack(reported=True) if self._may_have_reported else ACK
             return
-        trace = "" if context is None else context._trace
-        del context  # else the traceback of an error below would lead to it
         if isinstance(outcome, Suspended):
             changes = {"started_at": str(self._began_ms), "unknown_since": ""}
             self.settlement = replace(outcome.suspend, changes=self._changes(changes, trace))

@@ -15,6 +15,7 @@ from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
 from redisjobs.model.transitions import (
+    ACK,
     Ack,
     AddChildren,
     Ended,
@@ -27,7 +28,7 @@ from redisjobs.model.transitions import (
     SaveStep,
     Settlement,
 )
-from redisjobs.worker.running.execution import ACK, Execution
+from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.outbox import Part
 from redisjobs.worker.running.pushes import Pushes

@@ -195,7 +195,7 @@ class Ack:
 
 
 ACK = Ack()
-"""The settlement of a job that is done and has nothing more to write. Code that each job passes compares with it."""
+"""The settlement of a job that is done and has nothing more to write; the path of each job compares with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ local worker, lease_ms, run, version, reads = ARGV[1], tonumber(ARGV[2]), ARGV[3
 local now_ms = now(ARGV[6])
 
 expect('stream', KEYS.inbox, unpack(streams))
-expect('zset', KEYS.workers)
+expect('zset', KEYS.workers, KEYS.fenced)
 expect('hash', record, KEYS.layout, KEYS.jobs)
 
 local function has_jobs()

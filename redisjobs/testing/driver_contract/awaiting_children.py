@@ -1,6 +1,7 @@
 """Children: the step that suspends their parent adds them, each once, and the end of the last one wakes it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -141,6 +142,21 @@ async def test_the_end_of_the_last_child_wakes_the_parent_with_the_outcomes_of_a
     assert (await saved(store)).saved == {
         "render": Saved(1, store.clock(), How.CHILDREN, TOKEN.encode()),
     }
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [(Ack(cancelled=True), ChildState.CANCELLED), (Ack(), ChildState.COMPLETED)]
+)
+@pytest.mark.parametrize("reported", [False, True])
+async def test_a_child_that_ends_without_a_result_has_ended(
+    store: DriverStore, one: Consumer, end: Ack, state: ChildState, reported: bool
+) -> None:
+    await parent(store, one, with_children(1))
+
+    assert await settle(one, await claim_one(one), replace(end, reported=reported)) is Reply.OK
+
+    assert (await outcomes(store)).outcomes == [ChildOutcome(state)]
+    assert (await found(store, "a")).state is State.READY
 
 
 async def test_all_children_of_a_batch_end_in_one_exchange(store: DriverStore, one: Consumer) -> None:

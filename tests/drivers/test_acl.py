@@ -180,7 +180,7 @@ async def put_flow(store: RedisStore) -> None:
     async with consuming(store.driver, "flow") as worker:
         await worker.open()
         leases = {lease.job_id: lease for lease in (await claim(worker)).leases}
-        settlements = [
+        settlements: list[tuple[Lease, Settlement]] = [
             (leases["p"], Suspend(Wait(1, WaitsFor.CHILDREN, "all"), group=group, pushes=[child])),
             (leases["w"], Suspend(Wait(1, WaitsFor.SIGNAL, "go"))),
             (leases["s"], SaveStep("one", 1, b"1")),
@@ -341,10 +341,11 @@ async def run_flow(driver: Driver, worker: Consumer, store: RedisStore) -> None:
     assert [*steps.saved] == ["one", "sleep"]
     fields = ["name", "Add", "parameters", '{"a": 1}', "child_of"]
     first, second = [NewJob(group.child_id(n), [*fields, f"{group.token} {n}"]) for n in range(2)]
-    for settlement in (
+    adds: list[Settlement] = [
         AddChildren(group, [first]),
         Suspend(Wait(3, WaitsFor.CHILDREN, "all"), group=group, pushes=[second]),
-    ):
+    ]
+    for settlement in adds:
         assert (await worker.exchange([(lease, settlement)], None)).replies == [Reply.OK]
     one, other = (await claim(worker)).leases
     assert (await worker.exchange([(one, Ack(result=Result(0, b"1")))], None)).replies == [Reply.OK]

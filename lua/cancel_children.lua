@@ -27,9 +27,10 @@ while index < until_index and bytes < 1048576 do
   index = index + 1
 end
 tell_others(ending.ends)
-if redis.call('HLEN', group) > 0 and index < total then -- it goes with the last child
+if index < total and redis.call('HGET', group, 'total') then -- it goes with the last child
   redis.call('HSET', group, 'cancelled to', whole(index))
 else
   redis.call('ZREM', KEYS.cancelling, token)
+  redis.call('HDEL', group, 'cancelled to') -- its parent may be requeued, and cancelled again
 end
-return redis.call('ZCARD', KEYS.cancelling) > 0 and 1 or 0
+return #redis.call('ZRANGE', KEYS.cancelling, 0, 0)

@@ -48,15 +48,15 @@ local function keep_ending(id, state, outcome, result, until_ms, result_until_ms
 end
 
 -- The unique key that a waiting job holds, '' for none; and whether only for a time.
-local function key_of(fields, state, until_ms)
+local function key_of(fields, until_ms)
   local unique, window = field(fields, 'unique') or '', field(fields, 'window') or ''
-  if state == 'suspended' and field(fields, 'unique_until') == 'start' then unique = '' end -- it was free from its start on
+  if field(fields, 'steps') and field(fields, 'unique_until') == 'start' then unique = '' end -- it was free from its start on
   if unique ~= '' or (tonumber(until_ms) or 0) <= now_ms then return unique, false end
   return window, true
 end
 
 local function add_waiting(id, state, priority, due_ms, fields, is_held, window, number, stale)
-  local key, is_window = key_of(fields, state, window) -- before `delay` changes the fields
+  local key, is_window = key_of(fields, window) -- before `delay` changes the fields
   if stale then redis.call('ZREM', KEYS.due, stale) end
   local is_suspended = state == 'suspended' -- until `promote` wakes it, also if its time has come
   if is_suspended or due_ms and due_ms > now_ms then
@@ -96,7 +96,7 @@ local function against(id, state, fields, window, values)
   local taken, stale = false, nil
   if not has_ended then taken, stale = is_taken(id) end
   if taken then return 'EXISTS' end
-  local key = aside[state] and '' or key_of(fields, state, window)
+  local key = aside[state] and '' or key_of(fields, window)
   if key == '' then return nil, stale end
   local is_right, holding = pcall(key_holder, key, false, now_ms)
   if not is_right then return 'DUPLICATE' end

@@ -367,7 +367,7 @@ local function end_each()
 
   -- Read an entry only if the settlement needs it: it may be large.
   local needs = {retry = true, suspend = true, fail = true, pushes = true}
-  local stays = {report = true, lingers = true, save = true, children = true}
+  local stays = {report = true, lingers = true, emit = true, save = true, children = true}
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
   -- `at` is where its values begin, if it stands for itself.

@@ -1,7 +1,7 @@
 -- finish_one: finish one job whose fields are known; if it was delayed, `stream` is nil and `priority` is given. The push of
 -- an old job that is done is not remembered: it can't be repeated. `ending` has `ends` and `kept`, as these includes return
 -- them. `result` is as the worker sent it: how long to keep it (else the entry says so), word, text.
---- @include push_of field conclude finish keep with_history forget_steps end_child
+--- @include push_of field conclude finish keep keep_reported with_history forget_steps end_child
 local function finish_one(ending, counter, stream, entry, job, fields, now_ms, notes, priority, result)
   --- @include times
   local entries = stream and {[stream] = {entry}} or {}
@@ -9,7 +9,8 @@ local function finish_one(ending, counter, stream, entry, job, fields, now_ms, n
   local pushes = is_old and {} or {push_of(job, field(fields, 'nonce'))}
   local keep_ms, word, text = unpack(result or {})
   if (keep_ms or '') == '' then keep_ms = field(fields, 'keep_result') end
-  if (word or '') == '' then word, text = counter, nil end
+  if word == 'reported' then keep_reported(job, 0) end
+  if (word or '') == '' or word == 'reported' then word, text = counter, nil end
   conclude(ending.ends, job, word, text, keep_ms)
   priority = priority or string.match(stream, '}:ready:(.+)$')
   if ending.kept[counter] then notes = with_history(notes, fields, priority .. ' ' .. entry) end

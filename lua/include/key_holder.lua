@@ -1,8 +1,9 @@
 -- key_holder: the job that holds a unique key; nil if the key is free. A key is also free if its job holds it only until it
--- starts, and a worker has that job, or it is suspended: a run that has begun must not swallow a new push.
+-- starts, and a worker has that job, or it is suspended, or has saved steps: a run that has begun must not swallow a new push.
 -- Returns {id}; with `replaces`, for a waiting job, also `stream` and `entry`, or the `member` of `due` of a delayed job; and
 -- `notes`, a flat list of the fields that it keeps when it is replaced. A job with a cancel request does not count as
--- waiting, nor does one that does not have this key any more. Then how many bytes of jobs were read, for a free key too.
+-- waiting, nor does one that does not have this key any more, nor one that has begun: what it has saved is not for other
+-- parameters. A child waits for its parent alone. Then how many bytes of jobs were read, for a free key too.
 --- @include checked stream_of is_waiting holder stored bytes_of field pushed_at member with_history
 local function key_holder(key, replaces, now_ms)
   local id = checked('string', KEYS['unique:'] .. key, redis.pcall('GET', KEYS['unique:'] .. key))
@@ -12,6 +13,7 @@ local function key_holder(key, replaces, now_ms)
   local is_ready = place and place ~= 'dead' and stream_of[place]
   if not is_ready and place ~= 'delayed' then return found, 0 end
   local waits = mark ~= 'suspended' and (not is_ready or is_waiting((holder(stream_of[place], entry))))
+    and redis.call('TYPE', KEYS['steps:'] .. id).ok == 'none'
   if waits and (not replaces or mark == 'cancelling') then return found, 0 end
 
   local fields = stored(id, located)
@@ -21,7 +23,8 @@ local function key_holder(key, replaces, now_ms)
     local is_over = field(fields, 'unique') == key and field(fields, 'unique_until') == 'start'
     return not is_over and found or nil, bytes
   end
-  if field(fields, 'unique') ~= key and field(fields, 'window') ~= key then return found, bytes end
+  local has_key = field(fields, 'unique') == key or field(fields, 'window') == key
+  if not has_key or field(fields, 'child_of') then return found, bytes end
   found.notes = {}
   for _, name in ipairs({'nonce', 'queued_at', 'attempt', 'error', 'started_at'}) do
     local value = field(fields, name) or name == 'queued_at' and pushed_at(entry, now_ms)

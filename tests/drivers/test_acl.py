@@ -30,7 +30,8 @@ from redisjobs import (
 )
 from redisjobs.drivers import sync_side
 from redisjobs.drivers.redis.driver import RedisDriver
-from redisjobs.model.changes import Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
+from redisjobs.model.changes import Cancel, Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
+from redisjobs.model.children import CancelChildren, FindChildren
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Driver, Notification
 from redisjobs.model.emissions import ChunkKind, EmitChunks, NewChunk
@@ -39,6 +40,7 @@ from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, GetBacklog
 from redisjobs.model.recording import Record
 from redisjobs.model.retention import Keep, Retention
+from redisjobs.model.steps import GetSteps
 from redisjobs.model.stored import (
     Declarer,
     Fire,
@@ -51,17 +53,23 @@ from redisjobs.model.stored import (
 )
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     After,
     DeadLetter,
     Due,
     Exchange,
+    Group,
     Lease,
     NewJob,
     Release,
     Reply,
     Result,
     RetryLater,
+    SaveStep,
     Settlement,
+    Suspend,
+    Wait,
+    WaitsFor,
 )
 from redisjobs.schedules.schedule import Schedule
 from redisjobs.sync import JobQueue as SyncJobQueue
@@ -128,6 +136,9 @@ def long_ago(store: RedisStore) -> Iterator[None]:
 
 
 async def produce(url: str, store: RedisStore) -> None:
+    await put_flow(store)
+    with SyncJobQueue(url, store.queue_name) as queue:
+        steer(queue, store)
     async with consuming(store.driver, "w") as worker:
         await worker.open()
         await push(store, "released", "running")
@@ -139,7 +150,7 @@ async def produce(url: str, store: RedisStore) -> None:
         assert [queue.push(Add(1), job_id="mine").added for _ in range(2)] == [True, False]
         assert str(queue.push(Add(1), job_id="held", unique="k")) == str(queue.push(Add(1), unique="k")) == "held"
         late = queue.push(Add(1), delay=60).id
-        assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"5"
+        assert store.admin.hget(f"{store.prefix}stats", "pushed") == b"9"
         replacing = [
             queue.push(Add(2), unique="k", on_conflict="replace", delay=each) for each in (None, 60, None)
         ]
@@ -158,7 +169,33 @@ async def produce(url: str, store: RedisStore) -> None:
         await wait_for_a_result(queue, store, url)
         with telling_waiters(store):
             await end_by_a_cancel(queue, store)
-    assert counted(store, "cancelled") == len(gone) + 1
+    assert counted(store, "cancelled") == len(gone) + 4
+
+
+async def put_flow(store: RedisStore) -> None:
+    """Jobs p (it waits for its child c), w (it waits for a signal), and s (dead, with a step)."""
+    await push(store, "p", "w", "s")
+    group = Group("0123456789abcdef01234567", "all", 1)
+    child = NewJob("c", ["name", "Add", "parameters", '{"a": 1}', "child_of", f"{group.token} 0"])
+    async with consuming(store.driver, "flow") as worker:
+        await worker.open()
+        leases = {lease.job_id: lease for lease in (await claim(worker)).leases}
+        settlements: list[tuple[Lease, Settlement]] = [
+            (leases["p"], Suspend(Wait(1, WaitsFor.CHILDREN, "all"), group=group, pushes=[child])),
+            (leases["w"], Suspend(Wait(1, WaitsFor.SIGNAL, "go"))),
+            (leases["s"], SaveStep("one", 1, b"1")),
+            (leases["s"], DeadLetter("failed", "no")),
+        ]
+        assert {*(await worker.exchange(settlements, None)).replies} == {Reply.OK}
+
+
+def steer(queue: SyncJobQueue, store: RedisStore) -> None:
+    """Wake a job of a flow, and cancel another one with its child."""
+    assert [queue.signal("w", "go", 1), queue.signal("w", "on", 1)] == [Reply.OK, Reply.KEPT]
+    assert queue.cancel("p") is Reply.CANCELLED
+    assert queue.get("c") is None
+    assert queue.cancel("w") is Reply.CANCELLED
+    assert not [key for key, _ in store.keys().items() if key.startswith(("children:", "steps:w", "cancelling"))]
 
 
 async def wait_for_a_result(queue: SyncJobQueue, store: RedisStore, url: str) -> None:
@@ -260,14 +297,15 @@ async def work(url: str, store: RedisStore) -> None:
         with closing(Heart(last)) as heart:
             assert heart.release() == 1
         await work_under_a_limit(driver, last, store)
+        await run_flow(driver, last, store)
         await declare(driver, store)
         await listen(worker, store, url)
     assert store.admin.get(f"{store.prefix}result:done") == b"5"
     assert store.admin.get(f"{store.prefix}outcome:done") == b"completed"
     assert not store.admin.exists(f"{store.prefix}waiters")
     counters = ("completed", "retried", "dead", "released", "reclaimed", "trimmed")
-    assert [counted(store, counter) for counter in counters] == [10, 2, 2, 2, 4, 1]
-    assert [store.admin.xlen(f"{store.prefix}{state}") for state in ("completed", "dead")] == [10, 1]
+    assert [counted(store, counter) for counter in counters] == [12, 2, 2, 2, 4, 1]
+    assert [store.admin.xlen(f"{store.prefix}{state}") for state in ("completed", "dead")] == [12, 1]
 
 
 async def work_under_a_limit(driver: Driver, last: Consumer, store: RedisStore) -> None:
@@ -284,6 +322,41 @@ async def work_under_a_limit(driver: Driver, last: Consumer, store: RedisStore) 
     assert [lease.job_id for lease in (*left, *second.leases)] == ["left", "limited"]
     assert (await last.exchange([(lease, Ack()) for lease in second.leases], None)).replies == [Reply.OK]
     assert await driver.change(SetLimit("Add", "")) == ""
+
+
+async def run_flow(driver: Driver, worker: Consumer, store: RedisStore) -> None:
+    """A job saves a step, sleeps, runs two children, and is cancelled, and so is the child that has not ended."""
+    group = Group("0123456789abcdef01234567", "all", 2)
+    await push(store, "parent")
+    (lease,) = (await claim(worker)).leases
+    sleep = Suspend(Wait(2, WaitsFor.TIME, "sleep"), After(1))
+    assert (await worker.exchange([(lease, SaveStep("one", 1, b"1")), (lease, sleep)], None)).replies == [
+        Reply.OK,
+        Reply.OK,
+    ]
+    await anyio.sleep(0.002)
+    (lease,) = (await claim(worker)).leases
+    (steps,) = await driver.read(GetSteps(["parent"]))
+    assert steps
+    assert [*steps.saved] == ["one", "sleep"]
+    fields = ["name", "Add", "parameters", '{"a": 1}', "child_of"]
+    first, second = [NewJob(group.child_id(n), [*fields, f"{group.token} {n}"]) for n in range(2)]
+    adds: list[Settlement] = [
+        AddChildren(group, [first]),
+        Suspend(Wait(3, WaitsFor.CHILDREN, "all"), group=group, pushes=[second]),
+    ]
+    for settlement in adds:
+        assert (await worker.exchange([(lease, settlement)], None)).replies == [Reply.OK]
+    one, other = (await claim(worker)).leases
+    assert (await worker.exchange([(one, Ack(result=Result(0, b"1")))], None)).replies == [Reply.OK]
+    assert (await driver.read(FindChildren(group.token))).left == 1
+    assert await store.driver.change(Cancel("parent")) is Reply.CANCELLED
+    while await worker.change(CancelChildren()):
+        pass
+    assert (await worker.exchange([(other, Release())], None)).replies == [Reply.CANCELLED]
+    await push(store, "last")
+    (lease,) = (await claim(worker)).leases
+    assert (await worker.exchange([(lease, Ack())], None)).replies == [Reply.OK]
 
 
 async def claim(worker: Consumer) -> Exchange:
@@ -530,6 +603,10 @@ async def operate(url: str, store: RedisStore) -> None:
         assert queue.delete_all(name="Add") == 1
         assert queue.cancel_all("delayed") == 1
         await pause_and_hold(queue, store)
+        await put_flow(store)
+        steer(queue, store)
+        assert [step.key for step in queue.steps("s")] == ["one"]
+        assert queue.requeue("s", from_step="one")
         with telling_waiters(store):
             await end_by_a_cancel(queue, store)
         queue.set_limit("Add", rate="5/s")
@@ -540,7 +617,7 @@ async def operate(url: str, store: RedisStore) -> None:
             assert queue.schedules.resume("nightly")
         with telling(store, "schedules"):
             assert queue.schedules.remove("nightly")
-    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [6, 2, 1]
+    assert [counted(store, counter) for counter in ("cancelled", "requeued", "deleted")] == [9, 3, 1]
 
 
 async def pause_and_hold(queue: SyncJobQueue, store: RedisStore) -> None:

@@ -224,6 +224,7 @@ BUILT = {
     "taking": ["Take", "FindTaken", "ForgetTaken", "FindRetention"],
     "importing": ["Import"],
     "importing_steps": [],
+    "begun_keys": [],
     "streaming": ["EmitChunks", "GetChunks"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""

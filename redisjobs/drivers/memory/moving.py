@@ -187,7 +187,7 @@ def _key(job: Taken, now_ms: int) -> tuple[str, float]:
     unique, window = (
         job.fields.get(name, b"").decode("utf-8", "surrogateescape") for name in (b"unique", b"window")
     )
-    if job.state is State.SUSPENDED and job.fields.get(b"unique_until") == b"start":
+    if b"steps" in job.fields and job.fields.get(b"unique_until") == b"start":
         unique = ""  # it was free from its start on
     if unique or job.window_ms is None or job.window_ms <= now_ms:
         return unique, math.inf

@@ -132,7 +132,9 @@ def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str
     if not holder_id or (parent and holder_id == parent.id and job.unique == parent.text(b"unique")):
         return "", None
     holder = memory.jobs.get(holder_id)
-    if holder is None or holder.state not in (State.READY, State.DELAYED):
+    if holder is None or has_begun(memory, holder) or holder.state not in (State.READY, State.DELAYED):
+        return holder_id, None
+    if b"child_of" in holder.fields:  # its parent waits for this one's result
         return holder_id, None
     has_key = job.unique in (holder.text(b"unique"), holder.text(b"window"))
     is_replaced = has_key and job.on_conflict is OnConflict.REPLACE and not holder.is_cancelling
@@ -142,14 +144,19 @@ def _holder(memory: Memory, job: NewJob, parent: Job | None = None) -> tuple[str
 def holder_of(memory: Memory, key: str) -> str:
     """Return the id of the job that holds a unique key; '' if no job does.
 
-    A job that holds it until its start has started if it runs, or is suspended.
+    A job that holds it until its start has started if it has begun.
     """
     holder_id = memory.uniques.current(key, memory.now_ms()) if key else None
     holder = memory.jobs.get(holder_id or "")
-    if holder is not None and holder.state in (State.RUNNING, State.SUSPENDED):
+    if holder is not None and has_begun(memory, holder):
         is_over = holder.text(b"unique") == key and holder.text(b"unique_until") == "start"
         return "" if is_over else holder.id
     return holder_id or ""
+
+
+def has_begun(memory: Memory, job: Job) -> bool:
+    """Return whether a job runs, or goes on from where an earlier run was: what that has saved is its own."""
+    return job.state is State.RUNNING or (not job.has_ended and job.id in memory.steps)
 
 
 def forget_end(memory: Memory, job_id: str) -> None:

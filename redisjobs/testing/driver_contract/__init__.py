@@ -49,4 +49,5 @@ from redisjobs.testing.driver_contract.awaiting_children import *  # noqa: E402
 from redisjobs.testing.driver_contract.taking import *  # noqa: E402
 from redisjobs.testing.driver_contract.importing import *  # noqa: E402
 from redisjobs.testing.driver_contract.importing_steps import *  # noqa: E402
+from redisjobs.testing.driver_contract.begun_keys import *  # noqa: E402
 from redisjobs.testing.driver_contract.streaming import *  # noqa: E402

@@ -1,6 +1,7 @@
 """Children: the step that suspends their parent adds them, each once, and the end of the last one wakes it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,11 @@ async def outcomes(store: DriverStore, token: str = TOKEN) -> ChildrenFound:
     return await store.driver.read(FindChildren(token))
 
 
+async def cancel_children(store: DriverStore) -> None:
+    while await store.driver.change(CancelChildren()):
+        pass
+
+
 async def test_the_step_that_suspends_a_parent_adds_its_children(store: DriverStore, one: Consumer) -> None:
     lease = await parent(store, one)
     children = [child(0), child(1, priority=Priority.HIGH), child(2, due=After(1000)), child(3, "named")]
@@ -146,6 +152,21 @@ async def test_the_end_of_the_last_child_wakes_the_parent_with_the_outcomes_of_a
     assert (await saved(store)).saved == {
         "render": Saved(1, store.clock(), How.CHILDREN, TOKEN.encode()),
     }
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [(Ack(cancelled=True), ChildState.CANCELLED), (Ack(), ChildState.COMPLETED)]
+)
+@pytest.mark.parametrize("reported", [False, True])
+async def test_a_child_that_ends_without_a_result_has_ended(
+    store: DriverStore, one: Consumer, end: Ack, state: ChildState, reported: bool
+) -> None:
+    await parent(store, one, with_children(1))
+
+    assert await settle(one, await claim_one(one), replace(end, reported=reported)) is Reply.OK
+
+    assert (await outcomes(store)).outcomes == [ChildOutcome(state)]
+    assert (await found(store, "a")).state is State.READY
 
 
 async def test_all_children_of_a_batch_end_in_one_exchange(store: DriverStore, one: Consumer) -> None:
@@ -410,8 +431,7 @@ async def test_the_cancel_of_a_parent_goes_down_to_its_children_that_have_not_en
     await settle(one, done, Ack(result=GAVE_1))
 
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
-    while await store.driver.change(CancelChildren()):
-        pass
+    await cancel_children(store)
 
     assert await store.driver.read(Find("a")) is None
     assert (await found(store, running.job_id)).cancelling
@@ -428,8 +448,7 @@ async def test_it_goes_down_to_their_children_in_turn(store: DriverStore, one: C
     await settle(one, lease, with_children(2, child(0, token=other), child(1, token=other), token=other))
 
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
-    while await store.driver.change(CancelChildren()):
-        pass
+    await cancel_children(store)
 
     for gone in ("a", f"{TOKEN}-0", f"{other}-0", f"{other}-1"):
         assert await store.driver.read(Find(gone)) is None
@@ -445,8 +464,7 @@ async def test_a_running_parent_that_was_cancelled_adds_no_more_children_as_it_w
     assert await store.driver.change(Cancel("a")) is Reply.CANCELLING
 
     assert await settle(one, lease, with_children(2, child(1))) is Reply.CANCELLED
-    while await store.driver.change(CancelChildren()):
-        pass
+    await cancel_children(store)
 
     assert await claim(one) == []
     assert await outcomes(store) == ChildrenFound("")
@@ -460,12 +478,32 @@ async def test_a_dead_letter_leaves_its_children_running_or_cancels_them(
     await settle(one, lease, adding(2, child(0), child(1)))
 
     assert await settle(one, lease, DeadLetter("failed", "no", cancels=cancels)) is Reply.OK
-    while await store.driver.change(CancelChildren()):
-        pass
+    await cancel_children(store)
 
     assert len(await claim(one)) == (0 if cancels else 2)
     if cancels:
         assert (await outcomes(store)).outcomes == [ChildOutcome(ChildState.CANCELLED)] * 2
+
+
+async def test_a_parent_that_was_requeued_and_is_cancelled_takes_all_its_children_along(
+    store: DriverStore, one: Consumer
+) -> None:
+    lease = await parent(store, one)
+    await settle(one, lease, adding(150, *map(child, range(150))))
+    dead, running = await claim(one, 2)
+    await settle(one, dead, FAILED)
+    await settle(one, lease, DeadLetter("failed", "no", cancels=True))
+    await cancel_children(store)
+    assert (await outcomes(store)).left == 1
+
+    assert await store.driver.change(Requeue(dead.job_id)) is Reply.OK
+    assert await store.driver.change(Requeue("a")) is Reply.OK
+    assert await store.driver.change(Cancel("a")) is Reply.CANCELLED
+    await cancel_children(store)
+
+    assert await claim(one) == []
+    assert await settle(one, running, Release()) is Reply.CANCELLED
+    assert await outcomes(store) == ChildrenFound("")
 
 
 async def test_a_child_can_have_children_and_each_wakes_its_own_parent(store: DriverStore, one: Consumer) -> None:

@@ -56,6 +56,14 @@ async def test_reports_go_with_settlements_of_other_jobs(store: DriverStore, one
     assert await settle(one, a, Ack(reported=True)) == Reply.OK
 
 
+async def test_a_cancelled_job_that_has_reported_was_cancelled(store: DriverStore, one: Consumer) -> None:
+    await push(store, kept("a"))
+
+    assert await settle(one, await claim_one(one), Ack(cancelled=True, reported=True)) is Reply.OK
+
+    assert (await standing(store)).ending is Ending.CANCELLED
+
+
 async def test_a_worker_that_lost_its_lease_reports_nothing(
     store: DriverStore, one: Consumer, two: Consumer
 ) -> None:

@@ -8,9 +8,21 @@ from redisjobs.model.changes import Cancel, Delete, GetStatus, Requeue
 from redisjobs.model.chunks import Chunks, GetChunks, StoredChunk
 from redisjobs.model.driver import Consumer
 from redisjobs.model.emissions import LARGEST_CHUNK, MOST_CHUNKS, ChunkKind, EmitChunks, NewChunk
-from redisjobs.model.transitions import Ack, Lease, Release, Reply, Result, Settlement, Turn
+from redisjobs.model.transitions import (
+    Ack,
+    Lease,
+    Release,
+    Reply,
+    ReportProgress,
+    Result,
+    SaveStep,
+    Settlement,
+    Turn,
+)
 from redisjobs.testing.driver_contract.acts import AGAIN, FAILED, another, claim, claim_one, push, settle
 from redisjobs.testing.driver_contract.awaiting import HOUR, kept, told, until_told
+from redisjobs.testing.driver_contract.limit_acts import LIMITS, limit, limited
+from redisjobs.testing.driver_contract.needs import needs
 from redisjobs.testing.store import DriverStore
 
 _NEEDS = (GetChunks,)
@@ -251,6 +263,26 @@ async def test_chunks_stay_while_the_job_waits_for_its_next_run(store: DriverSto
     await settle(one, lease, AGAIN)
     assert await emitted(store) == [b"1"]
     assert await store.driver.change(Cancel("a")) is not Reply.NOT_FOUND
+
+
+@needs(*LIMITS)
+@pytest.mark.parametrize(
+    "note",
+    [byte_chunks(b"1", wait=0), SaveStep("charge", 1, b"1"), ReportProgress(b"{}")],
+    ids=["emits", "saves", "reports"],
+)
+async def test_a_job_that_writes_something_and_runs_on_still_counts_for_the_limit_of_its_name(
+    store: DriverStore, one: Consumer, note: Settlement
+) -> None:
+    await limit(store.driver, "max_concurrency=1")
+    await push(store, limited("a"), limited("b"))
+    lease = await claim_one(one)
+
+    assert await settle(one, lease, note) is Reply.OK
+    assert await claim(one) == []
+
+    assert await settle(one, lease, Ack(stepped=True, reported=True)) is Reply.OK
+    assert (await claim_one(one)).job_id == "b"
 
 
 async def test_a_job_whose_result_is_kept_may_emit_too(store: DriverStore, one: Consumer) -> None:

@@ -28,6 +28,9 @@ _OTHERS = (
 Write = Callable[[AddChildren, Pushes], Awaitable[object]]
 """Adds children, and waits until they are there."""
 
+Added = Callable[[Pushes | Exception], bool]
+"""Called with the last children of a step, or with the error; returns whether the run still waits for that."""
+
 
 def new_group(key: str, jobs: Sequence[NewJob]) -> Group:
     """Return a group with a token of its own, for the children of a step."""
@@ -100,12 +103,12 @@ class Children:
         job_id = job.job_id if job.nonce else self._group.child_id(index)
         return replace(job, job_id=job_id, fields=[*job.fields, *parent, *child_of], nonce="", tries=None)
 
-    async def add(self, version: int, write: Write) -> tuple[Sequence[NewJob], Pushes]:
+    async def add(self, version: int, write: Write) -> Pushes:
         """Add all children but the last ones, and return those: the step that suspends the parent adds them."""
         *before, last = _chunks(self._jobs)
         for chunk in before:
             await write(AddChildren(self._group, chunk, version), await self._shown(chunk))
-        return last, await self._shown(last)
+        return await self._shown(last)
 
     async def _shown(self, chunk: Sequence[NewJob]) -> Pushes:
         pushes = Pushes(self._queue, self._lease)
@@ -115,14 +118,9 @@ class Children:
 
 
 class ChildRun(Protocol):
-    """The run of a parent.
-
-    Attributes:
-        pushes: What it pushes when it ends.
-    """
+    """The run of a parent."""
 
     lease: Lease
-    pushes: Pushes | None
 
     def write(self, settlement: AddChildren, answered: Callable[[Reply, Sequence[bool]], object]) -> None:
         """Write what ends no lease. If the lease is lost, end the run."""
@@ -154,25 +152,22 @@ class ChildCalls:
 
         self._run.read_children(token, read)
 
-    def add(self, group: Group, request: RunChildren, version: int, added: Callable[[Any], object]) -> None:
+    def add(self, group: Group, request: RunChildren, version: int, added: Added) -> None:
         """Add the children of a step.
 
         Call `added` with the last ones, which the suspension adds, or with the error.
         """
         self._run.start(partial(self._add, group, request, version, added))
 
-    async def _add(self, group: Group, request: RunChildren, version: int, added: Callable[[Any], object]) -> None:
-        last: Sequence[NewJob] | Exception
+    async def _add(self, group: Group, request: RunChildren, version: int, added: Added) -> None:
+        last: Pushes | Exception
         try:
             children = Children(self._queue, self._run.lease, group, request.jobs, request.context)
-            last, pushes = await children.add(version, self._write)
+            last = await children.add(version, self._write)
         except Exception as error:  # a hook may raise anything
             last = error
-        else:
-            own, self._run.pushes = self._run.pushes, pushes
-            if own is not None:
-                own.lost()  # the next run pushes them again
-        added(last)
+        if not added(last) and isinstance(last, Pushes):
+            last.lost()
 
     async def _write(self, settlement: AddChildren, pushes: Pushes) -> None:
         """Add some children, and wait until they are there."""

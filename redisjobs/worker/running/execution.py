@@ -295,6 +295,7 @@ class Execution(HandlerRun):
         if outcome is DONE and not self._has_steps:
             self.settlement = Ack(reported=True) if self._may_have_reported else ACK
             return
+        self._take_children(adds=isinstance(outcome, Suspended))
         trace = "" if context is None else context._trace
         del context  # else the traceback of an error below would lead to it
         if isinstance(outcome, Suspended):

@@ -11,7 +11,7 @@ import pytest
 from store import Store
 from test_children import Family
 
-from redisjobs import JobContext, JobQueue, Middleware
+from redisjobs import JobContext, JobQueue, Middleware, State
 from redisjobs.events import JobsPushed
 from redisjobs.middleware import OutgoingJob
 
@@ -93,3 +93,33 @@ async def test_listeners_learn_of_each_child_that_was_added(family: Family) -> N
 
     assert await family.of(parent) == 1_203
     assert Counter(told) == {("Parent", True): 1, ("render", True): 1_203}
+
+
+@pytest.mark.parametrize("many", [400, 700])
+async def test_another_number_of_children_is_an_error_also_if_the_run_before_has_not_added_all(
+    family: Family, many: int
+) -> None:
+    """As a wait it would never end: with 400 the store waits for 100 children that are never added."""
+    runs, added = list[int](), anyio.Event()
+    family.queue.add_middleware(Told())
+    late = family.render.options(headers={"late": "1"}).prepare(0)
+
+    def pushed(event: JobsPushed) -> None:
+        if len(event.jobs) == 500:
+            added.set()
+
+    family.queue.events.subscribe(JobsPushed, pushed)
+
+    async def parent(given: dict[str, Any], context: JobContext) -> None:
+        runs.append(1)
+        if len(runs) > 1:
+            await context.run_all(family.pages(*range(many)))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(context.run_all, [*family.pages(*range(500)), *[late] * 100])
+            await added.wait()
+            raise LookupError
+
+    job = await family.parent(parent)
+    dead = await family.found(job)
+    assert dead.state is State.DEAD
+    assert f"this step has run 600 children, and is given {many} now" in str(dead.error)

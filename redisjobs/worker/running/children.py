@@ -9,12 +9,28 @@ from typing import Any, Protocol
 
 from redisjobs.base.eventloop import gates
 from redisjobs.base.visible import visible
+from redisjobs.client.backoff import retrying
 from redisjobs.client.checks import prepared_by
 from redisjobs.client.push import name_in
 from redisjobs.client.registry import Registry
-from redisjobs.errors import JobCancelled, JobFailed, NoResult, NotAdded, RedisJobsError, ResultRefused
+from redisjobs.errors import (
+    JobCancelled,
+    JobFailed,
+    NoResult,
+    NotAdded,
+    RedisJobsError,
+    ResultRefused,
+    Unavailable,
+)
 from redisjobs.model import payload
-from redisjobs.model.children import MOST_CHILDREN, MOST_DEPTH, ChildOutcome, ChildState
+from redisjobs.model.children import (
+    MOST_CHILDREN,
+    MOST_DEPTH,
+    ChildOutcome,
+    ChildrenFound,
+    ChildState,
+    FindChildren,
+)
 from redisjobs.model.job import OnConflict
 from redisjobs.model.requests import RunChildren
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, AddChildren, Group, Lease, NewJob, Reply, weight_of
@@ -125,9 +141,6 @@ class ChildRun(Protocol):
     def write(self, settlement: AddChildren, answered: Callable[[Reply, Sequence[bool]], object]) -> None:
         """Write what ends no lease. If the lease is lost, end the run."""
 
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of children, and call `found` with them, or with the error."""
-
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task of the worker."""
 
@@ -141,28 +154,44 @@ class ChildCalls:
 
     def find(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
         """Read the results of all children of a group, and call `found` with them, or with the error."""
+        self._run.start(partial(self._find, token, jobs, found))
 
-        def read(outcomes: Any) -> None:
-            if isinstance(outcomes, BaseException):
-                found(outcomes)
-            elif len(outcomes) == len(jobs):
-                found(_results_of(self._queue, token, jobs, outcomes))
-            else:
-                found(ValueError(_OTHERS.format(len(outcomes), len(jobs))))
+    async def _find(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
+        try:
+            results: Any = _results_of(self._queue, token, jobs, await self._outcomes(token, len(jobs)))
+        except (RedisJobsError, ValueError) as error:
+            results = error
+        found(results)
 
-        self._run.read_children(token, read)
+    async def _outcomes(self, token: str, many: int) -> Sequence[ChildOutcome]:
+        outcomes = list[ChildOutcome]()
+        while len(outcomes) < many:
+            page = await self._read(FindChildren(token, len(outcomes)), many)
+            if not page.outcomes:
+                raise RedisJobsError(f"the record of the children {token} is gone: requeue the job from before")
+            outcomes += page.outcomes
+        return outcomes
 
-    def add(self, group: Group, request: RunChildren, version: int, added: Added) -> None:
-        """Add the children of a step.
+    async def _read(self, asked: FindChildren, many: int) -> ChildrenFound:
+        """Read some outcomes; raise a ValueError if the group has another number of children."""
+        found = await retrying(partial(self._queue.driver.read, asked), on=(Unavailable,))
+        if found.parent and found.total != many:
+            raise ValueError(_OTHERS.format(found.total, many))
+        return found
+
+    def add(self, group: Group, request: RunChildren, version: int, added: Added, *, is_new: bool) -> None:
+        """Add the children of a step; if the group is not new, an earlier run may have added some.
 
         Call `added` with the last ones, which the suspension adds, or with the error.
         """
-        self._run.start(partial(self._add, group, request, version, added))
+        self._run.start(partial(self._add, group, request, version, added, is_new=is_new))
 
-    async def _add(self, group: Group, request: RunChildren, version: int, added: Added) -> None:
+    async def _add(self, group: Group, request: RunChildren, version: int, added: Added, *, is_new: bool) -> None:
         last: Pushes | Exception
         try:
             children = Children(self._queue, self._run.lease, group, request.jobs, request.context)
+            if not is_new:
+                await self._read(FindChildren(group.token, most=1), group.total)
             last = await children.add(version, self._write)
         except Exception as error:  # a hook may raise anything
             last = error
@@ -228,7 +257,7 @@ def _decoded(queue: Registry, child: str, job: NewJob, value: bytes) -> Any:
         if known is not None:
             return payload.decode_parameters(known.returns, value)
         return payload.decode_untyped(f"the result of {child}", value)
-    except RedisJobsError as error:
+    except BaseException as error:  # code of the result's type
         return error
 
 

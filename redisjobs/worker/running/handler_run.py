@@ -160,9 +160,6 @@ class HandlerRun:
     def write(self, settlement: SaveStep | AddChildren, answered: Written) -> None:
         """Write what ends no lease; see `StepRun`."""
 
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of children, and call `found` with them, or with the error."""
-
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task of the worker."""
 

@@ -259,7 +259,8 @@ class RunSteps:
                 last.lost()
             answered(_suspended(self.suspend.wait))
 
-        self._children.add(group, request, self._version, self._once(answered, added))
+        waits = self._once(answered, added)
+        self._children.add(group, request, self._version, waits, is_new=token is None)
 
     def _once(self, answered: Answered, take: Callable[[Any], object]) -> Callable[[Any], bool]:
         """Return a function that takes an answer of the store, and returns False if the run is over by then."""

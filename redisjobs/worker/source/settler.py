@@ -195,10 +195,6 @@ class Settler:
         """Read what a job has saved."""
         self.loader.load(run.lease.job_id, loaded)
 
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of children."""
-        self.loader.read_children(token, found)
-
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task."""
         self.loader.start(call)

@@ -9,12 +9,28 @@ from typing import Any, Protocol
 
 from redisjobs.base.eventloop import gates
 from redisjobs.base.visible import visible
+from redisjobs.client.backoff import retrying
 from redisjobs.client.checks import prepared_by
 from redisjobs.client.push import name_in
 from redisjobs.client.registry import Registry
-from redisjobs.errors import JobCancelled, JobFailed, NoResult, NotAdded, RedisJobsError, ResultRefused
+from redisjobs.errors import (
+    JobCancelled,
+    JobFailed,
+    NoResult,
+    NotAdded,
+    RedisJobsError,
+    ResultRefused,
+    Unavailable,
+)
 from redisjobs.model import payload
-from redisjobs.model.children import MOST_CHILDREN, MOST_DEPTH, ChildOutcome, ChildState
+from redisjobs.model.children import (
+    MOST_CHILDREN,
+    MOST_DEPTH,
+    ChildOutcome,
+    ChildrenFound,
+    ChildState,
+    FindChildren,
+)
 from redisjobs.model.job import OnConflict
 from redisjobs.model.requests import RunChildren
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, AddChildren, Group, Lease, NewJob, Reply, weight_of
@@ -27,6 +43,9 @@ _OTHERS = (
 
 Write = Callable[[AddChildren, Pushes], Awaitable[object]]
 """Adds children, and waits until they are there."""
+
+Added = Callable[[Pushes | Exception], bool]
+"""Called with the last children of a step, or with the error; returns whether the run still waits for that."""
 
 
 def new_group(key: str, jobs: Sequence[NewJob]) -> Group:
@@ -100,12 +119,12 @@ class Children:
         job_id = job.job_id if job.nonce else self._group.child_id(index)
         return replace(job, job_id=job_id, fields=[*job.fields, *parent, *child_of], nonce="", tries=None)
 
-    async def add(self, version: int, write: Write) -> tuple[Sequence[NewJob], Pushes]:
+    async def add(self, version: int, write: Write) -> Pushes:
         """Add all children but the last ones, and return those: the step that suspends the parent adds them."""
         *before, last = _chunks(self._jobs)
         for chunk in before:
             await write(AddChildren(self._group, chunk, version), await self._shown(chunk))
-        return last, await self._shown(last)
+        return await self._shown(last)
 
     async def _shown(self, chunk: Sequence[NewJob]) -> Pushes:
         pushes = Pushes(self._queue, self._lease)
@@ -115,20 +134,12 @@ class Children:
 
 
 class ChildRun(Protocol):
-    """The run of a parent.
-
-    Attributes:
-        pushes: What it pushes when it ends.
-    """
+    """The run of a parent."""
 
     lease: Lease
-    pushes: Pushes | None
 
     def write(self, settlement: AddChildren, answered: Callable[[Reply, Sequence[bool]], object]) -> None:
         """Write what ends no lease. If the lease is lost, end the run."""
-
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of children, and call `found` with them, or with the error."""
 
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task of the worker."""
@@ -143,36 +154,49 @@ class ChildCalls:
 
     def find(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
         """Read the results of all children of a group, and call `found` with them, or with the error."""
+        self._run.start(partial(self._find, token, jobs, found))
 
-        def read(outcomes: Any) -> None:
-            if isinstance(outcomes, BaseException):
-                found(outcomes)
-            elif len(outcomes) == len(jobs):
-                found(_results_of(self._queue, token, jobs, outcomes))
-            else:
-                found(ValueError(_OTHERS.format(len(outcomes), len(jobs))))
+    async def _find(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
+        try:
+            results: Any = _results_of(self._queue, token, jobs, await self._outcomes(token, len(jobs)))
+        except (RedisJobsError, ValueError) as error:
+            results = error
+        found(results)
 
-        self._run.read_children(token, read)
+    async def _outcomes(self, token: str, many: int) -> Sequence[ChildOutcome]:
+        outcomes = list[ChildOutcome]()
+        while len(outcomes) < many:
+            page = await self._read(FindChildren(token, len(outcomes)), many)
+            if not page.outcomes:
+                raise RedisJobsError(f"the record of the children {token} is gone: requeue the job from before")
+            outcomes += page.outcomes
+        return outcomes
 
-    def add(self, group: Group, request: RunChildren, version: int, added: Callable[[Any], object]) -> None:
-        """Add the children of a step.
+    async def _read(self, asked: FindChildren, many: int) -> ChildrenFound:
+        """Read some outcomes; raise a ValueError if the group has another number of children."""
+        found = await retrying(partial(self._queue.driver.read, asked), on=(Unavailable,))
+        if found.parent and found.total != many:
+            raise ValueError(_OTHERS.format(found.total, many))
+        return found
+
+    def add(self, group: Group, request: RunChildren, version: int, added: Added, *, is_new: bool) -> None:
+        """Add the children of a step; if the group is not new, an earlier run may have added some.
 
         Call `added` with the last ones, which the suspension adds, or with the error.
         """
-        self._run.start(partial(self._add, group, request, version, added))
+        self._run.start(partial(self._add, group, request, version, added, is_new=is_new))
 
-    async def _add(self, group: Group, request: RunChildren, version: int, added: Callable[[Any], object]) -> None:
-        last: Sequence[NewJob] | Exception
+    async def _add(self, group: Group, request: RunChildren, version: int, added: Added, *, is_new: bool) -> None:
+        last: Pushes | Exception
         try:
             children = Children(self._queue, self._run.lease, group, request.jobs, request.context)
-            last, pushes = await children.add(version, self._write)
+            if not is_new:
+                await self._read(FindChildren(group.token, most=1), group.total)
+            last = await children.add(version, self._write)
         except Exception as error:  # a hook may raise anything
             last = error
-        else:
-            own, self._run.pushes = self._run.pushes, pushes
-            if own is not None:
-                own.lost()  # the next run pushes them again
-        added(last)
+        if not added(last) and isinstance(last, Pushes):
+            last.lost()
 
     async def _write(self, settlement: AddChildren, pushes: Pushes) -> None:
         """Add some children, and wait until they are there."""
@@ -233,7 +257,7 @@ def _decoded(queue: Registry, child: str, job: NewJob, value: bytes) -> Any:
         if known is not None:
             return payload.decode_parameters(known.returns, value)
         return payload.decode_untyped(f"the result of {child}", value)
-    except RedisJobsError as error:
+    except BaseException as error:  # code of the result's type
         return error
 
 

@@ -92,9 +92,6 @@ class Owner(Protocol):
     def load_steps(self, run: "Execution", loaded: Loaded) -> None:
         """Read what a job has saved; see `StepRun`."""
 
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of children; see `HandlerRun.read_children`."""
-
     def write(self, run: "Execution", settlement: SaveStep | AddChildren, answered: Written) -> None:
         """Write what ends no lease; see `StepRun`."""
 
@@ -153,9 +150,6 @@ class Execution(HandlerRun):
 
     def write(self, settlement: SaveStep | AddChildren, answered: Written) -> None:  # noqa: D102
         self.owner.write(self, settlement, answered)
-
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:  # noqa: D102
-        self.owner.read_children(token, found)
 
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:  # noqa: D102
         self.owner.start(call)
@@ -293,6 +287,7 @@ class Execution(HandlerRun):
         if outcome is DONE and self.steps is None:
             self.settlement = Ack(reported=True) if self._may_have_reported else ACK
             return
+        self._take_children(adds=isinstance(outcome, Suspended))
         if isinstance(outcome, Suspended):
             changes = {"started_at": str(self._began_ms), "unknown_since": ""}
             self.settlement = replace(outcome.suspend, changes=self._changes(changes, trace))

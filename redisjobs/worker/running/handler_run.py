@@ -160,9 +160,6 @@ class HandlerRun:
     def write(self, settlement: SaveStep | AddChildren, answered: Written) -> None:
         """Write what ends no lease; see `StepRun`."""
 
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of children, and call `found` with them, or with the error."""
-
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task of the worker."""
 
@@ -303,6 +300,7 @@ class HandlerRun:
         """Let no request of the handler wait any more, nor a chunk."""
         if self.steps is not None:
             self.steps.end(_run_over(self.lease.job_id))
+            self._take_children(adds=False)
         if self.outbox is not None:
             self.outbox.close()
 
@@ -449,6 +447,15 @@ class HandlerRun:
             return None
         job = pushes.add(pushing)
         return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
+
+    def _take_children(self, *, adds: bool) -> None:
+        """Let the settlement push the last children of a step, and not what the handler has pushed; or neither."""
+        children = None if self.steps is None else self.steps.pushes
+        if adds:
+            with _first:
+                children, self.pushes = self.pushes, children
+        if children is not None:
+            children.lost()  # the next run pushes them again
 
     def _emit(self, chunk: NewChunk) -> None:
         if self.steps is not None and self.steps.drops_chunks:

@@ -13,6 +13,7 @@ from redisjobs.client.functions import FunctionJob
 from redisjobs.client.push import name_in
 from redisjobs.client.registry import Registry
 from redisjobs.errors import DriverError
+from redisjobs.events import JobsPushed
 from redisjobs.middleware import NO_CALLS, PushEnds, before_push
 from redisjobs.model.job import OnConflict
 from redisjobs.model.progress import Pushing
@@ -107,6 +108,11 @@ class Pushes:
             return replace(job, fields=fields, nonce=digest[:16])
         return replace(job, fields=fields, job_id=digest)
 
+    @property
+    def jobs(self) -> Sequence[NewJob]:
+        """The jobs."""
+        return [pushed.job for pushed in self._pushed]
+
     async def close(self) -> Sequence[NewJob]:
         """Show the jobs to the queue's middleware and return them, once the handler has returned; add no more."""
         with self._lock:
@@ -116,18 +122,20 @@ class Pushes:
                 raised = await run_in(pushed.context, None, partial(self._show, pushed))
                 if raised is not None:
                     raise raised
-        return [pushed.job for pushed in self._pushed]
+        return self.jobs
 
     async def _show(self, pushed: _Pushed) -> None:
         pushed.ends = await before_push(self._queue.on_push, [pushed.job], self._queue.name)
 
-    def confirm(self, added: Sequence[bool]) -> list[tuple[str, str, bool]]:
-        """Tell the middleware whether each job was added; return id, name and that for each."""
+    def confirm(self, added: Sequence[bool]) -> None:
+        """Tell the middleware and the listeners of the queue whether each job was added."""
         told = []
         for pushed, each in zip(self._pushed, added, strict=True):
-            pushed.ends.tell([each])
+            ends, pushed.ends = pushed.ends, NO_CALLS  # once, as below
+            ends.tell([each])
             told.append((pushed.job.job_id, name_in(pushed.job), each))
-        return told
+        if self._queue.events.wanted(JobsPushed):
+            self._queue.events.publish(JobsPushed(self._queue.name, jobs=told))
 
     def lost(self) -> None:
         """Tell the middleware that no job was added, because the job that pushed them did not end by this run."""

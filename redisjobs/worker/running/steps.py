@@ -20,6 +20,7 @@ from redisjobs.model.requests import (
 from redisjobs.model.steps import MOST_STEP_BYTES, MOST_STEPS, How, Saved, Steps, key_of, name_of
 from redisjobs.model.transitions import Group, Lease, Reply, SaveStep, Suspend, Wait, WaitsFor
 from redisjobs.worker.running.children import ChildCalls, new_group
+from redisjobs.worker.running.pushes import Pushes
 
 _NO_CHILDREN = b"[]"
 
@@ -50,6 +51,7 @@ class RunSteps:
 
     Attributes:
         suspend: How to suspend the job, because a wait is not over; None: no wait has ended the run.
+        pushes: The children that this adds; None for none.
         saved_by: The version of the handler that saved the first of them; None if none is saved.
         last_wait: The number of the last wait that was over when the run began; 0 if there was none.
     """
@@ -71,6 +73,7 @@ class RunSteps:
         self._waiting: list[Answered] = []  # for an answer of the store
         self._over: BaseException | None = None
         self.suspend: Suspend | None = None
+        self.pushes: Pushes | None = None
         self._unseen = {
             key: saved.number for key, saved in self._saved.items()
         }  # the handler has not come to them
@@ -247,21 +250,28 @@ class RunSteps:
             if isinstance(last, BaseException):
                 answered(last)
                 return
-            self._last += 1
-            wait = Wait(self._last, WaitsFor.CHILDREN, key)
-            self.suspend = Suspend(wait, version=self._version, group=group, pushes=last)
-            answered(_suspended(wait))
+            if self.suspend is None:
+                self._last += 1
+                wait = Wait(self._last, WaitsFor.CHILDREN, key)
+                self.suspend = Suspend(wait, version=self._version, group=group, pushes=last.jobs)
+                self.pushes = last
+            else:  # another wait was first
+                last.lost()
+            answered(_suspended(self.suspend.wait))
 
-        self._children.add(group, request, self._version, self._once(answered, added))
+        waits = self._once(answered, added)
+        self._children.add(group, request, self._version, waits, is_new=token is None)
 
-    def _once(self, answered: Answered, take: Callable[[Any], object]) -> Callable[[Any], None]:
-        """Return a function that takes an answer of the store, unless the run is over by then."""
+    def _once(self, answered: Answered, take: Callable[[Any], object]) -> Callable[[Any], bool]:
+        """Return a function that takes an answer of the store, and returns False if the run is over by then."""
         self._waiting.append(answered)
 
-        def taken(answer: Any) -> None:
-            if answered in self._waiting:  # else the run is over, and it has its answer
-                self._waiting.remove(answered)
-                take(answer)
+        def taken(answer: Any) -> bool:
+            if answered not in self._waiting:  # the run is over, and it has its answer
+                return False
+            self._waiting.remove(answered)
+            take(answer)
+            return True
 
         return taken
 

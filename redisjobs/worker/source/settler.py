@@ -10,7 +10,7 @@ from typing import Any
 from redisjobs.base.logger import Log
 from redisjobs.base.visible import visible
 from redisjobs.errors import DriverError
-from redisjobs.events import JobsCompleted, JobsPushed, JobsSettled, SettledJob, StepsSaved, kind_of
+from redisjobs.events import JobsCompleted, JobsSettled, SettledJob, StepsSaved, kind_of
 from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import encode_progress
 from redisjobs.model.outcome import CancelAsked, Interrupted, LeaseGone, Outcome, Unpushable
@@ -31,7 +31,6 @@ from redisjobs.model.transitions import (
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.middleware import Find
 from redisjobs.worker.running.outbox import Part
-from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.reporter import Emitter, Reporter
 from redisjobs.worker.running.steps import Loaded, Written
 from redisjobs.worker.source.batcher import Batch
@@ -197,10 +196,6 @@ class Settler:
         """Read what a job has saved."""
         self.loader.load(run.lease.job_id, loaded)
 
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of children."""
-        self.loader.read_children(token, found)
-
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task."""
         self.loader.start(call)
@@ -289,7 +284,10 @@ class Settler:
             self.refused += reply is Reply.LEASE_LOST
             self.report.note(run, reply)
             if run.pushes is not None:
-                self._publish_pushed(run.pushes, added)
+                if added:
+                    run.pushes.confirm(added)
+                else:
+                    run.pushes.lost()
 
     async def _cancel_children(self) -> None:
         """Cancel the children of jobs that were cancelled. If this fails, tidying does it."""
@@ -322,14 +320,6 @@ class Settler:
         self._leases.keep(run)
         if self._pool.isolated is run:
             self._end_isolated(run)
-
-    def _publish_pushed(self, pushes: Pushes, added: Sequence[bool]) -> None:
-        if not added:
-            pushes.lost()
-            return
-        told, queue = pushes.confirm(added), self._member.settings.queue
-        if queue.events.wanted(JobsPushed):
-            queue.events.publish(JobsPushed(queue.name, jobs=told))
 
     def let_go(self, run: Execution) -> None:
         """Hold a job no more."""

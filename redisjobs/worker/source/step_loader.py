@@ -1,4 +1,4 @@
-"""Reads what jobs have saved, and the outcomes of their children, for runs that go on where others ended."""
+"""Reads what jobs have saved, for runs that go on where others ended, and runs the calls of running jobs."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -8,8 +8,7 @@ import anyio
 
 from redisjobs.base.eventloop import Wakeup
 from redisjobs.client.backoff import retrying
-from redisjobs.errors import DriverError, RedisJobsError
-from redisjobs.model.children import ChildOutcome, FindChildren
+from redisjobs.errors import DriverError
 from redisjobs.model.driver import Driver
 from redisjobs.model.steps import GetSteps
 from redisjobs.model.transitions import MOST_JOBS
@@ -32,10 +31,6 @@ class StepLoader:
         """Read what a job has saved, and call `loaded` with it, or with the error."""
         self._wanted.append((job_id, loaded))
         self._wakeup.wake()
-
-    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        """Read the outcomes of all children of a group, and call `found` with them, or with the error."""
-        self.start(partial(self._read_children, token, found))
 
     def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a call in a task of its own, which has nothing of the caller's context."""
@@ -66,20 +61,3 @@ class StepLoader:
                 self._wanted.append(each)
             else:
                 each[1](steps)
-
-    async def _read_children(self, token: str, found: Callable[[Any], object]) -> None:
-        outcomes: list[ChildOutcome] = []
-        try:
-            while True:
-                page = await retrying(partial(self._driver.read, FindChildren(token, len(outcomes))))
-                if not page.parent:
-                    raise RedisJobsError(
-                        f"the record of the children {token} is gone: requeue the job from before"
-                    )
-                outcomes += page.outcomes
-                if len(outcomes) >= page.total or not page.outcomes:
-                    break
-        except RedisJobsError as error:
-            found(error)
-        else:
-            found(outcomes)

@@ -1,5 +1,6 @@
 """The calls by which a handler saves steps and waits: `context.step`, `context.sleep`, and so on."""
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -55,9 +56,15 @@ def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
 def encoded(kind: ReturnType[Any], key: str, value: Any) -> bytes:
     """Return the result of a step as JSON; raise an `UnwritableResult` if it can't be kept."""
     try:
-        return payload.encode_parameters(kind, value, MOST_STEP_BYTES)
+        raw = payload.encode_parameters(kind, value, math.inf)
     except (EncodeError, RegistrationError) as error:
         raise UnwritableResult(f"step '{visible(key)}' has run, and is not saved: {error}") from error
+    if len(raw) > MOST_STEP_BYTES:
+        raise UnwritableResult(
+            f"step '{visible(key)}' has run, and is not saved: its result has {len(raw):,} bytes of JSON, of "
+            f"{MOST_STEP_BYTES:,} at most for all steps of a job: keep large data elsewhere, return where it is"
+        )
+    return raw
 
 
 def decoded(kind: ReturnType[Any], key: str, value: bytes) -> Any:
@@ -174,8 +181,9 @@ class StepVerbs:
             kwargs: Its arguments by name.
 
         Raises:
-            UnwritableResult: The function has returned, but JSON can't hold its result. The job is not run again.
-            StepsFull: The job has 1,000 steps, or 1 MB of results. If the function was called, nothing was saved.
+            UnwritableResult: The function has returned, but its result can't be kept: JSON can't hold it, or the
+                job would have more than 1 MB of results. Nothing was saved, and the job is not run again.
+            StepsFull: The job has 1,000 steps, or 1 MB of results. The function was not called.
             DecodeError: The saved result does not fit the return annotation.
             ValueError: The name is wrong, or a step of this name has not ended yet.
         """
@@ -307,8 +315,8 @@ class StepVerbs:
         For a long loop: one checkpoint for many items costs less than a step for each.
 
         Raises:
-            EncodeError: The value is no plain JSON. The checkpoint before stays.
-            StepsFull: It has too many bytes. The checkpoint before stays.
+            EncodeError: The value is no plain JSON, or has more than 1 MB. The checkpoint before stays.
+            StepsFull: With it, the job would have saved more than 1 MB. The checkpoint before stays.
         """
         raw = payload.encode_plain("the checkpoint", value, MOST_STEP_BYTES)
         await self._ask(SaveCheckpoint(raw))

@@ -111,6 +111,8 @@ def perform(context: Any, do: Do, act: list[Any]) -> Any:
     match act:
         case ["step", str(name), *rest]:
             return context.step(name, FUNCTIONS[rest[0] if rest else "text"], do.folder, name)
+        case ["step of a call", str(name)]:
+            return context.step(name, in_loop(do.folder, name))
         case ["sleep", dict(parts)]:
             return context.sleep(**parts)
         case ["sleep until", str(until)]:

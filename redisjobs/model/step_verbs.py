@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import datetime, timedelta
@@ -41,11 +41,17 @@ _results = WeakKeyDictionary[Any, ReturnType[Any]]()  # by function
 
 
 def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
-    """Return the type of a step's result, from the annotation of its function."""
+    """Return the type of a step's result, from the annotation of its function; raise a TypeError if it is none."""
     key = getattr(function, "__func__", function)  # a method is a new object each time
     with suppress(TypeError):  # an object that can't be a key
         if (known := _results.get(key)) is not None:
             return known
+    if not callable(function):
+        if isinstance(function, Coroutine):
+            function.close()  # else Python warns that it was never awaited
+        raise TypeError(
+            f"a step takes a function and its arguments, as step('charge', charge_card, 7), and not {function!r:.100}"
+        )
     # The name is for messages; a partial has none, and is called by its `repr`, which may be any text.
     kind = ReturnType(re.sub(r"[\s\x00-\x1f]+", "_", called_as(function))[:200] or "?", returned_type(function))
     with suppress(TypeError):
@@ -86,7 +92,11 @@ def due_of(duration: float | timedelta | None, until: datetime | None, parts: di
         )
     if until is not None:
         return At(max(0, milliseconds(aware(until, "until").timestamp())))
-    given = timedelta(**parts) if parts else duration
+    try:
+        given = timedelta(**parts) if parts else duration
+    except (TypeError, OverflowError) as error:
+        said = ", ".join(f"{part}={value!r:.40}" for part, value in parts.items())
+        raise ValueError(f"sleep({said}): give weeks, days, hours, minutes or seconds, as numbers") from error
     assert given is not None
     return After(seconds(given, "duration") * 1000)
 
@@ -186,6 +196,7 @@ class StepVerbs:
             StepsFull: The job has 1,000 steps, or 1 MB of results. The function was not called.
             DecodeError: The saved result does not fit the return annotation.
             ValueError: The name is wrong, or a step of this name has not ended yet.
+            TypeError: This is no function, but what a call of it returned, say.
         """
         kind = result_of(function)
         begun: Begun = await self._ask(BeginStep(checked_step(name)))

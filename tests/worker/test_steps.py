@@ -184,6 +184,17 @@ async def test_a_wrong_name_of_a_step_is_refused_at_the_call(bench: Bench, name:
     assert "can't name a signal" in signal
 
 
+async def test_what_a_call_returned_in_place_of_a_function_is_refused(bench: Bench) -> None:
+    await bench.push(["try", "step of a call", "charge"], ["step", "charge"])
+    await drain(bench.queue)
+
+    refused, charged = bench.told
+    assert refused.startswith(
+        "TypeError: a step takes a function and its arguments, as step('charge', charge_card, 7), and not <coroutine "
+    )
+    assert charged == "'charge 1'"
+
+
 async def test_the_version_is_that_of_the_handler_that_saved_the_first_step(
     store: Store, kind: str, tmp_path: Path
 ) -> None:

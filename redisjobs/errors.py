@@ -188,7 +188,7 @@ class ServerNotFound(RedisJobsError):
 
 
 class StepsFull(RedisJobsError):
-    """Raised when a job can't save another step. Nothing was saved; what a step's function did is done."""
+    """Raised when a job can save no more steps, or keep no more signals. No function was called, nothing saved."""
 
 
 class ChunksFull(RedisJobsError):

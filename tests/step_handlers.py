@@ -81,6 +81,11 @@ def lock(folder: str, label: str) -> object:
     return object()
 
 
+def larger(folder: str, label: str) -> str:
+    note(folder, label)
+    return "x" * 1_200_000
+
+
 def large(folder: str, label: str) -> str:
     note(folder, label)
     return "x" * 600_000
@@ -97,7 +102,7 @@ async def in_loop(folder: str, label: str) -> str:
 
 
 FUNCTIONS: dict[str, Callable[[str, str], Any]] = {
-    each.__name__: each for each in (text, point, moment, model, number, lock, large, first_fails, in_loop)
+    each.__name__: each for each in (text, point, moment, model, number, lock, large, larger, first_fails, in_loop)
 }
 
 
@@ -106,6 +111,8 @@ def perform(context: Any, do: Do, act: list[Any]) -> Any:
     match act:
         case ["step", str(name), *rest]:
             return context.step(name, FUNCTIONS[rest[0] if rest else "text"], do.folder, name)
+        case ["step of a call", str(name)]:
+            return context.step(name, in_loop(do.folder, name))
         case ["sleep", dict(parts)]:
             return context.sleep(**parts)
         case ["sleep until", str(until)]:

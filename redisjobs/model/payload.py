@@ -21,7 +21,7 @@ MAX_PARAMETERS = 512 * 1024
 """The most bytes of JSON that a job's parameters may have, unless the queue has another limit."""
 
 
-def encode_parameters(name: JobName[P], parameters: P, limit: int = MAX_PARAMETERS) -> bytes:
+def encode_parameters(name: JobName[P], parameters: P, limit: float = MAX_PARAMETERS) -> bytes:
     """Return parameters as JSON, after a strict validation: the text `"5"` does not fit an int.
 
     A handler's result is encoded the same way, with its `ReturnType` as the name.
@@ -59,7 +59,7 @@ def _may_have_lost(raw: bytes) -> bool:
 
 
 def _too_large(
-    name: str, raw: bytes, limit: int, takes: str = "parameters take", give: str = "push"
+    name: str, raw: bytes, limit: float, takes: str = "parameters take", give: str = "push"
 ) -> EncodeError:
     return EncodeError(
         f"{name}: {takes} {len(raw):,} bytes of JSON, the limit is {limit:,}; keep large data "

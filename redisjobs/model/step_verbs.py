@@ -1,7 +1,8 @@
 """The calls by which a handler saves steps and waits: `context.step`, `context.sleep`, and so on."""
 
+import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import datetime, timedelta
@@ -40,11 +41,17 @@ _results = WeakKeyDictionary[Any, ReturnType[Any]]()  # by function
 
 
 def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
-    """Return the type of a step's result, from the annotation of its function."""
+    """Return the type of a step's result, from the annotation of its function; raise a TypeError if it is none."""
     key = getattr(function, "__func__", function)  # a method is a new object each time
     with suppress(TypeError):  # an object that can't be a key
         if (known := _results.get(key)) is not None:
             return known
+    if not callable(function):
+        if isinstance(function, Coroutine):
+            function.close()  # else Python warns that it was never awaited
+        raise TypeError(
+            f"a step takes a function and its arguments, as step('charge', charge_card, 7), and not {function!r:.100}"
+        )
     # The name is for messages; a partial has none, and is called by its `repr`, which may be any text.
     kind = ReturnType(re.sub(r"[\s\x00-\x1f]+", "_", called_as(function))[:200] or "?", returned_type(function))
     with suppress(TypeError):
@@ -55,9 +62,15 @@ def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
 def encoded(kind: ReturnType[Any], key: str, value: Any) -> bytes:
     """Return the result of a step as JSON; raise an `UnwritableResult` if it can't be kept."""
     try:
-        return payload.encode_parameters(kind, value, MOST_STEP_BYTES)
+        raw = payload.encode_parameters(kind, value, math.inf)
     except (EncodeError, RegistrationError) as error:
         raise UnwritableResult(f"step '{visible(key)}' has run, and is not saved: {error}") from error
+    if len(raw) > MOST_STEP_BYTES:
+        raise UnwritableResult(
+            f"step '{visible(key)}' has run, and is not saved: its result has {len(raw):,} bytes of JSON, of "
+            f"{MOST_STEP_BYTES:,} at most for all steps of a job: keep large data elsewhere, return where it is"
+        )
+    return raw
 
 
 def decoded(kind: ReturnType[Any], key: str, value: bytes) -> Any:
@@ -79,7 +92,11 @@ def due_of(duration: float | timedelta | None, until: datetime | None, parts: di
         )
     if until is not None:
         return At(max(0, milliseconds(aware(until, "until").timestamp())))
-    given = timedelta(**parts) if parts else duration
+    try:
+        given = timedelta(**parts) if parts else duration
+    except (TypeError, OverflowError) as error:
+        said = ", ".join(f"{part}={value!r:.40}" for part, value in parts.items())
+        raise ValueError(f"sleep({said}): give weeks, days, hours, minutes or seconds, as numbers") from error
     assert given is not None
     return After(seconds(given, "duration") * 1000)
 
@@ -174,10 +191,12 @@ class StepVerbs:
             kwargs: Its arguments by name.
 
         Raises:
-            UnwritableResult: The function has returned, but JSON can't hold its result. The job is not run again.
-            StepsFull: The job has 1,000 steps, or 1 MB of results. If the function was called, nothing was saved.
+            UnwritableResult: The function has returned, but its result can't be kept: JSON can't hold it, or the
+                job would have more than 1 MB of results. Nothing was saved, and the job is not run again.
+            StepsFull: The job has 1,000 steps, or 1 MB of results. The function was not called.
             DecodeError: The saved result does not fit the return annotation.
             ValueError: The name is wrong, or a step of this name has not ended yet.
+            TypeError: This is no function, but what a call of it returned, say.
         """
         kind = result_of(function)
         begun: Begun = await self._ask(BeginStep(checked_step(name)))
@@ -307,8 +326,8 @@ class StepVerbs:
         For a long loop: one checkpoint for many items costs less than a step for each.
 
         Raises:
-            EncodeError: The value is no plain JSON. The checkpoint before stays.
-            StepsFull: It has too many bytes. The checkpoint before stays.
+            EncodeError: The value is no plain JSON, or has more than 1 MB. The checkpoint before stays.
+            StepsFull: With it, the job would have saved more than 1 MB. The checkpoint before stays.
         """
         raw = payload.encode_plain("the checkpoint", value, MOST_STEP_BYTES)
         await self._ask(SaveCheckpoint(raw))

@@ -131,8 +131,8 @@ async def test_a_job_with_1_mb_of_results_gets_a_clear_error(bench: Bench) -> No
 
     _, step, checkpoint = bench.told
     assert step == (
-        "StepsFull: step 'two': its result has 600,002 bytes of JSON and the job has saved 600,005, of 1,048,576 "
-        "at most: keep large data elsewhere, return where it is"
+        "UnwritableResult: step 'two' has run, and is not saved: its result has 600,002 bytes of JSON and the job "
+        "has saved 600,005 bytes, of 1,048,576 at most: keep large data elsewhere, return where it is"
     )
     assert checkpoint == (
         "StepsFull: the checkpoint has 600,002 bytes of JSON, and the job's steps have 600,005, of 1,048,576 at "
@@ -140,6 +140,19 @@ async def test_a_job_with_1_mb_of_results_gets_a_clear_error(bench: Bench) -> No
     )
     assert bench.calls("two") == 1
     assert await bench.queue.get(job_id) is None
+
+
+@pytest.mark.parametrize("sizes", [["larger"], ["large", "large"]])
+async def test_a_step_whose_result_is_too_large_is_not_called_again(bench: Bench, sizes: list[str]) -> None:
+    job_id = await bench.push(*(["step", size + str(at), size] for at, size in enumerate(sizes)))
+    await drain(bench.queue)
+
+    info = await bench.queue.get(job_id)
+    assert info is not None
+    last = f"{sizes[-1]}{len(sizes) - 1}"
+    assert (info.state, info.attempt, bench.calls(last)) == (State.DEAD, 1, 1)
+    assert info.error.startswith(f"step '{last}' has run, and is not saved: its result has ")
+    assert info.error.endswith("keep large data elsewhere, return where it is")
 
 
 async def test_a_long_loop_goes_on_at_its_checkpoint(bench: Bench) -> None:
@@ -169,6 +182,17 @@ async def test_a_wrong_name_of_a_step_is_refused_at_the_call(bench: Bench, name:
     assert step.startswith("ValueError: ")
     assert "can't name a step" in step
     assert "can't name a signal" in signal
+
+
+async def test_what_a_call_returned_in_place_of_a_function_is_refused(bench: Bench) -> None:
+    await bench.push(["try", "step of a call", "charge"], ["step", "charge"])
+    await drain(bench.queue)
+
+    refused, charged = bench.told
+    assert refused.startswith(
+        "TypeError: a step takes a function and its arguments, as step('charge', charge_card, 7), and not <coroutine "
+    )
+    assert charged == "'charge 1'"
 
 
 async def test_the_version_is_that_of_the_handler_that_saved_the_first_step(

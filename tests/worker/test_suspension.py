@@ -84,7 +84,18 @@ async def test_a_time_that_has_come_already_ends_the_run_too_but_only_that(bench
     assert bench.told == ["3", "None", "None"]
 
 
-@pytest.mark.parametrize("wrong", [["sleep", {}], ["sleep until", "2030-01-01T00:00:00"], ["sleep for", -1.0]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["sleep", {}],
+        ["sleep", {"hour": 2}],
+        ["sleep", {"hours": "1"}],
+        ["sleep", {"days": 1e300}],
+        ["sleep until", "2030-01-01T00:00:00"],
+        ["sleep for", -1.0],
+    ],
+    ids=str,
+)
 async def test_a_wrong_time_is_refused_at_the_call(bench: Bench, wrong: list[Any]) -> None:
     await bench.push(["try", *wrong])
     await drain(bench.queue)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from redisjobs.base.visible import visible
-from redisjobs.errors import JobSuspended, StepsFull
+from redisjobs.errors import JobSuspended, StepsFull, UnwritableResult
 from redisjobs.model.requests import (
     Answered,
     AwaitStep,
@@ -148,8 +148,8 @@ class RunSteps:
         saved = self._saved.get(key)
         if saved is not None and saved.how is not How.DONE:
             answered(_another_kind(key, saved))
-        elif saved is None and (full := self._full(key, b"")):
-            answered(full)
+        elif saved is None and (full := self._full(key)):
+            answered(_no_step(key, full))
         else:
             if saved is None:
                 self._open[name] = key
@@ -159,7 +159,7 @@ class RunSteps:
     def _finish(self, key: str, value: bytes, answered: Answered) -> None:
         if full := self._full(key, value):
             self._leave(key)
-            answered(full)
+            answered(UnwritableResult(f"step '{visible(key)}' has run, and is not saved: {full}"))
             return
         self._close(key)
         self._last += 1
@@ -190,19 +190,21 @@ class RunSteps:
         self._close(key)
         self._occurrences[name_of(key)] -= 1
 
-    def _full(self, key: str, value: bytes) -> StepsFull | None:
+    def _full(self, key: str, value: bytes = b"") -> str:
+        """Return why the job has no room for this step; '' if it has."""
         others = self._open.keys() - {name_of(key)}
         if len(self._saved) + len(others) >= MOST_STEPS:
-            return StepsFull(
-                f"step '{visible(key)}': this job has saved {MOST_STEPS:,} steps, and can save no more: push a "
-                "job that does the rest, or save a checkpoint instead of a step for each item"
+            return (
+                f"this job has saved {MOST_STEPS:,} steps, and can save no more: push a job that does the rest, "
+                "or save a checkpoint instead of a step for each item"
             )
         if self._bytes + len(key) + len(value) > MOST_STEP_BYTES:
-            return StepsFull(
-                f"step '{visible(key)}': its result has {len(value):,} bytes of JSON and the job has saved "
-                f"{self._bytes:,}, of {MOST_STEP_BYTES:,} at most: keep large data elsewhere, return where it is"
+            result = f"its result has {len(value):,} bytes of JSON and " if value else ""
+            return (
+                f"{result}the job has saved {self._bytes:,} bytes, of {MOST_STEP_BYTES:,} at most: keep large "
+                "data elsewhere, return where it is"
             )
-        return None
+        return ""
 
     def _await(self, request: AwaitStep, answered: Answered) -> None:
         key = self._next(request.name)
@@ -212,8 +214,8 @@ class RunSteps:
         saved = self._saved.get(key)
         if saved is not None:
             answered(_another_kind(key, saved) if saved.how is How.DONE else saved)
-        elif full := self._full(key, b""):
-            answered(full)
+        elif full := self._full(key):
+            answered(_no_step(key, full))
         else:
             self._last += 1
             wait = Wait(self._last, request.what, key)
@@ -231,8 +233,8 @@ class RunSteps:
         elif saved is not None:
             is_empty = saved.how is How.DONE and saved.value == _NO_CHILDREN
             answered([] if is_empty and not request.jobs else _another_kind(key, saved))
-        elif full := self._full(key, b""):
-            answered(full)
+        elif full := self._full(key):
+            answered(_no_step(key, full))
         elif request.jobs:
             self._add_children(key, request, answered)
         else:
@@ -292,6 +294,10 @@ class RunSteps:
             answered(None)
 
         self._save(SaveStep("", 0, value, self._version), done, answered)
+
+
+def _no_step(key: str, full: str) -> StepsFull:
+    return StepsFull(f"step '{visible(key)}': {full}")
 
 
 def _suspended(wait: Wait) -> JobSuspended:

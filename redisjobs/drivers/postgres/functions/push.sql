@@ -215,7 +215,7 @@ create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint) ret
        then jsonb_build_object('queued_at', now_ms::text) else '{}' end, '{}')
 $$;
 
--- Give a waiting job the content of a new push; it keeps its id, nonce, attempt, history and time of push.
+-- Give a waiting job the content of a new push; it keeps its id, nonce, attempt, history, time of push, and its place in a group.
 create function redisjobs_f._replace(q text, job jsonb, holder text, fields jsonb, due bigint, now_ms bigint)
   returns void language plpgsql as $$
 begin
@@ -223,7 +223,7 @@ begin
     rank = (job->>'rank')::smallint, limit_key = job->>'limit_key',
     unique_key = case when not job ? 'unique_for' then job->>'unique' end,
     extra = coalesce(fields, '{}') || jsonb_strip_nulls(jsonb_build_object('attempt', j.extra->>'attempt',
-      'error', j.extra->>'error', 'started_at', j.extra->>'started_at',
+      'error', j.extra->>'error', 'started_at', j.extra->>'started_at', 'child_of', j.extra->>'child_of',
       'queued_at', coalesce(j.extra->>'queued_at', least(j.since_ms, now_ms)::text))),
     place = case when due is null then 'ready' else 'delayed' end, due_ms = due, since_ms = now_ms, deliveries = 0,
     at_ms = 0, was_alone = false

@@ -23,7 +23,7 @@ local function key_holder(key, replaces, now_ms)
   end
   if field(fields, 'unique') ~= key and field(fields, 'window') ~= key then return found, bytes end
   found.notes = {}
-  for _, name in ipairs({'nonce', 'queued_at', 'attempt', 'error', 'started_at'}) do
+  for _, name in ipairs({'nonce', 'queued_at', 'attempt', 'error', 'started_at', 'child_of'}) do
     local value = field(fields, name) or name == 'queued_at' and pushed_at(entry, now_ms)
     if value then found.notes[#found.notes + 1], found.notes[#found.notes + 2] = name, value end
   end

@@ -8,7 +8,8 @@ from redisjobs.drivers.memory.state import REMEMBERED, Fields, Job, Memory, Push
 from redisjobs.model.job import OnConflict, State
 from redisjobs.model.transitions import After, At, Due, NewJob, Pushed, Reply
 
-_STAYS = (b"nonce", b"queued_at", b"attempt", b"error", b"started_at")  # fields that a replaced job keeps
+_STAYS = (b"nonce", b"queued_at", b"attempt", b"error", b"started_at", b"child_of")
+"""Fields that a replaced job keeps."""
 
 
 def push(memory: Memory, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
@@ -102,7 +103,7 @@ def add(memory: Memory, job: NewJob, parent: Job | None = None) -> Pushed:
 
 
 def _replace(memory: Memory, job: NewJob, holder: Job) -> None:
-    """Give a waiting job the content of a new push; it keeps its id, nonce, attempt and time of push."""
+    """Give a waiting job the content of a new push; it keeps its id, nonce, attempt, time of push and parent."""
     before = {b"queued_at": b"%d" % min(holder.since_ms, memory.now_ms()), **holder.fields}
     past = {encoded(name): encoded(text) for name, text in noted(holder).items()}
     _put(memory, job, holder, {name: before[name] for name in _STAYS if name in before} | past)

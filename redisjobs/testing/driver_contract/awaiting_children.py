@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from redisjobs.model.changes import Cancel, Delete, Requeue
+from redisjobs.model.changes import Cancel, Delete, Ending, GetStatus, Requeue
 from redisjobs.model.children import CancelChildren, ChildOutcome, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.driver import Consumer
 from redisjobs.model.job import Priority, State
@@ -20,6 +20,7 @@ from redisjobs.model.transitions import (
     Group,
     Lease,
     NewJob,
+    Pushed,
     Release,
     Reply,
     Result,
@@ -39,6 +40,7 @@ from redisjobs.testing.driver_contract.acts import (
     ids,
     inherit,
     job,
+    newer,
     push,
     saved,
     settle,
@@ -260,6 +262,33 @@ async def test_a_child_whose_id_or_key_another_job_has_is_not_added_which_is_its
     ]
     assert (await found(store, "a")).state is State.SUSPENDED
     assert b"child_of" not in (await found(store, "taken")).fields
+
+
+async def test_a_child_that_a_push_replaces_is_a_child_still(store: DriverStore, one: Consumer) -> None:
+    await parent(store, one, with_children(1, child(0, unique="key")))
+
+    (pushed,) = await store.driver.push([newer("b")], repeated=False)
+
+    assert pushed == Pushed(Reply.REPLACED, f"{TOKEN}-0")
+    lease = await claim_one(one)
+    assert (lease.job_id, lease.fields[b"parameters"]) == (f"{TOKEN}-0", b'{"new":true}')
+    assert await settle(one, lease, Ack(result=GAVE_1)) is Reply.OK
+    assert (await outcomes(store)).outcomes == [ChildOutcome(ChildState.COMPLETED, b"1")]
+    assert ids(await claim(one)) == ["a"]
+
+
+async def test_a_child_under_an_id_of_its_own_leaves_nothing_of_an_earlier_job_of_that_id(
+    store: DriverStore, one: Consumer
+) -> None:
+    lease = await parent(store, one)
+    await push(store, another("named"))
+    await settle(one, await claim_one(one), Ack(result=Result(60_000, b'"old"')))
+
+    assert await settle(one, lease, with_children(1, child(0, "named"))) is Reply.OK
+    await settle(one, await claim_one(one), Ack(result=GAVE_1))
+
+    (status,) = await store.driver.change(GetStatus(["named"]))
+    assert status.ending is Ending.NOT_FOUND
 
 
 async def test_a_parent_all_of_whose_children_are_refused_goes_on_at_once(

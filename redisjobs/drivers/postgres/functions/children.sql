@@ -15,26 +15,31 @@ declare
   wanted integer[];
   added integer[] := '{}';
   taken integer[];
+  named integer[];  -- those of the wanted ones that have ids of their own
 begin
   perform redisjobs_f._mark_stepped(job, s, now_ms);
   insert into redisjobs.groups values (q, its_token, job.id, its_key, total, total) on conflict do nothing;
   insert into redisjobs.steps (queue, id, key, at_ms, how, value) values (q, job.id, its_key, now_ms, 'children', its_token)
     on conflict do nothing;
   -- In one statement: one that was added before is a job then, or it has ended.
-  select array_agg(c.at order by c.at) filter (where c.is_free), array_agg(c.at order by c.at) filter (where not c.is_free)
-  into wanted, taken from (
-    select child.at::integer, there.id is null as is_free
-    from jsonb_array_elements(children) with ordinality child(value, at) left join lateral (
-      select j.id, j.extra->>'child_of' as child_of from redisjobs.jobs j
-      where j.queue = q and j.id = child.value->>'id' and j.place not in ('completed', 'cancelled') limit 1) there on true
-    where there.child_of is distinct from child.value->'extra'->>'child_of'
-      and (select c.state from redisjobs.children c where c.queue = q and c.token = its_token
-        and c.index = redisjobs_f._index_of(child.value->'extra')) is null
+  select array_agg(c.at order by c.at) filter (where c.is_free), array_agg(c.at order by c.at) filter (where not c.is_free),
+    array_agg(c.at) filter (where c.is_free and c.id <> its_token || '-' || c.index)
+  into wanted, taken, named from (
+    select child.*, there.seq is null as is_free
+    from (
+      select value->>'id' as id, value->'extra'->>'child_of' as child_of, redisjobs_f._index_of(value->'extra') as index, at::integer
+      from jsonb_array_elements(children) with ordinality each(value, at)
+    ) child left join lateral (
+      select j.seq, j.extra->>'child_of' as child_of from redisjobs.jobs j
+      where j.queue = q and j.id = child.id and j.place not in ('completed', 'cancelled') limit 1) there on true
+    where there.child_of is distinct from child.child_of and (
+      select c.state from redisjobs.children c where c.queue = q and c.token = its_token and c.index = child.index) is null
   ) c;
-  insert into redisjobs.children (queue, token, index, id)
-  select q, its_token, redisjobs_f._index_of(child->'extra'), child->>'id'
-  from (select children->(w.at - 1) as child from unnest(wanted) w(at)) each
-  where child->>'id' <> its_token || '-' || redisjobs_f._index_of(child->'extra') on conflict do nothing;
+  if named is not null then
+    insert into redisjobs.children (queue, token, index, id)
+    select q, its_token, redisjobs_f._index_of(children->(n.at - 1)->'extra'), children->(n.at - 1)->>'id' from unnest(named) n(at)
+    on conflict do nothing;
+  end if;
   if children @? '$[*].unique' then
     added := redisjobs_f._add_keyed(q, its_token, children, wanted, now_ms);
   elsif wanted is not null then
@@ -43,6 +48,7 @@ begin
   end if;
   perform redisjobs_f._note_child(q, its_token, redisjobs_f._index_of(children->(t.at - 1)->'extra'), 'exists', null,
     children->(t.at - 1)->>'id', null) from unnest(taken) t(at);
+  perform redisjobs_f._forget_end(q, children->(n.at - 1)->>'id') from unnest(named) n(at) where n.at = any (added);
   return (select coalesce(jsonb_agg(at = any (added) order by at), '[]')
     from generate_series(1, jsonb_array_length(children)) at);
 end $$;
@@ -164,7 +170,7 @@ begin
     update redisjobs.groups g set pending = g.pending - ended.number where g.queue = q and g.token = ended.token
       returning * into each_group;
     if not found then  -- its parent has ended meanwhile
-      delete from redisjobs.children c where c.queue = q and c.token = ended.token;
+      perform redisjobs_f._forget_outcomes(q, ended.token);
     elsif each_group.pending <= 0 then
       done := done || each_group;
     end if;
@@ -235,8 +241,21 @@ declare
 begin
   foreach its_token in array coalesce(tokens, '{}') loop
     delete from redisjobs.groups g where g.queue = q and g.token = its_token;
-    delete from redisjobs.children c where c.queue = q and c.token = its_token;
+    perform redisjobs_f._forget_outcomes(q, its_token);
   end loop;
+end $$;
+
+-- Forget how the children of a group that is gone have ended: 1,000 now, and the others when the queue is tidied.
+create function redisjobs_f._forget_outcomes(q text, its_token text) returns void language plpgsql as $$
+declare
+  number integer;
+begin
+  delete from redisjobs.children where ctid = any (array(
+    select c.ctid from redisjobs.children c where c.queue = q and c.token = its_token limit 1000));
+  get diagnostics number = row_count;
+  if number = 1000 then
+    insert into redisjobs.cancelling values (q, its_token) on conflict do nothing;
+  end if;
 end $$;
 
 -- Let a dead child be one of its group again, if the parent waits for others of it; return whether it is.
@@ -279,6 +298,11 @@ begin
     return false;
   end if;
   select * into its_group from redisjobs.groups g where g.queue = q and g.token = one.token;
+  if its_group.token is null then  -- its parent has ended, or was deleted
+    delete from redisjobs.cancelling c where c.queue = q and c.token = one.token;
+    perform redisjobs_f._forget_outcomes(q, one.token);
+    return exists (select from redisjobs.cancelling c where c.queue = q);
+  end if;
   perform redisjobs_f._lock_by_id(q, array(select u.id from redisjobs_f._unended(its_group, one.next) u));
   perform redisjobs_f._lock_beats(q, array(select u.id from redisjobs_f._unended(its_group, one.next) u));
   for child in select * from redisjobs_f._unended(its_group, one.next) loop

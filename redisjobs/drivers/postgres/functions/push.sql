@@ -215,7 +215,7 @@ create function redisjobs_f._fields_of(job jsonb, due bigint, now_ms bigint) ret
        then jsonb_build_object('queued_at', now_ms::text) else '{}' end, '{}')
 $$;
 
--- Give a waiting job the content of a new push; it keeps its id, nonce, attempt, history, time of push, and its place in a group.
+-- Give a waiting job the content of a new push; it keeps its id, nonce, attempt, history, time of push and parent.
 create function redisjobs_f._replace(q text, job jsonb, holder text, fields jsonb, due bigint, now_ms bigint)
   returns void language plpgsql as $$
 begin

@@ -69,7 +69,7 @@ create table redisjobs.children (
   queue text not null, token text not null, index integer not null, id text, state text, value text, error text,
   error_type text, primary key (queue, token, index)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
--- Groups whose children are to be cancelled, those from `next` on.
+-- Groups whose children are to be cancelled, those from `next` on; and groups that are gone, with rows left in `children`.
 create table redisjobs.cancelling (
   queue text not null, token text not null, next integer not null default 0, primary key (queue, token)
 );

@@ -26,6 +26,7 @@
 --          cancelled: unique key, nonce of its push, keep, word, text, whose child it is ('' for none) ·
 --          report: progress (JSON; the job runs on) ·
 --          lingers: none (asks whether the job may be settled while a thread of its handler runs on) ·
+--          emit: number of the last wait before the run ('' if it has emitted before; then kind and data of each chunk. It runs on) ·
 --          save: key ('' for the checkpoint), number, JSON, version of the handler (a step is saved; the job runs on) ·
 --          children: key of the step, token of the group, how many these are in all, version, how many come here (then these, as
 --          for push; the job runs on) ·
@@ -118,6 +119,7 @@ local function expect_all()
   while at <= #ARGV do
     settlements[ARGV[at]] = true
     if ARGV[at] == 'save' or ARGV[at] == 'suspend' or ARGV[at] == 'children' then expect('hash', KEYS['steps:'] .. ARGV[at + 4]) end
+    if ARGV[at] == 'emit' then expect('stream', KEYS['chunks:'] .. ARGV[at + 4]) end
     at = at + 6 + tonumber(ARGV[at + 5])
   end
   if settlements.retry or settlements.suspend or settlements.pushes or settlements.children then
@@ -177,7 +179,7 @@ end
 -- that only these jobs need are made here: making one costs a tenth of a µs.
 local function end_each()
   --- @include owns field finish_one follow_ups tell_waiters limit_of hand_back with due_time pushed_at line delay enqueue remove
-  --- @include dead_letter count event note_event signals_of keep_signals wake member add_children groups_of cancel_group
+  --- @include dead_letter count event note_event signals_of keep_signals wake member add_children groups_of cancel_group emit_chunks keep_reported
   local retried, suspended, released, earliest, pushing = 0, 0, 0, nil, nil
   local settlements = {}
 
@@ -202,6 +204,13 @@ local function end_each()
 
   settlements.report = function(one)
     redis.call('SET', KEYS['progress:'] .. one.job, one.values[1], 'PX', 86400000)
+    local processes = ending.ends.awaited and redis.call('HGET', KEYS.waiters, one.job)
+    if processes then tell_waiters(ending.ends, one.job, processes) end
+    return 'OK'
+  end
+
+  settlements.emit = function(one)
+    emit_chunks(one.job, one.values[1], ARGV, one.at + 1, one.at + one.many - 1, now_ms)
     local processes = ending.ends.awaited and redis.call('HGET', KEYS.waiters, one.job)
     if processes then tell_waiters(ending.ends, one.job, processes) end
     return 'OK'
@@ -351,8 +360,8 @@ local function end_each()
       if known[i + 1] ~= '' then notes[#notes + 1], notes[#notes + 2] = known[i], known[i + 1] end
     end
     for _, token in ipairs(cancels == '1' and groups_of(one.job) or {}) do cancel_group(token, false, now_ms) end
-    dead_letter(ending.ends, one.stream, one.entry, one.job, one.fields, notes, now_ms)
-    if reported == '1' then redis.call('PEXPIRE', KEYS['progress:'] .. one.job, 60000) end
+    local keeps = dead_letter(ending.ends, one.stream, one.entry, one.job, one.fields, notes, now_ms)
+    if reported == '1' and not keeps then keep_reported(one.job, 0) end
     return 'OK'
   end
 
@@ -362,14 +371,14 @@ local function end_each()
   local reads = {done = ending.kept.completed, cancelled = ending.kept.cancelled}
 
   -- `at` is where its values begin, if it stands for itself.
-  local function end_one(settlement, number, entry, deliveries, job, values, at)
+  local function end_one(settlement, number, entry, deliveries, job, values, at, many)
     local stream = streams[number]
     local mark, ran_ms = owns(worker, stream, entry, deliveries, job, now_ms)
     local fields = mark and (needs[settlement] or reads[settlement]) and entry_at(stream, entry) or nil
     if not mark or needs[settlement] and not fields then return 'LEASE_LOST' end
     local place = string.match(stream, '[^:]+$') .. ' ' .. entry
     local word, rest = settlements[settlement]({stream = stream, entry = entry, place = place, deliveries = deliveries, job = job,
-      values = values, at = at, fields = fields, mark = mark, ran_ms = ran_ms})
+      values = values, at = at, many = many, fields = fields, mark = mark, ran_ms = ran_ms})
     local runs_on = stays[settlement]
     if is_limited and (settlement == 'release' or not runs_on and (word == 'OK' or word == 'CANCELLED')) then
       local places = settlement == 'release' and values[1] == '1' and refunded or freed
@@ -407,10 +416,10 @@ local function end_each()
   while at <= #ARGV do
     local settlement, number, entry, deliveries, job, many = unpack(ARGV, at, at + 5)
     at = at + 6
-    local first = ({pushes = 6, children = 5, suspend = 7})[settlement] or many -- pushed jobs may be too many for unpack
+    local first = ({pushes = 6, emit = 1, children = 5, suspend = 7})[settlement] or many -- pushed jobs and chunks may be too many for unpack
     if settlement == 'suspend' then first = first + tonumber(ARGV[at + 6]) end
     local values = {unpack(ARGV, at, at + first - 1)}
-    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values, at)
+    words[#words + 1] = end_one(settlement, tonumber(number), entry, tonumber(deliveries), job, values, at, tonumber(many))
     at = at + many
   end
   if retried > 0 then count('retried', retried) end

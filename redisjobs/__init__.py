@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     # Looking at many jobs
     from redisjobs.client.operations import FilterOptions
     from redisjobs.errors import (
+        ChunksFull,
+        ChunksLost,
         DecodeError,
         DriverError,
         EncodeError,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from redisjobs.middleware import Middleware
 
     # Jobs
+    from redisjobs.model.chunks import Chunk
     from redisjobs.model.context import JobContext, current_job
     from redisjobs.model.definition import Accuracy
     from redisjobs.model.health import Finding, Level
@@ -104,8 +107,19 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "model.context": ["JobContext", "current_job"],
+    "model.chunks": ["Chunk"],
     "errors": [
-        *("DecodeError", "DriverError", "EncodeError", "Fail", "Forbidden", "JobCancelled", "JobFailed"),
+        *(
+            "ChunksFull",
+            "ChunksLost",
+            "DecodeError",
+            "DriverError",
+            "EncodeError",
+            "Fail",
+            "Forbidden",
+            "JobCancelled",
+            "JobFailed",
+        ),
         *(
             "JobStalled",
             "JobTimeout",
@@ -154,6 +168,9 @@ __all__ = [
     "Accuracy",
     "Cause",
     "CauseStatistics",
+    "Chunk",
+    "ChunksFull",
+    "ChunksLost",
     "Counts",
     "DeadGroup",
     "DecodeError",

@@ -191,6 +191,33 @@ class StepsFull(RedisJobsError):
     """Raised when a job can't save another step. Nothing was saved; what a step's function did is done."""
 
 
+class ChunksFull(RedisJobsError):
+    """Raised when a worker has no room for a chunk, because the server has not taken those before it.
+
+    This chunk was not emitted; those before it will be.
+    """
+
+
+class ChunksLost(RedisJobsError):
+    """Raised for a reader of a job's chunks that has fallen behind the oldest chunk that is kept.
+
+    Attributes:
+        job_id: The job's id.
+        lost: How many chunks the reader has lost.
+        after: The id to go on from with the oldest chunk that is kept: `stream(after=error.after)`.
+    """
+
+    def __init__(self, job_id: str, lost: int, after: str, message: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.lost = lost
+        self.after = after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error with its attributes; the default would call `__init__` without them."""
+        return _unpickled, (type(self), self.args, vars(self))
+
+
 class JobSuspended(BaseException):
     """Raised in a handler by a wait that is not over: the run ends here, and the next one goes on after the wait.
 

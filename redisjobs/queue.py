@@ -1,6 +1,7 @@
 """The async queue: register handlers, push jobs, wait for results."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -15,7 +16,7 @@ from redisjobs.client.pushing import Pushing
 from redisjobs.client.results import expected
 from redisjobs.client.schedules import Schedules
 from redisjobs.client.waiting import Waitings
-from redisjobs.model import sync_verbs
+from redisjobs.model import chunks, sync_verbs
 from redisjobs.model.context import JobContext
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
@@ -45,6 +46,10 @@ class JobHandle(PushedJob, Generic[R]):
     def watch(self) -> AsyncIterator[Progress]:
         """Iterate over the job's progress reports until it has ended; see `JobQueue.watch`."""
         return self._queue.watch(self.id)
+
+    def stream(self, *, after: str | None = None) -> AsyncGenerator[chunks.Chunk, None]:
+        """Iterate over what the job emits until it has ended; see `JobQueue.stream`."""
+        return self._queue.stream(self.id, after=after)
 
     async def info(self) -> JobInfo | None:
         """Look the job up; see `JobQueue.get`."""
@@ -296,6 +301,32 @@ class JobQueue(Inspector, Pushing[JobHandle[Any]], Serving):
         unavailable, this waits; it raises a `DriverError` if Redis refuses to answer.
         """
         return self._waitings.progress(self.driver, self.name, id_of(job))
+
+    def stream(self, job: str | PushedJob, *, after: str | None = None) -> AsyncGenerator[chunks.Chunk, None]:
+        """Iterate over what a job emits by `context.emit`, with `async for`, until the job has ended.
+
+        Each chunk comes once and in order, also if the connection breaks. All readers of a process share one
+        connection, and nothing polls. The queue keeps the last 10,000 chunks of a job, 4 MB at most, for a day
+        after the last one; once the job has ended, as long as its result, at least a minute. An unknown job counts
+        as ended. While Redis is unavailable, this waits.
+
+        Args:
+            job: Its id, or its handle.
+            after: The id of the last chunk that you have. Defaults to all chunks.
+
+        Raises:
+            ChunksLost: You have fallen behind the oldest chunk that is kept.
+            DecodeError: A chunk was changed in the store.
+            DriverError: Redis refuses to answer.
+            ValueError: This is not the id of a chunk.
+        """
+        return self._stream(id_of(job), chunks.checked_after(after))
+
+    async def _stream(self, job_id: str, after: str) -> AsyncGenerator[chunks.Chunk, None]:
+        async with aclosing(self._waitings.chunks(self.driver, self.name, job_id, after)) as pages:
+            async for page in pages:
+                for chunk in page:
+                    yield chunk
 
     @overload
     async def run(

@@ -5,7 +5,7 @@ One sync queue serves both sides: a web application pushes jobs to it, and `redi
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -22,6 +22,7 @@ from redisjobs.client.schedules import SyncSchedules
 from redisjobs.client.waiting import Waitings
 from redisjobs.client.waiting_thread import WaitingThread
 from redisjobs.model import context
+from redisjobs.model.chunks import Chunk, checked_after
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import AppState, Duration, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.limits import LimitKey
@@ -47,6 +48,10 @@ class JobHandle(PushedJob, Generic[R]):
     def watch(self) -> Iterator[Progress]:
         """Iterate over the job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
         return self._queue.watch(self.id)
+
+    def stream(self, *, after: str | None = None) -> Iterator[Chunk]:
+        """Iterate over what the job emits until it has ended; see `redisjobs.JobQueue.stream`."""
+        return self._queue.stream(self.id, after=after)
 
     def info(self) -> JobInfo | None:
         """Look the job up; see `redisjobs.JobQueue.get`."""
@@ -219,6 +224,21 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
         """Iterate over a job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
         return self._thread.each(functools.partial(self._waitings.progress, self.driver, self.name, id_of(job)))
+
+    def stream(self, job: str | PushedJob, *, after: str | None = None) -> Iterator[Chunk]:
+        """Iterate over what a job emits until it has ended; see `redisjobs.JobQueue.stream`."""
+        return self._stream(id_of(job), checked_after(after))
+
+    def _stream(self, job_id: str, after: str) -> Iterator[Chunk]:
+        last = after  # kept here: if `close` ends the waiting thread, another one goes on from it
+
+        def pages() -> AsyncGenerator[Sequence[Chunk], None]:
+            return self._waitings.chunks(self.driver, self.name, job_id, last)
+
+        for page in self._thread.each(pages):
+            for chunk in page:
+                last = chunk.id
+                yield chunk
 
     @overload
     def run(

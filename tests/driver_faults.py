@@ -1,13 +1,15 @@
 """Faults that a driver may have, put into the one in memory; for a process of its own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
-from redisjobs.drivers.memory import claims, operator, pushes, worker
+from redisjobs.drivers.memory import chunks, claims, operator, pushes, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
 from redisjobs.drivers.memory.limits import Limiter
 from redisjobs.drivers.memory.state import QUERIES, Job, Memory, Worker
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.job import OnConflict, State
 from redisjobs.model.queries import GetBacklog
 from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlements, Turn
@@ -64,6 +66,16 @@ def settles_again() -> None:
         return settle(memory, worker_id, None, settlements)
 
     worker.settle = anew
+
+
+def numbers_no_runs() -> None:
+    """Chunks that a run emits again are taken for those of the run before."""
+    emit = chunks.emit
+
+    def forget(memory: Memory, job: Job, emitted: EmitChunks) -> None:
+        emit(memory, job, replace(emitted, wait=1_000_000))
+
+    worker.emit = forget  # type: ignore[attr-defined]
 
 
 def forgets_deliveries() -> None:
@@ -209,6 +221,8 @@ VERBS: dict[str, Callable[[], None]] = {
     "Release": _settling("Release"),
     "DeadLetter": _settling("DeadLetter"),
     "ReportProgress": _settling("ReportProgress"),
+    "EmitChunks": _settling("EmitChunks"),
+    "GetChunks": _asked("GetChunks", "read"),
     "turns": _missing(MemoryConsumer, "exchange", without=lambda *_, turn=None, **__: turn is not None),
     "Scan": _asked("Scan", "read"),
     "Count": _asked("Count", "read"),

@@ -244,6 +244,9 @@ _FAULTS = {
         and exists (select from redisjobs.fenced f where (f.queue, f.id) = (t.queue, t.id))""",
     "a job is held, and gone": f"""select t.name from redisjobs.rules t where t.queue = %s and kind = 'held'
         and not exists ({_LIVE} and j.id = t.name)""",
+    "chunks that their job does not count": """select t.id, t.number from redisjobs.chunks t where t.queue = %s
+        and not exists (select from redisjobs.streams s where (s.queue, s.id) = (t.queue, t.id)
+          and t.number between s.first and s.last)""",
     "a job is waited for, and gone": f"""select t.id from redisjobs.waiters t where t.queue = %s
         and not exists ({_LIVE} and j.id = t.id)""",
 }

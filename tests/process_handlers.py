@@ -131,6 +131,10 @@ def do(do: Do, context: JobContext) -> None:
                 leaks.write(f"{variable.get()} {decimal.getcontext().prec} {os.getpid()}\n")
             variable.set(1)
             decimal.getcontext().prec += 1
+        case "emit":
+            for number in range(12_000):
+                context.emit(number)
+            context.emit("é\0".encode())
         case "sleep":
             (folder / f"pid-{context.job_id}").write_text(str(os.getpid()))
             time.sleep(600)

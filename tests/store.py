@@ -453,7 +453,7 @@ class RedisStore:
             return alive or self.admin.zscore(f"{self.prefix}fenced", worker) is not None
         ends = key in ("waiters", "promoter", "schedulers") or key.startswith(
             (
-                *("finished:", "conflict:", "result:", "outcome:", "progress:", "schedulers:"),
+                *("finished:", "conflict:", "result:", "outcome:", "progress:", "chunks:", "schedulers:"),
                 *("minute:", "ten:", "recorded:"),
             )
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import blocked, chain, featured, features, limits, report, waiters
+from benchmarks import blocked, chain, featured, features, limits, report, streams, waiters
 from benchmarks.__main__ import arguments, beside
 from benchmarks.commits import checked_out, resolved
 from benchmarks.measures import ROWS, TIMES, Amount, Figures, Row
@@ -743,6 +743,15 @@ def test_a_tiny_run_of_waiters_has_a_time_for_each_and_one_connection_that_liste
     assert waited.from_sent[0] > 0
     assert waited.listening == 1
     assert "| of these, subscribed" in waiters.text(20, 500, [], [waited])
+
+
+@pytest.mark.slow
+def test_a_tiny_run_of_streams_has_an_age_for_each_chunk_and_reader() -> None:
+    streamed = streams.take(20, 3, 0)
+
+    assert len(streamed.ages) == 60
+    assert streamed.ages[0] > 0
+    assert "| from emit to a reader, p99, ms" in streams.text(20, 3, 500, [], [streamed])
 
 
 # Limits

@@ -1,6 +1,8 @@
 """The `job` command, which shows one job."""
 
 import dataclasses
+import json
+from base64 import b64encode
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from redisjobs.cli.errors import Failure
 from redisjobs.cli.output import say
 from redisjobs.cli.target import JobId, Json, QueueName, Url, named, where
 from redisjobs.errors import (
+    ChunksLost,
     DriverError,
     JobCancelled,
     JobFailed,
@@ -21,6 +24,7 @@ from redisjobs.errors import (
     ResultRefused,
     Unavailable,
 )
+from redisjobs.model.chunks import Chunk
 from redisjobs.model.info import JobInfo
 from redisjobs.model.job import ENDED, State
 from redisjobs.model.progress import amount
@@ -36,6 +40,12 @@ def show_job(
     watch: Annotated[
         bool, typer.Option("--watch", help="First show its progress reports, until it has ended.")
     ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="First show what it emits, until it has ended.")
+    ] = False,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="ID", help="With --follow: only what comes after this chunk.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show one job, with its result if it has ended and the result is kept.
@@ -44,10 +54,17 @@ def show_job(
 
     With --watch --json, each progress report is a JSON document on one line, and so is the job at the end. If a
     watched job has ended and its outcome is not known, the document is {"job_id": ID, "outcome": null}, and the
-    exit code is 0. If the watched job failed or was cancelled, the exit code is 1.
+    exit code is 0. If the watched job failed or was cancelled, the exit code is 1. The same goes for --follow; a
+    chunk is {"id": ID, "run": NUMBER, "data": DATA}, or has "base64" for bytes.
     """
+    if watch and follow:
+        raise typer.BadParameter("give --watch or --follow, not both")
+    if after is not None and not follow:
+        raise typer.BadParameter("--after needs --follow")
     with named(queue, url) as there:
         was_there = watch and _watch(there, job_id, as_json=as_json)
+        was_there = was_there or (follow and _follow(there, job_id, after, as_json=as_json))
+        watch = watch or follow
         found = there.why(job_id)
         job = found.job
         steps = _steps(there, job) if job is not None else []
@@ -98,6 +115,40 @@ def _watch(there: JobQueue, job_id: str, *, as_json: bool) -> bool:
             else:
                 say("  ".join(filter(None, [amount(progress), visible(progress.note)])))
     return was_there
+
+
+def _follow(there: JobQueue, job_id: str, after: str | None, *, as_json: bool) -> bool:
+    """Show what a job emits until it has ended; return whether the job existed, or has emitted anything."""
+    try:
+        chunks = there.stream(job_id, after=after)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    was_there = there.get(job_id) is not None
+    try:
+        for chunk in chunks:
+            was_there = True
+            if not (show.line(_document(chunk)) if as_json else say(_text(chunk.data))):
+                break
+    except ChunksLost as error:
+        raise Failure(
+            f"{error.lost:,} chunks are not kept any more; --after {error.after} shows the others"
+        ) from None
+    return was_there
+
+
+def _document(chunk: Chunk) -> dict[str, Any]:
+    data = chunk.data
+    content = {"base64": b64encode(data).decode()} if isinstance(data, bytes) else {"data": data}
+    return {"id": chunk.id, "run": chunk.run} | content
+
+
+def _text(data: Any) -> str:
+    """Return a chunk as lines of text that can't control a terminal."""
+    if isinstance(data, bytes):
+        data = data.decode("utf-8", "backslashreplace")
+    if not isinstance(data, str):
+        return json.dumps(data, ensure_ascii=False)
+    return "\n".join(map(visible, data.splitlines()))
 
 
 def _end(there: JobQueue, job_id: str) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from redisjobs.base.visible import visible
 from redisjobs.client.backoff import NOT_NOW, retrying
 from redisjobs.client.obstacles import OBSTACLES, words_of
 from redisjobs.client.results import has_ended, not_ended, not_kept_yet, result_of
+from redisjobs.client.streaming import Pages
 from redisjobs.errors import DriverError
 from redisjobs.model import codec
 from redisjobs.model.changes import Ending, GetStatus, JobStatus
+from redisjobs.model.chunks import Chunk
 from redisjobs.model.context import keeper_of_only_slot
 from redisjobs.model.driver import Driver, Notification
 from redisjobs.model.info import job_info
@@ -113,6 +115,7 @@ class Waiting:
         self._listening = False
         self._end: Callable[[], object] | None = None  # cancels the task that listens and asks
         self._run_number = 0
+        self._pages = Pages(driver, self._failed_to_ask)
 
     async def statuses(self, job_id: str, *, warns: bool = False) -> AsyncGenerator[JobStatus, None]:
         """Yield a job's status, now and after each change. The last one says how the job has ended.
@@ -209,6 +212,19 @@ class Waiting:
                 if report is not None and report != before:
                     before = report
                     yield report
+
+    async def chunks(self, job_id: str, after: str) -> AsyncGenerator[Sequence[Chunk], None]:
+        """Yield the chunks of a job behind an id, some at a time, until the job has ended and all were read.
+
+        Raises:
+            ChunksLost: Some are not kept any more.
+        """
+        async with aclosing(self.statuses(job_id)) as statuses:
+            async for _ in statuses:
+                async with aclosing(self._pages.following(job_id, after)) as pages:
+                    async for chunks in pages:
+                        after = chunks[-1].id
+                        yield chunks
 
     def close(self) -> None:
         """Close the connection. Waits that are still open connect again."""
@@ -345,6 +361,14 @@ class Waitings:
         async with aclosing(self._here(driver, queue).progress(job_id)) as reports:
             async for progress in reports:
                 yield progress
+
+    async def chunks(
+        self, driver: Driver, queue: str, job_id: str, after: str
+    ) -> AsyncGenerator[Sequence[Chunk], None]:
+        """Yield chunks in the running event loop; see `Waiting.chunks`."""
+        async with aclosing(self._here(driver, queue).chunks(job_id, after)) as pages:
+            async for page in pages:
+                yield page
 
     def close(self) -> None:
         """Close the connection of the running event loop. Waits that are still open connect again."""

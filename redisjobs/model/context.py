@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 
 from redisjobs.base.arguments import seconds
 from redisjobs.base.visible import visible
+from redisjobs.model.chunks import new_chunk
 from redisjobs.model.job import AppState, JobName, Named, PushedJob, TypedMapping
 from redisjobs.model.options import PushOptions
 from redisjobs.model.progress import (
@@ -173,6 +174,28 @@ class JobContext(StepVerbs, Generic[AppState]):
         if isinstance(items, AsyncIterable):
             return AsyncTracked(items, report)
         raise TypeError(f"track({items!r}): give it what `for` or `async for` can go over")
+
+    def emit(self, chunk: Any) -> None:
+        """Emit a part of what the job makes, as tokens of a model or lines of a log; see `JobQueue.stream`.
+
+        Readers get the chunks in order, a quarter of a second later at most. The call takes microseconds. Any
+        thread of the handler may call it, even in a separate process; such a thread waits while the worker has no
+        room. Once the run is over or abandoned, it does nothing.
+
+        A run that starts over emits again, under the next run number. A run that finds saved steps emits nothing
+        until it has come to the last one: readers have that already.
+
+        Args:
+            chunk: Bytes, or plain JSON; 256 KB at most.
+
+        Raises:
+            EncodeError: The chunk is no plain JSON, or too large.
+            ChunksFull: The server has not taken the last 10,000 chunks or 4 MB of this run, and the caller is an
+                async handler, which must not block.
+        """
+        message = new_chunk(chunk)
+        if self._sink is not None:
+            self._sink.handle(message)
 
     def extend(self, duration: float | timedelta) -> None:
         """Let this run take longer: its `timeout` ends no earlier than this long from now.

@@ -1,4 +1,4 @@
-"""Messages of a running handler to its worker: its progress, a request for more time, and the jobs it pushes."""
+"""Messages of a running handler to its worker: progress, chunks, a request for more time, and jobs to push."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from numbers import Integral, Number
 from typing import Any, Generic, Protocol, TypeVar
 
 from redisjobs.base.visible import visible
+from redisjobs.model.emissions import NewChunk
 from redisjobs.model.requests import Asked
 
 Item = TypeVar("Item")
@@ -49,7 +50,7 @@ class Pushing:
     options: Any
 
 
-HandlerMessage = Progress | Extension | Pushing
+HandlerMessage = Progress | NewChunk | Extension | Pushing
 """A message from a handler to its worker."""
 
 
@@ -59,7 +60,10 @@ class MessageSink(Asked, Protocol):
     def handle(self, message: HandlerMessage) -> Any:
         """Receive a message, in any thread, without waiting; do nothing once the run is over.
 
-        Return a `PushedJob` for a push, else None.
+        Return a `PushedJob` for a push, else None. For a chunk, a thread of the handler waits until there is room.
+
+        Raises:
+            ChunksFull: There is no room for the chunk, and this is the thread of the event loop.
         """
 
 

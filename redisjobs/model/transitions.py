@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.job import OnConflict, Priority
 
 MOST_JOBS = 500
@@ -178,7 +179,8 @@ class Ack:
     cancelled: bool = False
     result: Result | None = None
     pushes: Sequence[NewJob] = ()  # follow-ups, added in the same step; at most 500, and about 4 MB
-    reported: bool = False  # its run has reported progress, which is kept for another minute
+    # Its run has reported progress, which is kept for another minute, or emitted chunks, as long as its result.
+    reported: bool = False
     stepped: bool = False  # it may have saved steps, which are forgotten
 
 
@@ -304,7 +306,18 @@ class Lingers:
     is_logged: bool = False  # the log has a line that the job waits
 
 
-Settlement = Ack | RetryLater | Suspend | Release | DeadLetter | SaveStep | AddChildren | ReportProgress | Lingers
+Settlement = (
+    Ack
+    | RetryLater
+    | Suspend
+    | Release
+    | DeadLetter
+    | SaveStep
+    | AddChildren
+    | EmitChunks
+    | ReportProgress
+    | Lingers
+)
 Settlements = Sequence[tuple[Lease, Settlement]]
 
 

@@ -455,6 +455,53 @@ def test_a_job_can_be_watched_until_it_has_ended(
     assert json.loads(one_line(last)) == {"job_id": job_id, "outcome": "completed", "result": 4}
 
 
+@pytest.mark.slow
+def test_a_job_can_be_followed_until_it_has_ended(
+    start: Start, cli: Callable[..., Ended], there: sync.JobQueue
+) -> None:
+    seen = threading.Event()
+
+    @there.job(keep_result=60)
+    def tell(context: JobContext) -> int:
+        context.emit("Once\x1b")
+        assert seen.wait(30)
+        context.emit({"a": [1, "é"]})
+        context.emit(b"a \xff\ntime")
+        return 4
+
+    job_id = there.push({}, "tell").id
+    of = (job_id, "--queue", there.name, "--follow")
+    with worker_in_thread(there):
+        for_people, for_programs = start("job", *of), start("job", *of, "--json")
+        assert until(for_people, "Once") == "Once\\x1b\n"
+        first = json.loads(until(for_programs, "Once"))
+        seen.set()
+        left, lines = ended(for_people), ended(for_programs).out.splitlines()
+
+    assert (left.code, left.err) == (0, "")
+    assert left.out.splitlines()[:3] == ['{"a": [1, "é"]}', "a \\xff", "time"]
+    assert left.out.split()[-2:] == ["result", "4"]
+    assert (first["run"], first["data"]) == (1, "Once\x1b")
+    second, third, last = map(json.loads, lines)
+    assert (second["data"], third["base64"]) == ({"a": [1, "é"]}, "YSD/CnRpbWU=")
+    assert last == {"job_id": job_id, "outcome": "completed", "result": 4}
+    rest = cli("job", *of, "--json", "--after", second["id"])
+    assert [json.loads(line) for line in rest.out.splitlines()] == [third, last]
+
+
+def test_what_can_t_be_followed_is_said(cli: Callable[..., Ended], there: sync.JobQueue) -> None:
+    of = ("job", "none", "--queue", there.name)
+    for options, said in (
+        (["--follow", "--watch"], "give --watch or --follow"),
+        (["--after", "1-1"], "--after needs --follow"),
+        (["--follow", "--after", "x"], "the id of a chunk"),
+    ):
+        done = cli(*of, *options)
+        assert done.code == 2
+        assert said in " ".join(done.err.split())
+    assert cli(*of, "--follow").code == 1
+
+
 @pytest.mark.usefixtures("works")
 def test_a_watch_of_a_job_that_failed_or_was_cancelled_exits_with_1(
     cli: Callable[..., Ended], there: sync.JobQueue

@@ -33,6 +33,7 @@ from redisjobs.drivers.redis.driver import RedisDriver
 from redisjobs.model.changes import Declare, GetStatus, Requeue, Retain, SetLimit, Tidy
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Driver, Notification
+from redisjobs.model.emissions import ChunkKind, EmitChunks, NewChunk
 from redisjobs.model.health import Level
 from redisjobs.model.job import OnConflict, Priority, State
 from redisjobs.model.queries import Count, GetBacklog
@@ -151,6 +152,7 @@ async def produce(url: str, store: RedisStore) -> None:
             assert {queue.cancel(job_id) for job_id in gone} == {Reply.CANCELLED}
         assert queue.push(Add(1), unique="k").added
         assert queue.cancel("running") is Reply.CANCELLING
+        assert [*queue.stream("mine")] == []
         with telling(store, "schedules"):
             queue.schedules.put("nightly", Add(1), Schedule.daily())
         await wait_for_a_result(queue, store, url)
@@ -242,6 +244,8 @@ async def work(url: str, store: RedisStore) -> None:
         with closing(Heart(worker)) as heart:
             assert heart.beat(lambda: list(leases.values()), {"host": "h"}) == ()
             assert worker.sync.change(Record("r", 1, {"Add": {"completed": 1}}, {"expired": 1})).workers == 1
+        chunks = EmitChunks([NewChunk(ChunkKind.JSON, b"1")] * 2, 0)
+        assert (await worker.exchange([(leases["done"], chunks)] * 2, None)).replies == [Reply.OK] * 2
         await store.driver.change(GetStatus(["done"], "a-process"))
         with telling(store, "due", "released"), telling_waiters(store), forgetting(store):
             await settle_all(worker, leases, store.put({"name": "Add", "parameters": "{}"}))

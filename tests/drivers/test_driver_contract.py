@@ -108,6 +108,10 @@ FAULTS = {
         "unique_keys",
         "a_push_that_replaced_and_is_repeated_undoes_no_later_one",
     ),
+    "numbers_no_runs": (
+        "streaming",
+        "a_run_that_starts_over_has_the_next_number_and_one_that_goes_on_after_a_wait_has_not",
+    ),
     "lacks_measure": ("asking", "workers_are_counted_for_as_long_as_their_leases_run"),
 }
 """A fault of a driver; in which module of the contract a test finds it, and which."""
@@ -193,6 +197,7 @@ BUILT = {
     "wishing": ["AskWorker"],
     "relaying": ["Relay", "ForgetRelayed", "FindRelayed"],
     "moving": ["Take", "FindTaken", "Import", "ForgetTaken", "FindRetention"],
+    "streaming": ["EmitChunks", "GetChunks"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""
 

@@ -66,7 +66,7 @@ REFUSED = {
 }  # what may be refused when the server is full
 READERS = {
     *("find", "counts", "schedules", "backlog", "scan", "groups", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed", "taken", "steps", "find_children"),
+    *("ahead", "relayed", "taken", "steps", "find_children", "chunks"),
 }
 FAILED = DeadLetter("failed", "ValueError: no")
 
@@ -321,6 +321,7 @@ def test_an_include_is_born_with_its_second_user() -> None:
         "owns_all",
         "follow_ups",
         "add_children",
+        "emit_chunks",
     }  # parts of `claim` and `settle`, which else are too long to read
     assert {helper for helper, count in users.items() if count < 2} == once
 
@@ -357,6 +358,7 @@ WRITTEN_BY = {
         "push_plain",
         "push_one",  # these two without a list for each: half the price
         "take",  # into transit
+        "emit_chunks",  # to another stream
     },
     r"'XDEL'": {"remove"},
     r"'XACK'": {"remove"},

@@ -41,6 +41,7 @@ from redisjobs.model.children import CancelChildren
 from redisjobs.model.codec import when
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Consumer, Fenced
+from redisjobs.model.emissions import ChunkKind, EmitChunks, NewChunk
 from redisjobs.model.health import Audit
 from redisjobs.model.job import OnConflict, Priority, State, WhyWaiting
 from redisjobs.model.moving import Import, Take, Taken
@@ -229,6 +230,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
     "settle: release": lambda scene: scene.settle(Release()),
     "settle: fail": lambda scene: scene.settle(FAILED),
     "settle: save": lambda scene: scene.settle(SaveStep("charge", 1, b"1")),
+    "settle: emit": lambda scene: scene.settle(EmitChunks([NewChunk(ChunkKind.JSON, b"1")])),
     "settle: children": lambda scene: scene.settle(AddChildren(Group("g", "render", 1), [CHILD])),
     "cancel_children": lambda scene: scene.change(CancelChildren()),
     "settle: suspend": lambda scene: scene.settle(WAITS),
@@ -282,7 +284,7 @@ ACTS: dict[str, Callable[[Scene], Awaitable[object]]] = {
 CHANNELS = ("control", "waiter:")
 READERS = {
     *("find", "scan", "groups", "counts", "schedules", "backlog", "pauses", "limits", "workers", "statistics"),
-    *("ahead", "relayed", "taken", "steps", "find_children"),
+    *("ahead", "relayed", "taken", "steps", "find_children", "chunks"),
 }
 
 NIGHTLY = Definition("nightly", Schedule.every(5), job(""))
@@ -292,6 +294,7 @@ KEPT = ("retention", "completed", "cancelled")  # where a job is that has ended
 
 LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
+EMITTING = ("settle: save", "settle: emit")
 STEPPING = ("settle: save", "settle: suspend", "settle: children", "signal", "signal: kept")
 WAKING = (*STEPPING, *[act for act in ACTS if act.startswith(("settle", "claim", "audit"))])
 
@@ -340,15 +343,23 @@ SPARED = {
     ("join", "schedules"),  # which is looked at only where a queue of an older version is taken over
     *[
         (act, key)
-        for act in ("settle: release", "settle: fail", "settle: none", "settle: save", "settle: children")
+        for act in (
+            "settle: release",
+            "settle: fail",
+            "settle: none",
+            "settle: save",
+            "settle: emit",
+            "settle: children",
+        )
         for key in KEPT
     ],
     *[(act, "steps:") for act in ACTS if act not in STEPPING],  # whatever it is, it goes
+    *[(act, "chunks:") for act in ACTS if act != "settle: emit"],
     *[(act, "children:") for act in ACTS if act not in ("settle: children", "cancel_children")],
     *[(act, "cancelling") for act in ACTS if act != "cancel_children"],
     *[(act, "signals") for act in ACTS if act not in ("settle: suspend", "signal", "signal: kept", "audit")],
     *[(act, "suspended") for act in ACTS if act not in WAKING],
-    *[("settle: save", key) for key in (*LATER, "finished:")],
+    *[(act, key) for act in EMITTING for key in (*LATER, "finished:")],
     *[("settle: children", key) for key in ("dead", "finished:")],
     ("settle: suspend", "dead"),
     *[(act, "dead") for act in ("signal", "signal: kept")],
@@ -493,6 +504,7 @@ def name_of(store: RedisStore, key: str, worker_id: str = "w1", act: str = "") -
     names |= {"recorded:": "recorded:r", "minute:": f"minute:{store.clock() // 60_000}"}
     names |= {"ten:": f"ten:{store.clock() // 600_000}", "relayed:": "relayed:o"}
     names |= {"children:": "children:g", "imported:": "imported:o", "steps:": f"steps:{OF.get(act, 'a')}"}
+    names |= {"chunks:": "chunks:a"}
     return f"{store.prefix}{names.get(key, key)}"
 
 

@@ -209,7 +209,7 @@ async def test_the_time_until_a_settlement_is_no_part_of_a_runs_duration(registr
     settler = worker_run.sources[0].settler
 
     class Run:
-        over, settlement, ended_at, reported = False, Ack(), 0.0, None
+        over, settlement, ended_at, reported, outbox = False, Ack(), 0.0, None, None
         has_thread = False
 
         def decide(self, outcome: object) -> None: ...

@@ -190,6 +190,12 @@ def cases(make: Any) -> Iterator[Case]:
         NOT_ONE_ID | {"name": ["", "a b", "a#2", 5, None, Odd()], "value": [Odd(), {5: 6}, (1,), math.nan]},
     )
     yield (
+        "stream",
+        lambda job="never", **given: queue.stream(job, **given),
+        {},
+        NOT_ONE_ID | {"after": ["", "1", "1-x", 5, Odd()]},
+    )
+    yield (
         "result",
         lambda job="never", **given: queue.result(job, **given),
         {},

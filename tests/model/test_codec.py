@@ -479,7 +479,8 @@ def test_whatever_is_in_an_entry_it_can_be_looked_at(
     )
     assert info.state is state
     assert info.job_id or not entry
-    assert (info.due_at is None) == (due is None)
+    at = info.wakes_at if state is State.SUSPENDED else info.due_at
+    assert (at is None) == (due is None)
 
 
 def test_a_dead_letter_is_told_in_full() -> None:

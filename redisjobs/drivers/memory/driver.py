@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from redisjobs.base.eventloop import threadsafe_caller
 from redisjobs.drivers.memory import (
+    chunks,
     claims,
     health,
     limits,
@@ -35,7 +36,7 @@ from redisjobs.model.transitions import Exchange, Lease, NewJob, Pushed, Reclaim
 T = TypeVar("T")
 
 # Importing them registers the functions that answer queries and changes.
-_ = (health, moving, operator, relaying, schedules, standing, statistics)
+_ = (chunks, health, moving, operator, relaying, schedules, standing, statistics)
 
 
 def _push(memory: Memory, jobs: Sequence[NewJob], repeated: bool) -> list[Pushed]:

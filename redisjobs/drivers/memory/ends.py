@@ -87,7 +87,7 @@ def _conclude(memory: Memory, job: Job, state: State, result: Result | None = No
         elif result.value is not None:
             memory.results.put(job.id, result.value, now_ms + keep_ms, now_ms)
         memory.outcomes.put(job.id, outcome, now_ms + keep_ms + min(keep_ms, _DAY), now_ms)
-        end_progress(memory, job)
+        keep_reported(memory, job, result)
     memory.tell_processes(job)
     job.processes = ()
     if b"child_of" in job.fields:
@@ -111,11 +111,15 @@ def report(memory: Memory, job: Job, progress: bytes) -> None:
     memory.tell_processes(job)
 
 
-def end_progress(memory: Memory, job: Job) -> None:
-    """Keep a job's last progress for another minute, for processes that watch the job."""
-    progress = memory.progress.current(job.id, memory.now_ms())
+def keep_reported(memory: Memory, job: Job, result: Result | None) -> None:
+    """Keep a job's last progress for another minute, and its chunks as long as its result, if that is longer."""
+    now_ms = memory.now_ms()
+    progress, chunks = memory.progress.current(job.id, now_ms), memory.chunks.current(job.id, now_ms)
     if progress is not None:
-        memory.progress[job.id] = progress, memory.now_ms() + _WATCHED
+        memory.progress[job.id] = progress, now_ms + _WATCHED
+    if chunks is not None:
+        keep_ms = (result.keep_ms if result else 0) or kept_ms(job) or 0
+        memory.chunks[job.id] = chunks, now_ms + max(_WATCHED, keep_ms)
 
 
 def kept_ms(job: Job) -> int | None:

@@ -155,7 +155,7 @@ def holder_of(memory: Memory, key: str) -> str:
 
 def forget_end(memory: Memory, job_id: str) -> None:
     """Forget how an earlier job with this id ended, and what it reported."""
-    for known in (memory.outcomes, memory.results, memory.progress):
+    for known in (memory.outcomes, memory.results, memory.progress, memory.chunks):
         known.pop(job_id, None)
 
 

@@ -7,12 +7,14 @@ monotonic clock, in seconds.
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from redisjobs.model.changes import Change, JobStatus, Wish
 from redisjobs.model.children import ChildOutcome
+from redisjobs.model.chunks import StoredChunk
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Fenced, Notification
 from redisjobs.model.job import Priority, State
@@ -156,6 +158,18 @@ class StoredGroup:
 
 
 @dataclass(slots=True)
+class StoredChunks:
+    """What a job has emitted."""
+
+    began_ms: int  # when the first chunk was stored
+    last: int = 0  # the number of the last chunk
+    run: int = 0
+    wait: int = 0  # the number of the last wait that was over when this run began
+    bytes: int = 0  # of the chunks that are kept
+    chunks: deque[StoredChunk] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
 class StoredSchedule:
     """A schedule, and how far it has fired."""
 
@@ -263,6 +277,7 @@ class Memory:
         self.outcomes = Expiring[str, JobStatus]()  # how jobs ended whose result is kept
         self.results = Expiring[str, bytes]()  # JSON
         self.progress = Expiring[str, bytes]()
+        self.chunks = Expiring[str, StoredChunks]()
 
         # Statistics by the length of an interval in minutes, and by its number.
         self.intervals: dict[int, dict[int, Tallies]] = {1: {}, 10: {}}

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from redisjobs.drivers.memory.children import add_children, cancel_groups, is_over
-from redisjobs.drivers.memory.ends import dead_letter, end_progress, finish, report
+from redisjobs.drivers.memory.chunks import emit
+from redisjobs.drivers.memory.ends import dead_letter, finish, keep_reported, report
 from redisjobs.drivers.memory.history import event, note, noted
 from redisjobs.drivers.memory.limits import give_up, has_turn, tell_turn
 from redisjobs.drivers.memory.pushes import due_time, push_with
@@ -11,6 +12,7 @@ from redisjobs.drivers.memory.state import REMEMBERED, Job, Memory, Worker, by_r
 from redisjobs.drivers.memory.steps import save, suspend
 from redisjobs.errors import DriverError
 from redisjobs.model.driver import IdTaken
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.job import State
 from redisjobs.model.transitions import (
     MOST_JOBS,
@@ -114,6 +116,9 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
             limit, line = memory.limits.get(job.name), memory.lines.get(job.counts_as)
             is_counted = line is not None and job.id in line.running
             return Reply.RUNNING if limit and limit.max_concurrency is not None and is_counted else Reply.OK
+        case EmitChunks():
+            emit(memory, job, settlement)
+            return Reply.OK
         case SaveStep():
             return save(memory, job, settlement)
         case AddChildren():
@@ -145,7 +150,7 @@ def _settle(memory: Memory, job: Job, settlement: Settlement) -> Reply:
         finish(memory, job, State.CANCELLED, ran, Result(int(keep_ms)) if keep_ms else None)
         return Reply.CANCELLED
     if settlement.reported:
-        end_progress(memory, job)
+        keep_reported(memory, job, settlement.result if isinstance(settlement, Ack) else None)
     if isinstance(settlement, DeadLetter):
         noted = ("reason", "error", "traceback", "error_type", "fingerprint")
         notes = {name: getattr(settlement, name) for name in noted}

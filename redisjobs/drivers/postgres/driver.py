@@ -9,6 +9,7 @@ from typing import TypeVar
 import anyio
 
 from redisjobs.drivers.postgres import (
+    chunks,
     health,
     keeping,
     limits,
@@ -46,7 +47,20 @@ T = TypeVar("T")
 
 # Importing them registers the calls of queries and changes.
 _ = (
-    *(health, keeping, limits, moving, pausing, reading, requeuing, results, schedules, settings, standing),
+    *(
+        chunks,
+        health,
+        keeping,
+        limits,
+        moving,
+        pausing,
+        reading,
+        requeuing,
+        results,
+        schedules,
+        settings,
+        standing,
+    ),
     statistics,
     steps,
 )

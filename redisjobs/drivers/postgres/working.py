@@ -8,10 +8,12 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row
+from redisjobs.drivers.postgres.chunks import emit_words
 from redisjobs.drivers.postgres.entries import due_of, given, lease_of, new_job, text_of, texts_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, IdTaken
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
     LOWEST_RANK,
     MOST_BYTES,
@@ -205,6 +207,8 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
     match settlement:
         case ReportProgress(progress):
             return to | {"do": "report", "progress": progress.decode()}
+        case EmitChunks():
+            return to | {"do": "emit"} | emit_words(settlement)
         case Lingers():
             return to | {"do": "lingers"}
         case SaveStep(key, number, value, version):

@@ -56,7 +56,7 @@ _CHECKED = (
 )  # families of keys that the script checks
 _NOTED = ("relayed", "imported")  # and families that nothing else refers to
 _EXPIRING = re.compile(
-    "(finished|conflict|result|outcome|progress|rate|minute|ten|recorded|schedulers):|(waiters|promoter|schedulers)$"
+    "(finished|conflict|result|outcome|progress|chunks|rate|minute|ten|recorded|schedulers):|(waiters|promoter|schedulers)$"
 )
 
 

@@ -24,6 +24,7 @@ from redisjobs.drivers.redis.wire import (
 from redisjobs.model import changes, queries, stored
 from redisjobs.model.changes import Change, Ending, JobStatus
 from redisjobs.model.children import CancelChildren, ChildOutcome, ChildrenFound, ChildState, FindChildren
+from redisjobs.model.chunks import Chunks, GetChunks, StoredChunk, parts_of
 from redisjobs.model.driver import supported
 from redisjobs.model.info import FACTS
 from redisjobs.model.job import WAITING, Priority, State, WhyWaiting
@@ -271,6 +272,20 @@ def _outcome(reply: bytes) -> ChildOutcome:
             return ChildOutcome(state, error=text_id(text))
 
 
+def _chunk_words(asked: GetChunks, now: str) -> Wire:
+    began_ms, number = parts_of(asked.after)
+    return [raw_id(asked.job_id), str(began_ms), str(number), REPLY_BYTES]
+
+
+def _chunks(reply: Any) -> Chunks:
+    if reply[0] == -1:
+        return Chunks(lost=reply[1], after=reply[2].decode(), more=True)
+    more, *flat = reply
+    fours = zip(*(iter(flat),) * 4, strict=True)
+    found = [StoredChunk(one.decode(), _whole(run), kind.decode(), data) for one, run, kind, data in fours]
+    return Chunks(found, more=bool(more))
+
+
 def _schedules(reply: Any) -> stored.SchedulePage:
     now_us, change, more, served, gone, *rows = reply
     found = [stored.ScheduleRow(text_id(name), pairs(flat), bool(there)) for name, there, flat in rows]
@@ -340,6 +355,7 @@ _CALLS: Mapping[type[Any], _Call] = {
         lambda reply: [*map(_status, reply)],
     ),
     GetSteps: _Call("steps", lambda asked, now: [REPLY_BYTES, *map(raw_id, asked.job_ids)], _steps),
+    GetChunks: _Call("chunks", _chunk_words, _chunks),
     Signal: _Call("signal", _signal_words),
     FindChildren: _Call(
         "find_children",

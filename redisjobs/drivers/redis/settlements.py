@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from redisjobs.drivers.redis.wire import Word, due_word, job_words, raw_id, reply_of
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
     Ack,
     AddChildren,
@@ -125,6 +126,9 @@ def _settlement(lease: Lease, settlement: Settlement) -> tuple[str, list[Word]]:
         case AddChildren(group, pushes, version):
             values = [raw_id(group.key), group.token, str(group.total), str(version), str(len(pushes))]
             return "children", [*values, *(word for job in pushes for word in job_words(job))]
+        case EmitChunks(chunks, wait):
+            words: list[Word] = [text for chunk in chunks for text in (chunk.kind, chunk.data)]
+            return "emit", ["" if wait is None else str(wait), *words]
         case SaveStep(key, number, value, version):
             return "save", [raw_id(key), str(number), value, str(version)]
         case Release(refund):

@@ -47,3 +47,4 @@ from redisjobs.testing.driver_contract.moving import *  # noqa: E402
 from redisjobs.testing.driver_contract.saving_steps import *  # noqa: E402
 from redisjobs.testing.driver_contract.suspending import *  # noqa: E402
 from redisjobs.testing.driver_contract.awaiting_children import *  # noqa: E402
+from redisjobs.testing.driver_contract.streaming import *  # noqa: E402

@@ -88,6 +88,9 @@ class Owner(Protocol):
     def reported(self, run: "Execution") -> None:
         """Note that a job has reported progress; see `HandlerRun.has_news`."""
 
+    def emitted(self, run: "Execution") -> None:
+        """Note that a job has emitted chunks; see `HandlerRun.has_chunks`."""
+
     def load_steps(self, run: "Execution", loaded: Loaded) -> None:
         """Read what a job has saved; see `StepRun`."""
 
@@ -143,6 +146,9 @@ class Execution(HandlerRun):
 
     def has_news(self) -> None:  # noqa: D102
         self.owner.reported(self)
+
+    def has_chunks(self) -> None:  # noqa: D102
+        self.owner.emitted(self)
 
     def thread_ended(self) -> None:  # noqa: D102
         self.owner.thread_ended(self)
@@ -358,9 +364,9 @@ class Execution(HandlerRun):
 
     @property
     def _may_have_reported(self) -> bool:
-        """Whether this run, or an earlier one, may have left progress that the settlement has to remove."""
+        """Whether this run, or an earlier one, may have left progress or chunks, which end with the job."""
         job = self._job
-        if self.reported is not None or self.lease.deliveries > 1:
+        if self.reported is not None or self.outbox is not None or self.lease.deliveries > 1:
             return True
         return job is not None and job.started_ms is not None
 

@@ -24,6 +24,7 @@ from redisjobs.errors import (
 )
 from redisjobs.model import payload
 from redisjobs.model.context import JobContext, set_current_job
+from redisjobs.model.emissions import NewChunk
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Suspended, Undecodable, Unplaced
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
@@ -35,6 +36,7 @@ from redisjobs.worker.running.children import Children, results_of
 from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
+from redisjobs.worker.running.outbox import Outbox
 from redisjobs.worker.running.pushes import Pushes
 from redisjobs.worker.running.steps import RunSteps, Written
 from redisjobs.worker.running.threads import NoThread, Threads, ThreadTimes, call_in
@@ -47,7 +49,10 @@ _SWALLOWED = (
     "a handler of '%s' has caught the JobSuspended of its step '%s' and returned. The job is suspended all the "
     "same, and what came after that step runs again: let a JobSuspended pass"
 )
-
+_LEFT_OUT = (
+    "a run of '%s', version %d, has not come to step '%s', which version %d has saved, so its result is not "
+    "used. If the handler was changed while jobs wait, let it go by context.version"
+)
 _OTHERS = (
     "this step has run %d children, and is given %d now: give the same ones in each run, or save what they are "
     "made of in a step before"
@@ -61,8 +66,8 @@ _LOOK = 1.0  # seconds between looks of a waiting thread whether an answer can s
 DONE = Done()
 TIMED_OUT = Interrupted()
 _WHY_CHARACTERS = 1_000  # the most that are kept of the reason why a result is refused
-_first_push = threading.Lock()
-_swallowed = set[str]()  # job names
+_first = threading.Lock()  # of a run's first push, or first chunk
+_warned = set[tuple[str, str, int]]()  # warnings, and the name and version of the handler
 
 Run = Outcome | Coroutine[Any, Any, Outcome]
 """The outcome of a run, or a coroutine that returns it."""
@@ -117,6 +122,7 @@ class HandlerRun:
             "deadline",
             "has_returned",
             "lease",
+            "outbox",
             "over",
             "pushes",
             "reported",
@@ -139,6 +145,7 @@ class HandlerRun:
         self.times: ThreadTimes | None = None  # None: it runs in no thread
         self.reported: Reported | None = None
         self.pushes: Pushes | None = None
+        self.outbox: Outbox | None = None  # None: it has emitted nothing
         self.steps: RunSteps | None = None  # None: the handler has asked for nothing
         self._definition: JobDefinition[Any] | None = None
         self._context: JobContext | None = None
@@ -148,6 +155,9 @@ class HandlerRun:
 
     def has_news(self) -> None:
         """Note, in any thread, that there is progress to publish. Not called again until that was taken."""
+
+    def has_chunks(self) -> None:
+        """Note, in any thread, that there are chunks to send, or that there are many now."""
 
     def thread_ended(self) -> None:
         """Note that the thread of an abandoned handler has ended."""
@@ -214,6 +224,7 @@ class HandlerRun:
             if self.steps is None:
                 return DONE if not self._takes_result and self.pushes is None else self._returned_more()
             suspended = self._end_steps()
+            self._check_all_seen()
             return self._swallowed(suspended) if suspended is not None else self._returned_more()
         try:
             return self._came_to(raised, cancels)
@@ -241,6 +252,7 @@ class HandlerRun:
             return self._runtime.unplaced()
         suspended = self._end_steps() if self.steps is not None else None
         if suspended is not None and self.why is None and is_suspension(raised):
+            self._check_all_seen()
             return suspended
         if self.why is TIMED_OUT:
             return self._late(raised)
@@ -290,8 +302,14 @@ class HandlerRun:
         if self._context is not None:
             self._context.cancelled = True
         self._cancel()
+        self._end_requests()
+
+    def _end_requests(self) -> None:
+        """Let no request of the handler wait any more, nor a chunk."""
         if self.steps is not None:
             self.steps.end(_run_over(self.lease.job_id))
+        if self.outbox is not None:
+            self.outbox.close()
 
     def _cancel(self) -> None:
         if self._scope is None:
@@ -310,8 +328,7 @@ class HandlerRun:
         if not self.over and self.why is None:
             self.why = TIMED_OUT
             self._cancel()
-            if self.steps is not None:
-                self.steps.end(_run_over(self.lease.job_id))
+            self._end_requests()
         return math.inf
 
     def _less_lost(self, now: float) -> float:
@@ -352,6 +369,9 @@ class HandlerRun:
             return None
         if self.deadline is not None:
             self.deadline.progressed(self._less_lost(now))
+        if isinstance(message, NewChunk):
+            self._emit(message)
+            return None
         reported = self.reported
         if reported is None:
             reported = self.reported = Reported(message)
@@ -470,15 +490,27 @@ class HandlerRun:
         return None if self.steps.suspend is None else Suspended(self.steps.suspend)
 
     def _swallowed(self, suspended: Suspended) -> Suspended:
-        """Warn, once for each job name, that a handler has gone on although it waits."""
-        assert self._definition is not None
-        if (name := self._definition.name.name) not in _swallowed:
-            _swallowed.add(name)
-            self._settings.log.warning(_SWALLOWED, name, suspended.suspend.wait.key)
+        """Warn that a handler has gone on although it waits."""
+        self._warn(_SWALLOWED, suspended.suspend.wait.key)
         return suspended
 
+    def _check_all_seen(self) -> None:
+        """Warn if the handler has not come to a step that an earlier run has saved."""
+        assert self._definition is not None
+        assert self.steps is not None
+        if left_out := self.steps.left_out:
+            self._warn(_LEFT_OUT, self._definition.version, left_out, self.steps.saved_by)
+
+    def _warn(self, text: str, *about: object) -> None:
+        """Warn once for each name and version of a handler; the text's first argument is the name."""
+        assert self._definition is not None
+        name = self._definition.name.name
+        if (once := (text, name, self._definition.version)) not in _warned:
+            _warned.add(once)
+            self._settings.log.warning(text, visible(name), *about)
+
     def _push(self, pushing: Pushing) -> PushedJob | None:
-        with _first_push:
+        with _first:
             pushes = self.pushes = self.pushes or Pushes(self._settings.queue, self.lease)
         # Check only now: either this sees that the handler has ended, or the code that ends the run sees what to
         # close.
@@ -486,6 +518,17 @@ class HandlerRun:
             return None
         job = pushes.add(pushing)
         return None if job is None else self._settings.queue.handle(job.job_id, name_in(job), added=None)
+
+    def _emit(self, chunk: NewChunk) -> None:
+        if self.steps is not None and self.steps.drops_chunks:
+            return
+        if self.outbox is None:
+            with _first:
+                self.outbox = self.outbox or Outbox(0 if self.steps is None else self.steps.last_wait)
+            if self.over or self.why is not None:  # as for a push
+                self.outbox.close()
+        if self.outbox.add(chunk, may_wait=not self._runtime.threads.is_loop_here):
+            self.has_chunks()
 
     @property
     def progress(self) -> Progress | None:

@@ -58,12 +58,14 @@ class RunSteps:
 
     Attributes:
         suspend: How to suspend the job, because a wait is not over; None: no wait has ended the run.
-        unseen: The keys of the saved steps that the handler has not come to.
+        saved_by: The version of the handler that saved the first of them; None if none is saved.
+        last_wait: The number of the last wait that was over when the run began; 0 if there was none.
     """
 
     def __init__(self, run: StepRun, version: int, steps: Steps) -> None:
         self._run = run
         self._version = version
+        self.saved_by = steps.version
         self._saved = dict(steps.saved)
         self._groups = dict(steps.groups)  # tokens by key
         self._checkpoint = steps.checkpoint
@@ -76,12 +78,31 @@ class RunSteps:
         self._waiting: list[Answered] = []  # for an answer of the store
         self._over: BaseException | None = None
         self.suspend: Suspend | None = None
-        self.unseen = set(self._saved)
+        self._unseen = {
+            key: saved.number for key, saved in self._saved.items()
+        }  # the handler has not come to them
+        self._is_past = False  # it has begun a step that is not saved
+        waits = (saved.number for saved in self._saved.values() if saved.how is not How.DONE)
+        self.last_wait = max(waits, default=0)
 
     @property
     def has_some(self) -> bool:
         """Whether the job may have saved something."""
         return self._last > 0 or self._checkpoint is not None or bool(self._groups)
+
+    @property
+    def left_out(self) -> str:
+        """The first saved step that the handler has not come to; '' if there is none."""
+        return min(self._unseen, key=self._unseen.__getitem__, default="")
+
+    @property
+    def drops_chunks(self) -> bool:
+        """Whether what the handler emits now is of another run.
+
+        Until it has come to all saved steps, or begins one that is not saved, an earlier run has emitted it.
+        Behind a wait that is not over, the next run will.
+        """
+        return self.suspend is not None or (bool(self._unseen) and not self._is_past)
 
     def ask(self, request: Request, answered: Answered) -> None:
         """Take a request of the handler; see `Asked`."""
@@ -120,7 +141,7 @@ class RunSteps:
             )
         self._occurrences[name] += 1
         key = key_of(name, self._occurrences[name])
-        self.unseen.discard(key)
+        self._unseen.pop(key, None)
         return key
 
     def _begin(self, name: str, answered: Answered) -> None:
@@ -136,6 +157,7 @@ class RunSteps:
         else:
             if saved is None:
                 self._open[name] = key
+                self._is_past = True
             answered(Begun(key, None if saved is None else saved.value))
 
     def _finish(self, key: str, value: bytes, answered: Answered) -> None:

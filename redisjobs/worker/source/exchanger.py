@@ -55,9 +55,14 @@ class Exchanger:
         """Whether to begin an exchange now."""
         if self.claims.must_be_single:
             return False
-        outcomes, room = len(self._leases.unsettled) + len(self._leases.notes), self.claims.room
-        is_late = self.settler.reporter.late_at <= time.monotonic()
+        outcomes = len(self._leases.unsettled) + len(self._leases.notes) + self.settler.emitter.urgent
+        room, is_late = self.claims.room, self._news_at <= time.monotonic()
         return bool(outcomes or room or is_late or self._promotes) and self._batcher.has_room(outcomes, room)
+
+    @property
+    def _news_at(self) -> float:
+        """When progress or chunks have to be sent at the latest, by the monotonic clock."""
+        return min(self.settler.reporter.late_at, self.settler.emitter.late_at)
 
     @property
     def _promotes(self) -> bool:
@@ -71,7 +76,7 @@ class Exchanger:
         look_at = min(self.dispatcher.hand_back_at, self.claims.again_at)
         if self._batcher.under_way:  # the answer wakes the source
             return look_at
-        return min(look_at, self.settler.reporter.late_at, self.promoter.look_at)
+        return min(look_at, self._news_at, self.promoter.look_at)
 
     def begin(self) -> None:
         """Begin an exchange."""
@@ -80,7 +85,7 @@ class Exchanger:
     def next_batch(self) -> Batch:
         """Return the next exchange: the outcomes that it settles, and how many jobs it claims."""
         most = most_of(self._pool.concurrency + self._pool.ahead)
-        notes = self._leases.next_notes(most)
+        notes = self.settler.next_notes(most)
         settling = self._leases.next(most - len(notes))
         sent_at = time.time()
         for run in settling:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
     Ack,
     AddChildren,
@@ -67,15 +68,19 @@ class Note:
     """
 
     run: Execution
-    settlement: SaveStep | AddChildren
+    settlement: SaveStep | AddChildren | EmitChunks
     answered: Written
 
     @property
     def weight(self) -> int:
         """About how many bytes it writes."""
-        if isinstance(self.settlement, SaveStep):
-            return len(self.settlement.value)
-        return sum(map(weight_of, self.settlement.pushes))
+        match self.settlement:
+            case SaveStep(value=value):
+                return len(value)
+            case EmitChunks(chunks):
+                return sum(len(chunk.data) for chunk in chunks)
+            case AddChildren(pushes=pushes):
+                return sum(map(weight_of, pushes))
 
 
 class Leases:

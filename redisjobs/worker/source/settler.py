@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from redisjobs.base.logger import Log
@@ -28,8 +29,9 @@ from redisjobs.model.transitions import (
 )
 from redisjobs.worker.running.execution import ACK, Execution
 from redisjobs.worker.running.middleware import Find
+from redisjobs.worker.running.outbox import Part
 from redisjobs.worker.running.pushes import Pushes
-from redisjobs.worker.running.reporter import Reporter
+from redisjobs.worker.running.reporter import Emitter, Reporter
 from redisjobs.worker.running.steps import Loaded, Written
 from redisjobs.worker.source.batcher import Batch
 from redisjobs.worker.source.claims import Claims
@@ -122,6 +124,7 @@ class Settler:
     def __init__(self, member: Member, claims: Claims) -> None:
         self.report = Report(member)
         self.reporter = Reporter(claims.pool.threads.call_soon, member.timer)
+        self.emitter = Emitter(claims.pool.threads.call_soon, member.timer)
         self.loader = StepLoader(member.settings.queue.driver)
         self.find: Find = member.settings.queue.definitions.get  # with middleware once the worker has begun
         self.refused = 0  # settlements refused because the lease was lost
@@ -138,6 +141,10 @@ class Settler:
     def reported(self, run: Execution) -> None:
         """Note that a job has reported progress. Any thread may call it."""
         self.reporter.note(run)
+
+    def emitted(self, run: Execution) -> None:
+        """Note that a job has emitted chunks. Any thread may call it."""
+        self.emitter.note(run)
 
     @property
     def may_begin(self) -> bool:
@@ -167,7 +174,8 @@ class Settler:
             else:
                 if run.has_thread or run.reported is not None:
                     run.settlement = _first_settlement(run, run.settlement)
-                self._leases.unsettled.append(run)
+                if run.outbox is None or not self.emitter.flush(run, lambda: self._leases.unsettled.append(run)):
+                    self._leases.unsettled.append(run)
         elif run.pushes is not None:  # the handler went on although we gave up the job
             run.pushes.lost()
         if self._pool.is_shared:
@@ -198,8 +206,21 @@ class Settler:
 
     def write(self, run: Execution, settlement: SaveStep | AddChildren, answered: Written) -> None:
         """Write what ends no lease, with the next exchange."""
+        if isinstance(settlement, SaveStep) and self.emitter.write(run, Part(settlement, answered)):
+            return
         self._leases.notes.append(Note(run, settlement, answered))
         self._timer.wake()
+
+    def next_notes(self, most: int) -> list[Note]:
+        """Take up to `most` notes of running jobs to write; fewer if they are large."""
+        notes = self._leases.next_notes(most)
+        for run, part in self.emitter.take(most - len(notes)):
+            notes.append(Note(run, part.settlement, partial(self._part_answered, run, part)))
+        return notes
+
+    def _part_answered(self, run: Execution, part: Part, reply: Reply, added: Sequence[bool]) -> None:
+        part.answered(reply, added)
+        self.emitter.answered(run)
 
     # What the server answers
 
@@ -369,6 +390,7 @@ class Settler:
             self._pool.let_go(run)
         self.report.tell()
         self.lose_pushes()
+        self.emitter.clear()
         self._leases.forget()
         self._claims.quarantine.one_waits = True
 

@@ -196,7 +196,7 @@ class Source:
         await self.batcher.quiet()
         try:
             await self.batcher.send_again()
-            while leases.unsettled:
+            while leases.unsettled or self.settler.emitter.urgent:
                 await self.batcher.carry(self.exchanger.next_batch())
         except Fenced as error:
             self.member.log.warning("%s; other workers will run its %d jobs", error, len(leases))

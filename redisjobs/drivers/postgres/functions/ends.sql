@@ -75,7 +75,7 @@ begin
       now_ms + keep_ms + least(keep_ms, 86400000)
     ) on conflict (queue, id) do update set (ending, value, value_until_ms, error, error_type, until_ms) =
       (excluded.ending, excluded.value, excluded.value_until_ms, excluded.error, excluded.error_type, excluded.until_ms);
-    perform redisjobs_f._end_progress(job, now_ms);
+    perform redisjobs_f._keep_reported(job, keep_ms, now_ms);
   end if;
   perform redisjobs_f._tell_waiters(job);
   delete from redisjobs.waiters w where w.queue = job.queue and w.id = job.id;
@@ -119,9 +119,10 @@ begin
     from redisjobs.waiters w where w.queue = job.queue and w.id = job.id;
 end $$;
 
--- Forget how an earlier job with this id ended, and what it reported.
+-- Forget how an earlier job with this id ended, and what it reported and emitted.
 create function redisjobs_f._forget_end(q text, of_id text) returns void language plpgsql as $$
 begin
   delete from redisjobs.results r where r.queue = q and r.id = of_id;
   delete from redisjobs.progress p where p.queue = q and p.id = of_id;
+  perform redisjobs_f._forget_chunks(q, of_id);
 end $$;

@@ -88,6 +88,8 @@ begin
   case s->>'do'
   when 'report' then
     perform redisjobs_f._report(job, s->>'progress', now_ms);
+  when 'emit' then
+    perform redisjobs_f._emit(job, (s->>'wait')::integer, s->'chunks', now_ms);
   when 'lingers' then
     if redisjobs_f._is_counted(job) then
       word := 'RUNNING';
@@ -117,7 +119,7 @@ begin
         where t.queue = q and t.id = job.id and t.how = 'children' order by t.value));
     end if;
     if s ? 'reported' then
-      perform redisjobs_f._end_progress(job, now_ms);
+      perform redisjobs_f._keep_reported(job, 0, now_ms);
     end if;
     perform redisjobs_f._dead_letter(job, ran || (s->'notes')
       || case when s->'notes'->>'reason' = 'failed' then '{}'::jsonb else '{"ran_ms": ""}' end, now_ms);
@@ -127,7 +129,7 @@ begin
       from jsonb_array_elements(s->'pushes') with ordinality each(value, at);
     end if;
     if s ? 'reported' then
-      perform redisjobs_f._end_progress(job, now_ms);
+      perform redisjobs_f._keep_reported(job, 0, now_ms);
     end if;
     perform redisjobs_f._finish(job, case when s ? 'cancelled' then 'cancelled' else 'completed' end, ran, now_ms,
       s->'result', job.since_ms > now_ms - 60000);
@@ -247,7 +249,7 @@ begin
   select array_agg(s.seq) filter (where s.refund), array_agg(s.seq) filter (where not s.refund) into refunded, spent from (
     select (value->>'seq')::bigint as seq, value->>'do' = 'release' and (value->>'refund')::boolean as refund
     from jsonb_array_elements(others) with ordinality each(value, at)
-    where value->>'do' not in ('report', 'lingers', 'save', 'children')
+    where value->>'do' not in ('report', 'emit', 'lingers', 'save', 'children')
       and case jsonb_typeof(words[at]) when 'array' then words[at]->>0 else words[at] #>> '{}' end in ('OK', 'CANCELLED')) s;
   perform redisjobs_f._give_up(q, spent, false, now_ms);
   perform redisjobs_f._give_up(q, refunded, true, now_ms);

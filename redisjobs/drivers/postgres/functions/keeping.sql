@@ -129,7 +129,8 @@ begin
     or redisjobs_f._delete_over(q, 'progress', 'until_ms', now_ms) = 1000
     or redisjobs_f._delete_over(q, 'uniques', 'until_ms', now_ms) = 1000
     or redisjobs_f._delete_over(q, 'recorded', 'until_ms', now_ms) = 1000
-    or redisjobs_f._clear_waiters(q, now_ms) = 1000;
+    or redisjobs_f._clear_waiters(q, now_ms) = 1000
+    or redisjobs_f._clear_chunks(q, now_ms);
 end $$;
 
 create function redisjobs_f._delete_over(q text, from_table text, by_column text, now_ms bigint) returns integer

@@ -15,6 +15,7 @@ create function redisjobs_f._parts() returns table (function text, parts text) l
     ('signal', 'producer worker operator'),
     ('find_children', 'worker reader operator'),
     ('cancel_children', 'worker operator'),
+    ('chunks', 'producer worker reader operator'),
     ('ahead', 'reader operator'),
     ('audit', 'reader operator'),
     ('audited', 'reader operator'),

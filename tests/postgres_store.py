@@ -184,7 +184,7 @@ _FAULTS = {
     "a job that says that it has steps, and has none": """select t.id from redisjobs.jobs t
         where t.queue = %s and place not in ('completed', 'cancelled') and extra ? 'steps'
         and not exists (select from redisjobs.steps s where (s.queue, s.id, s.key) = (t.queue, t.id, ''))""",
-    "a group that does not count the children that have not ended": """select t.token, t.pending from redisjobs.groups t
+    "a group that counts its children wrongly": """select t.token, t.pending from redisjobs.groups t
         where t.queue = %s and t.pending <> t.total - (select count(*) from redisjobs.children c
           where (c.queue, c.token) = (t.queue, t.token) and c.state is not null)""",
     "a group that is over, and of no job": """select t.token from redisjobs.groups t where t.queue = %s

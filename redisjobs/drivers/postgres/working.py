@@ -239,8 +239,8 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
 
 
 def _children(group: Group, pushes: Sequence[NewJob]) -> dict[str, Any]:
-    named = {"token": text_of(group.token), "key": text_of(group.key), "total": group.total}
-    return {"group": named, "pushes": [new_job(job) for job in pushes]}
+    named = {"group": {"token": text_of(group.token), "key": text_of(group.key), "total": group.total}}
+    return named | ({"pushes": [new_job(job) for job in pushes]} if pushes else {})
 
 
 def _flags(**flags: bool) -> dict[str, bool]:

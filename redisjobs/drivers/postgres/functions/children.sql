@@ -241,6 +241,8 @@ declare
 begin
   foreach its_token in array coalesce(tokens, '{}') loop
     delete from redisjobs.groups g where g.queue = q and g.token = its_token;
+    delete from redisjobs.cancelling where ctid = any (array(  -- who has it locked will see that the group is gone
+      select c.ctid from redisjobs.cancelling c where c.queue = q and c.token = its_token for update skip locked));
     perform redisjobs_f._forget_outcomes(q, its_token);
   end loop;
 end $$;

@@ -38,8 +38,9 @@ _TITLES = {
     ),
     "frameworks": (
         "Frameworks",
-        "For developers: `redisjobs.django.Backend`, `redisjobs.django.Connections`, and "
-        "`from redisjobs.sqlalchemy import push_on_commit`.",
+        "For developers: `redisjobs.django.Backend`, `redisjobs.django.Connections`, "
+        "`from redisjobs.sqlalchemy import push_on_commit`, and `from redisjobs.pydantic_ai import JobDurability, "
+        "signal_of`.",
     ),
     "web": ("The web page", "For operators: `from redisjobs.web import Dashboard, Verb, ALL, READ_ONLY`."),
     "sync": (
@@ -91,10 +92,14 @@ _INTERNAL = {
     "JobName": {"adapter", "round_trip"},
     "Retention": {"of"},
     "Scheduler": {"hear"},
+    "JobDurability": {
+        *("engine_spec", "get_default_run_id", "get_durable_operation_backend", "get_run_start_time"),
+        *("in_durable_context", "wrap_run"),
+    },
 }
-"""Members of a class that only redisjobs itself uses."""
+"""Members of a class that only redisjobs itself, or Pydantic AI, uses."""
 
-_MADE_FOR_YOU = {"JobContext", "JobFunction"}
+_MADE_FOR_YOU = {"JobContext", "JobFunction", "PreparedJob"}
 """Classes that you never construct: their arguments are left out."""
 
 _WIDTH = 88
@@ -124,11 +129,13 @@ def api() -> dict[Path, str]:
     sync = package["sync"]
     groups["metrics"] = [package["metrics"][name] for name in ("Metrics", "QueueMetrics")]
     groups["metrics"].append(package["tracing"]["Tracing"])
-    django, database = package["django"], package["sqlalchemy"]
+    django, database, agents = package["django"], package["sqlalchemy"], package["pydantic_ai"]
     groups["frameworks"] = [
         django["backend.Backend"],
         django["connections.Connections"],
         database["push_on_commit"],
+        agents["JobDurability"],
+        agents["signal_of"],
     ]
     groups["web"] = [package["web"]["dashboard"]["Dashboard"], package["web"]["board"]["access"]["Verb"]]
     groups["sync"] = [each for each in sync.classes.values() if not (each.is_alias or _is_protocol(each))]

@@ -18,6 +18,7 @@
 
 --- @include now alive expect streams restrictions limiter leases is_older slot kept ends take_in promote take_turns entry_at
 --- @include mark_of field reject finish_one whole hand_back bytes_of dead_letter remove tell_others prospect tell due_in with_steps
+--- @include new_group
 local worker, most, most_bytes, max_deliveries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local idle = ARGV[5] == '1'
 local now_ms, exact_ms = now(ARGV[6])
@@ -67,6 +68,10 @@ local released, any_released = {}, takes_turns
 local function look_at_released()
   for number, stream in ipairs(most > 0 and streams or {}) do
     released[number] = handed_back(stream, '-')
+    if not released[number] then
+      new_group(stream)
+      released[number] = handed_back(stream, '-')
+    end
     any_released = any_released or #(released[number] or {}) > 0
   end
 end
@@ -158,10 +163,6 @@ end
 
 local function take_released(number, stream)
   local page, looked = released[number], 0
-  if not page then -- the group begins at 0: `$` would skip jobs that were pushed before the first worker came
-    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
-    return
-  end
   while #page > 0 and most > #claimed do
     local rest, from = {}, nil
     for i, pending in ipairs(page) do

@@ -7,10 +7,11 @@
 --
 -- ARGV[1]  now_ms        int ms; '' = the server's clock
 -- ARGV[2]  source        the name of the queue that they come from
--- ARGV[3..] for each job: place (a text; all have the same length), id, state, priority, due (ms; '' unless it is delayed),
+-- ARGV[3..] for each job: place (a text; all have the same length), id, state, priority, due (ms; '' for none),
 --           held (1 or ''), window (until when it holds the unique key that it has for a time, ms; ''), outcome, result,
 --           until (when the outcome goes, ms; ''), until (when the result goes, ms; ''), number of field values,
---           then the entry's names and values
+--           then the entry's names and values; then in the same way what it has saved (see `steps:<id>` in the README) and its signals;
+--           then the number of its groups of children; and for each its token and in the same way its record
 -- Returns  a word for each job:
 --          OK             it is in the queue, in its state
 --          REPEATED       it was added before; nothing was written
@@ -19,15 +20,16 @@
 --          OVERSIZED      it has more values than a script can add; only that was noted
 
 --- @include now expect streams is_taken key_holder field with delay line enqueue whole forget_ends set_aside time_of tell
+--- @include keep_signals
 local now_ms, exact_ms = now(ARGV[1])
 local noted = KEYS['imported:'] .. ARGV[2]
 local first_job = 3
 local aside = {dead = KEYS.dead, completed = KEYS.completed, cancelled = KEYS.cancelled}
 local earliest
 
-expect('hash', noted, KEYS.jobs, KEYS.delayed, KEYS.held)
+expect('hash', noted, KEYS.jobs, KEYS.delayed, KEYS.held, KEYS.signals)
 expect('stream', KEYS.dead, KEYS.completed, KEYS.cancelled, unpack(streams))
-expect('zset', KEYS.due)
+expect('zset', KEYS.due, KEYS.suspended)
 local last = redis.call('HGET', noted, 'last') or ''
 redis.call('HSET', noted, 'last', last) -- without the permission for it, no job may be added
 
@@ -46,17 +48,21 @@ local function keep_ending(id, state, outcome, result, until_ms, result_until_ms
 end
 
 -- The unique key that a waiting job holds, '' for none; and whether only for a time.
-local function key_of(fields, until_ms)
+local function key_of(fields, state, until_ms)
   local unique, window = field(fields, 'unique') or '', field(fields, 'window') or ''
+  if state == 'suspended' and field(fields, 'unique_until') == 'start' then unique = '' end -- it was free from its start on
   if unique ~= '' or (tonumber(until_ms) or 0) <= now_ms then return unique, false end
   return window, true
 end
 
-local function add_waiting(id, priority, due_ms, fields, is_held, window, number, stale)
-  local key, is_window = key_of(fields, window) -- before `delay` changes the fields
+local function add_waiting(id, state, priority, due_ms, fields, is_held, window, number, stale)
+  local key, is_window = key_of(fields, state, window) -- before `delay` changes the fields
   if stale then redis.call('ZREM', KEYS.due, stale) end
-  if due_ms > now_ms then
-    if delay(id, priority, fields, due_ms, line(exact_ms, number)) then earliest = due_ms end
+  local is_suspended = state == 'suspended' -- until `promote` wakes it, also if its time has come
+  if is_suspended or due_ms and due_ms > now_ms then
+    if delay(id, priority, fields, due_ms or '+inf', line(exact_ms, number), is_suspended) then
+      earliest = math.min(earliest or due_ms, due_ms)
+    end
   else
     enqueue(priority, id, fields)
   end
@@ -90,28 +96,58 @@ local function against(id, state, fields, window, values)
   local taken, stale = false, nil
   if not has_ended then taken, stale = is_taken(id) end
   if taken then return 'EXISTS' end
-  local key = aside[state] and '' or key_of(fields, window)
+  local key = aside[state] and '' or key_of(fields, state, window)
   if key == '' then return nil, stale end
   local is_right, holding = pcall(key_holder, key, false, now_ms)
   if not is_right then return 'DUPLICATE' end
   return holding and 'DUPLICATE ' .. holding.id or nil, stale
 end
 
+-- The list at an index of ARGV, and the index behind it.
+local function list(at)
+  local values = {}
+  for i = at + 1, at + tonumber(ARGV[at]) do values[#values + 1] = ARGV[i] end
+  return values, at + #values + 1
+end
+
+local function write_hash(key, values)
+  redis.call('DEL', key)
+  for i = 1, #values, 1000 do redis.call('HSET', key, unpack(values, i, math.min(i + 999, #values))) end
+end
+
+-- The index of ARGV behind the job at `at`. With `id`, keep what it has saved, its signals, and how its children have ended.
+local function pass(at, id)
+  local _, saved, signals, groups, group
+  _, at = list(at + 11)
+  saved, at = list(at)
+  signals, at = list(at)
+  groups, at = tonumber(ARGV[at]), at + 1
+  if id and #saved > 0 then write_hash(KEYS['steps:'] .. id, saved) end
+  if id and #signals > 0 then keep_signals(id, signals) end
+  for _ = 1, groups do
+    local token = ARGV[at]
+    group, at = list(at + 1)
+    if id then write_hash(KEYS['children:'] .. token, group) end
+  end
+  return at
+end
+
 local function import(at, number)
-  local place, id, state, priority, due_ms = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4]) or 0
+  local place, id, state, priority, due_ms = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
   local window, values = ARGV[at + 6], tonumber(ARGV[at + 11])
   local was_refused = redis.call('HGET', noted, place)
   if place <= last and not was_refused then return 'REPEATED' end
-  local fields = values <= 998 and {unpack(ARGV, at + 12, at + 11 + values)} or {}
+  local fields = values <= 998 and list(at + 11) or {}
   if field(fields, 'id') ~= id then fields = with(fields, {'id', id}) end
   local why, stale = against(id, state, fields, window, values)
   if why then
     redis.call('HSET', noted, place, why)
   elseif not aside[state] then
-    add_waiting(id, priority, due_ms, fields, ARGV[at + 5] == '1', window, number, stale)
+    add_waiting(id, state, priority, due_ms, fields, ARGV[at + 5] == '1', window, number, stale)
   elseif add_aside(id, state, priority, fields) then
     keep_ending(id, state, ARGV[at + 7], ARGV[at + 8], ARGV[at + 9], ARGV[at + 10])
   end
+  if not why then pass(at, id) end
   if was_refused and not why then redis.call('HDEL', noted, place) end
   if place > last then
     last = place
@@ -123,7 +159,7 @@ end
 local words, at = {}, first_job
 while at <= #ARGV do
   words[#words + 1] = import(at, #words)
-  at = at + 12 + tonumber(ARGV[at + 11])
+  at = pass(at)
 end
 if earliest then tell('due ' .. whole(earliest)) end
 return words

@@ -13,7 +13,7 @@
 --          or the version of the keys, if it is another one; nothing was written. If it is older, and there is no job and no worker
 --          of that version, this worker takes the queue over instead
 
---- @include now expect streams whole alive group tell
+--- @include now expect streams whole alive group tell new_group
 local record = KEYS['worker:'] .. ARGV[1]
 local worker, lease_ms, run, version = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local now_ms = now(ARGV[5])
@@ -37,9 +37,9 @@ if not lease_ms and not alive(worker) then return 'FENCED' end
 if lease_ms and redis.call('EXISTS', record) == 1 and redis.call('HGET', record, 'run') ~= run then return 'EXISTS' end
 
 if found ~= version then redis.call('HSET', KEYS.layout, 'version', version) end
-for _, stream in ipairs({KEYS.inbox, unpack(streams)}) do
-  -- From 0: `$` would skip jobs that were pushed before the first worker came.
-  if not group(stream) then redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM') end
+if not group(KEYS.inbox) then redis.call('XGROUP', 'CREATE', KEYS.inbox, 'workers', '0', 'MKSTREAM') end
+for _, stream in ipairs(streams) do
+  if not group(stream) then new_group(stream) end
 end
 if lease_ms then
   redis.call('HSET', record, 'run', run, 'lease_ms', whole(lease_ms))

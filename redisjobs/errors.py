@@ -26,7 +26,7 @@ class EncodeError(RedisJobsError):
 
 
 class UnwritableResult(EncodeError):
-    """Raised for a handler with `strict_result` whose result can't be kept. The job is not run again."""
+    """Raised when a step's result, or that of a `strict_result` job, can't be kept. The job is not run again."""
 
 
 class DecodeError(RedisJobsError):

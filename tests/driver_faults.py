@@ -3,16 +3,30 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, wraps
+from itertools import count
 from typing import Any
 
-from redisjobs.drivers.memory import chunks, claims, operator, pushes, worker
+from redisjobs.drivers.memory import children, chunks, claims, ends, moving, operator, pushes, steps, worker
 from redisjobs.drivers.memory.driver import MemoryConsumer, MemoryDriver, SyncMemoryConsumer, SyncMemoryDriver
 from redisjobs.drivers.memory.limits import Limiter
-from redisjobs.drivers.memory.state import QUERIES, Job, Memory, Worker
+from redisjobs.drivers.memory.state import CHANGES, QUERIES, Job, Memory, Worker
+from redisjobs.model.children import CancelChildren
 from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.job import OnConflict, State
+from redisjobs.model.moving import Import
 from redisjobs.model.queries import GetBacklog
-from redisjobs.model.transitions import Ack, Exchange, Lease, NewJob, Pushed, Reply, Settlements, Turn
+from redisjobs.model.steps import Signal
+from redisjobs.model.transitions import (
+    Ack,
+    Exchange,
+    Lease,
+    NewJob,
+    Pushed,
+    Reply,
+    SaveStep,
+    Settlements,
+    Turn,
+)
 
 
 def pushes_what_is_there() -> None:
@@ -169,6 +183,78 @@ def forgets_no_end() -> None:
     pushes.forget_end = operator.forget_end = lambda memory, job_id: None  # type: ignore[attr-defined]
 
 
+def saves_again() -> None:
+    """The last result of a step counts, not the first one."""
+    save = steps.save
+
+    def replace_it(memory: Memory, job: Job, step: SaveStep) -> Reply:
+        if job.id in memory.steps:
+            memory.steps[job.id].saved.pop(step.key, None)
+        return save(memory, job, step)
+
+    worker.save = replace_it  # type: ignore[attr-defined]
+
+
+def keeps_steps_of_what_has_ended() -> None:
+    """A new job gets the steps of an earlier one with its id."""
+    ends.forget = lambda memory, job: None
+
+
+def takes_signals_again() -> None:
+    """A signal that is sent again is taken for another one."""
+    signal = CHANGES[Signal]
+    numbers = count()
+    CHANGES[Signal] = lambda memory, change: signal(memory, replace(change, nonce=f"{next(numbers)}"))
+
+
+def keeps_no_signal() -> None:
+    """A signal is lost if the job does not wait for it yet."""
+    signal = CHANGES[Signal]
+
+    def lose(memory: Memory, change: Signal) -> Reply:
+        reply: Reply = signal(memory, change)
+        memory.signals.clear()
+        return reply
+
+    CHANGES[Signal] = lose
+
+
+def wakes_no_parent() -> None:
+    """The end of the last child is noted, and no more."""
+    children.wake = lambda memory, job, how, value=b"": None  # type: ignore[attr-defined]
+
+
+def adds_children_again() -> None:
+    """The store does not know which children were there already."""
+    children._add = lambda memory, token, group, job: pushes.add(memory, job).reply is Reply.OK
+
+
+def cancels_no_children() -> None:
+    """Children go on after their parent was cancelled."""
+    CHANGES[CancelChildren] = lambda memory, change: False
+
+
+def parts_parents_from_children() -> None:
+    """A move takes a job while others wait for its outcome."""
+    moving._stays = lambda memory, job, most_bytes: False
+
+
+def imports_again() -> None:
+    """A job that was imported is taken for a new one when it comes again."""
+    take_in = CHANGES[Import]
+
+    def forget(memory: Memory, change: Import) -> list[Pushed]:
+        memory.imported.clear()
+        return list(take_in(memory, change))
+
+    CHANGES[Import] = forget
+
+
+def imports_no_steps() -> None:
+    """A job from elsewhere comes without what it has saved."""
+    moving._keep_saved = lambda memory, taken: None
+
+
 def lacks_measure() -> None:
     """One query is not known; no fault in a driver that says so."""
     del QUERIES[GetBacklog]
@@ -264,7 +350,17 @@ VERBS: dict[str, Callable[[], None]] = {
     "Ahead": _asked("Ahead", "read"),
     "Relay": _asked("Relay", "change"),
     "ForgetRelayed": _asked("ForgetRelayed", "change"),
-    **{name: _asked(name, "change") for name in ("Take", "Import", "ForgetTaken")},
+    **{name: _asked(name, "change") for name in ("Take", "Import", "ForgetTaken", "Signal", "CancelChildren")},
+    **{name: _asked(name, "read") for name in ("GetSteps", "FindChildren")},
+    **{name: _settling(name) for name in ("SaveStep", "Suspend", "AddChildren")},
+    "the children of a Suspend": _missing(
+        MemoryConsumer,
+        "exchange",
+        without=lambda settlements, *_, **__: any(getattr(one, "group", None) for _, one in settlements),
+    ),
+    "from_step": _missing(
+        MemoryDriver, "change", without=lambda change: getattr(change, "from_step", None) is not None
+    ),
     **{name: _asked(name, "read") for name in ("FindTaken", "FindRetention")},
     "FindRelayed": _asked("FindRelayed", "read"),
 }

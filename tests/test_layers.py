@@ -25,7 +25,7 @@ torture.topology torture.proxy torture.fleet torture.checks torture.nemesis tort
 demo
 server postgres_server
 redisjobs
-django sqlalchemy
+django sqlalchemy pydantic_ai
 metrics tracing
 queue sync
 service serving relay move
@@ -139,6 +139,7 @@ def test_imports_go_in_no_circle() -> None:
         ("psycopg", {"drivers"}),
         ("django", {"django"}),
         ("sqlalchemy", {"sqlalchemy"}),
+        ("pydantic_ai", {"pydantic_ai"}),
         ("pydantic", {"model"}),
         ("pydantic_core", {"model"}),
         ("cronsim", {"schedules"}),
@@ -196,6 +197,7 @@ HEAVY = {
     "trio",
     "django",
     "sqlalchemy",
+    "pydantic_ai",
     "redisjobs.events",
     "redisjobs.events.logs",
     "redisjobs.model.outcome",

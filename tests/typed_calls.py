@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypedDict, assert_type
 
 from pydantic import BaseModel
 
-from redisjobs import JobContext, JobHandle, JobName, JobQueue, Priority, Worker, sync
+from redisjobs import JobContext, JobHandle, JobName, JobQueue, NoResult, Priority, Worker, sync
 from redisjobs.model.transitions import NewJob
 
 
@@ -305,6 +305,25 @@ def saves_in_thread(context: sync.JobContext, path: str) -> None:
     assert_type(context.step("cost", cost, 5), float)
     context.step("cost", cost, "5")  # type: ignore[arg-type]  # pyright: ignore
     context.sleep(hours=24)
+
+
+@queue.job
+async def runs_children(context: JobContext, path: str) -> None:
+    assert_type(await context.run(resize.prepare(path)), int)
+    assert_type(await context.run(charge.prepare("card")), bool)
+    assert_type(await context.run(queue.prepare(Other(1), OTHER)), Any)
+    assert_type(await context.run_all([charge.prepare("card") for _ in range(3)]), list[bool])
+    assert_type(await context.run_all([charge.prepare("card")], on_failure="return"), list[bool | NoResult])
+    pages = [resize.prepare(path)]
+    await context.run_all(pages, on_failure="ignore")  # type: ignore[call-overload]  # pyright: ignore
+    await context.run(path)  # type: ignore[arg-type]  # pyright: ignore
+
+
+@queue.job
+def runs_children_in_thread(context: sync.JobContext, path: str) -> None:
+    assert_type(context.run(charge.prepare("card")), bool)
+    assert_type(context.run_all([charge.prepare("card")]), list[bool])
+    assert_type(context.run_all([charge.prepare("card")], on_failure="return"), list[bool | NoResult])
 
 
 @plain.job

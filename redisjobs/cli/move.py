@@ -21,6 +21,10 @@ from redisjobs.queue import JobQueue
 
 _MOST_EXAMPLES = 10
 _AGAIN = "the same command goes on"
+_STAY = (
+    "can't be moved, because children have not ended, or have returned more than a move takes along: requeue or "
+    "delete such a dead letter at the source"
+)
 
 From = Annotated[
     str, typer.Option("--from", metavar="URL", help="The store that has the queue now.", show_default=False)
@@ -32,9 +36,9 @@ Name = Annotated[str, typer.Option("--queue", "-q", metavar="NAME", help="The qu
 def move(source: From, target: To, queue: Name, as_json: Json = False) -> None:
     """Move a queue to another store, as from Redis to Postgres: each job once.
 
-    Workers and producers may go on meanwhile, at both ends. Running jobs stay, and the command waits for them; it
-    ends when the source has no job. It may be stopped or killed at any point: the same command goes on. Counters
-    and statistics are not moved.
+    Workers and producers may go on meanwhile, at both ends. Running jobs stay, as do children that have not ended,
+    and their parents; the command waits for them, and ends when the source has no job. It may be stopped or killed
+    at any point: the same command goes on. Counters and statistics are not moved.
     """
     ends = _queue(source, queue, "--from"), _queue(target, queue, "--to")
     moved = _run(*ends, as_json)
@@ -105,10 +109,17 @@ def _said(moved: Moved) -> Iterator[str]:
     if more > 0:
         yield f"{number_of(more, 'more job')} in transit"
     for state, number in moved.left.items():
-        yield f"{number_of(number, f'{state} job')} can't be moved: see `redisjobs doctor` at the source"
+        stays = moved.stays.get(state, 0)
+        if stays:
+            yield f"{number_of(stays, f'{state} job')} {_STAY}; {_AGAIN}"
+        if number > stays:
+            left = number_of(number - stays, f"{state} job")
+            yield f"{left} can't be moved: see `redisjobs doctor` at the source"
 
 
 def _why(answer: Pushed) -> str:
+    if answer.reply is Reply.STAYS:
+        return "it has had children, and the target can't keep how they have ended: move it to Redis"
     if answer.reply is Reply.OVERSIZED:
         return "it has more fields, or a longer id, name or key, than the target takes"
     other = f"the job {answer.holder}" if answer.holder else "a job"
@@ -122,6 +133,7 @@ def _document(moved: Moved) -> dict[str, Any]:
         "in_transit": moved.in_transit,
         "refused": [_refused(*each) for each in moved.refused],
         "left": dict(moved.left),
+        "stays": dict(moved.stays),
         "stopped": moved.stopped,
     }
 

@@ -5,7 +5,7 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from redisjobs.base.visible import visible
@@ -14,9 +14,10 @@ from redisjobs.model.context import JobContext
 from redisjobs.model.job import AppState, JobDefinition, JobName
 from redisjobs.model.options import PushOptions, check_handler_options, check_push_options, is_async, new_job
 from redisjobs.model.signature import Signature
-from redisjobs.model.transitions import NewJob
+from redisjobs.model.transitions import PreparedJob
 
 P = TypeVar("P")
+R = TypeVar("R")
 Args = ParamSpec("Args")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
@@ -62,7 +63,7 @@ class Queue(Protocol):
     definitions: dict[str, JobDefinition[Any]]
 
     @property
-    def prepare(self) -> Callable[..., NewJob]: ...  # noqa: D102
+    def prepare(self) -> Callable[..., PreparedJob[Any]]: ...  # noqa: D102
 
 
 class FunctionJob(Generic[Args, Given, Returned_co]):
@@ -120,7 +121,17 @@ class FunctionJob(Generic[Args, Given, Returned_co]):
         new_job([], {**key, **other._options})  # raises for a wrong value now, not only at a push
         return other
 
-    def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> NewJob:
+    @overload
+    def prepare(
+        self: "FunctionJob[Args, Given, Coroutine[Any, Any, R]]", *args: Given.args, **kwargs: Given.kwargs
+    ) -> PreparedJob[R]: ...
+
+    @overload
+    def prepare(
+        self: "FunctionJob[Args, Given, R]", *args: Given.args, **kwargs: Given.kwargs
+    ) -> PreparedJob[R]: ...
+
+    def prepare(self, *args: Given.args, **kwargs: Given.kwargs) -> PreparedJob[Any]:
         """Encode a call without pushing it, for `queue.push_many`.
 
         Raises:

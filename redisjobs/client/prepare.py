@@ -14,7 +14,7 @@ from redisjobs.model.job import JobDefinition, JobName, Named, TypedMapping, bor
 from redisjobs.model.limits import checked_key
 from redisjobs.model.options import PushOptions, check_push_options, checked_unique, new_job
 from redisjobs.model.queries import Row
-from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, NewJob, weight_of
+from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, NewJob, PreparedJob, weight_of
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -43,22 +43,24 @@ class Preparing:
         return self.definitions[name]
 
     @overload
-    def prepare(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> NewJob: ...
+    def prepare(self, parameters: P, name: JobName[P], **options: Unpack[PushOptions]) -> PreparedJob[Any]: ...
 
     @overload
     def prepare(
         self, parameters: dict[str, Any], name: JobName[TypedMapping], **options: Unpack[PushOptions]
-    ) -> NewJob: ...
+    ) -> PreparedJob[Any]: ...
 
     @overload
-    def prepare(self, parameters: Named, name: None = None, **options: Unpack[PushOptions]) -> NewJob: ...
+    def prepare(
+        self, parameters: Named, name: None = None, **options: Unpack[PushOptions]
+    ) -> PreparedJob[Any]: ...
 
     @overload
-    def prepare(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> NewJob: ...
+    def prepare(self, parameters: Any, name: str, **options: Unpack[PushOptions]) -> PreparedJob[Any]: ...
 
     def prepare(
         self, parameters: Any, name: JobName[Any] | str | None = None, **options: Unpack[PushOptions]
-    ) -> NewJob:
+    ) -> PreparedJob[Any]:
         """Encode a job without pushing it. Give it to `push_many`.
 
         Args:
@@ -80,7 +82,9 @@ class Preparing:
         job.queue = self.name
         return job
 
-    def _prepared(self, parameters: Any, name: JobName[Any] | str | None, options: PushOptions) -> NewJob:
+    def _prepared(
+        self, parameters: Any, name: JobName[Any] | str | None, options: PushOptions
+    ) -> PreparedJob[Any]:
         if name is None:
             name = self._names.get(type(parameters)) or self._name_for(parameters)
         elif isinstance(name, str):
@@ -96,7 +100,7 @@ class Preparing:
         fields: list[str | bytes] = ["name", name.name, "parameters", self._encode(name, parameters)]
         if (known := self.definitions.get(name.name)) is not None:
             options = _with_defaults(known, parameters, options, fields)
-        return new_job(fields, options) if options else NewJob(codec.new_job_id(), fields)
+        return new_job(fields, options) if options else PreparedJob(codec.new_job_id(), fields)
 
     def _prepare_awaited(self, parameters: Any, name: JobName[Any] | str | None, options: PushOptions) -> NewJob:
         """Encode a job for `run`, so that its result is kept and can be read here.

@@ -11,15 +11,20 @@ A job is in one of three: the queue of the source, in transit, the queue of the 
 
 A mover may die or freeze between any two calls, and several may run: no call depends on a clock, and each may be
 repeated. A refused job stays in transit, and may be imported later.
+
+A job takes along what it has saved, and how its children have ended. Until all of a group have, its parent and its
+children stay at the source, and end there as running jobs do: so no outcome crosses between two stores.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redisjobs.model.changes import Change, JobStatus
-from redisjobs.model.job import Priority, State
+from redisjobs.model.children import ChildOutcome
+from redisjobs.model.job import WAITING, Priority, State
 from redisjobs.model.queries import Query, Row
 from redisjobs.model.retention import Retention
+from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import MOST_JOBS, Pushed, Reply
 
 
@@ -47,10 +52,13 @@ class Taken:
         fields: Those of its entry, with its history.
         since_ms: When it came to its state.
         taken_ms: When it was taken.
-        due_ms: None unless it is delayed.
+        due_ms: Of a delayed job; of a suspended one, when it is woken at the latest. None: no time.
         held: Whether it is not to start.
         window_ms: Until when it holds a unique key that it was pushed with for a time; None: it holds none.
         outcome: Of a job that has ended; None: its result is not kept.
+        steps: What it has saved.
+        signals: Those that it has not waited for yet, by name.
+        children: How the children of each of its groups have ended, by the token of the group.
     """
 
     place: str
@@ -64,16 +72,23 @@ class Taken:
     held: bool = False
     window_ms: int | None = None
     outcome: Outcome | None = None
+    steps: Steps = field(default_factory=Steps)
+    signals: Mapping[str, bytes] = field(default_factory=dict)
+    children: Mapping[str, Sequence[ChildOutcome]] = field(default_factory=dict)
 
     @property
     def waits(self) -> bool:
-        """Whether it is ready or delayed."""
-        return self.state in (State.READY, State.DELAYED)
+        """Whether it is ready, delayed or suspended."""
+        return self.state in WAITING
 
     @property
     def has_ended(self) -> bool:
         """Whether it is done or cancelled, and kept: its id is free for another job."""
         return self.state in (State.COMPLETED, State.CANCELLED)
+
+
+MOST_OUTCOME_BYTES = 1024 * 1024
+"""A job whose children have returned more than this in all is not moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,9 @@ class Took:
 
     Attributes:
         store: Names the queue of this store among all others, once and for all.
-        replies: For each row, OK; or NOT_FOUND: the job is not in this state any more, or can't be read.
+        replies: For each row: OK. NOT_FOUND: the job is not in this state any more, or can't be read. STAYS: it
+            waits until all children of a group have ended, as their parent or as one of them; or its children have
+            returned too much. PARTIAL: not looked at, because those before it are large.
     """
 
     store: str
@@ -95,9 +112,14 @@ class Take(Change[Took]):
 
     They leave their unique keys, holds and waiting lines. Their pushes are remembered, as of jobs that end. It is
     no outcome: nothing is counted, and processes that wait for them get no notification.
+
+    Attributes:
+        rows: The jobs.
+        most_bytes: A job whose children have returned more than this in all stays; -1: one that has had children.
     """
 
     rows: Sequence[Row] = ()
+    most_bytes: int = MOST_OUTCOME_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +156,10 @@ class Import(Change[list[Pushed]]):
 
     Each gets an answer: OK; REPEATED: it was added before; EXISTS, or DUPLICATE with the id of the holder:
     another job has its id or its unique key; OVERSIZED: it has more fields, or longer ids or keys, than this
-    store takes. A job that is refused is looked at again when it is imported again. A job comes in the state that
-    it had, behind those that are there. Its deliveries are counted from 0 again. A store may count the time in
-    its state from now on; its fields say when it was pushed, and when it failed or ended.
+    store takes; STAYS: it has children, and this store can have none. A job that is refused is looked at again
+    when it is imported again. A job comes in the state that it had, behind those that are there. Its deliveries
+    are counted from 0 again. A store may count the time in its state from now on; its fields say when it was
+    pushed, and when it failed or ended. A suspended job whose time has come is woken like the others there.
 
     Attributes:
         source: The `store` of the source.

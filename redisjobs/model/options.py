@@ -18,7 +18,7 @@ from redisjobs.model import codec
 from redisjobs.model.job import Duration, OnConflict, Priority, UniqueUntil
 from redisjobs.model.limits import Limit, checked_key
 from redisjobs.model.retry import RetryPolicy
-from redisjobs.model.transitions import MOST_JOBS, After, At, Due, NewJob
+from redisjobs.model.transitions import MOST_JOBS, After, At, Due, PreparedJob
 from redisjobs.schedules.schedule import Schedule
 
 RunIn = Literal["thread", "process"]
@@ -141,7 +141,7 @@ def check_push_options(options: PushOptions) -> None:
         raise TypeError(f"there is no push option {', '.join(sorted(unknown))}; there are {known}")
 
 
-def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
+def new_job(fields: list[str | bytes], options: PushOptions) -> PreparedJob[Any]:
     """Return a job to push, made from the fields of its entry and the options of the push.
 
     Raises:
@@ -156,7 +156,7 @@ def new_job(fields: list[str | bytes], options: PushOptions) -> NewJob:
         for name, (write, _) in ENTRY_OPTIONS.items():
             if (value := options.get(name)) is not None and (written := write(value)):
                 fields += [name, written]
-    return NewJob(
+    return PreparedJob(
         job_id or codec.new_job_id(),
         fields,
         _priority(options.get("priority")),

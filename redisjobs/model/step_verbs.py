@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from redisjobs.base.arguments import aware, milliseconds, seconds
 from redisjobs.base.eventloop import gates, is_awaitable
 from redisjobs.base.visible import visible
-from redisjobs.errors import DecodeError, EncodeError, RegistrationError, UnwritableResult
+from redisjobs.errors import DecodeError, EncodeError, NoResult, RegistrationError, UnwritableResult
 from redisjobs.model import payload
 from redisjobs.model.annotations import called_as, returned_type
 from redisjobs.model.job import ReturnType
@@ -28,7 +28,7 @@ from redisjobs.model.requests import (
     unwrapped,
 )
 from redisjobs.model.steps import MOST_STEP_BYTES, How, Saved, checked_step
-from redisjobs.model.transitions import After, At, Due, NewJob, WaitsFor
+from redisjobs.model.transitions import After, At, Due, NewJob, PreparedJob, WaitsFor
 
 Args = ParamSpec("Args")
 R = TypeVar("R")
@@ -245,7 +245,7 @@ class StepVerbs:
         )
         return value_of(saved, name, default)
 
-    async def run(self, job: NewJob, *, name: str | None = None) -> Any:
+    async def run(self, job: PreparedJob[R], *, name: str | None = None) -> R:
         """Run a job as a child of this one, wait until it has ended, and return its result; see `run_all`.
 
         Raises:
@@ -254,12 +254,18 @@ class StepVerbs:
         (result,) = await StepVerbs.run_all(self, [job], name=name)  # a sync context has another one
         return result
 
+    @overload
     async def run_all(
-        self,
-        jobs: Iterable[NewJob],
-        *,
-        on_failure: Literal["raise", "return"] = "raise",
-        name: str | None = None,
+        self, jobs: Iterable[PreparedJob[R]], *, on_failure: Literal["raise"] = "raise", name: str | None = None
+    ) -> list[R]: ...
+
+    @overload
+    async def run_all(
+        self, jobs: Iterable[PreparedJob[R]], *, on_failure: Literal["return"], name: str | None = None
+    ) -> list[R | NoResult]: ...
+
+    async def run_all(
+        self, jobs: Iterable[PreparedJob[Any]], *, on_failure: str = "raise", name: str | None = None
     ) -> list[Any]:
         """Run jobs as children of this one, wait until all have ended, and return the results.
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from redisjobs.base.arguments import is_text
 from redisjobs.model.changes import Change
 from redisjobs.model.queries import Query
-from redisjobs.model.transitions import Reply, WaitsFor
+from redisjobs.model.transitions import Reply, Wait, WaitsFor
 
 MOST_STEPS = 1_000
 """The most steps of a job, waits included."""
@@ -166,6 +166,15 @@ def waited_for(text: bytes) -> str:
         return ""
     _, what, key = (part.decode("utf-8", "replace") for part in found.groups())
     return waits_for(what, key)
+
+
+def read_wait(text: bytes) -> Wait | None:
+    """Return the step that a suspended job waits in, from its entry's field `waits`; None if it can't be read."""
+    found = _WAIT.fullmatch(text)
+    if found is None:
+        return None
+    number, what, key = (part.decode("utf-8", "surrogateescape") for part in found.groups())
+    return Wait(int(number), WaitsFor(what), key) if what in [*WaitsFor] else None
 
 
 def waits_for(what: str, key: str) -> str:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from redisjobs.base.eventloop import is_awaitable
+from redisjobs.errors import NoResult
 from redisjobs.model import context
 from redisjobs.model.job import AppState
 from redisjobs.model.requests import Request
 from redisjobs.model.step_verbs import NO_DEFAULT, StepVerbs
-from redisjobs.model.transitions import NewJob
+from redisjobs.model.transitions import PreparedJob
 
 Args = ParamSpec("Args")
 R = TypeVar("R")
@@ -74,16 +75,22 @@ class JobContext(context.JobContext[AppState]):
         """Suspend the job until a signal comes, and return its value; see `redisjobs.JobContext.wait_for`."""
         return finished(StepVerbs.wait_for(self, name, timeout=timeout, default=default))
 
-    def run(self, job: NewJob, *, name: str | None = None) -> Any:
+    def run(self, job: PreparedJob[R], *, name: str | None = None) -> R:  # type: ignore[override]
         """Run a job as a child, wait until it has ended, and return its result; see `redisjobs.JobContext.run`."""
         return finished(StepVerbs.run(self, job, name=name))
 
-    def run_all(  # type: ignore[override]
-        self,
-        jobs: Iterable[NewJob],
-        *,
-        on_failure: Literal["raise", "return"] = "raise",
-        name: str | None = None,
+    @overload  # type: ignore[override]
+    def run_all(
+        self, jobs: Iterable[PreparedJob[R]], *, on_failure: Literal["raise"] = "raise", name: str | None = None
+    ) -> list[R]: ...
+
+    @overload
+    def run_all(
+        self, jobs: Iterable[PreparedJob[R]], *, on_failure: Literal["return"], name: str | None = None
+    ) -> list[R | NoResult]: ...
+
+    def run_all(
+        self, jobs: Iterable[PreparedJob[Any]], *, on_failure: Any = "raise", name: str | None = None
     ) -> list[Any]:
         """Run jobs as children, wait until all have ended, and return their results.
 

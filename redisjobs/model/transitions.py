@@ -7,10 +7,12 @@ a name ends in `_ms`, a time is in ms since 1970, and a duration is in ms.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.job import OnConflict, Priority
+
+R_co = TypeVar("R_co", covariant=True)
 
 MOST_JOBS = 500
 """The most jobs in one call, so that no call blocks the store for long."""
@@ -52,9 +54,10 @@ class Reply(StrEnum):
     UNKNOWN = "UNKNOWN"
     STALE = "STALE"  # for a whole call: it was sent too long ago, or the server's clock was set since
     # For a whole call: some jobs have no answer yet. For a job with follow-ups: not all of them were checked, so
-    # it is not settled yet. The driver calls again until it gets another reply.
+    # it is not settled yet. The driver calls again until it gets another reply. For `Take`: the caller does.
     PARTIAL = "PARTIAL"
     FENCED = "FENCED"  # for a whole call: the store counts the worker as dead
+    STAYS = "STAYS"  # a job is not moved: see `Take` and `Import`
     # For schedules; see `redisjobs/model/stored.py`.
     NEWER = "NEWER"
     KEPT = "KEPT"
@@ -111,6 +114,12 @@ class NewJob:
     replicas: int = field(default=0, compare=False, repr=False)
     # When it was first sent, by the store's clock. The driver sets it. None: no try can have written the job.
     sent_ms: float | None = field(default=None, compare=False, repr=False)
+
+
+class PreparedJob(NewJob, Generic[R_co]):
+    """A job that was prepared, for `push_many`, `context.push`, or as a child; `R` is what its handler returns."""
+
+    __slots__ = ()
 
 
 def weight_of(job: NewJob) -> int:

@@ -3,6 +3,7 @@
 A mover may be killed at any point, and several may run: the next one goes on.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,9 +13,10 @@ import anyio
 from redisjobs.base.visible import number_of
 from redisjobs.errors import DriverError, QueueFull, Unavailable
 from redisjobs.model.changes import Cancel, Change
-from redisjobs.model.driver import Driver
+from redisjobs.model.children import FindChildren
+from redisjobs.model.driver import Driver, Unsupported
 from redisjobs.model.job import State
-from redisjobs.model.moving import FindTaken, ForgetTaken, Import, Take, Taken
+from redisjobs.model.moving import MOST_OUTCOME_BYTES, FindTaken, ForgetTaken, Import, Take, Taken
 from redisjobs.model.queries import Count, Counts, GetBacklog, Query, Row, Scan, Scanned
 from redisjobs.model.retention import ASIDE
 from redisjobs.model.times import LONGEST_TRY
@@ -25,9 +27,10 @@ T = TypeVar("T")
 Say = Callable[[str], object]
 """Called with a line about the progress."""
 
-_STATES = (State.READY, State.DELAYED, State.DEAD, State.COMPLETED, State.CANCELLED)
+_STATES = (State.READY, State.DELAYED, State.SUSPENDED, State.DEAD, State.COMPLETED, State.CANCELLED)
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each new try, the last one for all others
-_LOOK = 1.0  # seconds between two looks for jobs that have run
+_LOOKS = (1.0, 30.0)  # seconds between two looks for jobs that have run: at least, and at most
+_LOOKING = 9  # between these, the pause is this many times as long as the look: many jobs may stay
 _SAY = 2.0  # seconds between two lines about the progress
 
 
@@ -44,6 +47,7 @@ class Moved:
         in_transit: How many are still in transit.
         refused: Those of them that the target can't take, with its answer.
         left: How many jobs are still in each state at the source; no state without jobs.
+        stays: How many of them stay, because of children: see `Took`.
         stopped: Whether it was stopped before the end.
     """
 
@@ -51,6 +55,7 @@ class Moved:
     in_transit: int = 0
     refused: Sequence[tuple[Taken, Pushed]] = ()
     left: Mapping[State, int] = field(default_factory=dict)
+    stays: Mapping[State, int] = field(default_factory=dict)
     stopped: bool = False
 
     @property
@@ -78,6 +83,8 @@ class Mover:
         self._trouble = ""
         self._moved, self._after = Moved(), ""
         self._refused: dict[str, tuple[Taken, Pushed]] = {}
+        self._most_bytes = MOST_OUTCOME_BYTES
+        self._stays = Counter[State]()  # jobs that stay, by the last look
         self._said, self._said_at = "", 0.0
 
     def stop(self) -> None:
@@ -113,27 +120,38 @@ class Mover:
         names = [(await driver.change(Take())).store for driver in (self._source, self._target)]
         if names[0] == names[1]:
             raise SameQueue("both ends are one queue, or one is a copy of the other: there is nothing to move")
+        try:
+            await self._target.read(FindChildren(""))
+        except Unsupported:  # so jobs that have had children end at the source
+            self._most_bytes = -1
 
     async def _move(self) -> None:
         await self._bring()  # what an earlier move has left in transit
         is_last_look = False
         while True:
+            began = anyio.current_time()
             counts = await self.ask(self._source, Count())
-            there = _numbers(counts)
+            there, self._stays = _numbers(counts), Counter()
             took = sum([await self._take_all(state) for state in _STATES if there[state]])
             left = {state: number for state, number in there.items() if number}
-            running = counts.running + counts.inbox
-            self._moved.left = left if not took else {}
-            if not took and not running and (is_last_look or not left) and not await self._bring():
+            self._moved.left, self._moved.stays = (left, +self._stays) if not took else ({}, {})
+            waits = counts.running + counts.inbox + self._families
+            if not took and not waits and (is_last_look or not left) and not await self._bring():
                 return
-            is_last_look = not took and not running
+            is_last_look = not took and not waits
             if not took:
-                self._tell(await self._waits(counts) if running else "looking again")
-                await self._sleep(_LOOK)
+                self._tell(await self._waits(counts) if waits else "looking again")
+                pause = _LOOKING * (anyio.current_time() - began)
+                await self._sleep(min(max(pause, _LOOKS[0]), _LOOKS[1]))
+
+    @property
+    def _families(self) -> int:
+        """How many jobs stay until children have ended; not dead letters, which may wait for ever."""
+        return self._stays.total() - self._stays[State.DEAD]
 
     async def _waits(self, counts: Counts) -> str:
         """Return what the mover waits for, and whether that may come."""
-        text = f"waiting for {_waited_for(counts)}"
+        text = f"waiting for {_waited_for(counts, self._families)}"
         if (await self.ask(self._source, GetBacklog())).workers:
             return text
         return f"{text}; no worker of the source is alive: start one, which takes over what others have left"
@@ -146,9 +164,11 @@ class Mover:
                 if row.cancelling:  # it waits for a worker that ends it
                     await self.ask(self._source, Cancel(row.job_id))
             wanted = [row for row in rows if not row.cancelling]
-            if wanted:
-                replies = (await self.ask(self._source, Take(wanted))).replies
-                took += sum(reply is Reply.OK for reply in replies)
+            while wanted:
+                replies = (await self.ask(self._source, Take(wanted, self._most_bytes))).replies
+                took += replies.count(Reply.OK)
+                self._stays[state] += replies.count(Reply.STAYS)
+                wanted = [row for row, reply in zip(wanted, replies, strict=True) if reply is Reply.PARTIAL]
                 await self._bring()
         return took
 
@@ -246,14 +266,16 @@ def _numbers(counts: Counts) -> dict[State, int]:
     return {
         State.READY: sum(counts.ready.values()),
         State.DELAYED: counts.delayed,
+        State.SUSPENDED: counts.suspended,
         State.DEAD: counts.dead,
         State.COMPLETED: counts.completed,
         State.CANCELLED: counts.cancelled,
     }
 
 
-def _waited_for(counts: Counts) -> str:
+def _waited_for(counts: Counts, families: int) -> str:
     inbox = f"{number_of(counts.inbox, 'entry')} of the inbox" if counts.inbox == 1 else ""
     inbox = inbox or (f"{counts.inbox:,} entries of the inbox" if counts.inbox else "")
     running = number_of(counts.running, "running job") if counts.running else ""
-    return " and ".join(filter(None, [running, inbox]))
+    family = f"children, and parents that wait for them ({number_of(families, 'job')})" if families else ""
+    return " and ".join(filter(None, [running, inbox, family]))

@@ -87,6 +87,8 @@ class Attack:
         begun = []
         for fault in faults:
             self._monitor.until(partial(fault.is_possible_now, self._system), _POSSIBLE)
+        with suppress(DriverError):
+            self._system.push_flows()
         for fault in faults:
             with suppress(DriverError):
                 fault.prepare(self._system)

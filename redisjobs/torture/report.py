@@ -18,6 +18,8 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         f"pushed        {verdict.pushed} jobs, {verdict.acknowledged} acknowledged; "
         f"{verdict.external} external entries; {verdict.full} refused as the queue is full",
         f"follow-ups    {verdict.follow_ups} pushed by handlers as their jobs ended",
+        f"flows         {verdict.steps} steps saved; waits: {_by_cause(verdict.waits)}; "
+        f"signals: {_by_cause(verdict.signals)}",
         f"results       {verdict.results} to be kept; waited for {_by_cause(verdict.answers)}; "
         f"{verdict.watches} jobs watched",
         f"slots         {verdict.slots} fired, {verdict.left_out} left out for a later one",

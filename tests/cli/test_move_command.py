@@ -92,6 +92,7 @@ def test_jobs_that_stay_are_named_and_the_status_is_1(
             {"job_id": "invoice-2", "state": "ready", "why": "DUPLICATE", "holder": "other"},
         ],
         "left": {},
+        "stays": {},
         "stopped": False,
     }
 

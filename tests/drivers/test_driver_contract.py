@@ -108,6 +108,28 @@ FAULTS = {
         "unique_keys",
         "a_push_that_replaced_and_is_repeated_undoes_no_later_one",
     ),
+    "saves_again": ("saving_steps", "the_first_result_of_a_step_stays"),
+    "keeps_steps_of_what_has_ended": ("saving_steps", "steps_go_when_the_job_ends"),
+    "takes_signals_again": ("suspending", "a_signal_that_is_sent_again_is_not_taken_twice"),
+    "keeps_no_signal": ("suspending", "an_early_signal_is_kept_until_the_job_waits_for_it_and_the_first_one_wins"),
+    "wakes_no_parent": (
+        "awaiting_children",
+        "the_end_of_the_last_child_wakes_the_parent_with_the_outcomes_of_all",
+    ),
+    "adds_children_again": (
+        "awaiting_children",
+        "children_are_added_once_however_often_the_step_is_begun",
+    ),
+    "cancels_no_children": (
+        "awaiting_children",
+        "the_cancel_of_a_parent_goes_down_to_its_children_that_have_not_ended",
+    ),
+    "parts_parents_from_children": (
+        "taking",
+        "a_parent_and_its_children_stay_until_all_of_them_have_ended",
+    ),
+    "imports_again": ("importing", "a_job_comes_once_however_often_and_late_it_is_sent"),
+    "imports_no_steps": ("importing_steps", "a_job_comes_with_what_it_has_saved_and_what_it_waits_for"),
     "numbers_no_runs": (
         "streaming",
         "a_run_that_starts_over_has_the_next_number_and_one_that_goes_on_after_a_wait_has_not",
@@ -196,7 +218,12 @@ BUILT = {
     "standing": ["Ahead"],
     "wishing": ["AskWorker"],
     "relaying": ["Relay", "ForgetRelayed", "FindRelayed"],
-    "moving": ["Take", "FindTaken", "Import", "ForgetTaken", "FindRetention"],
+    "saving_steps": ["GetSteps", "SaveStep", "from_step"],
+    "suspending": ["Suspend", "Signal"],
+    "awaiting_children": ["AddChildren", "the children of a Suspend", "FindChildren", "CancelChildren"],
+    "taking": ["Take", "FindTaken", "ForgetTaken", "FindRetention"],
+    "importing": ["Import"],
+    "importing_steps": [],
     "streaming": ["EmitChunks", "GetChunks"],
 }
 """What there is from a step on, of what `driver_faults` can take away."""

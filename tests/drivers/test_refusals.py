@@ -296,6 +296,7 @@ LATER = ("due", "delayed", "dead")  # where a job is that does not just end
 
 EMITTING = ("settle: save", "settle: emit")
 STEPPING = ("settle: save", "settle: suspend", "settle: children", "signal", "signal: kept")
+MOVING = ("take", "import")
 WAKING = (*STEPPING, *[act for act in ACTS if act.startswith(("settle", "claim", "audit"))])
 
 SPARED = {
@@ -357,8 +358,12 @@ SPARED = {
     *[(act, "chunks:") for act in ACTS if act != "settle: emit"],
     *[(act, "children:") for act in ACTS if act not in ("settle: children", "cancel_children")],
     *[(act, "cancelling") for act in ACTS if act != "cancel_children"],
-    *[(act, "signals") for act in ACTS if act not in ("settle: suspend", "signal", "signal: kept", "audit")],
-    *[(act, "suspended") for act in ACTS if act not in WAKING],
+    *[
+        (act, "signals")
+        for act in ACTS
+        if act not in ("settle: suspend", "signal", "signal: kept", "audit", *MOVING)
+    ],
+    *[(act, "suspended") for act in ACTS if act not in (*WAKING, *MOVING)],
     *[(act, key) for act in EMITTING for key in (*LATER, "finished:")],
     *[("settle: children", key) for key in ("dead", "finished:")],
     ("settle: suspend", "dead"),

@@ -22,7 +22,18 @@ from redisjobs.model.driver import Driver
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import FindTaken, Import, Take
 from redisjobs.model.queries import Count, Find
-from redisjobs.model.transitions import Ack, After, NewJob, Pushed, Release, Reply, Settlement
+from redisjobs.model.transitions import (
+    Ack,
+    After,
+    NewJob,
+    Pushed,
+    Release,
+    Reply,
+    Settlement,
+    Suspend,
+    Wait,
+    WaitsFor,
+)
 from redisjobs.move.mover import Moved, Mover, SameQueue
 from redisjobs.testing.driver_contract.acts import FAILED, LATER, claim, claim_one, job, push, rows_of, settle
 
@@ -37,8 +48,9 @@ async def bring_about(store: Store) -> None:
     await driver.change(Retain(Retention(completed=Keep(), cancelled=Keep(count=50))))
     consumer = driver.consumer("maker", lease=15, max_deliveries=3)
     await consumer.open()
-    await push(store, "done", "failed", "again", "back")
+    await push(store, "done", "failed", "again", "back", "asleep")
     settlements: dict[str, Settlement] = {"done": Ack(), "failed": FAILED, "again": LATER, "back": Release()}
+    settlements["asleep"] = Suspend(Wait(1, WaitsFor.TIME, "sleep"), After(3_600_000))
     for lease in await claim(consumer):
         assert await settle(consumer, lease, settlements[lease.job_id]) is Reply.OK
     await consumer.release(refund=True, watch=False)

@@ -1,17 +1,21 @@
 """Takes jobs out of the queue for another store, and imports those of another one."""
 
 import math
+from collections.abc import Iterator
 
-from redisjobs.drivers.memory.ends import remember
+from redisjobs.drivers.memory.ends import forget, remember
 from redisjobs.drivers.memory.history import noted
 from redisjobs.drivers.memory.pushes import forget_end, holder_of, living
-from redisjobs.drivers.memory.state import Job, Memory, answers, with_fields
+from redisjobs.drivers.memory.state import Job, Memory, StoredGroup, StoredSteps, answers, with_fields
+from redisjobs.drivers.memory.steps import steps_of
 from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
-from redisjobs.model.job import State
+from redisjobs.model.children import ChildOutcome
+from redisjobs.model.job import WAITING, State
 from redisjobs.model.moving import Outcome, Taken
 from redisjobs.model.queries import Row
 from redisjobs.model.retention import DEFAULT, Retention
+from redisjobs.model.steps import Steps, read_wait
 from redisjobs.model.transitions import Pushed, Reply
 
 _PAGE = 1024 * 1024  # about the bytes of the jobs that are found at once
@@ -19,16 +23,23 @@ _PAGE = 1024 * 1024  # about the bytes of the jobs that are found at once
 
 @answers(moving.Take)
 def _take(memory: Memory, change: moving.Take) -> moving.Took:
-    return moving.Took(memory.name, [_take_one(memory, row) for row in change.rows])
+    replies, left = list[Reply](), _PAGE
+    for row in change.rows:
+        replies.append(_take_one(memory, row, change.most_bytes) if left > 0 else Reply.PARTIAL)
+        if replies[-1] is Reply.OK:
+            left -= _saved_bytes(memory.transit[next(reversed(memory.transit))])
+    return moving.Took(memory.name, replies)
 
 
-def _take_one(memory: Memory, row: Row) -> Reply:
+def _take_one(memory: Memory, row: Row, most_bytes: int) -> Reply:
     job = _there(memory, row)
     if job is None:
         return Reply.NOT_FOUND
+    if not job.has_ended and _stays(memory, job, most_bytes):
+        return Reply.STAYS
     now_ms = memory.now_ms()
     memory.last_taken = max(memory.last_taken + 1, now_ms * 1000)
-    place, is_waiting = f"{memory.last_taken:020d}", job.state in (State.READY, State.DELAYED)
+    place, is_waiting = f"{memory.last_taken:020d}", job.state in WAITING
     memory.transit[place] = Taken(
         place=place,
         job_id=job.id,
@@ -37,17 +48,39 @@ def _take_one(memory: Memory, row: Row) -> Reply:
         fields={b"queued_at": b"%d" % min(job.since_ms, now_ms), **with_fields(job.fields, noted(job))},
         since_ms=job.since_ms,
         taken_ms=now_ms,
-        due_ms=job.due_ms if job.state is State.DELAYED else None,
+        due_ms=(job.due_ms or None) if job.state in (State.DELAYED, State.SUSPENDED) else None,
         held=is_waiting and memory.held.pop(job.id, None) is not None,
         window_ms=_window(memory, job) if is_waiting else None,
         outcome=_outcome(memory, job),
+        steps=Steps() if job.has_ended else steps_of(memory, job.id),
+        signals={} if job.has_ended else dict(memory.signals.get(job.id, {})),
+        children={} if job.has_ended else dict(_ended_children(memory, job)),
     )
     key = job.text(b"unique")
     if key and memory.uniques.get(key, ("", 0))[0] == job.id:
         del memory.uniques[key]
     memory.remove(job)
+    if not job.has_ended:
+        forget(memory, job)
     remember(memory, job)
     return Reply.OK
+
+
+def _stays(memory: Memory, job: Job, most_bytes: int) -> bool:
+    """Return whether a job, or its parent, waits for children; or whether their outcomes are too large."""
+    steps, token = steps_of(memory, job.id), job.text(b"child_of").partition(" ")[0]
+    groups = [memory.groups[each] for each in (*steps.groups.values(), token) if each in memory.groups]
+    outcomes = [outcome for _, each in _ended_children(memory, job) for outcome in each]
+    is_too_much = bool(outcomes) and sum(map(_outcome_bytes, outcomes)) > most_bytes
+    return any(group.left for group in groups) or is_too_much
+
+
+def _ended_children(memory: Memory, job: Job) -> Iterator[tuple[str, list[ChildOutcome]]]:
+    """Yield the token of each group of a job, and how its children have ended, in order."""
+    for token in steps_of(memory, job.id).groups.values():
+        if token in memory.groups:
+            outcomes = memory.groups[token].outcomes
+            yield token, [outcomes[index] for index in sorted(outcomes)]
 
 
 def _there(memory: Memory, row: Row) -> Job | None:
@@ -56,7 +89,7 @@ def _there(memory: Memory, row: Row) -> Job | None:
         return memory.aside[row.state].get(int(row.key))
     job = memory.jobs.get(row.job_id)
     is_it = job is not None and job.state is row.state and row.key in ("", str(job.number))
-    return job if is_it and row.state in (State.READY, State.DELAYED) else None
+    return job if is_it and row.state in WAITING else None
 
 
 def _window(memory: Memory, job: Job) -> int | None:
@@ -91,7 +124,18 @@ def _find(memory: Memory, query: moving.FindTaken) -> moving.InTransit:
 def _weight(job: Taken) -> int:
     """Return about how many bytes a job in transit has."""
     result = len(job.outcome.status.value) if job.outcome else 0
-    return result + sum(len(name) + len(value) for name, value in job.fields.items())
+    return result + sum(len(name) + len(value) for name, value in job.fields.items()) + _saved_bytes(job)
+
+
+def _saved_bytes(job: Taken) -> int:
+    """Return about how many bytes the steps and signals of a job have, and the outcomes of its children."""
+    steps = sum(len(key) + len(saved.value) for key, saved in job.steps.saved.items())
+    outcomes = sum(map(_outcome_bytes, [outcome for each in job.children.values() for outcome in each]))
+    return steps + len(job.steps.checkpoint or b"") + sum(map(len, job.signals.values())) + outcomes
+
+
+def _outcome_bytes(outcome: ChildOutcome) -> int:
+    return len(outcome.value) + len(outcome.error)
 
 
 @answers(moving.ForgetTaken)
@@ -142,6 +186,8 @@ def _key(job: Taken, now_ms: int) -> tuple[str, float]:
     unique, window = (
         job.fields.get(name, b"").decode("utf-8", "surrogateescape") for name in (b"unique", b"window")
     )
+    if job.state is State.SUSPENDED and job.fields.get(b"unique_until") == b"start":
+        unique = ""  # it was free from its start on
     if unique or job.window_ms is None or job.window_ms <= now_ms:
         return unique, math.inf
     return window, job.window_ms
@@ -150,13 +196,15 @@ def _key(job: Taken, now_ms: int) -> tuple[str, float]:
 def _add(memory: Memory, taken: Taken) -> None:
     now_ms, job = memory.now_ms(), Job(taken.job_id, taken.priority, taken.fields)
     key, until_ms = _key(taken, now_ms)
+    if not taken.has_ended:
+        _keep_saved(memory, taken)
     if taken.waits:
         if key:
             memory.uniques.put(key, job.id, until_ms, now_ms)
         if taken.held:
             memory.held[job.id] = now_ms
         forget_end(memory, job.id)
-        memory.enqueue(job, taken.due_ms or 0)
+        _begin_waiting(memory, job, taken)
     else:
         there = living(memory, job.id) if taken.has_ended else None
         memory.put(job, memory.aside[taken.state])
@@ -165,6 +213,33 @@ def _add(memory: Memory, taken: Taken) -> None:
             memory.jobs[job.id] = there
         else:
             _keep_outcome(memory, taken)
+
+
+def _begin_waiting(memory: Memory, job: Job, taken: Taken) -> None:
+    """Make a job ready, delayed or suspended. One whose wait can't be read goes on where it can."""
+    job.wait = read_wait(taken.fields.get(b"waits", b"")) if taken.state is State.SUSPENDED else None
+    if job.wait is None:
+        memory.enqueue(job, taken.due_ms or 0)
+        return
+    first, job.due_ms = memory.next_due(), taken.due_ms or 0
+    memory.put(job, memory.suspended)
+    if job.due_ms and (first is None or job.due_ms < first):
+        memory.tell("due", str(job.due_ms))
+
+
+def _keep_saved(memory: Memory, taken: Taken) -> None:
+    """Keep the steps and the signals of a job, and how its children have ended."""
+    steps = taken.steps
+    if steps != Steps():
+        memory.steps[taken.job_id] = StoredSteps(
+            steps.version or 0, dict(steps.saved), steps.checkpoint, dict(steps.groups)
+        )
+    if taken.signals:
+        memory.signals[taken.job_id] = dict(taken.signals)
+    for key, token in steps.groups.items():
+        if token in taken.children:
+            outcomes = dict(enumerate(taken.children[token]))
+            memory.groups[token] = StoredGroup(taken.job_id, key, len(outcomes), outcomes)
 
 
 def _keep_outcome(memory: Memory, taken: Taken) -> None:

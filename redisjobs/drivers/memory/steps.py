@@ -98,10 +98,12 @@ def forget_from(memory: Memory, job: Job, key: str | None) -> list[str]:
 
 @answers(GetSteps)
 def _get(memory: Memory, query: GetSteps) -> list[Steps | None]:
-    return [_steps(memory.steps.get(job_id)) for job_id in query.job_ids]
+    return [steps_of(memory, job_id) for job_id in query.job_ids]
 
 
-def _steps(stored: StoredSteps | None) -> Steps:
+def steps_of(memory: Memory, job_id: str) -> Steps:
+    """Return what a job has saved."""
+    stored = memory.steps.get(job_id)
     if stored is None:
         return Steps()
     return Steps(dict(stored.saved), stored.checkpoint, stored.version, dict(stored.groups))

@@ -1,6 +1,6 @@
 """Moves jobs of a queue to and from other stores, as calls of functions in the database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -9,16 +9,19 @@ from redisjobs.drivers.postgres.calls import Call, Meta, answer_of, answers
 from redisjobs.drivers.postgres.calls import Row as Values
 from redisjobs.drivers.postgres.entries import bytes_of, columns_of, fields_of, given, text_of
 from redisjobs.drivers.postgres.pushes import answers_of
+from redisjobs.drivers.postgres.steps import steps_of
 from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import Outcome, Taken
 from redisjobs.model.retention import ASIDE, Keep, Retention, keep_of
+from redisjobs.model.steps import Steps
 from redisjobs.model.transitions import Pushed, Reply
 
 _PRIORITIES = list(Priority)
 _WIDTH = 20  # digits of a place
 _MOST = 2**63 - 1
+_STEP = ("key", "number", "at_ms", "how", "value", "version")  # columns of a step
 
 
 @answers(moving.Take)
@@ -42,6 +45,7 @@ def _in_transit(meta: Meta, rows: Sequence[Values]) -> moving.InTransit:
 
 
 def _taken(row: Values) -> Taken:
+    *row, steps, signals = row
     facts = orjson.loads(row[0])
     return Taken(
         place=str(facts["place"]).zfill(_WIDTH),
@@ -55,6 +59,8 @@ def _taken(row: Values) -> Taken:
         held=facts["held"],
         window_ms=facts["window"],
         outcome=facts["ending"] and _outcome(**facts["ending"]),
+        steps=steps_of([[step[name] for name in _STEP] for step in orjson.loads(steps or "[]")]),
+        signals={given(name): bytes_of(value) for name, value in orjson.loads(signals or "{}").items()},
     )
 
 
@@ -89,8 +95,26 @@ def _job(job: Taken) -> dict[str, Any]:
         "held": job.held or None,
         "window": job.window_ms,
         "ending": job.outcome and _ending(job.outcome),
+        "steps": [*_steps(job.steps, job.taken_ms)] or None,
+        "children": bool(job.children) or None,
+        "signals": {text_of(name): text_of(value) for name, value in job.signals.items()} or None,
     }
     return {name: value for name, value in made.items() if value is not None}
+
+
+def _steps(steps: Steps, now_ms: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows that `steps_of` reads."""
+    if steps != Steps():
+        checkpoint = None if steps.checkpoint is None else text_of(steps.checkpoint)
+        yield {"key": "", "at_ms": now_ms, "value": checkpoint, "version": steps.version}
+    for key, step in steps.saved.items():
+        yield {
+            "key": text_of(key),
+            "number": step.number,
+            "at_ms": step.at_ms,
+            "how": step.how,
+            "value": text_of(step.value),
+        }
 
 
 def _ending(outcome: Outcome) -> dict[str, Any]:

@@ -21,10 +21,11 @@ def _found(asked: int, meta: Meta, rows: Sequence[Row]) -> Sequence[Steps | None
     by_job: list[list[Row]] = [[] for _ in range(looked)]
     for _, job, *row in rows:
         by_job[job].append(row)
-    return [*map(_steps, by_job), *[None] * (asked - looked)]
+    return [*map(steps_of, by_job), *[None] * (asked - looked)]
 
 
-def _steps(rows: Sequence[Row]) -> Steps:
+def steps_of(rows: Sequence[Row]) -> Steps:
+    """Return what a job has saved, from rows of key, number, time, how, value and version."""
     saved, groups, checkpoint, its_version = dict[str, Saved](), dict[str, str](), None, None
     for key, number, at_ms, how, value, version in rows:
         if not key:

@@ -242,10 +242,11 @@ def _ended(ending: Ending, facts: Sequence[bytes]) -> JobStatus:
 
 
 def _steps(reply: Any) -> list[Steps | None]:
-    return [None if flat == [b"LATER"] else _saved(pairs(flat)) for flat in reply]
+    return [None if flat == [b"LATER"] else steps_of(pairs(flat)) for flat in reply]
 
 
-def _saved(fields: Mapping[bytes, bytes]) -> Steps:
+def steps_of(fields: Mapping[bytes, bytes]) -> Steps:
+    """Return what a job has saved, from the fields of its key."""
     saved = {text_id(key): step for key, text in fields.items() if b" " not in key and (step := read_saved(text))}
     version = fields.get(b"handler version", b"")
     tokens = {text_id(key[9:]): text_id(token) for key, token in fields.items() if key.startswith(b"children ")}
@@ -257,10 +258,11 @@ def _children(reply: Any) -> ChildrenFound:
     if not reply:
         return ChildrenFound("")
     parent, total, left, *outcomes = reply
-    return ChildrenFound(text_id(parent), int(total), int(left), [*map(_outcome, outcomes)])
+    return ChildrenFound(text_id(parent), int(total), int(left), [*map(child_outcome, outcomes)])
 
 
-def _outcome(reply: bytes) -> ChildOutcome:
+def child_outcome(reply: bytes) -> ChildOutcome:
+    """Return how a child has ended, from what the record of its group says."""
     word, _, text = reply.partition(b" ")
     match ChildState(word.decode() or "pending"):
         case ChildState.COMPLETED:

@@ -1,17 +1,20 @@
 """Moves jobs of a queue to and from other stores: the round trips, and how jobs in transit are read and sent."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from secrets import token_hex
 
-from redisjobs.drivers.redis.calls import FAR
+from redisjobs.drivers.redis.calls import FAR, child_outcome, steps_of
 from redisjobs.drivers.redis.commands import Command, Commands, Steps
 from redisjobs.drivers.redis.wire import Word, number_word, pairs, pushed, raw_id, reply_of, shown, text_id
 from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
+from redisjobs.model.children import ChildOutcome, ChildState
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import Outcome, Taken
 from redisjobs.model.queries import Row
 from redisjobs.model.retention import Retention, keep_of
+from redisjobs.model.steps import How, Saved
+from redisjobs.model.steps import Steps as SavedSteps
 from redisjobs.model.transitions import Pushed, Reply
 
 _WIDTH = 20  # digits of each number of an entry id, in a place
@@ -19,7 +22,7 @@ _WIDTH = 20  # digits of each number of an entry id, in a place
 
 def take(commands: Commands, change: moving.Take) -> Steps[moving.Took]:
     """Put jobs in transit."""
-    words: list[Word] = [commands.now, token_hex(16)]
+    words: list[Word] = [commands.now, token_hex(16), str(change.most_bytes)]
     for row in change.rows:
         words += [raw_id(row.job_id), _place_of(row), row.key]
     ((name, *replies),) = yield [commands.run("take", words)]
@@ -56,7 +59,13 @@ def _taken(
     taken_at: bytes,
     fields: Sequence[bytes],
     window: bytes,
-    *ending: bytes,
+    outcome: bytes,
+    result: bytes,
+    until: bytes,
+    result_until: bytes,
+    saved: Sequence[bytes],
+    signals: Sequence[bytes],
+    children: Sequence[bytes],
 ) -> Taken:
     return Taken(
         place=_place(entry.decode()),
@@ -69,8 +78,19 @@ def _taken(
         due_ms=int(max(-FAR, min(float(due), FAR))) if due else None,
         held=bool(held),
         window_ms=int(window) if window else None,
-        outcome=_outcome(*ending),
+        outcome=_outcome(outcome, result, until, result_until),
+        steps=steps_of(pairs(saved)),
+        signals={text_id(name): value for name, value in pairs(signals).items()},
+        children=dict(_groups(children)),
     )
+
+
+def _groups(flat: Sequence[bytes]) -> Iterator[tuple[str, list[ChildOutcome]]]:
+    """Yield the token of each group of children, and how they have ended."""
+    while flat:
+        until = 2 + int(flat[1])
+        yield text_id(flat[0]), [*map(child_outcome, flat[2:until])]
+        flat = flat[until:]
 
 
 def _outcome(outcome: bytes, result: bytes, until: bytes, result_until: bytes) -> Outcome | None:
@@ -108,7 +128,51 @@ def import_jobs(commands: Commands, change: moving.Import) -> Steps[list[Pushed]
 def _words(job: Taken) -> list[Word]:
     words: list[Word] = [job.place, raw_id(job.job_id), job.state, job.priority, number_word(job.due_ms)]
     words += ["1" if job.held else "", number_word(job.window_ms), *_ending(job.outcome)]
-    return [*words, str(2 * len(job.fields)), *(part for pair in job.fields.items() for part in pair)]
+    words += [*_list(job.fields), *_list(_saved(job.steps)), *_list(job.signals)]
+    groups = {key: token for key, token in job.steps.groups.items() if token in job.children}
+    words.append(str(len(groups)))
+    for key, token in groups.items():
+        words += [token, *_list(_group(job.job_id, key, job.children[token]))]
+    return words
+
+
+def _list(named: Mapping[bytes, Word] | Mapping[str, Word] | Mapping[str, bytes]) -> list[Word]:
+    """Return the number of names and values, and these."""
+    flat = [raw_id(part) if isinstance(part, str) else part for pair in named.items() for part in pair]
+    return [str(len(flat)), *flat]
+
+
+def _saved(steps: SavedSteps) -> dict[str, Word]:
+    """Return the fields of the key that `steps_of` reads."""
+    fields: dict[str, Word] = {key: _saved_text(step) for key, step in steps.saved.items()}
+    if steps.version is not None:
+        fields["handler version"] = str(steps.version)
+    if steps.checkpoint is not None:
+        fields["saved checkpoint"] = steps.checkpoint
+    if steps.groups:
+        fields["child groups"] = " ".join(steps.groups.values())
+    return fields | {f"children {key}": token for key, token in steps.groups.items()}
+
+
+def _saved_text(step: Saved) -> bytes:
+    has_value = step.how not in (How.SLEPT, How.TIMEOUT)
+    return str(step).encode() + (b" " + step.value if has_value else b"")
+
+
+def _group(parent: str, key: str, outcomes: Sequence[ChildOutcome]) -> dict[str, Word]:
+    """Return the record of a group all of whose children have ended."""
+    record: dict[str, Word] = {"parent": parent, "key": key, "total": str(len(outcomes)), "left": "0"}
+    return record | {str(index): _ended(outcome) for index, outcome in enumerate(outcomes)}
+
+
+def _ended(outcome: ChildOutcome) -> bytes:
+    """Return how a child has ended as `child_outcome` reads it."""
+    text = raw_id(outcome.error)
+    if outcome.state is ChildState.COMPLETED:
+        text = outcome.value
+    elif outcome.state is ChildState.DEAD:
+        text = raw_id(f"{outcome.error_type} {outcome.error}")
+    return b" ".join(filter(None, [outcome.state.encode(), text]))
 
 
 def _ending(outcome: Outcome | None) -> list[Word]:

@@ -43,8 +43,10 @@ from redisjobs.testing.driver_contract.recording import *  # noqa: E402
 from redisjobs.testing.driver_contract.standing import *  # noqa: E402
 from redisjobs.testing.driver_contract.wishing import *  # noqa: E402
 from redisjobs.testing.driver_contract.relaying import *  # noqa: E402
-from redisjobs.testing.driver_contract.moving import *  # noqa: E402
 from redisjobs.testing.driver_contract.saving_steps import *  # noqa: E402
 from redisjobs.testing.driver_contract.suspending import *  # noqa: E402
 from redisjobs.testing.driver_contract.awaiting_children import *  # noqa: E402
+from redisjobs.testing.driver_contract.taking import *  # noqa: E402
+from redisjobs.testing.driver_contract.importing import *  # noqa: E402
+from redisjobs.testing.driver_contract.importing_steps import *  # noqa: E402
 from redisjobs.testing.driver_contract.streaming import *  # noqa: E402

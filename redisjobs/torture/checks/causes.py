@@ -23,6 +23,9 @@ NONE = "none"
 FAILED = "failed"
 """No fault was needed: the first run failed, as it may, and the second is the next attempt."""
 
+WOKEN = "woken"
+"""No fault was needed: the first run suspended the job, and the second goes on after the wait."""
+
 MAX_DELIVERIES = 3
 POISONED = 0.5  # seconds that a process may live on after it started a job that kills it
 _MOMENT = 1.0  # seconds in which a worker that was held up starts jobs that it got before
@@ -84,7 +87,11 @@ class Causes:
             self._poisonings[db].append(at)
 
     def of(self, history: History, first: Run, second: Run) -> str:
-        """Return the reason for the second run of a job: `failed`, the fault that hit the first run, or `none`."""
+        """Return why a job ran a second time: `failed`, `woken`, the fault that hit the first run, or `none`."""
+        if first.was_suspended and first.attempt == second.attempt:
+            return WOKEN
+        if first.suspended and first.settled is None and (cause := self._of_unheard(first, second)):
+            return cause
         if first.attempt == second.attempt:
             return self._of_again(first, second)
         if not history.external and second.attempt > first.attempt + 1:
@@ -164,6 +171,18 @@ class Causes:
         return self._by_process(run, second) or self._by_all(
             run, second, self._unstarted(run, second) * self._found
         )
+
+    def _of_unheard(self, run: Run, second: Run) -> str:
+        """Return the fault that kept a worker from hearing whether its run has suspended the job, or ''.
+
+        If it has, the second run may come at any time.
+        """
+        assert run.end is not None
+        until = min(second.at, run.end["at"] + self._found)
+        if any(run.at - POISONED <= begun["at"] <= until for begun in self._poisoned[run.pid]):
+            return "poison job"
+        hit = [fault for fault in self._faults if _hit(fault, run) and _was_held(run, fault, until)]
+        return str(hit[-1]["name"]) if hit else ""
 
     def _unstarted(self, run: Run, second: Run) -> int:
         """Return how many workers received the job in between, never started it, and had to lose it as well."""

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.answers import wrong_answers
-from redisjobs.torture.checks.causes import FAILED, MAX_DELIVERIES, NONE, Causes, Leases, pairs
+from redisjobs.torture.checks.causes import FAILED, MAX_DELIVERIES, NONE, WOKEN, Causes, Leases, pairs
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.dead_letters import KILLERS, check_letters
+from redisjobs.torture.checks.families import adopt, estranged, family_names
 from redisjobs.torture.checks.fences import unfenced
 from redisjobs.torture.checks.follow_ups import follow_up
 from redisjobs.torture.checks.histories import History, Key, histories_of, was
@@ -18,7 +19,9 @@ from redisjobs.torture.checks.ownership import stolen, wrongly_refused
 from redisjobs.torture.checks.recovery import measure
 from redisjobs.torture.checks.replication import REPLICATION, exposed, keep_jobs, set_apart
 from redisjobs.torture.checks.slots import misfired, take_as_pushed
+from redisjobs.torture.checks.steps import misremembered
 from redisjobs.torture.checks.stops import started_though_stopped
+from redisjobs.torture.checks.suspensions import misled
 from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.checks.waits import late
 from redisjobs.torture.fleet.final import FinalState
@@ -36,18 +39,24 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
     clock = Clock(ordered)
     databases = {line["pid"]: line["db"] for line in ordered if "pid" in line}
     causes = Causes(faults, histories, leases, databases)
+    unseen = adopt(histories)
     names = exposed(ordered)
+    names = family_names(histories, names) if names else names
     verdict = Verdict(slots=take_as_pushed(histories, finals))
     verdict.follow_ups, strange = follow_up(histories, ordered, finals)
     for db, final in enumerate(finals):
         mine = {key: history for key, history in histories.items() if key[0] == db}
-        _Judge(verdict, mine, final, causes, clock, ordered, db, names).judge()
+        _Judge(verdict, mine, final, causes, clock, ordered, db, names, unseen[db]).judge()
     for counts in ("again", "duplicates", "worker_lost"):
         setattr(verdict, counts, dict(Counter(getattr(verdict, counts)).most_common()))
     _count(verdict, ordered, finals)
+    _count_flows(verdict, histories)
     verdict.faults, stuck = measure(ordered)
     verdict.wrong += [
         *strange,
+        *misremembered(histories, faults),
+        *misled(histories, clock),
+        *estranged(histories, finals),
         *wrong_answers(histories, finals, faults),
         *misfired(histories, finals),
         *outdated(ordered, finals),
@@ -75,6 +84,16 @@ def _count(verdict: Verdict, lines: Sequence[Line], finals: Sequence[FinalState]
     verdict.watches = sum(line["what"] == "watched" for line in lines)
 
 
+def _count_flows(verdict: Verdict, histories: Mapping[Key, History]) -> None:
+    """Count the steps, waits and signals of jobs, each once."""
+    waits, signals = Counter[str](), Counter[str]()
+    for history in histories.values():
+        verdict.steps += len({line["key"] for line in history.noted("saved")})
+        waits.update({line["key"]: line["how"] for line in history.noted("passed")}.values())
+        signals.update(line["reply"] for line in history.noted("signalled"))
+    verdict.waits, verdict.signals = dict(waits.most_common()), dict(signals.most_common())
+
+
 def _locked(lines: Iterable[Line]) -> Iterator[str]:
     """Yield processes in which one thread kept the interpreter locked, so that no other thread ran."""
     for line in lines:
@@ -97,6 +116,7 @@ class _Judge:
         lines: Sequence[Line],
         db: int,
         forgotten: Set[str] = frozenset(),
+        unseen: int = 0,
     ) -> None:
         self._verdict, self._db = verdict, db
         self._forgotten = forgotten  # the jobs that replication may have lost, or what happened to them
@@ -112,7 +132,7 @@ class _Judge:
         self._dead = Counter(key for _, key in self._letters)
         self._external_ids = Counter(history.job for history in histories.values() if history.external)
         # Jobs that were surely on the queue, and jobs that may have been
-        self._arrived = self._maybe = 0
+        self._arrived, self._maybe = 0, unseen  # children that their parents never saw may have been there
         # Jobs that were surely cancelled, and jobs that may have been
         self._cancelled = self._unknown = 0
         self._external = 0  # entries that Redis does not count as pushed
@@ -133,7 +153,7 @@ class _Judge:
             elif (history.attempted or history.runs) and self._was_added(key, history):
                 self._judge_end(key, history)
             self._judge_runs(history)
-            verdict.stolen += stolen(history, self._fenced, [*self._destroyed, *history.renewed])
+            verdict.stolen += stolen(history, self._fenced, [*self._destroyed, *history.recounted])
             # The locator names only the first of several external entries with one id: the others are refused.
             if not (history.external and self._external_ids[history.job] > 1):
                 verdict.wrong += wrongly_refused(history, self._fenced, self._destroyed)
@@ -187,7 +207,7 @@ class _Judge:
             verdict.done += 1
             if not history.done:
                 verdict.wrong.append(f"{history.label} was settled as done, and its handler never ended")
-            if history.name in ("Hopeless", "Raiser", "ThreadRaiser"):
+            if history.name in ("Hopeless", "BadChild", "Raiser", "ThreadRaiser"):
                 verdict.wrong.append(f"{history.label} was to fail, and did not")
         elif history.cancel_asked and not located:
             verdict.cancelled += 1
@@ -209,7 +229,7 @@ class _Judge:
             cause = self._causes.of(history, first, second)
             if cause == NONE and history.job in self._forgotten:
                 cause = REPLICATION
-            if cause != FAILED:
+            if cause not in (FAILED, WOKEN):
                 verdict.again[cause] = verdict.again.get(cause, 0) + 1
             if first.done and not twice:
                 twice = cause

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from redisjobs.torture.checks.causes import MAX_DELIVERIES, NONE, Causes
 from redisjobs.torture.checks.clock import Clock
-from redisjobs.torture.checks.histories import History, Key
+from redisjobs.torture.checks.histories import History, Key, was
 from redisjobs.torture.checks.verdict import Verdict
 from redisjobs.torture.fleet.store import Letter
 
@@ -17,6 +17,7 @@ _REASONS: Mapping[str, Sequence[str]] = {
     "Poison": ("worker lost", "failed"),  # failed: the cancel that it sent reached its own task first
     "Flaky": ("failed",),
     "Hopeless": ("failed",),
+    "BadChild": ("failed",),
     "Raiser": ("failed",),
     "ThreadRaiser": ("failed",),
     "external": ("failed", "undecodable", "unknown name", "expired"),
@@ -65,9 +66,14 @@ def _cause(
     history: History, deliveries: int, failed_at: float, causes: Causes, db: int, destroyed: Sequence[float]
 ) -> tuple[str, bool]:
     """Return the fault that took a harmless job's last worker, and whether that worker had started the job."""
-    counted_since = max((at for at in (*destroyed, *history.renewed) if at <= failed_at), default=0.0)
+    counted_since = max((at for at in (*destroyed, *_recounted(history)) if at <= failed_at), default=0.0)
     runs = [run for run in history.runs if run.at >= counted_since]
     last = max(runs, key=lambda run: run.lease[2], default=None)
     if last is not None and last.lease[2] >= (deliveries or MAX_DELIVERIES):
         return causes.of_end(last, failed_at), True
     return causes.of_unstarted(db, max((run.at for run in runs), default=0.0), failed_at), False
+
+
+def _recounted(history: History) -> list[float]:
+    """Return when the deliveries of a job began to count from zero: a suspension forgets them."""
+    return [*history.recounted, *(line["sent_at"] for line in history.settled if was(line, "Suspend"))]

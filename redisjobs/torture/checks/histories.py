@@ -10,6 +10,8 @@ from redisjobs.events.recording import Line
 Key = tuple[int, str]
 """The database of a job, and its mark there; or its id, if it has no mark."""
 
+_OF_FLOWS = ("ran step", "saved", "waits", "passed", "signal", "signalled", "left suspended")
+
 
 @dataclass(slots=True)
 class Run:
@@ -19,11 +21,13 @@ class Run:
         start: The line of its start, with its lease.
         end: The line of its end; None if its process died before.
         settled: The reply to its outcome; None if no worker received one.
+        wait: The wait that it has begun, and that is not over.
     """
 
     start: Line
     end: Line | None = None
     settled: Line | None = None
+    wait: Line | None = None
 
     @property
     def at(self) -> float:
@@ -49,6 +53,16 @@ class Run:
     def done(self) -> bool:
         """Whether the handler returned."""
         return self.end is not None and bool(self.end["result"] == "done")
+
+    @property
+    def suspended(self) -> bool:
+        """Whether a wait ended the handler."""
+        return self.end is not None and bool(self.end["result"] == "suspended")
+
+    @property
+    def was_suspended(self) -> bool:
+        """Whether the store has said that it suspended the job."""
+        return self.suspended and self.settled is not None and was(self.settled, "Suspend")
 
     @property
     def accepted(self) -> bool:
@@ -93,6 +107,9 @@ class History:
         cancelled_at: By when Redis had removed it while no worker held it; None if no answer says so.
         dead_at: By when Redis had made it a dead letter while no worker held it; None if no answer says so.
         settled: The replies to its outcomes, also without a recorded run.
+        flow: What its runs did in their steps and waits, and the signals that it was sent.
+        parent: The id of the job whose child it is; '' if it is none.
+        number: Its number among the children of that job.
     """
 
     db: int = 0
@@ -121,6 +138,9 @@ class History:
     dead_at: float | None = None
     runs: list[Run] = field(default_factory=list)
     settled: list[Line] = field(default_factory=list)
+    flow: list[Line] = field(default_factory=list)
+    parent: str = ""
+    number: int = 0
 
     @property
     def label(self) -> str:
@@ -144,6 +164,16 @@ class History:
         return [line for line in self.settled if was(line, "Ack") and not line["cancelled"]]
 
     @property
+    def recounted(self) -> list[float]:
+        """When its deliveries may have begun to count from zero again, unless a reply tells."""
+        unheard = [run.end["at"] for run in self.runs if run.end and run.suspended and _is_unheard(run)]
+        return [*self.renewed, *unheard]
+
+    def noted(self, what: str) -> list[Line]:
+        """Return what its runs noted of this kind."""
+        return [line for line in self.flow if line["what"] == what]
+
+    @property
     def was_there(self) -> bool:
         """Whether it was surely on the queue, without regard to dead letters."""
         return bool(self.acknowledged or self.runs or self.settled or self.cancelled)
@@ -159,6 +189,11 @@ class History:
             and (line["reply"] == "OK" or (line["reply"] == "LEASE_LOST" and line["resent"]))
             for line in mine
         )
+
+
+def _is_unheard(run: Run) -> bool:
+    """Whether no reply tells whether a run has suspended its job."""
+    return run.settled is None or bool(run.settled["resent"] and not run.was_suspended)
 
 
 def is_outcome(settled: Line) -> bool:
@@ -206,6 +241,8 @@ class _Reader:
                     _note_end(self._story(line), line)
             case what:
                 _note(self._story(line), what, line)
+                if what in ("waits", "passed") and (begun := self._open[_lease(line)]):
+                    begun[-1][1].wait = line if what == "waits" else None
                 if what == "pushed" and line.get("replaced"):
                     self.histories[line["db"], line["holder"]].renewed.append(line["at"])
                 if what == "start":
@@ -280,6 +317,11 @@ def _note(history: History, what: str, line: Line) -> None:
             _note_end(history, {**line, "cancelled": True})
         case "start":
             history.runs.append(Run(line))
+            history.parent, history.number = line.get("parent", ""), line.get("number", 0)
+            if history.parent:  # no producer has recorded its name
+                history.name = line["name"]
+        case what if what in _OF_FLOWS:
+            history.flow.append(line)
 
 
 def _note_end(history: History, line: Line) -> None:

@@ -31,7 +31,7 @@ def _after_its_cancel(history: History, faults: Iterable[Line]) -> Iterator[str]
         return
     for run in history.runs:
         if run.at > history.cancelled_at and not any(
-            _held_up(fault, run, history.cancelled_at) for fault in faults
+            held_up(fault, run, history.cancelled_at) for fault in faults
         ):
             yield (
                 f"{history.label} ({history.name}) was started by {run.lease[0]} (delivery {run.lease[2]}) "
@@ -39,7 +39,7 @@ def _after_its_cancel(history: History, faults: Iterable[Line]) -> Iterator[str]
             )
 
 
-def _held_up(fault: Line, run: Run, since: float) -> bool:
+def held_up(fault: Line, run: Run, since: float) -> bool:
     """Whether a fault explains that a worker starts only now a job that it got before."""
     mine = run.pid in fault["pids"] if fault["hits"] == "pids" else fault["hits"] == "all"
     until = fault["ended"] + fault["reaches"] + _MOMENT

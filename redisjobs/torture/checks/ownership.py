@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from redisjobs.events.recording import Line
-from redisjobs.torture.checks.histories import History, Run
+from redisjobs.torture.checks.histories import History, Run, was
 
 _DELIVERED = 1.0  # seconds from a job's delivery to its start, if the network is slow
 _STARTED = 0.15  # seconds from a job's delivery to its start, if many processes want to run at once
@@ -50,6 +50,8 @@ def _is_later(run: Run, settled: Line, history: History, recounted: Sequence[flo
     if worker == settled["worker"]:
         return False
     mine = [settled["attempt"], settled["deliveries"]]
+    if (between := _turn(run, settled, history)) is not None:
+        return between
     # A worker that got the job before the recount may start it afterwards, and have lost it in between.
     if any(run.at - _STARTED <= at <= settled["sent_at"] for at in recounted):
         return bool(theirs[0] > mine[0])
@@ -59,6 +61,23 @@ def _is_later(run: Run, settled: Line, history: History, recounted: Sequence[flo
     # If the job was released before its start, we don't know when that lease began.
     began = max((at for at in starts if at <= settled["sent_at"]), default=float("inf"))
     return run.at > began and not _was_released(run, settled["sent_at"])
+
+
+def _turn(run: Run, settled: Line, history: History) -> bool | None:
+    """Whether a suspension lies between the run that was settled and another one, and that one is the later.
+
+    None if there is no suspension between them. A suspension forgets the deliveries.
+    """
+    own = next((each.at for each in history.runs if each.settled is settled), None)
+    for line in history.settled:
+        if was(line, "Suspend") and not line["resent"]:
+            if own is None and run.at <= line["sent_at"] <= settled["sent_at"]:
+                return False  # it was released before its start, and may have come after the suspension
+            if own is not None and own <= line["sent_at"] < run.at:
+                return True
+            if own is not None and run.at <= line["sent_at"] < own:
+                return False
+    return None
 
 
 def _was_released(run: Run, before: float) -> bool:

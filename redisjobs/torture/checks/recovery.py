@@ -102,9 +102,10 @@ class _Starts:
             self._by_pid[line["pid"]].append(line["at"])
             self._by_job[line["db"], line["job"]].append(line)
             self._held[line["pid"]].append(line)
-        self._settled = {
-            (line["job"], line["pid"], line["attempt"]): line["at"] for line in lines if line["what"] == "settled"
-        }
+        self._settled: defaultdict[tuple[str, int, int], list[float]] = defaultdict(list)
+        for line in lines:
+            if line["what"] == "settled":
+                self._settled[line["job"], line["pid"], line["attempt"]].append(line["at"])
 
     def before(self, pid: int, at: float) -> bool:
         """Whether the process had started a job by then."""
@@ -116,6 +117,11 @@ class _Starts:
         index = bisect_left(times, at)
         return times[index] if index < len(times) else None
 
+    def _settled_after(self, held: Line) -> float | None:
+        """Return when a run was settled: a job that waits in its handler has several runs of one attempt."""
+        times = self._settled[held["job"], held["pid"], held["attempt"]]
+        return next((at for at in times if at >= held["at"]), None)
+
     def jobs_again(self, pids: Sequence[int], at: float) -> float | None:
         """Return the seconds until the last job that these processes held was started elsewhere.
 
@@ -124,7 +130,7 @@ class _Starts:
         last = None
         for pid in pids:
             for held in self._held[pid]:
-                settled = self._settled.get((held["job"], pid, held["attempt"]))
+                settled = self._settled_after(held)
                 if held["at"] > at or (settled is not None and settled <= at):
                     continue
                 of_it = self._by_job[held["db"], held["job"]]

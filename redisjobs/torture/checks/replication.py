@@ -18,7 +18,18 @@ from redisjobs.torture.checks.verdict import Verdict
 REPLICATION = "replication"
 """The cause of a second run: Redis forgot what it knew of the first."""
 
-_ANSWERED = ("pushed", "settled", "cancelled", "ended", "fired", "follow-up", "external", "start")
+_ANSWERED = (
+    "pushed",
+    "settled",
+    "cancelled",
+    "ended",
+    "fired",
+    "follow-up",
+    "external",
+    "start",
+    "saved",
+    "signalled",
+)
 _SET_APART = {"lost": "lost", "stolen": "settled by a non-owner", "twice": "ended twice", "wrong": "wrong"}
 
 

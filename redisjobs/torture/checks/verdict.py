@@ -16,6 +16,9 @@ class Verdict:
         left_out: Slots without a job, because a later slot has one.
         external: Entries written outside redisjobs.
         follow_ups: Jobs that handlers pushed as their own job ended.
+        steps: Steps that jobs have saved.
+        waits: The waits of jobs that were over, by how they ended.
+        signals: The answers to signals, by kind; '' for none.
         results: Jobs whose results were to be kept.
         answers: The answers to waits for a result, by kind: `result`, or the error.
         watches: Jobs that were watched until they ended.
@@ -43,6 +46,9 @@ class Verdict:
     left_out: int = 0
     external: int = 0
     follow_ups: int = 0
+    steps: int = 0
+    waits: dict[str, int] = field(default_factory=dict)
+    signals: dict[str, int] = field(default_factory=dict)
     results: int = 0
     answers: dict[str, int] = field(default_factory=dict)
     watches: int = 0

@@ -1,8 +1,9 @@
 """Finds jobs that waited too long though a worker could have run them. Pure.
 
 A job waits from when it may run until it starts, and again from the end of a run, or the death of its process,
-until the next run. Time counts only while a worker of its database had a free slot, and no fault kept workers from
-renewing their leases or from fencing lost workers.
+until the next run. A suspended job waits from the end of its sleep, or from its signal. Time counts only while a
+worker of its database had a free slot, and no fault kept workers from renewing their leases or from fencing lost
+workers.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,6 +16,7 @@ from redisjobs.events.recording import Line
 from redisjobs.torture.checks.causes import MAX_DELIVERIES, Leases, holds_up, noticed_by
 from redisjobs.torture.checks.histories import History, Key, Run
 from redisjobs.torture.checks.lines import supervisors
+from redisjobs.torture.checks.suspensions import woken
 from redisjobs.torture.fleet.fleet import CONCURRENCY
 
 Span = tuple[float, float]
@@ -125,7 +127,10 @@ class _Capacity:
         if history.ready_at is not None and runs:
             yield history.ready_at, runs[0]
         for first, second in pairwise(runs):
-            if first.end is not None and first.end["at"] <= second.at:
+            if first.suspended:
+                if (woken_at := woken(history, first)) is not None:
+                    yield woken_at, second
+            elif first.end is not None and first.end["at"] <= second.at:
                 yield first.end["at"] + (_RETRIED if first.end["result"] == "raised" else 0.0), second
             else:
                 yield self._heard_of(first.pid, second.at), second

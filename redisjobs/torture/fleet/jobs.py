@@ -23,7 +23,7 @@ from redisjobs.model.retry import RetryPolicy, exponential_jitter, no_retry
 from redisjobs.model.transitions import MOST_JOBS
 from redisjobs.queue import JobQueue
 from redisjobs.server import DEFAULT_URL
-from redisjobs.torture.fleet import process
+from redisjobs.torture.fleet import flows, process
 from redisjobs.torture.fleet.rules import OTHER_RULE, RULE
 
 ATTEMPTS = 3
@@ -240,7 +240,7 @@ def _work_in_a_thread(parameters: ThreadWork, context: JobContext) -> dict[str, 
 async def _fail_at_first(parameters: Flaky, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         await anyio.sleep(0.005)
-        _fail_until(parameters.until, context)
+        process.fail_until(parameters.until, context)
     return process.result(context)
 
 
@@ -299,7 +299,7 @@ async def _push_follow_ups(parameters: Parent, context: JobContext) -> dict[str,
         for each in options[: 1 + (context.attempt + context.deliveries) % len(options)]:
             process.follow_up(context, Work(0.001), **each)
         await anyio.sleep(parameters.seconds)
-        _fail_until(parameters.until, context)
+        process.fail_until(parameters.until, context)
     return process.result(context)
 
 
@@ -320,11 +320,6 @@ async def _report(parameters: Reporting, context: JobContext) -> dict[str, Any]:
             context.progress(number, parameters.times, context.job_id)
             await anyio.sleep(0.1)
     return process.result(context)
-
-
-def _fail_until(attempt: int, context: JobContext) -> None:
-    if context.attempt < attempt:
-        raise RuntimeError(f"attempt {context.attempt} fails, as it should")
 
 
 @queue.register(Raiser, retry=no_retry())
@@ -377,6 +372,7 @@ queue.register(Trap, retry=no_retry())(_only_note)
 queue.register(Seldom, rate="1/h", limit_key=lambda seldom: seldom.key)(_only_note)
 queue.register(Paced, rate="20/s", burst=5)(_only_note)
 queue.register(Tick)(_only_note)
+flows.register(queue)
 
 rule = OTHER_RULE if process.OTHER_RULE in os.environ else RULE
 queue.schedule(Tick(), rule, name="all", accuracy="all", at_most=MOST_JOBS)

@@ -45,6 +45,9 @@ _LEFT = {
         where queue = %s and until_ms is null and not exists (select from redisjobs.jobs j
           where j.queue = u.queue and j.id = u.id and place not in ('completed', 'cancelled', 'dead'))""",
     "a share of a limit, of {}": "select id from redisjobs.shares where queue = %s",
+    "a step of {}, which has ended": """select s.id from redisjobs.steps s where queue = %s and not exists (
+        select from redisjobs.jobs j where j.queue = s.queue and j.id = s.id
+        and place not in ('completed', 'cancelled'))""",
     "a process that waits for {}": "select id from redisjobs.waiters where queue = %s",
     "a rule: {}": """select kind || ' ' || name from redisjobs.rules
         where queue = %s and kind in ('queue', 'name', 'held')""",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Unpack
 
+from redisjobs.errors import JobSuspended
 from redisjobs.events import Events
 from redisjobs.events.recording import Recording
 from redisjobs.model.context import JobContext
@@ -53,6 +54,9 @@ def noted(context: JobContext, **facts: str | int) -> Iterator[None]:
     try:
         yield
         result = "done"
+    except JobSuspended:
+        result = "suspended"
+        raise
     except Exception:
         result = "raised"
         raise
@@ -70,6 +74,17 @@ def follow_up(context: JobContext, parameters: Named, **options: Unpack[PushOpti
     pushed = context.push(parameters, **options)
     facts = {"kept": bool(options.get("keep_result")), "delay": options.get("delay") or 0.0}
     note("follow-up", job=pushed.id, name=parameters.job_name, parent=context.job_id, **facts, **_lease(context))
+
+
+def of_flow(what: str, context: JobContext, key: int, **facts: Any) -> None:
+    """Record what a run did in one of its steps or waits; `key` tells it from the job's others of its kind."""
+    note(what, job=context.job_id, key=key, **facts, **_lease(context))
+
+
+def fail_until(attempt: int, context: JobContext) -> None:
+    """Fail before this attempt."""
+    if context.attempt < attempt:
+        raise RuntimeError(f"attempt {context.attempt} fails, as it should")
 
 
 def _lease(context: JobContext) -> dict[str, Any]:

@@ -15,14 +15,16 @@ from redisjobs.errors import DriverError, QueueFull
 from redisjobs.events.recording import Recording
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.job import PushedJob
-from redisjobs.torture.fleet import jobs
+from redisjobs.torture.fleet import flows, jobs
 from redisjobs.torture.fleet.mix import a_job, some_seconds
 from redisjobs.torture.fleet.producer import PAUSE, Producer
 from redisjobs.torture.fleet.reused import ReusedId
+from redisjobs.torture.fleet.signaller import Signaller
 from redisjobs.torture.fleet.waiters import wait, wait_in_async
 
 _DEADLINE = 2.0  # seconds for which the queue tries one push
 _BATCH = 8
+_FAMILY = 2.0  # seconds between two families some of whose children are cancelled
 _TWINS = 0.4  # seconds between two pairs of jobs with one id
 _LONG = 40.0  # seconds by which a job is delayed that must still exist at the next push
 
@@ -44,6 +46,7 @@ class Producers:
         self.errors: list[str] = []
         self._urls, self._name, self._seed = urls, name, seed
         self._over = threading.Event()
+        self._families = urls[0].startswith("redis")  # Postgres has no children yet
         kinds: list[tuple[_Kind, int]] = [
             *((kind, 0) for kind in (self._one_by_one, self._in_batches, self._in_async)),
             *((self._one_by_one, db) for db in range(1, len(urls))),
@@ -51,6 +54,9 @@ class Producers:
         self._every = len(kinds) / rate
         kinds += [(kind, db) for db in range(len(urls)) for kind in (self._again, self._versions)]
         kinds += [(self._waits, len(urls) - 1), (self._waits_in_async, 0)]
+        kinds += [(self._signals, db) for db in range(len(urls))]
+        if self._families:
+            kinds += [(self._cancelled_children, 0)]
         if len(urls) > 1:
             kinds.append((self._twins, 0))
         self._threads = [
@@ -92,23 +98,41 @@ class Producers:
         with self._queue(producer.db) as queue:
             cancels = _Cancels(rng)
             while not self._over.wait(self._every):
-                job_id = _push_one(producer, queue, rng)
+                job_id = self._push_one(producer, queue, rng)
                 if job_id and rng.random() < 0.05:
                     cancels.plan(job_id)
                 for job_id in cancels.due():
                     producer.cancel(queue, job_id)
 
+    def _push_one(self, producer: Producer, queue: sync.JobQueue, rng: random.Random) -> str:
+        """Push a job, in half of the cases without an id; return its id, '' if not acknowledged."""
+        if rng.random() < 0.5:
+            job = a_job(queue, rng, families=self._families)
+            return job.job_id if producer.push([job], partial(queue.push_many, [job])) else ""
+        try:
+            handle = queue.push(jobs.Work(some_seconds(rng)))
+        except DriverError as error:
+            if not error.jobs:  # the queue is full: nothing was written
+                producer.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
+                return ""
+            # The job may be there, or not. We can repeat the same push.
+            pushed = producer.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
+            return error.jobs[0].job_id if pushed else ""
+        producer.note("push", job=handle.id, name="Work")
+        producer.note("pushed", job=handle.id, holder="", added=handle.added)
+        return handle.id
+
     def _in_batches(self, producer: Producer, rng: random.Random) -> None:
         with self._queue(producer.db) as queue:
             while not self._over.wait(self._every * _BATCH):
-                batch = [a_job(queue, rng) for _ in range(_BATCH)]
+                batch = [a_job(queue, rng, families=self._families) for _ in range(_BATCH)]
                 producer.push(batch, partial(queue.push_many, batch))
 
     def _in_async(self, producer: Producer, rng: random.Random) -> None:
         async def push(store: queue.JobQueue) -> None:
             while not self._over.is_set():
                 await anyio.sleep(self._every)
-                job = a_job(store, rng)
+                job = a_job(store, rng, families=self._families)
                 await producer.push_async([job], partial(store.push_many, [job]))
 
         anyio.run(self._in_loop, producer.db, push)
@@ -125,6 +149,23 @@ class Producers:
 
     def _waits_in_async(self, producer: Producer, rng: random.Random) -> None:
         anyio.run(self._in_loop, producer.db, lambda store: wait_in_async(producer, store, rng, self._over))
+
+    # Flows
+
+    def _signals(self, producer: Producer, rng: random.Random) -> None:
+        with self._queue(producer.db) as queue:
+            Signaller(producer, queue, rng).go_on_until(self._over)
+
+    def _cancelled_children(self, producer: Producer, rng: random.Random) -> None:
+        """Push families, and cancel some of their children a little later; some of these are suspended."""
+        with self._queue(producer.db) as queue:
+            while not self._over.wait(_FAMILY):
+                kinds = ["work", "sleep", "sleep", "family"]
+                family = queue.prepare(flows.Family([kinds], named=True), job_id=new_job_id())
+                if producer.push([family], partial(queue.push_many, [family])):
+                    time.sleep(rng.choice((0, 0.05, 0.2)))
+                    for number in rng.sample(range(len(kinds)), 2):
+                        producer.cancel(queue, flows.child_id(family.job_id, number))
 
     # One id more than once
 
@@ -182,25 +223,6 @@ def _push_version(producer: Producer, queue: sync.JobQueue, latest: jobs.Latest)
     if producer.push([job], send):
         taken = told[0].added or told[0].replaced
         producer.note("version", key=latest.key, version=latest.version, holder=told[0].id, taken=taken)
-
-
-def _push_one(producer: Producer, queue: sync.JobQueue, rng: random.Random) -> str:
-    """Push a job, in half of the cases with an id that the queue makes; return its id, '' if not acknowledged."""
-    if rng.random() < 0.5:
-        job = a_job(queue, rng)
-        return job.job_id if producer.push([job], partial(queue.push_many, [job])) else ""
-    try:
-        handle = queue.push(jobs.Work(some_seconds(rng)))
-    except DriverError as error:
-        if not error.jobs:  # the queue is full: nothing was written
-            producer.note("refused", jobs=[], full=isinstance(error, QueueFull), error=str(error))
-            return ""
-        # The job may be there, or not. We can repeat the same push.
-        pushed = producer.push(error.jobs, partial(queue.push_many, error.jobs), again=True)
-        return error.jobs[0].job_id if pushed else ""
-    producer.note("push", job=handle.id, name="Work")
-    producer.note("pushed", job=handle.id, holder="", added=handle.added)
-    return handle.id
 
 
 class _Cancels:

@@ -29,6 +29,8 @@ _LASTING = (
     *("fenced", "schedules", "limits", "groups"),
 )
 """Keys that may stay, without the queue's prefix."""
+_COUNTED = {"due": "ZCARD", "suspended": "ZCARD", "delayed": "HLEN", "signals": "HLEN", "waiters": "HLEN"}
+"""Keys that may not have a job, and how many they have."""
 _PUT = """
 local entry = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
 if ARGV[1] ~= '' then redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. entry) end
@@ -171,7 +173,7 @@ def _jobs_left(store: RedisStore) -> Iterator[str]:
         with suppress(DriverError):  # no worker ever came
             if pending := store.run("XPENDING", stream, GROUP)[0]:
                 yield f"{pending} leases in {stream}"
-    for kind, command in {"due": "ZCARD", "delayed": "HLEN", "waiters": "HLEN"}.items():
+    for kind, command in _COUNTED.items():
         if number := store.run(command, store.prefix + kind):
             yield f"{number} jobs in {kind}"
 
@@ -185,9 +187,18 @@ def _keys_left(store: RedisStore, schedules: Sequence[ScheduleInfo]) -> Iterator
     # A declared schedule expires by itself.
     lasting |= {f"schedule:{info.name}" for info in schedules if not info.declared}
     keys = store.keys()
+    lasting |= set(_of_dead_flows(store, keys))
     for key in keys:
         if key.removeprefix(store.prefix) not in lasting and store.run("PTTL", key) == -1:
             yield f"the key {key}"
+
+
+def _of_dead_flows(store: RedisStore, keys: Sequence[str]) -> Iterator[str]:
+    """Yield the keys of the steps, and of the groups of children, that dead letters keep."""
+    for steps in {f"{store.prefix}steps:{letter.job}" for _, letter in _letters(store)}.intersection(keys):
+        yield steps.removeprefix(store.prefix)
+        groups = store.run("HGET", steps, "child groups") or b""
+        yield from (f"children:{text(token)}" for token in groups.split())
 
 
 def _looked_at_later(store: RedisStore) -> set[str]:

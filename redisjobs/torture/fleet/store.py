@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from redisjobs import sync
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import JobStatus
+from redisjobs.model.info import JobInfo
+from redisjobs.model.job import State
 from redisjobs.model.queries import Counts
 from redisjobs.model.stored import ScheduleInfo
 from redisjobs.torture.fleet.release import Release
@@ -18,6 +20,9 @@ Fields = Mapping[str, str | bytes]
 
 MARK = "mark"
 """The header that tells jobs of one id apart; an entry that no producer pushed has it as a field, too."""
+
+UNSIGNALLED = "Unsignalled"
+"""The name of jobs that wait for a signal which no producer sends."""
 
 _DEADLINE = 2.0  # seconds that one call is tried for
 
@@ -64,12 +69,19 @@ class Store(ABC):
 
     @property
     def drained(self) -> bool:
-        """Whether no job is left to run; False also if that is unknown."""
+        """Whether no job is left to run, and none to be woken; False also if that is unknown."""
         try:
             counts = self.counts()
+            if sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox:
+                return False
+            return counts.suspended == sum(job.name == UNSIGNALLED for job in self.suspended())
         except DriverError:
             return False
-        return not (sum(counts.ready.values()) or counts.running or counts.delayed or counts.inbox)
+
+    def suspended(self) -> list[JobInfo]:
+        """Return the suspended jobs."""
+        self.connect()
+        return [*self.queue.scan(State.SUSPENDED)]
 
     @abstractmethod
     def connect(self) -> None:

@@ -13,10 +13,11 @@ from redisjobs import server
 from redisjobs.errors import DriverError
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.options import PushOptions
+from redisjobs.torture.fleet import flows
 from redisjobs.torture.fleet.detour import Front
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.producer import Producer
-from redisjobs.torture.fleet.redis_store import on_redis
+from redisjobs.torture.fleet.redis_store import RedisStore, on_redis
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import Topology
@@ -122,6 +123,15 @@ class System:
         self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
         return job_id
 
+    def push_flows(self) -> None:
+        """Push jobs that save steps, wait, and run children for a while, so that the next fault hits some."""
+        kinds: list[Any] = [flows.Saving(10, seconds=0.1), flows.ThreadSaving(10, seconds=0.1)]
+        kinds += [flows.Sleeper([0.01] * 10), flows.Sleeper([0.5] * 3)]
+        if isinstance(self.store, RedisStore):  # Postgres has no children yet
+            kinds.append(flows.Family([["work", "sleep", "work"]] * 3))
+        for kind in kinds:
+            self.push(kind)
+
     def put(self, fields: Fields, store: Store, rank: int = 1) -> str:
         """Add a ready entry without any of the checks of a push; return its mark."""
         mark, fields = new_mark(), {"id": new_job_id(), **fields}
@@ -221,7 +231,7 @@ class Fault(ABC):
     recovery: ClassVar[str] = ""
     unsteady: ClassVar[bool] = False
     alone: ClassVar[bool] = False
-    releases_at_once: ClassVar[bool] = False
+    releases_at_once: bool = False
     uneven: ClassVar[bool] = False
     grace: ClassVar[float] = 0.0
     forgets_deliveries: ClassVar[bool] = False

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from redisjobs.events import ScheduleFired
-from redisjobs.torture.fleet import jobs
+from redisjobs.model.job import Priority
+from redisjobs.torture.fleet import flows, jobs
 from redisjobs.torture.fleet.fleet import GRACE
 from redisjobs.torture.fleet.hosts import HOSTS
 from redisjobs.torture.nemesis.fault import Fault, System
@@ -56,6 +57,36 @@ class KillChild(KillWorker):
     name = "child killed"
     releases_at_once = True
     supervised = True
+
+
+class KillParent(ProcessFault):
+    """SIGKILL of a worker process between two calls that add children of one of its jobs."""
+
+    name = "parent killed"
+    holds = 1.0
+
+    @property
+    def happened(self) -> bool:  # noqa: D102
+        return bool(self.pids)
+
+    def prepare(self, system: System) -> None:  # noqa: D102
+        self.store = system.some_store()
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.parent = system.push(flows.Crowd(), self.store, priority=Priority.HIGH)
+
+    def keep(self, system: System) -> None:
+        """Kill it once the first of its children is there: it pauses then."""
+        if self.pids or self.store.queue.get(flows.child_id(self.parent, 0)) is None:
+            return
+        parent = self.store.queue.get(self.parent)
+        pids = [pid for pid in system.fleet.pids() if parent is not None and f":{pid}:" in parent.worker]
+        for pid in pids:
+            system.fleet.victims.add(pid)
+            os.kill(pid, signal.SIGKILL)
+            self.releases_at_once = system.fleet.host_of(pid).kind.processes > 1
+            self.detail = f"process {pid}, with job {self.parent}"
+        self.pids = pids
 
 
 class KillHost(ProcessFault):

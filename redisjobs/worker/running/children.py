@@ -1,11 +1,13 @@
 """The children that a handler runs: makes them of prepared jobs, and adds them in bounded calls."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
+from redisjobs.base.eventloop import gates
 from redisjobs.base.visible import visible
 from redisjobs.client.checks import prepared_by
 from redisjobs.client.push import name_in
@@ -14,8 +16,14 @@ from redisjobs.errors import JobCancelled, JobFailed, NoResult, NotAdded, RedisJ
 from redisjobs.model import payload
 from redisjobs.model.children import MOST_CHILDREN, MOST_DEPTH, ChildOutcome, ChildState
 from redisjobs.model.job import OnConflict
-from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, AddChildren, Group, Lease, NewJob, weight_of
+from redisjobs.model.requests import RunChildren
+from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, AddChildren, Group, Lease, NewJob, Reply, weight_of
 from redisjobs.worker.running.pushes import Pushes
+
+_OTHERS = (
+    "this step has run {} children, and is given {} now: give the same ones in each run, or save what they are "
+    "made of in a step before"
+)
 
 Write = Callable[[AddChildren, Pushes], Awaitable[object]]
 """Adds children, and waits until they are there."""
@@ -106,7 +114,89 @@ class Children:
         return pushes
 
 
-def results_of(queue: Registry, token: str, jobs: Sequence[NewJob], outcomes: Sequence[ChildOutcome]) -> list[Any]:
+class ChildRun(Protocol):
+    """The run of a parent.
+
+    Attributes:
+        pushes: What it pushes when it ends.
+    """
+
+    lease: Lease
+    pushes: Pushes | None
+
+    def write(self, settlement: AddChildren, answered: Callable[[Reply, Sequence[bool]], object]) -> None:
+        """Write what ends no lease. If the lease is lost, end the run."""
+
+    def read_children(self, token: str, found: Callable[[Any], object]) -> None:
+        """Read the outcomes of children, and call `found` with them, or with the error."""
+
+    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a call in a task of the worker."""
+
+
+class ChildCalls:
+    """Adds the children of a run, and reads their results."""
+
+    def __init__(self, queue: Registry, run: ChildRun) -> None:
+        self._queue = queue
+        self._run = run
+
+    def find(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
+        """Read the results of all children of a group, and call `found` with them, or with the error."""
+
+        def read(outcomes: Any) -> None:
+            if isinstance(outcomes, BaseException):
+                found(outcomes)
+            elif len(outcomes) == len(jobs):
+                found(_results_of(self._queue, token, jobs, outcomes))
+            else:
+                found(ValueError(_OTHERS.format(len(outcomes), len(jobs))))
+
+        self._run.read_children(token, read)
+
+    def add(self, group: Group, request: RunChildren, version: int, added: Callable[[Any], object]) -> None:
+        """Add the children of a step.
+
+        Call `added` with the last ones, which the suspension adds, or with the error.
+        """
+        self._run.start(partial(self._add, group, request, version, added))
+
+    async def _add(self, group: Group, request: RunChildren, version: int, added: Callable[[Any], object]) -> None:
+        last: Sequence[NewJob] | Exception
+        try:
+            children = Children(self._queue, self._run.lease, group, request.jobs, request.context)
+            last, pushes = await children.add(version, self._write)
+        except Exception as error:  # a hook may raise anything
+            last = error
+        else:
+            own, self._run.pushes = self._run.pushes, pushes
+            if own is not None:
+                own.lost()  # the next run pushes them again
+        added(last)
+
+    async def _write(self, settlement: AddChildren, pushes: Pushes) -> None:
+        """Add some children, and wait until they are there."""
+        gate, replies = gates()(), list[Reply]()
+
+        def answered(reply: Reply, added: Sequence[bool]) -> None:
+            if reply is Reply.OK:
+                pushes.confirm(added)
+            else:
+                pushes.lost()
+            replies.append(reply)
+            gate.open()
+
+        self._run.write(settlement, answered)
+        await gate.wait()
+        if replies != [Reply.OK]:
+            raise RedisJobsError(
+                f"children of step '{visible(settlement.group.key)}' were not added: {replies[0]}"
+            )
+
+
+def _results_of(
+    queue: Registry, token: str, jobs: Sequence[NewJob], outcomes: Sequence[ChildOutcome]
+) -> list[Any]:
     """Return the result of each child, or the error that says why it has none."""
     group, results = Group(token, "", len(jobs)), list[Any]()
     for index, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):

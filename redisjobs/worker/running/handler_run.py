@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from redisjobs.base.eventloop import gates, is_awaitable, was_asked
+from redisjobs.base.eventloop import is_awaitable, was_asked
 from redisjobs.base.visible import visible
 from redisjobs.client.push import name_in
 from redisjobs.errors import (
@@ -28,11 +28,11 @@ from redisjobs.model.emissions import NewChunk
 from redisjobs.model.job import JobDefinition, PushedJob
 from redisjobs.model.outcome import Done, Interrupted, Outcome, Raised, Suspended, Undecodable, Unplaced
 from redisjobs.model.progress import Extension, HandlerMessage, Progress, Pushing
-from redisjobs.model.requests import Answered, LeaveStep, Request, RunChildren, unwrapped
+from redisjobs.model.requests import Answered, LeaveStep, Request, unwrapped
 from redisjobs.model.steps import Steps
-from redisjobs.model.transitions import AddChildren, Group, Lease, NewJob, Reply, Result, SaveStep
+from redisjobs.model.transitions import AddChildren, Lease, Result, SaveStep
 from redisjobs.worker.running.cancels import TaskCancels
-from redisjobs.worker.running.children import Children, results_of
+from redisjobs.worker.running.children import ChildCalls
 from redisjobs.worker.running.contexts import Contexts, begin_in, go_on_in, run_in
 from redisjobs.worker.running.deadline import Deadline, Deadlines
 from redisjobs.worker.running.handler_ref import NotPacked
@@ -53,15 +53,10 @@ _LEFT_OUT = (
     "a run of '%s', version %d, has not come to step '%s', which version %d has saved, so its result is not "
     "used. If the handler was changed while jobs wait, let it go by context.version"
 )
-_OTHERS = (
-    "this step has run %d children, and is given %d now: give the same ones in each run, or save what they are "
-    "made of in a step before"
-)
 _IN_LOOP = (
     "job {}: its handler is sync, so calls that save steps or wait block their thread, and this is the thread of "
     "the worker's event loop: make the handler and its decorators `async def`, or call it in the handler's thread"
 )
-_LOOK = 1.0  # seconds between looks of a waiting thread whether an answer can still come
 
 DONE = Done()
 TIMED_OUT = Interrupted()
@@ -387,7 +382,7 @@ class HandlerRun:
     def go_on_from(self, steps: Steps) -> None:
         """Let the handler find what earlier runs have saved."""
         assert self._definition is not None
-        self.steps = RunSteps(self, self._definition.version, steps)
+        self.steps = RunSteps(self, ChildCalls(self._settings.queue, self), self._definition.version, steps)
 
     def ask(self, request: Request, answered: Answered) -> None:
         """Answer a request of the handler about its steps; see `Asked`."""
@@ -399,80 +394,16 @@ class HandlerRun:
         assert self.steps is not None
         self.steps.ask(request, answered)
 
-    def find_children(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
-        """Read the results of children; see `StepRun`."""
-
-        def read(outcomes: Any) -> None:
-            if isinstance(outcomes, BaseException):
-                found(outcomes)
-            elif len(outcomes) == len(jobs):
-                found(results_of(self._settings.queue, token, jobs, outcomes))
-            else:
-                found(ValueError(_OTHERS % (len(outcomes), len(jobs))))
-
-        self.read_children(token, read)
-
-    def add_children(self, group: Group, request: RunChildren, added: Callable[[Any], object]) -> None:
-        """Add the children of a step; see `StepRun`."""
-        self.start(partial(self._add_children, group, request, added))
-
-    async def _add_children(self, group: Group, request: RunChildren, added: Callable[[Any], object]) -> None:
-        assert self._definition is not None
-        last: Sequence[NewJob] | Exception
-        try:
-            children = Children(self._settings.queue, self.lease, group, request.jobs, request.context)
-            last, pushes = await children.add(self._definition.version, self._write_children)
-        except Exception as error:  # a hook may raise anything
-            last = error
-        else:
-            own, self.pushes = self.pushes, pushes
-            if own is not None:
-                own.lost()  # the next run pushes them again
-        added(last)
-
-    async def _write_children(self, settlement: AddChildren, pushes: Pushes) -> None:
-        """Add some children, and wait until they are there."""
-        gate, replies = gates()(), list[Reply]()
-
-        def answered(reply: Reply, added: Sequence[bool]) -> None:
-            if reply is Reply.OK:
-                pushes.confirm(added)
-            else:
-                pushes.lost()
-            replies.append(reply)
-            gate.open()
-
-        self.write(settlement, answered)
-        await gate.wait()
-        if replies != [Reply.OK]:
-            raise RedisJobsError(
-                f"children of step '{visible(settlement.group.key)}' were not added: {replies[0]}"
-            )
-
     def ask_and_wait(self, request: Request) -> Any:
         """Return the answer to a request of the handler's thread, or raise it.
 
         Raises:
             RuntimeError: The run is over or was given up, its event loop has closed, or this is the loop's thread.
         """
-        threads, answers, is_there = self._runtime.threads, list[Any](), threading.Event()
+        threads = self._runtime.threads
         if threads.is_loop_here:
             raise RuntimeError(_IN_LOOP.format(visible(self.lease.job_id)))
-
-        def answered(answer: Any) -> None:
-            answers.append(answer)
-            is_there.set()
-
-        def ask() -> None:
-            try:
-                self.ask(request, answered)
-            except Exception as error:  # our own: the thread would wait for ever
-                answered(error)
-
-        threads.call_soon(ask)
-        # The end of the run answers what it was asked. But the loop may end before it comes to `ask`.
-        while not (is_there.wait(_LOOK) or self._is_given_up or threads.has_loop_closed):
-            pass
+        answers = threads.wait_for(partial(self.ask, request), lambda: self._is_given_up)
         return unwrapped(answers[0] if answers else self._too_late(request))
 
     @property

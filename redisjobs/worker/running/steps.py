@@ -18,8 +18,8 @@ from redisjobs.model.requests import (
     SaveCheckpoint,
 )
 from redisjobs.model.steps import MOST_STEP_BYTES, MOST_STEPS, How, Saved, Steps, key_of, name_of
-from redisjobs.model.transitions import Group, Lease, NewJob, Reply, SaveStep, Suspend, Wait, WaitsFor
-from redisjobs.worker.running.children import new_group
+from redisjobs.model.transitions import Group, Lease, Reply, SaveStep, Suspend, Wait, WaitsFor
+from redisjobs.worker.running.children import ChildCalls, new_group
 
 _NO_CHILDREN = b"[]"
 
@@ -38,21 +38,13 @@ class StepRun(Protocol):
     def write(self, settlement: SaveStep, answered: Written) -> None:
         """Write what ends no lease. If the lease is lost, end the run."""
 
-    def find_children(self, token: str, jobs: Sequence[NewJob], found: Callable[[Any], object]) -> None:
-        """Read the results of all children of a group, and call `found` with them, or with the error."""
-
-    def add_children(self, group: Group, request: RunChildren, added: Callable[[Any], object]) -> None:
-        """Add the children of a step.
-
-        Call `added` with the last ones, which the suspension adds, or with the error.
-        """
-
 
 class RunSteps:
     """The steps of one run. Call all methods in the worker's event loop.
 
     Args:
         run: The run.
+        children: The calls about its children.
         version: Of its handler.
         steps: What earlier runs have saved.
 
@@ -62,8 +54,9 @@ class RunSteps:
         last_wait: The number of the last wait that was over when the run began; 0 if there was none.
     """
 
-    def __init__(self, run: StepRun, version: int, steps: Steps) -> None:
+    def __init__(self, run: StepRun, children: ChildCalls, version: int, steps: Steps) -> None:
         self._run = run
+        self._children = children
         self._version = version
         self.saved_by = steps.version
         self._saved = dict(steps.saved)
@@ -231,7 +224,7 @@ class RunSteps:
             return
         saved = self._saved.get(key)
         if saved is not None and saved.how is How.CHILDREN:
-            self._run.find_children(saved.value.decode(), request.jobs, self._once(answered, answered))
+            self._children.find(saved.value.decode(), request.jobs, self._once(answered, answered))
         elif saved is not None:
             is_empty = saved.how is How.DONE and saved.value == _NO_CHILDREN
             answered([] if is_empty and not request.jobs else _another_kind(key, saved))
@@ -259,7 +252,7 @@ class RunSteps:
             self.suspend = Suspend(wait, version=self._version, group=group, pushes=last)
             answered(_suspended(wait))
 
-        self._run.add_children(group, request, self._once(answered, added))
+        self._children.add(group, request, self._version, self._once(answered, added))
 
     def _once(self, answered: Answered, take: Callable[[Any], object]) -> Callable[[Any], None]:
         """Return a function that takes an answer of the store, unless the run is over by then."""

@@ -19,6 +19,8 @@ from redisjobs.base.eventloop import has_closed, loop_key, threadsafe_caller
 from redisjobs.base.logger import Log
 from redisjobs.worker.running.contexts import without_frames
 
+_LOOK = 1.0  # seconds between looks of a waiting thread whether an answer can still come
+
 logger = Log("redisjobs.worker")
 
 
@@ -91,11 +93,6 @@ class Threads:
         """Whether the current thread is that of the event loop."""
         return threading.get_ident() == self._thread
 
-    @property
-    def has_loop_closed(self) -> bool:
-        """Whether the event loop has closed, so that it calls nothing any more. Any thread may ask."""
-        return has_closed(self._loop)
-
     async def run(
         self, call: Callable[[], Any], times: ThreadTimes, ended: Callable[[], object]
     ) -> tuple[Any, BaseException | None]:
@@ -125,6 +122,33 @@ class Threads:
         if self.trouble.why and not self.full:
             self.trouble.note("")
         return errand.take_result()
+
+    def wait_for(self, ask: Callable[[Callable[[Any], object]], object], is_over: Callable[[], bool]) -> list[Any]:
+        """Ask in the event loop, and block this thread, which is another one, until the answer is there.
+
+        Args:
+            ask: Called in the loop, with the function that takes the answer.
+            is_over: Whether to wait no more. Any thread may call it.
+
+        Returns:
+            The answer, or what `ask` raised; nothing if the wait was over before, or the loop has closed.
+        """
+        answers, is_there = list[Any](), threading.Event()
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            is_there.set()
+
+        def call() -> None:
+            try:
+                ask(answered)
+            except Exception as error:  # our own: the thread would wait for ever
+                answered(error)
+
+        self.call_soon(call)
+        while not (is_there.wait(_LOOK) or is_over() or has_closed(self._loop)):
+            pass  # the loop may end before it comes to `call`
+        return answers
 
     def _end(self, times: ThreadTimes, ended: Callable[[], object]) -> None:  # called in the thread
         def end() -> None:

@@ -20,6 +20,7 @@ declare
   locked bigint[];
   taken bigint[];
   numbers bigint[];
+  looked bigint;  -- the first one that is not looked at, because those before it have saved about 1 MB
 begin
   -- One at a time: no job may come into transit before one that has an earlier place.
   perform pg_advisory_xact_lock(hashtextextended('redisjobs take ' || q, 0));
@@ -35,12 +36,47 @@ begin
       on w.seq = l.seq join redisjobs.jobs j on j.seq = l.seq
     where j.queue = q and redisjobs_f._state_of(j.place) = w.state and w.state <> 'running' group by l.seq
   ) t;
+  looked := (select min(w.n) from (select s.n, sum(redisjobs_f._saved_bytes(j)) over (order by s.n) - redisjobs_f._saved_bytes(j)
+      as before from unnest(taken, numbers) s(seq, n) join redisjobs.jobs j on j.seq = s.seq) w where w.before >= 1048576);
+  if looked is not null then
+    taken := array(select s.seq from unnest(taken, numbers) s(seq, n) where s.n < looked order by s.n);
+    numbers := array(select n from unnest(numbers) n where n < looked);
+  end if;
   if taken is not null then
     perform redisjobs_f._take(q, taken, now_ms);
   end if;
   return redisjobs_f._answer(jsonb_build_object('name', its_name, 'words', (
-    select coalesce(jsonb_agg(case when n = any (numbers) then 'OK' else 'NOT_FOUND' end order by n), '[]')
+    select coalesce(jsonb_agg(case when n = any (numbers) then 'OK' when n >= looked then 'PARTIAL' else 'NOT_FOUND' end
+      order by n), '[]')
     from generate_series(1, cardinality(seqs)) n)));
+end $$;
+
+-- Whether the steps under a job's id are its own: of a job that has ended they are gone, and a new one may have that id.
+create function redisjobs_f._keeps_steps(job redisjobs.jobs) returns boolean language plpgsql immutable as $$
+begin
+  return coalesce(job.extra ? 'steps', false) and job.place not in ('completed', 'cancelled');
+end $$;
+
+-- Return about how many bytes a job has saved, and its signals have.
+create function redisjobs_f._saved_bytes(job redisjobs.jobs) returns bigint language plpgsql stable as $$
+declare
+  bytes bigint := coalesce(octet_length(job.signals::text), 0);
+begin
+  if redisjobs_f._keeps_steps(job) then
+    bytes := bytes + (select coalesce(sum(octet_length(s.key) + coalesce(octet_length(s.value), 0)), 0)
+      from redisjobs.steps s where s.queue = job.queue and s.id = job.id);
+  end if;
+  return bytes;
+end $$;
+
+-- Return what a job has saved, as `taken` has it.
+create function redisjobs_f._saved(job redisjobs.jobs) returns jsonb language plpgsql stable as $$
+begin
+  if redisjobs_f._keeps_steps(job) then
+    return (select jsonb_agg(to_jsonb(s) - array['queue', 'id']) from redisjobs.steps s
+      where s.queue = job.queue and s.id = job.id);
+  end if;
+  return null;
 end $$;
 
 -- Put these jobs, whose rows are locked, in transit, in this order.
@@ -53,13 +89,13 @@ declare
   waiting text[];
 begin
   insert into redisjobs.taken (queue, place, id, state, rank, since_ms, due_ms, held, taken_ms, name, parameters, extra,
-    nonce, unique_key, limit_key, history)
+    nonce, unique_key, limit_key, history, steps, signals)
   select q, last + t.n, j.id, redisjobs_f._state_of(j.place), j.rank, j.since_ms, j.due_ms,
     redisjobs_f._waits(j.place) and exists (
       select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id),
     now_ms, j.name, j.parameters,
     jsonb_build_object('queued_at', least(j.since_ms, now_ms)::text) || coalesce(j.extra, '{}'),
-    j.nonce, j.unique_key, j.limit_key, j.history
+    j.nonce, j.unique_key, j.limit_key, j.history, redisjobs_f._saved(j), j.signals
   from unnest(taken) with ordinality t (seq, n) join redisjobs.jobs j on j.seq = t.seq;
   insert into redisjobs.settings values (q, 'taken', (last + cardinality(taken))::text, now_ms)
     on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
@@ -71,6 +107,8 @@ begin
   perform redisjobs_f._free_keys(q, array_agg(j.unique_key), array_agg(j.id))
     from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq
     where j.unique_key is not null and redisjobs_f._waits(j.place);
+  perform redisjobs_f._forget_steps(j) from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq
+    where redisjobs_f._keeps_steps(j);
   perform redisjobs_f._remember_end(j, now_ms) from unnest(taken) t(seq) join redisjobs.jobs j on j.seq = t.seq;
   delete from redisjobs.jobs j using unnest(taken) t(seq) where j.seq = t.seq;
 end $$;
@@ -83,7 +121,7 @@ end $$;
 
 -- Return jobs in transit after a place, in order: up to `most`, or about 1 MB.
 create function redisjobs_f.find_taken(q text, given_ms bigint, after bigint, most integer) returns table (meta text, id text,
-  name text, parameters text, extra text, nonce text, unique_key text, limit_key text, history text) language plpgsql stable as $$
+  name text, parameters text, extra text, nonce text, unique_key text, limit_key text, history text, steps text, signals text) language plpgsql stable as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
 begin
@@ -92,10 +130,11 @@ begin
         'since', (s.job).since_ms, 'due', (s.job).due_ms, 'held', (s.job).held, 'taken', (s.job).taken_ms,
         'window', redisjobs_f._window_of(s.job, now_ms), 'ending', redisjobs_f._ending_of(s.job, now_ms))::text,
       (s.job).id, (s.job).name, (s.job).parameters, (s.job).extra::text, (s.job).nonce, (s.job).unique_key,
-      (s.job).limit_key, (s.job).history
+      (s.job).limit_key, (s.job).history, (s.job).steps::text, (s.job).signals::text
     from (
       select page.job, row_number() over (order by (page.job).place) as n,
-        sum(coalesce(octet_length(concat((page.job).parameters, (page.job).extra, (page.job).history)), 0)
+        sum(coalesce(octet_length(concat((page.job).parameters, (page.job).extra, (page.job).history,
+            (page.job).steps, (page.job).signals)), 0)
           + coalesce(redisjobs_f._result_bytes(page.job), 0)) over (order by (page.job).place) as bytes
       from (select c as job from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit most) page
     ) s where s.n = 1 or s.bytes < 1048576 order by s.n;
@@ -109,7 +148,7 @@ end $$;
 create function redisjobs_f._result_bytes(taken redisjobs.taken) returns integer language plpgsql stable as $$
 begin
   return (select octet_length(r.value) from redisjobs.results r
-    where taken.state not in ('ready', 'delayed') and r.queue = taken.queue and r.id = taken.id);
+    where taken.state not in ('ready', 'delayed', 'suspended') and r.queue = taken.queue and r.id = taken.id);
 end $$;
 
 -- Return until when a job in transit holds the unique key that it was pushed with for a time.
@@ -122,7 +161,7 @@ end $$;
 -- Return how a job in transit has ended, if its result is kept and no other job has its id now.
 create function redisjobs_f._ending_of(taken redisjobs.taken, now_ms bigint) returns jsonb language plpgsql stable as $$
 begin
-  if taken.state in ('ready', 'delayed') or redisjobs_f._seq_of(taken.queue, taken.id) is not null then
+  if taken.state in ('ready', 'delayed', 'suspended') or redisjobs_f._seq_of(taken.queue, taken.id) is not null then
     return null;
   end if;
   return (select to_jsonb(r) from redisjobs.results r
@@ -137,8 +176,9 @@ end $$;
 
 -- Add jobs that were taken out of a queue elsewhere, in the order of their places: texts of one length, which are digits. A
 -- job is as for `push`, with all its fields, and: place, state, since (ms); where needed due (ms), held, window (until when
--- it holds the unique key that it has for a time), history, and ending (how it ended, like a row of `results`).
--- Answers as `push`: OK, REPEATED, EXISTS, DUPLICATE or OVERSIZED.
+-- it holds the unique key that it has for a time), history, ending (how it ended, like a row of `results`), steps and signals (as
+-- in `taken`).
+-- Answers as `push`: OK, REPEATED, EXISTS, DUPLICATE or OVERSIZED; or STAYS: it has children, which can't be here yet.
 create function redisjobs_f.import_jobs(q text, given_ms bigint, source text, jobs jsonb) returns text language plpgsql as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
@@ -187,19 +227,25 @@ end $$;
 
 -- Return the unique key that a job from elsewhere holds; null: none.
 create function redisjobs_f._key_of(job jsonb, now_ms bigint) returns text language sql immutable as $$
-  select case when job->>'state' in ('ready', 'delayed') then
-    coalesce(job->>'unique', case when (job->>'window')::bigint > now_ms then job->'extra'->>'window' end) end
+  select case when job->>'state' in ('ready', 'delayed', 'suspended') then
+    -- One that it held until its start is free while it is suspended.
+    coalesce(case when job->>'state' <> 'suspended' or coalesce(job->'extra'->>'unique_until', '') <> 'start' then job->>'unique' end, case when (job->>'window')::bigint > now_ms then job->'extra'->>'window' end) end
 $$;
 
--- Add a job from elsewhere: OK, EXISTS, OVERSIZED, or DUPLICATE and the holder of its unique key.
+-- Add a job from elsewhere: OK, STAYS, EXISTS, OVERSIZED, or DUPLICATE and the holder of its unique key.
 create function redisjobs_f._import(q text, job jsonb, now_ms bigint, out word text, out holder text) language plpgsql as $$
 declare
   its_key constant text := redisjobs_f._key_of(job, now_ms);
   its_state constant text := job->>'state';
-  waits constant boolean := its_state in ('ready', 'delayed');
-  due constant bigint := case when waits and (job->>'due')::bigint > now_ms then (job->>'due')::bigint end;
+  waits constant boolean := its_state in ('ready', 'delayed', 'suspended');
+  is_suspended constant boolean := its_state = 'suspended';  -- until it is promoted, also if its time has come
+  due constant bigint := case when is_suspended or waits and (job->>'due')::bigint > now_ms then (job->>'due')::bigint end;
 begin
   holder := '';
+  word := 'STAYS';
+  if job ? 'children' then
+    return;
+  end if;
   word := 'OVERSIZED';
   if greatest(octet_length(job->>'id'), octet_length(its_key), octet_length(concat(job->>'name', job->>'limit_key')),
       octet_length(redisjobs_f._kind_of(job->'extra'))) > 2000 then  -- longer than an index can hold, with the queue's name
@@ -217,17 +263,21 @@ begin
     return;
   end if;
   insert into redisjobs.jobs (seq, queue, id, name, parameters, extra, rank, place, since_ms, due_ms, nonce, unique_key,
-    limit_key, history, kind)
+    limit_key, history, kind, signals)
   values (nextval('redisjobs.line'), q, job->>'id', job->>'name', job->>'parameters', job->'extra', (job->>'rank')::smallint,
-    case when not waits then its_state when due is not null then 'delayed' when job ? 'held' then 'parked' else 'ready' end,
+    case when not waits or is_suspended then its_state when due is not null then 'delayed' when job ? 'held' then 'parked' else 'ready' end,
     case when waits then now_ms else (job->>'since')::bigint end, due, job->>'nonce', job->>'unique', job->>'limit_key',
-    job->>'history', case when its_state = 'dead' then redisjobs_f._kind_of(job->'extra') end)
+    job->>'history', case when its_state = 'dead' then redisjobs_f._kind_of(job->'extra') end, job->'signals')
   on conflict (queue, id) where place not in ('completed', 'cancelled') do nothing;
   if not found then
     delete from redisjobs.uniques u where u.queue = q and u.key = its_key and u.id = job->>'id';
     return;
   end if;
   word := 'OK';
+  if job ? 'steps' then
+    insert into redisjobs.steps select s.* from jsonb_array_elements(job->'steps') e(step), jsonb_populate_record(
+      null::redisjobs.steps, e.step || jsonb_build_object('queue', q, 'id', job->>'id')) s;
+  end if;
   if waits then
     perform redisjobs_f._begin_waiting(q, job, due, now_ms);
   elsif job ? 'ending' then
@@ -242,7 +292,9 @@ begin
     insert into redisjobs.rules (queue, kind, name, since_ms) values (q, 'held', job->>'id', now_ms) on conflict do nothing;
   end if;
   perform redisjobs_f._forget_end(q, job->>'id');
-  perform redisjobs_f._announce(q, due, now_ms);
+  if due is not null or job->>'state' <> 'suspended' then
+    perform redisjobs_f._announce(q, due, now_ms);
+  end if;
 end $$;
 
 -- Keep the result of a job that ended elsewhere, unless another job has its id. Of two runs with this id, the one whose result

@@ -3,13 +3,15 @@ create table redisjobs.taken (
   queue text not null,
   place bigint not null,                    -- in line: greater than those of all that were taken before
   id text not null,
-  state text not null,                      -- ready, delayed, dead, completed, cancelled
+  state text not null,                      -- ready, delayed, suspended, dead, completed, cancelled
   rank smallint not null,
   since_ms bigint not null,                 -- when it came to that state
   due_ms bigint,
   held boolean not null,
   taken_ms bigint not null,
   name text not null, parameters text not null, extra jsonb, nonce text, unique_key text, limit_key text, history text,
+  steps jsonb,                              -- what it has saved, a list; each like a row of the table `steps`; null: nothing
+  signals jsonb,                            -- like those of a job
   primary key (queue, place)
 );
 

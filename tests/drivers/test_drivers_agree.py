@@ -733,7 +733,8 @@ class TwoDrivers(RuleBasedStateMachine):
             if count is not None:
                 return await side.claim(worker, count, idle=False, settlements=mine, turn=turn)
             answer = await side.consumers[worker].exchange(mine, None, turn=turn)
-            return Claimed(list(answer.replies), [], [], False, {at: [*each] for at, each in answer.added.items()})
+            added = {at: [*each] for at, each in answer.added.items() if each}
+            return Claimed(list(answer.replies), [], [], False, added)
 
         current = self.current()
         answers = self.unless_fenced(worker, do)
@@ -1114,9 +1115,9 @@ class TwoDrivers(RuleBasedStateMachine):
                 await self.statistics(driver),
                 await driver.read(Count()),
                 sorted((await driver.read(GetBacklog())).oldest) if counts_held else [],
-                {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
+                {state: await self.rows(side, state) for state in LIVE},
                 {
-                    state: sorted([side.row(row) for row in await rows_of(driver, state, 500)], key=str)
+                    state: sorted(await self.rows(side, state), key=str)
                     for state in (State.COMPLETED, State.CANCELLED)
                 },
                 [row and side.row(row) for row in found],
@@ -1204,6 +1205,11 @@ class TwoDrivers(RuleBasedStateMachine):
         rows = [row for rows in (listed | kept).values() for row in rows]
         for name, row in zip(names, found, strict=True):
             assert (row in rows) if row else name not in self.there
+
+    async def rows(self, side: Side, state: State) -> list[Any]:
+        """All jobs of a state, in order; those that no time wakes have none."""
+        rows = [side.row(row) for row in await rows_of(side.store.driver, state, 500)]
+        return sorted(rows, key=lambda row: (row[1][2] or 0, row[0])) if state is State.SUSPENDED else rows
 
     async def statistics(self, driver: Driver) -> Any:
         """What was counted, but for the age of the oldest job: of that each store has a clock of its own."""

@@ -55,9 +55,13 @@ def _children(first: int, meta: Meta, rows: Sequence[Row]) -> ChildrenFound:
     parent, total, pending, following = meta["a"]
     outcomes = [ChildOutcome(ChildState.PENDING)] * (following - first)
     for _, index, state, value, error, error_type in rows:
-        texts = given(error or ""), given(error_type or "")
-        outcomes[index - first] = ChildOutcome(ChildState(state), bytes_of(value or ""), *texts)
+        outcomes[index - first] = outcome_of(state, value, error, error_type)
     return ChildrenFound(given(parent), total, pending, outcomes)
+
+
+def outcome_of(state: str, value: str | None, error: str | None, error_type: str | None) -> ChildOutcome:
+    """Return how a child has ended, given the columns."""
+    return ChildOutcome(ChildState(state), bytes_of(value or ""), given(error or ""), given(error_type or ""))
 
 
 @answers(CancelChildren)

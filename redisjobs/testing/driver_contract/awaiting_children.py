@@ -145,6 +145,31 @@ async def test_the_end_of_the_last_child_wakes_the_parent_with_the_outcomes_of_a
     }
 
 
+@pytest.mark.parametrize(
+    ("settlement", "state"),
+    [(Ack(reported=True), ChildState.COMPLETED), (Ack(cancelled=True, reported=True), ChildState.CANCELLED)],
+)
+async def test_a_child_that_has_reported_progress_and_returns_nothing_has_ended_as_others(
+    store: DriverStore, one: Consumer, settlement: Settlement, state: ChildState
+) -> None:
+    await parent(store, one, with_children(1))
+
+    assert await settle(one, await claim_one(one), settlement) is Reply.OK
+
+    assert (await outcomes(store)).outcomes == [ChildOutcome(state)]
+    assert ids(await claim(one)) == ["a"]
+
+
+async def test_a_step_that_has_added_all_its_children_before_adds_none(store: DriverStore, one: Consumer) -> None:
+    lease = await parent(store, one)
+    await settle(one, lease, adding(1, child(0)))
+
+    wait = Wait(1, WaitsFor.CHILDREN, "render")
+    assert await settle(one, lease, Suspend(wait, group=Group(TOKEN, "render", 1))) is Reply.OK
+
+    assert ids(await claim(one)) == [f"{TOKEN}-0"]
+
+
 async def test_all_children_of_a_batch_end_in_one_exchange(store: DriverStore, one: Consumer) -> None:
     await parent(store, one, with_children(20))
 

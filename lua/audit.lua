@@ -183,9 +183,9 @@ check.held, check.waiters, check.signals = check_note(KEYS.held), check_note(KEY
 
 check.children = function(token)
   local group = KEYS['children:'] .. token
-  local known = redis.pcall('HMGET', group, 'parent', 'key', 'closed')
+  local known = redis.pcall('HMGET', group, 'parent', 'key', 'closed', 'left')
   if redis.call('EXISTS', group) == 0 then return end
-  if not known.err and known[3] and redis.call('ZSCORE', KEYS.cancelling, token) then return end
+  if not known.err and known[3] and known[4] ~= '0' then return end -- it goes with the last of them
   if not known.err and known[1] and redis.pcall('HGET', KEYS['steps:'] .. known[1], 'children ' .. (known[2] or '')) == token then return end
   fault('children', token, function() redis.call('DEL', group) end)
 end

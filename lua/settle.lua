@@ -301,7 +301,7 @@ local function end_each()
     local word, rest = 'OK', ''
     local step = {parent = one.job, key = key, token = token, total = total, version = version}
     word, rest, pushing = add_children(ARGV, at, tonumber(many), step, now_ms, exact_ms, pushing)
-    return word, ':' .. rest
+    return word, rest ~= '' and ':' .. rest or nil
   end
 
   settlements.children = function(one)

@@ -184,6 +184,21 @@ _FAULTS = {
     "a job that says that it has steps, and has none": """select t.id from redisjobs.jobs t
         where t.queue = %s and place not in ('completed', 'cancelled') and extra ? 'steps'
         and not exists (select from redisjobs.steps s where (s.queue, s.id, s.key) = (t.queue, t.id, ''))""",
+    "a group that counts its children wrongly": """select t.token, t.pending from redisjobs.groups t
+        where t.queue = %s and t.pending <> t.total - (select count(*) from redisjobs.children c
+          where (c.queue, c.token) = (t.queue, t.token) and c.state is not null)""",
+    "a group that is over, and of no job": """select t.token from redisjobs.groups t where t.queue = %s
+        and t.pending <= 0 and not exists (select from redisjobs.steps s
+          where (s.queue, s.id, s.key, s.value) = (t.queue, t.parent, t.key, t.token))""",
+    "an outcome of a child of no group": """select t.token, t.index from redisjobs.children t where t.queue = %s
+        and not exists (select from redisjobs.groups g where (g.queue, g.token) = (t.queue, t.token))
+        and not exists (select from redisjobs.cancelling c where (c.queue, c.token) = (t.queue, t.token))""",
+    "children of a step that have no group": """select t.id, t.key from redisjobs.steps t where t.queue = %s
+        and how = 'children' and not exists (select from redisjobs.groups g
+          where (g.queue, g.token, g.parent, g.key) = (t.queue, t.value, t.id, t.key))""",
+    "a job that waits for children, and all have ended": """select t.id from redisjobs.jobs t where t.queue = %s
+        and place = 'suspended' and extra->>'waits' like '%% children %%' and not exists (
+          select from redisjobs.groups g where (g.queue, g.parent) = (t.queue, t.id) and g.pending > 0)""",
     "a job that has ended and keeps signals": """select t.id from redisjobs.jobs t
         where t.queue = %s and place in ('completed', 'cancelled') and signals is not null""",
     "a running job without a worker, or another one with it": """select t.id from redisjobs.jobs t

@@ -136,7 +136,7 @@ _NEEDS = {"docs/how-to/run-agents.md": "pydantic_ai"}
 """What pages need that the extra `test` does not bring: `dev` does."""
 
 
-@pytest.mark.filterwarnings("ignore:Using .httpx. with .starlette")  # which Starlette would have instead, depends on its version
+@pytest.mark.filterwarnings("ignore:Using .httpx. with .starlette")  # a later Starlette prefers another client
 @pytest.mark.parametrize("page", of(*(page for page in PAGES if page.parts)))
 async def test_the_parts_run_from_top_to_bottom_and_print_what_they_say(
     page: Page, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -29,7 +29,8 @@ local function add_children(arguments, at, many, step, now_ms, exact_ms, earlier
     redis.call('HSET', steps, 'children ' .. step.key, step.token, 'child groups', (groups and groups .. ' ' or '') .. step.token)
   end
   if not redis.call('HGET', steps, 'handler version') then redis.call('HSET', steps, 'handler version', step.version) end
-  local ended, located = redis.call('HMGET', group, unpack(indexes)), redis.call('HMGET', KEYS.jobs, unpack(ids))
+  local ended = many > 0 and redis.call('HMGET', group, unpack(indexes)) or {}
+  local located = many > 0 and redis.call('HMGET', KEYS.jobs, unpack(ids)) or {}
 
   -- Why a child is not added, in a word for its group; 'ours' if it was added before. Else nil, and a leftover member of `due`.
   local function against(one, i)

@@ -16,6 +16,6 @@ local function finish_one(ending, counter, stream, entry, job, fields, now_ms, n
   if ending.kept[counter] then notes = with_history(notes, fields, priority .. ' ' .. entry) end
   finish(counter, entries, {job}, {field(fields, 'unique') or '', job}, pushes, now_ms)
   forget_steps({job}, now_ms, counter == 'cancelled')
-  end_child(fields, word, text, now_ms)
+  end_child(fields, word == 'reported' and counter or word, text, now_ms)
   keep(ending, counter, priority, entry, job, fields, notes, now_ms)
 end

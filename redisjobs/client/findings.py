@@ -52,6 +52,7 @@ FAULTS: Mapping[str, _Kind] = {
         "{repair} makes them due now, because nothing says when they were due",
         "made due now",
     ),
+    "waits": _Kind(_ERROR, "jobs that wait for children, all of which have ended", "{repair} wakes them", "woken"),
     "unreadable": _Kind(
         _ERROR,
         "delayed jobs that can't be read, and never become ready",
@@ -104,6 +105,7 @@ FAULTS: Mapping[str, _Kind] = {
     "waiters": _Kind(_INFO, "notes of waits for jobs that are gone", "{repair} removes them", "removed"),
     "signals": _Kind(_INFO, "signals to jobs that are gone", "{repair} removes them", "removed"),
     "steps": _Kind(_INFO, "steps of jobs that are gone", "{repair} removes them", "removed"),
+    "children": _Kind(_INFO, "groups of children whose parents are gone", "{repair} removes them", "removed"),
     "history": _Kind(_INFO, "histories of jobs that are gone", "{repair} removes them", "removed"),
     "schedule": _Kind(
         _WARNING,

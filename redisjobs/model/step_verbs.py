@@ -50,7 +50,8 @@ def result_of(function: Callable[..., Any]) -> ReturnType[Any]:
         if isinstance(function, Coroutine):
             function.close()  # else Python warns that it was never awaited
         raise TypeError(
-            f"a step takes a function and its arguments, as step('charge', charge_card, 7), and not {function!r:.100}"
+            "a step takes a function and its arguments, as step('charge', charge_card, 7), and not "
+            f"{function!r:.100}"
         )
     # The name is for messages; a partial has none, and is called by its `repr`, which may be any text.
     kind = ReturnType(re.sub(r"[\s\x00-\x1f]+", "_", called_as(function))[:200] or "?", returned_type(function))

@@ -57,17 +57,20 @@ from redisjobs.model.changes import (
     Unpark,
     Wish,
 )
+from redisjobs.model.children import CancelChildren, FindChildren
 from redisjobs.model.driver import Consumer, Driver, Fenced
 from redisjobs.model.job import WAITING, OnConflict, Priority, State
 from redisjobs.model.queries import Count, Filter, Find, FindLimits, FindPauses, GetBacklog, GroupDead, Row, Scan
 from redisjobs.model.recording import FindIntervals, Record
 from redisjobs.model.retention import DEFAULT, Keep, Retention
-from redisjobs.model.steps import GetSteps, Signal
+from redisjobs.model.steps import GetSteps, Signal, key_of
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     After,
     DeadLetter,
     Ended,
+    Group,
     Lease,
     NewJob,
     Reclaimed,
@@ -376,6 +379,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.over: set[str] = set()  # jobs that ended, and were not pushed again
         self.done: Counter[str] = Counter()  # what was done how often, as the replies said
         self.stepped: set[str] = set()  # ids of jobs that may have saved steps
+        self.families: dict[str, tuple[Group, list[NewJob]]] = {}  # groups of children, by token
         self.signals = 0
         self.cancelled_suspended = 0
         self.retention = DEFAULT
@@ -603,6 +607,53 @@ class TwoDrivers(RuleBasedStateMachine):
         settlements: list[Settlement] = [pushing[at] if at % 2 == 0 else chosen[at] for at in range(len(claimed))]
         self._settle(worker, claimed, settlements, lane)
 
+    @rule(worker=workers, count=st.integers(1, 3), jobs=new_batch, first=st.integers(0, 4), lane=lanes)
+    def work_and_run_children(
+        self, worker: str, count: int, jobs: list[dict[str, Any]], first: int, lane: int
+    ) -> None:
+        """Claim some; the first one adds some of its children, and the last one waits for all of them."""
+        before = set(self.held)
+        self.claim(worker, count, False)
+        claimed = [pair for place, (_, pair) in self.held.items() if place not in before]
+        if not claimed:
+            return
+        group, children = self.family(claimed[0][0].job_id, jobs)
+        self._settle(worker, claimed[:1], [AddChildren(group, children[:first], 2)], lane)
+        wait = Wait(10, WaitsFor.CHILDREN, group.key)
+        self._settle(worker, claimed[:1], [Suspend(wait, group=group, pushes=children[first:], version=2)], lane)
+
+    def family(self, parent: str, jobs: list[dict[str, Any]]) -> tuple[Group, list[NewJob]]:
+        """The children of a job that it has begun to add, else others."""
+        (steps,) = self.agree(lambda side: side.store.driver.read(GetSteps([parent])))
+        assert steps is not None
+        for key, token in steps.groups.items():
+            if key not in steps.saved:
+                return self.families[token]
+        made = self.made([options | {"on_conflict": OnConflict.SKIP} for options in jobs], "")
+        group = Group(f"{self.pushes:024x}", key_of("all", len(steps.groups) + 1), len(made))
+        children = [
+            replace(job, fields=[*job.fields, "child_of", f"{group.token} {index}"])
+            for index, job in enumerate(made)
+        ]
+        self.families[group.token] = group, children
+        return group, children
+
+    @rule()
+    def cancel_children(self) -> None:
+        """The children of parents that were cancelled are cancelled."""
+
+        async def states(side: Side) -> dict[str, State]:
+            rows = [await side.store.driver.read(Find(name)) for name in self.names]
+            return {row.job_id: row.state for row in rows if row and row.state in LIVE}
+
+        before = self.agree(states)
+        while self.agree(lambda side: side.store.driver.change(CancelChildren())):
+            pass
+        for name in before.keys() - self.agree(states).keys():
+            self.cancelled_suspended += before[name] is State.SUSPENDED
+            self.finished("cancelled", name)
+        self.pushed -= before.keys()  # some that run are to be cancelled
+
     @rule(worker=workers, owner=workers, chosen=several_settlements)
     def settle_what_another_holds(self, worker: str, owner: str, chosen: list[Settlement]) -> None:
         if worker != owner:
@@ -640,7 +691,7 @@ class TwoDrivers(RuleBasedStateMachine):
                 settlement = replace(settlement, due=self.later(9))
             case Ack() if lease.job_id in self.stepped:
                 settlement = replace(settlement, stepped=True)
-        if isinstance(settlement, SaveStep | Suspend):
+        if isinstance(settlement, SaveStep | Suspend | AddChildren):
             self.stepped.add(lease.job_id)
         return settlement
 
@@ -652,6 +703,13 @@ class TwoDrivers(RuleBasedStateMachine):
         lane: int,
         count: int | None = None,
     ) -> list[Reply] | None:
+        # There a parent is woken after all else that an exchange does.
+        wakes_late = isinstance(self.other, PostgresStore) and any(
+            b"child_of" in lease.fields for lease, _ in held
+        )
+        if wakes_late and len(held) > 1:
+            each = [self._settle(worker, [pair], [one], lane) for pair, one in zip(held, chosen, strict=True)]
+            return None if None in each else [reply for some in each for reply in some or ()]
         dated = [self.made_for(pair[0], each) for pair, each in zip(held, chosen, strict=True)]
         turn = None
         if lane:
@@ -662,7 +720,7 @@ class TwoDrivers(RuleBasedStateMachine):
             [(pair[1], settlement) for pair, settlement in zip(held, dated, strict=True)],
         )
 
-        if any(
+        if wakes_late or any(
             isinstance(settlement, Release | Suspend) or settlement == RetryLater(After(0), AGAIN)
             for settlement in dated
         ):
@@ -675,7 +733,8 @@ class TwoDrivers(RuleBasedStateMachine):
             if count is not None:
                 return await side.claim(worker, count, idle=False, settlements=mine, turn=turn)
             answer = await side.consumers[worker].exchange(mine, None, turn=turn)
-            return Claimed(list(answer.replies), [], [], False, {at: [*each] for at, each in answer.added.items()})
+            added = {at: [*each] for at, each in answer.added.items() if each}
+            return Claimed(list(answer.replies), [], [], False, added)
 
         current = self.current()
         answers = self.unless_fenced(worker, do)
@@ -702,7 +761,7 @@ class TwoDrivers(RuleBasedStateMachine):
     def settled(self, lease: Lease, settlement: Settlement, reply: Reply) -> None:
         if reply is Reply.LEASE_LOST:
             return
-        if isinstance(settlement, ReportProgress | SaveStep):
+        if isinstance(settlement, ReportProgress | SaveStep | AddChildren):
             return
         self.retire(lease.key)
         if not isinstance(settlement, Release):
@@ -1056,15 +1115,15 @@ class TwoDrivers(RuleBasedStateMachine):
                 await self.statistics(driver),
                 await driver.read(Count()),
                 sorted((await driver.read(GetBacklog())).oldest) if counts_held else [],
-                {state: [side.row(row) for row in await rows_of(driver, state, 500)] for state in LIVE},
+                {state: await self.rows(side, state) for state in LIVE},
                 {
-                    state: sorted([side.row(row) for row in await rows_of(driver, state, 500)], key=str)
+                    state: sorted(await self.rows(side, state), key=str)
                     for state in (State.COMPLETED, State.CANCELLED)
                 },
                 [row and side.row(row) for row in found],
                 await driver.change(GetStatus(names)),
-                await driver.read(GetSteps(names)),
-                [await self.ahead(side, name) for name in names],
+                (await driver.read(GetSteps(names)), [await driver.read(FindChildren(each)) for each in tokens]),
+                [await self.ahead(side, name, counts=counts_held) for name in names],
                 side.waiters(),
                 sorted([side.row(row) for row in await scan(driver, scanned)], key=str),
             )
@@ -1073,6 +1132,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.done["reclaimed"] = self.jobs[0]
         self.looks += 1
         names = [self.names[(self.looks + n) % len(self.names)] for n in range(3)]  # all of them, in turn
+        tokens = list(self.families)[-3:]
         scanned = list(State)[self.looks % len(State)]
         look_at = self.agree(look)
         (
@@ -1146,16 +1206,22 @@ class TwoDrivers(RuleBasedStateMachine):
         for name, row in zip(names, found, strict=True):
             assert (row in rows) if row else name not in self.there
 
+    async def rows(self, side: Side, state: State) -> list[Any]:
+        """All jobs of a state, in order; those that no time wakes have none."""
+        rows = [side.row(row) for row in await rows_of(side.store.driver, state, 500)]
+        return sorted(rows, key=lambda row: (row[1][2] or 0, row[0])) if state is State.SUSPENDED else rows
+
     async def statistics(self, driver: Driver) -> Any:
         """What was counted, but for the age of the oldest job: of that each store has a clock of its own."""
         found = [await driver.read(FindIntervals(minutes, 3, is_whole=True)) for minutes in (1, 10)]
         return [replace(each, sample={**each.sample, "oldest_ms": 0}) for step in found for each in step.intervals]
 
-    async def ahead(self, side: Side, name: str) -> Any:
+    async def ahead(self, side: Side, name: str, *, counts: bool) -> Any:
         """Where a job stands, but for times and workers, which differ."""
         found = await side.store.driver.read(Ahead(name))
         jobs = sorted(("", job_id) for _, job_id in found.holders)
         held_ms = None if found.held_ms is None else 1
+        found = found if counts else replace(found, ahead=0)
         return replace(found, now_ms=0, held_ms=held_ms, turn_ms=None, promoter="", holders=jobs)
 
     async def limits(self, side: Side) -> Any:

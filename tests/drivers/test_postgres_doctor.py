@@ -17,25 +17,27 @@ from redisjobs.drivers.postgres import functions, schema
 from redisjobs.drivers.postgres.remarks import findings, warning_texts
 from redisjobs.model.changes import SetLimit
 from redisjobs.model.health import CheckServer, Finding, Level
-from redisjobs.model.transitions import After, Settlement, Suspend, Wait, WaitsFor
+from redisjobs.model.transitions import After, Group, NewJob, Settlement, Suspend, Wait, WaitsFor
 from redisjobs.testing.driver_contract.acts import FAILED, claim, job, push, settle
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DATA = {*FAULTS, "data"}
+CHILD = NewJob("child", ["name", "Work", "parameters", "{}", "child_of", "g 0"])
 
 
 @pytest.fixture
 async def queue(postgres_store: PostgresStore) -> AsyncIterator[JobQueue]:
-    """A queue with a worker that lives, and with jobs that are ready, delayed, suspended, running and dead."""
+    """A queue with a worker that lives, and with jobs in each state, one of which waits for a child."""
     worker = postgres_store.consumer("w1")
-    await push(postgres_store, "dead", "runs", "sleeps", "waits")
+    await push(postgres_store, "dead", "runs", "sleeps", "waits", "parent")
     ends: dict[str, Settlement] = {
         "dead": FAILED,
         "sleeps": Suspend(Wait(1, WaitsFor.TIME, "sleep"), After(60_000)),
         "waits": Suspend(Wait(1, WaitsFor.SIGNAL, "go")),
+        "parent": Suspend(Wait(1, WaitsFor.CHILDREN, "render"), group=Group("g", "render", 1), pushes=[CHILD]),
     }
-    for lease in await claim(worker, 4):
+    for lease in await claim(worker, 5):
         if lease.job_id in ends:
             await settle(worker, lease, ends[lease.job_id])
     await push(postgres_store, job("ready", unique="k"), job("later", due=After(60_000)))
@@ -66,6 +68,11 @@ FAULTY = {
     "where queue = %(q)s and id = 'ready'",
     "waiters": "insert into redisjobs.waiters values (%(q)s, 'gone', 'process', 1)",
     "steps": "insert into redisjobs.steps (queue, id, key, at_ms) values (%(q)s, 'gone', '', 1)",
+    "waits": "with ended as (update redisjobs.children set state = 'dead' where queue = %(q)s) "
+    "update redisjobs.groups set pending = 0 where queue = %(q)s",
+    "children": "with gone as (insert into redisjobs.groups values (%(q)s, 'a', 'gone', 'render', 2, 0)) "
+    "insert into redisjobs.children (queue, token, index, state) "
+    "values (%(q)s, 'a', 0, 'dead'), (%(q)s, 'b', 0, 'dead')",
     "worker": "delete from redisjobs.beats where queue = %(q)s and id = 'w1'",
     "overdue": "insert into redisjobs.progress values (%(q)s, 'gone', '1', 1)",
 }
@@ -121,7 +128,8 @@ async def test_an_audit_looks_at_each_job_once_in_steps(postgres_store: Postgres
     seen: list[tuple[int, int]] = []
     await queue.doctor(progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
-    assert seen[-1] == (1200 + 6 + 1 + 2 + 2,) * 2  # jobs, a unique key, those with steps, a worker and its beat
+    assert seen[-1] == (1200 + 8 + 1 + 3 + 2 + 2,) * 2
+    # jobs, a unique key, those with steps, a group and its child that has an id, a worker and its beat
     assert len(seen) > 4
 
 

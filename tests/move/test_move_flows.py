@@ -11,7 +11,9 @@ from movings import said as said
 from store import Store, eventually
 
 from redisjobs import JobContext, JobQueue, State, Worker
+from redisjobs.drivers.postgres.calls import QUERIES
 from redisjobs.model.changes import Cancel, Delete
+from redisjobs.model.children import FindChildren
 from redisjobs.model.queries import Count, Find
 from redisjobs.model.transitions import Ack, Release, Reply, Result, SaveStep
 from redisjobs.move.mover import Moved
@@ -19,10 +21,6 @@ from redisjobs.testing.driver_contract.acts import FAILED, claim, push, rows_of,
 from redisjobs.testing.driver_contract.awaiting_children import TOKEN, adding, child, outcomes, with_children
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-WITH_CHILDREN = pytest.mark.parametrize(
-    "ends", [("memory", "redis"), ("redis", "memory")], indirect=True, ids=" to ".join
-)
 
 
 class Flow:
@@ -89,7 +87,6 @@ async def test_a_job_that_waits_goes_on_at_the_target_with_its_steps_and_signals
     assert after.results == [("charged", "half", "ann", 2)]
 
 
-@WITH_CHILDREN
 async def test_children_end_at_the_source_and_their_parent_goes_on_at_the_target(
     ends: Ends, said: list[str]
 ) -> None:
@@ -117,7 +114,6 @@ async def test_children_end_at_the_source_and_their_parent_goes_on_at_the_target
     assert (len(before.did), after.did) == (3, [])
 
 
-@WITH_CHILDREN
 async def test_a_dead_parent_whose_children_never_came_does_not_hold_the_move_up(ends: Ends) -> None:
     source, target = ends
     consumer = source.driver.consumer("w1", lease=15, max_deliveries=3)
@@ -140,8 +136,11 @@ async def test_a_dead_parent_whose_children_never_came_does_not_hold_the_move_up
 
 
 @pytest.mark.parametrize("ends", [("redis", "postgres")], indirect=True, ids=" to ".join)
-async def test_a_parent_ends_at_the_source_if_the_target_can_have_no_children(ends: Ends, said: list[str]) -> None:
+async def test_a_parent_ends_at_the_source_if_the_target_can_have_no_children(
+    ends: Ends, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = ends
+    monkeypatch.delitem(QUERIES, FindChildren)  # as in a driver of another author
     consumer = source.driver.consumer("w1", lease=15, max_deliveries=3)
     await consumer.open()
     await push(source, "a", "plain")

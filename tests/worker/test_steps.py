@@ -190,7 +190,8 @@ async def test_what_a_call_returned_in_place_of_a_function_is_refused(bench: Ben
 
     refused, charged = bench.told
     assert refused.startswith(
-        "TypeError: a step takes a function and its arguments, as step('charge', charge_card, 7), and not <coroutine "
+        "TypeError: a step takes a function and its arguments, as step('charge', charge_card, 7), "
+        "and not <coroutine "
     )
     assert charged == "'charge 1'"
 

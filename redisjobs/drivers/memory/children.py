@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from redisjobs.drivers.memory.pushes import add, living
+from redisjobs.drivers.memory.pushes import add, forget_end, living
 from redisjobs.drivers.memory.state import Job, Memory, StoredGroup, answers, encoded
 from redisjobs.drivers.memory.steps import stored, wake
 from redisjobs.model.children import ChildOutcome, ChildrenFound, ChildState, FindChildren
@@ -32,7 +32,9 @@ def _add(memory: Memory, token: str, group: StoredGroup, job: NewJob) -> bool:
     answer = add(memory, job)
     if answer.reply is not Reply.OK:
         group.outcomes[index] = ChildOutcome(ChildState.DUPLICATE, error=answer.holder)
-    return answer.reply is Reply.OK
+        return False
+    forget_end(memory, job.job_id)
+    return True
 
 
 def end_child(memory: Memory, job: Job, outcome: ChildOutcome) -> None:

@@ -8,7 +8,7 @@ from redisjobs.drivers.postgres.calls import Call, answer_of, answers
 from redisjobs.errors import DriverError
 from redisjobs.model.changes import Tidied, Tidy
 
-_AFTER = re.compile(r"(unpark|lines|buckets|trim)((?: -?\d{1,19})*)(?: (\[.*\]))?", re.ASCII | re.DOTALL)
+_AFTER = re.compile(r"(unpark|lines|buckets|children|trim)((?: -?\d{1,19})*)(?: (\[.*\]))?", re.ASCII | re.DOTALL)
 
 
 @answers(Tidy)

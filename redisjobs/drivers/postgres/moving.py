@@ -9,13 +9,14 @@ from redisjobs.drivers.postgres.calls import Call, Meta, answer_of, answers
 from redisjobs.drivers.postgres.calls import Row as Values
 from redisjobs.drivers.postgres.entries import bytes_of, columns_of, fields_of, given, text_of
 from redisjobs.drivers.postgres.pushes import answers_of
-from redisjobs.drivers.postgres.steps import steps_of
+from redisjobs.drivers.postgres.steps import outcome_of, steps_of
 from redisjobs.model import moving
 from redisjobs.model.changes import Ending, JobStatus
+from redisjobs.model.children import ChildOutcome
 from redisjobs.model.job import Priority, State
 from redisjobs.model.moving import Outcome, Taken
 from redisjobs.model.retention import ASIDE, Keep, Retention, keep_of
-from redisjobs.model.steps import Steps
+from redisjobs.model.steps import How, Steps
 from redisjobs.model.transitions import Pushed, Reply
 
 _PRIORITIES = list(Priority)
@@ -28,7 +29,7 @@ _STEP = ("key", "number", "at_ms", "how", "value", "version")  # columns of a st
 def _take(change: moving.Take) -> Call[moving.Took]:
     ids = [text_of(row.job_id) for row in change.rows]
     seqs = [int(row.key) if row.key else None for row in change.rows]
-    return Call("take", [ids, [str(row.state) for row in change.rows], seqs], answer_of(_took))
+    return Call("take", [ids, [str(row.state) for row in change.rows], seqs, change.most_bytes], answer_of(_took))
 
 
 def _took(found: Mapping[str, Any]) -> moving.Took:
@@ -45,7 +46,7 @@ def _in_transit(meta: Meta, rows: Sequence[Values]) -> moving.InTransit:
 
 
 def _taken(row: Values) -> Taken:
-    *row, steps, signals = row
+    *row, steps, signals, children = row
     facts = orjson.loads(row[0])
     return Taken(
         place=str(facts["place"]).zfill(_WIDTH),
@@ -61,6 +62,10 @@ def _taken(row: Values) -> Taken:
         outcome=facts["ending"] and _outcome(**facts["ending"]),
         steps=steps_of([[step[name] for name in _STEP] for step in orjson.loads(steps or "[]")]),
         signals={given(name): bytes_of(value) for name, value in orjson.loads(signals or "{}").items()},
+        children={
+            given(token): [outcome_of(*each) for each in outcomes]
+            for token, outcomes in orjson.loads(children or "{}").items()
+        },
     )
 
 
@@ -96,7 +101,7 @@ def _job(job: Taken) -> dict[str, Any]:
         "window": job.window_ms,
         "ending": job.outcome and _ending(job.outcome),
         "steps": [*_steps(job.steps, job.taken_ms)] or None,
-        "children": bool(job.children) or None,
+        "children": {text_of(token): [*map(_words_of, each)] for token, each in job.children.items()} or None,
         "signals": {text_of(name): text_of(value) for name, value in job.signals.items()} or None,
     }
     return {name: value for name, value in made.items() if value is not None}
@@ -115,6 +120,13 @@ def _steps(steps: Steps, now_ms: int) -> Iterator[dict[str, Any]]:
             "how": step.how,
             "value": text_of(step.value),
         }
+    for key, token in steps.groups.items():
+        if key not in steps.saved:
+            yield {"key": text_of(key), "at_ms": now_ms, "how": How.CHILDREN, "value": text_of(token)}
+
+
+def _words_of(outcome: ChildOutcome) -> list[str]:
+    return [text_of(each) for each in (outcome.state, outcome.value, outcome.error, outcome.error_type)]
 
 
 def _ending(outcome: Outcome) -> dict[str, Any]:

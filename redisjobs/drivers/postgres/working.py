@@ -12,7 +12,7 @@ from redisjobs.drivers.postgres.chunks import emit_words
 from redisjobs.drivers.postgres.entries import due_of, given, lease_of, new_job, text_of, texts_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Wish
-from redisjobs.model.driver import Fenced, IdTaken, Unsupported
+from redisjobs.model.driver import Fenced, IdTaken
 from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
     LOWEST_RANK,
@@ -26,6 +26,7 @@ from redisjobs.model.transitions import (
     Group,
     Lease,
     Lingers,
+    NewJob,
     Reclaimed,
     Release,
     Reply,
@@ -190,8 +191,9 @@ def _outlook(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _parted(settlements: Settlements) -> tuple[list[int], list[int]]:
     """Return the positions of jobs that are done and leave nothing, in the order of locks, and of the others."""
     plain, others = list[int](), list[int]()
-    for at, (_, settlement) in enumerate(settlements):
-        (plain if settlement == _DONE else others).append(at)
+    for at, (lease, settlement) in enumerate(settlements):
+        is_plain = settlement == _DONE and b"child_of" not in lease.fields
+        (plain if is_plain else others).append(at)
     plain.sort(key=lambda at: settlements[at][0].token)
     return plain, others
 
@@ -209,14 +211,15 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
             return to | {"do": "emit"} | emit_words(settlement)
         case Lingers():
             return to | {"do": "lingers"}
-        case AddChildren() | Suspend(group=Group()):
-            raise Unsupported("the Postgres driver runs no children yet; nothing was sent")
         case SaveStep(key, number, value, version):
             step = {"key": text_of(key), "number": number, "value": text_of(value), "version": version}
             return to | {"do": "save"} | step
-        case Suspend(wait, due, changes, version):
+        case AddChildren(group, pushes, version):
+            return to | {"do": "children", "version": version} | _children(group, pushes)
+        case Suspend(wait, due, changes, version, group, pushes):
             words = {"waits": text_of(str(wait)), "version": version, "changes": texts_of(changes)}
-            return to | {"do": "suspend"} | words | due_of(due)
+            children = _children(group, pushes) if group else {}
+            return to | {"do": "suspend"} | words | due_of(due) | children
         case Release(refund):
             return to | {"do": "release", "refund": refund}
         case RetryLater(due, changes):
@@ -224,7 +227,8 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
         case DeadLetter():
             names = ("reason", "error", "traceback", "error_type", "fingerprint")
             notes = texts_of({name: getattr(settlement, name) for name in names})
-            return to | {"do": "dead", "notes": notes} | _flags(reported=settlement.reported)
+            flags = _flags(reported=settlement.reported, cancels=settlement.cancels)
+            return to | {"do": "dead", "notes": notes} | flags
         case Ack():
             to |= {"do": "ack"} | _flags(cancelled=settlement.cancelled, reported=settlement.reported)
             if settlement.result is not None:
@@ -232,6 +236,11 @@ def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
             if settlement.pushes:
                 to["pushes"] = [new_job(job) for job in settlement.pushes]
             return to
+
+
+def _children(group: Group, pushes: Sequence[NewJob]) -> dict[str, Any]:
+    named = {"group": {"token": text_of(group.token), "key": text_of(group.key), "total": group.total}}
+    return named | ({"pushes": [new_job(job) for job in pushes]} if pushes else {})
 
 
 def _flags(**flags: bool) -> dict[str, bool]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from redisjobs.model.changes import Cancel, Delete, Requeue, RequeueAll
+from redisjobs.model.changes import Cancel, Delete, Ending, GetStatus, Requeue, RequeueAll
 from redisjobs.model.children import CancelChildren, ChildOutcome, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.driver import Consumer
 from redisjobs.model.history import past_events
@@ -169,6 +169,16 @@ async def test_a_child_that_ends_without_a_result_has_ended(
     assert (await found(store, "a")).state is State.READY
 
 
+async def test_a_step_that_has_added_all_its_children_before_adds_none(store: DriverStore, one: Consumer) -> None:
+    lease = await parent(store, one)
+    await settle(one, lease, adding(1, child(0)))
+
+    wait = Wait(1, WaitsFor.CHILDREN, "render")
+    assert await settle(one, lease, Suspend(wait, group=Group(TOKEN, "render", 1))) is Reply.OK
+
+    assert ids(await claim(one)) == [f"{TOKEN}-0"]
+
+
 async def test_all_children_of_a_batch_end_in_one_exchange(store: DriverStore, one: Consumer) -> None:
     await parent(store, one, with_children(20))
 
@@ -286,6 +296,20 @@ async def test_a_child_whose_id_or_key_another_job_has_is_not_added_which_is_its
     ]
     assert (await found(store, "a")).state is State.SUSPENDED
     assert b"child_of" not in (await found(store, "taken")).fields
+
+
+async def test_a_child_under_an_id_of_its_own_leaves_nothing_of_an_earlier_job_of_that_id(
+    store: DriverStore, one: Consumer
+) -> None:
+    lease = await parent(store, one)
+    await push(store, another("named"))
+    await settle(one, await claim_one(one), Ack(result=Result(60_000, b'"old"')))
+
+    assert await settle(one, lease, with_children(1, child(0, "named"))) is Reply.OK
+    await settle(one, await claim_one(one), Ack(result=GAVE_1))
+
+    (status,) = await store.driver.change(GetStatus(["named"]))
+    assert status.ending is Ending.NOT_FOUND
 
 
 async def test_a_parent_all_of_whose_children_are_refused_goes_on_at_once(

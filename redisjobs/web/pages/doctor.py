@@ -20,7 +20,7 @@ _LEVELS = {
 """The colours of levels, the worst first."""
 
 _OF_JOBS = {
-    *("stranded", "parked", "no record", "no due time", "unreadable", "twice", "unlocated"),
+    *("stranded", "parked", "no record", "no due time", "waits", "unreadable", "twice", "unlocated"),
     *("ghost", "held", "waiters", "signals", "steps"),
 }
 """The checks whose examples are ids of jobs."""

@@ -6,7 +6,7 @@ create function redisjobs_f._finish(job redisjobs.jobs, state text, notes jsonb,
   result jsonb default null, is_remembered boolean default true) returns void language plpgsql as $$
 begin
   perform redisjobs_f._conclude(job, state, result, now_ms);
-  perform redisjobs_f._forget_steps(job);
+  perform redisjobs_f._forget_steps(job, state = 'cancelled');
   if is_remembered then
     perform redisjobs_f._remember_end(job, now_ms);
   end if;
@@ -79,6 +79,9 @@ begin
   end if;
   perform redisjobs_f._tell_waiters(job);
   delete from redisjobs.waiters w where w.queue = job.queue and w.id = job.id;
+  if job.extra ? 'child_of' then
+    perform redisjobs_f._end_child(job, state, result);
+  end if;
 end $$;
 
 -- Return for how many ms a job's result is kept; null: the push did not say.

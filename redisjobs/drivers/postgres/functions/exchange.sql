@@ -98,17 +98,26 @@ begin
     word := redisjobs_f._release_one(job, (s->>'refund')::boolean, now_ms);
   when 'save' then
     word := redisjobs_f._save(job, s, now_ms);
+  when 'children' then
+    added := redisjobs_f._add_children(job, s, now_ms);
   when 'retry', 'suspend' then
     if job.cancelling then
       perform redisjobs_f._finish(job, 'cancelled', ran, now_ms,
         case when s->'changes'->>'keep_result' <> '' then jsonb_build_object('keep_ms', (s->'changes'->>'keep_result')::bigint) end);
       word := 'CANCELLED';
     elsif s->>'do' = 'suspend' then
+      if s ? 'group' then
+        added := redisjobs_f._add_children(job, s, now_ms);
+      end if;
       perform redisjobs_f._suspend(job, s, now_ms);
     else
       perform redisjobs_f._retry(job, s, now_ms);
     end if;
   when 'dead' then
+    if s ? 'cancels' then
+      perform redisjobs_f._cancel_groups(q, array(select t.value from redisjobs.steps t
+        where t.queue = q and t.id = job.id and t.how = 'children' order by t.value));
+    end if;
     if s ? 'reported' then
       perform redisjobs_f._keep_reported(job, 0, now_ms);
     end if;
@@ -240,7 +249,7 @@ begin
   select array_agg(s.seq) filter (where s.refund), array_agg(s.seq) filter (where not s.refund) into refunded, spent from (
     select (value->>'seq')::bigint as seq, value->>'do' = 'release' and (value->>'refund')::boolean as refund
     from jsonb_array_elements(others) with ordinality each(value, at)
-    where value->>'do' not in ('report', 'emit', 'lingers', 'save')
+    where value->>'do' not in ('report', 'emit', 'lingers', 'save', 'children')
       and case jsonb_typeof(words[at]) when 'array' then words[at]->>0 else words[at] #>> '{}' end in ('OK', 'CANCELLED')) s;
   perform redisjobs_f._give_up(q, spent, false, now_ms);
   perform redisjobs_f._give_up(q, refunded, true, now_ms);
@@ -407,6 +416,9 @@ begin
   if mark is not null then
     facts := facts || jsonb_build_object('floors', redisjobs_f._floors(q, floors, mark), 'mark', marked);
   end if;
+  if redisjobs_f._count_children(q, now_ms) and room > 0 and not facts ? 'paused' then
+    facts := facts || '{"more": true}';
+  end if;
   if others is null and ended = '[]' then  -- a loss would repeat work, and no more
     perform set_config('synchronous_commit', 'off', true);
   end if;
@@ -507,6 +519,7 @@ begin
     if any_new and rules.has_limits then
       perform redisjobs_f._tell_turn(q);
     end if;
+    perform redisjobs_f._count_children(q, now_ms);
   end if;
   meta := redisjobs_f._answer(case when entered <> '' then to_jsonb(entered) when any_new then '"OK"' else 'null' end);
   return next;
@@ -541,6 +554,7 @@ begin
     return query select null::text, j.seq, j.deliveries, j.id, j.name, j.parameters, j.extra::text, j.nonce, j.unique_key,
       j.limit_key, j.history, j.since_ms, j.rank from unnest(missed) j;
   end if;
+  perform redisjobs_f._count_children(q, now_ms);
   meta := redisjobs_f._answer(jsonb_build_object('word', entered, 'looked', looked, 'ended', ended, 'first', (
     select min(j.seq) from redisjobs.jobs j
     where j.queue = q and j.worker = worker_id and j.place = 'running' and j.seq >= from_seq)));

@@ -9,6 +9,7 @@ begin
       or job.rank not between 0 and 2 then 'no place'
     when job.due_ms is null and (job.place = 'delayed' or job.place = 'suspended' and redisjobs_f._awaited_ms(job) is not null)
       then 'no due time'
+    when job.place = 'suspended' and redisjobs_f._has_no_children(job) then 'waits'
     when job.place = 'dead' and job.kind is distinct from redisjobs_f._kind_of(job.extra) then 'group'
     when job.place = 'running'
       and not exists (select from redisjobs.workers w where w.queue = job.queue and w.id = job.worker)
@@ -24,6 +25,38 @@ end $$;
 -- Return until when a suspended job waits at the latest, as its field says: for no longer if it says nothing; null: for ever.
 create function redisjobs_f._awaited_ms(job redisjobs.jobs) returns bigint language sql immutable as $$
   select case when job.extra ? 'waits' then substring(job.extra ->> 'waits' from ' ([0-9]{1,16})$')::bigint else 0 end
+$$;
+
+-- Whether a suspended job waits for children, and none of them is to end any more.
+create function redisjobs_f._has_no_children(job redisjobs.jobs) returns boolean language plpgsql stable as $$
+declare
+  its_key constant text := substring(job.extra->>'waits' from '^[0-9]+ children (\S+)');
+begin
+  return its_key is not null and not exists (select from redisjobs.groups g where g.queue = job.queue and g.pending > 0
+    and g.token = (select s.value from redisjobs.steps s where s.queue = job.queue and s.id = job.id and s.key = its_key));
+end $$;
+
+-- Whether no job has a group of children, and none is to cancel them, given its token.
+create function redisjobs_f._is_orphaned(q text, its_token text) returns boolean language plpgsql stable as $$
+declare
+  its_group redisjobs.groups;
+begin
+  select * into its_group from redisjobs.groups g where g.queue = q and g.token = its_token;
+  return coalesce(its_group.pending, 0) <= 0
+    and not exists (select from redisjobs.cancelling c where c.queue = q and c.token = its_token)
+    and not exists (select from redisjobs.steps s where s.queue = q and s.id = its_group.parent and s.key = its_group.key
+      and s.value = its_token);
+end $$;
+
+-- The groups of which outcomes are kept, up to 500 after one, each found by one step in the index.
+create function redisjobs_f._tokens_after(q text, after text) returns table (token text) language sql stable as $$
+  with recursive each as (
+    (select c.token from redisjobs.children c where c.queue = q and c.token > after order by c.token limit 1)
+    union all
+    select (select c.token from redisjobs.children c where c.queue = q and c.token > each.token order by c.token limit 1)
+    from each where each.token is not null
+  )
+  select * from each where each.token is not null limit 500
 $$;
 
 -- Whether a job is on the queue and has not ended.
@@ -100,6 +133,12 @@ begin
     return query select s.id, case when not redisjobs_f._lives(q, s.id) then 'steps' end, s.id, null::text
     from (select each.id from redisjobs.steps each where each.queue = q and each.id > after and each.key = ''
       order by each.id limit 500) s;
+  when 'groups' then
+    return query select g.token, case when redisjobs_f._is_orphaned(q, g.token) then 'children' end, g.token, null::text
+    from redisjobs.groups g where g.queue = q and g.token > after order by g.token limit 500;
+  when 'children' then
+    return query select c.token, case when redisjobs_f._is_orphaned(q, c.token) then 'children' end, c.token, null::text
+    from redisjobs_f._tokens_after(q, after) c;
   when 'workers' then
     return query select w.id, case when not exists (select from redisjobs.beats b where b.queue = q and b.id = w.id)
       then 'worker' end, w.id, null::text
@@ -125,7 +164,7 @@ declare
   bucket redisjobs.buckets;
 begin
   case kind_of
-  when 'no place', 'no due time', 'no record', 'parked', 'group' then
+  when 'no place', 'no due time', 'no record', 'parked', 'group', 'waits' then
     select * into job from redisjobs.jobs j where j.queue = q and j.id = what_of and j.place not in ('completed', 'cancelled')
       for update;
     if redisjobs_f._fault_of(job, now_ms) is distinct from kind_of then
@@ -136,6 +175,10 @@ begin
       job.due_ms := case job.place when 'suspended' then redisjobs_f._awaited_ms(job) else now_ms end;
       update redisjobs.jobs j set due_ms = job.due_ms where j.seq = job.seq;
       perform redisjobs_f._tell('due', job.due_ms::text);
+    elsif kind_of = 'waits' then
+      perform redisjobs_f._wake(q, array[job.seq], 'children', array(select s.value from redisjobs.steps s where s.queue = q
+        and s.id = job.id and s.key = substring(job.extra->>'waits' from '^[0-9]+ children (\S+)')), now_ms);
+      perform redisjobs_f._announce(q, null, now_ms);
     elsif kind_of = 'no record' then
       insert into redisjobs.fenced (queue, id, until_ms) select q, job.worker, now_ms + 5000 where job.worker is not null
         on conflict (queue, id) do nothing;
@@ -167,6 +210,10 @@ begin
     delete from redisjobs.waiters w where w.queue = q and w.id = what_of and not redisjobs_f._lives(q, what_of);
   when 'steps' then
     delete from redisjobs.steps s where s.queue = q and s.id = what_of and not redisjobs_f._lives(q, what_of);
+  when 'children' then
+    if redisjobs_f._is_orphaned(q, what_of) then
+      perform redisjobs_f._forget_groups(q, array[what_of]);
+    end if;
   when 'worker' then  -- the other workers fence it, unless it lives
     insert into redisjobs.beats (queue, id, until_ms) select q, w.id, now_ms + w.lease_ms from redisjobs.workers w
       where w.queue = q and w.id = what_of on conflict (queue, id) do nothing;
@@ -221,6 +268,8 @@ create function redisjobs_f.audited(q text, given_ms bigint) returns text langua
     + (select count(*) from redisjobs.shares where queue = q) + (select count(*) from redisjobs.buckets where queue = q)
     + (select count(distinct id) from redisjobs.waiters where queue = q)
     + (select count(*) from redisjobs.steps where queue = q and key = '')
+    + (select count(*) from redisjobs.groups where queue = q)
+    + (select count(distinct token) from redisjobs.children where queue = q)
     + (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.beats where queue = q)
     + (select count(*) from redisjobs.results where queue = q) + (select count(*) from redisjobs.progress where queue = q)))
 $$;

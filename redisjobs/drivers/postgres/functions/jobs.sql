@@ -54,7 +54,8 @@ begin
   perform j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq order by s.seq for update of j;
 end $$;
 
--- Promote the jobs that are due from a time on, up to 500 delayed and 200 suspended ones; return when the next one is due.
+-- Promote the jobs that are due from a time on, up to 500 delayed and 50 suspended ones, which take as long; return when
+-- the next one is due.
 create function redisjobs_f._promote(q text, due_from bigint, now_ms bigint) returns bigint language plpgsql as $$
 declare
   next_ms constant bigint := redisjobs_f._next_due(q, due_from);
@@ -77,7 +78,7 @@ begin
   from numbered n where j.seq = n.seq;
   perform redisjobs_f._wake(q, array(
     select seq from redisjobs.jobs where queue = q and place = 'suspended' and due_ms >= due_from and due_ms <= now_ms
-    order by due_ms, seq limit 200 for update skip locked), null, null, now_ms);
+    order by due_ms, seq limit 50 for update skip locked), null, null, now_ms);
   perform redisjobs_f._tell('ready', '');
   return redisjobs_f._next_due(q, due_from);
 end $$;

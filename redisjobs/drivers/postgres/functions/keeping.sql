@@ -1,4 +1,4 @@
--- Tidying: parked jobs and lines that were left behind, jobs whose retention has ended, rows that are over, counters.
+-- Tidying: parked jobs and lines that were left behind, children of cancelled parents, jobs whose retention has ended, rows that are over, counters.
 
 -- One step of tidying. Answers {after: the duty and the place of the next step, '' at the end; trimmed: how many jobs were
 -- deleted}. The place is numbers, or a line as JSON. The first step, of duty '', does nothing if a run began less than 55 s
@@ -26,7 +26,9 @@ begin
     next_place := redisjobs_f._tidy_lines(q, line, now_ms);
     next_place := case when next_place <> '' then 'lines ' || next_place else 'buckets' end;
   elsif duty = 'buckets' then
-    next_place := case when redisjobs_f._drop_buckets(q, now_ms) then 'buckets' else 'trim' end;
+    next_place := case when redisjobs_f._drop_buckets(q, now_ms) then 'buckets' else 'children' end;
+  elsif duty = 'children' then
+    next_place := case when redisjobs_f._cancel_some(q, now_ms) then 'children' else 'trim' end;
   else
     select t.trimmed, t.next_place into trimmed, next_place from redisjobs_f._trim(q, places, now_ms) t;
     perform redisjobs_f._rotate(now_ms);

@@ -11,8 +11,8 @@ begin
       and j.place is distinct from 'dead' and j.unique_key is not distinct from held.key);
 end $$;
 
--- Whether a key is free: its time is over, or it is left, or its job has started and holds it only until then. `parent` is a job
--- that ends now.
+-- Whether a key is free: its time is over, or it is left, or its job has begun and holds it only until its start. `parent` is a
+-- job that ends now.
 create function redisjobs_f._is_free(held redisjobs.uniques, now_ms bigint, parent text default '') returns boolean
 language plpgsql volatile as $$
 begin
@@ -21,8 +21,7 @@ begin
   end if;
   return held.id = parent or redisjobs_f._is_left(held) or exists (select from redisjobs.jobs j
     where j.queue = held.queue and j.id = held.id and j.place not in ('completed', 'cancelled')
-      and (case j.place when 'suspended' then 'running' else j.place end, j.extra->>'unique_until')
-        is not distinct from ('running', 'start'));
+      and j.extra->>'unique_until' = 'start' and (j.place in ('running', 'suspended') or j.extra ? 'steps'));
 end $$;
 
 -- Return the id of the job that holds a unique key; '' if no job does.

@@ -11,8 +11,9 @@ create function redisjobs_f._state_of(place text) returns text language sql immu
   select case when place in ('ready', 'returned', 'alone', 'parked', 'line') then 'ready' else place end
 $$;
 
--- Put jobs in transit, given the state of each and its `seq`, or of a delayed job its id. Answers {name, words}.
-create function redisjobs_f.take(q text, given_ms bigint, ids text[], states text[], seqs bigint[]) returns text
+-- Put jobs in transit, given the state of each and its `seq`, or of a delayed job its id. One whose children have returned more than
+-- `most_bytes` stays. Answers {name, words}.
+create function redisjobs_f.take(q text, given_ms bigint, ids text[], states text[], seqs bigint[], most_bytes bigint) returns text
 language plpgsql set lock_timeout = '2s' as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
@@ -20,6 +21,7 @@ declare
   locked bigint[];
   taken bigint[];
   numbers bigint[];
+  staying bigint[];
   looked bigint;  -- the first one that is not looked at, because those before it have saved about 1 MB
 begin
   -- One at a time: no job may come into transit before one that has an earlier place.
@@ -36,6 +38,12 @@ begin
       on w.seq = l.seq join redisjobs.jobs j on j.seq = l.seq
     where j.queue = q and redisjobs_f._state_of(j.place) = w.state and w.state <> 'running' group by l.seq
   ) t;
+  staying := array(select s.n from unnest(taken, numbers) s(seq, n) join redisjobs.jobs j on j.seq = s.seq
+    where redisjobs_f._stays(j, most_bytes));
+  if staying <> '{}' then
+    taken := array(select s.seq from unnest(taken, numbers) s(seq, n) where s.n <> all (staying) order by s.n);
+    numbers := array(select n from unnest(numbers) n where n <> all (staying) order by n);
+  end if;
   looked := (select min(w.n) from (select s.n, sum(redisjobs_f._saved_bytes(j)) over (order by s.n) - redisjobs_f._saved_bytes(j)
       as before from unnest(taken, numbers) s(seq, n) join redisjobs.jobs j on j.seq = s.seq) w where w.before >= 1048576);
   if looked is not null then
@@ -46,7 +54,8 @@ begin
     perform redisjobs_f._take(q, taken, now_ms);
   end if;
   return redisjobs_f._answer(jsonb_build_object('name', its_name, 'words', (
-    select coalesce(jsonb_agg(case when n = any (numbers) then 'OK' when n >= looked then 'PARTIAL' else 'NOT_FOUND' end
+    select coalesce(jsonb_agg(case when n = any (numbers) then 'OK' when n >= looked then 'PARTIAL'
+      when n = any (staying) then 'STAYS' else 'NOT_FOUND' end
       order by n), '[]')
     from generate_series(1, cardinality(seqs)) n)));
 end $$;
@@ -57,13 +66,45 @@ begin
   return coalesce(job.extra ? 'steps', false) and job.place not in ('completed', 'cancelled');
 end $$;
 
--- Return about how many bytes a job has saved, and its signals have.
+-- Return the tokens of the groups of children that a job has.
+create function redisjobs_f._tokens_of(job redisjobs.jobs) returns text[] language plpgsql stable as $$
+begin
+  return case when redisjobs_f._keeps_steps(job) then array(
+    select s.value from redisjobs.steps s where s.queue = job.queue and s.id = job.id and s.how = 'children') else '{}' end;
+end $$;
+
+-- Whether a job, or its parent, waits for children; or whether its own ones have returned more than this.
+create function redisjobs_f._stays(job redisjobs.jobs, most_bytes bigint) returns boolean language plpgsql stable as $$
+declare
+  tokens constant text[] := redisjobs_f._tokens_of(job);
+begin
+  return job.place not in ('completed', 'cancelled') and exists (select from redisjobs.groups g where g.queue = job.queue
+      and g.token = any (tokens || split_part(job.extra->>'child_of', ' ', 1)) and g.pending > 0)
+    or redisjobs_f._outcome_bytes(job.queue, tokens) > most_bytes;
+end $$;
+
+-- Return how many bytes of results and errors there are of children that have ended; null: none has.
+create function redisjobs_f._outcome_bytes(q text, tokens text[]) returns bigint language plpgsql stable as $$
+begin
+  return (select sum(coalesce(octet_length(c.value), 0) + coalesce(octet_length(c.error), 0)) from redisjobs.children c
+    where c.queue = q and c.token = any (tokens));
+end $$;
+
+-- Return how the children of a job's groups have ended, as `taken` has it.
+create function redisjobs_f._outcomes(job redisjobs.jobs) returns jsonb language plpgsql stable as $$
+begin
+  return (select jsonb_object_agg(each.token, each.outcomes) from (
+    select c.token, jsonb_agg(jsonb_build_array(c.state, c.value, c.error, c.error_type) order by c.index) as outcomes
+    from redisjobs.children c where c.queue = job.queue and c.token = any (redisjobs_f._tokens_of(job)) group by c.token) each);
+end $$;
+
+-- Return about how many bytes a job has saved, and its signals have, and the outcomes of its children.
 create function redisjobs_f._saved_bytes(job redisjobs.jobs) returns bigint language plpgsql stable as $$
 declare
   bytes bigint := coalesce(octet_length(job.signals::text), 0);
 begin
   if redisjobs_f._keeps_steps(job) then
-    bytes := bytes + (select coalesce(sum(octet_length(s.key) + coalesce(octet_length(s.value), 0)), 0)
+    bytes := bytes + coalesce(redisjobs_f._outcome_bytes(job.queue, redisjobs_f._tokens_of(job)), 0) + (select coalesce(sum(octet_length(s.key) + coalesce(octet_length(s.value), 0)), 0)
       from redisjobs.steps s where s.queue = job.queue and s.id = job.id);
   end if;
   return bytes;
@@ -89,13 +130,13 @@ declare
   waiting text[];
 begin
   insert into redisjobs.taken (queue, place, id, state, rank, since_ms, due_ms, held, taken_ms, name, parameters, extra,
-    nonce, unique_key, limit_key, history, steps, signals)
+    nonce, unique_key, limit_key, history, steps, signals, children)
   select q, last + t.n, j.id, redisjobs_f._state_of(j.place), j.rank, j.since_ms, j.due_ms,
     redisjobs_f._waits(j.place) and exists (
       select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id),
     now_ms, j.name, j.parameters,
     jsonb_build_object('queued_at', least(j.since_ms, now_ms)::text) || coalesce(j.extra, '{}'),
-    j.nonce, j.unique_key, j.limit_key, j.history, redisjobs_f._saved(j), j.signals
+    j.nonce, j.unique_key, j.limit_key, j.history, redisjobs_f._saved(j), j.signals, redisjobs_f._outcomes(j)
   from unnest(taken) with ordinality t (seq, n) join redisjobs.jobs j on j.seq = t.seq;
   insert into redisjobs.settings values (q, 'taken', (last + cardinality(taken))::text, now_ms)
     on conflict (queue, name) do update set value = excluded.value, at_ms = excluded.at_ms;
@@ -121,7 +162,8 @@ end $$;
 
 -- Return jobs in transit after a place, in order: up to `most`, or about 1 MB.
 create function redisjobs_f.find_taken(q text, given_ms bigint, after bigint, most integer) returns table (meta text, id text,
-  name text, parameters text, extra text, nonce text, unique_key text, limit_key text, history text, steps text, signals text) language plpgsql stable as $$
+  name text, parameters text, extra text, nonce text, unique_key text, limit_key text, history text, steps text, signals text,
+  children text) language plpgsql stable as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
 begin
@@ -130,11 +172,11 @@ begin
         'since', (s.job).since_ms, 'due', (s.job).due_ms, 'held', (s.job).held, 'taken', (s.job).taken_ms,
         'window', redisjobs_f._window_of(s.job, now_ms), 'ending', redisjobs_f._ending_of(s.job, now_ms))::text,
       (s.job).id, (s.job).name, (s.job).parameters, (s.job).extra::text, (s.job).nonce, (s.job).unique_key,
-      (s.job).limit_key, (s.job).history, (s.job).steps::text, (s.job).signals::text
+      (s.job).limit_key, (s.job).history, (s.job).steps::text, (s.job).signals::text, (s.job).children::text
     from (
       select page.job, row_number() over (order by (page.job).place) as n,
         sum(coalesce(octet_length(concat((page.job).parameters, (page.job).extra, (page.job).history,
-            (page.job).steps, (page.job).signals)), 0)
+            (page.job).steps, (page.job).signals, (page.job).children)), 0)
           + coalesce(redisjobs_f._result_bytes(page.job), 0)) over (order by (page.job).place) as bytes
       from (select c as job from redisjobs.taken c where c.queue = q and c.place > after order by c.place limit most) page
     ) s where s.n = 1 or s.bytes < 1048576 order by s.n;
@@ -176,9 +218,9 @@ end $$;
 
 -- Add jobs that were taken out of a queue elsewhere, in the order of their places: texts of one length, which are digits. A
 -- job is as for `push`, with all its fields, and: place, state, since (ms); where needed due (ms), held, window (until when
--- it holds the unique key that it has for a time), history, ending (how it ended, like a row of `results`), steps and signals (as
--- in `taken`).
--- Answers as `push`: OK, REPEATED, EXISTS, DUPLICATE or OVERSIZED; or STAYS: it has children, which can't be here yet.
+-- it holds the unique key that it has for a time), history, ending (how it ended, like a row of `results`), steps, signals and
+-- children (as in `taken`).
+-- Answers as `push`: OK, REPEATED, EXISTS, DUPLICATE or OVERSIZED.
 create function redisjobs_f.import_jobs(q text, given_ms bigint, source text, jobs jsonb) returns text language plpgsql as $$
 declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
@@ -228,11 +270,12 @@ end $$;
 -- Return the unique key that a job from elsewhere holds; null: none.
 create function redisjobs_f._key_of(job jsonb, now_ms bigint) returns text language sql immutable as $$
   select case when job->>'state' in ('ready', 'delayed', 'suspended') then
-    -- One that it held until its start is free while it is suspended.
-    coalesce(case when job->>'state' <> 'suspended' or coalesce(job->'extra'->>'unique_until', '') <> 'start' then job->>'unique' end, case when (job->>'window')::bigint > now_ms then job->'extra'->>'window' end) end
+    -- One that it held until its start is free from then on.
+    coalesce(case when not job->'extra' ? 'steps' or coalesce(job->'extra'->>'unique_until', '') <> 'start' then job->>'unique' end,
+      case when (job->>'window')::bigint > now_ms then job->'extra'->>'window' end) end
 $$;
 
--- Add a job from elsewhere: OK, STAYS, EXISTS, OVERSIZED, or DUPLICATE and the holder of its unique key.
+-- Add a job from elsewhere: OK, EXISTS, OVERSIZED, or DUPLICATE and the holder of its unique key.
 create function redisjobs_f._import(q text, job jsonb, now_ms bigint, out word text, out holder text) language plpgsql as $$
 declare
   its_key constant text := redisjobs_f._key_of(job, now_ms);
@@ -242,10 +285,6 @@ declare
   due constant bigint := case when is_suspended or waits and (job->>'due')::bigint > now_ms then (job->>'due')::bigint end;
 begin
   holder := '';
-  word := 'STAYS';
-  if job ? 'children' then
-    return;
-  end if;
   word := 'OVERSIZED';
   if greatest(octet_length(job->>'id'), octet_length(its_key), octet_length(concat(job->>'name', job->>'limit_key')),
       octet_length(redisjobs_f._kind_of(job->'extra'))) > 2000 then  -- longer than an index can hold, with the queue's name
@@ -278,11 +317,27 @@ begin
     insert into redisjobs.steps select s.* from jsonb_array_elements(job->'steps') e(step), jsonb_populate_record(
       null::redisjobs.steps, e.step || jsonb_build_object('queue', q, 'id', job->>'id')) s;
   end if;
+  if job ? 'children' then
+    perform redisjobs_f._keep_outcomes(q, job);
+  end if;
   if waits then
     perform redisjobs_f._begin_waiting(q, job, due, now_ms);
   elsif job ? 'ending' then
     perform redisjobs_f._keep_ending(q, job, now_ms);
   end if;
+end $$;
+
+-- Keep how the children of a job from elsewhere have ended.
+create function redisjobs_f._keep_outcomes(q text, job jsonb) returns void language plpgsql as $$
+begin
+  insert into redisjobs.groups
+  select q, s.token, job->>'id', s.key, jsonb_array_length(job->'children'->s.token), 0 from (
+    select value->>'key' as key, value->>'value' as token from jsonb_array_elements(job->'steps') where value->>'how' = 'children'
+  ) s where job->'children' ? s.token;
+  insert into redisjobs.children (queue, token, index, state, value, error, error_type)
+  select q, e.token, o.n - 1, o.outcome->>0, o.outcome->>1, o.outcome->>2, o.outcome->>3
+  from jsonb_each(job->'children') e(token, outcomes) cross join lateral jsonb_array_elements(e.outcomes)
+    with ordinality o(outcome, n);
 end $$;
 
 -- Hold a job that waits, if it was held, and announce it.

@@ -143,7 +143,8 @@ begin
   return holder = '' or redisjobs_f._replaceable(q, holder, job);
 end $$;
 
--- Whether the job that holds a new job's unique key waits, and is to be replaced. Its row is locked then, and only then: the
+-- Whether the job that holds a new job's unique key waits, and is to be replaced. What a job has saved is not for other
+-- parameters, and a child waits for its parent alone. Its row is locked then, and only then: the
 -- server also locks a row that this has waited for and that does not fit any more, and the end of a job that has started
 -- would have to wait for the caller's transaction. So the lock is given back with a subtransaction.
 create function redisjobs_f._replaceable(q text, holder text, job jsonb) returns boolean language plpgsql as $$
@@ -154,6 +155,7 @@ begin
   perform from redisjobs.jobs j
   where j.queue = q and j.id = holder and j.place not in ('suspended', 'running', 'dead', 'completed', 'cancelled')
     and job->>'unique' in (coalesce(j.unique_key, ''), coalesce(j.extra->>'window', '')) and not j.cancelling
+    and not coalesce(j.extra ?| '{steps,child_of}', false)
   for update;
   if not found then
     raise no_data_found;

@@ -14,6 +14,7 @@ begin
   keys := redisjobs_f._lock_wanted(q, jsonb_build_array(change), now_ms);
   word := redisjobs_f._change(q, change, now_ms);
   perform redisjobs_f._unlock_keys(q, keys);
+  perform redisjobs_f._count_children(q, now_ms);
   return redisjobs_f._answer(to_jsonb(word));
 end $$;
 
@@ -25,6 +26,7 @@ declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   words jsonb := '[]';
   keys text[];
+  seqs bigint[];
   change jsonb;
 begin
   perform redisjobs_f._need_read_committed();
@@ -32,14 +34,24 @@ begin
     perform redisjobs_f._share(q);
   end if;
   keys := redisjobs_f._lock_wanted(q, changes, now_ms);
-  perform from redisjobs.jobs j where j.queue = q and j.place not in ('completed', 'cancelled')
-    and j.id = any (array(select value->>'id' from jsonb_array_elements(changes))) order by j.seq for update;
+  seqs := redisjobs_f._lock_by_id(q, array(select value->>'id' from jsonb_array_elements(changes)));
   perform redisjobs_f._lock_beats(q, array(select value->>'id' from jsonb_array_elements(changes) where value->>'do' = 'Cancel'));
+  if exists (select from jsonb_array_elements(changes) where value->>'do' = 'Requeue') then
+    perform redisjobs_f._lock_groups_of(q, seqs);
+  end if;
   for change in select value from jsonb_array_elements(changes) loop
     words := words || to_jsonb(redisjobs_f._change(q, change, now_ms));
   end loop;
   perform redisjobs_f._unlock_keys(q, keys);
+  perform redisjobs_f._count_children(q, now_ms);
   return redisjobs_f._answer(words);
+end $$;
+
+-- Lock the jobs with these ids that have not ended, in the order of their places in line; return those.
+create function redisjobs_f._lock_by_id(q text, ids text[]) returns bigint[] language plpgsql as $$
+begin
+  return array(select j.seq from redisjobs.jobs j
+    where j.queue = q and j.place not in ('completed', 'cancelled') and j.id = any (ids) order by j.seq for update);
 end $$;
 
 -- Lock the beats of the workers that run these jobs.
@@ -134,6 +146,9 @@ begin
       return 'DUPLICATE';
     end if;
     job.extra := redisjobs_f._go_back(job, change->>'from_step');
+    if job.extra ? 'child_of' and not redisjobs_f._reopen(job, now_ms) then  -- its parent has gone on: it is a job by itself
+      job.extra := job.extra - 'child_of';
+    end if;
     perform redisjobs_f._revive(job, redisjobs_f._due(change, now_ms), now_ms);
   exception when unique_violation then  -- a job of its id was pushed meanwhile
     return 'NOT_FOUND';
@@ -209,6 +224,7 @@ begin
     into changes from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
   keys := redisjobs_f._lock_wanted(q, changes, now_ms);
   perform redisjobs_f._lock_jobs(step.seqs);
+  perform redisjobs_f._lock_groups_of(q, step.seqs);
   for change in select value from jsonb_array_elements(changes) loop
     if wait_ms > 0 then
       change := change || jsonb_build_object('after', wait_ms);

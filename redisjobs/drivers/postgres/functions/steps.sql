@@ -1,14 +1,11 @@
 -- Steps of jobs: what runs have saved, jobs that are suspended, and what wakes them. A suspended job waits as its field `waits`
--- says: the number of the step, what it waits for (`time`, `signal`), the step's key, and the time in ms at which it is woken
+-- says: the number of the step, what it waits for (`time`, `signal`, `children`), the step's key, and the time in ms at which it is woken
 -- at the latest, if there is one.
 
 -- Save a step of a running job; with the key '' its checkpoint. `s` has key, number, value and version. Returns OK or EXISTS.
 create function redisjobs_f._save(job redisjobs.jobs, s jsonb, now_ms bigint) returns text language plpgsql as $$
 begin
-  if not coalesce(job.extra ? 'steps', false) then  -- the next run learns from its fields that there are some
-    perform redisjobs_f._begin_steps(job, s, now_ms);
-    update redisjobs.jobs set extra = coalesce(job.extra, '{}') || '{"steps": "1"}' where seq = job.seq;
-  end if;
+  perform redisjobs_f._mark_stepped(job, s, now_ms);
   if s->>'key' = '' then
     insert into redisjobs.steps values (job.queue, job.id, '', null, now_ms, null, s->>'value', (s->>'version')::integer)
       on conflict (queue, id, key) do update set value = excluded.value, at_ms = excluded.at_ms;
@@ -19,6 +16,15 @@ begin
   return case when found then 'OK' else 'EXISTS' end;
 end $$;
 
+-- Note that a running job has saved something: the next run learns that from its fields.
+create function redisjobs_f._mark_stepped(job redisjobs.jobs, s jsonb, now_ms bigint) returns void language plpgsql as $$
+begin
+  if not coalesce(job.extra ? 'steps', false) then
+    perform redisjobs_f._begin_steps(job, s, now_ms);
+    update redisjobs.jobs set extra = coalesce(job.extra, '{}') || '{"steps": "1"}' where seq = job.seq;
+  end if;
+end $$;
+
 -- Note the version of the handler that saves the first step of a job.
 create function redisjobs_f._begin_steps(job redisjobs.jobs, s jsonb, now_ms bigint) returns void language plpgsql as $$
 begin
@@ -26,8 +32,8 @@ begin
     on conflict do nothing;
 end $$;
 
--- Suspend a running job, or make it ready at once if its wait is over. `s` has waits, version, changes (of its fields), and
--- when it is woken at the latest, as for a push.
+-- Suspend a running job, or make it ready at once if its wait is over: at the end of the call, if it waits for children. `s` has
+-- waits, version, changes (of its fields), maybe its group, and when it is woken at the latest, as for a push.
 create function redisjobs_f._suspend(job redisjobs.jobs, s jsonb, now_ms bigint) returns void language plpgsql as $$
 declare
   due constant bigint := redisjobs_f._due(s, now_ms);
@@ -42,8 +48,10 @@ begin
     deliveries = 0, worker = null, at_ms = 0, was_alone = false, signals = nullif(job.signals - coalesce(awaited, ''), '{}')
   where seq = job.seq returning seq into job.seq;
   perform redisjobs_f._count(job.queue, 'suspended');
-  if is_over then
-    perform redisjobs_f._wake(job.queue, array[job.seq], case when kept is not null then 'signal' end, kept, now_ms);
+  if s ? 'group' then
+    perform redisjobs_f._touch_group(s->'group'->>'token', 0);
+  elsif is_over then
+    perform redisjobs_f._wake(job.queue, array[job.seq], case when kept is not null then 'signal' end, array[kept], now_ms);
   end if;
   if is_over or due is not null then
     perform redisjobs_f._announce(job.queue, case when not is_over then due end, now_ms);
@@ -55,9 +63,9 @@ create function redisjobs_f._awaited(waits text) returns text language sql immut
   select substring(waits from '^[0-9]+ signal ([^# ]+)')
 $$;
 
--- Make suspended jobs ready, which are locked, in this order, and save how their waits have ended: `as_how`, and the value of a
--- signal; null: their time has come.
-create function redisjobs_f._wake(q text, seqs bigint[], as_how text, its_value text, now_ms bigint) returns void
+-- Make suspended jobs ready, which are locked, in this order, and save how their waits have ended: `as_how`, and a value of each;
+-- null: their time has come.
+create function redisjobs_f._wake(q text, seqs bigint[], as_how text, its_values text[], now_ms bigint) returns void
 language plpgsql as $$
 begin
   if seqs = '{}' then
@@ -65,16 +73,17 @@ begin
   end if;
   perform pg_current_xact_id();
   with waiting as materialized (
-    select s.seq, j.id, regexp_match(j.extra->>'waits', '^([0-9]{1,9}) (\S+) (\S+)') as wait
-    from unnest(seqs) with ordinality s(seq, n) join redisjobs.jobs j on j.seq = s.seq order by s.n
+    select s.seq, s.value, j.id, regexp_match(j.extra->>'waits', '^([0-9]{1,9}) (\S+) (\S+)') as wait
+    from unnest(seqs, its_values) with ordinality s(seq, value, n) join redisjobs.jobs j on j.seq = s.seq order by s.n
   ), numbered as materialized (
     select w.*, nextval('redisjobs.line') as fresh from waiting w
   ), saved as (
     insert into redisjobs.steps (queue, id, key, number, at_ms, how, value)
     select q, n.id, n.wait[3], n.wait[1]::integer, now_ms,
-      coalesce(as_how, case n.wait[2] when 'time' then 'slept' else 'timeout' end), its_value
+      coalesce(as_how, case n.wait[2] when 'time' then 'slept' else 'timeout' end), n.value
     from numbered n where n.wait is not null
-    on conflict do nothing
+    on conflict (queue, id, key) do update set (number, at_ms, how, value) =
+      (excluded.number, excluded.at_ms, excluded.how, excluded.value) where steps.number is null
   )
   update redisjobs.jobs j set seq = n.fresh, since_ms = now_ms, due_ms = null, extra = nullif(j.extra - 'waits', '{}'),
     place = case when exists (select from redisjobs.rules r where r.queue = q and r.kind = 'held' and r.name = j.id)
@@ -83,11 +92,21 @@ begin
   perform redisjobs_f._count(q, 'woken', cardinality(seqs));
 end $$;
 
--- Forget what a job has saved, if it has saved anything.
-create function redisjobs_f._forget_steps(job redisjobs.jobs) returns void language plpgsql as $$
+-- Forget what a job has saved, if it has saved anything, and the groups of its children. `cancels`: those that have not ended
+-- are cancelled, and go once they have.
+create function redisjobs_f._forget_steps(job redisjobs.jobs, cancels boolean default false) returns void language plpgsql as $$
+declare
+  tokens text[];
 begin
   if job.extra ? 'steps' then
-    delete from redisjobs.steps s where s.queue = job.queue and s.id = job.id;
+    with gone as (
+      delete from redisjobs.steps s where s.queue = job.queue and s.id = job.id returning s.how, s.value
+    )
+    select array_agg(g.value order by g.value) filter (where g.how = 'children') into tokens from gone g;
+    if cancels and tokens is not null then
+      tokens := redisjobs_f._cancel_groups(job.queue, tokens);
+    end if;
+    perform redisjobs_f._forget_groups(job.queue, tokens);
   end if;
 end $$;
 
@@ -95,14 +114,15 @@ end $$;
 create function redisjobs_f._has_step(job redisjobs.jobs, from_key text) returns boolean language plpgsql as $$
 begin
   return coalesce(from_key, '') = '' or job.place = 'dead' and exists (select from redisjobs.steps s
-    where s.queue = job.queue and s.id = job.id and s.key = from_key);
+    where s.queue = job.queue and s.id = job.id and s.key = from_key and s.number is not null);
 end $$;
 
--- Forget a step, those that were saved after it, and the checkpoint; '': all; null: nothing. Returns the fields of the job, which
+-- Forget a step, those that were saved after it or not at all, and the checkpoint; '': all; null: nothing. Returns the fields of the job, which
 -- say whether any step is left: what has ended has none.
 create function redisjobs_f._go_back(job redisjobs.jobs, from_key text) returns jsonb language plpgsql as $$
 declare
   first integer;
+  tokens text[];
 begin
   if job.place = 'dead' and from_key is null then
     return job.extra;
@@ -110,7 +130,12 @@ begin
     select s.number into first from redisjobs.steps s where s.queue = job.queue and s.id = job.id and s.key = from_key;
     if from_key <> '' and exists (select from redisjobs.steps s
         where s.queue = job.queue and s.id = job.id and s.number < first) then
-      delete from redisjobs.steps s where s.queue = job.queue and s.id = job.id and s.number >= first;
+      with gone as (
+        delete from redisjobs.steps s where s.queue = job.queue and s.id = job.id
+          and (s.number >= first or s.number is null and s.key <> '') returning s.how, s.value
+      )
+      select array_agg(g.value order by g.value) filter (where g.how = 'children') into tokens from gone g;
+      perform redisjobs_f._forget_groups(job.queue, tokens);
       update redisjobs.steps s set value = null where s.queue = job.queue and s.id = job.id and s.key = '';
       return job.extra;
     end if;
@@ -168,7 +193,7 @@ begin
     return 'DEAD';
   elsif job.place = 'suspended' and redisjobs_f._awaited(job.extra->>'waits') = of_name then
     perform redisjobs_f._remember(q, 'signal', one, '', now_ms + 60000);
-    perform redisjobs_f._wake(q, array[job.seq], 'signal', its_value, now_ms);
+    perform redisjobs_f._wake(q, array[job.seq], 'signal', array[its_value], now_ms);
     perform redisjobs_f._announce(q, null, now_ms);
     return 'OK';
   elsif job.signals ? of_name then

@@ -13,6 +13,8 @@ create function redisjobs_f._parts() returns table (function text, parts text) l
     ('find', 'producer worker reader operator'),
     ('steps', 'worker reader operator'),
     ('signal', 'producer worker operator'),
+    ('find_children', 'worker reader operator'),
+    ('cancel_children', 'worker operator'),
     ('chunks', 'producer worker reader operator'),
     ('ahead', 'reader operator'),
     ('audit', 'reader operator'),

@@ -50,11 +50,29 @@ create index jobs_ended on redisjobs.jobs (queue, id) where place in ('completed
 create sequence redisjobs.line as bigint cache 1;
 
 -- What jobs have saved, until they end; see redisjobs/model/steps.py. `extra` of a job has `steps` if it has any. The row with the
--- key '' has the job's checkpoint, if there is one, and the version of the handler that saved the first step.
+-- key '' has the job's checkpoint, if there is one, and the version of the handler that saved the first step. A step that runs
+-- children (how: `children`) has the token of their group as its value, and no number until all of them have ended.
 create table redisjobs.steps (
   queue text not null, id text not null, key text not null, number integer, at_ms bigint not null, how text, value text,
   version integer, primary key (queue, id, key)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+-- The children of one step of a job; see functions/children.sql.
+create table redisjobs.groups (
+  queue text not null, token text not null, parent text not null, key text not null, total integer not null,
+  pending integer not null,                 -- how many have not ended
+  primary key (queue, token)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+-- How children have ended, until their parent ends: `state`, see redisjobs/model/children.py. null: it has not ended, and is
+-- here because it has an id of its own.
+create table redisjobs.children (
+  queue text not null, token text not null, index integer not null, id text, state text, value text, error text,
+  error_type text, primary key (queue, token, index)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+-- Groups whose children are to be cancelled, those from `next` on; and groups that are gone, with rows left in `children`.
+create table redisjobs.cancelling (
+  queue text not null, token text not null, next integer not null default 0, primary key (queue, token)
+);
 
 -- The job that holds a unique key; until_ms null: until that job ends. See functions/keys.sql.
 create table redisjobs.uniques (

@@ -12,6 +12,7 @@ create table redisjobs.taken (
   name text not null, parameters text not null, extra jsonb, nonce text, unique_key text, limit_key text, history text,
   steps jsonb,                              -- what it has saved, a list; each like a row of the table `steps`; null: nothing
   signals jsonb,                            -- like those of a job
+  children jsonb,                           -- by token, how the children have ended: a list of state, value, error and error type each
   primary key (queue, place)
 );
 

@@ -14,7 +14,7 @@
 --          count, ...} of the entries that wait; and for each fault {kind, member, 1 if it was corrected}
 
 --- @include now expect streams stream_of holder is_waiting group field entry_at bytes_of is_older page member parted unpacked
---- @include line may_not_start alive free leases lost_turn give_up kind_of padded group_in whole
+--- @include wake line may_not_start alive free leases lost_turn give_up kind_of padded group_in whole
 local part, repairs, place, from = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local now_ms, exact_ms = now(ARGV[5])
 local first_member = 6
@@ -144,7 +144,27 @@ local function check_index(mark)
     if repairs then fault('unlocated', job, locate_at(job, wanted)) end -- else `delayed` reports it
   end
 end
-check.due, check.suspended = check_index(), check_index('suspended')
+check.due = check_index()
+
+-- A job that nothing wakes: what it waits for are children, and its group is gone or has none left.
+local function check_wait(one)
+  local _, job = parted(one)
+  local packed = redis.call('ZSCORE', KEYS.suspended, one) and redis.call('HGET', KEYS.delayed, job) or ''
+  bytes = bytes + #packed
+  local key = string.match(field(unpacked(packed) or {}, 'waits') or '', '^%d+ children (%S+)')
+  if not key then return end
+  local token = redis.pcall('HGET', KEYS['steps:'] .. job, 'children ' .. key)
+  token = type(token) == 'string' and token or ''
+  local left = redis.pcall('HGET', KEYS['children:'] .. token, 'left')
+  if type(left) == 'string' and left ~= '0' then return end
+  fault('waits', job, function() wake(job, one, packed, 'children', token, now_ms) end)
+end
+
+local check_suspended = check_index('suspended')
+check.suspended = function(one)
+  check_suspended(one)
+  check_wait(one)
+end
 
 check.delayed = function(job)
   local packed = redis.call('HGET', KEYS.delayed, job)

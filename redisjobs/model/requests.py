@@ -25,9 +25,16 @@ class EndStep:
 
 @dataclass(frozen=True, slots=True)
 class LeaveStep:
-    """The function of a step has raised, so nothing is saved; the answer is None."""
+    """Leave the last step of this name, because its call has raised or was cancelled; the answer is None.
 
-    key: str
+    What is on its way to the store stays. A call of the step again has the same key, as in later runs.
+
+    Attributes:
+        call: What was to be called with the answer to its request; None: no request waits.
+    """
+
+    name: str
+    call: "Answered | None" = None
 
 
 @dataclass(frozen=True, slots=True)

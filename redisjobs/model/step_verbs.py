@@ -160,8 +160,13 @@ class StepVerbs:
             gate.open()
 
         sink.ask(request, answered)
-        if not answers:
-            await gate.wait()
+        try:
+            if not answers:
+                await gate.wait()
+        except BaseException:  # it was cancelled
+            if isinstance(request, RunChildren):
+                sink.ask(LeaveStep(request.name, answered), list[Any]().append)
+            raise
         return unwrapped(answers[0])
 
     async def _called(self, name: str, result: Any) -> Any:
@@ -205,11 +210,10 @@ class StepVerbs:
             return decoded(kind, begun.key, begun.value)
         try:
             result = await self._called(name, function(*args, **kwargs))
-            value = encoded(kind, begun.key, result)
+            await self._ask(EndStep(begun.key, encoded(kind, begun.key, result)))
         except BaseException:
-            await self._ask(LeaveStep(begun.key))
+            await self._ask(LeaveStep(name))
             raise
-        await self._ask(EndStep(begun.key, value))
         return result
 
     async def sleep(

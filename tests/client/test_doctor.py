@@ -357,7 +357,7 @@ async def run_all(store: RedisStore, worker: Consumer) -> None:
     for _ in range(4):
         await take_over(heir)
         for lease in await claim(heir, 20):
-            await settle(heir, lease, Ack())
+            await settle(heir, lease, Ack(stepped=b"steps" in lease.fields))
             done.add(lease.job_id)
     assert done == wanted
     heir.sync.close()

@@ -329,6 +329,7 @@ SPARED = {
         (act, key) for act in ACTS if act != "audit" for key in ("large", "groups", "group:", "history")
     ],  # what can't be noted costs no job
     *[("audit", key) for key in ("group:", "worker:")],  # which it looks at by itself
+    ("audit", "large"),
     *[(act, "promoter") for act in ACTS],  # what can't be read names no worker
     *[(act, "layout") for act in ("beat", "reclaim")],  # a lease is worth more than a look at all consumers
     *[(act, key) for act in ("settle: done", "settle: one by one", "settle: cancelled") for key in LATER],

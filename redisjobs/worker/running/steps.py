@@ -70,6 +70,7 @@ class RunSteps:
         self._last = max((saved.number for saved in self._saved.values()), default=0)  # number of the last step
         self._occurrences = Counter[str]()
         self._open = dict[str, str]()  # steps that have begun and not ended: key by name
+        self._saves = dict[str, list[Answered]]()  # steps that are being saved: who waits for that, by key
         self._waiting: list[Answered] = []  # for an answer of the store
         self._over: BaseException | None = None
         self.suspend: Suspend | None = None
@@ -103,8 +104,8 @@ class RunSteps:
     def ask(self, request: Request, answered: Answered) -> None:
         """Take a request of the handler; see `Asked`."""
         match request:
-            case LeaveStep(key):
-                self._leave(key)
+            case LeaveStep():
+                self._leave(request)
                 answered(None)
             case _ if self._over is not None:
                 answered(self._over)
@@ -130,7 +131,7 @@ class RunSteps:
 
     def _next(self, name: str) -> str | BaseException:
         """Return the key of the next step of this name; an error if one of the name has not ended."""
-        if name in self._open:
+        if name in self._open or key_of(name, self._occurrences[name]) in self._saves:
             return ValueError(
                 f"step '{visible(name)}' has not ended: steps that run at the same time need different names, or "
                 "the next run can't tell them apart"
@@ -148,6 +149,8 @@ class RunSteps:
         saved = self._saved.get(key)
         if saved is not None and saved.how is not How.DONE:
             answered(_another_kind(key, saved))
+        elif saved is not None and (waiting := self._saves.get(key)):  # a call of it was cancelled meanwhile
+            waiting.append(lambda error: answered(error or Begun(key, saved.value)))
         elif saved is None and (full := self._full(key)):
             answered(_no_step(key, full))
         else:
@@ -158,21 +161,22 @@ class RunSteps:
 
     def _finish(self, key: str, value: bytes, answered: Answered) -> None:
         if full := self._full(key, value):
-            self._leave(key)
             answered(UnwritableResult(f"step '{visible(key)}' has run, and is not saved: {full}"))
             return
-        self._close(key)
+        self._open.pop(name_of(key), None)
         self._last += 1
-        saved = Saved(self._last, 0, How.DONE, value)
+        self._keep(key, Saved(self._last, 0, How.DONE, value))  # now, so that it counts against the limits
+        waiting = self._saves[key] = [answered]
+
+        def tell(error: BaseException | None) -> None:
+            for each in waiting:
+                each(error)
 
         def done(reply: Reply) -> None:
-            if reply is Reply.OK:
-                self._keep(key, saved)
-                answered(None)
-            else:
-                answered(RuntimeError(f"step '{visible(key)}' was saved by another run meanwhile: {reply}"))
+            del self._saves[key]
+            tell(None if reply is Reply.OK else _saved_elsewhere(key, reply))
 
-        self._save(SaveStep(key, saved.number, value, self._version), done, answered)
+        self._save(SaveStep(key, self._last, value, self._version), done, tell)
 
     def _save(self, step: SaveStep, done: Callable[[Reply], object], answered: Answered) -> None:
         once = self._once(answered, done)
@@ -182,13 +186,11 @@ class RunSteps:
         self._saved[key] = saved
         self._bytes += len(key) + len(saved.value)
 
-    def _close(self, key: str) -> None:
-        self._open = {name: each for name, each in self._open.items() if each != key}
-
-    def _leave(self, key: str) -> None:
-        """Leave a step that is not saved. If the handler tries it again, it has the same key, as in later runs."""
-        self._close(key)
-        self._occurrences[name_of(key)] -= 1
+    def _leave(self, step: LeaveStep) -> None:
+        self._open.pop(step.name, None)
+        self._occurrences[step.name] -= 1
+        if step.call in self._waiting:
+            self._waiting.remove(step.call)
 
     def _full(self, key: str, value: bytes = b"") -> str:
         """Return why the job has no room for this step; '' if it has."""
@@ -238,7 +240,6 @@ class RunSteps:
         elif request.jobs:
             self._add_children(key, request, answered)
         else:
-            self._open[request.name] = key
             self._finish(key, _NO_CHILDREN, lambda answer: answered([] if answer is None else answer))
 
     def _add_children(self, key: str, request: RunChildren, answered: Answered) -> None:
@@ -248,7 +249,7 @@ class RunSteps:
         self._open[request.name] = key
 
         def added(last: Any) -> None:
-            self._close(key)
+            self._open.pop(request.name, None)
             if isinstance(last, BaseException):
                 answered(last)
                 return
@@ -265,11 +266,11 @@ class RunSteps:
         self._children.add(group, request, self._version, waits, is_new=token is None)
 
     def _once(self, answered: Answered, take: Callable[[Any], object]) -> Callable[[Any], bool]:
-        """Return a function that takes an answer of the store, and returns False if the run is over by then."""
+        """Return a function that takes an answer of the store, and returns False if nothing waits for it."""
         self._waiting.append(answered)
 
         def taken(answer: Any) -> bool:
-            if answered not in self._waiting:  # the run is over, and it has its answer
+            if answered not in self._waiting:  # the run is over, or the handler has given up the call
                 return False
             self._waiting.remove(answered)
             take(answer)
@@ -298,6 +299,10 @@ class RunSteps:
 
 def _no_step(key: str, full: str) -> StepsFull:
     return StepsFull(f"step '{visible(key)}': {full}")
+
+
+def _saved_elsewhere(key: str, reply: Reply) -> RuntimeError:
+    return RuntimeError(f"step '{visible(key)}' was saved by another run meanwhile: {reply}")
 
 
 def _suspended(wait: Wait) -> JobSuspended:

@@ -22,6 +22,11 @@ from databases import owned as owned
 from databases import postgres as postgres
 from databases import postgreses as postgreses
 from fleet import Fleet
+from flows import bench as bench
+from flows import family as family
+from flows import kind as kind
+from operating import face as face
+from operating import there as there
 from store import MemoryStore, RedisStore, Store
 from storefront import Shop
 from strict_scripts import be_strict

@@ -147,16 +147,6 @@ def folder(tmp_path: Path, queue_name: str) -> Path:
 
 
 @pytest.fixture
-def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
-    """The module's queue, seen from outside; its keys go at the end."""
-    with sync.JobQueue(redis_url, name=queue_name) as queue:
-        yield queue
-    with redis.Redis.from_url(redis_url) as admin:
-        for key in admin.scan_iter(match=f"redisjobs:{{{queue_name}*"):
-            admin.delete(key)
-
-
-@pytest.fixture
 def cli(folder: Path, redis_url: str, there: object, monkeypatch: Any, capfd: Any) -> Callable[..., Ended]:
     """Run a command in this process, which is quicker: all but its process is real."""
     monkeypatch.chdir(folder)

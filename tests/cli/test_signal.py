@@ -2,11 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
 
 import anyio
 import pytest
-import redis
 import typer.testing
 
 from redisjobs import JobContext, JobQueue, State, no_retry, sync
@@ -14,15 +12,6 @@ from redisjobs.cli.app import make
 from redisjobs.cli.errors import CommandError
 from redisjobs.model.transitions import Reply
 from redisjobs.worker.worker import Worker
-
-
-@pytest.fixture
-def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
-    with sync.JobQueue(redis_url, name=queue_name) as queue:
-        yield queue
-    with redis.Redis.from_url(redis_url) as admin:
-        for key in admin.scan_iter(match=f"redisjobs:{{{queue_name}*"):
-            admin.delete(key)
 
 
 class Shop:

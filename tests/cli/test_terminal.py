@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,6 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def folder(tmp_path: Path, queue_name: str) -> Path:
     (tmp_path / "shop.py").write_text(MODULE.format(queue=queue_name))
     return tmp_path
-
-
-@pytest.fixture
-def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
-    with sync.JobQueue(redis_url, name=queue_name) as queue:
-        yield queue
-    with redis.Redis.from_url(redis_url) as admin:
-        for key in admin.scan_iter(match=f"redisjobs:{{{queue_name}*"):
-            admin.delete(key)
 
 
 @pytest.fixture

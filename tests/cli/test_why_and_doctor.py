@@ -1,7 +1,6 @@
 """The commands that explain: `why` for a job, `doctor` for a queue."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,15 +12,6 @@ from redisjobs.cli.app import make
 from redisjobs.cli.errors import Failure, Mistake
 
 WORK = JobName("work", dict[str, Any])
-
-
-@pytest.fixture
-def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
-    with sync.JobQueue(redis_url, name=queue_name) as queue:
-        yield queue
-    with redis.Redis.from_url(redis_url) as admin:
-        for key in admin.scan_iter(match=f"redisjobs:{{{queue_name}*"):
-            admin.delete(key)
 
 
 def cli(there: sync.JobQueue, *arguments: str) -> typer.testing.Result:

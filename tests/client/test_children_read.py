@@ -1,17 +1,17 @@
 """How an operator sees parents and their children: `children`, `get`, `why`, and a requeue of a child."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from operating import done
 from store import RedisStore, Store
 
-from redisjobs import Cause, ChildOf, JobContext, JobQueue, PushedJob, State, Worker, no_retry, sync
+from redisjobs import Cause, ChildOf, JobContext, JobQueue, PushedJob, State, Worker, no_retry
 from redisjobs.events import JobsChanged
 from redisjobs.model.children import ChildState
 from redisjobs.model.steps import How
 from redisjobs.model.transitions import Reply
-from redisjobs.queue import JobQueue as AsyncQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -63,22 +63,6 @@ class Press:
 async def press(store: Store) -> AsyncIterator[Press]:
     async with JobQueue(store.driver, store.queue_name) as queue:
         yield Press(queue)
-
-
-@pytest.fixture(params=["async", "sync"])
-async def face(request: pytest.FixtureRequest, store: Store, press: Press) -> AsyncIterator[Any]:
-    """The operator's queue, which has no handlers."""
-    where: Any = store.url if isinstance(store, RedisStore) else store.driver
-    make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
-    queue = make(where, store.queue_name)
-    yield queue
-    if where is not store.driver:
-        await (queue.aclose() if isinstance(queue, AsyncQueue) else queue.disconnect())
-
-
-async def done(answer: Any) -> Any:
-    """What a call of either face answers."""
-    return await answer if hasattr(answer, "__await__") else answer
 
 
 # Children

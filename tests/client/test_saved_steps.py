@@ -1,21 +1,21 @@
 """How an operator sees jobs that save steps and wait, signals them, and requeues them from a step."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from store import RedisStore, Store
+from operating import done
+from store import Store
 
-from redisjobs import Cause, JobContext, JobQueue, PushedJob, State, Worker, no_retry, sync
+from redisjobs import Cause, JobContext, JobQueue, PushedJob, State, Worker, no_retry
 from redisjobs.client.reasons import Known, explain
 from redisjobs.model.info import WorkerInfo
 from redisjobs.model.steps import How
 from redisjobs.model.transitions import Reply
 from redisjobs.model.why import Standing
-from redisjobs.queue import JobQueue as AsyncQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -69,22 +69,6 @@ class Shop:
 async def shop(store: Store) -> AsyncIterator[Shop]:
     async with JobQueue(store.driver, store.queue_name) as queue:
         yield Shop(queue)
-
-
-@pytest.fixture(params=["async", "sync"])
-async def face(request: pytest.FixtureRequest, store: Store, shop: Shop) -> AsyncIterator[Any]:
-    """The operator's queue, which has no handlers."""
-    where: Any = store.url if isinstance(store, RedisStore) else store.driver
-    make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
-    queue = make(where, store.queue_name)
-    yield queue
-    if where is not store.driver:
-        await (queue.aclose() if isinstance(queue, AsyncQueue) else queue.disconnect())
-
-
-async def done(answer: Any) -> Any:
-    """What a call of either face answers."""
-    return await answer if hasattr(answer, "__await__") else answer
 
 
 async def test_a_suspended_job_says_what_it_waits_for_since_when_and_until(shop: Shop, face: Any) -> None:

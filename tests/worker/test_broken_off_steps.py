@@ -1,15 +1,15 @@
 """Calls of steps that a handler cancels, and the limits of steps that run at the same time."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from flows import Family
 from results import drain, result
 from store import MemoryStore, Store
-from test_children import Family
 
 from redisjobs import JobContext, JobQueue, StepsFull, UnwritableResult, no_retry
 from redisjobs.drivers.memory.driver import MemoryConsumer
@@ -23,12 +23,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def store(loop_store: Store) -> Store:
     return loop_store
-
-
-@pytest.fixture
-async def family(store: Store) -> AsyncIterator[Family]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield Family(queue)
 
 
 @pytest.fixture

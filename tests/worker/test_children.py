@@ -1,86 +1,32 @@
 """Handlers that run children: each is added once, and its result, or why it has none, comes back in order."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from flows import HOUR, Family, Page
 from results import drain, result
-from step_handlers import AT_ONCE
 from store import Store
 
 from redisjobs import (
     JobCancelled,
     JobContext,
     JobFailed,
-    JobInfo,
     JobName,
     JobQueue,
     NotAdded,
     State,
     no_retry,
 )
-from redisjobs.model.transitions import PreparedJob
 
 pytestmark = pytest.mark.anyio
-
-Parent = JobName("Parent", dict[str, Any])
-HOUR = 3600.0
 
 
 @pytest.fixture
 def store(loop_store: Store) -> Store:
     return loop_store
-
-
-@dataclass
-class Page:
-    number: int
-    at: datetime
-
-
-@dataclass
-class Family:
-    """A queue with handlers of children. A test adds the parent's."""
-
-    queue: JobQueue
-    ran: Counter[Any] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.render = self.queue.job(name="render", retry=no_retry())(self._render)
-
-    async def _render(self, number: int) -> Page:
-        self.ran[number] += 1
-        if number < 0:
-            raise LookupError(f"no page {number}")
-        return Page(number, datetime(2026, 1, 1, tzinfo=UTC))
-
-    def pages(self, *numbers: int) -> list[PreparedJob[Page]]:
-        return [self.render.prepare(number) for number in numbers]
-
-    async def parent(self, handler: Any, **options: Any) -> str:
-        """Push a parent with this handler, and run a worker; its id."""
-        self.queue.register(Parent, **{"keep_result": 600, "retry": AT_ONCE, **options})(handler)
-        handle = await self.queue.push({}, Parent)
-        await drain(self.queue)
-        return handle.id
-
-    async def of(self, handler: Any, **options: Any) -> Any:
-        """Run a parent with this handler; what it returned."""
-        return await result(self.queue.result(await self.parent(handler, **options)))
-
-    async def found(self, job: str) -> JobInfo:
-        info = await self.queue.get(job)
-        assert info is not None
-        return info
-
-
-@pytest.fixture
-async def family(store: Store) -> AsyncIterator[Family]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield Family(queue)
 
 
 async def test_the_results_come_back_typed_and_in_the_order_of_the_jobs(family: Family) -> None:

@@ -1,17 +1,16 @@
 """What users of other durable executions complain about, each as a test that shows that it can't happen here."""
 
 import random
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import pytest
+from flows import HOUR, Family, Page
 from results import drain, result
 from store import Store
-from test_children import HOUR, Family, Page
 
-from redisjobs import JobContext, JobFailed, JobQueue, State, Worker
+from redisjobs import JobContext, JobFailed, State, Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def store(loop_store: Store) -> Store:
     return loop_store
-
-
-@pytest.fixture
-async def family(store: Store) -> AsyncIterator[Family]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield Family(queue)
 
 
 async def test_no_parent_is_parked_for_ever_however_its_children_end(family: Family, store: Store) -> None:

@@ -1,17 +1,16 @@
 """Children beside other waits, pushes, hooks and listeners."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from flows import Family
 from store import Store
-from test_children import Family
 
-from redisjobs import JobContext, JobQueue, Middleware, State
+from redisjobs import JobContext, Middleware, State
 from redisjobs.events import JobsPushed
 from redisjobs.middleware import OutgoingJob
 
@@ -21,12 +20,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def store(loop_store: Store) -> Store:
     return loop_store
-
-
-@pytest.fixture
-async def family(store: Store) -> AsyncIterator[Family]:
-    async with JobQueue(store.driver, store.queue_name) as queue:
-        yield Family(queue)
 
 
 class Told(Middleware):

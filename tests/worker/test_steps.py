@@ -1,6 +1,5 @@
 """Steps of a job: called once over retries, restarts and killed workers, in every kind of handler."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,10 @@ from redisjobs.model.steps import GetSteps, Steps
 
 pytestmark = pytest.mark.anyio
 
-KINDS = ["async", "thread", pytest.param("process", marks=pytest.mark.slow)]
-
 
 @pytest.fixture
 def store(loop_store: Store) -> Store:
     return loop_store
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    setting = request.getfixturevalue("setting") if "setting" in request.fixturenames else ""
-    if request.param == "process" and setting.startswith("memory"):
-        pytest.skip("starting processes takes long: on one driver it is enough")
-    return str(request.param)
-
-
-@pytest.fixture
-async def bench(store: Store, kind: str, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(store, kind, tmp_path)
-    async with bench.queue:
-        yield bench
 
 
 async def saved(queue: JobQueue, job_id: str) -> Steps:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -21,7 +21,6 @@ from redisjobs.torture.proxy import Proxy
 
 pytestmark = pytest.mark.anyio
 
-KINDS = ["async", "thread", pytest.param("process", marks=pytest.mark.slow)]
 WORKER = """
 import asyncio, os, sys
 from pathlib import Path
@@ -38,21 +37,6 @@ if __name__ == "__main__":
 @pytest.fixture
 def store(loop_store: Store) -> Store:
     return loop_store
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    setting = request.getfixturevalue("setting") if "setting" in request.fixturenames else ""
-    if request.param == "process" and setting.startswith("memory"):
-        pytest.skip("starting processes takes long: on one driver it is enough")
-    return str(request.param)
-
-
-@pytest.fixture
-async def bench(store: Store, kind: str, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(store, kind, tmp_path)
-    async with bench.queue:
-        yield bench
 
 
 @pytest.fixture

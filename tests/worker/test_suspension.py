@@ -1,7 +1,6 @@
 """Handlers that wait: the job needs no worker meanwhile, and goes on once the time or the signal has come."""
 
 import logging
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,6 @@ HOUR = 3600.0
 @pytest.fixture
 def store(loop_store: Store) -> Store:
     return loop_store
-
-
-@pytest.fixture(params=["async", "thread", pytest.param("process", marks=pytest.mark.slow)])
-def kind(request: pytest.FixtureRequest) -> str:
-    setting = request.getfixturevalue("setting") if "setting" in request.fixturenames else ""
-    if request.param == "process" and setting.startswith("memory"):
-        pytest.skip("starting processes takes long: on one driver it is enough")
-    return str(request.param)
-
-
-@pytest.fixture
-async def bench(store: Store, kind: str, tmp_path: Path) -> AsyncIterator[Bench]:
-    bench = Bench(store, kind, tmp_path)
-    async with bench.queue:
-        yield bench
 
 
 async def found(bench: Bench, job_id: str) -> JobInfo:

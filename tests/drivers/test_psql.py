@@ -66,6 +66,7 @@ def live(postgres: Any) -> Iterator[str]:
         @queue.job(name="Approve")
         async def approve(context: JobContext) -> str:
             await context.step("charge", dict, amount=3)
+            context.emit("charged")
             return str(await context.wait_for("approved"))
 
         @queue.job(name="Split")

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from store import RedisStore, Store
+from databases import ON_POSTGRES_TOO
+from store import MemoryStore, RedisStore, Store
 
 from redisjobs import Cause, ChildOf, JobContext, JobQueue, PushedJob, State, Worker, no_retry, sync
 from redisjobs.events import JobsChanged
@@ -13,7 +14,7 @@ from redisjobs.model.steps import How
 from redisjobs.model.transitions import Reply
 from redisjobs.queue import JobQueue as AsyncQueue
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ async def press(store: Store) -> AsyncIterator[Press]:
 @pytest.fixture(params=["async", "sync"])
 async def face(request: pytest.FixtureRequest, store: Store, press: Press) -> AsyncIterator[Any]:
     """The operator's queue, which has no handlers."""
-    where: Any = store.url if isinstance(store, RedisStore) else store.driver
+    where: Any = store.driver if isinstance(store, MemoryStore) else store.url
     make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
     queue = make(where, store.queue_name)
     yield queue
@@ -263,8 +264,10 @@ def lose(store: Store, job_id: str) -> None:
         store.admin.hdel(f"{store.prefix}jobs", job_id)
         store.admin.hdel(f"{store.prefix}delayed", job_id)
         store.admin.delete(f"{store.prefix}due")
+    elif isinstance(store, MemoryStore):
+        store.memory.remove(store.memory.jobs[job_id])
     else:
-        store.memory.remove(store.memory.jobs[job_id])  # type: ignore[attr-defined]
+        store.rows("delete from redisjobs.jobs where queue = %s and id = %s returning id", job_id)
 
 
 # Cancel and requeue

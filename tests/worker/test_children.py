@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from databases import ON_POSTGRES_TOO
 from results import drain, result
 from step_handlers import AT_ONCE
 from store import Store
@@ -24,7 +25,7 @@ from redisjobs import (
 )
 from redisjobs.model.transitions import PreparedJob
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 Parent = JobName("Parent", dict[str, Any])
 HOUR = 3600.0

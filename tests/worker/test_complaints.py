@@ -7,13 +7,14 @@ from typing import Any
 
 import anyio
 import pytest
+from databases import ON_POSTGRES_TOO
 from results import drain, result
 from store import Store
 from test_children import HOUR, Family, Page
 
 from redisjobs import JobContext, JobFailed, JobQueue, State, Worker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from databases import ON_POSTGRES_TOO
 from store import Store
 from test_children import Family
 
@@ -15,7 +16,7 @@ from redisjobs import JobContext, JobQueue, Middleware, State
 from redisjobs.events import JobsPushed
 from redisjobs.middleware import OutgoingJob
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 
 @pytest.fixture

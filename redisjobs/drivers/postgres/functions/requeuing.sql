@@ -225,8 +225,8 @@ declare
   ids jsonb := '[]';
   duplicates integer := 0;
 begin
-  select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text) order by j.seq desc), '[]'),
-    bool_or(j.extra ? 'child_of') into changes, has_children from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
+  select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text, 'unique', coalesce(j.unique_key, ''))
+    order by j.seq desc), '[]'), bool_or(j.extra ? 'child_of') into changes, has_children from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
   keys := redisjobs_f._lock_wanted(q, changes, now_ms);
   perform redisjobs_f._lock_jobs(step.seqs);
   if has_children then

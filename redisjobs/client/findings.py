@@ -52,7 +52,7 @@ FAULTS: Mapping[str, _Kind] = {
         "{repair} makes them due now, because nothing says when they were due",
         "made due now",
     ),
-    "waits": _Kind(_ERROR, "jobs that wait for children, all of which have ended", "{repair} wakes them", "woken"),
+    "waits": _Kind(_ERROR, "jobs that wait though all their children have ended", "{repair} wakes them", "woken"),
     "unreadable": _Kind(
         _ERROR,
         "delayed jobs that can't be read, and never become ready",

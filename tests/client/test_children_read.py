@@ -1,7 +1,7 @@
 """How an operator sees parents and their children: `children`, `get`, `why`, and a requeue of a child."""
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from databases import ON_POSTGRES_TOO
@@ -13,6 +13,9 @@ from redisjobs.model.children import ChildState
 from redisjobs.model.steps import How
 from redisjobs.model.transitions import Reply
 from redisjobs.queue import JobQueue as AsyncQueue
+
+if TYPE_CHECKING:
+    from postgres_store import PostgresStore
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
@@ -69,7 +72,7 @@ async def press(store: Store) -> AsyncIterator[Press]:
 @pytest.fixture(params=["async", "sync"])
 async def face(request: pytest.FixtureRequest, store: Store, press: Press) -> AsyncIterator[Any]:
     """The operator's queue, which has no handlers."""
-    where: Any = store.driver if isinstance(store, MemoryStore) else store.url
+    where: Any = getattr(store, "url", store.driver)
     make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
     queue = make(where, store.queue_name)
     yield queue
@@ -267,7 +270,9 @@ def lose(store: Store, job_id: str) -> None:
     elif isinstance(store, MemoryStore):
         store.memory.remove(store.memory.jobs[job_id])
     else:
-        store.rows("delete from redisjobs.jobs where queue = %s and id = %s returning id", job_id)
+        cast("PostgresStore", store).rows(
+            "delete from redisjobs.jobs where queue = %s and id = %s returning id", job_id
+        )
 
 
 # Cancel and requeue

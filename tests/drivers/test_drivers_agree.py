@@ -380,6 +380,7 @@ class TwoDrivers(RuleBasedStateMachine):
         self.done: Counter[str] = Counter()  # what was done how often, as the replies said
         self.stepped: set[str] = set()  # ids of jobs that may have saved steps
         self.families: dict[str, tuple[Group, list[NewJob]]] = {}  # groups of children, by token
+        self.was_held = False  # whether any job was held, or let go on
         self.signals = 0
         self.cancelled_suspended = 0
         self.retention = DEFAULT
@@ -784,6 +785,8 @@ class TwoDrivers(RuleBasedStateMachine):
     def wait(self, worker: str, count: int) -> None:
         if (self.restricted or self.limited) and self.ids[worker] in self.fenced:
             return  # no worker has what it read, until one looks for it
+        if self.was_held and isinstance(self.other, PostgresStore):
+            return  # Postgres parks a held job at once, and hands it back: it is none of the new ones then
         memory = self.sides[0].store
         assert isinstance(memory, MemoryStore)
         # Where nothing new is there it would block, for as long as the server's timer is coarse.
@@ -1071,6 +1074,7 @@ class TwoDrivers(RuleBasedStateMachine):
         names = waiting or self.names
         name = names[number % len(names)]
         verb = Hold if holds else Unhold
+        self.was_held = True
         self.agree(lambda side: side.store.driver.change(verb(name)))
 
     @rule(numbers=picks, process=st.sampled_from(["", "p1", "p2"]))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import redis
-from databases import POSTGRES, Postgres
+from databases import POSTGRES, POSTGRES_ENGINES, Postgres
 from databases import database as database
 from databases import owned as owned
 from databases import postgres as postgres
@@ -339,12 +339,16 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def loop_store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Store:
+def loop_store(setting: str, queue_name: str, request: pytest.FixtureRequest) -> Iterator[Store]:
     """One queue's store in each setting: for tests of what runs in the event loop."""
-    store: Store = (
-        MemoryStore(queue_name) if setting.startswith("memory") else request.getfixturevalue("redis_store")
-    )
-    return store
+    match setting.split()[0]:
+        case "memory":
+            yield MemoryStore(queue_name)
+        case "postgres":
+            server = request.getfixturevalue("postgreses").get(POSTGRES_ENGINES[0])
+            yield from postgres_store_of(server.shared(), queue_name)
+        case _:
+            yield request.getfixturevalue("redis_store")
 
 
 @pytest.fixture

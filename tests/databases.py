@@ -44,6 +44,13 @@ POSTGRES = [
 ]
 """The same as parameters: all but the first are for a release."""
 
+ON_POSTGRES_TOO = pytest.mark.parametrize(
+    "setting",
+    ["memory trio", "redis asyncio", pytest.param("postgres asyncio", marks=pytest.mark.slow)],
+    indirect=True,
+)
+"""Marks tests of what runs in the event loop that also run on Postgres."""
+
 
 @dataclass
 class Postgres:

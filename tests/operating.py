@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import redis
-from store import RedisStore, Store
+from store import Store
 
 from redisjobs import sync
 from redisjobs.queue import JobQueue
@@ -23,7 +23,7 @@ def there(redis_url: str, queue_name: str) -> Iterator[sync.JobQueue]:
 
 @pytest.fixture(params=["async", "sync"])
 async def face(request: pytest.FixtureRequest, store: Store) -> AsyncIterator[Any]:
-    where: Any = store.url if isinstance(store, RedisStore) else store.driver
+    where: Any = getattr(store, "url", store.driver)
     make: Callable[..., Any] = JobQueue if request.param == "async" else sync.JobQueue
     queue = make(where, store.queue_name)
     yield queue

@@ -1,11 +1,12 @@
 """How an operator sees parents and their children: `children`, `get`, `why`, and a requeue of a child."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from databases import ON_POSTGRES_TOO
 from operating import done
-from store import RedisStore, Store
+from store import MemoryStore, RedisStore, Store
 
 from redisjobs import Cause, ChildOf, JobContext, JobQueue, PushedJob, State, Worker, no_retry
 from redisjobs.events import JobsChanged
@@ -13,7 +14,10 @@ from redisjobs.model.children import ChildState
 from redisjobs.model.steps import How
 from redisjobs.model.transitions import Reply
 
-pytestmark = pytest.mark.anyio
+if TYPE_CHECKING:
+    from postgres_store import PostgresStore
+
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 
 @pytest.fixture
@@ -247,8 +251,12 @@ def lose(store: Store, job_id: str) -> None:
         store.admin.hdel(f"{store.prefix}jobs", job_id)
         store.admin.hdel(f"{store.prefix}delayed", job_id)
         store.admin.delete(f"{store.prefix}due")
+    elif isinstance(store, MemoryStore):
+        store.memory.remove(store.memory.jobs[job_id])
     else:
-        store.memory.remove(store.memory.jobs[job_id])  # type: ignore[attr-defined]
+        cast("PostgresStore", store).rows(
+            "delete from redisjobs.jobs where queue = %s and id = %s returning id", job_id
+        )
 
 
 # Cancel and requeue

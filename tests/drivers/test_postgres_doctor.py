@@ -28,7 +28,7 @@ CHILD = NewJob("child", ["name", "Work", "parameters", "{}", "child_of", "g 0"])
 
 @pytest.fixture
 async def queue(postgres_store: PostgresStore) -> AsyncIterator[JobQueue]:
-    """A queue with a worker that lives, and with jobs in each state, and one that waits for a child."""
+    """A queue with a worker that lives, and with jobs in each state; one of them waits for a child."""
     worker = postgres_store.consumer("w1")
     await push(postgres_store, "dead", "runs", "sleeps", "waits", "parent")
     ends: dict[str, Settlement] = {

@@ -30,6 +30,7 @@ from redisjobs.model.changes import (
     Tidy,
     Unhold,
 )
+from redisjobs.model.children import CancelChildren, FindChildren
 from redisjobs.model.job import Priority, State
 from redisjobs.model.limits import Limit
 from redisjobs.model.moving import FindRetention, FindTaken, ForgetTaken, Import, Take, Taken
@@ -46,10 +47,13 @@ from redisjobs.model.queries import (
 from redisjobs.model.steps import GetSteps, Signal
 from redisjobs.model.transitions import (
     Ack,
+    AddChildren,
     After,
+    Group,
     Lease,
     NewJob,
     Release,
+    Result,
     RetryLater,
     SaveStep,
     Settlement,
@@ -63,6 +67,9 @@ PLACES = ["ready", "parked", "line", "delayed", "suspended", "running", "dead", 
 TABLES = [
     "jobs",
     "steps",
+    "groups",
+    "children",
+    "cancelling",
     "uniques",
     "shares",
     "buckets",
@@ -74,7 +81,7 @@ TABLES = [
     "fenced",
 ]
 MANY = 20_000
-DONE = Ack()
+DONE, GAVE_1 = Ack(), Ack(result=Result(0, b"1"))
 NEWEST = f"0 -{10**15}"  # before all dead letters
 
 
@@ -124,9 +131,16 @@ class Session:
         self.leases = done.leases
         return read
 
-    def note(self, step: SaveStep) -> int:
-        """Save a step of each of the jobs that it has."""
-        settled = [(lease, step) for lease in self.leases]
+    def add_children(self, many: int) -> int:
+        """Add some children of one of its jobs."""
+        token = secrets.token_hex(12)
+        fields = ["name", "a", "child_of"]
+        children = [NewJob(f"{token}-{n}", [*fields, f"{token} {n}"], Priority.HIGH) for n in range(many)]
+        return self.note(AddChildren(Group(token, "all", many), children), self.leases[:1])
+
+    def note(self, step: SaveStep | AddChildren, leases: Sequence[Lease] = ()) -> int:
+        """Save a step of each of these jobs, else of all that it has."""
+        settled = [(lease, step) for lease in leases or self.leases]
         call = working.exchange(self.floors, "w", Turn(0, next(self.turns)), settled, None, 3, idle=False, now=0)
         return self.run(call)[1]
 
@@ -142,6 +156,16 @@ _FILL = """insert into redisjobs.jobs (seq, queue, id, rank, place, since_ms, du
 
 _STEPS = """insert into redisjobs.steps (queue, id, key, at_ms)
   select 'q', place || number, '', 0 from unnest(%s::text[]) place, generate_series(1, %s) number"""
+
+_CHILDREN = """with made as (
+    insert into redisjobs.groups select 'q', 'token' || number, 'suspended' || number, 'all', 10000, 2
+    from generate_series(1, %(many)s) number
+  ), cancelled as (
+    insert into redisjobs.cancelling select 'q', 'token' || number from generate_series(1, %(many)s) number
+  )
+  insert into redisjobs.children (queue, token, index, state)
+  select 'q', 'token' || case when number < 10000 then 1 else number end, number, 'completed'
+  from generate_series(1, %(many)s) number"""
 
 _KEYS = """insert into redisjobs.uniques select 'q', 'key' || number, 'running' || number, 9e15
   from generate_series(1, %s) number"""
@@ -173,6 +197,7 @@ CALLS = [
         Signal("suspended1", "go", b"1", "a"),
         Signal("ready1", "go", b"1", "b"),
     ),
+    *(FindChildren("token1", 50, 500), FindChildren("token2", most=0), CancelChildren()),
     *(Cancel("suspended2"), Hold("suspended3"), Requeue("dead5", from_step="")),
     *(FindTaken(), FindTaken("5", limit=1), ForgetTaken(["1", "2"]), FindRetention()),
     Take(
@@ -214,6 +239,7 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
         admin.execute(_KEYS, [MANY])
         admin.execute(_FILL, [PLACES if planned == "full" else [planned], MANY])
         admin.execute(_STEPS, [PLACES if planned == "full" else [planned], MANY])
+        admin.execute(_CHILDREN, {"many": MANY})
     for table in TABLES:
         admin.execute(f"vacuum (analyze) redisjobs.{table}".encode())
     session = Session(admin)
@@ -224,6 +250,9 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
         session.push(3)
         session.push(1, by_id=True)
         session.push(2, keys=True)
+    session.add_children(3)
+    session.exchange(3, Release())
+    session.exchange(3, GAVE_1)
     for each in (*CALLS, moved_in()):
         session.ask(each)
     admin.execute("delete from redisjobs.jobs")
@@ -232,6 +261,9 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
     admin.execute(_KEYS, [MANY])
     admin.execute("delete from redisjobs.steps")
     admin.execute(_STEPS, [PLACES[1:], MANY])
+    for table in ("groups", "children", "cancelling"):
+        admin.execute(f"delete from redisjobs.{table}".encode())
+    admin.execute(_CHILDREN, {"many": MANY})
     session.push(1)
     session.exchange()
     for each in (*CALLS, moved_in()):  # once past what was deleted
@@ -251,6 +283,9 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
         "suspend": session.exchange(settlement=Suspend(Wait(3, WaitsFor.TIME, "sleep"), After(1))),
         "wake": session.exchange(now=2e6),
         "wait for a signal": session.exchange(settlement=Suspend(Wait(4, WaitsFor.SIGNAL, "go"))),
+        "add children": session.add_children(100),
+        "claim children": session.exchange(settlement=Release()),
+        "end children": session.exchange(settlement=GAVE_1),
     }
     read |= {str(each)[:100]: session.ask(each) for each in CALLS}
     read["import"] = session.ask(moved_in())

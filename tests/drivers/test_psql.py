@@ -66,9 +66,15 @@ def live(postgres: Any) -> Iterator[str]:
         @queue.job(name="Approve")
         async def approve(context: JobContext) -> str:
             await context.step("charge", dict, amount=3)
+            context.emit("charged")
             return str(await context.wait_for("approved"))
 
+        @queue.job(name="Split")
+        async def split(context: JobContext) -> None:
+            await context.run_all([run.prepare(), approve.prepare()])
+
         approve.options(job_id="invoice-45").push()
+        split.options(job_id="invoice-46").push()
         run.options(job_id="invoice-44", keep_result=3600).push()
         break_down.options(job_id="invoice-41").push()
         portal.call(lambda: Worker(queue).run(until_idle=True))
@@ -103,6 +109,7 @@ async def wait(url: str) -> None:
         await driver.change(Take([row]))
     with psycopg.connect(url, autocommit=True) as admin:
         for table, values in (
+            ("cancelling", "'gone'"),
             ("progress", "'runs', '{\"fraction\":0.5}', 4102444800000"),
             ("fenced", "'web-2:17:5d2f01aa', 4102444800000"),
             ("refused", "'5b0c2f2e-9a50-4c7e-8f55-0a8d6c8d7f0e', '01732438800000000000'"),

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from databases import ON_POSTGRES_TOO
 from flows import HOUR, Family, Page
 from results import drain, result
 from store import Store
@@ -21,7 +22,7 @@ from redisjobs import (
     no_retry,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ from typing import Any
 
 import anyio
 import pytest
+from databases import ON_POSTGRES_TOO
 from flows import HOUR, Family, Page
 from results import drain, result
 from store import Store
 
 from redisjobs import JobContext, JobFailed, State, Worker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from databases import ON_POSTGRES_TOO
 from flows import Family
 from store import Store
 
@@ -14,7 +15,7 @@ from redisjobs import JobContext, Middleware, State
 from redisjobs.events import JobsPushed
 from redisjobs.middleware import OutgoingJob
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 
 @pytest.fixture

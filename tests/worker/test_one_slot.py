@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
+from databases import ON_POSTGRES_TOO
 from results import drain, result
 from store import Store
 
 from redisjobs import JobContext, JobQueue, sync
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO]
 
 CHILDREN = 100
 

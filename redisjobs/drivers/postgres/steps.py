@@ -52,16 +52,19 @@ def _find_children(query: FindChildren) -> Call[ChildrenFound]:
 def _children(first: int, meta: Meta, rows: Sequence[Row]) -> ChildrenFound:
     if meta["a"] is None:
         return ChildrenFound("")
-    parent, total, pending, following = meta["a"]
+    parent, key, total, pending, following = meta["a"]
     outcomes = [ChildOutcome(ChildState.PENDING)] * (following - first)
-    for _, index, state, value, error, error_type in rows:
-        outcomes[index - first] = outcome_of(state, value, error, error_type)
-    return ChildrenFound(given(parent), total, pending, outcomes)
+    for _, index, *outcome in rows:
+        outcomes[index - first] = outcome_of(*outcome)
+    return ChildrenFound(given(parent), total, pending, outcomes, given(key))
 
 
-def outcome_of(state: str, value: str | None, error: str | None, error_type: str | None) -> ChildOutcome:
+def outcome_of(
+    job_id: str | None, state: str | None, value: str | None, error: str | None, error_type: str | None
+) -> ChildOutcome:
     """Return how a child has ended, given the columns."""
-    return ChildOutcome(ChildState(state), bytes_of(value or ""), given(error or ""), given(error_type or ""))
+    texts = [given(text or "") for text in (error, error_type, job_id)]
+    return ChildOutcome(ChildState(state or "pending"), bytes_of(value or ""), *texts)
 
 
 @answers(CancelChildren)

@@ -15,8 +15,8 @@ _LIMIT_KEYS = 2
 _CHILDREN = ("work", "fail", "sleep", "family")
 
 
-def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random, *, families: bool) -> NewJob:
-    """Return a random job: mostly short work, and some of all other kinds; with `families` also parents."""
+def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random) -> NewJob:
+    """Return a random job: mostly short work, and some of all other kinds."""
     options: PushOptions = {"job_id": f"own-{new_job_id()}"} if rng.random() < 0.3 else {"job_id": new_job_id()}
     options["priority"] = rng.choices(list(Priority), (1, 8, 1))[0]
     if rng.random() < 0.1:
@@ -29,7 +29,7 @@ def a_job(queue: sync.JobQueue | queue.JobQueue, rng: random.Random, *, families
     if chance < 0.58:
         kind: Any = jobs.Work(some_seconds(rng))
     elif chance < 0.63:
-        kind = a_flow(rng, families=families)
+        kind = a_flow(rng)
     elif chance < 0.7:
         kind = jobs.Limited(rng.randrange(_LIMIT_KEYS), rng.uniform(0.001, 0.3))
     elif chance < 0.72:
@@ -57,15 +57,15 @@ def a_chain(rng: random.Random, options: PushOptions) -> jobs.Step:
     return jobs.Step(rng.randint(3, 20), key or "")
 
 
-def a_flow(rng: random.Random, *, families: bool) -> Any:
-    """Return a job that saves steps, sleeps, or with `families` has children."""
+def a_flow(rng: random.Random) -> Any:
+    """Return a job that saves steps, sleeps, or has children."""
     chance = rng.random()
     if chance < 0.4:
         kind = flows.Saving if chance < 0.3 else flows.ThreadSaving
         return kind(rng.randint(1, 8), rng.choice((1, 1, 2)), rng.choice((0.02, 0.02, 0.2)))
     if chance < 0.7:
         return flows.Sleeper([rng.uniform(0.05, 1.5) for _ in range(rng.randint(1, 3))])
-    if chance < 0.8 or not families:
+    if chance < 0.8:
         return flows.Sleeper([rng.uniform(0, 0.05) for _ in range(15)])
     groups = [rng.choices(_CHILDREN, (5, 1, 2, 1), k=rng.randint(1, 6)) for _ in range(rng.choice((1, 1, 2)))]
     return flows.Family(groups, named=rng.random() < 0.5)

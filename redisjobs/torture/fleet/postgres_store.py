@@ -48,6 +48,13 @@ _LEFT = {
     "a step of {}, which has ended": """select s.id from redisjobs.steps s where queue = %s and not exists (
         select from redisjobs.jobs j where j.queue = s.queue and j.id = s.id
         and place not in ('completed', 'cancelled'))""",
+    "the group {} of children of a job that has ended": """select g.token from redisjobs.groups g where queue = %s
+        and not exists (select from redisjobs.steps s
+          where s.queue = g.queue and s.id = g.parent and s.value = g.token)""",
+    "an outcome of a child of the group {}, which is gone": """select distinct c.token from redisjobs.children c
+        where queue = %s and not exists (
+          select from redisjobs.groups g where g.queue = c.queue and g.token = c.token)""",
+    "a cancel of the children of the group {}": "select token from redisjobs.cancelling where queue = %s",
     "a process that waits for {}": "select id from redisjobs.waiters where queue = %s",
     "a rule: {}": """select kind || ' ' || name from redisjobs.rules
         where queue = %s and kind in ('queue', 'name', 'held')""",

@@ -46,7 +46,6 @@ class Producers:
         self.errors: list[str] = []
         self._urls, self._name, self._seed = urls, name, seed
         self._over = threading.Event()
-        self._families = urls[0].startswith("redis")  # Postgres has no children yet
         kinds: list[tuple[_Kind, int]] = [
             *((kind, 0) for kind in (self._one_by_one, self._in_batches, self._in_async)),
             *((self._one_by_one, db) for db in range(1, len(urls))),
@@ -54,9 +53,7 @@ class Producers:
         self._every = len(kinds) / rate
         kinds += [(kind, db) for db in range(len(urls)) for kind in (self._again, self._versions)]
         kinds += [(self._waits, len(urls) - 1), (self._waits_in_async, 0)]
-        kinds += [(self._signals, db) for db in range(len(urls))]
-        if self._families:
-            kinds += [(self._cancelled_children, 0)]
+        kinds += [*((self._signals, db) for db in range(len(urls))), (self._cancelled_children, 0)]
         if len(urls) > 1:
             kinds.append((self._twins, 0))
         self._threads = [
@@ -107,7 +104,7 @@ class Producers:
     def _push_one(self, producer: Producer, queue: sync.JobQueue, rng: random.Random) -> str:
         """Push a job, in half of the cases without an id; return its id, '' if not acknowledged."""
         if rng.random() < 0.5:
-            job = a_job(queue, rng, families=self._families)
+            job = a_job(queue, rng)
             return job.job_id if producer.push([job], partial(queue.push_many, [job])) else ""
         try:
             handle = queue.push(jobs.Work(some_seconds(rng)))
@@ -125,14 +122,14 @@ class Producers:
     def _in_batches(self, producer: Producer, rng: random.Random) -> None:
         with self._queue(producer.db) as queue:
             while not self._over.wait(self._every * _BATCH):
-                batch = [a_job(queue, rng, families=self._families) for _ in range(_BATCH)]
+                batch = [a_job(queue, rng) for _ in range(_BATCH)]
                 producer.push(batch, partial(queue.push_many, batch))
 
     def _in_async(self, producer: Producer, rng: random.Random) -> None:
         async def push(store: queue.JobQueue) -> None:
             while not self._over.is_set():
                 await anyio.sleep(self._every)
-                job = a_job(store, rng, families=self._families)
+                job = a_job(store, rng)
                 await producer.push_async([job], partial(store.push_many, [job]))
 
         anyio.run(self._in_loop, producer.db, push)

@@ -27,7 +27,7 @@ __all__ = ["FAULTS", "PAIRABLE", "POSTGRES_FAULTS", "Fault", "System", "duration
 
 _EVERYWHERE: Sequence[type[Fault]] = (
     *(processes.KillWorker, processes.KillChild, processes.KillHost, processes.FreezeWorker),
-    *(processes.FreezeInTurn, processes.StopWorker, processes.RollBack),
+    *(processes.FreezeInTurn, processes.StopWorker, processes.RollBack, processes.KillParent),
     *(processes.AskToStop, processes.QuietWorker),
     *(handlers.PushPoison, handlers.TwoKillers, handlers.BlockLoop, handlers.RaiseAnything),
     *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PublishAnything),
@@ -38,7 +38,7 @@ _EVERYWHERE: Sequence[type[Fault]] = (
 )
 FAULTS: Sequence[type[Fault]] = (
     *_EVERYWHERE,
-    *(processes.KillParent, processes.UpgradeInPlace, entries.PutIntoInbox),
+    *(processes.UpgradeInPlace, entries.PutIntoInbox),
     *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
     *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
     *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),

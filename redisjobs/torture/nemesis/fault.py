@@ -17,7 +17,7 @@ from redisjobs.torture.fleet import flows
 from redisjobs.torture.fleet.detour import Front
 from redisjobs.torture.fleet.fleet import Fleet
 from redisjobs.torture.fleet.producer import Producer
-from redisjobs.torture.fleet.redis_store import RedisStore, on_redis
+from redisjobs.torture.fleet.redis_store import on_redis
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import Topology
@@ -127,8 +127,7 @@ class System:
         """Push jobs that save steps, wait, and run children for a while, so that the next fault hits some."""
         kinds: list[Any] = [flows.Saving(10, seconds=0.1), flows.ThreadSaving(10, seconds=0.1)]
         kinds += [flows.Sleeper([0.01] * 10), flows.Sleeper([0.5] * 3)]
-        if isinstance(self.store, RedisStore):  # Postgres has no children yet
-            kinds.append(flows.Family([["work", "sleep", "work"]] * 3))
+        kinds.append(flows.Family([["work", "sleep", "work"]] * 3))
         for kind in kinds:
             self.push(kind)
 

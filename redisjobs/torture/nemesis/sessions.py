@@ -63,7 +63,7 @@ class LeaveTransactionOpen(PostgresFault):
         store = on_postgres(system.some_store())
         self.db, session, producer = store.db, store.session(), system.producer(store.db)
         system.stack.callback(session.close)
-        jobs = [a_job(store.queue, system.rng, families=False) for _ in range(self.JOBS)]
+        jobs = [a_job(store.queue, system.rng) for _ in range(self.JOBS)]
         until = time.monotonic() + system.rng.uniform(0, self.SECONDS)
         how = system.rng.choice(("commit", "commit", "commit", "rollback"))
         self.detail = f"{len(jobs)} jobs, {how}"
@@ -114,6 +114,8 @@ class LockInDisorder(PostgresFault):
         except DriverError:
             pass  # it was the one that the server ended
         finally:
+            with suppress(DriverError):
+                session.run("rollback")  # a close alone lets the locks go a moment later
             session.close()
         self.rounds += 1
 

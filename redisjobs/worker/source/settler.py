@@ -128,6 +128,7 @@ class Settler:
         self.loader = StepLoader(member.settings.queue.driver)
         self.find: Find = member.settings.queue.definitions.get  # with middleware once the worker has begun
         self.refused = 0  # settlements refused because the lease was lost
+        self.cancelling = 0  # calls under way that cancel children
         self._leases = claims.leases
         self._member = member
         self.server_ms = member.clock.now_ms
@@ -279,6 +280,7 @@ class Settler:
             self.report.log_full()
         else:
             if run.has_left_children(reply):
+                self.cancelling += 1
                 self.loader.start(self._cancel_children)
             self.let_go(run)
             self.refused += reply is Reply.LEASE_LOST
@@ -291,9 +293,13 @@ class Settler:
 
     async def _cancel_children(self) -> None:
         """Cancel the children of jobs that were cancelled. If this fails, tidying does it."""
-        with suppress(DriverError):
-            while await self._member.consumer.change(CancelChildren()):
-                pass
+        try:
+            with suppress(DriverError):
+                while await self._member.consumer.change(CancelChildren()):
+                    pass
+        finally:
+            self.cancelling -= 1
+            self._member.timer.wake()
 
     def _has_another(self, run: Execution, reply: Reply) -> bool:
         """Prepare the job's next settlement, if it has one after this answer; return whether it has."""

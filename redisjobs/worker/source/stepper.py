@@ -179,5 +179,7 @@ class Stepper:
             return False
         if claims.quarantine.one_waits and not claims_nothing:  # a job waits for a thread to end
             return False
+        if self.exchanger.settler.cancelling:  # children of jobs that were cancelled, or died
+            return False
         # A job that found no thread is really ready, and only put off.
         return not (self._pool.threads.turned_away and self.promoter.expects(_PUT_OFF))

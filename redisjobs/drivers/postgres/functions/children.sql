@@ -343,10 +343,11 @@ begin
   ) its cross join lateral (select from redisjobs.groups g where g.queue = q and g.token = its.token for update) g;
 end $$;
 
--- Return how the children of a group have ended, a row each, from an index on: up to `most`, or about 1 MB. Meta: [id of the parent,
--- number of children, how many have not ended, the index to go on at], or null.
+-- Return how the children of a group have ended, from an index on: up to `most`, or about 1 MB. A row each of those that have, or
+-- that have an id of their own. Meta: [id of the parent, key of the step, number of children, how many have not ended, the index to go
+-- on at], or null.
 create function redisjobs_f.find_children(q text, given_ms bigint, its_token text, first integer, most integer) returns table (
-  meta text, index integer, state text, value text, error text, error_type text) language plpgsql stable as $$
+  meta text, index integer, id text, state text, value text, error text, error_type text) language plpgsql stable as $$
 #variable_conflict use_column
 declare
   its_group redisjobs.groups;
@@ -355,11 +356,10 @@ declare
 begin
   select * into its_group from redisjobs.groups g where g.queue = q and g.token = its_token;
   next := least(first + most, its_group.total);
-  for index, state, value, error, error_type in
-    select c.index, c.state, c.value, c.error, c.error_type from redisjobs.children c
+  for index, id, state, value, error, error_type in
+    select c.index, c.id, c.state, c.value, c.error, c.error_type from redisjobs.children c
     where c.queue = q and c.token = its_token and c.index >= first and c.index < next order by c.index
   loop
-    continue when state is null;
     return next;
     bytes := bytes + octet_length(concat(value, error));
     if bytes >= 1048576 then
@@ -368,6 +368,6 @@ begin
     end if;
   end loop;
   meta := redisjobs_f._answer(case when its_group.token is null then 'null'::jsonb
-    else jsonb_build_array(its_group.parent, its_group.total, its_group.pending, next) end);
+    else jsonb_build_array(its_group.parent, its_group.key, its_group.total, its_group.pending, next) end);
   return next;
 end $$;

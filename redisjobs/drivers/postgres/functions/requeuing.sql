@@ -125,11 +125,12 @@ begin
   return 'CANCELLING';
 end $$;
 
--- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, NOT_FOUND, DUPLICATE or NO_STEP.
+-- Make a dead letter ready again, or delayed; or a job that ended and was kept: OK, INDEPENDENT, NOT_FOUND, DUPLICATE or NO_STEP.
 create function redisjobs_f._requeue(q text, change jsonb, now_ms bigint) returns text language plpgsql as $$
 declare
   job redisjobs.jobs := redisjobs_f._locked(q, change->>'id');
   has_ended constant boolean := job.place in ('completed', 'cancelled');
+  word text := 'OK';
 begin
   if job.seq is null or not (job.place = 'dead' or has_ended and change ? 'ended')
     or coalesce(change->>'key', '') not in ('', job.seq::text) then
@@ -148,12 +149,15 @@ begin
     job.extra := redisjobs_f._go_back(job, change->>'from_step');
     if job.extra ? 'child_of' and not redisjobs_f._reopen(job, now_ms) then  -- its parent has gone on: it is a job by itself
       job.extra := job.extra - 'child_of';
+      job.history := redisjobs_f._add_line(job.history,
+        redisjobs_f._event(now_ms, 'independent', '', '', 'its parent had gone on'));
+      word := 'INDEPENDENT';
     end if;
     perform redisjobs_f._revive(job, redisjobs_f._due(change, now_ms), now_ms);
   exception when unique_violation then  -- a job of its id was pushed meanwhile
     return 'NOT_FOUND';
   end;
-  return 'OK';
+  return word;
 end $$;
 
 -- Write a requeued job: without its failure, its attempts, its expiry, and a unique key that it held for a time.
@@ -214,23 +218,26 @@ declare
   now_ms constant bigint := redisjobs_f._now(given_ms);
   step constant record := redisjobs_f._letters(q, wanted, after_seq, now_ms);
   changes jsonb;
+  has_children boolean;
   change jsonb;
   word text;
   keys text[];
   ids jsonb := '[]';
   duplicates integer := 0;
 begin
-  select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text) order by j.seq desc), '[]')
-    into changes from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
+  select coalesce(jsonb_agg(jsonb_build_object('do', 'Requeue', 'id', j.id, 'key', j.seq::text, 'unique', coalesce(j.unique_key, ''))
+    order by j.seq desc), '[]'), bool_or(j.extra ? 'child_of') into changes, has_children from unnest(step.seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq;
   keys := redisjobs_f._lock_wanted(q, changes, now_ms);
   perform redisjobs_f._lock_jobs(step.seqs);
-  perform redisjobs_f._lock_groups_of(q, step.seqs);
+  if has_children then
+    perform redisjobs_f._lock_groups_of(q, step.seqs);
+  end if;
   for change in select value from jsonb_array_elements(changes) loop
     if wait_ms > 0 then
       change := change || jsonb_build_object('after', wait_ms);
     end if;
     word := redisjobs_f._requeue(q, change, now_ms);
-    if word = 'OK' then
+    if word in ('OK', 'INDEPENDENT') then
       ids := ids || to_jsonb(change->>'id');
       wait_ms := wait_ms + pause_ms;
     end if;

@@ -323,12 +323,11 @@ local function end_each()
       if word ~= 'OK' then return word, rest end
       said = rest
     end
-    local due_at, changes = due == '' and '+inf' or due_time(due, exact_ms), {unpack(one.values, 8)}
+    local due_at = due == '' and '+inf' or due_time(due, exact_ms)
     local what = due == '' and waits or waits .. ' ' .. whole(due_at)
     local queued_at = field(one.fields, 'queued_at') or pushed_at(one.entry, now_ms)
-    for _, value in ipairs({'queued_at', queued_at, 'steps', '1', 'suspended_at', whole(now_ms), 'waits', what}) do
-      changes[#changes + 1] = value
-    end
+    local own = {'queued_at', queued_at, 'steps', '1', 'suspended_at', whole(now_ms), 'waits', what}
+    local changes = with({unpack(one.values, 8)}, own)
     local fields, priority = with(one.fields, with_history(changes, one.fields, one.place)), string.match(one.stream, '[^:]+$')
     local place_in_line = line(exact_ms, retried + suspended)
     if delay(one.job, priority, fields, due_at, place_in_line, true) and due_at > now_ms then earliest = due_at end

@@ -83,7 +83,7 @@ class ProcessDied(RedisJobsError):
 
 
 class NoResult(RedisJobsError):
-    """Raised by `result` and `run` when the job has no result.
+    """Raised by `result`, `run` and `run_all` when a job has no result.
 
     Attributes:
         job_id: The job's id.

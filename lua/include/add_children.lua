@@ -32,9 +32,11 @@ local function add_children(arguments, at, many, step, now_ms, exact_ms, earlier
   local ended = many > 0 and redis.call('HMGET', group, unpack(indexes)) or {}
   local located = many > 0 and redis.call('HMGET', KEYS.jobs, unpack(ids)) or {}
 
+  local here = {} -- ids of children that were added in this call
   -- Why a child is not added, in a word for its group; 'ours' if it was added before. Else nil, and a leftover member of `due`.
   local function against(one, i)
     if ended[i] or located[i] and not one.is_named then return 'ours' end
+    if here[one.id] then return 'exists ' .. one.id end -- it is in the locator only after this loop
     local taken, stale, read = is_taken(one.id)
     counts.bytes = counts.bytes + read
     if taken then
@@ -53,7 +55,7 @@ local function add_children(arguments, at, many, step, now_ms, exact_ms, earlier
     bits[i] = why and '0' or '1'
     if not why then
       pushing.add(one.at, stale, newly)
-      added[#added + 1] = one.id
+      added[#added + 1], here[one.id] = one.id, true
     elseif why ~= 'ours' then
       redis.call('HSET', group, one.index, why)
       refused = refused + 1

@@ -139,7 +139,7 @@ def job_page(job: JobInfo) -> None:
     for column in (field.name for field in dataclasses.fields(job)):
         value = getattr(job, column)
         if value not in ("", None, False, ()) and column not in ("traceback", "history"):
-            say(f"{column.replace('_', ' '):<12}{_text(value)}")
+            say(f"{column.replace('_', ' '):<11} {_text(value)}")
     for event in job.history:
         worker, attempt = (
             f" on {event.worker}" * bool(event.worker),
@@ -211,7 +211,7 @@ def _children(group: ChildGroup | None) -> None:
 def facts(known: Mapping[str, str]) -> None:
     """Print facts, one per line."""
     for what, value in known.items():
-        say(f"{what:<12}{visible(value)}")
+        say(f"{what:<11} {visible(value)}")
 
 
 def labelled(known: Mapping[str, Any]) -> None:
@@ -226,7 +226,7 @@ def end_page(end: Mapping[str, Any]) -> None:
     """Print how one job has ended, and its result as JSON."""
     for column, value in end.items():
         text = visible(json.dumps(value, ensure_ascii=False)) if column == "result" else _text(value)
-        say(f"{column.replace('_', ' '):<12}{text}")
+        say(f"{column.replace('_', ' '):<11} {text}")
 
 
 def counts_table(where: str, counts: Counts, pauses: PauseInfo, before: str = "") -> bool:

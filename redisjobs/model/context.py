@@ -183,7 +183,7 @@ class JobContext(StepVerbs, Generic[AppState]):
         room. Once the run is over or abandoned, it does nothing.
 
         A run that starts over emits again, under the next run number. A run that finds saved steps emits nothing
-        until it has come to the last one: readers have that already.
+        until it has come to the last one, or calls one that is not saved: readers have that already.
 
         Args:
             chunk: Bytes, or plain JSON; 256 KB at most.

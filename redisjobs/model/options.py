@@ -32,9 +32,9 @@ class PushOptions(TypedDict, total=False):
         delay: Seconds or a timedelta before the job may run, by the server's clock.
         at: The earliest time the job may run: an aware datetime. Not with delay.
         priority: HIGH, NORMAL (the default) or LOW, or their text: "high".
-        job_id: Your own id. While a job with this id is delayed, ready, running or dead, no other one is added.
-            Once it is done or cancelled, a new push makes a new job. Defaults to a new id. In both cases, a push
-            that is repeated after a lost reply adds nothing.
+        job_id: Your own id. While a job with this id is delayed, ready, running, suspended or dead, no other one
+            is added. Once it is done or cancelled, a new push makes a new job. Defaults to a new id. In both
+            cases, a push that is repeated after a lost reply adds nothing.
         unique: A key that only one job may hold, from its push until it is done, dead or cancelled. While another
             job holds it, a push adds nothing, and its handle has that job's id.
         unique_for: Hold the unique key for this long after the push instead, even if the job ends earlier.

@@ -294,7 +294,7 @@ class StepVerbs:
         """Run jobs as children of this one, wait until all have ended, and return the results.
 
         The job is suspended meanwhile, so one worker with one slot can run parent and children. Each child is
-        added once. Give the same jobs in each run of the handler.
+        added once. Give the same jobs in each run of the handler: results are found by their place in the list.
 
         Args:
             jobs: What `prepare` of a job function, or of the queue, returns; up to 10,000, of this queue.
@@ -310,7 +310,7 @@ class StepVerbs:
             NoResult: A child has no result: JobFailed, JobCancelled, ResultRefused or NotAdded.
             JobSuspended: Not all children have ended; let it pass.
             StepsFull: The job has 1,000 steps.
-            ValueError: The name is wrong, there are too many children, or other ones than in the run before; or
+            ValueError: The name is wrong, there are too many children, or not as many as in the run before; or
                 another queue prepared one.
             TypeError: One of the jobs was not prepared.
             RuntimeError: A transaction is open in which this run has pushed jobs.

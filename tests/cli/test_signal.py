@@ -115,6 +115,7 @@ def test_job_says_what_it_waits_for_and_lists_its_steps(there: sync.JobQueue, sh
     said = cli(there, "job", job_id)
 
     assert re.search(r"(?m)^waits for +signal approved$", said)
+    assert re.search(r"(?m)^suspended at \d{4}-\S+ \S+Z$", said)
     assert re.search(r'(?m)^\S+ \S+ +step charge: saved  {"charge":1}$', said)
     assert f"`redisjobs signal {job_id} approved" in said
     document = json.loads(cli(there, "job", job_id, "--json"))

@@ -142,7 +142,8 @@ async def suspend(url: str) -> None:
     await driver.push([NewJob("invoice-46", ["name", "Order", "parameters", "{}"], Priority.HIGH)], repeated=False)
     (lease,) = (await worker.exchange([], 1)).leases
     await worker.exchange([(lease, SaveStep("charge", 1, b'{"id":7}'))], None)
-    suspended = Suspend(Wait(2, WaitsFor.SIGNAL, "approved"), After(3_600_000))
+    wait = Wait(2, WaitsFor.SIGNAL, "approved")
+    suspended = Suspend(wait, After(3_600_000), changes={"steps": "1"})  # as a worker notes
     await worker.exchange([(lease, suspended)], None)
     await driver.change(Signal("invoice-46", "paid", b"true", "0f1e2d3c4b5a6978"))
     await wait_for_children(driver, worker)
@@ -328,3 +329,12 @@ def test_the_list_of_workers_tells_who_is_alive_and_the_idle_time_how_long_a_job
     assert 0 < int(end) - (seconds * 1000 + micros // 1000) <= 15_000
     assert first["consumer"] == _WORKER
     assert later["time_since_delivered"] - first["time_since_delivered"] >= 100
+
+
+def test_the_fields_of_a_suspended_job_have_each_name_once(live: Live) -> None:
+    with redis.Redis.from_url(live.url) as admin:
+        _, *fields = json.loads(admin.hget("redisjobs:{emails}:delayed", "invoice-46") or "[]")
+
+    names = fields[::2]
+    assert "waits" in names
+    assert sorted(names) == sorted(set(names))

@@ -298,6 +298,22 @@ async def test_a_child_whose_id_or_key_another_job_has_is_not_added_which_is_its
     assert b"child_of" not in (await found(store, "taken")).fields
 
 
+async def test_of_two_children_with_one_id_the_second_is_not_added(store: DriverStore, one: Consumer) -> None:
+    lease = await parent(store, one)
+
+    answer = await one.exchange([(lease, with_children(2, child(0, "twin"), child(1, "twin")))], None)
+
+    assert [*answer.added[0]] == [True, False]
+    twin = await claim_one(one)
+    assert texts(twin.fields)["child_of"] == f"{TOKEN} 0"
+    await settle(one, twin, Ack(result=GAVE_1))
+    assert (await outcomes(store)).outcomes == [
+        ChildOutcome(ChildState.COMPLETED, b"1"),
+        ChildOutcome(ChildState.EXISTS, error="twin"),
+    ]
+    assert ids(await claim(one)) == ["a"]
+
+
 async def test_a_child_under_an_id_of_its_own_leaves_nothing_of_an_earlier_job_of_that_id(
     store: DriverStore, one: Consumer
 ) -> None:

@@ -84,7 +84,7 @@ elseif fields and place ~= 'delayed' then
     said.running = redis.call('ZCARD', KEYS['holders:'] .. said.bucket)
     said.some = running_in(said.bucket)
   end
-elseif not fields and job ~= '' then
+elseif not place and job ~= '' then
   said.inbox = entry_at(KEYS.inbox, job) and 1 or 0
   -- A refused push is remembered as one that ended, too: see `refuse` in push.
   local _, ended = recent_ends(now_ms, now_ms, now_ms, mark(job), mark('refused ' .. job))

@@ -15,7 +15,8 @@ from redisjobs.model.changes import Delete, Requeue, Retain, Tidied, Tidy
 from redisjobs.model.driver import Consumer, Driver
 from redisjobs.model.job import State
 from redisjobs.model.queries import Count, Find
-from redisjobs.model.transitions import DeadLetter, NewJob, Reply
+from redisjobs.model.transitions import Ack, DeadLetter, NewJob, Reply
+from redisjobs.model.why import Ahead
 from redisjobs.testing.driver_contract.acts import rows_of
 
 pytestmark = pytest.mark.anyio
@@ -91,6 +92,19 @@ async def test_what_is_said_last_counts(store: Store, driver: Driver, worker: Co
     assert await tidy(driver, store) == 1
 
     assert await there(driver) == ["c", "b"]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_a_kept_job_is_not_taken_for_one_that_ended_and_left_no_trace(
+    store: Store, driver: Driver, worker: Consumer, keeps: bool
+) -> None:
+    if keeps:
+        await driver.change(Retain(Retention(completed=Keep())))
+    await driver.push([job("a")], repeated=False)
+    (lease,) = (await worker.exchange([], 1)).leases
+    assert (await worker.exchange([(lease, Ack())], None)).replies == [Reply.OK]
+
+    assert (await driver.read(Ahead("a"))).has_ended is not keeps
 
 
 @pytest.mark.parametrize("make", [JobQueue, sync.JobQueue])

@@ -1000,7 +1000,8 @@ class TwoDrivers(RuleBasedStateMachine):
             taken = await driver.change(step(begin.after))
             assert (list(begin.job_ids), taken.after) == ([], "")
             if again and begin.after:
-                assert await driver.change(step(begin.after)) == BulkResult([])
+                repeated = await driver.change(step(begin.after))
+                assert replace(repeated, duplicates=0) == BulkResult([])  # those stay, and are counted again
             return list(taken.job_ids)
 
         for name in self.agree(do):

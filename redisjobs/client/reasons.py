@@ -294,7 +294,8 @@ def _wait(known: Known, job: JobInfo) -> tuple[str, str]:
     if what != WaitsFor.SIGNAL:
         return clause, ""
     words = {**known.words, "signal": shlex.quote(visible(name, 220))}
-    return clause, "`redisjobs signal {job} {signal}{on}` sends it the signal".format(**words)
+    send = "`redisjobs signal {job} {signal} VALUE{on}` sends it the signal, with a value in JSON"
+    return clause, send.format(**words)
 
 
 def _children(known: Known, clause: str) -> tuple[str, str]:

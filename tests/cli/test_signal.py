@@ -117,7 +117,7 @@ def test_job_says_what_it_waits_for_and_lists_its_steps(there: sync.JobQueue, sh
     assert re.search(r"(?m)^waits for +signal approved$", said)
     assert re.search(r"(?m)^suspended at \d{4}-\S+ \S+Z$", said)
     assert re.search(r'(?m)^\S+ \S+ +step charge: saved  {"charge":1}$', said)
-    assert f"`redisjobs signal {job_id} approved" in said
+    assert f"`redisjobs signal {job_id} approved VALUE" in said
     document = json.loads(cli(there, "job", job_id, "--json"))
     assert (document["state"], document["waits_for"]) == ("suspended", "signal approved")
     assert [(step["key"], step["how"], step["value"]) for step in document["steps"]] == [

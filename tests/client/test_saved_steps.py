@@ -217,7 +217,7 @@ async def test_why_says_what_a_job_waits_for_and_how_to_send_it(shop: Shop, face
     assert why.cause is Cause.SUSPENDED
     assert re.search(r"waits for signal approved, for \S+ (min|h) more, until 20\d\d-", why.sentence), why.sentence
     assert why.sentence.startswith("It has been suspended since 20")
-    assert f"`redisjobs signal {job.id} approved" in why.advice
+    assert f"`redisjobs signal {job.id} approved VALUE" in why.advice
     assert why.facts["waits for"] == "signal approved"
     assert why.facts["wakes at"] - why.facts["since"] == timedelta(hours=1)
 

@@ -1,9 +1,11 @@
 -- reject: make a dead letter of an entry that no push has added. Its id is its entry id; if another job has that id, the time
--- is added. Returns the id.
+-- is added, or the next ms that makes it its own. Returns the id.
 --- @include set_aside remove count whole
 local function reject(stream, entry, fields, why, now_ms, priority)
-  local job = entry
-  if redis.call('HGET', KEYS.jobs, job) then job = entry .. '-' .. whole(now_ms) end
+  local job, at_ms = entry, now_ms
+  while redis.call('HGET', KEYS.jobs, job) do
+    job, at_ms = entry .. '-' .. whole(at_ms), at_ms + 1
+  end
   local notes = {'reason', 'undecodable', 'error', why, 'failed_at', whole(now_ms)}
   priority = priority or string.match(stream, '}:ready:(.+)$')
   assert(set_aside(KEYS.dead, priority, entry, job, fields, notes, now_ms), KEYS.dead .. ' has no entry ids left')

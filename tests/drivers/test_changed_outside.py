@@ -247,6 +247,25 @@ async def test_an_entry_with_the_id_of_another_job_becomes_a_dead_letter_and_lea
         await each.aclose()
 
 
+async def test_entries_with_one_entry_id_in_each_stream_become_dead_letters_with_an_id_each(
+    redis_store: RedisStore,
+) -> None:
+    store, consumer = redis_store, redis_store.consumer("w1")
+    await consumer.open()
+    for priority in Priority:
+        store.admin.xadd(store.stream(priority), {"parameters": "{}"}, id="1-1")
+
+    for _ in Priority:
+        assert await claim(consumer) == []
+
+    letters = [row.job_id for row in await rows_of(store.driver, State.DEAD, 10)]
+    assert len(letters) == len({*letters}) == 3
+    for each in letters:
+        assert await store.driver.change(Delete(each)) is Reply.OK
+    await consumer.aclose()
+    await store.driver.aclose()
+
+
 async def test_an_entry_with_ten_thousand_fields_is_kept_as_a_dead_letter(redis_store: RedisStore) -> None:
     store, consumer = redis_store, redis_store.consumer("w1")
     await consumer.open()

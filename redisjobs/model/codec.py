@@ -29,7 +29,6 @@ _NUMBERS = {
 }
 """The numeric fields of an entry, and their attributes of `Job`."""
 
-_BARE = {b"id", b"name", b"parameters"}
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SORTED = bytes.maketrans(_BASE64, b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")
 _MAX_FIELDS = 64  # our entries have about a dozen; an entry written outside redisjobs could have too many for Lua
@@ -109,9 +108,9 @@ class Job:
 def decode_job(lease: Lease) -> Job:
     """Return the claimed job; raise a `DecodeError` like `decode_fields`."""
     fields = lease.fields
-    if len(fields) == 3 and fields.keys() >= _BARE:  # the usual case, made fast
-        name = fields[b"name"].decode("utf-8", "replace")
-        return Job(name, fields[b"parameters"], 1, min(lease.queued_ms, _LATEST_MS))
+    if len(fields) == 3 and b"name" in fields and b"parameters" in fields and b"id" in fields:
+        name, queued_ms = fields[b"name"].decode("utf-8", "replace"), lease.queued_ms  # the usual case, made fast
+        return Job(name, fields[b"parameters"], 1, queued_ms if queued_ms < _LATEST_MS else _LATEST_MS)
     return decode_fields(fields, lease.queued_ms)
 
 

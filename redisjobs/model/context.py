@@ -53,9 +53,13 @@ class JobContext(StepVerbs, Generic[AppState]):
         deliveries: How often the job was delivered since its last outcome, lost workers included.
         worker_id: The worker that runs the job.
         keeps_result: Whether the handler's result is kept.
+        cancelled: Whether the worker abandoned this run after a timeout, a cancel, a shutdown or a lost lease. It
+            then interrupts an async handler. A sync handler keeps running in its thread and can check this; its
+            outcome is ignored.
     """
 
     # Class attributes, because each job makes a context and few contexts have other values.
+    cancelled: bool = False
     _has_state: bool = True
     _progress: Progress | None = None
     _trace: str = ""  # the `traceparent` of the last run; once this one has a span, its own
@@ -91,10 +95,6 @@ class JobContext(StepVerbs, Generic[AppState]):
         self.keeps_result = keeps_result
         self._state = state
         self._sink = sink
-        self.cancelled = False
-        """Whether the worker abandoned this run after a timeout, a cancel, a shutdown or a lost lease. It then
-        interrupts an async handler. A sync handler keeps running in its thread and can check this; its outcome is
-        ignored."""
 
     @property
     def state(self) -> AppState:

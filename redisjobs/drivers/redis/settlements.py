@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from redisjobs.drivers.redis.wire import Word, due_word, job_words, raw_id, reply_of
 from redisjobs.model.emissions import EmitChunks
 from redisjobs.model.transitions import (
+    ACK,
     Ack,
     AddChildren,
     DeadLetter,
@@ -39,7 +40,9 @@ class Columns:
         self._rest: list[int] = []  # positions
         self._others: list[Word] = []
         for position, (lease, settlement) in enumerate(settlements):
-            if type(settlement) is not Ack or settlement.cancelled or settlement.stepped:
+            if settlement is not ACK and (
+                type(settlement) is not Ack or settlement.cancelled or settlement.stepped
+            ):  # nearly all are ACK
                 self._add_other(position, lease, settlement)
             elif lease.deliveries == 1 and b"child_of" not in lease.fields:
                 self._add_done(position, lease, settlement)
@@ -52,14 +55,14 @@ class Columns:
         self._done[number].append(position)
         self._entries[number].append(entry)
         self._ids[number].append(job_id)
-        nonce, unique = lease.nonce, lease.unique
+        nonce, unique = lease.fields.get(b"nonce", b""), lease.fields.get(b"unique", b"")
         if entry > self._cut:
             self._young.append(b"%b %b" % (nonce, job_id) if nonce else job_id)
         if nonce:
             self._has_nonces = True
         if unique:
             self._uniques += (unique, job_id)
-        if done.result is not None or done.reported:
+        if done is not ACK and (done.result is not None or done.reported):
             self._results += (str(stream), str(len(self._ids[number])), *_result(done))
 
     def _add_other(self, position: int, lease: Lease, settlement: Settlement) -> None:

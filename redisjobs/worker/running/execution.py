@@ -103,7 +103,7 @@ class Execution(HandlerRun):
     """A leased job whose handler is about to run, runs, or has run. Times are by the monotonic clock."""
 
     __slots__ = (
-        *("_job", "_loaded", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_announced"),
+        *("_job", "_outcome", "_run_ms", "_started", "ended", "ended_at", "given_at", "is_announced"),
         *("key", "owner", "resent", "sent_at", "settlement"),
     )
 
@@ -121,7 +121,6 @@ class Execution(HandlerRun):
         self._started = 0.0
         self._run_ms = 0
         self._job: codec.Job | None = None
-        self._loaded: Steps | None = None  # what earlier runs have saved
         self._outcome: Outcome | None = None
 
     @property
@@ -208,7 +207,6 @@ class Execution(HandlerRun):
         (steps,) = found
         if isinstance(steps, BaseException):
             return Raised(steps)
-        self._loaded = steps
         self.go_on_from(steps)
         if definition.in_process:
             return await self._begin_in_process(definition, job, cancels)
@@ -247,7 +245,8 @@ class Execution(HandlerRun):
             queue_name=self._settings.queue.name,
             attempt=job.attempt,
             deliveries=self.lease.deliveries,
-            queued_ms=min(job.queued_ms, self._run_ms),  # an entry id written outside redisjobs may be later
+            # An entry id written outside redisjobs may be later. (`min` takes twice as long.)
+            queued_ms=job.queued_ms if job.queued_ms < self._run_ms else self._run_ms,
             scheduled_ms=job.scheduled_ms,
             next_scheduled_ms=job.next_scheduled_ms,
             read_headers=job.read_headers,
@@ -256,12 +255,12 @@ class Execution(HandlerRun):
             sink=self,
             keeps_result=self._takes_result,
         )
-        if self._loaded is not None:
-            self._context.version = definition.version if self._loaded.version is None else self._loaded.version
-            self._context._checkpoint = self._loaded.checkpoint
+        if self.steps is not None:
+            self._context.version = definition.version if self.steps.saved_by is None else self.steps.saved_by
+            self._context._checkpoint = self.steps.checkpoint
         elif definition.version != 1:
             self._context.version = definition.version
-        if trace := self.lease.fields.get(b"trace"):
+        if job.started_ms is not None and (trace := self.lease.fields.get(b"trace")):
             self._context._trace = trace.decode("ascii", "replace")
         if self._settings.concurrency == 1:
             keep_only_slot(self._context, self._settings.queues or (self._settings.queue.name,))
@@ -282,11 +281,12 @@ class Execution(HandlerRun):
     def decide(self, outcome: Outcome) -> None:
         """Decide the job's settlement, by its handler's retry policy."""
         self._outcome = outcome
-        trace = "" if self._context is None else self._context._trace
-        self._context = self._surroundings = None  # both lead back here: a reference cycle
         if outcome is DONE and self.steps is None:
+            self._context = self._surroundings = None  # both lead back here: a reference cycle
             self.settlement = Ack(reported=True) if self._may_have_reported else ACK
             return
+        trace = "" if self._context is None else self._context._trace
+        self._context = self._surroundings = None
         self._take_children(adds=isinstance(outcome, Suspended))
         if isinstance(outcome, Suspended):
             changes = {"started_at": str(self._began_ms), "unknown_since": ""}

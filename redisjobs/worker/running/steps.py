@@ -53,6 +53,7 @@ class RunSteps:
         suspend: How to suspend the job, because a wait is not over; None: no wait has ended the run.
         pushes: The children that this adds; None for none.
         saved_by: The version of the handler that saved the first of them; None if none is saved.
+        checkpoint: The last one, JSON; None if none is saved.
         last_wait: The number of the last wait that was over when the run began; 0 if there was none.
     """
 
@@ -63,7 +64,7 @@ class RunSteps:
         self.saved_by = steps.version
         self._saved = dict(steps.saved)
         self._groups = dict(steps.groups)  # tokens by key
-        self._checkpoint = steps.checkpoint
+        self.checkpoint = steps.checkpoint
         self._bytes = len(steps.checkpoint or b"") + sum(
             len(key) + len(saved.value) for key, saved in self._saved.items()
         )
@@ -85,7 +86,7 @@ class RunSteps:
     @property
     def has_some(self) -> bool:
         """Whether the job may have saved something."""
-        return self._last > 0 or self._checkpoint is not None or bool(self._groups)
+        return self._last > 0 or self.checkpoint is not None or bool(self._groups)
 
     @property
     def left_out(self) -> str:
@@ -279,7 +280,7 @@ class RunSteps:
         return taken
 
     def _save_checkpoint(self, value: bytes, answered: Answered) -> None:
-        before = len(self._checkpoint or b"")
+        before = len(self.checkpoint or b"")
         if self._bytes - before + len(value) > MOST_STEP_BYTES:
             answered(
                 StepsFull(
@@ -290,7 +291,7 @@ class RunSteps:
             return
 
         def done(reply: Reply) -> None:
-            self._checkpoint = value
+            self.checkpoint = value
             self._bytes += len(value) - before
             answered(None)
 

@@ -93,6 +93,16 @@ def test_a_wait_that_suspends_its_job_again_is_found() -> None:
     assert "wait 0 of a (Sleeper) has suspended it 2 times" in verdict_of([*SLEPT, *again]).wrong
 
 
+def test_a_run_that_lost_its_lease_without_a_word_does_not_get_the_settlement_of_the_next_one() -> None:
+    first, second = waits("a", 101.05), waits("a", 106.33, key=1)
+    lost = suspended("a", 101, first)[:-1]
+    before = [waits("a", 106.31), passed("a", 106.32), second]
+    lines = [*pushed("a", 100, "Sleeper"), *lost, *suspended("a", 101.2, first | {"at": 101.25})]
+    lines += [*suspended("a", 106.3, *before), *woken("a", 111.5)]
+
+    assert not [each for each in verdict_of(lines).wrong if "has suspended it" in each]
+
+
 @pytest.mark.parametrize("killer", [1, 2])
 def test_a_run_after_a_suspension_without_a_reply_needs_a_fault(killer: int) -> None:
     unheard = [line for line in SLEPT if line["what"] != "settled" or line["at"] > 106]

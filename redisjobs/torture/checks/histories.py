@@ -219,7 +219,7 @@ class _Reader:
     """Finds the job that each line is about.
 
     A line with a mark names its job. The event of a settlement has only the id and the job name. If several jobs
-    have both, the event is about the run with its lease that ended first and is not settled yet.
+    have both, the event is about a run with its lease; see `_settled`.
     """
 
     def __init__(self, lines: Iterable[Line]) -> None:
@@ -270,15 +270,25 @@ class _Reader:
     def _settle(self, line: Line) -> None:
         begun = self._open[_lease(line)]
         if begun:
-            name = line.get("name", "?")
-            fit = [(name not in ("?", run.start["name"]), run.end is None) for _, run in begun]
-            history, run = begun.pop(fit.index(min(fit)))
+            history, run = begun.pop(_settled(begun, line))
             run.settled = line
         elif self._is_shared(line):
             return  # the job never started: any job with this id may be meant
         else:
             history = self._story(line)
         history.settled.append(line)
+
+
+def _settled(begun: Sequence[tuple[History, Run]], line: Line) -> int:
+    """Return the place of the run that was settled.
+
+    It is the last one that had ended when that was sent: an earlier one may have lost its lease without a word, and
+    the worker may have got the same lease again. If none had ended, it is the first one.
+    """
+    name, sent_at = line.get("name", "?"), line.get("sent_at") or float("inf")
+    named = [n for n, (_, run) in enumerate(begun) if name in ("?", run.start["name"])] or [*range(len(begun))]
+    ended = [n for n in named if (end := begun[n][1].end) is not None and end["at"] <= sent_at]
+    return ended[-1] if ended else named[0]
 
 
 def _lease(line: Line) -> tuple[Any, ...]:

@@ -282,8 +282,8 @@ class _Reader:
 def _settled(begun: Sequence[tuple[History, Run]], line: Line) -> int:
     """Return the place of the run that was settled.
 
-    It is the last one that had ended when that was sent: an earlier one may have lost its lease without a word, and
-    the worker may have got the same lease again. If none had ended, it is the first one.
+    It is the last one that had ended when that was sent: an earlier one may have lost its lease unheard, and the
+    worker may have got the same lease again. If none had ended, it is the first one.
     """
     name, sent_at = line.get("name", "?"), line.get("sent_at") or float("inf")
     named = [n for n, (_, run) in enumerate(begun) if name in ("?", run.start["name"])] or [*range(len(begun))]

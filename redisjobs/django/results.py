@@ -50,6 +50,9 @@ def result_of(task: Any, info: JobInfo) -> Any:
     if not info.worker and has_ended:
         attempts -= 1  # it ended without a run
     failed = [event for event in info.history if event.what == "failed"]
+    started_at = info.started_at
+    if started_at and info.queued_at:  # a busy server takes a delivery for some ms older than it is
+        started_at = max(started_at, info.queued_at)
     task = tasks.with_priority(task, info.priority)
     return result(
         task.using(run_after=time(info.due_at)) if info.due_at else task,
@@ -57,8 +60,8 @@ def result_of(task: Any, info: JobInfo) -> Any:
         _STATUS[info.state],
         _call(info),
         enqueued_at=time(info.queued_at),
-        started_at=time(info.started_at),
-        last_attempted_at=time(info.started_at or (failed[-1].at if failed else None)),
+        started_at=time(started_at),
+        last_attempted_at=time(started_at or (failed[-1].at if failed else None)),
         finished_at=time(info.failed_at or info.finished_at),
         errors=_errors(info),
         worker_ids=workers(attempts, info.worker, {each.attempt or 0: each.worker for each in failed}),

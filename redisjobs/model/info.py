@@ -134,9 +134,7 @@ def job_info(row: Row) -> JobInfo:
     ran_ms, started_ms = row.ran_ms, row.started_ms
     if is_aside and b"ran_ms" in fields:
         ran_ms = _number(fields, b"ran_ms")
-        ended_ms = _number(fields, b"finished_at") or _number(fields, b"failed_at")
-        # A busy server takes a delivery for some ms older than it is: not for older than the push.
-        started_ms = max(ended_ms - ran_ms, min(job.queued_ms if job else 0, ended_ms))
+        started_ms = (_number(fields, b"finished_at") or _number(fields, b"failed_at")) - ran_ms
     return JobInfo(
         job_id=row.job_id,
         state=row.state,

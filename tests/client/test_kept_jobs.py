@@ -67,12 +67,6 @@ async def listed(driver: Driver, state: State) -> list[str]:
 # What is kept
 
 
-def test_a_job_never_started_before_it_was_pushed_though_a_busy_server_says_that_it_ran_longer() -> None:
-    ran = {b"name": b"Work", b"parameters": b"{}", b"queued_at": b"5000", b"finished_at": b"5002", b"ran_ms": b"5"}
-    info = job_info(Row("a", State.COMPLETED, Priority.NORMAL, "1-0", 5002, None, "w", 1, False, ran))
-    assert info.queued_at == info.started_at
-
-
 async def test_jobs_that_are_done_stay_with_who_ran_them_and_when(
     store: Store, driver: Driver, worker: Consumer
 ) -> None:

@@ -1,13 +1,14 @@
 """Children in Postgres: transactions that end those of one group at once, and the order of their locks."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import anyio
 import pytest
 from postgres_store import Other, PostgresStore
 from store import eventually
+from test_postgres_locks import other, store, worker
 
 from redisjobs.model.changes import Cancel, ChangeMany, Requeue, RequeueAll
 from redisjobs.model.driver import Consumer
@@ -25,28 +26,11 @@ from redisjobs.testing.driver_contract.awaiting_children import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+__all__ = ["other", "store"]
 
 OTHER_TOKEN = "f" * 24
 
 Act = Callable[[PostgresStore, Consumer, Sequence[Lease]], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-def other(store: PostgresStore) -> Iterator[Other]:
-    with closing(Other(store)) as other:
-        yield other
-
-
-async def worker(store: PostgresStore, worker_id: str) -> Consumer:
-    consumer = store.consumer(worker_id)
-    await consumer.open()
-    return consumer
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Chunks in Postgres: how long they are kept, and what becomes of the rows."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-
 import pytest
 from postgres_store import PostgresStore
 from store import Store
+from test_postgres_ends import one, store
 
 from redisjobs.model.changes import Tidy
 from redisjobs.model.chunks import GetChunks
@@ -16,20 +14,7 @@ from redisjobs.testing.driver_contract.awaiting import HOUR
 from redisjobs.testing.driver_contract.streaming import byte_chunks, emitted, number_chunks
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
-
-
-@pytest.fixture
-async def store(postgres_store: PostgresStore) -> AsyncIterator[PostgresStore]:
-    async with aclosing(postgres_store.driver):
-        yield postgres_store
-
-
-@pytest.fixture
-async def one(store: PostgresStore) -> AsyncIterator[Consumer]:
-    consumer = store.consumer("w")
-    await consumer.open()
-    yield consumer
-    await consumer.aclose()
+__all__ = ["one", "store"]
 
 
 async def there(store: Store, *job_ids: str) -> list[bool]:

@@ -398,7 +398,8 @@ class Reclaimed:
     released: bool = False  # a released job waits to be claimed
     others: int = 0  # how many jobs other workers hold, if the call asked for it
     server_ms: float = 0  # the server's clock, to the microsecond
-    workers: int = 2  # this one included, alive or fenced
+    workers: int = 2  # whose lease is not over, this one included
+    alone: bool = False  # there is no other worker, not even one that is lost or fenced
     # This worker promotes delayed jobs. If all workers of a queue did, each delayed job would wake all of them.
     promotes: bool = True
     # A delayed job has been due for 250 ms, or a job that waited for a limit could have started 2 s ago. The

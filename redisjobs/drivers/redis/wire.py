@@ -71,6 +71,11 @@ def raw_id(job_id: str) -> bytes:
     return job_id.encode("utf-8", "surrogateescape")
 
 
+def raw_word(word: Word) -> bytes:
+    """Return a word as bytes, a text like an id."""
+    return raw_id(word) if isinstance(word, str) else word
+
+
 def number_word(number: int | None) -> str:
     """Return a whole number as scripts take it; '' for None."""
     return "" if number is None else str(number)

@@ -15,14 +15,22 @@ from redisjobs.model.retry import RetryPolicy
 
 pytestmark = [pytest.mark.anyio, ON_POSTGRES_TOO, pytest.mark.slow]
 
-BYTES = (b"\xff\xfe", b"a\x00b", b"\xed\xa0\x80", b"\xc3", b"\xc2\x80", b"\xf4\x8f\x80\xff", b"%20 \r\n\x1b[31m", b"")
+BYTES = (
+    b"\xff\xfe",
+    b"a\x00b",
+    b"\xed\xa0\x80",
+    b"\xc3",
+    b"\xc2\x80",
+    b"\xf4\x8f\x80\xff",
+    b"%20 \r\n\x1b[31m",
+    b"",
+)
 """No UTF-8, a NUL, a lone surrogate, half a character, an invisible one, a private one, control, and nothing."""
 
-FIELDS = (
-    *("unique", "limit_key", "headers", "trace", "history", "error", "parent", "depth", "child_of", "nonce"),
-    *("waits", "reason", "worker", "fingerprint", "traceback", "deliveries", "steps", "keep", "no such field"),
-)
-"""What an entry may have beside its id, and is no number."""
+STAY = ("limit_key", "headers", "trace", "parent", "depth", "child_of", "nonce", "unique", "no such field")
+"""Fields that stay as they are until the job is gone, and fields that its runs or its end may change."""
+
+GO = ("history", "error", "waits", "reason", "worker", "fingerprint", "traceback", "deliveries", "steps")
 
 
 @pytest.fixture
@@ -67,8 +75,8 @@ async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_t
         came["raised"] += 1
         raise Retry(reason=f"job {context.job_id}")
 
-    given = [{"id": b"%d " % number + each} for number, each in enumerate(BYTES)]
-    given += [{field: each} for field in FIELDS for each in BYTES]
+    given: list[dict[str, bytes]] = [{"id": b"%d " % number + each} for number, each in enumerate(BYTES)]
+    given += [{field: each, "started_at": b"1"} for field in (*STAY, *GO) for each in BYTES]
     fates = {"returns": list[str](), "raises": list[str]()}
     for name, put in fates.items():
         for number, fields in enumerate(given):
@@ -84,3 +92,5 @@ async def test_entries_of_any_bytes_end_whatever_their_handlers_write_and_keep_t
         assert row is not None
         assert row.state is State.DEAD
         assert row.fields[b"id"] == encoded(job)
+        for field in fields.keys() & STAY:
+            assert row.fields.get(encoded(field), b"") == fields[field], field

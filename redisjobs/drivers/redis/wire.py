@@ -29,6 +29,7 @@ _NOT_NOW_CLASSES = (
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
     redis_errors.AskError,  # MovedError is one, too
+    redis_errors.NoScriptError,  # SCRIPT FLUSH again as soon as we had loaded it
 )
 
 

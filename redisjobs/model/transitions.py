@@ -354,8 +354,8 @@ class Exchange:
 
     What was not asked for has its default. OK, LEASE_LOST and CANCELLED end a lease. After any other reply the
     worker still has the job. OVERSIZED: it can't be settled. FULL: it has follow-ups, and the store is out of
-    memory. SPOILED: the key for the unique key of a follow-up has the wrong type. RUNNING: see `Lingers`. EXISTS:
-    see `SaveStep`.
+    memory. BUSY: another transaction has locked what it needs. SPOILED: the key for the unique key of a follow-
+    up has the wrong type. RUNNING: see `Lingers`. EXISTS: see `SaveStep`.
     """
 
     replies: Sequence[Reply] = ()  # one for each settlement

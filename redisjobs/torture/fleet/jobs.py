@@ -157,6 +157,14 @@ class Reporting:
     times: int
 
 
+@dataclass(frozen=True, slots=True)
+class Emitting:
+    """Emits this many chunks."""
+
+    job_name: ClassVar[str] = "Emitting"
+    times: int
+
+
 class Unheard(BaseException):
     """An exception that no `except Exception` catches."""
 
@@ -318,6 +326,15 @@ async def _report(parameters: Reporting, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         for number in range(parameters.times):
             context.progress(number, parameters.times, context.job_id)
+            await anyio.sleep(0.1)
+    return process.result(context)
+
+
+@queue.register(Emitting)
+async def _emit(parameters: Emitting, context: JobContext) -> dict[str, Any]:
+    with process.noted(context):
+        for number in range(parameters.times):
+            context.emit([number, "x" * 1000])
             await anyio.sleep(0.1)
     return process.result(context)
 

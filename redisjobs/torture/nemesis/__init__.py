@@ -38,7 +38,7 @@ _EVERYWHERE: Sequence[type[Fault]] = (
 )
 FAULTS: Sequence[type[Fault]] = (
     *_EVERYWHERE,
-    *(processes.UpgradeInPlace, entries.PutIntoInbox),
+    *(processes.UpgradeInPlace, entries.PutIntoInbox, entries.PutOddIds),
     *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
     *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
     *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),

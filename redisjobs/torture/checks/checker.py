@@ -58,6 +58,7 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
     verdict.stalls = stalls(histories, ordered, capacity)
     verdict.wrong += [
         *strange,
+        *(line["text"] for line in ordered if line["what"] == "found"),  # what faults themselves have seen
         *misremembered(histories, faults),
         *misled(histories, clock),
         *estranged(histories, finals),

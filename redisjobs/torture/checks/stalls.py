@@ -1,6 +1,6 @@
 """Finds times in which a database stood still: jobs were ready, workers could run them, and none started. Pure.
 
-Only jobs that nothing may hold back count: pushed without a delay, without a limit, and not run before. Not counted
+Only jobs that nothing may hold back count: pushed without a delay, without a limit, and not run before. Excused
 is the time in which the server was down, the network was cut, the queue was paused, or all workers were killed,
 frozen or full.
 """

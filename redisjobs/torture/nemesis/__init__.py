@@ -8,9 +8,11 @@ from contextlib import suppress
 from redisjobs.errors import DriverError
 from redisjobs.torture.fleet.redis_store import RedisStore
 from redisjobs.torture.nemesis import (
+    answers,
     backends,
     entries,
     handlers,
+    keys,
     network,
     owners,
     processes,
@@ -52,7 +54,7 @@ POSTGRES_FAULTS: Sequence[type[Fault]] = (
     *(backends.FillConnections, backends.DatabaseAhead, backends.DatabaseBack),
     *(backends.DeleteWorkerRow, backends.LoseWorkerRows, backends.ForgetBeats),
     *(sessions.HoldSnapshot, sessions.LeaveTransactionOpen, sessions.LockInDisorder),
-    *(sessions.RaiseIsolation, sessions.IdleAtFence),
+    *(sessions.RaiseIsolation, sessions.IdleAtFence, answers.FreezeAtClaim, keys.HoldKeys),
     *(schema.PutRows, schema.Migrate, schema.AddColumn, schema.TwoReleases, schema.Maintain),
 )
 """The faults of a queue on Postgres."""

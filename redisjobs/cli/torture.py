@@ -41,11 +41,16 @@ class Drivers(StrEnum):
 
 
 class Topologies(StrEnum):
-    """The servers of a torture."""
+    """The servers of a torture, and how clients reach them."""
 
     ONE = "one"
     CLUSTER = "cluster"
     SENTINEL = "sentinel"
+    UNIX_SOCKET = "unix-socket"
+
+
+_OF_POSTGRES = (Topologies.ONE, Topologies.UNIX_SOCKET)
+_OF_REDIS = (Topologies.ONE, Topologies.CLUSTER, Topologies.SENTINEL)
 
 
 def torture(
@@ -65,7 +70,11 @@ def torture(
         ),
     ] = "",
     topology: Annotated[
-        Topologies, typer.Option(help="Start one server, a cluster of six, or three servers and three sentinels.")
+        Topologies,
+        typer.Option(
+            help="Start one server. On Redis: a cluster of six, or three servers and three sentinels. "
+            "On Postgres: clients connect by the Unix socket."
+        ),
     ] = Topologies.ONE,
     seed: Annotated[int | None, typer.Option(help="The seed of the faults. Defaults to a new one.")] = None,
     json_file: Annotated[
@@ -136,8 +145,11 @@ def _torture(
 
 def _check(url: str, driver: Drivers, program: str, topology: Topologies) -> None:
     """Raise a `Mistake` if these options can't be together, or the URL is none."""
-    if topology is not Topologies.ONE and (url or driver is Drivers.POSTGRES):
-        raise Mistake("--topology starts Redis servers of its own: leave out --url and --driver")
+    if topology is not Topologies.ONE and url:
+        raise Mistake("--topology starts servers of its own: leave out --url")
+    able = _OF_POSTGRES if driver is Drivers.POSTGRES else _OF_REDIS
+    if topology not in able:
+        raise Mistake(f"--driver {driver} has no topology '{topology}'; it has: {', '.join(able)}")
     if program and (url or driver is Drivers.REDIS):
         raise Mistake("--server is a program to start for --driver postgres: leave out --url")
     if program and program not in postgres_server.SOURCES:
@@ -152,7 +164,7 @@ def _check(url: str, driver: Drivers, program: str, topology: Topologies) -> Non
 
 
 def _place(url: str, driver: Drivers, program: str, topology: Topologies) -> AbstractContextManager[Place]:
-    return _on_postgres().place(url, program) if driver is Drivers.POSTGRES else place(url, topology)
+    return _on_postgres().place(url, program, topology) if driver is Drivers.POSTGRES else place(url, topology)
 
 
 def _on_postgres() -> ModuleType:

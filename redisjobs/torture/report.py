@@ -31,6 +31,7 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         *([f"worker lost   {_by_cause(verdict.worker_lost)}"] if verdict.worker_lost else []),
         f"refused       {verdict.refused} settlements of a lost lease",
         *([_replication(verdict)] if verdict.exposed else []),
+        *([_stall(verdict)] if verdict.stalls else []),
         "",
         f"{'fault':<22}{'times':>6}{'recovery p50':>15}{'p99':>9}{'amid others, p99':>19}",
         *(_row(name, recovery) for name, recovery in sorted(verdict.faults.items())),
@@ -52,6 +53,13 @@ def text(verdict: Verdict, where: str, seconds: float, seed: int) -> str:
         + (f", {len(verdict.wrong)} wrong" if verdict.wrong else "")
     )
     return "\n".join(lines)
+
+
+def _stall(verdict: Verdict) -> str:
+    """Return the longest time in which a database stood still."""
+    longest = max(verdict.stalls, key=lambda stall: stall.seconds)
+    amid = f", amid {' and '.join(longest.amid)}" if longest.amid else ""
+    return f"longest stall {longest.seconds:.1f} s, in database {longest.db}{amid}"
 
 
 def _replication(verdict: Verdict) -> str:

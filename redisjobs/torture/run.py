@@ -26,6 +26,7 @@ LEASE = 2.0
 
 _RATE = 85.0  # jobs a second, without those of flows: these run several times
 _DRAIN = 90.0  # seconds after the faults in which all jobs, or at least some, have to end
+_LEAVE = 150.0  # seconds in which producers end
 _LATE = 60.0  # seconds in which all late acts of faults have to be done
 _WARM_UP = 60.0  # seconds in which the workers have to start, on a busy machine
 
@@ -103,6 +104,8 @@ class Torture:
         with producers:
             attack.run(self._seed, self._length)
             attack.heal()
+            producers.stop()
+            self._monitor.until(lambda: producers.ended, _LEAVE, "producers end")  # meanwhile workers are tended
         self.wrong += producers.errors
 
     def _drain(self) -> None:

@@ -1286,6 +1286,60 @@ def test_a_job_that_only_newer_workers_know_may_wait_for_one() -> None:
     assert not waited(*pushed("x", 200, "Newcomer"), *done("x", 2, 285), *WORKS)
 
 
+# How long a whole database may stand still: 5 s with a lease of 2
+
+
+def stood_still(*lines: dict[str, Any]) -> list[str]:
+    """How long database 0 is found to have stood still, where that is too long."""
+    return [text for text in check(lines, [FinalState()]).wrong if "stood still" in text]
+
+
+def paused(since: float, until: float) -> dict[str, Any]:
+    return {"what": "stopped", "at": until, "db": 0, "name": "", "since": since, "until": until}
+
+
+def full(since: float, until: float) -> Lines:
+    """Jobs in all slots of worker 2."""
+    return [
+        line
+        for n in range(10)
+        for line in (*pushed(f"l{n}", since), started(f"l{n}", 2, since), ended(f"l{n}", 2, until))
+    ]
+
+
+def test_a_database_in_which_nothing_starts_though_jobs_are_ready_is_found_and_the_longest_time_is_told() -> None:
+    lines = [*at_work((190, 200), (206, 210)), *pushed("x", 199.5), *done("x", 2, 206.5)]
+
+    assert [text.partition(":")[0] for text in stood_still(*lines)] == ["database 0 stood still for 6.5 s"]
+    verdict = check([*lines, *pushed("y", 207), cut(300, 301)], [FinalState()])
+    assert "longest stall 6.5 s, in database 0" in report.text(verdict, "", 1, 1)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*pushed("x", 199.5), *done("x", 2, 203)],  # in time
+        [*pushed("x", 205.9), *done("x", 2, 206.5)],  # nothing was ready before
+        [*pushed("x", 199.5), *done("x", 2, 206.5), cut(200, 206)],
+        [*pushed("x", 199.5), *done("x", 2, 206.5), killed(2, 200) | {"ended": 206}],
+        [*pushed("x", 199.5, "Limited"), *done("x", 2, 206.5)],
+        [*pushed("x", 199.5), *done("x", 2, 206.5), paused(199, 206)],
+        [*pushed("x", 199.5), *done("x", 2, 206.5), *full(199.1, 206)],
+    ],
+    ids=["in time", "nothing ready", "cut", "frozen", "limited", "paused", "full"],
+)
+def test_a_database_that_had_nothing_to_start_or_no_one_to_start_it_has_not_stood_still(lines: Lines) -> None:
+    assert not stood_still(*lines, *at_work((190, 200), (206, 210)))
+
+
+def test_a_fault_of_one_worker_does_not_excuse_that_the_others_stand_still() -> None:
+    frozen_one = killed(2, 200) | {"name": "worker frozen", "ended": 206}
+    lines = [*at_work((190, 200), (206, 210)), *at_work((190, 200), worker=3), *done("x", 2, 206.5), frozen_one]
+
+    (found,) = stood_still(*pushed("x", 199.5), *lines)
+    assert ", amid worker frozen: jobs were ready" in found
+
+
 # One id, several jobs
 
 
@@ -1439,11 +1493,11 @@ def test_the_same_seed_draws_the_same_schedule_and_another_one_another() -> None
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_fault_comes_alone_before_any_comes_again(seed: int) -> None:
-    schedule = plan(seed, 90, KINDS, PAIRABLE)
+    schedule = plan(seed, 120, KINDS, PAIRABLE)
 
     first = schedule[: len(KINDS)]
     assert {names for (names,) in (planned.names for planned in first)} == set(KINDS)
-    assert first[-1].at + first[-1].holds <= 90
+    assert first[-1].at + first[-1].holds <= 120
     assert all(a.at + a.holds <= b.at for a, b in itertools.pairwise(schedule))
 
 

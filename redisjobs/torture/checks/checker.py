@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from redisjobs.events.recording import Line
 from redisjobs.torture.checks.answers import wrong_answers
+from redisjobs.torture.checks.capacity import Capacity
 from redisjobs.torture.checks.causes import FAILED, MAX_DELIVERIES, NONE, WOKEN, Causes, Leases, pairs
 from redisjobs.torture.checks.clock import Clock
 from redisjobs.torture.checks.dead_letters import KILLERS, check_letters
@@ -19,6 +20,7 @@ from redisjobs.torture.checks.ownership import stolen, wrongly_refused
 from redisjobs.torture.checks.recovery import measure
 from redisjobs.torture.checks.replication import REPLICATION, exposed, keep_jobs, set_apart
 from redisjobs.torture.checks.slots import misfired, take_as_pushed
+from redisjobs.torture.checks.stalls import stalls, too_long
 from redisjobs.torture.checks.steps import misremembered
 from redisjobs.torture.checks.stops import started_though_stopped
 from redisjobs.torture.checks.suspensions import misled
@@ -52,8 +54,11 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
     _count(verdict, ordered, finals)
     _count_flows(verdict, histories)
     verdict.faults, stuck = measure(ordered)
+    capacity = Capacity(histories, ordered, leases.longest)
+    verdict.stalls = stalls(histories, ordered, capacity)
     verdict.wrong += [
         *strange,
+        *(line["text"] for line in ordered if line["what"] == "found"),  # what faults themselves have seen
         *misremembered(histories, faults),
         *misled(histories, clock),
         *estranged(histories, finals),
@@ -63,7 +68,8 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
         *started_though_stopped(histories, ordered),
         *over_the_limit(histories, ordered),
         *stuck,
-        *late(histories, ordered, leases),
+        *late(capacity, leases),
+        *too_long(verdict.stalls, leases),
         *disorder(histories, faults, clock),
         *_locked(ordered),
         *unfenced(ordered, faults, leases),

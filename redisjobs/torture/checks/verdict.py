@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from redisjobs.torture.checks.recovery import Recovery
+from redisjobs.torture.checks.stalls import Stall
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class Verdict:
         exposed: The jobs, schedules and keys that a server wrote just before another one replaced it.
         replication: What is wrong with these, by kind: replication is asynchronous, so Redis may have lost writes.
         keeps_jobs: Whether the exposed are only claims, and ends without a result, as in a crash of Postgres.
+        stalls: The longest time in which a database stood still, for each database.
         faults: How long recovery took, by the fault's name.
     """
 
@@ -68,6 +70,7 @@ class Verdict:
     exposed: int = 0
     replication: dict[str, list[str]] = field(default_factory=dict)
     keeps_jobs: bool = False
+    stalls: list[Stall] = field(default_factory=list)
     faults: dict[str, Recovery] = field(default_factory=dict)
 
     @property

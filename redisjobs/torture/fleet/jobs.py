@@ -157,6 +157,31 @@ class Reporting:
     times: int
 
 
+@dataclass(frozen=True, slots=True)
+class Emitting:
+    """Emits this many chunks."""
+
+    job_name: ClassVar[str] = "Emitting"
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """Pushes a follow-up that has this unique key, or this id."""
+
+    job_name: ClassVar[str] = "Follower"
+    key: str
+    by_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heavy:
+    """Has large parameters, so that a claim of some has a large answer."""
+
+    job_name: ClassVar[str] = "Heavy"
+    ballast: str
+
+
 class Unheard(BaseException):
     """An exception that no `except Exception` catches."""
 
@@ -303,6 +328,14 @@ async def _push_follow_ups(parameters: Parent, context: JobContext) -> dict[str,
     return process.result(context)
 
 
+@queue.register(Follower)
+async def _follow(parameters: Follower, context: JobContext) -> dict[str, Any]:
+    with process.noted(context):
+        options: PushOptions = {"unique": parameters.key} if parameters.by_key else {"job_id": parameters.key}
+        process.follow_up(context, Work(0.001), **options)
+    return process.result(context)
+
+
 @queue.register(Step)
 def _go_on(parameters: Step, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
@@ -318,6 +351,15 @@ async def _report(parameters: Reporting, context: JobContext) -> dict[str, Any]:
     with process.noted(context):
         for number in range(parameters.times):
             context.progress(number, parameters.times, context.job_id)
+            await anyio.sleep(0.1)
+    return process.result(context)
+
+
+@queue.register(Emitting)
+async def _emit(parameters: Emitting, context: JobContext) -> dict[str, Any]:
+    with process.noted(context):
+        for number in range(parameters.times):
+            context.emit([number, "x" * 1000])
             await anyio.sleep(0.1)
     return process.result(context)
 
@@ -372,6 +414,7 @@ queue.register(Trap, retry=no_retry())(_only_note)
 queue.register(Seldom, rate="1/h", limit_key=lambda seldom: seldom.key)(_only_note)
 queue.register(Paced, rate="20/s", burst=5)(_only_note)
 queue.register(Tick)(_only_note)
+queue.register(Heavy)(_only_note)
 flows.register(queue)
 
 rule = OTHER_RULE if process.OTHER_RULE in os.environ else RULE

@@ -73,12 +73,17 @@ class Producers:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
-
-    def stop(self) -> None:
-        """Push nothing new, and wait for the threads to end."""
-        self._over.set()
         for thread in self._threads:
             thread.join()
+
+    def stop(self) -> None:
+        """Push nothing new; the threads end once what they have begun is over."""
+        self._over.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all threads have ended."""
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _guarded(self, kind: _Kind, producer: Producer, number: int) -> None:
         try:

@@ -48,7 +48,9 @@ class RedisStore(Store):
 
     def run(self, *wire: Any) -> Any:
         """Run one command; return its reply, in bytes."""
-        words = [word if isinstance(word, bytes) else str(word) for word in wire]
+        words = [
+            word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogateescape") for word in wire
+        ]
         return self._connection.run(Command(words, lambda reply: reply))
 
     def connect(self) -> None:  # noqa: D102
@@ -129,7 +131,7 @@ class RedisStore(Store):
         cursor = b"0"
         while True:
             cursor, keys = self.run("SCAN", cursor, "MATCH", f"{self.prefix}*", "COUNT", _PAGE)
-            found.update(key.decode() for key in keys)
+            found.update(map(text, keys))
             if cursor == b"0":
                 return sorted(found)
 

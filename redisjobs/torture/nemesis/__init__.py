@@ -8,9 +8,11 @@ from contextlib import suppress
 from redisjobs.errors import DriverError
 from redisjobs.torture.fleet.redis_store import RedisStore
 from redisjobs.torture.nemesis import (
+    answers,
     backends,
     entries,
     handlers,
+    keys,
     network,
     owners,
     processes,
@@ -38,7 +40,7 @@ _EVERYWHERE: Sequence[type[Fault]] = (
 )
 FAULTS: Sequence[type[Fault]] = (
     *_EVERYWHERE,
-    *(processes.UpgradeInPlace, entries.PutIntoInbox),
+    *(processes.UpgradeInPlace, entries.PutIntoInbox, entries.PutOddIds),
     *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
     *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
     *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),
@@ -52,7 +54,7 @@ POSTGRES_FAULTS: Sequence[type[Fault]] = (
     *(backends.FillConnections, backends.DatabaseAhead, backends.DatabaseBack),
     *(backends.DeleteWorkerRow, backends.LoseWorkerRows, backends.ForgetBeats),
     *(sessions.HoldSnapshot, sessions.LeaveTransactionOpen, sessions.LockInDisorder),
-    *(sessions.RaiseIsolation, sessions.IdleAtFence),
+    *(sessions.RaiseIsolation, sessions.IdleAtFence, answers.FreezeAtClaim, keys.HoldKeys),
     *(schema.PutRows, schema.Migrate, schema.AddColumn, schema.TwoReleases, schema.Maintain),
 )
 """The faults of a queue on Postgres."""

@@ -1,6 +1,7 @@
 """Faults: entries and notifications that redisjobs did not write."""
 
 import time
+from collections.abc import Sequence
 
 from redisjobs.model.codec import new_job_id
 from redisjobs.model.job import Priority
@@ -13,6 +14,24 @@ _HOUR = 3600
 _WORK: Fields = {"name": "Work", "parameters": '{"seconds": 0.001}'}
 _FLAKY: Fields = {"name": "Flaky", "parameters": '{"until": 2}'}
 _HOPELESS: Fields = {"name": "Hopeless", "parameters": "{}"}
+_VERBS: Sequence[Fields] = (
+    {"name": "Parent", "parameters": '{"until": 2}'},
+    {"name": "Saving", "parameters": '{"steps": 3, "until": 2}'},
+    {"name": "Sleeper", "parameters": '{"naps": [0.05, 0.05]}'},
+    {"name": "Family", "parameters": '{"groups": [["work", "fail", "sleep"]]}'},
+    {"name": "Reporting", "parameters": '{"times": 2}'},
+    {"name": "Emitting", "parameters": '{"times": 2}'},
+    {"name": "Pusher", "parameters": "{}"},
+    _FLAKY,
+    _HOPELESS,
+)
+"""Jobs that push, save, suspend, have children, report, emit and fail: then their worker sends their id."""
+
+_ODD_IDS = (
+    *(b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"a\x00b", b"\xf4\x8f\xbf\xbf", b"\x80" * 1900),
+    *(b"\x1b[31m\r\n", b'"{\\', b"0-1 "),
+)
+"""Beginnings of ids: most are no UTF-8, as of a program that writes Latin-1."""
 
 
 def _malformed() -> list[Fields]:
@@ -121,6 +140,31 @@ class PutIntoInbox(Fault):
         self.jobs += dict.fromkeys(system.put_into_inbox(each, store, pushed=pushed) for each, pushed in entries)
         self.jobs += [system.put({**_WORK, "id": ""}, store, system.rng.randrange(3)) for _ in range(2)]
         self.detail = f"{len(entries)} entries"
+
+
+class PutOddIds(Fault):
+    """Jobs in the inbox whose ids are not UTF-8, or unusual, and whose handlers do all that a handler can.
+
+    Each has to end, and no worker may. Other entries have such bytes in another field, and are rejected.
+    """
+
+    name = "odd ids"
+    holds = 3.0
+    recovery = "workers"
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
+        self.db = store.db
+        good = [{**verb, "id": _unique(odd)} for odd in _ODD_IDS for verb in _VERBS]
+        bad = [{**_WORK, field: b"\xff"} for field in ("priority", "delay", "prioritty", "name ")]
+        entries = [(each, True) for each in good] + [(each, False) for each in bad]
+        for each, pushed in system.rng.sample(entries, len(entries)):
+            self.jobs.append(system.put_into_inbox(each, store, pushed=pushed))
+        self.detail = f"{len(entries)} entries"
+
+
+def _unique(odd: bytes) -> bytes:
+    return odd + new_job_id().encode()
 
 
 class PublishAnything(Fault):

@@ -135,15 +135,13 @@ class System:
         """Add a ready entry without any of the checks of a push; return its mark."""
         mark, fields = new_mark(), {"id": new_job_id(), **fields}
         if store.put(marked(fields, mark), rank):
-            said = fields["id"]
-            job = said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
-            self.note("external", job=job, db=store.db, mark=mark, pushed=False)
+            self.note("external", job=_text(fields["id"]), db=store.db, mark=mark, pushed=False)
         return mark
 
     def put_into_inbox(self, fields: Fields, store: Store, *, pushed: bool) -> str:
         """Put an entry into the inbox; return the id of its job, or of its dead letter if not `pushed`."""
         entry = on_redis(store).put_into_inbox(fields)
-        job = str(fields.get("id") or entry) if pushed else entry
+        job = _text(fields.get("id") or entry) if pushed else entry
         self.note("external", job=job, db=store.db, pushed=pushed)
         return job
 
@@ -175,6 +173,10 @@ class System:
             with suppress(DriverError):  # the store is unavailable just now
                 if act():
                     self.late.remove(act)
+
+
+def _text(said: str | bytes) -> str:
+    return said.decode("utf-8", "surrogateescape") if isinstance(said, bytes) else said
 
 
 def marked(fields: Fields, mark: str) -> Fields:

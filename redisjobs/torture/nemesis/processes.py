@@ -105,7 +105,7 @@ class KillHost(ProcessFault):
             self.pids = system.fleet.members(host)
             system.fleet.victims |= {host.process.pid, *self.pids}
             for pid in (host.process.pid, *self.pids):
-                _send(pid, signal.SIGKILL)
+                send(pid, signal.SIGKILL)
             self.detail = f"supervisor {host.process.pid} and {len(self.pids)} workers"
 
 
@@ -129,7 +129,7 @@ class FreezeWorker(ProcessFault):
 
     def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
-            _send(pid, signal.SIGCONT)
+            send(pid, signal.SIGCONT)
         system.fleet.thaw()
 
 
@@ -161,16 +161,16 @@ class FreezeInTurn(ProcessFault):
             (self.OTHER, self.pids[1], signal.SIGSTOP),
             (self.FIRST_GOES_ON, self.pids[0], signal.SIGCONT),
         ]
-        _send(self.pids[0], signal.SIGSTOP)
+        send(self.pids[0], signal.SIGSTOP)
 
     def keep(self, system: System) -> None:  # noqa: D102
         while self.pids and self.to_come and time.monotonic() >= self.began + self.to_come[0][0]:
             _, pid, number = self.to_come.pop(0)
-            _send(pid, number)
+            send(pid, number)
 
     def end(self, system: System) -> None:  # noqa: D102
         for pid in self.pids:
-            _send(pid, signal.SIGCONT)
+            send(pid, signal.SIGCONT)
         system.fleet.thaw()
 
 
@@ -285,7 +285,8 @@ class RollBack(Fault):
         return True
 
 
-def _send(pid: int, number: signal.Signals) -> None:
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process, unless it has ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 

@@ -11,6 +11,7 @@ from redisjobs.torture.proxy.impairments import Cut, Impairments, Lag
 from redisjobs.torture.proxy.link import Counters, Link, reset_on_close
 
 HOST = "127.0.0.1"
+_BUFFER = 64 * 1024  # bytes: small, so that a server soon notices a client that does not read
 _T = TypeVar("_T")
 
 
@@ -90,6 +91,7 @@ class Links:
         with suppress(OSError):  # the client has left already
             client, _ = self._socket.accept()
             client.setblocking(False)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
             self._counters.connections += 1
             # The callback also closes the client of a task that is cancelled before it begins.
             group.create_task(self._handle(client)).add_done_callback(lambda _: client.close())
@@ -97,6 +99,7 @@ class Links:
     async def _handle(self, client: socket.socket) -> None:
         with socket.socket() as server:
             server.setblocking(False)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             try:
                 await self._loop.sock_connect(server, self.target)
                 if self._impairments.refuse:  # checked now: a client that came just before must not slip through

@@ -5,7 +5,6 @@ only travels in the job's entry, also add a line to `ENTRY_OPTIONS`. If the stor
 `transitions.py`, to both drivers (`memory/pushes.py`, `redis/wire.py`) and to `lua/push.lua`.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from redisjobs.base.arguments import aware, is_text, milliseconds, one_of, seconds, whole
 from redisjobs.errors import RegistrationError
 from redisjobs.model import codec
+from redisjobs.model.annotations import is_async
 from redisjobs.model.job import Duration, OnConflict, Priority, UniqueUntil
 from redisjobs.model.limits import Limit, checked_key
 from redisjobs.model.retry import RetryPolicy
@@ -326,12 +326,6 @@ def _in_process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
             "define it at the top of a module"
         )
     return True
-
-
-def is_async(handler: Callable[..., Any]) -> bool:
-    """Return whether a call of a handler returns a coroutine."""
-    call = getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async one)
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 def unique_of(

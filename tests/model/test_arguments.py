@@ -52,6 +52,7 @@ NAMED = JobName("named", Card)
 
 
 def resize(path: str = "a") -> None: ...
+def nothing() -> None: ...
 
 
 class Odd:
@@ -150,7 +151,7 @@ def cases(make: Any) -> Iterator[Case]:
     )
     yield (
         "job",
-        lambda function=lambda: None, **given: queue.job(**given)(function),
+        lambda function=nothing, **given: queue.job(**given)(function),
         {},
         JOB | {"name": [*TEXTS, "", "two words"], "function": [5, "resize", CARD]},
     )

@@ -76,6 +76,8 @@ def _first_step(
     try:
         return steps, steps.send(None)
     except StopIteration as end:
+        if end.value is None and take is None:  # most handlers
+            return None
         if (error := _took(take, end.value)) is not None:
             raise error from None
         return None
@@ -83,7 +85,7 @@ def _first_step(
 
 def _took(take: Callable[[Any], object] | None, returned: Any) -> TypeError | None:
     """Let `take` have what a handler returned; return an error instead if that would still have to run."""
-    if returned is not None and type(returned) in (CoroutineType, AsyncGeneratorType):
+    if type(returned) in (CoroutineType, AsyncGeneratorType):
         called = returned.__qualname__.rpartition("<locals>.")[2]
         if isinstance(returned, CoroutineType):
             returned.close()

@@ -69,7 +69,8 @@ class JobHandle(PushedJob, Generic[R]):
 class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
     """A queue of jobs for sync code, with the arguments and methods of `redisjobs.JobQueue`.
 
-    Threads may share it. Use it in `with queue:`, or call `close` at the end.
+    Threads may share it. Use it in `with queue:`, or call `close` at the end. Its calls block their thread: in an
+    event loop, await a `redisjobs.JobQueue`, or use `asyncio.to_thread`. A call there logs a warning, once.
     """
 
     _awaits_push = False
@@ -216,6 +217,7 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
         """
         job_id, wanted = id_of(job), expected(self.definitions, job, returns)
         limit = None if timeout is None else seconds(timeout, "timeout")
+        self._check_loop()
         since = time.monotonic()
         return self._thread.call(
             lambda: self._waitings.result(self.driver, self.name, job_id, wanted, limit, since)
@@ -223,11 +225,15 @@ class JobQueue(SyncInspector, SyncPushing[JobHandle[Any]], Serving):
 
     def watch(self, job: str | PushedJob) -> Iterator[Progress]:
         """Iterate over a job's progress reports until it has ended; see `redisjobs.JobQueue.watch`."""
-        return self._thread.each(functools.partial(self._waitings.progress, self.driver, self.name, id_of(job)))
+        job_id = id_of(job)
+        self._check_loop()
+        return self._thread.each(functools.partial(self._waitings.progress, self.driver, self.name, job_id))
 
     def stream(self, job: str | PushedJob, *, after: str | None = None) -> Iterator[Chunk]:
         """Iterate over what a job emits until it has ended; see `redisjobs.JobQueue.stream`."""
-        return self._stream(id_of(job), checked_after(after))
+        job_id, after = id_of(job), checked_after(after)
+        self._check_loop()
+        return self._stream(job_id, after)
 
     def _stream(self, job_id: str, after: str) -> Iterator[Chunk]:
         last = after  # kept here: if `close` ends the waiting thread, another one goes on from it

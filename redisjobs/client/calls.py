@@ -1,5 +1,7 @@
 """Calls of a queue to its store, async and sync. A call is repeated while the store is unavailable."""
 
+import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -8,6 +10,7 @@ from typing import TypeVar
 
 import anyio
 
+from redisjobs.base.logger import Log
 from redisjobs.client.backoff import retrying, retrying_sync
 from redisjobs.client.operations import Steps
 from redisjobs.client.push import Push, gave_up
@@ -20,6 +23,7 @@ from redisjobs.model.queries import Query, Scan
 from redisjobs.model.times import LONGEST_TRY
 
 T = TypeVar("T")
+logger = Log("redisjobs")
 
 
 class Calls(Registry):
@@ -83,6 +87,19 @@ class SyncCalls(Registry):
     """The calls of a sync queue."""
 
     _store: SyncDriver
+    _has_warned = False
+
+    def _check_loop(self) -> None:
+        """Warn, once for each queue, if this call blocks an event loop."""
+        if asyncio._get_running_loop() is None or self._has_warned:
+            return
+        self._has_warned = True
+        logger.warning(
+            "queue '%s': a call at %s blocks the event loop of its thread: await a redisjobs.JobQueue there, or "
+            "make the call by asyncio.to_thread",
+            self.name,
+            _caller(),
+        )
 
     def _do(self, steps: Steps[T]) -> T:
         """Carry out an operation; see `Calls._do`."""
@@ -114,6 +131,7 @@ class SyncCalls(Registry):
 
     def _call(self, call: Callable[[float], T], push: Push | None = None) -> T:
         """Call the store, and repeat the call until the deadline; `call` gets it in monotonic seconds."""
+        self._check_loop()
         deadline = push.deadline if push else self.deadline
         end = time.monotonic() + deadline
         try:
@@ -143,3 +161,11 @@ class SyncCalls(Registry):
                 raise
             cause = error
         raise gave_up(push, deadline, cause) from cause
+
+
+def _caller() -> str:
+    """Return the file and line of the application's call."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("redisjobs."):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -10,9 +10,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from redisjobs.base.visible import visible
 from redisjobs.model import sync_verbs
+from redisjobs.model.annotations import is_async
 from redisjobs.model.context import JobContext
 from redisjobs.model.job import AppState, JobDefinition, JobName
-from redisjobs.model.options import PushOptions, check_handler_options, check_push_options, is_async, new_job
+from redisjobs.model.options import PushOptions, check_handler_options, check_push_options, new_job
 from redisjobs.model.signature import Signature
 from redisjobs.model.transitions import PreparedJob
 

@@ -150,7 +150,7 @@ class Registry(Preparing):
             unique = unique_of(options.get("unique"), name.name, field_names(name.parameters))
             definition = JobDefinition(
                 name,
-                handler_call(handler),
+                handler_call(handler, name.parameters),
                 **{"retry": self.retry, **handled_by(handler, options)},
                 returned=functools.partial(returned_type, handler),
                 limit_key=limit_key,
@@ -171,7 +171,7 @@ class Registry(Preparing):
     ) -> tuple[JobName[Any], Signature]:
         """Register a plain function whose arguments are the parameters, for `job` of both queue classes."""
         called = getattr(function, "__name__", None) if name is None else name
-        if called is None:  # a partial, or a callable object
+        if called is None or (name is None and called == "<lambda>"):  # a partial, a callable object or a lambda
             raise RegistrationError(f"{function!r} has no name of its own: give one, as job(name='...')")
         signature = Signature.of(function, str(called))
         unique = unique_of(options.get("unique"), str(called), list(signature.type.__annotations__))

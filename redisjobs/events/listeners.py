@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 
 from redisjobs.base.logger import Log, is_ctrl_c
+from redisjobs.model.annotations import called_as, is_async, is_generator
 
 logger = Log("redisjobs")
 
@@ -48,6 +49,30 @@ def _show(kind: type[Event], error: BaseException) -> None:
     logger.error("a listener to %s raised; nothing else is affected", kind.__name__, exc_info=error)
 
 
+_INSTEAD = (
+    "give a plain function; to await something, it can hand the event over, as by "
+    "loop.call_soon_threadsafe(events.put_nowait, event) for a task that reads `events`, an asyncio.Queue"
+)
+
+
+def _check(kind: object, listener: object, when: object) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Event)):
+        raise TypeError(f"{kind!r:.60} is no kind of events: give a class, as JobsCompleted")
+    for what, function in (("listener", listener), ("when", when)):
+        if not callable(function):
+            raise TypeError(f"{what}={function!r:.60}: give a function")
+        if is_async(function) or is_generator(function):
+            does = "is async" if is_async(function) else "is a generator"
+            raise TypeError(f"{what}={called_as(function)} {does}, so a call would not run it: {_INSTEAD}")
+
+
+def _tell(listener: Listener, event: Event) -> None:
+    returned = listener(event)
+    if isinstance(returned, Coroutine):
+        returned.close()
+        raise TypeError(f"it returned a coroutine, which nothing awaits: {_INSTEAD}")
+
+
 class Events:
     """The listeners to the events of one queue, in this process. Any thread may use it."""
 
@@ -62,14 +87,18 @@ class Events:
         """Call a function with each event of a kind from now on; return a function that ends this.
 
         The listener is called in the thread in which the event happened, usually the event loop's, so it must be
-        quick. What it raises is logged.
+        quick, and can't be async. What it raises is logged.
 
         Args:
             kind: The class of the events. It stands for all classes that derive from it, too.
             listener: The function.
             when: Returns whether the listener wants events now. Asked before an event is made, because that costs
                 time.
+
+        Raises:
+            TypeError: This is no kind of events, or the listener is async or can't be called.
         """
+        _check(kind, listener, when)
         entry = (kind, listener, when)
         with self._lock:
             self._listeners, self._by_kind = [*self._listeners, entry], {}
@@ -91,7 +120,7 @@ class Events:
             if not _listens(type(event), when):
                 continue
             try:
-                listener(event)
+                _tell(listener, event)
             except BaseException as error:
                 _show(type(event), error)
 

@@ -1,4 +1,4 @@
-"""Reads what functions return, from their annotations."""
+"""Reads what functions are and return, from their kinds and annotations."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
@@ -33,12 +33,31 @@ def hint_of(function: Any, name: str) -> Any:
     return get_type_hints(stub, globalns=getattr(found, "__globals__", {}), include_extras=True)[name]
 
 
+def inner(function: Any) -> Any:
+    """Return the function inside partials and static methods."""
+    while isinstance(function, partial | staticmethod):
+        function = function.func if isinstance(function, partial) else function.__func__
+    return function
+
+
 def annotated(function: Any) -> Any:
-    """Return the function with the annotations: inside a partial, or `__call__` of a callable object."""
-    while isinstance(function, partial):
-        function = function.func
+    """Return the function with the annotations: the inner one, or `__call__` of a callable object."""
+    function = inner(function)
     # A decorator's object with `__wrapped__` has the annotations itself.
     return function if inspect.isroutine(function) or hasattr(function, "__wrapped__") else function.__call__
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether a call of a function returns a coroutine."""
+    function = inner(function)
+    call = getattr(function, "__call__", None)  # noqa: B004  (an object may have an async one)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def is_generator(function: Callable[..., Any]) -> bool:
+    """Return whether a call of a function returns a generator, async or not, and runs nothing."""
+    function = annotated(function)
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def called_as(function: Callable[..., Any]) -> str:

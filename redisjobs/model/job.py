@@ -1,8 +1,10 @@
 """The parts of a job: its name, the type of its parameters, its handler, and the handle that a push returns."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -143,6 +145,7 @@ def checked_queue_name(name: str) -> str:
     return name
 
 
+_FORMS = "a dataclass, a pydantic model or a TypedDict"
 _NAME = r"[^\s\x00-\x1f]{1,200}"
 
 
@@ -158,8 +161,9 @@ class JobName(Generic[P]):
     name: str
     parameters: type[P]
     what: ClassVar[str] = "parameters"
+    of_job: ClassVar[str] = "parameters"
     is_result: ClassVar[bool] = False
-    wanted: ClassVar[str] = "a dataclass, a pydantic model or a TypedDict"
+    wanted: ClassVar[str] = _FORMS
 
     def __post_init__(self) -> None:
         if not is_text(self.name, _NAME):
@@ -175,7 +179,7 @@ class JobName(Generic[P]):
     @cached_property
     def adapter(self) -> TypeAdapter[P]:
         """Pydantic's adapter, which writes and validates the parameters; see `adapter_for`."""
-        return adapter_for(self.parameters, "result" if self.is_result else "parameters")
+        return adapter_for(self)
 
     @cached_property
     def round_trip(self) -> RoundTrip:
@@ -195,6 +199,7 @@ class ReturnType(JobName[P]):
     """The return type of a handler. Its result is encoded and decoded like parameters."""
 
     what: ClassVar[str] = "the result"
+    of_job: ClassVar[str] = "result"
     is_result: ClassVar[bool] = True
     wanted: ClassVar[str] = "what the handler returns, as int or a dataclass"
 
@@ -218,19 +223,58 @@ def _shown(value: object) -> str:
     return repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
-def adapter_for(parameters: Any, what: str = "parameters") -> TypeAdapter[Any]:
+def adapter_for(name: JobName[Any]) -> TypeAdapter[Any]:
     """Return pydantic's adapter for the type of a job's parameters, or of its result.
 
     Raises:
         RegistrationError: pydantic has no schema for the type.
     """
+    shown = _type_shown(name.parameters)
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(_readable(parameters))
-    except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
-        raise RegistrationError(f"{parameters!r} can't be a job's {what}: {error}") from error
+        adapter: TypeAdapter[Any] = TypeAdapter(_readable(name.parameters))
+    except PydanticSchemaGenerationError as error:
+        raise RegistrationError(f"{name.name}: {_not_writable(name, error)}") from error
+    except (PydanticUserError, NameError) as error:
+        why = getattr(error, "message", str(error))
+        raise RegistrationError(f"{name.name}: {shown} can't be a job's {name.of_job}: {why}") from error
     if not adapter.pydantic_complete:
-        raise RegistrationError(f"{parameters!r} can't be a job's {what}: it names a type that isn't there")
+        raise RegistrationError(
+            f"{name.name}: {shown} can't be a job's {name.of_job}: it names a type that isn't there"
+        )
     return adapter
+
+
+def _not_writable(name: JobName[Any], error: PydanticSchemaGenerationError) -> str:
+    """Return which type JSON has no form for, where it is, and what to write instead."""
+    found = re.search(r"schema for (.+?)\. Set `arb", error.message, re.DOTALL)
+    kind = _type_shown(found[1] if found else name.parameters)
+    verb = "return" if name.is_result else "push"
+    if where := _field_without_schema(name.parameters, error.message):
+        return f"'{where}' takes a {kind}, which JSON has no form for: {verb} its id, or its values as {_FORMS}"
+    if name.is_result:
+        return f"its result is a {kind}, which JSON has no form for: return its id, or its values as {_FORMS}"
+    return f"a {kind} can't be a job's parameters: give {name.wanted}"
+
+
+def _type_shown(kind: Any) -> str:
+    """Return a type for messages: `shop.User` for a class."""
+    return re.sub(r"^<class '(.+)'>$", r"\1", str(kind))
+
+
+def _field_without_schema(kind: Any, message: str) -> str:
+    """Return the field of a type about which pydantic has this message; '' if it is about the type itself."""
+    hints: Mapping[str, Any] = {}
+    with suppress(Exception):  # reading an annotation may run any code
+        hints = get_type_hints(kind)
+    for name, hint in hints.items():
+        try:
+            TypeAdapter(hint)
+        except PydanticSchemaGenerationError as error:
+            if error.message == message:  # not for a ClassVar
+                return name
+        except Exception:
+            continue
+    return ""
 
 
 def _readable(parameters: Any) -> Any:

@@ -5,7 +5,6 @@ only travels in the job's entry, also add a line to `ENTRY_OPTIONS`. If the stor
 `transitions.py`, to both drivers (`memory/pushes.py`, `redis/wire.py`) and to `lua/push.lua`.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from redisjobs.base.arguments import aware, is_text, milliseconds, one_of, seconds, whole
 from redisjobs.errors import RegistrationError
 from redisjobs.model import codec
+from redisjobs.model.annotations import is_async
 from redisjobs.model.job import Duration, OnConflict, Priority, UniqueUntil
 from redisjobs.model.limits import Limit, checked_key
 from redisjobs.model.retry import RetryPolicy
@@ -249,8 +249,8 @@ def check_handler_options(options: Mapping[str, Any], *others: str, limit_key: o
         )
     if (run_in := options.get("run_in", "thread")) not in ("thread", "process"):
         raise RegistrationError(f'run_in={run_in!r}: give "thread" or "process"')
-    if limit_key is not None and not callable(limit_key):
-        raise TypeError(f"limit_key={limit_key!r}: give a function of the parameters, as lambda p: p.tenant")
+    if limit_key is not None and (not callable(limit_key) or is_async(limit_key)):
+        raise TypeError(f"limit_key={limit_key!r}: give a plain function of the parameters, as lambda p: p.tenant")
     _settings({option: value for option, value in options.items() if option not in others})
 
 
@@ -274,12 +274,14 @@ def handled_by(function: Any, options: HandlerOptions) -> dict[str, Any]:
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of a definition that come from the options alone."""
-    timeout, strict_result = options.get("timeout"), options.get("strict_result", False)
+    strict_result = options.get("strict_result", False)
     if not isinstance(strict_result, bool):
         raise RegistrationError(f"strict_result={strict_result!r}: give True or False")
     settings = {
-        "timeout": None if timeout is None else seconds(timeout, "timeout"),
-        "stalled_after": _stalled_after(options.get("stalled_after")),
+        "timeout": _above_zero(options.get("timeout"), "timeout", "no run ends in no time"),
+        "stalled_after": _above_zero(
+            options.get("stalled_after"), "stalled_after", "no run reports progress before it began"
+        ),
         "keep_ms": in_ms(options.get("keep_result"), "keep_result") or 0,
         "strict_result": strict_result,
         "cancels_children": _cancels_children(options.get("children", "leave")),
@@ -304,10 +306,10 @@ def checked_policy(retry: RetryPolicy | None) -> RetryPolicy | None:
     raise RegistrationError(f"retry={retry!r}: give a RetryPolicy, such as exponential_jitter(max_attempts=3)")
 
 
-def _stalled_after(duration: Duration | None) -> float | None:
-    value = None if duration is None else seconds(duration, "stalled_after")
+def _above_zero(duration: Duration | None, what: str, why: str) -> float | None:
+    value = None if duration is None else seconds(duration, what)
     if value == 0:
-        raise ValueError("stalled_after=0: no run reports progress before it began; give more than 0 s")
+        raise ValueError(f"{what}=0: {why}; give more than 0 s")
     return value
 
 
@@ -328,12 +330,6 @@ def _in_process(handler: Any, is_async: bool, run_in: RunIn) -> bool:
     return True
 
 
-def is_async(handler: Callable[..., Any]) -> bool:
-    """Return whether a call of a handler returns a coroutine."""
-    call = getattr(handler, "__call__", None)  # noqa: B004  (an object may have an async one)
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
-
-
 def unique_of(
     given: Callable[[Any], str | None] | str | None, called: str, names: Collection[str] | None
 ) -> Callable[[Any], str | None] | None:
@@ -344,9 +340,10 @@ def unique_of(
     Raises:
         RegistrationError: `given` is neither, or names a parameter that does not exist.
     """
-    if given is None or callable(given):
+    if given is None or (callable(given) and not is_async(given)):
         return given
-    example = f'give a function of the parameters, or a text as "{called}-{{{next(iter(names or ["id"]), "id")}}}"'
+    field = next(iter(names or ["id"]), "id")
+    example = f'give a plain function of the parameters, or a text as "{called}-{{{field}}}"'
     if not isinstance(given, str) or not given:
         raise RegistrationError(f"{called}: unique={given!r}: {example}")
     try:

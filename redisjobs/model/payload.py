@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError
 
-from redisjobs.errors import DecodeError, EncodeError
+from redisjobs.errors import DecodeError, EncodeError, RegistrationError
 from redisjobs.model.job import JobName
 from redisjobs.model.roundtrip import Fault
 
@@ -44,6 +44,8 @@ def encode_parameters(name: JobName[P], parameters: P, limit: float = MAX_PARAME
         raise
     except ValidationError as error:
         raise EncodeError(_named(name, _misspelt(name, parameters) or _misfits(name, error))) from None
+    except RegistrationError as error:  # it names the job, too
+        raise EncodeError(str(error)) from error
     except Exception as error:  # validators and serializers of the type may raise anything
         why = _unwritable(name, parameters, error) or f" as {_type_name(name)}: {_say_unknown(error)}"
         raise EncodeError(f"{name.name}: {name.what} can't be written{why}") from error

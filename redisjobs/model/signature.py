@@ -2,17 +2,17 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from types import NoneType, SimpleNamespace
 from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 from redisjobs.errors import EncodeError, RegistrationError
 from redisjobs.model import sync_verbs
-from redisjobs.model.annotations import annotated, called_as, hint_of
+from redisjobs.model.annotations import annotated, called_as, hint_of, inner, is_async, is_generator
 from redisjobs.model.context import JobContext
-from redisjobs.model.options import PushOptions, is_async
+from redisjobs.model.options import PushOptions
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -20,8 +20,10 @@ else:
     from typing_extensions import TypedDict
 
 
-def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any]:
+def handler_call(handler: Callable[..., Any], kind: Any = Any) -> Callable[[Any, JobContext], Any]:
     """Return a function of (parameters, context) that calls a handler of one or both of them.
+
+    `kind` is the type of the parameters that it is registered for.
 
     Raises:
         RegistrationError: The handler takes other arguments.
@@ -30,18 +32,19 @@ def handler_call(handler: Callable[..., Any]) -> Callable[[Any, JobContext], Any
         wanted = inspect.signature(handler)
     except (TypeError, ValueError) as error:
         raise RegistrationError(f"{handler!r} can't be a handler: {error}") from error
-    _refuse_generator(handler)
-    for name in wanted.parameters:
-        hint = None
-        with suppress(Exception):  # an annotation that can't be read asks for no context
-            hint = hint_of(handler, name)
+    _refuse_uncallable(handler, wanted)
+    hints = {name: _hint_of(handler, name) for name in wanted.parameters}
+    for hint in hints.values():
         _refuse_sync_context(handler, hint)
-    for count in (2, 1):
+    arguments = [each for each in wanted.parameters.values() if each.kind in _BY_PLACE]
+    _refuse_first(handler, arguments[:1], hints, kind)
+    count = 1 if len(arguments) > 1 and not _gets_context(handler, arguments[1], hints) else 2
+    for number in range(count, 0, -1):
         try:
-            wanted.bind(*[None] * count)
+            wanted.bind(*[None] * number)
         except TypeError:
             continue
-        return handler if count == 2 else lambda parameters, _context: handler(parameters)
+        return handler if number == 2 else lambda parameters, _context: handler(parameters)
     raise RegistrationError(
         f"a handler takes (parameters) or (parameters, context); {called_as(handler)}{wanted} doesn't"
     )
@@ -67,9 +70,12 @@ class Signature:
         try:
             signature = inspect.signature(function)
             hints = get_type_hints(annotated(function), include_extras=True)
-        except (NameError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        except NameError as error:
+            why = f"{error}: import it where the code runs, not only for type checkers"
+            raise RegistrationError(f"{called}: can't read its signature: {why}") from error
+        except (AttributeError, TypeError, ValueError, SyntaxError) as error:
             raise RegistrationError(f"{called}: can't read its signature: {error}") from error
-        _refuse_generator(function)
+        _refuse_uncallable(function, signature)
         context, keys = None, {}
         for name, argument in signature.parameters.items():
             if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
@@ -82,6 +88,8 @@ class Signature:
             else:
                 hint = hints.get(name, Any)
                 keys[name] = hint if argument.default is argument.empty else NotRequired[hint]
+        if context is None:
+            _refuse_untyped_context(called, hints, keys)
         fields: Any = keys
         return cls(function, TypedDict(called, fields), context, signature)  # type: ignore[operator]
 
@@ -154,6 +162,99 @@ def _refuse_sync_context(function: Callable[..., Any], hint: Any) -> None:
         )
 
 
-def _refuse_generator(function: Callable[..., Any]) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+def _refuse_uncallable(function: Callable[..., Any], signature: inspect.Signature) -> None:
+    """Raise a RegistrationError for what a call with a job's parameters would not run."""
+    called = _full_name(function)
+    if isinstance(inner(function), type):
+        raise RegistrationError(
+            f"{called} is a class, so a job would only make an instance of it: give a function; if it is a job's "
+            f"parameters, its handler is decorated with register({called})"
+        )
+    if is_generator(function):
         raise RegistrationError(f"{called_as(function)} is a generator: a call would not run it; remove its yield")
+    first = next(iter(signature.parameters.values()), None)
+    if first is not None and (first.name == "self" or (first.name == "cls" and first.annotation is first.empty)):
+        raise RegistrationError(
+            f"{called} takes '{first.name}', for which a job has no value: make it a function or a static method, "
+            f"or give the method of an instance, as queue.job(instance.{called_as(function)})"
+        )
+
+
+def _full_name(function: Callable[..., Any]) -> str:
+    """Return the name of a function or a class for messages, with its class if it is a method."""
+    return str(getattr(function, "__qualname__", None) or called_as(function)).rpartition("<locals>.")[2]
+
+
+def _refuse_untyped_context(called: str, hints: Mapping[str, Any], keys: Collection[str]) -> None:
+    """Raise a RegistrationError for an argument that is called like a context, but would be a parameter."""
+    for name in keys:
+        if name in _CONTEXTS and name not in hints:
+            raise RegistrationError(
+                f"{called}: argument '{name}' has no type, so each push would have to give it: write "
+                f"'{name}: JobContext' for the job's context, or the type of your parameter"
+            )
+
+
+_CONTEXTS = ("context", "ctx", "job_context")
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _hint_of(handler: Callable[..., Any], name: str) -> Any:
+    with suppress(Exception):  # an annotation that can't be read asks for no context
+        return hint_of(handler, name)
+    return Any
+
+
+def _refuse_first(
+    handler: Callable[..., Any], first: Sequence[inspect.Parameter], hints: Mapping[str, Any], kind: Any
+) -> None:
+    """Raise a RegistrationError if the first argument is certainly not for parameters of a type."""
+    for argument in first:
+        hint = hints[argument.name]
+        untyped = hint is Any and argument.name in _CONTEXTS
+        if untyped or _is_context(hint):
+            raise RegistrationError(
+                f"{_full_name(handler)}: its first argument, '{argument.name}', would get the parameters: a "
+                "handler takes (parameters) or (parameters, context)"
+            )
+        taken, given = _origin(hint), _origin(kind)
+        is_class = isinstance(given, type) and given is not Any
+        if is_class and _holds_parameters(taken) and not issubclass(given, taken):
+            raise RegistrationError(
+                f"{_full_name(handler)} takes a {taken.__name__}, but is registered for {given.__name__}"
+            )
+
+
+def _holds_parameters(kind: Any) -> bool:
+    return isinstance(kind, type) and (is_dataclass(kind) or hasattr(kind, "__pydantic_core_schema__"))
+
+
+def _origin(kind: Any) -> Any:
+    """Return the class of a generic type: Box for a Box[int]."""
+    return get_origin(kind) or getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
+
+
+def _gets_context(handler: Callable[..., Any], argument: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
+    """Return whether the second argument of a handler gets the context; else its default counts.
+
+    Raises:
+        RegistrationError: It certainly takes something else, and has no default.
+    """
+    hint = hints[argument.name]
+    if hint is Any:
+        return argument.name in _CONTEXTS or argument.default in (argument.empty, None)
+    if not _is_no_context(hint):
+        return True
+    if argument.default is argument.empty:
+        raise RegistrationError(
+            f"{_full_name(handler)}: its second argument, '{argument}', would get the context: a handler takes "
+            "(parameters) or (parameters, context); what else it needs goes into the parameters"
+        )
+    return False
+
+
+def _is_no_context(hint: Any) -> bool:
+    """Return whether a value of a type is certainly no context. It may be one for a protocol, or a base class."""
+    if _is_context(hint) or not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
+        return False
+    return not (issubclass(JobContext, hint) or issubclass(hint, JobContext))

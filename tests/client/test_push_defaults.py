@@ -145,6 +145,10 @@ async def test_a_handler_says_the_unique_key_of_its_jobs_by_their_parameters(que
     assert not other.added
 
 
+async def awaited(parameters: Any) -> str:
+    return "key"
+
+
 @pytest.mark.parametrize("kind", [Bill, Model, Loose], ids=lambda kind: kind.__name__)
 async def test_a_template_knows_what_parameters_there_are(queue: Any, kind: Any) -> None:
     name = JobName("Bill", kind)
@@ -152,9 +156,10 @@ async def test_a_template_knows_what_parameters_there_are(queue: Any, kind: Any)
         ("bill-{ordre}", "no parameter is called 'ordre'; there are order"),
         ("bill-{}", "no parameter is called ''"),
         ("bill-{0}", "no parameter is called '0'"),
-        ("bill-{", 'give a function of the parameters, or a text as "Bill-{order}"'),
-        (5, "unique=5: give a function"),
-        ("", "unique='': give a function"),
+        ("bill-{", 'give a plain function of the parameters, or a text as "Bill-{order}"'),
+        (5, "unique=5: give a plain function"),
+        ("", "unique='': give a plain function"),
+        (awaited, "unique=<function awaited .*: give a plain function"),
     ):
         with pytest.raises(RegistrationError, match=why):
             queue.register(name, unique=wrong)(lambda parameters: None)

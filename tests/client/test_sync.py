@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -74,6 +75,34 @@ def in_threads(work: Callable[[int], object], number: int = THREADS) -> None:
         thread.join()
     if failures:
         raise ExceptionGroup("in threads", failures)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_blocks_an_event_loop_is_done_and_warned_of_once(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = queue.push(Add(1))
+    for call in (lambda: queue.push(Add(2)), handle.info, lambda: handle.result(timeout=0)):
+        with suppress(TimeoutError):
+            call()
+
+    (warning,) = [each.getMessage() for each in caplog.records if "blocks the event loop" in each.getMessage()]
+    assert f"queue '{queue.name}': a call at {__file__}:" in warning
+    assert "await a redisjobs.JobQueue there, or make the call by asyncio.to_thread" in warning
+    assert len(queue.jobs("ready")) == 2
+
+
+@pytest.mark.anyio
+async def test_a_wait_that_blocks_an_event_loop_is_warned_of(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = await asyncio.to_thread(queue.push, Add(1))
+    await asyncio.to_thread(handle.info)
+    assert caplog.text == ""
+
+    with pytest.raises(TimeoutError):
+        handle.result(timeout=0)
+    assert caplog.text.count("blocks the event loop of its thread") == 1
 
 
 def test_no_event_loop_is_made_or_needed(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Events are published once a batch, to all listeners; a listener changes nothing."""
 
+import functools
 import json
 import logging
 import threading
@@ -341,6 +342,48 @@ async def test_a_listener_that_raises_is_logged_and_the_others_hear_all_the_same
 
     assert [job.job_id for job in jobs_of(told, JobsCompleted)] == ["a"]
     assert "a listener to JobsCompleted raised" in caplog.text
+
+
+class Listener:
+    async def __call__(self, event: Event) -> None: ...
+    async def hear(self, event: Event) -> None: ...
+
+
+async def hear(event: Event) -> None: ...
+async def hear_all(event: Event) -> AsyncIterator[Event]:
+    yield event
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [hear, hear_all, Listener(), Listener().hear, functools.partial(hear), functools.partial(Listener())],
+)
+def test_a_listener_that_a_call_would_not_run_is_refused_with_what_to_write(listener: Any) -> None:
+    events = Events()
+    with pytest.raises(
+        TypeError, match=r"so a call would not run it: give a plain function; .*call_soon_threadsafe"
+    ):
+        events.subscribe(JobsDead, listener)
+    with pytest.raises(TypeError, match=r"when=.* so a call would not run it"):
+        events.subscribe(JobsDead, print, when=listener)
+    assert not events.wanted(JobsDead)
+
+
+@pytest.mark.parametrize(("kind", "listener"), [(JobsDead, 5), ("JobsDead", print), (Listener, print)])
+def test_what_is_no_listener_or_no_kind_of_events_is_refused(kind: Any, listener: Any) -> None:
+    with pytest.raises(TypeError, match=r"give a function|is no kind of events: give a class, as JobsCompleted"):
+        Events().subscribe(kind, listener)
+
+
+def test_a_coroutine_that_a_listener_returns_is_closed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    events, heard = Events(), list[Event]()
+    events.subscribe(QueuePaused, lambda event: hear(event))
+    events.subscribe(QueuePaused, heard.append)
+
+    events.publish(QueuePaused("q", name=""))
+
+    assert len(heard) == 1
+    assert "it returned a coroutine, which nothing awaits: give a plain function" in caplog.text
 
 
 async def test_what_is_asked_before_an_event_is_made_may_raise_too(

@@ -52,6 +52,8 @@ NAMED = JobName("named", Card)
 
 
 def resize(path: str = "a") -> None: ...
+def nothing() -> None: ...
+async def later(parameters: object) -> str: ...  # type: ignore[empty-body]
 
 
 class Odd:
@@ -85,7 +87,7 @@ WANTED: dict[str, list[Any]] = {
 POLICIES = [3, "often", Odd(), RetryPolicy, exponential_jitter]
 JOB: dict[str, list[Any]] = {
     "retry": POLICIES,
-    "timeout": DURATIONS,
+    "timeout": [*DURATIONS, 0],
     "stalled_after": [*DURATIONS, 0],
     "run_in": ["fork", "", 5, None, Odd()],
     "schedule": ["0 4 * * *", 5, Odd()],
@@ -94,7 +96,7 @@ JOB: dict[str, list[Any]] = {
     "max_concurrency": NUMBERS,
     "rate": [5, b"5/s", Odd(), "", "5", "5/d", "0/s", "-1/s"],
     "burst": [*NUMBERS, 5],
-    "limit_key": [5, "tenant", Odd()],
+    "limit_key": [5, "tenant", Odd(), later],
 }
 NO_MIDDLEWARE = [5, "Middleware", None, Odd(), Middleware]
 QUEUE: dict[str, list[Any]] = {
@@ -150,7 +152,7 @@ def cases(make: Any) -> Iterator[Case]:
     )
     yield (
         "job",
-        lambda function=lambda: None, **given: queue.job(**given)(function),
+        lambda function=nothing, **given: queue.job(**given)(function),
         {},
         JOB | {"name": [*TEXTS, "", "two words"], "function": [5, "resize", CARD]},
     )

@@ -554,7 +554,9 @@ async def test_a_limit_that_makes_no_sense_is_refused_with_what_was_wrong(
 
 
 async def test_a_limit_key_that_is_no_function_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"limit_key='tenant': give a function of the parameters, as lambda p:"):
+    with pytest.raises(
+        TypeError, match=r"limit_key='tenant': give a plain function of the parameters, as lambda p:"
+    ):
         JobQueue("memory://").register(Export, limit_key="tenant")(print)  # type: ignore[arg-type]
 
 

@@ -290,6 +290,36 @@ async def test_a_plain_function_that_returns_a_coroutine_is_awaited(queue: JobQu
     assert ran == [7]
 
 
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("kept", [None, 60])
+async def test_a_coroutine_that_an_async_handler_forgets_to_await_fails_the_job(
+    queue: JobQueue, waits: bool, kept: int | None
+) -> None:
+    async def charge(number: int) -> None: ...
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    @queue.register(Work, retry=no_retry(), keep_result=kept)
+    async def work(parameters: Work) -> Any:
+        if waits:
+            await anyio.lowlevel.checkpoint()
+        return charge(parameters.number)
+
+    @queue.job(retry=no_retry())
+    async def lists() -> Any:
+        return numbers()
+
+    await queue.push(Work(7))
+    await lists.push()
+    await drain(queue)
+
+    errors = {job.name: job.error async for job in queue.scan(State.DEAD)}
+    assert errors == {
+        "Work": "TypeError: the handler returned the coroutine of 'charge', and did not await it",
+        "lists": "TypeError: the handler returned the async generator of 'numbers', and nothing iterates over it",
+    }
+
+
 async def test_a_handler_is_told_of_its_job(queue: JobQueue) -> None:
     seen: list[JobContext] = []
 

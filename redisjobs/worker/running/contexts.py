@@ -3,7 +3,7 @@
 import decimal
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from types import CoroutineType, coroutine
+from types import AsyncGeneratorType, CoroutineType, coroutine
 from typing import Any
 
 from redisjobs.worker.running.cancels import TaskCancels
@@ -76,9 +76,24 @@ def _first_step(
     try:
         return steps, steps.send(None)
     except StopIteration as end:
-        if take is not None:
-            take(end.value)
+        if end.value is None and take is None:  # most handlers
+            return None
+        if (error := _took(take, end.value)) is not None:
+            raise error from None
         return None
+
+
+def _took(take: Callable[[Any], object] | None, returned: Any) -> TypeError | None:
+    """Let `take` have what a handler returned; return an error instead if that would still have to run."""
+    if type(returned) in (CoroutineType, AsyncGeneratorType):
+        called = returned.__qualname__.rpartition("<locals>.")[2]
+        if isinstance(returned, CoroutineType):
+            returned.close()
+            return TypeError(f"the handler returned the coroutine of '{called}', and did not await it")
+        return TypeError(f"the handler returned the async generator of '{called}', and nothing iterates over it")
+    if take is not None:
+        take(returned)
+    return None
 
 
 async def _awaiting(called: Awaitable[Any]) -> Any:
@@ -112,9 +127,7 @@ def go_on_in(
         try:
             waits_for = context.run(step, value)
         except StopIteration as end:
-            if take is not None:
-                take(end.value)
-            return None
+            return _took(take, end.value)
         except BaseException as error:
             return without_frames(error, 1)
         finally:

@@ -322,7 +322,7 @@ async def test_jobs_given_up_before_their_handler_began_leave_no_thread_behind(q
     """A thread that is asked for and then given up at once may never come to the handler: it is not counted."""
     worker = Worker(queue, concurrency=4, abandoned=4)
 
-    @queue.job(timeout=0, retry=no_retry(), name="at-once")
+    @queue.job(timeout=1e-9, retry=no_retry(), name="at-once")
     def at_once() -> None: ...
 
     await queue.push_many([at_once.prepare() for _ in range(20)])

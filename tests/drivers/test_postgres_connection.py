@@ -1,10 +1,11 @@
 """Connections to Postgres: lost, cut, slow and refused ones, and what their errors say."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,6 +96,28 @@ async def test_a_connection_that_ended_while_it_was_idle_is_opened_again_without
     await eventually(lambda: all(each.failure for each in driver._loop().connections.all))
 
     assert [each.reply for each in await driver.push(jobs("b"), repeated=False)] == [Reply.OK]
+
+
+async def test_a_lost_session_leaves_the_readers_of_other_connections_in_the_event_loop(
+    postgres_store: PostgresStore,
+) -> None:
+    loop, link = asyncio.get_running_loop(), Connection(Target(postgres_store.url))
+    await link.ask(b"select 1")
+    number = link._connection.pgconn.socket if link._connection else -1
+    postgres_store.admin.execute("select pg_terminate_backend(%s, 5000)", (link.session_pid,))
+    await eventually(lambda: link.failure)
+
+    with ExitStack() as opened:  # others, of which one gets the number that libpq gave back
+        pairs = [opened.enter_context(each) for _ in range(4) for each in socket.socketpair()]
+        (heir,) = [each for each in pairs if each.fileno() == number]
+        came = asyncio.Event()
+        loop.add_reader(heir.fileno(), came.set)
+        await link.ask(b"select 1")  # over a new session
+        pairs[pairs.index(heir) ^ 1].send(b"x")
+        with anyio.fail_after(5):
+            await came.wait()
+        assert loop.remove_reader(heir.fileno())
+    await link.aclose()
 
 
 async def test_a_call_whose_session_is_ended_is_unavailable_and_the_next_one_is_answered(

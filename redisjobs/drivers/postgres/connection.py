@@ -6,6 +6,7 @@ waits for the server to end the statement.
 
 import asyncio
 import math
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -58,7 +59,8 @@ class Connection:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._statements = Statements(None, False)
-        self._socket = -1
+        # Ours, of the same connection: libpq closes its own in any call, and another may get that number at once.
+        self._socket: socket.socket | None = None
         self._awaited: asyncio.Future[None] | None = None  # set when bytes come
         self._has_part = False  # of an answer
         self._failure: Exception | None = None
@@ -141,9 +143,10 @@ class Connection:
         async with asyncio.timeout(time_left(until, ANSWER)):
             connection = await self._target.connect()
         self._connection, self._loop = connection, asyncio.get_running_loop()
-        self._socket, self._failure = connection.pgconn.socket, None
+        self._failure = None
         self._statements = Statements(connection.pgconn, self._target.prepares)
-        self._loop.add_reader(self._socket, self._read)
+        self._socket = socket.fromfd(connection.pgconn.socket, socket.AF_INET, socket.SOCK_STREAM)
+        self._loop.add_reader(self._socket.fileno(), self._read)
         try:
             (row,) = await self._talk(*CHECK, until)
             self.clock.record(check(row))
@@ -166,19 +169,20 @@ class Connection:
 
     async def _wait(self, sends: bool, until: float) -> None:
         """Wait until bytes came; with `sends`, or until there is room to send more."""
-        assert self._loop is not None
         if self._failure is not None:
             raise self._failure
+        assert self._loop is not None
+        assert self._socket is not None
         awaited = self._awaited = self._loop.create_future()
         if sends:
-            self._loop.add_writer(self._socket, self._wake)
+            self._loop.add_writer(self._socket.fileno(), self._wake)
         try:
             async with asyncio.timeout(time_left(until, ANSWER)):
                 await awaited
         finally:
             self._awaited = None
-            if sends and self._connection is not None:
-                self._loop.remove_writer(self._socket)
+            if sends and self._socket is not None:
+                self._loop.remove_writer(self._socket.fileno())
 
     def _read(self) -> None:
         """Take the bytes that came."""
@@ -188,8 +192,7 @@ class Connection:
             pgconn.consume_input()
         except psycopg.Error as error:
             self._failure = error
-            if self._loop is not None:
-                self._loop.remove_reader(self._socket)
+            self._unwatch()
             if self.on_lost is not None:
                 self.on_lost()
         else:
@@ -215,10 +218,17 @@ class Connection:
         self.clock.forget()
         self._failure = None
         connection, self._connection = self._connection, None
-        if connection is not None and self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
+        self._unwatch()
         return connection
+
+    def _unwatch(self) -> None:
+        watched, self._socket = self._socket, None
+        if watched is None:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(watched.fileno())
+            self._loop.remove_writer(watched.fileno())
+        watched.close()
 
     def _drop(self) -> None:
         """Close the connection at once."""

@@ -22,6 +22,7 @@ from redisjobs import JobQueue, Unavailable
 from redisjobs.drivers.postgres import connection
 from redisjobs.drivers.postgres.connection import Connection
 from redisjobs.drivers.postgres.driver import PostgresDriver
+from redisjobs.drivers.postgres.link import TRIES
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.postgres.wire import value_of
@@ -103,8 +104,9 @@ async def test_a_lost_session_leaves_the_readers_of_other_connections_in_the_eve
 ) -> None:
     loop, link = asyncio.get_running_loop(), Connection(Target(postgres_store.url))
     await link.ask(b"select 1")
-    number = link._connection.pgconn.socket if link._connection else -1
-    postgres_store.admin.execute("select pg_terminate_backend(%s, 5000)", (link.session_pid,))
+    assert link._connection is not None
+    number = link._connection.pgconn.socket
+    postgres_store.admin.execute("select pg_terminate_backend(%s, 5000)", (link._connection.info.backend_pid,))
     await eventually(lambda: link.failure)
 
     with ExitStack() as opened:  # others, of which one gets the number that libpq gave back
@@ -228,7 +230,7 @@ def failing(postgres_store: PostgresStore) -> Iterator[Callable[[str, int], byte
 async def test_what_the_server_gave_up_for_another_statement_is_sent_again(
     postgres_store: PostgresStore, failing: Callable[[str, int], bytes], state: str, is_sync: bool
 ) -> None:
-    statement, target = failing(state, connection.TRIES - 1), Target(postgres_store.url)
+    statement, target = failing(state, TRIES - 1), Target(postgres_store.url)
     if is_sync:
         sync = SyncConnection(target)
         assert sync.ask(statement) == [("done",)]
@@ -247,7 +249,7 @@ async def test_what_the_server_gives_up_each_time_is_unavailable(
         await link.ask(failing("40001", 1000))
     assert postgres_store.admin.execute(
         f'select last_value from "{postgres_store.queue_name}"'.encode()
-    ).fetchall() == [(connection.TRIES,)]
+    ).fetchall() == [(TRIES,)]
     await link.aclose()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -123,12 +124,13 @@ def test_sync_calls_send_notifications_too_at_most_one_statement_each_10_ms(
     postgres_store: PostgresStore, raw: Callable[[], list[str]]
 ) -> None:
     assert isinstance(postgres_store.driver, PostgresDriver)
-    sync = postgres_store.driver.make_sync()
+    sync, began = postgres_store.driver.make_sync(), time.monotonic()
     for number in range(100):
         sync.push(jobs(str(number)), repeated=False)
     sync.close()
+    took = time.monotonic() - began
 
-    assert 1 <= raw().count("\tready\t") < 60
+    assert 1 <= raw().count("\tready\t") <= 3 + took / 0.01
 
 
 async def test_a_waiting_worker_gets_a_job_at_once_by_its_notification(
@@ -228,7 +230,7 @@ async def test_where_notifications_never_come_it_is_said_once_and_listeners_look
     assert set(heard.kinds) == {"subscribed"}
     assert not heard.errors
     (record,) = caplog.records
-    assert "pooler in transaction mode" in record.getMessage()
+    assert "as behind a pooler" in record.getMessage()
     assert driver.where in record.getMessage()
 
 

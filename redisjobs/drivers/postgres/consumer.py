@@ -89,7 +89,7 @@ class PostgresConsumer:
         line = self._lines.take()
         try:
             facts = await line.run(look_at_server())
-            return self._target.once(warning_texts(facts, line.session_pid))
+            return self._target.once(warning_texts(facts, is_shared=await line.is_shared()))
         except DriverError as error:
             return [f"could not read the settings of the database's server ({error})"]
         finally:

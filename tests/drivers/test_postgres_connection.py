@@ -109,7 +109,7 @@ async def test_a_lost_session_leaves_the_readers_of_other_connections_in_the_eve
     postgres_store.admin.execute("select pg_terminate_backend(%s, 5000)", (link._connection.info.backend_pid,))
     await eventually(lambda: link.failure)
 
-    with ExitStack() as opened:  # others, of which one gets the number that libpq gave back
+    with ExitStack() as opened:  # one of these gets the number that libpq gave back
         pairs = [opened.enter_context(each) for _ in range(4) for each in socket.socketpair()]
         (heir,) = [each for each in pairs if each.fileno() == number]
         came = asyncio.Event()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of
-from redisjobs.drivers.postgres.entries import given, new_job
+from redisjobs.drivers.postgres.entries import given_json, new_job
 from redisjobs.drivers.postgres.functions import statement
 from redisjobs.errors import NoTransaction
 from redisjobs.model.driver import Unsupported
@@ -61,7 +61,7 @@ class Written(NamedTuple):
         Raises:
             NoTransaction: The transaction is one of another database than the queue's. Nothing was written.
         """
-        meta = orjson.loads(rows[0][0])
+        meta = given_json(rows[0][0])
         if meta["a"] == "ELSEWHERE":
             raise NoTransaction(
                 "within= a connection to another database than the queue's: give a connection to that one, or use "
@@ -98,4 +98,4 @@ def answers_of(meta: Meta, _: Sequence[Row]) -> list[Pushed]:
 
 def _pushed(answer: Any) -> Pushed:
     word, holder = (answer, "") if isinstance(answer, str) else answer
-    return Pushed(Reply(word), given(holder))
+    return Pushed(Reply(word), holder)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of, answers
-from redisjobs.drivers.postgres.entries import fields_of, text_of, texts_of
+from redisjobs.drivers.postgres.entries import bytes_of, fields_of, given, given_json, text_of, texts_of
 from redisjobs.errors import DriverError
 from redisjobs.model import queries
 from redisjobs.model.job import Priority, State, WhyWaiting
@@ -37,12 +37,12 @@ def _found(meta: Meta, rows: Sequence[Row]) -> queries.Row | None:
 
 
 def _row(row: Row, now_ms: int) -> queries.Row:
-    found = orjson.loads(row[0])
+    found = given_json(row[0])
     state = State(found["place"] if found["place"] in _ELSEWHERE else "ready")
     is_later = state in (State.DELAYED, State.SUSPENDED)
     ran_ms = max(0, now_ms - found["at"]) if state is State.RUNNING else None
     return queries.Row(
-        job_id=row[1],
+        job_id=given(row[1]),
         state=state,
         priority=_PRIORITIES[found["rank"]],
         key="" if is_later else str(found["seq"]),
@@ -56,8 +56,8 @@ def _row(row: Row, now_ms: int) -> queries.Row:
         started_ms=None if ran_ms is None else now_ms - ran_ms,
         ran_ms=ran_ms,
         why_waiting=WhyWaiting(found["why"]) if found["why"] else None,
-        progress=(found["progress"] or "").encode(),
-        history=row[-1] or "",
+        progress=bytes_of(found["progress"] or ""),
+        history=given(row[-1] or ""),
     )
 
 

@@ -5,12 +5,12 @@ from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-import orjson
 import psycopg
 from psycopg import pq
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.calls import Call, Meta, Row
+from redisjobs.drivers.postgres.entries import given_json, text_of
 from redisjobs.drivers.postgres.errors import refusal
 from redisjobs.drivers.postgres.notices import Notice, notices_in
 
@@ -169,5 +169,5 @@ def _column(kind: int, values: list[bytes | None]) -> list[Any]:
 
 def answer(call: Call[T], rows: list[Row]) -> tuple[T, Meta, list[Notice]]:
     """Return what a call answers, the JSON of the last row, and the notifications to send."""
-    meta = orjson.loads(rows[-1][0])
-    return call.parse(meta, rows[:-1]), meta, notices_in(meta.get("t") or "")
+    meta = given_json(rows[-1][0])
+    return call.parse(meta, rows[:-1]), meta, notices_in(text_of(meta.get("t") or ""))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.calls import Row
-from redisjobs.drivers.postgres.schema import MIGRATE
+from redisjobs.drivers.postgres.schema import MIGRATE_OR_LEARN
 from redisjobs.errors import DriverError, ServerTooOld, Unavailable
 
 _OLDEST = 150000
@@ -49,7 +49,7 @@ def check(row: Row) -> Session:
     if is_replica:
         raise Unavailable("this server is a read-only replica; give the URL of the primary, or of all servers")
     if not has_tables:
-        raise DriverError(f"the database has no tables of redisjobs: {MIGRATE}")
+        raise DriverError(f"the database has no tables of redisjobs: {MIGRATE_OR_LEARN}")
     if not has_functions:
-        raise DriverError(f"the database was not migrated to this release of redisjobs: {MIGRATE}")
+        raise DriverError(f"the database has no functions of this release of redisjobs: {MIGRATE_OR_LEARN}")
     return Session(float(now_ms), pid, has_other_isolation)

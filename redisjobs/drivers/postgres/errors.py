@@ -8,7 +8,7 @@ from psycopg import pq
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
-from redisjobs.drivers.postgres.schema import MIGRATE
+from redisjobs.drivers.postgres.schema import MIGRATE_OR_LEARN
 from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
 
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
@@ -85,7 +85,7 @@ def as_ours(error: Refused) -> DriverError:
     """Return a server's refusal as an error for callers."""
     text, state = str(error), error.state
     if state in NO_SCHEMA:
-        return DriverError(f"the database lacks what this release of redisjobs needs ({text}): {MIGRATE}")
+        return DriverError(f"the database lacks what this release of redisjobs needs ({text}): {MIGRATE_OR_LEARN}")
     if state == FORBIDDEN:
         return _forbidden(error)
     if state in _FULL:

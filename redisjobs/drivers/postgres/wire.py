@@ -170,4 +170,9 @@ def _column(kind: int, values: list[bytes | None]) -> list[Any]:
 def answer(call: Call[T], rows: list[Row]) -> tuple[T, Meta, list[Notice]]:
     """Return what a call answers, the JSON of the last row, and the notifications to send."""
     meta = given_json(rows[-1][0])
-    return call.parse(meta, rows[:-1]), meta, notices_in(text_of(meta.get("t") or ""))
+    return call.parse(meta, rows[:-1]), meta, notices_of(meta)
+
+
+def notices_of(meta: Meta) -> list[Notice]:
+    """Return the notifications to send after a call."""
+    return notices_in(text_of(meta.get("t") or ""))

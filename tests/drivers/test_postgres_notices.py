@@ -17,6 +17,7 @@ from store import eventually
 from redisjobs import JobName, JobQueue, Unavailable, sync
 from redisjobs.drivers.postgres import consumer as consuming
 from redisjobs.drivers.postgres import ears as hearing
+from redisjobs.drivers.postgres import working
 from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.drivers.postgres.hub import Hub, hub_of
@@ -110,6 +111,32 @@ async def test_pushes_that_come_together_send_few_notifications(
     await driver.aclose()
 
     assert 1 <= raw().count("\tready\t") <= 2 + took / 0.01
+
+
+async def test_a_worker_does_not_look_again_for_what_its_exchange_did_not_find(
+    driver: PostgresDriver, worker: PostgresConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, read = list[object](), working.read
+
+    def look(*given: Any) -> Any:
+        looks.append(given)
+        return read(*given)
+
+    monkeypatch.setattr(working, "read", look)
+    monkeypatch.setattr(consuming, "_POLLS", (60.0, 60.0))
+    await worker.wait(1, 0.01)
+    await eventually(lambda: channel_of(driver._queue) in hub(driver).ears._listens)
+    looks.clear()
+
+    assert not (await worker.exchange([], 1)).leases
+    assert await worker.wait(1, 0) == []
+    assert not looks
+    assert await worker.wait(1, 0) == []
+    assert len(looks) == 1
+
+    assert not (await worker.exchange([], 1)).leases
+    await driver.push(jobs("a"), repeated=False)
+    assert [lease.job_id for lease in await worker.wait(1, 10)] == ["a"]
 
 
 async def test_a_driver_that_closes_sends_what_waits(driver: PostgresDriver, raw: Callable[[], list[str]]) -> None:

@@ -101,7 +101,7 @@ def test_the_page_has_the_words_of_each_warning_of_a_worker() -> None:
         "max_sessions": 100,
     }
 
-    warnings = warning_texts(facts, session_pid=1)
+    warnings = warning_texts(facts, is_shared=True)
 
     assert [text for text in warnings if not any(re.search(each, text) for each in shown)] == []
     assert [each for each in shown if not any(re.search(each, text) for text in warnings)] == []

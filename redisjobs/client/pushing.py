@@ -8,7 +8,6 @@ from redisjobs.client.calls import Calls, SyncCalls
 from redisjobs.client.push import Conflict, Push
 from redisjobs.client.registry import Registry
 from redisjobs.middleware import NO_CALLS, before_push, before_push_sync
-from redisjobs.model.context import note_transaction
 from redisjobs.model.job import PushedJob
 from redisjobs.model.transitions import NewJob
 
@@ -54,7 +53,7 @@ class Pushing(Calls, _Handles[Handle]):
             rows = await self._call(lambda: native(jobs)) if native else within.to_outbox(self.name, jobs)
             for writing in rows:
                 writes.add(writing, await transaction.run(writing.statement, *writing.values))
-        note_transaction(transaction.watch())
+        writes.follow(transaction)
         return writes.handles(self.handle, ends)
 
 
@@ -91,5 +90,5 @@ class SyncPushing(SyncCalls, _Handles[Handle]):
             )
             for writing in rows:
                 writes.add(writing, transaction.run(writing.statement, *writing.values))
-        note_transaction(transaction.watch())
+        writes.follow(transaction)
         return writes.handles(self.handle, ends)

@@ -13,6 +13,7 @@ from redisjobs.drivers.postgres.schema import MIGRATE
 from redisjobs.drivers.postgres.within import Transaction, state_of, transaction_of
 from redisjobs.errors import Forbidden
 from redisjobs.middleware import PushEnds
+from redisjobs.model.context import note_transaction
 from redisjobs.model.driver import OtherVersion
 from redisjobs.model.job import OnConflict, PushedJob
 from redisjobs.model.outbox import rows_of
@@ -48,6 +49,9 @@ class Writing(Protocol):
     def answers(self, rows: Sequence[Sequence[Any]]) -> list[Pushed]:
         """Return the answer to each job; none where they will be known after the commit."""
 
+    def follow(self, transaction: Transaction) -> None:
+        """Do what is to be done once the transaction has ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToOutbox:
@@ -59,6 +63,9 @@ class ToOutbox:
     def answers(self, rows: Sequence[Sequence[Any]]) -> list[Pushed]:
         """Return none."""
         return []
+
+    def follow(self, transaction: Transaction) -> None:
+        """Do nothing: relays look for themselves."""
 
 
 def to_outbox(queue: str, jobs: Sequence[NewJob]) -> list[ToOutbox]:
@@ -82,6 +89,7 @@ class Writes:
     def __init__(self, jobs: Sequence[NewJob]) -> None:
         self._jobs = jobs
         self._answers: list[Pushed] = []
+        self._written: list[Writing] = []
 
     @contextmanager
     def explaining(self, failed: Callable[[BaseException], object]) -> Iterator[None]:
@@ -98,6 +106,13 @@ class Writes:
     def add(self, writing: Writing, rows: Sequence[Sequence[Any]]) -> None:
         """Add the rows that a statement returned."""
         self._answers += writing.answers(rows)
+        self._written.append(writing)
+
+    def follow(self, transaction: Transaction) -> None:
+        """Note that the transaction has pushed, for the job that runs here and for workers."""
+        note_transaction(transaction.watch())
+        for writing in self._written:
+            writing.follow(transaction)
 
     def handles(self, make: MakeHandle[Handle], ends: PushEnds) -> list[Handle]:
         """Return a handle for each job, after the calls that wait for the end of the push.

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import anyio
 
-from redisjobs.base.logger import Log
 from redisjobs.client.registry import Registry
 from redisjobs.drivers.postgres.connecting import checked
-from redisjobs.drivers.postgres.outbox import MOST_COUNTED, Outbox, listen
-from redisjobs.errors import DriverError, Unavailable, single_cause
+from redisjobs.drivers.postgres.outbox import MOST_COUNTED, Outbox
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.events import JobsPushed, OutboxMeasured, RelayAvailable, RelayUnavailable, RowsRefused
 from redisjobs.model.outbox import Row
 from redisjobs.model.relaying import FindRelayed, ForgetRelayed
@@ -22,9 +21,7 @@ from redisjobs.model.relaying import Relay as ReadClock
 from redisjobs.model.transitions import MOST_JOBS
 from redisjobs.relay.batch import Batch, Relayed
 
-logger = Log("redisjobs.relay")
-
-_POLL = 1.0  # seconds between two looks without a notification
+_POLLS = (0.02, 0.25)  # seconds between two looks: at first, and at most
 _CLOCK_FRESH = 5.0  # seconds for which the store's clock is not read again; a push may be 30 s old
 _ORPHANS = 60.0  # seconds between two looks for rows that other relays have deleted, and the store remembers
 _MEASURED = 10.0  # seconds between two measurements of the lag
@@ -47,6 +44,7 @@ class Relay:
         self._queue, self._url = queue, checked(database)
         self._outbox: Outbox | None = None
         self._wake = anyio.Event()
+        self._poll = _POLLS[0]
         self._stopped = self._is_away = False
         self._clock: tuple[float, float] = (0.0, -math.inf)  # the store's, and when it was read
         self._floor = 0  # rows below this number are looked for now and then only: most are dead
@@ -60,13 +58,7 @@ class Relay:
         """
         try:
             await self._open_first()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._listen)
-                await self._work()
-                tasks.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            cause = single_cause(group)
-            raise cause from cause.__cause__
+            await self._work()
         finally:
             await self._end()
 
@@ -109,14 +101,19 @@ class Relay:
                 more = await self._step()
                 await self._look_after()
                 self._back()
-                pauses, pause = iter(_PAUSES), _POLL
+                pauses, pause = iter(_PAUSES), self._next_poll(more)
             except DriverError as error:
                 self._away(error)
                 await self._close()
-                self._wake, pause = anyio.Event(), next(pauses, _PAUSES[-1])
+                pause = next(pauses, _PAUSES[-1])
             if not (more or self._stopped):
                 with anyio.move_on_after(pause):
                     await self._wake.wait()
+
+    def _next_poll(self, more: bool) -> float:
+        poll = self._poll
+        self._poll = _POLLS[0] if more else min(2 * poll, _POLLS[1])
+        return poll
 
     async def _step(self) -> bool:
         """Push one batch; return whether there may be more."""
@@ -203,25 +200,6 @@ class Relay:
         outbox, self._outbox = self._outbox, None
         if outbox is not None:
             await outbox.aclose()
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await listen(self._url, self._notified, self._deaf)
-            except DriverError as error:
-                logger.debug("queue '%s': no notifications (%s)", self._queue.name, error)
-            await anyio.sleep(_POLL)
-
-    def _notified(self) -> None:
-        if not self._is_away:
-            self._wake.set()
-
-    def _deaf(self) -> None:
-        logger.warning(
-            "queue '%s': notifications of Postgres don't come through, as with a pooler in transaction mode; the "
-            "relay looks once a second",
-            self._queue.name,
-        )
 
     def _away(self, error: DriverError) -> None:
         if not self._is_away:

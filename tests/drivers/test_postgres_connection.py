@@ -1,10 +1,11 @@
 """Connections to Postgres: lost, cut, slow and refused ones, and what their errors say."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from redisjobs import JobQueue, Unavailable
 from redisjobs.drivers.postgres import connection
 from redisjobs.drivers.postgres.connection import Connection
 from redisjobs.drivers.postgres.driver import PostgresDriver
+from redisjobs.drivers.postgres.link import TRIES
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.postgres.wire import value_of
@@ -95,6 +97,29 @@ async def test_a_connection_that_ended_while_it_was_idle_is_opened_again_without
     await eventually(lambda: all(each.failure for each in driver._loop().connections.all))
 
     assert [each.reply for each in await driver.push(jobs("b"), repeated=False)] == [Reply.OK]
+
+
+async def test_a_lost_session_leaves_the_readers_of_other_connections_in_the_event_loop(
+    postgres_store: PostgresStore,
+) -> None:
+    loop, link = asyncio.get_running_loop(), Connection(Target(postgres_store.url))
+    await link.ask(b"select 1")
+    assert link._connection is not None
+    number = link._connection.pgconn.socket
+    postgres_store.admin.execute("select pg_terminate_backend(%s, 5000)", (link._connection.info.backend_pid,))
+    await eventually(lambda: link.failure)
+
+    with ExitStack() as opened:  # one of these gets the number that libpq gave back
+        pairs = [opened.enter_context(each) for _ in range(4) for each in socket.socketpair()]
+        (heir,) = [each for each in pairs if each.fileno() == number]
+        came = asyncio.Event()
+        loop.add_reader(heir.fileno(), came.set)
+        await link.ask(b"select 1")  # over a new session
+        pairs[pairs.index(heir) ^ 1].send(b"x")
+        with anyio.fail_after(5):
+            await came.wait()
+        assert loop.remove_reader(heir.fileno())
+    await link.aclose()
 
 
 async def test_a_call_whose_session_is_ended_is_unavailable_and_the_next_one_is_answered(
@@ -205,7 +230,7 @@ def failing(postgres_store: PostgresStore) -> Iterator[Callable[[str, int], byte
 async def test_what_the_server_gave_up_for_another_statement_is_sent_again(
     postgres_store: PostgresStore, failing: Callable[[str, int], bytes], state: str, is_sync: bool
 ) -> None:
-    statement, target = failing(state, connection.TRIES - 1), Target(postgres_store.url)
+    statement, target = failing(state, TRIES - 1), Target(postgres_store.url)
     if is_sync:
         sync = SyncConnection(target)
         assert sync.ask(statement) == [("done",)]
@@ -224,7 +249,7 @@ async def test_what_the_server_gives_up_each_time_is_unavailable(
         await link.ask(failing("40001", 1000))
     assert postgres_store.admin.execute(
         f'select last_value from "{postgres_store.queue_name}"'.encode()
-    ).fetchall() == [(connection.TRIES,)]
+    ).fetchall() == [(TRIES,)]
     await link.aclose()
 
 

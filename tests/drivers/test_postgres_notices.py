@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,18 +14,22 @@ import pytest
 from postgres_store import PostgresStore
 from store import eventually
 
-from redisjobs import Unavailable
+from redisjobs import JobName, JobQueue, Unavailable, sync
 from redisjobs.drivers.postgres import consumer as consuming
 from redisjobs.drivers.postgres import ears as hearing
+from redisjobs.drivers.postgres import working
 from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.drivers.postgres.hub import Hub, hub_of
 from redisjobs.drivers.postgres.notices import Notice, Pending, channel_of, notices_in
+from redisjobs.drivers.postgres.within import transaction_of
 from redisjobs.model.changes import GetStatus, Pause, Resume
 from redisjobs.model.driver import Notification
 from redisjobs.model.transitions import Ack, After, NewJob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+Add = JobName("Add", dict[str, int])
 
 
 def jobs(*ids: str) -> list[NewJob]:
@@ -108,6 +113,32 @@ async def test_pushes_that_come_together_send_few_notifications(
     assert 1 <= raw().count("\tready\t") <= 2 + took / 0.01
 
 
+async def test_a_worker_does_not_look_again_for_what_its_exchange_did_not_find(
+    driver: PostgresDriver, worker: PostgresConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, read = list[object](), working.read
+
+    def look(*given: Any) -> Any:
+        looks.append(given)
+        return read(*given)
+
+    monkeypatch.setattr(working, "read", look)
+    monkeypatch.setattr(consuming, "_POLLS", (60.0, 60.0))
+    await worker.wait(1, 0.01)
+    await eventually(lambda: channel_of(driver._queue) in hub(driver).ears._listens)
+    looks.clear()
+
+    assert not (await worker.exchange([], 1)).leases
+    assert await worker.wait(1, 0) == []
+    assert not looks
+    assert await worker.wait(1, 0) == []
+    assert len(looks) == 1
+
+    assert not (await worker.exchange([], 1)).leases
+    await driver.push(jobs("a"), repeated=False)
+    assert [lease.job_id for lease in await worker.wait(1, 10)] == ["a"]
+
+
 async def test_a_driver_that_closes_sends_what_waits(driver: PostgresDriver, raw: Callable[[], list[str]]) -> None:
     for _ in range(3):
         await driver.change(Pause())
@@ -123,12 +154,13 @@ def test_sync_calls_send_notifications_too_at_most_one_statement_each_10_ms(
     postgres_store: PostgresStore, raw: Callable[[], list[str]]
 ) -> None:
     assert isinstance(postgres_store.driver, PostgresDriver)
-    sync = postgres_store.driver.make_sync()
+    driver, began = postgres_store.driver.make_sync(), time.monotonic()
     for number in range(100):
-        sync.push(jobs(str(number)), repeated=False)
-    sync.close()
+        driver.push(jobs(str(number)), repeated=False)
+    driver.close()
+    took = time.monotonic() - began
 
-    assert 1 <= raw().count("\tready\t") < 60
+    assert 1 <= raw().count("\tready\t") <= 3 + 2 * took / 0.01
 
 
 async def test_a_waiting_worker_gets_a_job_at_once_by_its_notification(
@@ -228,7 +260,7 @@ async def test_where_notifications_never_come_it_is_said_once_and_listeners_look
     assert set(heard.kinds) == {"subscribed"}
     assert not heard.errors
     (record,) = caplog.records
-    assert "pooler in transaction mode" in record.getMessage()
+    assert "as behind a pooler" in record.getMessage()
     assert driver.where in record.getMessage()
 
 
@@ -298,14 +330,59 @@ async def test_a_worker_that_promotes_a_due_job_wakes_those_that_wait(
 
 
 @pytest.mark.parametrize(("due", "told"), [(None, "\tready\t"), (After(60_000), "\tdue\t")], ids=str)
-async def test_a_push_within_a_transaction_notifies_once_of_what_it_added(
+async def test_a_push_within_a_transaction_notifies_once_of_what_it_added_and_not_before_its_end(
     postgres_store: PostgresStore, driver: PostgresDriver, due: After | None, told: str
 ) -> None:
     made = [NewJob(f"{number}", ["name", "Work", "parameters", "{}"], due=due) for number in range(3)]
     postgres_store.admin.execute(f"listen {channel_of(postgres_store.queue_name)}".encode())
     with psycopg.connect(postgres_store.url) as connection:
+        transaction = transaction_of(connection)
         for writing in await driver.within(made):
-            connection.execute(writing.statement.encode(), writing.values)
+            writing.answers(transaction.run(writing.statement, *writing.values))
+            writing.follow(transaction)
+        await anyio.sleep(0.05)
+        assert [*postgres_store.admin.notifies(timeout=0)] == []
+        connection.commit()
+        assert [*postgres_store.admin.notifies(timeout=0)] == []  # by this process, and not by the transaction
+    await driver.aclose()
     heard = list(postgres_store.admin.notifies(timeout=5, stop_after=1))
-    heard += postgres_store.admin.notifies(timeout=0)
     assert [notice.payload[: len(told)] for notice in heard] == [told]
+    assert [*postgres_store.admin.notifies(timeout=0)] == []
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+async def test_a_waiting_worker_gets_a_job_of_a_transaction_once_it_commits(
+    postgres_store: PostgresStore, worker: PostgresConsumer, is_sync: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "_POLLS", (60.0, 60.0))
+    monkeypatch.setattr(worker, "_poll", 60.0)
+    url, name = postgres_store.url, postgres_store.queue_name
+    committed = asyncio.Event()
+
+    async def push() -> str:
+        async with JobQueue(url, name) as queue, await psycopg.AsyncConnection.connect(url) as connection:
+            pushed = await queue.push({}, Add, within=connection)
+            await anyio.sleep(0.1)
+            await connection.commit()
+            await committed.wait()
+        return pushed.id
+
+    def push_sync() -> str:
+        with sync.JobQueue(url, name) as queue, psycopg.connect(url) as connection:
+            pushed = queue.push({}, Add, within=connection)
+            connection.commit()
+            anyio.from_thread.run(committed.wait)
+        return pushed.id
+
+    async with anyio.create_task_group() as tasks:
+        leases = list[Any]()
+
+        async def wait() -> None:
+            leases.extend(await worker.wait(10, 60))
+            committed.set()
+
+        tasks.start_soon(wait)
+        await eventually(lambda: worker._hub.ears.works)
+        with anyio.fail_after(10):
+            pushed = await (anyio.to_thread.run_sync(push_sync) if is_sync else push())
+    assert [lease.job_id for lease in leases] == [pushed]

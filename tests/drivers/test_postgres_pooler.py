@@ -14,9 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 import anyio
 import psycopg
 import pytest
+from databases import Postgres
 from store import eventually
 
 from redisjobs import JobContext, JobName, JobQueue, Worker, sync
+from redisjobs.relay.relay import Relay
 from redisjobs.server import free_port
 
 pytestmark = [
@@ -29,7 +31,7 @@ Double = JobName("Double", dict[str, int])
 
 
 @contextmanager
-def pgbouncer(url: str, statements: int) -> Iterator[str]:
+def pgbouncer(url: str, statements: int, sessions: int = 3) -> Iterator[str]:
     """Run PgBouncer, which keeps this many prepared statements; the URL of the database through it."""
     parts, port = urlsplit(url), free_port()
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +39,7 @@ def pgbouncer(url: str, statements: int) -> Iterator[str]:
         settings.write_text(
             f"[databases]\n* = host={parts.hostname} port={parts.port} user={parts.username}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            f"pool_mode = transaction\ndefault_pool_size = 3\nmax_prepared_statements = {statements}\n"
+            f"pool_mode = transaction\ndefault_pool_size = {sessions}\nmax_prepared_statements = {statements}\n"
         )
         Path(folder).chmod(0o755)
         user = 65534 if os.geteuid() == 0 else None  # it refuses to be root
@@ -96,3 +98,45 @@ async def test_a_queue_works_through_a_pooler_in_transaction_mode(
     said = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert [each for each in said if "notifications of" in each and "don't come" in each]
     assert len(said) == len({*said})
+
+
+LEFT = """
+    select 'setting', name, setting from pg_settings where source = 'session'
+      and name !~ '^transaction_' and name <> 'application_name'  -- of this transaction, and by the pooler
+    union all select 'channel', channel, '' from pg_listening_channels() channel
+    union all select 'statement', name, '' from pg_prepared_statements
+    union all select 'lock', objid::text, '' from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()
+"""
+OTHERS = "select pid from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()"
+
+
+async def test_nothing_stays_in_a_session_that_the_application_has_too(postgres: Postgres, database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("create table public.on_call as values (1, true), (2, true)")
+    name = database.rpartition("/")[2]
+    postgres.run(f"alter database {name} set default_transaction_isolation = 'serializable'")
+    with pgbouncer(database, 200, sessions=2) as url:
+        await eventually(lambda: is_open(url))
+        queue = doubling(url)
+        async with queue:
+            for number in range(20):  # often enough to prepare
+                await queue.push({"number": number}, Double)
+            await Worker(queue).run(until_idle=True)
+            with anyio.move_on_after(1):  # listens
+                await queue.result((await queue.push({"number": 1}, Double)).id)
+        relay = Relay(queue, url)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(relay.run)
+            await anyio.sleep(0.2)
+            relay.stop()
+        one, two = (psycopg.connect(url, prepare_threshold=None) for _ in range(2))  # each session, at once
+        with one, two:
+            for each in (one, two):
+                assert each.execute(LEFT).fetchall() == []
+                assert each.execute("select count(*) from public.on_call where column2").fetchone() == (2,)
+            one.execute("update public.on_call set column2 = false where column1 = 1")
+            two.execute("update public.on_call set column2 = false where column1 = 2")
+            one.commit()
+            with pytest.raises(psycopg.errors.SerializationFailure):
+                two.commit()
+            assert one.execute(OTHERS).fetchall() == []

@@ -61,7 +61,7 @@ async def test_a_database_that_was_not_migrated_says_what_to_run(postgres: Postg
     with postgres.database(migrated=False) as url:
         error = await refusal_of(url)
     assert type(error) is DriverError
-    assert str(error) == "the database has no tables of redisjobs: run `redisjobs migrate --database URL`"
+    assert "the database has no tables of redisjobs: run `redisjobs migrate --database URL`" in str(error)
 
 
 async def test_a_database_with_the_functions_of_another_release_says_what_to_run(postgres: Postgres) -> None:
@@ -69,7 +69,7 @@ async def test_a_database_with_the_functions_of_another_release_says_what_to_run
         with psycopg.connect(url, autocommit=True) as admin:
             (name,) = admin.execute("select proname from pg_proc where proname ~ '^_answer_'").fetchone() or ("",)
             admin.execute(f"alter function redisjobs.{name} rename to _answer_0123456789".encode())
-        assert "was not migrated to this release of redisjobs: run `redisjobs" in str(await refusal_of(url))
+        assert "has no functions of this release of redisjobs: run `redisjobs" in str(await refusal_of(url))
 
 
 async def test_a_role_without_rights_learns_which_it_needs(postgres: Postgres) -> None:
@@ -124,9 +124,9 @@ async def test_what_is_not_there_is_named(postgres: Postgres, part: str, error: 
 
 def test_too_old_servers_and_replicas_are_refused() -> None:
     with pytest.raises(ServerTooOld, match=r"needs PostgreSQL 15 or newer; the server is 14\.2"):
-        check((1, 140002, "14.2", "UTF8", False, True, True, ""))
+        check((1, 140002, "14.2", "UTF8", False, True, True, 7, False))
     with pytest.raises(Unavailable, match="read-only replica"):
-        check((1, 160002, "16.2", "UTF8", True, True, True, ""))
+        check((1, 160002, "16.2", "UTF8", True, True, True, 7, False))
 
 
 SECRET = "postgresql://joe:secret-word@host:5433/jobs?sslpassword=secret-word&sslmode=require"

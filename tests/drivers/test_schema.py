@@ -1,6 +1,7 @@
 """The schema of a database: made once by many hosts, refused by a release that it does not fit."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -153,6 +154,44 @@ def test_pending_sql_is_what_would_run_and_runs_nothing(empty: str) -> None:
     assert text.startswith("-- 0000 migrations")
     assert "CREATE TABLE redisjobs.outbox" in text
     assert ask(empty, "SELECT to_regnamespace('redisjobs')") == [(None,)]
+
+
+def test_printed_sql_migrates_as_the_command_does(empty: str) -> None:
+    list(migrate(empty, [FIRST]))
+    with psycopg.connect(empty, autocommit=True) as connection:
+        for text in pending(empty):
+            connection.execute(text.encode())
+
+    check(ask(empty, schema.APPLIED), [functions.mark()])
+    assert [*migrate(empty)] == [*pending(empty)] == []
+    ((knows,),) = ask(empty, r"SELECT count(*) FROM pg_proc WHERE proname ~ '^_knows_'")
+    assert knows == 1
+
+
+def test_a_migration_that_waits_for_a_table_says_for_what_and_blocks_no_one(empty: str) -> None:
+    list(migrate(empty, [FIRST, TABLE]))
+    altered = Migration(2, "altered", "ALTER TABLE redisjobs.things ADD COLUMN more int;")
+    with psycopg.connect(f"{empty}?application_name=report") as report:
+        report.execute("SELECT * FROM redisjobs.things")
+        steps = migrate(empty, [FIRST, TABLE, altered])
+        said = next(steps)
+        assert re.search(r"^0002 altered waits for transactions .*: pid \d+ \(.* report idle in trans", said)
+        ask(empty, "INSERT INTO redisjobs.things VALUES (1) RETURNING 1")  # waits for no one
+    assert "migrated to 0002 altered" in [*steps]
+
+
+def test_a_table_that_was_dropped_is_named_with_what_to_do(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("DROP TABLE redisjobs.jobs CASCADE")
+
+    with (
+        redisjobs.sync.JobQueue(database, "q") as queue,
+        pytest.raises(DriverError, match=r"run `redisjobs migrate .* says so if .* a table was dropped"),
+    ):
+        queue.push({}, Add)
+    for refused in (migrate(database), pending(database)):
+        with pytest.raises(DriverError, match=r"redisjobs\.jobs is gone: .*drop schema redisjobs cascade"):
+            list(refused)
 
 
 def test_a_role_without_rights_is_refused_and_one_with_its_own_schema_is_not(

@@ -10,10 +10,10 @@ from relays import queue as queue
 from store import RedisStore, documented_rule, eventually
 
 from redisjobs import JobQueue, OnConflict, Worker, sync
-from redisjobs.drivers.postgres import outbox as outboxes
 from redisjobs.events import JobsPushed
 from redisjobs.model.queries import Find
 from redisjobs.model.relaying import FindRelayed
+from redisjobs.relay.relay import _POLLS as POLLS
 from redisjobs.relay.relay import Relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -29,21 +29,9 @@ async def test_rows_are_pushed_in_order_and_deleted(queue: JobQueue, database: s
     assert left(database) == []
 
 
-async def test_a_commit_wakes_the_relay(queue: JobQueue, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redisjobs.relay.relay._POLL", 60.0)
-    async with running(Relay(queue, database)):
-        listening = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query = 'SELECT 1'"
-        await eventually(lambda: ask(database, listening))
-        ids = write(database, queue, {"a": 1})
-
-        await until(lambda: queue.get(ids[0]))
-
-
-async def test_without_notifications_the_relay_looks_once_a_second(
-    queue: JobQueue, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outboxes, "CHANNEL", "elsewhere")
-    async with running(Relay(queue, database)):
+async def test_an_idle_relay_finds_what_is_committed(queue: JobQueue, database: str) -> None:
+    async with running(relay := Relay(queue, database)):
+        await eventually(lambda: relay._poll == POLLS[1])
         ids = write(database, queue, {"a": 1})
 
         await until(lambda: queue.get(ids[0]))

@@ -1,8 +1,10 @@
-"""What a new connection asks first: whether the database fits this release."""
+"""What a new connection asks first: whether the database fits this release, and whose session it has."""
+
+from typing import NamedTuple
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.calls import Row
-from redisjobs.drivers.postgres.schema import MIGRATE
+from redisjobs.drivers.postgres.schema import MIGRATE_OR_LEARN
 from redisjobs.errors import DriverError, ServerTooOld, Unavailable
 
 _OLDEST = 150000
@@ -11,24 +13,35 @@ CHECK: tuple[bytes, tuple[bytes, ...]] = (
     b"select floor(extract(epoch from clock_timestamp()) * 1000)::bigint,"
     b" current_setting('server_version_num')::int, current_setting('server_version'),"
     b" current_setting('server_encoding'), pg_is_in_recovery(),"
-    b" to_regclass('redisjobs.jobs') is not null, to_regproc($1) is not null,"
-    # A role or a database may have another default, in which functions that wait for a lock see the past. It is
-    # set only then: behind a pooler others have the session, too. A session that this misses refuses to write.
-    b" case when current_setting('default_transaction_isolation') <> 'read committed' then"
-    b" set_config('default_transaction_isolation', 'read committed', false) end",
+    b" to_regclass('redisjobs.jobs') is not null, to_regproc($1) is not null, pg_backend_pid(),"
+    b" current_setting('default_transaction_isolation') <> 'read committed'",
     (f"redisjobs.{functions.mark()}".encode(),),
 )
 
 
-def check(row: Row) -> float:
-    """Return the server's clock in ms, given the row that `CHECK` returns.
+class Session(NamedTuple):
+    """The session that answered.
+
+    Attributes:
+        now_ms: The server's clock.
+        pid: Its process. Behind a pooler, another one than the server named as the connection began.
+        has_other_isolation: Whether a transaction that is begun without more is not read committed.
+    """
+
+    now_ms: float
+    pid: int
+    has_other_isolation: bool
+
+
+def check(row: Row) -> Session:
+    """Return the session, given the row that `CHECK` returns.
 
     Raises:
         ServerTooOld: Its version is too old.
         Unavailable: It is a read-only replica.
         DriverError: It lacks the tables or the functions of this release, or has a wrong encoding.
     """
-    now_ms, number, version, encoding, is_replica, has_tables, has_functions, _ = row
+    now_ms, number, version, encoding, is_replica, has_tables, has_functions, pid, has_other_isolation = row
     if number < _OLDEST:
         raise ServerTooOld(f"redisjobs needs PostgreSQL 15 or newer; the server is {version}")
     if encoding != "UTF8":
@@ -36,7 +49,7 @@ def check(row: Row) -> float:
     if is_replica:
         raise Unavailable("this server is a read-only replica; give the URL of the primary, or of all servers")
     if not has_tables:
-        raise DriverError(f"the database has no tables of redisjobs: {MIGRATE}")
+        raise DriverError(f"the database has no tables of redisjobs: {MIGRATE_OR_LEARN}")
     if not has_functions:
-        raise DriverError(f"the database was not migrated to this release of redisjobs: {MIGRATE}")
-    return float(now_ms)
+        raise DriverError(f"the database has no functions of this release of redisjobs: {MIGRATE_OR_LEARN}")
+    return Session(float(now_ms), pid, has_other_isolation)

@@ -44,6 +44,7 @@ def connect(url: str) -> Iterator[Any]:
     """Yield a connection of psycopg in autocommit, and close it. Errors are ours, as by `translated`."""
     psycopg = library()
     with translated(url), psycopg.connect(checked(url), **_OPTIONS) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # each transaction begins so
         yield connection
 
 
@@ -51,7 +52,9 @@ async def connect_async(url: str) -> Any:
     """Return an async connection of psycopg in autocommit. Errors of its making are ours, as by `translated`."""
     psycopg = library()
     with translated(url):
-        return await psycopg.AsyncConnection.connect(checked(url), **_OPTIONS)
+        connection = await psycopg.AsyncConnection.connect(checked(url), **_OPTIONS)
+        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+        return connection
 
 
 def library() -> Any:

@@ -51,6 +51,8 @@ class PostgresConsumer:
         self._news = asyncio.Event()  # something has happened that a wait waits for
         self._hearing: AbstractContextManager[None] | None = None
         self._poll = _POLLS[0]
+        self._heard = 0  # notifications after which there may be jobs
+        self._empty_at: int | None = None  # how many were heard when the last exchange began, if it found no job
         # The first place in line of the worker's jobs, and of those that it got lately.
         self._from = self._lowest = _NONE
         self._knows_all = False  # of all its jobs
@@ -89,7 +91,7 @@ class PostgresConsumer:
         line = self._lines.take()
         try:
             facts = await line.run(look_at_server())
-            return self._target.once(warning_texts(facts, line.session_pid))
+            return self._target.once(warning_texts(facts, is_shared=await line.is_shared()))
         except DriverError as error:
             return [f"could not read the settings of the database's server ({error})"]
         finally:
@@ -132,8 +134,12 @@ class PostgresConsumer:
             idle=idle,
             now=time.monotonic(),
         )
+        heard = self._heard if self._hub.ears.works else None
         exchange = await self._run_claim(call)
         self._note(exchange.leases)
+        if count:
+            has_jobs = exchange.leases or exchange.more or exchange.turns or exchange.waits is not None
+            self._empty_at = None if has_jobs else heard
         if count is not None and self._ended:
             ended, self._ended = self._ended, []
             return replace(exchange, ended=[*ended, *exchange.ended])
@@ -159,7 +165,7 @@ class PostgresConsumer:
         try:
             while not until.is_set:
                 self._news.clear()
-                leases = await self._run_claim(working.read(self._floors, self.worker_id, count))
+                leases = await self._look(count)
                 if leases is not None:
                     self._note(leases)
                     self._poll = _POLLS[0]
@@ -172,6 +178,13 @@ class PostgresConsumer:
             until.when_set(None)
         return []
 
+    async def _look(self, count: int) -> list[Lease] | None:
+        """Claim jobs; None: there are none, which the exchange before may have learned already."""
+        empty_at, self._empty_at = self._empty_at, None
+        if empty_at == self._heard:
+            return None
+        return await self._run_claim(working.read(self._floors, self.worker_id, count))
+
     def _listen_for_jobs(self) -> None:
         if self._hearing is None:
             self._hearing = self._hub.ears.hearing(channel_of(self._queue), self._hear)
@@ -179,6 +192,7 @@ class PostgresConsumer:
 
     def _hear(self, notice: Notice) -> None:
         if notice.kind in _WAKES:
+            self._heard += 1
             self._news.set()
 
     async def _rest(self, left: float) -> None:

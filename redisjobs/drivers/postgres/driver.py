@@ -33,6 +33,7 @@ from redisjobs.drivers.postgres.notices import Notice, SendNow, SyncNotifier, ch
 from redisjobs.drivers.postgres.pushes import Waiting, Written, identity, push, within
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
+from redisjobs.drivers.postgres.within import Transaction
 from redisjobs.drivers.remote.clock import Now, ServerClock
 from redisjobs.drivers.remote.coalescer import MOST_TOGETHER, Coalescer
 from redisjobs.drivers.remote.connections import MOST_LINKS, Connections, SyncConnections
@@ -169,7 +170,9 @@ class PostgresDriver:
         """Return the statements that push jobs within a transaction of the queue's database."""
         if not self._database:
             self._database = await self._loop().run(identity())
-        return within(self._queue, self._now_ms() if self._now_ms else None, self._database, jobs)
+        tell = partial(self._loop().hub.tell_after, self._queue)
+        now_ms = self._now_ms() if self._now_ms else None
+        return within(self._queue, now_ms, self._database, jobs, tell)
 
     async def read(self, query: Query[T]) -> T:
         return await self._loop().run(query_call(query))
@@ -236,7 +239,12 @@ class SyncPostgresDriver:
         """Return the statements that push jobs within a transaction of the queue's database."""
         if not self._database:
             self._database = self._run(identity(), until)
-        return within(self._queue, self._now_ms() if self._now_ms else None, self._database, jobs)
+        now_ms = self._now_ms() if self._now_ms else None
+        return within(self._queue, now_ms, self._database, jobs, self._tell_after)
+
+    def _tell_after(self, transaction: Transaction, notices: Sequence[Notice]) -> None:
+        is_open = transaction.watch(loosely=True)
+        self._notifier.tell_after(transaction.key, is_open, channel_of(self._queue), notices)
 
     def read(self, query: Query[T], *, until: float = math.inf) -> T:
         return self._run(query_call(query), until)
@@ -245,7 +253,7 @@ class SyncPostgresDriver:
         return self._run(change_call(change), until)
 
     def close(self) -> None:
-        self._notifier.flush()
+        self._notifier.close()
         self._connections.close()
 
     def _run(self, call: Call[T], until: float) -> T:

@@ -124,9 +124,14 @@ class Ears:
             await asyncio.sleep(_PAUSES[failures])
 
     async def _listen(self) -> None:
-        """Listen until the connection is lost; where notifications don't come, tell listeners to look."""
-        await self._connection.ask(b"listen " + self._own.encode())
-        if not await self._hears():
+        """Listen until the connection is lost; where notifications don't come, tell listeners to look.
+
+        A session that others may have, too, does not listen: it would go on after this connection, and tell them.
+        """
+        is_shared = await self._connection.is_shared()
+        if not is_shared:
+            await self._connection.ask(b"listen " + self._own.encode())
+        if is_shared or not await self._hears():
             await self._be_deaf()
             return
         self.works = True
@@ -171,8 +176,8 @@ class Ears:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "notifications of %s don't come, as behind a pooler in transaction mode: jobs are looked for "
-                "every second or so; for less delay give the URL of the database itself",
+                "notifications of %s don't come, as behind a pooler: jobs are looked for every second or so; for "
+                "less delay give the URL of the database itself",
                 self._where,
             )
         for _ in range(_TRIED_AGAIN):

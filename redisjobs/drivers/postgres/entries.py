@@ -1,5 +1,6 @@
 """A job's fields as columns and JSON, and back."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ _COLUMNS = {"nonce": "nonce", "unique": "unique_key", "limit_key": "limit_key", 
 _PRIVATE = 0x10F000
 _STORED = {code: chr(_PRIVATE + code % 0x100) for code in (0, *range(0xDC80, 0xDD00))}
 _GIVEN = {ord(stored): code for code, stored in _STORED.items()}
+_HAS_STORED = re.compile(f"[{''.join(_STORED.values())}]")
 
 
 def text_of(value: str | bytes) -> str:
@@ -27,6 +29,23 @@ def text_of(value: str | bytes) -> str:
 def given(text: str) -> str:
     """Return a text as it was before `text_of`."""
     return text if text.isascii() else text.translate(_GIVEN)
+
+
+def given_json(text: str) -> Any:
+    """Return what a JSON text says, with its texts as they were before `text_of`."""
+    said = orjson.loads(text)
+    return _given_in(said) if not text.isascii() and _HAS_STORED.search(text) else said
+
+
+def _given_in(said: Any) -> Any:
+    match said:
+        case str():
+            return given(said)
+        case list():
+            return [_given_in(each) for each in said]
+        case dict():
+            return {given(name): _given_in(value) for name, value in said.items()}
+    return said
 
 
 def bytes_of(text: str) -> bytes:

@@ -8,17 +8,26 @@ from psycopg import pq
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.connecting import FORBIDDEN, NO_SCHEMA
-from redisjobs.drivers.postgres.schema import MIGRATE
+from redisjobs.drivers.postgres.schema import MIGRATE_OR_LEARN
 from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
 
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 _UNPREPARED = ("26000", "42P05")
+_OTHER_ISOLATION = "25004"  # as functions/base.sql says it
 _NOT_NOW = (
     *_AGAIN,
     *("25006", "53300", "53400", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
+    "0A000",  # of statements that are right: a plan is no good any more, or the server is a replica now
 )
 _FULL = ("53100", "53200", "53000")  # the disk, or the memory
-_GONE = ("57P01", "57P02", "57P03", "57P05", "25006", "08")  # the session, or its server, can't be used any more
+_GONE = (
+    "57P01",
+    "57P02",
+    "57P03",
+    "57P05",
+    "25006",
+    "08",
+)  # the session, or its server, can't be used any more
 _REFUSED = (  # what no new try changes; a failed connection has no SQLSTATE
     "authentication failed",
     "no password supplied",
@@ -46,12 +55,17 @@ class Refused(DriverError):
     @property
     def may_be_repeated(self) -> bool:
         """Whether the same statement may succeed at once: nothing of it was written."""
-        return self.state in (*_AGAIN, *_UNPREPARED)
+        return self.state in (*_AGAIN, *_UNPREPARED, _OTHER_ISOLATION)
 
     @property
     def is_of_preparing(self) -> bool:
         """Whether a prepared statement was not there, or was there already: a pooler changes sessions."""
         return self.state in _UNPREPARED
+
+    @property
+    def is_of_isolation(self) -> bool:
+        """Whether the session begins its transactions with another isolation than ours."""
+        return self.state == _OTHER_ISOLATION
 
     @property
     def ends_connection(self) -> bool:
@@ -75,16 +89,18 @@ def as_ours(error: Refused) -> DriverError:
     """Return a server's refusal as an error for callers."""
     text, state = str(error), error.state
     if state in NO_SCHEMA:
-        return DriverError(f"the database lacks what this release of redisjobs needs ({text}): {MIGRATE}")
+        return DriverError(f"the database lacks what this release of redisjobs needs ({text}): {MIGRATE_OR_LEARN}")
     if state == FORBIDDEN:
         return _forbidden(error)
     if state in _FULL:
         return QueueFull(f"the database is full: {text}; nothing was written")
     if state == "25006":
-        return Unavailable(f"this server is a read-only replica ({text}); give the URL of the primary")
+        return Unavailable(
+            f"this server is a replica, or has default_transaction_read_only on ({text}): writes need the primary"
+        )
     if state == "55P03":
         return Locked(f"another transaction has locked what this call needs ({text})")
-    if state in _NOT_NOW or state.startswith("08") or "cached plan" in text:
+    if state in _NOT_NOW or state.startswith("08"):
         return Unavailable(text)
     return DriverError(text)
 

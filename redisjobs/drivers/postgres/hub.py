@@ -10,6 +10,7 @@ from redisjobs.drivers.postgres.ears import Ears
 from redisjobs.drivers.postgres.notices import NOTIFY, Notice, Notifier, channel_of
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.postgres.wire import value_of
+from redisjobs.drivers.postgres.within import Transaction
 from redisjobs.drivers.remote.connections import Connections
 from redisjobs.drivers.remote.loops import PerLoop
 from redisjobs.errors import DriverError
@@ -30,6 +31,11 @@ class Hub:
     def tell(self, queue: str, notices: Iterable[Notice]) -> None:
         """Send notices about a queue soon."""
         self._notifier.tell(channel_of(queue), notices)
+
+    def tell_after(self, queue: str, transaction: Transaction, notices: Iterable[Notice]) -> None:
+        """Send notices about a queue soon after a transaction has ended."""
+        is_open = transaction.watch(loosely=True)
+        self._notifier.tell_after(transaction.key, is_open, channel_of(queue), notices)
 
     async def listen(self, queue: str, process: str, on_notification: Callable[[Notification], None]) -> None:
         """Do the same as `Driver.listen`."""
@@ -58,8 +64,10 @@ class Hub:
     async def aclose_for(self, user: object) -> None:
         """Send what there is, and close the connections if there is no other user."""
         self._users.discard(user)
-        await self._notifier.flush()
-        if not self._users:
+        if self._users:
+            await self._notifier.flush()
+        else:
+            await self._notifier.aclose()
             await self._connections.aclose()
 
     async def _send(self, channels: Sequence[str], payloads: Sequence[str]) -> None:

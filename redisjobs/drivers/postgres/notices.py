@@ -5,7 +5,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,11 @@ from redisjobs.errors import DriverError
 PAUSE = 0.01
 """Seconds between two statements that notify."""
 
-NOTIFY = b"select pg_notify(channel, payload) from unnest($1::text[], $2::text[]) as sent(channel, payload)"
+# Commits that notify wait for each other. This one is only a hint, so it does not wait for the disk.
+NOTIFY = (
+    b"select pg_notify(channel, payload), set_config('synchronous_commit', 'off', true)"
+    b" from unnest($1::text[], $2::text[]) as sent(channel, payload)"
+)
 
 _LINE_FEED = "\U0010f00a"  # stands for one, which ends a notice; see `entries` for other such characters
 _MOST_BYTES = 7900  # of a payload; Postgres takes less than 8000
@@ -87,6 +91,58 @@ class Pending:
         return [channel for channel, _ in taken], [payload for _, payload in taken]
 
 
+IsOpen = Callable[[], bool]
+_LOOKS = (0.002, 0.1)  # seconds between two looks at a transaction: at first, and at most
+_EARLY = 0.25  # seconds after which notices are sent also if the transaction seems open: it may be the next one
+
+
+@dataclass(slots=True)
+class _Following:
+    is_open: IsOpen
+    channel: str
+    notices: dict[Notice, None]
+    began: float
+    early: float
+
+
+class Followed:
+    """Transactions of callers, with notices to send once they have ended. Any thread may add and look.
+
+    No library tells us of a commit, so we look: soon, and the longer it takes the more seldom.
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[Hashable, _Following] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    @property
+    def pause(self) -> float:
+        """The seconds until the next look."""
+        began = max((each.began for each in list(self._all.values())), default=0.0)
+        return min(max((time.monotonic() - began) / 10, _LOOKS[0]), _LOOKS[1])
+
+    def add(self, connection: Hashable, is_open: IsOpen, channel: str, notices: Iterable[Notice]) -> None:
+        """Add what is to be sent once the transaction of a connection has ended."""
+        key, now = (connection, channel), time.monotonic()
+        known = self._all.get(key)
+        before, early = (known.notices, known.early) if known is not None else ({}, now + _EARLY)
+        self._all[key] = _Following(is_open, channel, {**before, **dict.fromkeys(notices)}, now, early)
+
+    def ended(self) -> list[tuple[str, list[Notice]]]:
+        """Return the channels and notices of those that have ended, and of those that may have."""
+        now, found = time.monotonic(), list[tuple[str, list[Notice]]]()
+        for key, each in list(self._all.items()):
+            is_over = not each.is_open()
+            if is_over and self._all.get(key) is each:
+                self._all.pop(key, None)
+            if is_over or now >= each.early:
+                found.append((each.channel, list(each.notices)))
+                each.early = now + 2 * (now - each.began + _EARLY)
+        return found
+
+
 class Notifier:
     """Sends the notices of an event loop: at once after a pause, else together when the pause is over.
 
@@ -97,6 +153,31 @@ class Notifier:
         self._send = send
         self._pending = Pending()
         self._task: asyncio.Task[None] | None = None
+        self._followed = Followed()
+        self._following: asyncio.Task[None] | None = None
+
+    def tell_after(self, connection: Hashable, is_open: IsOpen, channel: str, notices: Iterable[Notice]) -> None:
+        """Send notices soon after the transaction of a connection has ended."""
+        self._followed.add(connection, is_open, channel, notices)
+        if self._following is None or self._following.done():
+            self._following = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        while self._followed:
+            await asyncio.sleep(self._followed.pause)
+            self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        for channel, notices in self._followed.ended():
+            self.tell(channel, notices)
+
+    async def aclose(self) -> None:
+        """Send what there is, and look at no transaction any more."""
+        self._tell_ended()
+        if self._following is not None:
+            self._following.cancel()
+            self._following = None
+        await self.flush()
 
     def tell(self, channel: str, notices: Iterable[Notice]) -> None:
         """Send notices soon."""
@@ -132,6 +213,33 @@ class SyncNotifier:
         self._pending = Pending()
         self._sent_at = float("-inf")
         self._timer: threading.Timer | None = None
+        self._followed = Followed()
+        self._follower: threading.Thread | None = None
+
+    def tell_after(self, connection: Hashable, is_open: IsOpen, channel: str, notices: Iterable[Notice]) -> None:
+        """Send notices soon after the transaction of a connection has ended."""
+        self._followed.add(connection, is_open, channel, notices)
+        if self._follower is None or not self._follower.is_alive():
+            self._follower = threading.Thread(target=self._follow, daemon=True)
+            self._follower.start()
+
+    def _follow(self) -> None:
+        while self._followed:
+            while self._followed:
+                time.sleep(self._followed.pause)
+                self._send_ended()
+            self._follower = None  # what is added from now on starts another thread; what was before is seen here
+
+    def _send_ended(self) -> None:
+        for channel, notices in self._followed.ended():
+            self._pending.add(channel, notices)
+        if self._pending:
+            self.flush()
+
+    def close(self) -> None:
+        """Send what there is."""
+        self._send_ended()
+        self.flush()
 
     def tell(self, channel: str, notices: Iterable[Notice], send: SendNow) -> None:
         """Send notices: now, by this `send`, or soon."""

@@ -1,36 +1,25 @@
 """The outbox of a database: what producers write, and how a relay takes rows, deletes them and sets them aside."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-import anyio
-
 from redisjobs.drivers.postgres import schema
-from redisjobs.drivers.postgres.connecting import connect_async, translated, unavailable
+from redisjobs.drivers.postgres.connecting import connect_async, translated
 from redisjobs.model.outbox import Row
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS
-
-CHANNEL = "redisjobs_outbox"
-"""Where a commit with new rows notifies the relays: one notification a transaction, however many rows it has."""
 
 MOST_COUNTED = 100_000
 """The most waiting rows that are counted."""
 
-_CHECKED = 10.0  # seconds without a notification after which the connection is checked, because it may be dead
-_HEARD = 2.0  # seconds in which a notification must come; later, a pooler keeps them back
-
-ADD = f"""
-  WITH added AS (
-    INSERT INTO redisjobs.outbox (queue, id, nonce, name, parameters, options, due_at)
-    SELECT queue, id, nonce, name, parameters::json, options, clock_timestamp() + wait_ms * interval '1 ms'
-    FROM json_to_recordset(%s::text::json) AS given (
-      queue text, id text, nonce text, name text, parameters text, options json, wait_ms float
-    )
+ADD = """
+  INSERT INTO redisjobs.outbox (queue, id, nonce, name, parameters, options, due_at)
+  SELECT queue, id, nonce, name, parameters::json, options, clock_timestamp() + wait_ms * interval '1 ms'
+  FROM json_to_recordset(%s::text::json) AS given (
+    queue text, id text, nonce text, name text, parameters text, options json, wait_ms float
   )
-  SELECT pg_notify('{CHANNEL}', '')
 """
-"""Adds rows, given as a JSON list of objects."""
+"""Adds rows, given as a JSON list of objects. No NOTIFY, which would let all commits wait for each other."""
 
 _BEGIN = """
   SELECT
@@ -144,52 +133,6 @@ class Outbox:
             )
             oldest = await _rows(connection, _OLDEST, queue)
         return waiting, max(0.0, oldest[0][0]) if oldest else 0.0, refused
-
-
-async def listen(url: str, notified: Callable[[], object], deaf: Callable[[], object]) -> None:
-    """Call `notified` for each commit with new rows, until the connection ends, and once when it listens.
-
-    Args:
-        url: The database.
-        notified: What to call.
-        deaf: What to call if notifications do not come through, as with a pooler in transaction mode.
-
-    Raises:
-        DriverError: The connection could not be made, or has ended.
-    """
-    connection = await connect_async(url)
-    try:
-        with translated(url):
-            await connection.execute(f"LISTEN {CHANNEL}")
-            await _notify(url)
-            if not await _is_notified(connection, _HEARD):
-                deaf()
-            notified()
-            while True:
-                if await _is_notified(connection, _CHECKED):
-                    notified()
-                else:
-                    with anyio.fail_after(_CHECKED):
-                        await connection.execute("SELECT 1")
-    except TimeoutError as error:
-        raise unavailable(url, "no answer") from error
-    finally:
-        with anyio.CancelScope(shield=True):
-            await connection.close()
-
-
-async def _notify(url: str) -> None:
-    connection = await connect_async(url)
-    try:
-        await connection.execute(f"NOTIFY {CHANNEL}")
-    finally:
-        await connection.close()
-
-
-async def _is_notified(connection: Any, within: float) -> bool:
-    with anyio.move_on_after(within):
-        await anyio.wait_readable(connection.fileno())  # psycopg's own wait would warn where it is cancelled
-    return bool([each async for each in connection.notifies(timeout=0, stop_after=1)])
 
 
 async def _rows(connection: Any, statement: str, values: Any = None) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redisjobs.drivers.postgres.calls import Call, answer_of, answers
-from redisjobs.drivers.postgres.entries import given, text_of
+from redisjobs.drivers.postgres.entries import text_of
 from redisjobs.errors import DriverError
 from redisjobs.model import changes, queries
 from redisjobs.model.transitions import Reply
@@ -30,7 +30,7 @@ def _find_pauses(query: queries.FindPauses) -> Call[queries.Pauses]:
 
 
 def _pauses(found: Mapping[str, Any]) -> queries.Pauses:
-    return queries.Pauses(found["queue"], {given(name): ms for name, ms in found["names"].items()}, found["held"])
+    return queries.Pauses(found["queue"], found["names"], found["held"])
 
 
 @answers(changes.Hold)

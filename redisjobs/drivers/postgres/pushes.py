@@ -2,18 +2,24 @@
 
 import re
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of
-from redisjobs.drivers.postgres.entries import given, new_job
+from redisjobs.drivers.postgres.entries import given_json, new_job
 from redisjobs.drivers.postgres.errors import Locked
 from redisjobs.drivers.postgres.functions import statement
+from redisjobs.drivers.postgres.notices import Notice
+from redisjobs.drivers.postgres.wire import notices_of
+from redisjobs.drivers.postgres.within import Transaction
 from redisjobs.errors import NoTransaction
 from redisjobs.model.driver import Unsupported
 from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, Reply
+
+TellAfter = Callable[[Transaction, Sequence[Notice]], object]
 
 _OK = Pushed(Reply.OK)
 _PAUSES = (0.02, 0.5)  # seconds between two tries of a push that waits: at first, and at most
@@ -88,40 +94,51 @@ def identity() -> Call[str]:
     return Call("identity", [], answer_of(str))
 
 
-class Written(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Written:
     """A statement that pushes jobs within a transaction of the caller's.
 
     Attributes:
         statement: With `%s` for each value.
         values: The values.
+        tell: Sends notices once a transaction has ended.
     """
 
     statement: str
     values: Sequence[Any]
+    tell: TellAfter
+    _notices: list[Notice] = field(default_factory=list)
 
-    @staticmethod
-    def answers(rows: Sequence[Sequence[Any]]) -> list[Pushed]:
+    def answers(self, rows: Sequence[Sequence[Any]]) -> list[Pushed]:
         """Return the answers to its jobs, given its rows.
 
         Raises:
             NoTransaction: The transaction is one of another database than the queue's. Nothing was written.
         """
-        meta = orjson.loads(rows[0][0])
+        meta = given_json(rows[0][0])
         if meta["a"] == "ELSEWHERE":
             raise NoTransaction(
                 "within= a connection to another database than the queue's: give a connection to that one, or use "
                 "a queue in this database. Nothing was written"
             )
+        self._notices.extend(notices_of(meta))
         return answers_of(meta, ())
 
+    def follow(self, transaction: Transaction) -> None:
+        """Notify workers once the transaction has ended."""
+        if self._notices:
+            self.tell(transaction, self._notices)
 
-def within(queue: str, now_ms: int | None, database: str, jobs: Sequence[NewJob]) -> list[Written]:
+
+def within(
+    queue: str, now_ms: int | None, database: str, jobs: Sequence[NewJob], tell: TellAfter
+) -> list[Written]:
     """Return the statements that push jobs within a transaction; `database` is the queue's `identity`."""
     chunks = [jobs[first : first + MOST_JOBS] for first in range(0, len(jobs), MOST_JOBS)]
     packed = [orjson.dumps([new_job(job) for job in chunk]).decode() for chunk in chunks]
     call = re.sub(r"\$\d+", "%s", statement("push_within").decode())
     call = call.replace("%s::jsonb", "%s::text::jsonb")  # a library may encode what it sends as JSON itself
-    return [Written(call, (queue, now_ms, database, text)) for text in packed]
+    return [Written(call, (queue, now_ms, database, text), tell) for text in packed]
 
 
 def _json(fields: dict[str, str] | None) -> str | None:
@@ -143,4 +160,4 @@ def answers_of(meta: Meta, _: Sequence[Row]) -> list[Pushed]:
 
 def _pushed(answer: Any) -> Pushed:
     word, holder = (answer, "") if isinstance(answer, str) else answer
-    return Pushed(Reply(word), given(holder))
+    return Pushed(Reply(word), holder)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of, answers
-from redisjobs.drivers.postgres.entries import fields_of, given, text_of, texts_of
+from redisjobs.drivers.postgres.entries import bytes_of, fields_of, given, given_json, text_of, texts_of
 from redisjobs.errors import DriverError
 from redisjobs.model import queries
 from redisjobs.model.job import Priority, State, WhyWaiting
@@ -37,12 +37,12 @@ def _found(meta: Meta, rows: Sequence[Row]) -> queries.Row | None:
 
 
 def _row(row: Row, now_ms: int) -> queries.Row:
-    found = orjson.loads(row[0])
+    found = given_json(row[0])
     state = State(found["place"] if found["place"] in _ELSEWHERE else "ready")
     is_later = state in (State.DELAYED, State.SUSPENDED)
     ran_ms = max(0, now_ms - found["at"]) if state is State.RUNNING else None
     return queries.Row(
-        job_id=row[1],
+        job_id=given(row[1]),
         state=state,
         priority=_PRIORITIES[found["rank"]],
         key="" if is_later else str(found["seq"]),
@@ -56,8 +56,8 @@ def _row(row: Row, now_ms: int) -> queries.Row:
         started_ms=None if ran_ms is None else now_ms - ran_ms,
         ran_ms=ran_ms,
         why_waiting=WhyWaiting(found["why"]) if found["why"] else None,
-        progress=(found["progress"] or "").encode(),
-        history=row[-1] or "",
+        progress=bytes_of(found["progress"] or ""),
+        history=given(row[-1] or ""),
     )
 
 
@@ -115,7 +115,7 @@ def _grouped(found: Mapping[str, Any]) -> queries.Grouped:
         key=lambda group: (group.last_ms, group.fingerprint),
         reverse=True,
     )
-    return queries.Grouped(groups, "" if found["after"] is None else _BEHIND + given(found["after"]))
+    return queries.Grouped(groups, "" if found["after"] is None else _BEHIND + found["after"])
 
 
 def _group(
@@ -131,15 +131,15 @@ def _group(
     ages: Mapping[str, int],
 ) -> queries.Group:
     return queries.Group(
-        given(kind),
-        given(reason or ""),
-        given(error_type or ""),
+        kind,
+        reason or "",
+        error_type or "",
         count,
         first_ms,
         last_ms,
-        given(job_id),
-        given(error or ""),
-        list(dict.fromkeys(map(given, names))),
+        job_id,
+        error or "",
+        list(dict.fromkeys(names)),
         [ages.get(str(age), 0) for age in range(11, -1, -1)],
     )
 

@@ -26,15 +26,14 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from _roles(facts)
 
 
-def warning_texts(facts: Facts, session_pid: int | None = None) -> list[str]:
+def warning_texts(facts: Facts, *, is_shared: bool = False) -> list[str]:
     """Return what a worker warns of as it starts.
 
     Args:
         facts: The answer of `look_at_server`.
-        session_pid: The process id that the server gave as the connection began; None if it is not known. Behind
-            a pooler, another process answers.
+        is_shared: Whether others may have the worker's session, too, as behind a pooler.
     """
-    found = [*findings(facts), *_pooler(facts, session_pid)]
+    found = [*findings(facts), *_pooler(is_shared)]
     return [
         f"{each.sentence} {each.advice}".strip() for each in found if each.level in (Level.WARNING, Level.ERROR)
     ]
@@ -170,8 +169,7 @@ def _roles(facts: Facts) -> Iterator[Finding]:
         yield Finding("permissions", Level.OK, "This role may run every function of redisjobs.")
 
 
-def _pooler(facts: Facts, session_pid: int | None) -> Iterator[Finding]:
-    if session_pid is not None and session_pid != facts["pid"]:
-        text = "A pooler is between this worker and the server, so notifications may get lost, and workers poll."
-        advice = "Connect to the server itself, or let the pooler pool sessions instead of transactions."
-        yield Finding("pooler", Level.WARNING, text, advice)
+def _pooler(is_shared: bool) -> Iterator[Finding]:
+    if is_shared:
+        text = "A pooler is between this worker and the server, so no notifications come, and workers poll."
+        yield Finding("pooler", Level.WARNING, text, "Give workers the URL of the server itself.")

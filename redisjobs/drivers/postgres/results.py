@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redisjobs.drivers.postgres.calls import Call, answer_of, answers
-from redisjobs.drivers.postgres.entries import text_of
+from redisjobs.drivers.postgres.entries import bytes_of, text_of
 from redisjobs.model.changes import Ending, GetStatus, JobStatus
 
 
@@ -17,4 +17,4 @@ def _get_status(change: GetStatus) -> Call[list[JobStatus]]:
 
 def _status(found: Sequence[Any]) -> JobStatus:
     ending, place, keep, progress, value, *error = found
-    return JobStatus(Ending(ending), place, keep, progress.encode(), value.encode(), *error)
+    return JobStatus(Ending(ending), place, keep, bytes_of(progress), bytes_of(value), *error)

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, answer_of, answers
-from redisjobs.drivers.postgres.entries import bytes_of, given, new_job, text_of
+from redisjobs.drivers.postgres.entries import bytes_of, new_job, text_of
 from redisjobs.model import stored
 from redisjobs.model.transitions import Pushed, Reply
 
@@ -61,10 +61,10 @@ def _list_schedules(query: stored.ListSchedules) -> Call[stored.SchedulePage]:
 
 def _page(answer: Mapping[str, Any]) -> stored.SchedulePage:
     rows = [
-        stored.ScheduleRow(given(name), {bytes_of(key): bytes_of(text) for key, text in fields.items()}, is_there)
+        stored.ScheduleRow(name, {bytes_of(key): bytes_of(text) for key, text in fields.items()}, is_there)
         for name, is_there, fields in answer["rows"] or ()
     ]
-    gone, change, more = [*map(given, answer["gone"] or ())], answer["change"], answer["more"]
+    gone, change, more = answer["gone"] or (), answer["change"], answer["more"]
     return stored.SchedulePage(rows, gone, change, more, answer["served"], answer["now"])
 
 
@@ -92,4 +92,4 @@ def _fire_answer(answer: Mapping[str, Any]) -> stored.FireAnswer:
 def _fired(word: str, last_ms: int, pushed: list[tuple[str, str]] | None) -> stored.Fired:
     if word == Reply.FIRED:
         return stored.Fired(Reply.FIRED, last_ms=last_ms)
-    return stored.Fired(Reply(word), tuple(Pushed(Reply(each), given(holder)) for each, holder in pushed or ()))
+    return stored.Fired(Reply(word), tuple(Pushed(Reply(each), holder) for each, holder in pushed or ()))

@@ -14,17 +14,20 @@ The functions of `functions/*.sql` are installed together, beside those of other
 
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from redisjobs.base.visible import visible
 from redisjobs.drivers.postgres import functions
-from redisjobs.drivers.postgres.connecting import connect
+from redisjobs.drivers.postgres.connecting import connect, library
+from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.driver import OtherVersion
 
 MIGRATE = "run `redisjobs migrate --database URL`"
+MIGRATE_OR_LEARN = f"{MIGRATE} of this release; it says so if a newer one is needed, or a table was dropped"
 _LOCK = 0x7265_6469_736A_6F62
 """The advisory lock of a migration: "redisjob" in ASCII."""
 _LOOK = 0.1  # seconds between two tries to get it
@@ -47,13 +50,44 @@ HAS_FUNCTIONS = """
 """
 _KNOWS = "_knows_"
 """Begins the name of a function of each release, which returns the newest migration that the release knows."""
-KNOWING = f"""
-  SELECT proname FROM pg_proc
-  WHERE pronamespace = 'redisjobs'::regnamespace AND proname ~ '^{_KNOWS}[0-9a-f]{{10}}$'
+_NOTED = f"""
+INSERT INTO redisjobs.migrations (version, name, works_with) VALUES ({{version}}, '{{name}}', {{works_with}});
+DO $$  -- drop the functions of releases that can't work with the schema any more
+DECLARE
+  known name;
+  knows int;
+  dropping text;
+BEGIN
+  FOR known IN
+    SELECT proname FROM pg_proc
+    WHERE pronamespace = 'redisjobs'::regnamespace AND proname ~ '^{_KNOWS}[0-9a-f]{{{{10}}}}$'
+  LOOP
+    EXECUTE format('SELECT redisjobs.%I()', known) INTO knows;
+    IF knows < {{works_with}} THEN
+      FOR dropping IN
+        SELECT format('DROP FUNCTION %s', oid::regprocedure) FROM pg_proc
+        WHERE pronamespace = 'redisjobs'::regnamespace AND right(proname, 11) = right(known, 11)
+      LOOP
+        EXECUTE dropping;
+      END LOOP;
+    END IF;
+  END LOOP;
+END $$;
 """
-OF_RELEASE = """
-  SELECT format('DROP FUNCTION %%s', oid::regprocedure) FROM pg_proc
-  WHERE pronamespace = 'redisjobs'::regnamespace AND proname LIKE %s
+_LOCKS_WITHIN = "SET LOCAL lock_timeout = '500ms';"  # all calls of a table wait behind one that waits for its lock
+_BLOCKERS = """
+  SELECT pid, usename, application_name, state, extract(epoch FROM clock_timestamp() - xact_start)::int
+  FROM pg_stat_activity WHERE xact_start < clock_timestamp() - interval '400 ms' AND pid IN (
+    SELECT pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+    WHERE granted AND relnamespace = 'redisjobs'::regnamespace AND relkind = 'r'
+  ) AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 3
+"""
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries to lock a table; the last one for all others
+_TRIES = 60
+_MADE = re.compile(r"^create table (?:if not exists )?redisjobs\.(\w+) \(", re.MULTILINE | re.IGNORECASE)
+TABLES = """
+  SELECT relname FROM pg_class
+  WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'redisjobs') AND relkind IN ('r', 'p')
 """
 OWNER = """
   SELECT rolname, rolsuper FROM pg_proc JOIN pg_roles ON pg_roles.oid = proowner
@@ -84,6 +118,18 @@ class Migration:
     def statements(self) -> list[str]:
         """Its statements, for one that is no transaction."""
         return [each for each in map(str.strip, re.split(r";[ \t]*$", self.text, flags=re.MULTILINE)) if each]
+
+    @property
+    def noting(self) -> str:
+        """The statements that note that it has run."""
+        return _NOTED.format(version=self.version, name=self.name, works_with=self.works_with)
+
+    @property
+    def whole(self) -> str:
+        """The SQL of it for psql, with what notes that it has run."""
+        if not self.is_transaction:
+            return f"{self.text}{self.noting}"
+        return f"BEGIN;\n{_LOCKS_WITHIN}\n{self.text}{self.noting}COMMIT;\n"
 
     def __str__(self) -> str:
         return f"{self.version:04} {self.name}"
@@ -132,15 +178,20 @@ def migrate(url: str, known: Sequence[Migration] = ()) -> Iterator[str]:
 
     Raises:
         OtherVersion: The schema is newer than this release.
-        DriverError: The database can't be reached, or refuses.
+        Unavailable: The database can't be reached, or a transaction keeps a table locked for minutes.
+        DriverError: The database refuses, or a table was dropped.
     """
     known = tuple(known or migrations())
     with connect(url) as connection:
         _refuse_newer(_applied(connection), known)
+        _refuse_dropped(connection, known)
         for each in known:
             if each.version in _versions(connection):
                 continue
-            is_ours = _apply(connection, each) if each.is_transaction else _apply_in_steps(url, connection, each)
+            if each.is_transaction:
+                is_ours = yield from _apply_when_free(connection, each)
+            else:
+                is_ours = _apply_in_steps(url, connection, each)
             if is_ours:
                 yield f"migrated to {each}"
         newest = migrations()[-1].version
@@ -165,11 +216,12 @@ def pending(url: str) -> Iterator[str]:
     with connect(url) as connection:
         applied = _applied(connection)
         _refuse_newer(applied, migrations())
+        _refuse_dropped(connection, migrations())
         for each in migrations():
             if each.version not in {version for version, _ in applied}:
-                yield f"-- {each}\n{each.text}"
+                yield f"-- {each}\n{each.whole}"
         if not _is_installed(connection):
-            yield f"-- the functions of release {functions.release()}\n{functions.definitions()}"
+            yield f"-- the functions of release {functions.release()}\nBEGIN;\n{_installation()}COMMIT;\n"
 
 
 def _refuse_newer(applied: Collection[tuple[int, int]], known: Sequence[Migration]) -> None:
@@ -182,6 +234,19 @@ def _refuse_newer(applied: Collection[tuple[int, int]], known: Sequence[Migratio
         )
 
 
+def _refuse_dropped(connection: Any, known: Sequence[Migration]) -> None:
+    """Refuse a schema that lacks a table which a migration has made: no migration makes it again."""
+    done = [each for each in known if each.version in _versions(connection)]
+    there = {name for (name,) in connection.execute(TABLES).fetchall()}
+    gone = [name for each in done for name in _MADE.findall(each.text) if name not in there]
+    if gone:
+        raise DriverError(
+            f"the table redisjobs.{gone[0]} is gone: it was dropped after a migration had made it. Restore the "
+            "schema from a backup. Or begin with empty queues: run `drop schema redisjobs cascade`, which deletes "
+            "all jobs, and then `redisjobs migrate` again. Nothing was written"
+        )
+
+
 def _versions(connection: Any) -> set[int]:
     return {version for version, _ in _applied(connection)}
 
@@ -191,14 +256,38 @@ def _applied(connection: Any) -> list[tuple[int, int]]:
     return connection.execute(APPLIED).fetchall() if has_any else []
 
 
+def _apply_when_free(connection: Any, migration: Migration) -> Generator[str, None, bool]:
+    """Apply a migration as soon as it gets its locks at once; yield what it waits for."""
+    for tried in range(_TRIES):
+        try:
+            return _apply(connection, migration)
+        except library().errors.LockNotAvailable:
+            blockers = _blockers(connection)
+        yield f"{migration} waits for {blockers}"
+        time.sleep(_PAUSES[min(tried, len(_PAUSES) - 1)])
+    raise Unavailable(
+        f"the migration {migration} needs a table that is in use by {blockers}: end that, and run it again. "
+        "Nothing of it was written"
+    )
+
+
+def _blockers(connection: Any) -> str:
+    found = [
+        f"pid {pid} ({visible(f'{user} {program} {state}', 100)}), {seconds} s"
+        for pid, user, program, state, seconds in connection.execute(_BLOCKERS).fetchall()
+    ]
+    return "transactions that use its tables: " + ("; ".join(found) or "short ones")
+
+
 def _apply(connection: Any, migration: Migration) -> bool:
     """Apply a migration in a transaction; return whether no other host had done it."""
     with connection.transaction():
         _lock(connection)
         if migration.version in _versions(connection):
             return False
+        connection.execute(_LOCKS_WITHIN)
         connection.execute(migration.text)
-        _note(connection, migration)
+        connection.execute(migration.noting)
     return True
 
 
@@ -213,21 +302,8 @@ def _apply_in_steps(url: str, connection: Any, migration: Migration) -> bool:
             return False
         for statement in migration.statements:
             connection.execute(statement)
-        _note(connection, migration)
+        connection.execute(migration.noting)
     return True
-
-
-def _note(connection: Any, migration: Migration) -> None:
-    """Note a migration, and drop the functions of releases that can't work with the schema any more."""
-    connection.execute(
-        "INSERT INTO redisjobs.migrations (version, name, works_with) VALUES (%s, %s, %s)",
-        (migration.version, migration.name, migration.works_with),
-    )
-    for (name,) in connection.execute(KNOWING).fetchall():
-        ((knows,),) = connection.execute(f"SELECT redisjobs.{name}()").fetchall()
-        if knows < migration.works_with:
-            for (dropping,) in connection.execute(OF_RELEASE, (f"%{name.removeprefix(_KNOWS)}",)).fetchall():
-                connection.execute(dropping)
 
 
 def _lock(connection: Any) -> None:
@@ -242,13 +318,19 @@ def _install(connection: Any) -> bool:
         _lock(connection)
         if _is_installed(connection):
             return False
-        connection.execute(functions.definitions())
-        knows = f"redisjobs.{_KNOWS}{functions.release()}()"
-        connection.execute(
-            f"CREATE FUNCTION {knows} RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT {migrations()[-1].version}'"
-        )
-        connection.execute(f"REVOKE EXECUTE ON FUNCTION {knows} FROM PUBLIC")
+        connection.execute(_installation())
     return True
+
+
+def _installation() -> str:
+    """Return the SQL that installs the functions of this release; to be run in a transaction."""
+    knows = f"redisjobs.{_KNOWS}{functions.release()}()"
+    newest = migrations()[-1].version
+    return (
+        f"{functions.definitions()}\n"
+        f"CREATE FUNCTION {knows} RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT {newest}';\n"
+        f"REVOKE EXECUTE ON FUNCTION {knows} FROM PUBLIC;\n"
+    )
 
 
 def _is_installed(connection: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, answer_of, answers
-from redisjobs.drivers.postgres.entries import given, text_of
+from redisjobs.drivers.postgres.entries import text_of
 from redisjobs.model import changes, queries
 from redisjobs.model.retention import ASIDE
 from redisjobs.model.transitions import Reply
@@ -34,8 +34,4 @@ def _find_workers(query: queries.FindWorkers) -> Call[queries.WorkersFound]:
 
 
 def _workers(found: Mapping[str, Any]) -> queries.WorkersFound:
-    workers = [
-        (given(worker_id), lease, {name: given(fact) for name, fact in facts.items()})
-        for worker_id, lease, facts in found["workers"]
-    ]
-    return queries.WorkersFound(workers, given(found["after"]))
+    return queries.WorkersFound([(*each,) for each in found["workers"]], found["after"])

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of, answers
-from redisjobs.drivers.postgres.entries import given, text_of
+from redisjobs.drivers.postgres.entries import given_json, text_of
 from redisjobs.model.recording import FindIntervals, IntervalFound, IntervalsFound, Record, Recorded, added
 
 
@@ -25,12 +25,8 @@ def _find_intervals(query: FindIntervals) -> Call[IntervalsFound]:
 
 
 def _intervals(meta: Meta, rows: Sequence[Row]) -> IntervalsFound:
-    return IntervalsFound(
-        meta["a"]["now"], [_interval(orjson.loads(each)) for _, each in rows], meta["a"]["after"]
-    )
+    return IntervalsFound(meta["a"]["now"], [_interval(given_json(each)) for _, each in rows], meta["a"]["after"])
 
 
 def _interval(found: Sequence[Any]) -> IntervalFound:
-    number, total, sample, names, causes = found
-    names, causes = ({given(name): each for name, each in part.items()} for part in (names, causes))
-    return IntervalFound(number, total, sample, names, causes)
+    return IntervalFound(*found)

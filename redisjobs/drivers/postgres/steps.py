@@ -56,7 +56,7 @@ def _children(first: int, meta: Meta, rows: Sequence[Row]) -> ChildrenFound:
     outcomes = [ChildOutcome(ChildState.PENDING)] * (following - first)
     for _, index, *outcome in rows:
         outcomes[index - first] = outcome_of(*outcome)
-    return ChildrenFound(given(parent), total, pending, outcomes, given(key))
+    return ChildrenFound(parent, total, pending, outcomes, key)
 
 
 def outcome_of(

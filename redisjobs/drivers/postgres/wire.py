@@ -5,11 +5,12 @@ from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-import orjson
+import psycopg
 from psycopg import pq
 
 from redisjobs.drivers.postgres import functions
 from redisjobs.drivers.postgres.calls import Call, Meta, Row
+from redisjobs.drivers.postgres.entries import given_json, text_of
 from redisjobs.drivers.postgres.errors import refusal
 from redisjobs.drivers.postgres.notices import Notice, notices_in
 
@@ -33,18 +34,16 @@ class Statements:
 
     Args:
         pgconn: The connection.
-        prepares: Whether statements may be prepared. Behind some poolers the next one reaches another session.
     """
 
-    def __init__(self, pgconn: Any, prepares: bool) -> None:
+    def __init__(self, pgconn: Any) -> None:
         self._pgconn = pgconn
-        self._prepares = prepares
         self._sent: dict[bytes, int] = {}  # how often, by statement
 
-    def talk(self, statement: bytes, values: Sequence[bytes | None]) -> Talk:
-        """Send a statement with its values; see `Talk`."""
+    def talk(self, statement: bytes, values: Sequence[bytes | None], *, prepares: bool) -> Talk:
+        """Send a statement with its values, prepared if that is allowed and pays off; see `Talk`."""
         times = self._sent.get(statement, 0) + 1
-        if times < OFTEN or not (self._prepares and values):
+        if times < OFTEN or not (prepares and values):
             self._pgconn.send_query_params(statement, values)
         else:
             name = _name_of(statement)
@@ -58,9 +57,43 @@ class Statements:
         return (yield from _results(self._pgconn))
 
 
+def apart(pgconn: Any, statement: bytes, values: Sequence[bytes | None]) -> Talk:
+    """Send a statement in a transaction that it begins as ours must be, in one round trip; see `Talk`."""
+    pgconn.enter_pipeline_mode()
+    pgconn.send_query_params(_BEGIN, ())
+    pgconn.send_query_params(statement, values)
+    pgconn.pipeline_sync()  # after an error the server skips what comes before this, and not what comes after it
+    pgconn.send_query_params(b"commit", ())
+    pgconn.pipeline_sync()
+    while pgconn.flush():
+        yield True
+    begun, *results = yield from _pipelined(pgconn)
+    pgconn.exit_pipeline_mode()
+    return results if begun.status in _GOOD else [begun]
+
+
+_BEGIN = b"begin isolation level read committed"
+
+
+def _pipelined(pgconn: Any) -> Talk:
+    """Return the results of a pipeline with two points of synchronization; those until it was lost if it is."""
+    results, syncs = list[Any](), 0
+    while syncs < 2 and pgconn.status != pq.ConnStatus.BAD:
+        while pgconn.is_busy():
+            yield False
+        result = pgconn.get_result()
+        if result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC:
+            syncs += 1
+        elif result is not None:
+            results.append(result)
+    if syncs < 2:
+        raise psycopg.OperationalError(pgconn.error_message.decode("utf-8", "replace"))
+    return results
+
+
 @cache
 def _name_of(statement: bytes) -> bytes:
-    """Return a name that is the same in each session: a pooler may give ours to other clients."""
+    """Return a name that is the same in each session."""
     return b"redisjobs_" + hashlib.sha256(statement).hexdigest()[:32].encode()
 
 
@@ -136,5 +169,10 @@ def _column(kind: int, values: list[bytes | None]) -> list[Any]:
 
 def answer(call: Call[T], rows: list[Row]) -> tuple[T, Meta, list[Notice]]:
     """Return what a call answers, the JSON of the last row, and the notifications to send."""
-    meta = orjson.loads(rows[-1][0])
-    return call.parse(meta, rows[:-1]), meta, notices_in(meta.get("t") or "")
+    meta = given_json(rows[-1][0])
+    return call.parse(meta, rows[:-1]), meta, notices_of(meta)
+
+
+def notices_of(meta: Meta) -> list[Notice]:
+    """Return the notifications to send after a call."""
+    return notices_in(text_of(meta.get("t") or ""))

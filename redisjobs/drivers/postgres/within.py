@@ -11,7 +11,7 @@ A connection without a transaction to write in is refused before anything is wri
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Protocol
@@ -46,9 +46,11 @@ class Transaction(Protocol):
 
     Attributes:
         is_async: Whether `run` returns a coroutine.
+        key: Tells its connection from others.
     """
 
     is_async: bool
+    key: Hashable
 
     def run(self, statement: str, *values: Any) -> Any:
         """Run a statement with its values, and return its rows, or a coroutine of them.
@@ -57,10 +59,11 @@ class Transaction(Protocol):
             NoTransaction: The connection has no transaction to write in. Nothing was written.
         """
 
-    def watch(self) -> IsOpen:
+    def watch(self, *, loosely: bool = False) -> IsOpen:
         """Return a function that says whether the transaction of the last statement is still open.
 
-        False if that can't be known: a pool may have given the connection to others since.
+        False if that can't be known: a pool may have given the connection to others since. With `loosely`, it
+        may be a later transaction of this connection that is open.
         """
 
 
@@ -100,6 +103,7 @@ class _Sync(ABC):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.key: Hashable = id(connection)
 
     def run(self, statement: str, *values: Any) -> Rows:
         try:
@@ -114,7 +118,7 @@ class _Sync(ABC):
         """Run it by the library."""
 
     @abstractmethod
-    def watch(self) -> IsOpen:
+    def watch(self, *, loosely: bool = False) -> IsOpen:
         """See `Transaction`."""
 
 
@@ -123,6 +127,7 @@ class _Async(ABC):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.key: Hashable = id(connection)
 
     async def run(self, statement: str, *values: Any) -> Rows:
         try:
@@ -137,7 +142,7 @@ class _Async(ABC):
         """Run it by the library."""
 
     @abstractmethod
-    def watch(self) -> IsOpen:
+    def watch(self, *, loosely: bool = False) -> IsOpen:
         """See `Transaction`."""
 
 
@@ -166,8 +171,8 @@ class _Psycopg(_Sync):
             cursor.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
-    def watch(self) -> IsOpen:
-        return _watched_psycopg(self._connection)
+    def watch(self, *, loosely: bool = False) -> IsOpen:
+        return _watched_psycopg(self._connection, loosely)
 
 
 class _AsyncPsycopg(_Async):
@@ -177,8 +182,8 @@ class _AsyncPsycopg(_Async):
             await cursor.execute(statement, values)
             return await cursor.fetchall() if cursor.description else []
 
-    def watch(self) -> IsOpen:
-        return _watched_psycopg(self._connection)
+    def watch(self, *, loosely: bool = False) -> IsOpen:
+        return _watched_psycopg(self._connection, loosely)
 
 
 def _row_factory() -> Any:
@@ -197,8 +202,8 @@ def _check_psycopg(connection: Any) -> None:
         raise NoTransaction(_AUTOCOMMIT_TEXT)
 
 
-def _watched_psycopg(connection: Any) -> IsOpen:
-    if getattr(connection, "_pool", None) is not None:
+def _watched_psycopg(connection: Any, loosely: bool) -> IsOpen:
+    if getattr(connection, "_pool", None) is not None and not loosely:
         return lambda: False
     return lambda: connection.info.transaction_status in (_ACTIVE, _IN_BLOCK, _IN_ERROR)
 
@@ -214,7 +219,7 @@ class _Asyncpg(_Async):
             raise NoTransaction(_AUTOCOMMIT_TEXT)
         return [tuple(row) for row in await connection.fetch(_numbered(statement), *values)]
 
-    def watch(self) -> IsOpen:
+    def watch(self, *, loosely: bool = False) -> IsOpen:
         return self._is_open
 
     def _is_open(self) -> bool:
@@ -244,7 +249,7 @@ class _Sqlalchemy(_Sync):
     def _open(self) -> Any:
         return self._connection
 
-    def watch(self) -> IsOpen:
+    def watch(self, *, loosely: bool = False) -> IsOpen:
         return _watched_sqlalchemy(self._connection)
 
 
@@ -264,7 +269,7 @@ class _AsyncSqlalchemy(_Async):
     async def _open(self) -> Any:
         return self._connection
 
-    def watch(self) -> IsOpen:
+    def watch(self, *, loosely: bool = False) -> IsOpen:
         return _watched_sqlalchemy(self._connection)
 
 
@@ -311,7 +316,7 @@ class _Django(_Sync):
             cursor.execute(statement, values)
             return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
 
-    def watch(self) -> IsOpen:
+    def watch(self, *, loosely: bool = False) -> IsOpen:
         return lambda: bool(self._connection.in_atomic_block)
 
 

@@ -9,7 +9,7 @@ import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row
 from redisjobs.drivers.postgres.chunks import emit_words
-from redisjobs.drivers.postgres.entries import due_of, given, lease_of, new_job, text_of, texts_of
+from redisjobs.drivers.postgres.entries import due_of, lease_of, new_job, text_of, texts_of
 from redisjobs.errors import DriverError, Unavailable
 from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, IdTaken
@@ -313,7 +313,7 @@ def recover(worker_id: str, held: Sequence[Lease], older_ms: int, from_seq: int)
 
 
 def _ended(found: Sequence[Sequence[str]]) -> list[Ended]:
-    return [(given(job_id), Reply(word)) for job_id, word in found]
+    return [(job_id, Reply(word)) for job_id, word in found]
 
 
 def reclaim(worker_id: str, silent: Sequence[Silent], *, others: bool) -> Call[Reclaimed]:

@@ -35,13 +35,12 @@ begin
   perform set_config('lock_timeout', most, true);
 end $$;
 
--- Refuse a transaction that would not see what others committed while it waited for a lock.
+-- Refuse a transaction that would not see what others committed while it waited for a lock. The client repeats it as one that does.
 create function redisjobs_f._need_read_committed() returns void language plpgsql as $$
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'a transaction of redisjobs was begun as %, and must be read committed; nothing was written. Run: '
-      'alter role % set default_transaction_isolation = ''read committed''; then open new connections, also those of a pooler',
-      current_setting('transaction_isolation'), quote_ident(session_user);
+    raise exception 'a transaction of redisjobs was begun as %, and must be read committed; nothing was written',
+      current_setting('transaction_isolation') using errcode = '25004';
   end if;
 end $$;
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import anyio
-from tenacity import stop_after_attempt, wait_exponential_jitter
+from tenacity import stop_after_attempt, wait_exponential_jitter, wait_fixed
 
 from redisjobs.errors import DriverError, Fail, QueueFull
 from redisjobs.model.codec import new_job_id
@@ -28,6 +28,9 @@ from redisjobs.torture.fleet.rules import OTHER_RULE, RULE
 
 ATTEMPTS = 3
 """Attempts of a job that fails each time."""
+
+STUBBORN = 12
+"""Attempts of a job that fails often."""
 
 KEPT = 6 * 3600
 """Seconds for which results are kept: longer than any torture lasts."""
@@ -163,6 +166,21 @@ class Emitting:
 
     job_name: ClassVar[str] = "Emitting"
     times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stubborn:
+    """Fails in each of many attempts, soon after each other."""
+
+    job_name: ClassVar[str] = "Stubborn"
+
+
+@dataclass(frozen=True, slots=True)
+class Bulky:
+    """Returns a result of about this many bytes."""
+
+    job_name: ClassVar[str] = "Bulky"
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +344,19 @@ async def _push_follow_ups(parameters: Parent, context: JobContext) -> dict[str,
         await anyio.sleep(parameters.seconds)
         process.fail_until(parameters.until, context)
     return process.result(context)
+
+
+@queue.register(Stubborn, retry=RetryPolicy(stop_after_attempt(STUBBORN), wait_fixed(0.02)))
+async def _fail_often(parameters: Stubborn, context: JobContext) -> None:
+    with process.noted(context):
+        raise RuntimeError("fails, as it should")
+
+
+@queue.register(Bulky)
+async def _return_much(parameters: Bulky, context: JobContext) -> dict[str, Any]:
+    with process.noted(context):
+        await anyio.sleep(0.05)
+    return {**process.result(context), "ballast": "x" * parameters.size}
 
 
 @queue.register(Follower)

@@ -135,7 +135,8 @@ class System:
         """Add a ready entry without any of the checks of a push; return its mark."""
         mark, fields = new_mark(), {"id": new_job_id(), **fields}
         if store.put(marked(fields, mark), rank):
-            self.note("external", job=_text(fields["id"]), db=store.db, mark=mark, pushed=False)
+            size = sum(len(name) + len(value) for name, value in fields.items())
+            self.note("external", job=_text(fields["id"]), db=store.db, mark=mark, pushed=False, size=size)
         return mark
 
     def put_into_inbox(self, fields: Fields, store: Store, *, pushed: bool) -> str:

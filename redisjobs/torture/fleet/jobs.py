@@ -260,9 +260,12 @@ class Tick:
     job_name: ClassVar[str] = "Tick"
 
 
+_MOST_BYTES = 3_000_000  # of a result: larger than a server with a limit takes
 _retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
 process.take_proxies()  # before the first connection is prepared
-queue = JobQueue(DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), retry=_retry)
+queue = JobQueue(
+    DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), retry=_retry, max_parameters=_MOST_BYTES
+)
 
 
 @queue.register(Work)

@@ -16,6 +16,7 @@ from redisjobs.torture.nemesis import (
     network,
     owners,
     processes,
+    promoting,
     records,
     schema,
     servers,
@@ -57,11 +58,12 @@ FAULTS: Sequence[type[Fault]] = (
 """The faults of a queue on Redis."""
 POSTGRES_FAULTS: Sequence[type[Fault]] = (
     *_EVERYWHERE,
-    *(backends.CrashServer, backends.CrashBackend, backends.KillBackends, backends.KillEars),
+    *(backends.CrashServer, backends.CrashBackend, backends.KillBackends, backends.KillEars, backends.KillPooler),
     *(backends.FillConnections, backends.DatabaseAhead, backends.DatabaseBack),
     *(backends.DeleteWorkerRow, backends.LoseWorkerRows, backends.ForgetBeats),
     *(sessions.HoldSnapshot, sessions.LeaveTransactionOpen, sessions.LockInDisorder),
     *(sessions.RaiseIsolation, sessions.IdleAtFence, answers.FreezeAtClaim, keys.HoldKeys),
+    promoting.PromoteStandby,
     *(schema.PutRows, schema.Migrate, schema.AddColumn, schema.TwoReleases, schema.Maintain),
 )
 """The faults of a queue on Postgres."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from redisjobs import server
 from redisjobs.errors import DriverError
@@ -21,6 +21,10 @@ from redisjobs.torture.fleet.redis_store import on_redis
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import Topology
+from redisjobs.torture.topology.pooler import Pooler
+
+if TYPE_CHECKING:  # it needs psycopg, which is an extra
+    from redisjobs.torture.topology.standby import Pair
 
 _FACTS = (
     *(
@@ -50,6 +54,8 @@ class System:
         own: The server, if faults may break it; in a topology, the queue's owner when `follow` was called last.
         topology: The servers that work together, if there are several.
         fronts: The proxies in front of each of them, by its port.
+        pair: The PostgreSQL server with its standby, if there is one.
+        pooler: The PgBouncer in front of a PostgreSQL server, if there is one.
         rng: The random choices of faults.
         notes: Lines for the recording.
         late: Acts that come after their fault: each is called until it returns True.
@@ -65,6 +71,8 @@ class System:
     own: server.Server | None = None
     topology: Topology | None = None
     fronts: Mapping[int, Front] = field(default_factory=dict)
+    pair: "Pair | None" = None
+    pooler: Pooler | None = None
     rng: random.Random = field(default_factory=random.Random)
     notes: list[dict[str, Any]] = field(default_factory=list)
     late: list[Callable[[], bool]] = field(default_factory=list)

@@ -126,7 +126,7 @@ class System:
         if mark:
             line[MARK] = mark
             options["headers"] = {MARK: mark}
-        self.note("push", name=parameters.job_name, **line)
+        self.note("push", name=parameters.job_name, kept=bool(options.get("keep_result")), **line)
         handle = store.queue.push(parameters, **options)
         self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
         return job_id

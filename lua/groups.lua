@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-oom
--- groups: describe the groups of dead letters, those with the newest letters first, a step at a time. A group has the letters
--- of one kind of failure: with the same fingerprint, or without one and with the same reason. Writes nothing.
+-- groups: describe the groups of dead letters, those with the newest letters first, up to 50 in a step. A group has the
+-- letters of one kind of failure: with the same fingerprint, or without one and with the same reason. Writes nothing.
 --
 -- ARGV[1]  after   where the step before stopped; '' to begin
 -- ARGV[2]  now_ms  int ms; '' = the server's clock
@@ -17,48 +17,62 @@ local function text_of(fields, name)
   return string.sub(field(fields, name) or '', 1, 1000)
 end
 
--- The fields of the newest letters of a group, newest first. The first one is always read: large ones may follow.
-local function newest_of(group)
+-- The fields of some letters, given newest first with their times. The first one is always read: large ones may follow.
+local function fields_of(newest)
   local found = {}
-  for _, member in ipairs(redis.call('ZRANGE', group, 0, 9, 'REV')) do
-    local entry = string.gsub(member, '-0+(%d)', '-%1') -- see include/padded
+  for i = 1, #newest, 2 do
+    local entry = string.gsub(newest[i], '-0+(%d)', '-%1') -- see include/padded
     local fields = (#found == 0 or bytes < 1048576) and entry_at(KEYS.dead, entry) or nil
     if fields then found[#found + 1], bytes = fields, bytes + bytes_of(fields) end
   end
   return found
 end
 
-local function recent_in(group)
-  local recent, since = {}, now_ms - 3600000
+-- In which five minutes of the last hour a time is, 1 to 12; 0 if it is older.
+local function age_of(ms)
+  return math.min(12, math.max(0, math.ceil((ms - now_ms) / 300000) + 12))
+end
+
+local function recent_in(group, newest, count)
+  local recent = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  if count * 2 == #newest or age_of(tonumber(newest[2])) == 0 then -- all of them are here, or none is of the last hour
+    for i = 2, #newest, 2 do
+      local age = age_of(tonumber(newest[i]))
+      if age > 0 then recent[age] = recent[age] + 1 end
+    end
+    return recent
+  end
   for i = 1, 12 do
-    local until_ms = i < 12 and whole(since + i * 300000) or '+inf'
-    recent[i] = redis.call('ZCOUNT', group, '(' .. whole(since + (i - 1) * 300000), until_ms)
+    local until_ms = i < 12 and whole(now_ms + (i - 12) * 300000) or '+inf'
+    recent[i] = redis.call('ZCOUNT', group, '(' .. whole(now_ms + (i - 13) * 300000), until_ms)
   end
   return recent
 end
 
 local function describe(kind)
   local group = KEYS['group:'] .. kind
-  local first, last = redis.call('ZRANGE', group, 0, 0, 'WITHSCORES'), redis.call('ZRANGE', group, -1, -1, 'WITHSCORES')
-  if not first[2] then return nil end
-  local letters, names, known = newest_of(group), {}, {}
+  local newest = redis.call('ZRANGE', group, 0, 9, 'REV', 'WITHSCORES')
+  if not newest[2] then return nil end
+  local count, oldest = #newest / 2, newest[#newest]
+  if count == 10 then count, oldest = redis.call('ZCARD', group), redis.call('ZRANGE', group, 0, 0, 'WITHSCORES')[2] end
+  local letters, names, known = fields_of(newest), {}, {}
   for _, fields in ipairs(letters) do
     local name = text_of(fields, 'name')
     if not known[name] then names[#names + 1], known[name] = name, true end
   end
-  local newest = letters[1] or {}
-  local texts = {text_of(newest, 'reason'), text_of(newest, 'error_type')}
-  return {kind, texts[1], texts[2], redis.call('ZCARD', group), whole(tonumber(first[2])), whole(tonumber(last[2])),
-    field(newest, 'id') or '', text_of(newest, 'error'), recent_in(group), unpack(names)}
+  local first = letters[1] or {}
+  local texts = {text_of(first, 'reason'), text_of(first, 'error_type')}
+  return {kind, texts[1], texts[2], count, whole(tonumber(oldest)), whole(tonumber(newest[2])), field(first, 'id') or '',
+    text_of(first, 'error'), recent_in(group, newest, count), unpack(names)}
 end
 
 local groups, left_off = {}, ''
 local score, last = string.match(after, '^(%S+) (.+)$')
 local rank = score and rank_after(KEYS.groups, tonumber(score), last) or redis.call('ZCARD', KEYS.groups)
-local found = rank > 0 and redis.call('ZRANGE', KEYS.groups, math.max(0, rank - 100), rank - 1, 'WITHSCORES') or {}
+local found = rank > 0 and redis.call('ZRANGE', KEYS.groups, math.max(0, rank - 50), rank - 1, 'WITHSCORES') or {}
 for i = #found - 1, 1, -2 do
   if found[i] ~= last then groups[#groups + 1] = describe(found[i]) end
-  left_off = (i > 1 or rank > 100) and found[i + 1] .. ' ' .. found[i] or ''
+  left_off = (i > 1 or rank > 50) and found[i + 1] .. ' ' .. found[i] or ''
   if bytes >= 1048576 then break end
 end
 return {left_off, unpack(groups)}

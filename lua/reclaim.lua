@@ -13,12 +13,13 @@
 --                        started, or has seen the clock set back
 -- ARGV[5]  now_ms        int ms; '' = the server's clock
 -- ARGV[6..] for each worker to fence: worker id, the end of its lease as this script returned it
--- Returns  {now_us, silent, fenced, count, more, released, others, known, promotes, late, untidy, uncounted}: the clock; for each
---          worker whose lease is over {worker id, the end of its lease, lease in ms}, at most 100; the ids fenced now; how many jobs
---          were handed back; 1 if there are more; 1 if any job that was handed back has no worker yet; how many jobs others hold;
---          how many workers there are, alive or fenced, this one included; 1 if this worker is the promoter; 1 if a job has been
---          due for 250 ms, or the turn of a waiting line for 2 s; 1 if `workers` may lack some, so that tidy has to look at all
---          consumers; and the streams, 1..3, with too many consumers for a script to count: ask XPENDING. Or one word:
+-- Returns  {now_us, silent, fenced, count, more, released, others, alive, alone, promotes, late, untidy, uncounted}: the clock;
+--          for each worker whose lease is over {worker id, the end of its lease, lease in ms}, at most 100; the ids fenced now; how
+--          many jobs were handed back; 1 if there are more; 1 if any job that was handed back has no worker yet; how many jobs others
+--          hold; how many workers have a lease that is not over, this one included; 1 if there is no other worker, not even a lost or
+--          fenced one; 1 if this worker is the promoter; 1 if a job has been due for 250 ms, or the turn of a waiting line for 2 s;
+--          1 if `workers` may lack some, so that tidy has to look at all consumers; and the streams, 1..3, with too many consumers
+--          for a script to count: ask XPENDING. Or one word:
 --          FENCED  the worker has no record any more; nothing was written
 
 --- @include now alive expect streams whole lease_of fence hand_back_held forget count tell tell_turn any_back has_many
@@ -106,7 +107,8 @@ for number, stream in ipairs(streams) do
     if held[1] ~= worker and not is_waiting(held[1]) then others = others + tonumber(held[2]) end
   end
 end
-local known = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced)
+local living = redis.call('ZCOUNT', KEYS.workers, '(' .. whole(now_ms), '+inf')
+local alone = redis.call('ZCARD', KEYS.workers) + redis.call('ZCARD', KEYS.fenced) < 2 and 1 or 0
 
 -- The promoter looks when delayed jobs are due, and renews its role here within 20 s. If it is gone, or the clock was set back
 -- since, the caller becomes the promoter.
@@ -125,4 +127,4 @@ local function is_late(zset, ms) return #redis.call('ZRANGEBYSCORE', zset, '-inf
 local promotes = may_promote() and 1 or 0
 local late = (is_late(KEYS.due, 250) or is_late(KEYS.turns, 2000)) and 1 or 0
 local untidy = redis.pcall('HGET', KEYS.layout, 'tidied_at') == '0' and 1 or 0
-return {exact_ms * 1000, silent, gone, handed_back, more, released, others, known, promotes, late, untidy, uncounted}
+return {exact_ms * 1000, silent, gone, handed_back, more, released, others, living, alone, promotes, late, untidy, uncounted}

@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
 import anyio
 
 from redisjobs._version import __version__
+from redisjobs.base.visible import visible
 from redisjobs.errors import Snooze
 from redisjobs.middleware import CallNext, Middleware, OutgoingJob, RunningJob
 from redisjobs.model.context import JobContext
@@ -147,7 +148,7 @@ def _traceparent(span: Span) -> str:
 
 
 def _attributes(queue: str, job_id: str, name: str) -> dict[str, str | int]:
-    return {SYSTEM: "redisjobs", DESTINATION: queue, MESSAGE_ID: job_id, JOB_NAME: name}
+    return {SYSTEM: "redisjobs", DESTINATION: queue, MESSAGE_ID: visible(job_id), JOB_NAME: name}
 
 
 def _extracted(headers: Mapping[str, str]) -> Context:

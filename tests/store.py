@@ -265,7 +265,7 @@ class RedisStore:
             rows = self.admin.xpending_range(self.stream(priority), "workers", "-", "+", 2000)
         except redis.ResponseError:
             return []
-        return [(row["message_id"].decode(), row["consumer"].decode(), row["times_delivered"]) for row in rows]
+        return [(text_of(row["message_id"]), text_of(row["consumer"]), row["times_delivered"]) for row in rows]
 
     def age(self, seconds: float) -> None:
         for worker, _ in self.admin.zrange(f"{self.prefix}workers", 0, -1, withscores=True):
@@ -296,15 +296,12 @@ class RedisStore:
         asked = self.admin.pipeline(transaction=False)
         for key in found:
             asked.pttl(key)
-        lives = zip((key.decode().removeprefix(self.prefix) for key in found), asked.execute(), strict=True)
+        lives = zip((text_of(key).removeprefix(self.prefix) for key in found), asked.execute(), strict=True)
         return {key: ttl for key, ttl in lives if ttl != -2}  # that one ended as it was looked at
 
     def located(self) -> dict[str, str]:
         """The locator: job id -> where it is."""
-        return {
-            job.decode("utf-8", "replace"): place.decode()
-            for job, place in self.admin.hgetall(f"{self.prefix}jobs").items()
-        }
+        return {text_of(job): text_of(place) for job, place in self.admin.hgetall(f"{self.prefix}jobs").items()}
 
     def faults(self) -> list[str]:
         """What contradicts what in the queue's keys; empty if all is in order."""
@@ -315,14 +312,14 @@ class RedisStore:
         for place in (*Priority, "dead", "completed", "cancelled"):
             for entry, fields in self.admin.xrange(self.prefix + streams.get(place, place)):
                 if b"id" in fields:
-                    job = fields[b"id"].decode("utf-8", "replace")
-                    there.setdefault(job, set()).add(f"{place} {entry.decode()}")
+                    job = text_of(fields[b"id"])
+                    there.setdefault(job, set()).add(f"{place} {text_of(entry)}")
         lines = {
-            mark: [member.decode().partition(" ") for member in self.admin.zrange(f"{self.prefix}{index}", 0, -1)]
+            mark: [text_of(member).partition(" ") for member in self.admin.zrange(f"{self.prefix}{index}", 0, -1)]
             for index, mark in (("due", ""), ("suspended", " suspended"))
         }
         due = {job for members in lines.values() for _, _, job in members}
-        delayed = {job.decode() for job in self.admin.hkeys(f"{self.prefix}delayed")}
+        delayed = {text_of(job) for job in self.admin.hkeys(f"{self.prefix}delayed")}
         if due != delayed:
             faults.append(f"due and delayed differ: {due ^ delayed}")
         for mark, members in lines.items():
@@ -333,21 +330,21 @@ class RedisStore:
                 faults.append(f"{job} is located at {place} but is at {there.get(job)}")
         for key, ttl in keys.items():
             if key.startswith("unique:") and ttl == -1:
-                holder = self.admin.get(self.prefix + key).decode()
+                holder = text_of(self.admin.get(encoded(self.prefix + key)))
                 if holder not in located:
                     faults.append(f"{key} is held by {holder}, which is gone")
-        held = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}held")}
+        held = {text_of(job) for job in self.admin.hkeys(f"{self.prefix}held")}
         faults += [f"{job} is held, and gone" for job in held - located.keys()]
-        waited_for = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}waiters")}
+        waited_for = {text_of(job) for job in self.admin.hkeys(f"{self.prefix}waiters")}
         faults += [f"{job} is waited for, and gone" for job in waited_for - located.keys()]
-        signalled = {job.decode("utf-8", "replace") for job in self.admin.hkeys(f"{self.prefix}signals")}
+        signalled = {text_of(job) for job in self.admin.hkeys(f"{self.prefix}signals")}
         faults += [f"{job} has signals, and is gone" for job in signalled - located.keys()]
-        cancelling = {token.decode() for token in self.admin.zrange(f"{self.prefix}cancelling", 0, -1)}
+        cancelling = {text_of(token) for token in self.admin.zrange(f"{self.prefix}cancelling", 0, -1)}
         for token in (key.removeprefix("children:") for key in keys if key.startswith("children:")):
             parent, key, closed = self.admin.hmget(f"{self.prefix}children:{token}", "parent", "key", "closed")
-            known = self.admin.hget(f"{self.prefix}steps:{parent.decode()}", f"children {key.decode()}")
+            known = self.admin.hget(encoded(f"{self.prefix}steps:") + parent, b"children " + key)
             if not (token in cancelling if closed else known == token.encode()):
-                faults.append(f"the children {token} of {parent.decode()} are of no job")
+                faults.append(f"the children {token} of {text_of(parent)} are of no job")
         stepped = {key.removeprefix("steps:") for key in keys if key.startswith("steps:")}
         faults += [f"{job} has steps, and is gone" for job in stepped - located.keys()]
         return faults + self._noted_for_nothing() + self._parked_for_nothing(held) + self._limited_for_nothing()
@@ -356,18 +353,18 @@ class RedisStore:
         """Groups that differ from the dead letters, and histories of entries that are gone."""
         kinds, located = dict[str, set[bytes]](), {*self.admin.hvals(f"{self.prefix}jobs")}
         for entry, fields in self.admin.xrange(f"{self.prefix}dead"):
-            kind = (fields.get(b"fingerprint") or fields.get(b"reason", b"")).decode("utf-8", "replace")
+            kind = text_of(fields.get(b"fingerprint") or fields.get(b"reason", b""))
             if b"dead " + entry in located:  # else it was added outside redisjobs
                 ms, _, number = entry.partition(b"-")
                 kinds.setdefault(kind, set()).add(b"%b-%06d" % (ms, int(number)))
-        named = {kind.decode("utf-8", "replace") for kind in self.admin.zrange(f"{self.prefix}groups", 0, -1)}
-        groups = {kind: set(self.admin.zrange(f"{self.prefix}group:{kind}", 0, -1)) for kind in named}
+        named = {text_of(kind) for kind in self.admin.zrange(f"{self.prefix}groups", 0, -1)}
+        groups = {kind: set(self.admin.zrange(encoded(f"{self.prefix}group:{kind}"), 0, -1)) for kind in named}
         faults = [] if groups == kinds else [f"groups {groups} are not {kinds}"]
         for place in self.admin.hkeys(f"{self.prefix}history"):
-            priority, entry = place.decode().split(" ")
+            priority, entry = text_of(place).split(" ")
             stream = self.stream(Priority(priority))
             if self.admin.exists(stream) and not self.admin.xrange(stream, entry, entry):
-                faults.append(f"history of {place.decode()}, which is gone")
+                faults.append(f"history of {text_of(place)}, which is gone")
         return faults
 
     def _parked_for_nothing(self, held: set[str]) -> list[str]:
@@ -377,20 +374,21 @@ class RedisStore:
             parked = self._pending(place, "parked")
             for entry in parked:
                 fields = dict(self.admin.xrange(f"{self.prefix}{place}", entry, entry)).get(entry, {})
-                job = fields.get(b"id", entry).decode("utf-8", "replace")
-                if fields.get(b"name") not in names and not {job, f"{entry.decode()}@{place[6:]}"} & held:
+                job = text_of(fields.get(b"id", entry))
+                if fields.get(b"name") not in names and not {job, f"{text_of(entry)}@{place[6:]}"} & held:
                     faults.append(f"{job} is parked, and neither its name is paused nor it is held")
         return [] if self.admin.hexists(f"{self.prefix}layout", "unpark") else faults
 
     def _limited_for_nothing(self) -> list[str]:
         """Shares that no job holds, or are noted on one side only, and waiting lines that wait for nothing."""
-        shares = {place.decode(): bucket for place, bucket in self.admin.hgetall(f"{self.prefix}shares").items()}
+        shares = {text_of(place): bucket for place, bucket in self.admin.hgetall(f"{self.prefix}shares").items()}
         running, lines = dict[str, str](), dict[bytes, int]()
         for priority in Priority:
             for entry, consumer, _ in self.pending(priority):
                 running[f"{priority} {entry}"] = consumer
                 if consumer.startswith("line:"):
-                    lines[consumer[5:].encode()] = lines.get(consumer[5:].encode(), 0) + 1
+                    bucket = encoded(consumer[5:])
+                    lines[bucket] = lines.get(bucket, 0) + 1
         idle = [
             place
             for place in shares
@@ -400,7 +398,7 @@ class RedisStore:
         held = dict[str, bytes]()
         for key in self.admin.scan_iter(match=self.prefix.replace("[", r"\[") + "holders:*", count=1000):
             bucket = key.removeprefix(f"{self.prefix}holders:".encode())
-            held |= {place.decode(): bucket for place in self.admin.zrange(key, 0, -1)}
+            held |= {text_of(place): bucket for place in self.admin.zrange(key, 0, -1)}
         if held != shares:
             faults.append(f"shares and holders differ: {held.items() ^ shares.items()}")
         turns = {bucket for bucket, _ in self.admin.zrange(f"{self.prefix}turns", 0, -1, withscores=True)}
@@ -409,7 +407,7 @@ class RedisStore:
         for bucket in lines:
             is_seen_to = bucket in turns or bucket in shares.values() or bucket.partition(b" ")[0] in names
             if bucket not in noted or not is_seen_to:
-                faults.append(f"{bucket.decode()} has a line, and no worker will look at it")
+                faults.append(f"{text_of(bucket)} has a line, and no worker will look at it")
         return faults
 
     def _pending(self, place: str, consumer: str) -> list[bytes]:
@@ -463,6 +461,6 @@ class RedisStore:
     def end(self) -> None:
         """Remove the queue and its user."""
         if keys := self.keys():
-            self.admin.delete(*(self.prefix + key for key in keys))
+            self.admin.delete(*(encoded(self.prefix + key) for key in keys))
         self.admin.execute_command("ACL", "DELUSER", self.user)
         self.admin.close()

@@ -1,6 +1,7 @@
 """The `mcp` command, which shows a queue to AI assistants. Needs the extra `mcp`."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import redirect_stdout
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from redisjobs.web.board.board import Board, Story
 
+_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 _MOST = 100  # jobs in one answer
 _NAMES = 20  # job names in the overview: those with the most jobs
 _INSTRUCTIONS = (
@@ -89,11 +91,28 @@ def _saying_why(tool: Tool) -> Tool:
     @wraps(tool)
     async def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return await tool(*args, **kwargs)
+            return _as_text(await tool(*args, **{name: _as_given(value) for name, value in kwargs.items()}))
         except (RedisJobsError, ValueError) as error:
-            raise ToolError(str(error)) from None
+            raise ToolError(str(_as_text(str(error)))) from None
 
     return call
+
+
+def _as_text(answer: Any) -> Any:
+    r"""Return an answer with each byte that is no UTF-8 as `\xff`: the protocol takes text only."""
+    match answer:
+        case str():
+            return answer if answer.isascii() else answer.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_as_text(key): _as_text(value) for key, value in answer.items()}
+        case list() | tuple():
+            return [*map(_as_text, answer)]
+    return answer
+
+
+def _as_given(value: Any) -> Any:
+    """Return an argument with the bytes that `_as_text` has put in words."""
+    return _BYTE.sub(lambda found: chr(int(found[1], 16)), value) if isinstance(value, str) else value
 
 
 def _about_jobs(board: "Board") -> list[Tool]:

@@ -21,6 +21,7 @@ from redisjobs.drivers.postgres.connecting import library, shown
 from redisjobs.errors import DriverError
 from redisjobs.events import JobsPushed, OutboxMeasured
 from redisjobs.relay.relay import Relay
+from redisjobs.worker.settings.shutdown import Interrupts
 
 logger = Log("redisjobs.relay")
 
@@ -92,10 +93,12 @@ async def _run(relays: Sequence[Relay], queues: Sequence[Registry], database: st
 async def _stop_by_signals(relays: Sequence[Relay], scope: anyio.CancelScope) -> None:
     """Let the relays end after their batches; at a second signal, at once."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        came = 0
-        async for _ in signals:
-            came += 1
+        interrupts, at_once = Interrupts(), False
+        async for number in signals:
+            if not interrupts.is_new(number):
+                continue
             for each in relays:
                 each.stop()
-            if came > 1:
+            if at_once:
                 scope.cancel()
+            at_once = True

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import time
 from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ _NUMBERS = {
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SORTED = bytes.maketrans(_BASE64, b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_FIELDS = 64  # our entries have about a dozen; an entry written outside redisjobs could have too many for Lua
 
 
@@ -74,6 +76,11 @@ def decode_headers(raw: str | bytes | None) -> dict[str, str]:
         return {}
     # If the entry was changed in Redis, it may have other values. A list or dict may be too deep for str().
     return {key: str(value) for key, value in headers.items() if not isinstance(value, dict | list)}
+
+
+def trace_of(raw: bytes) -> str:
+    """Return a `traceparent`; '' if it is none as W3C Trace Context has it. Such a one is dropped, not repaired."""
+    return raw.decode() if _TRACEPARENT.fullmatch(raw) else ""
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]]) -> str:

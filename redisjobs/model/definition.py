@@ -117,7 +117,7 @@ class Definition:
         )
 
 
-def _text(fields: Mapping[bytes, bytes], key: bytes, default: str | None = None, pattern: str = r"(?s:.*)") -> str:
+def _text(fields: Mapping[bytes, bytes], key: bytes, default: str | None = None, pattern: str = "") -> str:
     """Return a field as text; raise a ValueError if it is missing, no text, or does not match the pattern."""
     value = fields.get(key)
     if value is None and default is None:
@@ -126,7 +126,7 @@ def _text(fields: Mapping[bytes, bytes], key: bytes, default: str | None = None,
         text = value.decode() if value is not None else str(default)
     except UnicodeDecodeError:
         raise ValueError(f"its field '{key.decode()}' is no text in UTF-8") from None
-    if not re.fullmatch(pattern, text):
+    if pattern and not re.fullmatch(pattern, text):
         raise ValueError(f"its field '{key.decode()}' is {text!r:.60}, which does not match `{pattern}`")
     return text
 
@@ -139,7 +139,7 @@ def _number(fields: Mapping[bytes, bytes], key: bytes) -> int | None:
     return int(text) if text else None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)  # tenants with a daily time of their own share 1,440 rules
 def _rule(text: str) -> Schedule:
     """Return the rule of a text. Cached, because parsing is slow and thousands of schedules may share a rule."""
     return Schedule.parse(text)

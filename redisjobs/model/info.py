@@ -274,9 +274,9 @@ class DeadGroup:
 
 
 def group_infos(steps: Iterable[Grouped]) -> list[DeadGroup]:
-    """Return the groups that several steps found, each once, the largest first."""
+    """Return the groups that several steps found, each once: the largest first, and of these the newest."""
     found = {group.fingerprint: _dead_group(group) for step in steps for group in step.groups}
-    return sorted(found.values(), key=lambda group: -group.count)
+    return sorted(found.values(), key=lambda group: (group.count, group.last_at), reverse=True)
 
 
 def _dead_group(group: Group) -> DeadGroup:

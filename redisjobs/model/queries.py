@@ -160,7 +160,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """The answer to one step of reading groups, those with the newest letters first."""
+    """The answer to one step of reading groups: those of a step with the newest letters first."""
 
     groups: Sequence[Group]
     after: str = ""  # where the next step begins; '' at the end

@@ -354,8 +354,8 @@ class Exchange:
 
     What was not asked for has its default. OK, LEASE_LOST and CANCELLED end a lease. After any other reply the
     worker still has the job. OVERSIZED: it can't be settled. FULL: it has follow-ups, and the store is out of
-    memory. SPOILED: the key for the unique key of a follow-up has the wrong type. RUNNING: see `Lingers`. EXISTS:
-    see `SaveStep`.
+    memory. BUSY: another transaction has locked what it needs. SPOILED: the key for the unique key of a follow-
+    up has the wrong type. RUNNING: see `Lingers`. EXISTS: see `SaveStep`.
     """
 
     replies: Sequence[Reply] = ()  # one for each settlement
@@ -398,7 +398,8 @@ class Reclaimed:
     released: bool = False  # a released job waits to be claimed
     others: int = 0  # how many jobs other workers hold, if the call asked for it
     server_ms: float = 0  # the server's clock, to the microsecond
-    workers: int = 2  # this one included, alive or fenced
+    workers: int = 2  # whose lease is not over, this one included
+    alone: bool = False  # there is no other worker, not even one that is lost or fenced
     # This worker promotes delayed jobs. If all workers of a queue did, each delayed job would wake all of them.
     promotes: bool = True
     # A delayed job has been due for 250 ms, or a job that waited for a limit could have started 2 s ago. The

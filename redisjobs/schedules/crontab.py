@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache, lru_cache
 from itertools import count, pairwise, product
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ class Crontab:
             weekdays=weekdays,
             either=not read.day_and,
             by_the_clock=not (parts[1].startswith("*") or parts[2].startswith("*")),
-            times=tuple(time(*parts) for parts in product(sorted(hours), sorted(minutes), sorted(seconds))),
+            times=_times(hours, minutes, seconds),
             _cronsim=read,
         )
         if next(found.dates(*_YEARS), None) is None:
@@ -138,6 +139,12 @@ class Crontab:
             stop = bisect_left(self.times, end.time()) if day == last else len(self.times)
             if start < stop and day.month in self.months and self._cronsim.match_day(day):
                 yield day, start, stop
+
+
+@lru_cache(maxsize=256)
+def _times(hours: frozenset[int], minutes: frozenset[int], seconds: frozenset[int]) -> tuple[time, ...]:
+    """Return times of day, ascending. Many rules share them: a rule for each minute has 1,440."""
+    return tuple(time(*parts) for parts in product(sorted(hours), sorted(minutes), sorted(seconds)))
 
 
 def _read(text: str) -> "CronSim":
@@ -213,6 +220,8 @@ def _into_next_month(day: date, step: timedelta) -> date:
 
 # Writing
 
+_EVERY_WEEKDAY = [{value or 7 for value in range(0, 8, step)} for step in range(1, 8)]
+
 
 def _written(read: "CronSim", weekdays: frozenset[Weekday]) -> str:
     """Return the normalized text of the values and stars that cronsim read."""
@@ -220,19 +229,19 @@ def _written(read: "CronSim", weekdays: frozenset[Weekday]) -> str:
     special = [name for value, name in ((LAST, "L"), (LAST_WEEKDAY, "LW")) if value in read.days]
     nth = sorted(value for value in weekdays if isinstance(value, tuple))
     plain = {value for value in weekdays if isinstance(value, int)}
-    every_seventh = [{value or 7 for value in range(0, 8, step)} for step in range(1, 8)]
     fields = [
         _field(read.minutes, _steps(0, 59), minute),
         _field(read.hours, _steps(0, 23), hour),
         _field({value for value in read.days if value > 0}, _steps(1, 31), day, special),
         _field(read.months, _steps(1, 12), month or len(read.months) == 12, names=MONTHS),
-        _field(plain, every_seventh, weekday, [_nth(*value) for value in nth], names=WEEKDAYS),
+        _field(plain, _EVERY_WEEKDAY, weekday, [_nth(*value) for value in nth], names=WEEKDAYS),
     ]
     if read.seconds != {0}:
         fields.insert(0, _field(read.seconds, _steps(0, 59), second or len(read.seconds) == 60))
     return " ".join(fields)
 
 
+@cache
 def _steps(low: int, high: int) -> list[set[int]]:
     """Return the values of `*`, `*/2`, `*/3` and so on."""
     return [set(range(low, high + 1, step)) for step in range(1, high + 2)]

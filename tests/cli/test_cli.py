@@ -45,6 +45,7 @@ from redisjobs.model.options import PushOptions
 from redisjobs.model.progress import amount, counted
 from redisjobs.model.queries import COUNTERS
 from redisjobs.model.stored import Declarer, Put, PutSchedules, WithdrawSchedules
+from redisjobs.worker.settings.shutdown import Interrupts
 
 PACKAGE = Path(redisjobs.__file__).parent
 
@@ -1506,47 +1507,44 @@ def test_a_worker_asked_to_stop_releases_what_runs_and_exits_with_0(
     assert (found.state, found.deliveries) == ("ready", 0)
 
 
+def test_a_signal_that_arrives_twice_counts_once_and_another_one_counts() -> None:
+    signals, seen = [signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGINT], Interrupts()
+    assert [seen.is_new(number) for number in signals] == [True, False, True, False]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("processes", [[], ["--processes", "1"]], ids=["worker", "supervisor"])
-def test_the_first_ctrl_c_says_what_it_waits_for_and_one_that_comes_twice_counts_once(
-    start: Start, there: sync.JobQueue, cli: Callable[..., Ended], processes: list[str]
+def test_the_first_signal_says_what_it_waits_for_and_one_that_comes_twice_counts_once(
+    start: Start,
+    there: sync.JobQueue,
+    cli: Callable[..., Ended],
+    processes: list[str],
+    number: signal.Signals,
 ) -> None:
     cli("push", "shop:queue", "rest", "{}", "--id", "mine")
     worker = start("worker", "shop:queue", "--grace", "3600", *processes)
     until(worker, "resting")
 
-    worker.send_signal(signal.SIGINT)
-    worker.send_signal(signal.SIGINT)
+    worker.send_signal(number)
+    worker.send_signal(number)
 
     assert worker.stderr is not None
     line = next(line for line in worker.stderr if ": stopping" in line)
-    name = "SIGTERM" if processes else "SIGINT"  # a supervisor passes it on
-    again = "signal" if processes else "Ctrl-C"
+    name = "SIGTERM" if processes else number.name  # a supervisor passes it on
+    again = "Ctrl-C" if name == "SIGINT" else "signal"
     waits = r"waiting for 1 job until \d\d:\d\d:\d\d UTC \(3600 s\)"
     assert re.search(rf"{name}: stopping; {waits}; a second {again} ends at once$", line)
     with pytest.raises(subprocess.TimeoutExpired):
         worker.wait(1)  # it was one, so the job goes on
-    worker.send_signal(signal.SIGINT)
+    worker.send_signal(number)
     stopped = ended(worker, within=20)
     assert stopped.code == 0
-    assert "SIGINT: stopping at once; 1 job cancelled and handed back" in stopped.err
+    name = "SIGINT" if processes else number.name
+    assert f"{name}: stopping at once; 1 job cancelled and handed back" in stopped.err
     job = there.get("mine")
     assert job is not None
     assert job.state == "ready"
-
-
-@pytest.mark.slow
-def test_a_second_signal_does_not_wait_for_the_grace(start: Start, cli: Callable[..., Ended]) -> None:
-    cli("push", "shop:queue", "rest", "{}")
-    worker = start("worker", "shop:queue", "--grace", "3600")
-    until(worker, "resting")
-
-    worker.send_signal(signal.SIGTERM)
-    assert worker.stderr is not None
-    assert any("SIGTERM: stopping" in line for line in worker.stderr)
-    worker.send_signal(signal.SIGTERM)
-
-    assert ended(worker, within=20).code == 0
 
 
 @pytest.mark.slow

@@ -124,3 +124,16 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
 
     with pytest.raises(Mistake, match=r"\[mcp\]"):
         command.need_libraries()
+
+
+@pytest.mark.slow
+async def test_a_job_whose_id_is_no_text_is_listed_with_the_others(
+    tmp_path: Path, queue: JobQueue, redis_store: RedisStore
+) -> None:
+    redis_store.put({"id": b"\xff%", "name": "later", "parameters": b"\xfe", "error": b"\xff"})
+    async with session(tmp_path, redis_store) as client:
+        jobs = (await ask(client, "jobs", state="ready"))["jobs"]
+        by_id = {job["job_id"]: job for job in jobs}
+        assert len(jobs) == 2, jobs
+        (odd,) = by_id.keys() - {"big"}
+        assert (await ask(client, "job", job_id=odd))["job_id"] == odd

@@ -26,7 +26,7 @@ from redisjobs.model.changes import GetStatus, Tidy
 from redisjobs.model.definition import Definition
 from redisjobs.model.driver import Beat, Consumer
 from redisjobs.model.job import OnConflict, Priority, State
-from redisjobs.model.queries import Count, Find, FindLimits, Scan
+from redisjobs.model.queries import Count, Find, FindLimits, GroupDead, Scan
 from redisjobs.model.stored import Declarer, Fire, Fired, Firing, ListSchedules, Put, PutSchedules
 from redisjobs.model.transitions import (
     Ack,
@@ -1261,7 +1261,7 @@ async def test_beside_1_200_schedules_a_put_a_read_of_it_and_a_schedulers_sign_o
     assert costs[0]["hgetall"] == 1
 
 
-async def test_a_page_of_schedules_is_500_of_them_however_many_there_are(bench: Bench) -> None:
+async def test_a_page_of_schedules_is_200_of_them_however_many_there_are(bench: Bench) -> None:
     made = Definition("first", Schedule.daily(), NewJob("", ["name", "Work", "parameters", "{}"]))
     named = [replace(made, name=f"s{number}") for number in range(1_200)]
     for start in range(0, 1_200, 400):
@@ -1269,5 +1269,26 @@ async def test_a_page_of_schedules_is_500_of_them_however_many_there_are(bench: 
     with bench.counted() as counts:
         page = await bench.queue.driver.read(ListSchedules())
 
-    assert len(page.rows) == counts["hgetall"] == 500
+    assert len(page.rows) == counts["hgetall"] == 200
     assert counts["zrange"] == 2
+
+
+# Kinds of failure
+
+
+async def test_a_step_of_kinds_is_50_of_them_and_asks_two_things_of_a_rare_one(bench: Bench) -> None:
+    kinds = [DeadLetter("error", "broke", fingerprint=f"{number:012x}") for number in range(250)]
+    async with bench.consumers(1) as (consumer,):
+        await bench.queue.push_many(Work() for _ in kinds)
+        leases = (await consumer.exchange([], len(kinds))).leases
+        await consumer.exchange(list(zip(leases, kinds, strict=True)), None)
+    with bench.counted() as counts:
+        first = await bench.queue.driver.read(GroupDead())
+    with bench.counted() as later:
+        await bench.queue.driver.read(GroupDead(first.after))
+
+    assert len(first.groups) == 50
+    assert counts["xrange"] == 50
+    assert counts["zrange"] == 1 + 50
+    assert later["zrange"] <= counts["zrange"] + 8  # it finds its place among 250
+    assert "zcount" not in counts | later

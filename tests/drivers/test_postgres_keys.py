@@ -246,16 +246,15 @@ async def test_a_follow_up_whose_key_or_id_an_open_transaction_has_is_added_once
     await push(store, "parent", "unrelated")
     parent, unrelated = await claim(one)
     other.push(pushed)
-    settlements: Sequence[Any] = [(parent, Ack(pushes=[job("f", unique="key")])), (unrelated, Ack())]
+    pushes: Sequence[Any] = [(parent, Ack(pushes=[job("f", unique="key")]))]
 
-    with pytest.raises(Unavailable):
-        await one.exchange(settlements, None)
-    await eventually(lambda: not other.is_waited_for())
-    assert len(await rows_of(store.driver, State.RUNNING)) == 2  # nothing was written
+    done = await one.exchange([*pushes, (unrelated, Ack())], None)
+    assert (done.replies, done.added) == ([Reply.BUSY, Reply.OK], {})
+    assert [row.fields[b"id"] for row in await rows_of(store.driver, State.RUNNING)] == [b"parent"]
     (other.transaction.commit if commits else other.transaction.rollback)()
 
-    done = await one.exchange(settlements, None)
-    assert (done.replies, done.added) == ([Reply.OK, Reply.OK], {0: [not commits]})
+    done = await one.exchange(pushes, None)
+    assert (done.replies, done.added) == ([Reply.OK], {0: [not commits]})
     assert [lease.job_id for lease in await claim(one)] == [pushed.job_id if commits else "f"]
     assert (await store.driver.read(Count())).totals["pushed"] == 3
 

@@ -40,6 +40,7 @@ from redisjobs.model.queries import (
     FindPauses,
     FindWorkers,
     GetBacklog,
+    GroupDead,
     Query,
     Row,
     Scan,
@@ -290,3 +291,25 @@ def test_a_call_reads_what_it_needs_whatever_was_there_when_it_was_planned(
     read |= {str(each)[:100]: session.ask(each) for each in CALLS}
     read["import"] = session.ask(moved_in())
     assert {call: many for call, many in read.items() if many > 3000} == {}
+
+
+_KINDS = """insert into redisjobs.jobs (seq, queue, id, rank, place, since_ms, kind)
+  select nextval('redisjobs.line'), 'q', 'dead' || number, 1, 'dead', 0, 'kind' || number
+  from generate_series(1, %s) number"""
+
+
+@pytest.mark.parametrize("planned", ["empty", "full"])
+def test_a_step_of_kinds_of_failure_reads_its_own_kinds_alone(
+    admin: psycopg.Connection[Any], planned: str
+) -> None:
+    session, made = Session(admin), MANY if planned == "full" else 0
+    admin.execute(_KINDS, [made])
+    admin.execute("vacuum (analyze) redisjobs.jobs")
+    session.ask(GroupDead())
+    session.ask(GroupDead("=kind1"))
+    admin.execute("delete from redisjobs.jobs")
+    admin.execute(_KINDS, [MANY])
+
+    step, read = session.run(query_call(GroupDead()))
+    assert len(step.groups) == 50
+    assert max(read, session.ask(GroupDead(step.after)), session.ask(GroupDead("=kind9"))) < 1_500

@@ -44,7 +44,7 @@ BOUNDED: list[Query[Any] | Audit] = [
     *(Audit(f"{part} ") for part in ("jobs", "lines", "held", "uniques", "shares", "buckets", "workers")),
     Audit("jobs running5000"),
 ]
-WHOLE = {Count(): EACH, GroupDead(): EACH, Ahead("dead1"): EACH // 5}
+WHOLE = {Count(): EACH, GroupDead(): EACH // 5, Ahead("dead1"): EACH // 5}
 """These count jobs in an index; and how many they find there."""
 
 

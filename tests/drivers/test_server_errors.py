@@ -3,9 +3,11 @@
 import asyncio
 import functools
 import inspect
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -45,6 +47,7 @@ NOT_NOW = {
     "MISCONF": "MISCONF Errors writing to the AOF file: No space left on device",
     "NOREPLICAS": "NOREPLICAS Not enough good replicas to write.",
     "clients": "ERR max number of clients reached",
+    "NOSCRIPT": "NOSCRIPT No matching script. Please use EVAL.",
 }
 SPOILED = (
     "WRONGTYPE Operation against a key holding the wrong kind of value"  # what a worker does: test_refusals.py
@@ -336,6 +339,36 @@ async def test_what_a_server_forgot_it_is_told_again_and_no_one_notices(
     assert deployment.error is None
     assert Counter(deployment.ends) == dict.fromkeys(("gated", "handed back", "retry", "after", "last"), 1)
     assert not [record for record in caplog.records if "away" in record.message]
+
+
+@pytest.mark.slow
+async def test_while_someone_flushes_scripts_again_and_again_pushes_and_workers_go_on(
+    redis_store: RedisStore,
+) -> None:
+    over = threading.Event()
+
+    def flush() -> None:
+        while not over.is_set():
+            redis_store.admin.script_flush()
+
+    deployment = Deployment(redis_store.url, redis_store.queue_name)
+    deployment.may_end.set()
+    with ThreadPoolExecutor(1) as pool:
+        flushing = pool.submit(flush)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(deployment.run)
+                for number in range(300):
+                    await deployment.queue.push(Carry(str(number)))
+                await eventually(lambda: redis_store.located() == {}, within=30)
+                deployment.worker.stop()
+        finally:
+            over.set()
+        flushing.result()
+    await deployment.queue.aclose()
+
+    assert deployment.error is None
+    assert Counter(deployment.ends) == Counter(map(str, range(300)))
 
 
 # A push

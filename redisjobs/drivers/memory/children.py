@@ -1,5 +1,6 @@
 """The children of jobs: their groups, and what ends or cancels them."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ from redisjobs.drivers.memory.steps import stored, wake
 from redisjobs.model.children import ChildOutcome, ChildrenFound, ChildState, FindChildren
 from redisjobs.model.steps import How
 from redisjobs.model.transitions import AddChildren, Group, NewJob, Reply, Suspend
+
+_CHILD_OF = re.compile(rb"(\S+) ([0-9]{1,9})")
 
 
 def add_children(memory: Memory, parent: Job, step: AddChildren | Suspend, group: Group) -> list[bool]:
@@ -39,8 +42,15 @@ def _add(memory: Memory, token: str, group: StoredGroup, job: NewJob) -> bool:
 
 def end_child(memory: Memory, job: Job, outcome: ChildOutcome) -> None:
     """Note how a job has ended in the group that it is a child of; the last one wakes the parent."""
-    token, _, index = job.text(b"child_of").partition(" ")
-    end_child_at(memory, token, int(index), outcome)
+    place = _place_of(job)
+    if place is not None:
+        end_child_at(memory, *place, outcome)
+
+
+def _place_of(job: Job) -> tuple[str, int] | None:
+    """Return the group of a child and its index there; None if the field, written outside redisjobs, names none."""
+    found = _CHILD_OF.fullmatch(job.fields.get(b"child_of", b""))
+    return None if found is None else (found[1].decode("utf-8", "surrogateescape"), int(found[2]))
 
 
 def end_child_at(memory: Memory, token: str, index: int, outcome: ChildOutcome) -> None:
@@ -72,11 +82,11 @@ def is_over(memory: Memory, group: Group) -> bool:
 
 def reopen(memory: Memory, job: Job) -> bool:
     """Let a dead child be one of its group again, if the parent waits for others of it; return whether it is."""
-    token, _, index = job.text(b"child_of").partition(" ")
-    group = memory.groups.get(token)
-    if group is None or group.is_closed or not group.left:
+    place = _place_of(job)
+    group = None if place is None else memory.groups.get(place[0])
+    if place is None or group is None or group.is_closed or not group.left:
         return False
-    group.outcomes.pop(int(index), None)
+    group.outcomes.pop(place[1], None)
     return True
 
 

@@ -214,7 +214,8 @@ def reclaim(memory: Memory, worker_id: str, silent: Sequence[Silent], *, others:
         released=bool(memory.returned or memory.isolated),
         others=sum(job.place.worker != worker_id for job in memory.running()) if others else 0,
         server_ms=now_ms,
-        workers=len(memory.workers) + len(memory.fenced),
+        workers=len(memory.workers) - len(over),
+        alone=len(memory.workers) + len(memory.fenced) < 2,
         promotes=_may_promote(memory, worker_id),
         late=(due_ms is not None and due_ms <= now_ms - _LATE) or has_turn(memory, _TURN_LATE),
     )

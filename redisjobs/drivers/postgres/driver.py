@@ -27,9 +27,10 @@ from redisjobs.drivers.postgres import (
 from redisjobs.drivers.postgres.calls import Call, change_call, query_call
 from redisjobs.drivers.postgres.connection import Connection
 from redisjobs.drivers.postgres.consumer import PostgresConsumer
+from redisjobs.drivers.postgres.errors import Locked
 from redisjobs.drivers.postgres.hub import Hub, hub_of
 from redisjobs.drivers.postgres.notices import Notice, SendNow, SyncNotifier, channel_of
-from redisjobs.drivers.postgres.pushes import Written, identity, push, within
+from redisjobs.drivers.postgres.pushes import Waiting, Written, identity, push, within
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
 from redisjobs.drivers.remote.clock import Now, ServerClock
@@ -96,6 +97,7 @@ class _Loop:
         # first, and the call would wait for them.
         self.room = anyio.Semaphore(MOST_LINKS, fast_acquire=True)
         self.pushes = Coalescer(self.push)
+        self.keyed = Coalescer(self.push)  # by themselves: they may wait for other transactions
 
     async def push(self, jobs: Sequence[NewJob], repeated: bool, until: float) -> list[Pushed]:
         connection = self.connections.take()
@@ -103,7 +105,11 @@ class _Loop:
             for _ in range(_MOST_STALE):
                 sent_ms = await connection.time_ms(until)
                 unsent = _set_time(jobs, sent_ms)
-                pushed = await connection.run(push(jobs, repeated=repeated, sent_ms=sent_ms), until)
+                call = partial(push, jobs, repeated=repeated, sent_ms=sent_ms)
+                try:
+                    pushed = await connection.run(call(), until)
+                except Locked:
+                    pushed = await connection.run(call(apart=True), until)
                 if pushed is not None:
                     return pushed
                 _unset_time(unsent, connection.clock)
@@ -145,9 +151,17 @@ class PostgresDriver:
         self._loops = PerLoop("psycopg", partial(_Loop, self.target, queue, now_ms))
 
     async def push(self, jobs: Sequence[NewJob], *, repeated: bool) -> list[Pushed]:
-        loop = self._loop()
-        if len(jobs) <= MOST_TOGETHER:
-            return await loop.pushes.push(jobs, repeated=repeated)  # it has a time limit itself
+        loop, is_keyed = self._loop(), any(job.unique or job.nonce for job in jobs)
+        pushed = await self._push(loop, jobs, repeated, is_keyed)
+        waiting = Waiting(jobs, pushed, repeated, time.monotonic() + LONGEST_TRY)
+        while left := waiting.left():
+            await anyio.sleep(waiting.pause())
+            waiting.take(await self._push(loop, left, repeated, is_keyed))
+        return waiting.answers
+
+    async def _push(self, loop: _Loop, jobs: Sequence[NewJob], repeated: bool, is_keyed: bool) -> list[Pushed]:
+        if len(jobs) <= MOST_TOGETHER:  # these have a time limit themselves
+            return await (loop.keyed if is_keyed else loop.pushes).push(jobs, repeated=repeated)
         async with loop.room:
             return await loop.push(jobs, repeated, time.monotonic() + LONGEST_TRY)
 
@@ -198,17 +212,25 @@ class SyncPostgresDriver:
         self._queue, self._now_ms, self._database = queue, now_ms, ""
 
     def push(self, jobs: Sequence[NewJob], *, repeated: bool, until: float = math.inf) -> list[Pushed]:
-        def send(connection: SyncConnection) -> list[Pushed]:
+        def send(jobs: Sequence[NewJob], connection: SyncConnection) -> list[Pushed]:
             for _ in range(_MOST_STALE):
                 sent_ms = connection.time_ms(until)
                 unsent = _set_time(jobs, sent_ms)
-                pushed = connection.run(push(jobs, repeated=repeated, sent_ms=sent_ms), until)
+                call = partial(push, jobs, repeated=repeated, sent_ms=sent_ms)
+                try:
+                    pushed = connection.run(call(), until)
+                except Locked:
+                    pushed = connection.run(call(apart=True), until)
                 if pushed is not None:
                     return pushed
                 _unset_time(unsent, connection.clock)
             raise Unavailable(_UNEVEN)
 
-        return self._connections.call(send, until)
+        waiting = Waiting(jobs, self._connections.call(partial(send, jobs), until), repeated, until)
+        while left := waiting.left():
+            time.sleep(waiting.pause())
+            waiting.take(self._connections.call(partial(send, left), until))
+        return waiting.answers
 
     def within(self, jobs: Sequence[NewJob], *, until: float = math.inf) -> list[Written]:
         """Return the statements that push jobs within a transaction of the queue's database."""

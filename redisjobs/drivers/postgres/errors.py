@@ -59,6 +59,10 @@ class Refused(DriverError):
         return self.state.startswith(_GONE)
 
 
+class Locked(Unavailable):
+    """Another transaction, maybe one of an application's, has locked what a call needs. Nothing was written."""
+
+
 def refusal(result: Any, role: bytes = b"") -> Refused | psycopg.Error:
     """Return the error of a result: of the server, which `role` asked, or of libpq if the connection was lost."""
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
@@ -79,7 +83,7 @@ def as_ours(error: Refused) -> DriverError:
     if state == "25006":
         return Unavailable(f"this server is a read-only replica ({text}); give the URL of the primary")
     if state == "55P03":
-        return Unavailable(f"another transaction has locked what this call needs ({text})")
+        return Locked(f"another transaction has locked what this call needs ({text})")
     if state in _NOT_NOW or state.startswith("08") or "cached plan" in text:
         return Unavailable(text)
     return DriverError(text)

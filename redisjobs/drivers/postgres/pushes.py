@@ -1,6 +1,7 @@
 """Pushes, as calls of functions in the database."""
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,19 +9,24 @@ import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of
 from redisjobs.drivers.postgres.entries import given, new_job
+from redisjobs.drivers.postgres.errors import Locked
 from redisjobs.drivers.postgres.functions import statement
 from redisjobs.errors import NoTransaction
 from redisjobs.model.driver import Unsupported
 from redisjobs.model.transitions import MOST_JOBS, NewJob, Pushed, Reply
 
 _OK = Pushed(Reply.OK)
+_PAUSES = (0.02, 0.5)  # seconds between two tries of a push that waits: at first, and at most
 _COLUMNS = ("id", "name", "parameters", "rank", "extra", "limit_key", "after", "at", "expires_in")
 
 
-def push(jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float) -> Call[list[Pushed] | None]:
+def push(
+    jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float, apart: bool = False
+) -> Call[list[Pushed] | None]:
     """Push jobs; see `Driver.push`. None: the call came too late, or the clock was set, and nothing was written.
 
-    `sent_ms` is the time by the database's clock, or a little earlier.
+    `sent_ms` is the time by the database's clock, or a little earlier. If a job has to wait for another
+    transaction, the call fails with `Locked`, and nothing was written; with `apart`, that job's answer is BUSY.
     """
     if any(job.replicas for job in jobs):
         raise Unsupported(
@@ -29,13 +35,52 @@ def push(jobs: Sequence[NewJob], *, repeated: bool, sent_ms: float) -> Call[list
         )
     made = [new_job(job) for job in jobs]
     if repeated or any(job.nonce or job.unique for job in jobs):
-        return Call("push", [orjson.dumps(made).decode(), repeated, int(sent_ms)], _in_time)
+        return Call("push", [orjson.dumps(made).decode(), repeated, int(sent_ms), apart], _in_time)
     rows = [
         (*[job.get(name) for name in _COLUMNS[:4]], _json(job.get("extra")), *map(job.get, _COLUMNS[5:]))
         for job in made
     ]
     columns = [list(column) for column in zip(*rows, strict=True)]
     return Call("push_plain", [*columns, int(sent_ms)], lambda meta, _: _plain(meta, len(jobs)))
+
+
+class Waiting:
+    """The answers to a push, of which some jobs are tried again: another transaction has taken their key or id.
+
+    Between two tries it keeps no connection, so no other push waits for it. `until` is by the monotonic clock.
+    """
+
+    def __init__(self, jobs: Sequence[NewJob], answers: list[Pushed], repeated: bool, until: float) -> None:
+        self.answers = answers
+        self._jobs, self._repeated, self._until = jobs, repeated, until
+        self._pause = _PAUSES[0]
+        self._places: Sequence[int] = ()  # of the jobs that wait
+
+    def left(self) -> list[NewJob]:
+        """Return the jobs that wait."""
+        self._places = [at for at, answer in enumerate(self.answers) if answer.reply is Reply.BUSY]
+        left = [self._jobs[at] for at in self._places]
+        for job in () if self._repeated else left:
+            job.sent_ms = None  # nothing was written
+        return left
+
+    def pause(self) -> float:
+        """Return the seconds until the next try.
+
+        Raises:
+            Locked: It would be too late.
+        """
+        pause, self._pause = self._pause, min(2 * self._pause, _PAUSES[1])
+        if time.monotonic() + pause >= self._until:
+            job = self._jobs[self._places[0]]
+            what = f"the unique key {job.unique!r}" if job.unique else f"the id {job.job_id!r}"
+            raise Locked(f"another transaction, which is not committed yet, has taken {what}")
+        return pause
+
+    def take(self, answers: Sequence[Pushed]) -> None:
+        """Take the answers to the jobs that waited."""
+        for at, answer in zip(self._places, answers, strict=True):
+            self.answers[at] = answer
 
 
 def identity() -> Call[str]:

@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 
 from redisjobs.drivers.postgres.calls import Call, Meta, Row, answer_of, answers
-from redisjobs.drivers.postgres.entries import fields_of, text_of, texts_of
+from redisjobs.drivers.postgres.entries import fields_of, given, text_of, texts_of
 from redisjobs.errors import DriverError
 from redisjobs.model import queries
 from redisjobs.model.job import Priority, State, WhyWaiting
 
 _FIRST, _NEWEST = (-1, 0), (0, -(2**63 - 1))  # places before the first job of a state
 _AFTER = re.compile(r"(-?\d{1,18}) (-?\d{1,18})", re.ASCII)
-_AFTER_GROUP = re.compile(r"(\d{1,18}) (.*)", re.ASCII | re.DOTALL)
+_BEHIND = "="  # begins the place where a step of kinds stopped; a kind may be ''
 _PRIORITIES = list(Priority)
 _ELSEWHERE = (
     "running",
@@ -104,16 +104,18 @@ def _scanned(meta: Meta, rows: Sequence[Row]) -> queries.Scanned:
 
 @answers(queries.GroupDead)
 def _group_dead(query: queries.GroupDead) -> Call[queries.Grouped]:
-    found = _AFTER_GROUP.fullmatch(query.after)
-    if query.after and not found:
+    if query.after and query.after[0] != _BEHIND:
         raise DriverError(f"after={query.after!r:.60}: no step ends there")
-    return Call("group_dead", [int(found[1]), text_of(found[2])] if found else [None, None], answer_of(_grouped))
+    return Call("group_dead", [text_of(query.after[1:]) if query.after else None], answer_of(_grouped))
 
 
-def _grouped(found: Sequence[Any]) -> queries.Grouped:
-    groups = [_group(*each) for each in found]
-    is_page = len(groups) == 100
-    return queries.Grouped(groups, f"{groups[-1].last_ms} {groups[-1].fingerprint}" if is_page else "")
+def _grouped(found: Mapping[str, Any]) -> queries.Grouped:
+    groups = sorted(
+        (_group(*each) for each in found["kinds"]),
+        key=lambda group: (group.last_ms, group.fingerprint),
+        reverse=True,
+    )
+    return queries.Grouped(groups, "" if found["after"] is None else _BEHIND + given(found["after"]))
 
 
 def _group(
@@ -129,15 +131,15 @@ def _group(
     ages: Mapping[str, int],
 ) -> queries.Group:
     return queries.Group(
-        kind,
-        reason or "",
-        error_type or "",
+        given(kind),
+        given(reason or ""),
+        given(error_type or ""),
         count,
         first_ms,
         last_ms,
-        job_id,
-        error or "",
-        list(dict.fromkeys(names)),
+        given(job_id),
+        given(error or ""),
+        list(dict.fromkeys(map(given, names))),
         [ages.get(str(age), 0) for age in range(11, -1, -1)],
     )
 

@@ -332,6 +332,7 @@ def reclaim(worker_id: str, silent: Sequence[Silent], *, others: bool) -> Call[R
             others=answer["others"],
             server_ms=answer["now"],
             workers=answer["workers"],
+            alone=answer["alone"],
             promotes=answer["promotes"],
             late=answer["late"],
         )

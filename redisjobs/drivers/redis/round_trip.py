@@ -9,7 +9,7 @@ from redisjobs.base.logger import Log
 from redisjobs.drivers.redis.commands import Command
 from redisjobs.drivers.redis.locator import Address
 from redisjobs.drivers.redis.target import Target
-from redisjobs.drivers.redis.wire import Wire, Word
+from redisjobs.drivers.redis.wire import Wire, Word, raw_word
 from redisjobs.errors import Unavailable
 
 logger = Log("redisjobs.model.driver")
@@ -22,9 +22,12 @@ QUESTION = 1.0
 
 def packed(wires: Sequence[Wire]) -> bytes:
     """Return commands as bytes to send; redis-py's own packer takes four times as long."""
-    if len(wires) == 1:
-        return _pack(tuple(wires[0]))
-    return b"".join([_pack(tuple(wire)) for wire in wires])
+    try:
+        if len(wires) == 1:
+            return _pack(tuple(wires[0]))
+        return b"".join([_pack(tuple(wire)) for wire in wires])
+    except UnicodeEncodeError:  # a text that came from Redis and is no UTF-8: it goes as the bytes that came
+        return b"".join([_pack(tuple(map(raw_word, wire))) for wire in wires])
 
 
 def was_replaced(address: Address | None) -> Unavailable:

@@ -29,6 +29,7 @@ _NOT_NOW_CLASSES = (
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
     redis_errors.AskError,  # MovedError is one, too
+    redis_errors.NoScriptError,  # SCRIPT FLUSH again as soon as we had loaded it
 )
 
 
@@ -69,6 +70,11 @@ def is_a_sentinel() -> DriverError:
 def raw_id(job_id: str) -> bytes:
     """Return an id as bytes. An id from redis-cli may not be UTF-8, and redis-py would refuse to encode it."""
     return job_id.encode("utf-8", "surrogateescape")
+
+
+def raw_word(word: Word) -> bytes:
+    """Return a word as bytes, a text like an id."""
+    return raw_id(word) if isinstance(word, str) else word
 
 
 def number_word(number: int | None) -> str:

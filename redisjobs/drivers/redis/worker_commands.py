@@ -233,7 +233,7 @@ class WorkerCommands(Commands):
         flat = [word for each in silent for word in (raw_id(each.worker_id), each.until_ms)]
         flags = ["1" if others else "", "1" if thorough else ""]
         (reply,) = yield [self.run("reclaim", [worker, str(MOST_JOBS), *flags, self.now, *flat])]
-        now_us, named, fenced, jobs, more, released, held, known, *facts, very_many = _unless_fenced(reply, worker)
+        now_us, named, fenced, jobs, more, released, held, alive, *facts, very_many = _unless_fenced(reply, worker)
         reclaimed = Reclaimed(
             [Silent(text_id(worker_id), end.decode(), lease_ms / 1000) for worker_id, end, lease_ms in named],
             [text_id(worker_id) for worker_id in fenced],
@@ -242,8 +242,8 @@ class WorkerCommands(Commands):
             bool(released),
             held,
             now_us / 1000,
-            known,
-            *map(bool, facts),  # promotes, late, untidy
+            alive,
+            *map(bool, facts),  # alone, promotes, late, untidy
         )
         if not very_many:
             return reclaimed

@@ -63,6 +63,21 @@ async def test_a_job_whose_worker_died_goes_to_another(store: DriverStore, one: 
     assert await settle(two, second, Ack()) is Reply.OK
 
 
+async def test_lost_and_fenced_workers_are_no_part_of_the_fleet_but_others_are_looked_for(
+    store: DriverStore, one: Consumer, worker: Open
+) -> None:
+    def seen(look: Reclaimed) -> tuple[int, bool]:
+        return look.workers, look.alone
+
+    assert seen(await one.reclaim()) == (1, True)
+    await worker("w2")
+    assert seen(await one.reclaim()) == (2, False)
+    store.age(60)
+    beat(one)
+    assert seen(await one.reclaim()) == (1, False)  # the other is lost
+    assert seen(await take_over(one)) == (1, False)  # and fenced: a late read may still get jobs
+
+
 async def test_a_worker_that_beats_keeps_its_jobs(store: DriverStore, one: Consumer, two: Consumer) -> None:
     await push(store, "a")
     lease = await claim_one(one)

@@ -34,7 +34,7 @@ from redisjobs.model.children import (
 from redisjobs.model.job import OnConflict
 from redisjobs.model.requests import RunChildren
 from redisjobs.model.transitions import MOST_BYTES, MOST_JOBS, AddChildren, Group, Lease, NewJob, Reply, weight_of
-from redisjobs.worker.running.pushes import Pushes
+from redisjobs.worker.running.pushes import Pushes, raw
 
 _OTHERS = (
     "this step has run {} children, and is given {} now: give the same ones in each run, or save what they are "
@@ -114,7 +114,7 @@ class Children:
         self._context = context or copy_context()
 
     def _child(self, index: int, job: NewJob) -> NewJob:
-        parent = ["parent", self._lease.job_id, "depth", str(depth_of(self._lease) + 1)]
+        parent = ["parent", raw(self._lease.job_id), "depth", str(depth_of(self._lease) + 1)]
         child_of = ["child_of", f"{self._group.token} {index}"]  # last: the store looks for it there
         job_id = job.job_id if job.nonce else self._group.child_id(index)
         return replace(job, job_id=job_id, fields=[*job.fields, *parent, *child_of], nonce="", tries=None)

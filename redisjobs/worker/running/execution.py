@@ -261,7 +261,7 @@ class Execution(HandlerRun):
         elif definition.version != 1:
             self._context.version = definition.version
         if job.started_ms is not None and (trace := self.lease.fields.get(b"trace")):
-            self._context._trace = trace.decode("ascii", "replace")
+            self._context._trace = codec.trace_of(trace)
         if self._settings.concurrency == 1:
             keep_only_slot(self._context, self._settings.queues or (self._settings.queue.name,))
         return self._context

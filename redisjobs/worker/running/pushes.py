@@ -101,9 +101,9 @@ class Pushes:
     def _named(self, job: NewJob, number: int) -> NewJob:
         """Return the job with an id that is the same whenever its parent runs again and pushes the same."""
         parent, name = self._lease.job_id, name_in(job)
-        seed = b"\0".join([_raw(parent), self._lease.nonce, b"%d" % number, _raw(name)])
+        seed = b"\0".join([raw(parent), self._lease.nonce, b"%d" % number, raw(name)])
         digest = blake2b(seed, digest_size=14).hexdigest()
-        fields = [*job.fields, "parent", parent]
+        fields = [*job.fields, "parent", raw(parent)]
         if job.nonce:  # the id was given: the nonce, which tells this push from others, must be the same too
             return replace(job, fields=fields, nonce=digest[:16])
         return replace(job, fields=fields, job_id=digest)
@@ -146,5 +146,6 @@ class Pushes:
             ends.tell((), error)
 
 
-def _raw(text: str) -> bytes:
+def raw(text: str) -> bytes:
+    """Return a text from the store as the bytes that came, which may be no UTF-8."""
     return text.encode("utf-8", "surrogateescape")

@@ -1,6 +1,5 @@
 """How a worker's run ends: it claims no more, waits for running jobs during the grace, and cancels the rest."""
 
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -11,22 +10,29 @@ import anyio
 from redisjobs.base.visible import number_of
 
 _DAY = 86_400.0
-_TWICE = 0.2  # seconds within which one Ctrl-C may arrive twice: from the terminal and from the parent process
+_TWICE = 0.2  # seconds within which one signal may arrive twice
 
 
 class Interrupts:
-    """Recognizes when one Ctrl-C arrives twice."""
+    """Recognizes when one signal arrives twice.
+
+    A Ctrl-C comes from the terminal and from the parent process. `timeout` and some service managers signal the
+    process, and then its whole group.
+    """
 
     def __init__(self) -> None:
-        self._at = -math.inf
+        self._at = dict[int, float]()  # by signal: when the last one came that counted
 
     def is_new(self, number: int) -> bool:
-        """Return whether a signal counts. A SIGINT does not within 0.2 s after one that counted."""
+        """Return whether a signal counts. The same one does not within 0.2 s after one that counted."""
         now = time.monotonic()
-        if number == signal.SIGINT and now - self._at < _TWICE:
+        # `setdefault` in one step: the second signal may interrupt the handler of the first one right here.
+        last = self._at.setdefault(number, now)
+        if last is now:
+            return True
+        if now - last < _TWICE:
             return False
-        if number == signal.SIGINT:
-            self._at = now
+        self._at[number] = now
         return True
 
 

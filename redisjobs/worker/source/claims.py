@@ -12,6 +12,7 @@ from redisjobs.worker.source.policy import Quarantine
 from redisjobs.worker.source.pool import RESERVED, Turns
 
 _DRY = 0.05  # seconds for which a source that found nothing lets others claim for the slots
+_MOST_BUSY = 500  # jobs that wait for other transactions, with which a source claims no more
 
 
 class Claims:
@@ -92,7 +93,7 @@ class Claims:
             return False
         if self.fetcher.waiting and not self.fetcher.is_ending:
             return False
-        if self.leases.unwritable >= self.pool.concurrency:
+        if self.leases.unwritable >= self.pool.concurrency or len(self.leases.busy) >= _MOST_BUSY:
             return False  # jobs that can't be settled must not pile up
         return not self._leaves_slots
 

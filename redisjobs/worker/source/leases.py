@@ -21,6 +21,7 @@ from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.steps import Written
 
 _REFUSED = 5.0  # seconds before a new try to write a dead letter that can't be written
+_BUSY = 0.5  # seconds before a new try of what waits for another transaction
 
 # Settling costs Redis time by the bytes of results, and of the entries it reads: those of jobs that are retried,
 # push others, become dead letters or may be kept. A delayed retry costs most: about 5 ms a MB, and 28 µs each.
@@ -98,6 +99,10 @@ class Leases:
         self.notes = deque[Note]()  # what running jobs write
         self.kept_notes: list[Note] = []  # those for which the server has no memory now
         self.kept_at = float("-inf")  # since when there are kept jobs
+        # Jobs whose settlement waits for another transaction, and such notes. They are tried again soon.
+        self.busy: list[Execution] = []
+        self.busy_notes: list[Note] = []
+        self.busy_until = float("inf")  # when they are tried again
         self._held: dict[str, Execution] = {}
         self._found: dict[str, float] = {}  # when we found the job of each key: a late reply may bring it too
         self._ended: set[str] | None = None  # keys of jobs that end while we search for missed ones
@@ -111,8 +116,8 @@ class Leases:
 
     @property
     def running(self) -> int:
-        """Number of jobs except the kept ones, which nothing waits for."""
-        return len(self._held) - len(self.kept)
+        """Number of jobs except the kept and the busy ones, whose handlers have ended."""
+        return len(self._held) - len(self.kept) - len(self.busy)
 
     @property
     def lingering(self) -> int:
@@ -193,13 +198,30 @@ class Leases:
             self.kept_at = time.monotonic()
         self.kept_notes.append(note)
 
+    def keep_busy(self, what: Execution | Note) -> None:
+        """Keep what can't be settled or written until another transaction has ended."""
+        self.busy_until = min(self.busy_until, time.monotonic() + _BUSY)
+        if isinstance(what, Note):
+            self.busy_notes.append(what)
+        else:
+            self.busy.append(what)
+
+    def try_busy(self) -> None:
+        """Settle the busy jobs, if it is time."""
+        if time.monotonic() >= self.busy_until:
+            self.unsettled, self.busy = self.unsettled + self.busy, []
+            self.notes.extend(self.busy_notes)
+            self.busy_notes, self.busy_until = [], float("inf")
+
     def try_again_later(self) -> None:
         """Settle the kept jobs, if the first was kept long enough ago."""
         if (self.kept or self.kept_notes) and time.monotonic() >= self.kept_at + _REFUSED:
             self.try_again()
 
     def try_again(self) -> None:
-        """Settle the jobs that are kept."""
+        """Settle the jobs that are kept, and the busy ones."""
+        self.busy_until = float("-inf")
+        self.try_busy()
         self.unsettled, self.kept = self.unsettled + self.kept, []
         self.notes.extend(self.kept_notes)
         self.kept_notes = []
@@ -208,8 +230,8 @@ class Leases:
         """Hold no job any more."""
         self._held.clear()
         self.notes.clear()
-        self.kept_notes = []
-        self.unsettled, self.kept = [], []
+        self.kept_notes, self.busy_notes = [], []
+        self.unsettled, self.kept, self.busy = [], [], []
 
     @contextmanager
     def missed(self, keep: float) -> Iterator[Callable[[Sequence[Lease]], list[Lease]]]:

@@ -80,7 +80,7 @@ class Reclaimer:
         self._publish(answer)
         self.silent = [each for each in answer.silent if each.worker_id != self._member.consumer.worker_id]
         self.others = answer.others
-        self._is_only_worker = answer.workers < 2 and self._another_at < sent  # else one joined while we asked
+        self._is_only_worker = answer.alone and self._another_at < sent  # else one joined while we asked
         self.asked_at = sent
         self._promoter.note_others(answer.workers, promotes=answer.promotes, late=answer.late)
         if answer.untidy:

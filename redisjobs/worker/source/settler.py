@@ -27,6 +27,7 @@ from redisjobs.model.transitions import (
     ReportProgress,
     SaveStep,
     Settlement,
+    Suspend,
 )
 from redisjobs.worker.running.execution import Execution
 from redisjobs.worker.running.middleware import Find
@@ -51,6 +52,12 @@ _FULL = (
     "the server is out of memory: jobs of queue '%s' that have run and push others are kept, and settled once it "
     "has room; jobs that push none go on. Give it memory, or take jobs off the queue"
 )
+_BUSY = (
+    "%s: it has pushed others, and another transaction, which is not committed yet, has taken %s. The job is "
+    "settled once that has ended; other jobs go on"
+)
+_NAMED = 3  # keys and ids that the message names
+_QUIET = 60.0  # seconds between two such messages
 
 
 class Report:
@@ -63,6 +70,7 @@ class Report:
         self._settled: defaultdict[type[JobsSettled], list[SettledJob]] = defaultdict(list)
         self.is_wanted = True  # whether a listener wanted completed jobs at the last batch
         self._logged_full = False
+        self._logged_busy_at = float("-inf")
 
     def begin(self) -> None:
         """Begin a batch: check whether a listener wants completed jobs."""
@@ -116,6 +124,20 @@ class Report:
         if not self._logged_full:
             self._logged_full = True
             logger.error(_FULL, self._member.settings.queue.name)
+
+    def log_busy(self, run: Execution, settlement: object) -> None:
+        """Log now and then that a job waits for another transaction."""
+        if time.monotonic() >= self._logged_busy_at + _QUIET:
+            self._logged_busy_at = time.monotonic()
+            self._member.log.warning(_BUSY, run.description, _pushed_by(settlement) or "its row")
+
+
+def _pushed_by(settlement: object) -> str:
+    """Return the unique keys and ids of the jobs that a settlement adds; a few of them if there are many."""
+    pushes = settlement.pushes if isinstance(settlement, Ack | AddChildren | Suspend) else ()
+    named = [f"the unique key '{visible(job.unique)}'" for job in pushes if job.unique]
+    named += [f"the id '{visible(job.job_id)}'" for job in pushes]
+    return " or ".join(named[:_NAMED]) + (f" or one of {len(named) - _NAMED} more" if len(named) > _NAMED else "")
 
 
 class Settler:
@@ -257,6 +279,9 @@ class Settler:
         if reply is Reply.FULL:
             self._leases.keep_note(note)
             self.report.log_full()
+        elif reply is Reply.BUSY:
+            self._leases.keep_busy(note)
+            self.report.log_busy(note.run, note.settlement)
         else:
             note.answered(reply, added)
 
@@ -278,6 +303,9 @@ class Settler:
         elif reply is Reply.FULL:
             self._leases.keep(run)
             self.report.log_full()
+        elif reply is Reply.BUSY:
+            self._leases.keep_busy(run)
+            self.report.log_busy(run, run.settlement)
         else:
             if run.has_left_children(reply):
                 self.cancelling += 1

@@ -202,8 +202,8 @@ class Source:
             self.member.log.warning("%s; other workers will run its %d jobs", error, len(leases))
             self.recovery.lose_all()
         await self._release()
-        if leases.kept:
-            self.member.log.warning("%d jobs could not be settled, and run again", len(leases.kept))
+        if left := leases.kept + leases.busy:
+            self.member.log.warning("%d jobs could not be settled, and run again", len(left))
             self.settler.lose_pushes()
 
     async def _release(self) -> None:

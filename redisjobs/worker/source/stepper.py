@@ -89,7 +89,8 @@ class Stepper:
         if self.exchanger.has_batch:
             self.exchanger.begin()
             return True
-        times = self.recovery.missed_at, self.reclaimer.tidy_at, self._try_at, self.exchanger.look_at
+        again_at = min(self._try_at, self.claims.leases.busy_until)
+        times = self.recovery.missed_at, self.reclaimer.tidy_at, again_at, self.exchanger.look_at
         self.member.timer.wake_at(min(*times, self._reclaim_at, self._silent_at))
         return False
 
@@ -123,6 +124,7 @@ class Stepper:
 
     def _try_again(self) -> None:
         """Retry now and then what failed: an abandoned thread may have ended, or the server may have room."""
+        self.claims.leases.try_busy()
         if time.monotonic() >= self._try_at:
             self._try_at = time.monotonic() + self.reclaimer.every
             self.claims.try_isolated()

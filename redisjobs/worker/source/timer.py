@@ -127,10 +127,11 @@ class Promoter:
         self._set_due(due_at)
 
     def note_others(self, workers: int, *, promotes: bool, late: bool) -> None:
-        """Note how many workers there are, whether this one has to look for due jobs, and whether a job is late.
+        """Note how many workers are alive, whether this one has to look for due jobs, and whether a job is late.
 
         A worker that begins to look does so at once, because it has ignored notifications until now.
         """
+        # Lost workers don't count: none would stand in, if the fleet looked larger than it is.
         self._stands_in = self._lot * workers < _STAND_INS
         looked, self._looks = self._looks, promotes or self._until_idle
         if late or (self._looks and not looked):

@@ -30,9 +30,9 @@ begin
 end $$;
 
 -- Wait for no lock for long: others wait for those that this transaction has. The client repeats a call that this ends.
-create function redisjobs_f._hurry() returns void language plpgsql as $$
+create function redisjobs_f._hurry(most text default '250ms') returns void language plpgsql as $$
 begin
-  perform set_config('lock_timeout', '250ms', true);
+  perform set_config('lock_timeout', most, true);
 end $$;
 
 -- Refuse a transaction that would not see what others committed while it waited for a lock.

@@ -193,16 +193,23 @@ begin
   return true;
 end $$;
 
--- Settle jobs that are locked. Answers, in order: a word each, or a word and what was added.
+-- Settle jobs that are locked. Answers, in order: a word each, or a word and what was added. What would have to wait for
+-- another transaction is BUSY: one of an application's may stay open.
 create function redisjobs_f._settle_all(q text, worker_id text, others jsonb, now_ms bigint) returns jsonb language plpgsql as $$
 declare
   words jsonb[];
+  keys text[];
 begin
   begin  -- all in one subtransaction: each takes a number, and those are scarce
+    perform redisjobs_f._hurry('20ms');
+    keys := redisjobs_f._lock_pushed(q, others, now_ms);
     words := redisjobs_f._settle_each(q, worker_id, others, false, now_ms);
-  exception when program_limit_exceeded or data_exception or statement_too_complex then
+    perform redisjobs_f._unlock_keys(q, keys);
+  exception when program_limit_exceeded or data_exception or statement_too_complex or lock_not_available then
+    perform redisjobs_f._hurry('1ms');
     words := redisjobs_f._settle_each(q, worker_id, others, true, now_ms);
   end;
+  perform redisjobs_f._hurry();
   perform redisjobs_f._give_up_settled(q, others, words, now_ms);
   perform redisjobs_f._tell_released(q, (
     select count(*)::integer from jsonb_array_elements(others) with ordinality each(value, at)
@@ -235,9 +242,13 @@ create function redisjobs_f._settle_apart(q text, worker_id text, s jsonb, now_m
   language plpgsql as $$
 begin
   select done.word, done.added into word, added from redisjobs_f._settle(q, worker_id, s, now_ms) done;
-exception when program_limit_exceeded or data_exception or statement_too_complex then
-  word := 'OVERSIZED';
-  added := null;
+exception
+  when lock_not_available then
+    word := 'BUSY';
+    added := null;
+  when program_limit_exceeded or data_exception or statement_too_complex then
+    word := 'OVERSIZED';
+    added := null;
 end $$;
 
 -- Free the shares of jobs that no longer run, given what their worker asked and the words that it gets.
@@ -433,13 +444,10 @@ create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], coun
 declare
   words jsonb;
   lost integer[];
-  keys text[];
 begin
   if others is not null then
-    keys := redisjobs_f._lock_pushed(q, others, now_ms);
     perform redisjobs_f._lock_jobs(seqs || array(select (value->>'seq')::bigint from jsonb_array_elements(others)));
     words := redisjobs_f._settle_all(q, worker_id, others, now_ms);
-    perform redisjobs_f._unlock_keys(q, keys);
   end if;
   if seqs <> '{}' and redisjobs_f._ends_plainly(q) then
     lost := redisjobs_f._end_plain(q, worker_id, seqs, counted, now_ms);

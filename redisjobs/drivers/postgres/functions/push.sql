@@ -13,15 +13,45 @@ begin
   return coalesce(sent_ms < now_ms - 30000, false);
 end $$;
 
--- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see `_is_late`.
+-- Add jobs to the queue, each id once. `sent_ms` is when this call was sent, by the database's clock; see `_is_late`. With it
+-- the call waits for no other transaction for long: it fails, or with `apart` the answer for what has to wait is BUSY.
 -- Answers, in order: a word each, or a word and the id of the unique key's holder.
-create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean, sent_ms bigint default null)
-  returns text language plpgsql as $$
+create function redisjobs_f.push(q text, given_ms bigint, jobs jsonb, repeated boolean, sent_ms bigint default null,
+  apart boolean default false) returns text language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
   answers jsonb := '[]';
   again text[] := '{}';
   added text[] := '{}';
+  job jsonb;
+begin
+  if not repeated and redisjobs_f._is_late(sent_ms, now_ms) then
+    return redisjobs_f._answer('"STALE"');
+  end if;
+  if sent_ms is not null then  -- else the transaction is the caller's
+    perform redisjobs_f._need_read_committed();
+    perform redisjobs_f._hurry(case when apart then '1ms' else '20ms' end);
+  end if;
+  perform pg_current_xact_id();  -- before any place in line is taken; see the floors of claims
+  if not apart then
+    select * into answers, again, added from redisjobs_f._push_all(q, jobs, repeated, now_ms, answers, again, added);
+    return redisjobs_f._answer(answers);
+  end if;
+  for job in select value from jsonb_array_elements(jobs) loop
+    begin
+      select * into answers, again, added
+      from redisjobs_f._push_all(q, jsonb_build_array(job), repeated, now_ms, answers, again, added);
+    exception when lock_not_available then
+      answers := answers || '["BUSY"]';
+    end;
+  end loop;
+  return redisjobs_f._answer(answers);
+end $$;
+
+-- Add jobs after others of the same call, of which `again` and `added` tell.
+create function redisjobs_f._push_all(q text, jobs jsonb, repeated boolean, now_ms bigint, inout answers jsonb,
+  inout again text[], inout added text[]) language plpgsql as $$
+declare
   job jsonb;
   one text;
   word text;
@@ -29,13 +59,6 @@ declare
   known text;
   keys text[];
 begin
-  if not repeated and redisjobs_f._is_late(sent_ms, now_ms) then
-    return redisjobs_f._answer('"STALE"');
-  end if;
-  if sent_ms is not null then  -- else the transaction is the caller's
-    perform redisjobs_f._need_read_committed();
-  end if;
-  perform pg_current_xact_id();  -- before any place in line is taken; see the floors of claims
   keys := redisjobs_f._keys_of(q, jobs, now_ms);
   if keys <> '{}' then
     perform redisjobs_f._lock_keys(q, keys);
@@ -66,7 +89,6 @@ begin
   if keys <> '{}' then
     perform redisjobs_f._unlock_keys(q, keys);
   end if;
-  return redisjobs_f._answer(answers);
 end $$;
 
 -- Remember the answer to a push that met a unique key, so that a repetition gets the same answer.

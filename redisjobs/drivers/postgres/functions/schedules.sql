@@ -260,12 +260,12 @@ begin
       where of_name <> '' and s.queue = q and s.name = of_name and s.change > after and not s.removed)
     union all
     (select s from redisjobs.schedules s
-      where of_name = '' and s.queue = q and s.change > 0 and s.change > after order by s.change limit 501)
+      where of_name = '' and s.queue = q and s.change > 0 and s.change > after order by s.change limit 201)
   ), sized as (
     select s, row_number() over in_order as nth, sum(octet_length((s).fields::text)) over in_order as bytes
     from found window in_order as (order by (s).change)
   ), page as materialized (
-    select s from sized where nth = 1 or nth <= 500 and bytes < 1048576
+    select s from sized where nth = 1 or nth <= 200 and bytes < 1048576
   )
   select answer || jsonb_build_object(
     'rows', jsonb_agg(jsonb_build_array((s).name, redisjobs_f._is_declared(s, now_ms), redisjobs_f._schedule_fields(s))

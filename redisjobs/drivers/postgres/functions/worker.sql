@@ -197,7 +197,9 @@ begin
     'released', redisjobs_f._any_returned(q),
     'others', case when others then (select count(*) from (
       select worker from redisjobs.jobs where queue = q and place = 'running' order by worker) r where worker <> worker_id) else 0 end,
-    'workers', (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.fenced where queue = q),
+    'workers', (select count(*) from redisjobs.beats b join redisjobs.workers w on w.queue = q and w.id = b.id
+      where b.queue = q and b.until_ms > now_ms),
+    'alone', (select count(*) from redisjobs.workers where queue = q) + (select count(*) from redisjobs.fenced where queue = q) < 2,
     'promotes', redisjobs_f._may_promote(q, worker_id, now_ms),
     'late', coalesce(next_due <= now_ms - 250, false)
       or exists (select from redisjobs.buckets where queue = q and turn_ms >= now_ms - 60000 and turn_ms <= now_ms - 2000),

@@ -107,11 +107,22 @@ def start(
 
 
 class PostgresServer(Server):
-    """A running PostgreSQL server, made by `start`. Its `url` names the superuser `postgres`; see `Server`."""
+    """A running PostgreSQL server, made by `start`. Its `url` names the superuser `postgres`; see `Server`.
+
+    Attributes:
+        program: The program that runs; the others of PostgreSQL are beside it.
+    """
+
+    program: Path
 
     _stopped_by = signal.SIGINT  # ends its sessions; on SIGTERM it would wait for them
     _dies_by = getattr(signal, "SIGQUIT", signal.SIGTERM)  # SIGKILL would leave its shared memory behind
     _ready = "database system is ready to accept connections"
+
+    @property
+    def options(self) -> Sequence[str]:
+        """The options that it was started with, besides those that every server has."""
+        return self._options
 
     def kill(self) -> None:
         """End the server and its sessions as a crash would (SIGKILL). Its directory stays, for `restart`."""
@@ -127,8 +138,8 @@ class PostgresServer(Server):
         return f"postgresql://postgres@{HOST}:{port}/postgres"
 
     def _launch(self) -> None:
-        self._user = _other_user()
-        self._program = self._reachable_program()
+        self._user = other_user()
+        self.program = self._reachable_program()
         data = self._data
         if not (data / "PG_VERSION").exists():
             data.mkdir(mode=0o700, exist_ok=True)
@@ -160,7 +171,7 @@ class PostgresServer(Server):
         return copied / program.relative_to(package)
 
     def _make_data(self) -> None:
-        command = [str(self._program.with_name("initdb")), "--pgdata", str(self._data), "--username", "postgres"]
+        command = [str(self.program.with_name("initdb")), "--pgdata", str(self._data), "--username", "postgres"]
         command += ["--auth", "trust", "--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
         try:
             subprocess.run(
@@ -179,14 +190,14 @@ class PostgresServer(Server):
 
     def _command(self) -> list[str]:
         local = ("-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories=")
-        return [str(self._program), "-D", str(self._data), "-p", str(self.port), *local, *self._options]
+        return [str(self.program), "-D", str(self._data), "-p", str(self.port), *local, *self._options]
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex((HOST, self.port)) == 0
 
 
-def _other_user() -> tuple[int, int] | None:
+def other_user() -> tuple[int, int] | None:
     """Return the user and group as which the server runs, since it refuses to be root; None for our own."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return None

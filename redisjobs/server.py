@@ -294,7 +294,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_dies_with_parent(self._dies_by),
+                preexec_fn=dies_with_parent(self._dies_by),
                 **self._process_options(),
             )
         try:
@@ -359,7 +359,8 @@ def _lock(log: IO[bytes]) -> None:
         time.sleep(_POLL)
 
 
-def _dies_with_parent(by: signal.Signals) -> Callable[[], None] | None:
+def dies_with_parent(by: signal.Signals) -> Callable[[], None] | None:
+    """Return what a child has to call for the system to end it with its parent; None where no system can."""
     if sys.platform != "linux":
         return None
     import ctypes  # not at the top: most commands need only DEFAULT_URL

@@ -47,9 +47,11 @@ class Topologies(StrEnum):
     CLUSTER = "cluster"
     SENTINEL = "sentinel"
     UNIX_SOCKET = "unix-socket"
+    PGBOUNCER = "pgbouncer"
+    STANDBY = "standby"
 
 
-_OF_POSTGRES = (Topologies.ONE, Topologies.UNIX_SOCKET)
+_OF_POSTGRES = (Topologies.ONE, Topologies.UNIX_SOCKET, Topologies.PGBOUNCER, Topologies.STANDBY)
 _OF_REDIS = (Topologies.ONE, Topologies.CLUSTER, Topologies.SENTINEL)
 
 
@@ -73,7 +75,7 @@ def torture(
         Topologies,
         typer.Option(
             help="Start one server. On Redis: a cluster of six, or three servers and three sentinels. "
-            "On Postgres: clients connect by the Unix socket."
+            "On Postgres: clients connect by the Unix socket, or by PgBouncer; or a standby is promoted."
         ),
     ] = Topologies.ONE,
     seed: Annotated[int | None, typer.Option(help="The seed of the faults. Defaults to a new one.")] = None,

@@ -65,6 +65,8 @@ class Torture:
             *(self.fleet, place.stores, lease, place.workers, place.producers, place.own),
             topology=place.topology,
             fronts=place.fronts,
+            pair=place.pair,
+            pooler=place.pooler,
         )
         self._system.follow()
         self._monitor = Monitor(self._system, self._recording, show)

@@ -13,6 +13,9 @@ from redisjobs.torture.checks.causes import noticed_by
 from redisjobs.torture.checks.histories import History, Key
 from redisjobs.torture.fleet.final import FinalState
 
+MIXED_UP = "mixed up: "
+"""Begins what is wrong with a job that has the result of another one: no loss of data excuses that."""
+
 _TOLD = 5.0  # seconds after a job's end in which waiting processes have to learn of it, without a fault
 _ASKED_AGAIN = 3.0  # seconds after a fault until waiting processes listen again and have asked
 UNKNOWN = ("TimeoutError", "Unavailable")
@@ -74,7 +77,7 @@ def _of_result(history: History, said: Any) -> Iterator[str]:
     """Check that a result is of the run whose outcome Redis accepted; without a reply, of any completed run."""
     label = f"the result of {history.label} ({history.name})"
     if not isinstance(said, dict) or said.get("job") != history.job:
-        yield f"{label} is {said!r:.100}"
+        yield f"{MIXED_UP}{label} is {said!r:.100}"
         return
     lease = said["worker"], said["attempt"], said["deliveries"]
     mine = [run for run in history.done if run.lease == lease]

@@ -18,7 +18,7 @@ from redisjobs.torture.checks.limits import over_the_limit
 from redisjobs.torture.checks.order import disorder
 from redisjobs.torture.checks.ownership import stolen, wrongly_refused
 from redisjobs.torture.checks.recovery import measure
-from redisjobs.torture.checks.replication import REPLICATION, exposed, keep_jobs, set_apart
+from redisjobs.torture.checks.replication import REPLICATION, exposed, keep_jobs, set_apart, taken_over
 from redisjobs.torture.checks.slots import misfired, take_as_pushed
 from redisjobs.torture.checks.stalls import stalls, too_long
 from redisjobs.torture.checks.steps import misremembered
@@ -44,6 +44,7 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
     unseen = adopt(histories)
     names = exposed(ordered)
     names = family_names(histories, names) if names else names
+    losing = family_names(histories, exposed(ordered, losing=True)) if names else names
     verdict = Verdict(slots=take_as_pushed(histories, finals))
     verdict.follow_ups, strange = follow_up(histories, ordered, finals)
     for db, final in enumerate(finals):
@@ -75,7 +76,7 @@ def check(lines: Iterable[Line], finals: Sequence[FinalState], lease: float = 2.
         *unfenced(ordered, faults, leases),
     ]
     verdict.keeps_jobs = bool(names) and keep_jobs(ordered)
-    set_apart(verdict, names, even_lost=not verdict.keeps_jobs)
+    set_apart(verdict, names, lost=losing, stolen=taken_over(ordered))
     return verdict
 
 

@@ -1,7 +1,7 @@
 """Checks that each dead letter has a reason that its job may have. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from redisjobs.torture.checks.causes import MAX_DELIVERIES, NONE, Causes
 from redisjobs.torture.checks.clock import Clock
@@ -12,6 +12,7 @@ from redisjobs.torture.fleet.store import Letter
 KILLERS = ("Poison",)
 """Names of jobs that kill their worker."""
 
+_GROWN = 300_000  # bytes by which a dead letter may be larger than its entry: an error, with all of its traceback
 _UNSTARTED = 2  # at most this many jobs of a database may die with a worker that had not started them yet
 _REASONS: Mapping[str, Sequence[str]] = {
     "Poison": ("worker lost", "failed"),  # failed: the cancel that it sent reached its own task first
@@ -20,6 +21,7 @@ _REASONS: Mapping[str, Sequence[str]] = {
     "BadChild": ("failed",),
     "Raiser": ("failed",),
     "ThreadRaiser": ("failed",),
+    "Bulky": ("failed",),
     "external": ("failed", "undecodable", "unknown name", "expired"),
 }
 """The reasons that jobs of a name may have. Any job may be `worker lost` if a fault took its last worker."""
@@ -39,6 +41,7 @@ def check_letters(
     Adds its findings to `verdict`. At each time in `destroyed`, the count of deliveries began at zero again.
     """
     unstarted = 0
+    verdict.wrong += _grown(letters, histories)
     for letter, key in letters:
         history = histories.get(key, History(job=letter.job))
         if letter.reason == "worker lost" and history.name not in KILLERS:
@@ -60,6 +63,14 @@ def check_letters(
         verdict.wrong.append(
             f"{unstarted} jobs are dead letters, worker lost, that their last worker had not started"
         )
+
+
+def _grown(letters: Sequence[tuple[Letter, Key]], histories: Mapping[Key, History]) -> Iterator[str]:
+    """Yield entries that have grown while their jobs ran again and again, in words."""
+    for letter, key in letters:
+        put = histories[key].size if key in histories else 0
+        if put and letter.size > put + _GROWN:
+            yield f"{histories[key].label} was put with {put:,} bytes, and its dead letter has {letter.size:,}"
 
 
 def _cause(

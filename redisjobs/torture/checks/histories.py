@@ -110,6 +110,7 @@ class History:
         flow: What its runs did in their steps and waits, and the signals that it was sent.
         parent: The id of the job whose child it is; '' if it is none.
         number: Its number among the children of that job.
+        size: The bytes of its entry, if it was written outside redisjobs; 0 if unknown.
     """
 
     db: int = 0
@@ -141,6 +142,7 @@ class History:
     flow: list[Line] = field(default_factory=list)
     parent: str = ""
     number: int = 0
+    size: int = 0
 
     @property
     def label(self) -> str:
@@ -316,7 +318,7 @@ def _note(history: History, what: str, line: Line) -> None:
             history.watches.append(line)
         case "external":
             history.external, history.name, history.counted = True, "external", line["pushed"]
-            history.ready_at = line["at"]
+            history.ready_at, history.size = line["at"], line.get("size", 0)
         case "fired":
             history.name = line["name"]
             history.ready_at = line["at"] if not history.fired else history.ready_at

@@ -4,8 +4,9 @@ A fault that replaces a server before its replica has all data is `lossy` for a 
 acknowledged then. Redisjobs can't prevent that, so it is counted, and is not wrong. Only jobs, schedules and keys
 with an acknowledged write in that time are excused.
 
-A PostgreSQL server that crashes is lossy, too, but `keeps_jobs`: claims, and ends of jobs that leave no result, do
-not wait until they are on disk. Such a job may run once more. It is never lost.
+A PostgreSQL server whose standby is promoted is lossy in the same way. One that crashes is lossy, too, but
+`keeps_jobs`: claims, and ends of jobs that leave no result, do not wait until they are on disk. Such a job may
+run once more. It is never lost.
 """
 
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from redisjobs.events.recording import Line
+from redisjobs.torture.checks.answers import MIXED_UP
 from redisjobs.torture.checks.verdict import Verdict
 
 REPLICATION = "replication"
@@ -33,10 +35,13 @@ _ANSWERED = (
 _SET_APART = {"lost": "lost", "stolen": "settled by a non-owner", "twice": "ended twice", "wrong": "wrong"}
 
 
-def exposed(lines: Iterable[Line]) -> Set[str]:
-    """Return the jobs, schedules and keys with an acknowledged write that replication may have lost."""
+def exposed(lines: Iterable[Line], *, losing: bool = False) -> Set[str]:
+    """Return the jobs, schedules and keys with an acknowledged write that replication may have lost.
+
+    `losing`: leave out faults by which no job may be lost.
+    """
     told = list(lines)
-    faults = [fault for fault in told if fault["what"] == "fault" and fault.get("lossy")]
+    faults = [line for line in told if _is_lossy(line) and not (losing and line.get("keeps_jobs"))]
     kept = {line["job"] for line in told if line.get("kept")} if faults else set()
     found = set[str]()
     for line in told if faults else ():
@@ -46,9 +51,21 @@ def exposed(lines: Iterable[Line]) -> Set[str]:
     return found
 
 
+def taken_over(lines: Iterable[Line]) -> Set[str]:
+    """Return the jobs that a worker started while the server may have lost writes: it may not know that worker."""
+    told = list(lines)
+    faults = [line for line in told if _is_lossy(line)]
+    starts = [line for line in told if line["what"] == "start"] if faults else []
+    return {line["job"] for line in starts if any(_is_within(line, *fault["lossy"]) for fault in faults)}
+
+
+def _is_lossy(line: Line) -> bool:
+    return line["what"] == "fault" and bool(line.get("lossy"))
+
+
 def keep_jobs(lines: Iterable[Line]) -> bool:
     """Whether no job may be lost by the faults that are lossy."""
-    return all(line.get("keeps_jobs") for line in lines if line["what"] == "fault" and line.get("lossy"))
+    return all(line.get("keeps_jobs") for line in lines if _is_lossy(line))
 
 
 def _is_durable(line: Line, kept: Set[str]) -> bool:
@@ -58,19 +75,23 @@ def _is_durable(line: Line, kept: Set[str]) -> bool:
     return bool(line["what"] != "start")
 
 
-def set_apart(verdict: Verdict, names: Set[str], *, even_lost: bool = True) -> None:
+def set_apart(verdict: Verdict, names: Set[str], *, lost: Set[str], stolen: Set[str]) -> None:
     """Move what is wrong with these jobs, schedules and keys to `verdict.replication`.
 
-    With `even_lost`, jobs that are lost count as well.
+    Of jobs that are lost, or settled by a non-owner, only those with a name in `lost`, or in `stolen`. A job
+    that has the result of another one is never excused.
     """
     for field, label in _SET_APART.items():
-        if field == "lost" and not even_lost:
-            continue
-        found: list[str] = getattr(verdict, field)
-        if excused := [text for text in found if any(_is_about(text, name) for name in names)]:
+        mine, found = {"lost": lost, "stolen": stolen}.get(field, names), list[str](getattr(verdict, field))
+        excused = [text for text in found if not text.startswith(MIXED_UP) and _is_about_any(text, mine)]
+        if excused:
             verdict.replication[label] = excused
             setattr(verdict, field, [text for text in found if text not in excused])
     verdict.exposed = len(names)
+
+
+def _is_about_any(text: str, names: Iterable[str]) -> bool:
+    return any(_is_about(text, name) for name in names)
 
 
 def _is_about(text: str, name: str) -> bool:

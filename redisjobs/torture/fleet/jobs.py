@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import anyio
-from tenacity import stop_after_attempt, wait_exponential_jitter
+from tenacity import stop_after_attempt, wait_exponential_jitter, wait_fixed
 
 from redisjobs.errors import DriverError, Fail, QueueFull
 from redisjobs.model.codec import new_job_id
@@ -28,6 +28,9 @@ from redisjobs.torture.fleet.rules import OTHER_RULE, RULE
 
 ATTEMPTS = 3
 """Attempts of a job that fails each time."""
+
+STUBBORN = 12
+"""Attempts of a job that fails often."""
 
 KEPT = 6 * 3600
 """Seconds for which results are kept: longer than any torture lasts."""
@@ -166,6 +169,21 @@ class Emitting:
 
 
 @dataclass(frozen=True, slots=True)
+class Stubborn:
+    """Fails in each of many attempts, soon after each other."""
+
+    job_name: ClassVar[str] = "Stubborn"
+
+
+@dataclass(frozen=True, slots=True)
+class Bulky:
+    """Returns a result of about this many bytes."""
+
+    job_name: ClassVar[str] = "Bulky"
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Follower:
     """Pushes a follow-up that has this unique key, or this id."""
 
@@ -242,9 +260,12 @@ class Tick:
     job_name: ClassVar[str] = "Tick"
 
 
+_MOST_BYTES = 3_000_000  # of a result: larger than a server with a limit takes
 _retry = exponential_jitter(max_attempts=ATTEMPTS, max_backoff=0.3)
 process.take_proxies()  # before the first connection is prepared
-queue = JobQueue(DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), retry=_retry)
+queue = JobQueue(
+    DEFAULT_URL, name=os.environ.get(process.QUEUE, "torture"), retry=_retry, max_parameters=_MOST_BYTES
+)
 
 
 @queue.register(Work)
@@ -326,6 +347,19 @@ async def _push_follow_ups(parameters: Parent, context: JobContext) -> dict[str,
         await anyio.sleep(parameters.seconds)
         process.fail_until(parameters.until, context)
     return process.result(context)
+
+
+@queue.register(Stubborn, retry=RetryPolicy(stop_after_attempt(STUBBORN), wait_fixed(0.02)))
+async def _fail_often(parameters: Stubborn, context: JobContext) -> None:
+    with process.noted(context):
+        raise RuntimeError("fails, as it should")
+
+
+@queue.register(Bulky)
+async def _return_much(parameters: Bulky, context: JobContext) -> dict[str, Any]:
+    with process.noted(context):
+        await anyio.sleep(0.05)
+    return {**process.result(context), "ballast": "x" * parameters.size}
 
 
 @queue.register(Follower)

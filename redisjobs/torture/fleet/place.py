@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from redisjobs import server
@@ -19,6 +20,10 @@ from redisjobs.torture.fleet.redis_store import RedisStore
 from redisjobs.torture.fleet.store import Store, through
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import Cluster, Sentinels, Topology, ask
+from redisjobs.torture.topology.pooler import Pooler
+
+if TYPE_CHECKING:  # it needs psycopg, which is an extra
+    from redisjobs.torture.topology.standby import Pair
 
 _FAILOVER_TIMEOUT = "3000"
 """Milliseconds. Sentinels begin no second failover within twice that time."""
@@ -37,6 +42,8 @@ class Place:
         stores: The queue in each database.
         topology: The servers that work together; None if there is one server.
         fronts: The proxies in front of each of them, by its port.
+        pair: The PostgreSQL server with its standby, if there is one.
+        pooler: The PgBouncer in front of a PostgreSQL server, if there is one.
     """
 
     def __init__(
@@ -49,10 +56,12 @@ class Place:
         *,
         topology: Topology | None = None,
         fronts: Mapping[int, Front] | None = None,
+        pair: "Pair | None" = None,
+        pooler: Pooler | None = None,
     ) -> None:
         self.description, self.own = description, own
         self.workers, self.producers = workers, producers
-        self.topology, self.fronts = topology, fronts or {}
+        self.topology, self.fronts, self.pair, self.pooler = topology, fronts or {}, pair, pooler
         self.stores = list(stores)
         self.queue = self.stores[0].queue.name
 

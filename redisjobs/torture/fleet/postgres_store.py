@@ -241,6 +241,7 @@ def _letter(job_id: str, extra: Any) -> Letter:
         _mark_in(fields),
         int(failed_at) / 1000 if failed_at.isdecimal() else 0.0,
         int(deliveries) if deliveries.isdecimal() else 0,
+        len(json.dumps(fields)),
     )
 
 

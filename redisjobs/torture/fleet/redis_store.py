@@ -237,6 +237,7 @@ def _letters(store: RedisStore) -> Iterator[tuple[str, Letter]]:
                     _mark_in(fields),
                     int(fields.get(b"failed_at", b"0")) / 1000,
                     int(deliveries) if deliveries.isdigit() else 0,
+                    sum(map(len, flat)),
                 ),
             )
         start = f"({page[-1][0].decode()}"

@@ -41,6 +41,7 @@ class Letter:
         mark: The job's mark, if it has one.
         failed_at: When it became a dead letter, in seconds since 1970.
         deliveries: The job's deliveries; 0 if unknown.
+        size: The bytes of all its fields.
     """
 
     job: str
@@ -48,6 +49,7 @@ class Letter:
     mark: str = ""
     failed_at: float = 0.0
     deliveries: int = 0
+    size: int = 0
 
 
 class Store(ABC):

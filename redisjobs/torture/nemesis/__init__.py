@@ -16,6 +16,7 @@ from redisjobs.torture.nemesis import (
     network,
     owners,
     processes,
+    promoting,
     records,
     schema,
     servers,
@@ -32,7 +33,8 @@ _EVERYWHERE: Sequence[type[Fault]] = (
     *(processes.FreezeInTurn, processes.StopWorker, processes.RollBack, processes.KillParent),
     *(processes.AskToStop, processes.QuietWorker),
     *(handlers.PushPoison, handlers.TwoKillers, handlers.BlockLoop, handlers.RaiseAnything),
-    *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PublishAnything),
+    *(entries.PutMalformed, entries.PutHostile, entries.PutSteep, entries.PutTraces),
+    entries.PublishAnything,
     *(network.ResetConnections, network.RefuseConnections, network.BlackHole, network.SlowNetwork),
     *(network.CutClaim, network.LateClaim, network.CutSettlement, network.CutReclaim, network.CutBeat),
     *(network.SlowBeat, network.CutPush, network.LateBytes, network.CutFire, network.LateFire),
@@ -43,18 +45,25 @@ FAULTS: Sequence[type[Fault]] = (
     *(processes.UpgradeInPlace, entries.PutIntoInbox, entries.PutOddIds),
     *(records.DeleteRecord, records.RemoveConsumer, records.ForgetWorkers, records.LoseRecord),
     *(servers.KillServer, servers.KillClients, servers.KillListeners, servers.FlushScripts),
-    *(servers.SqueezeMemory, servers.DestroyGroup, servers.SetClockAhead, servers.SetClockBack),
+    *(
+        servers.SqueezeMemory,
+        servers.LimitRequests,
+        servers.DestroyGroup,
+        servers.SetClockAhead,
+        servers.SetClockBack,
+    ),
     *(owners.FailOver, owners.ForceFailover, owners.KillOwner, owners.FreezeOwner),
     *(owners.MoveSlot, owners.MigrateSlot),
 )
 """The faults of a queue on Redis."""
 POSTGRES_FAULTS: Sequence[type[Fault]] = (
     *_EVERYWHERE,
-    *(backends.CrashServer, backends.CrashBackend, backends.KillBackends, backends.KillEars),
+    *(backends.CrashServer, backends.CrashBackend, backends.KillBackends, backends.KillEars, backends.KillPooler),
     *(backends.FillConnections, backends.DatabaseAhead, backends.DatabaseBack),
     *(backends.DeleteWorkerRow, backends.LoseWorkerRows, backends.ForgetBeats),
     *(sessions.HoldSnapshot, sessions.LeaveTransactionOpen, sessions.LockInDisorder),
     *(sessions.RaiseIsolation, sessions.IdleAtFence, answers.FreezeAtClaim, keys.HoldKeys),
+    promoting.PromoteStandby,
     *(schema.PutRows, schema.Migrate, schema.AddColumn, schema.TwoReleases, schema.Maintain),
 )
 """The faults of a queue on Postgres."""

@@ -102,6 +102,28 @@ class KillEars(PostgresFault):
         self.detail = f"{killed[0]} sessions"
 
 
+class KillPooler(Fault):
+    """SIGKILL of PgBouncer, which starts again."""
+
+    name = "pooler killed"
+    holds = 1.0
+    hits = "all"
+    recovery = "workers"
+    reaches = 1.0  # the longest pause between two tries
+
+    @classmethod
+    def possible(cls, system: System) -> bool:  # noqa: D102
+        return system.pooler is not None
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        assert system.pooler is not None
+        system.pooler.kill()
+
+    def end(self, system: System) -> None:  # noqa: D102
+        assert system.pooler is not None
+        system.pooler.start()
+
+
 class FillConnections(PostgresFault):
     """Idle sessions take all connections, and all others are ended: none gets in until those are gone."""
 

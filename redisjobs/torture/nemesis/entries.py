@@ -72,6 +72,13 @@ def _hostile() -> list[Fields]:
     ]
 
 
+_TRACES: Sequence[str | bytes] = (
+    *(b"\xff" * 50, "\u00e9" * 50, b"\xe2\x82", "x" * 20_000, "", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"),
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
+"""Values of the field `trace`; the last is as it should be."""
+
+
 class PutMalformed(Fault):
     """External entries that are no jobs, or are jobs that only some workers know."""
 
@@ -165,6 +172,24 @@ class PutOddIds(Fault):
 
 def _unique(odd: bytes) -> bytes:
     return odd + new_job_id().encode()
+
+
+class PutTraces(Fault):
+    """Entries whose identity of a span is none, and whose jobs fail often: each attempt writes it again.
+
+    What a job takes in the store may not grow by that.
+    """
+
+    name = "odd traces"
+    holds = 2.0
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        store = system.some_store()
+        began = str(int(time.time() * 1000))
+        for trace in _TRACES:
+            entry = {"name": "Stubborn", "parameters": "{}", "started_at": began, "trace": trace}
+            self.jobs.append(system.put(entry, store, system.rng.randrange(3)))
+        self.detail = f"{len(_TRACES)} entries"
 
 
 class PublishAnything(Fault):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from redisjobs import server
 from redisjobs.errors import DriverError
@@ -21,6 +21,10 @@ from redisjobs.torture.fleet.redis_store import on_redis
 from redisjobs.torture.fleet.store import MARK, Fields, Store, new_mark
 from redisjobs.torture.proxy import Proxy
 from redisjobs.torture.topology import Topology
+from redisjobs.torture.topology.pooler import Pooler
+
+if TYPE_CHECKING:  # it needs psycopg, which is an extra
+    from redisjobs.torture.topology.standby import Pair
 
 _FACTS = (
     *(
@@ -50,6 +54,8 @@ class System:
         own: The server, if faults may break it; in a topology, the queue's owner when `follow` was called last.
         topology: The servers that work together, if there are several.
         fronts: The proxies in front of each of them, by its port.
+        pair: The PostgreSQL server with its standby, if there is one.
+        pooler: The PgBouncer in front of a PostgreSQL server, if there is one.
         rng: The random choices of faults.
         notes: Lines for the recording.
         late: Acts that come after their fault: each is called until it returns True.
@@ -65,6 +71,8 @@ class System:
     own: server.Server | None = None
     topology: Topology | None = None
     fronts: Mapping[int, Front] = field(default_factory=dict)
+    pair: "Pair | None" = None
+    pooler: Pooler | None = None
     rng: random.Random = field(default_factory=random.Random)
     notes: list[dict[str, Any]] = field(default_factory=list)
     late: list[Callable[[], bool]] = field(default_factory=list)
@@ -118,7 +126,7 @@ class System:
         if mark:
             line[MARK] = mark
             options["headers"] = {MARK: mark}
-        self.note("push", name=parameters.job_name, **line)
+        self.note("push", name=parameters.job_name, kept=bool(options.get("keep_result")), **line)
         handle = store.queue.push(parameters, **options)
         self.note("pushed", holder="", added=handle.added, delay=options.get("delay") or 0.0, **line)
         return job_id
@@ -135,7 +143,8 @@ class System:
         """Add a ready entry without any of the checks of a push; return its mark."""
         mark, fields = new_mark(), {"id": new_job_id(), **fields}
         if store.put(marked(fields, mark), rank):
-            self.note("external", job=_text(fields["id"]), db=store.db, mark=mark, pushed=False)
+            size = sum(len(name) + len(value) for name, value in fields.items())
+            self.note("external", job=_text(fields["id"]), db=store.db, mark=mark, pushed=False, size=size)
         return mark
 
     def put_into_inbox(self, fields: Fields, store: Store, *, pushed: bool) -> str:

@@ -96,6 +96,30 @@ class SqueezeMemory(_ServerFault):
         on_redis(system.store).run("CONFIG", "SET", "maxmemory", "0")
 
 
+class LimitRequests(_ServerFault):
+    """The server takes no request larger than 1 MB, as some are set up: it refuses what has such a result, whole.
+
+    Other jobs, whose outcomes go in the same call, have to end. One that can't be written becomes a dead letter.
+    """
+
+    name = "requests limited"
+    holds = 4.0
+    LIMITED, NOT = "1048576", {"proto-max-bulk-len": "536870912", "client-query-buffer-limit": "1073741824"}
+
+    def begin(self, system: System) -> None:  # noqa: D102
+        self.option = system.rng.choice(sorted(self.NOT))
+        on_redis(system.store).run("CONFIG", "SET", self.option, self.LIMITED)
+        for store in system.stores:
+            for size in (1_000, 1_500_000, 2_500_000, 700_000, 700_000, 700_000):
+                self.jobs.append(system.push(jobs.Bulky(size), store, keep_result=jobs.KEPT))
+            for _ in range(HELD):
+                system.push(jobs.Work(0.05), store)
+        self.detail = self.option
+
+    def end(self, system: System) -> None:  # noqa: D102
+        on_redis(system.store).run("CONFIG", "SET", self.option, self.NOT[self.option])
+
+
 class DestroyGroup(Fault):
     """XGROUP DESTROY: Redis forgets all leases and reads, and delivers all jobs again."""
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from redisjobs.errors import DriverError
 from redisjobs.torture.fleet.mix import a_job
+from redisjobs.torture.fleet.store import through
 from redisjobs.torture.nemesis.backends import OTHERS, PostgresFault, on_postgres
 from redisjobs.torture.nemesis.fault import System
 
 if TYPE_CHECKING:
     from redisjobs.torture.fleet.postgres_store import PostgresStore, Session
 
+_SHARED = 10  # transactions that look at their isolation, one after the other
 _FENCES = "select proname from pg_proc where pronamespace = 'redisjobs'::regnamespace and proname ~ '^reclaim_'"
 
 _ROWS = (
@@ -131,7 +133,10 @@ def _deadlocks(store: "PostgresStore") -> int:
 
 
 class RaiseIsolation(PostgresFault):
-    """The database's default isolation is SERIALIZABLE, as some have it: serialization failures."""
+    """The database's default isolation is SERIALIZABLE, as some have it: serialization failures.
+
+    Behind a pooler an application has it as well, though it shares its sessions with redisjobs.
+    """
 
     name = "serializable"
     holds = 2.0
@@ -139,9 +144,31 @@ class RaiseIsolation(PostgresFault):
     unsteady = True
 
     def begin(self, system: System) -> None:  # noqa: D102
-        self.store = on_postgres(system.some_store())
+        self.store, self.strange = on_postgres(system.some_store()), ""
         self.db = self.store.db
         self._set("set default_transaction_isolation = 'serializable'")
+
+    def keep(self, system: System) -> None:  # noqa: D102
+        if system.pooler is None or self.strange:
+            return
+        from redisjobs.torture.fleet.postgres_store import Session
+
+        session = Session(through(self.store.url, system.pooler.port))
+        try:
+            self.strange = self._other_isolation(session)
+        finally:
+            session.close()
+        if self.strange:
+            text = f"a transaction of an application behind the pooler is {self.strange}, not serializable"
+            system.note("found", text=text)
+
+    def _other_isolation(self, session: "Session") -> str:
+        """Return the isolation that an application gets in some session which it shares; '' if it is its own."""
+        for _ in range(_SHARED):
+            ((isolation,),) = session.run("select current_setting('transaction_isolation')")
+            if isolation != "serializable":
+                return str(isolation)
+        return ""
 
     def end(self, system: System) -> None:  # noqa: D102
         def undo() -> bool:

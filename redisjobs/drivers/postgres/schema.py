@@ -52,7 +52,7 @@ KNOWING = f"""
   WHERE pronamespace = 'redisjobs'::regnamespace AND proname ~ '^{_KNOWS}[0-9a-f]{{10}}$'
 """
 OF_RELEASE = """
-  SELECT format('DROP FUNCTION %%s', oid::regprocedure) FROM pg_proc
+  SELECT format('DROP ROUTINE %%s', oid::regprocedure) FROM pg_proc
   WHERE pronamespace = 'redisjobs'::regnamespace AND proname LIKE %s
 """
 OWNER = """

@@ -79,7 +79,7 @@ def _results(pgconn: Any) -> Talk:
 
 def packed(call: Call[Any], queue: str, now_ms: int | None) -> tuple[bytes, list[bytes | None]]:
     """Return the statement of a call, and its values."""
-    return functions.statement(call.function), [value_of(each) for each in (queue, now_ms, *call.arguments)]
+    return functions.committing(call.function), [value_of(each) for each in (queue, now_ms, *call.arguments)]
 
 
 def value_of(argument: Any) -> bytes | None:
@@ -136,5 +136,9 @@ def _column(kind: int, values: list[bytes | None]) -> list[Any]:
 
 def answer(call: Call[T], rows: list[Row]) -> tuple[T, Meta, list[Notice]]:
     """Return what a call answers, the JSON of the last row, and the notifications to send."""
-    meta = orjson.loads(rows[-1][0])
-    return call.parse(meta, rows[:-1]), meta, notices_in(meta.get("t") or "")
+    *others, (text, *_) = rows
+    if functions.writes(call.function):
+        (_, *listed) = rows[-1]
+        others = orjson.loads(listed[0]) if listed and listed[0] else []
+    meta = orjson.loads(text)
+    return call.parse(meta, others), meta, notices_in(meta.get("t") or "")

@@ -10,7 +10,7 @@ import orjson
 from redisjobs.drivers.postgres.calls import Call, Meta, Row
 from redisjobs.drivers.postgres.chunks import emit_words
 from redisjobs.drivers.postgres.entries import due_of, given, lease_of, new_job, text_of, texts_of
-from redisjobs.errors import DriverError, Unavailable
+from redisjobs.errors import DriverError
 from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, IdTaken
 from redisjobs.model.emissions import EmitChunks
@@ -165,8 +165,6 @@ def exchange(
 def _check(worker_id: str, word: Any) -> None:
     if word == "FENCED":
         raise Fenced(worker_id)
-    if word == "AGAIN":
-        raise Unavailable("limits were set at this moment")
     if word == "LATE":
         raise DriverError("these settlements came after later ones of this worker; nothing was written")
 

@@ -1,17 +1,11 @@
 -- A worker's round trip: it settles jobs, and claims others.
 
--- Enter a queue as a worker whose lease runs; 'FENCED', or 'AGAIN' if limits were set at this moment. Exchanges of a
--- queue with limits run one by one, others beside each other.
+-- Enter a queue as a worker whose lease runs, or return 'FENCED'. What fences a worker does not wait for this: what it still
+-- claims then is handed back, as is all that a fenced worker has, and what it settles it still had.
 create function redisjobs_f._enter(q text, worker_id text) returns text language plpgsql as $$
 begin
-  if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
-    perform redisjobs_f._lock(q);
-  else
-    perform redisjobs_f._share(q);
-    if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
-      return 'AGAIN';
-    end if;
-  end if;
+  perform redisjobs_f._join_in(q);
+  perform pg_advisory_xact_lock_shared(redisjobs_f._worker_lock(q, worker_id));
   if not exists (select from redisjobs.workers where queue = q and id = worker_id) then
     return 'FENCED';
   end if;

@@ -67,5 +67,5 @@ begin
     'rings', redisjobs_f._full_rings(redisjobs_f._now(given_ms)),
     'refused', (select coalesce(jsonb_agg(left(proname, -length(release) - 1) order by proname), '[]') from pg_proc
       where pronamespace = 'redisjobs'::regnamespace and right(proname, length(release) + 1) = '_' || release
-        and left(proname, 1) <> '_' and not has_function_privilege(session_user, oid, 'execute'))));
+        and left(proname, 1) <> '_' and prokind = 'f' and not has_function_privilege(session_user, oid, 'execute'))));
 end $$;

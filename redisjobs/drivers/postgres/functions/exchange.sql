@@ -23,7 +23,7 @@ begin
 end $$;
 
 -- End jobs that are done and left no result, in one step; return the positions of those that the worker no longer has.
-create function redisjobs_f._end_plain(q text, worker_id text, seqs bigint[], counted integer[], now_ms bigint)
+create function redisjobs_f._end_plain(q text, worker_id text, seqs bigint[], named text[], counted integer[], now_ms bigint)
   returns integer[] language plpgsql as $$
 declare
   ids text[];
@@ -35,9 +35,9 @@ declare
   waiting record;
 begin
   with gone as (
-    delete from redisjobs.jobs j using unnest(seqs, counted) with ordinality as s(seq, deliveries, at)
+    delete from redisjobs.jobs j using unnest(seqs, named, counted) with ordinality as s(seq, id, deliveries, at)
     where j.seq = s.seq  -- only this may use an index: the worker's jobs leave many dead entries in theirs
-      and (j.queue, j.place, j.worker, j.deliveries) is not distinct from (q, 'running', worker_id, s.deliveries)
+      and (j.queue, j.place, j.worker, j.deliveries, j.id) is not distinct from (q, 'running', worker_id, s.deliveries, s.id)
     returning s.at, j.seq, j.id, j.nonce, j.unique_key, j.since_ms
   )
   select array_agg(g.seq), array_agg(g.id), array_agg(g.id || ' ' || coalesce(g.nonce, '')) filter (where g.since_ms > now_ms - 60000),
@@ -61,7 +61,8 @@ begin
   return lost;
 end $$;
 
--- Settle one job as its worker asks; `s` has seq, deliveries, do (what), and what that needs.
+-- Settle one job as its worker asks; `s` has seq, id, deliveries, do (what), and what that needs. A place in line alone names no
+-- job: a server that lost the last ones, as a replica that took over, gives them again.
 create function redisjobs_f._settle(q text, worker_id text, s jsonb, now_ms bigint, out word text, out added jsonb)
   language plpgsql as $$
 declare
@@ -70,7 +71,8 @@ declare
 begin
   select * into job from redisjobs.jobs j
   where j.seq = (s->>'seq')::bigint  -- only this may use an index
-    and (j.queue, j.place, j.worker, j.deliveries) is not distinct from (q, 'running', worker_id, (s->>'deliveries')::integer)
+    and (j.queue, j.place, j.worker, j.deliveries, j.id)
+      is not distinct from (q, 'running', worker_id, (s->>'deliveries')::integer, s->>'id')
   for update;
   if not found then
     word := 'LEASE_LOST';
@@ -282,6 +284,13 @@ begin
   oldest := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 end $$;
 
+-- Tell a server from others, and from itself before it was started again. On another one no floor holds: it may have lost the last
+-- places in line, and gives them again. A pooler hides that a session is new.
+create function redisjobs_f._server() returns bigint language plpgsql stable as $$
+begin
+  return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
+end $$;
+
 -- What a claim tells besides its jobs.
 create function redisjobs_f._outlook(q text, wanted integer, is_full boolean, next_due bigint, is_paused boolean,
   is_restricted boolean, starts bigint[], due_from bigint, now_ms bigint) returns jsonb language plpgsql as $$
@@ -299,11 +308,11 @@ begin
 end $$;
 
 -- Settle jobs of a worker, and claim up to `wanted` others (null: none, and promote none).
--- `seqs` and `counted` (deliveries) are of jobs that are done and left nothing; `others` are settled one by one. A number
+-- `seqs`, `named` (ids) and `counted` (deliveries) are of jobs that are done and left nothing; `others` are settled one by one. A number
 -- that was sent before in a lane gets the same answer. Each row is a job but the last one, which has meta alone.
 create function redisjobs_f.exchange(q text, given_ms bigint, worker_id text, on_lane integer, sent bigint, seqs bigint[],
-  counted integer[], others jsonb, wanted integer, most_bytes bigint, max_deliveries integer, idle boolean,
-  starts bigint[], floors bigint[], due_from bigint, mark bigint)
+  named text[], counted integer[], others jsonb, wanted integer, most_bytes bigint, max_deliveries integer, idle boolean,
+  starts bigint[], floors bigint[], due_from bigint, mark bigint, of_server bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
@@ -340,6 +349,12 @@ begin
     return next;
     return;
   end if;
+  if of_server <> redisjobs_f._server() then
+    starts := array[0, 0, 0];
+    floors := array[0, 0, 0];
+    due_from := 0;
+    mark := case when mark is not null then 0 end;
+  end if;
   if mark is not null then
     marked := to_jsonb(redisjobs_f._mark());
   end if;
@@ -354,7 +369,7 @@ begin
   elsif sent = last_sent then
     settled := last_answer;
   elsif seqs <> '{}' or others is not null then
-    settled := redisjobs_f._settled(q, worker_id, seqs, counted, others, now_ms);
+    settled := redisjobs_f._settled(q, worker_id, seqs, named, counted, others, now_ms);
     if sent is not null then
       perform redisjobs_f._note_turn(q, worker_id, on_lane, sent, settled, now_ms);
     end if;
@@ -416,14 +431,15 @@ begin
   if others is null and ended = '[]' then  -- a loss would repeat work, and no more
     perform set_config('synchronous_commit', 'off', true);
   end if;
-  meta := redisjobs_f._answer(facts || jsonb_build_object('settled', settled, 'now', redisjobs_f._clock(given_ms)));
+  meta := redisjobs_f._answer(facts || jsonb_build_object('settled', settled, 'server', redisjobs_f._server(),
+    'now', redisjobs_f._clock(given_ms)));
   return next;
 end $$;
 
 -- Settle, and return the answer: JSON with the words for the others, and the positions of the plain ones that the worker
 -- has lost; '' if all are done and there are no others.
-create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], counted integer[], others jsonb, now_ms bigint)
-  returns text language plpgsql as $$
+create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], named text[], counted integer[], others jsonb,
+  now_ms bigint) returns text language plpgsql as $$
 declare
   words jsonb;
   lost integer[];
@@ -436,9 +452,9 @@ begin
     perform redisjobs_f._unlock_keys(q, keys);
   end if;
   if seqs <> '{}' and redisjobs_f._ends_plainly(q) then
-    lost := redisjobs_f._end_plain(q, worker_id, seqs, counted, now_ms);
+    lost := redisjobs_f._end_plain(q, worker_id, seqs, named, counted, now_ms);
   elsif seqs <> '{}' then
-    lost := redisjobs_f._end_each(q, worker_id, seqs, counted, now_ms);
+    lost := redisjobs_f._end_each(q, worker_id, seqs, named, counted, now_ms);
   end if;
   return case when words is null and lost is null then ''
     else jsonb_strip_nulls(jsonb_build_object('words', words, 'lost', lost))::text end;
@@ -466,20 +482,20 @@ begin
   return not exists (select from redisjobs.settings where queue = q and name = 'retention' and value::jsonb ? 'completed');
 end $$;
 
-create function redisjobs_f._end_each(q text, worker_id text, seqs bigint[], counted integer[], now_ms bigint)
+create function redisjobs_f._end_each(q text, worker_id text, seqs bigint[], named text[], counted integer[], now_ms bigint)
   returns integer[] language plpgsql as $$
 declare
   words jsonb;
 begin
   words := redisjobs_f._settle_all(q, worker_id, (
-    select jsonb_agg(jsonb_build_object('seq', seqs[at], 'deliveries', counted[at], 'do', 'ack') order by at)
+    select jsonb_agg(jsonb_build_object('seq', seqs[at], 'id', named[at], 'deliveries', counted[at], 'do', 'ack') order by at)
     from generate_subscripts(seqs, 1) at), now_ms);
   return (select array_agg(at::integer) from jsonb_array_elements_text(words) with ordinality each(word, at) where word <> 'OK');
 end $$;
 
 -- Lease up to `most` new jobs of each priority; answers null if there are none. See `exchange` for the rows.
 create function redisjobs_f.read(q text, given_ms bigint, worker_id text, most integer, most_bytes bigint, starts bigint[],
-  floors bigint[])
+  floors bigint[], of_server bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
@@ -492,6 +508,10 @@ declare
   found_jobs record;
   any_new boolean := false;
 begin
+  if of_server <> redisjobs_f._server() then
+    starts := array[0, 0, 0];
+    floors := array[0, 0, 0];
+  end if;
   if entered = '' then
     select * into rules from redisjobs_f._rules(q);
     for wanted_rank in 0..2 loop
@@ -519,10 +539,10 @@ begin
   return next;
 end $$;
 
--- The worker's jobs that are not among `held`, and that it got before a time, from a place on; `exchange` has the rows. Those
+-- The worker's jobs that are not among `held` and `named` (their ids), and that it got before a time, from a place on; `exchange` has the rows. Those
 -- that may not start are handed back, parked, put in a line or ended. Meta: the first place of all that the worker has,
 -- what was ended, and how many jobs were looked at.
-create function redisjobs_f.recover(q text, given_ms bigint, worker_id text, held bigint[], older_ms bigint, from_seq bigint)
+create function redisjobs_f.recover(q text, given_ms bigint, worker_id text, held bigint[], named text[], older_ms bigint, from_seq bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
@@ -538,7 +558,7 @@ begin
     select array_agg(j order by j.rank, j.seq) into missed from (
       select * from redisjobs.jobs
       where queue = q and worker = worker_id and place = 'running' and seq >= from_seq and at_ms <= now_ms - older_ms
-        and not seq = any(held)
+        and not (seq = any(held) and exists (select from unnest(held, named) h(seq, id) where h.seq = jobs.seq and h.id = jobs.id))
       order by seq limit 100 for update
     ) j;
     looked := coalesce(cardinality(missed), 0);

@@ -94,10 +94,11 @@ begin
 end $$;
 
 -- Which of these running jobs are to be cancelled. Answers their places in line.
-create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], counted integer[]) returns text
+create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], named text[], counted integer[]) returns text
   language sql stable as $$
   select redisjobs_f._answer(coalesce(jsonb_agg(j.seq), '[]'))
-  from redisjobs.jobs j join unnest(seqs, counted) as s(seq, deliveries) on j.seq = s.seq and j.deliveries = s.deliveries
+  from redisjobs.jobs j join unnest(seqs, named, counted) as s(seq, id, deliveries)
+    on j.seq = s.seq and j.deliveries = s.deliveries and j.id = s.id
   where j.queue = q and j.place = 'running' and j.cancelling
 $$;
 

@@ -9,6 +9,7 @@ import pytest
 from databases import POSTGRES, Postgres, start_postgres
 
 from redisjobs.drivers.postgres import working
+from redisjobs.drivers.postgres.consumer import PostgresConsumer
 from redisjobs.drivers.postgres.driver import PostgresDriver
 from redisjobs.drivers.postgres.sync_connection import SyncConnection
 from redisjobs.drivers.postgres.target import Target
@@ -34,7 +35,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 @pytest.fixture(params=POSTGRES)
 def quiet(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     """A server of this test alone: transactions of others, even in other databases, may hide what is wrong."""
-    server = start_postgres(request.param)
+    server = start_postgres(request.param, "-c", "max_prepared_transactions=2")
     yield server
     server.end()
 
@@ -158,3 +159,44 @@ async def test_a_settlement_is_of_the_job_and_not_of_its_place_in_line(
         other.execute("update redisjobs.jobs set cancelling = false")
         assert [each.job_id for each in await worker.recover([lease])] == ["b"]
         assert (await worker.exchange([(again, settlement)], None)).replies == [Reply.OK]
+
+
+async def floors_after(worker: Consumer, times: int) -> list[int]:
+    assert isinstance(worker, PostgresConsumer)
+    await claim(worker, times)
+    return list(worker._floors.floors)
+
+
+async def test_an_open_transaction_that_wrote_elsewhere_keeps_no_floor(
+    quiet: Postgres, worker: Consumer, other: psycopg.Connection[Any]
+) -> None:
+    other.execute("create table theirs ()")
+    with JobQueue(quiet.shared(), "q") as queue, psycopg.connect(quiet.shared()) as writer:
+        writer.execute("insert into theirs default values")
+        for _ in range(5):
+            queue.push({}, ANY)
+        ((last,),) = other.execute("select last_value from redisjobs.line").fetchall()
+        assert await floors_after(worker, 6) == [last + 1] * 3
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_a_transaction_that_has_pushed_keeps_the_floors_until_it_ends(
+    quiet: Postgres, worker: Consumer, other: psycopg.Connection[Any], prepared: bool
+) -> None:
+    with JobQueue(quiet.shared(), "q") as queue, psycopg.connect(quiet.shared()) as writer:
+        writer.execute("select pg_current_xact_id()")
+        writer.execute(
+            "insert into redisjobs.jobs (seq, queue, id, name, parameters, rank, place, since_ms)"
+            " values (nextval('redisjobs.line'), 'q', 'late', 'a', '{}', 1, 'ready', 0)"
+        )  # as a push, which can't be prepared where it notifies
+        for _ in range(5):
+            queue.push({}, ANY)
+        if prepared:
+            writer.execute("prepare transaction 'late'")
+        ((last,),) = other.execute("select last_value from redisjobs.line").fetchall()
+        assert max(await floors_after(worker, 6)) <= last - 5
+        if prepared:
+            other.execute("commit prepared 'late'")
+        writer.commit()
+        assert await claim(worker) == ["late"]
+        assert await floors_after(worker, 6) == [last + 1] * 3

@@ -53,7 +53,7 @@ class Floors:
     ended. But a transaction that took an earlier place in line may commit later. So about each second a claim
     starts at the floor, before which no job is ready and none can come: all transactions that took a place there
     have ended. A mark is the last place in line that was taken, with a transaction that began after that; once all
-    older ones have ended, no job is added up to the mark, and it is the new floor.
+    older ones that took a place have ended, no job is added up to the mark, and it is the new floor.
 
     Attributes:
         starts: Where the next claim starts, by rank.
@@ -80,6 +80,11 @@ class Floors:
         self._next = now + _MARK_EVERY
         self.starts = list(self.floors)
         return self._safe[0]
+
+    @property
+    def until(self) -> int | None:
+        """The transaction before which all must have ended, so that the last mark is safe."""
+        return self._mark and self._mark[1]
 
     def learn(self, facts: Mapping[str, Any], leases: Sequence[Lease]) -> None:
         """Learn from the answer to a call."""
@@ -157,6 +162,7 @@ def exchange(
         floors.due_from,
         mark,
         floors.server,
+        floors.until,
     ]
     forgotten = floors.times_forgotten
 

@@ -276,12 +276,30 @@ end $$;
 -- Note a place in line, `sequence`, and the transactions that may still add jobs up to it: those older than `until`, this
 -- one. They have all ended once `oldest` reaches it. To be called before this transaction writes: what takes a place is
 -- a transaction before that, so one that took a place up to this one is older. The snapshot's xmax won't do: it is
--- only the one after the last that ended, and an open transaction may be newer.
-create function redisjobs_f._mark(out sequence bigint, out until bigint, out oldest bigint) language plpgsql as $$
+-- only the one after the last that ended, and an open transaction may be newer. If transactions before `wanted` are open,
+-- those count that have taken a place: any other may have written elsewhere, and stay open.
+create function redisjobs_f._mark(wanted bigint, out sequence bigint, out until bigint, out oldest bigint) language plpgsql as $$
 begin
   select last_value - (not is_called)::integer into sequence from redisjobs.line;
   until := pg_current_xact_id()::text::bigint;
   oldest := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+  if oldest < wanted then
+    oldest := least(until, redisjobs_f._oldest_in_line(until));
+  end if;
+end $$;
+
+-- Return the oldest open transaction that has taken a place in line; null: there is none, 0: one has no number yet. Each keeps
+-- a lock on the sequence to its end, also if it is prepared. It is asked for seldom: the table of locks stands still meanwhile.
+create function redisjobs_f._oldest_in_line(now_is bigint) returns bigint language plpgsql as $$
+begin
+  return (
+    with locks as materialized (select * from pg_locks where granted and locktype in ('relation', 'transactionid'))
+    -- The table has the lower 32 bits of a number, which may be greater than this transaction's.
+    select min(coalesce(now_is - ((now_is - x.transactionid::text::bigint + 2147483648) & 4294967295) + 2147483648, 0))
+    from locks l left join locks x on x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'
+      and x.virtualtransaction = l.virtualtransaction and x.pid is not distinct from l.pid
+    where l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.relation = 'redisjobs.line'::regclass
+      and l.database = (select oid from pg_database where datname = current_database()));
 end $$;
 
 -- Tell a server from others, and from itself before it was started again. On another one no floor holds: it may have lost the last
@@ -312,7 +330,8 @@ end $$;
 -- that was sent before in a lane gets the same answer. Each row is a job but the last one, which has meta alone.
 create function redisjobs_f.exchange(q text, given_ms bigint, worker_id text, on_lane integer, sent bigint, seqs bigint[],
   named text[], counted integer[], others jsonb, wanted integer, most_bytes bigint, max_deliveries integer, idle boolean,
-  starts bigint[], floors bigint[], due_from bigint, mark bigint, of_server bigint)
+  starts bigint[], floors bigint[], due_from bigint, mark bigint, of_server bigint,
+  until bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
@@ -356,7 +375,7 @@ begin
     mark := case when mark is not null then 0 end;
   end if;
   if mark is not null then
-    marked := to_jsonb(redisjobs_f._mark());
+    marked := to_jsonb(redisjobs_f._mark(until));
   end if;
   if sent is not null then
     select known.number, known.answer into last_sent, last_answer

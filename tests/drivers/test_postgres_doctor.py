@@ -253,11 +253,18 @@ def look(database: str) -> Any:
         yield look
 
 
-def test_an_old_snapshot_is_named_by_its_session(database: str, look: Look) -> None:
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["begin isolation level repeatable read", "select from redisjobs.jobs"],
+        ["begin", "create table theirs ()"],  # it has written, and has no snapshot between two statements
+    ],
+)
+def test_an_old_transaction_is_named_by_its_session(database: str, look: Look, statements: list[str]) -> None:
     assert look(0)["pins"] == []
     with psycopg.connect(database, application_name="a report") as reader:
-        reader.execute("begin isolation level repeatable read")
-        reader.execute("select from redisjobs.jobs")
+        for statement in statements:
+            reader.execute(statement.encode())
         (pin,) = look(0)["pins"]
         assert look(60_000)["pins"] == []  # it is young
         assert pin[:2] == ["session", f"pid {reader.info.backend_pid} a report of {reader.info.user}"]

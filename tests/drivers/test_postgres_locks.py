@@ -54,20 +54,12 @@ async def release(store: PostgresStore, one: Consumer, two: Consumer, leases: Se
     await one.release(refund=True, watch=False)
 
 
-async def reclaim(store: PostgresStore, one: Consumer, two: Consumer, leases: Sequence[Lease]) -> None:
-    store.rows(
-        "update redisjobs.beats set until_ms = until_ms - 60000 where queue = %s and id = 'w1' returning id"
-    )
-    assert (await two.reclaim((await two.reclaim()).silent)).jobs == 2
-
-
 RUNNING: dict[str, Act] = {
     "jobs that are done": settling(Ack(), Ack()),
     "a failed one and one that is done": settling(FAILED, Ack()),
     "a job that is retried, and one that has failed": settling(LATER, FAILED),
     "a cancel of several": cancel,
     "a worker that leaves": release,
-    "a worker that was lost": reclaim,
 }
 
 

@@ -207,7 +207,7 @@ async def test_a_role_without_a_right_learns_which_and_how_it_gets_it(owned: Own
         with pytest.raises(Forbidden) as caught:
             await queue.push(Greet("joe"))
         said = str(caught.value)
-        assert f"the role '{role}' may not do this (permission denied for function push_plain_" in said
+        assert f"the role '{role}' may not do this (permission denied for procedure push_plain_" in said
         line = said.partition("As the owner of the schema, run: ")[2]
         assert line == f"select redisjobs.allow('{role}', 'producer')"
 
@@ -290,7 +290,7 @@ async def test_no_role_calls_what_is_for_other_functions(owned: Owned) -> None:
     assert (
         owned.run(
             "SELECT proname FROM pg_proc WHERE pronamespace = 'redisjobs'::regnamespace AND NOT prosecdef"
-            " AND has_function_privilege(%s, oid, 'EXECUTE')",
+            " AND prokind = 'f' AND has_function_privilege(%s, oid, 'EXECUTE')",
             role,
         )
         == []
@@ -346,7 +346,7 @@ def test_the_page_names_every_part() -> None:
 
 
 def test_every_function_that_a_client_calls_is_for_some_part() -> None:
-    assert {name for name in functions._types() if not name.startswith("_")} <= {*functions.parts()}
+    assert {name for name in functions._headers() if not name.startswith("_")} <= {*functions.parts()}
 
 
 async def test_an_ordinary_owner_migrates_and_works(owned: Owned) -> None:

@@ -99,6 +99,7 @@ class PostgresConsumer:
 
     async def _run(self, call: Call[T]) -> T:
         line = self._lines.take()
+        has_session = line.is_open and line.failure is None
         try:
             return await line.run(call)
         except (Unavailable, asyncio.CancelledError):
@@ -106,7 +107,14 @@ class PostgresConsumer:
             await self._lines.aclose_idle()
             raise
         finally:
+            if not has_session:
+                self._forget_places()
             await self._lines.put(line)
+
+    def _forget_places(self) -> None:
+        """Forget places in line: the server may have lost the last ones, or claims that it had answered."""
+        self._floors.forget()
+        self._knows_all = False  # it may have claimed jobs whose places we don't know
 
     async def aclose(self) -> None:
         hearing, self._hearing = self._hearing, None
@@ -154,8 +162,7 @@ class PostgresConsumer:
         try:
             return await self._run(call)
         except BaseException:
-            self._floors.forget()
-            self._knows_all = False  # it may have claimed jobs whose places we don't know
+            self._forget_places()
             raise
 
     async def wait(self, count: int, timeout: float, until: Until | None = None) -> list[Lease]:

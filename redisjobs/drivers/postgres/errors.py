@@ -13,7 +13,6 @@ from redisjobs.errors import DriverError, Forbidden, QueueFull, Unavailable
 
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 _UNPREPARED = ("26000", "42P05")
-_OTHER_ISOLATION = "25004"  # as functions/base.sql says it
 _NOT_NOW = (
     *_AGAIN,
     *("25006", "53300", "53400", "57014", "57P01", "57P02", "57P03", "57P04", "57P05"),
@@ -55,17 +54,12 @@ class Refused(DriverError):
     @property
     def may_be_repeated(self) -> bool:
         """Whether the same statement may succeed at once: nothing of it was written."""
-        return self.state in (*_AGAIN, *_UNPREPARED, _OTHER_ISOLATION)
+        return self.state in (*_AGAIN, *_UNPREPARED)
 
     @property
     def is_of_preparing(self) -> bool:
         """Whether a prepared statement was not there, or was there already: a pooler changes sessions."""
         return self.state in _UNPREPARED
-
-    @property
-    def is_of_isolation(self) -> bool:
-        """Whether the session begins its transactions with another isolation than ours."""
-        return self.state == _OTHER_ISOLATION
 
     @property
     def ends_connection(self) -> bool:

@@ -5,7 +5,9 @@ import re
 from functools import cache
 from importlib import resources
 
-_DEFINED = re.compile(r"create function redisjobs_f\.(\w+)\s*\(([^)]*)\)", re.IGNORECASE)
+_DEFINED = re.compile(r"create function redisjobs_f\.(\w+)\s*\(([^)]*)\)(.*?)as \$\$", re.IGNORECASE | re.DOTALL)
+_READS = re.compile(r"\b(stable|immutable)\b")
+_LISTS = re.compile(r"\breturns\s+table\b")
 _PARTS = re.compile(r"\('(\w+)', '([a-z]+)[a-z ]*'\)")
 _ARGUMENT = re.compile(r"^\s*\w+\s+(.+?)(?:\s+default\s.*)?$", re.IGNORECASE | re.DOTALL)
 
@@ -20,6 +22,7 @@ declare
 begin
   for one in
     select oid from pg_proc where pronamespace = 'redisjobs'::regnamespace and proname ~ '^[a-z]\\w*_{release}$'
+      and prokind = 'f'
   loop
     execute format('alter function %s security definer set search_path = pg_catalog, pg_temp '
       'set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off '
@@ -73,16 +76,37 @@ def parts() -> dict[str, str]:
 
 @cache
 def statement(function: str) -> bytes:
-    """Return the statement that calls a function with its arguments, for libpq."""
-    casts = [f"${number}::{kind}" for number, kind in enumerate(_types()[function], 1)]
-    return f"select * from {installed_as(f'redisjobs_f.{function}')}({', '.join(casts)})".encode()
+    """Return the statement that calls a function with its arguments in a transaction, for libpq."""
+    return f"select * from {_called(function)})".encode()
 
 
 @cache
-def _types() -> dict[str, list[str]]:
-    """Return the types of each function's arguments."""
-    types = {}
-    for name, arguments in _DEFINED.findall(_text()):
-        found = [_ARGUMENT.match(each) for each in arguments.split(",")]
-        types[name] = [" ".join(each[1].split()) for each in found if each]
-    return types
+def committing(function: str) -> bytes:
+    """Return the statement that calls a function and commits before the answer; see functions/z-calls.sql."""
+    if not writes(function):
+        return statement(function)
+    lists = bool(_LISTS.search(_headers()[function][1]))
+    return f"call {_called(function)}, null{', null' * lists})".encode()
+
+
+@cache
+def writes(function: str) -> bool:
+    """Return whether a function may write. Others take no locks."""
+    return not _READS.search(_headers()[function][1])
+
+
+def _called(function: str) -> str:
+    types = _types(_headers()[function][0])
+    casts = [f"${number}::{kind}" for number, kind in enumerate(types, 1)]
+    return f"{installed_as(f'redisjobs_f.{function}')}({', '.join(casts)}"
+
+
+@cache
+def _headers() -> dict[str, tuple[str, str]]:
+    """Return the arguments of each function, and what follows them."""
+    return {name: (arguments, rest) for name, arguments, rest in _DEFINED.findall(_text())}
+
+
+def _types(arguments: str) -> list[str]:
+    found = [_ARGUMENT.match(each) for each in arguments.split(",")]
+    return [" ".join(each[1].split()) for each in found if each]

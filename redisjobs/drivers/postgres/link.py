@@ -15,7 +15,7 @@ from redisjobs.drivers.postgres.checks import CHECK, Session, check
 from redisjobs.drivers.postgres.errors import Refused, as_ours, lost, not_opened
 from redisjobs.drivers.postgres.notices import Notice
 from redisjobs.drivers.postgres.target import Target
-from redisjobs.drivers.postgres.wire import Statements, answer, apart, packed, rows_of
+from redisjobs.drivers.postgres.wire import Statements, answer, packed, rows_of
 from redisjobs.drivers.remote.clock import Now, ServerClock, time_left
 from redisjobs.errors import DriverError, Unavailable
 
@@ -33,7 +33,6 @@ class Link(ABC, Generic[C]):
     """One connection, opened when first used and again after a failure. One user at a time.
 
     Nothing of ours stays in its session after a transaction, because behind a pooler others have the session, too.
-    Where its transactions are not read committed, each statement gets one that it begins itself.
 
     Attributes:
         clock: The server's clock, as far as it is known.
@@ -117,8 +116,6 @@ class Link(ABC, Generic[C]):
     def _learn(self, error: Refused) -> None:
         if error.is_of_preparing:
             self._target.prepares = False
-        if error.is_of_isolation:
-            self._target.begins = True
         if error.ends_connection or error.is_of_preparing:
             self._drop()
 
@@ -135,20 +132,15 @@ class Link(ABC, Generic[C]):
 
     def _note(self, session: Session) -> None:
         self.clock.record(session.now_ms)
-        self._target.begins = self._target.begins or session.has_other_isolation
         if self._connection is not None:
             self._is_shared = session.pid != self._connection.info.backend_pid
 
     def _talking(self, statement: bytes, values: Sequence[bytes | None], until: float) -> Steps[list[Row]]:
         assert self._connection is not None
         time_left(until, self._timeout)  # not sent after the deadline
-        pgconn = self._connection.pgconn
-        if self._target.begins:
-            results = yield from apart(pgconn, statement, values)
-        else:
-            prepares = self._target.prepares and not self._is_shared
-            results = yield from self._statements.talk(statement, values, prepares=prepares)
-        return rows_of(results, pgconn.user)
+        prepares = self._target.prepares and not self._is_shared
+        results = yield from self._statements.talk(statement, values, prepares=prepares)
+        return rows_of(results, self._connection.pgconn.user)
 
 
 _IDLE = psycopg.pq.TransactionStatus.IDLE

@@ -109,11 +109,11 @@ def _horizon(facts: Facts) -> Iterator[Finding]:
         yield Finding("horizon", Level.UNKNOWN, text, f"`GRANT pg_read_all_stats TO {role}`.")
         return
     if not pins:
-        yield Finding("horizon", Level.OK, "No old snapshot keeps dead rows.")
+        yield Finding("horizon", Level.OK, "No old transaction keeps dead rows.")
         return
     names = tuple(_pin(*pin) for pin in pins)
     kinds = [kind for kind in _ENDS if any(pin[0] == kind for pin in pins)]
-    text = f"Old snapshots keep dead rows, so tables grow and get slow: {', '.join(names)}."
+    text = f"Old transactions keep dead rows, so tables grow and get slow: {', '.join(names)}."
     advice = sentence("; ".join(f"for a {kind}: {_ENDS[kind]}" for kind in kinds))
     yield Finding("horizon", Level.WARNING, text, advice, len(pins), names)
 

@@ -34,8 +34,6 @@ class Target:
         place: Equal for the same database.
         where: The URL for messages, without a password.
         prepares: Whether statements may be prepared; False once that has failed, as behind some poolers.
-        begins: Whether each statement begins its transaction itself; True once a session has begun one that ours
-            must not be.
 
     Raises:
         ValueError: The URL is invalid.
@@ -45,7 +43,7 @@ class Target:
         options = _options_of(where)
         self.place: Hashable = _places(options), options.get("dbname")
         self.where = _shown(options)
-        self.prepares, self.begins = True, False
+        self.prepares = True
         if len(_places(options)) > 1:  # a replica among them can't run the calls
             options.setdefault("target_session_attrs", "read-write")
         self.conninfo = make_conninfo("", **(_DEFAULTS | options | {"client_encoding": "UTF8"}))

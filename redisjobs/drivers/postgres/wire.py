@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-import psycopg
+import orjson
 from psycopg import pq
 
 from redisjobs.drivers.postgres import functions
@@ -57,40 +57,6 @@ class Statements:
         return (yield from _results(self._pgconn))
 
 
-def apart(pgconn: Any, statement: bytes, values: Sequence[bytes | None]) -> Talk:
-    """Send a statement in a transaction that it begins as ours must be, in one round trip; see `Talk`."""
-    pgconn.enter_pipeline_mode()
-    pgconn.send_query_params(_BEGIN, ())
-    pgconn.send_query_params(statement, values)
-    pgconn.pipeline_sync()  # after an error the server skips what comes before this, and not what comes after it
-    pgconn.send_query_params(b"commit", ())
-    pgconn.pipeline_sync()
-    while pgconn.flush():
-        yield True
-    begun, *results = yield from _pipelined(pgconn)
-    pgconn.exit_pipeline_mode()
-    return results if begun.status in _GOOD else [begun]
-
-
-_BEGIN = b"begin isolation level read committed"
-
-
-def _pipelined(pgconn: Any) -> Talk:
-    """Return the results of a pipeline with two points of synchronization; those until it was lost if it is."""
-    results, syncs = list[Any](), 0
-    while syncs < 2 and pgconn.status != pq.ConnStatus.BAD:
-        while pgconn.is_busy():
-            yield False
-        result = pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC:
-            syncs += 1
-        elif result is not None:
-            results.append(result)
-    if syncs < 2:
-        raise psycopg.OperationalError(pgconn.error_message.decode("utf-8", "replace"))
-    return results
-
-
 @cache
 def _name_of(statement: bytes) -> bytes:
     """Return a name that is the same in each session."""
@@ -112,7 +78,7 @@ def _results(pgconn: Any) -> Talk:
 
 def packed(call: Call[Any], queue: str, now_ms: int | None) -> tuple[bytes, list[bytes | None]]:
     """Return the statement of a call, and its values."""
-    return functions.statement(call.function), [value_of(each) for each in (queue, now_ms, *call.arguments)]
+    return functions.committing(call.function), [value_of(each) for each in (queue, now_ms, *call.arguments)]
 
 
 def value_of(argument: Any) -> bytes | None:
@@ -169,8 +135,12 @@ def _column(kind: int, values: list[bytes | None]) -> list[Any]:
 
 def answer(call: Call[T], rows: list[Row]) -> tuple[T, Meta, list[Notice]]:
     """Return what a call answers, the JSON of the last row, and the notifications to send."""
-    meta = given_json(rows[-1][0])
-    return call.parse(meta, rows[:-1]), meta, notices_of(meta)
+    *others, (text, *_) = rows
+    if functions.writes(call.function):
+        (_, *listed) = rows[-1]
+        others = orjson.loads(listed[0]) if listed and listed[0] else []
+    meta = given_json(text)
+    return call.parse(meta, others), meta, notices_of(meta)
 
 
 def notices_of(meta: Meta) -> list[Notice]:

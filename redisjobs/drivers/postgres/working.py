@@ -10,7 +10,7 @@ import orjson
 from redisjobs.drivers.postgres.calls import Call, Meta, Row
 from redisjobs.drivers.postgres.chunks import emit_words
 from redisjobs.drivers.postgres.entries import due_of, lease_of, new_job, text_of, texts_of
-from redisjobs.errors import DriverError, Unavailable
+from redisjobs.errors import DriverError
 from redisjobs.model.changes import Wish
 from redisjobs.model.driver import Fenced, IdTaken
 from redisjobs.model.emissions import EmitChunks
@@ -53,17 +53,21 @@ class Floors:
     ended. But a transaction that took an earlier place in line may commit later. So about each second a claim
     starts at the floor, before which no job is ready and none can come: all transactions that took a place there
     have ended. A mark is the last place in line that was taken, with a transaction that began after that; once all
-    older ones have ended, no job is added up to the mark, and it is the new floor.
+    older ones that took a place have ended, no job is added up to the mark, and it is the new floor.
 
     Attributes:
         starts: Where the next claim starts, by rank.
         floors: The floors, by rank.
         due_from: The same for delayed jobs by due time, and for lines by when they have a turn.
+        server: The server of which all this is true; another one ignores it.
+        times_forgotten: How often all was forgotten: an answer to a call of before then teaches nothing.
     """
 
     starts: list[int] = field(default_factory=lambda: [0 for _ in _RANKS])
     floors: list[int] = field(default_factory=lambda: [0 for _ in _RANKS])
     due_from: int = 0
+    server: int = 0
+    times_forgotten: int = 0
     _next: float = 0.0
     _mark: tuple[int, int, int] | None = None  # a place in line, the transaction after it, when it was taken in ms
     _safe: tuple[int, int] = (0, 0)  # the newest mark whose transactions have ended: its place and time
@@ -77,8 +81,16 @@ class Floors:
         self.starts = list(self.floors)
         return self._safe[0]
 
+    @property
+    def until(self) -> int | None:
+        """The transaction before which all must have ended, so that the last mark is safe."""
+        return self._mark and self._mark[1]
+
     def learn(self, facts: Mapping[str, Any], leases: Sequence[Lease]) -> None:
         """Learn from the answer to a call."""
+        if facts.get("server", self.server) != self.server:
+            self.forget()
+            self.server = facts["server"]
         for lease in leases:
             self.starts[lease.rank] = max(self.starts[lease.rank], lease.token)
         server_ms = facts.get("now", self._server_ms)
@@ -104,6 +116,7 @@ class Floors:
         """Forget all: an answer with jobs may be lost, or another server may have taken over."""
         self.starts, self.floors, self.due_from = [0 for _ in _RANKS], [0 for _ in _RANKS], 0
         self._mark, self._safe = None, (0, 0)
+        self.times_forgotten += 1
 
 
 def join(worker_id: str, lease_ms: int, run: str) -> Call[None]:
@@ -137,6 +150,7 @@ def exchange(
         turn and turn.lane,
         turn and turn.number,
         [lease.token for lease in done],
+        [text_of(lease.job_id) for lease in done],
         [lease.deliveries for lease in done],
         orjson.dumps([_settlement(*settlements[at]) for at in others]).decode() if others else None,
         None if count is None else min(count, MOST_JOBS),
@@ -147,7 +161,10 @@ def exchange(
         floors.floors,
         floors.due_from,
         mark,
+        floors.server,
+        floors.until,
     ]
+    forgotten = floors.times_forgotten
 
     def parse(meta: Meta, rows: Sequence[Row]) -> Exchange:
         facts = meta["a"]
@@ -156,7 +173,8 @@ def exchange(
         if count is None:
             return Exchange(replies=replies, added=added, turns=facts["turns"])
         leases = [lease_of(row) for row in rows]
-        floors.learn(facts, leases)
+        if floors.times_forgotten == forgotten:
+            floors.learn(facts, leases)
         return Exchange(replies=replies, added=added, leases=leases, **_outlook(facts))
 
     return Call("exchange", arguments, parse)
@@ -165,8 +183,6 @@ def exchange(
 def _check(worker_id: str, word: Any) -> None:
     if word == "FENCED":
         raise Fenced(worker_id)
-    if word == "AGAIN":
-        raise Unavailable("limits were set at this moment")
     if word == "LATE":
         raise DriverError("these settlements came after later ones of this worker; nothing was written")
 
@@ -203,7 +219,7 @@ _DONE = Ack()
 
 def _settlement(lease: Lease, settlement: Settlement) -> dict[str, Any]:
     """Return a settlement as functions/exchange.sql reads it."""
-    to: dict[str, Any] = {"seq": lease.token, "deliveries": lease.deliveries}
+    to: dict[str, Any] = {"seq": lease.token, "id": text_of(lease.job_id), "deliveries": lease.deliveries}
     match settlement:
         case ReportProgress(progress):
             return to | {"do": "report", "progress": progress.decode()}
@@ -270,14 +286,17 @@ def _replies(
 
 def read(floors: Floors, worker_id: str, count: int) -> Call[list[Lease] | None]:
     """Lease up to `count` new jobs of each priority; None: there are none."""
+    forgotten = floors.times_forgotten
 
     def parse(meta: Meta, rows: Sequence[Row]) -> list[Lease] | None:
         _check(worker_id, meta["a"])
         leases = [lease_of(row) for row in rows]
-        floors.learn({}, leases)
+        if floors.times_forgotten == forgotten:
+            floors.learn({}, leases)
         return leases if meta["a"] == "OK" else None
 
-    return Call("read", [worker_id, min(count, MOST_JOBS), MOST_BYTES, floors.starts, floors.floors], parse)
+    most = min(count, MOST_JOBS), MOST_BYTES
+    return Call("read", [worker_id, *most, floors.starts, floors.floors, floors.server], parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +328,8 @@ def recover(worker_id: str, held: Sequence[Lease], older_ms: int, from_seq: int)
         more = facts["looked"] == _MISSED
         return Missed([lease_of(row) for row in rows], _ended(facts["ended"]), more, facts["first"])
 
-    return Call("recover", [worker_id, [lease.token for lease in held], older_ms, from_seq], parse)
+    seqs, ids = [lease.token for lease in held], [text_of(lease.job_id) for lease in held]
+    return Call("recover", [worker_id, seqs, ids, older_ms, from_seq], parse)
 
 
 def _ended(found: Sequence[Sequence[str]]) -> list[Ended]:
@@ -366,4 +386,5 @@ def cancelled(leases: Sequence[Lease]) -> Call[list[Lease]]:
         asked = set(meta["a"])
         return [lease for lease in leases if lease.token in asked]
 
-    return Call("cancelled", [[lease.token for lease in leases], [lease.deliveries for lease in leases]], parse)
+    columns = zip(*((each.token, text_of(each.job_id), each.deliveries) for each in leases), strict=True)
+    return Call("cancelled", [list(column) for column in columns] or [[], [], []], parse)

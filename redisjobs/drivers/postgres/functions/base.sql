@@ -21,12 +21,42 @@ begin
   perform redisjobs_f._hurry();
 end $$;
 
--- Beside no exchange, and no other call that takes this lock.
-create function redisjobs_f._lock(q text) returns void language plpgsql as $$
+-- Beside no exchange, and no other call that takes this lock. Exchanges that begin meanwhile wait behind this wait, so it fails
+-- after `most`; 0: never.
+create function redisjobs_f._lock(q text, most text default '1s') returns void language plpgsql as $$
 begin
   perform redisjobs_f._need_read_committed();
+  perform set_config('lock_timeout', most, true);
   perform pg_advisory_xact_lock(hashtextextended('redisjobs queue ' || q, 0));
   perform redisjobs_f._hurry();
+end $$;
+
+-- The same for what can be done later; false: the lock was not free.
+create function redisjobs_f._try_lock(q text) returns boolean language plpgsql as $$
+begin
+  perform redisjobs_f._lock(q, '100ms');
+  return true;
+exception when lock_not_available then
+  return false;
+end $$;
+
+-- Beside exchanges; in a queue with limits beside none, because there all that changes what runs goes one by one.
+create function redisjobs_f._join_in(q text) returns void language plpgsql as $$
+begin
+  if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
+    perform redisjobs_f._lock(q, '0');
+    return;
+  end if;
+  perform redisjobs_f._share(q);
+  if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
+    raise exception 'limits were set at this moment' using errcode = 'serialization_failure';  -- the client repeats the call
+  end if;
+end $$;
+
+-- What the exchanges of a worker share, and who ends it has alone.
+create function redisjobs_f._worker_lock(q text, worker_id text) returns bigint language plpgsql immutable as $$
+begin
+  return hashtextextended(concat_ws(' ', 'redisjobs worker', q, worker_id), 0);
 end $$;
 
 -- Wait for no lock for long: others wait for those that this transaction has. The client repeats a call that this ends.

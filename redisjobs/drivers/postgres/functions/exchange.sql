@@ -1,17 +1,11 @@
 -- A worker's round trip: it settles jobs, and claims others.
 
--- Enter a queue as a worker whose lease runs; 'FENCED', or 'AGAIN' if limits were set at this moment. Exchanges of a
--- queue with limits run one by one, others beside each other.
+-- Enter a queue as a worker whose lease runs, or return 'FENCED'. What fences a worker does not wait for this: what it still
+-- claims then is handed back, as is all that a fenced worker has, and what it settles it still had.
 create function redisjobs_f._enter(q text, worker_id text) returns text language plpgsql as $$
 begin
-  if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
-    perform redisjobs_f._lock(q);
-  else
-    perform redisjobs_f._share(q);
-    if exists (select from redisjobs.rules where queue = q and kind = 'limit') then
-      return 'AGAIN';
-    end if;
-  end if;
+  perform redisjobs_f._join_in(q);
+  perform pg_advisory_xact_lock_shared(redisjobs_f._worker_lock(q, worker_id));
   if not exists (select from redisjobs.workers where queue = q and id = worker_id) then
     return 'FENCED';
   end if;
@@ -29,7 +23,7 @@ begin
 end $$;
 
 -- End jobs that are done and left no result, in one step; return the positions of those that the worker no longer has.
-create function redisjobs_f._end_plain(q text, worker_id text, seqs bigint[], counted integer[], now_ms bigint)
+create function redisjobs_f._end_plain(q text, worker_id text, seqs bigint[], named text[], counted integer[], now_ms bigint)
   returns integer[] language plpgsql as $$
 declare
   ids text[];
@@ -41,9 +35,9 @@ declare
   waiting record;
 begin
   with gone as (
-    delete from redisjobs.jobs j using unnest(seqs, counted) with ordinality as s(seq, deliveries, at)
+    delete from redisjobs.jobs j using unnest(seqs, named, counted) with ordinality as s(seq, id, deliveries, at)
     where j.seq = s.seq  -- only this may use an index: the worker's jobs leave many dead entries in theirs
-      and (j.queue, j.place, j.worker, j.deliveries) is not distinct from (q, 'running', worker_id, s.deliveries)
+      and (j.queue, j.place, j.worker, j.deliveries, j.id) is not distinct from (q, 'running', worker_id, s.deliveries, s.id)
     returning s.at, j.seq, j.id, j.nonce, j.unique_key, j.since_ms
   )
   select array_agg(g.seq), array_agg(g.id), array_agg(g.id || ' ' || coalesce(g.nonce, '')) filter (where g.since_ms > now_ms - 60000),
@@ -67,7 +61,8 @@ begin
   return lost;
 end $$;
 
--- Settle one job as its worker asks; `s` has seq, deliveries, do (what), and what that needs.
+-- Settle one job as its worker asks; `s` has seq, id, deliveries, do (what), and what that needs. A place in line alone names no
+-- job: a server that lost the last ones, as a replica that took over, gives them again.
 create function redisjobs_f._settle(q text, worker_id text, s jsonb, now_ms bigint, out word text, out added jsonb)
   language plpgsql as $$
 declare
@@ -76,7 +71,8 @@ declare
 begin
   select * into job from redisjobs.jobs j
   where j.seq = (s->>'seq')::bigint  -- only this may use an index
-    and (j.queue, j.place, j.worker, j.deliveries) is not distinct from (q, 'running', worker_id, (s->>'deliveries')::integer)
+    and (j.queue, j.place, j.worker, j.deliveries, j.id)
+      is not distinct from (q, 'running', worker_id, (s->>'deliveries')::integer, s->>'id')
   for update;
   if not found then
     word := 'LEASE_LOST';
@@ -291,12 +287,37 @@ end $$;
 -- Note a place in line, `sequence`, and the transactions that may still add jobs up to it: those older than `until`, this
 -- one. They have all ended once `oldest` reaches it. To be called before this transaction writes: what takes a place is
 -- a transaction before that, so one that took a place up to this one is older. The snapshot's xmax won't do: it is
--- only the one after the last that ended, and an open transaction may be newer.
-create function redisjobs_f._mark(out sequence bigint, out until bigint, out oldest bigint) language plpgsql as $$
+-- only the one after the last that ended, and an open transaction may be newer. If transactions before `wanted` are open,
+-- those count that have taken a place: any other may have written elsewhere, and stay open.
+create function redisjobs_f._mark(wanted bigint, out sequence bigint, out until bigint, out oldest bigint) language plpgsql as $$
 begin
   select last_value - (not is_called)::integer into sequence from redisjobs.line;
   until := pg_current_xact_id()::text::bigint;
   oldest := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+  if oldest < wanted then
+    oldest := least(until, redisjobs_f._oldest_in_line(until));
+  end if;
+end $$;
+
+-- Return the oldest open transaction that has taken a place in line; null: there is none, 0: one has no number yet. Each keeps
+-- a lock on the sequence to its end, also if it is prepared. It is asked for seldom: the table of locks stands still meanwhile.
+create function redisjobs_f._oldest_in_line(now_is bigint) returns bigint language plpgsql as $$
+begin
+  return (
+    with locks as materialized (select * from pg_locks where granted and locktype in ('relation', 'transactionid'))
+    -- The table has the lower 32 bits of a number, which may be greater than this transaction's.
+    select min(coalesce(now_is - ((now_is - x.transactionid::text::bigint + 2147483648) & 4294967295) + 2147483648, 0))
+    from locks l left join locks x on x.locktype = 'transactionid' and x.mode = 'ExclusiveLock'
+      and x.virtualtransaction = l.virtualtransaction and x.pid is not distinct from l.pid
+    where l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.relation = 'redisjobs.line'::regclass
+      and l.database = (select oid from pg_database where datname = current_database()));
+end $$;
+
+-- Tell a server from others, and from itself before it was started again. On another one no floor holds: it may have lost the last
+-- places in line, and gives them again. A pooler hides that a session is new.
+create function redisjobs_f._server() returns bigint language plpgsql stable as $$
+begin
+  return (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
 end $$;
 
 -- What a claim tells besides its jobs.
@@ -316,11 +337,12 @@ begin
 end $$;
 
 -- Settle jobs of a worker, and claim up to `wanted` others (null: none, and promote none).
--- `seqs` and `counted` (deliveries) are of jobs that are done and left nothing; `others` are settled one by one. A number
+-- `seqs`, `named` (ids) and `counted` (deliveries) are of jobs that are done and left nothing; `others` are settled one by one. A number
 -- that was sent before in a lane gets the same answer. Each row is a job but the last one, which has meta alone.
 create function redisjobs_f.exchange(q text, given_ms bigint, worker_id text, on_lane integer, sent bigint, seqs bigint[],
-  counted integer[], others jsonb, wanted integer, most_bytes bigint, max_deliveries integer, idle boolean,
-  starts bigint[], floors bigint[], due_from bigint, mark bigint)
+  named text[], counted integer[], others jsonb, wanted integer, most_bytes bigint, max_deliveries integer, idle boolean,
+  starts bigint[], floors bigint[], due_from bigint, mark bigint, of_server bigint,
+  until bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
@@ -357,8 +379,14 @@ begin
     return next;
     return;
   end if;
+  if of_server <> redisjobs_f._server() then
+    starts := array[0, 0, 0];
+    floors := array[0, 0, 0];
+    due_from := 0;
+    mark := case when mark is not null then 0 end;
+  end if;
   if mark is not null then
-    marked := to_jsonb(redisjobs_f._mark());
+    marked := to_jsonb(redisjobs_f._mark(until));
   end if;
   if sent is not null then
     select known.number, known.answer into last_sent, last_answer
@@ -371,7 +399,7 @@ begin
   elsif sent = last_sent then
     settled := last_answer;
   elsif seqs <> '{}' or others is not null then
-    settled := redisjobs_f._settled(q, worker_id, seqs, counted, others, now_ms);
+    settled := redisjobs_f._settled(q, worker_id, seqs, named, counted, others, now_ms);
     if sent is not null then
       perform redisjobs_f._note_turn(q, worker_id, on_lane, sent, settled, now_ms);
     end if;
@@ -433,14 +461,15 @@ begin
   if others is null and ended = '[]' then  -- a loss would repeat work, and no more
     perform set_config('synchronous_commit', 'off', true);
   end if;
-  meta := redisjobs_f._answer(facts || jsonb_build_object('settled', settled, 'now', redisjobs_f._clock(given_ms)));
+  meta := redisjobs_f._answer(facts || jsonb_build_object('settled', settled, 'server', redisjobs_f._server(),
+    'now', redisjobs_f._clock(given_ms)));
   return next;
 end $$;
 
 -- Settle, and return the answer: JSON with the words for the others, and the positions of the plain ones that the worker
 -- has lost; '' if all are done and there are no others.
-create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], counted integer[], others jsonb, now_ms bigint)
-  returns text language plpgsql as $$
+create function redisjobs_f._settled(q text, worker_id text, seqs bigint[], named text[], counted integer[], others jsonb,
+  now_ms bigint) returns text language plpgsql as $$
 declare
   words jsonb;
   lost integer[];
@@ -450,9 +479,9 @@ begin
     words := redisjobs_f._settle_all(q, worker_id, others, now_ms);
   end if;
   if seqs <> '{}' and redisjobs_f._ends_plainly(q) then
-    lost := redisjobs_f._end_plain(q, worker_id, seqs, counted, now_ms);
+    lost := redisjobs_f._end_plain(q, worker_id, seqs, named, counted, now_ms);
   elsif seqs <> '{}' then
-    lost := redisjobs_f._end_each(q, worker_id, seqs, counted, now_ms);
+    lost := redisjobs_f._end_each(q, worker_id, seqs, named, counted, now_ms);
   end if;
   return case when words is null and lost is null then ''
     else jsonb_strip_nulls(jsonb_build_object('words', words, 'lost', lost))::text end;
@@ -480,20 +509,20 @@ begin
   return not exists (select from redisjobs.settings where queue = q and name = 'retention' and value::jsonb ? 'completed');
 end $$;
 
-create function redisjobs_f._end_each(q text, worker_id text, seqs bigint[], counted integer[], now_ms bigint)
+create function redisjobs_f._end_each(q text, worker_id text, seqs bigint[], named text[], counted integer[], now_ms bigint)
   returns integer[] language plpgsql as $$
 declare
   words jsonb;
 begin
   words := redisjobs_f._settle_all(q, worker_id, (
-    select jsonb_agg(jsonb_build_object('seq', seqs[at], 'deliveries', counted[at], 'do', 'ack') order by at)
+    select jsonb_agg(jsonb_build_object('seq', seqs[at], 'id', named[at], 'deliveries', counted[at], 'do', 'ack') order by at)
     from generate_subscripts(seqs, 1) at), now_ms);
   return (select array_agg(at::integer) from jsonb_array_elements_text(words) with ordinality each(word, at) where word <> 'OK');
 end $$;
 
 -- Lease up to `most` new jobs of each priority; answers null if there are none. See `exchange` for the rows.
 create function redisjobs_f.read(q text, given_ms bigint, worker_id text, most integer, most_bytes bigint, starts bigint[],
-  floors bigint[])
+  floors bigint[], of_server bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
@@ -506,6 +535,10 @@ declare
   found_jobs record;
   any_new boolean := false;
 begin
+  if of_server <> redisjobs_f._server() then
+    starts := array[0, 0, 0];
+    floors := array[0, 0, 0];
+  end if;
   if entered = '' then
     select * into rules from redisjobs_f._rules(q);
     for wanted_rank in 0..2 loop
@@ -533,10 +566,10 @@ begin
   return next;
 end $$;
 
--- The worker's jobs that are not among `held`, and that it got before a time, from a place on; `exchange` has the rows. Those
+-- The worker's jobs that are not among `held` and `named` (their ids), and that it got before a time, from a place on; `exchange` has the rows. Those
 -- that may not start are handed back, parked, put in a line or ended. Meta: the first place of all that the worker has,
 -- what was ended, and how many jobs were looked at.
-create function redisjobs_f.recover(q text, given_ms bigint, worker_id text, held bigint[], older_ms bigint, from_seq bigint)
+create function redisjobs_f.recover(q text, given_ms bigint, worker_id text, held bigint[], named text[], older_ms bigint, from_seq bigint)
   returns table (meta text, seq bigint, deliveries integer, id text, name text, parameters text, extra text, nonce text,
     unique_key text, limit_key text, history text, since_ms bigint, rank smallint)
   language plpgsql as $$
@@ -552,7 +585,7 @@ begin
     select array_agg(j order by j.rank, j.seq) into missed from (
       select * from redisjobs.jobs
       where queue = q and worker = worker_id and place = 'running' and seq >= from_seq and at_ms <= now_ms - older_ms
-        and not seq = any(held)
+        and not (seq = any(held) and exists (select from unnest(held, named) h(seq, id) where h.seq = jobs.seq and h.id = jobs.id))
       order by seq limit 100 for update
     ) j;
     looked := coalesce(cardinality(missed), 0);

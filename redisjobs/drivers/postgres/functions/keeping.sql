@@ -15,12 +15,11 @@ begin
   elsif duty in ('', 'unpark') then
     if duty = '' then
       perform redisjobs_f._refuse_behind(q);  -- workers that joined before a switch go on after it
-    end if;
-    perform redisjobs_f._lock(q);
-    if duty = '' then
       perform redisjobs_f._fence_unknown(q, now_ms);
     end if;
-    next_place := redisjobs_f._unpark(q, coalesce(places[1], -1)::smallint, coalesce(places[2], 0), now_ms);
+    if redisjobs_f._try_lock(q) then
+      next_place := redisjobs_f._unpark(q, coalesce(places[1], -1)::smallint, coalesce(places[2], 0), now_ms);
+    end if;
     next_place := case when next_place <> '' then 'unpark ' || next_place else 'lines' end;
   elsif duty = 'lines' then
     next_place := redisjobs_f._tidy_lines(q, line, now_ms);

@@ -343,8 +343,7 @@ declare
   looked record;
 begin
   select * into looked from redisjobs_f._look_at_lines(q, after_line, now_ms);
-  if looked.corrected is not null then
-    perform redisjobs_f._lock(q);
+  if looked.corrected is not null and redisjobs_f._try_lock(q) then
     select * into looked from redisjobs_f._look_at_lines(q, after_line, now_ms);
     perform redisjobs_f._put_buckets(looked.corrected, now_ms);
   end if;
@@ -413,10 +412,10 @@ end $$;
 -- Forget removed limits of which no line and no share is left.
 create function redisjobs_f._forget_limits(q text) returns void language plpgsql as $$
 begin
-  if not exists (select from redisjobs.rules r where r.queue = q and r.kind = 'limit' and r.value = '') then
+  if not exists (select from redisjobs.rules r where r.queue = q and r.kind = 'limit' and r.value = '')
+    or not redisjobs_f._try_lock(q) then
     return;
   end if;
-  perform redisjobs_f._lock(q);
   delete from redisjobs.rules r where r.queue = q and r.kind = 'limit' and r.value = ''
     and (select true from redisjobs.buckets b where b.queue = q and b.name = r.name and b.is_open
       order by b.key, b.number desc limit 1) is null

@@ -27,8 +27,9 @@ begin
   -- One at a time: no job may come into transit before one that has an earlier place.
   perform pg_advisory_xact_lock(hashtextextended('redisjobs take ' || q, 0));
   perform redisjobs_f._share(q);
-  seqs := array(select coalesce(w.seq, (select j.seq from redisjobs.jobs j
-      where j.queue = q and j.id = w.id and j.place not in ('completed', 'cancelled')))
+  seqs := array(select case when w.seq is null then (select j.seq from redisjobs.jobs j
+        where j.queue = q and j.id = w.id and j.place not in ('completed', 'cancelled'))
+      else (select j.seq from redisjobs.jobs j where j.seq = w.seq and j.id is not distinct from w.id) end
     from unnest(ids, seqs) with ordinality w (id, seq, n) order by w.n);
   locked := array(select j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
     where j.place is distinct from 'running' order by s.seq for update of j);

@@ -1,6 +1,7 @@
 -- What the server says about itself: its settings, and what keeps dead rows from being removed.
 
--- Describe the sessions, prepared transactions and replication slots whose snapshots are older and keep dead rows: [kind, name,
+-- Describe the sessions, prepared transactions and replication slots that are older and keep dead rows, by a snapshot or because
+-- they have written: [kind, name,
 -- seconds, state, transactions since], the oldest first. A role that may not see a session's start (null) sees how many transactions
 -- began since.
 create function redisjobs_f._pins(older_ms bigint) returns jsonb language sql stable as $$
@@ -8,12 +9,12 @@ create function redisjobs_f._pins(older_ms bigint) returns jsonb language sql st
   from (
     select 'session' as kind, concat_ws(' ', 'pid', pid, nullif(application_name, ''), 'of', usename) as name,
       floor(extract(epoch from clock_timestamp() - xact_start))::bigint as seconds, coalesce(state, backend_type) as state,
-      age(backend_xmin) as transactions
-    from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()
+      greatest(age(backend_xmin), age(backend_xid)) as transactions
+    from pg_stat_activity where coalesce(backend_xmin, backend_xid) is not null and pid <> pg_backend_pid()
       and (datname = current_database() or datname is null)
       -- Who may not see what a session is sees that it has a user, which autovacuum has not.
       and coalesce(backend_type in ('client backend', 'walsender'), usesysid is not null)
-      and (clock_timestamp() - xact_start > older_ms * interval '1 ms' or (xact_start is null and age(backend_xmin) > 100000))
+      and (clock_timestamp() - xact_start > older_ms * interval '1 ms' or (xact_start is null and greatest(age(backend_xmin), age(backend_xid)) > 100000))
     union all
     select 'prepared transaction', gid, floor(extract(epoch from clock_timestamp() - prepared))::bigint, '', age(transaction)
     from pg_prepared_xacts where database = current_database() and clock_timestamp() - prepared > older_ms * interval '1 ms'
@@ -67,5 +68,5 @@ begin
     'rings', redisjobs_f._full_rings(redisjobs_f._now(given_ms)),
     'refused', (select coalesce(jsonb_agg(left(proname, -length(release) - 1) order by proname), '[]') from pg_proc
       where pronamespace = 'redisjobs'::regnamespace and right(proname, length(release) + 1) = '_' || release
-        and left(proname, 1) <> '_' and not has_function_privilege(session_user, oid, 'execute'))));
+        and left(proname, 1) <> '_' and prokind = 'f' and not has_function_privilege(session_user, oid, 'execute'))));
 end $$;

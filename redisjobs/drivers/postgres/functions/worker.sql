@@ -5,18 +5,19 @@ create function redisjobs_f.join(q text, given_ms bigint, worker_id text, lease_
   language plpgsql as $$
 declare
   now_ms bigint := redisjobs_f._now(given_ms);
-  other text;
 begin
   perform redisjobs_f._refuse_behind(q);
-  perform redisjobs_f._lock(q);
-  select run into other from redisjobs.workers w where w.queue = q and w.id = worker_id;
-  if found and other = run_id then
-    return redisjobs_f._answer('"OK"');
-  end if;
-  if found or exists (select from redisjobs.fenced f where f.queue = q and f.id = worker_id) then
+  perform redisjobs_f._need_read_committed();
+  perform redisjobs_f._hurry();
+  insert into redisjobs.workers (queue, id, run, lease_ms, began_ms) values (q, worker_id, run_id, lease_ms, now_ms)
+    on conflict (queue, id) do nothing;
+  if not found then
+    return redisjobs_f._answer(case when exists (select from redisjobs.workers w
+      where w.queue = q and w.id = worker_id and w.run = run_id) then '"OK"' else '"TAKEN"' end::jsonb);
+  elsif exists (select from redisjobs.fenced f where f.queue = q and f.id = worker_id) then
+    delete from redisjobs.workers w where w.queue = q and w.id = worker_id;
     return redisjobs_f._answer('"TAKEN"');
   end if;
-  insert into redisjobs.workers (queue, id, run, lease_ms, began_ms) values (q, worker_id, run_id, lease_ms, now_ms);
   insert into redisjobs.beats (queue, id, until_ms) values (q, worker_id, now_ms + lease_ms)
   on conflict (queue, id) do update set until_ms = excluded.until_ms, facts = '{}', wish = null, cancels = 0;
   perform redisjobs_f._tell('joined', '');
@@ -93,10 +94,11 @@ begin
 end $$;
 
 -- Which of these running jobs are to be cancelled. Answers their places in line.
-create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], counted integer[]) returns text
-  language sql as $$
+create function redisjobs_f.cancelled(q text, given_ms bigint, seqs bigint[], named text[], counted integer[]) returns text
+  language sql stable as $$
   select redisjobs_f._answer(coalesce(jsonb_agg(j.seq), '[]'))
-  from redisjobs.jobs j join unnest(seqs, counted) as s(seq, deliveries) on j.seq = s.seq and j.deliveries = s.deliveries
+  from redisjobs.jobs j join unnest(seqs, named, counted) as s(seq, id, deliveries)
+    on j.seq = s.seq and j.deliveries = s.deliveries and j.id = s.id
   where j.queue = q and j.place = 'running' and j.cancelling
 $$;
 
@@ -107,17 +109,14 @@ create function redisjobs_f._fence(q text, worker_id text, now_ms bigint) return
   on conflict (queue, id) do update set until_ms = excluded.until_ms
 $$;
 
--- Lock up to 500 running jobs of these workers; return their places in line.
+-- Lock up to 500 running jobs of these workers; return their places in line. Others that are locked have their turn later.
 create function redisjobs_f._lock_running(q text, ids text[]) returns bigint[] language plpgsql as $$
-declare
-  seqs constant bigint[] := array(
+begin
+  return array(
     select j.seq from unnest(ids) as each(id) cross join lateral (
       select seq from redisjobs.jobs where queue = q and worker = each.id and place = 'running' order by seq limit 500
+      for update skip locked
     ) j limit 500);
-begin
-  perform redisjobs_f._lock_jobs(seqs);
-  return array(select j.seq from unnest(seqs) s(seq) join redisjobs.jobs j on j.seq = s.seq
-    where j.place is not distinct from 'running' order by s.seq);
 end $$;
 
 -- Hand back jobs that are locked; return how many.
@@ -135,11 +134,13 @@ begin
   return cardinality(seqs);
 end $$;
 
--- Forget fenced workers that have no jobs any more, and whose ids may come again.
+-- Forget fenced workers that have no jobs any more, and whose ids may come again; not those of which an exchange still runs:
+-- it may claim jobs.
 create function redisjobs_f._forget_fenced(q text, now_ms bigint) returns void language plpgsql as $$
 begin
   with gone as (
     delete from redisjobs.fenced f where f.queue = q and f.until_ms <= now_ms
+      and pg_try_advisory_xact_lock(redisjobs_f._worker_lock(q, f.id))
       and (select j.seq from redisjobs.jobs j where j.queue = q and j.worker = f.id and j.place = 'running'
         order by j.seq limit 1) is null
     returning f.id
@@ -147,7 +148,8 @@ begin
   delete from redisjobs.beats b using gone g where b.queue = q and b.id = g.id;
 end $$;
 
--- Fence those of the silent workers that have not beaten since they were named (`untils`), and hand back jobs.
+-- Fence those of the silent workers that have not beaten since they were named (`untils`), and hand back jobs. It waits for
+-- nothing that a lost worker may have locked: that has its turn later.
 create function redisjobs_f.reclaim(q text, given_ms bigint, worker_id text, silent text[], untils bigint[], others boolean)
   returns text language plpgsql as $$
 declare
@@ -159,8 +161,7 @@ declare
   handed integer;
   next_due bigint;
 begin
-  perform redisjobs_f._lock(q);
-  if not exists (select from redisjobs.workers where queue = q and id = worker_id) then
+  if redisjobs_f._enter(q, worker_id) <> '' then
     return redisjobs_f._answer('"FENCED"');
   end if;
   held := redisjobs_f._lock_running(q, silent || array(select id from redisjobs.fenced where queue = q));
@@ -170,7 +171,7 @@ begin
   update redisjobs.fenced set until_ms = now_ms + 20000 where queue = q and until_ms > now_ms + 4000000;
   for lost in
     select b.id from redisjobs.beats b join unnest(silent, untils) as s(id, until_ms) using (id, until_ms)
-    join redisjobs.workers w on w.queue = q and w.id = b.id where b.queue = q order by b.id for update of b
+    join redisjobs.workers w on w.queue = q and w.id = b.id where b.queue = q order by b.id for update of b skip locked
   loop
     perform redisjobs_f._fence(q, lost.id, now_ms);
     fenced := fenced || lost.id;
@@ -229,9 +230,12 @@ declare
   was_fenced boolean;
   released integer;
 begin
-  perform redisjobs_f._lock(q);
+  perform redisjobs_f._join_in(q);
+  perform pg_advisory_xact_lock(redisjobs_f._worker_lock(q, worker_id));
   was_fenced := exists (select from redisjobs.fenced f where f.queue = q and f.id = worker_id);
-  released := redisjobs_f._hand_back_all(q, redisjobs_f._lock_running(q, array[worker_id]), refund and not was_fenced, now_ms);
+  released := redisjobs_f._hand_back_all(q, array(
+    select seq from redisjobs.jobs where queue = q and worker = worker_id and place = 'running' order by seq limit 500 for update),
+    refund and not was_fenced, now_ms);
   if released < 500 and not was_fenced then
     perform redisjobs_f._fence(q, worker_id, now_ms);
     if refund and not watch then

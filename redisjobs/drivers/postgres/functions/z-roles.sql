@@ -76,7 +76,7 @@ begin
     select p.oid from pg_proc p join redisjobs_f._parts() on p.proname = function || suffix
     where p.pronamespace = 'redisjobs'::regnamespace and part = any (string_to_array(parts, ' '))
   loop
-    execute format('grant execute on function %s to %I', one, role);
+    execute format('grant execute on routine %s to %I', one, role);
   end loop;
   if part = 'reader' then
     execute format('grant select on all tables in schema redisjobs to %I', role);
@@ -98,7 +98,7 @@ begin
     select oid from pg_proc
     where pronamespace = 'redisjobs'::regnamespace and right(proname, 11) = right('redisjobs_f._', 11)
   loop
-    execute format('revoke execute on function %s from public', one);
+    execute format('revoke execute on routine %s from public', one);
   end loop;
   for given in select r.role, r.part from redisjobs.roles r join pg_roles on rolname = r.role loop
     perform redisjobs_f._grant(given.role, given.part);

@@ -25,7 +25,7 @@ end $$;
 create function redisjobs.forbid(role name) returns void language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 begin
-  execute format('revoke all on all functions in schema redisjobs from %I', role);
+  execute format('revoke all on all routines in schema redisjobs from %I', role);
   execute format('revoke all on all tables in schema redisjobs from %I', role);
   execute format('revoke all on schema redisjobs from %I', role);
   delete from redisjobs.roles r where r.role = forbid.role;

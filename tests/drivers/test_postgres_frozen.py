@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from postgres_store import Other, PostgresStore
+from psycopg import pq
 from store import eventually
 
 from redisjobs.drivers.postgres import functions, working
@@ -47,6 +48,12 @@ class Frozen:
             pgconn.send_flush_request()
         while pgconn.flush():
             pass
+
+    def read(self) -> None:
+        """Read the answer."""
+        result = self._connection.pgconn.get_result()
+        assert result is not None
+        assert result.status == pq.ExecStatus.TUPLES_OK
 
     def waits_for(self) -> str:
         """What its session waits for, in the words of the server."""
@@ -153,7 +160,7 @@ async def test_a_client_that_is_frozen_before_the_end_of_its_request_has_locked_
 
     frozen.send(REQUESTS[call], all_of_it=False)
 
-    await eventually(lambda: frozen.waits_for() == "ClientRead")
+    frozen.read()
     assert frozen.locks() == before == []
     await consumer.aclose()
 

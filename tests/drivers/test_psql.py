@@ -28,7 +28,7 @@ from redisjobs.sync import JobQueue
 pytestmark = pytest.mark.slow
 
 _TABLES = PROJECT / "docs/reference/postgres-tables.md"
-_MAY_BE_EMPTY = ("pg_replication_slots", "pg_prepared_xacts", "drop function")
+_MAY_BE_EMPTY = ("pg_replication_slots", "pg_prepared_xacts", "drop routine")
 """A server in order, with one release, has none of these."""
 
 
@@ -154,7 +154,7 @@ def test_a_documented_line_shows_something(live: str, run: Callable[[str, str], 
 def test_the_line_about_older_releases_drops_their_functions_and_no_others(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (line,) = [each for each in documented() if "drop function" in each]
+    (line,) = [each for each in documented() if "drop routine" in each]
     newer = "create function redisjobs_f._answer() returns int language sql as 'select 2';"
     with psycopg.connect(database, autocommit=True) as connection:
         before = connection.execute(_OF_RELEASES).fetchall()

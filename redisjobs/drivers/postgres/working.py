@@ -59,7 +59,7 @@ class Floors:
         starts: Where the next claim starts, by rank.
         floors: The floors, by rank.
         due_from: The same for delayed jobs by due time, and for lines by when they have a turn.
-        server: The server of which all this is true; another one ignores it.
+        server: The server that told this. Another one ignores it.
         times_forgotten: How often all was forgotten: an answer to a call of before then teaches nothing.
     """
 

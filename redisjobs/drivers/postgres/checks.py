@@ -13,8 +13,7 @@ CHECK: tuple[bytes, tuple[bytes, ...]] = (
     b"select floor(extract(epoch from clock_timestamp()) * 1000)::bigint,"
     b" current_setting('server_version_num')::int, current_setting('server_version'),"
     b" current_setting('server_encoding'), pg_is_in_recovery(),"
-    b" to_regclass('redisjobs.jobs') is not null, to_regproc($1) is not null, pg_backend_pid(),"
-    b" current_setting('default_transaction_isolation') <> 'read committed'",
+    b" to_regclass('redisjobs.jobs') is not null, to_regproc($1) is not null, pg_backend_pid()",
     (f"redisjobs.{functions.mark()}".encode(),),
 )
 
@@ -25,12 +24,10 @@ class Session(NamedTuple):
     Attributes:
         now_ms: The server's clock.
         pid: Its process. Behind a pooler, another one than the server named as the connection began.
-        has_other_isolation: Whether a transaction that is begun without more is not read committed.
     """
 
     now_ms: float
     pid: int
-    has_other_isolation: bool
 
 
 def check(row: Row) -> Session:
@@ -41,7 +38,7 @@ def check(row: Row) -> Session:
         Unavailable: It is a read-only replica.
         DriverError: It lacks the tables or the functions of this release, or has a wrong encoding.
     """
-    now_ms, number, version, encoding, is_replica, has_tables, has_functions, pid, has_other_isolation = row
+    now_ms, number, version, encoding, is_replica, has_tables, has_functions, pid = row
     if number < _OLDEST:
         raise ServerTooOld(f"redisjobs needs PostgreSQL 15 or newer; the server is {version}")
     if encoding != "UTF8":
@@ -52,4 +49,4 @@ def check(row: Row) -> Session:
         raise DriverError(f"the database has no tables of redisjobs: {MIGRATE_OR_LEARN}")
     if not has_functions:
         raise DriverError(f"the database has no functions of this release of redisjobs: {MIGRATE_OR_LEARN}")
-    return Session(float(now_ms), pid, has_other_isolation)
+    return Session(float(now_ms), pid)

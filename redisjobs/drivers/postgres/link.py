@@ -135,7 +135,6 @@ class Link(ABC, Generic[C]):
 
     def _note(self, session: Session) -> None:
         self.clock.record(session.now_ms)
-        self._target.begins = self._target.begins or session.has_other_isolation
         if self._connection is not None:
             self._is_shared = session.pid != self._connection.info.backend_pid
 

@@ -65,7 +65,7 @@ BEGIN
     EXECUTE format('SELECT redisjobs.%I()', known) INTO knows;
     IF knows < {{works_with}} THEN
       FOR dropping IN
-        SELECT format('DROP FUNCTION %s', oid::regprocedure) FROM pg_proc
+        SELECT format('DROP ROUTINE %s', oid::regprocedure) FROM pg_proc
         WHERE pronamespace = 'redisjobs'::regnamespace AND right(proname, 11) = right(known, 11)
       LOOP
         EXECUTE dropping;
